@@ -1,0 +1,7 @@
+//! An issue reference becomes the address of a durable, headless opencode session.
+//!
+//! The layers and what may depend on what are drawn in ARCHITECTURE.md.
+
+pub mod exit;
+pub mod permission;
+pub mod session;

@@ -1,0 +1,11 @@
+//! The data: issue references, records, turns, verdicts. Nothing here touches a file or a process.
+
+mod issue_ref;
+mod record;
+mod turn;
+mod verdict;
+
+pub use issue_ref::{IssueRef, RefError, RepoRef};
+pub use record::{BaseRecord, ForkIntent, IssueRecord, SCHEMA, SessionId, SessionState, Totals};
+pub use turn::{LiveTurn, ProcessIdentity, TokenCount, TransportKind, TurnRecord};
+pub use verdict::Verdict;

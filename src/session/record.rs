@@ -1,0 +1,181 @@
+//! The records: what is remembered of a base session and of an issue's session, one JSON file each.
+//!
+//! Records are the truth; everything else on disk can be rebuilt from them. A record of a newer schema is
+//! read but never rewritten.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{IssueRef, LiveTurn, RepoRef, TokenCount, TurnRecord};
+use crate::permission::Policy;
+
+/// The schema that this version writes.
+pub const SCHEMA: u32 = 1;
+
+/// opencode's id of a session, `ses_...`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SessionId(String);
+
+impl SessionId {
+    /// Takes an id as opencode prints it: `ses` and at least one more character, ASCII letters, digits,
+    /// `_` and `-` only.
+    pub fn new(id: impl Into<String>) -> Option<Self> {
+        let id = id.into();
+        let rest = id.strip_prefix("ses")?;
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+        (!rest.is_empty() && id.len() <= 128 && rest.bytes().all(plain)).then_some(Self(id))
+    }
+
+    /// The id as opencode knows it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for SessionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is remembered of a repository's base session (`base.json`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BaseRecord {
+    /// The schema of this file.
+    pub schema: u32,
+    /// The repository whose issue sessions are forked from here.
+    pub repo: RepoRef,
+    /// opencode's session.
+    pub session: SessionId,
+    /// The working directory of the base and, without a worktree, of its forks. Absolute.
+    pub directory: PathBuf,
+    /// The title given in opencode.
+    pub title: String,
+    /// The policy that forks of this base start with.
+    pub policy: Policy,
+    /// True when the session existed before and was adopted (`init --adopt`): `destroy --base` leaves it in opencode.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopted: bool,
+    /// The version of opencode that made or adopted it.
+    pub opencode: String,
+    /// When the record was made.
+    pub created: Timestamp,
+    /// When the record last changed.
+    pub updated: Timestamp,
+}
+
+/// What is remembered of an issue's session (`<number>.json`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IssueRecord {
+    /// The schema of this file.
+    pub schema: u32,
+    /// The issue, in canonical form.
+    #[serde(rename = "ref")]
+    pub issue: IssueRef,
+    /// The reference as it was first typed.
+    pub typed: String,
+    /// opencode's session; absent until the fork is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// The journal of a fork that was asked for and whose id is not known yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fork: Option<ForkIntent>,
+    /// The repository of the base that it was forked from: another one than the issue's where the default
+    /// base served.
+    pub base: RepoRef,
+    /// The base's session at the time of the fork.
+    pub base_session: SessionId,
+    /// The working directory of the session. Absolute.
+    pub directory: PathBuf,
+    /// The title given in opencode.
+    pub title: String,
+    /// The policy that the session must carry; re-applied and verified before every turn.
+    pub policy: Policy,
+    /// The version of opencode that ran the last turn.
+    pub opencode: String,
+    /// When the record was made.
+    pub created: Timestamp,
+    /// When the record last changed.
+    pub updated: Timestamp,
+    /// The turn that is running, or was when its supervisor died.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveTurn>,
+    /// The turn that ended last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<TurnRecord>,
+    /// Sums over all turns that have ended.
+    #[serde(default)]
+    pub totals: Totals,
+}
+
+/// The journal of one fork: on disk before opencode is asked, gone when the fork's id is on disk. With it,
+/// the next command finds the session that a crash left behind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ForkIntent {
+    /// The turn that asked for the fork.
+    pub turn: uuid::Uuid,
+    /// When it asked: the fork is not older than this.
+    pub asked: Timestamp,
+    /// SHA-256 of the first prompt, in lower-case hexadecimal: tells this fork from another one of the same base.
+    pub prompt_sha256: String,
+}
+
+/// Sums over the turns of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Turns that have ended, whatever their verdict.
+    pub turns: u64,
+    /// What they cost, in US dollars, as opencode computes it.
+    pub cost_usd: f64,
+    /// What they used.
+    pub tokens: TokenCount,
+}
+
+impl Totals {
+    /// Adds one ended turn.
+    pub fn add(&mut self, turn: &TurnRecord) {
+        self.turns += 1;
+        self.cost_usd += turn.cost_usd;
+        self.tokens += turn.tokens;
+    }
+}
+
+/// What a session is doing, as `list` and `show` tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SessionState {
+    /// It has a session, or will have one, and no turn has ended or is running.
+    New,
+    /// A turn is running, and its supervisor lives.
+    Running,
+    /// A turn was running, and its supervisor is dead.
+    Lost,
+    /// The last turn ended so.
+    Ended(super::Verdict),
+}
+
+impl SessionState {
+    /// The word for people and for `--json`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Running => "running",
+            Self::Lost => "lost",
+            Self::Ended(verdict) => verdict.as_str(),
+        }
+    }
+}
+
+impl IssueRecord {
+    /// What the session is doing. `alive` answers whether the supervisor of a live turn still runs.
+    pub fn state(&self, alive: impl FnOnce(&LiveTurn) -> bool) -> SessionState {
+        match (&self.live, &self.last) {
+            (Some(live), _) if alive(live) => SessionState::Running,
+            (Some(_), _) => SessionState::Lost,
+            (None, Some(last)) => SessionState::Ended(last.verdict),
+            (None, None) => SessionState::New,
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! A turn: one prompt delivered to a session, until it ends in a verdict.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Verdict;
+
+/// How turns reach opencode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TransportKind {
+    /// One `opencode run` per turn.
+    Run,
+    /// opencode's HTTP server.
+    Serve,
+}
+
+impl TransportKind {
+    /// The word of the command line and of records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Serve => "serve",
+        }
+    }
+}
+
+impl std::fmt::Display for TransportKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Tokens as opencode counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenCount {
+    /// Prompt tokens that were not in the provider's cache.
+    #[serde(default)]
+    pub input: u64,
+    /// Answer tokens.
+    #[serde(default)]
+    pub output: u64,
+    /// Tokens spent on reasoning.
+    #[serde(default)]
+    pub reasoning: u64,
+    /// Prompt tokens read from the provider's cache.
+    #[serde(default)]
+    pub cache_read: u64,
+    /// Prompt tokens written to the provider's cache.
+    #[serde(default)]
+    pub cache_write: u64,
+}
+
+impl TokenCount {
+    /// All tokens together.
+    pub fn total(self) -> u64 {
+        [
+            self.output,
+            self.reasoning,
+            self.cache_read,
+            self.cache_write,
+        ]
+        .into_iter()
+        .fold(self.input, u64::saturating_add)
+    }
+}
+
+impl std::ops::AddAssign for TokenCount {
+    fn add_assign(&mut self, other: Self) {
+        self.input = self.input.saturating_add(other.input);
+        self.output = self.output.saturating_add(other.output);
+        self.reasoning = self.reasoning.saturating_add(other.reasoning);
+        self.cache_read = self.cache_read.saturating_add(other.cache_read);
+        self.cache_write = self.cache_write.saturating_add(other.cache_write);
+    }
+}
+
+/// A process, told apart from a later one with the same number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessIdentity {
+    /// The host's name.
+    pub host: String,
+    /// The process id.
+    pub pid: u32,
+    /// When the process started, in clock ticks since boot (field 22 of `/proc/<pid>/stat`); 0 where there is no `/proc`.
+    pub start_ticks: u64,
+    /// The kernel's id of this boot (`/proc/sys/kernel/random/boot_id`); empty where there is none.
+    #[serde(default)]
+    pub boot_id: String,
+}
+
+/// A turn that is running.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LiveTurn {
+    /// The turn's id, a UUID v7.
+    pub turn: Uuid,
+    /// The supervisor.
+    pub supervisor: ProcessIdentity,
+    /// When the turn started.
+    pub started: Timestamp,
+    /// How it reaches opencode.
+    pub transport: TransportKind,
+}
+
+/// A turn that has ended: a line of `turns.jsonl`, and `last` in the record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TurnRecord {
+    /// The schema of this line.
+    pub schema: u32,
+    /// The turn's id, a UUID v7.
+    pub turn: Uuid,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// Why, in one line for people; empty when completed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// How it reached opencode.
+    pub transport: TransportKind,
+    /// When it started.
+    pub started: Timestamp,
+    /// When it ended.
+    pub ended: Timestamp,
+    /// Model steps finished.
+    pub steps: u64,
+    /// Tool calls made.
+    pub tool_calls: u64,
+    /// Cost in US dollars, as opencode computes it.
+    pub cost_usd: f64,
+    /// Tokens used.
+    pub tokens: TokenCount,
+    /// The version of opencode.
+    pub opencode: String,
+}
