@@ -4,4 +4,5 @@
 
 pub mod exit;
 pub mod permission;
+pub mod process;
 pub mod session;
