@@ -3,5 +3,7 @@
 //! The layers and what may depend on what are drawn in ARCHITECTURE.md.
 
 pub mod exit;
+pub mod fsx;
 pub mod permission;
 pub mod session;
+pub mod store;
