@@ -3,6 +3,8 @@
 //! The layers and what may depend on what are drawn in ARCHITECTURE.md.
 
 pub mod exit;
+pub mod fsx;
 pub mod permission;
 pub mod process;
 pub mod session;
+pub mod store;
