@@ -3,5 +3,6 @@
 //! The layers and what may depend on what are drawn in ARCHITECTURE.md.
 
 pub mod exit;
+pub mod opencode;
 pub mod permission;
 pub mod session;
