@@ -387,6 +387,16 @@ pub const CRASH_POINTS: &[&str] = &[
     "trash_folder_moved",
     "restore_folder_moved",
     "restore_record_moved",
+    "turn_leased",
+    "fork_intended",
+    "fork_made",
+    "fork_known",
+    "fork_settled",
+    "turn_live",
+    "turn_ended",
+    "turn_logged",
+    "base_made",
+    "destroy_trashed",
 ];
 
 static CRASH_ARMED: AtomicBool = AtomicBool::new(false);

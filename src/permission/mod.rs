@@ -1,4 +1,31 @@
 //! Permission rules as opencode keeps them, presets, evaluation, explanation.
+//!
+//! How opencode decides (measured on 1.3.2 and 1.18.33, which agree): a tool call asks for a class
+//! (`bash`, `edit`, ...) and one or more inputs (a command, a path). The agent's rules, which end with the
+//! user's configuration, are followed by the rules of the session; the last rule whose class and pattern both
+//! match decides, and where none matches a person is asked. A tool whose last rule for the class has the
+//! pattern `*` and the action `deny` is not even offered to the model.
+//!
+//! What the session's rules do not reach, measured: on 1.3.2 a subagent (the `task` tool) runs in a session of
+//! its own that inherits nothing of them; on 1.18.33 it inherits the denials and all of `external_directory`.
+//! `OPENCODE_PERMISSION` ([`Policy::env_json`]) becomes part of the configuration, and so reaches every agent
+//! of that process on both versions. It should therefore be set for every process that runs turns, also where
+//! the session row carries the policy already.
+//!
+//! An `ask` that is rejected ends the turn after that step (`finish` is `tool-calls`); a `deny` is reported to
+//! the model, and the turn goes on.
+
+mod env;
+mod explain;
+mod preset;
+mod rule;
+mod wildcard;
+
+pub use explain::{CLASSES, Explained, OTHER_TOOLS, Source, explain};
+pub use preset::PresetError;
+pub use rule::{ActionError, RuleError};
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +41,11 @@ pub enum Action {
     Ask,
 }
 
-/// One rule, exactly as an element of opencode's `session.permission` array.
+/// One rule, exactly as an element of opencode's `session.permission` array. Its short form, as typed and
+/// printed, is `permission[:pattern]=action`: `edit=deny`, `bash:git push *=deny`.
+///
+/// opencode expands a leading `~` or `$HOME` in its configuration and nowhere else, so a rule for a session
+/// must have gone through [`Rule::expand_home`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rule {
     /// The permission class, or a wildcard: `bash`, `edit`, `external_directory`, `*`.
@@ -32,7 +63,7 @@ pub enum Preset {
     /// Nothing waits for a person.
     #[default]
     Headless,
-    /// As headless, and nothing is changed.
+    /// As headless, and nothing is changed: no edits, no commands, no subagents, no tools of MCP servers.
     ReadOnly,
     /// Everything is allowed that needs no person.
     Full,
@@ -46,4 +77,60 @@ pub struct Policy {
     /// What was added, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
+}
+
+impl Policy {
+    /// All rules in order: those of the preset, then the policy's own.
+    pub fn rules(&self) -> Vec<Rule> {
+        let mut rules = self.preset.rules();
+        rules.extend_from_slice(&self.rules);
+        rules
+    }
+
+    /// The rules as the JSON array that `session.permission` holds.
+    pub fn to_json(&self) -> String {
+        rules_to_json(&self.rules())
+    }
+
+    /// The rules as the value of `OPENCODE_PERMISSION`: the object form of `permission` in `opencode.json`,
+    /// whose keys are in the order that gives the same decisions as [`Policy::rules`].
+    ///
+    /// opencode merges it into the user's configuration, where a class that is named there already keeps its
+    /// place (measured on 1.3.2 and 1.18.33), so it does not replace the session's own rules.
+    pub fn env_json(&self) -> String {
+        env::to_object(&self.rules())
+    }
+}
+
+/// The rules as the JSON array that `session.permission` holds.
+pub(crate) fn rules_to_json(rules: &[Rule]) -> String {
+    serde_json::to_string(rules).expect("three strings a rule are always JSON")
+}
+
+impl Rule {
+    /// Replaces a leading `~` or `$HOME` of the pattern, as opencode does in its configuration (and only there).
+    pub fn expand_home(&mut self, home: &Path) {
+        let rest = match self.pattern.strip_prefix('~') {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => Some(rest),
+            Some(_) => None,
+            None => self.pattern.strip_prefix("$HOME"),
+        };
+        if let Some(rest) = rest {
+            self.pattern = format!("{}{rest}", home.display());
+        }
+    }
+}
+
+/// The rule that decides about one input of a class: the last one that matches. `None` means that opencode
+/// would ask.
+pub fn evaluate<'a>(rules: &'a [Rule], permission: &str, input: &str) -> Option<&'a Rule> {
+    rules.iter().rev().find(|rule| {
+        wildcard::matches(permission, &rule.permission) && wildcard::matches(input, &rule.pattern)
+    })
+}
+
+/// opencode's wildcard match: `*` is any run of characters (also `/` and line breaks), `?` is one UTF-16 unit, a
+/// trailing ` *` also matches nothing at all (`git *` matches `git`), and `\` counts as `/` on both sides.
+pub fn matches(input: &str, pattern: &str) -> bool {
+    wildcard::matches(input, pattern)
 }

@@ -55,14 +55,9 @@ pub struct TokenCount {
 impl TokenCount {
     /// All tokens together.
     pub fn total(self) -> u64 {
-        [
-            self.output,
-            self.reasoning,
-            self.cache_read,
-            self.cache_write,
-        ]
-        .into_iter()
-        .fold(self.input, u64::saturating_add)
+        [self.output, self.reasoning, self.cache_read, self.cache_write]
+            .into_iter()
+            .fold(self.input, u64::saturating_add)
     }
 }
 

@@ -72,12 +72,9 @@ impl Verdict {
             Self::Blocked => ExitStatus::Blocked,
             Self::Quota => ExitStatus::TryAgain,
             Self::Aborted => ExitStatus::Interrupted,
-            Self::Failed
-            | Self::Timeout
-            | Self::Stalled
-            | Self::Looping
-            | Self::Void
-            | Self::Lost => ExitStatus::Failed,
+            Self::Failed | Self::Timeout | Self::Stalled | Self::Looping | Self::Void | Self::Lost => {
+                ExitStatus::Failed
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ mod listing;
 mod lock;
 mod records;
 mod trash;
+mod trashed;
 mod turns;
 
 use std::fs::File;

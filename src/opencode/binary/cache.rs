@@ -1,0 +1,102 @@
+//! What opencode said the last time, as a JSON file. A file that cannot be read or understood counts as empty.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Search, Version};
+
+const SCHEMA: u32 = 1;
+/// More than anyone uses at a time.
+const MAX_ENTRIES: usize = 8;
+
+#[derive(Deserialize, Serialize)]
+struct File {
+    schema: u32,
+    entries: Vec<Entry>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Entry {
+    key: Key,
+    version: String,
+    database: PathBuf,
+}
+
+/// What the answers depend on.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(super) struct Key {
+    program: PathBuf,
+    size: u64,
+    mtime_ns: u64,
+    home: PathBuf,
+    xdg_data_home: Option<PathBuf>,
+    opencode_db: Option<PathBuf>,
+}
+
+pub(super) struct Found {
+    pub(super) version: Version,
+    pub(super) database: PathBuf,
+}
+
+impl Key {
+    /// `None` where the program cannot be looked at.
+    pub(super) fn new(program: &Path, search: &Search<'_>) -> Option<Self> {
+        let metadata = program.metadata().ok()?;
+        let mtime = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        Some(Self {
+            program: program.to_owned(),
+            size: metadata.len(),
+            mtime_ns: mtime.as_nanos() as u64,
+            home: search.home.to_owned(),
+            xdg_data_home: search.xdg_data_home.map(PathBuf::from),
+            opencode_db: search.opencode_db.map(PathBuf::from),
+        })
+    }
+}
+
+fn entries(file: &Path) -> Vec<Entry> {
+    let parsed = std::fs::read(file)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<File>(&bytes).ok());
+    parsed
+        .filter(|parsed| parsed.schema == SCHEMA)
+        .map(|parsed| parsed.entries)
+        .unwrap_or_default()
+}
+
+pub(super) fn read(file: &Path, key: &Key) -> Option<Found> {
+    let entry = entries(file).into_iter().find(|entry| entry.key == *key)?;
+    Some(Found {
+        version: entry.version.parse().ok()?,
+        database: entry.database,
+    })
+}
+
+/// Two commands that write at once leave the entries of one of them: no harm.
+pub(super) fn write(file: &Path, key: Key, version: &Version, database: &Path) -> io::Result<()> {
+    let mut entries = entries(file);
+    entries.retain(|entry| {
+        entry.key.program != key.program || entry.key.mtime_ns == key.mtime_ns && entry.key != key
+    });
+    entries.insert(
+        0,
+        Entry {
+            key,
+            version: version.to_string(),
+            database: database.to_owned(),
+        },
+    );
+    entries.truncate(MAX_ENTRIES);
+    let folder = file.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
+    temporary.write_all(&serde_json::to_vec(&File {
+        schema: SCHEMA,
+        entries,
+    })?)?;
+    temporary.persist(file)?;
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! What a session holds: the evidence for a verdict.
+//!
+//! Measured on 1.3.2 and 1.18.33: `message.data` is JSON with `role`; a user's message has nothing else of interest;
+//! an assistant's has `time {created, completed}`, `cost`, `tokens`, `finish` (`stop`, `tool-calls`, ...) when the model
+//! answered, and `error {name, data {message, ...}}` when it did not (then without `finish`). One turn stores a user's
+//! message and one assistant's message per step. The text is in `part.data` (`type`, `text`).
+
+use rusqlite::{OptionalExtension, params};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{Database, DatabaseError};
+use crate::opencode::run_events::{cost, token_count};
+use crate::session::{SessionId, TokenCount};
+
+/// Where to begin reading messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After<'a> {
+    /// Behind this message.
+    Message(&'a str),
+    /// Behind this time, in milliseconds since the epoch.
+    Time(i64),
+}
+
+/// A message as stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredMessage {
+    /// `msg_...`
+    pub id: String,
+    /// `user` or `assistant`.
+    pub role: String,
+    /// When it was created, in milliseconds since the epoch.
+    pub created_ms: i64,
+    /// When the assistant's step ended, in milliseconds since the epoch.
+    pub completed_ms: Option<i64>,
+    /// Why the model ended its step: `stop`, `tool-calls`, `length`, `unknown`, ...
+    pub finish: Option<String>,
+    /// opencode's error object.
+    pub error: Option<Value>,
+    /// What the step cost, in US dollars.
+    pub cost_usd: f64,
+    /// What the step used.
+    pub tokens: TokenCount,
+    /// True when it holds text that is not blank.
+    pub has_text: bool,
+}
+
+impl Database {
+    /// How many messages a session has.
+    pub fn message_count(&self, id: &SessionId) -> Result<u64, DatabaseError> {
+        let sql = "SELECT count(*) FROM message WHERE session_id = ?1";
+        let count = self
+            .connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row([id.as_str()], |row| row.get::<_, i64>(0)));
+        count.map(|count| count.unsigned_abs()).map_err(|e| self.error(e))
+    }
+
+    /// The messages of a session in order; with `after` only those behind it.
+    pub fn messages_after(
+        &self,
+        id: &SessionId,
+        after: Option<After<'_>>,
+    ) -> Result<Vec<StoredMessage>, DatabaseError> {
+        let (time, message) = match after {
+            None => (i64::MIN, String::new()),
+            // Ids are ASCII, so nothing sorts behind this.
+            Some(After::Time(time)) => (time, "\u{10ffff}".to_owned()),
+            Some(After::Message(message)) => (self.message_time(id, message)?, message.to_owned()),
+        };
+        let sql = "SELECT m.id, m.time_created, m.data, EXISTS ( \
+                     SELECT 1 FROM part p WHERE p.message_id = m.id AND json_valid(p.data) \
+                     AND json_extract(p.data, '$.type') = 'text' \
+                     AND trim(json_extract(p.data, '$.text'), ' ' || char(9, 10, 13)) <> '') \
+                   FROM message m WHERE m.session_id = ?1 AND (m.time_created, m.id) > (?2, ?3) \
+                   ORDER BY m.time_created, m.id";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let rows = statement.query_map(params![id.as_str(), time, message], |row| {
+                Ok(stored_message(
+                    row.get(0)?,
+                    row.get(1)?,
+                    &row.get::<_, String>(2)?,
+                    row.get(3)?,
+                ))
+            })?;
+            rows.collect::<rusqlite::Result<_>>()
+        };
+        read().map_err(|e| self.error(e))
+    }
+
+    fn message_time(&self, id: &SessionId, message: &str) -> Result<i64, DatabaseError> {
+        let sql = "SELECT time_created FROM message WHERE id = ?1 AND session_id = ?2";
+        let time = self.connection.prepare_cached(sql).and_then(|mut statement| {
+            statement
+                .query_row([message, id.as_str()], |row| row.get(0))
+                .optional()
+        });
+        let unknown = || DatabaseError::NoMessage {
+            session: id.clone(),
+            message: message.to_owned(),
+        };
+        time.map_err(|e| self.error(e))?.ok_or_else(unknown)
+    }
+
+    /// The text of the last message of the user, without what opencode added to it; `None` when there is no such message.
+    pub fn last_user_text(&self, id: &SessionId) -> Result<Option<String>, DatabaseError> {
+        let message = "SELECT id FROM message WHERE session_id = ?1 AND json_valid(data) \
+                       AND json_extract(data, '$.role') = 'user' ORDER BY time_created DESC, id DESC LIMIT 1";
+        let text = "SELECT json_extract(data, '$.text') FROM part WHERE message_id = ?1 AND json_valid(data) \
+                    AND json_extract(data, '$.type') = 'text' AND json_extract(data, '$.synthetic') IS NOT 1 ORDER BY id";
+        let read = || {
+            let mut message = self.connection.prepare_cached(message)?;
+            let Some(message) = message
+                .query_row([id.as_str()], |row| row.get::<_, String>(0))
+                .optional()?
+            else {
+                return Ok(None);
+            };
+            let mut statement = self.connection.prepare_cached(text)?;
+            let parts = statement.query_map([message], |row| row.get::<_, Option<String>>(0))?;
+            parts
+                .map(|part| part.map(Option::unwrap_or_default))
+                .collect::<rusqlite::Result<String>>()
+                .map(Some)
+        };
+        read().map_err(|e| self.error(e))
+    }
+}
+
+/// Is the stored prompt the one with this SHA-256 (lower-case hexadecimal)? 1.3.2 puts one line feed before a prompt
+/// that it reads from stdin; nothing else may differ.
+pub fn prompt_matches(stored: &str, sha256: &str) -> bool {
+    let is = |text: &str| hex(&Sha256::digest(text)) == sha256;
+    is(stored) || stored.strip_prefix('\n').is_some_and(is)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+fn stored_message(id: String, created_ms: i64, data: &str, has_text: bool) -> StoredMessage {
+    // A message that cannot be read is still a message; it proves nothing else.
+    let mut data: Value = serde_json::from_str(data).unwrap_or_default();
+    let string = |value: &Value| value.as_str().map(str::to_owned);
+    StoredMessage {
+        id,
+        role: string(&data["role"]).unwrap_or_default(),
+        created_ms,
+        completed_ms: data["time"]["completed"].as_i64(),
+        finish: string(&data["finish"]),
+        cost_usd: cost(&data["cost"]),
+        tokens: token_count(&data["tokens"]),
+        error: data
+            .get_mut("error")
+            .map(Value::take)
+            .filter(|error| !error.is_null()),
+        has_text,
+    }
+}
