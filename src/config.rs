@@ -89,7 +89,11 @@ pub const KEYS: &[Key] = &[
         name: "preset",
         default: "headless",
         help: "the permission preset of new bases: headless, read-only or full",
-        check: |text| Preset::from_str(text).map(drop).map_err(|error| error.to_string()),
+        check: |text| {
+            Preset::from_str(text)
+                .map(drop)
+                .map_err(|error| error.to_string())
+        },
     },
     Key {
         name: "rules",
@@ -255,11 +259,16 @@ fn read_file(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
             });
         }
     };
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
-        path: path.to_owned(),
-        message: error.to_string().trim().replace('\n', " "),
-    })?;
-    Ok(table.into_iter().map(|(name, value)| (name, plain(&value))).collect())
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| ConfigError::Syntax {
+            path: path.to_owned(),
+            message: error.to_string().trim().replace('\n', " "),
+        })?;
+    Ok(table
+        .into_iter()
+        .map(|(name, value)| (name, plain(&value)))
+        .collect())
 }
 
 /// Lists become lines, everything else what a person would type.

@@ -3,6 +3,7 @@
 //! The layers and what may depend on what are drawn in ARCHITECTURE.md.
 
 pub mod broker;
+pub mod cli;
 pub mod config;
 pub mod exit;
 pub mod fsx;

@@ -17,8 +17,8 @@ use crate::fsx::crash_point;
 use crate::opencode::{After, DatabaseError, Opencode, SessionPatch};
 use crate::process;
 use crate::session::{
-    BaseRecord, ForkIntent, IssueRecord, IssueRef, LiveTurn, SCHEMA, SessionId, Totals, TransportKind, TurnRecord,
-    Verdict,
+    BaseRecord, ForkIntent, IssueRecord, IssueRef, LiveTurn, SCHEMA, SessionId, Totals, TransportKind,
+    TurnRecord, Verdict,
 };
 use crate::store::{Holder, Key, Lease};
 use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, TransportError};
@@ -169,7 +169,11 @@ impl Broker {
         Ok(report)
     }
 
-    fn refuse_wrong_mode(&self, request: &TurnRequest, record: Option<&IssueRecord>) -> Result<(), BrokerError> {
+    fn refuse_wrong_mode(
+        &self,
+        request: &TurnRequest,
+        record: Option<&IssueRecord>,
+    ) -> Result<(), BrokerError> {
         let session = record.and_then(|record| record.session.clone());
         match (request.mode, session) {
             // A first turn that was lost may never have reached opencode: what is found under the lease decides.
@@ -248,6 +252,7 @@ impl Broker {
         let patch = SessionPatch {
             permission: Some(&rules),
             directory: Some(&record.directory),
+            path: None,
             title: Some(&record.title),
         };
         match self.write_database(opencode)?.patch(session, &patch) {
@@ -280,7 +285,9 @@ impl Delivery<'_> {
             TransportChoice::Auto => match ServeTransport::open(setup.clone()).await {
                 Ok(transport) => self.through(transport, interrupts, watch).await,
                 Err(TransportError::NotReady(why)) => {
-                    tracing::warn!("opencode serve is not usable ({why}); this turn goes through opencode run");
+                    tracing::warn!(
+                        "opencode serve is not usable ({why}); this turn goes through opencode run"
+                    );
                     let transport = RunTransport::open(setup).await?;
                     self.through(transport, interrupts, watch).await
                 }
@@ -467,10 +474,14 @@ impl Delivery<'_> {
         let Ok(database) = self.broker.read_database(&self.opencode) else {
             return judgement;
         };
-        let Ok(messages) = database.messages_after(session, After::Time(self.started.as_millisecond())) else {
+        let Ok(messages) = database.messages_after(session, Some(After::Time(self.started.as_millisecond())))
+        else {
             return judgement;
         };
-        let answers: Vec<_> = messages.iter().filter(|message| message.role == "assistant").collect();
+        let answers: Vec<_> = messages
+            .iter()
+            .filter(|message| message.role == "assistant")
+            .collect();
         let last = answers.last();
         match (judgement.verdict, last) {
             (Verdict::Completed, None) => {
@@ -515,7 +526,10 @@ impl Broker {
 fn first_turn_in_doubt(record: &IssueRecord) -> bool {
     record.live.is_some()
         || record.totals.turns == 0
-        || record.last.as_ref().is_some_and(|last| last.verdict == Verdict::Lost)
+        || record
+            .last
+            .as_ref()
+            .is_some_and(|last| last.verdict == Verdict::Lost)
 }
 
 /// SHA-256 in lower-case hexadecimal.

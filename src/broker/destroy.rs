@@ -35,7 +35,12 @@ impl Broker {
         let opencode = self.opencode()?;
         let mut record = self.record(issue)?;
         self.adopt(&lease, &mut record, Some(&opencode))?;
-        let export = self.export(&opencode, &issue.into(), record.session.as_ref(), &record.directory)?;
+        let export = self.export(
+            &opencode,
+            &issue.into(),
+            record.session.as_ref(),
+            &record.directory,
+        )?;
         self.store.trash_issue(&lease, issue, "destroy", &[])?;
         crash_point("destroy_trashed");
         self.delete(&opencode, record.session, &record.directory, export)
@@ -80,7 +85,12 @@ impl Broker {
             });
         };
         let directory = existing(directory, &self.surroundings.home);
-        self.command(opencode, directory, &["session", "delete", session.as_str()], None)?;
+        self.command(
+            opencode,
+            directory,
+            &["session", "delete", session.as_str()],
+            None,
+        )?;
         if self.read_database(opencode)?.session(&session)?.is_some() {
             return Err(BrokerError::Command {
                 command: format!("session delete {session}"),
@@ -172,7 +182,11 @@ impl Broker {
 const EXPORT: &str = "export.json";
 
 fn missing_is_fine(error: FsError) -> Result<(), StoreError> {
-    if error.is_not_found() { Ok(()) } else { Err(error.into()) }
+    if error.is_not_found() {
+        Ok(())
+    } else {
+        Err(error.into())
+    }
 }
 
 /// opencode's commands need a working directory, and the session's own may be gone.

@@ -165,13 +165,18 @@ impl BrokerError {
             Self::NoSession(issue) => Some(format!("begin it: kugetsu start {issue}")),
             Self::NoBase(_) => Some("make one inside a clone of the repository: kugetsu init".to_owned()),
             Self::BaseExists { .. } => Some("replace it with: kugetsu init --force".to_owned()),
-            Self::SessionGone { .. } => {
-                Some("see what is orphaned with: kugetsu prune; a base is made anew with: kugetsu init --force".to_owned())
+            Self::SessionGone { .. } => Some(
+                "see what is orphaned with: kugetsu prune; a base is made anew with: kugetsu init --force"
+                    .to_owned(),
+            ),
+            Self::DirectoryGone { .. } => {
+                Some("bring it back, or forget the session: kugetsu destroy".to_owned())
             }
-            Self::DirectoryGone { .. } => Some("bring it back, or forget the session: kugetsu destroy".to_owned()),
             Self::Busy(_) => Some("wait for it, or end it with Ctrl-C where it runs".to_owned()),
             Self::Usage { hint, .. } | Self::NotFound { hint, .. } if !hint.is_empty() => Some(hint.clone()),
-            Self::Transport(_) | Self::Server(_) => Some("look for the cause with: kugetsu doctor".to_owned()),
+            Self::Transport(_) | Self::Server(_) => {
+                Some("look for the cause with: kugetsu doctor".to_owned())
+            }
             _ => None,
         }
     }

@@ -60,14 +60,13 @@ impl Broker {
                 None => {
                     return Err(BrokerError::Usage {
                         problem: format!("{} is no clone with an `origin`", directory.display()),
-                        hint: "say which repository it is: kugetsu init --repo instance/owner/repo".to_owned(),
+                        hint: "say which repository it is: kugetsu init --repo instance/owner/repo"
+                            .to_owned(),
                     });
                 }
             },
         };
-        let lease = self
-            .store
-            .lease_base(&repo, Holder::this_process("init"), None)?;
+        let lease = self.store.lease_base(&repo, Holder::this_process("init"), None)?;
         let old = self.store.base(&repo)?;
         if let Some(old) = &old
             && !request.force
@@ -156,6 +155,7 @@ impl Broker {
         let patch = SessionPatch {
             permission: Some(&rules),
             directory: Some(directory),
+            path: None,
             title: Some(&title),
         };
         self.write_database(opencode)?.patch(&session, &patch)?;
@@ -188,9 +188,7 @@ impl Broker {
             .collect();
         let trashed = self.store.trashed_base_sessions().ok()?;
         rows.into_iter()
-            .find(|row| {
-                row.directory == directory && !known.contains(&row.id) && !trashed.contains(&row.id)
-            })
+            .find(|row| row.directory == directory && !known.contains(&row.id) && !trashed.contains(&row.id))
             .map(|row| row.id)
     }
 

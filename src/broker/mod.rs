@@ -11,7 +11,7 @@ mod recover;
 mod repository;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -80,7 +80,7 @@ impl Broker {
             env_override: None,
             path: self.surroundings.path.as_deref(),
             home: &self.surroundings.home,
-            xdg_data_home: self.surroundings.xdg_data_home.as_deref(),
+            xdg_data_home: self.surroundings.xdg_data_home.as_deref().map(Path::new),
             opencode_db: self.surroundings.opencode_db.as_deref(),
             cache_file: &self.store.home().join("run").join("opencode.json"),
         };

@@ -99,10 +99,10 @@ impl Broker {
                     let rules = base.policy.rules();
                     let patch = SessionPatch {
                         permission: Some(&rules),
-                        directory: None,
-                        title: None,
+                        ..SessionPatch::default()
                     };
-                    self.write_database(&self.opencode()?)?.patch(&base.session, &patch)?;
+                    self.write_database(&self.opencode()?)?
+                        .patch(&base.session, &patch)?;
                 }
                 Ok(base.policy)
             }
@@ -132,4 +132,3 @@ impl Broker {
         Ok(explain(&policy, Some(&rules)))
     }
 }
-

@@ -20,7 +20,10 @@ impl Broker {
         let opencode = self.opencode()?;
         let database = self.read_database(&opencode)?;
         let records = self.store.issues()?.found;
-        let ids: Vec<SessionId> = records.iter().filter_map(|record| record.session.clone()).collect();
+        let ids: Vec<SessionId> = records
+            .iter()
+            .filter_map(|record| record.session.clone())
+            .collect();
         let existing = database.sessions_exist(&ids)?;
         Ok(records
             .into_iter()
@@ -52,7 +55,12 @@ impl Broker {
                 .issue(&orphan.issue)?
                 .is_some_and(|record| record.session.as_ref() == Some(&orphan.session));
             if same && self.read_database(&opencode)?.session(&orphan.session)?.is_none() {
-                self.store.trash_issue(&lease, &orphan.issue, "prune: opencode no longer has its session", &[])?;
+                self.store.trash_issue(
+                    &lease,
+                    &orphan.issue,
+                    "prune: opencode no longer has its session",
+                    &[],
+                )?;
                 pruned.push(orphan.clone());
             }
         }

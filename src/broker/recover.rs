@@ -95,7 +95,9 @@ impl Broker {
         let mut empty = Vec::new();
         for row in &candidates {
             match new_prompt(&database, &base, row)? {
-                Some(prompt) if prompt_matches(&prompt, &intent.prompt_sha256) => return Ok(Some(row.id.clone())),
+                Some(prompt) if prompt_matches(&prompt, &intent.prompt_sha256) => {
+                    return Ok(Some(row.id.clone()));
+                }
                 Some(_) => {}
                 None => empty.push(row.id.clone()),
             }
@@ -150,7 +152,11 @@ impl Broker {
 }
 
 /// The last prompt of a fork that its base does not have.
-fn new_prompt(database: &Database, base: &SessionRow, fork: &SessionRow) -> Result<Option<String>, BrokerError> {
+fn new_prompt(
+    database: &Database,
+    base: &SessionRow,
+    fork: &SessionRow,
+) -> Result<Option<String>, BrokerError> {
     if database.message_count(&fork.id)? <= database.message_count(&base.id)? {
         return Ok(None);
     }

@@ -135,6 +135,13 @@ pub enum DatabaseError {
     },
 }
 
+impl DatabaseError {
+    /// Whether the same may succeed later: another process holds a lock.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Self::Locked { .. })
+    }
+}
+
 /// A row of `session`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRow {
@@ -383,6 +390,20 @@ impl Database {
                     .map_or(true, |row| is_fork_title(&base.title, &row.title))
             })
             .collect::<rusqlite::Result<_>>()
+        };
+        read().map_err(|e| self.error(e))
+    }
+
+    /// The sessions with exactly this title, oldest first.
+    pub fn sessions_titled(&self, title: &str) -> Result<Vec<SessionRow>, DatabaseError> {
+        let sql = format!(
+            "SELECT {} FROM session WHERE title = ?1 ORDER BY time_created, id",
+            self.columns()
+        );
+        let read = || {
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let rows = statement.query_map([title], session_row)?;
+            rows.collect::<rusqlite::Result<_>>()
         };
         read().map_err(|e| self.error(e))
     }

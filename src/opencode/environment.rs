@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use uuid::Uuid;
 
 use super::Opencode;
+use super::run_events::notice;
 use crate::fsx;
 use crate::permission::Policy;
 use crate::process::{GuardSpec, Sink};
@@ -114,7 +115,7 @@ pub async fn pump_stderr(pipe: impl AsyncRead + Unpin, tail: StderrTail, debug_l
         };
         reader.consume(taken);
         if line.ends_with(b"\n") || line.len() > KEPT_LINE {
-            let text = super::strip_ansi(&String::from_utf8_lossy(&line));
+            let text = notice(&line);
             if !text.trim().is_empty() {
                 tail.push(text.trim_end().to_owned());
             }
@@ -122,6 +123,6 @@ pub async fn pump_stderr(pipe: impl AsyncRead + Unpin, tail: StderrTail, debug_l
         }
     }
     if !line.is_empty() {
-        tail.push(String::from_utf8_lossy(&line).trim_end().to_owned());
+        tail.push(notice(&line));
     }
 }

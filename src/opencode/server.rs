@@ -66,7 +66,11 @@ impl Server {
         let stderr = StderrTail::default();
         let mut pumps = Vec::new();
         if let Some(pipe) = process.stderr.take() {
-            pumps.push(tokio::spawn(pump_stderr(pipe, stderr.clone(), launch.debug_log.clone())));
+            pumps.push(tokio::spawn(pump_stderr(
+                pipe,
+                stderr.clone(),
+                launch.debug_log.clone(),
+            )));
         }
         let Some(stdout) = process.stdout.take() else {
             return Err(not_ready("its standard output is closed", &stderr));

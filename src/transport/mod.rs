@@ -80,7 +80,11 @@ pub trait Transport: Sized {
     fn next(&mut self) -> impl Future<Output = Event>;
 
     /// Answers a permission request or a question.
-    fn answer(&mut self, request: &Request, answer: &Answer) -> impl Future<Output = Result<(), TransportError>>;
+    fn answer(
+        &mut self,
+        request: &Request,
+        answer: &Answer,
+    ) -> impl Future<Output = Result<(), TransportError>>;
 
     /// Asks opencode to end the turn; what follows still arrives as events.
     fn abort(&mut self) -> impl Future<Output = ()>;

@@ -15,7 +15,8 @@ use super::{
     Answer, End, ErrorPayload, Event, Request, Setup, Target, ToolCall, ToolStatus, Transport, TransportError,
 };
 use crate::opencode::{
-    Database, Line, LineSplitter, RunEvent, RunEventKind, RunLine, SessionRow, StderrTail, parse_line, pump_stderr,
+    Database, Line, LineSplitter, RunEvent, RunEventKind, RunLine, SessionRow, StderrTail, parse_line,
+    pump_stderr,
 };
 use crate::process::Guarded;
 use crate::session::{SessionId, TransportKind};
@@ -71,7 +72,8 @@ impl ForkSearch {
             .filter(|row| !self.known.contains(&row.id))
             .find(|row| {
                 let stored = database.last_user_text(&row.id).ok().flatten();
-                stored.is_some_and(|text| text.trim_start_matches('\n') == self.prompt.trim_start_matches('\n'))
+                stored
+                    .is_some_and(|text| text.trim_start_matches('\n') == self.prompt.trim_start_matches('\n'))
             })
             .map(|row| row.id)
     }
@@ -130,7 +132,11 @@ impl Transport for RunTransport {
         let (sender, events) = mpsc::channel(256);
         match process.stdout.take() {
             Some(stdout) => self.tasks.push(tokio::spawn(read_events(stdout, raw, sender))),
-            None => return Err(TransportError::NotReady("its standard output is closed".to_owned())),
+            None => {
+                return Err(TransportError::NotReady(
+                    "its standard output is closed".to_owned(),
+                ));
+            }
         }
         self.events = Some(events);
         self.process = Some(process);
@@ -220,7 +226,7 @@ async fn read_events(mut stdout: ChildStdout, mut raw: Option<std::fs::File>, ev
             let _ = raw.write_all(&chunk[..read]);
         }
         if read == 0 {
-            lines.finish(|line| take_line(&line, &mut out));
+            std::mem::take(&mut lines).finish(|line| take_line(&line, &mut out));
         } else {
             lines.push(&chunk[..read], |line| take_line(&line, &mut out));
         }
@@ -283,12 +289,20 @@ fn translate(event: RunEvent, out: &mut Vec<Event>) {
                 error,
             }));
         }
-        RunEventKind::StepFinish { reason, cost, tokens } => out.push(Event::StepFinished {
+        RunEventKind::StepFinish {
             reason,
-            cost_usd: cost,
+            cost_usd,
+            tokens,
+        } => out.push(Event::StepFinished {
+            reason,
+            cost_usd,
             tokens,
         }),
-        RunEventKind::Error { name, message, payload } => out.push(Event::Error(ErrorPayload {
+        RunEventKind::Error {
+            name,
+            message,
+            payload,
+        } => out.push(Event::Error(ErrorPayload {
             name,
             message,
             payload,
@@ -305,5 +319,9 @@ fn whole_text(part: String, text: String, reasoning: bool, out: &mut Vec<Event>)
             delta: text.clone(),
         });
     }
-    out.push(Event::TextEnded { part, reasoning, text });
+    out.push(Event::TextEnded {
+        part,
+        reasoning,
+        text,
+    });
 }

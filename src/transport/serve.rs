@@ -167,10 +167,14 @@ impl Transport for ServeTransport {
     }
 
     async fn fork(&mut self, base: &SessionId) -> Result<Option<SessionId>, TransportError> {
-        self.api().fork(base).await.map(Some).map_err(|error| match error.problem {
-            Problem::Status { status: 404, .. } => TransportError::NoSuchSession(base.clone()),
-            _ => error.into(),
-        })
+        self.api()
+            .fork(base)
+            .await
+            .map(Some)
+            .map_err(|error| match error.problem {
+                Problem::Status { status: 404, .. } => TransportError::NoSuchSession(base.clone()),
+                _ => error.into(),
+            })
     }
 
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {
@@ -244,7 +248,9 @@ impl Transport for ServeTransport {
     async fn answer(&mut self, request: &Request, answer: &Answer) -> Result<(), TransportError> {
         let api = self.api();
         match (&request.kind, answer) {
-            (RequestKind::Permission { .. }, Answer::Allow) => api.reply_permission(&request.id, "once").await,
+            (RequestKind::Permission { .. }, Answer::Allow) => {
+                api.reply_permission(&request.id, "once").await
+            }
             (RequestKind::Permission { .. }, _) => api.reply_permission(&request.id, "reject").await,
             (RequestKind::Question(_), Answer::Labels(labels)) => {
                 api.reply_question(&request.id, labels).await

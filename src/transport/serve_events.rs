@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use reqwest::Response;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -12,7 +13,7 @@ use tokio::sync::mpsc;
 use super::serve::Heard;
 use super::{ErrorPayload, Event, Question, Request, RequestKind, ToolCall, ToolStatus, TransportError};
 use crate::fsx;
-use crate::opencode::{Api, Line, LineSplitter, timestamp_ms, token_count};
+use crate::opencode::{Api, Line, LineSplitter, error_summary, token_count};
 use crate::session::SessionId;
 
 /// How long to wait before the stream is opened again.
@@ -231,18 +232,15 @@ fn retry(status: &Value) -> Option<Event> {
     (status["type"] == "retry").then(|| Event::Retrying {
         attempt: status["attempt"].as_u64().unwrap_or(1),
         message: status["message"].as_str().unwrap_or("no reason given").to_owned(),
-        next: status["next"].as_f64().and_then(timestamp_ms),
+        next: status["next"]
+            .as_f64()
+            .and_then(|ms| Timestamp::from_millisecond(ms as i64).ok()),
     })
 }
 
 /// An error as opencode stores and sends it: `{name, data: {message, ...}}`.
 pub(super) fn error_payload(error: &Value) -> ErrorPayload {
-    let name = error["name"].as_str().unwrap_or("UnknownError").to_owned();
-    let message = error["data"]["message"]
-        .as_str()
-        .or_else(|| error["message"].as_str())
-        .unwrap_or(&name)
-        .to_owned();
+    let (name, message) = error_summary(error);
     ErrorPayload {
         name,
         message,
@@ -291,7 +289,9 @@ pub(super) async fn waiting(api: Api, session: SessionId, heard: mpsc::Sender<He
             } else {
                 api.permissions().await
             };
-            let Ok(Value::Array(listed)) = listed else { continue };
+            let Ok(Value::Array(listed)) = listed else {
+                continue;
+            };
             events.extend(
                 listed
                     .iter()

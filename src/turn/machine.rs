@@ -288,12 +288,14 @@ impl Machine {
         let reason = end.finish.as_deref().or(self.last_reason.as_deref());
         match reason {
             Some(reason) if is_over(reason) => Judgement::new(Verdict::Completed, ""),
-            Some("length") => {
-                Judgement::new(Verdict::Failed, "the answer was cut off at the model's output limit")
-            }
-            Some("content-filter") => {
-                Judgement::new(Verdict::Failed, "the answer was withheld by the provider's content filter")
-            }
+            Some("length") => Judgement::new(
+                Verdict::Failed,
+                "the answer was cut off at the model's output limit",
+            ),
+            Some("content-filter") => Judgement::new(
+                Verdict::Failed,
+                "the answer was withheld by the provider's content filter",
+            ),
             Some(reason) => {
                 if let Some(rejected) = &self.rejected {
                     return Judgement::new(Verdict::Failed, format!("a permission was refused: {rejected}"));

@@ -49,7 +49,11 @@ impl Narrator {
                 reasoning,
                 delta,
             } => self.text(part, *reasoning, delta, stream),
-            Event::TextEnded { part, reasoning, text } => {
+            Event::TextEnded {
+                part,
+                reasoning,
+                text,
+            } => {
                 self.begin_part(part, *reasoning, stream);
                 self.write(
                     stream,

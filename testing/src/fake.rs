@@ -47,13 +47,22 @@ impl FakeScript {
     /// Adds: a `run` whose prompt contains `needle` does these steps.
     #[must_use]
     pub fn on(self, needle: impl Into<String>, steps: impl Into<Vec<Step>>) -> Self {
-        self.on_attempts(needle, [FakeAttempt { stores_prompt: true, steps: steps.into() }])
+        self.on_attempts(
+            needle,
+            [FakeAttempt {
+                stores_prompt: true,
+                steps: steps.into(),
+            }],
+        )
     }
 
     /// Adds: the first `run` whose prompt contains `needle` does the first attempt, and so on; the last one repeats.
     #[must_use]
     pub fn on_attempts(mut self, needle: impl Into<String>, attempts: impl Into<Vec<FakeAttempt>>) -> Self {
-        self.runs.push(FakeRun { needle: needle.into(), attempts: attempts.into() });
+        self.runs.push(FakeRun {
+            needle: needle.into(),
+            attempts: attempts.into(),
+        });
         self
     }
 }
@@ -170,5 +179,7 @@ pub fn calls_file(home: &Path) -> PathBuf {
 /// The calls so far; a line that is being written is left out.
 pub fn calls(home: &Path) -> Vec<FakeCall> {
     let text = std::fs::read_to_string(calls_file(home)).unwrap_or_default();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
 }

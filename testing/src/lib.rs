@@ -2,8 +2,14 @@
 //!
 //! Only the model is scripted where the real opencode can be used; the fake opencode is for what the real one cannot
 //! be made to do on demand. Nothing here sleeps for luck: a test stops at a [`Gate`], or polls with a deadline.
-#![allow(clippy::disallowed_methods, reason = "test support builds worlds, it keeps no durable state")]
-#![allow(clippy::missing_panics_doc, reason = "test support reports by panicking, as assertions do")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "test support builds worlds, it keeps no durable state"
+)]
+#![allow(
+    clippy::missing_panics_doc,
+    reason = "test support reports by panicking, as assertions do"
+)]
 
 pub mod fake;
 mod model;
@@ -12,8 +18,8 @@ mod world;
 pub use fake::{FakeAttempt, FakeCall, FakeRun, FakeScript, ServeMode, Step};
 pub use model::{Gate, ModelServer, Reply, Request, ToolCall, usage};
 pub use world::{
-    DatabaseLock, Opencode, Output, ProcessInfo, Running, SessionRow, Signal, Stdin, Version, World, fake_binary,
-    kugetsu_binary, workspace_root,
+    DatabaseLock, Opencode, Output, ProcessInfo, Running, SessionRow, Signal, Stdin, Version, World,
+    fake_binary, kugetsu_binary, workspace_root,
 };
 
 /// Makes one `#[test]` per real opencode version of each function: `name::v1_3_2` and `name::v1_18_33`.

@@ -54,10 +54,16 @@ pub(super) fn play(client: &mut Client<'_>, request: &Request, reply: &Reply, st
     }
     let head = Head {
         id: format!("chatcmpl-{}", client.shared.next_id()),
-        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+        created: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_secs()),
         model: request.body["model"].clone(),
     };
-    if streamed { stream(client, &head, reply) } else { whole(client, &head, reply) }
+    if streamed {
+        stream(client, &head, reply)
+    } else {
+        whole(client, &head, reply)
+    }
 }
 
 fn tool_calls(client: &Client<'_>, calls: &[ToolCall]) -> Value {
@@ -75,7 +81,10 @@ fn tool_calls(client: &Client<'_>, calls: &[ToolCall]) -> Value {
 
 fn calls_of(reply: &Reply) -> Vec<ToolCall> {
     match reply {
-        Reply::Tool { name, arguments } => vec![ToolCall { name: name.clone(), arguments: arguments.clone() }],
+        Reply::Tool { name, arguments } => vec![ToolCall {
+            name: name.clone(),
+            arguments: arguments.clone(),
+        }],
         Reply::Tools(calls) => calls.clone(),
         _ => Vec::new(),
     }
@@ -125,11 +134,17 @@ fn whole(client: &mut Client<'_>, head: &Head, reply: &Reply) -> Result<()> {
         Reply::Hang => return client.pause(None),
         Reply::Drop => return Err(Client::hang_up()),
         Reply::Text(text) => (json!({ "role": "assistant", "content": text }), Some("stop")),
-        Reply::Chunks { parts, .. } => (json!({ "role": "assistant", "content": parts.concat() }), Some("stop")),
+        Reply::Chunks { parts, .. } => (
+            json!({ "role": "assistant", "content": parts.concat() }),
+            Some("stop"),
+        ),
         Reply::CutShort { text } => (json!({ "role": "assistant", "content": text }), None),
         _ => {
             let calls = tool_calls(client, &calls_of(reply));
-            (json!({ "role": "assistant", "content": null, "tool_calls": calls }), Some("tool_calls"))
+            (
+                json!({ "role": "assistant", "content": null, "tool_calls": calls }),
+                Some("tool_calls"),
+            )
         }
     };
     let choices = json!([{ "index": 0, "message": message, "finish_reason": finish }]);

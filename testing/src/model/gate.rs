@@ -17,7 +17,10 @@ pub struct Gate(Arc<(Mutex<State>, Condvar)>);
 impl fmt::Debug for Gate {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state();
-        out.debug_struct("Gate").field("arrived", &state.arrived).field("open", &state.open).finish()
+        out.debug_struct("Gate")
+            .field("arrived", &state.arrived)
+            .field("open", &state.open)
+            .finish()
     }
 }
 
@@ -52,8 +55,16 @@ impl Gate {
         while state.arrived < count {
             let left = end.saturating_duration_since(Instant::now());
             let arrived = state.arrived;
-            assert!(!left.is_zero(), "{arrived} of {count} requests reached the gate within {deadline:?}");
-            state = self.0.1.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            assert!(
+                !left.is_zero(),
+                "{arrived} of {count} requests reached the gate within {deadline:?}"
+            );
+            state = self
+                .0
+                .1
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 

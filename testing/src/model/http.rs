@@ -28,16 +28,25 @@ fn bad(what: &str) -> Error {
 
 /// The next request of a connection; `None` where the client closed it.
 pub(super) fn read_request(reader: &mut impl BufRead) -> Result<Option<HttpRequest>> {
-    let Some(first) = line(reader)? else { return Ok(None) };
+    let Some(first) = line(reader)? else {
+        return Ok(None);
+    };
     let mut words = first.split(' ');
     let method = words.next().unwrap_or_default().to_owned();
-    let path = words.next().ok_or_else(|| bad("a request line without a path"))?.to_owned();
+    let path = words
+        .next()
+        .ok_or_else(|| bad("a request line without a path"))?
+        .to_owned();
     let (mut length, mut chunked) = (0, false);
     while let Some(header) = line(reader)?.filter(|header| !header.is_empty()) {
-        let Some((name, value)) = header.split_once(':') else { continue };
+        let Some((name, value)) = header.split_once(':') else {
+            continue;
+        };
         let value = value.trim();
         if name.eq_ignore_ascii_case("content-length") {
-            length = value.parse().map_err(|_| bad("a content-length that is no number"))?;
+            length = value
+                .parse()
+                .map_err(|_| bad("a content-length that is no number"))?;
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             chunked = value.eq_ignore_ascii_case("chunked");
         }
@@ -93,7 +102,8 @@ impl<'a> Client<'a> {
     /// One event of the stream.
     pub(super) fn event(&mut self, data: &str) -> Result<()> {
         let event = format!("data: {data}\n\n");
-        self.stream.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes())
+        self.stream
+            .write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes())
     }
 
     /// The clean end of the stream.

@@ -103,23 +103,36 @@ impl Reply {
 
     /// [`Reply::Chunks`].
     pub fn chunks<T: Into<String>>(parts: impl IntoIterator<Item = T>, delay: Duration) -> Self {
-        Self::Chunks { parts: parts.into_iter().map(Into::into).collect(), delay }
+        Self::Chunks {
+            parts: parts.into_iter().map(Into::into).collect(),
+            delay,
+        }
     }
 
     /// [`Reply::Tool`].
     pub fn tool(name: impl Into<String>, arguments: Value) -> Self {
-        Self::Tool { name: name.into(), arguments }
+        Self::Tool {
+            name: name.into(),
+            arguments,
+        }
     }
 
     /// A call of opencode's `bash` tool.
     pub fn bash(command: impl Into<String>) -> Self {
-        Self::tool("bash", serde_json::json!({ "command": command.into(), "description": "a scripted command" }))
+        Self::tool(
+            "bash",
+            serde_json::json!({ "command": command.into(), "description": "a scripted command" }),
+        )
     }
 
     /// [`Reply::Status`] with an OpenAI error body and no further headers.
     pub fn status(code: u16, message: &str) -> Self {
         let body = serde_json::json!({ "error": { "message": message, "type": "scripted", "code": code } });
-        Self::Status { code, body: body.to_string(), headers: Vec::new() }
+        Self::Status {
+            code,
+            body: body.to_string(),
+            headers: Vec::new(),
+        }
     }
 
     /// This reply behind a gate.
@@ -172,7 +185,12 @@ impl Shared {
             Reply::text("a title")
         } else {
             let text = request.last_user_text();
-            match state.scripts.iter_mut().rev().find(|script| text.contains(&script.needle)) {
+            match state
+                .scripts
+                .iter_mut()
+                .rev()
+                .find(|script| text.contains(&script.needle))
+            {
                 Some(script) => {
                     let reply = script.replies[script.next].clone();
                     script.next = (script.next + 1).min(script.replies.len() - 1);
@@ -216,7 +234,11 @@ impl ModelServer {
             let shared = Arc::clone(&shared);
             move || accept_connections(&listener, &shared)
         });
-        Self { address, shared, acceptor: Some(acceptor) }
+        Self {
+            address,
+            shared,
+            acceptor: Some(acceptor),
+        }
     }
 
     /// Where it listens.
@@ -235,7 +257,11 @@ impl ModelServer {
     pub fn on(&self, needle: impl Into<String>, replies: impl Into<Vec<Reply>>) {
         let (needle, replies) = (needle.into(), replies.into());
         assert!(!replies.is_empty(), "a script for {needle:?} without a reply");
-        self.shared.state().scripts.push(Script { needle, replies, next: 0 });
+        self.shared.state().scripts.push(Script {
+            needle,
+            replies,
+            next: 0,
+        });
     }
 
     /// What is answered where no needle fits; at first `Reply::text("done")`.
@@ -250,12 +276,18 @@ impl ModelServer {
 
     /// Every request so far that is no title request.
     pub fn turn_requests(&self) -> Vec<Request> {
-        self.requests().into_iter().filter(|request| !request.is_title_request()).collect()
+        self.requests()
+            .into_iter()
+            .filter(|request| !request.is_title_request())
+            .collect()
     }
 
     /// The turn requests whose last user message contains `needle`.
     pub fn turn_requests_with(&self, needle: &str) -> Vec<Request> {
-        self.turn_requests().into_iter().filter(|request| request.last_user_text().contains(needle)).collect()
+        self.turn_requests()
+            .into_iter()
+            .filter(|request| request.last_user_text().contains(needle))
+            .collect()
     }
 
     /// Waits until `count` turn requests have come and returns all turn requests; panics when `deadline` passes first.
@@ -268,7 +300,8 @@ impl ModelServer {
     #[track_caller]
     pub fn wait_for_with(&self, needle: &str, count: usize, deadline: Duration) -> Vec<Request> {
         let end = Instant::now() + deadline;
-        let fits = |request: &&Request| !request.is_title_request() && request.last_user_text().contains(needle);
+        let fits =
+            |request: &&Request| !request.is_title_request() && request.last_user_text().contains(needle);
         let mut state = self.shared.state();
         loop {
             let found: Vec<Request> = state.requests.iter().filter(fits).cloned().collect();
@@ -279,7 +312,11 @@ impl ModelServer {
             if left.is_zero() {
                 let mut seen = String::new();
                 for request in &state.requests {
-                    let kind = if request.is_title_request() { "title" } else { "turn" };
+                    let kind = if request.is_title_request() {
+                        "title"
+                    } else {
+                        "turn"
+                    };
                     let _ = writeln!(seen, "  {kind}: {:?}", shorten(&request.last_user_text()));
                 }
                 drop(state);
@@ -288,7 +325,12 @@ impl ModelServer {
                     found.len()
                 );
             }
-            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .shared
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 }

@@ -39,30 +39,43 @@ impl Request {
 
     /// The text of every user message, oldest first.
     pub fn user_texts(&self) -> Vec<String> {
-        self.with_role("user").map(|message| texts(message).concat()).collect()
+        self.with_role("user")
+            .map(|message| texts(message).concat())
+            .collect()
     }
 
     /// The text of every assistant message, oldest first.
     pub fn assistant_texts(&self) -> Vec<String> {
-        self.with_role("assistant").map(|message| texts(message).concat()).collect()
+        self.with_role("assistant")
+            .map(|message| texts(message).concat())
+            .collect()
     }
 
     /// The names of the tools that the model may call.
     pub fn tool_names(&self) -> Vec<String> {
         let tools = self.body["tools"].as_array().into_iter().flatten();
-        tools.filter_map(|tool| tool["function"]["name"].as_str()).map(str::to_owned).collect()
+        tools
+            .filter_map(|tool| tool["function"]["name"].as_str())
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The results of tools that the request carries, oldest first.
     pub fn tool_results(&self) -> Vec<String> {
-        self.with_role("tool").map(|message| texts(message).concat()).collect()
+        self.with_role("tool")
+            .map(|message| texts(message).concat())
+            .collect()
     }
 }
 
 fn texts(message: &Value) -> Vec<String> {
     match &message["content"] {
         Value::String(text) => vec![text.clone()],
-        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).map(str::to_owned).collect(),
+        Value::Array(parts) => parts
+            .iter()
+            .filter_map(|part| part["text"].as_str())
+            .map(str::to_owned)
+            .collect(),
         _ => Vec::new(),
     }
 }

@@ -38,7 +38,10 @@ impl Version {
     /// The binaries of the platform packages found in [`Version::folder`], the most likely one first: the plain
     /// package before `-baseline` (for processors without AVX2) and `-musl`.
     pub fn candidates(self) -> Vec<PathBuf> {
-        let packages = std::fs::read_dir(self.folder().join("node_modules")).into_iter().flatten().flatten();
+        let packages = std::fs::read_dir(self.folder().join("node_modules"))
+            .into_iter()
+            .flatten()
+            .flatten();
         let mut found: Vec<PathBuf> = packages
             .filter(|package| {
                 let name = package.file_name();
@@ -54,14 +57,19 @@ impl Version {
 
     /// The real binary, not the node shim in front of it; `None` where it is not installed.
     pub fn installed(self) -> Option<PathBuf> {
-        let named = std::fs::read_to_string(self.stamp()).ok().map(|path| self.folder().join(path.trim()));
-        named.filter(|binary| binary.is_file()).or_else(|| self.candidates().into_iter().next())
+        let named = std::fs::read_to_string(self.stamp())
+            .ok()
+            .map(|path| self.folder().join(path.trim()));
+        named
+            .filter(|binary| binary.is_file())
+            .or_else(|| self.candidates().into_iter().next())
     }
 
     /// [`Version::installed`]; panics with what to do where it is not.
     #[track_caller]
     pub fn binary(self) -> PathBuf {
-        self.installed().unwrap_or_else(|| panic!("opencode {self} is not installed: run `cargo xtask opencode`"))
+        self.installed()
+            .unwrap_or_else(|| panic!("opencode {self} is not installed: run `cargo xtask opencode`"))
     }
 }
 
@@ -111,13 +119,19 @@ fn beside_us(name: &str) -> Option<PathBuf> {
     let us = std::env::current_exe().ok()?;
     let name = format!("{name}{}", std::env::consts::EXE_SUFFIX);
     // target/debug/xtask, or target/debug/deps/some_test-0123456789abcdef
-    us.ancestors().skip(1).take(2).map(|folder| folder.join(&name)).find(|path| path.is_file())
+    us.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(&name))
+        .find(|path| path.is_file())
 }
 
 /// `kugetsu`: what `KUGETSU_BIN` names, else what cargo built for this test, else what lies beside the running program.
 #[track_caller]
 pub fn kugetsu_binary() -> PathBuf {
-    let named = ["KUGETSU_BIN", "CARGO_BIN_EXE_kugetsu"].into_iter().find_map(std::env::var_os);
+    let named = ["KUGETSU_BIN", "CARGO_BIN_EXE_kugetsu"]
+        .into_iter()
+        .find_map(std::env::var_os);
     named
         .map(PathBuf::from)
         .or_else(|| beside_us("kugetsu"))
@@ -127,7 +141,8 @@ pub fn kugetsu_binary() -> PathBuf {
 /// The fake opencode; panics where it is not built, or older than its source.
 #[track_caller]
 pub fn fake_binary() -> PathBuf {
-    let binary = beside_us("fake-opencode").expect("the fake opencode is not built: run `cargo build --workspace`");
+    let binary =
+        beside_us("fake-opencode").expect("the fake opencode is not built: run `cargo build --workspace`");
     let modified = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for file in ["bin/fake-opencode/main.rs", "fake.rs"] {

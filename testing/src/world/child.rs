@@ -45,7 +45,9 @@ pub struct Output {
 impl Output {
     /// The exit status; 128 and the signal's number where a signal ended it.
     pub fn code(&self) -> i32 {
-        self.status.code().unwrap_or_else(|| 128 + self.status.signal().unwrap_or_default())
+        self.status
+            .code()
+            .unwrap_or_else(|| 128 + self.status.signal().unwrap_or_default())
     }
 
     /// The number of the signal that ended it.
@@ -71,7 +73,8 @@ impl Output {
     /// Stdout as one JSON value; panics with everything where it is none.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("stdout is no JSON: {error}\n{self}"))
+        serde_json::from_slice(&self.stdout)
+            .unwrap_or_else(|error| panic!("stdout is no JSON: {error}\n{self}"))
     }
 
     /// Stdout as a JSON value a line; panics with everything where a line is none.
@@ -86,14 +89,22 @@ impl Output {
     /// Panics with everything unless the exit status is this one.
     #[track_caller]
     pub fn expect_status(&self, code: i32) -> &Self {
-        assert!(self.code() == code, "exit status {} instead of {code}\n{self}", self.code());
+        assert!(
+            self.code() == code,
+            "exit status {} instead of {code}\n{self}",
+            self.code()
+        );
         self
     }
 }
 
 impl std::fmt::Display for Output {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{}", transcript(&self.what, Some(self.code()), &self.stdout, &self.stderr))
+        write!(
+            out,
+            "{}",
+            transcript(&self.what, Some(self.code()), &self.stdout, &self.stderr)
+        )
     }
 }
 
@@ -128,7 +139,10 @@ fn collect(mut pipe: impl Read + Send + 'static) -> (Bytes, JoinHandle<()>) {
                 if count == 0 {
                     return;
                 }
-                bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&piece[..count]);
+                bytes
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend_from_slice(&piece[..count]);
             }
         }
     });
@@ -148,10 +162,21 @@ pub struct Running {
 impl Running {
     pub(super) fn start(mut command: Command, stdin: Stdin) -> Self {
         let what = format!("{command:?}");
-        let what = what.rsplit_once("\" && ").map_or(what.clone(), |(_, program)| program.to_owned());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        command.stdin(if matches!(stdin, Stdin::Null) { Stdio::null() } else { Stdio::piped() });
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {what}: {error}"));
+        let what = what
+            .rsplit_once("\" && ")
+            .map_or(what.clone(), |(_, program)| program.to_owned());
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        command.stdin(if matches!(stdin, Stdin::Null) {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        });
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {what}: {error}"));
         let mut pipe = child.stdin.take();
         if let Stdin::Bytes(bytes) = stdin {
             let mut pipe = pipe.take().expect("stdin was piped");
@@ -163,7 +188,14 @@ impl Running {
         }
         let (stdout, out) = collect(child.stdout.take().expect("stdout was piped"));
         let (stderr, err) = collect(child.stderr.take().expect("stderr was piped"));
-        Self { what, child, stdin: pipe, stdout, stderr, readers: vec![out, err] }
+        Self {
+            what,
+            child,
+            stdin: pipe,
+            stdout,
+            stderr,
+            readers: vec![out, err],
+        }
     }
 
     /// Its process id.
@@ -188,7 +220,11 @@ impl Running {
 
     /// Writes on a stdin that was kept open.
     pub fn write_stdin(&mut self, bytes: &[u8]) {
-        self.stdin.as_mut().expect("stdin was kept open").write_all(bytes).expect("the command reads its stdin");
+        self.stdin
+            .as_mut()
+            .expect("stdin was kept open")
+            .write_all(bytes)
+            .expect("the command reads its stdin");
     }
 
     /// Ends a stdin that was kept open.
@@ -203,7 +239,11 @@ impl Running {
         while !self.stdout_so_far().contains(needle) {
             let alive = self.is_alive() || self.readers.iter().any(|reader| !reader.is_finished());
             let waited = Instant::now() < end;
-            assert!(alive && waited, "{needle:?} did not come within {deadline:?}\n{}", self.transcript());
+            assert!(
+                alive && waited,
+                "{needle:?} did not come within {deadline:?}\n{}",
+                self.transcript()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -43,7 +43,9 @@ impl World {
         let path = self.opencode_db();
         let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        connection.busy_timeout(Duration::from_secs(10)).expect("a time-out can be set");
+        connection
+            .busy_timeout(Duration::from_secs(10))
+            .expect("a time-out can be set");
         connection
     }
 
@@ -55,7 +57,9 @@ impl World {
         let connection = self.open_read_only();
         let columns = "id, title, directory, permission, parent_id";
         let mut statement = connection
-            .prepare(&format!("SELECT {columns} FROM session ORDER BY time_created, rowid"))
+            .prepare(&format!(
+                "SELECT {columns} FROM session ORDER BY time_created, rowid"
+            ))
             .expect("opencode's schema");
         let rows = statement.query_map([], |row| {
             Ok(SessionRow {
@@ -66,7 +70,8 @@ impl World {
                 parent: row.get(4)?,
             })
         });
-        rows.and_then(Iterator::collect).expect("rows of the session table")
+        rows.and_then(Iterator::collect)
+            .expect("rows of the session table")
     }
 
     /// The session with this id.
@@ -81,26 +86,39 @@ impl World {
     #[track_caller]
     pub fn sql(&self, query: &str) -> Vec<Vec<Value>> {
         let connection = self.open_read_only();
-        let mut statement = connection.prepare(query).unwrap_or_else(|error| panic!("{query}: {error}"));
+        let mut statement = connection
+            .prepare(query)
+            .unwrap_or_else(|error| panic!("{query}: {error}"));
         let count = statement.column_count();
-        let rows = statement.query_map([], |row| (0..count).map(|index| row.get(index).map(json)).collect());
-        rows.and_then(Iterator::collect).unwrap_or_else(|error| panic!("{query}: {error}"))
+        let rows = statement.query_map([], |row| {
+            (0..count).map(|index| row.get(index).map(json)).collect()
+        });
+        rows.and_then(Iterator::collect)
+            .unwrap_or_else(|error| panic!("{query}: {error}"))
     }
 
     /// Changes opencode's database, as another program would.
     #[track_caller]
     pub fn sql_write(&self, statements: &str) {
         let connection = Connection::open(self.opencode_db()).expect("opencode has run");
-        connection.busy_timeout(Duration::from_secs(10)).expect("a time-out can be set");
-        connection.execute_batch(statements).unwrap_or_else(|error| panic!("{statements}: {error}"));
+        connection
+            .busy_timeout(Duration::from_secs(10))
+            .expect("a time-out can be set");
+        connection
+            .execute_batch(statements)
+            .unwrap_or_else(|error| panic!("{statements}: {error}"));
     }
 
     /// Takes the write lock on opencode's database until it is dropped.
     #[track_caller]
     pub fn lock_database(&self) -> DatabaseLock {
         let connection = Connection::open(self.opencode_db()).expect("opencode has run");
-        connection.busy_timeout(Duration::from_secs(10)).expect("a time-out can be set");
-        connection.execute_batch("BEGIN IMMEDIATE").expect("nobody holds the lock for long");
+        connection
+            .busy_timeout(Duration::from_secs(10))
+            .expect("a time-out can be set");
+        connection
+            .execute_batch("BEGIN IMMEDIATE")
+            .expect("nobody holds the lock for long");
         DatabaseLock(connection)
     }
 }

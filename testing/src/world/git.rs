@@ -20,13 +20,17 @@ impl World {
         std::fs::create_dir(&folder).expect("a new folder in the temporary folder");
         let config = serde_json::to_string_pretty(&self.opencode_config()).expect("plain data");
         std::fs::write(folder.join("opencode.json"), config).expect("a file in the temporary folder");
-        std::fs::write(folder.join("README.md"), format!("# {name}\n")).expect("a file in the temporary folder");
+        std::fs::write(folder.join("README.md"), format!("# {name}\n"))
+            .expect("a file in the temporary folder");
         self.git(&folder, ["init", "--quiet", "--initial-branch=main"]);
         self.git(&folder, ["remote", "add", "origin", origin]);
         self.git(&folder, ["add", "--all"]);
         // Named in the message, so that two repositories never have the same first commit: opencode takes that
         // commit's id for the project's.
-        self.git(&folder, ["commit", "--quiet", "--message", &format!("Begin {name}")]);
+        self.git(
+            &folder,
+            ["commit", "--quiet", "--message", &format!("Begin {name}")],
+        );
         folder
     }
 
@@ -41,7 +45,10 @@ impl World {
         let bare = self.root().join("remote.git");
         if !bare.exists() {
             let path = bare.to_str().expect("a temporary folder's path is text");
-            self.git(self.root(), ["init", "--quiet", "--bare", "--initial-branch=main", path]);
+            self.git(
+                self.root(),
+                ["init", "--quiet", "--bare", "--initial-branch=main", path],
+            );
             self.git(&self.repo(), ["remote", "set-url", "--push", "origin", path]);
         }
         bare

@@ -48,11 +48,27 @@ impl World {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         // Asked for first: a missing binary is the clearest thing to fail with.
         let _ = opencode.binary();
-        let dir = tempfile::Builder::new().prefix("kugetsu-world-").tempdir().expect("a temporary folder");
+        let dir = tempfile::Builder::new()
+            .prefix("kugetsu-world-")
+            .tempdir()
+            .expect("a temporary folder");
         let root = dir.path().canonicalize().expect("the temporary folder exists");
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let marker = format!("{}-{}-{time}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
-        let world = Self { model: ModelServer::start(), opencode, marker, root, _dir: dir };
+        let time = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_nanos();
+        let marker = format!(
+            "{}-{}-{time}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::SeqCst)
+        );
+        let world = Self {
+            model: ModelServer::start(),
+            opencode,
+            marker,
+            root,
+            _dir: dir,
+        };
         for folder in [world.home(), world.kugetsu_home(), world.tmp()] {
             std::fs::create_dir_all(folder).expect("a folder in the temporary folder");
         }
@@ -97,7 +113,10 @@ impl World {
     /// reaches it, and no network but loopback.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        command.current_dir(self.repo()).env_clear().envs(self.environment());
+        command
+            .current_dir(self.repo())
+            .env_clear()
+            .envs(self.environment());
         command
     }
 
@@ -164,7 +183,11 @@ impl World {
     }
 
     /// Starts `kugetsu` with something on stdin.
-    pub fn spawn_with<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>, stdin: Stdin) -> Running {
+    pub fn spawn_with<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+        stdin: Stdin,
+    ) -> Running {
         self.start(self.kugetsu(arguments), stdin)
     }
 
@@ -214,7 +237,10 @@ impl World {
 
     /// Gives the fake opencode its script.
     pub fn fake(&self, script: &FakeScript) {
-        assert!(self.opencode == Opencode::Fake, "a script for the fake opencode in a world with the real one");
+        assert!(
+            self.opencode == Opencode::Fake,
+            "a script for the fake opencode in a world with the real one"
+        );
         let text = serde_json::to_string_pretty(script).expect("a script is plain data");
         std::fs::write(self.fake_script(), text).expect("a file in the temporary folder");
     }

@@ -63,7 +63,9 @@ pub(super) fn signal_group(id: u32, signal: Signal) -> std::io::Result<()> {
 /// Every live process whose environment sets `variable` to `value`. Needs `/proc`.
 pub(super) fn marked(variable: &str, value: &str) -> Vec<ProcessInfo> {
     let wanted = format!("{variable}={value}").into_bytes();
-    let entries = std::fs::read_dir("/proc").expect("/proc is needed to find processes").flatten();
+    let entries = std::fs::read_dir("/proc")
+        .expect("/proc is needed to find processes")
+        .flatten();
     entries
         .filter_map(|entry| {
             let id: u32 = entry.file_name().to_str()?.parse().ok()?;
@@ -84,6 +86,9 @@ fn describe(pid: u32, folder: &Path) -> Option<ProcessInfo> {
     }
     let parent = fields.next()?.parse().ok()?;
     let arguments = std::fs::read(folder.join("cmdline")).ok()?;
-    let command = String::from_utf8_lossy(&arguments).replace('\0', " ").trim_end().to_owned();
+    let command = String::from_utf8_lossy(&arguments)
+        .replace('\0', " ")
+        .trim_end()
+        .to_owned();
     Some(ProcessInfo { pid, parent, command })
 }
