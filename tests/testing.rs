@@ -530,8 +530,24 @@ fn the_fake_waits_for_the_end_of_stdin() {
 }
 
 #[test]
-fn the_fake_ignores_sigterm_and_its_orphans_outlive_it() {
-    let script = FakeScript::steps([
+fn the_fake_can_ignore_sigterm() {
+    let script = FakeScript::steps([Step::Raw("ready\n".into()), Step::Hang]);
+    let world = fake(&FakeScript {
+        ignore_term: true,
+        ..script
+    });
+    let mut running = world.start(world.opencode_command(["run"]), Stdin::text("x"));
+    running.wait_for_stdout("ready", SOON);
+    assert!(ignores_term(running.pid()));
+    assert_eq!(world.fake_calls()[0].prompt.as_deref(), Some("x"));
+    running.signal_group(Signal::Terminate);
+    running.signal(Signal::Kill);
+    assert_eq!(running.wait(SOON).signal(), Some(9));
+}
+
+#[test]
+fn the_fakes_orphans_outlive_it_but_not_the_world() {
+    let world = fake(&FakeScript::steps([
         Step::Orphan {
             ignore_term: true,
             holds_stdout: true,
@@ -542,15 +558,10 @@ fn the_fake_ignores_sigterm_and_its_orphans_outlive_it() {
         },
         Step::Raw("ready\n".into()),
         Step::Hang,
-    ]);
-    let world = fake(&FakeScript {
-        ignore_term: true,
-        ..script
-    });
+    ]));
     let mut running = world.start(world.opencode_command(["run"]), Stdin::text("x"));
     running.wait_for_stdout("ready", SOON);
     let pid = running.pid();
-    running.signal_group(Signal::Terminate);
     world.wait_until("both orphans sleep", SOON, || {
         let alive = world.processes();
         let sleepers: Vec<_> = alive
@@ -559,27 +570,18 @@ fn the_fake_ignores_sigterm_and_its_orphans_outlive_it() {
             .collect();
         sleepers.len() == 2 && sleepers.iter().all(|process| process.parent != pid)
     });
-    assert!(running.is_alive());
-    assert!(ignores_term(pid));
-    let stubborn = world
-        .processes()
-        .iter()
-        .filter(|process| process.pid != pid && ignores_term(process.pid))
-        .count();
-    assert_eq!(stubborn, 1);
-    running.signal(Signal::Kill);
+    // The whole group is told to end, and only the orphans are no part of it.
+    running.signal_group(Signal::Terminate);
     let output = running.wait(SOON);
-    assert_eq!(output.signal(), Some(9));
+    assert_eq!(output.signal(), Some(15));
     assert!(!output.pipes_closed, "an orphan holds stdout");
     let left = world.processes();
     assert_eq!(left.len(), 2, "{left:?}");
+    assert_eq!(left.iter().filter(|process| ignores_term(process.pid)).count(), 1);
     drop(world);
-    let pids: Vec<String> = left
-        .iter()
-        .map(|process| format!("/proc/{}/exe", process.pid))
-        .collect();
+    let alive = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok();
     let end = Instant::now() + SOON;
-    while pids.iter().any(|path| std::fs::read_link(path).is_ok()) {
+    while left.iter().any(|process| alive(process.pid)) {
         assert!(Instant::now() < end, "the world left {left:?}");
     }
 }

@@ -135,7 +135,7 @@ pub enum Step {
     },
     /// Starts a process that leaves the process group and session and is no child of the fake any more.
     Orphan {
-        /// Whether it ignores SIGTERM.
+        /// Whether it ignores SIGTERM; it also does where the fake itself does.
         ignore_term: bool,
         /// Whether it keeps the fake's stdout open.
         holds_stdout: bool,

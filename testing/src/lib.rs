@@ -24,7 +24,7 @@ pub use world::{
 
 /// Makes one `#[test]` per real opencode version of each function: `name::v1_3_2` and `name::v1_18_33`.
 ///
-/// ```ignore
+/// ```text
 /// on_both_versions! {
 ///     fn answers(world: &World) { world.run(["list"]).expect_status(0); }
 /// }

@@ -1,6 +1,7 @@
 //! Everything that must pass, in the order in which it fails fastest.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use kugetsu_testing::{Version, workspace_root};
@@ -13,7 +14,7 @@ pub(crate) struct Options {
     /// Leave out the tests that run the real opencode (tests/real_*.rs)
     #[arg(long)]
     quick: bool,
-    /// Run only the tests whose name contains this, and no format, lint or dependency check
+    /// Run only the tests whose name contains this, or those of the file tests/FILTER.rs, and no other check
     filter: Option<String>,
 }
 
@@ -57,16 +58,19 @@ fn threads() -> usize {
 
 fn tests(options: &Options) -> Result<Passed, Failure> {
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
-    if options.quick {
+    let file = options.filter.as_ref().filter(|name| test_file(name).is_file());
+    if let Some(name) = file {
+        command.args(["--test", name]);
+    } else if options.quick {
         command.args(["--lib", "--bins"]);
         for name in quick_tests()? {
             command.args(["--test", &name]);
         }
     }
-    command
-        .arg("--")
-        .arg(format!("--test-threads={}", threads()))
-        .args(&options.filter);
+    command.arg("--").arg(format!("--test-threads={}", threads()));
+    if file.is_none() {
+        command.args(&options.filter);
+    }
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
@@ -97,6 +101,10 @@ fn tests(options: &Options) -> Result<Passed, Failure> {
     } else {
         Err(Failure::of_status("cargo test", status))
     }
+}
+
+fn test_file(name: &str) -> PathBuf {
+    workspace_root().join("tests").join(name).with_extension("rs")
 }
 
 /// The integration tests that need no real opencode.

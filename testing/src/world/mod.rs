@@ -257,6 +257,8 @@ impl World {
     /// The `opencode.json` of this world's repositories.
     pub fn opencode_config(&self) -> serde_json::Value {
         json!({
+            // opencode writes this line into a config that lacks it, which would make the repository dirty.
+            "$schema": "https://opencode.ai/config.json",
             "provider": {
                 "scripted": {
                     "npm": "@ai-sdk/openai-compatible",
