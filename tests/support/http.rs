@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use kugetsu_testing::ModelServer;
 use serde_json::{Value, json};
@@ -19,6 +20,8 @@ pub(crate) fn turn(messages: &[&str]) -> Value {
 /// Sends a request and returns the open connection.
 pub(crate) fn send(model: &ModelServer, body: &Value) -> TcpStream {
     let mut stream = TcpStream::connect(model.address()).unwrap();
+    // An answer that never ends shall fail its test, not stop it.
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let body = body.to_string();
     let head = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
