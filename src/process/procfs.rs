@@ -35,6 +35,15 @@ pub(super) fn all() -> Vec<Entry> {
         .collect()
 }
 
+/// The children of a process's main thread, which is where orphans are handed to. Empty where the kernel was built
+/// without this list.
+pub(super) fn children_of_main_thread(pid: u32) -> Vec<Entry> {
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_ascii_whitespace()
+        .filter_map(|child| entry(child.parse().ok()?))
+        .collect()
+}
+
 /// Whether the environment that a process was started with holds `assignment` (`NAME=value`). False for a process
 /// whose environment cannot be read: another user's, a zombie, a kernel thread.
 pub(super) fn has_in_environment(pid: u32, assignment: &[u8]) -> bool {
