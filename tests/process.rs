@@ -405,6 +405,7 @@ async fn what_forks_in_a_loop_is_caught() {
         // No process lives long: each starts the next and ends; in one group, and each in a session of its own.
         r#"export B='exec sh -c "$C"' C='sh -c "$B" &'; sh -c "$B" & echo ready; SLEEP"#,
         r#"export C='setsid sh -c "$C" &'; sh -c "$C" & echo ready; SLEEP"#,
+        r#"export C='setsid sh -c "$C" &'; for n in 1 2 3 4 5 6 7 8; do sh -c "$C" & done; echo ready; SLEEP"#,
     ];
     for script in sweepers {
         let world = World::new();
@@ -664,7 +665,7 @@ fn a_supervisor_and_a_guard_killed_together_leave_what_a_later_sweep_ends() {
 }
 
 #[test]
-fn a_sweep_spares_who_asks_for_it_even_when_marked() {
+fn a_sweep_of_descendants_spares_all_others() {
     if let Some(world) = role() {
         let mut child = Command::new("sleep")
             .arg("1000")
@@ -687,8 +688,7 @@ fn a_sweep_spares_who_asks_for_it_even_when_marked() {
         .envs(mark.clone())
         .spawn()
         .unwrap();
-    let (mut supervisor, said) =
-        as_supervisor("a_sweep_spares_who_asks_for_it_even_when_marked", &world, &mark);
+    let (mut supervisor, said) = as_supervisor("a_sweep_of_descendants_spares_all_others", &world, &mark);
     assert_eq!(said, "swept 1");
     assert!(supervisor.wait().unwrap().success());
     assert!(
@@ -697,6 +697,32 @@ fn a_sweep_spares_who_asks_for_it_even_when_marked() {
     );
     assert_eq!(sweep_marked(world.turn).unwrap(), 1);
     assert_eq!(bystander.wait().unwrap().signal(), Some(9));
+}
+
+#[test]
+fn a_sweep_of_all_spares_who_asks_for_it_even_when_marked() {
+    if let Some(world) = role() {
+        say(&format!("swept {}", sweep_marked(world.turn).unwrap()));
+        return;
+    }
+    let world = World::new();
+    let mark = [
+        ("KUGETSU_TURN", world.turn.to_string()),
+        ("TEST_MARK", world.mark.clone()),
+    ];
+    let mut beside = Command::new("sleep")
+        .arg("1000")
+        .envs(mark.clone())
+        .spawn()
+        .unwrap();
+    let (mut sweeper, said) = as_supervisor(
+        "a_sweep_of_all_spares_who_asks_for_it_even_when_marked",
+        &world,
+        &mark,
+    );
+    assert_eq!(said, "swept 1");
+    assert!(sweeper.wait().unwrap().success());
+    assert_eq!(beside.wait().unwrap().signal(), Some(9));
 }
 
 /// The header that [`GuardSpec`] makes, by hand: for a guard without our supervisor.

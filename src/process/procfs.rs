@@ -5,7 +5,6 @@
 pub(super) struct Entry {
     pub(super) pid: u32,
     pub(super) parent: u32,
-    pub(super) group: u32,
     pub(super) state: u8,
     /// Clock ticks since boot; with the pid it tells a process from a later one of the same number.
     pub(super) start_ticks: u64,
@@ -35,15 +34,6 @@ pub(super) fn all() -> Vec<Entry> {
         .collect()
 }
 
-/// The children of a process's main thread, which is where orphans are handed to. Empty where the kernel was built
-/// without this list.
-pub(super) fn children_of_main_thread(pid: u32) -> Vec<Entry> {
-    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    list.split_ascii_whitespace()
-        .filter_map(|child| entry(child.parse().ok()?))
-        .collect()
-}
-
 /// Whether the environment that a process was started with holds `assignment` (`NAME=value`). False for a process
 /// whose environment cannot be read: another user's, a zombie, a kernel thread.
 pub(super) fn has_in_environment(pid: u32, assignment: &[u8]) -> bool {
@@ -63,7 +53,6 @@ fn parse(stat: &[u8]) -> Option<Entry> {
         pid,
         state: *fields.first()?.first()?,
         parent: number(fields.get(1)?)?,
-        group: number(fields.get(2)?)?,
         start_ticks: number(fields.get(19)?)?,
     })
 }
@@ -85,7 +74,6 @@ mod tests {
             Entry {
                 pid: 42,
                 parent: 7,
-                group: 42,
                 state: b'S',
                 start_ticks: 987_654
             }

@@ -9,14 +9,9 @@ pub(super) use portable::{below, end_all, signal, target};
 mod linux {
     use std::collections::{HashMap, HashSet};
 
-    use rustix::process::{
-        Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, pidfd_send_signal,
-    };
+    use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
     use crate::process::procfs::{self, Entry};
-
-    /// How often a hard pass looks at our own children; a round takes some ten microseconds.
-    const HARD_ROUNDS: u32 = 100;
 
     /// A process to be signalled.
     pub(in crate::process) type Target = Entry;
@@ -71,32 +66,11 @@ mod linux {
         }
     }
 
-    /// One pass of killing everything below `root`, which is this process.
-    ///
-    /// `hard` is for what moves on faster than `/proc` can be walked, each process forking the next and ending.
-    /// Its process group is hit, since the kernel lets no member of a group fork past a signal to the group; and
-    /// where each one leaves the group, it still becomes a child of ours when its parent ends, and our own
-    /// children can be listed many times faster than all processes.
-    pub(in crate::process) fn end_all(root: u32, hard: bool) -> Vec<Target> {
+    /// One pass of killing everything below `root`; gives what it found. What forks meanwhile is for the next pass.
+    pub(in crate::process) fn end_all(root: u32) -> Vec<Target> {
         let targets = below(root);
         for target in &targets {
             signal(target, Signal::KILL);
-        }
-        if hard {
-            let own = procfs::entry(root).map(|entry| entry.group);
-            let groups: HashSet<u32> = targets.iter().map(|target| target.group).collect();
-            for group in groups
-                .into_iter()
-                .filter(|&group| group > 1 && Some(group) != own)
-                .filter_map(raw)
-            {
-                let _ = kill_process_group(group, Signal::KILL);
-            }
-            for _ in 0..HARD_ROUNDS {
-                for target in procfs::children_of_main_thread(root) {
-                    signal(&target, Signal::KILL);
-                }
-            }
         }
         targets
     }
@@ -135,7 +109,7 @@ mod portable {
         raw(target.pid).is_some_and(|pid| kill_process(pid, signal).is_ok())
     }
 
-    pub(in crate::process) fn end_all(_root: u32, _groups_too: bool) -> Vec<Target> {
+    pub(in crate::process) fn end_all(_root: u32) -> Vec<Target> {
         Vec::new()
     }
 
@@ -157,7 +131,6 @@ mod tests {
         Entry {
             pid,
             parent,
-            group: pid,
             state: b'S',
             start_ticks: 1,
         }
