@@ -53,7 +53,7 @@ impl Database {
             .connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.query_row([id.as_str()], |row| row.get::<_, i64>(0)));
-        count.map(|count| count.unsigned_abs()).map_err(|e| self.error(e))
+        count.map(i64::unsigned_abs).map_err(|e| self.error(e))
     }
 
     /// The messages of a session in order; with `after` only those behind it.
