@@ -98,8 +98,29 @@ impl Policy {
     /// opencode merges it into the user's configuration, where a class that is named there already keeps its
     /// place (measured on 1.3.2 and 1.18.33), so it does not replace the session's own rules.
     pub fn env_json(&self) -> String {
-        env::to_object(&self.rules())
+        env_json(&self.rules())
     }
+
+    /// The rules for a turn in which somebody, or something, answers: what the preset refuses only because
+    /// nobody is there is asked instead, and questions go through. The policy's own rules and what a preset
+    /// refuses for its own sake stay as they are.
+    pub fn asking_rules(&self) -> Vec<Rule> {
+        let mut rules = self.preset.rules();
+        for rule in &mut rules {
+            match (rule.permission.as_str(), rule.action) {
+                ("question", _) => rule.action = Action::Allow,
+                ("doom_loop" | "external_directory" | "read", Action::Deny) => rule.action = Action::Ask,
+                _ => {}
+            }
+        }
+        rules.extend_from_slice(&self.rules);
+        rules
+    }
+}
+
+/// Rules as the value of `OPENCODE_PERMISSION`; see [`Policy::env_json`].
+pub fn env_json(rules: &[Rule]) -> String {
+    env::to_object(rules)
 }
 
 /// The rules as the JSON array that `session.permission` holds.
