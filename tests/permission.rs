@@ -4,7 +4,8 @@ use std::path::Path;
 
 use kugetsu::opencode::config::parse_agent_rules;
 use kugetsu::permission::{
-    Action, CLASSES, Explained, OTHER_TOOLS, Policy, Preset, Rule, RuleError, Source, evaluate, explain, matches,
+    Action, CLASSES, Explained, OTHER_TOOLS, Policy, Preset, Rule, RuleError, Source, evaluate, explain,
+    matches,
 };
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -18,7 +19,10 @@ fn rules(texts: &[&str]) -> Vec<Rule> {
 }
 
 fn own(texts: &[&str]) -> Policy {
-    Policy { preset: Preset::Headless, rules: rules(texts) }
+    Policy {
+        preset: Preset::Headless,
+        rules: rules(texts),
+    }
 }
 
 fn action(rules: &[Rule], class: &str, input: &str) -> Action {
@@ -30,17 +34,26 @@ fn action(rules: &[Rule], class: &str, input: &str) -> Action {
 #[test]
 fn rules_are_read_and_printed_in_short_form() {
     let all = rule("edit=deny");
-    assert_eq!((all.permission.as_str(), all.pattern.as_str(), all.action), ("edit", "*", Action::Deny));
+    assert_eq!(
+        (all.permission.as_str(), all.pattern.as_str(), all.action),
+        ("edit", "*", Action::Deny)
+    );
     assert_eq!(all.to_string(), "edit=deny");
     assert_eq!(rule("edit:*=deny"), all);
 
     let push = rule("bash:git push *=deny");
-    assert_eq!((push.permission.as_str(), push.pattern.as_str()), ("bash", "git push *"));
+    assert_eq!(
+        (push.permission.as_str(), push.pattern.as_str()),
+        ("bash", "git push *")
+    );
     assert_eq!(push.to_string(), "bash:git push *=deny");
 
     // The class ends at the first colon, the action begins at the last equals sign.
     let colons = rule("bash:A=b curl http://x:80 *=ask");
-    assert_eq!((colons.pattern.as_str(), colons.action), ("A=b curl http://x:80 *", Action::Ask));
+    assert_eq!(
+        (colons.pattern.as_str(), colons.action),
+        ("A=b curl http://x:80 *", Action::Ask)
+    );
     assert_eq!(rule("github_*=allow").permission, "github_*");
 }
 
@@ -49,7 +62,10 @@ fn nonsense_is_refused_and_says_what_to_write() {
     for (text, expected) in [
         ("", "write `permission[:pattern]=action`"),
         ("edit", "write `permission[:pattern]=action`"),
-        ("edit=maybe", "`maybe` in the rule `edit=maybe` is no action: it is `allow`, `deny` or `ask`"),
+        (
+            "edit=maybe",
+            "`maybe` in the rule `edit=maybe` is no action: it is `allow`, `deny` or `ask`",
+        ),
         ("edit=", "is no action"),
         ("=deny", "is no permission class"),
         (":x=deny", "is no permission class"),
@@ -76,7 +92,10 @@ fn presets_have_names() {
         assert_eq!(serde_json::to_value(preset).unwrap(), preset.to_string());
     }
     let error = "yolo".parse::<Preset>().unwrap_err().to_string();
-    assert_eq!(error, "`yolo` is no permission preset: it is `headless`, `read-only` or `full`");
+    assert_eq!(
+        error,
+        "`yolo` is no permission preset: it is `headless`, `read-only` or `full`"
+    );
     assert_eq!(Preset::default(), Preset::Headless);
 }
 
@@ -147,12 +166,18 @@ fn naive(input: &[u16], pattern: &[u16]) -> bool {
 fn naive_matches(input: &str, pattern: &str) -> bool {
     let units = |text: &str| text.replace('\\', "/").encode_utf16().collect::<Vec<_>>();
     let whole = naive(&units(input), &units(pattern));
-    whole || pattern.strip_suffix(" *").is_some_and(|stem| naive(&units(input), &units(stem)))
+    whole
+        || pattern
+            .strip_suffix(" *")
+            .is_some_and(|stem| naive(&units(input), &units(stem)))
 }
 
 fn short_text() -> impl Strategy<Value = String> {
-    prop::collection::vec(prop::sample::select(vec!['a', 'b', ' ', '*', '?', '/', '\\', '.', '\n', '😀']), 0..8)
-        .prop_map(String::from_iter)
+    prop::collection::vec(
+        prop::sample::select(vec!['a', 'b', ' ', '*', '?', '/', '\\', '.', '\n', '😀']),
+        0..8,
+    )
+    .prop_map(String::from_iter)
 }
 
 // ---- rules in general
@@ -162,7 +187,10 @@ fn literal_class() -> impl Strategy<Value = &'static str> {
 }
 
 fn any_class() -> impl Strategy<Value = &'static str> {
-    prop_oneof![literal_class(), prop::sample::select(vec!["*", "**", "*_*", "mcp_*"])]
+    prop_oneof![
+        literal_class(),
+        prop::sample::select(vec!["*", "**", "*_*", "mcp_*"])
+    ]
 }
 
 fn plain_pattern() -> impl Strategy<Value = &'static str> {
@@ -174,7 +202,9 @@ fn any_pattern() -> impl Strategy<Value = &'static str> {
 }
 
 fn input() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec!["ab", "a", "ba", "git", "git x", "bb", "", "a b", "7", "12", "0", "07", "7 x"])
+    prop::sample::select(vec![
+        "ab", "a", "ba", "git", "git x", "bb", "", "a b", "7", "12", "0", "07", "7 x",
+    ])
 }
 
 fn any_action() -> impl Strategy<Value = Action> {
@@ -194,7 +224,10 @@ fn rule_of(
 
 fn any_policy() -> impl Strategy<Value = Policy> {
     let preset = prop::sample::select(Preset::ALL.to_vec());
-    (preset, prop::collection::vec(rule_of(any_class(), any_pattern()), 0..8))
+    (
+        preset,
+        prop::collection::vec(rule_of(any_class(), any_pattern()), 0..8),
+    )
         .prop_map(|(preset, rules)| Policy { preset, rules })
 }
 
@@ -246,7 +279,11 @@ fn from_config(json: &str) -> Vec<Rule> {
             Patterns::Each(patterns) => patterns.0,
         };
         for (pattern, action) in patterns {
-            rules.push(Rule { permission: class.clone(), pattern, action });
+            rules.push(Rule {
+                permission: class.clone(),
+                pattern,
+                action,
+            });
         }
     }
     rules
@@ -256,9 +293,18 @@ fn from_config(json: &str) -> Vec<Rule> {
 fn the_object_form_is_what_opencode_json_takes() {
     let json = own(&["bash:rm *=deny", "bash:git *=allow", "edit=ask"]).env_json();
     assert!(json.contains(r#""question":"deny""#), "{json}");
-    assert!(json.contains(r#""external_directory":{"*":"deny","/tmp/*":"allow""#), "{json}");
-    assert!(json.contains(r#""bash":{"rm *":"deny","git *":"allow"},"edit":"ask","#), "{json}");
-    assert!(json.ends_with(r#""bash *":{"rm *":"deny","git *":"allow"},"edit *":"ask"}"#), "{json}");
+    assert!(
+        json.contains(r#""external_directory":{"*":"deny","/tmp/*":"allow""#),
+        "{json}"
+    );
+    assert!(
+        json.contains(r#""bash":{"rm *":"deny","git *":"allow"},"edit":"ask","#),
+        "{json}"
+    );
+    assert!(
+        json.ends_with(r#""bash *":{"rm *":"deny","git *":"allow"},"edit *":"ask"}"#),
+        "{json}"
+    );
 }
 
 #[test]
@@ -267,7 +313,10 @@ fn the_object_overrules_the_users_configuration() {
     let user = r#"{"bash":{"*":"ask","rm *":"allow"},"question":"allow","*":"ask"}"#;
     let mut merged: serde_json::Map<String, serde_json::Value> = serde_json::Map::new();
     let mut order: Vec<String> = Vec::new();
-    for json in [user.to_owned(), own(&["bash:git *=deny", "bash:rm *=deny"]).env_json()] {
+    for json in [
+        user.to_owned(),
+        own(&["bash:git *=deny", "bash:rm *=deny"]).env_json(),
+    ] {
         let object: Object<serde_json::Value> = serde_json::from_str(&json).unwrap();
         for (key, value) in object.0 {
             if !order.contains(&key) {
@@ -279,7 +328,10 @@ fn the_object_overrules_the_users_configuration() {
             }
         }
     }
-    let keys: Vec<String> = order.iter().map(|key| format!("{}:{}", serde_json::json!(key), merged[key])).collect();
+    let keys: Vec<String> = order
+        .iter()
+        .map(|key| format!("{}:{}", serde_json::json!(key), merged[key]))
+        .collect();
     let effective = from_config(&format!("{{{}}}", keys.join(",")));
     assert_eq!(action(&effective, "question", "*"), Action::Deny);
     assert_eq!(action(&effective, "doom_loop", "*"), Action::Deny);
@@ -290,7 +342,14 @@ fn the_object_overrules_the_users_configuration() {
 #[test]
 fn a_class_that_comes_twice_keeps_its_meaning() {
     // `*` between two rules of one class overrules the first and not the second.
-    let policy = own(&["bash:a*=deny", "*:ab=allow", "bash:abc=deny", "*:x=deny", "mcp_*=allow", "*:y=deny"]);
+    let policy = own(&[
+        "bash:a*=deny",
+        "*:ab=allow",
+        "bash:abc=deny",
+        "*:x=deny",
+        "mcp_*=allow",
+        "*:y=deny",
+    ]);
     let object = from_config(&policy.env_json());
     for (class, input, expected) in [
         ("bash", "ab", Action::Allow),
@@ -326,13 +385,20 @@ fn nothing_waits_for_a_person_under_any_preset() {
         assert_eq!(action(&agent, "read", "a/.env"), Action::Ask);
         assert_eq!(action(&agent, "question", "*"), Action::Allow);
         for preset in Preset::ALL {
-            let policy = Policy { preset, rules: Vec::new() };
+            let policy = Policy {
+                preset,
+                rules: Vec::new(),
+            };
             let lines = explain(&policy, Some(&agent));
             let asking: Vec<_> = lines.iter().filter(|line| line.could_ask).collect();
             assert!(asking.is_empty(), "{version} {preset}: {asking:?}");
             for class in ["question", "plan_enter", "plan_exit"] {
                 let all = [agent.clone(), policy.rules()].concat();
-                assert_eq!(action(&all, class, "*"), Action::Deny, "{version} {preset} {class}");
+                assert_eq!(
+                    action(&all, class, "*"),
+                    Action::Deny,
+                    "{version} {preset} {class}"
+                );
             }
         }
     }
@@ -351,7 +417,11 @@ fn headless_lets_work_through_and_keeps_secrets() {
         ("external_directory", "/etc/*", Action::Deny),
         ("external_directory", "/tmp/*", Action::Allow),
         ("external_directory", "/tmp/a/*", Action::Allow),
-        ("external_directory", "/home/dev/.local/share/opencode/tool-output/*", Action::Allow),
+        (
+            "external_directory",
+            "/home/dev/.local/share/opencode/tool-output/*",
+            Action::Allow,
+        ),
         ("github_get_issue", "*", Action::Allow),
     ] {
         assert_eq!(action(&all, class, input), expected, "{class} {input}");
@@ -360,13 +430,27 @@ fn headless_lets_work_through_and_keeps_secrets() {
 
 #[test]
 fn read_only_changes_nothing() {
-    let policy = Policy { preset: Preset::ReadOnly, rules: Vec::new() };
+    let policy = Policy {
+        preset: Preset::ReadOnly,
+        rules: Vec::new(),
+    };
     let all = [agent_rules("1.3.2"), policy.rules()].concat();
-    for class in ["edit", "bash", "task", "github_create_issue", "question", "doom_loop"] {
+    for class in [
+        "edit",
+        "bash",
+        "task",
+        "github_create_issue",
+        "question",
+        "doom_loop",
+    ] {
         assert_eq!(action(&all, class, "anything"), Action::Deny, "{class}");
         // Also not offered to the model: the last rule of the class denies everything.
         let last = all.iter().rfind(|rule| matches(class, &rule.permission)).unwrap();
-        assert_eq!((last.pattern.as_str(), last.action), ("*", Action::Deny), "{class}");
+        assert_eq!(
+            (last.pattern.as_str(), last.action),
+            ("*", Action::Deny),
+            "{class}"
+        );
     }
     assert_eq!(action(&all, "read", "src/main.rs"), Action::Allow);
     assert_eq!(action(&all, "grep", "x"), Action::Allow);
@@ -376,16 +460,26 @@ fn read_only_changes_nothing() {
 #[test]
 fn own_rules_come_after_the_preset() {
     let policy = own(&["external_directory:/data/*=allow"]);
-    assert_eq!(action(&policy.rules(), "external_directory", "/data/x"), Action::Allow);
+    assert_eq!(
+        action(&policy.rules(), "external_directory", "/data/x"),
+        Action::Allow
+    );
     let json: Vec<Rule> = serde_json::from_str(&policy.to_json()).unwrap();
     assert_eq!(json, policy.rules());
-    assert!(policy.to_json().starts_with(r#"[{"permission":"question","pattern":"*","action":"deny"},"#));
+    assert!(
+        policy
+            .to_json()
+            .starts_with(r#"[{"permission":"question","pattern":"*","action":"deny"},"#)
+    );
 }
 
 // ---- explanation
 
 fn agent_rules(version: &str) -> Vec<Rule> {
-    let path = format!("{}/tests/fixtures/agent/{version}.json", env!("CARGO_MANIFEST_DIR"));
+    let path = format!(
+        "{}/tests/fixtures/agent/{version}.json",
+        env!("CARGO_MANIFEST_DIR")
+    );
     parse_agent_rules(&std::fs::read(path).unwrap()).unwrap()
 }
 
@@ -401,14 +495,26 @@ fn the_explanation_names_every_class_and_where_its_answer_comes_from() {
         assert_eq!(first.pattern, "*", "{class}");
     }
     let bash = lines(&explained, "bash");
-    assert_eq!((bash[0].action, bash[0].source, bash[0].could_ask), (Action::Allow, Source::Default, false));
+    assert_eq!(
+        (bash[0].action, bash[0].source, bash[0].could_ask),
+        (Action::Allow, Source::Default, false)
+    );
     assert_eq!(bash[1].pattern, "git push *");
-    assert_eq!((bash[1].action, bash[1].source, bash[1].could_ask), (Action::Ask, Source::SessionRule, true));
+    assert_eq!(
+        (bash[1].action, bash[1].source, bash[1].could_ask),
+        (Action::Ask, Source::SessionRule, true)
+    );
     assert_eq!(bash.len(), 2);
     let web = lines(&explained, "webfetch");
-    assert_eq!((web[0].action, web[0].source, web.len()), (Action::Deny, Source::SessionRule, 1));
+    assert_eq!(
+        (web[0].action, web[0].source, web.len()),
+        (Action::Deny, Source::SessionRule, 1)
+    );
     let read = lines(&explained, "read");
-    let read: Vec<_> = read.iter().map(|line| (line.pattern.as_str(), line.action, line.source)).collect();
+    let read: Vec<_> = read
+        .iter()
+        .map(|line| (line.pattern.as_str(), line.action, line.source))
+        .collect();
     let preset = Source::Session(Preset::Headless);
     assert_eq!(
         read,
@@ -427,16 +533,27 @@ fn the_users_configuration_is_told_from_opencodes_defaults() {
     agent.push(rule("bash=ask"));
     let explained = explain(&Policy::default(), Some(&agent));
     let bash = lines(&explained, "bash");
-    assert_eq!((bash[0].action, bash[0].source, bash[0].could_ask), (Action::Ask, Source::Agent, true));
+    assert_eq!(
+        (bash[0].action, bash[0].source, bash[0].could_ask),
+        (Action::Ask, Source::Agent, true)
+    );
     assert_eq!(lines(&explained, "edit")[0].source, Source::Default);
 }
 
 #[test]
 fn agents_are_read_whatever_stands_before_them() {
     let mut noisy = b"Performing one time database migration {1}\n".to_vec();
-    noisy.extend_from_slice(br#"{"name":"build","permission":[{"permission":"*","action":"allow","pattern":"*"}]}"#);
+    noisy.extend_from_slice(
+        br#"{"name":"build","permission":[{"permission":"*","action":"allow","pattern":"*"}]}"#,
+    );
     assert_eq!(parse_agent_rules(&noisy).unwrap(), [rule("*=allow")]);
-    for nothing in [&b""[..], b"Error: no", b"{\"name\":\"build\"}", b"{\"permission\":[{\"permission\":1}]}", b"{"] {
+    for nothing in [
+        &b""[..],
+        b"Error: no",
+        b"{\"name\":\"build\"}",
+        b"{\"permission\":[{\"permission\":1}]}",
+        b"{",
+    ] {
         assert!(parse_agent_rules(nothing).is_err());
     }
 }
