@@ -2,7 +2,15 @@
 //!
 //! The layers and what may depend on what are drawn in ARCHITECTURE.md.
 
+pub mod broker;
+pub mod cli;
+pub mod config;
 pub mod exit;
+pub mod fsx;
 pub mod opencode;
 pub mod permission;
+pub mod process;
 pub mod session;
+pub mod store;
+pub mod transport;
+pub mod turn;

@@ -1,6 +1,10 @@
 //! opencode's surroundings: the binary, the database, lines, events. Everything here is made by the test; what the real
 //! ones do is in `real_opencode.rs`.
-#![allow(clippy::disallowed_methods, reason = "tests make files as they like")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test makes files as it likes, and a panic is how it fails"
+)]
 
 use std::ffi::OsStr;
 use std::fs;
@@ -8,10 +12,10 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kugetsu::opencode::binary::{OpencodeError, Search, Version, find, probe};
-use kugetsu::opencode::database::{After, Database, DatabaseError, SessionPatch, prompt_matches};
-use kugetsu::opencode::lines::{KEPT_PREFIX, Line, LineSplitter, MAX_LINE};
-use kugetsu::opencode::run_events::{RunEventKind, RunLine, parse_line, rejected_permission};
+use kugetsu::opencode::{
+    After, Database, DatabaseError, KEPT_PREFIX, Line, LineSplitter, MAX_LINE, OpencodeError, RunEventKind,
+    RunLine, Search, SessionPatch, Version, find, parse_line, probe, prompt_matches, rejected_permission,
+};
 use kugetsu::permission::{Policy, Rule};
 use kugetsu::session::{SessionId, TokenCount};
 use proptest::prelude::*;

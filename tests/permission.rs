@@ -1,8 +1,9 @@
 //! Permission rules: short form, presets, opencode's matching, both written forms, explanation.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::path::Path;
 
-use kugetsu::opencode::config::parse_agent_rules;
+use kugetsu::opencode::parse_agent_rules;
 use kugetsu::permission::{
     Action, CLASSES, Explained, OTHER_TOOLS, Policy, Preset, Rule, RuleError, Source, evaluate, explain,
     matches,

@@ -1,8 +1,7 @@
 #![no_main]
 //! Whatever opencode prints, in whatever pieces: no panic, no line lost, bounded memory.
 
-use kugetsu::opencode::lines::{KEPT_PREFIX, Line, LineSplitter};
-use kugetsu::opencode::run_events::{RunLine, parse_line, rejected_permission};
+use kugetsu::opencode::{KEPT_PREFIX, Line, LineSplitter, RunLine, parse_line, rejected_permission};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -212,6 +212,21 @@ impl Database {
             forks.collect()
         })
     }
+
+    /// The sessions with exactly this title, oldest first.
+    pub fn sessions_titled(&self, title: &str) -> Result<Vec<SessionRow>, DatabaseError> {
+        self.read(|handle| {
+            let sql = format!(
+                "SELECT {} FROM session WHERE title = ?1 ORDER BY time_created, id",
+                columns(handle.has_path)
+            );
+            handle
+                .connection
+                .prepare_cached(&sql)?
+                .query_map([title], session_row)?
+                .collect()
+        })
+    }
 }
 
 fn read_session(handle: &Handle, id: &SessionId) -> rusqlite::Result<Option<SessionRow>> {

@@ -1,9 +1,24 @@
-//! Everything known of opencode: finding it, its database, the events of `run`, its rules.
+//! Everything known of opencode: finding it, its database, the events of `run`, its rules, its HTTP API.
 //!
 //! Measured facts stand beside the code that relies on them, with the versions they were measured on.
 
-pub mod binary;
-pub mod config;
-pub mod database;
-pub mod lines;
-pub mod run_events;
+mod api;
+mod binary;
+mod config;
+mod database;
+mod environment;
+mod lines;
+mod run_events;
+mod server;
+
+pub use api::{Api, ApiError, Problem};
+pub use binary::{Opencode, OpencodeError, Search, Version, find, probe};
+pub use config::{ConfigError, agent_rules_args, parse_agent_rules};
+pub use database::{After, Database, DatabaseError, SessionPatch, SessionRow, StoredMessage, prompt_matches};
+pub use environment::{Launch, StderrTail, pump_stderr};
+pub use lines::{KEPT_PREFIX, Line, LineSplitter, MAX_LINE};
+pub use run_events::{
+    RejectedPermission, RunEvent, RunEventKind, RunLine, error_summary, parse_line, rejected_permission,
+    token_count,
+};
+pub use server::{Server, ServerError};

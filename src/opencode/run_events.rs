@@ -250,7 +250,7 @@ fn string(place: Option<&mut Value>) -> Option<String> {
 }
 
 /// The text without ANSI sequences and other control characters.
-fn notice(line: &[u8]) -> String {
+pub(super) fn notice(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(&line[..line.len().min(MAX_NOTICE)]);
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();

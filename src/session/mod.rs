@@ -5,7 +5,7 @@ mod record;
 mod turn;
 mod verdict;
 
-pub use issue_ref::{IssueRef, RefError, RepoRef};
+pub use issue_ref::{IssueRef, RefContext, RefError, RepoRef};
 pub use record::{BaseRecord, ForkIntent, IssueRecord, SCHEMA, SessionId, SessionState, Totals};
 pub use turn::{LiveTurn, ProcessIdentity, TokenCount, TransportKind, TurnRecord};
 pub use verdict::Verdict;

@@ -1,1 +1,53 @@
-//! x
+//! Test support for kugetsu: a scripted model server, a scripted fake `opencode`, a hermetic world.
+//!
+//! Only the model is scripted where the real opencode can be used; the fake opencode is for what the real one cannot
+//! be made to do on demand. Nothing here sleeps for luck: a test stops at a [`Gate`], or polls with a deadline.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "test support builds worlds, it keeps no durable state"
+)]
+#![allow(
+    clippy::missing_panics_doc,
+    reason = "test support reports by panicking, as assertions do"
+)]
+
+pub mod fake;
+mod model;
+mod world;
+
+pub use fake::{FakeAttempt, FakeCall, FakeRun, FakeScript, ServeMode, Step};
+pub use model::{Gate, ModelServer, Reply, Request, ToolCall, usage};
+pub use world::{
+    DatabaseLock, Opencode, Output, ProcessInfo, Running, SessionRow, Signal, Stdin, Version, World,
+    fake_binary, kugetsu_binary, workspace_root,
+};
+
+/// Makes one `#[test]` per real opencode version of each function: `name::v1_3_2` and `name::v1_18_33`.
+///
+/// ```ignore
+/// on_both_versions! {
+///     fn answers(world: &World) { world.run(["list"]).expect_status(0); }
+/// }
+/// ```
+#[macro_export]
+macro_rules! on_both_versions {
+    ($($(#[$meta:meta])* fn $name:ident($world:ident: &World) $body:block)*) => {$(
+        mod $name {
+            #[allow(unused_imports, reason = "a body may need nothing from around it")]
+            use super::*;
+
+            $(#[$meta])*
+            fn body($world: &$crate::World) $body
+
+            #[test]
+            fn v1_3_2() {
+                body(&$crate::World::new($crate::Opencode::Real($crate::Version::V1_3_2)));
+            }
+
+            #[test]
+            fn v1_18_33() {
+                body(&$crate::World::new($crate::Opencode::Real($crate::Version::V1_18_33)));
+            }
+        }
+    )*};
+}

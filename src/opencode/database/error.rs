@@ -103,6 +103,13 @@ pub enum DatabaseError {
     },
 }
 
+impl DatabaseError {
+    /// Whether the same may succeed later: another process holds a lock.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Self::Locked { .. })
+    }
+}
+
 /// What an error of SQLite means.
 pub(super) fn classify(path: &Path, write: bool, waited: Duration, source: rusqlite::Error) -> DatabaseError {
     let path = path.to_owned();

@@ -1,0 +1,544 @@
+//! `start` and `continue`: one prompt to an issue's session, with everything around it.
+//!
+//! The order of what is written is the whole point. Before opencode is asked for a fork, the record says
+//! that one is wanted; as soon as its id is known, the record holds it; the policy is in the database before
+//! (serve) or right after (run, which has it by environment from the first prompt) the prompt goes out. So a
+//! crash at any point leaves a session that the next command finds, or nothing.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::{Broker, BrokerError};
+use crate::fsx::crash_point;
+use crate::opencode::{After, DatabaseError, Opencode, SessionPatch};
+use crate::process;
+use crate::session::{
+    BaseRecord, ForkIntent, IssueRecord, IssueRef, LiveTurn, SCHEMA, SessionId, Totals, TransportKind,
+    TurnRecord, Verdict,
+};
+use crate::store::{Holder, Key, Lease};
+use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, TransportError};
+use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
+use crate::turn::{self, Interrupt, Judgement, Limits, Outcome};
+
+/// How long a fork waits for the fork of another issue.
+const FORK_WAIT: Duration = Duration::from_secs(60);
+
+/// What may be done with an issue that has, or has not, a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It must have none.
+    Start,
+    /// It must have one.
+    Continue,
+    /// Either.
+    ContinueOrStart,
+}
+
+/// How the transport is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportChoice {
+    /// `serve` where its health check passes, else `run`.
+    Auto,
+    /// This one.
+    Only(TransportKind),
+}
+
+impl std::str::FromStr for TransportChoice {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "auto" => Ok(Self::Auto),
+            "run" => Ok(Self::Only(TransportKind::Run)),
+            "serve" => Ok(Self::Only(TransportKind::Serve)),
+            _ => Err(format!("`{word}` is none of auto, run, serve")),
+        }
+    }
+}
+
+/// One prompt for one issue.
+#[derive(Clone, Debug)]
+pub struct TurnRequest {
+    /// The issue.
+    pub issue: IssueRef,
+    /// As it was typed.
+    pub typed: String,
+    /// The prompt, byte for byte.
+    pub prompt: String,
+    /// What is allowed.
+    pub mode: Mode,
+    /// How it reaches opencode.
+    pub transport: TransportChoice,
+    /// What the turn may take.
+    pub limits: Limits,
+    /// How long to wait for a lease that is held.
+    pub wait: Option<Duration>,
+    /// `provider/model`, if not the session's own.
+    pub model: Option<String>,
+    /// The agent, if not the session's own.
+    pub agent: Option<String>,
+    /// opencode's log at DEBUG into the session's `debug.log`.
+    pub debug: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct TurnReport {
+    /// The record as it is now.
+    pub record: IssueRecord,
+    /// The turn.
+    pub turn: TurnRecord,
+    /// The answer.
+    pub answer: String,
+    /// When to try again, for a quota.
+    pub retry_at: Option<Timestamp>,
+    /// The signal that ended it, if one did.
+    pub interrupt: Interrupt,
+    /// A turn whose supervisor had died was closed before this one began.
+    pub adopted: Option<TurnRecord>,
+}
+
+/// What a turn carries through its steps.
+struct Delivery<'a> {
+    broker: &'a Broker,
+    request: &'a TurnRequest,
+    lease: &'a Lease,
+    opencode: Opencode,
+    record: IssueRecord,
+    turn: Uuid,
+    started: Timestamp,
+}
+
+impl Broker {
+    /// Delivers one prompt. `watch` is handed the turn's stream as soon as there is one.
+    pub async fn deliver(
+        &self,
+        request: &TurnRequest,
+        interrupts: watch::Receiver<Interrupt>,
+        watch: impl FnOnce(Feed),
+    ) -> Result<TurnReport, BrokerError> {
+        self.refuse_wrong_mode(request, self.store.issue(&request.issue)?.as_ref())?;
+        let what = match request.mode {
+            Mode::Start => "start",
+            Mode::Continue | Mode::ContinueOrStart => "continue",
+        };
+        let lease = self
+            .store
+            .lease_issue(&request.issue, Holder::this_process(what), request.wait)?;
+        crash_point("turn_leased");
+        let opencode = self.opencode()?;
+        // Under the lease nobody else changes the record, and a live turn in it is a dead one.
+        let mut record = self.store.issue(&request.issue)?;
+        let mut adopted = None;
+        if let Some(record) = &mut record {
+            adopted = self.adopt(&lease, record, Some(&opencode))?;
+        }
+        self.refuse_wrong_mode(request, record.as_ref())?;
+        if request.mode == Mode::Start
+            && let Some(record) = &record
+            && let Some(session) = &record.session
+            && self.was_prompted(record, session, &opencode)?
+        {
+            return Err(BrokerError::AlreadyStarted {
+                issue: request.issue.clone(),
+                session: session.clone(),
+            });
+        }
+        process::become_subreaper()?;
+        let started = Timestamp::now();
+        let record = match record {
+            Some(record) if record.session.is_some() => self.check_session(record, &opencode)?,
+            other => self.new_record(request, &opencode, other)?,
+        };
+        let delivery = Delivery {
+            broker: self,
+            request,
+            lease: &lease,
+            opencode,
+            record,
+            turn: Uuid::now_v7(),
+            started,
+        };
+        let mut report = delivery.run(interrupts, watch).await?;
+        report.adopted = adopted;
+        Ok(report)
+    }
+
+    fn refuse_wrong_mode(
+        &self,
+        request: &TurnRequest,
+        record: Option<&IssueRecord>,
+    ) -> Result<(), BrokerError> {
+        let session = record.and_then(|record| record.session.clone());
+        match (request.mode, session) {
+            // A first turn that was lost may never have reached opencode: what is found under the lease decides.
+            (Mode::Start, Some(session)) if !record.is_some_and(first_turn_in_doubt) => {
+                Err(BrokerError::AlreadyStarted {
+                    issue: request.issue.clone(),
+                    session,
+                })
+            }
+            // With a fork in the journal there may be one; what is found under the lease decides.
+            (Mode::Continue, None) if record.is_none_or(|record| record.fork.is_none()) => {
+                Err(BrokerError::NoSession(request.issue.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_session(&self, record: IssueRecord, opencode: &Opencode) -> Result<IssueRecord, BrokerError> {
+        let of = record.issue.to_string();
+        if let Some(session) = &record.session
+            && self.read_database(opencode)?.session(session)?.is_none()
+        {
+            let session = session.clone();
+            return Err(BrokerError::SessionGone { of, session });
+        }
+        if !record.directory.is_dir() {
+            let directory = record.directory;
+            return Err(BrokerError::DirectoryGone { of, directory });
+        }
+        Ok(record)
+    }
+
+    fn new_record(
+        &self,
+        request: &TurnRequest,
+        opencode: &Opencode,
+        unborn: Option<IssueRecord>,
+    ) -> Result<IssueRecord, BrokerError> {
+        let base: BaseRecord = self.base_for(request.issue.repo())?;
+        let of = format!("the base of {}", base.repo);
+        if self.read_database(opencode)?.session(&base.session)?.is_none() {
+            let session = base.session;
+            return Err(BrokerError::SessionGone { of, session });
+        }
+        if !base.directory.is_dir() {
+            let directory = base.directory;
+            return Err(BrokerError::DirectoryGone { of, directory });
+        }
+        let now = Timestamp::now();
+        Ok(IssueRecord {
+            schema: SCHEMA,
+            issue: request.issue.clone(),
+            typed: request.typed.clone(),
+            session: None,
+            fork: None,
+            base: base.repo,
+            base_session: base.session,
+            directory: base.directory,
+            title: request.issue.to_string(),
+            policy: base.policy,
+            opencode: opencode.version.to_string(),
+            created: unborn.as_ref().map_or(now, |record| record.created),
+            updated: now,
+            live: None,
+            last: unborn.as_ref().and_then(|record| record.last.clone()),
+            totals: unborn.map_or_else(Totals::default, |record| record.totals),
+        })
+    }
+
+    /// Writes policy, directory and title into the session's row, and reads them back.
+    pub(super) fn settle(&self, opencode: &Opencode, record: &IssueRecord) -> Result<(), BrokerError> {
+        let Some(session) = &record.session else {
+            return Ok(());
+        };
+        let rules = record.policy.rules();
+        let patch = SessionPatch {
+            permission: Some(&rules),
+            directory: Some(&record.directory),
+            path: None,
+            title: Some(&record.title),
+        };
+        match self.write_database(opencode)?.patch(session, &patch) {
+            Ok(_) => Ok(()),
+            Err(DatabaseError::NoSession { .. }) => Err(BrokerError::SessionGone {
+                of: record.issue.to_string(),
+                session: session.clone(),
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Delivery<'_> {
+    async fn run(
+        self,
+        interrupts: watch::Receiver<Interrupt>,
+        watch: impl FnOnce(Feed),
+    ) -> Result<TurnReport, BrokerError> {
+        let setup = self.setup();
+        match self.request.transport {
+            TransportChoice::Only(TransportKind::Run) => {
+                let transport = RunTransport::open(setup).await?;
+                self.through(transport, interrupts, watch).await
+            }
+            TransportChoice::Only(TransportKind::Serve) => {
+                let transport = ServeTransport::open(setup).await?;
+                self.through(transport, interrupts, watch).await
+            }
+            TransportChoice::Auto => match ServeTransport::open(setup.clone()).await {
+                Ok(transport) => self.through(transport, interrupts, watch).await,
+                Err(TransportError::NotReady(why)) => {
+                    tracing::warn!(
+                        "opencode serve is not usable ({why}); this turn goes through opencode run"
+                    );
+                    let transport = RunTransport::open(setup).await?;
+                    self.through(transport, interrupts, watch).await
+                }
+                Err(other) => Err(other.into()),
+            },
+        }
+    }
+
+    fn setup(&self) -> Setup {
+        let folder = self.broker.store.folder(&Key::from(&self.record.issue));
+        Setup {
+            opencode: self.opencode.clone(),
+            guard_program: self.broker.surroundings.program.clone(),
+            turn: self.turn,
+            directory: self.record.directory.clone(),
+            policy: self.record.policy.clone(),
+            raw_log: Some(folder.join(format!("{}.raw.log", self.turn))),
+            debug_log: self.request.debug.then(|| folder.join("debug.log")),
+            grace: self.request.limits.grace,
+            model: self.request.model.clone(),
+            agent: self.request.agent.clone(),
+        }
+    }
+
+    async fn through<T: Transport>(
+        mut self,
+        mut transport: T,
+        interrupts: watch::Receiver<Interrupt>,
+        watch: impl FnOnce(Feed),
+    ) -> Result<TurnReport, BrokerError> {
+        match self.prepare(&mut transport).await {
+            Ok((target, stream)) => self.supervise(transport, target, stream, interrupts, watch).await,
+            Err(error) => {
+                transport.close(false).await;
+                // Nothing was delivered: the record goes back to what it was, as far as the store allows.
+                self.record.live = None;
+                self.record.fork = None;
+                let _ = self.save();
+                Err(error)
+            }
+        }
+    }
+
+    fn save(&mut self) -> Result<(), BrokerError> {
+        self.record.updated = Timestamp::now();
+        Ok(self.broker.store.save_issue(self.lease, &self.record)?)
+    }
+
+    /// Everything before the prompt: the journal, the fork where the transport can fork ahead, the policy.
+    async fn prepare<T: Transport>(
+        &mut self,
+        transport: &mut T,
+    ) -> Result<(Target, (StreamWriter, Feed)), BrokerError> {
+        self.record.live = Some(LiveTurn {
+            turn: self.turn,
+            supervisor: process::current(),
+            started: self.started,
+            transport: T::KIND,
+        });
+        self.record.opencode = self.opencode.version.to_string();
+        let target = if let Some(session) = self.record.session.clone() {
+            self.save()?;
+            crash_point("turn_live");
+            self.broker.settle(&self.opencode, &self.record)?;
+            Target::Session(session)
+        } else {
+            self.fork(transport).await?
+        };
+        let key = Key::from(&self.record.issue);
+        let (mut stream, feed) = StreamWriter::open(&self.broker.store, &key, self.turn)?;
+        let _ = stream.write(StreamEvent::AgentStart {
+            transport: T::KIND,
+            opencode: self.record.opencode.clone(),
+            directory: self.record.directory.clone(),
+        });
+        Ok((target, (stream, feed)))
+    }
+
+    async fn fork<T: Transport>(&mut self, transport: &mut T) -> Result<Target, BrokerError> {
+        // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
+        // of the journal that is older than it.
+        let lock = match T::KIND {
+            TransportKind::Serve => Some(self.broker.store.fork_lock(FORK_WAIT)?),
+            TransportKind::Run => None,
+        };
+        self.record.fork = Some(ForkIntent {
+            turn: self.turn,
+            asked: Timestamp::now(),
+            prompt_sha256: sha256(&self.request.prompt),
+        });
+        self.save()?;
+        crash_point("fork_intended");
+        let base = self.record.base_session.clone();
+        let Some(session) = transport.fork(&base).await? else {
+            return Ok(Target::ForkOf(base));
+        };
+        crash_point("fork_made");
+        self.know(&session)?;
+        drop(lock);
+        Ok(Target::Session(session))
+    }
+
+    /// The fork's id is known: remember it first, then give the session what it must carry.
+    fn know(&mut self, session: &SessionId) -> Result<(), BrokerError> {
+        self.record.session = Some(session.clone());
+        self.record.fork = None;
+        self.save()?;
+        crash_point("fork_known");
+        self.broker.settle(&self.opencode, &self.record)?;
+        crash_point("fork_settled");
+        Ok(())
+    }
+
+    async fn supervise<T: Transport>(
+        mut self,
+        mut transport: T,
+        target: Target,
+        (stream, feed): (StreamWriter, Feed),
+        interrupts: watch::Receiver<Interrupt>,
+        watch: impl FnOnce(Feed),
+    ) -> Result<TurnReport, BrokerError> {
+        watch(feed);
+        let (prompt, limits) = (self.request.prompt.as_str(), self.request.limits.clone());
+        let mut store_problem = None;
+        let outcome = turn::supervise(
+            &mut transport,
+            &target,
+            prompt,
+            limits,
+            stream,
+            interrupts,
+            |session| {
+                self.know(session).map_err(|error| {
+                    let text = error.to_string();
+                    store_problem = Some(error);
+                    text
+                })
+            },
+        )
+        .await;
+        drop(transport);
+        crash_point("turn_ended");
+        let report = self.finish(outcome, T::KIND)?;
+        match store_problem {
+            Some(error) => Err(error),
+            None => Ok(report),
+        }
+    }
+
+    fn finish(mut self, outcome: Outcome, transport: TransportKind) -> Result<TurnReport, BrokerError> {
+        let judgement = self.verify(outcome.judgement);
+        let turn = TurnRecord {
+            schema: SCHEMA,
+            turn: self.turn,
+            verdict: judgement.verdict,
+            reason: judgement.reason,
+            transport,
+            started: self.started,
+            ended: Timestamp::now(),
+            steps: outcome.counts.steps,
+            tool_calls: outcome.counts.tool_calls,
+            cost_usd: outcome.counts.cost_usd,
+            tokens: outcome.counts.tokens,
+            opencode: self.record.opencode.clone(),
+        };
+        self.record.fork = None;
+        self.broker.close_turn(self.lease, &mut self.record, &turn)?;
+        Ok(TurnReport {
+            record: self.record,
+            turn,
+            answer: outcome.answer,
+            retry_at: judgement.retry_at,
+            interrupt: outcome.interrupt,
+            adopted: None,
+        })
+    }
+
+    /// A verdict is checked against what opencode has stored: events can be lost, a database row cannot.
+    fn verify(&self, judgement: Judgement) -> Judgement {
+        let doubtful = matches!(judgement.verdict, Verdict::Completed | Verdict::Void);
+        let Some(session) = self.record.session.as_ref().filter(|_| doubtful) else {
+            return judgement;
+        };
+        let Ok(database) = self.broker.read_database(&self.opencode) else {
+            return judgement;
+        };
+        let Ok(messages) = database.messages_after(session, Some(After::Time(self.started.as_millisecond())))
+        else {
+            return judgement;
+        };
+        let answers: Vec<_> = messages
+            .iter()
+            .filter(|message| message.role == "assistant")
+            .collect();
+        let last = answers.last();
+        match (judgement.verdict, last) {
+            (Verdict::Completed, None) => {
+                Judgement::new(Verdict::Void, "opencode reported an answer and stored none")
+            }
+            (Verdict::Void, Some(message)) => {
+                if let Some(error) = &message.error {
+                    let name = error["name"].as_str().unwrap_or("error");
+                    let text = error["data"]["message"].as_str().unwrap_or_default();
+                    Judgement::new(Verdict::Failed, format!("{name}: {text}"))
+                } else if message.finish.as_deref() == Some("stop") {
+                    Judgement::new(Verdict::Completed, "")
+                } else {
+                    judgement
+                }
+            }
+            _ => judgement,
+        }
+    }
+}
+
+impl Broker {
+    /// Ends a turn on disk: its line first, then the record, which no longer has it live.
+    pub(super) fn close_turn(
+        &self,
+        lease: &Lease,
+        record: &mut IssueRecord,
+        turn: &TurnRecord,
+    ) -> Result<(), BrokerError> {
+        self.store.append_turn(lease, &record.issue, turn)?;
+        crash_point("turn_logged");
+        record.totals.add(turn);
+        record.last = Some(turn.clone());
+        record.live = None;
+        record.updated = Timestamp::now();
+        self.store.save_issue(lease, record)?;
+        Ok(())
+    }
+}
+
+/// Whether the record alone cannot tell if a prompt has ever reached the session.
+fn first_turn_in_doubt(record: &IssueRecord) -> bool {
+    record.live.is_some()
+        || record.totals.turns == 0
+        || record
+            .last
+            .as_ref()
+            .is_some_and(|last| last.verdict == Verdict::Lost)
+}
+
+/// SHA-256 in lower-case hexadecimal.
+fn sha256(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut hex = String::with_capacity(64);
+    for byte in Sha256::digest(text.as_bytes()) {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}

@@ -1,0 +1,195 @@
+//! `destroy` and `restore`: out of opencode and into the trash, and back.
+//!
+//! The session is exported into the trash and the export is read and counted before anything is deleted:
+//! truncated exports have been reported.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{Broker, BrokerError};
+use crate::fsx::{self, FsError, crash_point};
+use crate::opencode::Opencode;
+use crate::session::{IssueRecord, IssueRef, RepoRef, SessionId};
+use crate::store::{Holder, Key, StoreError};
+
+/// What `destroy` did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// The session.
+    pub session: Option<SessionId>,
+    /// Whether it was deleted from opencode: not so where it was gone already, or had been adopted.
+    pub deleted: bool,
+    /// Messages in the export that is kept in the trash.
+    pub messages: usize,
+}
+
+impl Broker {
+    /// Removes an issue's session from opencode and its record from the store. Both can be restored.
+    pub fn destroy(&self, issue: &IssueRef) -> Result<Removed, BrokerError> {
+        self.record(issue)?;
+        let lease = self
+            .store
+            .lease_issue(issue, Holder::this_process("destroy"), None)?;
+        let opencode = self.opencode()?;
+        let mut record = self.record(issue)?;
+        self.adopt(&lease, &mut record, Some(&opencode))?;
+        let export = self.export(
+            &opencode,
+            &issue.into(),
+            record.session.as_ref(),
+            &record.directory,
+        )?;
+        self.store.trash_issue(&lease, issue, "destroy", &[])?;
+        crash_point("destroy_trashed");
+        self.delete(&opencode, record.session, &record.directory, export)
+    }
+
+    /// Removes a repository's base. The sessions forked from it are sessions of their own and stay.
+    pub fn destroy_base(&self, repo: &RepoRef) -> Result<Removed, BrokerError> {
+        let lease = self
+            .store
+            .lease_base(repo, Holder::this_process("destroy"), None)?;
+        let record = self
+            .store
+            .base(repo)?
+            .ok_or_else(|| BrokerError::NoBase(repo.clone()))?;
+        if record.adopted {
+            self.store.trash_base(&lease, repo, "destroy --base", &[])?;
+            return Ok(Removed {
+                session: Some(record.session),
+                deleted: false,
+                messages: 0,
+            });
+        }
+        let opencode = self.opencode()?;
+        let export = self.export(&opencode, &repo.into(), Some(&record.session), &record.directory)?;
+        self.store.trash_base(&lease, repo, "destroy --base", &[])?;
+        crash_point("destroy_trashed");
+        self.delete(&opencode, Some(record.session), &record.directory, export)
+    }
+
+    fn delete(
+        &self,
+        opencode: &Opencode,
+        session: Option<SessionId>,
+        directory: &Path,
+        messages: Option<usize>,
+    ) -> Result<Removed, BrokerError> {
+        let Some((session, messages)) = session.clone().zip(messages) else {
+            return Ok(Removed {
+                session,
+                deleted: false,
+                messages: 0,
+            });
+        };
+        let directory = existing(directory, &self.surroundings.home);
+        self.command(
+            opencode,
+            directory,
+            &["session", "delete", session.as_str()],
+            None,
+        )?;
+        if self.read_database(opencode)?.session(&session)?.is_some() {
+            return Err(BrokerError::Command {
+                command: format!("session delete {session}"),
+                problem: "the session is still there".to_owned(),
+            });
+        }
+        Ok(Removed {
+            session: Some(session),
+            deleted: true,
+            messages,
+        })
+    }
+
+    /// Exports a session into a file of the store and checks the file. `None`: opencode no longer has it.
+    fn export(
+        &self,
+        opencode: &Opencode,
+        key: &Key,
+        session: Option<&SessionId>,
+        directory: &Path,
+    ) -> Result<Option<usize>, BrokerError> {
+        let Some(session) = session else { return Ok(None) };
+        let database = self.read_database(opencode)?;
+        if database.session(session)?.is_none() {
+            return Ok(None);
+        }
+        let expected = database.message_count(session)?;
+        let distrust = |problem: String| BrokerError::Export {
+            session: session.clone(),
+            problem,
+        };
+        // In the session's folder, with which it goes to the trash.
+        let file = self.store.folder(key).join(EXPORT);
+        fsx::remove_file_durable(&file).or_else(missing_is_fine)?;
+        let sink = self.store.open_log(key, EXPORT)?;
+        let directory = existing(directory, &self.surroundings.home);
+        self.command(opencode, directory, &["export", session.as_str()], Some(sink))?;
+        let reader = File::open(&file).map_err(|error| distrust(error.to_string()))?;
+        let export: Value = serde_json::from_reader(std::io::BufReader::new(reader))
+            .map_err(|error| distrust(format!("it is no JSON: {error}")))?;
+        if export["info"]["id"].as_str() != Some(session.as_str()) {
+            return Err(distrust("it is of another session".to_owned()));
+        }
+        let messages = export["messages"].as_array().map_or(0, Vec::len);
+        if messages as u64 != expected {
+            return Err(distrust(format!("it has {messages} messages of {expected}")));
+        }
+        Ok(Some(messages))
+    }
+
+    /// Brings back what `destroy` or `prune` removed last of an issue.
+    pub fn restore(&self, issue: &IssueRef) -> Result<IssueRecord, BrokerError> {
+        let lease = self
+            .store
+            .lease_issue(issue, Holder::this_process("restore"), None)?;
+        let opencode = self.opencode()?;
+        // The session first: a record without its session would be the next orphan.
+        let entry = self.store.newest_trashed(&issue.into())?;
+        let trashed = self.store.trashed_issue(&entry)?;
+        let export = self.store.trashed_file(&entry, EXPORT);
+        if let Some(session) = &trashed.session
+            && self.read_database(&opencode)?.session(session)?.is_none()
+        {
+            if !export.is_file() {
+                return Err(BrokerError::NotFound {
+                    problem: format!("the trash has the record of {issue} and no export of its session"),
+                    hint: format!("begin it anew: kugetsu start {issue}"),
+                });
+            }
+            let file = export.to_string_lossy().into_owned();
+            let directory = existing(&trashed.directory, &self.surroundings.home);
+            self.command(&opencode, directory, &["import", &file], None)?;
+            if self.read_database(&opencode)?.session(session)?.is_none() {
+                return Err(BrokerError::Command {
+                    command: format!("import {file}"),
+                    problem: "the session is not there afterwards".to_owned(),
+                });
+            }
+        }
+        self.store.restore_issue(&lease, issue)?;
+        let _ = fsx::remove_file_durable(&self.store.folder(&issue.into()).join(EXPORT));
+        let record = self.record(issue)?;
+        self.settle(&opencode, &record)?;
+        Ok(record)
+    }
+}
+
+/// The export of a destroyed session, beside its turns.
+const EXPORT: &str = "export.json";
+
+fn missing_is_fine(error: FsError) -> Result<(), StoreError> {
+    if error.is_not_found() {
+        Ok(())
+    } else {
+        Err(error.into())
+    }
+}
+
+/// opencode's commands need a working directory, and the session's own may be gone.
+fn existing(directory: &Path, home: &Path) -> PathBuf {
+    if directory.is_dir() { directory } else { home }.to_owned()
+}

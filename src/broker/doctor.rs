@@ -1,0 +1,179 @@
+//! `doctor`: is everything there that a turn needs, and is the store in order?
+
+use super::{Broker, BrokerError, state_of};
+use crate::session::SessionState;
+use crate::store::{Fixed, Holder};
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// As it should be.
+    Good,
+    /// Put right just now.
+    Fixed,
+    /// `doctor --fix` can put it right.
+    Fixable,
+    /// Only a person can.
+    Bad,
+    /// Not known, since something that it needs is bad.
+    Unknown,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What.
+    pub what: String,
+    /// How it is.
+    pub health: Health,
+    /// What was found, and what to do.
+    pub detail: String,
+    /// True where the trouble is opencode's and not the store's.
+    pub opencode: bool,
+}
+
+impl Check {
+    fn new(what: impl Into<String>, health: Health, detail: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            health,
+            detail: detail.into(),
+            opencode: false,
+        }
+    }
+
+    fn of_opencode(mut self) -> Self {
+        self.opencode = true;
+        self
+    }
+}
+
+impl Broker {
+    /// Looks at everything; with `fix` puts right what a machine can.
+    pub fn doctor(&self, fix: bool) -> Result<Vec<Check>, BrokerError> {
+        let mut checks = vec![Check::new(
+            "store",
+            Health::Good,
+            self.store.home().display().to_string(),
+        )];
+        self.check_store(fix, &mut checks);
+        let database = self.check_opencode(&mut checks);
+        self.check_sessions(fix, database, &mut checks)?;
+        Ok(checks)
+    }
+
+    fn check_store(&self, fix: bool, checks: &mut Vec<Check>) {
+        for finding in self.store.check() {
+            let text = finding.to_string();
+            if !finding.is_fixable() {
+                checks.push(Check::new("store", Health::Bad, text));
+            } else if fix {
+                checks.push(match self.store.fix(&finding) {
+                    Ok(Fixed::Done) => Check::new("store", Health::Fixed, text),
+                    Ok(Fixed::MovedAside(to)) => Check::new(
+                        "store",
+                        Health::Fixed,
+                        format!("{text}; it is now {}", to.display()),
+                    ),
+                    Ok(Fixed::NotByMachine) => Check::new("store", Health::Bad, text),
+                    Err(error) => Check::new("store", Health::Bad, format!("{text}: {error}")),
+                });
+            } else {
+                checks.push(Check::new("store", Health::Fixable, text));
+            }
+        }
+    }
+
+    /// Whether the database can be read.
+    fn check_opencode(&self, checks: &mut Vec<Check>) -> bool {
+        let opencode = match self.opencode() {
+            Ok(opencode) => opencode,
+            Err(error) => {
+                checks.push(Check::new("opencode", Health::Bad, error.to_string()).of_opencode());
+                return false;
+            }
+        };
+        let shim = if opencode.shim {
+            "; through npm's start script, which costs time: name the binary itself with KUGETSU_OPENCODE"
+        } else {
+            ""
+        };
+        checks.push(Check::new(
+            "opencode",
+            Health::Good,
+            format!("{} {}{shim}", opencode.version, opencode.program.display()),
+        ));
+        match self.read_database(&opencode) {
+            Ok(_) => {
+                let path = opencode.database.display().to_string();
+                checks.push(Check::new("database", Health::Good, path));
+                true
+            }
+            Err(error) => {
+                checks.push(Check::new("database", Health::Bad, error.to_string()).of_opencode());
+                false
+            }
+        }
+    }
+
+    fn check_sessions(&self, fix: bool, database: bool, checks: &mut Vec<Check>) -> Result<(), BrokerError> {
+        for record in self.store.issues()?.found {
+            let issue = record.issue.clone();
+            let unfinished =
+                state_of(&record) == SessionState::Lost || (record.live.is_none() && record.fork.is_some());
+            if !unfinished {
+                continue;
+            }
+            let text = "its last turn's supervisor died";
+            if !fix {
+                checks.push(Check::new(issue.to_string(), Health::Fixable, text));
+                continue;
+            }
+            let adopted = self
+                .store
+                .lease_issue(&issue, Holder::this_process("doctor"), None)
+                .map_err(BrokerError::from)
+                .and_then(|lease| {
+                    let mut record = self.record(&issue)?;
+                    self.adopt(&lease, &mut record, None)
+                });
+            checks.push(match adopted {
+                Ok(_) => Check::new(
+                    issue.to_string(),
+                    Health::Fixed,
+                    format!("{text}; the turn is closed as lost"),
+                ),
+                Err(error) => Check::new(issue.to_string(), Health::Bad, format!("{text}: {error}")),
+            });
+        }
+        if !database {
+            checks.push(Check::new(
+                "sessions",
+                Health::Unknown,
+                "without opencode's database nobody can tell which sessions exist",
+            ));
+            return Ok(());
+        }
+        for orphan in self.orphans()? {
+            checks.push(Check::new(
+                orphan.issue.to_string(),
+                Health::Bad,
+                format!(
+                    "opencode no longer has {}; forget it with: kugetsu prune",
+                    orphan.session
+                ),
+            ));
+        }
+        for base in self.store.bases()?.found {
+            let gone = !base.directory.is_dir();
+            if gone {
+                checks.push(Check::new(
+                    base.repo.to_string(),
+                    Health::Bad,
+                    format!("the base's directory {} does not exist", base.directory.display()),
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,183 @@
+//! What can go wrong with a whole operation, the exit status for it, and what to do next.
+
+use std::path::PathBuf;
+
+use crate::config::ConfigError;
+use crate::exit::ExitStatus;
+use crate::opencode::{ApiError, DatabaseError, OpencodeError, ServerError};
+use crate::process::ProcessError;
+use crate::session::{IssueRef, RefError, RepoRef, SessionId, Verdict};
+use crate::store::{LeaseError, StoreError};
+use crate::transport::TransportError;
+
+/// See the module.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// No issue or repository can be meant.
+    #[error(transparent)]
+    Ref(#[from] RefError),
+    /// The settings are wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A lease is held.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// opencode is missing or unusable.
+    #[error(transparent)]
+    Opencode(#[from] OpencodeError),
+    /// opencode's database failed.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// opencode could not be reached.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// A server could not be started.
+    #[error("{0}")]
+    Server(#[from] ServerError),
+    /// A call of the server failed.
+    #[error("opencode serve failed: {0}")]
+    Api(#[from] ApiError),
+    /// A process could not be started.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// `start` on an issue that has a session.
+    #[error("{issue} already has a session ({session})")]
+    AlreadyStarted {
+        /// The issue.
+        issue: IssueRef,
+        /// Its session.
+        session: SessionId,
+    },
+    /// `continue` and others on an issue that has none.
+    #[error("{0} has no session yet")]
+    NoSession(IssueRef),
+    /// No base for a repository, and no default one.
+    #[error("there is no base session for {0}, and no default base")]
+    NoBase(RepoRef),
+    /// `init` where there is a base.
+    #[error("{repo} already has a base session ({session})")]
+    BaseExists {
+        /// The repository.
+        repo: RepoRef,
+        /// Its session.
+        session: SessionId,
+    },
+    /// opencode has lost a session that a record names.
+    #[error("{of}: opencode no longer has its session {session}")]
+    SessionGone {
+        /// The issue or the repository.
+        of: String,
+        /// The session.
+        session: SessionId,
+    },
+    /// The session's folder is gone.
+    #[error("{of}: its directory {directory} does not exist")]
+    DirectoryGone {
+        /// The issue or the repository.
+        of: String,
+        /// The folder.
+        directory: PathBuf,
+    },
+    /// A turn runs, and what was asked would pull the session from under it.
+    #[error("{0} has a running turn")]
+    Busy(String),
+    /// An export of a session is not what opencode holds.
+    #[error("the export of {session} cannot be trusted: {problem}; nothing was deleted")]
+    Export {
+        /// The session.
+        session: SessionId,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The prompt of `init` did not end well: the base is not made.
+    #[error("the base's prompt ended as {verdict}: {reason}")]
+    BasePrompt {
+        /// How it ended.
+        verdict: Verdict,
+        /// Why.
+        reason: String,
+    },
+    /// opencode refused a command.
+    #[error("opencode {command} failed: {problem}")]
+    Command {
+        /// The command.
+        command: String,
+        /// Its last words.
+        problem: String,
+    },
+    /// The request makes no sense here.
+    #[error("{problem}")]
+    Usage {
+        /// Why.
+        problem: String,
+        /// What to do instead.
+        hint: String,
+    },
+    /// There is nothing of that name.
+    #[error("{problem}")]
+    NotFound {
+        /// What.
+        problem: String,
+        /// What to do instead.
+        hint: String,
+    },
+}
+
+impl BrokerError {
+    /// The exit status of a command that fails so.
+    pub fn exit_status(&self) -> ExitStatus {
+        match self {
+            Self::Ref(_)
+            | Self::Config(_)
+            | Self::AlreadyStarted { .. }
+            | Self::BaseExists { .. }
+            | Self::Usage { .. } => ExitStatus::Usage,
+            Self::NoSession(_)
+            | Self::NoBase(_)
+            | Self::SessionGone { .. }
+            | Self::DirectoryGone { .. }
+            | Self::NotFound { .. } => ExitStatus::NotFound,
+            Self::Store(error) if error.is_temporary() => ExitStatus::TryAgain,
+            Self::Lease(LeaseError::Store(error)) if !error.is_temporary() => ExitStatus::CannotWrite,
+            Self::Store(_) => ExitStatus::CannotWrite,
+            Self::Lease(_) | Self::Busy(_) => ExitStatus::TryAgain,
+            Self::Database(error) if error.is_locked() => ExitStatus::TryAgain,
+            Self::Transport(TransportError::Database(error)) if error.is_locked() => ExitStatus::TryAgain,
+            Self::BasePrompt { verdict, .. } => verdict.exit_status(),
+            Self::Opencode(_)
+            | Self::Database(_)
+            | Self::Transport(_)
+            | Self::Server(_)
+            | Self::Api(_)
+            | Self::Process(_)
+            | Self::Export { .. }
+            | Self::Command { .. } => ExitStatus::Unavailable,
+        }
+    }
+
+    /// What to do next, where the message does not say it already.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::AlreadyStarted { issue, .. } => Some(format!("go on with it: kugetsu continue {issue}")),
+            Self::NoSession(issue) => Some(format!("begin it: kugetsu start {issue}")),
+            Self::NoBase(_) => Some("make one inside a clone of the repository: kugetsu init".to_owned()),
+            Self::BaseExists { .. } => Some("replace it with: kugetsu init --force".to_owned()),
+            Self::SessionGone { .. } => Some(
+                "see what is orphaned with: kugetsu prune; a base is made anew with: kugetsu init --force"
+                    .to_owned(),
+            ),
+            Self::DirectoryGone { .. } => {
+                Some("bring it back, or forget the session: kugetsu destroy".to_owned())
+            }
+            Self::Busy(_) => Some("wait for it, or end it with Ctrl-C where it runs".to_owned()),
+            Self::Usage { hint, .. } | Self::NotFound { hint, .. } if !hint.is_empty() => Some(hint.clone()),
+            Self::Transport(_) | Self::Server(_) => {
+                Some("look for the cause with: kugetsu doctor".to_owned())
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! `init`: the base session of a repository.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::repository::{origin_of, top_of};
+use super::{Broker, BrokerError};
+use crate::fsx::crash_point;
+use crate::opencode::{Opencode, Server, SessionPatch};
+use crate::permission::Policy;
+use crate::session::{BaseRecord, RepoRef, SCHEMA, SessionId, Verdict};
+use crate::store::{Holder, Key, Lease};
+use crate::transport::{ServeTransport, Setup, Target, Transport as _};
+use crate::turn::stream::StreamWriter;
+use crate::turn::{Interrupt, Limits, supervise};
+
+/// How long a server may take until it answers.
+const READY: Duration = Duration::from_secs(30);
+
+/// What `init` is asked for.
+#[derive(Clone, Debug)]
+pub struct InitRequest {
+    /// The folder that the base works in: as it is when given, else the top of the clone.
+    pub directory: Option<PathBuf>,
+    /// Where the command was typed.
+    pub here: PathBuf,
+    /// The repository, where `origin` does not tell.
+    pub repo: Option<RepoRef>,
+    /// Replace a base that is there.
+    pub force: bool,
+    /// Make it the default base even though there is one.
+    pub default: bool,
+    /// Take this session instead of making one.
+    pub adopt: Option<SessionId>,
+    /// Deliver this to the base, once.
+    pub prompt: Option<String>,
+    /// The policy of its forks.
+    pub policy: Policy,
+    /// What the prompt's turn may take.
+    pub limits: Limits,
+}
+
+impl Broker {
+    /// Makes, or adopts, the base session of a repository. No terminal is needed, and no model is asked
+    /// unless there is a prompt.
+    pub async fn init(
+        &self,
+        request: &InitRequest,
+        interrupts: watch::Receiver<Interrupt>,
+    ) -> Result<BaseRecord, BrokerError> {
+        let directory = directory(request)?;
+        let repo = match &request.repo {
+            Some(repo) => repo.clone(),
+            None => match origin_of(&directory) {
+                Some(origin) => origin?,
+                None => {
+                    return Err(BrokerError::Usage {
+                        problem: format!("{} is no clone with an `origin`", directory.display()),
+                        hint: "say which repository it is: kugetsu init --repo instance/owner/repo"
+                            .to_owned(),
+                    });
+                }
+            },
+        };
+        let lease = self.store.lease_base(&repo, Holder::this_process("init"), None)?;
+        let old = self.store.base(&repo)?;
+        if let Some(old) = &old
+            && !request.force
+        {
+            return Err(BrokerError::BaseExists {
+                repo,
+                session: old.session.clone(),
+            });
+        }
+        let opencode = self.opencode()?;
+        let mut record = match &request.adopt {
+            Some(session) => self.adopted_base(request, &repo, session, &opencode)?,
+            None => self.made_base(request, &repo, &directory, &opencode).await?,
+        };
+        crash_point("base_made");
+        if let Some(prompt) = &request.prompt {
+            self.prompt_base(request, &record, prompt, &opencode, interrupts)
+                .await?;
+        }
+        if old.is_some() {
+            self.store.trash_base(&lease, &repo, "init --force", &[])?;
+        }
+        record.updated = Timestamp::now();
+        self.save_base(&lease, &record, request.default)?;
+        Ok(record)
+    }
+
+    fn save_base(&self, lease: &Lease, record: &BaseRecord, default: bool) -> Result<(), BrokerError> {
+        self.store.save_base(lease, record)?;
+        let known = self.store.default_base()?;
+        // The first base is the default one, so that one base serves somebody who works on many forges.
+        if default || known.is_none() {
+            self.store.set_default_base(Some(&record.repo))?;
+        }
+        Ok(())
+    }
+
+    fn adopted_base(
+        &self,
+        request: &InitRequest,
+        repo: &RepoRef,
+        session: &SessionId,
+        opencode: &Opencode,
+    ) -> Result<BaseRecord, BrokerError> {
+        let row = self
+            .read_database(opencode)?
+            .session(session)?
+            .ok_or_else(|| BrokerError::NotFound {
+                problem: format!("opencode has no session {session}"),
+                hint: "its sessions are listed by: opencode session list".to_owned(),
+            })?;
+        let now = Timestamp::now();
+        Ok(BaseRecord {
+            schema: SCHEMA,
+            repo: repo.clone(),
+            session: session.clone(),
+            directory: row.directory,
+            title: row.title,
+            policy: request.policy.clone(),
+            adopted: true,
+            opencode: opencode.version.to_string(),
+            created: now,
+            updated: now,
+        })
+    }
+
+    async fn made_base(
+        &self,
+        request: &InitRequest,
+        repo: &RepoRef,
+        directory: &Path,
+        opencode: &Opencode,
+    ) -> Result<BaseRecord, BrokerError> {
+        let title = format!("kugetsu base: {repo}");
+        let session = match self.forgotten_base(&title, directory, opencode) {
+            Some(session) => session,
+            None => {
+                let launch = self.short_launch(opencode, directory.to_owned());
+                let mut server = Server::start(&launch, READY).await?;
+                let made = server.api().create_session(&title, &request.policy.rules()).await;
+                server.stop(false).await;
+                made?
+            }
+        };
+        let rules = request.policy.rules();
+        let patch = SessionPatch {
+            permission: Some(&rules),
+            directory: Some(directory),
+            path: None,
+            title: Some(&title),
+        };
+        self.write_database(opencode)?.patch(&session, &patch)?;
+        let now = Timestamp::now();
+        Ok(BaseRecord {
+            schema: SCHEMA,
+            repo: repo.clone(),
+            session,
+            directory: directory.to_owned(),
+            title,
+            policy: request.policy.clone(),
+            adopted: false,
+            opencode: opencode.version.to_string(),
+            created: now,
+            updated: now,
+        })
+    }
+
+    /// A base that an earlier `init` made and could not remember: it has our title and no record. Without a
+    /// readable database there is none to be found.
+    fn forgotten_base(&self, title: &str, directory: &Path, opencode: &Opencode) -> Option<SessionId> {
+        let rows = self.read_database(opencode).ok()?.sessions_titled(title).ok()?;
+        let known: Vec<SessionId> = self
+            .store
+            .bases()
+            .ok()?
+            .found
+            .into_iter()
+            .map(|base| base.session)
+            .collect();
+        let trashed = self.store.trashed_base_sessions().ok()?;
+        rows.into_iter()
+            .find(|row| row.directory == directory && !known.contains(&row.id) && !trashed.contains(&row.id))
+            .map(|row| row.id)
+    }
+
+    async fn prompt_base(
+        &self,
+        request: &InitRequest,
+        record: &BaseRecord,
+        prompt: &str,
+        opencode: &Opencode,
+        interrupts: watch::Receiver<Interrupt>,
+    ) -> Result<(), BrokerError> {
+        let turn = Uuid::now_v7();
+        let key = Key::from(&record.repo);
+        let folder = self.store.folder(&key);
+        crate::process::become_subreaper()?;
+        let setup = Setup {
+            opencode: opencode.clone(),
+            guard_program: self.surroundings.program.clone(),
+            turn,
+            directory: record.directory.clone(),
+            policy: record.policy.clone(),
+            raw_log: Some(folder.join(format!("{turn}.raw.log"))),
+            debug_log: None,
+            grace: request.limits.grace,
+            model: None,
+            agent: None,
+        };
+        let (stream, _feed) = StreamWriter::open(&self.store, &key, turn)?;
+        let mut transport = ServeTransport::open(setup).await?;
+        let target = Target::Session(record.session.clone());
+        let outcome = supervise(
+            &mut transport,
+            &target,
+            prompt,
+            request.limits.clone(),
+            stream,
+            interrupts,
+            |_| Ok(()),
+        )
+        .await;
+        if outcome.judgement.verdict == Verdict::Completed {
+            return Ok(());
+        }
+        Err(BrokerError::BasePrompt {
+            verdict: outcome.judgement.verdict,
+            reason: outcome.judgement.reason,
+        })
+    }
+}
+
+fn directory(request: &InitRequest) -> Result<PathBuf, BrokerError> {
+    let wanted = match &request.directory {
+        Some(directory) => request.here.join(directory),
+        None => top_of(&request.here).unwrap_or_else(|| request.here.clone()),
+    };
+    let found = wanted.canonicalize().ok().filter(|path| path.is_dir());
+    found.ok_or_else(|| BrokerError::Usage {
+        problem: format!("{} is no directory", wanted.display()),
+        hint: "name the clone with: kugetsu init --dir DIRECTORY".to_owned(),
+    })
+}

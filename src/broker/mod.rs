@@ -1,0 +1,160 @@
+//! Whole operations: what the command line, and any other front end, calls.
+
+mod deliver;
+mod destroy;
+mod doctor;
+mod error;
+mod init;
+mod permit;
+mod prune;
+mod recover;
+mod repository;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+pub use deliver::{Mode, TransportChoice, TurnReport, TurnRequest};
+pub use destroy::Removed;
+pub use doctor::{Check, Health};
+pub use error::BrokerError;
+pub use init::InitRequest;
+pub use permit::{Permit, Subject};
+pub use prune::Orphan;
+pub use repository::origin_of;
+
+use crate::config::Config;
+use crate::opencode::{Database, Launch, Opencode, Search};
+use crate::process::{self, Liveness, Output};
+use crate::session::{IssueRecord, IssueRef, LiveTurn, RepoRef, SessionState};
+use crate::store::Store;
+
+/// What kugetsu is told by its surroundings; nothing below reads the environment.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// The user's home.
+    pub home: PathBuf,
+    /// `PATH`.
+    pub path: Option<OsString>,
+    /// `XDG_DATA_HOME`.
+    pub xdg_data_home: Option<OsString>,
+    /// `OPENCODE_DB`.
+    pub opencode_db: Option<OsString>,
+    /// Our own program, to be run again as a guard.
+    pub program: PathBuf,
+}
+
+/// All operations on one store.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    /// The store.
+    pub store: Store,
+    /// The settings.
+    pub config: Config,
+    /// What surrounds us.
+    pub surroundings: Surroundings,
+}
+
+/// Whether the supervisor of a live turn still runs. On another host nobody can tell, so it is taken to run:
+/// the lease, which is a lock, decides when it matters.
+pub fn supervisor_lives(live: &LiveTurn) -> bool {
+    process::is_alive(&live.supervisor) != Liveness::Dead
+}
+
+/// What a session is doing.
+pub fn state_of(record: &IssueRecord) -> SessionState {
+    record.state(supervisor_lives)
+}
+
+impl Broker {
+    /// The opencode to use; its version and database come from a cache where the binary has not changed.
+    pub fn opencode(&self) -> Result<Opencode, BrokerError> {
+        let configured = Some(self.config.get("opencode"))
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from);
+        let search = Search {
+            configured: configured.as_deref(),
+            // KUGETSU_OPENCODE is the environment's form of the setting, and has been read with the others.
+            env_override: None,
+            path: self.surroundings.path.as_deref(),
+            home: &self.surroundings.home,
+            xdg_data_home: self.surroundings.xdg_data_home.as_deref().map(Path::new),
+            opencode_db: self.surroundings.opencode_db.as_deref(),
+            cache_file: &self.store.home().join("run").join("opencode.json"),
+        };
+        Ok(crate::opencode::probe(&search)?)
+    }
+
+    fn database_wait(&self) -> Duration {
+        self.config.duration("database_timeout")
+    }
+
+    /// opencode's database, to read. Retries while it is locked, within the setting.
+    fn read_database(&self, opencode: &Opencode) -> Result<Database, BrokerError> {
+        Ok(Database::open_read(&opencode.database)?)
+    }
+
+    fn write_database(&self, opencode: &Opencode) -> Result<Database, BrokerError> {
+        Ok(Database::open_write(&opencode.database, self.database_wait())?)
+    }
+
+    /// Starts one of opencode's short commands, without a turn.
+    fn short_launch(&self, opencode: &Opencode, directory: PathBuf) -> Launch {
+        Launch {
+            opencode: opencode.clone(),
+            guard_program: self.surroundings.program.clone(),
+            turn: Uuid::now_v7(),
+            directory,
+            policy: None,
+            debug_log: None,
+            grace: self.config.duration("grace"),
+        }
+    }
+
+    /// Runs one of opencode's short commands to its end.
+    fn command(
+        &self,
+        opencode: &Opencode,
+        directory: PathBuf,
+        args: &[&str],
+        stdout: Option<std::fs::File>,
+    ) -> Result<Output, BrokerError> {
+        let launch = self.short_launch(opencode, directory);
+        let mut spec = launch.guard_spec(args.iter().map(Into::into).collect());
+        if let Some(file) = stdout {
+            spec.stdout = process::Sink::File(file);
+        }
+        let output = process::run_to_end(spec, Duration::from_secs(60))?;
+        if output.exit.success() {
+            return Ok(output);
+        }
+        let words = String::from_utf8_lossy(&output.stderr);
+        let last = words.lines().rev().find(|line| !line.trim().is_empty());
+        Err(BrokerError::Command {
+            command: args.join(" "),
+            problem: format!("{} ({})", last.unwrap_or("it said nothing").trim(), output.exit),
+        })
+    }
+
+    /// The record of an issue that must have one.
+    pub fn record(&self, issue: &IssueRef) -> Result<IssueRecord, BrokerError> {
+        self.store
+            .issue(issue)?
+            .ok_or_else(|| BrokerError::NoSession(issue.clone()))
+    }
+
+    /// The base that serves a repository: its own, else the default one.
+    pub fn base_for(&self, repo: &RepoRef) -> Result<crate::session::BaseRecord, BrokerError> {
+        if let Some(base) = self.store.base(repo)? {
+            return Ok(base);
+        }
+        if let Some(default) = self.store.default_base()?
+            && let Some(base) = self.store.base(&default)?
+        {
+            return Ok(base);
+        }
+        Err(BrokerError::NoBase(repo.clone()))
+    }
+}

@@ -1,0 +1,134 @@
+//! `permit`: show, change and explain what a session may do.
+
+use super::{Broker, BrokerError};
+use crate::opencode::{SessionPatch, agent_rules_args, parse_agent_rules};
+use crate::permission::{Explained, Policy, Preset, Rule, explain};
+use crate::session::{IssueRef, RepoRef};
+use crate::store::Holder;
+
+/// Whose policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// An issue's session.
+    Issue(IssueRef),
+    /// A base, and so its forks to come.
+    Base(RepoRef),
+}
+
+/// A change of a policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Permit {
+    /// Begin with this preset instead; drops nothing of the rules.
+    pub preset: Option<Preset>,
+    /// Rules to add at the end; the same permission and pattern elsewhere is replaced.
+    pub add: Vec<Rule>,
+    /// Rules to take away, by permission and pattern.
+    pub remove: Vec<(String, String)>,
+}
+
+impl Permit {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn apply(&self, policy: &mut Policy) -> Result<(), BrokerError> {
+        if let Some(preset) = self.preset {
+            policy.preset = preset;
+        }
+        for (permission, pattern) in &self.remove {
+            let before = policy.rules.len();
+            policy
+                .rules
+                .retain(|rule| !(rule.permission == *permission && rule.pattern == *pattern));
+            if policy.rules.len() == before {
+                return Err(BrokerError::NotFound {
+                    problem: format!("there is no rule for {permission}:{pattern} beside the preset's"),
+                    hint: "a rule of the preset is overruled by adding another one after it".to_owned(),
+                });
+            }
+        }
+        for rule in &self.add {
+            policy
+                .rules
+                .retain(|old| !(old.permission == rule.permission && old.pattern == rule.pattern));
+            policy.rules.push(rule.clone());
+        }
+        Ok(())
+    }
+}
+
+impl Broker {
+    /// The policy of an issue or a base.
+    pub fn policy(&self, subject: &Subject) -> Result<Policy, BrokerError> {
+        match subject {
+            Subject::Issue(issue) => Ok(self.record(issue)?.policy),
+            Subject::Base(repo) => Ok(self.own_base(repo)?.policy),
+        }
+    }
+
+    fn own_base(&self, repo: &RepoRef) -> Result<crate::session::BaseRecord, BrokerError> {
+        self.store
+            .base(repo)?
+            .ok_or_else(|| BrokerError::NoBase(repo.clone()))
+    }
+
+    /// Changes a policy, in the record and, for an issue, in opencode's database, read back.
+    pub fn permit(&self, subject: &Subject, change: &Permit) -> Result<Policy, BrokerError> {
+        let holder = Holder::this_process("permit");
+        match subject {
+            Subject::Issue(issue) => {
+                let lease = self.store.lease_issue(issue, holder, None)?;
+                let mut record = self.record(issue)?;
+                self.adopt(&lease, &mut record, None)?;
+                change.apply(&mut record.policy)?;
+                record.updated = jiff::Timestamp::now();
+                self.store.save_issue(&lease, &record)?;
+                if record.session.is_some() {
+                    self.settle(&self.opencode()?, &record)?;
+                }
+                Ok(record.policy)
+            }
+            Subject::Base(repo) => {
+                let lease = self.store.lease_base(repo, holder, None)?;
+                let mut base = self.own_base(repo)?;
+                change.apply(&mut base.policy)?;
+                base.updated = jiff::Timestamp::now();
+                self.store.save_base(&lease, &base)?;
+                if !base.adopted {
+                    let rules = base.policy.rules();
+                    let patch = SessionPatch {
+                        permission: Some(&rules),
+                        ..SessionPatch::default()
+                    };
+                    self.write_database(&self.opencode()?)?
+                        .patch(&base.session, &patch)?;
+                }
+                Ok(base.policy)
+            }
+        }
+    }
+
+    /// For every permission class what will apply, where that comes from, and what could still ask. Starts
+    /// opencode once, without a model, for the rules of its agent and its configuration.
+    pub fn explain(&self, subject: &Subject) -> Result<Vec<Explained>, BrokerError> {
+        let (policy, directory) = match subject {
+            Subject::Issue(issue) => {
+                let record = self.record(issue)?;
+                (record.policy, record.directory)
+            }
+            Subject::Base(repo) => {
+                let base = self.own_base(repo)?;
+                (base.policy, base.directory)
+            }
+        };
+        let opencode = self.opencode()?;
+        let args = agent_rules_args();
+        let output = self.command(&opencode, directory, &args, None)?;
+        let rules = parse_agent_rules(&output.stdout).map_err(|error| BrokerError::Command {
+            command: args.join(" "),
+            problem: error.to_string(),
+        })?;
+        Ok(explain(&policy, Some(&rules)))
+    }
+}

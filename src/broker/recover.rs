@@ -1,0 +1,164 @@
+//! What a dead supervisor left behind: its turn is closed as `lost`, its processes are ended, its fork is
+//! found.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+
+use super::{Broker, BrokerError};
+use crate::opencode::{Database, Opencode, SessionRow, prompt_matches};
+use crate::process;
+use crate::session::{ForkIntent, IssueRecord, SCHEMA, SessionId, TokenCount, TurnRecord, Verdict};
+use crate::store::Lease;
+
+/// How long a fork whose prompt is not there yet is watched: `opencode run --fork` writes the row first and
+/// the prompt a moment later, and such a fork is another turn's.
+const SETTLED: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl Broker {
+    /// Brings a record in order whose lease we hold: nothing live, no fork in the journal. Returns the turn
+    /// that was closed as lost, if there was one.
+    pub(super) fn adopt(
+        &self,
+        lease: &Lease,
+        record: &mut IssueRecord,
+        opencode: Option<&Opencode>,
+    ) -> Result<Option<TurnRecord>, BrokerError> {
+        if record.live.is_none() && record.fork.is_none() {
+            return Ok(None);
+        }
+        if let Some(live) = &record.live {
+            process::sweep_marked(live.turn)?;
+        }
+        if let Some(intent) = record.fork.clone() {
+            if record.session.is_none() {
+                let probed;
+                let opencode = match opencode {
+                    Some(opencode) => opencode,
+                    None => {
+                        probed = self.opencode()?;
+                        &probed
+                    }
+                };
+                let _lock = self.store.fork_lock(std::time::Duration::from_secs(60))?;
+                record.session = self.find_fork(record, &intent, opencode)?;
+                record.fork = None;
+                record.updated = Timestamp::now();
+                self.store.save_issue(lease, record)?;
+                self.settle(opencode, record)?;
+            }
+            record.fork = None;
+        }
+        let Some(live) = record.live.clone() else {
+            self.store.save_issue(lease, record)?;
+            return Ok(None);
+        };
+        // A crash between the turn's line and the record: the line has the verdict.
+        let logged = self.store.turns(&record.issue)?;
+        if let Some(turn) = logged.into_iter().rev().find(|turn| turn.turn == live.turn) {
+            record.totals.add(&turn);
+            record.last = Some(turn);
+            record.live = None;
+            self.store.save_issue(lease, record)?;
+            return Ok(None);
+        }
+        let turn = TurnRecord {
+            schema: SCHEMA,
+            turn: live.turn,
+            verdict: Verdict::Lost,
+            reason: format!("its supervisor (process {}) died", live.supervisor.pid),
+            transport: live.transport,
+            started: live.started,
+            ended: Timestamp::now(),
+            steps: 0,
+            tool_calls: 0,
+            cost_usd: 0.0,
+            tokens: TokenCount::default(),
+            opencode: record.opencode.clone(),
+        };
+        self.close_turn(lease, record, &turn)?;
+        Ok(Some(turn))
+    }
+
+    /// The fork that the journal tells of, if opencode made it. A session that another record names is not it.
+    fn find_fork(
+        &self,
+        record: &IssueRecord,
+        intent: &ForkIntent,
+        opencode: &Opencode,
+    ) -> Result<Option<SessionId>, BrokerError> {
+        let database = self.read_database(opencode)?;
+        let Some(base) = database.session(&record.base_session)? else {
+            return Ok(None);
+        };
+        let candidates = self.unclaimed_forks(&database, &base, intent)?;
+        let mut empty = Vec::new();
+        for row in &candidates {
+            match new_prompt(&database, &base, row)? {
+                Some(prompt) if prompt_matches(&prompt, &intent.prompt_sha256) => {
+                    return Ok(Some(row.id.clone()));
+                }
+                Some(_) => {}
+                None => empty.push(row.id.clone()),
+            }
+        }
+        if empty.is_empty() {
+            return Ok(None);
+        }
+        std::thread::sleep(SETTLED);
+        for id in empty {
+            if let Some(row) = database.session(&id)?
+                && new_prompt(&database, &base, &row)?.is_none()
+            {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a prompt has reached a session since it was forked.
+    pub(super) fn was_prompted(
+        &self,
+        record: &IssueRecord,
+        session: &SessionId,
+        opencode: &Opencode,
+    ) -> Result<bool, BrokerError> {
+        let database = self.read_database(opencode)?;
+        let base = match database.session(&record.base_session)? {
+            Some(base) => database.message_count(&base.id)?,
+            None => 0,
+        };
+        Ok(database.message_count(session)? > base)
+    }
+
+    fn unclaimed_forks(
+        &self,
+        database: &Database,
+        base: &SessionRow,
+        intent: &ForkIntent,
+    ) -> Result<Vec<SessionRow>, BrokerError> {
+        let claimed: HashSet<SessionId> = self
+            .store
+            .issues()?
+            .found
+            .into_iter()
+            .filter_map(|record| record.session)
+            .collect();
+        let mut rows = database.forks_of(base, intent.asked.as_millisecond())?;
+        rows.retain(|row| !claimed.contains(&row.id));
+        rows.sort_by_key(|row| row.time_created);
+        Ok(rows)
+    }
+}
+
+/// The last prompt of a fork that its base does not have.
+fn new_prompt(
+    database: &Database,
+    base: &SessionRow,
+    fork: &SessionRow,
+) -> Result<Option<String>, BrokerError> {
+    if database.message_count(&fork.id)? <= database.message_count(&base.id)? {
+        return Ok(None);
+    }
+    Ok(database.last_user_text(&fork.id)?)
+}

@@ -1,0 +1,52 @@
+//! `kugetsu config`.
+
+use clap::Args;
+use serde_json::json;
+
+use super::Outcome;
+use super::context::Context;
+use super::output::Output;
+use crate::exit::ExitStatus;
+
+#[derive(Debug, Args)]
+pub(super) struct ConfigArgs {}
+
+pub(super) fn run(_args: &ConfigArgs, context: &Context, output: &Output) -> Outcome {
+    let file = context.broker.store.home().join("config.toml");
+    let entries = context.broker.config.entries();
+    if output.json {
+        let settings: serde_json::Map<_, _> = entries
+            .map(|(key, value, origin)| {
+                let fields = json!({
+                    "value": value,
+                    "from": origin.to_string(),
+                    "default": key.default,
+                    "help": key.help,
+                });
+                (key.name.to_owned(), fields)
+            })
+            .collect();
+        output.object(&json!({"file": file, "settings": settings}));
+        return Ok(ExitStatus::Ok);
+    }
+    let rows = entries
+        .map(|(key, value, origin)| {
+            vec![
+                key.name.to_owned(),
+                if value.is_empty() {
+                    "-".to_owned()
+                } else {
+                    value.replace('\n', ", ")
+                },
+                origin.to_string(),
+                key.help.to_owned(),
+            ]
+        })
+        .collect();
+    output.table(&["SETTING", "VALUE", "FROM", "MEANING"], rows);
+    output.note(format!(
+        "settings are read from {}; KUGETSU_<SETTING> in the environment overrules it",
+        file.display()
+    ));
+    Ok(ExitStatus::Ok)
+}

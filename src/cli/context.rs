@@ -1,0 +1,109 @@
+//! What the environment tells, read once.
+
+use std::path::PathBuf;
+
+use directories::BaseDirs;
+
+use super::CliError;
+use crate::broker::{Broker, Surroundings, origin_of};
+use crate::config::{Config, parse_duration};
+use crate::exit::ExitStatus;
+use crate::fsx;
+use crate::session::{IssueRef, RefContext, RepoRef};
+use crate::store::Store;
+
+/// All that a verb needs.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) broker: Broker,
+    pub(super) here: PathBuf,
+}
+
+impl Context {
+    pub(super) fn from_environment() -> Result<Self, CliError> {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        if let Some(point) = variable("KUGETSU_CRASH_AT") {
+            // For tests that prove what a `kill -9` at this point leaves behind.
+            fsx::set_crash_point(&point.to_string_lossy())
+                .map_err(|problem| CliError::usage(format!("KUGETSU_CRASH_AT: {problem}"), "unset it"))?;
+        }
+        let user_home = BaseDirs::new().map(|dirs| dirs.home_dir().to_owned());
+        let home = variable("KUGETSU_HOME")
+            .map(PathBuf::from)
+            .or_else(|| Some(user_home.as_ref()?.join(".kugetsu")))
+            .ok_or_else(|| CliError {
+                status: ExitStatus::CannotWrite,
+                message: "there is no home folder to keep sessions in".to_owned(),
+                hint: Some("set KUGETSU_HOME to a folder of your own".to_owned()),
+            })?;
+        let here = std::env::current_dir().map_err(|error| {
+            CliError::usage(
+                format!("the current directory cannot be used: {error}"),
+                "change into one that exists",
+            )
+        })?;
+        // A relative home must mean the same folder when a turn runs elsewhere.
+        let home = here.join(home);
+        let config = Config::load(&home.join("config.toml"), variable)?;
+        let store = Store::open(home).with_lock_wait(config.duration("lock_timeout"));
+        let surroundings = Surroundings {
+            home: user_home.unwrap_or_else(|| PathBuf::from("/")),
+            path: variable("PATH"),
+            xdg_data_home: variable("XDG_DATA_HOME"),
+            opencode_db: variable("OPENCODE_DB"),
+            program: own_program(),
+        };
+        Ok(Self {
+            broker: Broker {
+                store,
+                config,
+                surroundings,
+            },
+            here,
+        })
+    }
+
+    /// Reads a reference; asks git for the clone's origin only where the reference needs it.
+    pub(super) fn issue(&self, text: &str) -> Result<IssueRef, CliError> {
+        Ok(IssueRef::parse(
+            text,
+            &self.ref_context(text.starts_with('#') || !text.contains('#')),
+        )?)
+    }
+
+    /// The repository that is meant without a reference: the flag, else the clone's origin.
+    pub(super) fn repo(&self, flag: Option<&str>) -> Result<RepoRef, CliError> {
+        if let Some(text) = flag {
+            return Ok(RepoRef::parse(text, &self.ref_context(false))?);
+        }
+        match origin_of(&self.here) {
+            Some(origin) => Ok(origin?),
+            None => Err(CliError::usage(
+                "this is no clone with an `origin`, so it is not known which repository is meant",
+                "say it: --repo instance/owner/repo",
+            )),
+        }
+    }
+
+    fn ref_context(&self, with_origin: bool) -> RefContext {
+        let instance = self.broker.config.get("instance");
+        RefContext {
+            default_instance: Some(instance.to_owned()).filter(|name| !name.is_empty()),
+            origin: with_origin.then(|| origin_of(&self.here)?.ok()).flatten(),
+        }
+    }
+}
+
+/// `/proc/self/exe` stays right while a new version is installed over the running one.
+fn own_program() -> PathBuf {
+    let link = PathBuf::from("/proc/self/exe");
+    if link.exists() {
+        return link;
+    }
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("kugetsu"))
+}
+
+/// A length of time on the command line.
+pub(super) fn duration(text: &str) -> Result<std::time::Duration, String> {
+    parse_duration(text)
+}

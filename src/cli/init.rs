@@ -1,0 +1,112 @@
+//! `kugetsu init`.
+
+use std::path::PathBuf;
+use std::str::FromStr as _;
+
+use clap::Args;
+
+use super::context::Context;
+use super::output::Output;
+use super::signals::with_signals;
+use super::turn::LimitArgs;
+use super::{CliError, Outcome, prompt};
+use crate::broker::InitRequest;
+use crate::exit::ExitStatus;
+use crate::permission::Preset;
+use crate::session::{RefContext, RepoRef, SessionId};
+
+#[derive(Debug, Args)]
+pub(super) struct InitArgs {
+    /// The folder that the sessions work in [default: the top of the clone around the current one]
+    #[arg(long, value_name = "DIRECTORY")]
+    dir: Option<PathBuf>,
+
+    /// The repository, where the clone's `origin` does not tell
+    #[arg(long, value_name = "INSTANCE/OWNER/REPO")]
+    repo: Option<String>,
+
+    /// Replace the base that is there; the old one's record goes to the trash
+    #[arg(long)]
+    force: bool,
+
+    /// Make it the default base, which serves repositories that have none of their own
+    #[arg(long)]
+    default: bool,
+
+    /// Take this session of opencode as the base instead of making one
+    #[arg(long, value_name = "SESSION")]
+    adopt: Option<String>,
+
+    /// Deliver this to the base once, so that every fork begins with it; the only thing that asks the model
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
+    prompt: Option<String>,
+
+    /// The same from a file
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Option<PathBuf>,
+
+    /// The permission preset of its forks: headless, read-only or full [config: preset]
+    #[arg(long)]
+    preset: Option<String>,
+
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+pub(super) fn run(args: InitArgs, context: &Context, output: &Output) -> Outcome {
+    let broker = &context.broker;
+    let mut policy = broker.config.policy();
+    if let Some(preset) = &args.preset {
+        policy.preset = Preset::from_str(preset)
+            .map_err(|error| CliError::usage(error.to_string(), "choose headless, read-only or full"))?;
+    }
+    let prompt = match (args.prompt, args.prompt_file) {
+        (Some(text), _) => Some(text),
+        (None, Some(file)) => Some(prompt::read_file(&file)?),
+        (None, None) => None,
+    };
+    let adopt = args
+        .adopt
+        .map(|id| {
+            SessionId::new(id.clone()).ok_or_else(|| {
+                CliError::usage(
+                    format!("`{id}` is no session id of opencode"),
+                    "it looks like ses_...; `opencode session list` shows them",
+                )
+            })
+        })
+        .transpose()?;
+    let request = InitRequest {
+        directory: args.dir,
+        here: context.here.clone(),
+        repo: args
+            .repo
+            .map(|text| RepoRef::parse(&text, &RefContext::default()))
+            .transpose()?,
+        force: args.force,
+        default: args.default,
+        adopt,
+        prompt,
+        policy,
+        limits: args.limits.limits(&broker.config),
+    };
+    let (made, signal) = with_signals(|interrupts| broker.init(&request, interrupts))?;
+    if let (Err(_), Some(status)) = (&made, signal) {
+        return Ok(status);
+    }
+    let record = made?;
+    if output.json {
+        output.object(&record);
+    } else {
+        let verb = if record.adopted { "adopted" } else { "made" };
+        output.text(format!(
+            "{verb} the base session of {}: {}",
+            record.repo, record.session
+        ));
+        output.text(format!("  directory   {}", record.directory.display()));
+        output.text(format!("  opencode    {}", record.opencode));
+        output.text(format!("  permissions {}", record.policy.preset));
+        output.note(format!("next: kugetsu start {}#14 \"what to do\"", record.repo));
+    }
+    Ok(ExitStatus::Ok)
+}

@@ -1,0 +1,109 @@
+//! `kugetsu logs`: a turn's stream, whether it runs or is over.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use uuid::Uuid;
+
+use super::context::Context;
+use super::output::Output;
+use super::printer::{Show, Writer};
+use super::{CliError, Outcome};
+use crate::broker::{BrokerError, state_of};
+use crate::exit::ExitStatus;
+use crate::session::{IssueRef, SessionState};
+use crate::store::Key;
+
+/// How often a turn of another process is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    /// The issue
+    #[arg(value_name = "REF")]
+    reference: String,
+
+    /// Go on printing until the turn ends
+    #[arg(short, long)]
+    follow: bool,
+
+    /// This turn instead of the newest one; `kugetsu show REF --turns` lists them
+    #[arg(long, value_name = "TURN")]
+    turn: Option<Uuid>,
+
+    /// What opencode itself said, byte for byte
+    #[arg(long)]
+    raw: bool,
+}
+
+pub(super) fn run(args: &LogsArgs, context: &Context, output: &Output) -> Outcome {
+    let issue = context.issue(&args.reference)?;
+    let record = context.broker.record(&issue)?;
+    let turn = args
+        .turn
+        .or(record.live.as_ref().map(|live| live.turn))
+        .or(record.last.as_ref().map(|last| last.turn))
+        .ok_or_else(|| BrokerError::NotFound {
+            problem: format!("{issue} has had no turn yet"),
+            hint: format!("run one: kugetsu continue {issue}"),
+        })?;
+    let ending = if args.raw { "raw.log" } else { "events.jsonl" };
+    let path = context
+        .broker
+        .store
+        .folder(&Key::from(&issue))
+        .join(format!("{turn}.{ending}"));
+    let show = if output.json || args.raw {
+        Show::Lines
+    } else {
+        Show::Text
+    };
+    print(path, show, args.follow, || runs(context, &issue, turn))?;
+    Ok(ExitStatus::Ok)
+}
+
+fn runs(context: &Context, issue: &IssueRef, turn: Uuid) -> bool {
+    match context.broker.store.issue(issue) {
+        Ok(Some(record)) => {
+            record.live.as_ref().is_some_and(|live| live.turn == turn)
+                && state_of(&record) == SessionState::Running
+        }
+        _ => false,
+    }
+}
+
+fn print(path: PathBuf, show: Show, follow: bool, runs: impl Fn() -> bool) -> Result<(), CliError> {
+    let file = std::fs::File::open(&path).map_err(|error| BrokerError::NotFound {
+        problem: format!("there is no log {}: {error}", path.display()),
+        hint: "kugetsu show REF --turns lists the turns".to_owned(),
+    })?;
+    let mut reader = BufReader::new(file);
+    let mut writer = Writer::new(show);
+    let mut line = Vec::new();
+    loop {
+        // Asked before reading: what a turn writes before it ends is read after it has ended.
+        let more = follow && runs();
+        loop {
+            let Ok(read) = reader.read_until(b'\n', &mut line) else {
+                return Ok(());
+            };
+            if read == 0 || !line.ends_with(b"\n") {
+                break;
+            }
+            if writer.line(&line).is_err() {
+                return Ok(());
+            }
+            line.clear();
+        }
+        if !more {
+            if !line.is_empty() {
+                let _ = writer.line(&line);
+            }
+            let _ = writer.end();
+            return Ok(());
+        }
+        std::thread::sleep(LOOK);
+    }
+}

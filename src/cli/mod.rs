@@ -1,0 +1,168 @@
+//! The command line: arguments in, text and exit status out. The only place that prints, prompts or exits.
+
+mod completions;
+mod config;
+mod context;
+mod continue_;
+mod destroy;
+mod doctor;
+mod init;
+mod list;
+mod logs;
+mod man;
+mod output;
+mod permit;
+mod printer;
+mod prompt;
+mod prune;
+mod restore;
+mod show;
+mod signals;
+mod start;
+mod turn;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::broker::BrokerError;
+use crate::exit::ExitStatus;
+use context::Context;
+use output::Output;
+
+/// An issue reference becomes the address of a durable, headless opencode session
+#[derive(Debug, Parser)]
+#[command(
+    name = "kugetsu",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
+#[command(after_help = EXIT_HELP)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+
+    /// Print JSON on stdout instead of text for people
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+const EXIT_HELP: &str = "\
+A REF is instance/owner/repo#14, an issue's URL, owner/repo#14, or #14 inside a clone.
+
+Exit status: 0 completed, 1 failed, 2 a person is needed, 64 wrong usage, 66 no such session or base,
+69 opencode missing or unusable, 73 the store cannot be written, 75 try again later, 130/143 interrupted.";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make, or adopt, the base session of a repository
+    Init(init::InitArgs),
+    /// Begin an issue: fork its session from the base and run the first turn
+    Start(start::StartArgs),
+    /// Run one more turn on an issue's session
+    Continue(continue_::ContinueArgs),
+    /// List the sessions
+    #[command(visible_alias = "ls")]
+    List(list::ListArgs),
+    /// Show one session
+    Show(show::ShowArgs),
+    /// Show what was said and done in a turn
+    Logs(logs::LogsArgs),
+    /// Show, change and explain what a session may do
+    Permit(permit::PermitArgs),
+    /// Forget the sessions that opencode no longer has
+    Prune(prune::PruneArgs),
+    /// Remove a session from opencode and from kugetsu; it can be restored
+    Destroy(destroy::DestroyArgs),
+    /// Bring back what destroy or prune removed
+    Restore(restore::RestoreArgs),
+    /// Check that everything is there and in order
+    Doctor(doctor::DoctorArgs),
+    /// Show every setting and where its value came from
+    Config(config::ConfigArgs),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page
+    Man(man::ManArgs),
+}
+
+/// What a verb comes to: an exit status, or an error that is printed.
+type Outcome = Result<ExitStatus, CliError>;
+
+/// An error on its way to the user.
+#[derive(Debug)]
+pub(crate) struct CliError {
+    status: ExitStatus,
+    message: String,
+    hint: Option<String>,
+}
+
+impl CliError {
+    fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            status: ExitStatus::Usage,
+            message: message.into(),
+            hint: Some(hint.into()),
+        }
+    }
+}
+
+impl<E: Into<BrokerError>> From<E> for CliError {
+    fn from(error: E) -> Self {
+        let error: BrokerError = error.into();
+        Self {
+            status: error.exit_status(),
+            message: error.to_string(),
+            hint: error.hint(),
+        }
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitStatus {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; they go to stdout.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitStatus::Usage
+            } else {
+                ExitStatus::Ok
+            };
+        }
+    };
+    let output = Output::new(cli.json);
+    let status = run(cli.verb, &output);
+    match status {
+        Ok(status) => status,
+        Err(error) => {
+            output.error(&error);
+            error.status
+        }
+    }
+}
+
+fn run(verb: Verb, output: &Output) -> Outcome {
+    // These need nothing of the machine.
+    let verb = match verb {
+        Verb::Completions(args) => return completions::run(&args, &mut Cli::command()),
+        Verb::Man(args) => return man::run(&args, Cli::command()),
+        other => other,
+    };
+    let context = Context::from_environment()?;
+    match verb {
+        Verb::Init(args) => init::run(args, &context, output),
+        Verb::Start(args) => start::run(args, &context, output),
+        Verb::Continue(args) => continue_::run(args, &context, output),
+        Verb::List(args) => list::run(&args, &context, output),
+        Verb::Show(args) => show::run(&args, &context, output),
+        Verb::Logs(args) => logs::run(&args, &context, output),
+        Verb::Permit(args) => permit::run(args, &context, output),
+        Verb::Prune(args) => prune::run(&args, &context, output),
+        Verb::Destroy(args) => destroy::run(&args, &context, output),
+        Verb::Restore(args) => restore::run(&args, &context, output),
+        Verb::Doctor(args) => doctor::run(&args, &context, output),
+        Verb::Config(args) => config::run(&args, &context, output),
+        Verb::Completions(_) | Verb::Man(_) => Ok(ExitStatus::Ok),
+    }
+}

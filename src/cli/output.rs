@@ -1,0 +1,147 @@
+//! Writing to stdout and stderr. A reader that has gone away is no error.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::CliError;
+
+/// The schema of everything that `--json` prints.
+pub(super) const SCHEMA: u32 = 1;
+
+/// Where and how to print.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Output {
+    pub(super) json: bool,
+    colour: bool,
+}
+
+impl Output {
+    pub(super) fn new(json: bool) -> Self {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            json,
+            colour: !plain && std::io::stdout().is_terminal(),
+        }
+    }
+
+    /// Text for people, on stdout.
+    #[expect(clippy::unused_self, reason = "all printing goes through one value")]
+    pub(super) fn text(self, text: impl AsRef<str>) {
+        let mut stdout = std::io::stdout().lock();
+        let _ = stdout.write_all(text.as_ref().as_bytes());
+        let _ = stdout.write_all(b"\n");
+        let _ = stdout.flush();
+    }
+
+    /// An object for programs, on one line of stdout, with the schema first.
+    pub(super) fn object(self, value: &impl Serialize) {
+        let mut object = serde_json::Map::from_iter([("schema".to_owned(), json!(SCHEMA))]);
+        match serde_json::to_value(value) {
+            Ok(Value::Object(fields)) => object.extend(fields),
+            Ok(other) => {
+                object.insert("value".to_owned(), other);
+            }
+            Err(error) => {
+                object.insert("error".to_owned(), json!(error.to_string()));
+            }
+        }
+        self.text(Value::Object(object).to_string());
+    }
+
+    /// Something beside the result, on stderr.
+    #[expect(clippy::unused_self, reason = "all printing goes through one value")]
+    pub(super) fn note(self, text: impl AsRef<str>) {
+        let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
+    }
+
+    /// An error: on stderr for people, and on stdout for programs.
+    pub(super) fn error(self, error: &CliError) {
+        self.note(format!("kugetsu: {}", error.message));
+        if let Some(hint) = &error.hint {
+            self.note(format!("  {hint}"));
+        }
+        if self.json {
+            self.object(&json!({
+                "error": {"message": error.message, "hint": error.hint},
+                "exit_status": error.status.code(),
+            }));
+        }
+    }
+
+    /// A table for people: columns, no lines, so that it can be cut and grepped.
+    pub(super) fn table(self, head: &[&str], rows: Vec<Vec<String>>) {
+        use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
+        let mut table = Table::new();
+        table
+            .load_style(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled)
+            .set_header(head.iter().map(|title| {
+                let cell = Cell::new(title);
+                if self.colour {
+                    cell.add_attribute(Attribute::Bold)
+                } else {
+                    cell
+                }
+            }));
+        if self.colour {
+            table.enforce_styling();
+        } else {
+            table.force_no_tty();
+        }
+        for row in rows {
+            table.add_row(row);
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        let text = table.to_string();
+        let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+        self.text(lines.join("\n"));
+    }
+}
+
+/// Costs are fractions of a cent as often as dollars.
+pub(super) fn money(usd: f64) -> String {
+    if usd == 0.0 {
+        "$0".to_owned()
+    } else if usd < 0.01 {
+        format!("${usd:.6}")
+    } else {
+        format!("${usd:.2}")
+    }
+}
+
+/// `1 step`, `2 steps`.
+pub(super) fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Bytes for another program, on stdout.
+pub(super) fn bytes(bytes: &[u8]) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(bytes);
+    let _ = stdout.flush();
+}
+
+/// Asks on the terminal. Anything but a clear yes is a no.
+pub(super) fn confirm(question: &str) -> bool {
+    dialoguer::Confirm::new()
+        .with_prompt(question)
+        .default(false)
+        .interact_opt()
+        .ok()
+        .flatten()
+        .unwrap_or(false)
+}
+
+/// kugetsu's own trace: warnings to stderr, everything into the log where there is one.
+pub(super) fn trace_to(log: std::fs::File) {
+    use tracing_subscriber::fmt;
+    let _ = fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(std::sync::Mutex::new(log))
+        .try_init();
+}

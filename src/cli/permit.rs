@@ -1,0 +1,140 @@
+//! `kugetsu permit`.
+
+use std::str::FromStr as _;
+
+use clap::Args;
+use serde_json::json;
+
+use super::context::Context;
+use super::output::Output;
+use super::{CliError, Outcome};
+use crate::broker::{Permit, Subject};
+use crate::exit::ExitStatus;
+use crate::permission::{Preset, Rule};
+
+#[derive(Debug, Args)]
+pub(super) struct PermitArgs {
+    /// The issue; not with --base
+    #[arg(value_name = "REF", required_unless_present = "base")]
+    reference: Option<String>,
+
+    /// Rules to add, as permission[:pattern]=allow|deny|ask; without any, what is permitted is shown
+    #[arg(value_name = "RULE")]
+    rules: Vec<String>,
+
+    /// The base of the clone's repository, and so its forks to come
+    #[arg(long)]
+    base: bool,
+
+    /// The base of this repository
+    #[arg(long, value_name = "INSTANCE/OWNER/REPO", requires = "base")]
+    repo: Option<String>,
+
+    /// Take a rule away, as permission[:pattern]; may be given often
+    #[arg(long, value_name = "PERMISSION[:PATTERN]")]
+    remove: Vec<String>,
+
+    /// Begin with this preset: headless, read-only or full
+    #[arg(long, value_name = "PRESET")]
+    preset: Option<String>,
+
+    /// For every permission: what will apply, where that comes from, and what could still ask
+    #[arg(long)]
+    explain: bool,
+}
+
+pub(super) fn run(args: PermitArgs, context: &Context, output: &Output) -> Outcome {
+    // With --base there is no REF, so the first word is a rule as well.
+    let (subject, words) = if args.base {
+        let repo = context.repo(args.repo.as_deref())?;
+        let words = args.reference.into_iter().chain(args.rules).collect();
+        (Subject::Base(repo), words)
+    } else {
+        let reference = args.reference.unwrap_or_default();
+        (Subject::Issue(context.issue(&reference)?), args.rules)
+    };
+    let change = change(&words, &args.remove, args.preset.as_deref())?;
+    let broker = &context.broker;
+    let policy = if change.is_empty() {
+        broker.policy(&subject)?
+    } else {
+        broker.permit(&subject, &change)?
+    };
+    if args.explain {
+        let explained = broker.explain(&subject)?;
+        if output.json {
+            let rows: Vec<_> = explained
+                .iter()
+                .map(|row| {
+                    json!({
+                        "permission": row.permission,
+                        "pattern": row.pattern,
+                        "action": row.action,
+                        "source": row.source.to_string(),
+                        "could_ask": row.could_ask,
+                    })
+                })
+                .collect();
+            output.object(&json!({"permissions": rows}));
+        } else {
+            let rows = explained
+                .iter()
+                .map(|row| {
+                    vec![
+                        row.permission.clone(),
+                        row.pattern.clone(),
+                        row.action.as_str().to_owned(),
+                        row.source.to_string(),
+                        if row.could_ask {
+                            "could ask; refused in a headless turn"
+                        } else {
+                            ""
+                        }
+                        .to_owned(),
+                    ]
+                })
+                .collect();
+            output.table(&["PERMISSION", "PATTERN", "ACTION", "FROM", ""], rows);
+        }
+        return Ok(ExitStatus::Ok);
+    }
+    if output.json {
+        output.object(&json!({
+            "preset": policy.preset,
+            "rules": policy.rules,
+            "effective": policy.rules(),
+        }));
+    } else {
+        output.text(format!("preset {}", policy.preset));
+        for rule in policy.rules() {
+            let own = if policy.rules.contains(&rule) {
+                "own"
+            } else {
+                "preset"
+            };
+            output.text(format!("  {own:<6}  {rule}"));
+        }
+    }
+    Ok(ExitStatus::Ok)
+}
+
+fn change(words: &[String], remove: &[String], preset: Option<&str>) -> Result<Permit, CliError> {
+    let example = "such as `bash:git push *=deny` or `external_directory:/data/*=allow`";
+    Ok(Permit {
+        preset: preset
+            .map(Preset::from_str)
+            .transpose()
+            .map_err(|error| CliError::usage(error.to_string(), "choose headless, read-only or full"))?,
+        add: words
+            .iter()
+            .map(|word| Rule::from_str(word).map_err(|error| CliError::usage(error.to_string(), example)))
+            .collect::<Result<_, _>>()?,
+        remove: remove
+            .iter()
+            .map(|word| {
+                let (permission, pattern) = word.split_once(':').unwrap_or((word, "*"));
+                (permission.to_owned(), pattern.to_owned())
+            })
+            .collect(),
+    })
+}

@@ -1,0 +1,57 @@
+//! Where a prompt comes from: the words of the command line, or stdin.
+
+use std::io::{IsTerminal as _, Read as _};
+use std::path::Path;
+
+use super::CliError;
+
+/// The prompt, byte for byte.
+pub(super) fn read(words: &[String]) -> Result<String, CliError> {
+    let from_stdin = match words {
+        [] if std::io::stdin().is_terminal() => {
+            return Err(CliError::usage(
+                "there is no message",
+                "write it after the reference, or pipe it in and write `-`",
+            ));
+        }
+        [] => true,
+        [only] => only == "-",
+        _ => false,
+    };
+    let text = if from_stdin {
+        let mut bytes = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| {
+            CliError::usage(format!("stdin cannot be read: {error}"), "pipe the message in")
+        })?;
+        String::from_utf8(bytes).map_err(|_| {
+            CliError::usage(
+                "the message on stdin is not UTF-8",
+                "convert it first, with iconv",
+            )
+        })?
+    } else {
+        words.join(" ")
+    };
+    not_empty(text)
+}
+
+/// The prompt in a file.
+pub(super) fn read_file(path: &Path) -> Result<String, CliError> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        CliError::usage(
+            format!("the prompt file {} cannot be read: {error}", path.display()),
+            "name a file of UTF-8 text",
+        )
+    })?;
+    not_empty(text)
+}
+
+fn not_empty(text: String) -> Result<String, CliError> {
+    if text.trim().is_empty() {
+        return Err(CliError::usage(
+            "the message is empty",
+            "write it after the reference, or pipe it in and write `-`",
+        ));
+    }
+    Ok(text)
+}

@@ -1,0 +1,60 @@
+//! `kugetsu prune`.
+
+use std::io::IsTerminal as _;
+
+use clap::Args;
+use serde_json::json;
+
+use super::Outcome;
+use super::context::Context;
+use super::output::{Output, confirm};
+use crate::broker::Orphan;
+use crate::exit::ExitStatus;
+
+#[derive(Debug, Args)]
+pub(super) struct PruneArgs {
+    /// Do it without asking
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) fn run(args: &PruneArgs, context: &Context, output: &Output) -> Outcome {
+    let broker = &context.broker;
+    let orphans = broker.orphans()?;
+    let ask = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    if !output.json {
+        if orphans.is_empty() {
+            output.text("nothing to prune: opencode has every session");
+        }
+        for orphan in &orphans {
+            output.text(format!(
+                "{}  {} is gone from opencode",
+                orphan.issue, orphan.session
+            ));
+        }
+    }
+    let go = !orphans.is_empty()
+        && (args.force || (ask && !output.json && confirm("Move these records to the trash?")));
+    let pruned = if go { broker.prune(&orphans)? } else { Vec::new() };
+    if go {
+        broker.store.expire_trash(broker.config.duration("trash_keep"))?;
+    }
+    if output.json {
+        let list = |orphans: &[Orphan]| {
+            orphans
+                .iter()
+                .map(|orphan| json!({"ref": orphan.issue, "session": orphan.session}))
+                .collect::<Vec<_>>()
+        };
+        output.object(&json!({"orphans": list(&orphans), "pruned": list(&pruned)}));
+    } else if go {
+        output.text(format!(
+            "moved {} of {} to the trash; kugetsu restore brings a record back",
+            pruned.len(),
+            orphans.len()
+        ));
+    } else if !orphans.is_empty() {
+        output.note("nothing was changed; do it with: kugetsu prune --force");
+    }
+    Ok(ExitStatus::Ok)
+}

@@ -1,0 +1,114 @@
+//! `kugetsu show`. One record; takes no lock and starts nothing.
+
+use clap::Args;
+use serde_json::json;
+
+use super::Outcome;
+use super::context::Context;
+use super::list::with_state;
+use super::output::{Output, count, money};
+use crate::broker::state_of;
+use crate::exit::ExitStatus;
+use crate::session::SessionState;
+use crate::store::Key;
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// The issue
+    #[arg(value_name = "REF")]
+    reference: String,
+
+    /// List every turn as well
+    #[arg(long)]
+    turns: bool,
+}
+
+pub(super) fn run(args: &ShowArgs, context: &Context, output: &Output) -> Outcome {
+    let issue = context.issue(&args.reference)?;
+    let broker = &context.broker;
+    let record = broker.record(&issue)?;
+    let state = state_of(&record);
+    let turns = if args.turns {
+        Some(broker.store.turns(&issue)?)
+    } else {
+        None
+    };
+    if output.json {
+        let mut value = with_state(&record, state);
+        if let Some(turns) = turns {
+            value["turn_list"] = json!(turns);
+        }
+        output.object(&value);
+        return Ok(ExitStatus::Ok);
+    }
+    let mut lines = vec![
+        format!("{}  {}", record.issue, state.as_str()),
+        format!(
+            "  session     {}",
+            record
+                .session
+                .as_ref()
+                .map_or("none yet", |session| session.as_str())
+        ),
+        format!("  directory   {}", record.directory.display()),
+        format!("  base        {} ({})", record.base, record.base_session),
+        format!("  permissions {}", record.policy.preset),
+        format!(
+            "  so far      {}, {}, {}",
+            count(record.totals.turns, "turn"),
+            count(record.totals.tokens.total(), "token"),
+            money(record.totals.cost_usd)
+        ),
+        format!("  created     {}", record.created.strftime("%F %T UTC")),
+        format!("  updated     {}", record.updated.strftime("%F %T UTC")),
+    ];
+    if let (Some(live), SessionState::Running) = (&record.live, state) {
+        lines.push(format!(
+            "  running     turn {} since {}, process {} on {}",
+            live.turn,
+            live.started.strftime("%F %T UTC"),
+            live.supervisor.pid,
+            live.supervisor.host
+        ));
+    }
+    if state == SessionState::Lost && record.live.is_some() {
+        lines.push(
+            "  lost        its supervisor died; the next continue, or kugetsu doctor --fix, adopts it"
+                .to_owned(),
+        );
+    }
+    if let Some(last) = &record.last {
+        let reason = if last.reason.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", last.reason)
+        };
+        lines.push(format!("  last turn   {} {}{reason}", last.turn, last.verdict));
+    }
+    lines.push(format!(
+        "  record      {}",
+        broker.store.record_path(&Key::from(&issue)).display()
+    ));
+    output.text(lines.join("\n"));
+    if let Some(turns) = turns {
+        let rows = turns
+            .iter()
+            .map(|turn| {
+                vec![
+                    turn.turn.to_string(),
+                    turn.verdict.to_string(),
+                    turn.started.strftime("%F %T").to_string(),
+                    turn.steps.to_string(),
+                    turn.tokens.total().to_string(),
+                    money(turn.cost_usd),
+                    turn.reason.clone(),
+                ]
+            })
+            .collect();
+        output.table(
+            &["TURN", "VERDICT", "STARTED", "STEPS", "TOKENS", "COST", "REASON"],
+            rows,
+        );
+    }
+    Ok(ExitStatus::Ok)
+}

@@ -1,0 +1,34 @@
+//! `kugetsu start`.
+
+use clap::Args;
+
+use super::Outcome;
+use super::context::Context;
+use super::output::Output;
+use super::turn::{self, TurnArgs};
+use crate::broker::Mode;
+
+#[derive(Debug, Args)]
+pub(super) struct StartArgs {
+    /// The issue
+    #[arg(value_name = "REF")]
+    reference: String,
+
+    /// What to do; `-`, or nothing where stdin is a pipe: read it from stdin
+    #[arg(value_name = "MESSAGE")]
+    message: Vec<String>,
+
+    #[command(flatten)]
+    turn: TurnArgs,
+}
+
+pub(super) fn run(args: StartArgs, context: &Context, output: &Output) -> Outcome {
+    turn::run(
+        args.reference,
+        &args.message,
+        Mode::Start,
+        args.turn,
+        context,
+        *output,
+    )
+}

@@ -1,0 +1,347 @@
+//! The settings: a default for every flag, in `config.toml` or the environment.
+//!
+//! One table says everything that is known of a setting; the command line's help, `kugetsu config` and the
+//! checks all come from it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::permission::{Policy, Preset, Rule};
+
+/// One setting.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name in `config.toml`; in the environment `KUGETSU_` and the name in capitals.
+    pub name: &'static str,
+    /// The value where none is given.
+    pub default: &'static str,
+    /// What it means.
+    pub help: &'static str,
+    check: fn(&str) -> Result<(), String>,
+}
+
+/// Every setting.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "opencode",
+        default: "",
+        help: "the opencode program; empty: the one in PATH",
+        check: anything,
+    },
+    Key {
+        name: "transport",
+        default: "auto",
+        help: "how turns reach opencode: auto, run or serve",
+        check: |text| one_of(text, &["auto", "run", "serve"]),
+    },
+    Key {
+        name: "instance",
+        default: "github.com",
+        help: "the forge that owner/repo#14 means",
+        check: anything,
+    },
+    Key {
+        name: "timeout",
+        default: "1h",
+        help: "how long a turn may take",
+        check: |text| parse_duration(text).map(drop),
+    },
+    Key {
+        name: "stall_timeout",
+        default: "10m",
+        help: "how long a turn may go without progress of any kind",
+        check: |text| parse_duration(text).map(drop),
+    },
+    Key {
+        name: "max_quota_wait",
+        default: "10m",
+        help: "how long a turn waits for a provider that asks to come back later",
+        check: |text| parse_duration(text).map(drop),
+    },
+    Key {
+        name: "max_steps_without_progress",
+        default: "5",
+        help: "steps in a row without a finish reason after which a turn is looping",
+        check: |text| positive(text).map(drop),
+    },
+    Key {
+        name: "grace",
+        default: "10s",
+        help: "between asking opencode to end and killing it",
+        check: |text| parse_duration(text).map(drop),
+    },
+    Key {
+        name: "database_timeout",
+        default: "10s",
+        help: "how long to wait for opencode's database while it is locked",
+        check: |text| parse_duration(text).map(drop),
+    },
+    Key {
+        name: "lock_timeout",
+        default: "10s",
+        help: "how long to wait for a lock of the store",
+        check: |text| parse_duration(text).map(drop),
+    },
+    Key {
+        name: "preset",
+        default: "headless",
+        help: "the permission preset of new bases: headless, read-only or full",
+        check: |text| {
+            Preset::from_str(text)
+                .map(drop)
+                .map_err(|error| error.to_string())
+        },
+    },
+    Key {
+        name: "rules",
+        default: "",
+        help: "permission rules of new bases after the preset, as a list: [\"bash:git push *=deny\"]",
+        check: |text| parse_rules(text).map(drop),
+    },
+    Key {
+        name: "trash_keep",
+        default: "720h",
+        help: "how long the trash keeps what destroy and prune removed",
+        check: |text| parse_duration(text).map(drop),
+    },
+];
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It is the default.
+    Default,
+    /// From the file.
+    File,
+    /// From this environment variable.
+    Environment(String),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File => f.write_str("config.toml"),
+            Self::Environment(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Every setting with its value.
+#[derive(Clone, Debug)]
+pub struct Config {
+    values: BTreeMap<&'static str, (String, Origin)>,
+}
+
+/// What is wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is there and cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no TOML.
+    #[error("{path} is no TOML: {message}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        message: String,
+    },
+    /// A setting nobody knows.
+    #[error("{path}: there is no setting `{name}`; `kugetsu config` lists them all")]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        name: String,
+    },
+    /// A value that cannot be meant.
+    #[error("{origin}: `{name}` cannot be `{value}`: {problem}")]
+    Value {
+        /// The file or the variable.
+        origin: String,
+        /// The setting.
+        name: String,
+        /// What was given.
+        value: String,
+        /// Why not.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Reads the file, if there is one, and the environment over it.
+    pub fn load(file: &Path, environment: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
+        let mut values: BTreeMap<_, _> = KEYS
+            .iter()
+            .map(|key| (key.name, (key.default.to_owned(), Origin::Default)))
+            .collect();
+        for (name, value) in read_file(file)? {
+            let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+                return Err(ConfigError::Unknown {
+                    path: file.to_owned(),
+                    name,
+                });
+            };
+            values.insert(key.name, (value, Origin::File));
+        }
+        for key in KEYS {
+            let variable = format!("KUGETSU_{}", key.name.to_uppercase());
+            if let Some(value) = environment(&variable) {
+                let value = value.to_string_lossy().into_owned();
+                values.insert(key.name, (value, Origin::Environment(variable)));
+            }
+        }
+        for key in KEYS {
+            let (value, origin) = &values[key.name];
+            (key.check)(value).map_err(|problem| ConfigError::Value {
+                origin: match origin {
+                    Origin::File => file.display().to_string(),
+                    other => other.to_string(),
+                },
+                name: key.name.to_owned(),
+                value: value.clone(),
+                problem,
+            })?;
+        }
+        Ok(Self { values })
+    }
+
+    /// A value as text. The name must be one of [`KEYS`]; any other has the empty value.
+    pub fn get(&self, name: &str) -> &str {
+        self.values.get(name).map_or("", |(value, _)| value.as_str())
+    }
+
+    /// A value that is a length of time.
+    pub fn duration(&self, name: &str) -> Duration {
+        // `load` has checked every value.
+        parse_duration(self.get(name)).unwrap_or_default()
+    }
+
+    /// A value that is a number of at least 1.
+    pub fn number(&self, name: &str) -> u32 {
+        positive(self.get(name)).unwrap_or(1)
+    }
+
+    /// The policy of new bases.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            preset: Preset::from_str(self.get("preset")).unwrap_or_default(),
+            rules: parse_rules(self.get("rules")).unwrap_or_default(),
+        }
+    }
+
+    /// Every setting: its key, its value, where that came from.
+    pub fn entries(&self) -> impl Iterator<Item = (&'static Key, &str, &Origin)> {
+        KEYS.iter().filter_map(|key| {
+            let (value, origin) = self.values.get(key.name)?;
+            Some((key, value.as_str(), origin))
+        })
+    }
+}
+
+fn read_file(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => {
+            return Err(ConfigError::Read {
+                path: path.to_owned(),
+                source,
+            });
+        }
+    };
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| ConfigError::Syntax {
+            path: path.to_owned(),
+            message: error.to_string().trim().replace('\n', " "),
+        })?;
+    Ok(table
+        .into_iter()
+        .map(|(name, value)| (name, plain(&value)))
+        .collect())
+}
+
+/// Lists become lines, everything else what a person would type.
+fn plain(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => text.clone(),
+        toml::Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join("\n"),
+        other => other.to_string(),
+    }
+}
+
+fn anything(_: &str) -> Result<(), String> {
+    Ok(())
+}
+
+fn one_of(text: &str, words: &[&str]) -> Result<(), String> {
+    if words.contains(&text) {
+        return Ok(());
+    }
+    Err(format!("it is one of {}", words.join(", ")))
+}
+
+fn positive(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("it is a whole number of at least 1".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn parse_rules(text: &str) -> Result<Vec<Rule>, String> {
+    text.lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| Rule::from_str(line).map_err(|error| error.to_string()))
+        .collect()
+}
+
+/// A length of time: `90s`, `10m`, `1h 30m`, or a number of seconds. At most 10 years, so that sums of two
+/// never overflow.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_hours(24 * 3660);
+    let wrong = || "it is a length of time such as 90s, 10m or 1h30m".to_owned();
+    let text = text.trim();
+    let duration = match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?,
+        Err(_) => {
+            let signed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+            Duration::try_from(signed).map_err(|_| wrong())?
+        }
+    };
+    if duration > LONGEST {
+        return Err("it is at most ten years".to_owned());
+    }
+    Ok(duration)
+}
+
+/// A length of time for people, to the second: `1h30m`, `45s`, `0.3s`.
+pub fn print_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    if seconds < 10 {
+        let text = format!("{:.1}", duration.as_secs_f64());
+        return format!("{}s", text.strip_suffix(".0").unwrap_or(&text));
+    }
+    let mut text = String::new();
+    for (unit, size) in [("d", 86400), ("h", 3600), ("m", 60), ("s", 1)] {
+        let count = match unit {
+            "d" => seconds / size,
+            "h" => seconds % 86400 / size,
+            "m" => seconds % 3600 / size,
+            _ => seconds % 60,
+        };
+        if count > 0 {
+            text.push_str(&format!("{count}{unit}"));
+        }
+    }
+    text
+}

@@ -1,0 +1,451 @@
+//! The only raw file writes.
+//!
+//! A write that returned is on the disk, and a reader sees the old file or the new one, never a part: temporary
+//! file in the same folder, write, sync, rename, sync the folder. Prompts and answers are private, so files get
+//! mode 0600 and folders 0700. No symbolic link is followed below the root that a caller names.
+//!
+//! [`crash_point`]s mark the moments at which tests kill the process.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the room that they are banned to"
+)]
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// What the names of temporary files begin with.
+pub const TEMP_PREFIX: &str = ".tmp-";
+
+/// Why a file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FsError {
+    /// It is a symbolic link, or lies behind one.
+    #[error("{} is a symbolic link, which is not followed", .path.display())]
+    Symlink {
+        /// The link.
+        path: PathBuf,
+    },
+    /// It is a folder, a pipe or a device.
+    #[error("{} is not a plain file", .path.display())]
+    NotAFile {
+        /// What was opened.
+        path: PathBuf,
+    },
+    /// It is larger than its reader takes.
+    #[error("{} is larger than {max} bytes", .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The limit in bytes.
+        max: u64,
+    },
+    /// The system said no.
+    #[error("cannot {action} {}: {source}", .path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl FsError {
+    /// The file or folder in question.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Symlink { path }
+            | Self::NotAFile { path }
+            | Self::TooLarge { path, .. }
+            | Self::Io { path, .. } => path,
+        }
+    }
+
+    /// Whether there is no such file.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
+    fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        // What O_NOFOLLOW answers at a symbolic link.
+        if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
+            return Self::Symlink { path };
+        }
+        Self::Io { action, path, source }
+    }
+}
+
+type Result<T> = std::result::Result<T, FsError>;
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    options.mode(0o600).custom_flags(flags.bits() as i32);
+    options
+}
+
+/// Replaces `path`, or makes it, with exactly `bytes`. The folder must be there.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    refuse_symlink(path)?;
+    let temp = temp_beside(path);
+    let written = write_temp(&temp, bytes)
+        .and_then(|()| fs::rename(&temp, path).map_err(|source| FsError::new("replace", path, source)));
+    if let Err(error) = written {
+        // Best effort: what stays is found by its name.
+        let _ = fs::remove_file(&temp);
+        return Err(error);
+    }
+    crash_point("renamed");
+    sync_folder(folder_of(path))?;
+    crash_point("folder_synced");
+    Ok(())
+}
+
+fn write_temp(temp: &Path, bytes: &[u8]) -> Result<()> {
+    let failed = |source| FsError::new("write", temp, source);
+    let mut file = options()
+        .write(true)
+        .create_new(true)
+        .open(temp)
+        .map_err(failed)?;
+    crash_point("temp_created");
+    if crash_armed("temp_half_written") {
+        file.write_all(&bytes[..bytes.len() / 2]).map_err(failed)?;
+        crash_point("temp_half_written");
+        file.write_all(&bytes[bytes.len() / 2..]).map_err(failed)?;
+    } else {
+        file.write_all(bytes).map_err(failed)?;
+    }
+    crash_point("temp_written");
+    file.sync_all().map_err(failed)?;
+    crash_point("temp_synced");
+    Ok(())
+}
+
+fn temp_beside(path: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let unique = uuid::Uuid::new_v4().simple().to_string();
+    folder_of(path).join(format!(
+        "{TEMP_PREFIX}{}-{count}-{}",
+        std::process::id(),
+        &unique[..8]
+    ))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Adds one line, which holds no line end itself, and waits until it is on the disk. A last line that an earlier
+/// crash left without its end is closed first, so that it spoils no other. The caller sees to it that nobody else
+/// writes to the file.
+pub fn append_line_durable(path: &Path, line: &[u8]) -> Result<()> {
+    let failed = |source| FsError::new("append to", path, source);
+    debug_assert!(!line.contains(&b'\n'), "a line holds no line end");
+    let file = open_append(path)?;
+    let length = file.metadata().map_err(failed)?.len();
+    let mut bytes = Vec::with_capacity(line.len() + 2);
+    if length > 0 {
+        let mut last = [0];
+        file.read_exact_at(&mut last, length - 1).map_err(failed)?;
+        if last != *b"\n" {
+            bytes.push(b'\n');
+        }
+    }
+    bytes.extend_from_slice(line);
+    bytes.push(b'\n');
+    crash_point("append_opened");
+    if crash_armed("append_half_written") {
+        (&file).write_all(&bytes[..bytes.len() / 2]).map_err(failed)?;
+        crash_point("append_half_written");
+        (&file).write_all(&bytes[bytes.len() / 2..]).map_err(failed)?;
+    } else if let Err(source) = (&file).write_all(&bytes) {
+        // A full disk may have taken a part: give it back.
+        let _ = file.set_len(length);
+        return Err(failed(source));
+    }
+    crash_point("append_written");
+    file.sync_data().map_err(failed)?;
+    if length == 0 {
+        sync_folder(folder_of(path))?;
+    }
+    Ok(())
+}
+
+/// Opens a log to append to, and makes it when it is not there. Not synced.
+pub fn create_append(path: &Path) -> Result<File> {
+    open_append(path)
+}
+
+fn open_append(path: &Path) -> Result<File> {
+    let opened = options().read(true).append(true).create(true).open(path);
+    plain(opened.map_err(|source| FsError::new("open", path, source))?, path)
+}
+
+/// Opens a file to lock it, and makes it when it is not there.
+pub(crate) fn open_lock(path: &Path) -> Result<File> {
+    let opened = options().read(true).write(true).create(true).open(path);
+    plain(opened.map_err(|source| FsError::new("open", path, source))?, path)
+}
+
+fn plain(file: File, path: &Path) -> Result<File> {
+    match file.metadata() {
+        Ok(metadata) if metadata.is_file() => Ok(file),
+        Ok(_) => Err(FsError::NotAFile {
+            path: path.to_owned(),
+        }),
+        Err(source) => Err(FsError::new("look at", path, source)),
+    }
+}
+
+/// Reads a whole file of at most `max` bytes.
+pub fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>> {
+    let file = options()
+        .read(true)
+        .open(path)
+        .map_err(|source| FsError::new("read", path, source))?;
+    let mut bytes = Vec::new();
+    read_open(&file, path, max, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads an open file of at most `max` bytes into `bytes`, which is emptied first.
+pub(crate) fn read_open(file: &File, path: &Path, max: u64, bytes: &mut Vec<u8>) -> Result<()> {
+    let failed = |source| FsError::new("read", path, source);
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(FsError::NotAFile {
+            path: path.to_owned(),
+        });
+    }
+    bytes.clear();
+    if metadata.len() <= max {
+        // One byte more than it holds, so that the first read sees the end.
+        bytes.reserve(usize::try_from(metadata.len()).unwrap_or(0) + 1);
+        file.take(max + 1).read_to_end(bytes).map_err(failed)?;
+    }
+    if metadata.len() > max || bytes.len() as u64 > max {
+        return Err(FsError::TooLarge {
+            path: path.to_owned(),
+            max,
+        });
+    }
+    Ok(())
+}
+
+/// Makes `folder` and what is missing above it, down from `root`, each on the disk before the next. Nothing between
+/// `root` and `folder` may be a symbolic link; `root` itself may be one.
+pub fn create_dir_all_durable(root: &Path, folder: &Path) -> Result<()> {
+    make_folder_if_missing(root)?;
+    each_below(root, folder, |path| match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => Err(FsError::Symlink {
+            path: path.to_owned(),
+        }),
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(FsError::Io {
+            action: "use as a folder",
+            path: path.to_owned(),
+            source: io::ErrorKind::NotADirectory.into(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_folder(path),
+        Err(source) => Err(FsError::new("look at", path, source)),
+    })
+}
+
+/// Refuses `path` when it, or a folder between it and `root`, is a symbolic link. What is missing is no fault.
+pub fn refuse_symlinks(root: &Path, path: &Path) -> Result<()> {
+    each_below(root, path, refuse_symlink)
+}
+
+fn refuse_symlink(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => Err(FsError::Symlink {
+            path: path.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn each_below(root: &Path, path: &Path, mut visit: impl FnMut(&Path) -> Result<()>) -> Result<()> {
+    let below = path.strip_prefix(root).map_err(|_| FsError::Io {
+        action: "leave the store for",
+        path: path.to_owned(),
+        source: io::ErrorKind::InvalidInput.into(),
+    })?;
+    let mut current = root.to_owned();
+    for component in below.components() {
+        current.push(component);
+        visit(&current)?;
+    }
+    Ok(())
+}
+
+fn make_folder_if_missing(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+        make_folder_if_missing(above)?;
+    }
+    make_folder(path)
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {
+            crash_point("folder_made");
+            sync_folder(folder_of(path))
+        }
+        // Someone else was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => refuse_symlink(path),
+        Err(source) => Err(FsError::new("make the folder", path, source)),
+    }
+}
+
+/// Waits until the names in `folder` are on the disk.
+pub fn sync_folder(folder: &Path) -> Result<()> {
+    let failed = |source| FsError::new("sync", folder, source);
+    File::open(folder)
+        .and_then(|opened| opened.sync_all())
+        .map_err(failed)
+}
+
+/// Removes a file, and waits until it is gone from the disk. A file that is not there is no fault.
+pub fn remove_file_durable(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_folder(folder_of(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(FsError::new("remove", path, source)),
+    }
+}
+
+/// Removes a folder and all that is in it; links in it are removed, not followed. One that is not there is no fault.
+pub fn remove_dir_all_durable(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Ok(()) => sync_folder(folder_of(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(FsError::new("remove", path, source)),
+    }
+}
+
+/// Moves a file or folder within one file system, and waits until both names are on the disk. The caller has made
+/// sure that nothing is in the way: a file there would be replaced.
+pub fn rename_durable(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(|source| FsError::new("move", from, source))?;
+    crash_point("moved");
+    sync_folder(folder_of(to))?;
+    sync_folder(folder_of(from))
+}
+
+/// Copies a file of any size to a place where nothing is yet, and waits until it is on the disk.
+pub fn copy_durable(from: &Path, to: &Path) -> Result<()> {
+    let reading = |source| FsError::new("read", from, source);
+    let writing = |source| FsError::new("write", to, source);
+    let mut source = plain(options().read(true).open(from).map_err(reading)?, from)?;
+    let mut target = options().write(true).create_new(true).open(to).map_err(writing)?;
+    io::copy(&mut source, &mut target).map_err(writing)?;
+    target.sync_all().map_err(writing)?;
+    sync_folder(folder_of(to))
+}
+
+/// Whether a file's name is that of a temporary file.
+pub fn is_temp_name(name: &std::ffi::OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(TEMP_PREFIX.as_bytes())
+}
+
+/// Every place at which [`crash_point`] may be told to kill the process.
+pub const CRASH_POINTS: &[&str] = &[
+    "folder_made",
+    "temp_created",
+    "temp_half_written",
+    "temp_written",
+    "temp_synced",
+    "renamed",
+    "folder_synced",
+    "append_opened",
+    "append_half_written",
+    "append_written",
+    "moved",
+    "lease_locked",
+    "lease_written",
+    "record_saved",
+    "index_locked",
+    "index_saved",
+    "trash_entry_written",
+    "trash_record_moved",
+    "trash_folder_moved",
+    "restore_folder_moved",
+    "restore_record_moved",
+    "turn_leased",
+    "fork_intended",
+    "fork_made",
+    "fork_known",
+    "fork_settled",
+    "turn_live",
+    "turn_ended",
+    "turn_logged",
+    "base_made",
+    "destroy_trashed",
+];
+
+static CRASH_ARMED: AtomicBool = AtomicBool::new(false);
+static CRASH_AT: Mutex<Option<(String, u64)>> = Mutex::new(None);
+
+/// Arms one of [`CRASH_POINTS`], for tests: `name`, or `name:n` for the n-th time it is passed. The process then
+/// kills itself there as `kill -9` would.
+pub fn set_crash_point(spec: &str) -> std::result::Result<(), String> {
+    let (name, count) = match spec.split_once(':') {
+        None => (spec, 1),
+        Some((name, count)) => match count.parse() {
+            Ok(count @ 1..) => (name, count),
+            _ => return Err(format!("`{count}` is no count of passes")),
+        },
+    };
+    if !CRASH_POINTS.contains(&name) {
+        return Err(format!(
+            "`{name}` is no crash point; there are: {}",
+            CRASH_POINTS.join(", ")
+        ));
+    }
+    *CRASH_AT.lock().unwrap_or_else(PoisonError::into_inner) = Some((name.to_owned(), count));
+    CRASH_ARMED.store(true, Ordering::SeqCst);
+    Ok(())
+}
+
+/// Whether the next pass of this point is the last.
+fn crash_armed(name: &str) -> bool {
+    CRASH_ARMED.load(Ordering::Relaxed)
+        && CRASH_AT
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .is_some_and(|(at, _)| at == name)
+}
+
+/// Dies here when [`set_crash_point`] asked for it.
+pub fn crash_point(name: &str) {
+    debug_assert!(CRASH_POINTS.contains(&name), "{name} is not listed");
+    if !crash_armed(name) {
+        return;
+    }
+    let mut at = CRASH_AT.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some((_, left)) = at.as_mut() else { return };
+    *left -= 1;
+    if *left == 0 {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        loop {
+            std::thread::park();
+        }
+    }
+}

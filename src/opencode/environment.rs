@@ -1,0 +1,128 @@
+//! What every opencode that kugetsu starts has in common: its guard, its environment, its standard error.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use uuid::Uuid;
+
+use super::Opencode;
+use super::run_events::notice;
+use crate::fsx;
+use crate::permission::Policy;
+use crate::process::{GuardSpec, Sink};
+
+/// How many of opencode's last lines on standard error are kept as evidence.
+const KEPT_LINES: usize = 20;
+/// How much of one such line is kept, in bytes.
+const KEPT_LINE: usize = 2000;
+
+/// How to start opencode.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// Which opencode.
+    pub opencode: Opencode,
+    /// Our own program, which serves as the guard.
+    pub guard_program: PathBuf,
+    /// The turn whose mark the processes carry.
+    pub turn: Uuid,
+    /// The working directory.
+    pub directory: PathBuf,
+    /// The rules for every session of this process, where a turn is what it is started for.
+    pub policy: Option<Policy>,
+    /// Where opencode's log goes at DEBUG.
+    pub debug_log: Option<PathBuf>,
+    /// Between SIGTERM and SIGKILL.
+    pub grace: Duration,
+}
+
+impl Launch {
+    /// A guard around opencode with these arguments; no input, both outputs piped.
+    pub fn guard_spec(&self, mut args: Vec<OsString>) -> GuardSpec {
+        if self.debug_log.is_some() {
+            args.extend(["--print-logs", "--log-level", "DEBUG"].map(OsString::from));
+        }
+        let mut set_env: Vec<(OsString, OsString)> = vec![
+            // A turn must not replace the program that it runs on.
+            ("OPENCODE_DISABLE_AUTOUPDATE".into(), "1".into()),
+        ];
+        if let Some(policy) = &self.policy {
+            // Reaches the fork before its row can be written, and every subagent's session: both versions.
+            set_env.push(("OPENCODE_PERMISSION".into(), policy.env_json().into()));
+        }
+        GuardSpec {
+            program: self.opencode.program.clone(),
+            args,
+            cwd: self.directory.clone(),
+            set_env,
+            remove_env: Vec::new(),
+            stdin: Vec::new().into(),
+            grace: self.grace,
+            turn: self.turn,
+            guard_program: self.guard_program.clone(),
+            stdout: Sink::Piped,
+            stderr: Sink::Piped,
+        }
+    }
+}
+
+/// The last lines that opencode wrote on standard error.
+#[derive(Clone, Debug, Default)]
+pub struct StderrTail(Arc<Mutex<VecDeque<String>>>);
+
+impl StderrTail {
+    fn push(&self, mut line: String) {
+        if line.len() > KEPT_LINE {
+            line.truncate(line.floor_char_boundary(KEPT_LINE));
+        }
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == KEPT_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+
+    /// The lines, oldest first.
+    pub fn lines(&self) -> Vec<String> {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().cloned().collect()
+    }
+}
+
+/// Reads opencode's standard error to its end, so that it never blocks on it; keeps the last lines, and all
+/// of it in the debug log.
+pub async fn pump_stderr(pipe: impl AsyncRead + Unpin, tail: StderrTail, debug_log: Option<PathBuf>) {
+    let mut log = debug_log.and_then(|path| fsx::create_append(&path).ok());
+    let mut reader = BufReader::new(pipe);
+    let mut line = Vec::new();
+    loop {
+        // Bounded: a line without an end is cut, and goes on as the next one.
+        let taken = match reader.fill_buf().await {
+            Ok([]) | Err(_) => break,
+            Ok(bytes) => {
+                let end = bytes.iter().position(|&b| b == b'\n').map(|at| at + 1);
+                let taken = end.unwrap_or(bytes.len());
+                line.extend_from_slice(&bytes[..taken]);
+                if let Some(log) = &mut log {
+                    let _ = log.write_all(&bytes[..taken]);
+                }
+                taken
+            }
+        };
+        reader.consume(taken);
+        if line.ends_with(b"\n") || line.len() > KEPT_LINE {
+            let text = notice(&line);
+            if !text.trim().is_empty() {
+                tail.push(text.trim_end().to_owned());
+            }
+            line.clear();
+        }
+    }
+    if !line.is_empty() {
+        tail.push(notice(&line));
+    }
+}

@@ -1,0 +1,164 @@
+//! A private `opencode serve`: on loopback, with a random password, ending with the value that owns it.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::task::JoinHandle;
+
+use super::environment::{Launch, pump_stderr};
+use super::{Api, ApiError, Problem, StderrTail};
+use crate::process::{Exit, Guarded, ProcessError};
+
+/// What the server prints when it is ready.
+const LISTENING: &str = "listening on ";
+
+/// A running server.
+pub struct Server {
+    process: Guarded,
+    api: Api,
+    stderr: StderrTail,
+    pumps: Vec<JoinHandle<()>>,
+}
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// It could not be started.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// It ended, or said nothing, before it was ready.
+    #[error("{what}{}", last_words(.stderr))]
+    NotReady {
+        /// What happened instead.
+        what: String,
+        /// Its last words.
+        stderr: Vec<String>,
+    },
+    /// It is ready and does not answer.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+}
+
+fn last_words(stderr: &[String]) -> String {
+    stderr.last().map(|line| format!(" ({line})")).unwrap_or_default()
+}
+
+impl Server {
+    /// Starts a server for `launch.directory` and waits until it answers its health check.
+    ///
+    /// The port is opencode's choice (`--port 0`: 4096 if free, else a free one, both versions), so the line
+    /// that names it is read rather than a port guessed.
+    pub async fn start(launch: &Launch, ready: Duration) -> Result<Self, ServerError> {
+        let password = format!(
+            "{}{}",
+            uuid::Uuid::new_v4().simple(),
+            uuid::Uuid::new_v4().simple()
+        );
+        let mut spec = launch.guard_spec(
+            ["serve", "--hostname", "127.0.0.1", "--port", "0"]
+                .map(Into::into)
+                .to_vec(),
+        );
+        spec.set_env
+            .push(("OPENCODE_SERVER_PASSWORD".into(), password.clone().into()));
+        spec.remove_env.push("OPENCODE_SERVER_USERNAME".into());
+        let mut process = Guarded::spawn(spec).await?;
+        let stderr = StderrTail::default();
+        let mut pumps = Vec::new();
+        if let Some(pipe) = process.stderr.take() {
+            pumps.push(tokio::spawn(pump_stderr(
+                pipe,
+                stderr.clone(),
+                launch.debug_log.clone(),
+            )));
+        }
+        let Some(stdout) = process.stdout.take() else {
+            return Err(not_ready("its standard output is closed", &stderr));
+        };
+        let mut lines = BufReader::new(stdout).lines();
+        let url = async {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if let Some((_, url)) = line.split_once(LISTENING) {
+                    return Some(url.trim().to_owned());
+                }
+            }
+            None
+        };
+        let url = match tokio::time::timeout(ready, url).await {
+            Ok(Some(url)) => url,
+            Ok(None) => {
+                let exit = process.wait().await;
+                return Err(not_ready(&format!("it ended ({exit})"), &stderr));
+            }
+            Err(_) => {
+                process.kill().await;
+                let _ = process.wait().await;
+                return Err(not_ready(
+                    &format!("it did not say where it listens within {} s", ready.as_secs()),
+                    &stderr,
+                ));
+            }
+        };
+        pumps.push(tokio::spawn(async move {
+            // A server that cannot write its standard output may spin or stop: keep reading.
+            while let Ok(Some(_)) = lines.next_line().await {}
+        }));
+        let api = Api::new(url, password, &launch.directory);
+        let mut server = Self {
+            process,
+            api,
+            stderr,
+            pumps,
+        };
+        match tokio::time::timeout(ready, server.api.health()).await {
+            Ok(Ok(_)) => Ok(server),
+            Ok(Err(error)) => {
+                server.stop(true).await;
+                Err(error.into())
+            }
+            Err(_) => {
+                server.stop(true).await;
+                Err(ApiError {
+                    request: "GET /global/health".to_owned(),
+                    problem: Problem::Connection(format!("no answer within {} s", ready.as_secs())),
+                }
+                .into())
+            }
+        }
+    }
+
+    /// A client for this server.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// Its last words on standard error.
+    pub fn last_words(&self) -> Vec<String> {
+        self.stderr.lines()
+    }
+
+    /// Waits until the server has ended. Cancel-safe.
+    pub async fn ended(&mut self) -> Exit {
+        self.process.wait().await
+    }
+
+    /// Ends the server and everything that it started. `now`: without the grace period.
+    pub async fn stop(&mut self, now: bool) {
+        if now {
+            self.process.kill().await;
+        } else {
+            self.process.terminate().await;
+        }
+        let _ = self.process.wait().await;
+        for pump in self.pumps.drain(..) {
+            pump.abort();
+        }
+    }
+}
+
+fn not_ready(what: &str, stderr: &StderrTail) -> ServerError {
+    ServerError::NotReady {
+        what: what.to_owned(),
+        stderr: stderr.lines(),
+    }
+}

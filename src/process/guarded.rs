@@ -1,0 +1,158 @@
+//! A guarded program as tokio sees it.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use uuid::Uuid;
+
+use super::launch::{GuardSpec, ended};
+use super::wire::{Inbox, KILL, Report, TERMINATE};
+use super::{Exit, ProcessError, sweep};
+
+/// A program that runs under a guard. Dropping it closes the guard's control socket: the tree is asked to end and is
+/// killed a second later. To see the end of it, call [`Guarded::wait`].
+pub struct Guarded {
+    /// The program's stdout, when it is piped. It ends when the whole tree is gone, not before.
+    pub stdout: Option<ChildStdout>,
+    /// The program's stderr, when it is piped.
+    pub stderr: Option<ChildStderr>,
+    control: UnixStream,
+    inbox: Inbox,
+    last: Option<(Exit, Vec<u32>)>,
+    closed: bool,
+    guard: Child,
+    guard_pid: u32,
+    pid: u32,
+    turn: Uuid,
+    exit: Option<Exit>,
+}
+
+impl Guarded {
+    /// Starts the guard and, through it, the program; returns once the program runs. Dropping the future takes back
+    /// whatever was begun.
+    pub async fn spawn(mut spec: GuardSpec) -> Result<Self, ProcessError> {
+        let header = spec.header()?;
+        let (command, control) = spec.command()?;
+        let control = control
+            .set_nonblocking(true)
+            .and_then(|()| UnixStream::from_std(control))
+            .map_err(|source| ProcessError::System {
+                what: "cannot watch the guard's control socket",
+                source,
+            })?;
+        let mut command = Command::from(command);
+        let mut guard = command.spawn().map_err(|source| spec.guard_error(source))?;
+        drop(command);
+        let mut this = Self {
+            stdout: guard.stdout.take(),
+            stderr: guard.stderr.take(),
+            control,
+            inbox: Inbox::default(),
+            last: None,
+            closed: false,
+            guard_pid: guard.id().unwrap_or(0),
+            guard,
+            pid: 0,
+            turn: spec.turn,
+            exit: None,
+        };
+        // A guard that dies meanwhile shows in the missing report.
+        if this.control.write_all(&header).await.is_ok() {
+            let _ = this.control.write_all(&spec.stdin).await;
+        }
+        let first = this.report().await;
+        match spec.started(first.as_ref()) {
+            Ok(pid) => this.pid = pid,
+            Err(error) => {
+                let _ = this.guard.wait().await;
+                return Err(error);
+            }
+        }
+        Ok(this)
+    }
+
+    /// Waits until the program and everything below it is gone. May be cancelled and called again.
+    pub async fn wait(&mut self) -> Exit {
+        if let Some(exit) = self.exit {
+            return exit;
+        }
+        while self.report().await.is_some() {}
+        let _ = self.guard.wait().await;
+        let exit = if let Some((exit, _)) = &self.last {
+            *exit
+        } else {
+            let turn = self.turn;
+            let left = match tokio::task::spawn_blocking(move || sweep::sweep_marked(turn)).await {
+                Ok(Err(ProcessError::Unkillable { pids })) => pids,
+                _ => Vec::new(),
+            };
+            self.last = Some((Exit::GuardLost, left));
+            Exit::GuardLost
+        };
+        self.exit = Some(exit);
+        exit
+    }
+
+    /// Asks the program to end (SIGTERM); the tree is killed after the grace period. Does not wait.
+    pub async fn terminate(&mut self) {
+        self.ask(TERMINATE).await;
+    }
+
+    /// Has the whole tree killed now. Does not wait.
+    pub async fn kill(&mut self) {
+        self.ask(KILL).await;
+    }
+
+    /// The program's process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The guard's process id.
+    pub fn guard_pid(&self) -> u32 {
+        self.guard_pid
+    }
+
+    /// After [`Guarded::wait`]: the processes of the tree that could not be killed.
+    pub fn left(&self) -> &[u32] {
+        self.last.as_ref().map_or(&[], |(_, left)| left)
+    }
+
+    async fn ask(&mut self, request: u8) {
+        // A guard that is gone has nothing left to end.
+        let _ = self.control.write_all(&[request]).await;
+        if self.exit.is_none() {
+            wake(self.guard.id());
+        }
+    }
+
+    /// The guard's next report; `None` when it is gone. Nothing is lost when this is cancelled.
+    async fn report(&mut self) -> Option<Report> {
+        let mut chunk = [0; 4096];
+        while !self.closed {
+            match self.control.read(&mut chunk).await {
+                Ok(0) | Err(_) => self.closed = true,
+                Ok(count) => {
+                    let reports = self.inbox.feed(&chunk[..count]);
+                    if let Some(last) = reports.iter().rev().find_map(ended) {
+                        self.last = Some(last);
+                    }
+                    if let Some(first) = reports.into_iter().next() {
+                        return Some(first);
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Lets a guard go on that somebody has stopped.
+pub(super) fn wake(guard: Option<u32>) {
+    let pid = guard
+        .and_then(|pid| i32::try_from(pid).ok())
+        .and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::CONT);
+    }
+}

@@ -1,0 +1,149 @@
+//! What is to be run under a guard, and how the guard is started: shared by [`super::Guarded`] and
+//! [`super::run_to_end`].
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::wire::{Header, Report};
+use super::{Exit, GUARD_COMMAND, ProcessError};
+
+/// The name under which a guard shows in process lists. It holds neither `kugetsu` nor `opencode`, so that a person's
+/// `pkill -9` of either does not take the guard along and leave the tools of a turn behind.
+pub(super) const GUARD_NAME: &str = "turn-guard";
+
+/// Where an output of the program goes.
+#[derive(Debug)]
+pub enum Sink {
+    /// To us, through a pipe.
+    Piped,
+    /// Into this file.
+    File(File),
+    /// Nowhere.
+    Null,
+}
+
+/// A program to be run under a guard. It has no `Debug`, because `set_env` may hold secrets; they reach the guard
+/// through its stdin and are in nobody's argument list.
+pub struct GuardSpec {
+    /// The program. An absolute path, or a name to be looked up in the child's `PATH`.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Its working directory.
+    pub cwd: PathBuf,
+    /// Variables set on top of our own environment.
+    pub set_env: Vec<(OsString, OsString)>,
+    /// Variables of our own environment that it must not see; they win over `set_env`.
+    pub remove_env: Vec<OsString>,
+    /// What it reads from its stdin, which ends after it.
+    pub stdin: Arc<[u8]>,
+    /// How long after a request to end it is killed.
+    pub grace: Duration,
+    /// The turn: the mark in the environment ([`super::TURN_ENV`]) of everything that it starts.
+    pub turn: Uuid,
+    /// Our own binary. `/proc/self/exe` stays right while a new version is installed over it.
+    pub guard_program: PathBuf,
+    /// Where its stdout goes.
+    pub stdout: Sink,
+    /// Where its stderr goes.
+    pub stderr: Sink,
+}
+
+impl GuardSpec {
+    /// The first line that the guard reads.
+    pub(super) fn header(&self) -> Result<Vec<u8>, ProcessError> {
+        let header = Header {
+            program: self.program.clone().into_os_string(),
+            args: self.args.clone(),
+            cwd: self.cwd.clone().into_os_string(),
+            set_env: self.set_env.clone(),
+            remove_env: self.remove_env.clone(),
+            stdin_len: self.stdin.len() as u64,
+            grace_ms: u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX),
+            turn: self.turn,
+        };
+        let mut line = serde_json::to_vec(&header).map_err(|error| ProcessError::System {
+            what: "cannot write the guard's header",
+            source: error.into(),
+        })?;
+        line.push(b'\n');
+        Ok(line)
+    }
+
+    /// The command that starts the guard, and our end of its control socket. The command holds the other end: it must
+    /// be dropped once the guard runs, or the guard's death will not be seen.
+    pub(super) fn command(&mut self) -> Result<(Command, UnixStream), ProcessError> {
+        let (ours, theirs) = UnixStream::pair().map_err(|source| ProcessError::System {
+            what: "cannot make the guard's control socket",
+            source,
+        })?;
+        let mut command = Command::new(&self.guard_program);
+        command
+            .arg0(GUARD_NAME)
+            .arg(GUARD_COMMAND)
+            .arg(self.turn.to_string())
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(stdio(&mut self.stdout))
+            .stderr(stdio(&mut self.stderr));
+        Ok((command, ours))
+    }
+
+    pub(super) fn guard_error(&self, source: std::io::Error) -> ProcessError {
+        ProcessError::Guard {
+            guard: self.guard_program.clone(),
+            source,
+        }
+    }
+
+    /// What the guard's first report means: the program's pid, or why there is none.
+    pub(super) fn started(&self, report: Option<&Report>) -> Result<u32, ProcessError> {
+        match report {
+            Some(Report::Started { pid }) => Ok(*pid),
+            Some(Report::Failed { reason, not_found }) => Err(ProcessError::Start {
+                program: self.program.clone(),
+                cwd: self.cwd.clone(),
+                reason: reason.clone(),
+                not_found: *not_found,
+            }),
+            _ => Err(ProcessError::GuardEnded {
+                program: self.program.clone(),
+            }),
+        }
+    }
+}
+
+/// How the program ended and what is left of it, by the guard's last report.
+pub(super) fn ended(report: &Report) -> Option<(Exit, Vec<u32>)> {
+    match report {
+        Report::Ended {
+            code: Some(code),
+            left,
+            ..
+        } => Some((Exit::Code(*code), left.clone())),
+        Report::Ended {
+            signal: Some(signal),
+            left,
+            ..
+        } => Some((Exit::Signal(*signal), left.clone())),
+        // The program itself is among what could not be killed: the signal that it did not obey.
+        Report::Ended { left, .. } => Some((Exit::Signal(9), left.clone())),
+        _ => None,
+    }
+}
+
+fn stdio(sink: &mut Sink) -> Stdio {
+    match std::mem::replace(sink, Sink::Null) {
+        Sink::Piped => Stdio::piped(),
+        Sink::File(file) => file.into(),
+        Sink::Null => Stdio::null(),
+    }
+}

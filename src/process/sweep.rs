@@ -1,0 +1,129 @@
+//! Killing what a turn left behind, by the mark in its environment: for when the turn's guard is dead.
+
+use uuid::Uuid;
+
+use super::ProcessError;
+
+/// Makes this process the one to which orphans below it are handed (Linux; elsewhere nothing happens). Not needed for
+/// [`sweep_marked`]; with it what a killed guard leaves behind stays below us and is ours to reap. A process that
+/// lives long must then reap the zombies of all orphans, so it is for commands that run one turn and end.
+pub fn become_subreaper() -> Result<(), ProcessError> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|errno| {
+        ProcessError::System {
+            what: "cannot become a child subreaper",
+            source: errno.into(),
+        }
+    })?;
+    Ok(())
+}
+
+/// Kills every process of this user that carries the mark of `turn`, and all below it; gives how many. This process
+/// and its ancestors are spared. Returns when none is left.
+///
+/// # Errors
+/// [`ProcessError::Unkillable`] when some are left after ten seconds.
+pub fn sweep_marked(turn: Uuid) -> Result<usize, ProcessError> {
+    imp::sweep(turn, false)
+}
+
+/// As [`sweep_marked`], but only among the descendants of this process.
+pub fn sweep_descendants(turn: Uuid) -> Result<usize, ProcessError> {
+    imp::sweep(turn, true)
+}
+
+#[cfg(target_os = "linux")]
+mod imp {
+    use std::collections::{HashMap, HashSet};
+    use std::time::{Duration, Instant};
+
+    use rustix::process::{Pid, Signal, WaitOptions, waitpid};
+    use uuid::Uuid;
+
+    use crate::process::procfs::{self, Entry};
+    use crate::process::{ProcessError, TURN_ENV, tree};
+
+    const LIMIT: Duration = Duration::from_secs(10);
+    const PAUSE: Duration = Duration::from_millis(2);
+
+    pub(super) fn sweep(turn: Uuid, only_descendants: bool) -> Result<usize, ProcessError> {
+        let mark = format!("{TURN_ENV}={turn}").into_bytes();
+        let own = std::process::id();
+        let until = Instant::now() + LIMIT;
+        let mut killed = HashSet::new();
+        let mut clean = 0;
+        loop {
+            let targets = marked(&mark, own, only_descendants);
+            for target in &targets {
+                if tree::signal(target, Signal::KILL) {
+                    killed.insert((target.pid, target.start_ticks));
+                }
+            }
+            reap(own, &killed);
+            // One pass may miss a process that forks while it reads; its child carries the mark as well.
+            clean = if targets.is_empty() { clean + 1 } else { 0 };
+            if clean == 2 {
+                return Ok(killed.len());
+            }
+            if Instant::now() >= until {
+                return Err(ProcessError::Unkillable {
+                    pids: targets.iter().map(|target| target.pid).collect(),
+                });
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// The living processes that carry the mark, and those below them.
+    fn marked(mark: &[u8], own: u32, only_descendants: bool) -> Vec<Entry> {
+        let all = procfs::all();
+        let spared = ancestry(&all, own);
+        let candidates: Option<HashSet<u32>> =
+            only_descendants.then(|| tree::below(own).iter().map(|entry| entry.pid).collect());
+        tree::closure(all, &spared, |entry| {
+            candidates
+                .as_ref()
+                .is_none_or(|candidates| candidates.contains(&entry.pid))
+                && !spared.contains(&entry.pid)
+                && procfs::has_in_environment(entry.pid, mark)
+        })
+        .into_iter()
+        .filter(|entry| !entry.is_dead())
+        .collect()
+    }
+
+    /// A process and all its ancestors.
+    fn ancestry(all: &[Entry], of: u32) -> HashSet<u32> {
+        let parents: HashMap<u32, u32> = all.iter().map(|entry| (entry.pid, entry.parent)).collect();
+        let mut line = HashSet::new();
+        let mut next = Some(of);
+        while let Some(pid) = next.filter(|&pid| line.insert(pid)) {
+            next = parents.get(&pid).copied();
+        }
+        line
+    }
+
+    /// Waits for those that are our own children by now. They carried the mark, so they were not started by us.
+    fn reap(own: u32, killed: &HashSet<(u32, u64)>) {
+        for &(pid, start_ticks) in killed {
+            let ours = procfs::entry(pid).is_some_and(|entry| {
+                entry.parent == own && entry.start_ticks == start_ticks && entry.is_dead()
+            });
+            if let Some(pid) = i32::try_from(pid).ok().filter(|_| ours).and_then(Pid::from_raw) {
+                let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+            }
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod imp {
+    use uuid::Uuid;
+
+    use crate::process::ProcessError;
+
+    /// The environment of other processes cannot be read here.
+    pub(super) fn sweep(_turn: Uuid, _only_descendants: bool) -> Result<usize, ProcessError> {
+        Ok(0)
+    }
+}

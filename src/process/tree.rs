@@ -1,0 +1,135 @@
+//! The processes below a process, and how to end them.
+
+#[cfg(target_os = "linux")]
+pub(super) use linux::{below, end_all, signal, target};
+#[cfg(not(target_os = "linux"))]
+pub(super) use portable::{below, end_all, signal, target};
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::collections::{HashMap, HashSet};
+
+    use rustix::process::{
+        Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, pidfd_send_signal,
+    };
+
+    use crate::process::procfs::{self, Entry};
+
+    /// A process to be signalled.
+    pub(in crate::process) type Target = Entry;
+
+    /// The process with this number.
+    pub(in crate::process) fn target(pid: u32) -> Option<Target> {
+        procfs::entry(pid)
+    }
+
+    /// All processes whose chain of parents leads to `root`, without `root`.
+    pub(in crate::process) fn below(root: u32) -> Vec<Target> {
+        closure(procfs::all(), &HashSet::new(), |entry| entry.parent == root)
+    }
+
+    /// The processes that `first` picks and all below them, without those in `spared` and what is only reached
+    /// through them.
+    pub(in crate::process) fn closure(
+        all: Vec<Entry>,
+        spared: &HashSet<u32>,
+        first: impl Fn(&Entry) -> bool,
+    ) -> Vec<Entry> {
+        let mut children: HashMap<u32, Vec<usize>> = HashMap::new();
+        for (index, entry) in all.iter().enumerate() {
+            children.entry(entry.parent).or_default().push(index);
+        }
+        let mut seen = vec![false; all.len()];
+        let mut open: Vec<usize> = (0..all.len()).filter(|&index| first(&all[index])).collect();
+        while let Some(index) = open.pop() {
+            if seen[index] || spared.contains(&all[index].pid) {
+                continue;
+            }
+            seen[index] = true;
+            open.extend(children.get(&all[index].pid).into_iter().flatten());
+        }
+        let mut seen = seen.into_iter();
+        all.into_iter().filter(|_| seen.next().unwrap_or(false)).collect()
+    }
+
+    /// Signals this very process and no later one of the same number. True when the process was there.
+    pub(in crate::process) fn signal(target: &Target, signal: Signal) -> bool {
+        let Some(pid) = raw(target.pid) else { return false };
+        // The handle is taken before the start time is looked at, so what is looked at is what the handle names.
+        let handle = pidfd_open(pid, PidfdFlags::empty());
+        if procfs::entry(target.pid).is_none_or(|now| now.start_ticks != target.start_ticks) {
+            return false;
+        }
+        match handle {
+            Ok(handle) => pidfd_send_signal(handle, signal).is_ok(),
+            Err(rustix::io::Errno::SRCH) => false,
+            // Kernels before 5.3, and sandboxes that refuse the call.
+            Err(_) => kill_process(pid, signal).is_ok(),
+        }
+    }
+
+    /// One pass of killing everything below `root`. What forks faster than it can be looked up is hit through its
+    /// process group: the kernel lets no member of a group fork past a signal to the group.
+    pub(in crate::process) fn end_all(root: u32, groups_too: bool) -> Vec<Target> {
+        let targets = below(root);
+        for target in &targets {
+            signal(target, Signal::KILL);
+        }
+        if groups_too {
+            let own = procfs::entry(root).map(|entry| entry.group);
+            let groups: HashSet<u32> = targets.iter().map(|target| target.group).collect();
+            for group in groups
+                .into_iter()
+                .filter(|&group| group > 1 && Some(group) != own)
+                .filter_map(raw)
+            {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+        }
+        targets
+    }
+
+    fn raw(pid: u32) -> Option<Pid> {
+        Pid::from_raw(i32::try_from(pid).ok()?)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod portable {
+    use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+    /// A process to be signalled.
+    #[derive(Clone, Debug)]
+    pub(in crate::process) struct Target {
+        pub(in crate::process) pid: u32,
+    }
+
+    impl Target {
+        pub(in crate::process) fn is_dead(&self) -> bool {
+            raw(self.pid).is_none_or(|pid| test_kill_process(pid).is_err())
+        }
+    }
+
+    pub(in crate::process) fn target(pid: u32) -> Option<Target> {
+        Some(Target { pid }).filter(|target| !target.is_dead())
+    }
+
+    /// Nothing below a process can be seen here.
+    pub(in crate::process) fn below(_root: u32) -> Vec<Target> {
+        Vec::new()
+    }
+
+    pub(in crate::process) fn signal(target: &Target, signal: Signal) -> bool {
+        raw(target.pid).is_some_and(|pid| kill_process(pid, signal).is_ok())
+    }
+
+    pub(in crate::process) fn end_all(_root: u32, _groups_too: bool) -> Vec<Target> {
+        Vec::new()
+    }
+
+    fn raw(pid: u32) -> Option<Pid> {
+        Pid::from_raw(i32::try_from(pid).ok()?)
+    }
+}
+#[cfg(target_os = "linux")]
+pub(super) use linux::closure;

@@ -1,0 +1,176 @@
+//! Why a text is no reference, and what to write instead.
+
+/// Why a text is no reference. Every message shows the text with everything unusual escaped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RefError {
+    /// Nothing was written.
+    #[error("the reference is empty; write instance/owner/repo#number, such as github.com/shoko/kugetsu#14")]
+    Empty,
+    /// The whole is longer than any forge allows.
+    #[error("`{}` is too long: {bytes} bytes, at most {max} are allowed", Shown(.text))]
+    TooLong {
+        /// What was written.
+        text: String,
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// One segment is longer than a file name may be.
+    #[error("`{}` has a segment that is too long at character {position}: {bytes} bytes, at most {max} are allowed", Shown(.text))]
+    SegmentTooLong {
+        /// What was written.
+        text: String,
+        /// Where the segment begins, from 1.
+        position: usize,
+        /// The segment's length.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// More groups in groups than any forge allows.
+    #[error("`{}` has {count} segments, at most {max} are allowed", Shown(.text))]
+    TooManySegments {
+        /// What was written.
+        text: String,
+        /// How many there are.
+        count: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A character that cannot be part of a reference.
+    #[error("`{}` holds the character '{}' at position {position}, which no {part} may have: it takes ASCII letters, digits and {allowed}", Shown(.text), .character.escape_default())]
+    BadCharacter {
+        /// What was written.
+        text: String,
+        /// The character.
+        character: char,
+        /// Where it stands, in characters from 1.
+        position: usize,
+        /// What part of the reference it is in.
+        part: &'static str,
+        /// What else that part may hold.
+        allowed: &'static str,
+    },
+    /// An empty segment, `.` or `..`.
+    #[error("`{}` has {} at character {position}; every segment between slashes needs a name", Shown(.text), if .segment.is_empty() { "an empty segment".to_owned() } else { format!("the segment `{}`", Shown(.segment)) })]
+    BadSegment {
+        /// What was written.
+        text: String,
+        /// The segment.
+        segment: String,
+        /// Where it begins, from 1.
+        position: usize,
+    },
+    /// The first part is no host with an optional port.
+    #[error("`{}`: `{}` is no instance: {why}; write the forge's host, such as github.com or git.example.org:3000", Shown(.text), Shown(.instance))]
+    BadInstance {
+        /// What was written.
+        text: String,
+        /// The part in question.
+        instance: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Three or more segments, and the first is no instance.
+    #[error("`{}` does not begin with an instance (`{}` has no dot and no port); write the instance first, such as github.com/{}", Shown(.text), Shown(.first), Shown(.text))]
+    NoInstance {
+        /// What was written.
+        text: String,
+        /// Its first segment.
+        first: String,
+    },
+    /// Owner and repository only, and no default instance.
+    #[error("`{}` names no instance, and no default one is configured; write it first, such as github.com/{}, or set `default_instance` in the config", Shown(.text), Shown(.text))]
+    NoDefaultInstance {
+        /// What was written.
+        text: String,
+    },
+    /// A number alone, outside a clone.
+    #[error("`{}` alone needs a clone to stand in, with a remote `origin` on a forge; write the whole reference, such as github.com/shoko/kugetsu#14", Shown(.text))]
+    NotInClone {
+        /// What was written.
+        text: String,
+    },
+    /// Not enough segments for owner and repository.
+    #[error("`{}` names no owner and repository; write owner/repo after the instance, such as github.com/shoko/kugetsu", Shown(.text))]
+    TooFewSegments {
+        /// What was written.
+        text: String,
+    },
+    /// A repository without an issue's number.
+    #[error("`{}` has no issue number; write it after `#`, such as github.com/shoko/kugetsu#14, or give the issue's URL with https://", Shown(.text))]
+    NoNumber {
+        /// What was written.
+        text: String,
+    },
+    /// A number that no issue has.
+    #[error("`{}`: `{}` is no issue number; write digits only, from 1 to {}", Shown(.text), Shown(.number), u64::MAX)]
+    BadNumber {
+        /// What was written.
+        text: String,
+        /// The part in question.
+        number: String,
+    },
+    /// An issue where a repository is meant.
+    #[error("`{}` names an issue where a repository is asked for; leave out the `#` and what follows", Shown(.text))]
+    NotARepo {
+        /// What was written.
+        text: String,
+    },
+    /// A URL that is not one of an issue or a pull request.
+    #[error("`{}` is not the address of an issue or a pull request; expected .../owner/repo/issues/14, .../pull/14 or .../-/issues/14", Shown(.text))]
+    NotAnIssueUrl {
+        /// What was written.
+        text: String,
+    },
+    /// A URL of another scheme.
+    #[error("`{}` has the scheme `{}`, which leads to no forge; write an https:// address or instance/owner/repo", Shown(.text), Shown(.scheme))]
+    Scheme {
+        /// What was written.
+        text: String,
+        /// Its scheme.
+        scheme: String,
+    },
+    /// A remote that is a folder of this machine.
+    #[error("the remote `{}` is a path on this machine and names no forge; write the whole reference, such as github.com/shoko/kugetsu#14, or give --repo", Shown(.text))]
+    LocalRemote {
+        /// The remote's address.
+        text: String,
+    },
+}
+
+/// Text from outside, made safe for a terminal and short enough for a line. A URL's user and password are not shown.
+struct Shown<'a>(&'a str);
+
+impl Shown<'_> {
+    /// The text in three pieces, the middle one being what is hidden.
+    fn pieces(&self) -> (&str, Option<&str>, &str) {
+        if let Some(start) = self.0.find("://").map(|at| at + 3) {
+            let authority = self.0[start..].split(['/', '?', '#']).next().unwrap_or_default();
+            if let Some(at) = authority.rfind('@') {
+                return (&self.0[..start], Some("***"), &self.0[start + at..]);
+            }
+        }
+        (self.0, None, "")
+    }
+}
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const LIMIT: usize = 80;
+        let (before, hidden, after) = self.pieces();
+        let mut characters = before
+            .chars()
+            .chain(hidden.unwrap_or_default().chars())
+            .chain(after.chars());
+        for character in characters.by_ref().take(LIMIT) {
+            write!(f, "{}", character.escape_default())?;
+        }
+        if characters.next().is_some() {
+            f.write_str("...")?;
+        }
+        Ok(())
+    }
+}

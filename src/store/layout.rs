@@ -1,0 +1,166 @@
+//! Which file belongs to which key: pure rules, no file is touched.
+//!
+//! A key is an issue, or the base of a repository. Its record is `instance/owner/.../repo/<number>.json` (or
+//! `base.json`), and `instance/owner/.../repo/<number>/` (or `base/`) is the folder of everything else that is kept of it.
+//! The files of its live turn stand at the same place below `run/`, with other endings.
+//!
+//! The rules are injective. A repository has at least two segments below its instance, so the two uppermost
+//! folders never hold records. Below them, a group could be named like a record or a record's folder; such a segment
+//! is written with `@` before it, a character that no segment may have.
+
+use std::path::{Path, PathBuf};
+
+use crate::fsx;
+use crate::session::{IssueRef, RepoRef};
+
+/// The file of the index, in the home folder.
+pub(crate) const INDEX: &str = "index.json";
+/// The folder of the records, in the home folder.
+pub(crate) const SESSIONS: &str = "sessions";
+/// The folder of what belongs to live turns, in the home folder. Other names directly in it have no dot and no
+/// colon, so that no instance is named like them.
+pub(crate) const RUN: &str = "run";
+/// The folder of what was removed, in the home folder.
+pub(crate) const TRASH: &str = "trash";
+
+/// What a file is kept of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// The base session of a repository.
+    Base(RepoRef),
+    /// The session of an issue.
+    Issue(IssueRef),
+}
+
+impl From<&IssueRef> for Key {
+    fn from(issue: &IssueRef) -> Self {
+        Self::Issue(issue.clone())
+    }
+}
+
+impl From<&RepoRef> for Key {
+    fn from(repo: &RepoRef) -> Self {
+        Self::Base(repo.clone())
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Base(repo) => write!(f, "the base of {repo}"),
+            Self::Issue(issue) => issue.fmt(f),
+        }
+    }
+}
+
+impl Key {
+    /// The repository that it belongs to.
+    pub fn repo(&self) -> &RepoRef {
+        match self {
+            Self::Base(repo) => repo,
+            Self::Issue(issue) => issue.repo(),
+        }
+    }
+
+    /// The record's path below `sessions/`, such as `github.com/shoko/kugetsu/14.json`.
+    pub fn record(&self) -> PathBuf {
+        self.with_ending(".json")
+    }
+
+    /// The folder's path below `sessions/`, such as `github.com/shoko/kugetsu/14`.
+    pub fn folder(&self) -> PathBuf {
+        self.with_ending("")
+    }
+
+    /// The path below `run/` of the file with this ending, such as `.lease` or `.status.json`.
+    pub fn run(&self, ending: &str) -> PathBuf {
+        self.with_ending(ending)
+    }
+
+    fn with_ending(&self, ending: &str) -> PathBuf {
+        let mut path = repo_folder(self.repo());
+        path.push(match self {
+            Self::Base(_) => format!("base{ending}"),
+            Self::Issue(issue) => format!("{}{ending}", issue.number()),
+        });
+        path
+    }
+
+    /// The key whose record this is, from its path below `sessions/`; nothing where no key's record is.
+    pub fn of_record(path: &Path) -> Option<Self> {
+        let stem = path.file_name()?.to_str()?.strip_suffix(".json")?;
+        let repo = repo_of(path.parent()?)?;
+        let key = if stem == "base" {
+            Self::Base(repo)
+        } else {
+            Self::Issue(IssueRef::new(repo, stem.parse().ok()?).ok()?)
+        };
+        // Leading zeros, capitals, a needless `@`: what looks like a record but is none that would be found.
+        (key.record() == path).then_some(key)
+    }
+}
+
+/// The folder of a repository below `sessions/`.
+fn repo_folder(repo: &RepoRef) -> PathBuf {
+    let mut path = PathBuf::from(repo.instance());
+    for (index, segment) in repo.segments().enumerate() {
+        if index >= 2 && is_reserved(segment) {
+            path.push(format!("@{segment}"));
+        } else {
+            path.push(segment);
+        }
+    }
+    path
+}
+
+fn repo_of(folder: &Path) -> Option<RepoRef> {
+    let mut text = String::new();
+    for component in folder.components() {
+        let component = component.as_os_str().to_str()?;
+        if !text.is_empty() {
+            text.push('/');
+        }
+        text.push_str(component.strip_prefix('@').unwrap_or(component));
+    }
+    RepoRef::try_from(text).ok()
+}
+
+/// Whether a file or folder of a key, a temporary file or one that was moved aside may have this name.
+fn is_reserved(segment: &str) -> bool {
+    let stem = segment.split_once('.').map_or(segment, |(stem, _)| stem);
+    stem == "base"
+        || (!stem.is_empty() && stem.bytes().all(|byte| byte.is_ascii_digit()))
+        || segment.contains(".json")
+        || segment.contains(".lease")
+        || segment.starts_with(fsx::TEMP_PREFIX)
+}
+
+/// What stands under a name in the folder of a repository, or of a group of repositories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Record,
+    Base,
+    KeyFolder,
+    Temp,
+    Aside,
+    Other,
+}
+
+impl Entry {
+    pub(crate) fn of(name: &str) -> Self {
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if name == "base.json" {
+            Self::Base
+        } else if name.strip_suffix(".json").is_some_and(number) {
+            Self::Record
+        } else if name == "base" || number(name) {
+            Self::KeyFolder
+        } else if name.starts_with(fsx::TEMP_PREFIX) {
+            Self::Temp
+        } else if name.contains(".json.broken-") {
+            Self::Aside
+        } else {
+            Self::Other
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Leases: the exclusive right to run a turn on a session, or to write its record.
+
+use std::time::Duration;
+
+use super::lock::{Attempt, Lock};
+use super::{Holder, Key, LeaseError, Store, StoreError, lock};
+use crate::session::{IssueRef, RepoRef};
+
+/// The exclusive right to one session. Dropping it, or dying, gives it back.
+#[derive(Debug)]
+pub struct Lease {
+    key: Key,
+    home: std::path::PathBuf,
+    holder: Holder,
+    _lock: Lock,
+}
+
+impl Lease {
+    /// What it is for.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Who took it.
+    pub fn holder(&self) -> &Holder {
+        &self.holder
+    }
+
+    /// Refuses to be used for anything else.
+    pub(crate) fn covers(&self, store: &Store, wanted: &Key) -> Result<(), StoreError> {
+        if self.key == *wanted && self.home == store.home() {
+            return Ok(());
+        }
+        Err(StoreError::WrongLease {
+            held: self.key.clone(),
+            wanted: wanted.clone(),
+        })
+    }
+}
+
+impl Store {
+    /// Takes the lease of an issue's session. Without `wait`, a lease that someone else holds is refused at once.
+    pub fn lease_issue(
+        &self,
+        issue: &IssueRef,
+        holder: Holder,
+        wait: Option<Duration>,
+    ) -> Result<Lease, LeaseError> {
+        self.lease(issue.into(), holder, wait)
+    }
+
+    /// Takes the lease of a repository's base.
+    pub fn lease_base(
+        &self,
+        repo: &RepoRef,
+        holder: Holder,
+        wait: Option<Duration>,
+    ) -> Result<Lease, LeaseError> {
+        self.lease(repo.into(), holder, wait)
+    }
+
+    /// Who holds a lease at the moment: `None` when nobody does. Takes no lock for longer than the look.
+    pub fn lease_holder(&self, key: &Key) -> Option<Option<Holder>> {
+        let path = self.run_path(key, ".lease");
+        let file = std::fs::File::open(&path).ok()?;
+        match file.try_lock_shared() {
+            Err(std::fs::TryLockError::WouldBlock) => Some(lock::read_holder(&path)),
+            _ => None,
+        }
+    }
+
+    fn lease(&self, key: Key, holder: Holder, wait: Option<Duration>) -> Result<Lease, LeaseError> {
+        let path = self.run_path(&key, ".lease");
+        self.make_folder_of(&path)?;
+        match Lock::acquire(&path, &holder, wait.unwrap_or_default())? {
+            Attempt::Taken(lock) => Ok(Lease {
+                key,
+                home: self.home().to_owned(),
+                holder,
+                _lock: lock,
+            }),
+            Attempt::Held(holder) => Err(LeaseError::Held { key, holder }),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Records, index, locks, leases and trash: everything that kugetsu keeps below its home folder.
+//!
+//! Records are the truth: the index can be rebuilt from them, and no reader needs it, since a key's file follows from
+//! the key alone. Readers take no lock: every file is replaced as a whole. A record is written only under its
+//! lease, the index and the trash only under the index's lock, which is held for milliseconds.
+
+mod check;
+mod error;
+mod index;
+mod layout;
+mod lease;
+mod listing;
+mod lock;
+mod records;
+mod trash;
+mod trashed;
+mod turns;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+pub use check::{Finding, Fixed};
+pub use error::{LeaseError, StoreError};
+pub use index::{Index, IndexReport};
+pub use layout::Key;
+pub use lease::Lease;
+pub use listing::Listing;
+pub use lock::{Holder, Lock};
+pub use trash::{ExtraFile, Restored, TrashEntry, TrashId};
+
+use crate::fsx;
+use lock::Attempt;
+
+/// kugetsu's home folder. Cheap to make and to clone: nothing is read or written before a method asks for it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    home: Arc<Path>,
+    lock_wait: Duration,
+}
+
+impl Store {
+    /// The store in this folder, which is made when the first file is written.
+    pub fn open(home: PathBuf) -> Self {
+        Self {
+            home: home.into(),
+            lock_wait: lock::SHORT_WAIT,
+        }
+    }
+
+    /// The same store, with another limit for the wait for the index's lock (10 s).
+    #[must_use]
+    pub fn with_lock_wait(mut self, wait: Duration) -> Self {
+        self.lock_wait = wait;
+        self
+    }
+
+    /// The home folder.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The file of a key's record.
+    pub fn record_path(&self, key: &Key) -> PathBuf {
+        self.sessions().join(key.record())
+    }
+
+    /// The folder of everything else that is kept of a key: turns, logs.
+    pub fn folder(&self, key: &Key) -> PathBuf {
+        self.sessions().join(key.folder())
+    }
+
+    /// A file of a key's live turn, below `run/`: `.status.json`, `.lease`. The folder may not be there yet.
+    pub fn run_path(&self, key: &Key, ending: &str) -> PathBuf {
+        self.home.join(layout::RUN).join(key.run(ending))
+    }
+
+    /// Opens a log in a key's folder to append to, such as `debug.log` or `<turn>.events.jsonl`.
+    pub fn open_log(&self, key: &Key, name: &str) -> Result<File, StoreError> {
+        let path = self.folder(key).join(name);
+        self.make_folder_of(&path)?;
+        Ok(fsx::create_append(&path)?)
+    }
+
+    /// Replaces a file of a key's live turn, below `run/`.
+    pub fn write_run(&self, key: &Key, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.run_path(key, ending);
+        self.make_folder_of(&path)?;
+        Ok(fsx::write_atomic(&path, bytes)?)
+    }
+
+    /// The lock that lets one process at a time fork sessions.
+    pub fn fork_lock(&self, wait: Duration) -> Result<Lock, StoreError> {
+        self.lock("fork.lock", "fork", wait)
+    }
+
+    fn index_lock(&self, what: &str) -> Result<Lock, StoreError> {
+        let lock = self.lock("index.lock", what, self.lock_wait)?;
+        fsx::crash_point("index_locked");
+        Ok(lock)
+    }
+
+    fn lock(&self, name: &str, what: &str, wait: Duration) -> Result<Lock, StoreError> {
+        let path = self.home.join(name);
+        self.make_folder_of(&path)?;
+        match Lock::acquire(&path, &Holder::this_process(what), wait)? {
+            Attempt::Taken(lock) => Ok(lock),
+            Attempt::Held(holder) => Err(lock::timed_out(path, wait, holder)),
+        }
+    }
+
+    fn sessions(&self) -> PathBuf {
+        self.home.join(layout::SESSIONS)
+    }
+
+    fn make_folder_of(&self, path: &Path) -> Result<(), StoreError> {
+        Ok(fsx::create_dir_all_durable(
+            &self.home,
+            path.parent().unwrap_or(&self.home),
+        )?)
+    }
+
+    /// Moves a file that cannot be understood aside, to `<name>.broken-<time>`, where nothing reads or replaces it.
+    /// Gives the new place.
+    pub fn quarantine(&self, path: &Path) -> Result<PathBuf, StoreError> {
+        fsx::refuse_symlinks(&self.home, path)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let time = Timestamp::now().strftime("%Y%m%dT%H%M%S%.6fZ");
+        let aside = path.with_file_name(format!("{name}.broken-{time}"));
+        fsx::rename_durable(path, &aside)?;
+        tracing::warn!(from = %path.display(), to = %aside.display(), "moved a broken file aside");
+        Ok(aside)
+    }
+}

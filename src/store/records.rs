@@ -1,0 +1,162 @@
+//! Reading and writing records.
+
+use std::fs::File;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::{Key, Lease, Store, StoreError, trash};
+use crate::fsx;
+use crate::session::{BaseRecord, IssueRecord, IssueRef, RepoRef, SCHEMA};
+
+/// No record is larger.
+pub(crate) const MAX_RECORD: u64 = 4 << 20;
+
+/// What the two kinds of record have in common.
+pub(crate) trait Record: DeserializeOwned + serde::Serialize + Send {
+    fn key(&self) -> Key;
+    fn schema(&self) -> u32;
+}
+
+impl Record for IssueRecord {
+    fn key(&self) -> Key {
+        Key::Issue(self.issue.clone())
+    }
+
+    fn schema(&self) -> u32 {
+        self.schema
+    }
+}
+
+impl Record for BaseRecord {
+    fn key(&self) -> Key {
+        Key::Base(self.repo.clone())
+    }
+
+    fn schema(&self) -> u32 {
+        self.schema
+    }
+}
+
+/// The only field that every schema has.
+#[derive(Deserialize)]
+pub(crate) struct Probe {
+    pub(crate) schema: u32,
+}
+
+/// Understands a record's bytes. One of a newer schema is read as far as this version can.
+pub(crate) fn parse<R: Record>(path: &Path, bytes: &[u8]) -> Result<R, StoreError> {
+    match serde_json::from_slice::<R>(bytes) {
+        Ok(record) => Ok(record),
+        Err(error) => match serde_json::from_slice::<Probe>(bytes) {
+            Ok(Probe { schema }) if schema > SCHEMA => Err(StoreError::Newer {
+                path: path.to_owned(),
+                found: schema,
+                known: SCHEMA,
+            }),
+            _ => Err(StoreError::broken(path, error.to_string())),
+        },
+    }
+}
+
+/// As [`parse`], and the record must be the one that belongs there.
+pub(crate) fn parse_as<R: Record>(path: &Path, bytes: &[u8], key: &Key) -> Result<R, StoreError> {
+    let record: R = parse(path, bytes)?;
+    let named = record.key();
+    if named == *key {
+        Ok(record)
+    } else {
+        Err(StoreError::broken(
+            path,
+            format!("it stands where {key} belongs and says that it is {named}"),
+        ))
+    }
+}
+
+impl Store {
+    /// The record of an issue's session. Nothing is locked or written.
+    pub fn issue(&self, issue: &IssueRef) -> Result<Option<IssueRecord>, StoreError> {
+        self.read_record(&issue.into())
+    }
+
+    /// The record of a repository's base session.
+    pub fn base(&self, repo: &RepoRef) -> Result<Option<BaseRecord>, StoreError> {
+        self.read_record(&repo.into())
+    }
+
+    fn read_record<R: Record>(&self, key: &Key) -> Result<Option<R>, StoreError> {
+        let path = self.record_path(key);
+        fsx::refuse_symlinks(&self.home, &path)?;
+        match fsx::read_bounded(&path, MAX_RECORD) {
+            Ok(bytes) => parse_as(&path, &bytes, key).map(Some),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes the record of an issue's session, and enters it in the index when it is not there. A file of a newer
+    /// schema, or one that cannot be understood, is not replaced.
+    pub fn save_issue(&self, lease: &Lease, record: &IssueRecord) -> Result<(), StoreError> {
+        self.save(lease, record)
+    }
+
+    /// Writes the record of a base session, as [`Store::save_issue`] does. The first base becomes the default one.
+    pub fn save_base(&self, lease: &Lease, record: &BaseRecord) -> Result<(), StoreError> {
+        self.save(lease, record)
+    }
+
+    fn save<R: Record>(&self, lease: &Lease, record: &R) -> Result<(), StoreError> {
+        let key = record.key();
+        lease.covers(self, &key)?;
+        let path = self.record_path(&key);
+        if record.schema() > SCHEMA {
+            return Err(StoreError::Newer {
+                path,
+                found: record.schema(),
+                known: SCHEMA,
+            });
+        }
+        self.make_folder_of(&path)?;
+        match fsx::read_bounded(&path, MAX_RECORD) {
+            Ok(bytes) => {
+                let old: R = parse_as(&path, &bytes, &key)?;
+                if old.schema() > SCHEMA {
+                    return Err(StoreError::Newer {
+                        path,
+                        found: old.schema(),
+                        known: SCHEMA,
+                    });
+                }
+            }
+            Err(error) if error.is_not_found() => trash::finish_leftover(self, &key)?,
+            Err(error) => return Err(error.into()),
+        }
+        fsx::write_atomic(&path, &encode(record, &path)?)?;
+        fsx::crash_point("record_saved");
+        self.enter(&key)
+    }
+}
+
+/// A file's bytes, one line at least, the way a person can read them.
+pub(crate) fn encode<T: serde::Serialize>(value: &T, path: &Path) -> Result<Vec<u8>, StoreError> {
+    let failed = |error: serde_json::Error| StoreError::Io {
+        action: "encode",
+        path: path.to_owned(),
+        source: error.into(),
+    };
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(failed)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// Reads and understands an open record; `bytes` is a buffer to use again.
+pub(crate) fn read_open<R: Record>(
+    file: &File,
+    path: &Path,
+    key: &Key,
+    bytes: &mut Vec<u8>,
+) -> Result<R, StoreError> {
+    fsx::read_open(file, path, MAX_RECORD, bytes)?;
+    parse_as(path, bytes, key)
+}

@@ -1,0 +1,327 @@
+//! A turn through one `opencode run`: the prompt on its standard input, events on its standard output.
+
+use std::collections::HashSet;
+use std::io::Write as _;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::io::AsyncReadExt as _;
+use tokio::process::ChildStdout;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::serve_events::open_raw_log;
+use super::{
+    Answer, End, ErrorPayload, Event, Request, Setup, Target, ToolCall, ToolStatus, Transport, TransportError,
+};
+use crate::opencode::{
+    Database, Line, LineSplitter, RunEvent, RunEventKind, RunLine, SessionRow, StderrTail, parse_line,
+    pump_stderr,
+};
+use crate::process::Guarded;
+use crate::session::{SessionId, TransportKind};
+
+/// How often the database is asked for the new fork. Its row is there before the first request to the model,
+/// seconds before the first event names it.
+const LOOK: Duration = Duration::from_millis(25);
+
+/// See the module.
+pub struct RunTransport {
+    setup: Setup,
+    process: Option<Guarded>,
+    events: Option<mpsc::Receiver<Event>>,
+    stderr: StderrTail,
+    tasks: Vec<JoinHandle<()>>,
+    search: Option<ForkSearch>,
+}
+
+/// Looks for the fork that `opencode run --fork` makes.
+struct ForkSearch {
+    base: SessionRow,
+    since: Timestamp,
+    known: HashSet<SessionId>,
+    prompt: String,
+}
+
+impl ForkSearch {
+    /// Forks of the base that were there before are not it.
+    fn begin(setup: &Setup, base: &SessionId, prompt: &str) -> Result<Self, TransportError> {
+        let since = Timestamp::now();
+        let database = Database::open_read(&setup.opencode.database)?;
+        let base = database
+            .session(base)?
+            .ok_or_else(|| TransportError::NoSuchSession(base.clone()))?;
+        let known = database
+            .forks_of(&base, since.as_millisecond())?
+            .into_iter()
+            .map(|row| row.id)
+            .collect();
+        Ok(Self {
+            base,
+            since,
+            known,
+            prompt: prompt.to_owned(),
+        })
+    }
+
+    /// The fork that holds our prompt. A fork that somebody makes by hand meanwhile holds another one.
+    fn look(&self, setup: &Setup) -> Option<SessionId> {
+        let database = Database::open_read(&setup.opencode.database).ok()?;
+        let rows = database.forks_of(&self.base, self.since.as_millisecond()).ok()?;
+        rows.into_iter()
+            .filter(|row| !self.known.contains(&row.id))
+            .find(|row| {
+                let stored = database.last_user_text(&row.id).ok().flatten();
+                stored
+                    .is_some_and(|text| text.trim_start_matches('\n') == self.prompt.trim_start_matches('\n'))
+            })
+            .map(|row| row.id)
+    }
+}
+
+impl Transport for RunTransport {
+    const KIND: TransportKind = TransportKind::Run;
+
+    async fn open(setup: Setup) -> Result<Self, TransportError> {
+        Ok(Self {
+            setup,
+            process: None,
+            events: None,
+            stderr: StderrTail::default(),
+            tasks: Vec::new(),
+            search: None,
+        })
+    }
+
+    async fn fork(&mut self, _base: &SessionId) -> Result<Option<SessionId>, TransportError> {
+        Ok(None)
+    }
+
+    async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {
+        let mut args = vec!["run", "--format", "json"];
+        // Never --continue: with it, 1.3.2 ignores --session and goes on in the newest one.
+        let session = match target {
+            Target::Session(session) => session,
+            Target::ForkOf(base) => {
+                self.search = Some(ForkSearch::begin(&self.setup, base, text)?);
+                args.push("--fork");
+                base
+            }
+        };
+        args.extend(["--session", session.as_str()]);
+        for (flag, value) in [("--model", &self.setup.model), ("--agent", &self.setup.agent)] {
+            if let Some(value) = value {
+                args.extend([flag, value]);
+            }
+        }
+        let mut spec = self
+            .setup
+            .launch()
+            .guard_spec(args.into_iter().map(Into::into).collect());
+        // An argument with spaces arrives wrapped in quotes, and an open standard input hangs it: so the
+        // prompt goes in there, and it is closed.
+        spec.stdin = text.as_bytes().into();
+        spec.remove_env.push("OPENCODE_SERVER_PASSWORD".into());
+        let raw = self.setup.raw_log.as_deref().map(open_raw_log).transpose()?;
+        let mut process = Guarded::spawn(spec).await?;
+        if let Some(pipe) = process.stderr.take() {
+            let debug_log = self.setup.debug_log.clone();
+            self.tasks
+                .push(tokio::spawn(pump_stderr(pipe, self.stderr.clone(), debug_log)));
+        }
+        let (sender, events) = mpsc::channel(256);
+        match process.stdout.take() {
+            Some(stdout) => self.tasks.push(tokio::spawn(read_events(stdout, raw, sender))),
+            None => {
+                return Err(TransportError::NotReady(
+                    "its standard output is closed".to_owned(),
+                ));
+            }
+        }
+        self.events = Some(events);
+        self.process = Some(process);
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Event {
+        let (Some(process), Some(events)) = (&mut self.process, &mut self.events) else {
+            return Event::Ended(End {
+                broken: Some("no prompt was delivered".to_owned()),
+                ..End::default()
+            });
+        };
+        loop {
+            let look = async {
+                match self.search {
+                    Some(_) => tokio::time::sleep(LOOK).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                event = events.recv() => match event {
+                    Some(Event::Session(session)) => {
+                        if self.search.take().is_some() {
+                            return Event::Session(session);
+                        }
+                    }
+                    Some(event) => return event,
+                    None => {
+                        // A fork that said nothing may have been made all the same.
+                        let exit = process.wait().await;
+                        if let Some(fork) = self.search.take().and_then(|search| search.look(&self.setup)) {
+                            return Event::Session(fork);
+                        }
+                        return Event::Ended(End {
+                            exit: Some(exit),
+                            stderr: self.stderr.lines(),
+                            ..End::default()
+                        });
+                    }
+                },
+                () = look => {
+                    if let Some(fork) = self.search.as_ref().and_then(|search| search.look(&self.setup)) {
+                        self.search = None;
+                        return Event::Session(fork);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn answer(&mut self, _request: &Request, _answer: &Answer) -> Result<(), TransportError> {
+        // `opencode run` rejects every request by itself.
+        Ok(())
+    }
+
+    async fn abort(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.terminate().await;
+        }
+    }
+
+    async fn close(&mut self, now: bool) {
+        if let Some(process) = &mut self.process {
+            if now {
+                process.kill().await;
+            } else {
+                process.terminate().await;
+            }
+            let _ = process.wait().await;
+        }
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+    }
+}
+
+/// Reads standard output to its end: every byte into the raw log, every event to the supervisor.
+async fn read_events(mut stdout: ChildStdout, mut raw: Option<std::fs::File>, events: mpsc::Sender<Event>) {
+    let mut lines = LineSplitter::default();
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        let mut out = Vec::new();
+        let read = stdout.read(&mut chunk).await.unwrap_or(0);
+        if let Some(raw) = &mut raw {
+            let _ = raw.write_all(&chunk[..read]);
+        }
+        if read == 0 {
+            std::mem::take(&mut lines).finish(|line| take_line(&line, &mut out));
+        } else {
+            lines.push(&chunk[..read], |line| take_line(&line, &mut out));
+        }
+        for event in out {
+            // With nobody left to listen, the pipe is still read, so that opencode does not spin on it
+            // (anomalyco/opencode#33653).
+            let _ = events.send(event).await;
+        }
+        if read == 0 {
+            return;
+        }
+    }
+}
+
+fn take_line(line: &Line<'_>, out: &mut Vec<Event>) {
+    match line {
+        Line::Whole(bytes) => match parse_line(bytes) {
+            RunLine::Event(event) => translate(event, out),
+            RunLine::Notice(text) if text.trim().is_empty() => {}
+            RunLine::Notice(text) => out.push(Event::Notice(text)),
+            RunLine::Unknown { session, .. } => {
+                out.extend(session.map(Event::Session));
+                out.push(Event::Activity);
+            }
+        },
+        Line::TooLong { length, .. } => out.push(Event::Notice(format!(
+            "a line of {length} bytes was not read as an event; it is in the raw log"
+        ))),
+    }
+}
+
+fn translate(event: RunEvent, out: &mut Vec<Event>) {
+    out.extend(event.session.map(Event::Session));
+    match event.kind {
+        RunEventKind::StepStart => out.push(Event::StepStarted),
+        RunEventKind::Text { part, text } => whole_text(part, text, false, out),
+        RunEventKind::Reasoning { part, text } => whole_text(part, text, true, out),
+        RunEventKind::ToolUse {
+            call,
+            tool,
+            status,
+            title,
+            input,
+            output,
+            error,
+        } => {
+            let status = match status.as_str() {
+                "completed" => ToolStatus::Completed,
+                "running" => ToolStatus::Running,
+                "pending" => ToolStatus::Pending,
+                _ => ToolStatus::Failed,
+            };
+            out.push(Event::Tool(ToolCall {
+                call,
+                tool,
+                status,
+                title: title.unwrap_or_default(),
+                input,
+                output,
+                error,
+            }));
+        }
+        RunEventKind::StepFinish {
+            reason,
+            cost_usd,
+            tokens,
+        } => out.push(Event::StepFinished {
+            reason,
+            cost_usd,
+            tokens,
+        }),
+        RunEventKind::Error {
+            name,
+            message,
+            payload,
+        } => out.push(Event::Error(ErrorPayload {
+            name,
+            message,
+            payload,
+        })),
+    }
+}
+
+/// `run` prints a part when it is complete, so its one piece is all of it.
+fn whole_text(part: String, text: String, reasoning: bool, out: &mut Vec<Event>) {
+    if !text.is_empty() {
+        out.push(Event::Text {
+            part: part.clone(),
+            reasoning,
+            delta: text.clone(),
+        });
+    }
+    out.push(Event::TextEnded {
+        part,
+        reasoning,
+        text,
+    });
+}

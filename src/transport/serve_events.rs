@@ -1,0 +1,312 @@
+//! opencode's event stream, put into the words of [`Event`].
+
+use std::collections::{HashMap, HashSet};
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use reqwest::Response;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::serve::Heard;
+use super::{ErrorPayload, Event, Question, Request, RequestKind, ToolCall, ToolStatus, TransportError};
+use crate::fsx;
+use crate::opencode::{Api, Line, LineSplitter, error_summary, token_count};
+use crate::session::SessionId;
+
+/// How long to wait before the stream is opened again.
+const REOPEN: Duration = Duration::from_millis(200);
+
+/// Listens to one session and to the sessions of its subagents.
+pub(super) struct Listener {
+    session: SessionId,
+    /// Sessions whose parent chain leads to ours: a subagent's request blocks our turn as well.
+    family: HashSet<String>,
+    /// Messages that are the user's: their parts are no answer.
+    prompts: HashSet<String>,
+    /// How much of each text part has been passed on, and whether it is reasoning.
+    parts: HashMap<String, (usize, bool)>,
+    raw: Option<std::fs::File>,
+}
+
+impl Listener {
+    pub(super) fn new(session: SessionId, raw_log: Option<&Path>) -> Result<Self, TransportError> {
+        let raw = raw_log.map(open_raw_log).transpose()?;
+        Ok(Self {
+            family: HashSet::from([session.as_str().to_owned()]),
+            session,
+            prompts: HashSet::new(),
+            parts: HashMap::new(),
+            raw,
+        })
+    }
+
+    /// Passes on what the stream says until nobody listens; opens it again when it drops.
+    pub(super) async fn run(mut self, api: Api, mut stream: Response, heard: mpsc::Sender<Heard>) {
+        loop {
+            let mut lines = LineSplitter::default();
+            while let Ok(Some(chunk)) = stream.chunk().await {
+                let mut out = Vec::new();
+                lines.push(&chunk, |line| {
+                    if let Line::Whole(bytes) = line {
+                        self.line(bytes, &mut out);
+                    }
+                });
+                for said in out {
+                    if heard.send(said).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            loop {
+                tokio::time::sleep(REOPEN).await;
+                if heard.is_closed() {
+                    return;
+                }
+                if let Ok(again) = api.events().await {
+                    stream = again;
+                    break;
+                }
+            }
+        }
+    }
+
+    fn line(&mut self, line: &[u8], out: &mut Vec<Heard>) {
+        let Some(data) = line.strip_prefix(b"data:") else {
+            return;
+        };
+        let Ok(event) = serde_json::from_slice::<Value>(data) else {
+            return;
+        };
+        let properties = &event["properties"];
+        let kind = event["type"].as_str().unwrap_or_default();
+        let session = ["sessionID", "info", "part"]
+            .iter()
+            .find_map(|key| match &properties[*key] {
+                Value::String(id) => Some(id.as_str()),
+                nested => nested["sessionID"].as_str(),
+            })
+            .unwrap_or_default();
+        if kind == "session.created" {
+            let parent = properties["info"]["parentID"].as_str().unwrap_or_default();
+            if self.family.contains(parent) {
+                let child = properties["info"]["id"].as_str().unwrap_or_default();
+                self.family.insert(child.to_owned());
+            }
+        }
+        if !self.family.contains(session) {
+            return;
+        }
+        if let Some(raw) = &mut self.raw {
+            let _ = raw.write_all(data.trim_ascii());
+            let _ = raw.write_all(b"\n");
+        }
+        if let "permission.asked" | "question.asked" = kind {
+            out.extend(request(kind == "question.asked", properties).map(|r| Heard::Event(Event::Asked(r))));
+            return;
+        }
+        if session != self.session.as_str() {
+            out.push(Heard::Event(Event::Activity));
+            return;
+        }
+        self.own(kind, properties, out);
+    }
+
+    fn own(&mut self, kind: &str, properties: &Value, out: &mut Vec<Heard>) {
+        let event = match kind {
+            "session.idle" => {
+                out.push(Heard::Idle);
+                return;
+            }
+            "session.status" => retry(&properties["status"]),
+            "session.error" => Some(Event::Error(error_payload(&properties["error"]))),
+            "permission.replied" | "question.replied" | "question.rejected" => properties["requestID"]
+                .as_str()
+                .map(|id| Event::Answered(id.to_owned())),
+            "message.updated" => {
+                let info = &properties["info"];
+                if info["role"] == "user" {
+                    self.prompts
+                        .insert(info["id"].as_str().unwrap_or_default().to_owned());
+                }
+                None
+            }
+            "message.part.delta" => self.delta(properties),
+            "message.part.updated" => self.part(&properties["part"], properties["delta"].as_str()),
+            _ => None,
+        };
+        out.extend(event.map(Heard::Event));
+    }
+
+    fn delta(&mut self, properties: &Value) -> Option<Event> {
+        if properties["field"] != "text" || self.is_prompt(properties) {
+            return None;
+        }
+        let part = properties["partID"].as_str()?;
+        let delta = properties["delta"].as_str().filter(|delta| !delta.is_empty())?;
+        let (sent, reasoning) = self.parts.entry(part.to_owned()).or_default();
+        *sent += delta.len();
+        Some(Event::Text {
+            part: part.to_owned(),
+            reasoning: *reasoning,
+            delta: delta.to_owned(),
+        })
+    }
+
+    fn is_prompt(&self, value: &Value) -> bool {
+        value["messageID"]
+            .as_str()
+            .is_some_and(|id| self.prompts.contains(id))
+    }
+
+    fn part(&mut self, part: &Value, _delta: Option<&str>) -> Option<Event> {
+        if self.is_prompt(part) {
+            return None;
+        }
+        match part["type"].as_str()? {
+            "step-start" => Some(Event::StepStarted),
+            "step-finish" => Some(Event::StepFinished {
+                reason: part["reason"].as_str().unwrap_or("unknown").to_owned(),
+                cost_usd: part["cost"].as_f64().unwrap_or_default(),
+                tokens: token_count(&part["tokens"]),
+            }),
+            kind @ ("text" | "reasoning") => {
+                let id = part["id"].as_str()?.to_owned();
+                let text = part["text"].as_str().unwrap_or_default();
+                let reasoning = kind == "reasoning";
+                let entry = self.parts.entry(id.clone()).or_default();
+                entry.1 = reasoning;
+                let ended = !part["time"]["end"].is_null();
+                if ended {
+                    return Some(Event::TextEnded {
+                        part: id,
+                        reasoning,
+                        text: text.to_owned(),
+                    });
+                }
+                // Only where no delta told it: the stream was opened again in between.
+                let new = text.get(entry.0..).filter(|new| !new.is_empty())?.to_owned();
+                entry.0 = text.len();
+                Some(Event::Text {
+                    part: id,
+                    reasoning,
+                    delta: new,
+                })
+            }
+            "tool" => Some(Event::Tool(tool_call(part))),
+            "retry" => Some(Event::Activity),
+            _ => None,
+        }
+    }
+}
+
+pub(super) fn open_raw_log(path: &Path) -> Result<std::fs::File, TransportError> {
+    fsx::create_append(path).map_err(|error| TransportError::Log {
+        path: path.to_owned(),
+        message: error.to_string(),
+    })
+}
+
+fn tool_call(part: &Value) -> ToolCall {
+    let state = &part["state"];
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    ToolCall {
+        call: text(&part["callID"]).unwrap_or_default(),
+        tool: text(&part["tool"]).unwrap_or_default(),
+        status: match state["status"].as_str() {
+            Some("running") => ToolStatus::Running,
+            Some("completed") => ToolStatus::Completed,
+            Some("error") => ToolStatus::Failed,
+            _ => ToolStatus::Pending,
+        },
+        title: text(&state["title"]).unwrap_or_default(),
+        input: state["input"].clone(),
+        output: text(&state["output"]),
+        error: text(&state["error"]),
+    }
+}
+
+fn retry(status: &Value) -> Option<Event> {
+    (status["type"] == "retry").then(|| Event::Retrying {
+        attempt: status["attempt"].as_u64().unwrap_or(1),
+        message: status["message"].as_str().unwrap_or("no reason given").to_owned(),
+        next: status["next"]
+            .as_f64()
+            .and_then(|ms| Timestamp::from_millisecond(ms as i64).ok()),
+    })
+}
+
+/// An error as opencode stores and sends it: `{name, data: {message, ...}}`.
+pub(super) fn error_payload(error: &Value) -> ErrorPayload {
+    let (name, message) = error_summary(error);
+    ErrorPayload {
+        name,
+        message,
+        payload: error.clone(),
+    }
+}
+
+fn request(question: bool, value: &Value) -> Option<Request> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let kind = if question {
+        RequestKind::Question(
+            list(&value["questions"])
+                .iter()
+                .map(|question| Question {
+                    header: text(&question["header"]),
+                    question: text(&question["question"]),
+                    options: list(&question["options"])
+                        .iter()
+                        .map(|option| text(&option["label"]))
+                        .collect(),
+                    multiple: question["multiple"] == true,
+                })
+                .collect(),
+        )
+    } else {
+        RequestKind::Permission {
+            permission: text(&value["permission"]),
+            patterns: list(&value["patterns"]).iter().map(text).collect(),
+        }
+    };
+    let id = value["id"].as_str()?.to_owned();
+    Some(Request { id, kind })
+}
+
+/// Looks up, again and again, what waits on a person or on a retry: it shows nowhere else when an event is
+/// lost. The server is this turn's own, so every request in it is this turn's, a subagent's included.
+pub(super) async fn waiting(api: Api, session: SessionId, heard: mpsc::Sender<Heard>, every: Duration) {
+    let mut known = HashSet::new();
+    loop {
+        tokio::time::sleep(every).await;
+        let mut events = Vec::new();
+        for question in [false, true] {
+            let listed = if question {
+                api.questions().await
+            } else {
+                api.permissions().await
+            };
+            let Ok(Value::Array(listed)) = listed else {
+                continue;
+            };
+            events.extend(
+                listed
+                    .iter()
+                    .filter_map(|value| request(question, value))
+                    .filter(|request| known.insert(request.id.clone()))
+                    .map(Event::Asked),
+            );
+        }
+        if let Ok(status) = api.status().await {
+            events.extend(retry(&status[session.as_str()]));
+        }
+        for event in events {
+            if heard.send(Heard::Event(event)).await.is_err() {
+                return;
+            }
+        }
+    }
+}

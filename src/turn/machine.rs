@@ -1,0 +1,337 @@
+//! The state machine of one turn: what opencode says and what time it is go in, what to do comes out.
+//!
+//! It is pure: no clock, no file, no process. Time is the time since the turn began. The machine is drawn in
+//! ARCHITECTURE.md; property tests feed it events in random order.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Limits;
+use crate::process::Exit;
+use crate::session::{TokenCount, Verdict};
+use crate::transport::{End, ErrorPayload, Event, Request, ToolStatus};
+
+/// What the supervisor must do now.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Nothing; go on listening.
+    Go,
+    /// Answer this request.
+    Ask(Request),
+    /// End the turn with this judgement; opencode still runs.
+    Stop(Judgement),
+    /// opencode is done; this is the judgement.
+    Done(Judgement),
+}
+
+/// A verdict with its reason.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// How the turn ended.
+    pub verdict: Verdict,
+    /// Why, in one line; empty when completed.
+    pub reason: String,
+    /// When to try again, for a quota.
+    pub retry_at: Option<Timestamp>,
+}
+
+impl Judgement {
+    /// A verdict for this reason.
+    pub fn new(verdict: Verdict, reason: impl Into<String>) -> Self {
+        Self {
+            verdict,
+            reason: reason.into(),
+            retry_at: None,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Machine {
+    limits: Limits,
+    /// What has been counted so far.
+    pub counts: Counts,
+    last_progress: Duration,
+    idle_steps: u32,
+    last_reason: Option<String>,
+    answer_over: bool,
+    error: Option<ErrorPayload>,
+    rejected: Option<String>,
+    asked: HashSet<String>,
+    tools: HashSet<String>,
+    waits_since: Option<Duration>,
+    retry: Option<(String, Option<Timestamp>)>,
+}
+
+/// Sums over one turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// Events of any kind.
+    pub events: u64,
+    /// Model steps that finished.
+    pub steps: u64,
+    /// Tool calls that ended.
+    pub tool_calls: u64,
+    /// US dollars.
+    pub cost_usd: f64,
+    /// Tokens.
+    pub tokens: TokenCount,
+    /// Bytes of answer text.
+    pub text: u64,
+}
+
+impl Machine {
+    /// For one turn.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            counts: Counts::default(),
+            last_progress: Duration::ZERO,
+            idle_steps: 0,
+            last_reason: None,
+            answer_over: false,
+            error: None,
+            rejected: None,
+            asked: HashSet::new(),
+            tools: HashSet::new(),
+            waits_since: None,
+            retry: None,
+        }
+    }
+
+    /// When the machine must be asked again even if nothing is said: time since the beginning.
+    pub fn deadline(&self) -> Duration {
+        let mut next = self.limits.timeout;
+        if self.tools.is_empty() {
+            next = next.min(self.last_progress.saturating_add(self.limits.stall));
+        }
+        if self.answer_over {
+            next = next.min(self.last_progress.saturating_add(self.limits.linger));
+        }
+        if let Some(since) = self.waits_since {
+            next = next.min(since.saturating_add(self.limits.quota_wait));
+        }
+        next
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, at: Duration) -> Step {
+        if self.answer_over && at >= self.last_progress.saturating_add(self.limits.linger) {
+            // The answer is complete and opencode stays (anomalyco/opencode#17516): the work is done.
+            return Step::Stop(Judgement::new(Verdict::Completed, ""));
+        }
+        if at >= self.limits.timeout {
+            return Step::Stop(Judgement::new(
+                Verdict::Timeout,
+                format!("not done after {}", seconds(self.limits.timeout)),
+            ));
+        }
+        if let Some(since) = self.waits_since
+            && at >= since.saturating_add(self.limits.quota_wait)
+        {
+            return Step::Stop(self.quota(None));
+        }
+        if self.tools.is_empty() && at >= self.last_progress.saturating_add(self.limits.stall) {
+            if self.retry.is_some() {
+                return Step::Stop(self.quota(None));
+            }
+            return Step::Stop(Judgement::new(
+                Verdict::Stalled,
+                format!("no sign of progress for {}", seconds(self.limits.stall)),
+            ));
+        }
+        Step::Go
+    }
+
+    fn quota(&self, wait: Option<Timestamp>) -> Judgement {
+        let (message, next) = self.retry.clone().unwrap_or_default();
+        Judgement {
+            verdict: Verdict::Quota,
+            reason: format!("the model's provider asks to wait: {message}"),
+            retry_at: wait.or(next),
+        }
+    }
+
+    fn progress(&mut self, at: Duration) {
+        self.last_progress = at;
+        self.waits_since = None;
+        self.retry = None;
+    }
+
+    /// opencode said something. `now` is the wall clock, which opencode's retry times are given in.
+    pub fn event(&mut self, event: &Event, at: Duration, now: Timestamp) -> Step {
+        self.counts.events += 1;
+        match event {
+            Event::Session(_) | Event::Notice(_) | Event::Answered(_) => Step::Go,
+            Event::Activity => {
+                self.progress(at);
+                Step::Go
+            }
+            Event::StepStarted => {
+                self.answer_over = false;
+                self.progress(at);
+                Step::Go
+            }
+            Event::Text { delta, reasoning, .. } => {
+                self.progress(at);
+                if !reasoning {
+                    self.counts.text += delta.len() as u64;
+                }
+                Step::Go
+            }
+            Event::TextEnded { .. } => {
+                self.progress(at);
+                Step::Go
+            }
+            Event::Tool(call) => {
+                self.progress(at);
+                match call.status {
+                    ToolStatus::Pending | ToolStatus::Running => {
+                        self.tools.insert(call.call.clone());
+                    }
+                    ToolStatus::Completed | ToolStatus::Failed => {
+                        self.tools.remove(&call.call);
+                        self.counts.tool_calls += 1;
+                        if let Some(error) = call.error.as_deref().filter(|error| is_rejection(error)) {
+                            self.rejected = Some(format!("{}: {error}", call.tool));
+                        }
+                    }
+                }
+                Step::Go
+            }
+            Event::StepFinished {
+                reason,
+                cost_usd,
+                tokens,
+            } => self.step_finished(reason, *cost_usd, *tokens, at),
+            Event::Retrying { message, next, .. } => self.retrying(message, *next, at, now),
+            Event::Asked(request) => {
+                self.last_progress = at;
+                if self.asked.insert(request.id.clone()) {
+                    Step::Ask(request.clone())
+                } else {
+                    Step::Go
+                }
+            }
+            Event::Error(error) => {
+                self.error = Some(error.clone());
+                Step::Go
+            }
+            Event::Ended(end) => Step::Done(self.judge(end)),
+        }
+    }
+
+    fn step_finished(&mut self, reason: &str, cost_usd: f64, tokens: TokenCount, at: Duration) -> Step {
+        self.progress(at);
+        self.tools.clear();
+        self.error = None;
+        self.counts.steps += 1;
+        if cost_usd.is_finite() && cost_usd > 0.0 {
+            self.counts.cost_usd += cost_usd;
+        }
+        self.counts.tokens += tokens;
+        self.last_reason = Some(reason.to_owned());
+        self.answer_over = is_over(reason);
+        if let Some(limit) = self.limits.cost_usd
+            && self.counts.cost_usd > limit
+        {
+            return Step::Stop(Judgement::new(
+                Verdict::Failed,
+                format!("budget: {:.4} USD of at most {limit} USD", self.counts.cost_usd),
+            ));
+        }
+        if let Some(limit) = self.limits.tokens
+            && self.counts.tokens.total() > limit
+        {
+            return Step::Stop(Judgement::new(
+                Verdict::Failed,
+                format!("budget: {} tokens of at most {limit}", self.counts.tokens.total()),
+            ));
+        }
+        if self.answer_over || reason == "tool-calls" {
+            self.idle_steps = 0;
+            return Step::Go;
+        }
+        self.idle_steps += 1;
+        if self.idle_steps >= self.limits.idle_steps {
+            return Step::Stop(Judgement::new(
+                Verdict::Looping,
+                format!("{} steps in a row ended without a finish reason", self.idle_steps),
+            ));
+        }
+        Step::Go
+    }
+
+    fn retrying(&mut self, message: &str, next: Option<Timestamp>, at: Duration, now: Timestamp) -> Step {
+        let since = *self.waits_since.get_or_insert(at);
+        self.retry = Some((message.to_owned(), next));
+        let until_next = next.map_or(Duration::ZERO, |next| {
+            Duration::try_from(next.duration_since(now)).unwrap_or_default()
+        });
+        if at.saturating_add(until_next) > since.saturating_add(self.limits.quota_wait) {
+            return Step::Stop(self.quota(next));
+        }
+        Step::Go
+    }
+
+    /// opencode is done: what do the events prove?
+    fn judge(&self, end: &End) -> Judgement {
+        if let Some(error) = &self.error {
+            return Judgement::new(Verdict::Failed, format!("{}: {}", error.name, error.message));
+        }
+        if let Some(broken) = &end.broken {
+            return Judgement::new(Verdict::Failed, with_last_words(broken, end));
+        }
+        let reason = end.finish.as_deref().or(self.last_reason.as_deref());
+        match reason {
+            Some(reason) if is_over(reason) => Judgement::new(Verdict::Completed, ""),
+            Some("length") => Judgement::new(
+                Verdict::Failed,
+                "the answer was cut off at the model's output limit",
+            ),
+            Some("content-filter") => Judgement::new(
+                Verdict::Failed,
+                "the answer was withheld by the provider's content filter",
+            ),
+            Some(reason) => {
+                if let Some(rejected) = &self.rejected {
+                    return Judgement::new(Verdict::Failed, format!("a permission was refused: {rejected}"));
+                }
+                let text = format!("opencode ended in the middle of its work (last step: {reason})");
+                Judgement::new(Verdict::Failed, with_last_words(&text, end))
+            }
+            None => match end.exit {
+                Some(Exit::Code(0)) | None => {
+                    Judgement::new(Verdict::Void, "opencode ended without doing anything")
+                }
+                Some(exit) => Judgement::new(
+                    Verdict::Failed,
+                    with_last_words(&format!("opencode ended ({exit}) before its first step"), end),
+                ),
+            },
+        }
+    }
+}
+
+/// Reasons after which the model has said all it wanted to.
+fn is_over(reason: &str) -> bool {
+    matches!(reason, "stop" | "end_turn" | "end-turn")
+}
+
+fn is_rejection(error: &str) -> bool {
+    error.contains("rejected permission")
+}
+
+fn with_last_words(text: &str, end: &End) -> String {
+    match end.stderr.last() {
+        Some(last) => format!("{text}: {last}"),
+        None => text.to_owned(),
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    crate::config::print_duration(duration)
+}

@@ -1,0 +1,212 @@
+//! Tells a turn's events in the words of the public stream.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::stream::{StreamEvent, StreamWriter};
+use super::{Counts, Judgement, millis};
+use crate::session::SessionId;
+use crate::transport::{Answer, Event, Request, RequestKind, ToolCall, ToolStatus};
+
+/// Keeps what is needed to tell beginnings from continuations.
+#[derive(Debug, Default)]
+pub(super) struct Narrator {
+    step: u64,
+    parts: HashSet<String>,
+    tools: HashSet<String>,
+    /// The text of the last step that had any.
+    answer: String,
+    /// The next text begins a new answer.
+    fresh: bool,
+    /// The stream could not be written; told once, by the turn's reason being all that is left.
+    mute: bool,
+}
+
+impl Narrator {
+    fn write(&mut self, stream: &mut StreamWriter, event: StreamEvent) {
+        // A full disk must not end a turn whose session is safe in opencode: the stream stops, the turn goes on.
+        if !self.mute && stream.write(event).is_err() {
+            self.mute = true;
+        }
+    }
+
+    pub(super) fn answer(&self) -> String {
+        self.answer.clone()
+    }
+
+    pub(super) fn tell(&mut self, event: &Event, stream: &mut StreamWriter) {
+        match event {
+            Event::StepStarted => {
+                self.step += 1;
+                self.fresh = true;
+                let step = self.step;
+                self.write(stream, StreamEvent::TurnStart { step });
+            }
+            Event::Text {
+                part,
+                reasoning,
+                delta,
+            } => self.text(part, *reasoning, delta, stream),
+            Event::TextEnded {
+                part,
+                reasoning,
+                text,
+            } => {
+                self.begin_part(part, *reasoning, stream);
+                self.write(
+                    stream,
+                    StreamEvent::MessageEnd {
+                        message: part.clone(),
+                        reasoning: *reasoning,
+                        text: text.clone(),
+                    },
+                );
+            }
+            Event::Tool(call) => self.tool(call, stream),
+            Event::StepFinished {
+                reason,
+                cost_usd,
+                tokens,
+            } => {
+                let step = self.step;
+                self.write(
+                    stream,
+                    StreamEvent::TurnEnd {
+                        step,
+                        reason: reason.clone(),
+                        cost_usd: *cost_usd,
+                        tokens: *tokens,
+                    },
+                );
+            }
+            Event::Retrying { attempt, message, .. } => {
+                self.notice("retry", &format!("attempt {attempt}: {message}"), stream);
+            }
+            Event::Error(error) => {
+                self.notice("error", &format!("{}: {}", error.name, error.message), stream);
+            }
+            Event::Notice(text) => self.notice("diagnostic", text, stream),
+            Event::Session(_) | Event::Asked(_) | Event::Answered(_) | Event::Activity | Event::Ended(_) => {}
+        }
+    }
+
+    fn begin_part(&mut self, part: &str, reasoning: bool, stream: &mut StreamWriter) {
+        if self.parts.insert(part.to_owned()) {
+            let message = part.to_owned();
+            self.write(stream, StreamEvent::MessageStart { message, reasoning });
+        }
+    }
+
+    fn text(&mut self, part: &str, reasoning: bool, delta: &str, stream: &mut StreamWriter) {
+        self.begin_part(part, reasoning, stream);
+        if !reasoning {
+            if std::mem::take(&mut self.fresh) {
+                self.answer.clear();
+            }
+            self.answer.push_str(delta);
+        }
+        self.write(
+            stream,
+            StreamEvent::MessageUpdate {
+                message: part.to_owned(),
+                reasoning,
+                delta: delta.to_owned(),
+            },
+        );
+    }
+
+    fn tool(&mut self, call: &ToolCall, stream: &mut StreamWriter) {
+        let first = self.tools.insert(call.call.clone());
+        if first {
+            self.write(
+                stream,
+                StreamEvent::ToolExecutionStart {
+                    call: call.call.clone(),
+                    tool: call.tool.clone(),
+                    input: call.input.clone(),
+                },
+            );
+        }
+        match call.status {
+            ToolStatus::Completed | ToolStatus::Failed => self.write(
+                stream,
+                StreamEvent::ToolExecutionEnd {
+                    call: call.call.clone(),
+                    tool: call.tool.clone(),
+                    title: call.title.clone(),
+                    output: call.output.clone(),
+                    error: call.error.clone(),
+                },
+            ),
+            ToolStatus::Pending | ToolStatus::Running if !first => self.write(
+                stream,
+                StreamEvent::ToolExecutionUpdate {
+                    call: call.call.clone(),
+                    tool: call.tool.clone(),
+                    title: call.title.clone(),
+                    input: call.input.clone(),
+                },
+            ),
+            ToolStatus::Pending | ToolStatus::Running => {}
+        }
+    }
+
+    pub(super) fn asked(&mut self, request: &Request, answer: &Answer, stream: &mut StreamWriter) {
+        let (kind, detail) = match &request.kind {
+            RequestKind::Permission { permission, patterns } => {
+                ("permission", json!({"permission": permission, "patterns": patterns}))
+            }
+            RequestKind::Question(questions) => (
+                "question",
+                questions
+                    .iter()
+                    .map(|q| json!({"header": q.header, "question": q.question, "options": q.options, "multiple": q.multiple}))
+                    .collect::<Value>(),
+            ),
+        };
+        let answer = match answer {
+            Answer::Allow => json!("allow"),
+            Answer::Reject => json!("reject"),
+            Answer::Labels(labels) => json!(labels),
+        };
+        self.write(
+            stream,
+            StreamEvent::ExtensionUiRequest {
+                request: request.id.clone(),
+                kind: kind.to_owned(),
+                detail,
+                answer,
+            },
+        );
+    }
+
+    pub(super) fn notice(&mut self, level: &str, message: &str, stream: &mut StreamWriter) {
+        let (level, message) = (level.to_owned(), message.to_owned());
+        self.write(stream, StreamEvent::Notice { level, message });
+    }
+
+    pub(super) fn end(
+        &mut self,
+        judgement: &Judgement,
+        session: Option<&SessionId>,
+        counts: Counts,
+        took: Duration,
+        stream: &mut StreamWriter,
+    ) {
+        self.write(
+            stream,
+            StreamEvent::AgentEnd {
+                verdict: judgement.verdict,
+                reason: judgement.reason.clone(),
+                session: session.cloned(),
+                steps: counts.steps,
+                tool_calls: counts.tool_calls,
+                cost_usd: counts.cost_usd,
+                tokens: counts.tokens,
+                duration_ms: millis(took),
+            },
+        );
+    }
+}

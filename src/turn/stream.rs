@@ -1,0 +1,267 @@
+//! The public stream of a turn: what `<turn>.events.jsonl` holds, a JSON object a line.
+//!
+//! The file is the only buffer between a turn and whoever watches it: the supervisor appends, and every
+//! reader, in this process or another, follows the file. A slow or vanished reader cannot hold up a turn.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::session::{SessionId, TokenCount, TransportKind, Verdict};
+use crate::store::{Key, Store, StoreError};
+
+/// The schema of every line.
+pub const SCHEMA: u32 = 1;
+
+/// One line of the stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct StreamLine {
+    /// The schema of this line, 1.
+    pub schema: u32,
+    /// When it happened, RFC 3339 in UTC.
+    #[schemars(with = "String")]
+    pub time: Timestamp,
+    /// The issue; the repository for a base's turn.
+    #[serde(rename = "ref")]
+    pub subject: String,
+    /// The turn, a UUID v7.
+    #[schemars(with = "String")]
+    pub turn: Uuid,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: StreamEvent,
+}
+
+/// What happened. `agent_*` frames the turn as kugetsu knows it, `turn_*` a step of the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum StreamEvent {
+    /// The first line.
+    AgentStart {
+        /// How the turn reaches opencode.
+        #[schemars(with = "String")]
+        transport: TransportKind,
+        /// opencode's version.
+        opencode: String,
+        /// The working directory.
+        directory: PathBuf,
+    },
+    /// A step of the model begins.
+    TurnStart {
+        /// Which, from 1.
+        step: u64,
+    },
+    /// A part of the answer begins.
+    MessageStart {
+        /// opencode's id of the part.
+        message: String,
+        /// True for reasoning.
+        reasoning: bool,
+    },
+    /// A piece of the answer.
+    MessageUpdate {
+        /// opencode's id of the part.
+        message: String,
+        /// True for reasoning.
+        reasoning: bool,
+        /// What is new.
+        delta: String,
+    },
+    /// A part of the answer is complete.
+    MessageEnd {
+        /// opencode's id of the part.
+        message: String,
+        /// True for reasoning.
+        reasoning: bool,
+        /// All of it.
+        text: String,
+    },
+    /// A tool begins.
+    ToolExecutionStart {
+        /// The model's id of the call.
+        call: String,
+        /// The tool.
+        tool: String,
+        /// Its arguments.
+        input: Value,
+    },
+    /// A tool goes on.
+    ToolExecutionUpdate {
+        /// The model's id of the call.
+        call: String,
+        /// The tool.
+        tool: String,
+        /// What it does, for people.
+        title: String,
+        /// Its arguments as known by now.
+        input: Value,
+    },
+    /// A tool ended.
+    ToolExecutionEnd {
+        /// The model's id of the call.
+        call: String,
+        /// The tool.
+        tool: String,
+        /// What it did, for people.
+        title: String,
+        /// What it printed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output: Option<String>,
+        /// Why it failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// opencode asked a person.
+    ExtensionUiRequest {
+        /// opencode's id of the request.
+        request: String,
+        /// `permission` or `question`.
+        kind: String,
+        /// What was asked.
+        detail: Value,
+        /// What it was answered with.
+        answer: Value,
+    },
+    /// Words beside the work: an error, a retry, a diagnostic of opencode.
+    Notice {
+        /// `error`, `retry` or `diagnostic`.
+        level: String,
+        /// The words.
+        message: String,
+    },
+    /// A step of the model ended.
+    TurnEnd {
+        /// Which, from 1.
+        step: u64,
+        /// The model's reason.
+        reason: String,
+        /// US dollars.
+        cost_usd: f64,
+        /// Tokens of the step.
+        #[schemars(with = "Value")]
+        tokens: TokenCount,
+    },
+    /// The last line.
+    AgentEnd {
+        /// How the turn ended.
+        #[schemars(with = "String")]
+        verdict: Verdict,
+        /// Why; empty when completed.
+        reason: String,
+        /// The session, if one is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Option<String>")]
+        session: Option<SessionId>,
+        /// Model steps.
+        steps: u64,
+        /// Tool calls.
+        tool_calls: u64,
+        /// US dollars.
+        cost_usd: f64,
+        /// Tokens.
+        #[schemars(with = "Value")]
+        tokens: TokenCount,
+        /// How long the turn took, in milliseconds.
+        duration_ms: u64,
+    },
+}
+
+/// Tells readers in this process that the file has grown, or that nothing more will come.
+#[derive(Clone, Debug, Default)]
+pub struct Growth(Arc<(Mutex<(u64, bool)>, Condvar)>);
+
+impl Growth {
+    fn set(&self, length: u64, over: bool) {
+        let (state, changed) = &*self.0;
+        *state.lock().unwrap_or_else(PoisonError::into_inner) = (length, over);
+        changed.notify_all();
+    }
+
+    /// Waits until the file is longer than `read` or complete, at most `at_most`: its length, and whether it
+    /// is complete.
+    pub fn wait(&self, read: u64, at_most: Duration) -> (u64, bool) {
+        let (state, changed) = &*self.0;
+        let guard = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (guard, _) = changed
+            .wait_timeout_while(guard, at_most, |(length, over)| *length <= read && !*over)
+            .unwrap_or_else(PoisonError::into_inner);
+        *guard
+    }
+}
+
+/// A turn's stream while it is written; what a watcher follows.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    /// The file.
+    pub path: PathBuf,
+    /// When there is more.
+    pub growth: Growth,
+}
+
+/// Writes the stream of one turn.
+#[derive(Debug)]
+pub struct StreamWriter {
+    file: File,
+    length: u64,
+    growth: Growth,
+    subject: String,
+    turn: Uuid,
+    buffer: Vec<u8>,
+}
+
+impl StreamWriter {
+    /// Creates the file in the key's folder.
+    pub fn open(store: &Store, key: &Key, turn: Uuid) -> Result<(Self, Feed), StoreError> {
+        let name = format!("{turn}.events.jsonl");
+        let file = store.open_log(key, &name)?;
+        let growth = Growth::default();
+        let feed = Feed {
+            path: store.folder(key).join(name),
+            growth: growth.clone(),
+        };
+        let subject = match key {
+            Key::Issue(issue) => issue.to_string(),
+            Key::Base(repo) => repo.to_string(),
+        };
+        let writer = Self {
+            file,
+            length: 0,
+            growth,
+            subject,
+            turn,
+            buffer: Vec::new(),
+        };
+        Ok((writer, feed))
+    }
+
+    /// Appends one event.
+    pub fn write(&mut self, event: StreamEvent) -> std::io::Result<()> {
+        let line = StreamLine {
+            schema: SCHEMA,
+            time: Timestamp::now(),
+            subject: self.subject.clone(),
+            turn: self.turn,
+            event,
+        };
+        self.buffer.clear();
+        serde_json::to_writer(&mut self.buffer, &line)?;
+        self.buffer.push(b'\n');
+        self.file.write_all(&self.buffer)?;
+        self.length += self.buffer.len() as u64;
+        self.growth.set(self.length, false);
+        Ok(())
+    }
+}
+
+impl Drop for StreamWriter {
+    fn drop(&mut self) {
+        self.growth.set(self.length, true);
+    }
+}

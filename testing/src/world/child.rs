@@ -1,0 +1,308 @@
+//! A started command: its output as it comes, its end by a deadline, signals by its id.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::processes::{self, Signal};
+
+/// How long after a child's end its pipes may stay open in the hands of others before they are left alone.
+const PIPE_GRACE: Duration = Duration::from_secs(2);
+
+/// What a command finds on its stdin.
+#[derive(Clone, Debug)]
+pub enum Stdin {
+    /// The null device.
+    Null,
+    /// These bytes, then the end.
+    Bytes(Vec<u8>),
+    /// A pipe that stays open and silent while the command lives.
+    OpenSilent,
+}
+
+impl Stdin {
+    /// [`Stdin::Bytes`].
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Bytes(text.into().into_bytes())
+    }
+}
+
+/// What a command left behind.
+#[derive(Clone, Debug)]
+pub struct Output {
+    what: String,
+    status: ExitStatus,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    /// Whether both pipes were closed soon after the end; if not, a process that outlived the command holds one.
+    pub pipes_closed: bool,
+}
+
+impl Output {
+    /// The exit status; 128 and the signal's number where a signal ended it.
+    pub fn code(&self) -> i32 {
+        self.status
+            .code()
+            .unwrap_or_else(|| 128 + self.status.signal().unwrap_or_default())
+    }
+
+    /// The number of the signal that ended it.
+    pub fn signal(&self) -> Option<i32> {
+        self.status.signal()
+    }
+
+    /// Stdout as text, invalid UTF-8 replaced.
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Stdout as it came.
+    pub fn stdout_bytes(&self) -> &[u8] {
+        &self.stdout
+    }
+
+    /// Stderr as text, invalid UTF-8 replaced.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// Stdout as one JSON value; panics with everything where it is none.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.stdout)
+            .unwrap_or_else(|error| panic!("stdout is no JSON: {error}\n{self}"))
+    }
+
+    /// Stdout as a JSON value a line; panics with everything where a line is none.
+    #[track_caller]
+    pub fn json_lines(&self) -> Vec<serde_json::Value> {
+        let parse = |line: &str| {
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("no JSON: {error}: {line}\n{self}"))
+        };
+        self.stdout().lines().map(parse).collect()
+    }
+
+    /// Panics with everything unless the exit status is this one.
+    #[track_caller]
+    pub fn expect_status(&self, code: i32) -> &Self {
+        assert!(
+            self.code() == code,
+            "exit status {} instead of {code}\n{self}",
+            self.code()
+        );
+        self
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            out,
+            "{}",
+            transcript(&self.what, Some(self.code()), &self.stdout, &self.stderr)
+        )
+    }
+}
+
+fn transcript(what: &str, code: Option<i32>, stdout: &[u8], stderr: &[u8]) -> String {
+    let mut text = format!("$ {what}\n");
+    let _ = match code {
+        Some(code) => writeln!(text, "[exit status {code}]"),
+        None => writeln!(text, "[still alive]"),
+    };
+    for (name, bytes) in [("stdout", stdout), ("stderr", stderr)] {
+        // The end tells more than the beginning where something is long.
+        let cut = bytes.len().saturating_sub(16 * 1024);
+        let _ = writeln!(text, "--- {name} ({} bytes)", bytes.len());
+        let _ = writeln!(text, "{}", String::from_utf8_lossy(&bytes[cut..]).trim_end());
+    }
+    text
+}
+
+type Bytes = Arc<Mutex<Vec<u8>>>;
+
+fn taken(bytes: &Bytes) -> Vec<u8> {
+    bytes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn collect(mut pipe: impl Read + Send + 'static) -> (Bytes, JoinHandle<()>) {
+    let bytes = Bytes::default();
+    let reader = std::thread::spawn({
+        let bytes = Arc::clone(&bytes);
+        move || {
+            let mut piece = vec![0; 64 * 1024];
+            while let Ok(count) = pipe.read(&mut piece) {
+                if count == 0 {
+                    return;
+                }
+                bytes
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend_from_slice(&piece[..count]);
+            }
+        }
+    });
+    (bytes, reader)
+}
+
+/// A command that may still be alive. Dropping it kills it.
+pub struct Running {
+    what: String,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Bytes,
+    stderr: Bytes,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    pub(super) fn start(mut command: Command, stdin: Stdin) -> Self {
+        let what = format!("{command:?}");
+        let what = what
+            .rsplit_once("\" && ")
+            .map_or(what.clone(), |(_, program)| program.to_owned());
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        command.stdin(if matches!(stdin, Stdin::Null) {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        });
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {what}: {error}"));
+        let mut pipe = child.stdin.take();
+        if let Stdin::Bytes(bytes) = stdin {
+            let mut pipe = pipe.take().expect("stdin was piped");
+            // Not joined: a child that does not read keeps it, and its end frees it. A child may also close its
+            // stdin unread, which is its own affair.
+            std::thread::spawn(move || {
+                let _ = pipe.write_all(&bytes);
+            });
+        }
+        let (stdout, out) = collect(child.stdout.take().expect("stdout was piped"));
+        let (stderr, err) = collect(child.stderr.take().expect("stderr was piped"));
+        Self {
+            what,
+            child,
+            stdin: pipe,
+            stdout,
+            stderr,
+            readers: vec![out, err],
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has not ended.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().expect("the child is ours").is_none()
+    }
+
+    /// What it has written on stdout so far.
+    pub fn stdout_so_far(&self) -> String {
+        String::from_utf8_lossy(&taken(&self.stdout)).into_owned()
+    }
+
+    /// What it has written on stderr so far.
+    pub fn stderr_so_far(&self) -> String {
+        String::from_utf8_lossy(&taken(&self.stderr)).into_owned()
+    }
+
+    /// Writes on a stdin that was kept open.
+    pub fn write_stdin(&mut self, bytes: &[u8]) {
+        self.stdin
+            .as_mut()
+            .expect("stdin was kept open")
+            .write_all(bytes)
+            .expect("the command reads its stdin");
+    }
+
+    /// Ends a stdin that was kept open.
+    pub fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Waits until stdout holds `needle`; panics when it ends, or `deadline` passes, without it.
+    #[track_caller]
+    pub fn wait_for_stdout(&mut self, needle: &str, deadline: Duration) {
+        let end = Instant::now() + deadline;
+        while !self.stdout_so_far().contains(needle) {
+            let alive = self.is_alive() || self.readers.iter().any(|reader| !reader.is_finished());
+            let waited = Instant::now() < end;
+            assert!(
+                alive && waited,
+                "{needle:?} did not come within {deadline:?}\n{}",
+                self.transcript()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits for its end; kills it and panics with what it printed when `deadline` passes first.
+    #[track_caller]
+    pub fn wait(mut self, deadline: Duration) -> Output {
+        let end = Instant::now() + deadline;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("the child is ours") {
+                break status;
+            }
+            if Instant::now() >= end {
+                let _ = self.child.kill();
+                let text = self.transcript();
+                panic!("not at its end after {deadline:?}, killed\n{text}");
+            }
+            std::thread::sleep(Duration::from_millis(3));
+        };
+        let end = Instant::now() + PIPE_GRACE;
+        let done = |readers: &[JoinHandle<()>]| readers.iter().all(JoinHandle::is_finished);
+        while !done(&self.readers) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Output {
+            what: self.what.clone(),
+            status,
+            stdout: taken(&self.stdout),
+            stderr: taken(&self.stderr),
+            pipes_closed: done(&self.readers),
+        }
+    }
+
+    /// Sends a signal to the process alone.
+    pub fn signal(&self, signal: Signal) {
+        processes::signal(self.pid(), signal).expect("the child is ours");
+    }
+
+    /// Sends a signal to the process group, as a terminal does with Ctrl-C.
+    pub fn signal_group(&self, signal: Signal) {
+        processes::signal_group(self.pid(), signal).expect("the group is ours");
+    }
+
+    /// Kills the process at once, and only it, and waits for its end.
+    pub fn kill9(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn transcript(&self) -> String {
+        transcript(&self.what, None, &taken(&self.stdout), &taken(&self.stderr))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! A hermetic world for one test: its own home, store, git repository and model, and nothing of the machine's.
+//!
+//! Every process started in a world inherits a marker variable; by it the world finds what is still alive, proves
+//! that nothing is, and kills what is left when it is dropped.
+
+mod binaries;
+mod child;
+mod database;
+mod git;
+mod processes;
+
+pub use binaries::{Opencode, Version, fake_binary, kugetsu_binary, workspace_root};
+pub use child::{Output, Running, Stdin};
+pub use database::{DatabaseLock, SessionRow};
+pub use processes::{ProcessInfo, Signal};
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::fake::{self, FakeCall, FakeScript};
+use crate::model::{ModelServer, usage};
+
+/// The variable whose value names the world that a process belongs to.
+const MARKER: &str = "KUGETSU_TEST_WORLD";
+/// How long [`World::run`] lets a command live.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// One test's world.
+pub struct World {
+    // Dropped in this order, after everything alive in the world was killed.
+    /// The model that opencode talks to.
+    pub model: ModelServer,
+    opencode: Opencode,
+    marker: String,
+    root: PathBuf,
+    _dir: TempDir,
+}
+
+impl World {
+    /// A world with a repository of one commit and a model that answers "done".
+    pub fn new(opencode: Opencode) -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        // Asked for first: a missing binary is the clearest thing to fail with.
+        let _ = opencode.binary();
+        let dir = tempfile::Builder::new()
+            .prefix("kugetsu-world-")
+            .tempdir()
+            .expect("a temporary folder");
+        let root = dir.path().canonicalize().expect("the temporary folder exists");
+        let time = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_nanos();
+        let marker = format!(
+            "{}-{}-{time}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::SeqCst)
+        );
+        let world = Self {
+            model: ModelServer::start(),
+            opencode,
+            marker,
+            root,
+            _dir: dir,
+        };
+        for folder in [world.home(), world.kugetsu_home(), world.tmp()] {
+            std::fs::create_dir_all(folder).expect("a folder in the temporary folder");
+        }
+        if opencode == Opencode::Fake {
+            world.fake(&FakeScript::default());
+        }
+        world.make_repository("repo", "https://github.com/shoko/kugetsu.git");
+        world
+    }
+
+    /// Which opencode this world has.
+    pub fn opencode(&self) -> Opencode {
+        self.opencode
+    }
+
+    /// The folder that holds everything of this world.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `HOME`.
+    pub fn home(&self) -> PathBuf {
+        self.root.join("home")
+    }
+
+    /// `KUGETSU_HOME`.
+    pub fn kugetsu_home(&self) -> PathBuf {
+        self.root.join("kugetsu-home")
+    }
+
+    /// `TMPDIR`.
+    pub fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// The git repository that commands run in; its `origin` is `https://github.com/shoko/kugetsu.git`.
+    pub fn repo(&self) -> PathBuf {
+        self.root.join("repo")
+    }
+
+    /// A command in this world's environment and in its repository. Nothing of the caller's environment but `PATH`
+    /// reaches it, and no network but loopback.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(self.repo())
+            .env_clear()
+            .envs(self.environment());
+        command
+    }
+
+    fn environment(&self) -> Vec<(&'static str, OsString)> {
+        let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+        // Nothing listens on port 9 (discard): whoever asks beyond loopback is refused at once.
+        let nowhere = OsString::from("http://127.0.0.1:9");
+        let mut variables: Vec<(&'static str, OsString)> = vec![
+            ("PATH", path),
+            ("HOME", self.home().into()),
+            ("TMPDIR", self.tmp().into()),
+            ("LANG", "C.UTF-8".into()),
+            ("LC_ALL", "C.UTF-8".into()),
+            ("TERM", "dumb".into()),
+            ("SHELL", "/bin/sh".into()),
+            (MARKER, self.marker.clone().into()),
+            ("KUGETSU_HOME", self.kugetsu_home().into()),
+            ("KUGETSU_OPENCODE", self.opencode.binary().into()),
+            ("OPENCODE_DISABLE_MODELS_FETCH", "1".into()),
+            ("OPENCODE_DISABLE_AUTOUPDATE", "1".into()),
+            ("OPENCODE_DISABLE_LSP_DOWNLOAD", "1".into()),
+            ("OPENCODE_DISABLE_DEFAULT_PLUGINS", "1".into()),
+            ("OPENCODE_DISABLE_SHARE", "1".into()),
+            ("OPENCODE_DISABLE_CLAUDE_CODE", "1".into()),
+            ("HTTP_PROXY", nowhere.clone()),
+            ("HTTPS_PROXY", nowhere),
+            ("NO_PROXY", "127.0.0.1,localhost".into()),
+            ("GIT_CONFIG_GLOBAL", "/dev/null".into()),
+            ("GIT_CONFIG_NOSYSTEM", "1".into()),
+            ("GIT_TERMINAL_PROMPT", "0".into()),
+            ("GIT_AUTHOR_NAME", "Ada".into()),
+            ("GIT_AUTHOR_EMAIL", "ada@example.org".into()),
+            ("GIT_COMMITTER_NAME", "Ada".into()),
+            ("GIT_COMMITTER_EMAIL", "ada@example.org".into()),
+        ];
+        if self.opencode == Opencode::Fake {
+            variables.push((fake::SCRIPT_VARIABLE, self.fake_script().into()));
+        }
+        variables
+    }
+
+    /// `kugetsu` with these arguments, in the repository.
+    pub fn kugetsu<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+        let mut command = self.command(kugetsu_binary());
+        command.args(arguments);
+        command
+    }
+
+    /// Runs `kugetsu` to its end, with an empty stdin; panics when it takes longer than 60 s.
+    #[track_caller]
+    pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Output {
+        self.finish(self.kugetsu(arguments), Stdin::Null)
+    }
+
+    /// [`World::run`] with something on stdin.
+    #[track_caller]
+    pub fn run_with<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>, stdin: Stdin) -> Output {
+        self.finish(self.kugetsu(arguments), stdin)
+    }
+
+    /// Starts `kugetsu` with an empty stdin.
+    pub fn spawn<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Running {
+        self.start(self.kugetsu(arguments), Stdin::Null)
+    }
+
+    /// Starts `kugetsu` with something on stdin.
+    pub fn spawn_with<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+        stdin: Stdin,
+    ) -> Running {
+        self.start(self.kugetsu(arguments), stdin)
+    }
+
+    /// Runs any command to its end; panics when it takes longer than 60 s.
+    #[track_caller]
+    pub fn finish(&self, command: Command, stdin: Stdin) -> Output {
+        self.start(command, stdin).wait(DEADLINE)
+    }
+
+    /// Starts any command, in a process group of its own, as a shell does.
+    #[allow(clippy::unused_self, reason = "what runs belongs to a world")]
+    pub fn start(&self, command: Command, stdin: Stdin) -> Running {
+        Running::start(command, stdin)
+    }
+
+    /// This world's opencode with these arguments, in the repository.
+    pub fn opencode_command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+        let mut command = self.command(self.opencode.binary());
+        command.args(arguments);
+        command
+    }
+
+    /// Polls until `done` says true; panics with `what` when `deadline` passes first.
+    #[track_caller]
+    pub fn wait_until(&self, what: &str, deadline: Duration, mut done: impl FnMut() -> bool) {
+        let end = Instant::now() + deadline;
+        while !done() {
+            assert!(
+                Instant::now() < end,
+                "not within {deadline:?}: {what}\nalive in this world: {:#?}",
+                self.processes()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Every live process of this world. Zombies do not count; a process that cleared its environment is not seen.
+    pub fn processes(&self) -> Vec<ProcessInfo> {
+        processes::marked(MARKER, &self.marker)
+    }
+
+    /// Waits until no process of this world is alive; panics with those that are when `deadline` passes first.
+    #[track_caller]
+    pub fn wait_nothing_left(&self, deadline: Duration) {
+        self.wait_until("no process is left", deadline, || self.processes().is_empty());
+    }
+
+    /// Gives the fake opencode its script.
+    pub fn fake(&self, script: &FakeScript) {
+        assert!(
+            self.opencode == Opencode::Fake,
+            "a script for the fake opencode in a world with the real one"
+        );
+        let text = serde_json::to_string_pretty(script).expect("a script is plain data");
+        std::fs::write(self.fake_script(), text).expect("a file in the temporary folder");
+    }
+
+    fn fake_script(&self) -> PathBuf {
+        self.root.join("fake-opencode.json")
+    }
+
+    /// How the fake opencode was called so far, in order.
+    pub fn fake_calls(&self) -> Vec<FakeCall> {
+        fake::calls(&self.home())
+    }
+
+    /// The `opencode.json` of this world's repositories.
+    pub fn opencode_config(&self) -> serde_json::Value {
+        json!({
+            "provider": {
+                "scripted": {
+                    "npm": "@ai-sdk/openai-compatible",
+                    "name": "Scripted",
+                    "options": { "baseURL": self.model.base_url(), "apiKey": "none" },
+                    "models": {
+                        "scripted": {
+                            "name": "Scripted",
+                            "tool_call": true,
+                            "limit": { "context": 200_000, "output": 8_000 },
+                            "cost": {
+                                "input": usage::INPUT_PRICE,
+                                "output": usage::OUTPUT_PRICE,
+                                "cache_read": usage::CACHE_READ_PRICE,
+                            },
+                        },
+                    },
+                },
+            },
+            "model": "scripted/scripted",
+            "small_model": "scripted/scripted",
+        })
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Until a look finds none: what is killed may have been about to start another.
+        for _ in 0..50 {
+            let alive = self.processes();
+            if alive.is_empty() {
+                break;
+            }
+            for process in alive {
+                let _ = processes::signal(process.pid, Signal::Kill);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
