@@ -615,7 +615,8 @@ fn each_way_of_being_unusable_has_its_own_error() {
     bytes[100..].fill(0xff);
     fs::write(&damaged.path, bytes).unwrap();
 
-    let opens: [fn(&Path) -> Result<Database, DatabaseError>; 2] = [Database::open_read, |path| {
+    type Open = fn(&Path) -> Result<Database, DatabaseError>;
+    let opens: [Open; 2] = [Database::open_read, |path| {
         Database::open_write(path, Duration::from_secs(1))
     }];
     for open in opens {
@@ -639,7 +640,7 @@ fn each_way_of_being_unusable_has_its_own_error() {
         }
         match open(&empty) {
             Err(DatabaseError::Schema { missing, .. }) => {
-                assert!(missing.contains(&"the table session".to_owned()))
+                assert!(missing.contains(&"the table session".to_owned()));
             }
             other => panic!("{other:?}"),
         }
@@ -696,7 +697,7 @@ fn a_lock_that_ends_in_time_is_waited_for() {
 fn all_columns(db: &Db, id: &str) -> Vec<(String, String)> {
     let connection = db.raw();
     let mut statement = connection.prepare("SELECT * FROM session WHERE id = ?1").unwrap();
-    let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     statement
         .query_row([id], |row| {
             (0..names.len())
