@@ -322,7 +322,17 @@ fn answers_are_remembered_until_something_changes() {
         assert_eq!(place.calls(), before + 2, "and it was replaced");
     }
 
-    // Another binary in the same place.
+    // Another binary in the same place, of the same size; then of another size.
+    let before = place.calls();
+    let later = std::time::SystemTime::now() + Duration::from_secs(100);
+    fs::File::options()
+        .append(true)
+        .open(&program)
+        .unwrap()
+        .set_modified(later)
+        .unwrap();
+    assert_eq!(ask("/home/dev", None, None), first);
+    assert_eq!(place.calls(), before + 2);
     let before = place.calls();
     place.fake("bin/opencode", "1.18.33");
     assert_eq!(ask("/home/dev", None, None).version, Version::new(1, 18, 33));
@@ -587,6 +597,8 @@ fn readers_see_what_a_live_opencode_wrote() {
     });
 }
 
+type Open = fn(&Path) -> Result<Database, DatabaseError>;
+
 #[test]
 fn each_way_of_being_unusable_has_its_own_error() {
     let root = tempfile::tempdir().unwrap();
@@ -615,7 +627,6 @@ fn each_way_of_being_unusable_has_its_own_error() {
     bytes[100..].fill(0xff);
     fs::write(&damaged.path, bytes).unwrap();
 
-    type Open = fn(&Path) -> Result<Database, DatabaseError>;
     let opens: [Open; 2] = [Database::open_read, |path| {
         Database::open_write(path, Duration::from_secs(1))
     }];
