@@ -241,6 +241,40 @@ fn npms_script_is_replaced_by_the_binary_behind_it() {
 }
 
 #[test]
+fn a_package_whose_install_script_did_not_run_is_seen_through() {
+    let place = Place::new();
+    let placeholder = place.fake("node_modules/opencode-ai/bin/opencode.exe", "1.18.33");
+    fs::create_dir_all(place.path("node_modules/.bin")).unwrap();
+    symlink(
+        "../opencode-ai/bin/opencode.exe",
+        place.path("node_modules/.bin/opencode"),
+    )
+    .unwrap();
+    let path = place.path("node_modules/.bin").into_os_string();
+    let found = || {
+        find(&Search {
+            path: Some(&path),
+            ..place.search()
+        })
+        .unwrap()
+    };
+    assert_eq!(found(), placeholder);
+    let binary = place.fake(
+        &format!("node_modules/{}/bin/opencode", platform_package()),
+        "1.18.33",
+    );
+    assert_eq!(found(), binary);
+    // What is as large as a program is the program.
+    fs::File::options()
+        .write(true)
+        .open(&placeholder)
+        .unwrap()
+        .set_len(2 * 1024 * 1024)
+        .unwrap();
+    assert_eq!(found(), placeholder);
+}
+
+#[test]
 fn a_script_without_binary_still_works_and_is_known_to_cost_more() {
     let place = Place::new();
     let answers = "#!/bin/sh\n# node\n[ \"$1\" = db ] && echo /data/opencode.db || echo 1.3.2\n";
