@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{Broker, BrokerError};
+use super::{Broker, BrokerError, read_database};
 use crate::fsx::crash_point;
 use crate::opencode::{After, DatabaseError, Opencode, SessionPatch};
 use crate::process;
@@ -122,7 +122,7 @@ impl Broker {
         interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
-        self.refuse_wrong_mode(request, self.store.issue(&request.issue)?.as_ref())?;
+        refuse_wrong_mode(request, self.store.issue(&request.issue)?.as_ref())?;
         let what = match request.mode {
             Mode::Start => "start",
             Mode::Continue | Mode::ContinueOrStart => "continue",
@@ -138,7 +138,7 @@ impl Broker {
         if let Some(record) = &mut record {
             adopted = self.adopt(&lease, record, Some(&opencode))?;
         }
-        self.refuse_wrong_mode(request, record.as_ref())?;
+        refuse_wrong_mode(request, record.as_ref())?;
         if request.mode == Mode::Start
             && let Some(record) = &record
             && let Some(session) = &record.session
@@ -152,7 +152,7 @@ impl Broker {
         process::become_subreaper()?;
         let started = Timestamp::now();
         let record = match record {
-            Some(record) if record.session.is_some() => self.check_session(record, &opencode)?,
+            Some(record) if record.session.is_some() => check_session(record, &opencode)?,
             other => self.new_record(request, &opencode, other)?,
         };
         let delivery = Delivery {
@@ -169,43 +169,6 @@ impl Broker {
         Ok(report)
     }
 
-    fn refuse_wrong_mode(
-        &self,
-        request: &TurnRequest,
-        record: Option<&IssueRecord>,
-    ) -> Result<(), BrokerError> {
-        let session = record.and_then(|record| record.session.clone());
-        match (request.mode, session) {
-            // A first turn that was lost may never have reached opencode: what is found under the lease decides.
-            (Mode::Start, Some(session)) if !record.is_some_and(first_turn_in_doubt) => {
-                Err(BrokerError::AlreadyStarted {
-                    issue: request.issue.clone(),
-                    session,
-                })
-            }
-            // With a fork in the journal there may be one; what is found under the lease decides.
-            (Mode::Continue, None) if record.is_none_or(|record| record.fork.is_none()) => {
-                Err(BrokerError::NoSession(request.issue.clone()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn check_session(&self, record: IssueRecord, opencode: &Opencode) -> Result<IssueRecord, BrokerError> {
-        let of = record.issue.to_string();
-        if let Some(session) = &record.session
-            && self.read_database(opencode)?.session(session)?.is_none()
-        {
-            let session = session.clone();
-            return Err(BrokerError::SessionGone { of, session });
-        }
-        if !record.directory.is_dir() {
-            let directory = record.directory;
-            return Err(BrokerError::DirectoryGone { of, directory });
-        }
-        Ok(record)
-    }
-
     fn new_record(
         &self,
         request: &TurnRequest,
@@ -214,7 +177,7 @@ impl Broker {
     ) -> Result<IssueRecord, BrokerError> {
         let base: BaseRecord = self.base_for(request.issue.repo())?;
         let of = format!("the base of {}", base.repo);
-        if self.read_database(opencode)?.session(&base.session)?.is_none() {
+        if read_database(opencode)?.session(&base.session)?.is_none() {
             let session = base.session;
             return Err(BrokerError::SessionGone { of, session });
         }
@@ -471,7 +434,7 @@ impl Delivery<'_> {
         let Some(session) = self.record.session.as_ref().filter(|_| doubtful) else {
             return judgement;
         };
-        let Ok(database) = self.broker.read_database(&self.opencode) else {
+        let Ok(database) = read_database(&self.opencode) else {
             return judgement;
         };
         let Ok(messages) = database.messages_after(session, Some(After::Time(self.started.as_millisecond())))
@@ -520,6 +483,39 @@ impl Broker {
         self.store.save_issue(lease, record)?;
         Ok(())
     }
+}
+
+fn refuse_wrong_mode(request: &TurnRequest, record: Option<&IssueRecord>) -> Result<(), BrokerError> {
+    let session = record.and_then(|record| record.session.clone());
+    match (request.mode, session) {
+        // A first turn that was lost may never have reached opencode: what is found under the lease decides.
+        (Mode::Start, Some(session)) if !record.is_some_and(first_turn_in_doubt) => {
+            Err(BrokerError::AlreadyStarted {
+                issue: request.issue.clone(),
+                session,
+            })
+        }
+        // With a fork in the journal there may be one; what is found under the lease decides.
+        (Mode::Continue, None) if record.is_none_or(|record| record.fork.is_none()) => {
+            Err(BrokerError::NoSession(request.issue.clone()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_session(record: IssueRecord, opencode: &Opencode) -> Result<IssueRecord, BrokerError> {
+    let of = record.issue.to_string();
+    if let Some(session) = &record.session
+        && read_database(opencode)?.session(session)?.is_none()
+    {
+        let session = session.clone();
+        return Err(BrokerError::SessionGone { of, session });
+    }
+    if !record.directory.is_dir() {
+        let directory = record.directory;
+        return Err(BrokerError::DirectoryGone { of, directory });
+    }
+    Ok(record)
 }
 
 /// Whether the record alone cannot tell if a prompt has ever reached the session.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Broker, BrokerError};
+use super::{Broker, BrokerError, read_database};
 use crate::fsx::{self, FsError, crash_point};
 use crate::opencode::Opencode;
 use crate::session::{IssueRecord, IssueRef, RepoRef, SessionId};
@@ -91,7 +91,7 @@ impl Broker {
             &["session", "delete", session.as_str()],
             None,
         )?;
-        if self.read_database(opencode)?.session(&session)?.is_some() {
+        if read_database(opencode)?.session(&session)?.is_some() {
             return Err(BrokerError::Command {
                 command: format!("session delete {session}"),
                 problem: "the session is still there".to_owned(),
@@ -113,7 +113,7 @@ impl Broker {
         directory: &Path,
     ) -> Result<Option<usize>, BrokerError> {
         let Some(session) = session else { return Ok(None) };
-        let database = self.read_database(opencode)?;
+        let database = read_database(opencode)?;
         if database.session(session)?.is_none() {
             return Ok(None);
         }
@@ -152,7 +152,7 @@ impl Broker {
         let trashed = self.store.trashed_issue(&entry)?;
         let export = self.store.trashed_file(&entry, EXPORT);
         if let Some(session) = &trashed.session
-            && self.read_database(&opencode)?.session(session)?.is_none()
+            && read_database(&opencode)?.session(session)?.is_none()
         {
             if !export.is_file() {
                 return Err(BrokerError::NotFound {
@@ -163,7 +163,7 @@ impl Broker {
             let file = export.to_string_lossy().into_owned();
             let directory = existing(&trashed.directory, &self.surroundings.home);
             self.command(&opencode, directory, &["import", &file], None)?;
-            if self.read_database(&opencode)?.session(session)?.is_none() {
+            if read_database(&opencode)?.session(session)?.is_none() {
                 return Err(BrokerError::Command {
                     command: format!("import {file}"),
                     problem: "the session is not there afterwards".to_owned(),

@@ -1,6 +1,6 @@
 //! `doctor`: is everything there that a turn needs, and is the store in order?
 
-use super::{Broker, BrokerError, state_of};
+use super::{Broker, BrokerError, read_database, state_of};
 use crate::session::SessionState;
 use crate::store::{Fixed, Holder};
 
@@ -103,7 +103,7 @@ impl Broker {
             Health::Good,
             format!("{} {}{shim}", opencode.version, opencode.program.display()),
         ));
-        match self.read_database(&opencode) {
+        match read_database(&opencode) {
             Ok(_) => {
                 let path = opencode.database.display().to_string();
                 checks.push(Check::new("database", Health::Good, path));

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::repository::{origin_of, top_of};
-use super::{Broker, BrokerError};
+use super::{Broker, BrokerError, read_database};
 use crate::fsx::crash_point;
 use crate::opencode::{Opencode, Server, SessionPatch};
 use crate::permission::Policy;
@@ -111,8 +111,7 @@ impl Broker {
         session: &SessionId,
         opencode: &Opencode,
     ) -> Result<BaseRecord, BrokerError> {
-        let row = self
-            .read_database(opencode)?
+        let row = read_database(opencode)?
             .session(session)?
             .ok_or_else(|| BrokerError::NotFound {
                 problem: format!("opencode has no session {session}"),
@@ -177,7 +176,7 @@ impl Broker {
     /// A base that an earlier `init` made and could not remember: it has our title and no record. Without a
     /// readable database there is none to be found.
     fn forgotten_base(&self, title: &str, directory: &Path, opencode: &Opencode) -> Option<SessionId> {
-        let rows = self.read_database(opencode).ok()?.sessions_titled(title).ok()?;
+        let rows = read_database(opencode).ok()?.sessions_titled(title).ok()?;
         let known: Vec<SessionId> = self
             .store
             .bases()

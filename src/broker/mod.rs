@@ -91,11 +91,6 @@ impl Broker {
         self.config.duration("database_timeout")
     }
 
-    /// opencode's database, to read. Retries while it is locked, within the setting.
-    fn read_database(&self, opencode: &Opencode) -> Result<Database, BrokerError> {
-        Ok(Database::open_read(&opencode.database)?)
-    }
-
     fn write_database(&self, opencode: &Opencode) -> Result<Database, BrokerError> {
         Ok(Database::open_write(&opencode.database, self.database_wait())?)
     }
@@ -157,4 +152,9 @@ impl Broker {
         }
         Err(BrokerError::NoBase(repo.clone()))
     }
+}
+
+/// opencode's database, to read.
+fn read_database(opencode: &Opencode) -> Result<Database, BrokerError> {
+    Ok(Database::open_read(&opencode.database)?)
 }

@@ -1,6 +1,6 @@
 //! `prune`: forget the records whose session opencode no longer has.
 
-use super::{Broker, BrokerError, state_of};
+use super::{Broker, BrokerError, read_database, state_of};
 use crate::session::{IssueRef, SessionId, SessionState};
 use crate::store::Holder;
 
@@ -18,7 +18,7 @@ impl Broker {
     /// never an answer: it says nothing about any session.
     pub fn orphans(&self) -> Result<Vec<Orphan>, BrokerError> {
         let opencode = self.opencode()?;
-        let database = self.read_database(&opencode)?;
+        let database = read_database(&opencode)?;
         let records = self.store.issues()?.found;
         let ids: Vec<SessionId> = records
             .iter()
@@ -54,7 +54,7 @@ impl Broker {
                 .store
                 .issue(&orphan.issue)?
                 .is_some_and(|record| record.session.as_ref() == Some(&orphan.session));
-            if same && self.read_database(&opencode)?.session(&orphan.session)?.is_none() {
+            if same && read_database(&opencode)?.session(&orphan.session)?.is_none() {
                 self.store.trash_issue(
                     &lease,
                     &orphan.issue,

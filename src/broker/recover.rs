@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 
-use super::{Broker, BrokerError};
+use super::{Broker, BrokerError, read_database};
 use crate::opencode::{Database, Opencode, SessionRow, prompt_matches};
 use crate::process;
 use crate::session::{ForkIntent, IssueRecord, SCHEMA, SessionId, TokenCount, TurnRecord, Verdict};
@@ -87,7 +87,7 @@ impl Broker {
         intent: &ForkIntent,
         opencode: &Opencode,
     ) -> Result<Option<SessionId>, BrokerError> {
-        let database = self.read_database(opencode)?;
+        let database = read_database(opencode)?;
         let Some(base) = database.session(&record.base_session)? else {
             return Ok(None);
         };
@@ -123,7 +123,7 @@ impl Broker {
         session: &SessionId,
         opencode: &Opencode,
     ) -> Result<bool, BrokerError> {
-        let database = self.read_database(opencode)?;
+        let database = read_database(opencode)?;
         let base = match database.session(&record.base_session)? {
             Some(base) => database.message_count(&base.id)?,
             None => 0,

@@ -11,7 +11,7 @@ use crate::exit::ExitStatus;
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgs {}
 
-pub(super) fn run(_args: &ConfigArgs, context: &Context, output: &Output) -> Outcome {
+pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outcome {
     let file = context.broker.store.home().join("config.toml");
     let entries = context.broker.config.entries();
     if output.json {

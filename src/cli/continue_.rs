@@ -26,11 +26,11 @@ pub(super) struct ContinueArgs {
     turn: TurnArgs,
 }
 
-pub(super) fn run(args: ContinueArgs, context: &Context, output: &Output) -> Outcome {
+pub(super) fn run(args: ContinueArgs, context: &Context, output: Output) -> Outcome {
     let mode = if args.or_start {
         Mode::ContinueOrStart
     } else {
         Mode::Continue
     };
-    turn::run(args.reference, &args.message, mode, args.turn, context, *output)
+    turn::run(args.reference, &args.message, mode, args.turn, context, output)
 }

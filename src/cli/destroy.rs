@@ -29,7 +29,7 @@ pub(super) struct DestroyArgs {
     yes: bool,
 }
 
-pub(super) fn run(args: &DestroyArgs, context: &Context, output: &Output) -> Outcome {
+pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outcome {
     let broker = &context.broker;
     let (what, removed) = match &args.reference {
         Some(reference) => {

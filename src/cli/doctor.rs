@@ -26,7 +26,7 @@ fn word(health: Health) -> &'static str {
     }
 }
 
-pub(super) fn run(args: &DoctorArgs, context: &Context, output: &Output) -> Outcome {
+pub(super) fn run(args: &DoctorArgs, context: &Context, output: Output) -> Outcome {
     let checks = context.broker.doctor(args.fix)?;
     let sick = |of_opencode: bool| {
         checks.iter().any(|check| {

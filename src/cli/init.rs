@@ -53,7 +53,7 @@ pub(super) struct InitArgs {
     limits: LimitArgs,
 }
 
-pub(super) fn run(args: InitArgs, context: &Context, output: &Output) -> Outcome {
+pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome {
     let broker = &context.broker;
     let mut policy = broker.config.policy();
     if let Some(preset) = &args.preset {

@@ -62,7 +62,7 @@ impl ListArgs {
     }
 }
 
-pub(super) fn run(args: &ListArgs, context: &Context, output: &Output) -> Outcome {
+pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome {
     args.check()?;
     let store = &context.broker.store;
     let repo = match &args.repo {

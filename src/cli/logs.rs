@@ -1,7 +1,7 @@
 //! `kugetsu logs`: a turn's stream, whether it runs or is over.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -38,7 +38,7 @@ pub(super) struct LogsArgs {
     raw: bool,
 }
 
-pub(super) fn run(args: &LogsArgs, context: &Context, output: &Output) -> Outcome {
+pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome {
     let issue = context.issue(&args.reference)?;
     let record = context.broker.record(&issue)?;
     let turn = args
@@ -60,7 +60,7 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: &Output) -> Outcom
     } else {
         Show::Text
     };
-    print(path, show, args.follow, || runs(context, &issue, turn))?;
+    print(&path, show, args.follow, || runs(context, &issue, turn))?;
     Ok(ExitStatus::Ok)
 }
 
@@ -74,8 +74,8 @@ fn runs(context: &Context, issue: &IssueRef, turn: Uuid) -> bool {
     }
 }
 
-fn print(path: PathBuf, show: Show, follow: bool, runs: impl Fn() -> bool) -> Result<(), CliError> {
-    let file = std::fs::File::open(&path).map_err(|error| BrokerError::NotFound {
+fn print(path: &Path, show: Show, follow: bool, runs: impl Fn() -> bool) -> Result<(), CliError> {
+    let file = std::fs::File::open(path).map_err(|error| BrokerError::NotFound {
         problem: format!("there is no log {}: {error}", path.display()),
         hint: "kugetsu show REF --turns lists the turns".to_owned(),
     })?;

@@ -132,7 +132,7 @@ pub fn main() -> ExitStatus {
         }
     };
     let output = Output::new(cli.json);
-    let status = run(cli.verb, &output);
+    let status = run(cli.verb, output);
     match status {
         Ok(status) => status,
         Err(error) => {
@@ -142,7 +142,7 @@ pub fn main() -> ExitStatus {
     }
 }
 
-fn run(verb: Verb, output: &Output) -> Outcome {
+fn run(verb: Verb, output: Output) -> Outcome {
     // These need nothing of the machine.
     let verb = match verb {
         Verb::Completions(args) => return completions::run(&args, &mut Cli::command()),

@@ -27,7 +27,6 @@ impl Output {
     }
 
     /// Text for people, on stdout.
-    #[expect(clippy::unused_self, reason = "all printing goes through one value")]
     pub(super) fn text(self, text: impl AsRef<str>) {
         let mut stdout = std::io::stdout().lock();
         let _ = stdout.write_all(text.as_ref().as_bytes());
@@ -51,7 +50,6 @@ impl Output {
     }
 
     /// Something beside the result, on stderr.
-    #[expect(clippy::unused_self, reason = "all printing goes through one value")]
     pub(super) fn note(self, text: impl AsRef<str>) {
         let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
     }

@@ -43,7 +43,7 @@ pub(super) struct PermitArgs {
     explain: bool,
 }
 
-pub(super) fn run(args: PermitArgs, context: &Context, output: &Output) -> Outcome {
+pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcome {
     // With --base there is no REF, so the first word is a rule as well.
     let (subject, words) = if args.base {
         let repo = context.repo(args.repo.as_deref())?;

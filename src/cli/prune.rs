@@ -18,7 +18,7 @@ pub(super) struct PruneArgs {
     force: bool,
 }
 
-pub(super) fn run(args: &PruneArgs, context: &Context, output: &Output) -> Outcome {
+pub(super) fn run(args: &PruneArgs, context: &Context, output: Output) -> Outcome {
     let broker = &context.broker;
     let orphans = broker.orphans()?;
     let ask = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();

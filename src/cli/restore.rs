@@ -16,7 +16,7 @@ pub(super) struct RestoreArgs {
     reference: String,
 }
 
-pub(super) fn run(args: &RestoreArgs, context: &Context, output: &Output) -> Outcome {
+pub(super) fn run(args: &RestoreArgs, context: &Context, output: Output) -> Outcome {
     let issue = context.issue(&args.reference)?;
     let record = context.broker.restore(&issue)?;
     if output.json {

@@ -23,7 +23,7 @@ pub(super) struct ShowArgs {
     turns: bool,
 }
 
-pub(super) fn run(args: &ShowArgs, context: &Context, output: &Output) -> Outcome {
+pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome {
     let issue = context.issue(&args.reference)?;
     let broker = &context.broker;
     let record = broker.record(&issue)?;

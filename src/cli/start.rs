@@ -22,13 +22,13 @@ pub(super) struct StartArgs {
     turn: TurnArgs,
 }
 
-pub(super) fn run(args: StartArgs, context: &Context, output: &Output) -> Outcome {
+pub(super) fn run(args: StartArgs, context: &Context, output: Output) -> Outcome {
     turn::run(
         args.reference,
         &args.message,
         Mode::Start,
         args.turn,
         context,
-        *output,
+        output,
     )
 }

@@ -310,7 +310,7 @@ impl Watch {
         if next > now {
             return None;
         }
-        let left: Vec<u32> = tree::end_all(std::process::id(), passes >= 2)
+        let left: Vec<u32> = tree::end_all(std::process::id())
             .iter()
             .filter(|target| !target.is_dead())
             .map(|target| target.pid)

@@ -5,7 +5,6 @@
 pub(super) struct Entry {
     pub(super) pid: u32,
     pub(super) parent: u32,
-    pub(super) group: u32,
     pub(super) state: u8,
     /// Clock ticks since boot; with the pid it tells a process from a later one of the same number.
     pub(super) start_ticks: u64,
@@ -54,7 +53,6 @@ fn parse(stat: &[u8]) -> Option<Entry> {
         pid,
         state: *fields.first()?.first()?,
         parent: number(fields.get(1)?)?,
-        group: number(fields.get(2)?)?,
         start_ticks: number(fields.get(19)?)?,
     })
 }
@@ -76,7 +74,6 @@ mod tests {
             Entry {
                 pid: 42,
                 parent: 7,
-                group: 42,
                 state: b'S',
                 start_ticks: 987_654
             }

@@ -4,9 +4,10 @@ use uuid::Uuid;
 
 use super::ProcessError;
 
-/// Makes this process the one to which orphans below it are handed (Linux; elsewhere nothing happens). Not needed for
-/// [`sweep_marked`]; with it what a killed guard leaves behind stays below us and is ours to reap. A process that
-/// lives long must then reap the zombies of all orphans, so it is for commands that run one turn and end.
+/// Makes this process the one to which orphans below it are handed (Linux; elsewhere nothing happens). With it, what a
+/// killed guard leaves behind stays below us, where [`sweep_descendants`] finds it; [`sweep_marked`] does not need
+/// it. Nothing here waits for the orphans that are then ours when they end, because they cannot be told from children
+/// that somebody else in this process waits for: call it in commands that run one turn and end, not in a daemon.
 pub fn become_subreaper() -> Result<(), ProcessError> {
     #[cfg(target_os = "linux")]
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|errno| {
@@ -37,7 +38,7 @@ mod imp {
     use std::collections::{HashMap, HashSet};
     use std::time::{Duration, Instant};
 
-    use rustix::process::{Pid, Signal, WaitOptions, waitpid};
+    use rustix::process::Signal;
     use uuid::Uuid;
 
     use crate::process::procfs::{self, Entry};
@@ -59,7 +60,6 @@ mod imp {
                     killed.insert((target.pid, target.start_ticks));
                 }
             }
-            reap(own, &killed);
             // One pass may miss a process that forks while it reads; its child carries the mark as well.
             clean = if targets.is_empty() { clean + 1 } else { 0 };
             if clean == 2 {
@@ -101,18 +101,6 @@ mod imp {
             next = parents.get(&pid).copied();
         }
         line
-    }
-
-    /// Waits for those that are our own children by now. They carried the mark, so they were not started by us.
-    fn reap(own: u32, killed: &HashSet<(u32, u64)>) {
-        for &(pid, start_ticks) in killed {
-            let ours = procfs::entry(pid).is_some_and(|entry| {
-                entry.parent == own && entry.start_ticks == start_ticks && entry.is_dead()
-            });
-            if let Some(pid) = i32::try_from(pid).ok().filter(|_| ours).and_then(Pid::from_raw) {
-                let _ = waitpid(Some(pid), WaitOptions::NOHANG);
-            }
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The processes below a process, and how to end them.
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{below, end_all, signal, target};
+pub(super) use linux::{below, closure, end_all, signal, target};
 #[cfg(not(target_os = "linux"))]
 pub(super) use portable::{below, end_all, signal, target};
 
@@ -9,9 +9,7 @@ pub(super) use portable::{below, end_all, signal, target};
 mod linux {
     use std::collections::{HashMap, HashSet};
 
-    use rustix::process::{
-        Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, pidfd_send_signal,
-    };
+    use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
     use crate::process::procfs::{self, Entry};
 
@@ -68,23 +66,11 @@ mod linux {
         }
     }
 
-    /// One pass of killing everything below `root`. What forks faster than it can be looked up is hit through its
-    /// process group: the kernel lets no member of a group fork past a signal to the group.
-    pub(in crate::process) fn end_all(root: u32, groups_too: bool) -> Vec<Target> {
+    /// One pass of killing everything below `root`; gives what it found. What forks meanwhile is for the next pass.
+    pub(in crate::process) fn end_all(root: u32) -> Vec<Target> {
         let targets = below(root);
         for target in &targets {
             signal(target, Signal::KILL);
-        }
-        if groups_too {
-            let own = procfs::entry(root).map(|entry| entry.group);
-            let groups: HashSet<u32> = targets.iter().map(|target| target.group).collect();
-            for group in groups
-                .into_iter()
-                .filter(|&group| group > 1 && Some(group) != own)
-                .filter_map(raw)
-            {
-                let _ = kill_process_group(group, Signal::KILL);
-            }
         }
         targets
     }
@@ -123,7 +109,7 @@ mod portable {
         raw(target.pid).is_some_and(|pid| kill_process(pid, signal).is_ok())
     }
 
-    pub(in crate::process) fn end_all(_root: u32, _groups_too: bool) -> Vec<Target> {
+    pub(in crate::process) fn end_all(_root: u32) -> Vec<Target> {
         Vec::new()
     }
 
@@ -131,5 +117,76 @@ mod portable {
         Pid::from_raw(i32::try_from(pid).ok()?)
     }
 }
-#[cfg(target_os = "linux")]
-pub(super) use linux::closure;
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::collections::HashSet;
+
+    use rustix::process::Signal;
+
+    use super::*;
+    use crate::process::procfs::Entry;
+
+    fn entry(pid: u32, parent: u32) -> Entry {
+        Entry {
+            pid,
+            parent,
+            state: b'S',
+            start_ticks: 1,
+        }
+    }
+
+    fn pids(entries: &[Entry]) -> Vec<u32> {
+        let mut pids: Vec<u32> = entries.iter().map(|entry| entry.pid).collect();
+        pids.sort_unstable();
+        pids
+    }
+
+    #[test]
+    fn everything_below_the_first_is_found_and_nothing_beside_it() {
+        let all = vec![
+            entry(9, 5),
+            entry(1, 0),
+            entry(5, 1),
+            entry(6, 1),
+            entry(7, 6),
+            entry(8, 5),
+        ];
+        let found = closure(all, &HashSet::new(), |entry| entry.pid == 5);
+        assert_eq!(pids(&found), [5, 8, 9]);
+    }
+
+    #[test]
+    fn what_is_spared_spares_what_is_below_it() {
+        let all = vec![entry(5, 1), entry(6, 5), entry(7, 6), entry(8, 5)];
+        let found = closure(all, &HashSet::from([6]), |entry| entry.pid == 5);
+        assert_eq!(pids(&found), [5, 8]);
+    }
+
+    #[test]
+    fn a_ring_of_parents_is_no_endless_walk() {
+        // Can be seen when a number is reused while `/proc` is read.
+        let all = vec![entry(5, 6), entry(6, 5)];
+        assert_eq!(
+            pids(&closure(all, &HashSet::new(), |entry| entry.parent == 5)),
+            [5, 6]
+        );
+    }
+
+    #[test]
+    fn a_later_process_of_the_same_number_is_not_signalled() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let real = target(child.id()).unwrap();
+        let earlier = Entry {
+            start_ticks: real.start_ticks - 1,
+            ..real.clone()
+        };
+        assert!(!signal(&earlier, Signal::KILL));
+        assert!(child.try_wait().unwrap().is_none());
+        assert!(signal(&real, Signal::TERM));
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()),
+            Some(15)
+        );
+    }
+}

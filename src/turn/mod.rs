@@ -154,7 +154,7 @@ async fn asked_again(interrupts: &mut watch::Receiver<Interrupt>) {
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn aborted(interrupt: Interrupt) -> Judgement {

@@ -135,7 +135,7 @@ pub enum Step {
     },
     /// Starts a process that leaves the process group and session and is no child of the fake any more.
     Orphan {
-        /// Whether it ignores SIGTERM.
+        /// Whether it ignores SIGTERM; it also does where the fake itself does.
         ignore_term: bool,
         /// Whether it keeps the fake's stdout open.
         holds_stdout: bool,
@@ -144,9 +144,6 @@ pub enum Step {
     Hang,
     /// Holds the write lock of the database for so many milliseconds, then goes on.
     LockDatabase(u64),
-    /// Starts a process that holds the write lock of the database for so many milliseconds, and goes on at once
-    /// when it holds it.
-    LockDatabaseBehind(u64),
     /// Ends with this status.
     Exit(i32),
 }

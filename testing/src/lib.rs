@@ -24,7 +24,7 @@ pub use world::{
 
 /// Makes one `#[test]` per real opencode version of each function: `name::v1_3_2` and `name::v1_18_33`.
 ///
-/// ```ignore
+/// ```text
 /// on_both_versions! {
 ///     fn answers(world: &World) { world.run(["list"]).expect_status(0); }
 /// }
@@ -32,6 +32,7 @@ pub use world::{
 #[macro_export]
 macro_rules! on_both_versions {
     ($($(#[$meta:meta])* fn $name:ident($world:ident: &World) $body:block)*) => {$(
+        #[allow(clippy::unwrap_used, reason = "a test may panic; clippy sees no #[test] on the body")]
         mod $name {
             #[allow(unused_imports, reason = "a body may need nothing from around it")]
             use super::*;

@@ -1,1 +1,49 @@
-fn main() {}
+//! The project's own commands, run as `cargo xtask COMMAND`.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    reason = "a program of the workshop: it prints"
+)]
+
+mod demo;
+mod opencode;
+mod step;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use step::Failure;
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install the real opencode versions that the tests run on, into the ignored folder .opencode
+    Opencode,
+    /// Check the format, lints and dependencies, then build and run every test
+    Test(test::Options),
+    /// Show a base session, two issues, a continued one, the list and the records, with the real opencode
+    Demo,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Opencode => opencode::install_all(),
+        Command::Test(options) => test::run(&options),
+        Command::Demo => demo::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { message, status }) => {
+            eprintln!("error: {message}");
+            ExitCode::from(status)
+        }
+    }
+}

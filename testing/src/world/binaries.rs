@@ -145,7 +145,12 @@ pub fn fake_binary() -> PathBuf {
         beside_us("fake-opencode").expect("the fake opencode is not built: run `cargo build --workspace`");
     let modified = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for file in ["bin/fake-opencode/main.rs", "fake.rs"] {
+    for file in [
+        "bin/fake-opencode/main.rs",
+        "bin/fake-opencode/play.rs",
+        "bin/fake-opencode/store.rs",
+        "fake.rs",
+    ] {
         assert!(
             modified(&source.join(file)) <= modified(&binary),
             "the fake opencode is older than {file}: run `cargo build --workspace`"

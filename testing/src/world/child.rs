@@ -159,12 +159,27 @@ pub struct Running {
     readers: Vec<JoinHandle<()>>,
 }
 
+/// The program and its arguments, without the long environment.
+fn described(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let quote = |word: &std::ffi::OsStr| {
+        let word = word.to_string_lossy();
+        let plain = !word.is_empty()
+            && word
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_./:=@+#".contains(c));
+        if plain {
+            word.into_owned()
+        } else {
+            format!("{word:?}")
+        }
+    };
+    words.map(quote).collect::<Vec<_>>().join(" ")
+}
+
 impl Running {
     pub(super) fn start(mut command: Command, stdin: Stdin) -> Self {
-        let what = format!("{command:?}");
-        let what = what
-            .rsplit_once("\" && ")
-            .map_or(what.clone(), |(_, program)| program.to_owned());
+        let what = described(&command);
         command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -29,7 +29,7 @@ use crate::model::{ModelServer, usage};
 /// The variable whose value names the world that a process belongs to.
 const MARKER: &str = "KUGETSU_TEST_WORLD";
 /// How long [`World::run`] lets a command live.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// One test's world.
 pub struct World {
@@ -257,6 +257,8 @@ impl World {
     /// The `opencode.json` of this world's repositories.
     pub fn opencode_config(&self) -> serde_json::Value {
         json!({
+            // opencode writes this line into a config that lacks it, which would make the repository dirty.
+            "$schema": "https://opencode.ai/config.json",
             "provider": {
                 "scripted": {
                     "npm": "@ai-sdk/openai-compatible",

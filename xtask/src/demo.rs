@@ -1,0 +1,102 @@
+//! The one-minute tour: real `kugetsu`, real opencode, and a model that is scripted so that it needs no key.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use kugetsu_testing::{Opencode, Reply, Version, World};
+
+use crate::opencode;
+use crate::step::{Failure, cargo, program};
+
+const VERSION: Version = Version::V1_18_33;
+
+pub(crate) fn run() -> Result<(), Failure> {
+    opencode::install(VERSION)?;
+    program(
+        "build",
+        &mut cargo(&["build", "--package", "kugetsu", "--bin", "kugetsu"]),
+    )?;
+    let world = World::new(Opencode::Real(VERSION));
+    script(&world);
+    println!("\nopencode {VERSION} in a new home and a new clone of https://github.com/shoko/kugetsu.git;");
+    println!("only the model is scripted.\n");
+
+    kugetsu(&world, &["init"])?;
+    kugetsu(&world, &["start", "github.com/shoko/kugetsu#14", "fix the crash"])?;
+    kugetsu(
+        &world,
+        &["start", "github.com/shoko/kugetsu#15", "write the README"],
+    )?;
+    kugetsu(
+        &world,
+        &["continue", "github.com/shoko/kugetsu#14", "now add a test"],
+    )?;
+    kugetsu(&world, &["list"])?;
+    for record in ["14.json", "15.json"] {
+        print_record(
+            &Path::new("sessions/github.com/shoko/kugetsu").join(record),
+            &world.kugetsu_home(),
+        )?;
+    }
+    let left = world.processes();
+    if left.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::new(format!("still alive after the demo: {left:?}")))
+    }
+}
+
+fn script(world: &World) {
+    let words = |text: &str| Reply::chunks(text.split_inclusive(' '), Duration::from_millis(40));
+    let fixed = words("The index was read before it was checked. I check it first now.");
+    world
+        .model
+        .on("fix the crash", vec![Reply::bash("git log --oneline"), fixed]);
+    world.model.on(
+        "write the README",
+        vec![words("The README tells what kugetsu is and how to start.")],
+    );
+    world.model.on(
+        "now add a test",
+        vec![words("The crash has a test that fails without the fix.")],
+    );
+}
+
+/// Types a command, lets its output through as it comes, and fails where it fails.
+fn kugetsu(world: &World, arguments: &[&str]) -> Result<(), Failure> {
+    let quoted = |word: &&str| {
+        if word.contains(' ') {
+            format!("\"{word}\"")
+        } else {
+            (*word).to_owned()
+        }
+    };
+    let line = std::iter::once("kugetsu".to_owned()).chain(arguments.iter().map(quoted));
+    let line = line.collect::<Vec<_>>().join(" ");
+    println!("$ {line}");
+    // Not left in our buffer while the command writes.
+    let _ = std::io::stdout().flush();
+    let status = world
+        .kugetsu(arguments)
+        .stdin(Stdio::null())
+        .status()
+        .map_err(Failure::because("kugetsu"))?;
+    println!();
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Failure::of_status(&line, status))
+    }
+}
+
+fn print_record(path: &Path, home: &Path) -> Result<(), Failure> {
+    println!("$ cat ~/.kugetsu/{}", path.display());
+    let file = home.join(path);
+    let text = std::fs::read_to_string(&file).map_err(Failure::because(file.display()))?;
+    serde_json::from_str::<serde_json::Value>(&text)
+        .map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
+    println!("{}\n", text.trim_end());
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! Running other programs as named steps that end the command where they fail.
+
+use std::fmt::Display;
+use std::process::{Command, ExitStatus};
+use std::time::Instant;
+
+use kugetsu_testing::workspace_root;
+
+/// Why a command ends, and with which exit status.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) message: String,
+    pub(crate) status: u8,
+}
+
+impl Failure {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            status: 1,
+        }
+    }
+
+    /// A program that ended with another status than 0; that status becomes ours.
+    pub(crate) fn of_status(name: &str, status: ExitStatus) -> Self {
+        let code = status
+            .code()
+            .and_then(|code| u8::try_from(code).ok())
+            .unwrap_or(1)
+            .max(1);
+        Self {
+            message: format!("{name}: {status}"),
+            status: code,
+        }
+    }
+
+    pub(crate) fn because(what: impl Display) -> impl Fn(std::io::Error) -> Self {
+        move |error| Self::new(format!("{what}: {error}"))
+    }
+}
+
+/// The cargo that runs us, in the workspace.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(workspace_root());
+    command
+}
+
+/// Does something under a headline and tells how long it took.
+pub(crate) fn step<T>(name: &str, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    println!("=== {name}");
+    let start = Instant::now();
+    let done = work();
+    let how = if done.is_ok() { "ok" } else { "FAILED" };
+    println!("=== {name}: {how} in {:.1} s", start.elapsed().as_secs_f64());
+    done
+}
+
+/// A step that is one program.
+pub(crate) fn program(name: &str, command: &mut Command) -> Result<(), Failure> {
+    step(name, || {
+        let status = command.status().map_err(Failure::because(name))?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(Failure::of_status(name, status))
+        }
+    })
+}

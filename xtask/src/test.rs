@@ -1,0 +1,182 @@
+//! Everything that must pass, in the order in which it fails fastest.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use kugetsu_testing::{Version, workspace_root};
+
+use crate::opencode;
+use crate::step::{Failure, cargo, program, step};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Leave out the tests that run the real opencode (tests/real_*.rs)
+    #[arg(long)]
+    quick: bool,
+    /// Run only the tests whose name contains this, or those of the file tests/FILTER.rs, and no other check
+    filter: Option<String>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    if options.filter.is_none() {
+        program("cargo fmt", &mut cargo(&["fmt", "--all", "--check"]))?;
+        let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        program("cargo clippy", &mut cargo(&clippy))?;
+        if installed("cargo-deny") {
+            program("cargo deny", &mut cargo(&["deny", "check"]))?;
+        } else {
+            println!("=== cargo deny: not run, it is not installed (cargo install cargo-deny)");
+        }
+    }
+    if !options.quick {
+        opencode::install_all()?;
+    }
+    // All programs first: tests start kugetsu and the fake opencode, which cargo does not build for every one of them.
+    program("build", &mut cargo(&["build", "--workspace", "--all-targets"]))?;
+    let passed = step("tests", || tests(options))?;
+    report(options, passed)
+}
+
+fn installed(name: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
+}
+
+/// How many tests passed: in all, and on each real version.
+struct Passed {
+    all: usize,
+    on: Vec<(Version, usize)>,
+}
+
+/// Real opencodes cost a core each; a few at once are what a common machine bears.
+fn threads() -> usize {
+    std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .clamp(2, 8)
+}
+
+fn tests(options: &Options) -> Result<Passed, Failure> {
+    let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
+    let file = options.filter.as_ref().filter(|name| test_file(name).is_file());
+    if let Some(name) = file {
+        command.args(["--test", name]);
+    } else if options.quick {
+        command.args(["--lib", "--bins"]);
+        for name in quick_tests()? {
+            command.args(["--test", &name]);
+        }
+    }
+    command.arg("--").arg(format!("--test-threads={}", threads()));
+    if file.is_none() {
+        command.args(&options.filter);
+    }
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(Failure::because("cargo test"))?;
+    let mut passed = Passed {
+        all: 0,
+        on: Version::ALL.into_iter().map(|version| (version, 0)).collect(),
+    };
+    let stdout = child
+        .stdout
+        .take()
+        .ok_or_else(|| Failure::new("cargo test: stdout was piped"))?;
+    let mut reader = BufReader::new(stdout);
+    let mut line = Vec::new();
+    while reader
+        .read_until(b'\n', &mut line)
+        .map_err(Failure::because("cargo test"))?
+        > 0
+    {
+        // Whoever reads us may go; the tests still count.
+        let _ = std::io::stdout().write_all(&line);
+        passed.count(&String::from_utf8_lossy(&line));
+        line.clear();
+    }
+    let status = child.wait().map_err(Failure::because("cargo test"))?;
+    if status.success() {
+        Ok(passed)
+    } else {
+        Err(Failure::of_status("cargo test", status))
+    }
+}
+
+fn test_file(name: &str) -> PathBuf {
+    workspace_root().join("tests").join(name).with_extension("rs")
+}
+
+/// The integration tests that need no real opencode.
+fn quick_tests() -> Result<Vec<String>, Failure> {
+    let folder = workspace_root().join("tests");
+    let files = std::fs::read_dir(&folder).map_err(Failure::because(folder.display()))?;
+    let mut names: Vec<String> = files
+        .flatten()
+        .filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".rs")?.to_owned()))
+        .filter(|name| !name.starts_with("real_"))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+impl Passed {
+    /// Counts a line such as `test resumes::v1_3_2 ... ok`.
+    fn count(&mut self, line: &str) {
+        let name = line
+            .strip_prefix("test ")
+            .and_then(|line| line.trim_end().strip_suffix(" ... ok"));
+        let Some(name) = name else { return };
+        self.all += 1;
+        for (version, count) in &mut self.on {
+            let module = format!("v{}", version.as_str().replace('.', "_"));
+            if name.split("::").any(|part| part == module) {
+                *count += 1;
+            }
+        }
+    }
+}
+
+fn report(options: &Options, passed: Passed) -> Result<(), Failure> {
+    println!("=== {} tests passed", passed.all);
+    if passed.all == 0 {
+        return Err(Failure::new("no test has such a name"));
+    }
+    if options.quick {
+        println!("=== the real opencode: not run (--quick)");
+        return Ok(());
+    }
+    for (version, count) in passed.on {
+        println!("=== the real opencode {version}: {count} tests passed");
+        if count == 0 && options.filter.is_none() {
+            return Err(Failure::new(format!(
+                "no test ran on the real opencode {version}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passed_tests_are_counted_on_their_version() {
+        let mut passed = Passed {
+            all: 0,
+            on: vec![(Version::V1_3_2, 0), (Version::V1_18_33, 0)],
+        };
+        for line in [
+            "test starts::v1_3_2 ... ok\n",
+            "test starts::v1_18_33 ... FAILED\n",
+            "test other ... ok\n",
+            "test v1_18_33_is_no_module ... ok\n",
+            "test result: ok. 3 passed; 0 failed\n",
+        ] {
+            passed.count(line);
+        }
+        assert_eq!(passed.all, 3);
+        assert_eq!(passed.on, [(Version::V1_3_2, 1), (Version::V1_18_33, 0)]);
+    }
+}
