@@ -251,8 +251,7 @@ on_both_versions! {
         let task = json!({ "description": "sub", "prompt": "please write", "subagent_type": "general" });
         let write = |path: &Path| Reply::tool("write", json!({ "filePath": path, "content": "x" }));
         world.model.on("delegate", vec![Reply::tool("task", task), Reply::text("delegated")]);
-        // Outside, which would ask; then inside, which the policy denies. Tools that are denied altogether are not offered,
-        // so the call itself fails.
+        // Outside the project, which would ask; then inside, which the policy denies.
         world.model.on("please write", vec![
             Reply::tool("read", json!({ "filePath": "/etc/hostname" })), write(&target), Reply::text("tried"),
         ]);

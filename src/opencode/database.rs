@@ -44,7 +44,8 @@ pub struct SessionRow {
     pub parent_id: Option<String>,
     /// Its working directory, absolute.
     pub directory: PathBuf,
-    /// The directory relative to the worktree's root, with `/`; empty for the root (1.18.33; unknown to 1.3.2).
+    /// The directory relative to the root of its own git worktree (a linked one as well), with `/`; empty for the root.
+    /// `opencode session list` filters by it. Measured on 1.18.33; 1.3.2 has no such column.
     pub path: Option<String>,
     /// Its title.
     pub title: String,
@@ -70,7 +71,8 @@ pub struct SessionPatch<'a> {
     pub permission: Option<&'a [Rule]>,
     /// Its working directory, absolute.
     pub directory: Option<&'a Path>,
-    /// Its directory relative to the worktree's root; left alone where the database has no such column.
+    /// Its directory relative to the root of its worktree, to go with `directory`: a session that moves from one
+    /// worktree's root to another's keeps the empty path. Left alone where the database has no such column.
     pub path: Option<&'a str>,
     /// Its title.
     pub title: Option<&'a str>,
