@@ -6,8 +6,11 @@
     reason = "a test makes files as it likes, and a panic is how it fails"
 )]
 
+#[path = "opencode/binary.rs"]
 mod binary;
+#[path = "opencode/database.rs"]
 mod database;
+#[path = "opencode/events.rs"]
 mod events;
 
 use std::path::Path;
