@@ -69,7 +69,12 @@ impl Store {
         }
     }
 
-    fn lease(&self, key: Key, holder: Holder, wait: Option<Duration>) -> Result<Lease, LeaseError> {
+    pub(crate) fn lease(
+        &self,
+        key: Key,
+        holder: Holder,
+        wait: Option<Duration>,
+    ) -> Result<Lease, LeaseError> {
         let path = self.run_path(&key, ".lease");
         self.make_folder_of(&path)?;
         match Lock::acquire(&path, &holder, wait.unwrap_or_default())? {

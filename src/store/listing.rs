@@ -54,7 +54,6 @@ impl Candidate {
 #[derive(Default)]
 pub(crate) struct Walk {
     pub(crate) candidates: Vec<Candidate>,
-    pub(crate) temps: Vec<PathBuf>,
     pub(crate) symlinks: Vec<PathBuf>,
     /// Folders that could not be read, and names like a record's that none has.
     pub(crate) broken: Vec<(PathBuf, String)>,
@@ -178,7 +177,6 @@ fn descend(folder: &Arc<Folder>, root: &Path, depth: usize, walk: &mut Walk) {
                     }
                 }
             }
-            (FileType::RegularFile, Entry::Temp) => walk.temps.push(folder.path.join(name)),
             (_, Entry::Record | Entry::Base) => {
                 match repo.as_ref().and_then(|repo| Key::of_record(&repo.join(name))) {
                     Some(key) => walk.candidates.push(Candidate {
