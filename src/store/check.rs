@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::index::{Index, OnDisk};
+use super::listing::Folder;
 use super::trash::Half;
 use super::{Holder, Key, LeaseError, Store, StoreError, TrashId, layout, lock, records};
 use crate::fsx;
@@ -180,22 +181,22 @@ impl Store {
                 .map(|(path, why)| Finding::Unreadable { path, why }),
         );
         let mut keys = Vec::new();
-        for candidate in walk.candidates {
-            let read = match &candidate.key {
+        for key in walk.folders.iter().flat_map(Folder::keys) {
+            let read = match &key {
                 Key::Issue(issue) => self.issue(issue).map(|record| record.map(|record| record.schema)),
                 Key::Base(repo) => self.base(repo).map(|record| record.map(|record| record.schema)),
             };
             match read {
                 Ok(Some(found)) if found > SCHEMA => {
                     findings.push(Finding::Newer {
-                        path: candidate.path(),
+                        path: self.record_path(&key),
                         found,
                     });
                 }
                 Ok(_) => {}
                 Err(error) => findings.push(self.finding(error)),
             }
-            keys.push(candidate.key);
+            keys.push(key);
         }
         keys
     }

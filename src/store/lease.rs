@@ -76,7 +76,7 @@ impl Store {
         wait: Option<Duration>,
     ) -> Result<Lease, LeaseError> {
         let path = self.run_path(&key, ".lease");
-        self.make_folder_of(&path)?;
+        self.make_run_folder_of(&path)?;
         match Lock::acquire(&path, &holder, wait.unwrap_or_default())? {
             Attempt::Taken(lock) => Ok(Lease {
                 key,
