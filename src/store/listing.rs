@@ -4,16 +4,16 @@
 //! since with ten thousand of them every system call and every copy counts. A file that cannot be read is listed
 //! beside the others and stops nothing.
 
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::layout::{self, Entry};
 use super::records::{self, MAX_RECORD, Record};
 use super::{Key, Store, StoreError};
-use crate::fsx::FsError;
+use crate::fsx::{self, FsError};
 use crate::session::{BaseRecord, IssueRecord, IssueRef, RepoRef};
 
 /// What a walk over the records found.
@@ -209,92 +209,104 @@ impl Walk {
     }
 }
 
-/// Below this many, another thread costs more than it saves.
-const FEW: usize = 100;
+/// So many records are taken at a time: few enough that no thread waits for another at the end.
+const BLOCK: usize = 64;
 
 fn listing<R: Record>(walk: &Walk, wanted: &[Wanted<'_>]) -> Listing<R> {
+    let blocks: Vec<_> = wanted.chunks(BLOCK).collect();
     let threads = std::thread::available_parallelism()
         .map_or(2, usize::from)
         .clamp(1, 8);
-    let mut read = if wanted.len() < FEW || threads == 1 {
-        read_some(wanted)
-    } else {
-        std::thread::scope(|scope| {
-            let mut parts = wanted.chunks(wanted.len().div_ceil(threads));
-            let mine = parts.next().unwrap_or_default();
-            let others: Vec<_> = parts.map(|part| scope.spawn(move || read_some(part))).collect();
-            let mut read: Listing<R> = read_some(mine);
-            read.found.reserve_exact(wanted.len() - read.found.len());
-            for other in others {
-                match other.join() {
-                    Ok(mut part) => {
-                        read.found.append(&mut part.found);
-                        read.broken.append(&mut part.broken);
-                    }
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        let mut buffer = vec![0; 32 * 1024];
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            match blocks.get(at) {
+                Some(block) => done.push((at, read_block(block, &mut buffer))),
+                None => return done,
             }
-            read
-        })
+        }
     };
-    read.broken.extend(walk.broken.iter().cloned());
-    read.broken.extend(
+    let mut done: Vec<(usize, Listing<R>)> = std::thread::scope(|scope| {
+        // One block is not worth a thread.
+        let others: Vec<_> = (1..threads.min(blocks.len()))
+            .map(|_| scope.spawn(work))
+            .collect();
+        let mut done = work();
+        for other in others {
+            match other.join() {
+                Ok(part) => done.extend(part),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        done
+    });
+    done.sort_unstable_by_key(|(at, _)| *at);
+    let mut all = Listing {
+        found: Vec::with_capacity(wanted.len()),
+        broken: walk.broken.clone(),
+    };
+    for (_, mut part) in done {
+        all.found.append(&mut part.found);
+        all.broken.append(&mut part.broken);
+    }
+    all.broken.extend(
         walk.symlinks
             .iter()
             .map(|path| (path.clone(), "it is a symbolic link".to_owned())),
     );
-    read.broken.sort();
-    read
+    all.broken.sort();
+    all
 }
 
-fn read_some<R: Record>(wanted: &[Wanted<'_>]) -> Listing<R> {
-    let mut bytes = Vec::with_capacity(16 * 1024);
+fn read_block<R: Record>(wanted: &[Wanted<'_>], buffer: &mut [u8]) -> Listing<R> {
     let mut listing = Listing {
         found: Vec::with_capacity(wanted.len()),
         broken: Vec::new(),
     };
     for (folder, number) in wanted {
-        let name = Folder::name(*number);
-        let path = || folder.path.join(&name);
-        let result = match read_file(folder, &name, &mut bytes) {
-            Err(rustix::io::Errno::NOENT) => continue,
-            Err(rustix::io::Errno::LOOP) => Err(StoreError::Symlink { path: path() }),
-            Err(errno) => Err(FsError::Io {
-                action: "read",
-                path: path(),
-                source: errno.into(),
-            }
-            .into()),
-            Ok(()) => match serde_json::from_slice::<R>(&bytes) {
-                Ok(record) if record.belongs(&folder.repo, *number) => Ok(record),
-                // The slow way says what is wrong.
-                _ => folder_key(folder, *number)
-                    .ok_or_else(|| StoreError::broken(&path(), "no issue has this number"))
-                    .and_then(|key| records::parse_as(&path(), &bytes, &key)),
-            },
-        };
-        match result {
-            Ok(record) => listing.found.push(record),
+        let quick = read_quickly::<R>(folder, *number, buffer);
+        match quick.map_or_else(|| read_with_care(folder, *number), |record| Ok(Some(record))) {
+            Ok(Some(record)) => listing.found.push(record),
+            // Removed since the walk.
+            Ok(None) => {}
             Err(StoreError::Broken { path, why }) => listing.broken.push((path, why)),
-            Err(error) => listing.broken.push((path(), error.to_string())),
+            Err(error) => {
+                listing
+                    .broken
+                    .push((folder.path.join(Folder::name(*number)), error.to_string()));
+            }
         }
     }
     listing
 }
 
-fn folder_key(folder: &Folder, number: Option<u64>) -> Option<Key> {
-    match number {
-        None => Some(Key::Base(folder.repo.clone())),
-        Some(number) => IssueRef::new(folder.repo.clone(), number).ok().map(Key::Issue),
-    }
+/// Three system calls for a record: nothing where anything is unusual, such as a large one.
+fn read_quickly<R: Record>(folder: &Folder, number: Option<u64>, buffer: &mut [u8]) -> Option<R> {
+    let open = rustix::fs::openat(&folder.open, Folder::name(number), FILE, Mode::empty()).ok()?;
+    let length = rustix::io::read(&open, &mut *buffer).ok()?;
+    // Checked as a whole, not string by string.
+    let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
+    serde_json::from_str::<R>(text)
+        .ok()
+        .filter(|record| record.belongs(&folder.repo, number))
 }
 
-/// Reads a file that the walk saw to be a plain one.
-fn read_file(folder: &Folder, name: &str, bytes: &mut Vec<u8>) -> Result<(), rustix::io::Errno> {
-    let open = rustix::fs::openat(&folder.open, name, FILE, Mode::empty())?;
-    bytes.clear();
-    // One byte more than is allowed: a record as large as that is not understood anyway.
-    let read = std::fs::File::from(open).take(MAX_RECORD + 1).read_to_end(bytes);
-    read.map(drop)
-        .map_err(|error| rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))
+/// Reads the whole file, and says what is wrong with it.
+fn read_with_care<R: Record>(folder: &Folder, number: Option<u64>) -> Result<Option<R>, StoreError> {
+    let path = folder.path.join(Folder::name(number));
+    let key = match number {
+        None => Key::Base(folder.repo.clone()),
+        Some(number) => match IssueRef::new(folder.repo.clone(), number) {
+            Ok(issue) => Key::Issue(issue),
+            Err(error) => return Err(StoreError::broken(&path, error.to_string())),
+        },
+    };
+    match fsx::read_bounded(&path, MAX_RECORD) {
+        Ok(bytes) => records::parse_as(&path, &bytes, &key).map(Some),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
