@@ -5,7 +5,7 @@
 //! (serve) or right after (run, which has it by environment from the first prompt) the prompt goes out. So a
 //! crash at any point leaves a session that the next command finds, or nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -20,13 +20,16 @@ use crate::session::{
     BaseRecord, ForkIntent, IssueRecord, IssueRef, LiveTurn, SCHEMA, SessionId, Totals, TransportKind,
     TurnRecord, Verdict,
 };
-use crate::store::{Holder, Key, Lease};
+use crate::store::{Holder, Key, Lease, LeaseError};
 use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, TransportError};
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
 use crate::turn::{self, Interrupt, Judgement, Limits, Outcome};
 
 /// How long a fork waits for the fork of another issue.
 const FORK_WAIT: Duration = Duration::from_secs(60);
+
+/// How often a lease that somebody else holds is tried.
+const LEASE_LOOK: Duration = Duration::from_millis(50);
 
 /// What may be done with an issue that has, or has not, a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,17 +122,11 @@ impl Broker {
     pub async fn deliver(
         &self,
         request: &TurnRequest,
-        interrupts: watch::Receiver<Interrupt>,
+        mut interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
         refuse_wrong_mode(request, self.store.issue(&request.issue)?.as_ref())?;
-        let what = match request.mode {
-            Mode::Start => "start",
-            Mode::Continue | Mode::ContinueOrStart => "continue",
-        };
-        let lease = self
-            .store
-            .lease_issue(&request.issue, Holder::this_process(what), request.wait)?;
+        let lease = self.lease(request, &mut interrupts).await?;
         crash_point("turn_leased");
         let opencode = self.opencode()?;
         // Under the lease nobody else changes the record, and a live turn in it is a dead one.
@@ -167,6 +164,34 @@ impl Broker {
         let mut report = delivery.run(interrupts, watch).await?;
         report.adopted = adopted;
         Ok(report)
+    }
+
+    /// Takes the lease, and waits for it as long as was asked for or until somebody interrupts.
+    async fn lease(
+        &self,
+        request: &TurnRequest,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<Lease, BrokerError> {
+        let what = match request.mode {
+            Mode::Start => "start",
+            Mode::Continue | Mode::ContinueOrStart => "continue",
+        };
+        let asked = Instant::now();
+        loop {
+            let taken = self
+                .store
+                .lease_issue(&request.issue, Holder::this_process(what), None);
+            let goes_on = request.wait.is_some_and(|wait| asked.elapsed() < wait)
+                && *interrupts.borrow() == Interrupt::None;
+            match taken {
+                Err(LeaseError::Held { .. }) if goes_on => {}
+                other => return Ok(other?),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LEASE_LOOK) => {}
+                _ = interrupts.changed() => {}
+            }
+        }
     }
 
     fn new_record(

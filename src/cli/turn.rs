@@ -175,7 +175,11 @@ pub(super) fn run(
     if let Some(printer) = printer {
         printer.finish();
     }
-    let report = report?;
+    let report = report.map_err(|error| CliError {
+        // Whoever interrupts a wait, or a start-up, is told so.
+        status: signal.unwrap_or(error.exit_status()),
+        ..CliError::from(error)
+    })?;
     let status = match (report.turn.verdict, signal) {
         (Verdict::Aborted, Some(signal)) => signal,
         (verdict, _) => verdict.exit_status(),
