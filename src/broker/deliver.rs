@@ -5,7 +5,7 @@
 //! (serve) or right after (run, which has it by environment from the first prompt) the prompt goes out. So a
 //! crash at any point leaves a session that the next command finds, or nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -22,13 +22,16 @@ use crate::session::{
     BaseRecord, ForkIntent, IssueRecord, IssueRef, LiveTurn, SCHEMA, SessionId, Totals, TransportKind,
     TurnRecord, Verdict,
 };
-use crate::store::{Holder, Key, Lease};
+use crate::store::{Holder, Key, Lease, LeaseError, Lock};
 use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, TransportError};
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
 use crate::turn::{self, Interrupt, Judgement, Limits, Outcome, Responder, Turn};
 
 /// How long a fork waits for the fork of another issue.
 const FORK_WAIT: Duration = Duration::from_secs(60);
+
+/// How often a lease that somebody else holds is tried.
+const LEASE_LOOK: Duration = Duration::from_millis(50);
 
 /// What may be done with an issue that has, or has not, a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +122,8 @@ struct Delivery<'a> {
     /// What the session carries during this turn.
     rules: Vec<Rule>,
     responder: Responder,
+    /// Held until the fork that was asked for is known.
+    fork_lock: Option<Lock>,
 }
 
 impl Broker {
@@ -127,20 +132,14 @@ impl Broker {
         &self,
         request: &TurnRequest,
         responder: Responder,
-        interrupts: watch::Receiver<Interrupt>,
+        mut interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
         if responder.is_interactive() && request.transport == TransportChoice::Only(TransportKind::Run) {
             return Err(needs_serve());
         }
         refuse_wrong_mode(request, self.store.issue(&request.issue)?.as_ref())?;
-        let what = match request.mode {
-            Mode::Start => "start",
-            Mode::Continue | Mode::ContinueOrStart => "continue",
-        };
-        let lease = self
-            .store
-            .lease_issue(&request.issue, Holder::this_process(what), request.wait)?;
+        let lease = self.lease(request, &mut interrupts).await?;
         crash_point("turn_leased");
         let opencode = self.opencode()?;
         // Under the lease nobody else changes the record, and a live turn in it is a dead one.
@@ -190,10 +189,39 @@ impl Broker {
             record,
             turn: Uuid::now_v7(),
             started,
+            fork_lock: None,
         };
         let mut report = delivery.run(interrupts, watch).await?;
         report.adopted = adopted;
         Ok(report)
+    }
+
+    /// Takes the lease, and waits for it as long as was asked for or until somebody interrupts.
+    async fn lease(
+        &self,
+        request: &TurnRequest,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<Lease, BrokerError> {
+        let what = match request.mode {
+            Mode::Start => "start",
+            Mode::Continue | Mode::ContinueOrStart => "continue",
+        };
+        let asked = Instant::now();
+        loop {
+            let taken = self
+                .store
+                .lease_issue(&request.issue, Holder::this_process(what), None);
+            let goes_on = request.wait.is_some_and(|wait| asked.elapsed() < wait)
+                && *interrupts.borrow() == Interrupt::None;
+            match taken {
+                Err(LeaseError::Held { .. }) if goes_on => {}
+                other => return Ok(other?),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LEASE_LOOK) => {}
+                _ = interrupts.changed() => {}
+            }
+        }
     }
 
     fn new_record(
@@ -375,16 +403,19 @@ impl Delivery<'_> {
     }
 
     async fn fork<T: Transport>(&mut self, transport: &mut T) -> Result<Target, BrokerError> {
-        // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
-        // of the journal that is older than it.
-        let lock = match T::KIND {
-            TransportKind::Serve => Some(self.broker.store.fork_lock(FORK_WAIT)?),
-            TransportKind::Run => None,
-        };
+        let prompt_sha256 = sha256(&self.prompt);
+        let store = &self.broker.store;
+        self.fork_lock = Some(match T::KIND {
+            // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
+            // of the journal that is older than it.
+            TransportKind::Serve => store.fork_lock(FORK_WAIT)?,
+            // Its fork is known by its prompt alone.
+            TransportKind::Run => store.prompt_lock(&prompt_sha256, FORK_WAIT)?,
+        });
         self.record.fork = Some(ForkIntent {
             turn: self.turn,
             asked: Timestamp::now(),
-            prompt_sha256: sha256(&self.prompt),
+            prompt_sha256,
         });
         self.save()?;
         crash_point("fork_intended");
@@ -394,7 +425,6 @@ impl Delivery<'_> {
         };
         crash_point("fork_made");
         self.know(&session)?;
-        drop(lock);
         Ok(Target::Session(session))
     }
 
@@ -403,6 +433,7 @@ impl Delivery<'_> {
         self.record.session = Some(session.clone());
         self.record.fork = None;
         self.save()?;
+        self.fork_lock = None;
         crash_point("fork_known");
         self.broker
             .settle_with(&self.opencode, &self.record, &self.rules)?;

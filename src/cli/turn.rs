@@ -296,7 +296,11 @@ pub(super) fn run(
         })
     })?;
     let last = printer.map(Printer::finish).unwrap_or_default();
-    let report = report?;
+    let report = report.map_err(|error| CliError {
+        // Whoever interrupts a wait, or a start-up, is told so.
+        status: signal.unwrap_or(error.exit_status()),
+        ..CliError::from(error)
+    })?;
     let status = match (report.turn.verdict, signal) {
         (Verdict::Aborted, Some(signal)) => signal,
         (verdict, _) => verdict.exit_status(),
