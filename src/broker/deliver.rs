@@ -101,6 +101,8 @@ pub struct TurnReport {
     pub interrupt: Interrupt,
     /// A turn whose supervisor had died was closed before this one began.
     pub adopted: Option<TurnRecord>,
+    /// Why the turn went through `run` although `serve` was preferred.
+    pub fallback: Option<String>,
 }
 
 /// What a turn carries through its steps.
@@ -112,6 +114,7 @@ struct Delivery<'a> {
     record: IssueRecord,
     turn: Uuid,
     started: Timestamp,
+    fallback: Option<String>,
 }
 
 impl Broker {
@@ -163,6 +166,7 @@ impl Broker {
             record,
             turn: Uuid::now_v7(),
             started,
+            fallback: None,
         };
         let mut report = delivery.run(interrupts, watch).await?;
         report.adopted = adopted;
@@ -231,7 +235,7 @@ impl Broker {
 
 impl Delivery<'_> {
     async fn run(
-        self,
+        mut self,
         interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
@@ -248,9 +252,10 @@ impl Delivery<'_> {
             TransportChoice::Auto => match ServeTransport::open(setup.clone()).await {
                 Ok(transport) => self.through(transport, interrupts, watch).await,
                 Err(TransportError::NotReady(why)) => {
-                    tracing::warn!(
-                        "opencode serve is not usable ({why}); this turn goes through opencode run"
-                    );
+                    let what =
+                        format!("opencode serve is not usable, so this turn goes through opencode run: {why}");
+                    tracing::warn!("{what}");
+                    self.fallback = Some(what);
                     let transport = RunTransport::open(setup).await?;
                     self.through(transport, interrupts, watch).await
                 }
@@ -326,6 +331,10 @@ impl Delivery<'_> {
             opencode: self.record.opencode.clone(),
             directory: self.record.directory.clone(),
         });
+        if let Some(what) = &self.fallback {
+            let (level, message) = ("warning".to_owned(), what.clone());
+            let _ = stream.write(StreamEvent::Notice { level, message });
+        }
         Ok((target, (stream, feed)))
     }
 
@@ -425,6 +434,7 @@ impl Delivery<'_> {
             retry_at: judgement.retry_at,
             interrupt: outcome.interrupt,
             adopted: None,
+            fallback: self.fallback,
         })
     }
 

@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::Opencode;
+use super::log_lines::{failed_attempt, is_log_line};
 use super::run_events::notice;
 use crate::fsx;
 use crate::permission::Policy;
@@ -93,12 +95,32 @@ impl StderrTail {
     }
 }
 
-/// Reads opencode's standard error to its end, so that it never blocks on it; keeps the last lines, and all
-/// of it in the debug log.
-pub async fn pump_stderr(pipe: impl AsyncRead + Unpin, tail: StderrTail, debug_log: Option<PathBuf>) {
+/// Reads opencode's standard error to its end, so that it never blocks on it; keeps the last lines that are
+/// words for people, and all of it in the debug log. `failures` hears of every request to the model that failed.
+pub async fn pump_stderr(
+    pipe: impl AsyncRead + Unpin,
+    tail: StderrTail,
+    debug_log: Option<PathBuf>,
+    failures: Option<mpsc::Sender<String>>,
+) {
     let mut log = debug_log.and_then(|path| fsx::create_append(&path).ok());
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
+    // The rest of a line of the log whose beginning has been read: 1.3.2 logs a whole request with its failure.
+    let mut skipping = false;
+    let take = |line: &[u8]| {
+        let text = notice(line);
+        if let Some(message) = failed_attempt(&text) {
+            if let Some(failures) = &failures {
+                // Full: nobody listens, or enough has been heard.
+                let _ = failures.try_send(message);
+            }
+        } else if !text.is_empty() && !is_log_line(&text) {
+            tail.push(text);
+            return false;
+        }
+        true
+    };
     loop {
         // Bounded: a line without an end is cut, and goes on as the next one.
         let taken = match reader.fill_buf().await {
@@ -106,23 +128,24 @@ pub async fn pump_stderr(pipe: impl AsyncRead + Unpin, tail: StderrTail, debug_l
             Ok(bytes) => {
                 let end = bytes.iter().position(|&b| b == b'\n').map(|at| at + 1);
                 let taken = end.unwrap_or(bytes.len());
-                line.extend_from_slice(&bytes[..taken]);
+                if !skipping {
+                    line.extend_from_slice(&bytes[..taken]);
+                }
                 if let Some(log) = &mut log {
                     let _ = log.write_all(&bytes[..taken]);
+                }
+                let ended = end.is_some();
+                if ended || line.len() > KEPT_LINE {
+                    let logged = !line.is_empty() && take(&line);
+                    skipping = !ended && (skipping || logged);
+                    line.clear();
                 }
                 taken
             }
         };
         reader.consume(taken);
-        if line.ends_with(b"\n") || line.len() > KEPT_LINE {
-            let text = notice(&line);
-            if !text.trim().is_empty() {
-                tail.push(text.trim_end().to_owned());
-            }
-            line.clear();
-        }
     }
     if !line.is_empty() {
-        tail.push(notice(&line));
+        take(&line);
     }
 }

@@ -31,6 +31,8 @@ pub struct RunTransport {
     process: Option<Guarded>,
     events: Option<mpsc::Receiver<Event>>,
     stderr: StderrTail,
+    failures: Option<mpsc::Receiver<String>>,
+    attempts: u64,
     tasks: Vec<JoinHandle<()>>,
     search: Option<ForkSearch>,
 }
@@ -88,6 +90,8 @@ impl Transport for RunTransport {
             process: None,
             events: None,
             stderr: StderrTail::default(),
+            failures: None,
+            attempts: 0,
             tasks: Vec::new(),
             search: None,
         })
@@ -114,6 +118,10 @@ impl Transport for RunTransport {
                 args.extend([flag, value]);
             }
         }
+        if self.setup.debug_log.is_none() {
+            // Nothing on standard output tells that opencode waits for the model's provider; its log does.
+            args.extend(["--print-logs", "--log-level", "ERROR"]);
+        }
         let mut spec = self
             .setup
             .launch()
@@ -126,8 +134,14 @@ impl Transport for RunTransport {
         let mut process = Guarded::spawn(spec).await?;
         if let Some(pipe) = process.stderr.take() {
             let debug_log = self.setup.debug_log.clone();
-            self.tasks
-                .push(tokio::spawn(pump_stderr(pipe, self.stderr.clone(), debug_log)));
+            let (heard, failures) = mpsc::channel(64);
+            self.failures = Some(failures);
+            self.tasks.push(tokio::spawn(pump_stderr(
+                pipe,
+                self.stderr.clone(),
+                debug_log,
+                Some(heard),
+            )));
         }
         let (sender, events) = mpsc::channel(256);
         match process.stdout.take() {
@@ -157,6 +171,12 @@ impl Transport for RunTransport {
                     None => std::future::pending().await,
                 }
             };
+            let failure = async {
+                match &mut self.failures {
+                    Some(failures) => failures.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 event = events.recv() => match event {
@@ -178,6 +198,13 @@ impl Transport for RunTransport {
                             ..End::default()
                         });
                     }
+                },
+                failure = failure => match failure {
+                    Some(message) => {
+                        self.attempts += 1;
+                        return Event::Retrying { attempt: self.attempts, message, next: None };
+                    }
+                    None => self.failures = None,
                 },
                 () = look => {
                     if let Some(fork) = self.search.as_ref().and_then(|search| search.look(&self.setup)) {

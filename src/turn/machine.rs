@@ -280,6 +280,15 @@ impl Machine {
     /// opencode is done: what do the events prove?
     fn judge(&self, end: &End) -> Judgement {
         if let Some(error) = &self.error {
+            let status = error.payload["data"]["statusCode"].as_u64();
+            let later = error.payload["data"]["isRetryable"] == true;
+            if later && status.is_some_and(|status| status == 429 || status >= 500) {
+                // 1.18.33 asks six times within 70 s and then hands on what the provider said.
+                return Judgement::new(
+                    Verdict::Quota,
+                    format!("the model's provider asks to wait: {}", error.message),
+                );
+            }
             return Judgement::new(Verdict::Failed, format!("{}: {}", error.name, error.message));
         }
         if let Some(broken) = &end.broken {

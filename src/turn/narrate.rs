@@ -10,6 +10,9 @@ use super::{Counts, Judgement, millis};
 use crate::session::SessionId;
 use crate::transport::{Answer, Event, Request, RequestKind, ToolCall, ToolStatus};
 
+/// How much of an answer is kept for the turn's result, in bytes; all of it is in the stream.
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
+
 /// Keeps what is needed to tell beginnings from continuations.
 #[derive(Debug, Default)]
 pub(super) struct Narrator {
@@ -105,7 +108,9 @@ impl Narrator {
             if std::mem::take(&mut self.fresh) {
                 self.answer.clear();
             }
-            self.answer.push_str(delta);
+            if self.answer.len() + delta.len() <= MAX_ANSWER {
+                self.answer.push_str(delta);
+            }
         }
         self.write(
             stream,

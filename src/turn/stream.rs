@@ -131,7 +131,7 @@ pub enum StreamEvent {
     },
     /// Words beside the work: an error, a retry, a diagnostic of opencode.
     Notice {
-        /// `error`, `retry` or `diagnostic`.
+        /// `error`, `warning`, `retry` or `diagnostic`.
         level: String,
         /// The words.
         message: String,
