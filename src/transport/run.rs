@@ -19,6 +19,7 @@ use crate::opencode::{
     pump_stderr,
 };
 use crate::process::Guarded;
+use crate::redact::Redactor;
 use crate::session::{SessionId, TransportKind};
 
 /// How often the database is asked for the new fork. Its row is there before the first request to the model,
@@ -39,6 +40,10 @@ pub struct RunTransport {
 
 /// Looks for the fork that `opencode run --fork` makes.
 struct ForkSearch {
+    /// Open for as long as the search. Opened anew for every look, it would again and again be the first
+    /// connection, which locks the database to set up its write-ahead log; a starting 1.18.33 was seen to die of
+    /// "database is locked".
+    database: Database,
     base: SessionRow,
     since: Timestamp,
     known: HashSet<SessionId>,
@@ -59,6 +64,7 @@ impl ForkSearch {
             .map(|row| row.id)
             .collect();
         Ok(Self {
+            database,
             base,
             since,
             known,
@@ -67,8 +73,8 @@ impl ForkSearch {
     }
 
     /// The fork that holds our prompt. A fork that somebody makes by hand meanwhile holds another one.
-    fn look(&self, setup: &Setup) -> Option<SessionId> {
-        let database = Database::open_read(&setup.opencode.database).ok()?;
+    fn look(&self) -> Option<SessionId> {
+        let database = &self.database;
         let rows = database.forks_of(&self.base, self.since.as_millisecond()).ok()?;
         rows.into_iter()
             .filter(|row| !self.known.contains(&row.id))
@@ -140,12 +146,18 @@ impl Transport for RunTransport {
                 pipe,
                 self.stderr.clone(),
                 debug_log,
+                self.setup.secrets.redactor.clone(),
                 Some(heard),
             )));
         }
         let (sender, events) = mpsc::channel(256);
         match process.stdout.take() {
-            Some(stdout) => self.tasks.push(tokio::spawn(read_events(stdout, raw, sender))),
+            Some(stdout) => self.tasks.push(tokio::spawn(read_events(
+                stdout,
+                raw,
+                sender,
+                self.setup.secrets.redactor.clone(),
+            ))),
             None => {
                 return Err(TransportError::NotReady(
                     "its standard output is closed".to_owned(),
@@ -189,7 +201,7 @@ impl Transport for RunTransport {
                     None => {
                         // A fork that said nothing may have been made all the same.
                         let exit = process.wait().await;
-                        if let Some(fork) = self.search.take().and_then(|search| search.look(&self.setup)) {
+                        if let Some(fork) = self.search.take().and_then(|search| search.look()) {
                             return Event::Session(fork);
                         }
                         return Event::Ended(End {
@@ -207,7 +219,7 @@ impl Transport for RunTransport {
                     None => self.failures = None,
                 },
                 () = look => {
-                    if let Some(fork) = self.search.as_ref().and_then(|search| search.look(&self.setup)) {
+                    if let Some(fork) = self.search.as_ref().and_then(|search| search.look()) {
                         self.search = None;
                         return Event::Session(fork);
                     }
@@ -242,20 +254,35 @@ impl Transport for RunTransport {
     }
 }
 
-/// Reads standard output to its end: every byte into the raw log, every event to the supervisor.
-async fn read_events(mut stdout: ChildStdout, mut raw: Option<std::fs::File>, events: mpsc::Sender<Event>) {
+/// Reads standard output to its end: every byte into the raw log, every event to the supervisor. With secrets
+/// the raw log is written by lines, since a secret may lie across two reads.
+async fn read_events(
+    mut stdout: ChildStdout,
+    mut raw: Option<std::fs::File>,
+    events: mpsc::Sender<Event>,
+    redactor: Redactor,
+) {
     let mut lines = LineSplitter::default();
     let mut chunk = vec![0; 64 * 1024];
+    let by_line = !redactor.is_empty();
     loop {
         let mut out = Vec::new();
         let read = stdout.read(&mut chunk).await.unwrap_or(0);
-        if let Some(raw) = &mut raw {
+        if let Some(raw) = raw.as_mut().filter(|_| !by_line) {
             let _ = raw.write_all(&chunk[..read]);
         }
+        let take = |line: Line<'_>| {
+            if let Some(raw) = raw.as_mut().filter(|_| by_line) {
+                let (Line::Whole(bytes) | Line::TooLong { prefix: bytes, .. }) = line;
+                let _ = raw.write_all(&redactor.clean_bytes(bytes));
+                let _ = raw.write_all(b"\n");
+            }
+            take_line(&line, &mut out);
+        };
         if read == 0 {
-            std::mem::take(&mut lines).finish(|line| take_line(&line, &mut out));
+            std::mem::take(&mut lines).finish(take);
         } else {
-            lines.push(&chunk[..read], |line| take_line(&line, &mut out));
+            lines.push(&chunk[..read], take);
         }
         for event in out {
             // With nobody left to listen, the pipe is still read, so that opencode does not spin on it
