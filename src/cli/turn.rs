@@ -364,6 +364,9 @@ fn summary(report: &TurnReport, last: &[String], output: Output) {
     if let Some(lost) = &report.adopted {
         output.note(format!("kugetsu: the turn before was lost: {}", lost.reason));
     }
+    if let Some(fallback) = &report.fallback {
+        output.note(format!("kugetsu: {fallback}"));
+    }
     if report.record.base != *report.record.issue.repo() {
         output.note(format!(
             "kugetsu: {} has no base of its own; the session is a fork of the default base {}",
