@@ -220,6 +220,13 @@ impl Config {
         self.values.get(name).map_or("", |(value, _)| value.as_str())
     }
 
+    /// Where a value came from. The name must be one of [`KEYS`].
+    pub fn origin(&self, name: &str) -> &Origin {
+        self.values
+            .get(name)
+            .map_or(&Origin::Default, |(_, origin)| origin)
+    }
+
     /// A value that is a length of time.
     pub fn duration(&self, name: &str) -> Duration {
         // `load` has checked every value.
