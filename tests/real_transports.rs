@@ -1,8 +1,13 @@
 //! The contract of the transports, kept by both on both real versions: what reaches the model, what comes back,
 //! what a session carries, and how a turn ends.
 
-#[path = "support/case.rs"]
+#[macro_use]
+#[path = "real_transports/case.rs"]
 mod case;
+#[path = "real_transports/endings.rs"]
+mod endings;
+#[path = "real_transports/signals.rs"]
+mod signals;
 
 use std::time::Duration;
 

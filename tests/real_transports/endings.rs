@@ -1,10 +1,7 @@
 //! How a turn ends when the model's provider fails, is silent or asks to wait: the same verdict, reason and exit
 //! status on both transports and both real versions, whatever opencode's own exit status says.
 
-#[path = "support/case.rs"]
-mod case;
-
-use case::{Case, SOON, expect};
+use crate::case::{Case, SOON, expect};
 use kugetsu_testing::Reply;
 
 on_every_combination! {

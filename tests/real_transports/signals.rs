@@ -1,10 +1,7 @@
 //! Whoever ends a turn, nothing of it stays alive and the session goes on afterwards: both transports, both real
 //! versions.
 
-#[path = "support/case.rs"]
-mod case;
-
-use case::{Case, SOON, expect};
+use crate::case::{Case, SOON, expect};
 use kugetsu_testing::{Gate, Reply, Running, Signal};
 
 /// Starts a turn whose tool runs a child that left every group, a child that ignores SIGTERM, and itself.
