@@ -1,5 +1,7 @@
 //! The contract of the transports, kept by both on both real versions: what reaches the model, what comes back,
 //! what a session carries, and how a turn ends.
+#![allow(clippy::disallowed_macros, reason = "tests say what they ran")]
+#![allow(clippy::disallowed_methods, reason = "tests make and remove their own files")]
 
 #[macro_use]
 #[path = "real_transports/case.rs"]

@@ -1,5 +1,7 @@
 //! What the real opencode will not do on demand: ending with nothing done, garbage, floods, a server that does not
 //! come up. A fake one does it.
+#![allow(clippy::disallowed_macros, reason = "tests say what they measured")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ use kugetsu_testing::{Opencode, Output, Running, SessionRow, Stdin, Version, Wor
 use serde_json::Value;
 
 /// For whatever must happen, on a machine that has other things to do.
-pub(crate) const SOON: Duration = Duration::from_mins(2);
+pub(crate) const SOON: Duration = Duration::from_mins(4);
 
 /// A world with a base, and the transport that its turns take.
 pub(crate) struct Case {

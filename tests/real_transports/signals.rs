@@ -62,10 +62,10 @@ on_every_combination! {
     fn an_opencode_that_does_not_react_is_ended_all_the_same(case: &Case) {
         let gate = Gate::new();
         case.model.on("hold", vec![Reply::text("held").behind(&gate)]);
-        let running = case.begin("start", "#1", &["--timeout", "20s", "--grace", "1s", "hold"]);
+        let running = case.begin("start", "#1", &["--timeout", "40s", "--grace", "1s", "hold"]);
         gate.wait_arrived(SOON);
         signal_opencode(case, "-STOP");
-        expect(&running.wait(SOON), 1, "timeout", "20s");
+        expect(&running.wait(SOON), 1, "timeout", "40s");
         case.wait_nothing_left(SOON);
 
         // A grace period longer than the test waits: only the second signal can end it.
