@@ -106,6 +106,8 @@ pub struct TurnReport {
     pub interrupt: Interrupt,
     /// A turn whose supervisor had died was closed before this one began.
     pub adopted: Option<TurnRecord>,
+    /// Why the turn went through `run` although `serve` was preferred.
+    pub fallback: Option<String>,
 }
 
 /// What a turn carries through its steps.
@@ -117,6 +119,7 @@ struct Delivery<'a> {
     record: IssueRecord,
     turn: Uuid,
     started: Timestamp,
+    fallback: Option<String>,
     /// The answers to what the last turn was blocked on, then the message.
     prompt: String,
     /// What the session carries during this turn.
@@ -190,6 +193,7 @@ impl Broker {
             turn: Uuid::now_v7(),
             started,
             fork_lock: None,
+            fallback: None,
         };
         let mut report = delivery.run(interrupts, watch).await?;
         report.adopted = adopted;
@@ -296,7 +300,7 @@ impl Broker {
 
 impl Delivery<'_> {
     async fn run(
-        self,
+        mut self,
         interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
@@ -314,9 +318,11 @@ impl Delivery<'_> {
                 Ok(transport) => self.through(transport, interrupts, watch).await,
                 Err(TransportError::NotReady(_)) if self.responder.is_interactive() => Err(needs_serve()),
                 Err(TransportError::NotReady(why)) => {
-                    tracing::warn!(
-                        "opencode serve is not usable ({why}); this turn goes through opencode run"
+                    let what = format!(
+                        "opencode serve is not usable, so this turn goes through opencode run: {why}"
                     );
+                    tracing::warn!("{what}");
+                    self.fallback = Some(what);
                     let transport = RunTransport::open(setup).await?;
                     self.through(transport, interrupts, watch).await
                 }
@@ -399,6 +405,11 @@ impl Delivery<'_> {
             directory: self.record.directory.clone(),
         };
         let _ = stream.write(start, &Redactor::default());
+        if let Some(what) = &self.fallback {
+            let (level, message) = ("warning".to_owned(), what.clone());
+            let notice = StreamEvent::Notice { level, message };
+            let _ = stream.write(notice, &Redactor::default());
+        }
         Ok((target, (stream, feed)))
     }
 
@@ -514,6 +525,7 @@ impl Delivery<'_> {
             retry_at: judgement.retry_at,
             interrupt: outcome.interrupt,
             adopted: None,
+            fallback: self.fallback,
         })
     }
 

@@ -48,6 +48,7 @@ pub(crate) fn issue_record(issue: &IssueRef, title: &str) -> IssueRecord {
         live: None,
         last: Some(turn(0)),
         totals: Totals::default(),
+        pending: Vec::new(),
     }
 }
 
@@ -84,6 +85,9 @@ pub(crate) fn turn(number: u64) -> TurnRecord {
         cost_usd: 0.25,
         tokens: TokenCount::default(),
         opencode: "1.18.33".to_owned(),
+        events: 3,
+        restarts: 0,
+        answered: kugetsu::session::Answered::default(),
     }
 }
 
