@@ -313,6 +313,16 @@ fn every_json_is_one_object_with_its_schema() {
 }
 
 #[test]
+fn the_default_base_serves_other_repositories() {
+    let world = fake_world();
+    let output = start(&world, "codeberg.org/other/repo#7", "hello");
+    assert!(output.stderr().contains("no base of its own"), "{output}");
+    let shown = run(&world, ["show", "codeberg.org/other/repo#7", "--json"]).json();
+    assert_eq!(shown["base"], kit::REPO, "{shown}");
+    assert_eq!(world.sessions().len(), 2);
+}
+
+#[test]
 fn a_list_is_filtered() {
     let world = fake_world();
     start(&world, "1", "hello");
