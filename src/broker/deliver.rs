@@ -5,7 +5,7 @@
 //! (serve) or right after (run, which has it by environment from the first prompt) the prompt goes out. So a
 //! crash at any point leaves a session that the next command finds, or nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -22,13 +22,16 @@ use crate::session::{
     BaseRecord, ForkIntent, IssueRecord, IssueRef, LiveTurn, SCHEMA, SessionId, Totals, TransportKind,
     TurnRecord, Verdict,
 };
-use crate::store::{Holder, Key, Lease};
+use crate::store::{Holder, Key, Lease, LeaseError, Lock};
 use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, TransportError};
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
 use crate::turn::{self, Interrupt, Judgement, Limits, Outcome, Responder, Turn};
 
 /// How long a fork waits for the fork of another issue.
 const FORK_WAIT: Duration = Duration::from_secs(60);
+
+/// How often a lease that somebody else holds is tried.
+const LEASE_LOOK: Duration = Duration::from_millis(50);
 
 /// What may be done with an issue that has, or has not, a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +106,8 @@ pub struct TurnReport {
     pub interrupt: Interrupt,
     /// A turn whose supervisor had died was closed before this one began.
     pub adopted: Option<TurnRecord>,
+    /// Why the turn went through `run` although `serve` was preferred.
+    pub fallback: Option<String>,
 }
 
 /// What a turn carries through its steps.
@@ -114,11 +119,14 @@ struct Delivery<'a> {
     record: IssueRecord,
     turn: Uuid,
     started: Timestamp,
+    fallback: Option<String>,
     /// The answers to what the last turn was blocked on, then the message.
     prompt: String,
     /// What the session carries during this turn.
     rules: Vec<Rule>,
     responder: Responder,
+    /// Held until the fork that was asked for is known.
+    fork_lock: Option<Lock>,
 }
 
 impl Broker {
@@ -127,20 +135,14 @@ impl Broker {
         &self,
         request: &TurnRequest,
         responder: Responder,
-        interrupts: watch::Receiver<Interrupt>,
+        mut interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
         if responder.is_interactive() && request.transport == TransportChoice::Only(TransportKind::Run) {
             return Err(needs_serve());
         }
         refuse_wrong_mode(request, self.store.issue(&request.issue)?.as_ref())?;
-        let what = match request.mode {
-            Mode::Start => "start",
-            Mode::Continue | Mode::ContinueOrStart => "continue",
-        };
-        let lease = self
-            .store
-            .lease_issue(&request.issue, Holder::this_process(what), request.wait)?;
+        let lease = self.lease(request, &mut interrupts).await?;
         crash_point("turn_leased");
         let opencode = self.opencode()?;
         // Under the lease nobody else changes the record, and a live turn in it is a dead one.
@@ -190,10 +192,40 @@ impl Broker {
             record,
             turn: Uuid::now_v7(),
             started,
+            fork_lock: None,
+            fallback: None,
         };
         let mut report = delivery.run(interrupts, watch).await?;
         report.adopted = adopted;
         Ok(report)
+    }
+
+    /// Takes the lease, and waits for it as long as was asked for or until somebody interrupts.
+    async fn lease(
+        &self,
+        request: &TurnRequest,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<Lease, BrokerError> {
+        let what = match request.mode {
+            Mode::Start => "start",
+            Mode::Continue | Mode::ContinueOrStart => "continue",
+        };
+        let asked = Instant::now();
+        loop {
+            let taken = self
+                .store
+                .lease_issue(&request.issue, Holder::this_process(what), None);
+            let goes_on = request.wait.is_some_and(|wait| asked.elapsed() < wait)
+                && *interrupts.borrow() == Interrupt::None;
+            match taken {
+                Err(LeaseError::Held { .. }) if goes_on => {}
+                other => return Ok(other?),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LEASE_LOOK) => {}
+                _ = interrupts.changed() => {}
+            }
+        }
     }
 
     fn new_record(
@@ -268,7 +300,7 @@ impl Broker {
 
 impl Delivery<'_> {
     async fn run(
-        self,
+        mut self,
         interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
@@ -286,9 +318,11 @@ impl Delivery<'_> {
                 Ok(transport) => self.through(transport, interrupts, watch).await,
                 Err(TransportError::NotReady(_)) if self.responder.is_interactive() => Err(needs_serve()),
                 Err(TransportError::NotReady(why)) => {
-                    tracing::warn!(
-                        "opencode serve is not usable ({why}); this turn goes through opencode run"
+                    let what = format!(
+                        "opencode serve is not usable, so this turn goes through opencode run: {why}"
                     );
+                    tracing::warn!("{what}");
+                    self.fallback = Some(what);
                     let transport = RunTransport::open(setup).await?;
                     self.through(transport, interrupts, watch).await
                 }
@@ -371,20 +405,28 @@ impl Delivery<'_> {
             directory: self.record.directory.clone(),
         };
         let _ = stream.write(start, &Redactor::default());
+        if let Some(what) = &self.fallback {
+            let (level, message) = ("warning".to_owned(), what.clone());
+            let notice = StreamEvent::Notice { level, message };
+            let _ = stream.write(notice, &Redactor::default());
+        }
         Ok((target, (stream, feed)))
     }
 
     async fn fork<T: Transport>(&mut self, transport: &mut T) -> Result<Target, BrokerError> {
-        // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
-        // of the journal that is older than it.
-        let lock = match T::KIND {
-            TransportKind::Serve => Some(self.broker.store.fork_lock(FORK_WAIT)?),
-            TransportKind::Run => None,
-        };
+        let prompt_sha256 = sha256(&self.prompt);
+        let store = &self.broker.store;
+        self.fork_lock = Some(match T::KIND {
+            // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
+            // of the journal that is older than it.
+            TransportKind::Serve => store.fork_lock(FORK_WAIT)?,
+            // Its fork is known by its prompt alone.
+            TransportKind::Run => store.prompt_lock(&prompt_sha256, FORK_WAIT)?,
+        });
         self.record.fork = Some(ForkIntent {
             turn: self.turn,
             asked: Timestamp::now(),
-            prompt_sha256: sha256(&self.prompt),
+            prompt_sha256,
         });
         self.save()?;
         crash_point("fork_intended");
@@ -394,7 +436,6 @@ impl Delivery<'_> {
         };
         crash_point("fork_made");
         self.know(&session)?;
-        drop(lock);
         Ok(Target::Session(session))
     }
 
@@ -403,6 +444,7 @@ impl Delivery<'_> {
         self.record.session = Some(session.clone());
         self.record.fork = None;
         self.save()?;
+        self.fork_lock = None;
         crash_point("fork_known");
         self.broker
             .settle_with(&self.opencode, &self.record, &self.rules)?;
@@ -483,6 +525,7 @@ impl Delivery<'_> {
             retry_at: judgement.retry_at,
             interrupt: outcome.interrupt,
             adopted: None,
+            fallback: self.fallback,
         })
     }
 

@@ -133,11 +133,16 @@ pub fn main() -> ExitStatus {
         Err(error) => {
             // Help and version are no errors; they go to stdout.
             let _ = error.print();
-            return if error.use_stderr() {
-                ExitStatus::Usage
-            } else {
-                ExitStatus::Ok
-            };
+            if !error.use_stderr() {
+                return ExitStatus::Ok;
+            }
+            if asks_for_json(std::env::args_os().skip(1)) {
+                let text = error.to_string();
+                let first = text.lines().next().unwrap_or_default();
+                let message = first.strip_prefix("error: ").unwrap_or(first);
+                Output::new(true).error_object(&CliError::usage(message, "see: kugetsu --help"));
+            }
+            return ExitStatus::Usage;
         }
     };
     let output = Output::new(cli.json);
@@ -151,11 +156,18 @@ pub fn main() -> ExitStatus {
     }
 }
 
+/// Whether `--json` stands among arguments that could not be understood.
+fn asks_for_json(arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    arguments
+        .take_while(|argument| argument != "--")
+        .any(|argument| argument == "--json")
+}
+
 fn run(verb: Verb, output: Output) -> Outcome {
     // These need nothing of the machine.
     let verb = match verb {
-        Verb::Completions(args) => return completions::run(&args, &mut Cli::command()),
-        Verb::Man(args) => return man::run(&args, Cli::command()),
+        Verb::Completions(args) => return completions::run(&args, &mut Cli::command(), output),
+        Verb::Man(args) => return man::run(&args, Cli::command(), output),
         other => other,
     };
     let context = Context::from_environment()?;

@@ -289,7 +289,11 @@ pub(super) fn run(
         })
     })?;
     let last = printer.map(Printer::finish).unwrap_or_default();
-    let report = report?;
+    let report = report.map_err(|error| CliError {
+        // Whoever interrupts a wait, or a start-up, is told so.
+        status: signal.unwrap_or(error.exit_status()),
+        ..CliError::from(error)
+    })?;
     let status = match (report.turn.verdict, signal) {
         (Verdict::Aborted, Some(signal)) => signal,
         (verdict, _) => verdict.exit_status(),
@@ -352,6 +356,9 @@ fn summary(report: &TurnReport, last: &[String], output: Output) {
     let turn = &report.turn;
     if let Some(lost) = &report.adopted {
         output.note(format!("kugetsu: the turn before was lost: {}", lost.reason));
+    }
+    if let Some(fallback) = &report.fallback {
+        output.note(format!("kugetsu: {fallback}"));
     }
     if report.record.base != *report.record.issue.repo() {
         output.note(format!(

@@ -97,6 +97,17 @@ impl Store {
         self.lock("fork.lock", "fork", wait)
     }
 
+    /// The lock that lets one process at a time make a fork that is recognised by its prompt alone: of two with the
+    /// same prompt, neither could tell its own. `prompt_sha256` is in hexadecimal; different prompts may share a lock.
+    pub fn prompt_lock(&self, prompt_sha256: &str, wait: Duration) -> Result<Lock, StoreError> {
+        let digit = prompt_sha256
+            .chars()
+            .next()
+            .filter(char::is_ascii_hexdigit)
+            .unwrap_or('0');
+        self.lock(&format!("{}/fork-{digit}.lock", layout::RUN), "fork", wait)
+    }
+
     fn index_lock(&self, what: &str) -> Result<Lock, StoreError> {
         let lock = self.lock("index.lock", what, self.lock_wait)?;
         fsx::crash_point("index_locked");
