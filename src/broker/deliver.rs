@@ -12,9 +12,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{Broker, BrokerError, read_database};
+use super::hooks::Moment;
+use super::{Broker, BrokerError, WorktreeWish, read_database};
 use crate::fsx::crash_point;
-use crate::opencode::{After, DatabaseError, Opencode, SessionPatch};
+use crate::opencode::{After, DatabaseError, Opencode, Server, SessionPatch};
 use crate::process;
 use crate::session::{
     BaseRecord, ForkIntent, IssueRecord, IssueRef, LiveTurn, SCHEMA, SessionId, Totals, TransportKind,
@@ -25,6 +26,8 @@ use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, T
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
 use crate::turn::{self, Interrupt, Judgement, Limits, Outcome};
 
+/// How long the server that only forks may take to become ready.
+const READY: Duration = Duration::from_secs(30);
 /// How long a fork waits for the fork of another issue.
 const FORK_WAIT: Duration = Duration::from_secs(60);
 
@@ -84,6 +87,8 @@ pub struct TurnRequest {
     pub agent: Option<String>,
     /// opencode's log at DEBUG into the session's `debug.log`.
     pub debug: bool,
+    /// Whether a new session gets a git worktree.
+    pub worktree: WorktreeWish,
 }
 
 /// What came of it.
@@ -101,6 +106,8 @@ pub struct TurnReport {
     pub interrupt: Interrupt,
     /// A turn whose supervisor had died was closed before this one began.
     pub adopted: Option<TurnRecord>,
+    /// What else a person should know: a worktree that was made again, a hook that failed after the turn.
+    pub notes: Vec<String>,
 }
 
 /// What a turn carries through its steps.
@@ -119,9 +126,10 @@ impl Broker {
     pub async fn deliver(
         &self,
         request: &TurnRequest,
-        interrupts: watch::Receiver<Interrupt>,
+        mut interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
+        self.check_wish(&request.worktree)?;
         refuse_wrong_mode(request, self.store.issue(&request.issue)?.as_ref())?;
         let what = match request.mode {
             Mode::Start => "start",
@@ -151,21 +159,40 @@ impl Broker {
         }
         process::become_subreaper()?;
         let started = Timestamp::now();
+        let mut notes = Vec::new();
         let record = match record {
-            Some(record) if record.session.is_some() => check_session(record, &opencode)?,
-            other => self.new_record(request, &opencode, other)?,
+            Some(record) if record.session.is_some() => {
+                let record = check_session(record, &opencode)?;
+                let record = self
+                    .keep_worktree(&lease, record, &mut interrupts, &mut notes)
+                    .await?;
+                check_directory(record)?
+            }
+            other => {
+                let record = self.new_record(request, &opencode, other)?;
+                self.give_worktree(&lease, record, &request.worktree, &mut interrupts, &mut notes)
+                    .await?
+            }
         };
+        let turn = Uuid::now_v7();
+        self.hook_or_interrupt(Moment::BeforeTurn, &record, Some(turn), &mut interrupts)
+            .await?;
         let delivery = Delivery {
             broker: self,
             request,
             lease: &lease,
             opencode,
             record,
-            turn: Uuid::now_v7(),
+            turn,
             started,
         };
-        let mut report = delivery.run(interrupts, watch).await?;
+        let mut report = delivery.run(interrupts.clone(), watch).await?;
         report.adopted = adopted;
+        report.notes = notes;
+        if let Err(error) = self.hook(Moment::AfterTurn, &report.record, Some(turn)) {
+            tracing::warn!("{error}");
+            report.notes.push(error.to_string());
+        }
         Ok(report)
     }
 
@@ -195,6 +222,7 @@ impl Broker {
             base: base.repo,
             base_session: base.session,
             directory: base.directory,
+            worktree: unborn.as_ref().and_then(|record| record.worktree.clone()),
             title: request.issue.to_string(),
             policy: base.policy,
             opencode: opencode.version.to_string(),
@@ -332,9 +360,11 @@ impl Delivery<'_> {
     async fn fork<T: Transport>(&mut self, transport: &mut T) -> Result<Target, BrokerError> {
         // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
         // of the journal that is older than it.
-        let lock = match T::KIND {
-            TransportKind::Serve => Some(self.broker.store.fork_lock(FORK_WAIT)?),
-            TransportKind::Run => None,
+        let aside = T::KIND == TransportKind::Run && self.record.worktree.is_some();
+        let lock = if aside || T::KIND == TransportKind::Serve {
+            Some(self.broker.store.fork_lock(FORK_WAIT)?)
+        } else {
+            None
         };
         self.record.fork = Some(ForkIntent {
             turn: self.turn,
@@ -344,13 +374,31 @@ impl Delivery<'_> {
         self.save()?;
         crash_point("fork_intended");
         let base = self.record.base_session.clone();
-        let Some(session) = transport.fork(&base).await? else {
-            return Ok(Target::ForkOf(base));
+        let session = if aside {
+            self.fork_aside(&base).await?
+        } else {
+            match transport.fork(&base).await? {
+                Some(session) => session,
+                None => return Ok(Target::ForkOf(base)),
+            }
         };
         crash_point("fork_made");
         self.know(&session)?;
         drop(lock);
         Ok(Target::Session(session))
+    }
+
+    /// Forks through a server of its own. `opencode run --fork` in a folder that is not the base's makes the fork
+    /// and then hangs for ever (1.18.33), so a session with a worktree is forked and moved there before its prompt.
+    async fn fork_aside(&self, base: &SessionId) -> Result<SessionId, BrokerError> {
+        let mut launch = self
+            .broker
+            .short_launch(&self.opencode, self.record.directory.clone());
+        launch.turn = self.turn;
+        let mut server = Server::start(&launch, READY).await?;
+        let fork = server.api().fork(base).await;
+        server.stop(false).await;
+        Ok(fork?)
     }
 
     /// The fork's id is known: remember it first, then give the session what it must carry.
@@ -425,6 +473,7 @@ impl Delivery<'_> {
             retry_at: judgement.retry_at,
             interrupt: outcome.interrupt,
             adopted: None,
+            notes: Vec::new(),
         })
     }
 
@@ -511,11 +560,17 @@ fn check_session(record: IssueRecord, opencode: &Opencode) -> Result<IssueRecord
         let session = session.clone();
         return Err(BrokerError::SessionGone { of, session });
     }
-    if !record.directory.is_dir() {
-        let directory = record.directory;
-        return Err(BrokerError::DirectoryGone { of, directory });
-    }
     Ok(record)
+}
+
+fn check_directory(record: IssueRecord) -> Result<IssueRecord, BrokerError> {
+    if record.directory.is_dir() {
+        return Ok(record);
+    }
+    Err(BrokerError::DirectoryGone {
+        of: record.issue.to_string(),
+        directory: record.directory,
+    })
 }
 
 /// Whether the record alone cannot tell if a prompt has ever reached the session.

@@ -4,11 +4,13 @@ mod deliver;
 mod destroy;
 mod doctor;
 mod error;
+mod hooks;
 mod init;
 mod permit;
 mod prune;
 mod recover;
 mod repository;
+mod worktree;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -22,8 +24,9 @@ pub use doctor::{Check, Health};
 pub use error::BrokerError;
 pub use init::InitRequest;
 pub use permit::{Permit, Subject};
-pub use prune::Orphan;
+pub use prune::{Kept, Orphan, Pruned};
 pub use repository::origin_of;
+pub use worktree::{RemovedWorktree, WorktreeWish};
 
 use crate::config::Config;
 use crate::opencode::{Database, Launch, Opencode, Search};

@@ -10,7 +10,7 @@ use super::output::{Output, count, money};
 use super::printer::{Printer, Show};
 use super::signals::with_signals;
 use super::{CliError, Outcome, prompt};
-use crate::broker::{Mode, TransportChoice, TurnReport, TurnRequest};
+use crate::broker::{Mode, TransportChoice, TurnReport, TurnRequest, WorktreeWish};
 use crate::config::{Config, print_duration};
 use crate::exit::ExitStatus;
 use crate::session::Verdict;
@@ -128,6 +128,7 @@ pub(super) fn run(
     reference: String,
     message: &[String],
     mode: Mode,
+    worktree: WorktreeWish,
     args: TurnArgs,
     context: &Context,
     output: Output,
@@ -161,6 +162,7 @@ pub(super) fn run(
         model: args.model,
         agent: args.agent,
         debug: args.debug,
+        worktree,
     };
     let mut printer = None;
     let (report, signal) = with_signals(|interrupts| {
@@ -200,6 +202,8 @@ fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Value {
         "transport": turn.transport,
         "opencode": turn.opencode,
         "directory": report.record.directory,
+        "worktree": report.record.worktree,
+        "notes": report.notes,
         "started": turn.started,
         "ended": turn.ended,
         "steps": turn.steps,
@@ -215,6 +219,9 @@ fn summary(report: &TurnReport, output: Output) {
     let turn = &report.turn;
     if let Some(lost) = &report.adopted {
         output.note(format!("kugetsu: the turn before was lost: {}", lost.reason));
+    }
+    for note in &report.notes {
+        output.note(format!("kugetsu: {note}"));
     }
     if report.record.base != *report.record.issue.repo() {
         output.note(format!(

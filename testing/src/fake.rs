@@ -76,6 +76,8 @@ pub enum ServeMode {
     Refuse,
     /// Lives without ever printing that it listens.
     Silent,
+    /// Answers its health check, makes sessions and forks them; runs no turns.
+    Forks,
 }
 
 /// What `run` does with some prompts.

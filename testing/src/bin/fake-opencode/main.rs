@@ -6,6 +6,7 @@
 )]
 
 mod play;
+mod serve;
 mod store;
 
 use std::io::{IsTerminal, Read, Write};
@@ -83,6 +84,7 @@ fn act(arguments: &[String]) -> Result<i32, Failure> {
                 return Ok(1);
             }
             ServeMode::Silent => std::thread::sleep(LIFE),
+            ServeMode::Forks => serve::serve(&Store::open(&home, &script)?, &script.version)?,
         },
         ["session", "list", ..] => println!("{}", Store::open(&home, &script)?.list()?),
         ["session", "delete", id] => Store::open(&home, &script)?.delete(id)?,
