@@ -13,10 +13,12 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::hooks::Moment;
-use super::{Broker, BrokerError, WorktreeWish, read_database};
+use super::{Broker, BrokerError, WorktreeWish, pending, read_database};
 use crate::fsx::crash_point;
-use crate::opencode::{After, DatabaseError, Opencode, Server, SessionPatch};
+use crate::opencode::{After, DatabaseError, Opencode, Secrets, Server, SessionPatch};
+use crate::permission::Rule;
 use crate::process;
+use crate::redact::Redactor;
 use crate::session::{
     BaseRecord, ForkIntent, IssueRecord, IssueRef, LiveTurn, SCHEMA, SessionId, Totals, TransportKind,
     TurnRecord, Verdict,
@@ -24,7 +26,7 @@ use crate::session::{
 use crate::store::{Holder, Key, Lease};
 use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, TransportError};
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
-use crate::turn::{self, Interrupt, Judgement, Limits, Outcome};
+use crate::turn::{self, Interrupt, Judgement, Limits, Outcome, Responder, Turn};
 
 /// How long the server that only forks may take to become ready.
 const READY: Duration = Duration::from_secs(30);
@@ -119,6 +121,11 @@ struct Delivery<'a> {
     record: IssueRecord,
     turn: Uuid,
     started: Timestamp,
+    /// The answers to what the last turn was blocked on, then the message.
+    prompt: String,
+    /// What the session carries during this turn.
+    rules: Vec<Rule>,
+    responder: Responder,
 }
 
 impl Broker {
@@ -126,9 +133,13 @@ impl Broker {
     pub async fn deliver(
         &self,
         request: &TurnRequest,
+        responder: Responder,
         mut interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
+        if responder.is_interactive() && request.transport == TransportChoice::Only(TransportKind::Run) {
+            return Err(needs_serve());
+        }
         self.check_wish(&request.worktree)?;
         refuse_wrong_mode(request, self.store.issue(&request.issue)?.as_ref())?;
         let what = match request.mode {
@@ -159,26 +170,36 @@ impl Broker {
         }
         process::become_subreaper()?;
         let started = Timestamp::now();
-        let mut notes = Vec::new();
         let record = match record {
-            Some(record) if record.session.is_some() => {
-                let record = check_session(record, &opencode)?;
-                let record = self
-                    .keep_worktree(&lease, record, &mut interrupts, &mut notes)
-                    .await?;
-                check_directory(record)?
-            }
-            other => {
-                let record = self.new_record(request, &opencode, other)?;
-                self.give_worktree(&lease, record, &request.worktree, &mut interrupts, &mut notes)
-                    .await?
-            }
+            Some(record) if record.session.is_some() => check_session(record, &opencode)?,
+            other => self.new_record(request, &opencode, other)?,
         };
+        let (prompt, once) = pending::with_answers(&request.prompt, &record.pending);
+        if prompt.trim().is_empty() {
+            return Err(BrokerError::Usage {
+                problem: "the message is empty".to_owned(),
+                hint: "write it after the reference, or pipe it in and write `-`".to_owned(),
+            });
+        }
+        let mut rules = if responder.is_interactive() {
+            record.policy.asking_rules()
+        } else {
+            record.policy.rules()
+        };
+        rules.extend(once);
+        let mut notes = Vec::new();
+        let record = self
+            .with_worktree(&lease, record, &request.worktree, &mut interrupts, &mut notes)
+            .await?;
+        let record = check_directory(record)?;
         let turn = Uuid::now_v7();
         self.hook_or_interrupt(Moment::BeforeTurn, &record, Some(turn), &mut interrupts)
             .await?;
         let delivery = Delivery {
             broker: self,
+            prompt,
+            rules,
+            responder,
             request,
             lease: &lease,
             opencode,
@@ -231,17 +252,27 @@ impl Broker {
             live: None,
             last: unborn.as_ref().and_then(|record| record.last.clone()),
             totals: unborn.map_or_else(Totals::default, |record| record.totals),
+            pending: Vec::new(),
         })
     }
 
     /// Writes policy, directory and title into the session's row, and reads them back.
     pub(super) fn settle(&self, opencode: &Opencode, record: &IssueRecord) -> Result<(), BrokerError> {
+        self.settle_with(opencode, record, &record.policy.rules())
+    }
+
+    /// The same with other rules than the policy's own, for one turn.
+    fn settle_with(
+        &self,
+        opencode: &Opencode,
+        record: &IssueRecord,
+        rules: &[Rule],
+    ) -> Result<(), BrokerError> {
         let Some(session) = &record.session else {
             return Ok(());
         };
-        let rules = record.policy.rules();
         let patch = SessionPatch {
-            permission: Some(&rules),
+            permission: Some(rules),
             directory: Some(&record.directory),
             path: None,
             title: Some(&record.title),
@@ -275,6 +306,7 @@ impl Delivery<'_> {
             }
             TransportChoice::Auto => match ServeTransport::open(setup.clone()).await {
                 Ok(transport) => self.through(transport, interrupts, watch).await,
+                Err(TransportError::NotReady(_)) if self.responder.is_interactive() => Err(needs_serve()),
                 Err(TransportError::NotReady(why)) => {
                     tracing::warn!(
                         "opencode serve is not usable ({why}); this turn goes through opencode run"
@@ -294,12 +326,17 @@ impl Delivery<'_> {
             guard_program: self.broker.surroundings.program.clone(),
             turn: self.turn,
             directory: self.record.directory.clone(),
-            policy: self.record.policy.clone(),
+            rules: self.rules.clone(),
             raw_log: Some(folder.join(format!("{}.raw.log", self.turn))),
             debug_log: self.request.debug.then(|| folder.join("debug.log")),
             grace: self.request.limits.grace,
             model: self.request.model.clone(),
             agent: self.request.agent.clone(),
+            secrets: self
+                .responder
+                .answers
+                .as_ref()
+                .map_or_else(Secrets::default, |answers| Secrets::new(&answers.secrets)),
         }
     }
 
@@ -342,18 +379,20 @@ impl Delivery<'_> {
         let target = if let Some(session) = self.record.session.clone() {
             self.save()?;
             crash_point("turn_live");
-            self.broker.settle(&self.opencode, &self.record)?;
+            self.broker
+                .settle_with(&self.opencode, &self.record, &self.rules)?;
             Target::Session(session)
         } else {
             self.fork(transport).await?
         };
         let key = Key::from(&self.record.issue);
         let (mut stream, feed) = StreamWriter::open(&self.broker.store, &key, self.turn)?;
-        let _ = stream.write(StreamEvent::AgentStart {
+        let start = StreamEvent::AgentStart {
             transport: T::KIND,
             opencode: self.record.opencode.clone(),
             directory: self.record.directory.clone(),
-        });
+        };
+        let _ = stream.write(start, &Redactor::default());
         Ok((target, (stream, feed)))
     }
 
@@ -369,7 +408,7 @@ impl Delivery<'_> {
         self.record.fork = Some(ForkIntent {
             turn: self.turn,
             asked: Timestamp::now(),
-            prompt_sha256: sha256(&self.request.prompt),
+            prompt_sha256: sha256(&self.prompt),
         });
         self.save()?;
         crash_point("fork_intended");
@@ -407,39 +446,40 @@ impl Delivery<'_> {
         self.record.fork = None;
         self.save()?;
         crash_point("fork_known");
-        self.broker.settle(&self.opencode, &self.record)?;
+        self.broker
+            .settle_with(&self.opencode, &self.record, &self.rules)?;
         crash_point("fork_settled");
         Ok(())
     }
 
     async fn supervise<T: Transport>(
         mut self,
-        mut transport: T,
+        transport: T,
         target: Target,
         (stream, feed): (StreamWriter, Feed),
         interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
         watch(feed);
-        let (prompt, limits) = (self.request.prompt.as_str(), self.request.limits.clone());
         let mut store_problem = None;
-        let outcome = turn::supervise(
-            &mut transport,
-            &target,
-            prompt,
-            limits,
+        let prompt = std::mem::take(&mut self.prompt);
+        let turn = Turn {
+            setup: self.setup(),
+            target,
+            prompt: &prompt,
+            limits: self.request.limits.clone(),
+            responder: std::mem::take(&mut self.responder),
             stream,
             interrupts,
-            |session| {
-                self.know(session).map_err(|error| {
-                    let text = error.to_string();
-                    store_problem = Some(error);
-                    text
-                })
-            },
-        )
+        };
+        let outcome = turn::supervise(turn, transport, |session| {
+            self.know(session).map_err(|error| {
+                let text = error.to_string();
+                store_problem = Some(error);
+                text
+            })
+        })
         .await;
-        drop(transport);
         crash_point("turn_ended");
         let report = self.finish(outcome, T::KIND)?;
         match store_problem {
@@ -463,7 +503,19 @@ impl Delivery<'_> {
             cost_usd: outcome.counts.cost_usd,
             tokens: outcome.counts.tokens,
             opencode: self.record.opencode.clone(),
+            events: outcome.counts.events,
+            restarts: outcome.restarts,
+            answered: outcome.answered,
         };
+        self.record.pending = outcome
+            .blocked_on
+            .map(|request| pending::of(&request, self.turn))
+            .into_iter()
+            .collect();
+        if self.rules != self.record.policy.rules() {
+            // What was allowed for one turn ends with it; the next turn writes the policy again in any case.
+            let _ = self.broker.settle(&self.opencode, &self.record);
+        }
         self.record.fork = None;
         self.broker.close_turn(self.lease, &mut self.record, &turn)?;
         Ok(TurnReport {
@@ -581,6 +633,13 @@ fn first_turn_in_doubt(record: &IssueRecord) -> bool {
             .last
             .as_ref()
             .is_some_and(|last| last.verdict == Verdict::Lost)
+}
+
+fn needs_serve() -> BrokerError {
+    BrokerError::Usage {
+        problem: "`opencode run` refuses every request by itself, so nobody can answer there".to_owned(),
+        hint: "use --transport serve with --answers, --supervised and --on-ask block".to_owned(),
+    }
 }
 
 /// SHA-256 in lower-case hexadecimal.

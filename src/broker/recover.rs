@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{Broker, BrokerError, read_database};
 use crate::opencode::{Database, Opencode, SessionRow, prompt_matches};
 use crate::process;
-use crate::session::{ForkIntent, IssueRecord, SCHEMA, SessionId, TokenCount, TurnRecord, Verdict};
+use crate::session::{Answered, ForkIntent, IssueRecord, SCHEMA, SessionId, TokenCount, TurnRecord, Verdict};
 use crate::store::Lease;
 
 /// How long a fork whose prompt is not there yet is watched: `opencode run --fork` writes the row first and
@@ -75,6 +75,9 @@ impl Broker {
             cost_usd: 0.0,
             tokens: TokenCount::default(),
             opencode: record.opencode.clone(),
+            events: 0,
+            restarts: 0,
+            answered: Answered::default(),
         };
         self.close_turn(lease, record, &turn)?;
         Ok(Some(turn))

@@ -58,8 +58,24 @@ impl Broker {
         })
     }
 
-    /// The worktree of a session that is about to be forked, if it is to have one.
-    pub(super) async fn give_worktree(
+    /// The worktree that a turn is to run in, if it is to run in one: given to a session that is about to be
+    /// forked, found or made again for one that goes on.
+    pub(super) async fn with_worktree(
+        &self,
+        lease: &Lease,
+        record: IssueRecord,
+        wish: &WorktreeWish,
+        interrupts: &mut watch::Receiver<Interrupt>,
+        notes: &mut Vec<String>,
+    ) -> Result<IssueRecord, BrokerError> {
+        if record.session.is_some() {
+            self.keep_worktree(lease, record, interrupts, notes).await
+        } else {
+            self.give_worktree(lease, record, wish, interrupts, notes).await
+        }
+    }
+
+    async fn give_worktree(
         &self,
         lease: &Lease,
         mut record: IssueRecord,
@@ -107,8 +123,7 @@ impl Broker {
         self.finish_worktree(lease, record, interrupts, notes).await
     }
 
-    /// The worktree of a session that goes on: there, or there again.
-    pub(super) async fn keep_worktree(
+    async fn keep_worktree(
         &self,
         lease: &Lease,
         mut record: IssueRecord,

@@ -11,6 +11,7 @@ mod list;
 mod logs;
 mod man;
 mod output;
+mod pending;
 mod permit;
 mod printer;
 mod prompt;
@@ -70,6 +71,10 @@ enum Verb {
     Logs(logs::LogsArgs),
     /// Show, change and explain what a session may do
     Permit(permit::PermitArgs),
+    /// List what waits for a person's answer
+    Pending(pending::PendingArgs),
+    /// Answer what a turn was blocked on; the next continue delivers it
+    Answer(pending::AnswerArgs),
     /// Forget the sessions that opencode no longer has
     Prune(prune::PruneArgs),
     /// Remove a session from opencode and from kugetsu; it can be restored
@@ -159,6 +164,8 @@ fn run(verb: Verb, output: Output) -> Outcome {
         Verb::Show(args) => show::run(&args, &context, output),
         Verb::Logs(args) => logs::run(&args, &context, output),
         Verb::Permit(args) => permit::run(args, &context, output),
+        Verb::Pending(args) => pending::list(&args, &context, output),
+        Verb::Answer(args) => pending::answer(&args, &context, output),
         Verb::Prune(args) => prune::run(&args, &context, output),
         Verb::Destroy(args) => destroy::run(&args, &context, output),
         Verb::Restore(args) => restore::run(&args, &context, output),

@@ -70,6 +70,7 @@ impl Server {
                 pipe,
                 stderr.clone(),
                 launch.debug_log.clone(),
+                launch.secrets.redactor.clone(),
             )));
         }
         let Some(stdout) = process.stdout.take() else {

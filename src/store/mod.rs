@@ -95,8 +95,8 @@ impl Store {
     /// Replaces a file of a key's live turn, below `run/`.
     pub fn write_run(&self, key: &Key, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.run_path(key, ending);
-        self.make_folder_of(&path)?;
-        Ok(fsx::write_atomic(&path, bytes)?)
+        self.make_run_folder_of(&path)?;
+        Ok(fsx::write_atomic_brief(&path, bytes)?)
     }
 
     /// The lock that lets one process at a time fork sessions.
@@ -125,6 +125,14 @@ impl Store {
 
     fn make_folder_of(&self, path: &Path) -> Result<(), StoreError> {
         Ok(fsx::create_dir_all_durable(
+            &self.home,
+            path.parent().unwrap_or(&self.home),
+        )?)
+    }
+
+    /// What is below `run/` is worth nothing after a reboot, and need not wait for the disk.
+    fn make_run_folder_of(&self, path: &Path) -> Result<(), StoreError> {
+        Ok(fsx::create_dir_all_brief(
             &self.home,
             path.parent().unwrap_or(&self.home),
         )?)

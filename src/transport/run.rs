@@ -19,6 +19,7 @@ use crate::opencode::{
     pump_stderr,
 };
 use crate::process::Guarded;
+use crate::redact::Redactor;
 use crate::session::{SessionId, TransportKind};
 
 /// How often the database is asked for the new fork. Its row is there before the first request to the model,
@@ -126,12 +127,21 @@ impl Transport for RunTransport {
         let mut process = Guarded::spawn(spec).await?;
         if let Some(pipe) = process.stderr.take() {
             let debug_log = self.setup.debug_log.clone();
-            self.tasks
-                .push(tokio::spawn(pump_stderr(pipe, self.stderr.clone(), debug_log)));
+            self.tasks.push(tokio::spawn(pump_stderr(
+                pipe,
+                self.stderr.clone(),
+                debug_log,
+                self.setup.secrets.redactor.clone(),
+            )));
         }
         let (sender, events) = mpsc::channel(256);
         match process.stdout.take() {
-            Some(stdout) => self.tasks.push(tokio::spawn(read_events(stdout, raw, sender))),
+            Some(stdout) => self.tasks.push(tokio::spawn(read_events(
+                stdout,
+                raw,
+                sender,
+                self.setup.secrets.redactor.clone(),
+            ))),
             None => {
                 return Err(TransportError::NotReady(
                     "its standard output is closed".to_owned(),
@@ -215,20 +225,35 @@ impl Transport for RunTransport {
     }
 }
 
-/// Reads standard output to its end: every byte into the raw log, every event to the supervisor.
-async fn read_events(mut stdout: ChildStdout, mut raw: Option<std::fs::File>, events: mpsc::Sender<Event>) {
+/// Reads standard output to its end: every byte into the raw log, every event to the supervisor. With secrets
+/// the raw log is written by lines, since a secret may lie across two reads.
+async fn read_events(
+    mut stdout: ChildStdout,
+    mut raw: Option<std::fs::File>,
+    events: mpsc::Sender<Event>,
+    redactor: Redactor,
+) {
     let mut lines = LineSplitter::default();
     let mut chunk = vec![0; 64 * 1024];
+    let by_line = !redactor.is_empty();
     loop {
         let mut out = Vec::new();
         let read = stdout.read(&mut chunk).await.unwrap_or(0);
-        if let Some(raw) = &mut raw {
+        if let Some(raw) = raw.as_mut().filter(|_| !by_line) {
             let _ = raw.write_all(&chunk[..read]);
         }
+        let take = |line: Line<'_>| {
+            if let Some(raw) = raw.as_mut().filter(|_| by_line) {
+                let (Line::Whole(bytes) | Line::TooLong { prefix: bytes, .. }) = line;
+                let _ = raw.write_all(&redactor.clean_bytes(bytes));
+                let _ = raw.write_all(b"\n");
+            }
+            take_line(&line, &mut out);
+        };
         if read == 0 {
-            std::mem::take(&mut lines).finish(|line| take_line(&line, &mut out));
+            std::mem::take(&mut lines).finish(take);
         } else {
-            lines.push(&chunk[..read], |line| take_line(&line, &mut out));
+            lines.push(&chunk[..read], take);
         }
         for event in out {
             // With nobody left to listen, the pipe is still read, so that opencode does not spin on it

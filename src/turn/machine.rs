@@ -24,6 +24,8 @@ pub enum Step {
     Stop(Judgement),
     /// opencode is done; this is the judgement.
     Done(Judgement),
+    /// opencode went away in the middle of its work, for this reason.
+    Crashed(String),
 }
 
 /// A verdict with its reason.
@@ -220,7 +222,10 @@ impl Machine {
                 self.error = Some(error.clone());
                 Step::Go
             }
-            Event::Ended(end) => Step::Done(self.judge(end)),
+            Event::Ended(end) => match self.crash(end) {
+                Some(crash) => Step::Crashed(crash),
+                None => Step::Done(self.judge(end)),
+            },
         }
     }
 
@@ -275,6 +280,33 @@ impl Machine {
             return Step::Stop(self.quota(next));
         }
         Step::Go
+    }
+
+    /// opencode was started again: what the old process was doing is over.
+    pub fn reborn(&mut self, at: Duration) {
+        self.tools.clear();
+        self.answer_over = false;
+        self.last_reason = None;
+        self.error = None;
+        self.progress(at);
+    }
+
+    /// Whether opencode went away without having said all it wanted to: by a signal, or with a failure in the
+    /// middle of its work. An error that it reported is a result, and so is a refusal to begin.
+    fn crash(&self, end: &End) -> Option<String> {
+        if self.error.is_some() || self.answer_over {
+            return None;
+        }
+        let what = match (end.exit, &end.broken) {
+            (Some(exit @ (Exit::Signal(_) | Exit::GuardLost)), _) => format!("opencode: {exit}"),
+            (Some(exit @ Exit::Code(code)), None) if code != 0 && self.counts.steps > 0 => {
+                format!("opencode: {exit}")
+            }
+            (Some(exit), Some(broken)) => format!("{broken}: {exit}"),
+            (None, Some(broken)) => broken.clone(),
+            _ => return None,
+        };
+        Some(with_last_words(&what, end))
     }
 
     /// opencode is done: what do the events prove?
