@@ -12,9 +12,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{Broker, BrokerError, pending, read_database};
+use super::hooks::Moment;
+use super::{Broker, BrokerError, WorktreeWish, pending, read_database};
 use crate::fsx::crash_point;
-use crate::opencode::{After, DatabaseError, Opencode, Secrets, SessionPatch, StoredMessage};
+use crate::opencode::{After, DatabaseError, Opencode, Secrets, Server, SessionPatch, StoredMessage};
 use crate::permission::Rule;
 use crate::process;
 use crate::redact::Redactor;
@@ -27,6 +28,8 @@ use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, T
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
 use crate::turn::{self, Interrupt, Judgement, Limits, Outcome, Responder, Turn};
 
+/// How long the server that only forks may take to become ready.
+const READY: Duration = Duration::from_secs(30);
 /// How long a fork waits for the fork of another issue.
 const FORK_WAIT: Duration = Duration::from_secs(60);
 
@@ -89,6 +92,8 @@ pub struct TurnRequest {
     pub agent: Option<String>,
     /// opencode's log at DEBUG into the session's `debug.log`.
     pub debug: bool,
+    /// Whether a new session gets a git worktree.
+    pub worktree: WorktreeWish,
 }
 
 /// What came of it.
@@ -108,6 +113,8 @@ pub struct TurnReport {
     pub adopted: Option<TurnRecord>,
     /// Why the turn went through `run` although `serve` was preferred.
     pub fallback: Option<String>,
+    /// What else a person should know: a worktree that was made again, a hook that failed after the turn.
+    pub notes: Vec<String>,
 }
 
 /// What a turn carries through its steps.
@@ -141,6 +148,7 @@ impl Broker {
         if responder.is_interactive() && request.transport == TransportChoice::Only(TransportKind::Run) {
             return Err(needs_serve());
         }
+        self.check_wish(&request.worktree)?;
         refuse_wrong_mode(request, self.store.issue(&request.issue)?.as_ref())?;
         let lease = self.lease(request, &mut interrupts).await?;
         crash_point("turn_leased");
@@ -181,6 +189,14 @@ impl Broker {
             record.policy.rules()
         };
         rules.extend(once);
+        let mut notes = Vec::new();
+        let record = self
+            .with_worktree(&lease, record, &request.worktree, &mut interrupts, &mut notes)
+            .await?;
+        let record = check_directory(record)?;
+        let turn = Uuid::now_v7();
+        self.hook_or_interrupt(Moment::BeforeTurn, &record, Some(turn), &mut interrupts)
+            .await?;
         let delivery = Delivery {
             broker: self,
             prompt,
@@ -190,13 +206,18 @@ impl Broker {
             lease: &lease,
             opencode,
             record,
-            turn: Uuid::now_v7(),
+            turn,
             started,
             fork_lock: None,
             fallback: None,
         };
-        let mut report = delivery.run(interrupts, watch).await?;
+        let mut report = delivery.run(interrupts.clone(), watch).await?;
         report.adopted = adopted;
+        report.notes = notes;
+        if let Err(error) = self.hook(Moment::AfterTurn, &report.record, Some(turn)) {
+            tracing::warn!("{error}");
+            report.notes.push(error.to_string());
+        }
         Ok(report)
     }
 
@@ -254,6 +275,7 @@ impl Broker {
             base: base.repo,
             base_session: base.session,
             directory: base.directory,
+            worktree: unborn.as_ref().and_then(|record| record.worktree.clone()),
             title: request.issue.to_string(),
             policy: base.policy,
             opencode: opencode.version.to_string(),
@@ -415,13 +437,15 @@ impl Delivery<'_> {
 
     async fn fork<T: Transport>(&mut self, transport: &mut T) -> Result<Target, BrokerError> {
         let prompt_sha256 = sha256(&self.prompt);
+        let aside = T::KIND == TransportKind::Run && self.record.worktree.is_some();
         let store = &self.broker.store;
-        self.fork_lock = Some(match T::KIND {
+        self.fork_lock = Some(if aside || T::KIND == TransportKind::Serve {
             // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
             // of the journal that is older than it.
-            TransportKind::Serve => store.fork_lock(FORK_WAIT)?,
+            store.fork_lock(FORK_WAIT)?
+        } else {
             // Its fork is known by its prompt alone.
-            TransportKind::Run => store.prompt_lock(&prompt_sha256, FORK_WAIT)?,
+            store.prompt_lock(&prompt_sha256, FORK_WAIT)?
         });
         self.record.fork = Some(ForkIntent {
             turn: self.turn,
@@ -431,12 +455,30 @@ impl Delivery<'_> {
         self.save()?;
         crash_point("fork_intended");
         let base = self.record.base_session.clone();
-        let Some(session) = transport.fork(&base).await? else {
-            return Ok(Target::ForkOf(base));
+        let session = if aside {
+            self.fork_aside(&base).await?
+        } else {
+            match transport.fork(&base).await? {
+                Some(session) => session,
+                None => return Ok(Target::ForkOf(base)),
+            }
         };
         crash_point("fork_made");
         self.know(&session)?;
         Ok(Target::Session(session))
+    }
+
+    /// Forks through a server of its own. `opencode run --fork` in a folder that is not the base's makes the fork
+    /// and then hangs for ever (1.18.33), so a session with a worktree is forked and moved there before its prompt.
+    async fn fork_aside(&self, base: &SessionId) -> Result<SessionId, BrokerError> {
+        let mut launch = self
+            .broker
+            .short_launch(&self.opencode, self.record.directory.clone());
+        launch.turn = self.turn;
+        let mut server = Server::start(&launch, READY).await?;
+        let fork = server.api().fork(base).await;
+        server.stop(false).await;
+        Ok(fork?)
     }
 
     /// The fork's id is known: remember it first, then give the session what it must carry.
@@ -526,6 +568,7 @@ impl Delivery<'_> {
             interrupt: outcome.interrupt,
             adopted: None,
             fallback: self.fallback,
+            notes: Vec::new(),
         })
     }
 
@@ -609,11 +652,17 @@ fn check_session(record: IssueRecord, opencode: &Opencode) -> Result<IssueRecord
         let session = session.clone();
         return Err(BrokerError::SessionGone { of, session });
     }
-    if !record.directory.is_dir() {
-        let directory = record.directory;
-        return Err(BrokerError::DirectoryGone { of, directory });
-    }
     Ok(record)
+}
+
+fn check_directory(record: IssueRecord) -> Result<IssueRecord, BrokerError> {
+    if record.directory.is_dir() {
+        return Ok(record);
+    }
+    Err(BrokerError::DirectoryGone {
+        of: record.issue.to_string(),
+        directory: record.directory,
+    })
 }
 
 /// Whether the record alone cannot tell if a prompt has ever reached the session.

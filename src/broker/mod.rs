@@ -4,12 +4,14 @@ mod deliver;
 mod destroy;
 mod doctor;
 mod error;
+mod hooks;
 mod init;
 mod pending;
 mod permit;
 mod prune;
 mod recover;
 mod repository;
+mod worktree;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -24,8 +26,9 @@ pub use error::BrokerError;
 pub use init::InitRequest;
 pub use pending::describe;
 pub use permit::{Permit, Subject};
-pub use prune::Orphan;
+pub use prune::{Kept, Orphan, Pruned};
 pub use repository::origin_of;
+pub use worktree::{RemovedWorktree, WorktreeWish};
 
 use crate::config::{Config, Origin};
 use crate::opencode::{Database, Launch, Opencode, Search, Secrets};

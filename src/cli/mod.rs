@@ -21,6 +21,7 @@ mod show;
 mod signals;
 mod start;
 mod turn;
+mod worktree;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 

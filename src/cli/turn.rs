@@ -12,7 +12,7 @@ use super::output::{Output, count, money};
 use super::printer::{Printer, Show, Verbosity};
 use super::signals::with_signals;
 use super::{CliError, Outcome, prompt};
-use crate::broker::{Mode, TransportChoice, TurnReport, TurnRequest};
+use crate::broker::{Mode, TransportChoice, TurnReport, TurnRequest, WorktreeWish};
 use crate::config::{Config, print_duration};
 use crate::exit::ExitStatus;
 use crate::session::{IssueRef, Verdict};
@@ -229,6 +229,7 @@ pub(super) fn run(
     reference: String,
     message: &[String],
     mode: Mode,
+    worktree: WorktreeWish,
     args: TurnArgs,
     context: &Context,
     output: Output,
@@ -275,6 +276,7 @@ pub(super) fn run(
         model: args.model,
         agent: args.agent,
         debug: args.debug,
+        worktree,
     };
     let mut printer = None;
     let (report, signal) = with_signals(|interrupts| {
@@ -337,6 +339,8 @@ fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Value {
         "transport": turn.transport,
         "opencode": turn.opencode,
         "directory": report.record.directory,
+        "worktree": report.record.worktree,
+        "notes": report.notes,
         "started": turn.started,
         "ended": turn.ended,
         "steps": turn.steps,
@@ -359,6 +363,9 @@ fn summary(report: &TurnReport, last: &[String], output: Output) {
     }
     if let Some(fallback) = &report.fallback {
         output.note(format!("kugetsu: {fallback}"));
+    }
+    for note in &report.notes {
+        output.note(format!("kugetsu: {note}"));
     }
     if report.record.base != *report.record.issue.repo() {
         output.note(format!(

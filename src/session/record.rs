@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{IssueRef, LiveTurn, PendingRequest, RepoRef, TokenCount, TurnRecord};
+use super::{IssueRef, LiveTurn, PendingRequest, RepoRef, TokenCount, TurnRecord, Worktree};
 use crate::permission::Policy;
 
 /// The schema that this version writes.
@@ -90,6 +90,9 @@ pub struct IssueRecord {
     pub base_session: SessionId,
     /// The working directory of the session. Absolute.
     pub directory: PathBuf,
+    /// The git worktree that the directory is in, if the session has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worktree: Option<Worktree>,
     /// The title given in opencode.
     pub title: String,
     /// The policy that the session must carry; re-applied and verified before every turn.

@@ -78,6 +78,13 @@ impl Store {
         self.home.join(layout::RUN).join(key.run(ending))
     }
 
+    /// The folder of everything else that is kept of a key, which is made if it is not there.
+    pub fn make_folder(&self, key: &Key) -> Result<PathBuf, StoreError> {
+        let folder = self.folder(key);
+        fsx::create_dir_all_durable(&self.home, &folder)?;
+        Ok(folder)
+    }
+
     /// Opens a log in a key's folder to append to, such as `debug.log` or `<turn>.events.jsonl`.
     pub fn open_log(&self, key: &Key, name: &str) -> Result<File, StoreError> {
         let path = self.folder(key).join(name);
