@@ -20,8 +20,9 @@ use crate::session::{
     BaseRecord, ForkIntent, IssueRecord, IssueRef, LiveTurn, SCHEMA, SessionId, Totals, TransportKind,
     TurnRecord, Verdict,
 };
-use crate::store::{Holder, Key, Lease};
+use crate::store::{Key, Lease};
 use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, TransportError};
+use crate::turn::status::Keeper;
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
 use crate::turn::{self, Interrupt, Judgement, Limits, Outcome};
 
@@ -68,6 +69,8 @@ pub struct TurnRequest {
     pub issue: IssueRef,
     /// As it was typed.
     pub typed: String,
+    /// The turn's id, where whoever asks gives it one: a turn of this id is not run twice.
+    pub turn: Option<Uuid>,
     /// The prompt, byte for byte.
     pub prompt: String,
     /// What is allowed.
@@ -122,14 +125,15 @@ impl Broker {
         interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
-        refuse_wrong_mode(request, self.store.issue(&request.issue)?.as_ref())?;
+        let seen = self.store.issue(&request.issue)?;
+        if request.turn.is_none() {
+            refuse_wrong_mode(request, seen.as_ref())?;
+        }
         let what = match request.mode {
             Mode::Start => "start",
             Mode::Continue | Mode::ContinueOrStart => "continue",
         };
-        let lease = self
-            .store
-            .lease_issue(&request.issue, Holder::this_process(what), request.wait)?;
+        let lease = self.lease_turn(request, what)?;
         crash_point("turn_leased");
         let opencode = self.opencode()?;
         // Under the lease nobody else changes the record, and a live turn in it is a dead one.
@@ -138,6 +142,7 @@ impl Broker {
         if let Some(record) = &mut record {
             adopted = self.adopt(&lease, record, Some(&opencode))?;
         }
+        self.refuse_recorded(request, record.as_ref())?;
         refuse_wrong_mode(request, record.as_ref())?;
         if request.mode == Mode::Start
             && let Some(record) = &record
@@ -161,7 +166,7 @@ impl Broker {
             lease: &lease,
             opencode,
             record,
-            turn: Uuid::now_v7(),
+            turn: request.turn.unwrap_or_else(Uuid::now_v7),
             started,
         };
         let mut report = delivery.run(interrupts, watch).await?;
@@ -202,7 +207,10 @@ impl Broker {
             updated: now,
             live: None,
             last: unborn.as_ref().and_then(|record| record.last.clone()),
-            totals: unborn.map_or_else(Totals::default, |record| record.totals),
+            totals: unborn
+                .as_ref()
+                .map_or_else(Totals::default, |record| record.totals),
+            days: unborn.map(|record| record.days).unwrap_or_default(),
         })
     }
 
@@ -372,6 +380,14 @@ impl Delivery<'_> {
         interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
+        let (keeper, control) = Keeper::start(
+            &self.broker.store,
+            Key::from(&self.record.issue),
+            self.turn,
+            self.started,
+            self.record.directory.clone(),
+            None,
+        );
         watch(feed);
         let (prompt, limits) = (self.request.prompt.as_str(), self.request.limits.clone());
         let mut store_problem = None;
@@ -382,6 +398,7 @@ impl Delivery<'_> {
             limits,
             stream,
             interrupts,
+            control,
             |session| {
                 self.know(session).map_err(|error| {
                     let text = error.to_string();
@@ -394,6 +411,7 @@ impl Delivery<'_> {
         drop(transport);
         crash_point("turn_ended");
         let report = self.finish(outcome, T::KIND)?;
+        keeper.end(report.turn.verdict);
         match store_problem {
             Some(error) => Err(error),
             None => Ok(report),
@@ -476,7 +494,7 @@ impl Broker {
     ) -> Result<(), BrokerError> {
         self.store.append_turn(lease, &record.issue, turn)?;
         crash_point("turn_logged");
-        record.totals.add(turn);
+        record.count(turn);
         record.last = Some(turn.clone());
         record.live = None;
         record.updated = Timestamp::now();

@@ -15,6 +15,7 @@ use crate::permission::Policy;
 use crate::session::{BaseRecord, RepoRef, SCHEMA, SessionId, Verdict};
 use crate::store::{Holder, Key, Lease};
 use crate::transport::{ServeTransport, Setup, Target, Transport as _};
+use crate::turn::control::Control;
 use crate::turn::stream::StreamWriter;
 use crate::turn::{Interrupt, Limits, supervise};
 
@@ -225,6 +226,7 @@ impl Broker {
             request.limits.clone(),
             stream,
             interrupts,
+            Control::none(),
             |_| Ok(()),
         )
         .await;

@@ -1,12 +1,15 @@
 //! Whole operations: what the command line, and any other front end, calls.
 
+mod control;
 mod deliver;
 mod destroy;
+mod detach;
 mod doctor;
 mod error;
 mod init;
 mod permit;
 mod prune;
+mod query;
 mod recover;
 mod repository;
 
@@ -16,6 +19,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+pub use control::Stopped;
 pub use deliver::{Mode, TransportChoice, TurnReport, TurnRequest};
 pub use destroy::Removed;
 pub use doctor::{Check, Health};
@@ -23,6 +27,7 @@ pub use error::BrokerError;
 pub use init::InitRequest;
 pub use permit::{Permit, Subject};
 pub use prune::Orphan;
+pub use query::{Action, Broken, DayView, LiveView, Query, RepoView};
 pub use repository::origin_of;
 
 use crate::config::Config;

@@ -4,18 +4,19 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::context::{Context, duration};
 use super::output::{Output, count, money};
 use super::printer::{Printer, Show};
 use super::signals::with_signals;
-use super::{CliError, Outcome, prompt};
+use super::{CliError, Outcome, detach, prompt, wait};
 use crate::broker::{Mode, TransportChoice, TurnReport, TurnRequest};
 use crate::config::{Config, print_duration};
 use crate::exit::ExitStatus;
-use crate::session::Verdict;
+use crate::session::{IssueRef, Verdict};
 use crate::store::Key;
-use crate::turn::Limits;
+use crate::turn::{Interrupt, Limits};
 
 /// How a turn is shown on stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,6 +29,13 @@ pub(super) enum OutputForm {
     StreamJson,
 }
 
+impl OutputForm {
+    /// The form that was asked for, one way or the other.
+    pub(super) fn chosen(form: Option<Self>, output: Output) -> Self {
+        form.unwrap_or(if output.json { Self::Json } else { Self::Text })
+    }
+}
+
 /// The flags of everything that runs a turn.
 #[derive(Debug, Args)]
 pub(super) struct TurnArgs {
@@ -38,6 +46,14 @@ pub(super) struct TurnArgs {
     /// What to print: the answer as text, one object at the end, or every event as a JSON line
     #[arg(long, value_enum)]
     output: Option<OutputForm>,
+
+    /// Print the turn's id and return as soon as the turn is on record; it goes on by itself
+    #[arg(long)]
+    detach: bool,
+
+    /// The turn's id, a UUID of your choice: asked for again, the same turn is waited for, not run twice
+    #[arg(long, value_name = "UUID")]
+    turn_id: Option<Uuid>,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -133,19 +149,28 @@ pub(super) fn run(
     output: Output,
 ) -> Outcome {
     let issue = context.issue(&reference)?;
-    let prompt = prompt::read(message)?;
+    let prompt = match &context.detached {
+        Some(detached) => detached.prompt(),
+        None => prompt::read(message)?,
+    };
     let broker = &context.broker;
+    let form = OutputForm::chosen(args.output, output);
+    if let Some(turn) = args.turn_id
+        && context.detached.is_none()
+        && broker.is_recorded(&issue, turn)?
+    {
+        return recorded(&issue, turn, args.detach, form, context, output);
+    }
+    if args.detach && context.detached.is_none() {
+        return detach::launch(&issue, prompt, context, output);
+    }
     if args.debug {
         super::output::trace_to(broker.store.open_log(&Key::from(&issue), "debug.log")?);
     }
-    let form = args.output.unwrap_or(if output.json {
-        OutputForm::Json
-    } else {
-        OutputForm::Text
-    });
     let request = TurnRequest {
         issue,
         typed: reference,
+        turn: args.turn_id,
         prompt,
         mode,
         transport: match args.transport {
@@ -163,23 +188,33 @@ pub(super) fn run(
         debug: args.debug,
     };
     let mut printer = None;
-    let (report, signal) = with_signals(|interrupts| {
+    let (report, signal) = with_signals(context.detached.is_some(), |interrupts| {
         broker.deliver(&request, interrupts, |feed| {
             printer = match form {
+                _ if context.detached.is_some() => None,
                 OutputForm::Text => Some(Printer::start(feed, Show::Text)),
                 OutputForm::StreamJson => Some(Printer::start(feed, Show::Lines)),
                 OutputForm::Json => None,
             };
+            if let Some(detached) = &context.detached {
+                detached.ready(&request.issue, context);
+            }
         })
     })?;
     if let Some(printer) = printer {
         printer.finish();
     }
-    let report = report?;
-    let status = match (report.turn.verdict, signal) {
-        (Verdict::Aborted, Some(signal)) => signal,
-        (verdict, _) => verdict.exit_status(),
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => {
+            return match detach::say_recorded(&error, context) {
+                Some(_) if context.detached.is_some() => Ok(ExitStatus::Ok),
+                Some(turn) => recorded(&request.issue, turn, false, form, context, output),
+                None => Err(error.into()),
+            };
+        }
     };
+    let status = exit_of(&report, signal);
     if form == OutputForm::Json {
         output.object(&result(&report, status));
     }
@@ -187,7 +222,32 @@ pub(super) fn run(
     Ok(status)
 }
 
-fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Value {
+/// The exit status of a command whose turn ended so; `signal`: of the signal that this process had.
+pub(super) fn exit_of(report: &TurnReport, signal: Option<ExitStatus>) -> ExitStatus {
+    match (report.turn.verdict, signal, report.interrupt) {
+        (Verdict::Aborted, Some(signal), _) => signal,
+        (Verdict::Aborted, None, Interrupt::Interrupted) => ExitStatus::Interrupted,
+        (Verdict::Aborted, None, _) => ExitStatus::Terminated,
+        (verdict, ..) => verdict.exit_status(),
+    }
+}
+
+/// A turn that was asked for before: its end is waited for, or, detached, only its id is told.
+fn recorded(
+    issue: &IssueRef,
+    turn: Uuid,
+    detach: bool,
+    form: OutputForm,
+    context: &Context,
+    output: Output,
+) -> Outcome {
+    if detach {
+        return detach::tell(issue, turn, None, output);
+    }
+    wait::until_end(issue, turn, None, form, context, output)
+}
+
+pub(super) fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Value {
     let turn = &report.turn;
     json!({
         "ref": report.record.issue,
@@ -211,7 +271,7 @@ fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Value {
     })
 }
 
-fn summary(report: &TurnReport, output: Output) {
+pub(super) fn summary(report: &TurnReport, output: Output) {
     let turn = &report.turn;
     if let Some(lost) = &report.adopted {
         output.note(format!("kugetsu: the turn before was lost: {}", lost.reason));

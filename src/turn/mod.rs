@@ -3,9 +3,11 @@
 //! Events of the transport, timers and signals come to one place; state, stream and verdict go out. Nobody
 //! else decides how a turn ended.
 
+pub mod control;
 mod limits;
 mod machine;
 mod narrate;
+pub mod status;
 pub mod stream;
 
 use std::time::{Duration, Instant};
@@ -20,6 +22,11 @@ use crate::session::{SessionId, Verdict};
 use crate::transport::{Answer, Event, Request, RequestKind, Target, Transport, TransportError};
 use narrate::Narrator;
 use stream::StreamWriter;
+
+use control::{Control, Heard, Signal};
+
+/// The reason of a turn that SIGINT ended.
+pub const INTERRUPTED: &str = "interrupted";
 
 /// A wish from outside that ends a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +63,7 @@ pub async fn supervise<T: Transport>(
     limits: Limits,
     mut stream: StreamWriter,
     mut interrupts: watch::Receiver<Interrupt>,
+    mut control: Control,
     mut session_known: impl FnMut(&SessionId) -> Result<(), String>,
 ) -> Outcome {
     let began = Instant::now();
@@ -91,8 +99,17 @@ pub async fn supervise<T: Transport>(
                         }
                     }
                     narrator.tell(&event, &mut stream);
-                    machine.event(&event, began.elapsed(), Timestamp::now())
+                    let step = machine.event(&event, began.elapsed(), Timestamp::now());
+                    control.board.heard(&event, &machine.counts);
+                    step
                 }
+                heard = control.next() => match heard {
+                    Heard::Signal(Signal::Stop) => {
+                        interrupt = Interrupt::Terminated;
+                        Step::Stop(Judgement::new(Verdict::Aborted, "stopped"))
+                    }
+                    _ => Step::Go,
+                },
                 () = tokio::time::sleep_until(deadline) => machine.tick(began.elapsed()),
             };
             match step {
@@ -160,7 +177,7 @@ async fn asked_again(interrupts: &mut watch::Receiver<Interrupt>) {
 fn aborted(interrupt: Interrupt) -> Judgement {
     let by = match interrupt {
         Interrupt::Terminated => "terminated",
-        _ => "interrupted",
+        _ => INTERRUPTED,
     };
     Judgement::new(Verdict::Aborted, by)
 }
