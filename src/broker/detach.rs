@@ -2,21 +2,20 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Broker, BrokerError, TurnReport, TurnRequest, supervisor_lives};
-use crate::session::{IssueRecord, IssueRef, SCHEMA, TokenCount, TurnRecord, Verdict};
-use crate::store::{Holder, Key, Lease, LeaseError};
+use crate::session::{Answered, IssueRecord, IssueRef, SCHEMA, TokenCount, TurnRecord, Verdict};
+use crate::store::Key;
 use crate::turn::stream::{StreamEvent, StreamLine};
 use crate::turn::{INTERRUPTED, Interrupt};
 
 /// How long whoever asks for a turn by its id waits for one that holds the lease and has not said its id yet: it
 /// starts opencode first.
 const ARRIVAL: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(50);
 
 impl Broker {
     /// The turn that runs, else the one that ended last.
@@ -78,6 +77,7 @@ impl Broker {
             retry_at: None,
             interrupt,
             adopted: None,
+            fallback: None,
         }))
     }
 
@@ -89,33 +89,19 @@ impl Broker {
         Ok(turns.into_iter().rev().find(|ended| ended.turn == turn))
     }
 
-    /// The lease for a turn. One that has an id of its own is not run twice: where it runs already, or has ended, it is
-    /// said to be recorded.
-    pub(super) fn lease_turn(&self, request: &TurnRequest, what: &str) -> Result<Lease, BrokerError> {
-        let holder = || Holder::this_process(what);
+    /// Whether to wait on for a lease that is held. One who asks for a turn by its id waits for it to be recorded, so
+    /// that it is not run twice: `Err` says that it is.
+    pub(super) fn may_wait(&self, request: &TurnRequest, waited: Duration) -> Result<bool, BrokerError> {
+        let wanted = request.wait.is_some_and(|wait| waited < wait);
         let Some(turn) = request.turn else {
-            return Ok(self.store.lease_issue(&request.issue, holder(), request.wait)?);
+            return Ok(wanted);
         };
-        let began = Instant::now();
-        loop {
-            let held = match self.store.lease_issue(&request.issue, holder(), None) {
-                Ok(lease) => return Ok(lease),
-                Err(held @ LeaseError::Held { .. }) => held,
-                Err(other) => return Err(other.into()),
-            };
-            if self.is_recorded(&request.issue, turn)? {
-                return Err(BrokerError::Recorded(turn));
-            }
-            let live = self.store.issue(&request.issue)?.and_then(|record| record.live);
-            if live.as_ref().is_some_and(supervisor_lives) {
-                // Another turn.
-                return Ok(self.store.lease_issue(&request.issue, holder(), request.wait)?);
-            }
-            if began.elapsed() >= request.wait.unwrap_or_default().max(ARRIVAL) {
-                return Err(held.into());
-            }
-            std::thread::sleep(LOOK);
+        if self.is_recorded(&request.issue, turn)? {
+            return Err(BrokerError::Recorded(turn));
         }
+        let live = self.store.issue(&request.issue)?.and_then(|record| record.live);
+        let another = live.as_ref().is_some_and(supervisor_lives);
+        Ok(wanted || (!another && waited < ARRIVAL))
     }
 
     /// Under the lease: refuses to run a turn again.
@@ -149,6 +135,9 @@ fn lost(record: &IssueRecord, turn: Uuid) -> Option<TurnRecord> {
         cost_usd: 0.0,
         tokens: TokenCount::default(),
         opencode: record.opencode.clone(),
+        events: 0,
+        restarts: 0,
+        answered: Answered::default(),
     })
 }
 

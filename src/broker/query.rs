@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Broker, BrokerError, state_of};
@@ -229,8 +229,12 @@ fn broken(files: Vec<(std::path::PathBuf, String)>) -> Vec<Broken> {
 }
 
 /// The requests of a session that wait for a person.
-fn pending(_record: &IssueRecord) -> Vec<Value> {
-    Vec::new()
+fn pending(record: &IssueRecord) -> impl Iterator<Item = Value> {
+    record.pending.iter().map(|request| {
+        let mut value = json!(request);
+        value["ref"] = json!(record.issue);
+        value
+    })
 }
 
 /// What to do next about a session, where there is something to do.

@@ -1,5 +1,7 @@
 //! What `start` and `continue` share: the flags of a turn, running it, telling how it ended.
 
+use std::io::BufRead as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -8,7 +10,7 @@ use uuid::Uuid;
 
 use super::context::{Context, duration};
 use super::output::{Output, count, money};
-use super::printer::{Printer, Show};
+use super::printer::{Printer, Show, Verbosity};
 use super::signals::with_signals;
 use super::{CliError, Outcome, detach, prompt, wait};
 use crate::broker::{Mode, TransportChoice, TurnReport, TurnRequest};
@@ -16,7 +18,9 @@ use crate::config::{Config, print_duration};
 use crate::exit::ExitStatus;
 use crate::session::{IssueRef, Verdict};
 use crate::store::Key;
-use crate::turn::{Interrupt, Limits};
+use crate::turn::answers::{Answers, OnAsk, Reply, Strategy};
+use crate::turn::stream::StreamEvent;
+use crate::turn::{Interrupt, Limits, Responder};
 
 /// How a turn is shown on stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -30,9 +34,13 @@ pub(super) enum OutputForm {
 }
 
 impl OutputForm {
-    /// The form that was asked for, one way or the other.
-    pub(super) fn chosen(form: Option<Self>, output: Output) -> Self {
-        form.unwrap_or(if output.json { Self::Json } else { Self::Text })
+    /// The form that was asked for, one way or the other; `lines`: by something that only lines can tell.
+    pub(super) fn chosen(form: Option<Self>, lines: bool, output: Output) -> Self {
+        form.unwrap_or(match (lines, output.json) {
+            (true, _) => Self::StreamJson,
+            (false, true) => Self::Json,
+            (false, false) => Self::Text,
+        })
     }
 }
 
@@ -48,7 +56,7 @@ pub(super) struct TurnArgs {
     output: Option<OutputForm>,
 
     /// Print the turn's id and return as soon as the turn is on record; it goes on by itself
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["supervised", "verbose", "events"])]
     detach: bool,
 
     /// The turn's id, a UUID of your choice: asked for again, the same turn is waited for, not run twice
@@ -70,9 +78,106 @@ pub(super) struct TurnArgs {
     #[arg(long)]
     agent: Option<String>,
 
+    #[command(flatten)]
+    asking: AskArgs,
+
+    /// Tell on stderr what the turn does while it runs
+    #[arg(long)]
+    verbose: bool,
+
+    /// Print only events of these types, as JSON lines
+    #[arg(long, value_name = "TYPE", value_delimiter = ',')]
+    events: Vec<String>,
+
     /// Write opencode's log at DEBUG and kugetsu's own trace to the session's debug.log
     #[arg(long)]
     debug: bool,
+}
+
+/// Who answers when opencode asks.
+#[derive(Debug, Args)]
+struct AskArgs {
+    /// A JSON file with answers to questions and permission requests, and with secrets for opencode's environment
+    #[arg(long, value_name = "FILE")]
+    answers: Option<PathBuf>,
+
+    /// Print requests as JSON lines and read replies from stdin: {"request": "...", "answer": "allow"}
+    #[arg(long)]
+    supervised: bool,
+
+    /// How long to wait for a supervisor's reply before the default answers
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    response_timeout: Duration,
+
+    /// What becomes of a request that nothing answers: the default answers it, or the turn ends as blocked
+    #[arg(long, value_name = "HOW", value_enum)]
+    on_ask: Option<OnAskForm>,
+}
+
+/// What becomes of a request that nothing answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnAskForm {
+    /// Permissions are refused, questions get their first option.
+    Answer,
+    /// The turn ends as blocked; `kugetsu pending` lists it.
+    Block,
+}
+
+impl AskArgs {
+    fn responder(&self, config: &Config) -> Result<Responder, CliError> {
+        let strategy = match config.get("on_question") {
+            "cancel" => Strategy::Cancel,
+            _ => Strategy::FirstOption,
+        };
+        let on_ask = match self.on_ask {
+            Some(OnAskForm::Block) => OnAsk::Block,
+            _ => OnAsk::Answer(strategy),
+        };
+        let answers = self.answers.as_deref().map(read_answers).transpose()?;
+        let supervisor = self
+            .supervised
+            .then(|| (replies_from_stdin(), self.response_timeout));
+        Ok(Responder {
+            answers,
+            supervisor,
+            on_ask,
+        })
+    }
+}
+
+/// A mistake in the file is told by place, never by content: it holds secrets.
+fn read_answers(path: &Path) -> Result<Answers, CliError> {
+    let wrong = |problem: String| {
+        CliError::usage(
+            format!("the answers file {} cannot be used: {problem}", path.display()),
+            "it is JSON with questions, secrets, permissions and defaults",
+        )
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    serde_json::from_str(&text)
+        .map_err(|error| wrong(format!("line {}, column {}", error.line(), error.column())))
+}
+
+/// A thread reads replies for as long as somebody writes them. It holds nothing up when the turn is over.
+fn replies_from_stdin() -> tokio::sync::mpsc::Receiver<Reply> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(16);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            let Ok(line) = line else { return };
+            if line.trim().is_empty() {
+                continue;
+            }
+            // A reply that cannot be read is told as one that fits nothing.
+            let reply = serde_json::from_str(&line).unwrap_or(Reply {
+                request: line,
+                answer: serde_json::Value::Null,
+            });
+            if sender.blocking_send(reply).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 /// What a turn may take.
@@ -101,6 +206,10 @@ pub(super) struct LimitArgs {
     /// End the turn when it has used more than this many tokens
     #[arg(long, value_name = "N")]
     max_tokens: Option<u64>,
+
+    /// How often to start opencode again after it crashed [config: max_restarts]
+    #[arg(long, value_name = "N")]
+    max_restarts: Option<u32>,
 
     /// How long opencode may take to end before it is killed [config: grace]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
@@ -134,6 +243,9 @@ impl LimitArgs {
             tokens: self.max_tokens,
             quota_wait: time(self.max_quota_wait, "max_quota_wait"),
             grace: time(self.grace, "grace"),
+            restarts: self
+                .max_restarts
+                .unwrap_or_else(|| config.get("max_restarts").parse().unwrap_or_default()),
             ..Limits::default()
         }
     }
@@ -149,24 +261,37 @@ pub(super) fn run(
     output: Output,
 ) -> Outcome {
     let issue = context.issue(&reference)?;
-    let prompt = match &context.detached {
-        Some(detached) => detached.prompt(),
-        None => prompt::read(message)?,
+    if args.asking.supervised && (message.is_empty() || message == ["-"]) {
+        return Err(CliError::usage(
+            "with --supervised stdin carries the replies, so the message cannot come from there",
+            "write the message after the reference",
+        ));
+    }
+    let prompt = if let Some(detached) = &context.detached {
+        detached.prompt()
+    } else if message.is_empty() && answers_wait(context, &issue) {
+        String::new()
+    } else {
+        prompt::read(message)?
     };
     let broker = &context.broker;
-    let form = OutputForm::chosen(args.output, output);
-    if let Some(turn) = args.turn_id
-        && context.detached.is_none()
-        && broker.is_recorded(&issue, turn)?
-    {
-        return recorded(&issue, turn, args.detach, form, context, output);
-    }
-    if args.detach && context.detached.is_none() {
-        return detach::launch(&issue, prompt, context, output);
+    let lines = !args.events.is_empty() || args.asking.supervised;
+    let form = OutputForm::chosen(args.output, lines, output);
+    check_types(&args.events)?;
+    if context.detached.is_none() {
+        if let Some(turn) = args.turn_id
+            && broker.is_recorded(&issue, turn)?
+        {
+            return recorded(&issue, turn, args.detach, form, args.events, context, output);
+        }
+        if args.detach {
+            return detach::launch(&issue, prompt, context, output);
+        }
     }
     if args.debug {
         super::output::trace_to(broker.store.open_log(&Key::from(&issue), "debug.log")?);
     }
+    let responder = args.asking.responder(&broker.config)?;
     let request = TurnRequest {
         issue,
         typed: reference,
@@ -188,38 +313,61 @@ pub(super) fn run(
         debug: args.debug,
     };
     let mut printer = None;
-    let (report, signal) = with_signals(context.detached.is_some(), |interrupts| {
-        broker.deliver(&request, interrupts, |feed| {
-            printer = match form {
-                _ if context.detached.is_some() => None,
-                OutputForm::Text => Some(Printer::start(feed, Show::Text)),
-                OutputForm::StreamJson => Some(Printer::start(feed, Show::Lines)),
-                OutputForm::Json => None,
+    let detached = context.detached.as_ref();
+    let (report, signal) = with_signals(detached.is_some(), |interrupts| {
+        broker.deliver(&request, responder, interrupts, |feed| {
+            let show = match form {
+                _ if detached.is_some() => Show::Nothing,
+                OutputForm::Text => Show::Text,
+                OutputForm::StreamJson => Show::Lines(args.events.clone()),
+                OutputForm::Json => Show::Nothing,
             };
-            if let Some(detached) = &context.detached {
+            let progress = args.verbose.then_some(Verbosity::Lines);
+            printer = Some(Printer::start(feed, show, progress));
+            if let Some(detached) = detached {
                 detached.ready(&request.issue, context);
             }
         })
     })?;
-    if let Some(printer) = printer {
-        printer.finish();
+    let last = printer.map(Printer::finish).unwrap_or_default();
+    if let Err(error) = &report
+        && let Some(turn) = detach::say_recorded(error, context)
+    {
+        return match detached {
+            Some(_) => Ok(ExitStatus::Ok),
+            None => recorded(&request.issue, turn, false, form, args.events, context, output),
+        };
     }
-    let report = match report {
-        Ok(report) => report,
-        Err(error) => {
-            return match detach::say_recorded(&error, context) {
-                Some(_) if context.detached.is_some() => Ok(ExitStatus::Ok),
-                Some(turn) => recorded(&request.issue, turn, false, form, context, output),
-                None => Err(error.into()),
-            };
-        }
-    };
+    let report = report.map_err(|error| CliError {
+        // Whoever interrupts a wait, or a start-up, is told so.
+        status: signal.unwrap_or(error.exit_status()),
+        ..CliError::from(error)
+    })?;
     let status = exit_of(&report, signal);
     if form == OutputForm::Json {
         output.object(&result(&report, status));
     }
-    summary(&report, output);
+    summary(&report, &last, output);
     Ok(status)
+}
+
+/// Whether the next turn has something to deliver without a message.
+fn answers_wait(context: &Context, issue: &IssueRef) -> bool {
+    let record = context.broker.store.issue(issue).ok().flatten();
+    record.is_some_and(|record| record.pending.iter().any(|pending| pending.answer.is_some()))
+}
+
+fn check_types(types: &[String]) -> Result<(), CliError> {
+    match types
+        .iter()
+        .find(|word| !StreamEvent::TYPES.contains(&word.as_str()))
+    {
+        None => Ok(()),
+        Some(word) => Err(CliError::usage(
+            format!("`{word}` is no type of event"),
+            format!("the types are {}", StreamEvent::TYPES.join(", ")),
+        )),
+    }
 }
 
 /// The exit status of a command whose turn ended so; `signal`: of the signal that this process had.
@@ -238,13 +386,14 @@ fn recorded(
     turn: Uuid,
     detach: bool,
     form: OutputForm,
+    types: Vec<String>,
     context: &Context,
     output: Output,
 ) -> Outcome {
     if detach {
         return detach::tell(issue, turn, None, output);
     }
-    wait::until_end(issue, turn, None, form, context, output)
+    wait::until_end(issue, turn, None, (form, types), context, output)
 }
 
 pub(super) fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Value {
@@ -267,14 +416,21 @@ pub(super) fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Val
         "cost_usd": turn.cost_usd,
         "tokens": turn.tokens,
         "totals": report.record.totals,
+        "events": turn.events,
+        "restarts": turn.restarts,
+        "answered": turn.answered,
+        "pending": report.record.pending,
         "retry_at": report.retry_at,
     })
 }
 
-pub(super) fn summary(report: &TurnReport, output: Output) {
+pub(super) fn summary(report: &TurnReport, last: &[String], output: Output) {
     let turn = &report.turn;
     if let Some(lost) = &report.adopted {
         output.note(format!("kugetsu: the turn before was lost: {}", lost.reason));
+    }
+    if let Some(fallback) = &report.fallback {
+        output.note(format!("kugetsu: {fallback}"));
     }
     if report.record.base != *report.record.issue.repo() {
         output.note(format!(
@@ -284,20 +440,45 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
         ));
     }
     let took = Duration::try_from(turn.ended.duration_since(turn.started)).unwrap_or_default();
-    output.note(format!(
-        "kugetsu: {} {} in {}, {}, {}, {}, {}",
-        report.record.issue,
-        turn.verdict,
-        print_duration(took),
-        count(turn.steps, "step"),
+    let mut parts = vec![
+        count(turn.events, "event"),
         count(turn.tool_calls, "tool call"),
         count(turn.tokens.total(), "token"),
         money(turn.cost_usd),
+    ];
+    if turn.restarts > 0 {
+        parts.push(count(u64::from(turn.restarts), "restart"));
+    }
+    let answered = turn.answered;
+    if answered != crate::session::Answered::default() {
+        parts.push(format!(
+            "{} from the file, {} from the supervisor, {} by default",
+            count(answered.file, "answer"),
+            answered.supervisor,
+            answered.default
+        ));
+    }
+    output.note(format!(
+        "kugetsu: {} {} in {}: {}",
+        report.record.issue,
+        turn.verdict,
+        print_duration(took),
+        parts.join(", "),
     ));
     if !turn.reason.is_empty() {
         output.note(format!("  {}", turn.reason));
     }
     if let Some(at) = report.retry_at {
         output.note(format!("  try again after {at}"));
+    }
+    if turn.verdict == Verdict::Blocked {
+        let issue = &report.record.issue;
+        output.note(format!(
+            "  answer it with: kugetsu answer {issue} allow|deny|LABEL, then: kugetsu continue {issue}"
+        ));
+    } else if turn.verdict != Verdict::Completed && turn.verdict != Verdict::Aborted {
+        for line in last {
+            output.note(format!("  last: {line}"));
+        }
     }
 }

@@ -40,8 +40,8 @@ pub(super) fn run(args: &WaitArgs, context: &Context, output: Output) -> Outcome
         Some(turn) => turn,
         None => context.broker.newest_turn(&issue)?,
     };
-    let form = OutputForm::chosen(args.output, output);
-    until_end(&issue, turn, args.timeout, form, context, output)
+    let form = OutputForm::chosen(args.output, false, output);
+    until_end(&issue, turn, args.timeout, (form, Vec::new()), context, output)
 }
 
 /// Prints a turn from its beginning until it has ended, and how it ended; the exit status is the turn's.
@@ -49,7 +49,7 @@ pub(super) fn until_end(
     issue: &IssueRef,
     turn: Uuid,
     at_most: Option<Duration>,
-    form: OutputForm,
+    (form, types): (OutputForm, Vec<String>),
     context: &Context,
     output: Output,
 ) -> Outcome {
@@ -62,7 +62,7 @@ pub(super) fn until_end(
         .join(format!("{turn}.events.jsonl"));
     let show = match form {
         OutputForm::Text => Some(Show::Text),
-        OutputForm::StreamJson => Some(Show::Lines),
+        OutputForm::StreamJson => Some(Show::Lines(types)),
         OutputForm::Json => None,
     };
     // A turn that is just beginning has its stream in a moment; one that never came so far has none.
@@ -80,6 +80,6 @@ pub(super) fn until_end(
     if form == OutputForm::Json {
         output.object(&turn::result(&report, status));
     }
-    turn::summary(&report, output);
+    turn::summary(&report, &[], output);
     Ok(status)
 }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use super::{IssueRef, LiveTurn, RepoRef, TokenCount, TurnRecord};
+use super::{IssueRef, LiveTurn, PendingRequest, RepoRef, TokenCount, TurnRecord};
 use crate::permission::Policy;
 
 /// The schema that this version writes.
@@ -114,6 +114,9 @@ pub struct IssueRecord {
     /// The same sums by the day (UTC) on which the turns ended.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub days: BTreeMap<Date, Totals>,
+    /// What the last turn was blocked on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<PendingRequest>,
 }
 
 /// The journal of one fork: on disk before opencode is asked, gone when the fork's id is on disk. With it,

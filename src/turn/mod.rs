@@ -1,12 +1,14 @@
 //! The supervisor of one turn: it owns the turn from the prompt to the verdict.
 //!
-//! Events of the transport, timers and signals come to one place; state, stream and verdict go out. Nobody
-//! else decides how a turn ended.
+//! Events of the transport, timers, signals and replies come to one place; state, stream and verdict go out.
+//! Nobody else decides how a turn ended.
 
+pub mod answers;
 pub mod control;
 mod limits;
 mod machine;
 mod narrate;
+mod resume;
 pub mod status;
 pub mod stream;
 
@@ -15,15 +17,19 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+pub use answers::Responder;
 pub use limits::Limits;
 pub use machine::{Counts, Judgement, Machine, Step};
 
-use crate::session::{SessionId, Verdict};
-use crate::transport::{Answer, Event, Request, RequestKind, Target, Transport, TransportError};
-use narrate::Narrator;
-use stream::StreamWriter;
-
+use crate::opencode::DatabaseError;
+use crate::session::{Answered, SessionId, Verdict};
+use crate::transport::{Answer, Event, Request, Setup, Target, Transport, TransportError};
+use answers::{By, Reply, interpret};
 use control::{Control, Heard, Signal};
+use narrate::Narrator;
+use resume::{Held, held};
+use status::RunState;
+use stream::StreamWriter;
 
 /// The reason of a turn that SIGINT ended.
 pub const INTERRUPTED: &str = "interrupted";
@@ -41,6 +47,27 @@ pub enum Interrupt {
     Now,
 }
 
+/// One turn to run.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    /// How opencode is started, and started again after a crash.
+    pub setup: Setup,
+    /// Where the prompt goes.
+    pub target: Target,
+    /// The prompt, byte for byte.
+    pub prompt: &'a str,
+    /// What the turn may take.
+    pub limits: Limits,
+    /// Who answers when opencode asks.
+    pub responder: Responder,
+    /// Where it is told.
+    pub stream: StreamWriter,
+    /// Wishes to end it.
+    pub interrupts: watch::Receiver<Interrupt>,
+    /// Signals by files, and where the turn's state is told.
+    pub control: Control,
+}
+
 /// How a turn ended, with all that was counted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
@@ -48,120 +75,456 @@ pub struct Outcome {
     pub judgement: Judgement,
     /// What was counted.
     pub counts: Counts,
-    /// The answer: the text of the last step that had any.
+    /// The answer: the text of the last step that had any, at most 4 MiB of it.
     pub answer: String,
     /// The signal that ended it, if one did.
     pub interrupt: Interrupt,
+    /// How often opencode was started again after a crash.
+    pub restarts: u32,
+    /// How many requests the answers file, a supervisor and the default answered.
+    pub answered: Answered,
+    /// The request on which the turn is blocked.
+    pub blocked_on: Option<Request>,
+}
+
+/// How one life of opencode within a turn ended.
+enum Life {
+    /// With a judgement, by itself or by us.
+    Judged(Judgement),
+    /// It crashed.
+    Crashed(String),
+    /// Somebody paused the turn.
+    Paused,
+}
+
+/// What [`Supervisor::wait`] waited for.
+enum Next {
+    Step(Step),
+    Pause,
 }
 
 /// Runs one turn. `session_known` is called once, as soon as a fork's id is known and before anything else
 /// happens; when it fails, the turn ends as failed, since a session that cannot be remembered is no result.
 pub async fn supervise<T: Transport>(
-    transport: &mut T,
-    target: &Target,
-    prompt: &str,
-    limits: Limits,
-    mut stream: StreamWriter,
-    mut interrupts: watch::Receiver<Interrupt>,
-    mut control: Control,
-    mut session_known: impl FnMut(&SessionId) -> Result<(), String>,
+    turn: Turn<'_>,
+    transport: T,
+    session_known: impl FnMut(&SessionId) -> Result<(), String>,
 ) -> Outcome {
-    let began = Instant::now();
-    let mut machine = Machine::new(limits);
-    let mut narrator = Narrator::default();
-    let mut interrupt = *interrupts.borrow_and_update();
-    let mut session = match target {
+    let session = match &turn.target {
         Target::Session(session) => Some(session.clone()),
         Target::ForkOf(_) => None,
     };
-    let judgement = 'turn: {
-        if interrupt != Interrupt::None {
-            break 'turn aborted(interrupt);
+    let supervisor = Supervisor {
+        began: Instant::now(),
+        started: Timestamp::now(),
+        machine: Machine::new(turn.limits.clone()),
+        narrator: Narrator::new(turn.setup.secrets.redactor.clone()),
+        interrupt: Interrupt::None,
+        session,
+        session_known,
+        asked: Vec::new(),
+        answered: Answered::default(),
+        blocked_on: None,
+        restarts: 0,
+        turn,
+    };
+    supervisor.run(transport).await
+}
+
+struct Supervisor<'a, K> {
+    turn: Turn<'a>,
+    began: Instant,
+    started: Timestamp,
+    machine: Machine,
+    narrator: Narrator,
+    interrupt: Interrupt,
+    session: Option<SessionId>,
+    session_known: K,
+    /// Requests that wait for a supervisor, and until when.
+    asked: Vec<(Request, tokio::time::Instant)>,
+    answered: Answered,
+    blocked_on: Option<Request>,
+    restarts: u32,
+}
+
+impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
+    async fn run<T: Transport>(mut self, first: T) -> Outcome {
+        let mut transport = Some(first);
+        let mut prompt = self.turn.prompt.to_owned();
+        let judgement = loop {
+            let life = match transport.take() {
+                Some(mut transport) => {
+                    let life = self.live(&mut transport, &prompt).await;
+                    self.close(&mut transport).await;
+                    life
+                }
+                None => match T::open(self.turn.setup.clone()).await {
+                    Ok(opened) => {
+                        transport = Some(opened);
+                        continue;
+                    }
+                    Err(error) => Life::Crashed(error.to_string()),
+                },
+            };
+            let next = match life {
+                Life::Judged(judgement) => break judgement,
+                Life::Crashed(crash) => self.after_crash(&crash).await,
+                Life::Paused => self.paused().await,
+            };
+            match next {
+                Ok(next) => prompt = next,
+                Err(judgement) => break judgement,
+            }
+        };
+        let reason = self
+            .turn
+            .setup
+            .secrets
+            .redactor
+            .clean(&judgement.reason)
+            .into_owned();
+        let judgement = Judgement { reason, ..judgement };
+        let counts = self.machine.counts;
+        self.narrator.end(
+            &judgement,
+            self.session.as_ref(),
+            counts,
+            self.began.elapsed(),
+            &mut self.turn.stream,
+        );
+        Outcome {
+            judgement,
+            counts,
+            answer: self.narrator.answer(),
+            interrupt: self.interrupt,
+            restarts: self.restarts,
+            answered: self.answered,
+            blocked_on: self.blocked_on,
         }
-        if let Err(error) = transport.prompt(target, prompt).await {
-            break 'turn Judgement::new(Verdict::Failed, error.to_string());
+    }
+
+    /// What to deliver after a crash: waits, and looks at what the session holds already, since a prompt is
+    /// never sent twice.
+    async fn after_crash(&mut self, crash: &str) -> Result<String, Judgement> {
+        let failed = |text: &str| Judgement::new(Verdict::Failed, format!("{text}{crash}"));
+        if self.interrupt != Interrupt::None {
+            return Err(aborted(self.interrupt));
+        }
+        if self.restarts >= self.turn.limits.restarts {
+            let text = match self.restarts {
+                0 => String::new(),
+                n => format!("after {n} restarts: "),
+            };
+            return Err(failed(&text));
+        }
+        self.restarts += 1;
+        let pause = Duration::from_secs(5 * u64::from(self.restarts)).min(Duration::from_secs(30));
+        self.narrator.notice(
+            "restart",
+            &format!(
+                "opencode crashed ({crash}); restart {} of {} in {} s",
+                self.restarts,
+                self.turn.limits.restarts,
+                pause.as_secs()
+            ),
+            &mut self.turn.stream,
+        );
+        let until = tokio::time::Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => break,
+                Ok(()) = self.turn.interrupts.changed() => {
+                    self.interrupt = *self.turn.interrupts.borrow_and_update();
+                    return Err(aborted(self.interrupt));
+                }
+                heard = self.turn.control.next() => match self.signalled(heard) {
+                    Some(Next::Step(Step::Stop(judgement))) => return Err(judgement),
+                    Some(Next::Pause) => return self.paused().await,
+                    _ => {}
+                },
+            }
+        }
+        if let Step::Stop(judgement) = self.machine.tick(self.began.elapsed()) {
+            return Err(judgement);
+        }
+        self.next_prompt(resume::GO_ON)
+            .map_err(|problem| failed(&format!("{problem}; before that: ")))?
+    }
+
+    /// Keeps the place of a paused turn until it is resumed: opencode is gone meanwhile, and the turn's clock stands.
+    /// What to deliver then.
+    async fn paused(&mut self) -> Result<String, Judgement> {
+        let since = Instant::now();
+        self.turn.control.board.state(RunState::Paused);
+        self.narrator.notice("control", "paused", &mut self.turn.stream);
+        loop {
+            tokio::select! {
+                Ok(()) = self.turn.interrupts.changed() => {
+                    self.interrupt = *self.turn.interrupts.borrow_and_update();
+                    return Err(aborted(self.interrupt));
+                }
+                heard = self.turn.control.next() => {
+                    if heard == Heard::Signal(Signal::Resume) {
+                        break;
+                    }
+                    if let Some(Next::Step(Step::Stop(judgement))) = self.signalled(heard) {
+                        return Err(judgement);
+                    }
+                }
+            }
+        }
+        self.began += since.elapsed();
+        self.turn.control.board.state(RunState::Running);
+        self.narrator.notice("control", "resumed", &mut self.turn.stream);
+        self.next_prompt(resume::RESUMED)
+            .map_err(|problem| Judgement::new(Verdict::Failed, format!("cannot be resumed: {problem}")))?
+    }
+
+    /// What a signal means while opencode works, or may.
+    fn signalled(&mut self, heard: Heard) -> Option<Next> {
+        match heard {
+            Heard::Signal(Signal::Stop) => {
+                self.interrupt = Interrupt::Terminated;
+                Some(Next::Step(Step::Stop(Judgement::new(
+                    Verdict::Aborted,
+                    "stopped",
+                ))))
+            }
+            Heard::Signal(Signal::Pause) => Some(Next::Pause),
+            Heard::Signal(Signal::Resume) => None,
+            Heard::Problem(problem) => {
+                self.narrator.notice("error", &problem, &mut self.turn.stream);
+                None
+            }
+        }
+    }
+
+    /// What to deliver to a new opencode: the prompt where the session does not hold it, else these words. The
+    /// judgement, where the answer is there already.
+    fn next_prompt(&mut self, go_on: &str) -> Result<Result<String, Judgement>, DatabaseError> {
+        let Some(session) = self.session.clone() else {
+            return Ok(Ok(self.turn.prompt.to_owned()));
+        };
+        self.turn.target = Target::Session(session.clone());
+        self.machine.reborn(self.began.elapsed());
+        // Not knowing is no reason to send a prompt twice.
+        let held = held(
+            &self.turn.setup.opencode.database,
+            &session,
+            self.turn.prompt,
+            self.started,
+        )?;
+        Ok(match held {
+            Held::Nothing => Ok(self.turn.prompt.to_owned()),
+            Held::Prompt => Ok(go_on.to_owned()),
+            Held::Answer => Err(Judgement::new(Verdict::Completed, "")),
+        })
+    }
+
+    /// One life of opencode, from the prompt on.
+    async fn live<T: Transport>(&mut self, transport: &mut T, prompt: &str) -> Life {
+        self.interrupt = *self.turn.interrupts.borrow_and_update();
+        if self.interrupt != Interrupt::None {
+            return Life::Judged(aborted(self.interrupt));
+        }
+        match transport.prompt(&self.turn.target, prompt).await {
+            Ok(()) => {}
+            Err(error @ TransportError::Request { .. }) => return Life::Crashed(error.to_string()),
+            Err(error) => return Life::Judged(Judgement::new(Verdict::Failed, error.to_string())),
         }
         loop {
-            let deadline = tokio::time::Instant::from_std(began + machine.deadline());
-            let step = tokio::select! {
-                biased;
-                Ok(()) = interrupts.changed() => {
-                    interrupt = *interrupts.borrow_and_update();
-                    Step::Stop(aborted(interrupt))
+            let step = match self.wait(transport).await {
+                Next::Step(step) => step,
+                Next::Pause => {
+                    self.abort(transport).await;
+                    return self.hear_out(transport).await.map_or(Life::Paused, Life::Judged);
                 }
-                event = transport.next() => {
-                    if let Event::Session(id) = &event
-                        && session.is_none()
-                    {
-                        session = Some(id.clone());
-                        if let Err(problem) = session_known(id) {
-                            break 'turn Judgement::new(Verdict::Failed, problem);
-                        }
-                    }
-                    narrator.tell(&event, &mut stream);
-                    let step = machine.event(&event, began.elapsed(), Timestamp::now());
-                    control.board.heard(&event, &machine.counts);
-                    step
-                }
-                heard = control.next() => match heard {
-                    Heard::Signal(Signal::Stop) => {
-                        interrupt = Interrupt::Terminated;
-                        Step::Stop(Judgement::new(Verdict::Aborted, "stopped"))
-                    }
-                    _ => Step::Go,
-                },
-                () = tokio::time::sleep_until(deadline) => machine.tick(began.elapsed()),
             };
             match step {
                 Step::Go => {}
                 Step::Ask(request) => {
-                    let answer = automatic_answer(&request);
-                    narrator.asked(&request, &answer, &mut stream);
-                    if let Err(error) = transport.answer(&request, &answer).await {
-                        narrator.notice("error", &error.to_string(), &mut stream);
+                    if let Some(judgement) = self.ask(transport, request).await {
+                        self.abort(transport).await;
+                        return Life::Judged(judgement);
                     }
                 }
                 Step::Stop(judgement) => {
-                    if interrupt != Interrupt::Now {
-                        abort(transport, &mut interrupts, &mut interrupt).await;
-                    }
-                    break 'turn judgement;
+                    self.abort(transport).await;
+                    return Life::Judged(judgement);
                 }
-                Step::Done(judgement) => break 'turn judgement,
+                Step::Done(judgement) => return Life::Judged(judgement),
+                Step::Crashed(crash) => return Life::Crashed(crash),
             }
         }
-    };
-    tokio::select! {
-        () = transport.close(interrupt == Interrupt::Now) => {}
-        () = asked_again(&mut interrupts) => {
-            interrupt = Interrupt::Now;
+    }
+
+    /// What opencode still says after it was asked to stop counts as well, for as long as the grace period. A
+    /// judgement: it was done already, or something else ends the turn.
+    async fn hear_out<T: Transport>(&mut self, transport: &mut T) -> Option<Judgement> {
+        let until = tokio::time::Instant::now() + self.turn.limits.grace;
+        loop {
+            let event = tokio::select! {
+                event = transport.next() => event,
+                () = tokio::time::sleep_until(until) => return None,
+                () = asked_again(&mut self.turn.interrupts) => {
+                    self.interrupt = Interrupt::Now;
+                    return Some(aborted(Interrupt::Now));
+                }
+            };
+            match self.hear(&event) {
+                Step::Stop(judgement) => return Some(judgement),
+                Step::Done(judgement) if judgement.verdict == Verdict::Completed => return Some(judgement),
+                _ if matches!(event, Event::Ended(_)) => return None,
+                _ => {}
+            }
         }
     }
-    if interrupt == Interrupt::Now {
-        transport.close(true).await;
-    }
-    let counts = machine.counts;
-    narrator.end(&judgement, session.as_ref(), counts, began.elapsed(), &mut stream);
-    Outcome {
-        judgement,
-        counts,
-        answer: narrator.answer(),
-        interrupt,
-    }
-}
 
-/// Asks opencode to end its turn, for as long as nobody asks a second time.
-async fn abort<T: Transport>(
-    transport: &mut T,
-    interrupts: &mut watch::Receiver<Interrupt>,
-    interrupt: &mut Interrupt,
-) {
-    let over = async {
-        transport.abort().await;
-    };
-    tokio::select! {
-        () = over => {}
-        () = asked_again(interrupts) => *interrupt = Interrupt::Now,
+    /// Waits for whatever comes first.
+    async fn wait<T: Transport>(&mut self, transport: &mut T) -> Next {
+        let deadline = tokio::time::Instant::from_std(self.began + self.machine.deadline());
+        let response = self.asked.iter().map(|(_, until)| *until).min();
+        let reply = async {
+            match &mut self.turn.responder.supervisor {
+                Some((replies, _)) => match replies.recv().await {
+                    Some(reply) => reply,
+                    None => std::future::pending().await,
+                },
+                None => std::future::pending().await,
+            }
+        };
+        let overdue = async {
+            match response {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        let step = tokio::select! {
+            biased;
+            Ok(()) = self.turn.interrupts.changed() => {
+                self.interrupt = *self.turn.interrupts.borrow_and_update();
+                Step::Stop(aborted(self.interrupt))
+            }
+            heard = self.turn.control.next() => {
+                return self.signalled(heard).unwrap_or(Next::Step(Step::Go));
+            }
+            event = transport.next() => self.hear(&event),
+            reply = reply => self.replied(transport, &reply).await,
+            () = overdue => self.overdue(transport).await,
+            () = tokio::time::sleep_until(deadline) => self.machine.tick(self.began.elapsed()),
+        };
+        Next::Step(step)
+    }
+
+    fn hear(&mut self, event: &Event) -> Step {
+        if let Event::Session(id) = event
+            && self.session.is_none()
+        {
+            self.session = Some(id.clone());
+            if let Err(problem) = (self.session_known)(id) {
+                return Step::Stop(Judgement::new(Verdict::Failed, problem));
+            }
+        }
+        if let Event::Answered(id) = event {
+            self.asked.retain(|(request, _)| request.id != *id);
+        }
+        self.narrator.tell(event, &mut self.turn.stream);
+        let step = self.machine.event(event, self.began.elapsed(), Timestamp::now());
+        self.turn.control.board.heard(event, &self.machine.counts);
+        step
+    }
+
+    /// opencode asks: the file answers, or a supervisor is waited for, or the default answers. A judgement:
+    /// the turn is blocked.
+    async fn ask<T: Transport>(&mut self, transport: &mut T, request: Request) -> Option<Judgement> {
+        self.narrator.asked(&request, &mut self.turn.stream);
+        if let Some(answer) = self.turn.responder.from_file(&request) {
+            self.answer(transport, &request, &answer, By::File).await;
+            return None;
+        }
+        if let Some((_, patience)) = &self.turn.responder.supervisor {
+            let until = tokio::time::Instant::now() + *patience;
+            self.asked.push((request, until));
+            return None;
+        }
+        self.default(transport, request).await
+    }
+
+    async fn default<T: Transport>(&mut self, transport: &mut T, request: Request) -> Option<Judgement> {
+        if let Some(answer) = self.turn.responder.by_default(&request) {
+            self.answer(transport, &request, &answer, By::Default).await;
+            return None;
+        }
+        let reason = format!("waits for a person: {}", request.kind);
+        self.blocked_on = Some(request);
+        Some(Judgement::new(Verdict::Blocked, reason))
+    }
+
+    async fn answer<T: Transport>(&mut self, transport: &mut T, request: &Request, answer: &Answer, by: By) {
+        match by {
+            By::File => self.answered.file += 1,
+            By::Supervisor => self.answered.supervisor += 1,
+            By::Default => self.answered.default += 1,
+        }
+        self.narrator.answered(request, answer, by, &mut self.turn.stream);
+        if let Err(error) = transport.answer(request, answer).await {
+            self.narrator
+                .notice("error", &error.to_string(), &mut self.turn.stream);
+        }
+    }
+
+    async fn replied<T: Transport>(&mut self, transport: &mut T, reply: &Reply) -> Step {
+        let Some(at) = self
+            .asked
+            .iter()
+            .position(|(request, _)| request.id == reply.request)
+        else {
+            let text = format!("nothing waits for the reply to `{}`", reply.request);
+            self.narrator.notice("error", &text, &mut self.turn.stream);
+            return Step::Go;
+        };
+        let Some(answer) = interpret(&self.asked[at].0.kind, &reply.answer) else {
+            let text = format!("the reply to `{}` does not fit what was asked", reply.request);
+            self.narrator.notice("error", &text, &mut self.turn.stream);
+            return Step::Go;
+        };
+        let (request, _) = self.asked.remove(at);
+        self.answer(transport, &request, &answer, By::Supervisor).await;
+        Step::Go
+    }
+
+    async fn overdue<T: Transport>(&mut self, transport: &mut T) -> Step {
+        let now = tokio::time::Instant::now();
+        let Some(at) = self.asked.iter().position(|(_, until)| *until <= now) else {
+            return Step::Go;
+        };
+        let (request, _) = self.asked.remove(at);
+        self.default(transport, request)
+            .await
+            .map_or(Step::Go, Step::Stop)
+    }
+
+    /// Asks opencode to end its turn, for as long as nobody asks a second time.
+    async fn abort<T: Transport>(&mut self, transport: &mut T) {
+        if self.interrupt == Interrupt::Now {
+            return;
+        }
+        tokio::select! {
+            () = transport.abort() => {}
+            () = asked_again(&mut self.turn.interrupts) => self.interrupt = Interrupt::Now,
+        }
+    }
+
+    async fn close<T: Transport>(&mut self, transport: &mut T) {
+        let again = tokio::select! {
+            () = transport.close(self.interrupt == Interrupt::Now) => false,
+            () = asked_again(&mut self.turn.interrupts) => true,
+        };
+        if again {
+            self.interrupt = Interrupt::Now;
+            transport.close(true).await;
+        }
+        self.asked.clear();
     }
 }
 
@@ -180,19 +543,6 @@ fn aborted(interrupt: Interrupt) -> Judgement {
         _ => INTERRUPTED,
     };
     Judgement::new(Verdict::Aborted, by)
-}
-
-/// What a headless turn answers: permissions are refused, questions are not answered. opencode tells the
-/// model, and the turn goes on or ends by itself.
-fn automatic_answer(request: &Request) -> Answer {
-    match request.kind {
-        RequestKind::Permission { .. } | RequestKind::Question(_) => Answer::Reject,
-    }
-}
-
-/// A transport error as the judgement of a turn that never began.
-pub fn never_began(error: &TransportError) -> Judgement {
-    Judgement::new(Verdict::Failed, error.to_string())
 }
 
 /// Milliseconds, for `--json`.
