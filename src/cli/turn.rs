@@ -67,7 +67,7 @@ pub(super) struct TurnArgs {
     limits: LimitArgs,
 
     /// Wait until a turn that runs on the session has ended, at most this long
-    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "3650d", require_equals = true, value_parser = wait_duration)]
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "3650d", require_equals = true, value_parser = duration)]
     wait: Option<Duration>,
 
     /// The model, as provider/model, instead of the session's own
@@ -220,13 +220,6 @@ fn usd(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
         _ => Err("it is an amount of US dollars such as 0.50".to_owned()),
-    }
-}
-
-fn wait_duration(text: &str) -> Result<Duration, String> {
-    match text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok()) {
-        Some(days) => Ok(Duration::from_hours(24 * u64::from(days))),
-        None => duration(text),
     }
 }
 
