@@ -11,6 +11,7 @@ pub mod opencode;
 pub mod permission;
 pub mod process;
 pub mod session;
+pub mod ssh;
 pub mod store;
 pub mod transport;
 pub mod turn;

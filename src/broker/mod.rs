@@ -1,5 +1,6 @@
 //! Whole operations: what the command line, and any other front end, calls.
 
+mod attach;
 mod deliver;
 mod destroy;
 mod doctor;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+pub use attach::{AttachCommand, Attachment};
 pub use deliver::{Mode, TransportChoice, TurnReport, TurnRequest};
 pub use destroy::Removed;
 pub use doctor::{Check, Health};

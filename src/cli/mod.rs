@@ -1,11 +1,13 @@
 //! The command line: arguments in, text and exit status out. The only place that prints, prompts or exits.
 
+mod attach;
 mod completions;
 mod config;
 mod context;
 mod continue_;
 mod destroy;
 mod doctor;
+mod host;
 mod init;
 mod list;
 mod logs;
@@ -21,7 +23,9 @@ mod signals;
 mod start;
 mod turn;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::broker::BrokerError;
 use crate::exit::ExitStatus;
@@ -44,6 +48,10 @@ pub struct Cli {
     /// Print JSON on stdout instead of text for people
     #[arg(long, global = true)]
     json: bool,
+
+    /// Run the command on this host with ssh: user@host, or a name from [hosts] in config.toml
+    #[arg(long, global = true, value_name = "HOST")]
+    host: Option<String>,
 }
 
 const EXIT_HELP: &str = "\
@@ -65,6 +73,8 @@ enum Verb {
     List(list::ListArgs),
     /// Show one session
     Show(show::ShowArgs),
+    /// Open the session in opencode's own terminal interface
+    Attach(attach::AttachArgs),
     /// Show what was said and done in a turn
     Logs(logs::LogsArgs),
     /// Show, change and explain what a session may do
@@ -118,28 +128,40 @@ impl<E: Into<BrokerError>> From<E> for CliError {
 }
 
 /// Runs the command line of this process.
-pub fn main() -> ExitStatus {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+pub fn main() -> ExitCode {
+    let mut command = Cli::command();
+    let parsed = command
+        .try_get_matches_from_mut(std::env::args_os())
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help and version are no errors; they go to stdout.
             let _ = error.print();
             return if error.use_stderr() {
-                ExitStatus::Usage
+                ExitStatus::Usage.into()
             } else {
-                ExitStatus::Ok
+                ExitStatus::Ok.into()
             };
         }
     };
     let output = Output::new(cli.json);
-    let status = run(cli.verb, output);
+    let status = match &cli.host {
+        Some(name) => host::run(&command, &matches, name),
+        None => run(cli.verb, output).map(ExitStatus::code),
+    };
     match status {
-        Ok(status) => status,
+        Ok(status) => status.into(),
         Err(error) => {
             output.error(&error);
-            error.status
+            error.status.into()
         }
     }
+}
+
+/// Runs this process as the tether of a command that was asked for on another host; gives its exit status.
+pub fn tether_main() -> u8 {
+    crate::ssh::tether_main(&context::own_program())
 }
 
 fn run(verb: Verb, output: Output) -> Outcome {
@@ -156,6 +178,7 @@ fn run(verb: Verb, output: Output) -> Outcome {
         Verb::Continue(args) => continue_::run(args, &context, output),
         Verb::List(args) => list::run(&args, &context, output),
         Verb::Show(args) => show::run(&args, &context, output),
+        Verb::Attach(args) => attach::run(&args, &context, output),
         Verb::Logs(args) => logs::run(&args, &context, output),
         Verb::Permit(args) => permit::run(args, &context, output),
         Verb::Prune(args) => prune::run(&args, &context, output),

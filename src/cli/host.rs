@@ -1,0 +1,417 @@
+//! `--host`: the same command on another host.
+//!
+//! The command line is written anew from what was understood of it, because some of it only means something here: a
+//! file to read, a prompt on stdin, `#14` in this clone.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::sync::mpsc;
+
+use clap::{Arg, ArgMatches, Command};
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+use uuid::Uuid;
+
+use super::context::Context;
+use super::{CliError, prompt};
+use crate::exit::ExitStatus;
+use crate::ssh::{Frame, Host, MAX_FRAME};
+
+/// What ssh itself ends with when there is no connection, or none any more.
+const SSH_FAILED: u8 = 255;
+/// How many signals are passed on. The next one gives up the connection: the other host may not be there.
+const PASSED_ON: u32 = 2;
+
+/// One argument on its way.
+#[derive(Debug, PartialEq, Eq)]
+enum Word {
+    Plain(OsString),
+    /// An option whose file is here.
+    File {
+        option: &'static str,
+        content: Vec<u8>,
+    },
+}
+
+/// What the command over there finds on its stdin.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Input {
+    #[default]
+    Nothing,
+    Bytes(Vec<u8>),
+    /// Our own, as it comes.
+    Live,
+}
+
+/// A command line for the other host.
+#[derive(Debug, Default)]
+struct Line {
+    words: Vec<Word>,
+    input: Input,
+    /// The id that makes a repeated `start` or `continue` the same turn.
+    turn: Option<String>,
+    /// It draws on the terminal.
+    terminal: bool,
+}
+
+/// Runs the command line on a host. Gives the exit status there.
+pub(super) fn run(command: &Command, matches: &ArgMatches, name: &str) -> Result<u8, CliError> {
+    let context = Context::from_environment()?;
+    let settings = context.broker.config.hosts().get(name);
+    let host = Host::new(name, settings).map_err(|error| {
+        CliError::usage(
+            error.to_string(),
+            "or name it in config.toml: [hosts.NAME] address = \"user@host\"",
+        )
+    })?;
+    let line = Line::read(command, matches, &Local::of(&context))?;
+    if line.terminal {
+        return on_terminal(&host, &line);
+    }
+    let turn = line.turn.clone();
+    let (status, asked) = runtime()?
+        .block_on(tether(&host, line))
+        .map_err(|error| CliError {
+            status: ExitStatus::Unavailable,
+            message: format!("ssh cannot be run: {error}"),
+            hint: None,
+        })?;
+    verdict(&host, status, asked, turn.as_deref())
+}
+
+/// What only this side can answer.
+struct Local<'a> {
+    issue: Box<dyn Fn(&str) -> Result<String, CliError> + 'a>,
+    repo: Box<dyn Fn() -> Result<String, CliError> + 'a>,
+    prompt: Box<dyn Fn(&[String]) -> Result<String, CliError> + 'a>,
+}
+
+impl<'a> Local<'a> {
+    fn of(context: &'a Context) -> Self {
+        Self {
+            issue: Box::new(|text| Ok(context.issue(text)?.to_string())),
+            repo: Box::new(|| Ok(context.repo(None)?.to_string())),
+            prompt: Box::new(prompt::read),
+        }
+    }
+}
+
+impl Line {
+    fn read(command: &Command, matches: &ArgMatches, local: &Local<'_>) -> Result<Self, CliError> {
+        let mut line = Self::default();
+        line.add(command, matches, local)?;
+        Ok(line)
+    }
+
+    fn add(&mut self, command: &Command, matches: &ArgMatches, local: &Local<'_>) -> Result<(), CliError> {
+        let (mut options, positionals): (Vec<&Arg>, Vec<&Arg>) =
+            command.get_arguments().partition(|arg| !arg.is_positional());
+        // Each is repeated below its verb.
+        if matches.subcommand().is_some() {
+            options.retain(|arg| !arg.is_global_set());
+        }
+        for arg in options {
+            self.add_option(arg, matches)?;
+        }
+        if let Some((verb, below)) = matches.subcommand() {
+            self.plain(verb);
+            let Some(command) = command.find_subcommand(verb) else {
+                return Ok(());
+            };
+            return self.add(command, below, local);
+        }
+        self.add_what_is_meant_here(command, matches, local)?;
+        if !positionals.is_empty() {
+            self.plain("--");
+        }
+        let base = flag(matches, "base");
+        let live = flag(matches, "supervised");
+        for arg in positionals {
+            let id = arg.get_id().as_str();
+            let given = values(matches, id);
+            match (id, given.first().and_then(|value| value.to_str())) {
+                ("reference", Some(text)) if !base && of_this_clone(text) => self.plain((local.issue)(text)?),
+                ("message", _) if !live => {
+                    let words: Vec<_> = given
+                        .iter()
+                        .map(|word| word.to_string_lossy().into_owned())
+                        .collect();
+                    self.input = Input::Bytes((local.prompt)(&words)?.into_bytes());
+                    self.plain("-");
+                }
+                _ => given.into_iter().for_each(|value| self.plain(value)),
+            }
+        }
+        if live {
+            self.input = Input::Live;
+        }
+        Ok(())
+    }
+
+    fn add_option(&mut self, arg: &Arg, matches: &ArgMatches) -> Result<(), CliError> {
+        let id = arg.get_id().as_str();
+        let Some(long) = arg.get_long() else {
+            return Ok(());
+        };
+        if id == "host" || !on_command_line(matches, id) {
+            return Ok(());
+        }
+        if !arg.get_action().takes_values() {
+            if matches.value_source(id).is_some() && flag(matches, id) {
+                self.plain(format!("--{long}"));
+            }
+            return Ok(());
+        }
+        for value in values(matches, id) {
+            match id {
+                "prompt_file" => {
+                    let content = prompt::read_file(Path::new(&value))?.into_bytes();
+                    self.file("--prompt-file", content)?;
+                }
+                // A prompt is no argument there: those can be seen by everybody and are short.
+                "prompt" => self.file("--prompt-file", value.into_encoded_bytes())?,
+                "answers" => self.file("--answers", read_answers(&value)?)?,
+                _ => {
+                    let mut word = OsString::from(format!("--{long}="));
+                    word.push(value);
+                    self.plain(word);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add_what_is_meant_here(
+        &mut self,
+        command: &Command,
+        matches: &ArgMatches,
+        local: &Local<'_>,
+    ) -> Result<(), CliError> {
+        let has = |id: &str| command.get_arguments().any(|arg| arg.get_id() == id);
+        let verb = command.get_name();
+        if verb == "init" && !on_command_line(matches, "dir") {
+            return Err(CliError::usage(
+                "on another host there is no current directory to make a base of",
+                "name the clone there: --dir DIRECTORY",
+            ));
+        }
+        // Without it, the clone that the command runs in is meant, and that one is here.
+        if has("repo") && has("base") && flag(matches, "base") && !on_command_line(matches, "repo") {
+            self.plain(format!("--repo={}", (local.repo)()?));
+        }
+        if has("turn_id") {
+            let given = values(matches, "turn_id").pop();
+            let turn = match given {
+                Some(turn) => turn.to_string_lossy().into_owned(),
+                None => {
+                    let turn = Uuid::now_v7().to_string();
+                    self.plain(format!("--turn-id={turn}"));
+                    turn
+                }
+            };
+            self.turn = Some(turn);
+        }
+        self.terminal = verb == "attach" && !flag(matches, "print");
+        Ok(())
+    }
+
+    fn plain(&mut self, word: impl Into<OsString>) {
+        self.words.push(Word::Plain(word.into()));
+    }
+
+    fn file(&mut self, option: &'static str, content: Vec<u8>) -> Result<(), CliError> {
+        // The option's name goes with it.
+        if content.len() > MAX_FRAME - 100 {
+            return Err(CliError::usage(
+                format!("{option}: more than 64 MiB cannot be sent"),
+                "copy the file to the host and run the command there",
+            ));
+        }
+        self.words.push(Word::File { option, content });
+        Ok(())
+    }
+}
+
+/// `#14` and `14` mean the repository of the clone that they are said in.
+fn of_this_clone(text: &str) -> bool {
+    let number = text.strip_prefix('#').unwrap_or(text);
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn read_answers(path: &OsStr) -> Result<Vec<u8>, CliError> {
+    std::fs::read(path).map_err(|error| {
+        CliError::usage(
+            format!("the answers file {} cannot be read: {error}", path.display()),
+            "it is read here and sent to the host",
+        )
+    })
+}
+
+fn flag(matches: &ArgMatches, id: &str) -> bool {
+    matches!(matches.try_get_one::<bool>(id), Ok(Some(true)))
+}
+
+fn on_command_line(matches: &ArgMatches, id: &str) -> bool {
+    matches.try_contains_id(id).unwrap_or(false)
+        && matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine)
+}
+
+fn values(matches: &ArgMatches, id: &str) -> Vec<OsString> {
+    if !on_command_line(matches, id) {
+        return Vec::new();
+    }
+    matches
+        .get_raw(id)
+        .map(|values| values.map(OsStr::to_owned).collect())
+        .unwrap_or_default()
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError {
+            status: ExitStatus::Failed,
+            message: format!("the system gives no event loop: {error}"),
+            hint: None,
+        })
+}
+
+/// Runs the line through a tether, and passes signals on. Gives what ssh ended with, and the status that the first
+/// signal asked for.
+async fn tether(host: &Host, line: Line) -> std::io::Result<(u8, Option<ExitStatus>)> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (stdin, pipe) = std::io::pipe()?;
+    let mut command = host.tether(std::io::stderr().is_terminal());
+    command.stdin(stdin);
+    let mut command = tokio::process::Command::from(command);
+    let mut child = command.spawn()?;
+    drop(command);
+    let frames = send(line, pipe);
+    let (mut asked, mut signals) = (None, 0);
+    loop {
+        let (number, status) = tokio::select! {
+            status = child.wait() => {
+                let status = status?;
+                let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+                return Ok((u8::try_from(code).unwrap_or(SSH_FAILED), asked));
+            }
+            _ = interrupt.recv() => (Signal::INT, ExitStatus::Interrupted),
+            _ = terminate.recv() => (Signal::TERM, ExitStatus::Terminated),
+            _ = hangup.recv() => (Signal::HUP, ExitStatus::Terminated),
+        };
+        asked.get_or_insert(status);
+        signals += 1;
+        if signals > PASSED_ON {
+            child.start_kill()?;
+        } else {
+            // Signal numbers are below 128.
+            let _ = frames.send(Frame::Signal(number.as_raw() as u8));
+        }
+    }
+}
+
+/// Starts to send the line, and all frames that come later. The connection's stdin stays open as long as what this
+/// gives is kept.
+fn send(line: Line, mut pipe: std::io::PipeWriter) -> mpsc::Sender<Frame> {
+    let (frames, waiting) = mpsc::channel();
+    for word in line.words {
+        let _ = frames.send(match word {
+            Word::Plain(word) => Frame::Argument(word),
+            Word::File { option, content } => Frame::File {
+                option: option.into(),
+                content,
+            },
+        });
+    }
+    let _ = frames.send(Frame::Run);
+    match line.input {
+        Input::Nothing => {
+            let _ = frames.send(Frame::EndOfInput);
+        }
+        Input::Bytes(bytes) => {
+            for piece in bytes.chunks(64 * 1024) {
+                let _ = frames.send(Frame::Input(piece.to_vec()));
+            }
+            let _ = frames.send(Frame::EndOfInput);
+        }
+        Input::Live => {
+            let frames = frames.clone();
+            std::thread::spawn(move || read_stdin(&frames));
+        }
+    }
+    std::thread::spawn(move || {
+        for frame in waiting {
+            // ssh says itself why there is no connection.
+            if frame.write(&mut pipe).is_err() || pipe.flush().is_err() {
+                return;
+            }
+        }
+    });
+    frames
+}
+
+fn read_stdin(frames: &mpsc::Sender<Frame>) {
+    let mut stdin = std::io::stdin().lock();
+    let mut piece = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = stdin.read(&mut piece) {
+        if frames.send(Frame::Input(piece[..count].to_vec())).is_err() {
+            return;
+        }
+    }
+    let _ = frames.send(Frame::EndOfInput);
+}
+
+fn on_terminal(host: &Host, line: &Line) -> Result<u8, CliError> {
+    if !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
+        return Err(super::attach::no_terminal());
+    }
+    let words: Vec<_> = line
+        .words
+        .iter()
+        .filter_map(|word| match word {
+            Word::Plain(word) => Some(word.clone()),
+            Word::File { .. } => None,
+        })
+        .collect();
+    let status = host.on_terminal(&words).status().map_err(|error| CliError {
+        status: ExitStatus::Unavailable,
+        message: format!("ssh cannot be run: {error}"),
+        hint: None,
+    })?;
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    verdict(host, u8::try_from(code).unwrap_or(SSH_FAILED), None, None)
+}
+
+/// Tells the statuses of ssh and of the shell over there from those of kugetsu.
+fn verdict(host: &Host, status: u8, asked: Option<ExitStatus>, turn: Option<&str>) -> Result<u8, CliError> {
+    let name = &host.name;
+    match (status, asked) {
+        // 137: ssh was killed, which we do when it is asked a third time.
+        (SSH_FAILED | 137, Some(asked)) => Ok(asked.code()),
+        (SSH_FAILED, None) => Err(CliError {
+            status: ExitStatus::TryAgain,
+            message: format!(
+                "{name} cannot be reached, or the connection was lost; a command there was ended"
+            ),
+            hint: Some(match turn {
+                Some(turn) => format!("the same command with --turn-id {turn} runs the turn at most once"),
+                None => format!("try it alone: ssh {name} true"),
+            }),
+        }),
+        (126 | 127, _) => Err(CliError {
+            status: ExitStatus::Unavailable,
+            message: format!("{} cannot be run on {name}", host.program().display()),
+            hint: Some(format!(
+                "say where it is, in config.toml: [hosts.{name}] kugetsu = \"~/.cargo/bin/kugetsu\""
+            )),
+        }),
+        _ => Ok(status),
+    }
+}
