@@ -31,11 +31,22 @@ fn worlds() -> (World, Sshd) {
 fn with_base() -> (World, Sshd) {
     let (world, sshd) = worlds();
     world
-        .finish(world.opencode_command(["run", "--format", "json"]), Stdin::text("base"))
+        .finish(
+            world.opencode_command(["run", "--format", "json"]),
+            Stdin::text("base"),
+        )
         .expect_status(0);
     let session = world.sessions()[0].id.clone();
     let repo = world.repo();
-    let init = ["init", "--dir", repo.to_str().unwrap(), "--repo", REPO, "--adopt", &session];
+    let init = [
+        "init",
+        "--dir",
+        repo.to_str().unwrap(),
+        "--repo",
+        REPO,
+        "--adopt",
+        &session,
+    ];
     over(&world, init).expect_status(0);
     (world, sshd)
 }
@@ -53,7 +64,10 @@ fn start_hanging(world: &World) -> Running {
     world.wait_until("opencode has the prompt", SOON, || {
         world.fake_calls().iter().any(|call| {
             call.arguments.first().is_some_and(|word| word == "run")
-                && call.prompt.as_deref().is_some_and(|prompt| prompt.contains("hang on"))
+                && call
+                    .prompt
+                    .as_deref()
+                    .is_some_and(|prompt| prompt.contains("hang on"))
         })
     });
     running
@@ -67,7 +81,11 @@ fn shown(world: &World) -> Value {
 
 fn last_prompt(world: &World) -> String {
     let calls = world.fake_calls();
-    calls.into_iter().filter_map(|call| call.prompt).next_back().unwrap()
+    calls
+        .into_iter()
+        .filter_map(|call| call.prompt)
+        .next_back()
+        .unwrap()
 }
 
 #[test]
@@ -75,8 +93,18 @@ fn every_verb_works_there_and_leaves_nothing_here() {
     let (world, _sshd) = with_base();
     let started = over(&world, ["start", "#14", "first", "--json"]);
     assert_eq!(started.expect_status(0).json()["verdict"], "completed");
-    assert_eq!(started.json()["ref"], ISSUE, "#14 is of the clone that it was said in");
-    assert_eq!(over(&world, ["continue", "14", "second"]).expect_status(0).stdout().trim(), "done");
+    assert_eq!(
+        started.json()["ref"],
+        ISSUE,
+        "#14 is of the clone that it was said in"
+    );
+    assert_eq!(
+        over(&world, ["continue", "14", "second"])
+            .expect_status(0)
+            .stdout()
+            .trim(),
+        "done"
+    );
     assert_eq!(over(&world, ["show", "#14", "--json"]).json(), shown(&world));
     assert_eq!(shown(&world)["totals"]["turns"], 2);
     for words in [
@@ -96,7 +124,11 @@ fn every_verb_works_there_and_leaves_nothing_here() {
         let mut command = world.kugetsu(words);
         command.env("KUGETSU_HOME", other_home(&world));
         let direct = world.finish(command, Stdin::Null);
-        assert_eq!(there.expect_status(0).stdout(), direct.stdout(), "{words:?}\n{there}");
+        assert_eq!(
+            there.expect_status(0).stdout(),
+            direct.stdout(),
+            "{words:?}\n{there}"
+        );
         assert_eq!(there.stderr(), direct.stderr(), "{words:?}");
     }
     assert!([0, 1].contains(&over(&world, ["doctor"]).code()));
@@ -118,7 +150,11 @@ fn prompts_and_arguments_arrive_byte_for_byte() {
     let through_stdin = |words: &[&str]| {
         let words = ["--host", HOST].iter().chain(words);
         world.run_with(words, Stdin::text(&long)).expect_status(0);
-        assert!(last_prompt(&world) == long, "a prompt of {} bytes is not what arrived", long.len());
+        assert!(
+            last_prompt(&world) == long,
+            "a prompt of {} bytes is not what arrived",
+            long.len()
+        );
     };
     through_stdin(&["continue", ISSUE, "-"]);
     through_stdin(&["continue", ISSUE]);
@@ -126,7 +162,10 @@ fn prompts_and_arguments_arrive_byte_for_byte() {
     let rule = "bash:echo 'a  b' \"c\" $HOME \\ \u{e9}";
     over(&world, ["permit", ISSUE, &format!("{rule}=deny")]).expect_status(0);
     let rules = shown(&world)["policy"]["rules"].to_string();
-    assert!(rules.contains(&serde_json::to_string(&rule["bash:".len()..]).unwrap()), "{rules}");
+    assert!(
+        rules.contains(&serde_json::to_string(&rule["bash:".len()..]).unwrap()),
+        "{rules}"
+    );
 }
 
 #[test]
@@ -143,20 +182,40 @@ fn the_exit_status_is_the_one_over_there() {
 
     let usage = over(&world, ["init"]);
     assert!(usage.expect_status(64).stderr().contains("--dir"), "{usage}");
-    let file = over(&world, ["init", "--dir", "/", "--repo", REPO, "--prompt-file", "/nowhere/x"]);
+    let file = over(
+        &world,
+        [
+            "init",
+            "--dir",
+            "/",
+            "--repo",
+            REPO,
+            "--prompt-file",
+            "/nowhere/x",
+        ],
+    );
     assert!(file.expect_status(64).stderr().contains("/nowhere/x"), "{file}");
     let terminal = over(&world, ["attach", ISSUE]);
-    assert!(terminal.expect_status(64).stderr().contains("--print"), "{terminal}");
+    assert!(
+        terminal.expect_status(64).stderr().contains("--print"),
+        "{terminal}"
+    );
 
     sshd.configure(&world, "");
     let absent = over(&world, ["list"]);
-    assert!(absent.expect_status(69).stderr().contains("[hosts.box] kugetsu"), "{absent}");
+    assert!(
+        absent.expect_status(69).stderr().contains("[hosts.box] kugetsu"),
+        "{absent}"
+    );
     sshd.configure(&world, &sshd.kugetsu());
     sshd.stop();
     let unreachable = over(&world, ["list", "--json"]);
     assert_eq!(unreachable.expect_status(75).json()["exit_status"], 75);
     let option = world.run(["--host=-oProxyCommand=false", "list"]);
-    assert!(option.expect_status(64).stderr().contains("no destination"), "{option}");
+    assert!(
+        option.expect_status(64).stderr().contains("no destination"),
+        "{option}"
+    );
 }
 
 #[test]
@@ -177,7 +236,10 @@ fn an_open_and_silent_stdin_holds_nothing_up() {
     let (world, _sshd) = with_base();
     for words in [&["list"][..], &["start", ISSUE, "go"], &["destroy", ISSUE, "-y"]] {
         let words = ["--host", HOST].iter().chain(words);
-        world.spawn_with(words, Stdin::OpenSilent).wait(SOON).expect_status(0);
+        world
+            .spawn_with(words, Stdin::OpenSilent)
+            .wait(SOON)
+            .expect_status(0);
     }
 }
 
@@ -196,7 +258,15 @@ fn the_stream_comes_as_it_is_made() {
             steps: vec![text, Step::Hang],
         }],
     ));
-    let words = ["--host", HOST, "start", ISSUE, "go", "--transport=run", "--output=stream-json"];
+    let words = [
+        "--host",
+        HOST,
+        "start",
+        ISSUE,
+        "go",
+        "--transport=run",
+        "--output=stream-json",
+    ];
     let mut running = world.spawn(words);
     running.wait_for_stdout("the first word", SOON);
     running.signal(Signal::Terminate);
@@ -231,7 +301,13 @@ fn a_dropped_connection_ends_the_turn_and_says_so() {
     let running = start_hanging(&world);
     assert!(sshd.drop_connections() > 0);
     let output = running.wait(SOON);
-    assert!(output.expect_status(75).stderr().contains("the connection was lost"), "{output}");
+    assert!(
+        output
+            .expect_status(75)
+            .stderr()
+            .contains("the connection was lost"),
+        "{output}"
+    );
     world.wait_nothing_left(SOON);
     assert_eq!(shown(&world)["last"]["verdict"], "aborted");
 }

@@ -85,7 +85,6 @@ pub(super) fn run(command: &Command, matches: &ArgMatches, name: &str) -> Result
 struct Local<'a> {
     issue: Box<dyn Fn(&str) -> Result<String, CliError> + 'a>,
     repo: Box<dyn Fn() -> Result<String, CliError> + 'a>,
-    prompt: Box<dyn Fn(&[String]) -> Result<String, CliError> + 'a>,
 }
 
 impl<'a> Local<'a> {
@@ -93,7 +92,6 @@ impl<'a> Local<'a> {
         Self {
             issue: Box::new(|text| Ok(context.issue(text)?.to_string())),
             repo: Box::new(|| Ok(context.repo(None)?.to_string())),
-            prompt: Box::new(prompt::read),
         }
     }
 }
@@ -170,7 +168,6 @@ impl Line {
                     let content = prompt::read_file(Path::new(&value))?.into_bytes();
                     self.file("--prompt-file", content)?;
                 }
-                // A prompt is no argument there: those can be seen by everybody and are short.
                 "prompt" => self.file("--prompt-file", value.into_encoded_bytes())?,
                 "answers" => self.file("--answers", read_answers(&value)?)?,
                 _ => {
@@ -413,5 +410,105 @@ fn verdict(host: &Host, status: u8, asked: Option<ExitStatus>, turn: Option<&str
             )),
         }),
         _ => Ok(status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use clap::CommandFactory as _;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    fn line(words: &[OsString]) -> Line {
+        let local = Local {
+            issue: Box::new(|text| Ok(format!("github.com/shoko/kugetsu#{}", text.trim_start_matches('#')))),
+            repo: Box::new(|| Ok("github.com/shoko/kugetsu".to_owned())),
+        };
+        let mut command = Cli::command();
+        let matches = command
+            .try_get_matches_from_mut(std::iter::once(&OsString::from("kugetsu")).chain(words))
+            .unwrap();
+        Line::read(&command, &matches, &local).unwrap()
+    }
+
+    /// The words as the other host gets them; those of files are left out.
+    fn sent(words: &[&str]) -> Vec<String> {
+        let words: Vec<_> = words.iter().map(OsString::from).collect();
+        plain(&line(&words))
+    }
+
+    fn plain(line: &Line) -> Vec<String> {
+        let mut words = Vec::new();
+        for word in &line.words {
+            match word {
+                Word::Plain(word) => words.push(word.to_str().unwrap().to_owned()),
+                Word::File { option, content } => {
+                    words.push(format!("{option}=<{}>", String::from_utf8_lossy(content)));
+                }
+            }
+        }
+        words.retain(|word| !word.starts_with("--turn-id="));
+        words
+    }
+
+    #[test]
+    fn what_only_means_something_here_is_resolved_here() {
+        for (words, wanted) in [
+            (&["show", "#14", "--host", "h"][..], &["show", "--", "github.com/shoko/kugetsu#14"][..]),
+            (&["--host=h", "--json", "show", "14"], &["show", "--json", "--", "github.com/shoko/kugetsu#14"]),
+            (&["show", "--host", "h", "a/b#14", "--turns"], &["show", "--turns", "--", "a/b#14"]),
+            (&["--host", "h", "show", "https://github.com/a/b/issues/14"], &["show", "--", "https://github.com/a/b/issues/14"]),
+            (&["permit", "--base", "edit=allow", "--host", "h"], &["permit", "--base", "--repo=github.com/shoko/kugetsu", "--", "edit=allow"]),
+            (&["destroy", "--base", "-y", "--repo", "a.b/c/d", "--host", "h"], &["destroy", "--base", "--repo=a.b/c/d", "--yes", "--"]),
+            (&["list", "--state", "new,running", "--state=lost", "--host", "h"], &["list", "--state=new", "--state=running", "--state=lost"]),
+            (&["init", "--dir", "d", "--prompt", "it's", "--host", "h"], &["init", "--dir=d", "--prompt-file=<it's>"]),
+            (&["logs", "-f", "--host", "h", "--", "14"], &["logs", "--follow", "--", "github.com/shoko/kugetsu#14"]),
+            (&["attach", "14", "--print", "--host", "h"], &["attach", "--print", "--", "github.com/shoko/kugetsu#14"]),
+        ] {
+            assert_eq!(sent(words), wanted, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn prompts_go_through_stdin_and_numbers_that_are_no_issues_stay() {
+        let words = ["continue", "14", "say", "14", "--wait", "--max-tokens", "14", "--host", "h"];
+        let line = line(&words.map(OsString::from));
+        assert_eq!(
+            plain(&line),
+            ["continue", "--wait=3650d", "--max-tokens=14", "--", "github.com/shoko/kugetsu#14", "-"]
+        );
+        assert_eq!(line.input, Input::Bytes(b"say 14".to_vec()));
+    }
+
+    /// `Line` writes each value as `--option=value` and knows an option by its long name alone.
+    #[test]
+    fn every_option_can_be_written_anew() {
+        fn check(command: &Command) {
+            for arg in command.get_arguments().filter(|arg| !arg.is_positional()) {
+                assert!(arg.get_long().is_some(), "{} {arg}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_go_over_as_they_are(words in proptest::collection::vec(
+            proptest::collection::vec(1_u8.., 0..20), 1..5,
+        )) {
+            let words: Vec<_> = words.into_iter().map(OsString::from_vec).collect();
+            let mut all: Vec<OsString> = ["--host", "h", "init", "--dir"].map(OsString::from).to_vec();
+            let mut dir = OsString::from("d");
+            dir.push(&words[0]);
+            all.push(dir.clone());
+            let mut wanted = OsString::from("--dir=");
+            wanted.push(&dir);
+            prop_assert_eq!(&line(&all).words[1..], &[Word::Plain(wanted)]);
+        }
     }
 }

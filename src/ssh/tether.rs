@@ -9,6 +9,7 @@ use std::io::{BufReader, PipeWriter, Read, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Command, ExitStatus};
+use std::sync::mpsc::{Sender, channel};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::NamedTempFile;
@@ -44,7 +45,9 @@ struct CommandLine {
 
 enum Event {
     Signal(Signal),
-    Lost,
+    /// What is left of the way to the command's stdin comes with it: a stdin that was cut must not end, or half a
+    /// prompt is taken for a whole one.
+    Lost(Option<Sender<Vec<u8>>>),
 }
 
 fn run(program: &Path) -> Result<u8, (u8, String)> {
@@ -102,14 +105,21 @@ async fn supervise(
     let (events, mut received) = mpsc::unbounded_channel();
     std::thread::spawn(move || read_on(frames, input, &events));
     let mut connected = true;
+    let mut _cut = None;
     loop {
         let number = tokio::select! {
             status = child.wait() => return status,
             event = received.recv(), if connected => match event {
                 Some(Event::Signal(number)) => number,
-                Some(Event::Lost) | None => {
+                Some(Event::Lost(pieces)) => {
                     connected = false;
+                    _cut = pieces;
                     Signal::HUP
+                }
+                // Its last event is `Lost`.
+                None => {
+                    connected = false;
+                    continue;
                 }
             },
             _ = interrupt.recv() => Signal::INT,
@@ -126,7 +136,7 @@ async fn supervise(
 /// Reads frames until the connection ends. The input is written by a thread of its own, so that a command that does
 /// not read it is still told of signals.
 fn read_on(mut frames: impl Read, mut input: PipeWriter, events: &mpsc::UnboundedSender<Event>) {
-    let (pieces, waiting) = std::sync::mpsc::channel::<Vec<u8>>();
+    let (pieces, waiting) = channel::<Vec<u8>>();
     std::thread::spawn(move || {
         for piece in waiting {
             // A command may end its stdin unread.
@@ -153,10 +163,12 @@ fn read_on(mut frames: impl Read, mut input: PipeWriter, events: &mpsc::Unbounde
                 None => continue,
             },
             Ok(Some(_)) => continue,
-            Ok(None) | Err(_) => Event::Lost,
+            Ok(None) | Err(_) => {
+                let _ = events.send(Event::Lost(pieces));
+                return;
+            }
         };
-        let lost = matches!(event, Event::Lost);
-        if events.send(event).is_err() || lost {
+        if events.send(event).is_err() {
             return;
         }
     }

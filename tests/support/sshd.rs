@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use kugetsu_testing::{World, kugetsu_binary};
 
 /// The name of the host in [`Sshd::configure`].
-pub const HOST: &str = "box";
+pub(crate) const HOST: &str = "box";
 
 /// A running sshd, and what a client needs to get in.
-pub struct Sshd {
+pub(crate) struct Sshd {
     child: Child,
     folder: PathBuf,
     port: u16,
@@ -21,7 +21,11 @@ pub struct Sshd {
 impl Sshd {
     /// Starts one for this world. The kugetsu behind it has the world's environment, and a store and a home of the
     /// other host.
-    pub fn start(world: &World) -> Self {
+    pub(crate) fn start(world: &World) -> Self {
+        // Where it drops its privileges to when root starts it; Debian's service makes it, and there may be none.
+        if rustix::process::geteuid().is_root() {
+            std::fs::create_dir_all("/run/sshd").unwrap();
+        }
         let folder = world.root().join("sshd");
         std::fs::create_dir_all(&folder).unwrap();
         for key in ["host", "user"] {
@@ -36,7 +40,11 @@ impl Sshd {
         write_wrapper(world, &folder);
         // Someone else may take a port between the look and the start; then another one is tried.
         for _ in 0..5 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap()
+                .port();
             if let Some(child) = serve(&folder, port) {
                 let key = std::fs::read_to_string(folder.join("host.pub")).unwrap();
                 std::fs::write(folder.join("known_hosts"), format!("[127.0.0.1]:{port} {key}")).unwrap();
@@ -47,7 +55,7 @@ impl Sshd {
     }
 
     /// Writes the host [`HOST`] into the world's `config.toml`; `more` is added to its table.
-    pub fn configure(&self, world: &World, more: &str) {
+    pub(crate) fn configure(&self, world: &World, more: &str) {
         let user = rustix::process::getuid().as_raw();
         let name = passwd_name(user);
         let path = |name: &str| self.folder.join(name).display().to_string();
@@ -63,12 +71,12 @@ impl Sshd {
     }
 
     /// The line that makes [`Sshd::configure`] use the kugetsu under test.
-    pub fn kugetsu(&self) -> String {
+    pub(crate) fn kugetsu(&self) -> String {
         format!("kugetsu = \"{}\"", self.folder.join("kugetsu").display())
     }
 
     /// Kills the processes that serve the connections which are open: what the client sees of a dropped connection.
-    pub fn drop_connections(&self) -> usize {
+    pub(crate) fn drop_connections(&self) -> usize {
         let sessions = children(self.child.id());
         for pid in &sessions {
             let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
@@ -79,7 +87,7 @@ impl Sshd {
     }
 
     /// Ends it; nobody can connect any more.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -141,7 +149,10 @@ fn write_wrapper(world: &World, folder: &Path) {
         script.push_str(&format!("export {}='{value}'\n", name.to_str().unwrap()));
     }
     let home = other_home(world);
-    script.push_str(&format!(": \"${{KUGETSU_HOME:={}}}\"\nexport KUGETSU_HOME\n", home.display()));
+    script.push_str(&format!(
+        ": \"${{KUGETSU_HOME:={}}}\"\nexport KUGETSU_HOME\n",
+        home.display()
+    ));
     script.push_str(&format!("exec '{}' \"$@\"\n", kugetsu_binary().display()));
     let path = folder.join("kugetsu");
     std::fs::write(&path, script).unwrap();
@@ -149,7 +160,7 @@ fn write_wrapper(world: &World, folder: &Path) {
 }
 
 /// `KUGETSU_HOME` of the other host.
-pub fn other_home(world: &World) -> PathBuf {
+pub(crate) fn other_home(world: &World) -> PathBuf {
     world.root().join("other-kugetsu-home")
 }
 
@@ -166,6 +177,9 @@ fn children(parent: u32) -> Vec<u32> {
 }
 
 fn passwd_name(uid: u32) -> String {
-    let output = Command::new("id").args(["-nu", &uid.to_string()]).output().unwrap();
+    let output = Command::new("id")
+        .args(["-nu", &uid.to_string()])
+        .output()
+        .unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }

@@ -7,6 +7,7 @@
 
 mod demo;
 mod opencode;
+mod packages;
 mod step;
 mod test;
 
