@@ -69,6 +69,21 @@ pub const KEYS: &[Key] = &[
         check: |text| positive(text).map(drop),
     },
     Key {
+        name: "max_restarts",
+        default: "3",
+        help: "how often opencode is started again after it crashed during a turn",
+        check: |text| match text.parse::<u32>() {
+            Ok(_) => Ok(()),
+            Err(_) => Err("it is a whole number".to_owned()),
+        },
+    },
+    Key {
+        name: "on_question",
+        default: "first_option",
+        help: "how a question is answered that nobody answers: first_option or cancel",
+        check: |text| one_of(text, &["first_option", "cancel"]),
+    },
+    Key {
         name: "grace",
         default: "10s",
         help: "between asking opencode to end and killing it",

@@ -93,6 +93,18 @@ fn options() -> OpenOptions {
 
 /// Replaces `path`, or makes it, with exactly `bytes`. The folder must be there.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, bytes)?;
+    sync_folder(folder_of(path))?;
+    crash_point("folder_synced");
+    Ok(())
+}
+
+/// As [`write_atomic`], except that the old file may be back after a power cut; whole, like the new one.
+pub fn write_atomic_brief(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, bytes)
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     refuse_symlink(path)?;
     let temp = temp_beside(path);
     let written = write_temp(&temp, bytes)
@@ -103,8 +115,6 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         return Err(error);
     }
     crash_point("renamed");
-    sync_folder(folder_of(path))?;
-    crash_point("folder_synced");
     Ok(())
 }
 
@@ -221,7 +231,7 @@ pub fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>> {
 }
 
 /// Reads an open file of at most `max` bytes into `bytes`, which is emptied first.
-pub(crate) fn read_open(file: &File, path: &Path, max: u64, bytes: &mut Vec<u8>) -> Result<()> {
+fn read_open(file: &File, path: &Path, max: u64, bytes: &mut Vec<u8>) -> Result<()> {
     let failed = |source| FsError::new("read", path, source);
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
@@ -247,6 +257,15 @@ pub(crate) fn read_open(file: &File, path: &Path, max: u64, bytes: &mut Vec<u8>)
 /// Makes `folder` and what is missing above it, down from `root`, each on the disk before the next. Nothing between
 /// `root` and `folder` may be a symbolic link; `root` itself may be one.
 pub fn create_dir_all_durable(root: &Path, folder: &Path) -> Result<()> {
+    create_dir_all(root, folder, true)
+}
+
+/// As [`create_dir_all_durable`], without the wait: for what is worth nothing after a reboot.
+pub fn create_dir_all_brief(root: &Path, folder: &Path) -> Result<()> {
+    create_dir_all(root, folder, false)
+}
+
+fn create_dir_all(root: &Path, folder: &Path, durable: bool) -> Result<()> {
     make_folder_if_missing(root)?;
     each_below(root, folder, |path| match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_symlink() => Err(FsError::Symlink {
@@ -258,7 +277,7 @@ pub fn create_dir_all_durable(root: &Path, folder: &Path) -> Result<()> {
             path: path.to_owned(),
             source: io::ErrorKind::NotADirectory.into(),
         }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make_folder(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_folder(path, durable),
         Err(source) => Err(FsError::new("look at", path, source)),
     })
 }
@@ -298,14 +317,18 @@ fn make_folder_if_missing(path: &Path) -> Result<()> {
     if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
         make_folder_if_missing(above)?;
     }
-    make_folder(path)
+    make_folder(path, true)
 }
 
-fn make_folder(path: &Path) -> Result<()> {
+fn make_folder(path: &Path, durable: bool) -> Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {
             crash_point("folder_made");
-            sync_folder(folder_of(path))
+            if durable {
+                sync_folder(folder_of(path))
+            } else {
+                Ok(())
+            }
         }
         // Someone else was faster.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => refuse_symlink(path),

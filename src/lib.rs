@@ -10,6 +10,7 @@ pub mod fsx;
 pub mod opencode;
 pub mod permission;
 pub mod process;
+pub mod redact;
 pub mod session;
 pub mod ssh;
 pub mod store;

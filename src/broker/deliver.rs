@@ -5,28 +5,33 @@
 //! (serve) or right after (run, which has it by environment from the first prompt) the prompt goes out. So a
 //! crash at any point leaves a session that the next command finds, or nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{Broker, BrokerError, read_database};
+use super::{Broker, BrokerError, pending, read_database};
 use crate::fsx::crash_point;
-use crate::opencode::{After, DatabaseError, Opencode, SessionPatch};
+use crate::opencode::{After, DatabaseError, Opencode, Secrets, SessionPatch};
+use crate::permission::Rule;
 use crate::process;
+use crate::redact::Redactor;
 use crate::session::{
     BaseRecord, ForkIntent, IssueRecord, IssueRef, LiveTurn, SCHEMA, SessionId, Totals, TransportKind,
     TurnRecord, Verdict,
 };
-use crate::store::{Holder, Key, Lease};
+use crate::store::{Holder, Key, Lease, LeaseError, Lock};
 use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, TransportError};
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
-use crate::turn::{self, Interrupt, Judgement, Limits, Outcome};
+use crate::turn::{self, Interrupt, Judgement, Limits, Outcome, Responder, Turn};
 
 /// How long a fork waits for the fork of another issue.
 const FORK_WAIT: Duration = Duration::from_secs(60);
+
+/// How often a lease that somebody else holds is tried.
+const LEASE_LOOK: Duration = Duration::from_millis(50);
 
 /// What may be done with an issue that has, or has not, a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +106,8 @@ pub struct TurnReport {
     pub interrupt: Interrupt,
     /// A turn whose supervisor had died was closed before this one began.
     pub adopted: Option<TurnRecord>,
+    /// Why the turn went through `run` although `serve` was preferred.
+    pub fallback: Option<String>,
 }
 
 /// What a turn carries through its steps.
@@ -112,6 +119,14 @@ struct Delivery<'a> {
     record: IssueRecord,
     turn: Uuid,
     started: Timestamp,
+    fallback: Option<String>,
+    /// The answers to what the last turn was blocked on, then the message.
+    prompt: String,
+    /// What the session carries during this turn.
+    rules: Vec<Rule>,
+    responder: Responder,
+    /// Held until the fork that was asked for is known.
+    fork_lock: Option<Lock>,
 }
 
 impl Broker {
@@ -119,17 +134,15 @@ impl Broker {
     pub async fn deliver(
         &self,
         request: &TurnRequest,
-        interrupts: watch::Receiver<Interrupt>,
+        responder: Responder,
+        mut interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
+        if responder.is_interactive() && request.transport == TransportChoice::Only(TransportKind::Run) {
+            return Err(needs_serve());
+        }
         refuse_wrong_mode(request, self.store.issue(&request.issue)?.as_ref())?;
-        let what = match request.mode {
-            Mode::Start => "start",
-            Mode::Continue | Mode::ContinueOrStart => "continue",
-        };
-        let lease = self
-            .store
-            .lease_issue(&request.issue, Holder::this_process(what), request.wait)?;
+        let lease = self.lease(request, &mut interrupts).await?;
         crash_point("turn_leased");
         let opencode = self.opencode()?;
         // Under the lease nobody else changes the record, and a live turn in it is a dead one.
@@ -155,18 +168,64 @@ impl Broker {
             Some(record) if record.session.is_some() => check_session(record, &opencode)?,
             other => self.new_record(request, &opencode, other)?,
         };
+        let (prompt, once) = pending::with_answers(&request.prompt, &record.pending);
+        if prompt.trim().is_empty() {
+            return Err(BrokerError::Usage {
+                problem: "the message is empty".to_owned(),
+                hint: "write it after the reference, or pipe it in and write `-`".to_owned(),
+            });
+        }
+        let mut rules = if responder.is_interactive() {
+            record.policy.asking_rules()
+        } else {
+            record.policy.rules()
+        };
+        rules.extend(once);
         let delivery = Delivery {
             broker: self,
+            prompt,
+            rules,
+            responder,
             request,
             lease: &lease,
             opencode,
             record,
             turn: Uuid::now_v7(),
             started,
+            fork_lock: None,
+            fallback: None,
         };
         let mut report = delivery.run(interrupts, watch).await?;
         report.adopted = adopted;
         Ok(report)
+    }
+
+    /// Takes the lease, and waits for it as long as was asked for or until somebody interrupts.
+    async fn lease(
+        &self,
+        request: &TurnRequest,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<Lease, BrokerError> {
+        let what = match request.mode {
+            Mode::Start => "start",
+            Mode::Continue | Mode::ContinueOrStart => "continue",
+        };
+        let asked = Instant::now();
+        loop {
+            let taken = self
+                .store
+                .lease_issue(&request.issue, Holder::this_process(what), None);
+            let goes_on = request.wait.is_some_and(|wait| asked.elapsed() < wait)
+                && *interrupts.borrow() == Interrupt::None;
+            match taken {
+                Err(LeaseError::Held { .. }) if goes_on => {}
+                other => return Ok(other?),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LEASE_LOOK) => {}
+                _ = interrupts.changed() => {}
+            }
+        }
     }
 
     fn new_record(
@@ -203,17 +262,27 @@ impl Broker {
             live: None,
             last: unborn.as_ref().and_then(|record| record.last.clone()),
             totals: unborn.map_or_else(Totals::default, |record| record.totals),
+            pending: Vec::new(),
         })
     }
 
     /// Writes policy, directory and title into the session's row, and reads them back.
     pub(super) fn settle(&self, opencode: &Opencode, record: &IssueRecord) -> Result<(), BrokerError> {
+        self.settle_with(opencode, record, &record.policy.rules())
+    }
+
+    /// The same with other rules than the policy's own, for one turn.
+    fn settle_with(
+        &self,
+        opencode: &Opencode,
+        record: &IssueRecord,
+        rules: &[Rule],
+    ) -> Result<(), BrokerError> {
         let Some(session) = &record.session else {
             return Ok(());
         };
-        let rules = record.policy.rules();
         let patch = SessionPatch {
-            permission: Some(&rules),
+            permission: Some(rules),
             directory: Some(&record.directory),
             path: None,
             title: Some(&record.title),
@@ -231,7 +300,7 @@ impl Broker {
 
 impl Delivery<'_> {
     async fn run(
-        self,
+        mut self,
         interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
@@ -247,10 +316,13 @@ impl Delivery<'_> {
             }
             TransportChoice::Auto => match ServeTransport::open(setup.clone()).await {
                 Ok(transport) => self.through(transport, interrupts, watch).await,
+                Err(TransportError::NotReady(_)) if self.responder.is_interactive() => Err(needs_serve()),
                 Err(TransportError::NotReady(why)) => {
-                    tracing::warn!(
-                        "opencode serve is not usable ({why}); this turn goes through opencode run"
+                    let what = format!(
+                        "opencode serve is not usable, so this turn goes through opencode run: {why}"
                     );
+                    tracing::warn!("{what}");
+                    self.fallback = Some(what);
                     let transport = RunTransport::open(setup).await?;
                     self.through(transport, interrupts, watch).await
                 }
@@ -266,12 +338,17 @@ impl Delivery<'_> {
             guard_program: self.broker.surroundings.program.clone(),
             turn: self.turn,
             directory: self.record.directory.clone(),
-            policy: self.record.policy.clone(),
+            rules: self.rules.clone(),
             raw_log: Some(folder.join(format!("{}.raw.log", self.turn))),
             debug_log: self.request.debug.then(|| folder.join("debug.log")),
             grace: self.request.limits.grace,
             model: self.request.model.clone(),
             agent: self.request.agent.clone(),
+            secrets: self
+                .responder
+                .answers
+                .as_ref()
+                .map_or_else(Secrets::default, |answers| Secrets::new(&answers.secrets)),
         }
     }
 
@@ -314,32 +391,42 @@ impl Delivery<'_> {
         let target = if let Some(session) = self.record.session.clone() {
             self.save()?;
             crash_point("turn_live");
-            self.broker.settle(&self.opencode, &self.record)?;
+            self.broker
+                .settle_with(&self.opencode, &self.record, &self.rules)?;
             Target::Session(session)
         } else {
             self.fork(transport).await?
         };
         let key = Key::from(&self.record.issue);
         let (mut stream, feed) = StreamWriter::open(&self.broker.store, &key, self.turn)?;
-        let _ = stream.write(StreamEvent::AgentStart {
+        let start = StreamEvent::AgentStart {
             transport: T::KIND,
             opencode: self.record.opencode.clone(),
             directory: self.record.directory.clone(),
-        });
+        };
+        let _ = stream.write(start, &Redactor::default());
+        if let Some(what) = &self.fallback {
+            let (level, message) = ("warning".to_owned(), what.clone());
+            let notice = StreamEvent::Notice { level, message };
+            let _ = stream.write(notice, &Redactor::default());
+        }
         Ok((target, (stream, feed)))
     }
 
     async fn fork<T: Transport>(&mut self, transport: &mut T) -> Result<Target, BrokerError> {
-        // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
-        // of the journal that is older than it.
-        let lock = match T::KIND {
-            TransportKind::Serve => Some(self.broker.store.fork_lock(FORK_WAIT)?),
-            TransportKind::Run => None,
-        };
+        let prompt_sha256 = sha256(&self.prompt);
+        let store = &self.broker.store;
+        self.fork_lock = Some(match T::KIND {
+            // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
+            // of the journal that is older than it.
+            TransportKind::Serve => store.fork_lock(FORK_WAIT)?,
+            // Its fork is known by its prompt alone.
+            TransportKind::Run => store.prompt_lock(&prompt_sha256, FORK_WAIT)?,
+        });
         self.record.fork = Some(ForkIntent {
             turn: self.turn,
             asked: Timestamp::now(),
-            prompt_sha256: sha256(&self.request.prompt),
+            prompt_sha256,
         });
         self.save()?;
         crash_point("fork_intended");
@@ -349,7 +436,6 @@ impl Delivery<'_> {
         };
         crash_point("fork_made");
         self.know(&session)?;
-        drop(lock);
         Ok(Target::Session(session))
     }
 
@@ -358,40 +444,42 @@ impl Delivery<'_> {
         self.record.session = Some(session.clone());
         self.record.fork = None;
         self.save()?;
+        self.fork_lock = None;
         crash_point("fork_known");
-        self.broker.settle(&self.opencode, &self.record)?;
+        self.broker
+            .settle_with(&self.opencode, &self.record, &self.rules)?;
         crash_point("fork_settled");
         Ok(())
     }
 
     async fn supervise<T: Transport>(
         mut self,
-        mut transport: T,
+        transport: T,
         target: Target,
         (stream, feed): (StreamWriter, Feed),
         interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
         watch(feed);
-        let (prompt, limits) = (self.request.prompt.as_str(), self.request.limits.clone());
         let mut store_problem = None;
-        let outcome = turn::supervise(
-            &mut transport,
-            &target,
-            prompt,
-            limits,
+        let prompt = std::mem::take(&mut self.prompt);
+        let turn = Turn {
+            setup: self.setup(),
+            target,
+            prompt: &prompt,
+            limits: self.request.limits.clone(),
+            responder: std::mem::take(&mut self.responder),
             stream,
             interrupts,
-            |session| {
-                self.know(session).map_err(|error| {
-                    let text = error.to_string();
-                    store_problem = Some(error);
-                    text
-                })
-            },
-        )
+        };
+        let outcome = turn::supervise(turn, transport, |session| {
+            self.know(session).map_err(|error| {
+                let text = error.to_string();
+                store_problem = Some(error);
+                text
+            })
+        })
         .await;
-        drop(transport);
         crash_point("turn_ended");
         let report = self.finish(outcome, T::KIND)?;
         match store_problem {
@@ -415,7 +503,19 @@ impl Delivery<'_> {
             cost_usd: outcome.counts.cost_usd,
             tokens: outcome.counts.tokens,
             opencode: self.record.opencode.clone(),
+            events: outcome.counts.events,
+            restarts: outcome.restarts,
+            answered: outcome.answered,
         };
+        self.record.pending = outcome
+            .blocked_on
+            .map(|request| pending::of(&request, self.turn))
+            .into_iter()
+            .collect();
+        if self.rules != self.record.policy.rules() {
+            // What was allowed for one turn ends with it; the next turn writes the policy again in any case.
+            let _ = self.broker.settle(&self.opencode, &self.record);
+        }
         self.record.fork = None;
         self.broker.close_turn(self.lease, &mut self.record, &turn)?;
         Ok(TurnReport {
@@ -425,6 +525,7 @@ impl Delivery<'_> {
             retry_at: judgement.retry_at,
             interrupt: outcome.interrupt,
             adopted: None,
+            fallback: self.fallback,
         })
     }
 
@@ -527,6 +628,13 @@ fn first_turn_in_doubt(record: &IssueRecord) -> bool {
             .last
             .as_ref()
             .is_some_and(|last| last.verdict == Verdict::Lost)
+}
+
+fn needs_serve() -> BrokerError {
+    BrokerError::Usage {
+        problem: "`opencode run` refuses every request by itself, so nobody can answer there".to_owned(),
+        hint: "use --transport serve with --answers, --supervised and --on-ask block".to_owned(),
+    }
 }
 
 /// SHA-256 in lower-case hexadecimal.

@@ -146,9 +146,17 @@ impl Broker {
         let lease = self
             .store
             .lease_issue(issue, Holder::this_process("restore"), None)?;
-        let opencode = self.opencode()?;
-        // The session first: a record without its session would be the next orphan.
         let entry = self.store.newest_trashed(&issue.into())?;
+        if self.store.issue(issue)?.is_some() {
+            // Before anything is imported: a session that no record names would stay behind.
+            return Err(StoreError::Exists {
+                key: issue.into(),
+                path: self.store.record_path(&issue.into()),
+            }
+            .into());
+        }
+        // The session first: a record without its session would be the next orphan.
+        let opencode = self.opencode()?;
         let trashed = self.store.trashed_issue(&entry)?;
         let export = self.store.trashed_file(&entry, EXPORT);
         if let Some(session) = &trashed.session

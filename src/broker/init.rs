@@ -10,13 +10,13 @@ use uuid::Uuid;
 use super::repository::{origin_of, top_of};
 use super::{Broker, BrokerError, read_database};
 use crate::fsx::crash_point;
-use crate::opencode::{Opencode, Server, SessionPatch};
+use crate::opencode::{Opencode, Secrets, Server, SessionPatch};
 use crate::permission::Policy;
 use crate::session::{BaseRecord, RepoRef, SCHEMA, SessionId, Verdict};
 use crate::store::{Holder, Key, Lease};
 use crate::transport::{ServeTransport, Setup, Target, Transport as _};
 use crate::turn::stream::StreamWriter;
-use crate::turn::{Interrupt, Limits, supervise};
+use crate::turn::{Interrupt, Limits, Responder, Turn, supervise};
 
 /// How long a server may take until it answers.
 const READY: Duration = Duration::from_secs(30);
@@ -208,23 +208,27 @@ impl Broker {
             guard_program: self.surroundings.program.clone(),
             turn,
             directory: record.directory.clone(),
-            policy: record.policy.clone(),
+            rules: record.policy.rules(),
             raw_log: Some(folder.join(format!("{turn}.raw.log"))),
             debug_log: None,
             grace: request.limits.grace,
             model: None,
             agent: None,
+            secrets: Secrets::default(),
         };
         let (stream, _feed) = StreamWriter::open(&self.store, &key, turn)?;
-        let mut transport = ServeTransport::open(setup).await?;
-        let target = Target::Session(record.session.clone());
+        let transport = ServeTransport::open(setup.clone()).await?;
         let outcome = supervise(
-            &mut transport,
-            &target,
-            prompt,
-            request.limits.clone(),
-            stream,
-            interrupts,
+            Turn {
+                setup,
+                target: Target::Session(record.session.clone()),
+                prompt,
+                limits: request.limits.clone(),
+                responder: Responder::default(),
+                stream,
+                interrupts,
+            },
+            transport,
             |_| Ok(()),
         )
         .await;

@@ -6,6 +6,7 @@ mod destroy;
 mod doctor;
 mod error;
 mod init;
+mod pending;
 mod permit;
 mod prune;
 mod recover;
@@ -23,12 +24,13 @@ pub use destroy::Removed;
 pub use doctor::{Check, Health};
 pub use error::BrokerError;
 pub use init::InitRequest;
+pub use pending::describe;
 pub use permit::{Permit, Subject};
 pub use prune::Orphan;
 pub use repository::origin_of;
 
 use crate::config::Config;
-use crate::opencode::{Database, Launch, Opencode, Search};
+use crate::opencode::{Database, Launch, Opencode, Search, Secrets};
 use crate::process::{self, Liveness, Output};
 use crate::session::{IssueRecord, IssueRef, LiveTurn, RepoRef, SessionState};
 use crate::store::Store;
@@ -104,9 +106,10 @@ impl Broker {
             guard_program: self.surroundings.program.clone(),
             turn: Uuid::now_v7(),
             directory,
-            policy: None,
+            rules: None,
             debug_log: None,
             grace: self.config.duration("grace"),
+            secrets: Secrets::default(),
         }
     }
 

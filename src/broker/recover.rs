@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{Broker, BrokerError, read_database};
 use crate::opencode::{Database, Opencode, SessionRow, prompt_matches};
 use crate::process;
-use crate::session::{ForkIntent, IssueRecord, SCHEMA, SessionId, TokenCount, TurnRecord, Verdict};
+use crate::session::{Answered, ForkIntent, IssueRecord, SCHEMA, SessionId, TokenCount, TurnRecord, Verdict};
 use crate::store::Lease;
 
 /// How long a fork whose prompt is not there yet is watched: `opencode run --fork` writes the row first and
@@ -40,7 +40,11 @@ impl Broker {
                         &probed
                     }
                 };
-                let _lock = self.store.fork_lock(std::time::Duration::from_secs(60))?;
+                let wait = std::time::Duration::from_secs(60);
+                let _locks = (
+                    self.store.prompt_lock(&intent.prompt_sha256, wait)?,
+                    self.store.fork_lock(wait)?,
+                );
                 record.session = self.find_fork(record, &intent, opencode)?;
                 record.fork = None;
                 record.updated = Timestamp::now();
@@ -75,6 +79,9 @@ impl Broker {
             cost_usd: 0.0,
             tokens: TokenCount::default(),
             opencode: record.opencode.clone(),
+            events: 0,
+            restarts: 0,
+            answered: Answered::default(),
         };
         self.close_turn(lease, record, &turn)?;
         Ok(Some(turn))

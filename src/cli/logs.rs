@@ -56,7 +56,7 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
         .folder(&Key::from(&issue))
         .join(format!("{turn}.{ending}"));
     let show = if output.json || args.raw {
-        Show::Lines
+        Show::Lines(Vec::new())
     } else {
         Show::Text
     };

@@ -13,6 +13,7 @@ mod list;
 mod logs;
 mod man;
 mod output;
+mod pending;
 mod permit;
 mod printer;
 mod prompt;
@@ -79,6 +80,10 @@ enum Verb {
     Logs(logs::LogsArgs),
     /// Show, change and explain what a session may do
     Permit(permit::PermitArgs),
+    /// List what waits for a person's answer
+    Pending(pending::PendingArgs),
+    /// Answer what a turn was blocked on; the next continue delivers it
+    Answer(pending::AnswerArgs),
     /// Forget the sessions that opencode no longer has
     Prune(prune::PruneArgs),
     /// Remove a session from opencode and from kugetsu; it can be restored
@@ -138,11 +143,16 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version are no errors; they go to stdout.
             let _ = error.print();
-            return if error.use_stderr() {
-                ExitStatus::Usage.into()
-            } else {
-                ExitStatus::Ok.into()
-            };
+            if !error.use_stderr() {
+                return ExitStatus::Ok.into();
+            }
+            if asks_for_json(std::env::args_os().skip(1)) {
+                let text = error.to_string();
+                let first = text.lines().next().unwrap_or_default();
+                let message = first.strip_prefix("error: ").unwrap_or(first);
+                Output::new(true).error_object(&CliError::usage(message, "see: kugetsu --help"));
+            }
+            return ExitStatus::Usage.into();
         }
     };
     let output = Output::new(cli.json);
@@ -164,11 +174,18 @@ pub fn tether_main() -> u8 {
     crate::ssh::tether_main(&context::own_program())
 }
 
+/// Whether `--json` stands among arguments that could not be understood.
+fn asks_for_json(arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    arguments
+        .take_while(|argument| argument != "--")
+        .any(|argument| argument == "--json")
+}
+
 fn run(verb: Verb, output: Output) -> Outcome {
     // These need nothing of the machine.
     let verb = match verb {
-        Verb::Completions(args) => return completions::run(&args, &mut Cli::command()),
-        Verb::Man(args) => return man::run(&args, Cli::command()),
+        Verb::Completions(args) => return completions::run(&args, &mut Cli::command(), output),
+        Verb::Man(args) => return man::run(&args, Cli::command(), output),
         other => other,
     };
     let context = Context::from_environment()?;
@@ -181,6 +198,8 @@ fn run(verb: Verb, output: Output) -> Outcome {
         Verb::Attach(args) => attach::run(&args, &context, output),
         Verb::Logs(args) => logs::run(&args, &context, output),
         Verb::Permit(args) => permit::run(args, &context, output),
+        Verb::Pending(args) => pending::list(&args, &context, output),
+        Verb::Answer(args) => pending::answer(&args, &context, output),
         Verb::Prune(args) => prune::run(&args, &context, output),
         Verb::Destroy(args) => destroy::run(&args, &context, output),
         Verb::Restore(args) => restore::run(&args, &context, output),

@@ -1,5 +1,6 @@
 //! Prints a turn while it runs, by following its file. Whatever becomes of stdout, the turn does not notice.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::sync::mpsc;
@@ -10,66 +11,102 @@ use crate::turn::stream::{Feed, StreamEvent, StreamLine};
 
 /// How long a reader of stdout may take nothing after the turn is over, before the rest is left in the file.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How many of the last events are told when a turn fails.
+const LAST: usize = 5;
 
-/// How the stream is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is shown on stdout.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Show {
     /// The answer's text.
     Text,
-    /// Every line as it is.
+    /// Lines as they are: those of these types, or all where none is named.
+    Lines(Vec<String>),
+    /// Nothing.
+    Nothing,
+}
+
+/// What is told on stderr meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verbosity {
+    /// A line an event.
     Lines,
 }
 
 /// A thread that prints.
 #[derive(Debug)]
 pub(super) struct Printer {
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Vec<String>>,
     progress: mpsc::Receiver<()>,
 }
 
 impl Printer {
-    pub(super) fn start(feed: Feed, show: Show) -> Self {
+    pub(super) fn start(feed: Feed, show: Show, verbosity: Option<Verbosity>) -> Self {
         let (moved, progress) = mpsc::channel();
-        let thread = std::thread::spawn(move || follow(&feed, show, &moved));
+        let thread = std::thread::spawn(move || follow(&feed, show, verbosity, &moved));
         Self { thread, progress }
     }
 
-    /// Waits until everything is printed, for as long as somebody reads.
-    pub(super) fn finish(self) {
+    /// Waits until everything is printed, for as long as somebody reads. The last events, in words.
+    pub(super) fn finish(self) -> Vec<String> {
         while !self.thread.is_finished() {
             match self.progress.recv_timeout(PATIENCE) {
                 Ok(()) => {}
-                Err(mpsc::RecvTimeoutError::Timeout) => return,
+                Err(mpsc::RecvTimeoutError::Timeout) => return Vec::new(),
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
         }
-        let _ = self.thread.join();
+        self.thread.join().unwrap_or_default()
     }
 }
 
-fn follow(feed: &Feed, show: Show, moved: &mpsc::Sender<()>) {
-    let Ok(file) = File::open(&feed.path) else { return };
+fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, moved: &mpsc::Sender<()>) -> Vec<String> {
+    let mut last = VecDeque::new();
+    let Ok(file) = File::open(&feed.path) else {
+        return Vec::new();
+    };
     let mut reader = BufReader::new(file);
     let mut writer = Writer::new(show);
     let mut read = 0;
+    let mut closed = false;
+    let mut line = Vec::new();
     loop {
         let (length, over) = feed.growth.wait(read, Duration::from_secs(1));
         while read < length {
-            let mut line = Vec::new();
+            line.clear();
             match reader.by_ref().take(length - read).read_until(b'\n', &mut line) {
-                Ok(0) | Err(_) => return,
+                Ok(0) | Err(_) => return last.into(),
                 Ok(bytes) => read += bytes as u64,
             }
-            if writer.line(&line).is_err() {
-                return;
+            if let Some(words) = words(&line) {
+                if verbosity == Some(Verbosity::Lines) {
+                    let _ = writeln!(std::io::stderr().lock(), "kugetsu: {words}");
+                }
+                if last.len() == LAST {
+                    last.pop_front();
+                }
+                last.push_back(words);
             }
+            // A reader that has gone away ends the printing and nothing else.
+            closed = closed || writer.line(&line).is_err();
             let _ = moved.send(());
         }
         if over {
-            let _ = writer.end();
-            return;
+            if !closed {
+                let _ = writer.end();
+            }
+            return last.into();
         }
     }
+}
+
+/// Pieces of text are most of a stream, and have no words: they are not parsed for them.
+fn words(line: &[u8]) -> Option<String> {
+    let head = &line[..line.len().min(400)];
+    let piece = b"\"type\":\"message_update\"";
+    if head.windows(piece.len()).any(|window| window == piece) {
+        return None;
+    }
+    serde_json::from_slice::<StreamLine>(line).ok()?.event.in_words()
 }
 
 /// Writes lines of the stream to stdout.
@@ -89,11 +126,21 @@ impl Writer {
     }
 
     pub(super) fn line(&mut self, line: &[u8]) -> std::io::Result<()> {
-        let mut stdout = std::io::stdout().lock();
-        if self.show == Show::Lines {
-            stdout.write_all(line)?;
-            return stdout.flush();
+        match &self.show {
+            Show::Nothing => Ok(()),
+            Show::Lines(types) => {
+                if !types.is_empty() && !types.iter().any(|word| has_type(line, word)) {
+                    return Ok(());
+                }
+                let mut stdout = std::io::stdout().lock();
+                stdout.write_all(line)?;
+                stdout.flush()
+            }
+            Show::Text => self.text(line),
         }
+    }
+
+    fn text(&mut self, line: &[u8]) -> std::io::Result<()> {
         let Ok(line) = serde_json::from_slice::<StreamLine>(line) else {
             return Ok(());
         };
@@ -103,6 +150,7 @@ impl Writer {
             delta,
         } = line.event
         {
+            let mut stdout = std::io::stdout().lock();
             if self.open && message != self.part {
                 stdout.write_all(b"\n")?;
             }
@@ -123,4 +171,13 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+fn has_type(line: &[u8], word: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Typed<'a> {
+        #[serde(rename = "type")]
+        kind: &'a str,
+    }
+    serde_json::from_slice::<Typed<'_>>(line).is_ok_and(|typed| typed.kind == word)
 }

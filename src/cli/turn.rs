@@ -1,5 +1,7 @@
 //! What `start` and `continue` share: the flags of a turn, running it, telling how it ended.
 
+use std::io::BufRead as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -7,15 +9,17 @@ use serde_json::json;
 
 use super::context::{Context, duration};
 use super::output::{Output, count, money};
-use super::printer::{Printer, Show};
+use super::printer::{Printer, Show, Verbosity};
 use super::signals::with_signals;
 use super::{CliError, Outcome, prompt};
 use crate::broker::{Mode, TransportChoice, TurnReport, TurnRequest};
 use crate::config::{Config, print_duration};
 use crate::exit::ExitStatus;
-use crate::session::Verdict;
+use crate::session::{IssueRef, Verdict};
 use crate::store::Key;
-use crate::turn::Limits;
+use crate::turn::answers::{Answers, OnAsk, Reply, Strategy};
+use crate::turn::stream::StreamEvent;
+use crate::turn::{Limits, Responder};
 
 /// How a turn is shown on stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -54,9 +58,106 @@ pub(super) struct TurnArgs {
     #[arg(long)]
     agent: Option<String>,
 
+    #[command(flatten)]
+    asking: AskArgs,
+
+    /// Tell on stderr what the turn does while it runs
+    #[arg(long)]
+    verbose: bool,
+
+    /// Print only events of these types, as JSON lines
+    #[arg(long, value_name = "TYPE", value_delimiter = ',')]
+    events: Vec<String>,
+
     /// Write opencode's log at DEBUG and kugetsu's own trace to the session's debug.log
     #[arg(long)]
     debug: bool,
+}
+
+/// Who answers when opencode asks.
+#[derive(Debug, Args)]
+struct AskArgs {
+    /// A JSON file with answers to questions and permission requests, and with secrets for opencode's environment
+    #[arg(long, value_name = "FILE")]
+    answers: Option<PathBuf>,
+
+    /// Print requests as JSON lines and read replies from stdin: {"request": "...", "answer": "allow"}
+    #[arg(long)]
+    supervised: bool,
+
+    /// How long to wait for a supervisor's reply before the default answers
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    response_timeout: Duration,
+
+    /// What becomes of a request that nothing answers: the default answers it, or the turn ends as blocked
+    #[arg(long, value_name = "HOW", value_enum)]
+    on_ask: Option<OnAskForm>,
+}
+
+/// What becomes of a request that nothing answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnAskForm {
+    /// Permissions are refused, questions get their first option.
+    Answer,
+    /// The turn ends as blocked; `kugetsu pending` lists it.
+    Block,
+}
+
+impl AskArgs {
+    fn responder(&self, config: &Config) -> Result<Responder, CliError> {
+        let strategy = match config.get("on_question") {
+            "cancel" => Strategy::Cancel,
+            _ => Strategy::FirstOption,
+        };
+        let on_ask = match self.on_ask {
+            Some(OnAskForm::Block) => OnAsk::Block,
+            _ => OnAsk::Answer(strategy),
+        };
+        let answers = self.answers.as_deref().map(read_answers).transpose()?;
+        let supervisor = self
+            .supervised
+            .then(|| (replies_from_stdin(), self.response_timeout));
+        Ok(Responder {
+            answers,
+            supervisor,
+            on_ask,
+        })
+    }
+}
+
+/// A mistake in the file is told by place, never by content: it holds secrets.
+fn read_answers(path: &Path) -> Result<Answers, CliError> {
+    let wrong = |problem: String| {
+        CliError::usage(
+            format!("the answers file {} cannot be used: {problem}", path.display()),
+            "it is JSON with questions, secrets, permissions and defaults",
+        )
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    serde_json::from_str(&text)
+        .map_err(|error| wrong(format!("line {}, column {}", error.line(), error.column())))
+}
+
+/// A thread reads replies for as long as somebody writes them. It holds nothing up when the turn is over.
+fn replies_from_stdin() -> tokio::sync::mpsc::Receiver<Reply> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(16);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            let Ok(line) = line else { return };
+            if line.trim().is_empty() {
+                continue;
+            }
+            // A reply that cannot be read is told as one that fits nothing.
+            let reply = serde_json::from_str(&line).unwrap_or(Reply {
+                request: line,
+                answer: serde_json::Value::Null,
+            });
+            if sender.blocking_send(reply).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 /// What a turn may take.
@@ -85,6 +186,10 @@ pub(super) struct LimitArgs {
     /// End the turn when it has used more than this many tokens
     #[arg(long, value_name = "N")]
     max_tokens: Option<u64>,
+
+    /// How often to start opencode again after it crashed [config: max_restarts]
+    #[arg(long, value_name = "N")]
+    max_restarts: Option<u32>,
 
     /// How long opencode may take to end before it is killed [config: grace]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
@@ -118,6 +223,9 @@ impl LimitArgs {
             tokens: self.max_tokens,
             quota_wait: time(self.max_quota_wait, "max_quota_wait"),
             grace: time(self.grace, "grace"),
+            restarts: self
+                .max_restarts
+                .unwrap_or_else(|| config.get("max_restarts").parse().unwrap_or_default()),
             ..Limits::default()
         }
     }
@@ -133,16 +241,29 @@ pub(super) fn run(
     output: Output,
 ) -> Outcome {
     let issue = context.issue(&reference)?;
-    let prompt = prompt::read(message)?;
+    if args.asking.supervised && (message.is_empty() || message == ["-"]) {
+        return Err(CliError::usage(
+            "with --supervised stdin carries the replies, so the message cannot come from there",
+            "write the message after the reference",
+        ));
+    }
+    let prompt = if message.is_empty() && answers_wait(context, &issue) {
+        String::new()
+    } else {
+        prompt::read(message)?
+    };
     let broker = &context.broker;
     if args.debug {
         super::output::trace_to(broker.store.open_log(&Key::from(&issue), "debug.log")?);
     }
-    let form = args.output.unwrap_or(if output.json {
-        OutputForm::Json
-    } else {
-        OutputForm::Text
+    let lines = !args.events.is_empty() || args.asking.supervised;
+    let form = args.output.unwrap_or(match (lines, output.json) {
+        (true, _) => OutputForm::StreamJson,
+        (false, true) => OutputForm::Json,
+        (false, false) => OutputForm::Text,
     });
+    check_types(&args.events)?;
+    let responder = args.asking.responder(&broker.config)?;
     let request = TurnRequest {
         issue,
         typed: reference,
@@ -164,18 +285,22 @@ pub(super) fn run(
     };
     let mut printer = None;
     let (report, signal) = with_signals(|interrupts| {
-        broker.deliver(&request, interrupts, |feed| {
-            printer = match form {
-                OutputForm::Text => Some(Printer::start(feed, Show::Text)),
-                OutputForm::StreamJson => Some(Printer::start(feed, Show::Lines)),
-                OutputForm::Json => None,
+        broker.deliver(&request, responder, interrupts, |feed| {
+            let show = match form {
+                OutputForm::Text => Show::Text,
+                OutputForm::StreamJson => Show::Lines(args.events),
+                OutputForm::Json => Show::Nothing,
             };
+            let progress = args.verbose.then_some(Verbosity::Lines);
+            printer = Some(Printer::start(feed, show, progress));
         })
     })?;
-    if let Some(printer) = printer {
-        printer.finish();
-    }
-    let report = report?;
+    let last = printer.map(Printer::finish).unwrap_or_default();
+    let report = report.map_err(|error| CliError {
+        // Whoever interrupts a wait, or a start-up, is told so.
+        status: signal.unwrap_or(error.exit_status()),
+        ..CliError::from(error)
+    })?;
     let status = match (report.turn.verdict, signal) {
         (Verdict::Aborted, Some(signal)) => signal,
         (verdict, _) => verdict.exit_status(),
@@ -183,8 +308,27 @@ pub(super) fn run(
     if form == OutputForm::Json {
         output.object(&result(&report, status));
     }
-    summary(&report, output);
+    summary(&report, &last, output);
     Ok(status)
+}
+
+/// Whether the next turn has something to deliver without a message.
+fn answers_wait(context: &Context, issue: &IssueRef) -> bool {
+    let record = context.broker.store.issue(issue).ok().flatten();
+    record.is_some_and(|record| record.pending.iter().any(|pending| pending.answer.is_some()))
+}
+
+fn check_types(types: &[String]) -> Result<(), CliError> {
+    match types
+        .iter()
+        .find(|word| !StreamEvent::TYPES.contains(&word.as_str()))
+    {
+        None => Ok(()),
+        Some(word) => Err(CliError::usage(
+            format!("`{word}` is no type of event"),
+            format!("the types are {}", StreamEvent::TYPES.join(", ")),
+        )),
+    }
 }
 
 fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Value {
@@ -207,14 +351,21 @@ fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Value {
         "cost_usd": turn.cost_usd,
         "tokens": turn.tokens,
         "totals": report.record.totals,
+        "events": turn.events,
+        "restarts": turn.restarts,
+        "answered": turn.answered,
+        "pending": report.record.pending,
         "retry_at": report.retry_at,
     })
 }
 
-fn summary(report: &TurnReport, output: Output) {
+fn summary(report: &TurnReport, last: &[String], output: Output) {
     let turn = &report.turn;
     if let Some(lost) = &report.adopted {
         output.note(format!("kugetsu: the turn before was lost: {}", lost.reason));
+    }
+    if let Some(fallback) = &report.fallback {
+        output.note(format!("kugetsu: {fallback}"));
     }
     if report.record.base != *report.record.issue.repo() {
         output.note(format!(
@@ -224,20 +375,45 @@ fn summary(report: &TurnReport, output: Output) {
         ));
     }
     let took = Duration::try_from(turn.ended.duration_since(turn.started)).unwrap_or_default();
-    output.note(format!(
-        "kugetsu: {} {} in {}, {}, {}, {}, {}",
-        report.record.issue,
-        turn.verdict,
-        print_duration(took),
-        count(turn.steps, "step"),
+    let mut parts = vec![
+        count(turn.events, "event"),
         count(turn.tool_calls, "tool call"),
         count(turn.tokens.total(), "token"),
         money(turn.cost_usd),
+    ];
+    if turn.restarts > 0 {
+        parts.push(count(u64::from(turn.restarts), "restart"));
+    }
+    let answered = turn.answered;
+    if answered != crate::session::Answered::default() {
+        parts.push(format!(
+            "{} from the file, {} from the supervisor, {} by default",
+            count(answered.file, "answer"),
+            answered.supervisor,
+            answered.default
+        ));
+    }
+    output.note(format!(
+        "kugetsu: {} {} in {}: {}",
+        report.record.issue,
+        turn.verdict,
+        print_duration(took),
+        parts.join(", "),
     ));
     if !turn.reason.is_empty() {
         output.note(format!("  {}", turn.reason));
     }
     if let Some(at) = report.retry_at {
         output.note(format!("  try again after {at}"));
+    }
+    if turn.verdict == Verdict::Blocked {
+        let issue = &report.record.issue;
+        output.note(format!(
+            "  answer it with: kugetsu answer {issue} allow|deny|LABEL, then: kugetsu continue {issue}"
+        ));
+    } else if turn.verdict != Verdict::Completed && turn.verdict != Verdict::Aborted {
+        for line in last {
+            output.note(format!("  last: {line}"));
+        }
     }
 }

@@ -8,13 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::Opencode;
+use super::log_lines::{failed_attempt, is_log_line};
 use super::run_events::notice;
 use crate::fsx;
-use crate::permission::Policy;
+use crate::permission::{Rule, env_json};
 use crate::process::{GuardSpec, Sink};
+use crate::redact::Redactor;
 
 /// How many of opencode's last lines on standard error are kept as evidence.
 const KEPT_LINES: usize = 20;
@@ -33,11 +36,42 @@ pub struct Launch {
     /// The working directory.
     pub directory: PathBuf,
     /// The rules for every session of this process, where a turn is what it is started for.
-    pub policy: Option<Policy>,
+    pub rules: Option<Vec<Rule>>,
     /// Where opencode's log goes at DEBUG.
     pub debug_log: Option<PathBuf>,
     /// Between SIGTERM and SIGKILL.
     pub grace: Duration,
+    /// Variables of opencode's environment whose values are written nowhere.
+    pub secrets: Secrets,
+}
+
+/// Variables that opencode gets, and what keeps their values out of every log.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    /// Names and values.
+    pub variables: Vec<(String, String)>,
+    /// For everything that is written.
+    pub redactor: Redactor,
+}
+
+impl Secrets {
+    /// For these variables.
+    pub fn new<'a>(variables: impl IntoIterator<Item = (&'a String, &'a String)>) -> Self {
+        let variables: Vec<_> = variables
+            .into_iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        let redactor = Redactor::new(variables.iter().map(|(_, value)| value));
+        Self { variables, redactor }
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list()
+            .entries(self.variables.iter().map(|(name, _)| name))
+            .finish()
+    }
 }
 
 impl Launch {
@@ -50,9 +84,12 @@ impl Launch {
             // A turn must not replace the program that it runs on.
             ("OPENCODE_DISABLE_AUTOUPDATE".into(), "1".into()),
         ];
-        if let Some(policy) = &self.policy {
+        if let Some(rules) = &self.rules {
             // Reaches the fork before its row can be written, and every subagent's session: both versions.
-            set_env.push(("OPENCODE_PERMISSION".into(), policy.env_json().into()));
+            set_env.push(("OPENCODE_PERMISSION".into(), env_json(rules).into()));
+        }
+        for (name, value) in &self.secrets.variables {
+            set_env.push((name.into(), value.into()));
         }
         GuardSpec {
             program: self.opencode.program.clone(),
@@ -93,12 +130,42 @@ impl StderrTail {
     }
 }
 
-/// Reads opencode's standard error to its end, so that it never blocks on it; keeps the last lines, and all
-/// of it in the debug log.
-pub async fn pump_stderr(pipe: impl AsyncRead + Unpin, tail: StderrTail, debug_log: Option<PathBuf>) {
+/// Reads opencode's standard error to its end, so that it never blocks on it; keeps the last lines that are
+/// words for people, and all of it in the debug log. `failures` hears of every request to the model that failed.
+pub async fn pump_stderr(
+    pipe: impl AsyncRead + Unpin,
+    tail: StderrTail,
+    debug_log: Option<PathBuf>,
+    redactor: Redactor,
+    failures: Option<mpsc::Sender<String>>,
+) {
     let mut log = debug_log.and_then(|path| fsx::create_append(&path).ok());
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
+    // The rest of a line of the log whose beginning has been read: 1.3.2 logs a whole request with its failure.
+    let mut skipping = false;
+    let mut take = |line: &[u8], skipping: bool| {
+        let clean = redactor.clean_bytes(line);
+        if let Some(log) = &mut log {
+            let _ = log.write_all(&clean);
+        }
+        let text = notice(&clean);
+        if skipping || text.is_empty() {
+            return skipping;
+        }
+        if let Some(message) = failed_attempt(&text) {
+            if let Some(failures) = &failures {
+                // Full: nobody listens, or enough has been heard.
+                let _ = failures.try_send(message);
+            }
+            return true;
+        }
+        let logged = is_log_line(&text);
+        if !logged {
+            tail.push(text);
+        }
+        logged
+    };
     loop {
         // Bounded: a line without an end is cut, and goes on as the next one.
         let taken = match reader.fill_buf().await {
@@ -107,22 +174,17 @@ pub async fn pump_stderr(pipe: impl AsyncRead + Unpin, tail: StderrTail, debug_l
                 let end = bytes.iter().position(|&b| b == b'\n').map(|at| at + 1);
                 let taken = end.unwrap_or(bytes.len());
                 line.extend_from_slice(&bytes[..taken]);
-                if let Some(log) = &mut log {
-                    let _ = log.write_all(&bytes[..taken]);
-                }
                 taken
             }
         };
         reader.consume(taken);
-        if line.ends_with(b"\n") || line.len() > KEPT_LINE {
-            let text = notice(&line);
-            if !text.trim().is_empty() {
-                tail.push(text.trim_end().to_owned());
-            }
+        let ended = line.ends_with(b"\n");
+        if ended || line.len() > KEPT_LINE {
+            skipping = take(&line, skipping) && !ended;
             line.clear();
         }
     }
     if !line.is_empty() {
-        tail.push(notice(&line));
+        take(&line, skipping);
     }
 }

@@ -70,6 +70,8 @@ impl Server {
                 pipe,
                 stderr.clone(),
                 launch.debug_log.clone(),
+                launch.secrets.redactor.clone(),
+                None,
             )));
         }
         let Some(stdout) = process.stdout.take() else {

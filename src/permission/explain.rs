@@ -98,7 +98,7 @@ pub struct Explained {
 /// differ, in the order in which opencode looks at them (the last match wins). Rules that later ones make
 /// ineffective are left out.
 ///
-/// `agent_rules` are the effective rules of the agent ([`crate::opencode::config::parse_agent_rules`]); without them
+/// `agent_rules` are the effective rules of the agent (what `opencode debug agent` prints); without them
 /// those of opencode's default agent are taken.
 pub fn explain(policy: &Policy, agent_rules: Option<&[Rule]>) -> Vec<Explained> {
     let rules = sourced_rules(policy, agent_rules);

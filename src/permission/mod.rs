@@ -7,7 +7,8 @@
 //! pattern `*` and the action `deny` is not even offered to the model.
 //!
 //! What the session's rules do not reach, measured: on 1.3.2 a subagent (the `task` tool) runs in a session of
-//! its own that inherits nothing of them; on 1.18.33 it inherits the denials and all of `external_directory`.
+//! its own that inherits nothing of them: it writes files although the session denies `edit`, and when it asks,
+//! `opencode run` hangs for ever. On 1.18.33 it inherits the denials and all of `external_directory`.
 //! `OPENCODE_PERMISSION` ([`Policy::env_json`]) becomes part of the configuration, and so reaches every agent
 //! of that process on both versions. It should therefore be set for every process that runs turns, also where
 //! the session row carries the policy already.
@@ -95,11 +96,32 @@ impl Policy {
     /// The rules as the value of `OPENCODE_PERMISSION`: the object form of `permission` in `opencode.json`,
     /// whose keys are in the order that gives the same decisions as [`Policy::rules`].
     ///
-    /// opencode merges it into the user's configuration, where a class that is named there already keeps its
-    /// place (measured on 1.3.2 and 1.18.33), so it does not replace the session's own rules.
+    /// It overrules the user's `permission`, whatever stands there, for every agent of the process; what an agent's own
+    /// configuration (`agent.NAME.permission`) says comes after it, so it does not replace the session's rules.
     pub fn env_json(&self) -> String {
-        env::to_object(&self.rules())
+        env_json(&self.rules())
     }
+
+    /// The rules for a turn in which somebody, or something, answers: what the preset refuses only because
+    /// nobody is there is asked instead, and questions go through. The policy's own rules and what a preset
+    /// refuses for its own sake stay as they are.
+    pub fn asking_rules(&self) -> Vec<Rule> {
+        let mut rules = self.preset.rules();
+        for rule in &mut rules {
+            match (rule.permission.as_str(), rule.action) {
+                ("question", _) => rule.action = Action::Allow,
+                ("doom_loop" | "external_directory" | "read", Action::Deny) => rule.action = Action::Ask,
+                _ => {}
+            }
+        }
+        rules.extend_from_slice(&self.rules);
+        rules
+    }
+}
+
+/// Rules as the value of `OPENCODE_PERMISSION`; see [`Policy::env_json`].
+pub fn env_json(rules: &[Rule]) -> String {
+    env::to_object(rules)
 }
 
 /// The rules as the JSON array that `session.permission` holds.

@@ -7,5 +7,5 @@ mod verdict;
 
 pub use issue_ref::{IssueRef, RefContext, RefError, RepoRef};
 pub use record::{BaseRecord, ForkIntent, IssueRecord, SCHEMA, SessionId, SessionState, Totals};
-pub use turn::{LiveTurn, ProcessIdentity, TokenCount, TransportKind, TurnRecord};
+pub use turn::{Answered, LiveTurn, PendingRequest, ProcessIdentity, TokenCount, TransportKind, TurnRecord};
 pub use verdict::Verdict;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{IssueRef, LiveTurn, RepoRef, TokenCount, TurnRecord};
+use super::{IssueRef, LiveTurn, PendingRequest, RepoRef, TokenCount, TurnRecord};
 use crate::permission::Policy;
 
 /// The schema that this version writes.
@@ -109,6 +109,9 @@ pub struct IssueRecord {
     /// Sums over all turns that have ended.
     #[serde(default)]
     pub totals: Totals,
+    /// What the last turn was blocked on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<PendingRequest>,
 }
 
 /// The journal of one fork: on disk before opencode is asked, gone when the fork's id is on disk. With it,

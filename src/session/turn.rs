@@ -126,4 +126,42 @@ pub struct TurnRecord {
     pub tokens: TokenCount,
     /// The version of opencode.
     pub opencode: String,
+    /// Events of any kind.
+    #[serde(default)]
+    pub events: u64,
+    /// How often opencode was started again after a crash.
+    #[serde(default)]
+    pub restarts: u32,
+    /// Requests that were answered.
+    #[serde(default)]
+    pub answered: Answered,
+}
+
+/// How many requests of a turn were answered, and by whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// By the answers file.
+    pub file: u64,
+    /// By a supervisor.
+    pub supervisor: u64,
+    /// By the default.
+    pub default: u64,
+}
+
+/// Something that a turn was blocked on: it waits in the record for a person's answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PendingRequest {
+    /// opencode's id of the request.
+    pub request: String,
+    /// The turn that asked.
+    pub turn: Uuid,
+    /// When.
+    pub asked: Timestamp,
+    /// `permission` or `question`.
+    pub kind: String,
+    /// The permission and its patterns, or the questions with their options.
+    pub detail: serde_json::Value,
+    /// What a person answered; the next turn delivers it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<serde_json::Value>,
 }

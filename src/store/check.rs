@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::index::{Index, OnDisk};
+use super::listing::Folder;
 use super::trash::Half;
-use super::{Key, Store, StoreError, TrashId, records};
+use super::{Holder, Key, LeaseError, Store, StoreError, TrashId, layout, lock, records};
 use crate::fsx;
 use crate::session::{BaseRecord, IssueRecord, SCHEMA};
 
@@ -149,6 +150,10 @@ impl Store {
         let mut findings = Vec::new();
         let keys = self.check_records(&mut findings);
         self.check_index(&keys, &mut findings);
+        for folder in [layout::SESSIONS, layout::RUN, layout::TRASH] {
+            check_files(&self.home.join(folder), true, &mut findings);
+        }
+        check_files(&self.home, false, &mut findings);
         match self.trash_entries() {
             Ok(entries) => findings.extend(entries.iter().filter_map(|entry| {
                 let half = self.half_done(entry)?;
@@ -170,37 +175,28 @@ impl Store {
                 return Vec::new();
             }
         };
-        findings.extend(walk.symlinks.into_iter().map(|path| Finding::Symlink { path }));
         findings.extend(
             walk.broken
                 .into_iter()
                 .map(|(path, why)| Finding::Unreadable { path, why }),
         );
-        let mut temps = walk.temps;
-        temps.extend(temps_in(&self.home));
-        findings.extend(
-            temps
-                .into_iter()
-                .filter(|path| is_stale(path))
-                .map(|path| Finding::StaleTemp { path }),
-        );
         let mut keys = Vec::new();
-        for candidate in walk.candidates {
-            let read = match &candidate.key {
+        for key in walk.folders.iter().flat_map(Folder::keys) {
+            let read = match &key {
                 Key::Issue(issue) => self.issue(issue).map(|record| record.map(|record| record.schema)),
                 Key::Base(repo) => self.base(repo).map(|record| record.map(|record| record.schema)),
             };
             match read {
                 Ok(Some(found)) if found > SCHEMA => {
                     findings.push(Finding::Newer {
-                        path: candidate.path(),
+                        path: self.record_path(&key),
                         found,
                     });
                 }
                 Ok(_) => {}
                 Err(error) => findings.push(self.finding(error)),
             }
-            keys.push(candidate.key);
+            keys.push(key);
         }
         keys
     }
@@ -279,7 +275,19 @@ impl Store {
                 Ok(report.moved_aside.map_or(Fixed::Done, Fixed::MovedAside))
             }
             Finding::Broken { path, .. } => {
-                if self.still_broken(path)? {
+                let Some(key) = path.strip_prefix(self.sessions()).ok().and_then(Key::of_record) else {
+                    return Ok(Fixed::NotByMachine);
+                };
+                let holder = Holder::this_process("move a broken record aside");
+                let _lease = self
+                    .lease(key.clone(), holder, None)
+                    .map_err(|error| match error {
+                        LeaseError::Store(error) => error,
+                        LeaseError::Held { holder, .. } => {
+                            lock::timed_out(self.run_path(&key, ".lease"), Duration::ZERO, holder)
+                        }
+                    })?;
+                if Self::still_broken(path, &key)? {
                     let aside = self.quarantine(path)?;
                     self.rebuild_index()?;
                     return Ok(Fixed::MovedAside(aside));
@@ -309,10 +317,7 @@ impl Store {
     }
 
     /// Whether a record's file is there and cannot be understood.
-    fn still_broken(&self, path: &Path) -> Result<bool, StoreError> {
-        let Some(key) = path.strip_prefix(self.sessions()).ok().and_then(Key::of_record) else {
-            return Ok(false);
-        };
+    fn still_broken(path: &Path, key: &Key) -> Result<bool, StoreError> {
         let bytes = match fsx::read_bounded(path, records::MAX_RECORD) {
             Ok(bytes) => bytes,
             Err(error) if error.is_not_found() => return Ok(false),
@@ -320,22 +325,30 @@ impl Store {
             Err(error) => return Err(error.into()),
         };
         let read = match key {
-            Key::Issue(_) => records::parse_as::<IssueRecord>(path, &bytes, &key).map(drop),
-            Key::Base(_) => records::parse_as::<BaseRecord>(path, &bytes, &key).map(drop),
+            Key::Issue(_) => records::parse_as::<IssueRecord>(path, &bytes, key).map(drop),
+            Key::Base(_) => records::parse_as::<BaseRecord>(path, &bytes, key).map(drop),
         };
         Ok(matches!(read, Err(StoreError::Broken { .. })))
     }
 }
 
-fn temps_in(folder: &Path) -> Vec<PathBuf> {
+/// Finds links and left temporary files in a folder.
+fn check_files(folder: &Path, deep: bool, findings: &mut Vec<Finding>) {
+    // What cannot be read shows where records are looked for.
     let Ok(names) = std::fs::read_dir(folder) else {
-        return Vec::new();
+        return;
     };
-    let names = names.filter_map(Result::ok);
-    names
-        .filter(|found| fsx::is_temp_name(&found.file_name()))
-        .map(|found| found.path())
-        .collect()
+    for found in names.filter_map(Result::ok) {
+        let path = found.path();
+        match found.file_type() {
+            Ok(kind) if kind.is_symlink() => findings.push(Finding::Symlink { path }),
+            Ok(kind) if kind.is_dir() && deep => check_files(&path, deep, findings),
+            Ok(_) if fsx::is_temp_name(&found.file_name()) && is_stale(&path) => {
+                findings.push(Finding::StaleTemp { path });
+            }
+            _ => {}
+        }
+    }
 }
 
 fn is_stale(path: &Path) -> bool {

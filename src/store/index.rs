@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::listing::Folder;
 use super::records::{self, Probe};
 use super::{Key, Lock, Store, StoreError, layout};
 use crate::fsx;
@@ -111,7 +112,7 @@ impl Store {
     pub fn set_default_base(&self, repo: Option<&RepoRef>) -> Result<(), StoreError> {
         let lock = self.index_lock("set the default base")?;
         let base = repo.map(|repo| Index::entry(&repo.into()).1);
-        self.change_index(&lock, |index| {
+        self.change_index(&lock, true, |index| {
             let changed = index.base != base;
             index.base = base;
             changed
@@ -162,7 +163,9 @@ impl Store {
             return Ok(());
         }
         let lock = self.index_lock("enter a record")?;
-        self.change_index(&lock, |index| {
+        // A power cut may take the entry back: the next write of the record, or `fix`, enters it again.
+        let lasting = matches!(key, Key::Base(_));
+        self.change_index(&lock, lasting, |index| {
             if index.base.is_none() && matches!(key, Key::Base(_)) {
                 index.base = Some(file.clone());
             }
@@ -173,7 +176,7 @@ impl Store {
     /// Takes an entry out of the index, whose record is gone. A default base that goes leaves none.
     pub(crate) fn leave(&self, lock: &Lock, key: &Key) -> Result<(), StoreError> {
         let (name, file) = Index::entry(key);
-        self.change_index(lock, |index| {
+        self.change_index(lock, true, |index| {
             let was_default = matches!(key, Key::Base(_)) && index.base.as_ref() == Some(&file);
             if was_default {
                 index.base = None;
@@ -184,7 +187,12 @@ impl Store {
 
     /// Changes the index under its lock. A missing or broken one is made anew from the records first; one that a newer
     /// version wrote is left alone, since the records are the truth.
-    fn change_index(&self, lock: &Lock, change: impl FnOnce(&mut Index) -> bool) -> Result<(), StoreError> {
+    fn change_index(
+        &self,
+        lock: &Lock,
+        lasting: bool,
+        change: impl FnOnce(&mut Index) -> bool,
+    ) -> Result<(), StoreError> {
         let mut index = match self.index_on_disk()? {
             OnDisk::Good(index) => index,
             OnDisk::Bad(error @ StoreError::Newer { .. }) => {
@@ -197,14 +205,19 @@ impl Store {
             }
         };
         if change(&mut index) {
-            self.write_index(&index)?;
+            self.write_index(&index, lasting)?;
         }
         Ok(())
     }
 
-    fn write_index(&self, index: &Index) -> Result<(), StoreError> {
+    fn write_index(&self, index: &Index, lasting: bool) -> Result<(), StoreError> {
         let path = self.index_path();
-        fsx::write_atomic(&path, &records::encode(index, &path)?)?;
+        let bytes = records::encode(index, &path)?;
+        if lasting {
+            fsx::write_atomic(&path, &bytes)?;
+        } else {
+            fsx::write_atomic_brief(&path, &bytes)?;
+        }
         fsx::crash_point("index_saved");
         Ok(())
     }
@@ -221,9 +234,9 @@ impl Store {
             }
         };
         let mut index = Index::default();
-        for candidate in self.walk()?.candidates {
-            let (name, file) = Index::entry(&candidate.key);
-            index.map(&candidate.key).insert(name, file);
+        for key in self.walk()?.folders.iter().flat_map(Folder::keys) {
+            let (name, file) = Index::entry(&key);
+            index.map(&key).insert(name, file);
         }
         index.base = match &old {
             Some(old)
@@ -249,7 +262,7 @@ impl Store {
         report.added = missing_in(&index, &before);
         report.dropped = missing_in(&before, &index);
         if old.as_ref() != Some(&index) {
-            self.write_index(&index)?;
+            self.write_index(&index, true)?;
         }
         Ok(report)
     }

@@ -88,15 +88,13 @@ impl Key {
 
     /// The key whose record this is, from its path below `sessions/`; nothing where no key's record is.
     pub fn of_record(path: &Path) -> Option<Self> {
-        let stem = path.file_name()?.to_str()?.strip_suffix(".json")?;
+        let name = path.file_name()?.to_str()?;
         let repo = repo_of(path.parent()?)?;
-        let key = if stem == "base" {
-            Self::Base(repo)
-        } else {
-            Self::Issue(IssueRef::new(repo, stem.parse().ok()?).ok()?)
-        };
-        // Leading zeros, capitals, a needless `@`: what looks like a record but is none that would be found.
-        (key.record() == path).then_some(key)
+        match Entry::of(name) {
+            Entry::Base => Some(Self::Base(repo)),
+            Entry::Record(number) => Some(Self::Issue(IssueRef::new(repo, number).ok()?)),
+            _ => None,
+        }
     }
 }
 
@@ -113,7 +111,8 @@ fn repo_folder(repo: &RepoRef) -> PathBuf {
     path
 }
 
-fn repo_of(folder: &Path) -> Option<RepoRef> {
+/// The repository whose folder this is, below `sessions/`.
+pub(crate) fn repo_of(folder: &Path) -> Option<RepoRef> {
     let mut text = String::new();
     for component in folder.components() {
         let component = component.as_os_str().to_str()?;
@@ -122,7 +121,10 @@ fn repo_of(folder: &Path) -> Option<RepoRef> {
         }
         text.push_str(component.strip_prefix('@').unwrap_or(component));
     }
-    RepoRef::try_from(text).ok()
+    // Capitals, a needless `@`: what looks like a repository's folder but is not where one is looked for.
+    RepoRef::try_from(text)
+        .ok()
+        .filter(|repo| repo_folder(repo) == folder)
 }
 
 /// Whether a file or folder of a key, a temporary file or one that was moved aside may have this name.
@@ -138,29 +140,29 @@ fn is_reserved(segment: &str) -> bool {
 /// What stands under a name in the folder of a repository, or of a group of repositories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
-    Record,
+    /// The record of the issue with this number.
+    Record(u64),
+    /// The record of the base.
     Base,
-    KeyFolder,
-    Temp,
-    Aside,
+    /// Named like a record, and found by no key: leading zeros, no number of an issue.
+    Stray,
+    /// The folder of a key.
+    Folder,
+    /// A group's or a repository's folder, or anything else.
     Other,
 }
 
 impl Entry {
     pub(crate) fn of(name: &str) -> Self {
-        let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        if name == "base.json" {
-            Self::Base
-        } else if name.strip_suffix(".json").is_some_and(number) {
-            Self::Record
-        } else if name == "base" || number(name) {
-            Self::KeyFolder
-        } else if name.starts_with(fsx::TEMP_PREFIX) {
-            Self::Temp
-        } else if name.contains(".json.broken-") {
-            Self::Aside
-        } else {
-            Self::Other
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        match name.strip_suffix(".json") {
+            Some("base") => Self::Base,
+            Some(stem) if is_number(stem) => match stem.parse() {
+                Ok(number) if !stem.starts_with('0') => Self::Record(number),
+                _ => Self::Stray,
+            },
+            None if name == "base" || is_number(name) => Self::Folder,
+            _ => Self::Other,
         }
     }
 }

@@ -69,9 +69,14 @@ impl Store {
         }
     }
 
-    fn lease(&self, key: Key, holder: Holder, wait: Option<Duration>) -> Result<Lease, LeaseError> {
+    pub(crate) fn lease(
+        &self,
+        key: Key,
+        holder: Holder,
+        wait: Option<Duration>,
+    ) -> Result<Lease, LeaseError> {
         let path = self.run_path(&key, ".lease");
-        self.make_folder_of(&path)?;
+        self.make_run_folder_of(&path)?;
         match Lock::acquire(&path, &holder, wait.unwrap_or_default())? {
             Attempt::Taken(lock) => Ok(Lease {
                 key,

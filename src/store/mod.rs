@@ -88,13 +88,24 @@ impl Store {
     /// Replaces a file of a key's live turn, below `run/`.
     pub fn write_run(&self, key: &Key, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.run_path(key, ending);
-        self.make_folder_of(&path)?;
-        Ok(fsx::write_atomic(&path, bytes)?)
+        self.make_run_folder_of(&path)?;
+        Ok(fsx::write_atomic_brief(&path, bytes)?)
     }
 
     /// The lock that lets one process at a time fork sessions.
     pub fn fork_lock(&self, wait: Duration) -> Result<Lock, StoreError> {
         self.lock("fork.lock", "fork", wait)
+    }
+
+    /// The lock that lets one process at a time make a fork that is recognised by its prompt alone: of two with the
+    /// same prompt, neither could tell its own. `prompt_sha256` is in hexadecimal; different prompts may share a lock.
+    pub fn prompt_lock(&self, prompt_sha256: &str, wait: Duration) -> Result<Lock, StoreError> {
+        let digit = prompt_sha256
+            .chars()
+            .next()
+            .filter(char::is_ascii_hexdigit)
+            .unwrap_or('0');
+        self.lock(&format!("{}/fork-{digit}.lock", layout::RUN), "fork", wait)
     }
 
     fn index_lock(&self, what: &str) -> Result<Lock, StoreError> {
@@ -118,6 +129,14 @@ impl Store {
 
     fn make_folder_of(&self, path: &Path) -> Result<(), StoreError> {
         Ok(fsx::create_dir_all_durable(
+            &self.home,
+            path.parent().unwrap_or(&self.home),
+        )?)
+    }
+
+    /// What is below `run/` is worth nothing after a reboot, and need not wait for the disk.
+    fn make_run_folder_of(&self, path: &Path) -> Result<(), StoreError> {
+        Ok(fsx::create_dir_all_brief(
             &self.home,
             path.parent().unwrap_or(&self.home),
         )?)

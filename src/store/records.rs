@@ -1,6 +1,5 @@
 //! Reading and writing records.
 
-use std::fs::File;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -17,11 +16,17 @@ pub(crate) const MAX_RECORD: u64 = 4 << 20;
 pub(crate) trait Record: DeserializeOwned + serde::Serialize + Send {
     fn key(&self) -> Key;
     fn schema(&self) -> u32;
+    /// Whether its key is this repository's base, or this issue of it.
+    fn belongs(&self, repo: &RepoRef, number: Option<u64>) -> bool;
 }
 
 impl Record for IssueRecord {
     fn key(&self) -> Key {
         Key::Issue(self.issue.clone())
+    }
+
+    fn belongs(&self, repo: &RepoRef, number: Option<u64>) -> bool {
+        self.issue.repo() == repo && Some(self.issue.number()) == number
     }
 
     fn schema(&self) -> u32 {
@@ -32,6 +37,10 @@ impl Record for IssueRecord {
 impl Record for BaseRecord {
     fn key(&self) -> Key {
         Key::Base(self.repo.clone())
+    }
+
+    fn belongs(&self, repo: &RepoRef, number: Option<u64>) -> bool {
+        self.repo == *repo && number.is_none()
     }
 
     fn schema(&self) -> u32 {
@@ -148,15 +157,4 @@ pub(crate) fn encode<T: serde::Serialize>(value: &T, path: &Path) -> Result<Vec<
     let mut bytes = serde_json::to_vec_pretty(value).map_err(failed)?;
     bytes.push(b'\n');
     Ok(bytes)
-}
-
-/// Reads and understands an open record; `bytes` is a buffer to use again.
-pub(crate) fn read_open<R: Record>(
-    file: &File,
-    path: &Path,
-    key: &Key,
-    bytes: &mut Vec<u8>,
-) -> Result<R, StoreError> {
-    fsx::read_open(file, path, MAX_RECORD, bytes)?;
-    parse_as(path, bytes, key)
 }

@@ -17,6 +17,7 @@ use crate::fsx::{self, FsError};
 use crate::session::{IssueRef, RepoRef, SCHEMA};
 
 const ENTRY: &str = "entry.json";
+const RECORD: &str = "record.json";
 const MAX_ENTRY: u64 = 1 << 20;
 
 /// The name of an entry: `<UTC time>-<random>`; later ones sort last.
@@ -58,12 +59,13 @@ pub struct TrashEntry {
     pub why: String,
     /// Where the record was, below `sessions/`.
     pub record: PathBuf,
-    /// Where the folder was, below `sessions/`.
-    pub folder: PathBuf,
+    /// Where the folder was, below `sessions/`; absent when there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
     /// The extra files, by their names in `extra/`.
     #[serde(default)]
     pub extra: Vec<String>,
-    /// When it was put back; only the extra files are left then.
+    /// When it was put back, or that was begun; only the extra files are left when it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<Timestamp>,
 }
@@ -102,7 +104,7 @@ impl TrashEntry {
         let key = self.key()?;
         let folder = store.trash_folder().join(&self.id.0);
         Some(Place {
-            trashed_record: folder.join("record.json"),
+            trashed_record: folder.join(RECORD),
             trashed_folder: folder.join("session"),
             record: store.record_path(&key),
             session_folder: store.folder(&key),
@@ -217,23 +219,22 @@ impl Store {
             when,
             why: why.to_owned(),
             record: key.record(),
-            folder: key.folder(),
+            folder: exists(&self.folder(key)).then(|| key.folder()),
             extra: extra.iter().map(|file| file.name.to_owned()).collect(),
             restored: None,
         };
         let folder = self.trash_folder().join(&id.0);
-        let file = folder.join(ENTRY);
-        fsx::refuse_symlinks(&self.home, &self.record_path(key))?;
-        self.make_folder_of(&file)?;
-        fsx::write_atomic(&file, &records::encode(&entry, &file)?)?;
-        fsx::crash_point("trash_entry_written");
-        for file in extra {
-            let to = folder.join("extra").join(plain_name(file.name)?);
-            self.make_folder_of(&to)?;
-            // Copied, so that a crash before the record's move loses nothing.
-            fsx::copy_durable(file.from, &to)?;
+        let staged = self.stage(&entry, key, &folder, extra);
+        if let Err(error) = staged.and_then(|()| self.move_record_out(&entry)) {
+            // Best effort, since `check` finds what stays; never with the record in it.
+            if !exists(&folder.join(RECORD)) {
+                let _ = fsx::remove_dir_all_durable(&folder);
+            }
+            return Err(error);
         }
-        self.move_out(&entry)?;
+        if let Some(place) = entry.place(self) {
+            self.move_folder_out(&place)?;
+        }
         self.leave(&lock, key)?;
         for file in extra {
             fsx::remove_file_durable(file.from)?;
@@ -241,13 +242,34 @@ impl Store {
         Ok(id)
     }
 
-    fn move_out(&self, entry: &TrashEntry) -> Result<(), StoreError> {
+    fn stage(
+        &self,
+        entry: &TrashEntry,
+        key: &Key,
+        folder: &Path,
+        extra: &[ExtraFile<'_>],
+    ) -> Result<(), StoreError> {
+        let file = folder.join(ENTRY);
+        fsx::refuse_symlinks(&self.home, &self.record_path(key))?;
+        self.make_folder_of(&file)?;
+        fsx::write_atomic(&file, &records::encode(entry, &file)?)?;
+        fsx::crash_point("trash_entry_written");
+        for file in extra {
+            let to = folder.join("extra").join(plain_name(file.name)?);
+            self.make_folder_of(&to)?;
+            // Copied, so that a crash before the record's move loses nothing.
+            fsx::copy_durable(file.from, &to)?;
+        }
+        Ok(())
+    }
+
+    fn move_record_out(&self, entry: &TrashEntry) -> Result<(), StoreError> {
         let Some(place) = entry.place(self) else {
             return Ok(());
         };
         fsx::rename_durable(&place.record, &place.trashed_record)?;
         fsx::crash_point("trash_record_moved");
-        self.move_folder_out(&place)
+        Ok(())
     }
 
     fn move_folder_out(&self, place: &Place) -> Result<(), StoreError> {
@@ -276,6 +298,10 @@ impl Store {
                 path: place.record,
             });
         }
+        // First of all, so that a crash after the record's move cannot make this look like an entry never begun.
+        entry.restored = Some(Timestamp::now());
+        let file = place.folder.join(ENTRY);
+        fsx::write_atomic(&file, &records::encode(&entry, &file)?)?;
         self.make_folder_of(&place.record)?;
         if exists(&place.trashed_folder) {
             if exists(&place.session_folder) {
@@ -293,36 +319,18 @@ impl Store {
         fsx::crash_point("restore_record_moved");
         drop(lock);
         self.enter(key)?;
-        entry.restored = Some(Timestamp::now());
         let extra: Vec<_> = entry
             .extra
             .iter()
             .map(|name| place.folder.join("extra").join(name))
             .filter(|path| exists(path))
             .collect();
-        Self::close_entry(&entry, &place.folder)?;
+        remove_if_empty(&place.folder)?;
         Ok(Restored {
             entry,
             record: place.record,
             extra,
         })
-    }
-
-    /// Removes an entry with nothing in it, or notes that it was restored.
-    fn close_entry(entry: &TrashEntry, folder: &Path) -> Result<(), StoreError> {
-        let holds_more = std::fs::read_dir(folder)
-            .map_err(|source| FsError::Io {
-                action: "read the folder",
-                path: folder.to_owned(),
-                source,
-            })?
-            .filter_map(Result::ok)
-            .any(|found| found.file_name() != ENTRY && !fsx::is_temp_name(&found.file_name()));
-        if !holds_more {
-            return Ok(fsx::remove_dir_all_durable(folder)?);
-        }
-        let file = folder.join(ENTRY);
-        Ok(fsx::write_atomic(&file, &records::encode(entry, &file)?)?)
     }
 
     /// Every entry that can be understood, oldest first.
@@ -364,7 +372,14 @@ impl Store {
         let place = entry.place(self)?;
         match (exists(&place.trashed_record), entry.restored) {
             (false, None) => Some(Half::NotBegun),
-            (true, _) if !exists(&place.record) && exists(&place.session_folder) => Some(Half::FolderLeft),
+            (true, _)
+                if entry.folder.is_some()
+                    && !exists(&place.trashed_folder)
+                    && !exists(&place.record)
+                    && exists(&place.session_folder) =>
+            {
+                Some(Half::FolderLeft)
+            }
             _ => None,
         }
     }
@@ -394,7 +409,7 @@ impl Store {
 /// Moves the folder of an earlier session, which a crash left behind, after its record: the session that is about to
 /// get a record must not inherit it.
 pub(crate) fn finish_leftover(store: &Store, key: &Key) -> Result<(), StoreError> {
-    if !exists(&store.folder(key).join("turns.jsonl")) {
+    if !exists(&store.folder(key)) {
         return Ok(());
     }
     let lock = store.index_lock("finish what was interrupted")?;
@@ -404,6 +419,23 @@ pub(crate) fn finish_leftover(store: &Store, key: &Key) -> Result<(), StoreError
         }
     }
     Ok(())
+}
+
+/// Removes an entry with nothing in it but its own description.
+fn remove_if_empty(folder: &Path) -> Result<(), StoreError> {
+    let holds_more = std::fs::read_dir(folder)
+        .map_err(|source| FsError::Io {
+            action: "read the folder",
+            path: folder.to_owned(),
+            source,
+        })?
+        .filter_map(Result::ok)
+        .any(|found| found.file_name() != ENTRY && !fsx::is_temp_name(&found.file_name()));
+    if holds_more {
+        Ok(())
+    } else {
+        Ok(fsx::remove_dir_all_durable(folder)?)
+    }
 }
 
 fn exists(path: &Path) -> bool {

@@ -18,8 +18,8 @@ use uuid::Uuid;
 pub use run::RunTransport;
 pub use serve::ServeTransport;
 
-use crate::opencode::{DatabaseError, Opencode};
-use crate::permission::Policy;
+use crate::opencode::{DatabaseError, Opencode, Secrets};
+use crate::permission::Rule;
 use crate::process::{Exit, ProcessError};
 use crate::session::{SessionId, TokenCount, TransportKind};
 
@@ -35,7 +35,7 @@ pub struct Setup {
     /// The session's working directory.
     pub directory: PathBuf,
     /// The permission rules, for the environment of opencode.
-    pub policy: Policy,
+    pub rules: Vec<Rule>,
     /// Where opencode's own words go, byte for byte.
     pub raw_log: Option<PathBuf>,
     /// Where opencode's log goes at DEBUG (`--debug`).
@@ -46,6 +46,8 @@ pub struct Setup {
     pub model: Option<String>,
     /// The agent, if not the session's own.
     pub agent: Option<String>,
+    /// What opencode's environment holds and no log may.
+    pub secrets: Secrets,
 }
 
 /// Where a prompt goes.
@@ -216,6 +218,59 @@ pub enum RequestKind {
     },
     /// Questions, each with its options.
     Question(Vec<Question>),
+}
+
+impl RequestKind {
+    /// The word in events and records.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Permission { .. } => "permission",
+            Self::Question(_) => "question",
+        }
+    }
+
+    /// What is asked, for programs.
+    pub fn detail(&self) -> Value {
+        match self {
+            Self::Permission { permission, patterns } => {
+                serde_json::json!({"permission": permission, "patterns": patterns})
+            }
+            Self::Question(questions) => questions
+                .iter()
+                .map(|question| {
+                    serde_json::json!({
+                        "header": question.header,
+                        "question": question.question,
+                        "options": question.options,
+                        "multiple": question.multiple,
+                    })
+                })
+                .collect(),
+        }
+    }
+}
+
+/// What is asked, for people, in one line.
+impl std::fmt::Display for RequestKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Permission { permission, patterns } => {
+                write!(f, "may it use {permission} on {}?", patterns.join(", "))
+            }
+            Self::Question(questions) => {
+                for (at, question) in questions.iter().enumerate() {
+                    let space = if at == 0 { "" } else { " " };
+                    write!(
+                        f,
+                        "{space}{} [{}]",
+                        question.question,
+                        question.options.join(" | ")
+                    )?;
+                }
+                Ok(())
+            }
+        }
+    }
 }
 
 /// One question with its options.

@@ -19,6 +19,7 @@ use crate::opencode::{
     pump_stderr,
 };
 use crate::process::Guarded;
+use crate::redact::Redactor;
 use crate::session::{SessionId, TransportKind};
 
 /// How often the database is asked for the new fork. Its row is there before the first request to the model,
@@ -31,12 +32,18 @@ pub struct RunTransport {
     process: Option<Guarded>,
     events: Option<mpsc::Receiver<Event>>,
     stderr: StderrTail,
+    failures: Option<mpsc::Receiver<String>>,
+    attempts: u64,
     tasks: Vec<JoinHandle<()>>,
     search: Option<ForkSearch>,
 }
 
 /// Looks for the fork that `opencode run --fork` makes.
 struct ForkSearch {
+    /// Open for as long as the search. Opened anew for every look, it would again and again be the first
+    /// connection, which locks the database to set up its write-ahead log; a starting 1.18.33 was seen to die of
+    /// "database is locked".
+    database: Database,
     base: SessionRow,
     since: Timestamp,
     known: HashSet<SessionId>,
@@ -57,6 +64,7 @@ impl ForkSearch {
             .map(|row| row.id)
             .collect();
         Ok(Self {
+            database,
             base,
             since,
             known,
@@ -65,8 +73,8 @@ impl ForkSearch {
     }
 
     /// The fork that holds our prompt. A fork that somebody makes by hand meanwhile holds another one.
-    fn look(&self, setup: &Setup) -> Option<SessionId> {
-        let database = Database::open_read(&setup.opencode.database).ok()?;
+    fn look(&self) -> Option<SessionId> {
+        let database = &self.database;
         let rows = database.forks_of(&self.base, self.since.as_millisecond()).ok()?;
         rows.into_iter()
             .filter(|row| !self.known.contains(&row.id))
@@ -88,6 +96,8 @@ impl Transport for RunTransport {
             process: None,
             events: None,
             stderr: StderrTail::default(),
+            failures: None,
+            attempts: 0,
             tasks: Vec::new(),
             search: None,
         })
@@ -114,6 +124,10 @@ impl Transport for RunTransport {
                 args.extend([flag, value]);
             }
         }
+        if self.setup.debug_log.is_none() {
+            // Nothing on standard output tells that opencode waits for the model's provider; its log does.
+            args.extend(["--print-logs", "--log-level", "ERROR"]);
+        }
         let mut spec = self
             .setup
             .launch()
@@ -126,12 +140,24 @@ impl Transport for RunTransport {
         let mut process = Guarded::spawn(spec).await?;
         if let Some(pipe) = process.stderr.take() {
             let debug_log = self.setup.debug_log.clone();
-            self.tasks
-                .push(tokio::spawn(pump_stderr(pipe, self.stderr.clone(), debug_log)));
+            let (heard, failures) = mpsc::channel(64);
+            self.failures = Some(failures);
+            self.tasks.push(tokio::spawn(pump_stderr(
+                pipe,
+                self.stderr.clone(),
+                debug_log,
+                self.setup.secrets.redactor.clone(),
+                Some(heard),
+            )));
         }
         let (sender, events) = mpsc::channel(256);
         match process.stdout.take() {
-            Some(stdout) => self.tasks.push(tokio::spawn(read_events(stdout, raw, sender))),
+            Some(stdout) => self.tasks.push(tokio::spawn(read_events(
+                stdout,
+                raw,
+                sender,
+                self.setup.secrets.redactor.clone(),
+            ))),
             None => {
                 return Err(TransportError::NotReady(
                     "its standard output is closed".to_owned(),
@@ -157,6 +183,12 @@ impl Transport for RunTransport {
                     None => std::future::pending().await,
                 }
             };
+            let failure = async {
+                match &mut self.failures {
+                    Some(failures) => failures.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 event = events.recv() => match event {
@@ -169,7 +201,7 @@ impl Transport for RunTransport {
                     None => {
                         // A fork that said nothing may have been made all the same.
                         let exit = process.wait().await;
-                        if let Some(fork) = self.search.take().and_then(|search| search.look(&self.setup)) {
+                        if let Some(fork) = self.search.take().and_then(|search| search.look()) {
                             return Event::Session(fork);
                         }
                         return Event::Ended(End {
@@ -179,8 +211,15 @@ impl Transport for RunTransport {
                         });
                     }
                 },
+                failure = failure => match failure {
+                    Some(message) => {
+                        self.attempts += 1;
+                        return Event::Retrying { attempt: self.attempts, message, next: None };
+                    }
+                    None => self.failures = None,
+                },
                 () = look => {
-                    if let Some(fork) = self.search.as_ref().and_then(|search| search.look(&self.setup)) {
+                    if let Some(fork) = self.search.as_ref().and_then(|search| search.look()) {
                         self.search = None;
                         return Event::Session(fork);
                     }
@@ -215,20 +254,35 @@ impl Transport for RunTransport {
     }
 }
 
-/// Reads standard output to its end: every byte into the raw log, every event to the supervisor.
-async fn read_events(mut stdout: ChildStdout, mut raw: Option<std::fs::File>, events: mpsc::Sender<Event>) {
+/// Reads standard output to its end: every byte into the raw log, every event to the supervisor. With secrets
+/// the raw log is written by lines, since a secret may lie across two reads.
+async fn read_events(
+    mut stdout: ChildStdout,
+    mut raw: Option<std::fs::File>,
+    events: mpsc::Sender<Event>,
+    redactor: Redactor,
+) {
     let mut lines = LineSplitter::default();
     let mut chunk = vec![0; 64 * 1024];
+    let by_line = !redactor.is_empty();
     loop {
         let mut out = Vec::new();
         let read = stdout.read(&mut chunk).await.unwrap_or(0);
-        if let Some(raw) = &mut raw {
+        if let Some(raw) = raw.as_mut().filter(|_| !by_line) {
             let _ = raw.write_all(&chunk[..read]);
         }
+        let take = |line: Line<'_>| {
+            if let Some(raw) = raw.as_mut().filter(|_| by_line) {
+                let (Line::Whole(bytes) | Line::TooLong { prefix: bytes, .. }) = line;
+                let _ = raw.write_all(&redactor.clean_bytes(bytes));
+                let _ = raw.write_all(b"\n");
+            }
+            take_line(&line, &mut out);
+        };
         if read == 0 {
-            std::mem::take(&mut lines).finish(|line| take_line(&line, &mut out));
+            std::mem::take(&mut lines).finish(take);
         } else {
-            lines.push(&chunk[..read], |line| take_line(&line, &mut out));
+            lines.push(&chunk[..read], take);
         }
         for event in out {
             // With nobody left to listen, the pipe is still read, so that opencode does not spin on it

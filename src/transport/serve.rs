@@ -71,9 +71,10 @@ impl Setup {
             guard_program: self.guard_program.clone(),
             turn: self.turn,
             directory: self.directory.clone(),
-            policy: Some(self.policy.clone()),
+            rules: Some(self.rules.clone()),
             debug_log: self.debug_log.clone(),
             grace: self.grace,
+            secrets: self.secrets.clone(),
         }
     }
 }
@@ -190,7 +191,11 @@ impl Transport for ServeTransport {
         let api = self.api();
         // Listening begins before the prompt is delivered, so that nothing of the turn is missed.
         let stream = api.events().await?;
-        let listener = Listener::new(session.clone(), self.setup.raw_log.as_deref())?;
+        let listener = Listener::new(
+            session.clone(),
+            self.setup.raw_log.as_deref(),
+            self.setup.secrets.redactor.clone(),
+        )?;
         self.tasks.push(tokio::spawn(listener.run(
             api.clone(),
             stream,

@@ -14,6 +14,7 @@ use super::serve::Heard;
 use super::{ErrorPayload, Event, Question, Request, RequestKind, ToolCall, ToolStatus, TransportError};
 use crate::fsx;
 use crate::opencode::{Api, Line, LineSplitter, error_summary, token_count};
+use crate::redact::Redactor;
 use crate::session::SessionId;
 
 /// How long to wait before the stream is opened again.
@@ -29,10 +30,15 @@ pub(super) struct Listener {
     /// How much of each text part has been passed on, and whether it is reasoning.
     parts: HashMap<String, (usize, bool)>,
     raw: Option<std::fs::File>,
+    redactor: Redactor,
 }
 
 impl Listener {
-    pub(super) fn new(session: SessionId, raw_log: Option<&Path>) -> Result<Self, TransportError> {
+    pub(super) fn new(
+        session: SessionId,
+        raw_log: Option<&Path>,
+        redactor: Redactor,
+    ) -> Result<Self, TransportError> {
         let raw = raw_log.map(open_raw_log).transpose()?;
         Ok(Self {
             family: HashSet::from([session.as_str().to_owned()]),
@@ -40,6 +46,7 @@ impl Listener {
             prompts: HashSet::new(),
             parts: HashMap::new(),
             raw,
+            redactor,
         })
     }
 
@@ -100,7 +107,7 @@ impl Listener {
             return;
         }
         if let Some(raw) = &mut self.raw {
-            let _ = raw.write_all(data.trim_ascii());
+            let _ = raw.write_all(&self.redactor.clean_bytes(data.trim_ascii()));
             let _ = raw.write_all(b"\n");
         }
         if let "permission.asked" | "question.asked" = kind {

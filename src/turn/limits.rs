@@ -19,6 +19,8 @@ pub struct Limits {
     pub quota_wait: Duration,
     /// Between asking opencode to end and killing it.
     pub grace: Duration,
+    /// How often opencode is started again after it crashed.
+    pub restarts: u32,
     /// How long opencode may stay after its answer is complete.
     pub linger: Duration,
 }
@@ -33,6 +35,7 @@ impl Default for Limits {
             tokens: None,
             quota_wait: Duration::from_secs(600),
             grace: Duration::from_secs(10),
+            restarts: 3,
             linger: Duration::from_secs(15),
         }
     }

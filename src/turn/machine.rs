@@ -9,9 +9,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::Limits;
+use crate::opencode::rejected_permission;
 use crate::process::Exit;
 use crate::session::{TokenCount, Verdict};
-use crate::transport::{End, ErrorPayload, Event, Request, ToolStatus};
+use crate::transport::{End, ErrorPayload, Event, Request, RequestKind, ToolStatus};
 
 /// What the supervisor must do now.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +25,8 @@ pub enum Step {
     Stop(Judgement),
     /// opencode is done; this is the judgement.
     Done(Judgement),
+    /// opencode went away in the middle of its work, for this reason.
+    Crashed(String),
 }
 
 /// A verdict with its reason.
@@ -60,6 +63,8 @@ pub struct Machine {
     answer_over: bool,
     error: Option<ErrorPayload>,
     rejected: Option<String>,
+    /// The permission that was asked for last.
+    wanted: Option<String>,
     asked: HashSet<String>,
     tools: HashSet<String>,
     waits_since: Option<Duration>,
@@ -95,6 +100,7 @@ impl Machine {
             answer_over: false,
             error: None,
             rejected: None,
+            wanted: None,
             asked: HashSet::new(),
             tools: HashSet::new(),
             waits_since: None,
@@ -210,6 +216,9 @@ impl Machine {
             Event::Retrying { message, next, .. } => self.retrying(message, *next, at, now),
             Event::Asked(request) => {
                 self.last_progress = at;
+                if let RequestKind::Permission { permission, patterns } = &request.kind {
+                    self.wanted = Some(format!("{permission} on {}", patterns.join(", ")));
+                }
                 if self.asked.insert(request.id.clone()) {
                     Step::Ask(request.clone())
                 } else {
@@ -220,7 +229,10 @@ impl Machine {
                 self.error = Some(error.clone());
                 Step::Go
             }
-            Event::Ended(end) => Step::Done(self.judge(end)),
+            Event::Ended(end) => match self.crash(end) {
+                Some(crash) => Step::Crashed(crash),
+                None => Step::Done(self.judge(end)),
+            },
         }
     }
 
@@ -277,9 +289,49 @@ impl Machine {
         Step::Go
     }
 
+    /// opencode was started again: what the old process was doing is over.
+    pub fn reborn(&mut self, at: Duration) {
+        self.tools.clear();
+        self.answer_over = false;
+        self.last_reason = None;
+        self.error = None;
+        self.progress(at);
+    }
+
+    /// Whether opencode went away without having said all it wanted to: by a signal, or with a failure in the
+    /// middle of its work. An error that it reported is a result, and so is a refusal to begin.
+    fn crash(&self, end: &End) -> Option<String> {
+        if self.error.is_some() || self.answer_over {
+            return None;
+        }
+        let what = match (end.exit, &end.broken) {
+            (Some(exit @ (Exit::Signal(_) | Exit::GuardLost)), _) => format!("opencode: {exit}"),
+            (Some(exit @ Exit::Code(code)), None) if code != 0 && self.counts.steps > 0 => {
+                format!("opencode: {exit}")
+            }
+            // Two that start at once (anomalyco/opencode#21215): nothing is wrong with the turn.
+            (Some(exit @ Exit::Code(code)), None) if code != 0 && is_locked(end) => {
+                format!("opencode: {exit}")
+            }
+            (Some(exit), Some(broken)) => format!("{broken}: {exit}"),
+            (None, Some(broken)) => broken.clone(),
+            _ => return None,
+        };
+        Some(with_last_words(&what, end))
+    }
+
     /// opencode is done: what do the events prove?
     fn judge(&self, end: &End) -> Judgement {
         if let Some(error) = &self.error {
+            let status = error.payload["data"]["statusCode"].as_u64();
+            let later = error.payload["data"]["isRetryable"] == true;
+            if later && status.is_some_and(|status| status == 429 || status >= 500) {
+                // 1.18.33 asks six times within 70 s and then hands on what the provider said.
+                return Judgement::new(
+                    Verdict::Quota,
+                    format!("the model's provider asks to wait: {}", error.message),
+                );
+            }
             return Judgement::new(Verdict::Failed, format!("{}: {}", error.name, error.message));
         }
         if let Some(broken) = &end.broken {
@@ -298,7 +350,17 @@ impl Machine {
             ),
             Some(reason) => {
                 if let Some(rejected) = &self.rejected {
-                    return Judgement::new(Verdict::Failed, format!("a permission was refused: {rejected}"));
+                    // `run` says what was asked for on its standard error alone.
+                    let told = || end.stderr.iter().rev().find_map(|line| rejected_permission(line));
+                    let what = self
+                        .wanted
+                        .clone()
+                        .or_else(|| told().map(|told| format!("{} on {}", told.permission, told.patterns)))
+                        .map_or_else(String::new, |what| format!("{what}: "));
+                    return Judgement::new(
+                        Verdict::Failed,
+                        format!("a permission was refused: {what}{rejected}"),
+                    );
                 }
                 let text = format!("opencode ended in the middle of its work (last step: {reason})");
                 Judgement::new(Verdict::Failed, with_last_words(&text, end))
@@ -319,6 +381,12 @@ impl Machine {
 /// Reasons after which the model has said all it wanted to.
 fn is_over(reason: &str) -> bool {
     matches!(reason, "stop" | "end_turn" | "end-turn")
+}
+
+fn is_locked(end: &End) -> bool {
+    end.stderr
+        .last()
+        .is_some_and(|line| line.contains("database is locked"))
 }
 
 fn is_rejection(error: &str) -> bool {

@@ -1,18 +1,26 @@
 //! Tells a turn's events in the words of the public stream.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::answers::By;
 use super::stream::{StreamEvent, StreamWriter};
 use super::{Counts, Judgement, millis};
+use crate::redact::{Pieces, Redactor};
 use crate::session::SessionId;
-use crate::transport::{Answer, Event, Request, RequestKind, ToolCall, ToolStatus};
+use crate::transport::{Answer, Event, Request, ToolCall, ToolStatus};
+
+/// How much of an answer is kept beside the stream, in bytes.
+const KEPT_ANSWER: usize = 4 * 1024 * 1024;
 
 /// Keeps what is needed to tell beginnings from continuations.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Narrator {
+    redactor: Redactor,
+    /// Text of a part that might be the beginning of a secret.
+    held: HashMap<String, Pieces>,
     step: u64,
     parts: HashSet<String>,
     tools: HashSet<String>,
@@ -25,9 +33,22 @@ pub(super) struct Narrator {
 }
 
 impl Narrator {
+    pub(super) fn new(redactor: Redactor) -> Self {
+        Self {
+            redactor,
+            held: HashMap::new(),
+            step: 0,
+            parts: HashSet::new(),
+            tools: HashSet::new(),
+            answer: String::new(),
+            fresh: true,
+            mute: false,
+        }
+    }
+
     fn write(&mut self, stream: &mut StreamWriter, event: StreamEvent) {
         // A full disk must not end a turn whose session is safe in opencode: the stream stops, the turn goes on.
-        if !self.mute && stream.write(event).is_err() {
+        if !self.mute && stream.write(event, &self.redactor).is_err() {
             self.mute = true;
         }
     }
@@ -55,6 +76,10 @@ impl Narrator {
                 text,
             } => {
                 self.begin_part(part, *reasoning, stream);
+                let rest = self.held.remove(part).map(|mut pieces| pieces.finish());
+                if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
+                    self.piece(part, *reasoning, rest, stream);
+                }
                 self.write(
                     stream,
                     StreamEvent::MessageEnd {
@@ -101,18 +126,32 @@ impl Narrator {
 
     fn text(&mut self, part: &str, reasoning: bool, delta: &str, stream: &mut StreamWriter) {
         self.begin_part(part, reasoning, stream);
+        let delta = if self.redactor.is_empty() {
+            delta.to_owned()
+        } else {
+            let pieces = self.held.entry(part.to_owned()).or_default();
+            pieces.push(&self.redactor, delta)
+        };
+        if !delta.is_empty() {
+            self.piece(part, reasoning, delta, stream);
+        }
+    }
+
+    fn piece(&mut self, part: &str, reasoning: bool, delta: String, stream: &mut StreamWriter) {
         if !reasoning {
             if std::mem::take(&mut self.fresh) {
                 self.answer.clear();
             }
-            self.answer.push_str(delta);
+            let room = KEPT_ANSWER.saturating_sub(self.answer.len());
+            self.answer
+                .push_str(&delta[..delta.floor_char_boundary(room.min(delta.len()))]);
         }
         self.write(
             stream,
             StreamEvent::MessageUpdate {
                 message: part.to_owned(),
                 reasoning,
-                delta: delta.to_owned(),
+                delta,
             },
         );
     }
@@ -153,19 +192,18 @@ impl Narrator {
         }
     }
 
-    pub(super) fn asked(&mut self, request: &Request, answer: &Answer, stream: &mut StreamWriter) {
-        let (kind, detail) = match &request.kind {
-            RequestKind::Permission { permission, patterns } => {
-                ("permission", json!({"permission": permission, "patterns": patterns}))
-            }
-            RequestKind::Question(questions) => (
-                "question",
-                questions
-                    .iter()
-                    .map(|q| json!({"header": q.header, "question": q.question, "options": q.options, "multiple": q.multiple}))
-                    .collect::<Value>(),
-            ),
-        };
+    pub(super) fn asked(&mut self, request: &Request, stream: &mut StreamWriter) {
+        self.write(
+            stream,
+            StreamEvent::ExtensionUiRequest {
+                request: request.id.clone(),
+                kind: request.kind.word().to_owned(),
+                detail: request.kind.detail(),
+            },
+        );
+    }
+
+    pub(super) fn answered(&mut self, request: &Request, answer: &Answer, by: By, stream: &mut StreamWriter) {
         let answer = match answer {
             Answer::Allow => json!("allow"),
             Answer::Reject => json!("reject"),
@@ -173,11 +211,10 @@ impl Narrator {
         };
         self.write(
             stream,
-            StreamEvent::ExtensionUiRequest {
+            StreamEvent::ExtensionUiResponse {
                 request: request.id.clone(),
-                kind: kind.to_owned(),
-                detail,
                 answer,
+                by: by.as_str().to_owned(),
             },
         );
     }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::redact::Redactor;
 use crate::session::{SessionId, TokenCount, TransportKind, Verdict};
 use crate::store::{Key, Store, StoreError};
 
@@ -124,14 +125,21 @@ pub enum StreamEvent {
         request: String,
         /// `permission` or `question`.
         kind: String,
-        /// What was asked.
+        /// What was asked: the permission and its patterns, or the questions with their options.
         detail: Value,
-        /// What it was answered with.
+    },
+    /// A request was answered.
+    ExtensionUiResponse {
+        /// opencode's id of the request.
+        request: String,
+        /// `"allow"`, `"reject"`, or for each question the labels chosen.
         answer: Value,
+        /// `answers`, `supervisor` or `default`.
+        by: String,
     },
     /// Words beside the work: an error, a retry, a diagnostic of opencode.
     Notice {
-        /// `error`, `retry` or `diagnostic`.
+        /// `error`, `warning`, `retry`, `restart` or `diagnostic`.
         level: String,
         /// The words.
         message: String,
@@ -171,6 +179,74 @@ pub enum StreamEvent {
         /// How long the turn took, in milliseconds.
         duration_ms: u64,
     },
+}
+
+impl StreamEvent {
+    /// Every type, as it stands in `type`.
+    pub const TYPES: [&str; 13] = [
+        "agent_start",
+        "turn_start",
+        "message_start",
+        "message_update",
+        "message_end",
+        "tool_execution_start",
+        "tool_execution_update",
+        "tool_execution_end",
+        "extension_ui_request",
+        "extension_ui_response",
+        "notice",
+        "turn_end",
+        "agent_end",
+    ];
+
+    /// The event in a few words for people; `None` for pieces of text, which people read as text.
+    pub fn in_words(&self) -> Option<String> {
+        let cut = |text: &str| -> String {
+            let line = text.lines().next().unwrap_or_default();
+            line.chars().take(120).collect()
+        };
+        Some(match self {
+            Self::AgentStart {
+                transport, opencode, ..
+            } => format!("turn through opencode {opencode} ({transport})"),
+            Self::TurnStart { step } => format!("step {step}"),
+            Self::ToolExecutionStart { tool, input, .. } => format!("{tool} {}", cut(&input.to_string())),
+            Self::ToolExecutionEnd {
+                tool,
+                error: Some(error),
+                ..
+            } => format!("{tool} failed: {}", cut(error)),
+            Self::ToolExecutionEnd { tool, title, .. } => format!("{tool} done: {}", cut(title)),
+            Self::ExtensionUiRequest { kind, detail, .. } => {
+                format!("{kind} asked: {}", cut(&detail.to_string()))
+            }
+            Self::ExtensionUiResponse { answer, by, .. } => {
+                format!("answered by {by}: {}", cut(&answer.to_string()))
+            }
+            Self::Notice { level, message } => format!("{level}: {}", cut(message)),
+            Self::TurnEnd {
+                step,
+                reason,
+                cost_usd,
+                tokens,
+            } => {
+                format!(
+                    "step {step} ended: {reason}, {} tokens, {cost_usd:.6} USD",
+                    tokens.total()
+                )
+            }
+            Self::MessageEnd {
+                reasoning: false,
+                text,
+                ..
+            } => format!("said: {}", cut(text)),
+            Self::AgentEnd { .. }
+            | Self::MessageStart { .. }
+            | Self::MessageUpdate { .. }
+            | Self::MessageEnd { .. }
+            | Self::ToolExecutionUpdate { .. } => return None,
+        })
+    }
 }
 
 /// Tells readers in this process that the file has grown, or that nothing more will come.
@@ -241,8 +317,8 @@ impl StreamWriter {
         Ok((writer, feed))
     }
 
-    /// Appends one event.
-    pub fn write(&mut self, event: StreamEvent) -> std::io::Result<()> {
+    /// Appends one event, without secrets.
+    pub fn write(&mut self, event: StreamEvent, redactor: &Redactor) -> std::io::Result<()> {
         let line = StreamLine {
             schema: SCHEMA,
             time: Timestamp::now(),
@@ -253,8 +329,9 @@ impl StreamWriter {
         self.buffer.clear();
         serde_json::to_writer(&mut self.buffer, &line)?;
         self.buffer.push(b'\n');
-        self.file.write_all(&self.buffer)?;
-        self.length += self.buffer.len() as u64;
+        let clean = redactor.clean_bytes(&self.buffer);
+        self.file.write_all(&clean)?;
+        self.length += clean.len() as u64;
         self.growth.set(self.length, false);
         Ok(())
     }

@@ -5,6 +5,7 @@
     reason = "a program of the workshop: it prints"
 )]
 
+mod bench;
 mod demo;
 mod opencode;
 mod packages;
@@ -32,6 +33,8 @@ enum Command {
     Test(test::Options),
     /// Show a base session, two issues, a continued one, the list and the records, with the real opencode
     Demo,
+    /// Measure what kugetsu costs, and print it as a table
+    Bench,
 }
 
 fn main() -> ExitCode {
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Command::Opencode => opencode::install_all(),
         Command::Test(options) => test::run(&options),
         Command::Demo => demo::run(),
+        Command::Bench => bench::run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

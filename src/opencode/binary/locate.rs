@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::{OpencodeError, Search};
 
+/// The real binaries have more than 100 MiB.
+const SMALLEST_BINARY: u64 = 1024 * 1024;
+
 pub(super) struct Located {
     pub(super) program: PathBuf,
     pub(super) shim: bool,
@@ -81,22 +84,32 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
-/// What to run for a candidate: an absolute path without links, and not the node script where that can be avoided.
+/// What to run for a candidate: an absolute path without links, and npm's entry only where that cannot be avoided.
 fn behind_shim(candidate: PathBuf) -> Located {
     let real = candidate.canonicalize().unwrap_or(candidate);
-    if !is_node_script(&real) {
-        return Located {
-            program: real,
-            shim: false,
-        };
-    }
-    match binary_of(&real) {
+    let script = is_node_script(&real);
+    let behind = (script || is_placeholder(&real))
+        .then(|| binary_of(&real))
+        .flatten();
+    match behind {
         Some(program) => Located { program, shim: false },
         None => Located {
             program: real,
-            shim: true,
+            shim: script,
         },
     }
+}
+
+/// In the package of 1.18.33 a small file stands in the binary's place until the install script has run, which
+/// `npm install --ignore-scripts` leaves out. The binary is then in the platform's package all the same.
+fn is_placeholder(path: &Path) -> bool {
+    let in_package = path
+        .parent()
+        .is_some_and(|folder| folder.ends_with("node_modules/opencode-ai/bin"));
+    in_package
+        && path
+            .metadata()
+            .is_ok_and(|metadata| metadata.len() < SMALLEST_BINARY)
 }
 
 fn is_node_script(path: &Path) -> bool {

@@ -49,11 +49,13 @@ impl Database {
     /// How many messages a session has.
     pub fn message_count(&self, id: &SessionId) -> Result<u64, DatabaseError> {
         let sql = "SELECT count(*) FROM message WHERE session_id = ?1";
-        let count = self
-            .connection
-            .prepare_cached(sql)
-            .and_then(|mut statement| statement.query_row([id.as_str()], |row| row.get::<_, i64>(0)));
-        count.map(i64::unsigned_abs).map_err(|e| self.error(e))
+        let count: i64 = self.read(|handle| {
+            handle
+                .connection
+                .prepare_cached(sql)?
+                .query_row([id.as_str()], |row| row.get(0))
+        })?;
+        Ok(count.unsigned_abs())
     }
 
     /// The messages of a session in order; with `after` only those behind it.
@@ -74,8 +76,8 @@ impl Database {
                      AND trim(json_extract(p.data, '$.text'), ' ' || char(9, 10, 13)) <> '') \
                    FROM message m WHERE m.session_id = ?1 AND (m.time_created, m.id) > (?2, ?3) \
                    ORDER BY m.time_created, m.id";
-        let read = || {
-            let mut statement = self.connection.prepare_cached(sql)?;
+        self.read(|handle| {
+            let mut statement = handle.connection.prepare_cached(sql)?;
             let rows = statement.query_map(params![id.as_str(), time, message], |row| {
                 Ok(stored_message(
                     row.get(0)?,
@@ -84,47 +86,41 @@ impl Database {
                     row.get(3)?,
                 ))
             })?;
-            rows.collect::<rusqlite::Result<_>>()
-        };
-        read().map_err(|e| self.error(e))
+            rows.collect()
+        })
     }
 
     fn message_time(&self, id: &SessionId, message: &str) -> Result<i64, DatabaseError> {
         let sql = "SELECT time_created FROM message WHERE id = ?1 AND session_id = ?2";
-        let time = self.connection.prepare_cached(sql).and_then(|mut statement| {
+        let time = self.read(|handle| {
+            let mut statement = handle.connection.prepare_cached(sql)?;
             statement
                 .query_row([message, id.as_str()], |row| row.get(0))
                 .optional()
-        });
-        let unknown = || DatabaseError::NoMessage {
+        })?;
+        time.ok_or_else(|| DatabaseError::NoMessage {
             session: id.clone(),
             message: message.to_owned(),
-        };
-        time.map_err(|e| self.error(e))?.ok_or_else(unknown)
+        })
     }
 
     /// The text of the last message of the user, without what opencode added to it; `None` when there is no such message.
     pub fn last_user_text(&self, id: &SessionId) -> Result<Option<String>, DatabaseError> {
-        let message = "SELECT id FROM message WHERE session_id = ?1 AND json_valid(data) \
-                       AND json_extract(data, '$.role') = 'user' ORDER BY time_created DESC, id DESC LIMIT 1";
+        let last = "SELECT id FROM message WHERE session_id = ?1 AND json_valid(data) \
+                    AND json_extract(data, '$.role') = 'user' ORDER BY time_created DESC, id DESC LIMIT 1";
         let text = "SELECT json_extract(data, '$.text') FROM part WHERE message_id = ?1 AND json_valid(data) \
                     AND json_extract(data, '$.type') = 'text' AND json_extract(data, '$.synthetic') IS NOT 1 ORDER BY id";
-        let read = || {
-            let mut message = self.connection.prepare_cached(message)?;
-            let Some(message) = message
-                .query_row([id.as_str()], |row| row.get::<_, String>(0))
-                .optional()?
-            else {
-                return Ok(None);
-            };
-            let mut statement = self.connection.prepare_cached(text)?;
+        self.read(|handle| {
+            let mut last = handle.connection.prepare_cached(last)?;
+            let message: Option<String> = last.query_row([id.as_str()], |row| row.get(0)).optional()?;
+            let Some(message) = message else { return Ok(None) };
+            let mut statement = handle.connection.prepare_cached(text)?;
             let parts = statement.query_map([message], |row| row.get::<_, Option<String>>(0))?;
             parts
                 .map(|part| part.map(Option::unwrap_or_default))
                 .collect::<rusqlite::Result<String>>()
                 .map(Some)
-        };
-        read().map_err(|e| self.error(e))
+        })
     }
 }
 

@@ -68,20 +68,25 @@ pub(super) fn repo(text: &str, scheme: &str) -> Result<RepoRef, RefError> {
     RepoRef::assemble(&instance, repo)
 }
 
-/// The segments of the repository, and the number. The first word of [`KINDS`] that a number follows counts: what
-/// comes later is a page of the issue.
+/// The segments of the repository, and the number. GitLab's own pages stand behind `/-/`, whatever its groups are
+/// called. Elsewhere the first word of [`KINDS`] that a number follows counts: what comes later is a page of the issue.
 fn cut<'a, 'b>(path: &'b [Piece<'a>]) -> Option<(&'b [Piece<'a>], Piece<'a>)> {
-    for at in 2..path.len().saturating_sub(1) {
-        let (kind, after) = (path[at], path[at + 1]);
-        if path[at].text == "-" {
-            let number = path.get(at + 2)?;
-            return KINDS.contains(&after.text).then_some((&path[..at], *number));
-        }
-        if KINDS.contains(&kind.text) && after.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Some((&path[..at], after));
-        }
+    let kind_at = |at: usize| path.get(at).is_some_and(|kind| KINDS.contains(&kind.text));
+    let number_at = |at: usize| {
+        path.get(at)
+            .filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    if let Some(at) = path
+        .iter()
+        .position(|segment| segment.text == "-")
+        .filter(|at| *at >= 2)
+    {
+        let number = number_at(at + 2).filter(|_| kind_at(at + 1))?;
+        return Some((&path[..at], *number));
     }
-    None
+    (2..path.len())
+        .filter(|at| kind_at(*at))
+        .find_map(|at| Some((&path[..at], *number_at(at + 1)?)))
 }
 
 /// Takes an http address apart: the instance, and the path without a slash at its end.

@@ -1,0 +1,44 @@
+//! No text makes the parser panic, and none that it accepts leads outside the sessions folder.
+//! Run with `cargo +nightly fuzz run issue_ref`.
+#![no_main]
+
+use std::path::{Component, Path};
+
+use kugetsu::session::{IssueRef, RefContext, RepoRef};
+use kugetsu::store::{Key, Store};
+use libfuzzer_sys::fuzz_target;
+
+fn check(store: &Store, key: &Key) {
+    for (path, root) in [
+        (store.record_path(key), "/home/sessions"),
+        (store.folder(key), "/home/sessions"),
+        (store.run_path(key, ".lease"), "/home/run"),
+    ] {
+        let below = path.strip_prefix(root).expect("a path outside the store");
+        assert!(below.components().all(|part| matches!(part, Component::Normal(_))), "{}", path.display());
+        assert!(below.components().count() > 2);
+    }
+    assert_eq!(Key::of_record(&key.record()).as_ref(), Some(key));
+}
+
+fuzz_target!(|text: &str| {
+    let store = Store::open(Path::new("/home").into());
+    let origin = RepoRef::try_from("git.example.org/team/tool".to_owned()).ok();
+    let full = RefContext { default_instance: Some("github.com".to_owned()), origin };
+    for context in [RefContext::default(), full] {
+        match IssueRef::parse(text, &context) {
+            Ok(issue) => {
+                check(&store, &(&issue).into());
+                assert_eq!(IssueRef::try_from(issue.to_string()), Ok(issue));
+            }
+            Err(error) => assert!(!error.to_string().chars().any(char::is_control)),
+        }
+        if let Ok(repo) = RepoRef::parse(text, &context) {
+            check(&store, &(&repo).into());
+            assert_eq!(RepoRef::try_from(repo.to_string()), Ok(repo));
+        }
+    }
+    if let Ok(repo) = RepoRef::from_remote_url(text) {
+        check(&store, &(&repo).into());
+    }
+});

@@ -1,0 +1,36 @@
+#![no_main]
+//! Whatever opencode prints, in whatever pieces: no panic, no line lost, bounded memory.
+
+use kugetsu::opencode::{KEPT_PREFIX, Line, LineSplitter, RunLine, parse_line, rejected_permission};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&size, data)) = data.split_first() else { return };
+    let mut splitter = LineSplitter::new();
+    let mut lines = Vec::new();
+    let mut take = |line: Line<'_>| {
+        let (bytes, length) = match line {
+            Line::Whole(bytes) => (bytes, bytes.len() as u64),
+            Line::TooLong { prefix, length } => (prefix, length),
+        };
+        if let Line::TooLong { .. } = line {
+            assert_eq!(bytes.len(), KEPT_PREFIX);
+        }
+        match parse_line(bytes) {
+            RunLine::Notice(text) => {
+                assert!(!text.contains('\u{1b}'));
+                rejected_permission(&text);
+            }
+            RunLine::Event(_) | RunLine::Unknown { .. } => {}
+        }
+        lines.push(length);
+    };
+    for chunk in data.chunks(usize::from(size) + 1) {
+        splitter.push(chunk, &mut take);
+    }
+    splitter.finish(&mut take);
+    let ends = data.iter().filter(|&&byte| byte == b'\n').count();
+    let open = usize::from(!data.is_empty() && data.last() != Some(&b'\n'));
+    assert_eq!(lines.len(), ends + open);
+    assert_eq!(lines.iter().sum::<u64>() + ends as u64, data.len() as u64);
+});

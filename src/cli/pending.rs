@@ -1,0 +1,64 @@
+//! `kugetsu pending` and `kugetsu answer`.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::Outcome;
+use super::context::Context;
+use super::output::Output;
+use crate::broker::describe;
+use crate::exit::ExitStatus;
+
+#[derive(Debug, Args)]
+pub(super) struct PendingArgs {}
+
+#[derive(Debug, Args)]
+pub(super) struct AnswerArgs {
+    /// The issue
+    #[arg(value_name = "REF")]
+    reference: String,
+
+    /// `allow` or `deny` for a permission; the label for a question, or one for each question
+    #[arg(value_name = "ANSWER", required = true)]
+    answer: Vec<String>,
+}
+
+pub(super) fn list(_args: &PendingArgs, context: &Context, output: Output) -> Outcome {
+    let records = context.broker.pending()?;
+    if output.json {
+        let rows: Vec<_> = records
+            .iter()
+            .map(|record| json!({"ref": record.issue, "requests": record.pending}))
+            .collect();
+        output.object(&json!({"pending": rows}));
+        return Ok(ExitStatus::Ok);
+    }
+    if records.is_empty() {
+        output.note("nothing waits for a person");
+    }
+    for record in &records {
+        for pending in &record.pending {
+            let state = match &pending.answer {
+                None => "waits".to_owned(),
+                Some(answer) => format!("answered {answer}; the next continue delivers it"),
+            };
+            output.text(format!("{}  {}  ({state})", record.issue, describe(pending)));
+        }
+    }
+    Ok(ExitStatus::Ok)
+}
+
+pub(super) fn answer(args: &AnswerArgs, context: &Context, output: Output) -> Outcome {
+    let issue = context.issue(&args.reference)?;
+    let answer = match args.answer.as_slice() {
+        [one] => Value::from(one.as_str()),
+        more => Value::from(more),
+    };
+    let record = context.broker.answer(&issue, &answer)?;
+    if output.json {
+        output.object(&json!({"ref": issue, "requests": record.pending}));
+    } else {
+        output.text(format!("stored; deliver it with: kugetsu continue {issue}"));
+    }
+    Ok(ExitStatus::Ok)
+}

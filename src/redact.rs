@@ -1,0 +1,145 @@
+//! Keeps secrets out of everything that is written, also where a tool prints one or the model repeats it.
+
+use std::borrow::Cow;
+
+/// What stands in a secret's place.
+const MASK: &str = "***";
+/// Shorter values would mask ordinary words.
+const SHORTEST: usize = 4;
+
+/// Replaces secrets in text. Also knows how they look inside a JSON string.
+#[derive(Clone, Default)]
+pub struct Redactor {
+    forms: Vec<String>,
+}
+
+impl std::fmt::Debug for Redactor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Redactor({} forms)", self.forms.len())
+    }
+}
+
+impl Redactor {
+    /// For these values.
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a String>) -> Self {
+        let mut forms = Vec::new();
+        for secret in secrets {
+            if secret.len() < SHORTEST {
+                continue;
+            }
+            let quoted = serde_json::Value::from(secret.as_str()).to_string();
+            let inner = quoted[1..quoted.len() - 1].to_owned();
+            if inner != *secret {
+                // A JSON document may stand inside a JSON string again.
+                let twice = serde_json::Value::from(inner.as_str()).to_string();
+                forms.push(twice[1..twice.len() - 1].to_owned());
+                forms.push(inner);
+            }
+            forms.push(secret.clone());
+        }
+        forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
+        Self { forms }
+    }
+
+    /// Whether there is nothing to hide.
+    pub fn is_empty(&self) -> bool {
+        self.forms.is_empty()
+    }
+
+    /// The text without secrets.
+    pub fn clean<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut clean = Cow::Borrowed(text);
+        for form in &self.forms {
+            if clean.contains(form.as_str()) {
+                clean = Cow::Owned(clean.replace(form.as_str(), MASK));
+            }
+        }
+        clean
+    }
+
+    /// The bytes of a line without secrets.
+    pub fn clean_bytes<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        if self.forms.is_empty() {
+            return Cow::Borrowed(bytes);
+        }
+        match String::from_utf8_lossy(bytes) {
+            Cow::Borrowed(text) => match self.clean(text) {
+                Cow::Borrowed(clean) => Cow::Borrowed(clean.as_bytes()),
+                Cow::Owned(clean) => Cow::Owned(clean.into_bytes()),
+            },
+            Cow::Owned(text) => match self.clean(&text) {
+                Cow::Borrowed(_) => Cow::Borrowed(bytes),
+                Cow::Owned(clean) => Cow::Owned(clean.into_bytes()),
+            },
+        }
+    }
+
+    /// How many bytes at the end of the text might be the beginning of a secret.
+    fn undecided(&self, text: &str) -> usize {
+        let longest = self.forms.iter().map(String::len).max().unwrap_or(0);
+        let from = text.floor_char_boundary(text.len().saturating_sub(longest.saturating_sub(1)));
+        text[from..]
+            .char_indices()
+            .map(|(at, _)| &text[from + at..])
+            .find(|tail| self.forms.iter().any(|form| form.starts_with(tail)))
+            .map_or(0, str::len)
+    }
+}
+
+/// Redacts a text that comes in pieces: what might be the beginning of a secret is held back.
+#[derive(Debug, Default)]
+pub struct Pieces {
+    held: String,
+}
+
+impl Pieces {
+    /// Takes a piece; what is safe to pass on.
+    pub fn push(&mut self, redactor: &Redactor, piece: &str) -> String {
+        if redactor.is_empty() {
+            return piece.to_owned();
+        }
+        self.held.push_str(piece);
+        let clean = redactor.clean(&self.held).into_owned();
+        let keep = redactor.undecided(&clean);
+        let (pass, held) = clean.split_at(clean.len() - keep);
+        let pass = pass.to_owned();
+        self.held = held.to_owned();
+        pass
+    }
+
+    /// What is left when no more comes.
+    pub fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_in_pieces_is_masked_wherever_it_is_cut() {
+        let secret = "s3cr\"et-töken".to_owned();
+        let redactor = Redactor::new([&secret]);
+        let text = format!("before {secret} after s3cr and s3");
+        for cut in (0..=text.len()).filter(|at| text.is_char_boundary(*at)) {
+            let mut pieces = Pieces::default();
+            let mut out = pieces.push(&redactor, &text[..cut]);
+            out += &pieces.push(&redactor, &text[cut..]);
+            out += &pieces.finish();
+            assert_eq!(out, "before *** after s3cr and s3", "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn the_form_inside_json_is_masked_as_well() {
+        let secret = "line one\nline \"two\"".to_owned();
+        let redactor = Redactor::new([&secret]);
+        let once = serde_json::json!({"output": secret}).to_string();
+        let twice = serde_json::json!({"output": once}).to_string();
+        for text in [once, twice] {
+            let clean = redactor.clean(&text).into_owned();
+            assert!(!clean.contains("line one"), "{clean}");
+        }
+    }
+}

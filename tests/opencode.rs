@@ -1,0 +1,27 @@
+//! opencode's surroundings: the binary, the database, lines, events. Everything here is made by the test; what the real
+//! ones do is in `real_opencode.rs`.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test makes files as it likes, and a panic is how it fails"
+)]
+
+#[path = "opencode/binary.rs"]
+mod binary;
+#[path = "opencode/database.rs"]
+mod database;
+#[path = "opencode/events.rs"]
+mod events;
+
+use std::path::Path;
+
+const VERSIONS: [&str; 2] = ["1.3.2", "1.18.33"];
+
+fn fixture(path: &str) -> Vec<u8> {
+    std::fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures")
+            .join(path),
+    )
+    .unwrap()
+}

@@ -1,0 +1,147 @@
+//! Records to write, and the test itself as another process.
+
+use std::path::Path;
+use std::process::Command;
+
+use jiff::Timestamp;
+use kugetsu::permission::Policy;
+use kugetsu::session::{
+    BaseRecord, IssueRecord, IssueRef, RepoRef, SCHEMA, SessionId, TokenCount, Totals, TransportKind,
+    TurnRecord, Verdict,
+};
+use kugetsu::store::{Finding, Holder, Key, Lease, Store};
+use tempfile::TempDir;
+
+pub(crate) fn store() -> (TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("home"));
+    (folder, store)
+}
+
+pub(crate) fn issue(text: &str) -> IssueRef {
+    IssueRef::try_from(text.to_owned()).unwrap()
+}
+
+pub(crate) fn repo(text: &str) -> RepoRef {
+    RepoRef::try_from(text.to_owned()).unwrap()
+}
+
+pub(crate) fn me() -> Holder {
+    Holder::this_process("test")
+}
+
+pub(crate) fn issue_record(issue: &IssueRef, title: &str) -> IssueRecord {
+    IssueRecord {
+        schema: SCHEMA,
+        issue: issue.clone(),
+        typed: issue.to_string(),
+        session: SessionId::new("ses_1a2b3c4d5e6f"),
+        fork: None,
+        base: issue.repo().clone(),
+        base_session: SessionId::new("ses_base").unwrap(),
+        directory: "/work/kugetsu".into(),
+        title: title.to_owned(),
+        policy: Policy::default(),
+        opencode: "1.18.33".to_owned(),
+        created: at(0),
+        updated: at(0),
+        live: None,
+        last: Some(turn(0)),
+        totals: Totals::default(),
+        pending: Vec::new(),
+    }
+}
+
+pub(crate) fn base_record(repo: &RepoRef, created: i64) -> BaseRecord {
+    BaseRecord {
+        schema: SCHEMA,
+        repo: repo.clone(),
+        session: SessionId::new("ses_base").unwrap(),
+        directory: "/work/kugetsu".into(),
+        title: "base".to_owned(),
+        policy: Policy::default(),
+        adopted: false,
+        opencode: "1.18.33".to_owned(),
+        created: at(created),
+        updated: at(created),
+    }
+}
+
+pub(crate) fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_790_000_000 + second).unwrap()
+}
+
+pub(crate) fn turn(number: u64) -> TurnRecord {
+    TurnRecord {
+        schema: SCHEMA,
+        turn: uuid::Uuid::from_u128(u128::from(number)),
+        verdict: Verdict::Completed,
+        reason: String::new(),
+        transport: TransportKind::Serve,
+        started: at(0),
+        ended: at(1),
+        steps: number,
+        tool_calls: 0,
+        cost_usd: 0.25,
+        tokens: TokenCount::default(),
+        opencode: "1.18.33".to_owned(),
+        events: 3,
+        restarts: 0,
+        answered: kugetsu::session::Answered::default(),
+    }
+}
+
+pub(crate) fn lease(store: &Store, issue: &IssueRef) -> Lease {
+    store.lease_issue(issue, me(), None).unwrap()
+}
+
+/// Saves a record with this title under a lease of its own.
+pub(crate) fn save(store: &Store, issue: &IssueRef, title: &str) -> Result<(), kugetsu::store::StoreError> {
+    store.save_issue(&lease(store, issue), &issue_record(issue, title))
+}
+
+pub(crate) fn save_base(store: &Store, repo: &RepoRef, created: i64) {
+    let lease = store.lease_base(repo, me(), None).unwrap();
+    store.save_base(&lease, &base_record(repo, created)).unwrap();
+}
+
+pub(crate) fn record_path(store: &Store, issue: &IssueRef) -> std::path::PathBuf {
+    store.record_path(&Key::from(issue))
+}
+
+pub(crate) fn overwrite(path: &Path, bytes: impl AsRef<[u8]>) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Fixes whatever can be fixed; gives what is left.
+pub(crate) fn fix_all(store: &Store) -> Vec<Finding> {
+    for finding in store.check() {
+        store.fix(&finding).unwrap();
+    }
+    store.check()
+}
+
+/// This very test again, as another process; it finds these words in [`role`].
+pub(crate) fn another_process(test: &str, role: &[&str]) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(test_arguments(test))
+        .env("KUGETSU_TEST_ROLE", role.join("\n"));
+    command
+}
+
+pub(crate) fn test_arguments(test: &str) -> [&str; 4] {
+    [test, "--exact", "--nocapture", "--test-threads=1"]
+}
+
+/// What this process was started for, when it is not the test itself.
+pub(crate) fn role() -> Option<Vec<String>> {
+    Some(
+        std::env::var("KUGETSU_TEST_ROLE")
+            .ok()?
+            .split('\n')
+            .map(str::to_owned)
+            .collect(),
+    )
+}

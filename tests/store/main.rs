@@ -1,0 +1,437 @@
+//! The store through its public interface: records, index, leases, turns, trash, and what doctor sees.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the tests do to files what the store must withstand"
+)]
+#![allow(
+    clippy::disallowed_macros,
+    reason = "the process of a test speaks to the test"
+)]
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod common;
+mod crash;
+mod faults;
+mod leases;
+mod random;
+mod trash;
+
+use std::os::unix::fs::PermissionsExt;
+
+use common::*;
+use kugetsu::session::SCHEMA;
+use kugetsu::store::{Finding, Fixed, Index, Key, Store, StoreError};
+
+#[test]
+fn nothing_is_written_before_the_first_write() {
+    let (folder, store) = store();
+    let issue = issue("github.com/shoko/kugetsu#14");
+    assert_eq!(store.issue(&issue).unwrap(), None);
+    assert_eq!(store.base(issue.repo()).unwrap(), None);
+    assert_eq!(store.default_base().unwrap(), None);
+    assert_eq!(store.issues().unwrap().found, []);
+    assert_eq!(store.index().unwrap(), Index::default());
+    assert!(store.turns(&issue).unwrap().is_empty() && store.trash_list().unwrap().is_empty());
+    assert_eq!(store.check(), []);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_record_is_read_as_it_was_written_and_is_private() {
+    let (_folder, store) = store();
+    let issue = issue("github.com/shoko/kugetsu#14");
+    save(&store, &issue, "first").unwrap();
+    save(&store, &issue, "second").unwrap();
+    assert_eq!(store.issue(&issue).unwrap(), Some(issue_record(&issue, "second")));
+    let path = store.home().join("sessions/github.com/shoko/kugetsu/14.json");
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o600);
+    for folder in path
+        .ancestors()
+        .skip(1)
+        .take_while(|folder| folder.starts_with(store.home()))
+    {
+        assert_eq!(mode(folder), 0o700, "{}", folder.display());
+    }
+    let names: Vec<_> = std::fs::read_dir(path.parent().unwrap())
+        .unwrap()
+        .map(|f| f.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["14.json"], "no temporary file stays");
+    assert!(matches!(store.base(issue.repo()), Ok(None)));
+}
+
+#[test]
+fn a_write_needs_the_lease_of_its_own_key_in_its_own_store() {
+    let (_folder, store) = store();
+    let (_other_folder, elsewhere) = common::store();
+    let (issue, other) = (
+        issue("github.com/shoko/kugetsu#14"),
+        issue("github.com/shoko/kugetsu#15"),
+    );
+    let base = store.lease_base(issue.repo(), me(), None).unwrap();
+    for lease in [lease(&store, &other), lease(&elsewhere, &issue), base] {
+        let record = issue_record(&issue, "x");
+        assert!(matches!(
+            store.save_issue(&lease, &record),
+            Err(StoreError::WrongLease { .. })
+        ));
+        assert!(matches!(
+            store.append_turn(&lease, &issue, &turn(1)),
+            Err(StoreError::WrongLease { .. })
+        ));
+        assert!(matches!(
+            store.trash_issue(&lease, &issue, "", &[]),
+            Err(StoreError::WrongLease { .. })
+        ));
+        assert!(matches!(
+            store.restore_issue(&lease, &issue),
+            Err(StoreError::WrongLease { .. })
+        ));
+    }
+    assert_eq!(store.issue(&issue).unwrap(), None);
+}
+
+#[test]
+fn a_newer_record_is_read_and_never_rewritten() {
+    let (_folder, store) = store();
+    let issue = issue("github.com/shoko/kugetsu#14");
+    save(&store, &issue, "old").unwrap();
+    let path = record_path(&store, &issue);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let readable = text.replacen("\"schema\": 1", "\"schema\": 2, \"more\": [1]", 1);
+    let unreadable = "{\"schema\": 7, \"everything\": \"else\"}";
+    for (newer, found) in [(readable.as_str(), 2), (unreadable, 7)] {
+        overwrite(&path, newer);
+        match store.issue(&issue) {
+            Ok(Some(record)) => assert_eq!(record.schema, 2),
+            Err(StoreError::Newer { found, known, .. }) => assert_eq!((found, known), (7, SCHEMA)),
+            other => panic!("{other:?}"),
+        }
+        let refused = save(&store, &issue, "new").unwrap_err();
+        assert!(
+            matches!(refused, StoreError::Newer { found: f, .. } if f == found),
+            "{refused}"
+        );
+        let finding = Finding::Newer {
+            path: path.clone(),
+            found,
+        };
+        assert_eq!(store.check(), std::slice::from_ref(&finding));
+        assert_eq!(store.fix(&finding).unwrap(), Fixed::NotByMachine);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
+    }
+    // Nor is one written that claims to be newer.
+    let fresh = common::issue("github.com/shoko/kugetsu#15");
+    let mut record = issue_record(&fresh, "x");
+    record.schema = 2;
+    assert!(matches!(
+        store.save_issue(&lease(&store, &fresh), &record),
+        Err(StoreError::Newer { .. })
+    ));
+    assert_eq!(store.issue(&fresh).unwrap(), None);
+}
+
+#[test]
+fn a_broken_record_is_kept_reported_and_moved_aside_only_by_fix() {
+    let (_folder, store) = store();
+    let issue = issue("github.com/shoko/kugetsu#14");
+    let path = record_path(&store, &issue);
+    save(&store, &issue, "good").unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let other =
+        serde_json::to_vec(&issue_record(&common::issue("github.com/shoko/kugetsu#15"), "x")).unwrap();
+    let truncated = &whole[..whole.len() / 2];
+    for broken in [
+        truncated,
+        b"",
+        b"\0\xff\xfe",
+        b"[]",
+        b"{\"schema\": 1}",
+        other.as_slice(),
+    ] {
+        overwrite(&path, broken);
+        assert!(matches!(store.issue(&issue), Err(StoreError::Broken { path: named, .. }) if named == path));
+        assert!(matches!(
+            save(&store, &issue, "new"),
+            Err(StoreError::Broken { .. })
+        ));
+        assert_eq!(
+            std::fs::read(&path).unwrap(),
+            broken,
+            "neither reading nor writing changes it"
+        );
+        let listing = store.issues().unwrap();
+        assert!(
+            listing.found.is_empty() && listing.broken[0].0 == path,
+            "{listing:?}"
+        );
+        let findings = store.check();
+        assert!(
+            matches!(&findings[..], [Finding::Broken { path: named, .. }] if *named == path),
+            "{findings:?}"
+        );
+        let Fixed::MovedAside(aside) = store.fix(&findings[0]).unwrap() else {
+            panic!("not moved")
+        };
+        let name = aside.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with("14.json.broken-2"), "{name}");
+        assert_eq!(std::fs::read(&aside).unwrap(), broken);
+        assert_eq!(store.check(), []);
+        assert_eq!(store.issue(&issue).unwrap(), None);
+        save(&store, &issue, "new").unwrap();
+        // A finding from before does no harm to what is good now.
+        assert_eq!(store.fix(&findings[0]).unwrap(), Fixed::Done);
+        assert_eq!(store.issue(&issue).unwrap().unwrap().title, "new");
+    }
+    let aside = std::fs::read_dir(path.parent().unwrap()).unwrap().count() - 1;
+    assert_eq!(aside, 6, "every broken file is still there");
+}
+
+#[test]
+fn ten_thousand_records_are_listed_in_order_and_one_bad_one_spoils_none() {
+    let (_folder, store) = store();
+    let repos = [
+        "github.com/shoko/kugetsu",
+        "gitlab.com/g/sub/14",
+        "gitlab.com/g/sub",
+        "a.b:3000/base/base",
+    ];
+    let mut expected = Vec::new();
+    for text in repos {
+        for number in 1..=2500 {
+            let issue = issue(&format!("{text}#{number}"));
+            // Some are larger than any buffer.
+            let title = if number % 1000 == 7 {
+                "t".repeat(200_000)
+            } else {
+                format!("title {number}")
+            };
+            let record = issue_record(&issue, &title);
+            overwrite(
+                &record_path(&store, &issue),
+                serde_json::to_vec_pretty(&record).unwrap(),
+            );
+            expected.push(record);
+        }
+        let base = repo(text);
+        overwrite(
+            &store.record_path(&Key::from(&base)),
+            serde_json::to_vec(&base_record(&base, 0)).unwrap(),
+        );
+    }
+    expected.sort_by(|a, b| a.issue.cmp(&b.issue));
+    let bad = record_path(&store, &issue("gitlab.com/g/sub#9999"));
+    overwrite(&bad, "{");
+    let newer = record_path(&store, &issue("gitlab.com/g/sub#9998"));
+    overwrite(&newer, "{\"schema\": 9}");
+    let stray = bad.with_file_name("0014.json");
+    overwrite(&stray, "{}");
+    overwrite(&bad.with_file_name("notes.txt"), "not ours");
+    overwrite(&bad.with_file_name(".tmp-1"), "{");
+    overwrite(&bad.with_file_name("7.json.broken-20260101T000000Z"), "{");
+    overwrite(&bad.with_file_name("12").join("13.json"), "{");
+    let listing = store.issues().unwrap();
+    assert_eq!(listing.found, expected);
+    let broken: Vec<_> = listing.broken.iter().map(|(path, _)| path.clone()).collect();
+    assert_eq!(broken, [stray, newer, bad]);
+    assert!(
+        listing.broken[1].1.contains("schema 9"),
+        "{:?}",
+        listing.broken[1]
+    );
+    let bases = store.bases().unwrap();
+    assert_eq!(bases.found.len(), 4);
+    assert!(bases.found.is_sorted_by_key(|base| &base.repo));
+}
+
+#[test]
+fn the_index_has_exactly_the_agreed_form() {
+    let (_folder, store) = store();
+    save_base(&store, &repo("github.com/shoko/kugetsu"), 5);
+    save_base(&store, &repo("gitlab.com/g/sub/14"), 1);
+    save(&store, &issue("github.com/shoko/kugetsu#14"), "x").unwrap();
+    let bytes = std::fs::read(store.home().join("index.json")).unwrap();
+    let expected = serde_json::json!({
+        "schema": 1,
+        "base": "github.com/shoko/kugetsu/base.json",
+        "bases": {
+            "github.com/shoko/kugetsu": "github.com/shoko/kugetsu/base.json",
+            "gitlab.com/g/sub/14": "gitlab.com/g/sub/@14/base.json",
+        },
+        "issues": { "github.com/shoko/kugetsu#14": "github.com/shoko/kugetsu/14.json" },
+    });
+    assert_eq!(
+        serde_json::from_slice::<serde_json::Value>(&bytes).unwrap(),
+        expected
+    );
+    // An entry that is there already costs no write.
+    let before = store
+        .home()
+        .join("index.json")
+        .metadata()
+        .unwrap()
+        .modified()
+        .unwrap();
+    save(&store, &issue("github.com/shoko/kugetsu#14"), "y").unwrap();
+    assert_eq!(
+        store
+            .home()
+            .join("index.json")
+            .metadata()
+            .unwrap()
+            .modified()
+            .unwrap(),
+        before
+    );
+}
+
+#[test]
+fn the_default_base_is_found_without_the_index() {
+    let (_folder, store) = store();
+    let (first, second) = (repo("b.com/o/first"), repo("a.com/o/second"));
+    save_base(&store, &second, 20);
+    save_base(&store, &first, 10);
+    let index = store.home().join("index.json");
+    assert_eq!(
+        store.default_base().unwrap(),
+        Some(second.clone()),
+        "the first that was made"
+    );
+    store.set_default_base(None).unwrap();
+    assert_eq!(store.default_base().unwrap(), None, "a choice, too");
+    store.set_default_base(Some(&second)).unwrap();
+    for damage in [Some("{ not json"), Some(""), Some("{\"schema\": 9}"), None] {
+        match damage {
+            Some(text) => overwrite(&index, text),
+            None => std::fs::remove_file(&index).unwrap(),
+        }
+        assert_eq!(
+            store.default_base().unwrap(),
+            Some(first.clone()),
+            "the oldest: {damage:?}"
+        );
+    }
+    let missing = "{\"schema\": 1, \"base\": \"x.com/o/gone/base.json\"}";
+    overwrite(&index, missing);
+    assert_eq!(store.default_base().unwrap(), Some(first.clone()));
+    assert_eq!(fix_all(&store), []);
+    assert_eq!(
+        store.index().unwrap().base.as_deref(),
+        Some("b.com/o/first/base.json")
+    );
+}
+
+#[test]
+fn an_index_that_disagrees_is_found_and_made_anew() {
+    let (_folder, store) = store();
+    let (here, gone) = (issue("github.com/o/r#1"), issue("github.com/o/r#2"));
+    save(&store, &here, "x").unwrap();
+    save_base(&store, here.repo(), 0);
+    let good = store.index().unwrap();
+    assert_eq!(store.check(), []);
+    let mut wrong = good.clone();
+    wrong.issues.clear();
+    wrong
+        .issues
+        .insert(gone.to_string(), "github.com/o/r/2.json".to_owned());
+    wrong.base = Some("nowhere/base.json".to_owned());
+    overwrite(
+        &store.home().join("index.json"),
+        serde_json::to_vec(&wrong).unwrap(),
+    );
+    // No reader minds.
+    assert_eq!(store.issue(&gone).unwrap(), None);
+    assert_eq!(store.issues().unwrap().found.len(), 1);
+    let findings = store.check();
+    assert_eq!(
+        findings,
+        [
+            Finding::FileWithoutEntry {
+                key: Key::from(&here)
+            },
+            Finding::EntryWithoutFile {
+                name: gone.to_string(),
+                file: "github.com/o/r/2.json".to_owned()
+            },
+            Finding::DefaultBaseMissing {
+                file: "nowhere/base.json".to_owned()
+            },
+        ]
+    );
+    let report = store.rebuild_index().unwrap();
+    assert_eq!(
+        (report.added, report.dropped),
+        (vec![here.to_string()], vec![gone.to_string()])
+    );
+    assert_eq!(store.index().unwrap(), good);
+    assert_eq!(store.check(), []);
+    std::fs::remove_file(store.home().join("index.json")).unwrap();
+    assert_eq!(store.check(), [Finding::IndexMissing]);
+    // The next new record brings the others back with it.
+    save(&store, &gone, "x").unwrap();
+    assert_eq!(store.check(), []);
+    assert_eq!(store.index().unwrap().issues.len(), 2);
+}
+
+#[test]
+fn a_broken_index_is_moved_aside_and_a_newer_one_is_left_alone() {
+    let (_folder, store) = store();
+    let path = store.home().join("index.json");
+    save(&store, &issue("github.com/o/r#1"), "x").unwrap();
+    overwrite(&path, "{\"schema\": 1, \"iss");
+    assert!(matches!(store.index(), Err(StoreError::Broken { .. })));
+    assert!(matches!(&store.check()[..], [Finding::IndexBroken { .. }]));
+    save(&store, &issue("github.com/o/r#2"), "x").unwrap();
+    assert_eq!(store.index().unwrap().issues.len(), 2);
+    let aside = std::fs::read_dir(store.home())
+        .unwrap()
+        .map(|found| found.unwrap().path());
+    let aside: Vec<_> = aside
+        .filter(|path| path.to_string_lossy().contains("index.json.broken-"))
+        .collect();
+    assert_eq!(aside.len(), 1);
+    assert_eq!(std::fs::read(&aside[0]).unwrap(), b"{\"schema\": 1, \"iss");
+
+    let newer = "{\"schema\": 2, \"shards\": []}";
+    overwrite(&path, newer);
+    save(&store, &issue("github.com/o/r#3"), "x").unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
+    assert_eq!(store.issues().unwrap().found.len(), 3);
+    assert!(matches!(
+        store.rebuild_index(),
+        Err(StoreError::Newer { found: 2, .. })
+    ));
+    assert_eq!(store.check(), [Finding::Newer { path, found: 2 }]);
+}
+
+#[test]
+fn a_torn_line_costs_no_other_turn() {
+    let (_folder, store) = store();
+    let issue = issue("github.com/o/r#1");
+    let lease = lease(&store, &issue);
+    for number in 0..3 {
+        store.append_turn(&lease, &issue, &turn(number)).unwrap();
+    }
+    let path = store.folder(&Key::from(&issue)).join("turns.jsonl");
+    let whole = std::fs::read(&path).unwrap();
+    assert_eq!(std::str::from_utf8(&whole).unwrap().lines().count(), 3);
+    let numbers = |store: &Store| {
+        store
+            .turns(&issue)
+            .unwrap()
+            .iter()
+            .map(|turn| turn.steps)
+            .collect::<Vec<_>>()
+    };
+    overwrite(&path, &whole[..whole.len() - 10]);
+    assert_eq!(numbers(&store), [0, 1]);
+    store.append_turn(&lease, &issue, &turn(3)).unwrap();
+    store.append_turn(&lease, &issue, &turn(4)).unwrap();
+    assert_eq!(numbers(&store), [0, 1, 3, 4]);
+    assert_eq!(store.turns(&common::issue("github.com/o/r#2")).unwrap(), []);
+    let base = store.lease_base(issue.repo(), me(), None).unwrap();
+    store.append_base_turn(&base, issue.repo(), &turn(9)).unwrap();
+    assert_eq!(store.base_turns(issue.repo()).unwrap(), [turn(9)]);
+    assert_eq!(numbers(&store).len(), 4);
+}
