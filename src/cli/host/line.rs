@@ -359,8 +359,8 @@ mod tests {
             plain(&line),
             [
                 "continue",
-                "--wait=3650d",
                 "--max-tokens=14",
+                "--wait=3650d",
                 "--",
                 "github.com/shoko/kugetsu#14",
                 "-"
