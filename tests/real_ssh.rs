@@ -45,7 +45,7 @@ on_both_versions! {
         assert_eq!(world.model.turn_requests()[0].last_user_text(), "learn: it's ours");
 
         world.model.on("fix it", vec![Reply::text("fixed")]);
-        let started = over(&["start", "#14", "--json"], Stdin::text(PROMPT)).wait(SOON);
+        let started = over(&["start", "#14", "--output=json"], Stdin::text(PROMPT)).wait(SOON);
         assert_eq!(started.expect_status(0).json()["answer"], "fixed");
         let requests = world.model.turn_requests_with("fix it");
         assert_eq!(requests[0].last_user_text().trim_start_matches('\n'), PROMPT);

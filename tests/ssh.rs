@@ -91,7 +91,7 @@ fn last_prompt(world: &World) -> String {
 #[test]
 fn every_verb_works_there_and_leaves_nothing_here() {
     let (world, _sshd) = with_base();
-    let started = over(&world, ["start", "#14", "first", "--json"]);
+    let started = over(&world, ["start", "#14", "first", "--output=json"]);
     assert_eq!(started.expect_status(0).json()["verdict"], "completed");
     assert_eq!(
         started.json()["ref"],

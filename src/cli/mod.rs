@@ -46,7 +46,7 @@ pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
 
-    /// Print JSON on stdout instead of text for people
+    /// Print JSON on stdout instead of text for people; start, continue and logs print a line an event
     #[arg(long, global = true)]
     json: bool,
 
@@ -58,8 +58,12 @@ pub struct Cli {
 const EXIT_HELP: &str = "\
 A REF is instance/owner/repo#14, an issue's URL, owner/repo#14, or #14 inside a clone.
 
-Exit status: 0 completed, 1 failed, 2 a person is needed, 64 wrong usage, 66 no such session or base,
-69 opencode missing or unusable, 73 the store cannot be written, 75 try again later, 130/143 interrupted.";
+Exit status:
+  0   completed                       69  opencode missing or unusable
+  1   failed                          73  the store cannot be written
+  2   a person is needed              75  try again later
+  64  wrong usage                     130 interrupted
+  66  no such session or base         143 terminated";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -76,7 +80,7 @@ enum Verb {
     Show(show::ShowArgs),
     /// Open the session in opencode's own terminal interface
     Attach(attach::AttachArgs),
-    /// Show what was said and done in a turn
+    /// Print the answer of a turn, or all that happened in it
     Logs(logs::LogsArgs),
     /// Show, change and explain what a session may do
     Permit(permit::PermitArgs),

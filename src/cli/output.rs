@@ -34,7 +34,7 @@ impl Output {
         let _ = stdout.flush();
     }
 
-    /// An object for programs, on one line of stdout, with the schema first.
+    /// An object for programs, on one line of stdout, with the schema.
     pub(super) fn object(self, value: &impl Serialize) {
         let mut object = serde_json::Map::from_iter([("schema".to_owned(), json!(SCHEMA))]);
         match serde_json::to_value(value) {

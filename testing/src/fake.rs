@@ -76,6 +76,8 @@ pub enum ServeMode {
     Refuse,
     /// Lives without ever printing that it listens.
     Silent,
+    /// Makes sessions (`POST /session`), and refuses everything else.
+    Sessions,
 }
 
 /// What `run` does with some prompts.
