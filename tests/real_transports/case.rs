@@ -44,7 +44,7 @@ impl Case {
     }
 
     fn words<'a>(&self, verb: &'a str, issue: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-        let mut words = vec![verb, issue, "--json", "--transport", self.transport];
+        let mut words = vec![verb, issue, "--output", "json", "--transport", self.transport];
         words.extend(more);
         words
     }
