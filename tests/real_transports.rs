@@ -4,7 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests make and remove their own files")]
 
 #[macro_use]
-#[path = "real_transports/case.rs"]
+#[path = "support/case.rs"]
 mod case;
 #[path = "real_transports/endings.rs"]
 mod endings;
