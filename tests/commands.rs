@@ -9,9 +9,7 @@ mod kit;
 
 use std::time::Duration;
 
-use kit::{
-    SOON, fake_session, fake_world, prompts_of, record, refused, run, session_of, snapshot, start, state_of,
-};
+use kit::{SOON, fake_session, fake_world, prompts_of, refused, run, session_of, snapshot, start, state_of};
 use kugetsu_testing::{FakeScript, Opencode, Stdin, Step, World};
 
 #[test]
