@@ -10,6 +10,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::permission::{Policy, Preset, Rule};
+use crate::ssh::{Host, HostSettings};
+use crate::worktree::Extras;
 
 /// One setting.
 #[derive(Debug)]
@@ -117,6 +119,60 @@ pub const KEYS: &[Key] = &[
         check: |text| parse_rules(text).map(drop),
     },
     Key {
+        name: "worktree",
+        default: "false",
+        help: "whether each new session gets a git worktree of its own: true or false",
+        check: |text| one_of(text, &["true", "false"]),
+    },
+    Key {
+        name: "worktree_root",
+        default: "",
+        help: "the folder of all worktrees; empty: .worktrees in each clone",
+        check: anything,
+    },
+    Key {
+        name: "worktree_copy",
+        default: "",
+        help: "files that git does not track and that are copied into a new worktree, as a list: [\".env\"]",
+        check: |text| Extras::parse(text, "").map(drop),
+    },
+    Key {
+        name: "worktree_link",
+        default: "",
+        help: "files that git does not track and that a new worktree gets links to, as a list: [\"opencode.json\"]",
+        check: |text| Extras::parse("", text).map(drop),
+    },
+    Key {
+        name: "hook_after_create",
+        default: "",
+        help: "shell command in a new worktree, before its first turn; a failure stops the turn",
+        check: anything,
+    },
+    Key {
+        name: "hook_before_turn",
+        default: "",
+        help: "shell command in the session's directory before every turn; a failure stops the turn",
+        check: anything,
+    },
+    Key {
+        name: "hook_after_turn",
+        default: "",
+        help: "shell command in the session's directory after every turn; a failure is a warning",
+        check: anything,
+    },
+    Key {
+        name: "hook_before_remove",
+        default: "",
+        help: "shell command in a worktree before it is removed; a failure stops that, unless it is forced",
+        check: anything,
+    },
+    Key {
+        name: "hook_timeout",
+        default: "60s",
+        help: "how long a hook may take",
+        check: |text| parse_duration(text).map(drop),
+    },
+    Key {
         name: "trash_keep",
         default: "720h",
         help: "how long the trash keeps what destroy and prune removed",
@@ -149,7 +205,11 @@ impl std::fmt::Display for Origin {
 #[derive(Clone, Debug)]
 pub struct Config {
     values: BTreeMap<&'static str, (String, Origin)>,
+    hosts: BTreeMap<String, HostSettings>,
 }
+
+/// The one name in the file that is no setting: the table of the hosts, `[hosts.NAME]`.
+const HOSTS: &str = "hosts";
 
 /// What is wrong with the settings.
 #[derive(Debug, thiserror::Error)]
@@ -199,14 +259,18 @@ impl Config {
             .iter()
             .map(|key| (key.name, (key.default.to_owned(), Origin::Default)))
             .collect();
-        for (name, value) in read_file(file)? {
+        let mut table = read_file(file)?;
+        let hosts = table
+            .remove(HOSTS)
+            .map_or_else(|| Ok(BTreeMap::new()), |value| parse_hosts(file, value))?;
+        for (name, value) in table {
             let Some(key) = KEYS.iter().find(|key| key.name == name) else {
                 return Err(ConfigError::Unknown {
                     path: file.to_owned(),
                     name,
                 });
             };
-            values.insert(key.name, (value, Origin::File));
+            values.insert(key.name, (plain(&value), Origin::File));
         }
         for key in KEYS {
             let variable = format!("KUGETSU_{}", key.name.to_uppercase());
@@ -227,12 +291,17 @@ impl Config {
                 problem,
             })?;
         }
-        Ok(Self { values })
+        Ok(Self { values, hosts })
     }
 
     /// A value as text. The name must be one of [`KEYS`]; any other has the empty value.
     pub fn get(&self, name: &str) -> &str {
         self.values.get(name).map_or("", |(value, _)| value.as_str())
+    }
+
+    /// The hosts that have a name here, by that name.
+    pub fn hosts(&self) -> &BTreeMap<String, HostSettings> {
+        &self.hosts
     }
 
     /// Where a value came from. The name must be one of [`KEYS`].
@@ -253,6 +322,17 @@ impl Config {
         positive(self.get(name)).unwrap_or(1)
     }
 
+    /// A value that is `true` or `false`.
+    pub fn flag(&self, name: &str) -> bool {
+        self.get(name) == "true"
+    }
+
+    /// The untracked files of new worktrees.
+    pub fn extras(&self) -> Extras {
+        // `load` has checked both.
+        Extras::parse(self.get("worktree_copy"), self.get("worktree_link")).unwrap_or_default()
+    }
+
     /// The policy of new bases.
     pub fn policy(&self) -> Policy {
         Policy {
@@ -270,10 +350,10 @@ impl Config {
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
+fn read_file(path: &Path) -> Result<toml::Table, ConfigError> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(toml::Table::new()),
         Err(source) => {
             return Err(ConfigError::Read {
                 path: path.to_owned(),
@@ -281,16 +361,35 @@ fn read_file(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
             });
         }
     };
-    let table: toml::Table = text
-        .parse()
+    text.parse()
         .map_err(|error: toml::de::Error| ConfigError::Syntax {
             path: path.to_owned(),
             message: error.to_string().trim().replace('\n', " "),
+        })
+}
+
+fn parse_hosts(file: &Path, value: toml::Value) -> Result<BTreeMap<String, HostSettings>, ConfigError> {
+    let wrong = |name: String, value: String, problem: String| ConfigError::Value {
+        origin: file.display().to_string(),
+        name,
+        value,
+        problem,
+    };
+    let toml::Value::Table(table) = value else {
+        let problem = "it is a table for each host: [hosts.NAME]".to_owned();
+        return Err(wrong(HOSTS.to_owned(), value.to_string(), problem));
+    };
+    let mut hosts = BTreeMap::new();
+    for (name, value) in table {
+        let shown = value.to_string();
+        let full = format!("{HOSTS}.{name}");
+        let settings: HostSettings = value.try_into().map_err(|error: toml::de::Error| {
+            wrong(full.clone(), shown.clone(), error.message().replace('\n', " "))
         })?;
-    Ok(table
-        .into_iter()
-        .map(|(name, value)| (name, plain(&value)))
-        .collect())
+        Host::new(&name, Some(&settings)).map_err(|error| wrong(full, shown, error.to_string()))?;
+        hosts.insert(name, settings);
+    }
+    Ok(hosts)
 }
 
 /// Lists become lines, everything else what a person would type.

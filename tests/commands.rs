@@ -253,7 +253,11 @@ fn every_json_is_one_object_with_its_schema() {
             "{output}"
         );
     }
-    let turn = run(&world, ["continue", "1", "hello", "--transport", "run", "--json"]).json();
+    let turn = run(
+        &world,
+        ["continue", "1", "hello", "--transport", "run", "--output", "json"],
+    )
+    .json();
     assert_eq!(turn["ref"], "github.com/shoko/kugetsu#1");
     assert_eq!(turn["verdict"], "completed");
     assert_eq!(turn["answer"], "done");

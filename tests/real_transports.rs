@@ -1,8 +1,17 @@
 //! The contract of the transports, kept by both on both real versions: what reaches the model, what comes back,
 //! what a session carries, and how a turn ends.
+#![allow(clippy::disallowed_macros, reason = "tests say what they ran")]
+#![allow(clippy::disallowed_methods, reason = "tests make and remove their own files")]
 
-#[path = "support/case.rs"]
+#[macro_use]
+#[path = "real_transports/case.rs"]
 mod case;
+#[path = "real_transports/endings.rs"]
+mod endings;
+#[path = "real_transports/restart.rs"]
+mod restart;
+#[path = "real_transports/signals.rs"]
+mod signals;
 
 use std::time::Duration;
 
@@ -79,7 +88,7 @@ on_every_combination! {
             ("run", Version::V1_3_2) => "\n",
             _ => "",
         };
-        let arrived: Vec<String> = case.model.turn_requests().iter().map(|r| r.last_user_text()).collect();
+        let arrived: Vec<String> = case.model.turn_requests().iter().map(kugetsu_testing::Request::last_user_text).collect();
         assert_eq!(arrived.len(), 3);
         for (arrived, sent) in arrived.iter().zip([nasty, &stdin, &large]) {
             let same = arrived.strip_prefix(added) == Some(sent);

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Broker, BrokerError, read_database};
+use super::worktree::BUNDLE;
+use super::{Broker, BrokerError, RemovedWorktree, read_database};
 use crate::fsx::{self, FsError, crash_point};
 use crate::opencode::Opencode;
 use crate::session::{IssueRecord, IssueRef, RepoRef, SessionId};
@@ -23,12 +24,18 @@ pub struct Removed {
     pub deleted: bool,
     /// Messages in the export that is kept in the trash.
     pub messages: usize,
+    /// What became of its worktree.
+    pub worktree: Option<RemovedWorktree>,
 }
 
 impl Broker {
-    /// Removes an issue's session from opencode and its record from the store. Both can be restored.
-    pub fn destroy(&self, issue: &IssueRef) -> Result<Removed, BrokerError> {
-        self.record(issue)?;
+    /// Removes an issue's session from opencode, its worktree, and its record from the store. All can be restored.
+    /// `force`: also a worktree with work that is nowhere else; it is kept in the trash.
+    pub fn destroy(&self, issue: &IssueRef, force: bool) -> Result<Removed, BrokerError> {
+        let record = self.record(issue)?;
+        if !force {
+            self.refuse_risk(&record)?;
+        }
         let lease = self
             .store
             .lease_issue(issue, Holder::this_process("destroy"), None)?;
@@ -41,9 +48,13 @@ impl Broker {
             record.session.as_ref(),
             &record.directory,
         )?;
+        let mut worktree = self.remove_worktree(&record, force)?;
         self.store.trash_issue(&lease, issue, "destroy", &[])?;
         crash_point("destroy_trashed");
-        self.delete(&opencode, record.session, &record.directory, export)
+        self.drop_worktree_branch(&record, &mut worktree)?;
+        let directory = clone_of(&record);
+        let removed = self.delete(&opencode, record.session.clone(), directory, export)?;
+        Ok(Removed { worktree, ..removed })
     }
 
     /// Removes a repository's base. The sessions forked from it are sessions of their own and stay.
@@ -61,6 +72,7 @@ impl Broker {
                 session: Some(record.session),
                 deleted: false,
                 messages: 0,
+                worktree: None,
             });
         }
         let opencode = self.opencode()?;
@@ -82,6 +94,7 @@ impl Broker {
                 session,
                 deleted: false,
                 messages: 0,
+                worktree: None,
             });
         };
         let directory = existing(directory, &self.surroundings.home);
@@ -101,6 +114,7 @@ impl Broker {
             session: Some(session),
             deleted: true,
             messages,
+            worktree: None,
         })
     }
 
@@ -156,6 +170,7 @@ impl Broker {
         let opencode = self.opencode()?;
         let trashed = self.store.trashed_issue(&entry)?;
         let export = self.store.trashed_file(&entry, EXPORT);
+        self.restore_worktree(&trashed, &self.store.trashed_file(&entry, BUNDLE))?;
         if let Some(session) = &trashed.session
             && read_database(&opencode)?.session(session)?.is_none()
         {
@@ -166,7 +181,7 @@ impl Broker {
                 });
             }
             let file = export.to_string_lossy().into_owned();
-            let directory = existing(&trashed.directory, &self.surroundings.home);
+            let directory = existing(clone_of(&trashed), &self.surroundings.home);
             self.command(&opencode, directory, &["import", &file], None)?;
             if read_database(&opencode)?.session(session)?.is_none() {
                 return Err(BrokerError::Command {
@@ -176,7 +191,9 @@ impl Broker {
             }
         }
         self.store.restore_issue(&lease, issue)?;
-        let _ = fsx::remove_file_durable(&self.store.folder(&issue.into()).join(EXPORT));
+        for name in [EXPORT, BUNDLE] {
+            let _ = fsx::remove_file_durable(&self.store.folder(&issue.into()).join(name));
+        }
         let record = self.record(issue)?;
         self.settle(&opencode, &record)?;
         Ok(record)
@@ -212,6 +229,14 @@ fn missing_is_fine(error: FsError) -> Result<(), StoreError> {
         Ok(())
     } else {
         Err(error.into())
+    }
+}
+
+/// Where opencode's commands about a session run: its worktree may be gone, the clone is of the same project.
+fn clone_of(record: &IssueRecord) -> &Path {
+    match &record.worktree {
+        Some(worktree) => &worktree.repo_dir,
+        None => &record.directory,
     }
 }
 

@@ -9,6 +9,8 @@ use crate::process::ProcessError;
 use crate::session::{IssueRef, RefError, RepoRef, SessionId, Verdict};
 use crate::store::{LeaseError, StoreError};
 use crate::transport::TransportError;
+use crate::turn::Interrupt;
+use crate::worktree::WorktreeError;
 
 /// See the module.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +45,31 @@ pub enum BrokerError {
     /// A process could not be started.
     #[error(transparent)]
     Process(#[from] ProcessError),
+    /// There is no worktree, or it stays.
+    #[error("{of}: {source}")]
+    Worktree {
+        /// The issue.
+        of: IssueRef,
+        /// Why.
+        source: WorktreeError,
+    },
+    /// A hook that must end well did not.
+    #[error("{of}: the hook {name} {problem}, so {stopped}")]
+    Hook {
+        /// The issue.
+        of: IssueRef,
+        /// The setting, such as `hook_before_turn`.
+        name: &'static str,
+        /// How it ended.
+        problem: String,
+        /// What was not done.
+        stopped: &'static str,
+        /// Its output.
+        log: PathBuf,
+    },
+    /// A signal came before the turn began.
+    #[error("interrupted before the turn began")]
+    Interrupted(Interrupt),
     /// `start` on an issue that has a session.
     #[error("{issue} already has a session ({session})")]
     AlreadyStarted {
@@ -84,6 +111,19 @@ pub enum BrokerError {
     /// A turn runs, and what was asked would pull the session from under it.
     #[error("{0} has a running turn")]
     Busy(String),
+    /// A turn runs for longer than somebody would wait.
+    #[error("{issue}: its turn still runs after {}", crate::config::print_duration(*.after))]
+    StillRunning {
+        /// The issue.
+        issue: IssueRef,
+        /// How long was waited.
+        after: std::time::Duration,
+        /// What to do next.
+        hint: String,
+    },
+    /// A turn was asked for by its id, and has been asked for before.
+    #[error("the turn {0} is recorded already")]
+    Recorded(uuid::Uuid),
     /// An export of a session is not what opencode holds.
     #[error("the export of {session} cannot be trusted: {problem}; nothing was deleted")]
     Export {
@@ -108,6 +148,9 @@ pub enum BrokerError {
         /// Its last words.
         problem: String,
     },
+    /// opencode's terminal interface could not be started.
+    #[error("opencode cannot be started on this terminal: {0}")]
+    Attach(std::io::Error),
     /// The request makes no sense here.
     #[error("{problem}")]
     Usage {
@@ -135,6 +178,15 @@ impl BrokerError {
             | Self::AlreadyStarted { .. }
             | Self::BaseExists { .. }
             | Self::Usage { .. } => ExitStatus::Usage,
+            Self::Worktree { source, .. } => match source {
+                WorktreeError::Refused { .. } => ExitStatus::Usage,
+                WorktreeError::AtRisk { .. } => ExitStatus::Blocked,
+                WorktreeError::Lost { .. } => ExitStatus::NotFound,
+                WorktreeError::Git { .. } | WorktreeError::File(_) => ExitStatus::Failed,
+            },
+            Self::Hook { .. } => ExitStatus::Failed,
+            Self::Interrupted(Interrupt::Terminated) => ExitStatus::Terminated,
+            Self::Interrupted(_) => ExitStatus::Interrupted,
             Self::NoSession(_)
             | Self::NoBase(_)
             | Self::SessionGone { .. }
@@ -145,7 +197,9 @@ impl BrokerError {
             Self::Store(error) if error.is_temporary() => ExitStatus::TryAgain,
             Self::Lease(LeaseError::Store(error)) if !error.is_temporary() => ExitStatus::CannotWrite,
             Self::Store(_) => ExitStatus::CannotWrite,
-            Self::Lease(_) | Self::Busy(_) => ExitStatus::TryAgain,
+            Self::Lease(_) | Self::Busy(_) | Self::StillRunning { .. } | Self::Recorded(_) => {
+                ExitStatus::TryAgain
+            }
             Self::Database(error) if error.is_locked() => ExitStatus::TryAgain,
             Self::Transport(TransportError::Database(error)) if error.is_locked() => ExitStatus::TryAgain,
             Self::BasePrompt { verdict, .. } => verdict.exit_status(),
@@ -155,6 +209,7 @@ impl BrokerError {
             | Self::Server(_)
             | Self::Api(_)
             | Self::Process(_)
+            | Self::Attach(_)
             | Self::Export { .. }
             | Self::Command { .. } => ExitStatus::Unavailable,
         }
@@ -174,7 +229,10 @@ impl BrokerError {
             Self::DirectoryGone { .. } => {
                 Some("bring it back, or forget the session: kugetsu destroy".to_owned())
             }
-            Self::Busy(_) => Some("wait for it, or end it with Ctrl-C where it runs".to_owned()),
+            Self::Worktree { source, .. } => source.hint(),
+            Self::Hook { log, .. } => Some(format!("what it said is in {}", log.display())),
+            Self::Busy(_) => Some("wait for it: kugetsu wait REF; or end it: kugetsu stop REF".to_owned()),
+            Self::StillRunning { hint, .. } => Some(hint.clone()),
             Self::Usage { hint, .. } | Self::NotFound { hint, .. } if !hint.is_empty() => Some(hint.clone()),
             Self::Transport(_) | Self::Server(_) => {
                 Some("look for the cause with: kugetsu doctor".to_owned())

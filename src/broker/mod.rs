@@ -1,15 +1,21 @@
 //! Whole operations: what the command line, and any other front end, calls.
 
+mod attach;
+mod control;
 mod deliver;
 mod destroy;
+mod detach;
 mod doctor;
 mod error;
+mod hooks;
 mod init;
 mod pending;
 mod permit;
 mod prune;
+mod query;
 mod recover;
 mod repository;
+mod worktree;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -17,6 +23,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+pub use attach::{AttachCommand, Attachment};
+pub use control::Stopped;
 pub use deliver::{Mode, TransportChoice, TurnReport, TurnRequest};
 pub use destroy::Removed;
 pub use doctor::{Check, Health};
@@ -24,8 +32,10 @@ pub use error::BrokerError;
 pub use init::InitRequest;
 pub use pending::describe;
 pub use permit::{Permit, Subject};
-pub use prune::Orphan;
+pub use prune::{Kept, Orphan, Pruned};
+pub use query::{Action, Broken, DayView, LiveView, Query, RepoView};
 pub use repository::origin_of;
+pub use worktree::{RemovedWorktree, WorktreeWish};
 
 use crate::config::{Config, Origin};
 use crate::opencode::{Database, Launch, Opencode, Search, Secrets};

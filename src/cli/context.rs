@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use directories::BaseDirs;
 
 use super::CliError;
+use super::detach::Detached;
 use crate::broker::{Broker, Surroundings, origin_of};
 use crate::config::{Config, parse_duration};
 use crate::exit::ExitStatus;
@@ -17,6 +18,8 @@ use crate::store::Store;
 pub(super) struct Context {
     pub(super) broker: Broker,
     pub(super) here: PathBuf,
+    /// This process supervises a detached turn.
+    pub(super) detached: Option<Detached>,
 }
 
 impl Context {
@@ -60,6 +63,7 @@ impl Context {
                 surroundings,
             },
             here,
+            detached: None,
         })
     }
 
@@ -95,7 +99,7 @@ impl Context {
 }
 
 /// `/proc/self/exe` stays right while a new version is installed over the running one.
-fn own_program() -> PathBuf {
+pub(super) fn own_program() -> PathBuf {
     let link = PathBuf::from("/proc/self/exe");
     if link.exists() {
         return link;

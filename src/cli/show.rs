@@ -33,8 +33,12 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
     } else {
         None
     };
+    let holder = broker.store.lease_holder(&Key::from(&issue));
     if output.json {
         let mut value = with_state(&record, state);
+        if let Some(holder) = &holder {
+            value["in_use"] = json!(holder);
+        }
         if let Some(turns) = turns {
             value["turn_list"] = json!(turns);
         }
@@ -51,6 +55,18 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
                 .map_or("none yet", |session| session.as_str())
         ),
         format!("  directory   {}", record.directory.display()),
+        format!(
+            "  worktree    {}",
+            record.worktree.as_ref().map_or_else(
+                || "none".to_owned(),
+                |worktree| format!(
+                    "{} (branch {} from {})",
+                    worktree.path.display(),
+                    worktree.branch,
+                    &worktree.base_commit[..worktree.base_commit.floor_char_boundary(10)]
+                )
+            )
+        ),
         format!("  base        {} ({})", record.base, record.base_session),
         format!("  permissions {}", record.policy.preset),
         format!(
@@ -70,6 +86,16 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
             live.supervisor.pid,
             live.supervisor.host
         ));
+    }
+    if state != SessionState::Running
+        && let Some(holder) = &holder
+    {
+        let holder = holder.as_ref();
+        let who = holder.map_or_else(
+            || "by a process that left no name".to_owned(),
+            |holder| format!("by {holder}"),
+        );
+        lines.push(format!("  in use      {who}"));
     }
     if state == SessionState::Lost && record.live.is_some() {
         lines.push(
