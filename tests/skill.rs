@@ -145,7 +145,7 @@ fn the_answers_file_in_the_readme_is_one() {
 fn the_object_in_the_readme_has_the_fields_that_a_turn_prints() {
     let world = world();
     shell(&world, "kugetsu init").expect_status(0);
-    let printed = shell(&world, "kugetsu start 14 --json 'fix the crash'")
+    let printed = shell(&world, "kugetsu start 14 --output json 'fix the crash'")
         .expect_status(0)
         .json();
     let shown: serde_json::Value = serde_json::from_str(&blocks("README.md", "json")[0].text).unwrap();

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{Broker, BrokerError, pending, read_database};
 use crate::fsx::crash_point;
-use crate::opencode::{After, DatabaseError, Opencode, Secrets, SessionPatch};
+use crate::opencode::{After, DatabaseError, Opencode, Secrets, SessionPatch, StoredMessage};
 use crate::permission::Rule;
 use crate::process;
 use crate::redact::Redactor;
@@ -542,15 +542,12 @@ impl Delivery<'_> {
         else {
             return judgement;
         };
-        let answers: Vec<_> = messages
-            .iter()
-            .filter(|message| message.role == "assistant")
-            .collect();
-        let last = answers.last();
-        match (judgement.verdict, last) {
-            (Verdict::Completed, None) => {
+        let is_answer = |message: &&StoredMessage| message.role == "assistant";
+        match (judgement.verdict, messages.last().filter(is_answer)) {
+            (Verdict::Completed, None) if !messages.iter().any(|message| is_answer(&message)) => {
                 Judgement::new(Verdict::Void, "opencode reported an answer and stored none")
             }
+            // Behind the prompt alone: a fork's copy of the base's answers stands before it.
             (Verdict::Void, Some(message)) => {
                 if let Some(error) = &message.error {
                     let name = error["name"].as_str().unwrap_or("error");

@@ -42,7 +42,7 @@ pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
 
-    /// Print JSON on stdout instead of text for people
+    /// Print JSON on stdout instead of text for people; start, continue and logs print a line an event
     #[arg(long, global = true)]
     json: bool,
 }

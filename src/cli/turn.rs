@@ -39,7 +39,7 @@ pub(super) struct TurnArgs {
     #[arg(long, value_name = "HOW")]
     transport: Option<TransportChoice>,
 
-    /// What to print: the answer as text, one object at the end, or every event as a JSON line
+    /// What to print: the answer as text, one object at the end, or every event as a JSON line (as --json does)
     #[arg(long, value_enum)]
     output: Option<OutputForm>,
 
@@ -249,11 +249,11 @@ pub(super) fn run(
     if args.debug {
         super::output::trace_to(broker.store.open_log(&Key::from(&issue), "debug.log")?);
     }
-    let lines = !args.events.is_empty() || args.asking.supervised;
-    let form = args.output.unwrap_or(match (lines, output.json) {
-        (true, _) => OutputForm::StreamJson,
-        (false, true) => OutputForm::Json,
-        (false, false) => OutputForm::Text,
+    let lines = output.json || !args.events.is_empty() || args.asking.supervised;
+    let form = args.output.unwrap_or(if lines {
+        OutputForm::StreamJson
+    } else {
+        OutputForm::Text
     });
     check_types(&args.events)?;
     let responder = args.asking.responder(&broker.config)?;

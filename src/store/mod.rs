@@ -85,6 +85,18 @@ impl Store {
         Ok(fsx::create_append(&path)?)
     }
 
+    /// An error where there is no room left beside `path`, for a file that another program was to write there.
+    pub fn refuse_full_disk(&self, path: &Path) -> Result<(), StoreError> {
+        let folder = path.parent().unwrap_or(&self.home);
+        match rustix::fs::statvfs(folder) {
+            Ok(disk) if disk.f_bavail == 0 => Err(StoreError::Full {
+                path: path.to_owned(),
+                source: std::io::ErrorKind::StorageFull.into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Replaces a file of a key's live turn, below `run/`.
     pub fn write_run(&self, key: &Key, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.run_path(key, ending);
