@@ -290,6 +290,13 @@ impl Config {
         self.values.get(name).map_or("", |(value, _)| value.as_str())
     }
 
+    /// Where a value came from. The name must be one of [`KEYS`].
+    pub fn origin(&self, name: &str) -> &Origin {
+        self.values
+            .get(name)
+            .map_or(&Origin::Default, |(_, origin)| origin)
+    }
+
     /// A value that is a length of time.
     pub fn duration(&self, name: &str) -> Duration {
         // `load` has checked every value.
@@ -386,19 +393,28 @@ fn parse_rules(text: &str) -> Result<Vec<Rule>, String> {
         .collect()
 }
 
-/// A length of time: `90s`, `10m`, `1h 30m`, or a number of seconds. At most 10 years, so that sums of two
+/// A length of time: `90s`, `10m`, `1h 30m`, `30d`, or a number of seconds. At most 10 years, so that sums of two
 /// never overflow.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_hours(24 * 3660);
-    let wrong = || "it is a length of time such as 90s, 10m or 1h30m".to_owned();
+    let wrong = || "it is a length of time such as 90s, 10m, 1h30m or 7d".to_owned();
     let text = text.trim();
-    let duration = match text.parse::<f64>() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?,
-        Err(_) => {
-            let signed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+    // A day is 24 hours here, which jiff rightly does not take for granted.
+    let (days, rest) = match text.split_once('d') {
+        Some((days, rest)) if days.bytes().all(|byte| byte.is_ascii_digit()) => {
+            (days.parse::<u32>().map_err(|_| wrong())?, rest.trim())
+        }
+        _ => (0, text),
+    };
+    let rest = match rest.parse::<f64>() {
+        _ if rest.is_empty() && days > 0 => Duration::ZERO,
+        Ok(seconds) if days == 0 => Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?,
+        _ => {
+            let signed: jiff::SignedDuration = rest.parse().map_err(|_| wrong())?;
             Duration::try_from(signed).map_err(|_| wrong())?
         }
     };
+    let duration = Duration::from_hours(24 * u64::from(days)).saturating_add(rest);
     if duration > LONGEST {
         return Err("it is at most ten years".to_owned());
     }

@@ -5,7 +5,7 @@
 //! (serve) or right after (run, which has it by environment from the first prompt) the prompt goes out. So a
 //! crash at any point leaves a session that the next command finds, or nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::hooks::Moment;
 use super::{Broker, BrokerError, WorktreeWish, pending, read_database};
 use crate::fsx::crash_point;
-use crate::opencode::{After, DatabaseError, Opencode, Secrets, Server, SessionPatch};
+use crate::opencode::{After, DatabaseError, Opencode, Secrets, Server, SessionPatch, StoredMessage};
 use crate::permission::Rule;
 use crate::process;
 use crate::redact::Redactor;
@@ -23,7 +23,7 @@ use crate::session::{
     BaseRecord, ForkIntent, IssueRecord, IssueRef, LiveTurn, SCHEMA, SessionId, Totals, TransportKind,
     TurnRecord, Verdict,
 };
-use crate::store::{Holder, Key, Lease};
+use crate::store::{Holder, Key, Lease, LeaseError, Lock};
 use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, TransportError};
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
 use crate::turn::{self, Interrupt, Judgement, Limits, Outcome, Responder, Turn};
@@ -32,6 +32,9 @@ use crate::turn::{self, Interrupt, Judgement, Limits, Outcome, Responder, Turn};
 const READY: Duration = Duration::from_secs(30);
 /// How long a fork waits for the fork of another issue.
 const FORK_WAIT: Duration = Duration::from_secs(60);
+
+/// How often a lease that somebody else holds is tried.
+const LEASE_LOOK: Duration = Duration::from_millis(50);
 
 /// What may be done with an issue that has, or has not, a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +113,8 @@ pub struct TurnReport {
     pub adopted: Option<TurnRecord>,
     /// What else a person should know: a worktree that was made again, a hook that failed after the turn.
     pub notes: Vec<String>,
+    /// Why the turn went through `run` although `serve` was preferred.
+    pub fallback: Option<String>,
 }
 
 /// What a turn carries through its steps.
@@ -121,11 +126,14 @@ struct Delivery<'a> {
     record: IssueRecord,
     turn: Uuid,
     started: Timestamp,
+    fallback: Option<String>,
     /// The answers to what the last turn was blocked on, then the message.
     prompt: String,
     /// What the session carries during this turn.
     rules: Vec<Rule>,
     responder: Responder,
+    /// Held until the fork that was asked for is known.
+    fork_lock: Option<Lock>,
 }
 
 impl Broker {
@@ -142,13 +150,7 @@ impl Broker {
         }
         self.check_wish(&request.worktree)?;
         refuse_wrong_mode(request, self.store.issue(&request.issue)?.as_ref())?;
-        let what = match request.mode {
-            Mode::Start => "start",
-            Mode::Continue | Mode::ContinueOrStart => "continue",
-        };
-        let lease = self
-            .store
-            .lease_issue(&request.issue, Holder::this_process(what), request.wait)?;
+        let lease = self.lease(request, &mut interrupts).await?;
         crash_point("turn_leased");
         let opencode = self.opencode()?;
         // Under the lease nobody else changes the record, and a live turn in it is a dead one.
@@ -206,6 +208,8 @@ impl Broker {
             record,
             turn,
             started,
+            fork_lock: None,
+            fallback: None,
         };
         let mut report = delivery.run(interrupts.clone(), watch).await?;
         report.adopted = adopted;
@@ -215,6 +219,34 @@ impl Broker {
             report.notes.push(error.to_string());
         }
         Ok(report)
+    }
+
+    /// Takes the lease, and waits for it as long as was asked for or until somebody interrupts.
+    async fn lease(
+        &self,
+        request: &TurnRequest,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<Lease, BrokerError> {
+        let what = match request.mode {
+            Mode::Start => "start",
+            Mode::Continue | Mode::ContinueOrStart => "continue",
+        };
+        let asked = Instant::now();
+        loop {
+            let taken = self
+                .store
+                .lease_issue(&request.issue, Holder::this_process(what), None);
+            let goes_on = request.wait.is_some_and(|wait| asked.elapsed() < wait)
+                && *interrupts.borrow() == Interrupt::None;
+            match taken {
+                Err(LeaseError::Held { .. }) if goes_on => {}
+                other => return Ok(other?),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LEASE_LOOK) => {}
+                _ = interrupts.changed() => {}
+            }
+        }
     }
 
     fn new_record(
@@ -290,7 +322,7 @@ impl Broker {
 
 impl Delivery<'_> {
     async fn run(
-        self,
+        mut self,
         interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
@@ -308,9 +340,11 @@ impl Delivery<'_> {
                 Ok(transport) => self.through(transport, interrupts, watch).await,
                 Err(TransportError::NotReady(_)) if self.responder.is_interactive() => Err(needs_serve()),
                 Err(TransportError::NotReady(why)) => {
-                    tracing::warn!(
-                        "opencode serve is not usable ({why}); this turn goes through opencode run"
+                    let what = format!(
+                        "opencode serve is not usable, so this turn goes through opencode run: {why}"
                     );
+                    tracing::warn!("{what}");
+                    self.fallback = Some(what);
                     let transport = RunTransport::open(setup).await?;
                     self.through(transport, interrupts, watch).await
                 }
@@ -393,22 +427,29 @@ impl Delivery<'_> {
             directory: self.record.directory.clone(),
         };
         let _ = stream.write(start, &Redactor::default());
+        if let Some(what) = &self.fallback {
+            let (level, message) = ("warning".to_owned(), what.clone());
+            let notice = StreamEvent::Notice { level, message };
+            let _ = stream.write(notice, &Redactor::default());
+        }
         Ok((target, (stream, feed)))
     }
 
     async fn fork<T: Transport>(&mut self, transport: &mut T) -> Result<Target, BrokerError> {
-        // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
-        // of the journal that is older than it.
+        let prompt_sha256 = sha256(&self.prompt);
+        let store = &self.broker.store;
         let aside = T::KIND == TransportKind::Run && self.record.worktree.is_some();
-        let lock = if aside || T::KIND == TransportKind::Serve {
-            Some(self.broker.store.fork_lock(FORK_WAIT)?)
-        } else {
-            None
-        };
+        self.fork_lock = Some(match T::KIND {
+            // Its fork is known by its prompt alone.
+            TransportKind::Run if !aside => store.prompt_lock(&prompt_sha256, FORK_WAIT)?,
+            // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
+            // of the journal that is older than it.
+            _ => store.fork_lock(FORK_WAIT)?,
+        });
         self.record.fork = Some(ForkIntent {
             turn: self.turn,
             asked: Timestamp::now(),
-            prompt_sha256: sha256(&self.prompt),
+            prompt_sha256,
         });
         self.save()?;
         crash_point("fork_intended");
@@ -423,7 +464,6 @@ impl Delivery<'_> {
         };
         crash_point("fork_made");
         self.know(&session)?;
-        drop(lock);
         Ok(Target::Session(session))
     }
 
@@ -445,6 +485,7 @@ impl Delivery<'_> {
         self.record.session = Some(session.clone());
         self.record.fork = None;
         self.save()?;
+        self.fork_lock = None;
         crash_point("fork_known");
         self.broker
             .settle_with(&self.opencode, &self.record, &self.rules)?;
@@ -526,6 +567,7 @@ impl Delivery<'_> {
             interrupt: outcome.interrupt,
             adopted: None,
             notes: Vec::new(),
+            fallback: self.fallback,
         })
     }
 
@@ -542,15 +584,12 @@ impl Delivery<'_> {
         else {
             return judgement;
         };
-        let answers: Vec<_> = messages
-            .iter()
-            .filter(|message| message.role == "assistant")
-            .collect();
-        let last = answers.last();
-        match (judgement.verdict, last) {
-            (Verdict::Completed, None) => {
+        let is_answer = |message: &&StoredMessage| message.role == "assistant";
+        match (judgement.verdict, messages.last().filter(is_answer)) {
+            (Verdict::Completed, None) if !messages.iter().any(|message| is_answer(&message)) => {
                 Judgement::new(Verdict::Void, "opencode reported an answer and stored none")
             }
+            // Behind the prompt alone: a fork's copy of the base's answers stands before it.
             (Verdict::Void, Some(message)) => {
                 if let Some(error) = &message.error {
                     let name = error["name"].as_str().unwrap_or("error");

@@ -132,26 +132,23 @@ impl Broker {
             return Ok(None);
         }
         let expected = database.message_count(session)?;
-        let distrust = |problem: String| BrokerError::Export {
-            session: session.clone(),
-            problem,
-        };
         // In the session's folder, with which it goes to the trash.
-        let file = self.store.folder(key).join(EXPORT);
+        let folder = self.store.folder(key);
+        let file = folder.join(PARTIAL);
         fsx::remove_file_durable(&file).or_else(missing_is_fine)?;
-        let sink = self.store.open_log(key, EXPORT)?;
+        let sink = self.store.open_log(key, PARTIAL)?;
         let directory = existing(directory, &self.surroundings.home);
-        self.command(opencode, directory, &["export", session.as_str()], Some(sink))?;
-        let reader = File::open(&file).map_err(|error| distrust(error.to_string()))?;
-        let export: Value = serde_json::from_reader(std::io::BufReader::new(reader))
-            .map_err(|error| distrust(format!("it is no JSON: {error}")))?;
-        if export["info"]["id"].as_str() != Some(session.as_str()) {
-            return Err(distrust("it is of another session".to_owned()));
+        let read = self
+            .command(opencode, directory, &["export", session.as_str()], Some(sink))
+            .and_then(|_| messages_of(&file, session, expected));
+        if read.is_err() {
+            // Whatever opencode makes of a full disk: that is the cause.
+            let full = self.store.refuse_full_disk(&file);
+            let _ = fsx::remove_file_durable(&file);
+            full?;
         }
-        let messages = export["messages"].as_array().map_or(0, Vec::len);
-        if messages as u64 != expected {
-            return Err(distrust(format!("it has {messages} messages of {expected}")));
-        }
+        let messages = read?;
+        fsx::rename_durable(&file, &folder.join(EXPORT)).map_err(StoreError::from)?;
         Ok(Some(messages))
     }
 
@@ -160,9 +157,17 @@ impl Broker {
         let lease = self
             .store
             .lease_issue(issue, Holder::this_process("restore"), None)?;
-        let opencode = self.opencode()?;
-        // The session first: a record without its session would be the next orphan.
         let entry = self.store.newest_trashed(&issue.into())?;
+        if self.store.issue(issue)?.is_some() {
+            // Before anything is imported: a session that no record names would stay behind.
+            return Err(StoreError::Exists {
+                key: issue.into(),
+                path: self.store.record_path(&issue.into()),
+            }
+            .into());
+        }
+        // The session first: a record without its session would be the next orphan.
+        let opencode = self.opencode()?;
         let trashed = self.store.trashed_issue(&entry)?;
         let export = self.store.trashed_file(&entry, EXPORT);
         self.restore_worktree(&trashed, &self.store.trashed_file(&entry, BUNDLE))?;
@@ -197,6 +202,27 @@ impl Broker {
 
 /// The export of a destroyed session, beside its turns.
 const EXPORT: &str = "export.json";
+/// What it is called until it was read and counted.
+const PARTIAL: &str = "export.partial";
+
+/// The number of messages in an export that holds all of them.
+fn messages_of(file: &Path, session: &SessionId, expected: u64) -> Result<usize, BrokerError> {
+    let distrust = |problem: String| BrokerError::Export {
+        session: session.clone(),
+        problem,
+    };
+    let reader = File::open(file).map_err(|error| distrust(error.to_string()))?;
+    let export: Value = serde_json::from_reader(std::io::BufReader::new(reader))
+        .map_err(|error| distrust(format!("it is no JSON: {error}")))?;
+    if export["info"]["id"].as_str() != Some(session.as_str()) {
+        return Err(distrust("it is of another session".to_owned()));
+    }
+    let messages = export["messages"].as_array().map_or(0, Vec::len);
+    if messages as u64 != expected {
+        return Err(distrust(format!("it has {messages} messages of {expected}")));
+    }
+    Ok(messages)
+}
 
 fn missing_is_fine(error: FsError) -> Result<(), StoreError> {
     if error.is_not_found() {

@@ -176,6 +176,8 @@ impl BrokerError {
             | Self::SessionGone { .. }
             | Self::DirectoryGone { .. }
             | Self::NotFound { .. } => ExitStatus::NotFound,
+            Self::Store(StoreError::NotInTrash { .. }) => ExitStatus::NotFound,
+            Self::Store(StoreError::Exists { .. }) => ExitStatus::Usage,
             Self::Store(error) if error.is_temporary() => ExitStatus::TryAgain,
             Self::Lease(LeaseError::Store(error)) if !error.is_temporary() => ExitStatus::CannotWrite,
             Self::Store(_) => ExitStatus::CannotWrite,

@@ -30,7 +30,7 @@ pub use prune::{Kept, Orphan, Pruned};
 pub use repository::origin_of;
 pub use worktree::{RemovedWorktree, WorktreeWish};
 
-use crate::config::Config;
+use crate::config::{Config, Origin};
 use crate::opencode::{Database, Launch, Opencode, Search, Secrets};
 use crate::process::{self, Liveness, Output};
 use crate::session::{IssueRecord, IssueRef, LiveTurn, RepoRef, SessionState};
@@ -76,13 +76,15 @@ pub fn state_of(record: &IssueRecord) -> SessionState {
 impl Broker {
     /// The opencode to use; its version and database come from a cache where the binary has not changed.
     pub fn opencode(&self) -> Result<Opencode, BrokerError> {
-        let configured = Some(self.config.get("opencode"))
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from);
+        let named = Some(self.config.get("opencode")).filter(|path| !path.is_empty());
+        // Told apart so that an error names the place where the wrong path stands.
+        let (by_environment, configured) = match self.config.origin("opencode") {
+            Origin::Environment(_) => (named.map(OsString::from), None),
+            Origin::Default | Origin::File => (None, named.map(PathBuf::from)),
+        };
         let search = Search {
             configured: configured.as_deref(),
-            // KUGETSU_OPENCODE is the environment's form of the setting, and has been read with the others.
-            env_override: None,
+            env_override: by_environment.as_deref(),
             path: self.surroundings.path.as_deref(),
             home: &self.surroundings.home,
             xdg_data_home: self.surroundings.xdg_data_home.as_deref().map(Path::new),

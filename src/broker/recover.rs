@@ -40,7 +40,11 @@ impl Broker {
                         &probed
                     }
                 };
-                let _lock = self.store.fork_lock(std::time::Duration::from_secs(60))?;
+                let wait = std::time::Duration::from_secs(60);
+                let _locks = (
+                    self.store.prompt_lock(&intent.prompt_sha256, wait)?,
+                    self.store.fork_lock(wait)?,
+                );
                 record.session = self.find_fork(record, &intent, opencode)?;
                 record.fork = None;
                 record.updated = Timestamp::now();

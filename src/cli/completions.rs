@@ -4,6 +4,7 @@ use clap::{Args, Command};
 use clap_complete::Shell;
 
 use super::Outcome;
+use super::output::Output;
 use crate::exit::ExitStatus;
 
 #[derive(Debug, Args)]
@@ -12,9 +13,9 @@ pub(super) struct CompletionsArgs {
     shell: Shell,
 }
 
-pub(super) fn run(args: &CompletionsArgs, command: &mut Command) -> Outcome {
+pub(super) fn run(args: &CompletionsArgs, command: &mut Command, output: Output) -> Outcome {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, command, "kugetsu", &mut script);
-    super::output::bytes(&script);
+    output.file("script", &script);
     Ok(ExitStatus::Ok)
 }

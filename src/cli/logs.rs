@@ -19,6 +19,7 @@ use crate::store::Key;
 /// How often a turn of another process is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Prints the answer of the newest turn. With --json: every event of it, a JSON object a line.
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
     /// The issue

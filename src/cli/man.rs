@@ -2,6 +2,7 @@
 
 use clap::{Args, Command};
 
+use super::output::Output;
 use super::{CliError, Outcome};
 use crate::exit::ExitStatus;
 
@@ -11,7 +12,7 @@ pub(super) struct ManArgs {
     command: Option<String>,
 }
 
-pub(super) fn run(args: &ManArgs, command: Command) -> Outcome {
+pub(super) fn run(args: &ManArgs, command: Command, output: Output) -> Outcome {
     let command = match &args.command {
         None => command,
         Some(name) => command
@@ -26,6 +27,6 @@ pub(super) fn run(args: &ManArgs, command: Command) -> Outcome {
         .map_err(|error| {
             CliError::usage(format!("the page cannot be made: {error}"), "see: kugetsu --help")
         })?;
-    super::output::bytes(&page);
+    output.file("page", &page);
     Ok(ExitStatus::Ok)
 }

@@ -43,7 +43,7 @@ pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
 
-    /// Print JSON on stdout instead of text for people
+    /// Print JSON on stdout instead of text for people; start, continue and logs print a line an event
     #[arg(long, global = true)]
     json: bool,
 }
@@ -51,8 +51,12 @@ pub struct Cli {
 const EXIT_HELP: &str = "\
 A REF is instance/owner/repo#14, an issue's URL, owner/repo#14, or #14 inside a clone.
 
-Exit status: 0 completed, 1 failed, 2 a person is needed, 64 wrong usage, 66 no such session or base,
-69 opencode missing or unusable, 73 the store cannot be written, 75 try again later, 130/143 interrupted.";
+Exit status:
+  0   completed                       69  opencode missing or unusable
+  1   failed                          73  the store cannot be written
+  2   a person is needed              75  try again later
+  64  wrong usage                     130 interrupted
+  66  no such session or base         143 terminated";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -67,7 +71,7 @@ enum Verb {
     List(list::ListArgs),
     /// Show one session
     Show(show::ShowArgs),
-    /// Show what was said and done in a turn
+    /// Print the answer of a turn, or all that happened in it
     Logs(logs::LogsArgs),
     /// Show, change and explain what a session may do
     Permit(permit::PermitArgs),
@@ -130,11 +134,16 @@ pub fn main() -> ExitStatus {
         Err(error) => {
             // Help and version are no errors; they go to stdout.
             let _ = error.print();
-            return if error.use_stderr() {
-                ExitStatus::Usage
-            } else {
-                ExitStatus::Ok
-            };
+            if !error.use_stderr() {
+                return ExitStatus::Ok;
+            }
+            if asks_for_json(std::env::args_os().skip(1)) {
+                let text = error.to_string();
+                let first = text.lines().next().unwrap_or_default();
+                let message = first.strip_prefix("error: ").unwrap_or(first);
+                Output::new(true).error_object(&CliError::usage(message, "see: kugetsu --help"));
+            }
+            return ExitStatus::Usage;
         }
     };
     let output = Output::new(cli.json);
@@ -148,11 +157,18 @@ pub fn main() -> ExitStatus {
     }
 }
 
+/// Whether `--json` stands among arguments that could not be understood.
+fn asks_for_json(arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    arguments
+        .take_while(|argument| argument != "--")
+        .any(|argument| argument == "--json")
+}
+
 fn run(verb: Verb, output: Output) -> Outcome {
     // These need nothing of the machine.
     let verb = match verb {
-        Verb::Completions(args) => return completions::run(&args, &mut Cli::command()),
-        Verb::Man(args) => return man::run(&args, Cli::command()),
+        Verb::Completions(args) => return completions::run(&args, &mut Cli::command(), output),
+        Verb::Man(args) => return man::run(&args, Cli::command(), output),
         other => other,
     };
     let context = Context::from_environment()?;

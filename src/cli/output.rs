@@ -34,7 +34,7 @@ impl Output {
         let _ = stdout.flush();
     }
 
-    /// An object for programs, on one line of stdout, with the schema first.
+    /// An object for programs, on one line of stdout, with the schema.
     pub(super) fn object(self, value: &impl Serialize) {
         let mut object = serde_json::Map::from_iter([("schema".to_owned(), json!(SCHEMA))]);
         match serde_json::to_value(value) {
@@ -49,6 +49,16 @@ impl Output {
         self.text(Value::Object(object).to_string());
     }
 
+    /// A whole file for another program, on stdout; with `--json` as the field `name` of an object.
+    pub(super) fn file(self, name: &str, bytes: &[u8]) {
+        if self.json {
+            return self.object(&json!({name: String::from_utf8_lossy(bytes)}));
+        }
+        let mut stdout = std::io::stdout().lock();
+        let _ = stdout.write_all(bytes);
+        let _ = stdout.flush();
+    }
+
     /// Something beside the result, on stderr.
     pub(super) fn note(self, text: impl AsRef<str>) {
         let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
@@ -61,11 +71,16 @@ impl Output {
             self.note(format!("  {hint}"));
         }
         if self.json {
-            self.object(&json!({
-                "error": {"message": error.message, "hint": error.hint},
-                "exit_status": error.status.code(),
-            }));
+            self.error_object(error);
         }
+    }
+
+    /// An error for programs alone.
+    pub(super) fn error_object(self, error: &CliError) {
+        self.object(&json!({
+            "error": {"message": error.message, "hint": error.hint},
+            "exit_status": error.status.code(),
+        }));
     }
 
     /// A table for people: columns, no lines, so that it can be cut and grepped.
@@ -114,13 +129,6 @@ pub(super) fn money(usd: f64) -> String {
 /// `1 step`, `2 steps`.
 pub(super) fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-/// Bytes for another program, on stdout.
-pub(super) fn bytes(bytes: &[u8]) {
-    let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(bytes);
-    let _ = stdout.flush();
 }
 
 /// Asks on the terminal. Anything but a clear yes is a no.

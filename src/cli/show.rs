@@ -101,6 +101,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
     ));
     output.text(lines.join("\n"));
     if let Some(turns) = turns {
+        output.text("");
         let rows = turns
             .iter()
             .map(|turn| {

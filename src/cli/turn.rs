@@ -39,7 +39,7 @@ pub(super) struct TurnArgs {
     #[arg(long, value_name = "HOW")]
     transport: Option<TransportChoice>,
 
-    /// What to print: the answer as text, one object at the end, or every event as a JSON line
+    /// What to print: the answer as text, one object at the end, or every event as a JSON line (as --json does)
     #[arg(long, value_enum)]
     output: Option<OutputForm>,
 
@@ -47,7 +47,7 @@ pub(super) struct TurnArgs {
     limits: LimitArgs,
 
     /// Wait until a turn that runs on the session has ended, at most this long
-    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "3650d", require_equals = true, value_parser = wait_duration)]
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "3650d", require_equals = true, value_parser = duration)]
     wait: Option<Duration>,
 
     /// The model, as provider/model, instead of the session's own
@@ -203,13 +203,6 @@ fn usd(text: &str) -> Result<f64, String> {
     }
 }
 
-fn wait_duration(text: &str) -> Result<Duration, String> {
-    match text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok()) {
-        Some(days) => Ok(Duration::from_hours(24 * u64::from(days))),
-        None => duration(text),
-    }
-}
-
 impl LimitArgs {
     pub(super) fn limits(&self, config: &Config) -> Limits {
         let time = |flag: Option<Duration>, name| flag.unwrap_or_else(|| config.duration(name));
@@ -257,11 +250,11 @@ pub(super) fn run(
     if args.debug {
         super::output::trace_to(broker.store.open_log(&Key::from(&issue), "debug.log")?);
     }
-    let lines = !args.events.is_empty() || args.asking.supervised;
-    let form = args.output.unwrap_or(match (lines, output.json) {
-        (true, _) => OutputForm::StreamJson,
-        (false, true) => OutputForm::Json,
-        (false, false) => OutputForm::Text,
+    let lines = output.json || !args.events.is_empty() || args.asking.supervised;
+    let form = args.output.unwrap_or(if lines {
+        OutputForm::StreamJson
+    } else {
+        OutputForm::Text
     });
     check_types(&args.events)?;
     let responder = args.asking.responder(&broker.config)?;
@@ -298,7 +291,11 @@ pub(super) fn run(
         })
     })?;
     let last = printer.map(Printer::finish).unwrap_or_default();
-    let report = report?;
+    let report = report.map_err(|error| CliError {
+        // Whoever interrupts a wait, or a start-up, is told so.
+        status: signal.unwrap_or(error.exit_status()),
+        ..CliError::from(error)
+    })?;
     let status = match (report.turn.verdict, signal) {
         (Verdict::Aborted, Some(signal)) => signal,
         (verdict, _) => verdict.exit_status(),
@@ -366,6 +363,9 @@ fn summary(report: &TurnReport, last: &[String], output: Output) {
     }
     for note in &report.notes {
         output.note(format!("kugetsu: {note}"));
+    }
+    if let Some(fallback) = &report.fallback {
+        output.note(format!("kugetsu: {fallback}"));
     }
     if report.record.base != *report.record.issue.repo() {
         output.note(format!(

@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::Opencode;
+use super::log_lines::{failed_attempt, is_log_line, server_failure};
 use super::run_events::notice;
 use crate::fsx;
 use crate::permission::{Rule, env_json};
@@ -128,17 +130,46 @@ impl StderrTail {
     }
 }
 
-/// Reads opencode's standard error to its end, so that it never blocks on it; keeps the last lines, and all
-/// of it in the debug log.
+/// Reads opencode's standard error to its end, so that it never blocks on it; keeps the last lines that are
+/// words for people, and all of it in the debug log. `failures` hears of every request to the model that failed.
 pub async fn pump_stderr(
     pipe: impl AsyncRead + Unpin,
     tail: StderrTail,
     debug_log: Option<PathBuf>,
     redactor: Redactor,
+    failures: Option<mpsc::Sender<String>>,
 ) {
     let mut log = debug_log.and_then(|path| fsx::create_append(&path).ok());
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
+    // The rest of a line of the log whose beginning has been read: 1.3.2 logs a whole request with its failure.
+    let mut skipping = false;
+    let mut take = |line: &[u8], skipping: bool| {
+        let clean = redactor.clean_bytes(line);
+        if let Some(log) = &mut log {
+            let _ = log.write_all(&clean);
+        }
+        let text = notice(&clean);
+        if skipping || text.is_empty() {
+            return skipping;
+        }
+        if let Some(message) = failed_attempt(&text) {
+            if let Some(failures) = &failures {
+                // Full: nobody listens, or enough has been heard.
+                let _ = failures.try_send(message);
+            }
+            return true;
+        }
+        if let Some(failure) = server_failure(&text) {
+            tail.push(failure.to_owned());
+            return true;
+        }
+        let logged = is_log_line(&text);
+        if !logged {
+            tail.push(text);
+        }
+        logged
+    };
     loop {
         // Bounded: a line without an end is cut, and goes on as the next one.
         let taken = match reader.fill_buf().await {
@@ -151,23 +182,13 @@ pub async fn pump_stderr(
             }
         };
         reader.consume(taken);
-        if line.ends_with(b"\n") || line.len() > KEPT_LINE {
-            let clean = redactor.clean_bytes(&line);
-            if let Some(log) = &mut log {
-                let _ = log.write_all(&clean);
-            }
-            let text = notice(&clean);
-            if !text.trim().is_empty() {
-                tail.push(text.trim_end().to_owned());
-            }
+        let ended = line.ends_with(b"\n");
+        if ended || line.len() > KEPT_LINE {
+            skipping = take(&line, skipping) && !ended;
             line.clear();
         }
     }
     if !line.is_empty() {
-        let clean = redactor.clean_bytes(&line);
-        if let Some(log) = &mut log {
-            let _ = log.write_all(&clean);
-        }
-        tail.push(notice(&clean));
+        take(&line, skipping);
     }
 }

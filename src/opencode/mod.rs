@@ -8,6 +8,7 @@ mod config;
 mod database;
 mod environment;
 mod lines;
+mod log_lines;
 mod run_events;
 mod server;
 

@@ -71,6 +71,7 @@ impl Server {
                 stderr.clone(),
                 launch.debug_log.clone(),
                 launch.secrets.redactor.clone(),
+                None,
             )));
         }
         let Some(stdout) = process.stdout.take() else {

@@ -94,33 +94,31 @@ impl Lock {
     }
 
     fn try_once(path: &Path, holder: &Holder) -> Result<Option<Self>, StoreError> {
-        loop {
-            let file = fsx::open_lock(path)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(source)) => {
-                    return Err(StoreError::Io {
-                        action: "lock",
-                        path: path.to_owned(),
-                        source,
-                    });
-                }
+        let file = fsx::open_lock(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(source)) => {
+                return Err(StoreError::Io {
+                    action: "lock",
+                    path: path.to_owned(),
+                    source,
+                });
             }
-            // Someone may have removed the file in between, against the rule: then this lock is worth nothing.
-            let same = match (file.metadata(), std::fs::symlink_metadata(path)) {
-                (Ok(open), Ok(named)) => open.dev() == named.dev() && open.ino() == named.ino(),
-                _ => false,
-            };
-            if !same {
-                continue;
-            }
-            let mut lock = Self { file };
-            fsx::crash_point("lease_locked");
-            lock.name(holder);
-            fsx::crash_point("lease_written");
-            return Ok(Some(lock));
         }
+        // Someone may have removed the file in between, against the rule: then this lock is worth nothing.
+        let same = match (file.metadata(), std::fs::symlink_metadata(path)) {
+            (Ok(open), Ok(named)) => open.dev() == named.dev() && open.ino() == named.ino(),
+            _ => false,
+        };
+        if !same {
+            return Ok(None);
+        }
+        let mut lock = Self { file };
+        fsx::crash_point("lease_locked");
+        lock.name(holder);
+        fsx::crash_point("lease_written");
+        Ok(Some(lock))
     }
 
     /// Writes who holds it. A courtesy: on a full disk the lock is as good without it.

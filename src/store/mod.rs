@@ -92,6 +92,18 @@ impl Store {
         Ok(fsx::create_append(&path)?)
     }
 
+    /// An error where there is no room left beside `path`, for a file that another program was to write there.
+    pub fn refuse_full_disk(&self, path: &Path) -> Result<(), StoreError> {
+        let folder = path.parent().unwrap_or(&self.home);
+        match rustix::fs::statvfs(folder) {
+            Ok(disk) if disk.f_bavail == 0 => Err(StoreError::Full {
+                path: path.to_owned(),
+                source: std::io::ErrorKind::StorageFull.into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Replaces a file of a key's live turn, below `run/`.
     pub fn write_run(&self, key: &Key, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.run_path(key, ending);
@@ -102,6 +114,17 @@ impl Store {
     /// The lock that lets one process at a time fork sessions.
     pub fn fork_lock(&self, wait: Duration) -> Result<Lock, StoreError> {
         self.lock("fork.lock", "fork", wait)
+    }
+
+    /// The lock that lets one process at a time make a fork that is recognised by its prompt alone: of two with the
+    /// same prompt, neither could tell its own. `prompt_sha256` is in hexadecimal; different prompts may share a lock.
+    pub fn prompt_lock(&self, prompt_sha256: &str, wait: Duration) -> Result<Lock, StoreError> {
+        let digit = prompt_sha256
+            .chars()
+            .next()
+            .filter(char::is_ascii_hexdigit)
+            .unwrap_or('0');
+        self.lock(&format!("{}/fork-{digit}.lock", layout::RUN), "fork", wait)
     }
 
     fn index_lock(&self, what: &str) -> Result<Lock, StoreError> {

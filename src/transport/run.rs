@@ -32,12 +32,18 @@ pub struct RunTransport {
     process: Option<Guarded>,
     events: Option<mpsc::Receiver<Event>>,
     stderr: StderrTail,
+    failures: Option<mpsc::Receiver<String>>,
+    attempts: u64,
     tasks: Vec<JoinHandle<()>>,
     search: Option<ForkSearch>,
 }
 
 /// Looks for the fork that `opencode run --fork` makes.
 struct ForkSearch {
+    /// Open for as long as the search. Opened anew for every look, it would again and again be the first
+    /// connection, which locks the database to set up its write-ahead log; a starting 1.18.33 was seen to die of
+    /// "database is locked".
+    database: Database,
     base: SessionRow,
     since: Timestamp,
     known: HashSet<SessionId>,
@@ -58,6 +64,7 @@ impl ForkSearch {
             .map(|row| row.id)
             .collect();
         Ok(Self {
+            database,
             base,
             since,
             known,
@@ -65,9 +72,14 @@ impl ForkSearch {
         })
     }
 
+    /// Whether opencode has the session that an event names: an event may be garbage.
+    fn exists(&self, session: &SessionId) -> bool {
+        matches!(self.database.session(session), Ok(Some(_)))
+    }
+
     /// The fork that holds our prompt. A fork that somebody makes by hand meanwhile holds another one.
-    fn look(&self, setup: &Setup) -> Option<SessionId> {
-        let database = Database::open_read(&setup.opencode.database).ok()?;
+    fn look(&self) -> Option<SessionId> {
+        let database = &self.database;
         let rows = database.forks_of(&self.base, self.since.as_millisecond()).ok()?;
         rows.into_iter()
             .filter(|row| !self.known.contains(&row.id))
@@ -89,6 +101,8 @@ impl Transport for RunTransport {
             process: None,
             events: None,
             stderr: StderrTail::default(),
+            failures: None,
+            attempts: 0,
             tasks: Vec::new(),
             search: None,
         })
@@ -115,6 +129,10 @@ impl Transport for RunTransport {
                 args.extend([flag, value]);
             }
         }
+        if self.setup.debug_log.is_none() {
+            // Nothing on standard output tells that opencode waits for the model's provider; its log does.
+            args.extend(["--print-logs", "--log-level", "ERROR"]);
+        }
         let mut spec = self
             .setup
             .launch()
@@ -127,11 +145,14 @@ impl Transport for RunTransport {
         let mut process = Guarded::spawn(spec).await?;
         if let Some(pipe) = process.stderr.take() {
             let debug_log = self.setup.debug_log.clone();
+            let (heard, failures) = mpsc::channel(64);
+            self.failures = Some(failures);
             self.tasks.push(tokio::spawn(pump_stderr(
                 pipe,
                 self.stderr.clone(),
                 debug_log,
                 self.setup.secrets.redactor.clone(),
+                Some(heard),
             )));
         }
         let (sender, events) = mpsc::channel(256);
@@ -167,11 +188,18 @@ impl Transport for RunTransport {
                     None => std::future::pending().await,
                 }
             };
+            let failure = async {
+                match &mut self.failures {
+                    Some(failures) => failures.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 event = events.recv() => match event {
                     Some(Event::Session(session)) => {
-                        if self.search.take().is_some() {
+                        if self.search.as_ref().is_some_and(|search| search.exists(&session)) {
+                            self.search = None;
                             return Event::Session(session);
                         }
                     }
@@ -179,7 +207,7 @@ impl Transport for RunTransport {
                     None => {
                         // A fork that said nothing may have been made all the same.
                         let exit = process.wait().await;
-                        if let Some(fork) = self.search.take().and_then(|search| search.look(&self.setup)) {
+                        if let Some(fork) = self.search.take().and_then(|search| search.look()) {
                             return Event::Session(fork);
                         }
                         return Event::Ended(End {
@@ -189,8 +217,15 @@ impl Transport for RunTransport {
                         });
                     }
                 },
+                failure = failure => match failure {
+                    Some(message) => {
+                        self.attempts += 1;
+                        return Event::Retrying { attempt: self.attempts, message, next: None };
+                    }
+                    None => self.failures = None,
+                },
                 () = look => {
-                    if let Some(fork) = self.search.as_ref().and_then(|search| search.look(&self.setup)) {
+                    if let Some(fork) = self.search.as_ref().and_then(ForkSearch::look) {
                         self.search = None;
                         return Event::Session(fork);
                     }

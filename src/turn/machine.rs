@@ -9,9 +9,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::Limits;
+use crate::opencode::rejected_permission;
 use crate::process::Exit;
 use crate::session::{TokenCount, Verdict};
-use crate::transport::{End, ErrorPayload, Event, Request, ToolStatus};
+use crate::transport::{End, ErrorPayload, Event, Request, RequestKind, ToolStatus};
 
 /// What the supervisor must do now.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +63,8 @@ pub struct Machine {
     answer_over: bool,
     error: Option<ErrorPayload>,
     rejected: Option<String>,
+    /// The permission that was asked for last.
+    wanted: Option<String>,
     asked: HashSet<String>,
     tools: HashSet<String>,
     waits_since: Option<Duration>,
@@ -97,6 +100,7 @@ impl Machine {
             answer_over: false,
             error: None,
             rejected: None,
+            wanted: None,
             asked: HashSet::new(),
             tools: HashSet::new(),
             waits_since: None,
@@ -152,7 +156,7 @@ impl Machine {
         let (message, next) = self.retry.clone().unwrap_or_default();
         Judgement {
             verdict: Verdict::Quota,
-            reason: format!("the model's provider asks to wait: {message}"),
+            reason: format!("still waiting for the model's provider: {message}"),
             retry_at: wait.or(next),
         }
     }
@@ -212,6 +216,9 @@ impl Machine {
             Event::Retrying { message, next, .. } => self.retrying(message, *next, at, now),
             Event::Asked(request) => {
                 self.last_progress = at;
+                if let RequestKind::Permission { permission, patterns } = &request.kind {
+                    self.wanted = Some(format!("{permission} on {}", patterns.join(", ")));
+                }
                 if self.asked.insert(request.id.clone()) {
                     Step::Ask(request.clone())
                 } else {
@@ -302,6 +309,10 @@ impl Machine {
             (Some(exit @ Exit::Code(code)), None) if code != 0 && self.counts.steps > 0 => {
                 format!("opencode: {exit}")
             }
+            // Two that start at once (anomalyco/opencode#21215): nothing is wrong with the turn.
+            (Some(exit @ Exit::Code(code)), None) if code != 0 && is_locked(end) => {
+                format!("opencode: {exit}")
+            }
             (Some(exit), Some(broken)) => format!("{broken}: {exit}"),
             (None, Some(broken)) => broken.clone(),
             _ => return None,
@@ -312,7 +323,24 @@ impl Machine {
     /// opencode is done: what do the events prove?
     fn judge(&self, end: &End) -> Judgement {
         if let Some(error) = &self.error {
-            return Judgement::new(Verdict::Failed, format!("{}: {}", error.name, error.message));
+            let status = error.payload["data"]["statusCode"].as_u64();
+            let later = error.payload["data"]["isRetryable"] == true;
+            if later && status.is_some_and(|status| status == 429 || status >= 500) {
+                // 1.18.33 asks six times within 70 s and then hands on what the provider said.
+                return Judgement::new(
+                    Verdict::Quota,
+                    format!("the model's provider gave no answer: {}", error.message),
+                );
+            }
+            let text = format!("{}: {}", error.name, error.message);
+            return Judgement::new(
+                Verdict::Failed,
+                if text.contains("Check server logs") {
+                    with_last_words(&text, end)
+                } else {
+                    text
+                },
+            );
         }
         if let Some(broken) = &end.broken {
             return Judgement::new(Verdict::Failed, with_last_words(broken, end));
@@ -330,7 +358,17 @@ impl Machine {
             ),
             Some(reason) => {
                 if let Some(rejected) = &self.rejected {
-                    return Judgement::new(Verdict::Failed, format!("a permission was refused: {rejected}"));
+                    // `run` says what was asked for on its standard error alone.
+                    let told = || end.stderr.iter().rev().find_map(|line| rejected_permission(line));
+                    let what = self
+                        .wanted
+                        .clone()
+                        .or_else(|| told().map(|told| format!("{} on {}", told.permission, told.patterns)))
+                        .map_or_else(String::new, |what| format!("{what}: "));
+                    return Judgement::new(
+                        Verdict::Failed,
+                        format!("a permission was refused: {what}{rejected}"),
+                    );
                 }
                 let text = format!("opencode ended in the middle of its work (last step: {reason})");
                 Judgement::new(Verdict::Failed, with_last_words(&text, end))
@@ -351,6 +389,12 @@ impl Machine {
 /// Reasons after which the model has said all it wanted to.
 fn is_over(reason: &str) -> bool {
     matches!(reason, "stop" | "end_turn" | "end-turn")
+}
+
+fn is_locked(end: &End) -> bool {
+    end.stderr
+        .last()
+        .is_some_and(|line| line.contains("database is locked"))
 }
 
 fn is_rejection(error: &str) -> bool {

@@ -76,8 +76,8 @@ pub enum ServeMode {
     Refuse,
     /// Lives without ever printing that it listens.
     Silent,
-    /// Answers its health check, makes sessions and forks them; runs no turns.
-    Forks,
+    /// Makes sessions (`POST /session`, `POST /session/{id}/fork`), and refuses everything else.
+    Sessions,
 }
 
 /// What `run` does with some prompts.

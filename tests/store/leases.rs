@@ -114,12 +114,13 @@ fn a_lease_dies_with_its_holder() {
         let _index = store.fork_lock(Duration::ZERO).unwrap();
         save(&store, &common_other(), "x").unwrap();
         println!("\nholding");
-        loop {
-            std::thread::park();
-        }
+        // Until the test kills it, or is gone itself.
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
+        return;
     }
     let (_folder, store) = store();
     let mut child = another_process(NAME, &[store.home().to_str().unwrap()])
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -84,7 +84,7 @@ fn act(arguments: &[String]) -> Result<i32, Failure> {
                 return Ok(1);
             }
             ServeMode::Silent => std::thread::sleep(LIFE),
-            ServeMode::Forks => serve::serve(&Store::open(&home, &script)?, &script.version)?,
+            ServeMode::Sessions => serve::sessions(&Store::open(&home, &script)?)?,
         },
         ["session", "list", ..] => println!("{}", Store::open(&home, &script)?.list()?),
         ["session", "delete", id] => Store::open(&home, &script)?.delete(id)?,
@@ -96,6 +96,11 @@ fn act(arguments: &[String]) -> Result<i32, Failure> {
             let text = std::fs::read_to_string(file)?;
             let id = Store::open(&home, &script)?.import(&serde_json::from_str(&text)?)?;
             println!("Imported session: {id}");
+        }
+        ["debug", "agent", name] => {
+            let rule = |class: &str, action: &str| serde_json::json!({ "permission": class, "pattern": "*", "action": action });
+            let rules = [rule("*", "allow"), rule("doom_loop", "ask")];
+            println!("{}", serde_json::json!({ "name": name, "permission": rules }));
         }
         _ => return Err(format!("the fake opencode does not know {arguments:?}").into()),
     }

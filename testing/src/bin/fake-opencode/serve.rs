@@ -1,59 +1,72 @@
-//! The fake's server: as much of opencode's HTTP API as making and forking sessions takes.
+//! A server that makes sessions and forks them. Enough for `kugetsu init`, whose base no `run` could make, and for a
+//! fork that must not run where it is made.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use serde_json::{Value, json};
 
 use crate::Failure;
 use crate::store::Store;
 
-/// Serves one request after the other, each on a connection of its own, until it is killed.
-pub(crate) fn serve(store: &Store, version: &str) -> Result<(), Failure> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+/// Serves until it is killed.
+pub(crate) fn sessions(store: &Store) -> Result<(), Failure> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     println!("opencode server listening on http://{}", listener.local_addr()?);
-    for connection in listener.incoming() {
-        // A client that goes away in the middle is none of the next one's business.
-        let _ = answer(&mut connection?, store, version);
+    std::io::stdout().flush()?;
+    for stream in listener.incoming() {
+        // A client that goes away in the middle of a request is none of the server's trouble.
+        let _ = answer(store, stream?);
     }
     Ok(())
 }
 
-fn answer(connection: &mut TcpStream, store: &Store, version: &str) -> Result<(), Failure> {
-    let mut reader = BufReader::new(connection.try_clone()?);
-    let mut first = String::new();
-    reader.read_line(&mut first)?;
+fn answer(store: &Store, mut stream: TcpStream) -> Result<(), Failure> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut request = String::new();
+    reader.read_line(&mut request)?;
     let mut length = 0;
     loop {
         let mut header = String::new();
         reader.read_line(&mut header)?;
-        let header = header.trim_end().to_lowercase();
-        if header.is_empty() {
+        let Some((name, value)) = header.trim_end().split_once(':') else {
             break;
-        }
-        if let Some(value) = header.strip_prefix("content-length:") {
+        };
+        if name.eq_ignore_ascii_case("content-length") {
             length = value.trim().parse()?;
         }
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let words: Vec<&str> = first.split(' ').collect();
-    let path: Vec<&str> = words.get(1).unwrap_or(&"/").split(['/', '?']).skip(1).collect();
-    let (status, answer) = match (words.first().copied().unwrap_or_default(), &path[..]) {
-        ("GET", ["global", "health", ..]) => ("200 OK", json!({"healthy": true, "version": version})),
-        ("POST", ["session"]) => {
-            let id = store.create(body["title"].as_str().unwrap_or("New session"))?;
-            ("200 OK", json!({"id": id}))
+    let words: Vec<&str> = request.split_whitespace().take(2).collect();
+    let fork_of = words
+        .get(1)
+        .and_then(|path| path.strip_prefix("/session/")?.strip_suffix("/fork"));
+    let (status, answer) = match words[..] {
+        ["GET", "/global/health"] => ("200 OK", json!({ "healthy": true, "version": store.version() })),
+        ["POST", "/session"] => {
+            let asked: Value = serde_json::from_slice(&body)?;
+            let title = asked["title"].as_str().unwrap_or("New session");
+            let rules = asked.get("permission").map(Value::to_string);
+            let id = store.create_with(title, rules.as_deref())?;
+            ("200 OK", json!({ "id": id, "title": title }))
         }
-        ("POST", ["session", id, "fork", ..]) if store.has(id)? => ("200 OK", json!({"id": store.fork(id)?})),
-        _ => ("404 Not Found", json!({"name": "NotFoundError"})),
+        ["POST", _]
+            if let Some(base) = fork_of
+                && store.has(base)? =>
+        {
+            ("200 OK", json!({ "id": store.fork(base)? }))
+        }
+        _ => (
+            "501 Not Implemented",
+            json!({ "message": "the fake opencode only makes and forks sessions" }),
+        ),
     };
-    let text = answer.to_string();
+    let answer = answer.to_string();
     write!(
-        connection,
-        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}",
-        text.len()
+        stream,
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{answer}",
+        answer.len()
     )?;
     Ok(())
 }

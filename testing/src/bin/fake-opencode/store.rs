@@ -168,9 +168,18 @@ impl Store {
     pub(crate) fn create(&self, title: &str) -> Result<String, Failure> {
         let deny = |name: &str| json!({ "permission": name, "pattern": "*", "action": "deny" });
         let rules = json!([deny("question"), deny("plan_enter"), deny("plan_exit")]);
+        self.create_with(title, Some(&rules.to_string()))
+    }
+
+    /// A session as the API creates it, with the rules that it is given.
+    pub(crate) fn create_with(&self, title: &str, rules: Option<&str>) -> Result<String, Failure> {
         let id = new_id("ses")?;
-        self.insert(&id, title, Some(&rules.to_string()))?;
+        self.insert(&id, title, rules)?;
         Ok(id)
+    }
+
+    pub(crate) fn version(&self) -> &str {
+        &self.version
     }
 
     pub(crate) fn has(&self, id: &str) -> Result<bool, Failure> {

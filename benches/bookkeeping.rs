@@ -1,0 +1,217 @@
+//! What kugetsu itself costs: the files around a turn, the permission write, an event through the supervisor.
+//!
+//! Criterion compares a run with the one before it; `cargo xtask bench` prints the figures as a table.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "criterion's macros make undocumented items; a bench may stop at once"
+)]
+
+use std::hint::black_box;
+use std::path::Path;
+use std::time::Duration;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use jiff::Timestamp;
+use kugetsu::opencode::{Database, SessionPatch};
+use kugetsu::permission::Policy;
+use kugetsu::process;
+use kugetsu::redact::Redactor;
+use kugetsu::session::{
+    Answered, ForkIntent, IssueRecord, IssueRef, LiveTurn, SCHEMA, SessionId, TokenCount, Totals,
+    TransportKind, TurnRecord, Verdict,
+};
+use kugetsu::store::{Holder, Key, Store};
+use kugetsu::transport::Event;
+use kugetsu::turn::stream::{StreamEvent, StreamWriter};
+use kugetsu::turn::{Limits, Machine};
+use uuid::Uuid;
+
+fn issue(number: u64) -> IssueRef {
+    IssueRef::try_from(format!("github.com/shoko/kugetsu#{number}")).unwrap()
+}
+
+fn record(number: u64) -> IssueRecord {
+    let issue = issue(number);
+    IssueRecord {
+        schema: SCHEMA,
+        typed: issue.to_string(),
+        title: issue.to_string(),
+        base: issue.repo().clone(),
+        issue,
+        session: SessionId::new(format!("ses_{number:026}")),
+        fork: None,
+        base_session: SessionId::new("ses_base").unwrap(),
+        directory: "/srv/kugetsu".into(),
+        policy: Policy::default(),
+        opencode: "1.18.33".to_owned(),
+        created: Timestamp::now(),
+        updated: Timestamp::now(),
+        live: None,
+        last: Some(turn()),
+        totals: Totals::default(),
+        pending: Vec::new(),
+    }
+}
+
+fn turn() -> TurnRecord {
+    TurnRecord {
+        schema: SCHEMA,
+        turn: Uuid::now_v7(),
+        verdict: Verdict::Completed,
+        reason: String::new(),
+        transport: TransportKind::Serve,
+        started: Timestamp::now(),
+        ended: Timestamp::now(),
+        steps: 2,
+        tool_calls: 1,
+        cost_usd: 0.000_208,
+        tokens: TokenCount::default(),
+        opencode: "1.18.33".to_owned(),
+        events: 24,
+        restarts: 0,
+        answered: Answered::default(),
+    }
+}
+
+/// A store with so many sessions.
+fn store(home: &Path, sessions: u64) -> Store {
+    let store = Store::open(home.to_owned());
+    for number in 1..=sessions {
+        let path = store.record_path(&Key::from(&issue(number)));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "thousands of records without a sync each"
+        )]
+        std::fs::write(path, serde_json::to_vec(&record(number)).unwrap()).unwrap();
+    }
+    store.rebuild_index().unwrap();
+    store
+}
+
+/// Every write of `start`, in its order: lease, journal, fork known, stream, turn's line, end.
+fn start(store: &Store, number: u64) {
+    let issue = issue(number);
+    let key = Key::from(&issue);
+    let id = Uuid::now_v7();
+    black_box(store.issue(&issue).unwrap());
+    let lease = store
+        .lease_issue(&issue, Holder::this_process("start"), None)
+        .unwrap();
+    let mut record = record(number);
+    let session = record.session.take();
+    let fork_lock = store.fork_lock(Duration::from_secs(1)).unwrap();
+    record.live = Some(LiveTurn {
+        turn: id,
+        supervisor: process::current(),
+        started: Timestamp::now(),
+        transport: TransportKind::Serve,
+    });
+    record.fork = Some(ForkIntent {
+        turn: id,
+        asked: Timestamp::now(),
+        prompt_sha256: "0".repeat(64),
+    });
+    store.save_issue(&lease, &record).unwrap();
+    record.session = session;
+    record.fork = None;
+    store.save_issue(&lease, &record).unwrap();
+    drop(fork_lock);
+    let (stream, _feed) = StreamWriter::open(store, &key, id).unwrap();
+    drop(stream);
+    store.append_turn(&lease, &issue, &turn()).unwrap();
+    record.live = None;
+    store.save_issue(&lease, &record).unwrap();
+}
+
+fn bookkeeping(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("start_bookkeeping");
+    for sessions in [10, 10_000] {
+        let home = tempfile::tempdir().unwrap();
+        let store = store(home.path(), sessions);
+        let mut next = 1_000_000;
+        group.bench_function(sessions.to_string(), |bencher| {
+            bencher.iter(|| {
+                next += 1;
+                start(&store, next);
+            });
+        });
+    }
+    group.finish();
+}
+
+fn listing(criterion: &mut Criterion) {
+    let home = tempfile::tempdir().unwrap();
+    let store = store(home.path(), 10_000);
+    criterion.bench_function("list_10000", |bencher| {
+        bencher.iter(|| black_box(store.issues().unwrap().found.len()));
+    });
+}
+
+fn permission(criterion: &mut Criterion) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("opencode.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode=WAL;
+             CREATE TABLE session (id TEXT PRIMARY KEY, project_id TEXT, parent_id TEXT, slug TEXT, directory TEXT,
+                 title TEXT, version TEXT, permission TEXT, time_created INTEGER, time_updated INTEGER, path TEXT);
+             CREATE TABLE message (id TEXT PRIMARY KEY, session_id TEXT, time_created INTEGER, data TEXT);
+             CREATE TABLE part (id TEXT PRIMARY KEY, message_id TEXT, session_id TEXT, data TEXT);
+             INSERT INTO session VALUES ('ses_1', 'p', NULL, 's', '/srv', 't', '1', NULL, 1, 1, '');",
+        )
+        .unwrap();
+    let session = SessionId::new("ses_1").unwrap();
+    let rules = Policy::default().rules();
+    let mut turn = 0_u64;
+    criterion.bench_function("permission_write_and_read_back", |bencher| {
+        bencher.iter(|| {
+            turn += 1;
+            // Another title each time, so that there is something to write.
+            let title = format!("turn {turn}");
+            let patch = SessionPatch {
+                permission: Some(&rules),
+                title: Some(&title),
+                ..SessionPatch::default()
+            };
+            let mut database = Database::open_write(&path, Duration::from_secs(1)).unwrap();
+            black_box(database.patch(&session, &patch).unwrap());
+        });
+    });
+}
+
+fn events(criterion: &mut Criterion) {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(home.path().to_owned());
+    let (mut stream, _feed) = StreamWriter::open(&store, &Key::from(&issue(1)), Uuid::now_v7()).unwrap();
+    let mut machine = Machine::new(Limits::default());
+    let event = Event::Text {
+        part: "prt_1".to_owned(),
+        reasoning: false,
+        delta: "a few words of an answer ".to_owned(),
+    };
+    let none = Redactor::default();
+    criterion.bench_function("event_through_machine_and_stream", |bencher| {
+        bencher.iter_batched(
+            || StreamEvent::MessageUpdate {
+                message: "prt_1".to_owned(),
+                reasoning: false,
+                delta: "a few words of an answer ".to_owned(),
+            },
+            |line| {
+                black_box(machine.event(&event, Duration::from_secs(1), Timestamp::UNIX_EPOCH));
+                stream.write(line, &none).unwrap();
+            },
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
+    targets = bookkeeping, listing, permission, events
+}
+criterion_main!(benches);

@@ -1,0 +1,111 @@
+//! Lines of opencode's log, as it prints them on standard error with `--print-logs`.
+//!
+//! `run` says nothing on standard output while it asks the model again and again. Its log does, at level ERROR
+//! (measured with HTTP 429 and 500):
+//!
+//! - 1.3.2: `ERROR <time> +<ms> service=session.processor error=<message> stack="..." process`, after a line of
+//!   `service=llm` that holds the whole request, 44 KB for the shortest prompt;
+//! - 1.18.33: `timestamp=<time> level=ERROR run=<id> message="stream error" ... session.id=<id> small=false
+//!   ... error.error="<message>"`; `small=true` is the request for a title, which no turn waits for.
+
+/// What opencode's levels begin a line with on 1.3.2.
+const LEVELS: [&str; 4] = ["DEBUG ", "INFO  ", "WARN  ", "ERROR "];
+
+/// Whether this is a line of the log rather than words for people.
+pub(super) fn is_log_line(line: &str) -> bool {
+    let old = |level: &str| {
+        let date = line.strip_prefix(level);
+        date.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()) && rest.contains(" +"))
+    };
+    (line.starts_with("timestamp=") && line.contains(" level=")) || LEVELS.into_iter().any(old)
+}
+
+/// The message of a request to the model that failed. Whether opencode asks again, the line does not say; where
+/// it does not, an error event follows.
+pub(super) fn failed_attempt(line: &str) -> Option<String> {
+    let message = if line.starts_with("ERROR ") {
+        let (_, rest) = line.split_once(" service=session.processor ")?;
+        let rest = rest.strip_prefix("error=")?;
+        rest.split_once(" stack=\"").map_or(rest, |(message, _)| message)
+    } else {
+        let (head, rest) = line.split_once(" message=\"stream error\" ")?;
+        let (fields, rest) = rest.split_once(" error.error=")?;
+        if !head.contains(" level=ERROR ") || !fields.contains(" small=false ") {
+            return None;
+        }
+        rest.trim_matches('"')
+    };
+    let message = message.trim();
+    let message =
+        message.split_once("Error: ").map_or(
+            message,
+            |(name, rest)| {
+                if name.contains(' ') { message } else { rest }
+            },
+        );
+    (!message.is_empty()).then(|| message.to_owned())
+}
+
+/// What an error event that says no more than "Check server logs for details" stands for (1.18.33).
+pub(super) fn server_failure(line: &str) -> Option<&str> {
+    let (_, rest) = line
+        .split_once(" level=ERROR ")?
+        .1
+        .split_once("message=failed ref=")?;
+    let (_, rest) = rest.split_once(" error=\"")?;
+    rest.split('"').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str = "ERROR 2026-11-21T01:56:04 +10ms service=session.processor error=scripted trouble 429 stack=\"AI_APICallError: scripted trouble 429\\n    at <anonymous> (/$bunfs/root/src/index.js:108058:30)\" process";
+    const OLD_REQUEST: &str = "ERROR 2026-11-21T01:56:04 +2652ms service=llm providerID=scripted modelID=scripted sessionID=ses_1 small=false agent=build mode=primary error={\"error\":{\"name\":\"AI_APICallError\"";
+    const NEW: &str = "timestamp=2026-11-21T01:56:11.981Z level=ERROR run=488844bd message=\"stream error\" providerID=scripted modelID=scripted session.id=ses_1 small=false agent=build mode=primary error.error=\"AI_APICallError: scripted trouble 429\"";
+    const NEW_TITLE: &str = "timestamp=2026-11-21T01:56:14.119Z level=ERROR run=488844bd message=\"stream error\" providerID=scripted modelID=scripted session.id=ses_1 small=true agent=title mode=primary error.error=\"AI_RetryError: Failed after 3 attempts\"";
+
+    #[test]
+    fn a_failed_request_is_told_from_other_lines_of_the_log() {
+        for line in [OLD, NEW] {
+            assert_eq!(
+                failed_attempt(line).as_deref(),
+                Some("scripted trouble 429"),
+                "{line}"
+            );
+        }
+        for line in [OLD_REQUEST, NEW_TITLE, "Error: Session not found", ""] {
+            assert_eq!(failed_attempt(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_failure_of_the_server_is_found() {
+        let line = "timestamp=2026-11-21T02:22:10.610Z level=ERROR run=b0098fb5 message=failed ref=err_d6550f00 error=\"ProviderModelNotFoundError: Model not found: scripted/none.\" cause=\"...\"";
+        assert_eq!(
+            server_failure(line),
+            Some("ProviderModelNotFoundError: Model not found: scripted/none.")
+        );
+        assert_eq!(server_failure(NEW), None);
+    }
+
+    #[test]
+    fn words_for_people_are_told_from_lines_of_the_log() {
+        for line in [
+            OLD,
+            OLD_REQUEST,
+            NEW,
+            NEW_TITLE,
+            "INFO  2026-11-21T01:59:15 +33ms service=vcs initialized",
+        ] {
+            assert!(is_log_line(line), "{line}");
+        }
+        for line in [
+            "Error: Session not found",
+            "ERROR everything broke",
+            "Database migration complete.",
+        ] {
+            assert!(!is_log_line(line), "{line}");
+        }
+    }
+}

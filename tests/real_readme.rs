@@ -1,0 +1,120 @@
+//! The tour in the README, typed on the real opencode: what comes out is what it says.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "support/markdown.rs"]
+mod markdown;
+
+use std::time::Duration;
+
+use kugetsu_testing::{Opencode, Reply, Stdin, Version, World, kugetsu_binary};
+use markdown::blocks;
+
+/// Each command of a session at the terminal, with what it printed.
+fn commands(session: &str) -> Vec<(&str, String)> {
+    let mut commands: Vec<(&str, String)> = Vec::new();
+    for line in session.lines() {
+        if let Some(command) = line.strip_prefix("$ ") {
+            commands.push((command, String::new()));
+        } else if let Some((_, output)) = commands.last_mut() {
+            output.push_str(line);
+            output.push('\n');
+        }
+    }
+    commands
+}
+
+/// Takes out of a text what differs from one run to the next: ids, times, how long something took.
+fn redacted(text: &str) -> String {
+    let mut lines = Vec::new();
+    for line in text.trim_end().lines() {
+        let mut words: Vec<String> = line.split_whitespace().map(word).collect();
+        // How many pieces an answer comes in depends on the machine.
+        if let Some(at) = words
+            .iter()
+            .position(|word| word == "events,")
+            .filter(|at| *at > 0)
+        {
+            "SOME".clone_into(&mut words[at - 1]);
+        }
+        lines.push(words.join(" "));
+    }
+    lines.join("\n")
+}
+
+fn word(word: &str) -> String {
+    let plain = word.trim_matches(|c: char| "(),:".contains(c));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts = |separator: char, lengths: &[usize]| {
+        plain.split(separator).map(str::len).eq(lengths.iter().copied())
+            && plain
+                .split(separator)
+                .all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    let kind = if plain.starts_with("ses_") {
+        "SESSION"
+    } else if parts('-', &[8, 4, 4, 4, 12]) {
+        "TURN"
+    } else if parts('-', &[4, 2, 2]) || parts(':', &[2, 2, 2]) {
+        "TIME"
+    } else if plain.ends_with('s') && digits(&plain.replace(['d', 'h', 'm', 's', '.'], "")) {
+        "DURATION"
+    } else {
+        return word.to_owned();
+    };
+    word.replace(plain, kind)
+}
+
+/// As `cargo xtask demo` scripts it.
+fn script(world: &World) {
+    let words = |text: &str| Reply::chunks(text.split_inclusive(' '), Duration::from_millis(5));
+    let fixed = words("The index was read before it was checked. I check it first now.");
+    world
+        .model
+        .on("fix the crash", vec![Reply::bash("git log --oneline"), fixed]);
+    world.model.on(
+        "write the README",
+        vec![words("The README tells what kugetsu is and how to start.")],
+    );
+    world.model.on(
+        "now add a test",
+        vec![words("The crash has a test that fails without the fix.")],
+    );
+}
+
+mod the_tour_is_what_comes_out {
+    use super::*;
+
+    #[test]
+    fn v1_18_33() {
+        let world = World::new(Opencode::Real(Version::V1_18_33));
+        script(&world);
+        let bin = world.root().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        std::os::unix::fs::symlink(kugetsu_binary(), bin.join("kugetsu")).unwrap();
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+        let shown = |text: &str| {
+            text.replace(world.kugetsu_home().to_str().unwrap(), "/home/ada/.kugetsu")
+                .replace(world.repo().to_str().unwrap(), "/home/ada/kugetsu")
+        };
+        let tour = &blocks("README.md", "console")[0];
+        assert!(tour.runs, "README.md, line {}: the tour is run", tour.line);
+        for (command, expected) in commands(&tour.text) {
+            let mut shell = world.command("/bin/sh");
+            shell.args(["-c", &format!("{command} 2>&1")]).env("PATH", &path);
+            let output = world.start(shell, Stdin::Null).wait(Duration::from_mins(5));
+            assert_eq!(
+                redacted(&shown(&output.stdout())),
+                redacted(&expected),
+                "{output}"
+            );
+        }
+        world.wait_nothing_left(Duration::from_mins(1));
+    }
+}
+
+#[test]
+fn only_what_differs_is_taken_out() {
+    let line = "  kugetsu: a/b#14 in 1m7s, 7.9s 2 steps, (ses_e04 01a1fbd1-ba87-7208-96a8-c044aecfe937 2026-11-21 01:56:14 $0.000208 steps";
+    let expected = "kugetsu: a/b#14 in DURATION, DURATION 2 steps, (SESSION TURN TIME TIME $0.000208 steps";
+    assert_eq!(redacted(line), expected);
+}

@@ -1,0 +1,129 @@
+//! One test body, four tests: both transports on both real versions.
+
+use std::ops::Deref;
+use std::time::Duration;
+
+use kugetsu_testing::{Opencode, Output, Running, SessionRow, Stdin, Version, World};
+use serde_json::Value;
+
+/// For whatever must happen, on a machine that has other things to do.
+pub(crate) const SOON: Duration = Duration::from_mins(4);
+
+/// A world with a base, and the transport that its turns take.
+pub(crate) struct Case {
+    world: World,
+    pub(crate) version: Version,
+    pub(crate) transport: &'static str,
+}
+
+impl Deref for Case {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
+}
+
+impl Case {
+    pub(crate) fn new(version: Version, transport: &'static str) -> Self {
+        println!("opencode {version}, --transport {transport}");
+        let world = World::new(Opencode::Real(version));
+        let case = Self {
+            world,
+            version,
+            transport,
+        };
+        case.to_end(["init"], Stdin::Null).expect_status(0);
+        case
+    }
+
+    /// `kugetsu` to its end, however busy the machine is.
+    #[track_caller]
+    pub(crate) fn to_end<const N: usize>(&self, words: [&str; N], stdin: Stdin) -> Output {
+        self.start(self.kugetsu(words), stdin).wait(SOON)
+    }
+
+    fn words<'a>(&self, verb: &'a str, issue: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+        let mut words = vec![verb, issue, "--output", "json", "--transport", self.transport];
+        words.extend(more);
+        words
+    }
+
+    /// `kugetsu VERB ISSUE --json --transport ... MORE`, still running.
+    pub(crate) fn begin(&self, verb: &str, issue: &str, more: &[&str]) -> Running {
+        self.spawn(self.words(verb, issue, more))
+    }
+
+    /// The same to its end.
+    #[track_caller]
+    pub(crate) fn turn(&self, verb: &str, issue: &str, more: &[&str]) -> Output {
+        self.turn_with(verb, issue, more, Stdin::Null)
+    }
+
+    /// The same with something on stdin.
+    #[track_caller]
+    pub(crate) fn turn_with(&self, verb: &str, issue: &str, more: &[&str], stdin: Stdin) -> Output {
+        self.start(self.kugetsu(self.words(verb, issue, more)), stdin)
+            .wait(SOON)
+    }
+
+    /// The record of an issue.
+    #[track_caller]
+    pub(crate) fn record(&self, number: u64) -> Value {
+        let path = self
+            .kugetsu_home()
+            .join(format!("sessions/github.com/shoko/kugetsu/{number}.json"));
+        let text = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        serde_json::from_slice(&text).expect("a record is JSON")
+    }
+
+    /// opencode's row of an issue's session.
+    #[track_caller]
+    pub(crate) fn row(&self, number: u64) -> SessionRow {
+        let record = self.record(number);
+        self.session(record["session"].as_str().expect("the record has a session"))
+    }
+}
+
+/// Fails unless the turn ended with this status and verdict and its reason has `words`.
+#[track_caller]
+pub(crate) fn expect(output: &Output, status: i32, verdict: &str, words: &str) {
+    output.expect_status(status);
+    let result = output.json();
+    assert_eq!(result["verdict"], verdict, "{output}");
+    assert_eq!(result["exit_status"], status, "{output}");
+    let reason = result["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains(words), "the reason lacks {words:?}\n{output}");
+}
+
+/// Makes `name::run::v1_3_2`, `name::run::v1_18_33`, `name::serve::v1_3_2` and `name::serve::v1_18_33`.
+macro_rules! on_every_combination {
+    ($($(#[$meta:meta])* fn $name:ident($case:ident: &Case) $body:block)*) => {$(
+        #[allow(clippy::unwrap_used, reason = "a test may panic; clippy sees no #[test] on the body")]
+        mod $name {
+            #[allow(unused_imports, reason = "a body may need nothing from around it")]
+            use super::*;
+
+            $(#[$meta])*
+            fn body($case: &Case) $body
+
+            on_every_combination!(@transport run);
+            on_every_combination!(@transport serve);
+        }
+    )*};
+    (@transport $transport:ident) => {
+        mod $transport {
+            use super::super::Case;
+
+            #[test]
+            fn v1_3_2() {
+                super::body(&Case::new(kugetsu_testing::Version::V1_3_2, stringify!($transport)));
+            }
+
+            #[test]
+            fn v1_18_33() {
+                super::body(&Case::new(kugetsu_testing::Version::V1_18_33, stringify!($transport)));
+            }
+        }
+    };
+}

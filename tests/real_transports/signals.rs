@@ -1,0 +1,85 @@
+//! Whoever ends a turn, nothing of it stays alive and the session goes on afterwards: both transports, both real
+//! versions.
+
+use crate::case::{Case, SOON, expect};
+use kugetsu_testing::{Gate, Reply, Running, Signal};
+
+/// Starts a turn whose tool runs a child that left every group, a child that ignores SIGTERM, and itself.
+fn begin_with_stubborn_children(case: &Case, verb: &str, issue: &str, more: &[&str]) -> Running {
+    let command = "setsid sh -c 'trap \"\" TERM INT HUP; touch far; while :; do sleep 1; done' >/dev/null 2>&1 & \
+                   trap '' TERM; touch near; while :; do sleep 1; done";
+    case.model.on("be stubborn", vec![Reply::bash(command)]);
+    let files = ["far", "near"].map(|name| case.repo().join(name));
+    for file in &files {
+        let _ = std::fs::remove_file(file);
+    }
+    let running = case.begin(verb, issue, &[more, &["be stubborn"]].concat());
+    case.wait_until("the tool's children run", SOON, || {
+        files.iter().all(|file| file.exists())
+    });
+    running
+}
+
+/// Sends a signal to opencode itself, neither to its guard nor to us.
+fn signal_opencode(case: &Case, signal: &str) {
+    let word = format!(" {} ", case.transport);
+    let mut stopped = 0;
+    for process in case.processes() {
+        let command = format!("{} ", process.command);
+        if command.contains(&word) && command.contains("/bin/opencode ") && !command.contains("kugetsu ") {
+            let mut kill = case.command("kill");
+            kill.args([signal, &process.pid.to_string()]);
+            case.finish(kill, kugetsu_testing::Stdin::Null).expect_status(0);
+            stopped += 1;
+        }
+    }
+    assert!(stopped > 0, "no opencode among {:#?}", case.processes());
+}
+
+on_every_combination! {
+    fn a_signal_ends_the_turn_and_all_it_started(case: &Case) {
+        let running = begin_with_stubborn_children(case, "start", "#1", &["--grace", "2s"]);
+        running.signal_group(Signal::Interrupt);
+        expect(&running.wait(SOON), 130, "aborted", "interrupted");
+        case.wait_nothing_left(SOON);
+
+        let running = begin_with_stubborn_children(case, "continue", "#1", &["--grace", "2s"]);
+        running.signal(Signal::Terminate);
+        expect(&running.wait(SOON), 143, "aborted", "terminated");
+        case.wait_nothing_left(SOON);
+
+        expect(&case.turn("continue", "#1", &["go on"]), 0, "completed", "");
+        assert_eq!(case.record(1)["totals"]["turns"], 3);
+    }
+
+    fn a_killed_kugetsu_leaves_nothing_alive(case: &Case) {
+        let running = begin_with_stubborn_children(case, "start", "#1", &["--grace", "2s"]);
+        running.kill9();
+        case.wait_nothing_left(SOON);
+        expect(&case.turn("continue", "#1", &["go on"]), 0, "completed", "");
+    }
+
+    fn an_opencode_that_does_not_react_is_ended_all_the_same(case: &Case) {
+        let gate = Gate::new();
+        case.model.on("hold", vec![Reply::text("held").behind(&gate)]);
+        let running = case.begin("start", "#1", &["--timeout", "40s", "--grace", "1s", "hold"]);
+        gate.wait_arrived(SOON);
+        signal_opencode(case, "-STOP");
+        expect(&running.wait(SOON), 1, "timeout", "40s");
+        case.wait_nothing_left(SOON);
+
+        // A grace period longer than the test waits: only the second signal can end it.
+        let before = gate.arrived();
+        let running = case.begin("continue", "#1", &["--grace", "20m", "hold"]);
+        gate.wait_arrivals(before + 1, SOON);
+        signal_opencode(case, "-STOP");
+        running.signal_group(Signal::Interrupt);
+        // Two signals of the same kind may become one while the first has not been taken.
+        case.wait_until("the second signal ends it", SOON, || {
+            running.signal_group(Signal::Interrupt);
+            case.processes().iter().all(|process| process.pid != running.pid())
+        });
+        expect(&running.wait(SOON), 130, "aborted", "interrupted");
+        case.wait_nothing_left(SOON);
+    }
+}

@@ -1,0 +1,451 @@
+//! `cargo xtask bench`: a table of what kugetsu costs, measured in one run on this machine.
+//!
+//! Where two things are compared they take turns, and their ratio is what counts: absolute times belong to the
+//! machine.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kugetsu_testing::{FakeScript, Opencode, Reply, Step, Version, World, workspace_root};
+use serde_json::{Value, json};
+
+use crate::opencode;
+use crate::step::{Failure, cargo, program};
+
+/// How many turns each side of a comparison gets.
+const TURNS: usize = 7;
+/// How often a short command is run.
+const CALLS: usize = 40;
+/// How long anything may take.
+const LIMIT: Duration = Duration::from_secs(300);
+
+struct Row {
+    what: String,
+    goal: &'static str,
+    measured: String,
+}
+
+pub(crate) fn run() -> Result<(), Failure> {
+    opencode::install_all()?;
+    program(
+        "build (release)",
+        &mut cargo(&["build", "--release", "--package", "kugetsu", "--bin", "kugetsu"]),
+    )?;
+    program("build", &mut cargo(&["build", "--workspace"]))?;
+    let binary = workspace_root().join("target/release/kugetsu");
+    let mut rows = Vec::new();
+    program(
+        "criterion",
+        &mut cargo(&["bench", "--bench", "bookkeeping", "--", "--noplot"]),
+    )?;
+    criterion(&mut rows)?;
+    reading(&binary, &mut rows)?;
+    memory(&binary, &mut rows)?;
+    for version in Version::ALL {
+        turns(&binary, version, &mut rows)?;
+    }
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    println!("\nMeasured on {cores} cores; medians.\n");
+    println!("| what | goal | measured |\n|---|---|---|");
+    for row in rows {
+        println!("| {} | {} | {} |", row.what, row.goal, row.measured);
+    }
+    Ok(())
+}
+
+/// The medians that criterion left on the disk.
+fn criterion(rows: &mut Vec<Row>) -> Result<(), Failure> {
+    let folder = workspace_root().join("target/criterion");
+    for (what, goal, path) in [
+        (
+            "bookkeeping of `start`, 10 sessions",
+            "5 ms",
+            "start_bookkeeping/10",
+        ),
+        (
+            "bookkeeping of `start`, 10,000 sessions",
+            "10 ms",
+            "start_bookkeeping/10000",
+        ),
+        (
+            "permission write and read-back",
+            "5 ms",
+            "permission_write_and_read_back",
+        ),
+        (
+            "an event through supervisor and stream",
+            "20 µs",
+            "event_through_machine_and_stream",
+        ),
+    ] {
+        let file = folder.join(path).join("new/estimates.json");
+        let text = std::fs::read_to_string(&file).map_err(Failure::because(file.display()))?;
+        let estimates: Value = serde_json::from_str(&text)
+            .map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
+        let nanoseconds = estimates["median"]["point_estimate"].as_f64().unwrap_or(f64::NAN);
+        rows.push(Row {
+            what: what.to_owned(),
+            goal,
+            measured: if nanoseconds < 100_000.0 {
+                format!("{:.1} µs", nanoseconds / 1e3)
+            } else {
+                format!("{:.1} ms", nanoseconds / 1e6)
+            },
+        });
+    }
+    Ok(())
+}
+
+fn kugetsu(world: &World, binary: &Path, arguments: &[&str]) -> Command {
+    let mut command = world.command(binary);
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn quiet(command: &mut Command) -> Result<Duration, Failure> {
+    let start = Instant::now();
+    let output = command.output().map_err(Failure::because("a measured command"))?;
+    let took = start.elapsed();
+    if output.status.success() {
+        return Ok(took);
+    }
+    Err(Failure::new(format!(
+        "{command:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    )))
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+}
+
+/// Whole processes that read records, with 10 and with 10,000 of them.
+fn reading(binary: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> {
+    let world = World::new(Opencode::Fake);
+    world.fake(&FakeScript::steps([Step::Answer("done".to_owned())]));
+    quiet(&mut kugetsu(
+        &world,
+        binary,
+        &["init", "--adopt", &base_of(&world)],
+    ))?;
+    quiet(&mut kugetsu(
+        &world,
+        binary,
+        &["start", "--transport", "run", "#1", "one"],
+    ))?;
+    for (sessions, goals) in [
+        (10_u64, ["5 ms", "5 ms", "-"]),
+        (10_000, ["5 ms", "50 ms", "50 ms"]),
+    ] {
+        fill(&world, binary, sessions)?;
+        for (arguments, goal) in [&["show", "#1"][..], &["list", "--json"], &["query"]]
+            .into_iter()
+            .zip(goals)
+        {
+            if arguments[0] == "query" && goal == "-" {
+                continue;
+            }
+            // In the clone `#1` would ask git for the origin; a whole reference does not.
+            let arguments: Vec<&str> = arguments
+                .iter()
+                .map(|word| {
+                    if *word == "#1" {
+                        "github.com/shoko/kugetsu#1"
+                    } else {
+                        *word
+                    }
+                })
+                .collect();
+            let times = (0..CALLS)
+                .map(|_| quiet(&mut kugetsu(&world, binary, &arguments)))
+                .collect::<Result<_, _>>()?;
+            rows.push(Row {
+                what: format!(
+                    "`kugetsu {}`, {sessions} sessions, whole process",
+                    arguments.join(" ")
+                ),
+                goal,
+                measured: milliseconds(median(times)),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A session of the fake opencode to adopt as the base: the fake has no server to make one.
+fn base_of(world: &World) -> String {
+    let _ = quiet(world.opencode_command(["db", "path"]).stdin(Stdio::null()));
+    let id = "ses_base0000000000000000000000";
+    world.sql_write(&format!(
+        "INSERT OR IGNORE INTO project (id, worktree, vcs, time_created, time_updated, sandboxes)
+             VALUES ('global', '/', NULL, 1, 1, '[]');
+         INSERT INTO session (id, project_id, slug, directory, title, version, time_created, time_updated)
+             VALUES ('{id}', 'global', 'base', '{}', 'base', '1', 1, 1);",
+        world.repo().display()
+    ));
+    id.to_owned()
+}
+
+/// Copies the one real record until there are so many, and lets kugetsu make the index.
+fn fill(world: &World, binary: &Path, sessions: u64) -> Result<(), Failure> {
+    let folder = world.kugetsu_home().join("sessions/github.com/shoko/kugetsu");
+    let text =
+        std::fs::read_to_string(folder.join("1.json")).map_err(Failure::because("the first record"))?;
+    let record: Value = serde_json::from_str(&text).map_err(|error| Failure::new(error.to_string()))?;
+    for number in 2..=sessions {
+        let mut copy = record.clone();
+        copy["ref"] = json!(format!("github.com/shoko/kugetsu#{number}"));
+        copy["session"] = json!(format!("ses_{number:026}"));
+        let text = serde_json::to_string_pretty(&copy).map_err(|error| Failure::new(error.to_string()))?;
+        std::fs::write(folder.join(format!("{number}.json")), text).map_err(Failure::because("a record"))?;
+    }
+    // It finds sessions that opencode does not have, and says so by its status.
+    let _ = kugetsu(world, binary, &["doctor", "--fix"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    Ok(())
+}
+
+/// The highest memory of kugetsu while opencode says 100 MB.
+fn memory(binary: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> {
+    let world = World::new(Opencode::Fake);
+    world.fake(&FakeScript::steps([
+        Step::Flood {
+            lines: 100_000,
+            bytes: 1000,
+        },
+        Step::Answer("done".to_owned()),
+    ]));
+    quiet(&mut kugetsu(
+        &world,
+        binary,
+        &["init", "--adopt", &base_of(&world)],
+    ))?;
+    let start = Instant::now();
+    let mut child = kugetsu(
+        &world,
+        binary,
+        &[
+            "start",
+            "--transport",
+            "run",
+            "--output",
+            "stream-json",
+            "#1",
+            "flood",
+        ],
+    )
+    .stdout(Stdio::null())
+    .stderr(Stdio::null())
+    .spawn()
+    .map_err(Failure::because("kugetsu"))?;
+    let mut highest = 0;
+    loop {
+        highest = highest.max(high_water_mark(child.id()));
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => break,
+            Ok(None) if start.elapsed() < LIMIT => std::thread::sleep(Duration::from_millis(20)),
+            other => {
+                let _ = child.kill();
+                return Err(Failure::new(format!("the flood did not end well: {other:?}")));
+            }
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    rows.push(Row {
+        what: "memory of kugetsu during a turn with 100 MB of events".to_owned(),
+        goal: "30 MB",
+        measured: format!("{:.1} MB", highest as f64 / 1024.0),
+    });
+    rows.push(Row {
+        what: "events through `--output stream-json`".to_owned(),
+        goal: "10,000 a second",
+        measured: format!("{:.0} a second", 100_000.0 / seconds),
+    });
+    Ok(())
+}
+
+/// VmHWM in KiB; 0 when the process is gone.
+fn high_water_mark(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// A trivial turn: through kugetsu, by a bare client on an equally fresh server, and by `opencode run`.
+fn turns(binary: &Path, version: Version, rows: &mut Vec<Row>) -> Result<(), Failure> {
+    let world = World::new(Opencode::Real(version));
+    world.model.otherwise(Reply::text("done"));
+    quiet(&mut kugetsu(&world, binary, &["init"]))?;
+    let record = world
+        .kugetsu_home()
+        .join("sessions/github.com/shoko/kugetsu/base.json");
+    let text = std::fs::read_to_string(&record).map_err(Failure::because(record.display()))?;
+    let base: Value = serde_json::from_str(&text).map_err(|error| Failure::new(error.to_string()))?;
+    let base = base["session"].as_str().unwrap_or_default().to_owned();
+    let mut times: [Vec<Duration>; 5] = Default::default();
+    for turn in 0..=TURNS {
+        let issue = format!("github.com/shoko/kugetsu#{}", turn + 1);
+        let start = ["start", "--transport", "serve", &issue, "trivial"];
+        let go_on = ["continue", "--transport", "serve", &issue, "trivial"];
+        let round = [
+            quiet(&mut kugetsu(&world, binary, &start))?,
+            bare(&world, |server| server.fork_and_prompt(&base))?,
+            quiet(&mut kugetsu(&world, binary, &go_on))?,
+            opencode_run(&world, &["--session", &session_of(&world, turn + 1)?])?,
+            opencode_run(&world, &["--fork", "--session", &base])?,
+        ];
+        // The first round warms the disk's cache.
+        if turn > 0 {
+            for (list, time) in times.iter_mut().zip(round) {
+                list.push(time);
+            }
+        }
+    }
+    let [start, bare, go_on, run, run_fork] = times.map(median);
+    let ratio = |a: Duration, b: Duration| a.as_secs_f64() / b.as_secs_f64();
+    rows.push(Row {
+        what: format!("{version}: `start` through serve against a bare client on an equally fresh server"),
+        goal: "1.15 times",
+        measured: format!(
+            "{:.2} times ({} against {})",
+            ratio(start, bare),
+            milliseconds(start),
+            milliseconds(bare)
+        ),
+    });
+    rows.push(Row {
+        what: format!("{version}: `start` through serve against `opencode run --fork`"),
+        goal: "-",
+        measured: format!("{:.2} times ({})", ratio(start, run_fork), milliseconds(run_fork)),
+    });
+    rows.push(Row {
+        what: format!("{version}: `continue` through serve against `opencode run --session`"),
+        goal: "1.2 times",
+        measured: format!(
+            "{:.2} times ({} against {})",
+            ratio(go_on, run),
+            milliseconds(go_on),
+            milliseconds(run)
+        ),
+    });
+    Ok(())
+}
+
+fn session_of(world: &World, number: usize) -> Result<String, Failure> {
+    let file = world
+        .kugetsu_home()
+        .join(format!("sessions/github.com/shoko/kugetsu/{number}.json"));
+    let text = std::fs::read_to_string(&file).map_err(Failure::because(file.display()))?;
+    let record: Value = serde_json::from_str(&text).map_err(|error| Failure::new(error.to_string()))?;
+    Ok(record["session"].as_str().unwrap_or_default().to_owned())
+}
+
+fn opencode_run(world: &World, arguments: &[&str]) -> Result<Duration, Failure> {
+    let start = Instant::now();
+    let mut command = world.opencode_command(["run", "--format", "json"]);
+    let mut child = command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(Failure::because("opencode run"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        let _ = stdin.write_all(b"trivial");
+    }
+    wait(&mut child, "opencode run")?;
+    Ok(start.elapsed())
+}
+
+fn wait(child: &mut Child, name: &str) -> Result<(), Failure> {
+    let start = Instant::now();
+    loop {
+        match child.try_wait() {
+            Ok(Some(_)) => return Ok(()),
+            Ok(None) if start.elapsed() < LIMIT => std::thread::sleep(Duration::from_millis(2)),
+            other => {
+                let _ = child.kill();
+                return Err(Failure::new(format!("{name} did not end: {other:?}")));
+            }
+        }
+    }
+}
+
+/// A server and a client of a few lines.
+struct Bare {
+    address: String,
+    directory: String,
+}
+
+fn bare(world: &World, calls: impl FnOnce(&Bare) -> Result<(), Failure>) -> Result<Duration, Failure> {
+    let start = Instant::now();
+    let mut child = world
+        .opencode_command(["serve", "--hostname", "127.0.0.1", "--port", "0"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(Failure::because("opencode serve"))?;
+    let mut lines = BufReader::new(child.stdout.take().ok_or_else(|| Failure::new("no stdout"))?).lines();
+    let address = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .find_map(|line| Some(line.split_once("listening on http://")?.1.trim().to_owned()))
+        .ok_or_else(|| Failure::new("opencode serve did not say where it listens"))?;
+    let server = Bare {
+        address,
+        directory: world.repo().display().to_string(),
+    };
+    let done = calls(&server);
+    let _ = Command::new("kill").arg(child.id().to_string()).status();
+    wait(&mut child, "opencode serve")?;
+    done?;
+    Ok(start.elapsed())
+}
+
+impl Bare {
+    fn fork_and_prompt(&self, base: &str) -> Result<(), Failure> {
+        let fork = self.post(&format!("/session/{base}/fork"), &json!({}))?;
+        let id = fork["id"].as_str().unwrap_or_default().to_owned();
+        let prompt = json!({"parts": [{"type": "text", "text": "trivial"}]});
+        self.post(&format!("/session/{id}/message"), &prompt).map(drop)
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let failed = Failure::because(format!("POST {path}"));
+        let body = body.to_string();
+        let mut stream = TcpStream::connect(&self.address).map_err(&failed)?;
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nhost: {}\r\nx-opencode-directory: {}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n{body}",
+            self.address,
+            self.directory,
+            body.len()
+        )
+        .map_err(&failed)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map_err(&failed)?;
+        let from = answer.find('{').unwrap_or(answer.len());
+        let to = answer.rfind('}').map_or(from, |at| at + 1);
+        serde_json::from_str(&answer[from..to]).map_err(|error| {
+            Failure::new(format!(
+                "POST {path}: {error}: {}",
+                answer.chars().take(300).collect::<String>()
+            ))
+        })
+    }
+}
