@@ -51,6 +51,7 @@ fn record(number: u64) -> IssueRecord {
         last: Some(turn()),
         totals: Totals::default(),
         pending: Vec::new(),
+        worktree: None,
     }
 }
 

@@ -31,6 +31,24 @@ impl ExitStatus {
     pub fn code(self) -> u8 {
         self as u8
     }
+
+    /// The status of this number.
+    pub fn from_code(code: u8) -> Option<Self> {
+        [
+            Self::Ok,
+            Self::Failed,
+            Self::Blocked,
+            Self::Usage,
+            Self::NotFound,
+            Self::Unavailable,
+            Self::CannotWrite,
+            Self::TryAgain,
+            Self::Interrupted,
+            Self::Terminated,
+        ]
+        .into_iter()
+        .find(|status| status.code() == code)
+    }
 }
 
 impl From<ExitStatus> for std::process::ExitCode {

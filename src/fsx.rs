@@ -118,6 +118,38 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// As [`write_atomic`], but without waiting for the disk: a reader still sees the old file or the new one, and after a
+/// power failure either, or nothing, may be there. For what is worth nothing after its writer's death.
+pub fn write_atomic_volatile(path: &Path, bytes: &[u8]) -> Result<()> {
+    refuse_symlink(path)?;
+    let temp = temp_beside(path);
+    let written = options()
+        .write(true)
+        .create_new(true)
+        .open(&temp)
+        .and_then(|mut file| file.write_all(bytes))
+        .map_err(|source| FsError::new("write", &temp, source))
+        .and_then(|()| fs::rename(&temp, path).map_err(|source| FsError::new("replace", path, source)));
+    if written.is_err() {
+        let _ = fs::remove_file(&temp);
+    }
+    written
+}
+
+/// Takes a file away and gives its bytes, at most `max`: of several that take it at once one gets it, and a writer that
+/// replaces it at the same time has either been read or has left a new file. Nothing: there is no file.
+pub fn take(path: &Path, max: u64) -> Result<Option<Vec<u8>>> {
+    let temp = temp_beside(path);
+    match fs::rename(path, &temp) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(FsError::new("take", path, source)),
+    }
+    let bytes = read_bounded(&temp, max);
+    fs::remove_file(&temp).map_err(|source| FsError::new("remove", &temp, source))?;
+    bytes.map(Some)
+}
+
 fn write_temp(temp: &Path, bytes: &[u8]) -> Result<()> {
     let failed = |source| FsError::new("write", temp, source);
     let mut file = options()

@@ -25,6 +25,7 @@ use crate::session::{
 };
 use crate::store::{Holder, Key, Lease, LeaseError, Lock};
 use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, TransportError};
+use crate::turn::status::Keeper;
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
 use crate::turn::{self, Interrupt, Judgement, Limits, Outcome, Responder, Turn};
 
@@ -76,6 +77,8 @@ pub struct TurnRequest {
     pub issue: IssueRef,
     /// As it was typed.
     pub typed: String,
+    /// The turn's id, where whoever asks gives it one: a turn of this id is not run twice.
+    pub turn: Option<Uuid>,
     /// The prompt, byte for byte.
     pub prompt: String,
     /// What is allowed.
@@ -111,10 +114,10 @@ pub struct TurnReport {
     pub interrupt: Interrupt,
     /// A turn whose supervisor had died was closed before this one began.
     pub adopted: Option<TurnRecord>,
-    /// What else a person should know: a worktree that was made again, a hook that failed after the turn.
-    pub notes: Vec<String>,
     /// Why the turn went through `run` although `serve` was preferred.
     pub fallback: Option<String>,
+    /// What else a person should know: a worktree that was made again, a hook that failed after the turn.
+    pub notes: Vec<String>,
 }
 
 /// What a turn carries through its steps.
@@ -149,7 +152,10 @@ impl Broker {
             return Err(needs_serve());
         }
         self.check_wish(&request.worktree)?;
-        refuse_wrong_mode(request, self.store.issue(&request.issue)?.as_ref())?;
+        // A turn that is asked for again is no mistake; what is found under the lease decides.
+        if request.turn.is_none() {
+            refuse_wrong_mode(request, self.store.issue(&request.issue)?.as_ref())?;
+        }
         let lease = self.lease(request, &mut interrupts).await?;
         crash_point("turn_leased");
         let opencode = self.opencode()?;
@@ -159,6 +165,7 @@ impl Broker {
         if let Some(record) = &mut record {
             adopted = self.adopt(&lease, record, Some(&opencode))?;
         }
+        self.refuse_recorded(request, record.as_ref())?;
         refuse_wrong_mode(request, record.as_ref())?;
         if request.mode == Mode::Start
             && let Some(record) = &record
@@ -194,7 +201,7 @@ impl Broker {
             .with_worktree(&lease, record, &request.worktree, &mut interrupts, &mut notes)
             .await?;
         let record = check_directory(record)?;
-        let turn = Uuid::now_v7();
+        let turn = request.turn.unwrap_or_else(Uuid::now_v7);
         self.hook_or_interrupt(Moment::BeforeTurn, &record, Some(turn), &mut interrupts)
             .await?;
         let delivery = Delivery {
@@ -236,10 +243,9 @@ impl Broker {
             let taken = self
                 .store
                 .lease_issue(&request.issue, Holder::this_process(what), None);
-            let goes_on = request.wait.is_some_and(|wait| asked.elapsed() < wait)
-                && *interrupts.borrow() == Interrupt::None;
+            let nobody_asks = *interrupts.borrow() == Interrupt::None;
             match taken {
-                Err(LeaseError::Held { .. }) if goes_on => {}
+                Err(LeaseError::Held { .. }) if nobody_asks && self.may_wait(request, asked.elapsed())? => {}
                 other => return Ok(other?),
             }
             tokio::select! {
@@ -283,7 +289,10 @@ impl Broker {
             updated: now,
             live: None,
             last: unborn.as_ref().and_then(|record| record.last.clone()),
-            totals: unborn.map_or_else(Totals::default, |record| record.totals),
+            totals: unborn
+                .as_ref()
+                .map_or_else(Totals::default, |record| record.totals),
+            days: unborn.map(|record| record.days).unwrap_or_default(),
             pending: Vec::new(),
         })
     }
@@ -437,14 +446,15 @@ impl Delivery<'_> {
 
     async fn fork<T: Transport>(&mut self, transport: &mut T) -> Result<Target, BrokerError> {
         let prompt_sha256 = sha256(&self.prompt);
-        let store = &self.broker.store;
         let aside = T::KIND == TransportKind::Run && self.record.worktree.is_some();
-        self.fork_lock = Some(match T::KIND {
-            // Its fork is known by its prompt alone.
-            TransportKind::Run if !aside => store.prompt_lock(&prompt_sha256, FORK_WAIT)?,
+        let store = &self.broker.store;
+        self.fork_lock = Some(if aside || T::KIND == TransportKind::Serve {
             // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
             // of the journal that is older than it.
-            _ => store.fork_lock(FORK_WAIT)?,
+            store.fork_lock(FORK_WAIT)?
+        } else {
+            // Its fork is known by its prompt alone.
+            store.prompt_lock(&prompt_sha256, FORK_WAIT)?
         });
         self.record.fork = Some(ForkIntent {
             turn: self.turn,
@@ -501,6 +511,14 @@ impl Delivery<'_> {
         interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
+        let (keeper, control) = Keeper::start(
+            &self.broker.store,
+            Key::from(&self.record.issue),
+            self.turn,
+            self.started,
+            self.record.directory.clone(),
+            None,
+        );
         watch(feed);
         let mut store_problem = None;
         let prompt = std::mem::take(&mut self.prompt);
@@ -512,6 +530,7 @@ impl Delivery<'_> {
             responder: std::mem::take(&mut self.responder),
             stream,
             interrupts,
+            control,
         };
         let outcome = turn::supervise(turn, transport, |session| {
             self.know(session).map_err(|error| {
@@ -523,6 +542,7 @@ impl Delivery<'_> {
         .await;
         crash_point("turn_ended");
         let report = self.finish(outcome, T::KIND)?;
+        keeper.end(report.turn.verdict);
         match store_problem {
             Some(error) => Err(error),
             None => Ok(report),
@@ -566,8 +586,8 @@ impl Delivery<'_> {
             retry_at: judgement.retry_at,
             interrupt: outcome.interrupt,
             adopted: None,
-            notes: Vec::new(),
             fallback: self.fallback,
+            notes: Vec::new(),
         })
     }
 
@@ -616,7 +636,7 @@ impl Broker {
     ) -> Result<(), BrokerError> {
         self.store.append_turn(lease, &record.issue, turn)?;
         crash_point("turn_logged");
-        record.totals.add(turn);
+        record.count(turn);
         record.last = Some(turn.clone());
         record.live = None;
         record.updated = Timestamp::now();

@@ -111,6 +111,19 @@ pub enum BrokerError {
     /// A turn runs, and what was asked would pull the session from under it.
     #[error("{0} has a running turn")]
     Busy(String),
+    /// A turn runs for longer than somebody would wait.
+    #[error("{issue}: its turn still runs after {}", crate::config::print_duration(*.after))]
+    StillRunning {
+        /// The issue.
+        issue: IssueRef,
+        /// How long was waited.
+        after: std::time::Duration,
+        /// What to do next.
+        hint: String,
+    },
+    /// A turn was asked for by its id, and has been asked for before.
+    #[error("the turn {0} is recorded already")]
+    Recorded(uuid::Uuid),
     /// An export of a session is not what opencode holds.
     #[error("the export of {session} cannot be trusted: {problem}; nothing was deleted")]
     Export {
@@ -181,7 +194,9 @@ impl BrokerError {
             Self::Store(error) if error.is_temporary() => ExitStatus::TryAgain,
             Self::Lease(LeaseError::Store(error)) if !error.is_temporary() => ExitStatus::CannotWrite,
             Self::Store(_) => ExitStatus::CannotWrite,
-            Self::Lease(_) | Self::Busy(_) => ExitStatus::TryAgain,
+            Self::Lease(_) | Self::Busy(_) | Self::StillRunning { .. } | Self::Recorded(_) => {
+                ExitStatus::TryAgain
+            }
             Self::Database(error) if error.is_locked() => ExitStatus::TryAgain,
             Self::Transport(TransportError::Database(error)) if error.is_locked() => ExitStatus::TryAgain,
             Self::BasePrompt { verdict, .. } => verdict.exit_status(),
@@ -212,7 +227,8 @@ impl BrokerError {
             }
             Self::Worktree { source, .. } => source.hint(),
             Self::Hook { log, .. } => Some(format!("what it said is in {}", log.display())),
-            Self::Busy(_) => Some("wait for it, or end it with Ctrl-C where it runs".to_owned()),
+            Self::Busy(_) => Some("wait for it: kugetsu wait REF; or end it: kugetsu stop REF".to_owned()),
+            Self::StillRunning { hint, .. } => Some(hint.clone()),
             Self::Usage { hint, .. } | Self::NotFound { hint, .. } if !hint.is_empty() => Some(hint.clone()),
             Self::Transport(_) | Self::Server(_) => {
                 Some("look for the cause with: kugetsu doctor".to_owned())

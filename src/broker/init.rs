@@ -15,6 +15,7 @@ use crate::permission::Policy;
 use crate::session::{BaseRecord, RepoRef, SCHEMA, SessionId, Verdict};
 use crate::store::{Holder, Key, Lease};
 use crate::transport::{ServeTransport, Setup, Target, Transport as _};
+use crate::turn::control::Control;
 use crate::turn::stream::StreamWriter;
 use crate::turn::{Interrupt, Limits, Responder, Turn, supervise};
 
@@ -227,6 +228,7 @@ impl Broker {
                 responder: Responder::default(),
                 stream,
                 interrupts,
+                control: Control::none(),
             },
             transport,
             |_| Ok(()),

@@ -1,7 +1,9 @@
 //! Whole operations: what the command line, and any other front end, calls.
 
+mod control;
 mod deliver;
 mod destroy;
+mod detach;
 mod doctor;
 mod error;
 mod hooks;
@@ -9,6 +11,7 @@ mod init;
 mod pending;
 mod permit;
 mod prune;
+mod query;
 mod recover;
 mod repository;
 mod worktree;
@@ -19,6 +22,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+pub use control::Stopped;
 pub use deliver::{Mode, TransportChoice, TurnReport, TurnRequest};
 pub use destroy::Removed;
 pub use doctor::{Check, Health};
@@ -27,6 +31,7 @@ pub use init::InitRequest;
 pub use pending::describe;
 pub use permit::{Permit, Subject};
 pub use prune::{Kept, Orphan, Pruned};
+pub use query::{Action, Broken, DayView, LiveView, Query, RepoView};
 pub use repository::origin_of;
 pub use worktree::{RemovedWorktree, WorktreeWish};
 

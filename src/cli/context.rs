@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use directories::BaseDirs;
 
 use super::CliError;
+use super::detach::Detached;
 use crate::broker::{Broker, Surroundings, origin_of};
 use crate::config::{Config, parse_duration};
 use crate::exit::ExitStatus;
@@ -17,6 +18,8 @@ use crate::store::Store;
 pub(super) struct Context {
     pub(super) broker: Broker,
     pub(super) here: PathBuf,
+    /// This process supervises a detached turn.
+    pub(super) detached: Option<Detached>,
 }
 
 impl Context {
@@ -60,6 +63,7 @@ impl Context {
                 surroundings,
             },
             here,
+            detached: None,
         })
     }
 

@@ -90,7 +90,7 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         policy,
         limits: args.limits.limits(&broker.config),
     };
-    let (made, signal) = with_signals(|interrupts| broker.init(&request, interrupts))?;
+    let (made, signal) = with_signals(false, |interrupts| broker.init(&request, interrupts))?;
     if let (Err(_), Some(status)) = (&made, signal) {
         return Ok(status);
     }

@@ -17,7 +17,7 @@ use crate::session::{IssueRef, SessionState};
 use crate::store::Key;
 
 /// How often a turn of another process is looked at.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// Prints the answer of the newest turn. With --json: every event of it, a JSON object a line.
 #[derive(Debug, Args)]
@@ -65,7 +65,7 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
     Ok(ExitStatus::Ok)
 }
 
-fn runs(context: &Context, issue: &IssueRef, turn: Uuid) -> bool {
+pub(super) fn runs(context: &Context, issue: &IssueRef, turn: Uuid) -> bool {
     match context.broker.store.issue(issue) {
         Ok(Some(record)) => {
             record.live.as_ref().is_some_and(|live| live.turn == turn)
@@ -75,7 +75,7 @@ fn runs(context: &Context, issue: &IssueRef, turn: Uuid) -> bool {
     }
 }
 
-fn print(path: &Path, show: Show, follow: bool, runs: impl Fn() -> bool) -> Result<(), CliError> {
+pub(super) fn print(path: &Path, show: Show, follow: bool, runs: impl Fn() -> bool) -> Result<(), CliError> {
     let file = std::fs::File::open(path).map_err(|error| BrokerError::NotFound {
         problem: format!("there is no log {}: {error}", path.display()),
         hint: "kugetsu show REF --turns lists the turns".to_owned(),

@@ -5,6 +5,7 @@ mod config;
 mod context;
 mod continue_;
 mod destroy;
+mod detach;
 mod doctor;
 mod init;
 mod list;
@@ -16,11 +17,15 @@ mod permit;
 mod printer;
 mod prompt;
 mod prune;
+mod query;
 mod restore;
 mod show;
+mod signal;
 mod signals;
 mod start;
+mod stop;
 mod turn;
+mod wait;
 mod worktree;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -73,6 +78,14 @@ enum Verb {
     Show(show::ShowArgs),
     /// Print the answer of a turn, or all that happened in it
     Logs(logs::LogsArgs),
+    /// Wait for the end of a turn that runs elsewhere; the exit status is the turn's
+    Wait(wait::WaitArgs),
+    /// End the turn that runs on an issue's session, and wait until it has ended
+    Stop(stop::StopArgs),
+    /// Pause, resume or stop the turn that runs on an issue's session
+    Signal(signal::SignalArgs),
+    /// Print one JSON object about all sessions: states, live turns, totals, what to do next
+    Query(query::QueryArgs),
     /// Show, change and explain what a session may do
     Permit(permit::PermitArgs),
     /// List what waits for a person's answer
@@ -129,6 +142,12 @@ impl<E: Into<BrokerError>> From<E> for CliError {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitStatus {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == detach::COMMAND)
+    {
+        return detach::child_main();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -171,22 +190,29 @@ fn run(verb: Verb, output: Output) -> Outcome {
         Verb::Man(args) => return man::run(&args, Cli::command(), output),
         other => other,
     };
-    let context = Context::from_environment()?;
+    dispatch(verb, &Context::from_environment()?, output)
+}
+
+fn dispatch(verb: Verb, context: &Context, output: Output) -> Outcome {
     match verb {
-        Verb::Init(args) => init::run(args, &context, output),
-        Verb::Start(args) => start::run(args, &context, output),
-        Verb::Continue(args) => continue_::run(args, &context, output),
-        Verb::List(args) => list::run(&args, &context, output),
-        Verb::Show(args) => show::run(&args, &context, output),
-        Verb::Logs(args) => logs::run(&args, &context, output),
-        Verb::Permit(args) => permit::run(args, &context, output),
-        Verb::Pending(args) => pending::list(&args, &context, output),
-        Verb::Answer(args) => pending::answer(&args, &context, output),
-        Verb::Prune(args) => prune::run(&args, &context, output),
-        Verb::Destroy(args) => destroy::run(&args, &context, output),
-        Verb::Restore(args) => restore::run(&args, &context, output),
-        Verb::Doctor(args) => doctor::run(&args, &context, output),
-        Verb::Config(args) => config::run(&args, &context, output),
+        Verb::Init(args) => init::run(args, context, output),
+        Verb::Start(args) => start::run(args, context, output),
+        Verb::Continue(args) => continue_::run(args, context, output),
+        Verb::List(args) => list::run(&args, context, output),
+        Verb::Show(args) => show::run(&args, context, output),
+        Verb::Logs(args) => logs::run(&args, context, output),
+        Verb::Wait(args) => wait::run(&args, context, output),
+        Verb::Stop(args) => stop::run(&args, context, output),
+        Verb::Signal(args) => signal::run(&args, context, output),
+        Verb::Query(args) => query::run(&args, context, output),
+        Verb::Permit(args) => permit::run(args, context, output),
+        Verb::Pending(args) => pending::list(&args, context, output),
+        Verb::Answer(args) => pending::answer(&args, context, output),
+        Verb::Prune(args) => prune::run(&args, context, output),
+        Verb::Destroy(args) => destroy::run(&args, context, output),
+        Verb::Restore(args) => restore::run(&args, context, output),
+        Verb::Doctor(args) => doctor::run(&args, context, output),
+        Verb::Config(args) => config::run(&args, context, output),
         Verb::Completions(_) | Verb::Man(_) => Ok(ExitStatus::Ok),
     }
 }

@@ -8,8 +8,10 @@ use tokio::sync::watch;
 use super::{CliError, ExitStatus};
 use crate::turn::Interrupt;
 
-/// Runs an operation that listens to signals. The status is that of the first signal, if one came.
+/// Runs an operation that listens to signals. The status is that of the first signal, if one came. A detached one has no
+/// terminal that could hang up, and goes on where somebody says so all the same.
 pub(super) fn with_signals<T, F: Future<Output = T>>(
+    detached: bool,
     operation: impl FnOnce(watch::Receiver<Interrupt>) -> F,
 ) -> Result<(T, Option<ExitStatus>), CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -29,7 +31,8 @@ pub(super) fn with_signals<T, F: Future<Output = T>>(
                 result = &mut operation => return Ok((result, first)),
                 _ = interrupt.recv() => (Interrupt::Interrupted, ExitStatus::Interrupted),
                 _ = terminate.recv() => (Interrupt::Terminated, ExitStatus::Terminated),
-                _ = hangup.recv() => (Interrupt::Terminated, ExitStatus::Terminated),
+                // A handler is there in any case, so a hang-up that is not listened to does nothing.
+                _ = hangup.recv(), if !detached => (Interrupt::Terminated, ExitStatus::Terminated),
             };
             let wish = if first.is_some() { Interrupt::Now } else { wish };
             first.get_or_insert(status);

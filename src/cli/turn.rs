@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::context::{Context, duration};
 use super::output::{Output, count, money};
 use super::printer::{Printer, Show, Verbosity};
 use super::signals::with_signals;
-use super::{CliError, Outcome, prompt};
+use super::{CliError, Outcome, detach, prompt, wait};
 use crate::broker::{Mode, TransportChoice, TurnReport, TurnRequest, WorktreeWish};
 use crate::config::{Config, print_duration};
 use crate::exit::ExitStatus;
@@ -19,7 +20,7 @@ use crate::session::{IssueRef, Verdict};
 use crate::store::Key;
 use crate::turn::answers::{Answers, OnAsk, Reply, Strategy};
 use crate::turn::stream::StreamEvent;
-use crate::turn::{Limits, Responder};
+use crate::turn::{Interrupt, Limits, Responder};
 
 /// How a turn is shown on stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -32,6 +33,17 @@ pub(super) enum OutputForm {
     StreamJson,
 }
 
+impl OutputForm {
+    /// The form that was asked for, one way or the other; `lines`: by something that only lines can tell.
+    pub(super) fn chosen(form: Option<Self>, lines: bool, output: Output) -> Self {
+        form.unwrap_or(if lines || output.json {
+            Self::StreamJson
+        } else {
+            Self::Text
+        })
+    }
+}
+
 /// The flags of everything that runs a turn.
 #[derive(Debug, Args)]
 pub(super) struct TurnArgs {
@@ -42,6 +54,14 @@ pub(super) struct TurnArgs {
     /// What to print: the answer as text, one object at the end, or every event as a JSON line (as --json does)
     #[arg(long, value_enum)]
     output: Option<OutputForm>,
+
+    /// Print the turn's id and return as soon as the turn is on record; it goes on by itself
+    #[arg(long, conflicts_with_all = ["supervised", "verbose", "events"])]
+    detach: bool,
+
+    /// The turn's id, a UUID of your choice: asked for again, the same turn is waited for, not run twice
+    #[arg(long, value_name = "UUID")]
+    turn_id: Option<Uuid>,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -241,26 +261,35 @@ pub(super) fn run(
             "write the message after the reference",
         ));
     }
-    let prompt = if message.is_empty() && answers_wait(context, &issue) {
+    let prompt = if let Some(detached) = &context.detached {
+        detached.prompt()
+    } else if message.is_empty() && answers_wait(context, &issue) {
         String::new()
     } else {
         prompt::read(message)?
     };
     let broker = &context.broker;
+    let lines = !args.events.is_empty() || args.asking.supervised;
+    let form = OutputForm::chosen(args.output, lines, output);
+    check_types(&args.events)?;
+    if context.detached.is_none() {
+        if let Some(turn) = args.turn_id
+            && broker.is_recorded(&issue, turn)?
+        {
+            return recorded(&issue, turn, args.detach, form, args.events, context, output);
+        }
+        if args.detach {
+            return detach::launch(&issue, prompt, context, output);
+        }
+    }
     if args.debug {
         super::output::trace_to(broker.store.open_log(&Key::from(&issue), "debug.log")?);
     }
-    let lines = output.json || !args.events.is_empty() || args.asking.supervised;
-    let form = args.output.unwrap_or(if lines {
-        OutputForm::StreamJson
-    } else {
-        OutputForm::Text
-    });
-    check_types(&args.events)?;
     let responder = args.asking.responder(&broker.config)?;
     let request = TurnRequest {
         issue,
         typed: reference,
+        turn: args.turn_id,
         prompt,
         mode,
         transport: match args.transport {
@@ -279,27 +308,37 @@ pub(super) fn run(
         worktree,
     };
     let mut printer = None;
-    let (report, signal) = with_signals(|interrupts| {
+    let detached = context.detached.as_ref();
+    let (report, signal) = with_signals(detached.is_some(), |interrupts| {
         broker.deliver(&request, responder, interrupts, |feed| {
             let show = match form {
+                _ if detached.is_some() => Show::Nothing,
                 OutputForm::Text => Show::Text,
-                OutputForm::StreamJson => Show::Lines(args.events),
+                OutputForm::StreamJson => Show::Lines(args.events.clone()),
                 OutputForm::Json => Show::Nothing,
             };
             let progress = args.verbose.then_some(Verbosity::Lines);
             printer = Some(Printer::start(feed, show, progress));
+            if let Some(detached) = detached {
+                detached.ready(&request.issue, context);
+            }
         })
     })?;
     let last = printer.map(Printer::finish).unwrap_or_default();
+    if let Err(error) = &report
+        && let Some(turn) = detach::say_recorded(error, context)
+    {
+        return match detached {
+            Some(_) => Ok(ExitStatus::Ok),
+            None => recorded(&request.issue, turn, false, form, args.events, context, output),
+        };
+    }
     let report = report.map_err(|error| CliError {
         // Whoever interrupts a wait, or a start-up, is told so.
         status: signal.unwrap_or(error.exit_status()),
         ..CliError::from(error)
     })?;
-    let status = match (report.turn.verdict, signal) {
-        (Verdict::Aborted, Some(signal)) => signal,
-        (verdict, _) => verdict.exit_status(),
-    };
+    let status = exit_of(&report, signal);
     if form == OutputForm::Json {
         output.object(&result(&report, status));
     }
@@ -326,7 +365,33 @@ fn check_types(types: &[String]) -> Result<(), CliError> {
     }
 }
 
-fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Value {
+/// The exit status of a command whose turn ended so; `signal`: of the signal that this process had.
+pub(super) fn exit_of(report: &TurnReport, signal: Option<ExitStatus>) -> ExitStatus {
+    match (report.turn.verdict, signal, report.interrupt) {
+        (Verdict::Aborted, Some(signal), _) => signal,
+        (Verdict::Aborted, None, Interrupt::Interrupted) => ExitStatus::Interrupted,
+        (Verdict::Aborted, None, _) => ExitStatus::Terminated,
+        (verdict, ..) => verdict.exit_status(),
+    }
+}
+
+/// A turn that was asked for before: its end is waited for, or, detached, only its id is told.
+fn recorded(
+    issue: &IssueRef,
+    turn: Uuid,
+    detach: bool,
+    form: OutputForm,
+    types: Vec<String>,
+    context: &Context,
+    output: Output,
+) -> Outcome {
+    if detach {
+        return detach::tell(issue, turn, None, output);
+    }
+    wait::until_end(issue, turn, None, (form, types), context, output)
+}
+
+pub(super) fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Value {
     let turn = &report.turn;
     json!({
         "ref": report.record.issue,
@@ -356,16 +421,16 @@ fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Value {
     })
 }
 
-fn summary(report: &TurnReport, last: &[String], output: Output) {
+pub(super) fn summary(report: &TurnReport, last: &[String], output: Output) {
     let turn = &report.turn;
     if let Some(lost) = &report.adopted {
         output.note(format!("kugetsu: the turn before was lost: {}", lost.reason));
     }
-    for note in &report.notes {
-        output.note(format!("kugetsu: {note}"));
-    }
     if let Some(fallback) = &report.fallback {
         output.note(format!("kugetsu: {fallback}"));
+    }
+    for note in &report.notes {
+        output.note(format!("kugetsu: {note}"));
     }
     if report.record.base != *report.record.issue.repo() {
         output.note(format!(

@@ -1,5 +1,6 @@
 //! Who a process is: its number alone is reused by the system, so host, boot and start time go with it.
 
+use super::ProcessError;
 use crate::session::ProcessIdentity;
 
 /// Whether a process still runs.
@@ -47,6 +48,20 @@ pub fn is_alive(identity: &ProcessIdentity) -> Liveness {
     match start_ticks(identity.pid) {
         Some(ticks) if ticks == identity.start_ticks => Liveness::Alive,
         _ => Liveness::Dead,
+    }
+}
+
+/// Asks a process to end (SIGTERM). One that is gone is no fault.
+pub fn terminate(pid: u32) -> Result<(), ProcessError> {
+    let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {
+        return Ok(());
+    };
+    match rustix::process::kill_process(pid, rustix::process::Signal::TERM) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(errno) => Err(ProcessError::System {
+            what: "cannot send SIGTERM to the supervisor",
+            source: errno.into(),
+        }),
     }
 }
 

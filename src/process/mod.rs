@@ -32,7 +32,7 @@ mod wire;
 
 pub use guard::guard_main;
 pub use guarded::Guarded;
-pub use identity::{Liveness, current, identity_of, is_alive};
+pub use identity::{Liveness, current, identity_of, is_alive, terminate};
 pub use launch::{GuardSpec, Sink};
 pub use short::{Output, run_to_end};
 pub use sweep::{become_subreaper, sweep_descendants, sweep_marked};

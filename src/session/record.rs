@@ -3,9 +3,11 @@
 //! Records are the truth; everything else on disk can be rebuilt from them. A record of a newer schema is
 //! read but never rewritten.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::{IssueRef, LiveTurn, PendingRequest, RepoRef, TokenCount, TurnRecord, Worktree};
@@ -112,6 +114,9 @@ pub struct IssueRecord {
     /// Sums over all turns that have ended.
     #[serde(default)]
     pub totals: Totals,
+    /// The same sums by the day (UTC) on which the turns ended.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub days: BTreeMap<Date, Totals>,
     /// What the last turn was blocked on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<PendingRequest>,
@@ -147,6 +152,13 @@ impl Totals {
         self.cost_usd += turn.cost_usd;
         self.tokens += turn.tokens;
     }
+
+    /// Adds the sums of others.
+    pub fn merge(&mut self, other: &Self) {
+        self.turns += other.turns;
+        self.cost_usd += other.cost_usd;
+        self.tokens += other.tokens;
+    }
 }
 
 /// What a session is doing, as `list` and `show` tell it.
@@ -175,6 +187,13 @@ impl SessionState {
 }
 
 impl IssueRecord {
+    /// Counts a turn that has ended.
+    pub fn count(&mut self, turn: &TurnRecord) {
+        self.totals.add(turn);
+        let day = turn.ended.to_zoned(jiff::tz::TimeZone::UTC).date();
+        self.days.entry(day).or_default().add(turn);
+    }
+
     /// What the session is doing. `alive` answers whether the supervisor of a live turn still runs.
     pub fn state(&self, alive: impl FnOnce(&LiveTurn) -> bool) -> SessionState {
         match (&self.live, &self.last) {

@@ -35,6 +35,9 @@ pub use trash::{ExtraFile, Restored, TrashEntry, TrashId};
 use crate::fsx;
 use lock::Attempt;
 
+/// No file of a live turn is larger.
+const MAX_RUN: u64 = 1 << 20;
+
 /// kugetsu's home folder. Cheap to make and to clone: nothing is read or written before a method asks for it.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -109,6 +112,39 @@ impl Store {
         let path = self.run_path(key, ending);
         self.make_run_folder_of(&path)?;
         Ok(fsx::write_atomic_brief(&path, bytes)?)
+    }
+
+    /// As [`Store::write_run`], for what is worth nothing after its writer's death, such as a heartbeat: not synced.
+    pub fn write_run_volatile(&self, key: &Key, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.run_path(key, ending);
+        if !path.parent().is_some_and(Path::is_dir) {
+            self.make_folder_of(&path)?;
+        }
+        fsx::refuse_symlinks(&self.home, &path)?;
+        Ok(fsx::write_atomic_volatile(&path, bytes)?)
+    }
+
+    /// Reads a file of a key's live turn, if there is one.
+    pub fn read_run(&self, key: &Key, ending: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.run_path(key, ending);
+        fsx::refuse_symlinks(&self.home, &path)?;
+        match fsx::read_bounded(&path, MAX_RUN) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads and removes a file of a key's live turn: of all who try, one gets it.
+    pub fn take_run(&self, key: &Key, ending: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.run_path(key, ending);
+        fsx::refuse_symlinks(&self.home, &path)?;
+        Ok(fsx::take(&path, MAX_RUN)?)
+    }
+
+    /// Removes a file of a key's live turn, if there is one.
+    pub fn remove_run(&self, key: &Key, ending: &str) -> Result<(), StoreError> {
+        Ok(fsx::remove_file_durable(&self.run_path(key, ending))?)
     }
 
     /// The lock that lets one process at a time fork sessions.

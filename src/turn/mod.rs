@@ -4,10 +4,12 @@
 //! Nobody else decides how a turn ended.
 
 pub mod answers;
+pub mod control;
 mod limits;
 mod machine;
 mod narrate;
 mod resume;
+pub mod status;
 pub mod stream;
 
 use std::time::{Duration, Instant};
@@ -19,12 +21,18 @@ pub use answers::Responder;
 pub use limits::Limits;
 pub use machine::{Counts, Judgement, Machine, Step};
 
+use crate::opencode::DatabaseError;
 use crate::session::{Answered, SessionId, Verdict};
 use crate::transport::{Answer, Event, Request, Setup, Target, Transport, TransportError};
 use answers::{By, Reply, interpret};
+use control::{Control, Heard, Signal};
 use narrate::Narrator;
 use resume::{Held, held};
+use status::RunState;
 use stream::StreamWriter;
+
+/// The reason of a turn that SIGINT ended.
+pub const INTERRUPTED: &str = "interrupted";
 
 /// A wish from outside that ends a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +64,8 @@ pub struct Turn<'a> {
     pub stream: StreamWriter,
     /// Wishes to end it.
     pub interrupts: watch::Receiver<Interrupt>,
+    /// Signals by files, and where the turn's state is told.
+    pub control: Control,
 }
 
 /// How a turn ended, with all that was counted.
@@ -83,6 +93,14 @@ enum Life {
     Judged(Judgement),
     /// It crashed.
     Crashed(String),
+    /// Somebody paused the turn.
+    Paused,
+}
+
+/// What [`Supervisor::wait`] waited for.
+enum Next {
+    Step(Step),
+    Pause,
 }
 
 /// Runs one turn. `session_known` is called once, as soon as a fork's id is known and before anything else
@@ -148,11 +166,12 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
                     Err(error) => Life::Crashed(error.to_string()),
                 },
             };
-            let crash = match life {
+            let next = match life {
                 Life::Judged(judgement) => break judgement,
-                Life::Crashed(crash) => crash,
+                Life::Crashed(crash) => self.after_crash(&crash).await,
+                Life::Paused => self.paused().await,
             };
-            match self.after_crash(&crash).await {
+            match next {
                 Ok(next) => prompt = next,
                 Err(judgement) => break judgement,
             }
@@ -211,33 +230,96 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             ),
             &mut self.turn.stream,
         );
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            Ok(()) = self.turn.interrupts.changed() => {
-                self.interrupt = *self.turn.interrupts.borrow_and_update();
-                return Err(aborted(self.interrupt));
+        let until = tokio::time::Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => break,
+                Ok(()) = self.turn.interrupts.changed() => {
+                    self.interrupt = *self.turn.interrupts.borrow_and_update();
+                    return Err(aborted(self.interrupt));
+                }
+                heard = self.turn.control.next() => match self.signalled(heard) {
+                    Some(Next::Step(Step::Stop(judgement))) => return Err(judgement),
+                    Some(Next::Pause) => return self.paused().await,
+                    _ => {}
+                },
             }
         }
         if let Step::Stop(judgement) = self.machine.tick(self.began.elapsed()) {
             return Err(judgement);
         }
+        self.next_prompt(resume::GO_ON)
+            .map_err(|problem| failed(&format!("{problem}; before that: ")))?
+    }
+
+    /// Keeps the place of a paused turn until it is resumed: opencode is gone meanwhile, and the turn's clock stands.
+    /// What to deliver then.
+    async fn paused(&mut self) -> Result<String, Judgement> {
+        let since = Instant::now();
+        self.turn.control.board.state(RunState::Paused);
+        self.narrator.notice("control", "paused", &mut self.turn.stream);
+        loop {
+            tokio::select! {
+                Ok(()) = self.turn.interrupts.changed() => {
+                    self.interrupt = *self.turn.interrupts.borrow_and_update();
+                    return Err(aborted(self.interrupt));
+                }
+                heard = self.turn.control.next() => {
+                    if heard == Heard::Signal(Signal::Resume) {
+                        break;
+                    }
+                    if let Some(Next::Step(Step::Stop(judgement))) = self.signalled(heard) {
+                        return Err(judgement);
+                    }
+                }
+            }
+        }
+        self.began += since.elapsed();
+        self.turn.control.board.state(RunState::Running);
+        self.narrator.notice("control", "resumed", &mut self.turn.stream);
+        self.next_prompt(resume::RESUMED)
+            .map_err(|problem| Judgement::new(Verdict::Failed, format!("cannot be resumed: {problem}")))?
+    }
+
+    /// What a signal means while opencode works, or may.
+    fn signalled(&mut self, heard: Heard) -> Option<Next> {
+        match heard {
+            Heard::Signal(Signal::Stop) => {
+                self.interrupt = Interrupt::Terminated;
+                Some(Next::Step(Step::Stop(Judgement::new(
+                    Verdict::Aborted,
+                    "stopped",
+                ))))
+            }
+            Heard::Signal(Signal::Pause) => Some(Next::Pause),
+            Heard::Signal(Signal::Resume) => None,
+            Heard::Problem(problem) => {
+                self.narrator.notice("error", &problem, &mut self.turn.stream);
+                None
+            }
+        }
+    }
+
+    /// What to deliver to a new opencode: the prompt where the session does not hold it, else these words. The
+    /// judgement, where the answer is there already.
+    fn next_prompt(&mut self, go_on: &str) -> Result<Result<String, Judgement>, DatabaseError> {
         let Some(session) = self.session.clone() else {
-            return Ok(self.turn.prompt.to_owned());
+            return Ok(Ok(self.turn.prompt.to_owned()));
         };
         self.turn.target = Target::Session(session.clone());
         self.machine.reborn(self.began.elapsed());
-        match held(
+        // Not knowing is no reason to send a prompt twice.
+        let held = held(
             &self.turn.setup.opencode.database,
             &session,
             self.turn.prompt,
             self.started,
-        ) {
-            Ok(Held::Nothing) => Ok(self.turn.prompt.to_owned()),
-            Ok(Held::Prompt) => Ok(resume::GO_ON.to_owned()),
-            Ok(Held::Answer) => Err(Judgement::new(Verdict::Completed, "")),
-            // Not knowing is no reason to send a prompt twice.
-            Err(error) => Err(failed(&format!("{error}; before that: "))),
-        }
+        )?;
+        Ok(match held {
+            Held::Nothing => Ok(self.turn.prompt.to_owned()),
+            Held::Prompt => Ok(go_on.to_owned()),
+            Held::Answer => Err(Judgement::new(Verdict::Completed, "")),
+        })
     }
 
     /// One life of opencode, from the prompt on.
@@ -252,7 +334,13 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             Err(error) => return Life::Judged(Judgement::new(Verdict::Failed, error.to_string())),
         }
         loop {
-            let step = self.wait(transport).await;
+            let step = match self.wait(transport).await {
+                Next::Step(step) => step,
+                Next::Pause => {
+                    self.abort(transport).await;
+                    return self.hear_out(transport).await.map_or(Life::Paused, Life::Judged);
+                }
+            };
             match step {
                 Step::Go => {}
                 Step::Ask(request) => {
@@ -271,8 +359,30 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
         }
     }
 
+    /// What opencode still says after it was asked to stop counts as well, for as long as the grace period. A
+    /// judgement: it was done already, or something else ends the turn.
+    async fn hear_out<T: Transport>(&mut self, transport: &mut T) -> Option<Judgement> {
+        let until = tokio::time::Instant::now() + self.turn.limits.grace;
+        loop {
+            let event = tokio::select! {
+                event = transport.next() => event,
+                () = tokio::time::sleep_until(until) => return None,
+                () = asked_again(&mut self.turn.interrupts) => {
+                    self.interrupt = Interrupt::Now;
+                    return Some(aborted(Interrupt::Now));
+                }
+            };
+            match self.hear(&event) {
+                Step::Stop(judgement) => return Some(judgement),
+                Step::Done(judgement) if judgement.verdict == Verdict::Completed => return Some(judgement),
+                _ if matches!(event, Event::Ended(_)) => return None,
+                _ => {}
+            }
+        }
+    }
+
     /// Waits for whatever comes first.
-    async fn wait<T: Transport>(&mut self, transport: &mut T) -> Step {
+    async fn wait<T: Transport>(&mut self, transport: &mut T) -> Next {
         let deadline = tokio::time::Instant::from_std(self.began + self.machine.deadline());
         let response = self.asked.iter().map(|(_, until)| *until).min();
         let reply = async {
@@ -290,17 +400,21 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
+        let step = tokio::select! {
             biased;
             Ok(()) = self.turn.interrupts.changed() => {
                 self.interrupt = *self.turn.interrupts.borrow_and_update();
                 Step::Stop(aborted(self.interrupt))
             }
+            heard = self.turn.control.next() => {
+                return self.signalled(heard).unwrap_or(Next::Step(Step::Go));
+            }
             event = transport.next() => self.hear(&event),
             reply = reply => self.replied(transport, &reply).await,
             () = overdue => self.overdue(transport).await,
             () = tokio::time::sleep_until(deadline) => self.machine.tick(self.began.elapsed()),
-        }
+        };
+        Next::Step(step)
     }
 
     fn hear(&mut self, event: &Event) -> Step {
@@ -316,7 +430,9 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             self.asked.retain(|(request, _)| request.id != *id);
         }
         self.narrator.tell(event, &mut self.turn.stream);
-        self.machine.event(event, self.began.elapsed(), Timestamp::now())
+        let step = self.machine.event(event, self.began.elapsed(), Timestamp::now());
+        self.turn.control.board.heard(event, &self.machine.counts);
+        step
     }
 
     /// opencode asks: the file answers, or a supervisor is waited for, or the default answers. A judgement:
@@ -425,7 +541,7 @@ async fn asked_again(interrupts: &mut watch::Receiver<Interrupt>) {
 fn aborted(interrupt: Interrupt) -> Judgement {
     let by = match interrupt {
         Interrupt::Terminated => "terminated",
-        _ => "interrupted",
+        _ => INTERRUPTED,
     };
     Judgement::new(Verdict::Aborted, by)
 }

@@ -10,6 +10,9 @@ use crate::session::SessionId;
 /// What is delivered to a session that holds the prompt, and whose answer a crash cut off.
 pub(super) const GO_ON: &str = "The process that ran you ended unexpectedly. Go on where you stopped.";
 
+/// What is delivered to a session that holds the prompt, and was paused.
+pub(super) const RESUMED: &str = "You were paused. Go on where you stopped.";
+
 /// What the session holds.
 pub(super) enum Held {
     /// Not the prompt.
@@ -40,7 +43,8 @@ pub(super) fn held(
     }
     let last = database.last_user_text(session)?;
     let ours = last.is_some_and(|text| {
-        text.trim_start_matches('\n') == prompt.trim_start_matches('\n') || text.trim() == GO_ON
+        text.trim_start_matches('\n') == prompt.trim_start_matches('\n')
+            || [GO_ON, RESUMED].contains(&text.trim())
     });
     Ok(if ours { Held::Prompt } else { Held::Nothing })
 }

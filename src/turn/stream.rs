@@ -139,7 +139,7 @@ pub enum StreamEvent {
     },
     /// Words beside the work: an error, a retry, a diagnostic of opencode.
     Notice {
-        /// `error`, `warning`, `retry`, `restart` or `diagnostic`.
+        /// `error`, `warning`, `retry`, `restart`, `control` (paused, resumed) or `diagnostic`.
         level: String,
         /// The words.
         message: String,

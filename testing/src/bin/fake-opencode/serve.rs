@@ -1,5 +1,4 @@
-//! A server that makes sessions and forks them. Enough for `kugetsu init`, whose base no `run` could make, and for a
-//! fork that must not run where it is made.
+//! A server that makes and forks sessions and runs no turn: what `run` cannot do.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -38,11 +37,7 @@ fn answer(store: &Store, mut stream: TcpStream) -> Result<(), Failure> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    let words: Vec<&str> = request.split_whitespace().take(2).collect();
-    let fork_of = words
-        .get(1)
-        .and_then(|path| path.strip_prefix("/session/")?.strip_suffix("/fork"));
-    let (status, answer) = match words[..] {
+    let (status, answer) = match request.split_whitespace().take(2).collect::<Vec<_>>()[..] {
         ["GET", "/global/health"] => ("200 OK", json!({ "healthy": true, "version": store.version() })),
         ["POST", "/session"] => {
             let asked: Value = serde_json::from_slice(&body)?;
@@ -51,11 +46,9 @@ fn answer(store: &Store, mut stream: TcpStream) -> Result<(), Failure> {
             let id = store.create_with(title, rules.as_deref())?;
             ("200 OK", json!({ "id": id, "title": title }))
         }
-        ["POST", _]
-            if let Some(base) = fork_of
-                && store.has(base)? =>
-        {
-            ("200 OK", json!({ "id": store.fork(base)? }))
+        ["POST", path] if fork_of(path).is_some_and(|id| store.has(id).unwrap_or(false)) => {
+            let id = store.fork(fork_of(path).unwrap_or_default())?;
+            ("200 OK", json!({ "id": id }))
         }
         _ => (
             "501 Not Implemented",
@@ -69,4 +62,9 @@ fn answer(store: &Store, mut stream: TcpStream) -> Result<(), Failure> {
         answer.len()
     )?;
     Ok(())
+}
+
+/// The session that `/session/ID/fork` names.
+fn fork_of(path: &str) -> Option<&str> {
+    path.strip_prefix("/session/")?.strip_suffix("/fork")
 }

@@ -1,0 +1,117 @@
+//! What is done to a turn that runs in another process: signals, and the end.
+
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::{Broker, BrokerError, TurnReport, supervisor_lives};
+use crate::process::{self, Liveness};
+use crate::session::{IssueRef, LiveTurn};
+use crate::store::Key;
+use crate::turn::control::{self, Signal};
+
+/// How often a turn of another process is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// How much longer than the grace period a turn may take to end.
+const SLACK: Duration = Duration::from_secs(10);
+
+/// What `stop` did.
+#[derive(Clone, Debug)]
+pub struct Stopped {
+    /// How the turn ended.
+    pub report: TurnReport,
+    /// The supervisor did not heed the signal file and was sent SIGTERM.
+    pub forced: bool,
+}
+
+impl Broker {
+    /// The turn that runs on an issue's session.
+    pub fn live_turn(&self, issue: &IssueRef) -> Result<LiveTurn, BrokerError> {
+        let record = self.record(issue)?;
+        match record.live {
+            Some(live) if supervisor_lives(&live) => Ok(live),
+            Some(live) => Err(BrokerError::NotFound {
+                problem: format!(
+                    "{issue} has no running turn: the supervisor of its last one (process {}) died",
+                    live.supervisor.pid
+                ),
+                hint: format!("adopt it: kugetsu continue {issue}, or kugetsu doctor --fix"),
+            }),
+            None => Err(BrokerError::NotFound {
+                problem: format!("{issue} has no running turn"),
+                hint: format!("run one: kugetsu continue {issue}"),
+            }),
+        }
+    }
+
+    /// Sends a signal to the turn that runs. It is heard within a second.
+    pub fn signal(&self, issue: &IssueRef, signal: Signal) -> Result<LiveTurn, BrokerError> {
+        let live = self.live_turn(issue)?;
+        control::send(&self.store, &Key::from(issue), live.turn, signal)?;
+        Ok(live)
+    }
+
+    /// Ends the turn that runs and waits for its end: by the signal file, and where that is not heeded, by SIGTERM to
+    /// the supervisor.
+    pub fn stop(&self, issue: &IssueRef) -> Result<Stopped, BrokerError> {
+        let live = self.signal(issue, Signal::Stop)?;
+        let patience = self.config.duration("grace").saturating_add(SLACK);
+        if let Some(report) = self.ended_within(issue, live.turn, patience)? {
+            return Ok(Stopped {
+                report,
+                forced: false,
+            });
+        }
+        // Only while the number still means that process.
+        if process::is_alive(&live.supervisor) == Liveness::Alive {
+            process::terminate(live.supervisor.pid)?;
+        }
+        match self.ended_within(issue, live.turn, patience)? {
+            Some(report) => Ok(Stopped { report, forced: true }),
+            None => Err(BrokerError::StillRunning {
+                issue: issue.clone(),
+                after: patience * 2,
+                hint: format!(
+                    "its supervisor (process {} on {}) heeds no signal; end it there with: kill -9 {}",
+                    live.supervisor.pid, live.supervisor.host, live.supervisor.pid
+                ),
+            }),
+        }
+    }
+
+    /// Waits for the end of a turn, for ever or at most so long.
+    pub fn wait_turn(
+        &self,
+        issue: &IssueRef,
+        turn: Uuid,
+        at_most: Option<Duration>,
+    ) -> Result<TurnReport, BrokerError> {
+        // A century, where somebody means for ever.
+        let patience = at_most.unwrap_or(Duration::from_hours(24 * 365 * 100));
+        self.ended_within(issue, turn, patience)?
+            .ok_or_else(|| BrokerError::StillRunning {
+                issue: issue.clone(),
+                after: patience,
+                hint: format!("wait longer, or end it: kugetsu stop {issue}"),
+            })
+    }
+
+    fn ended_within(
+        &self,
+        issue: &IssueRef,
+        turn: Uuid,
+        patience: Duration,
+    ) -> Result<Option<TurnReport>, BrokerError> {
+        let began = Instant::now();
+        loop {
+            if let Some(report) = self.ended_turn(issue, turn)? {
+                return Ok(Some(report));
+            }
+            let left = patience.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            std::thread::sleep(LOOK.min(left));
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Turns that are found again: by whoever detached from them, and by whoever asks for the same turn twice.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{Broker, BrokerError, TurnReport, TurnRequest, supervisor_lives};
+use crate::session::{Answered, IssueRecord, IssueRef, SCHEMA, TokenCount, TurnRecord, Verdict};
+use crate::store::Key;
+use crate::turn::stream::{StreamEvent, StreamLine};
+use crate::turn::{INTERRUPTED, Interrupt};
+
+/// How long whoever asks for a turn by its id waits for one that holds the lease and has not said its id yet: it
+/// starts opencode first.
+const ARRIVAL: Duration = Duration::from_secs(60);
+
+impl Broker {
+    /// The turn that runs, else the one that ended last.
+    pub fn newest_turn(&self, issue: &IssueRef) -> Result<Uuid, BrokerError> {
+        let record = self.record(issue)?;
+        record
+            .live
+            .as_ref()
+            .map(|live| live.turn)
+            .or(record.last.as_ref().map(|last| last.turn))
+            .ok_or_else(|| BrokerError::NotFound {
+                problem: format!("{issue} has had no turn yet"),
+                hint: format!("run one: kugetsu continue {issue}"),
+            })
+    }
+
+    /// Whether a turn of this id is on record: it runs, or has ended.
+    pub fn is_recorded(&self, issue: &IssueRef, turn: Uuid) -> Result<bool, BrokerError> {
+        let Some(record) = self.store.issue(issue)? else {
+            return Ok(false);
+        };
+        if let Some(live) = &record.live
+            && live.turn == turn
+        {
+            return Ok(supervisor_lives(live));
+        }
+        Ok(self.ended_record(&record, turn)?.is_some())
+    }
+
+    /// How a turn ended; nothing while it runs. One whose supervisor is dead has ended as lost, whether or not a
+    /// command has adopted it already.
+    pub fn ended_turn(&self, issue: &IssueRef, turn: Uuid) -> Result<Option<TurnReport>, BrokerError> {
+        let mut record = self.record(issue)?;
+        if let Some(live) = record.live.as_ref().filter(|live| live.turn == turn) {
+            if supervisor_lives(live) {
+                return Ok(None);
+            }
+            // It may have died after its last word.
+            record = self.record(issue)?;
+        }
+        let ended = match self.ended_record(&record, turn)? {
+            Some(ended) => ended,
+            None => lost(&record, turn).ok_or_else(|| BrokerError::NotFound {
+                problem: format!("{issue} has no turn {turn}"),
+                hint: format!("list them: kugetsu show {issue} --turns"),
+            })?,
+        };
+        let key = Key::from(issue);
+        let events = self.store.folder(&key).join(format!("{turn}.events.jsonl"));
+        let interrupt = match (ended.verdict, ended.reason.as_str()) {
+            (Verdict::Aborted, INTERRUPTED) => Interrupt::Interrupted,
+            (Verdict::Aborted, _) => Interrupt::Terminated,
+            _ => Interrupt::None,
+        };
+        Ok(Some(TurnReport {
+            record,
+            turn: ended,
+            answer: answer_in(&events),
+            retry_at: None,
+            interrupt,
+            adopted: None,
+            fallback: None,
+            notes: Vec::new(),
+        }))
+    }
+
+    fn ended_record(&self, record: &IssueRecord, turn: Uuid) -> Result<Option<TurnRecord>, BrokerError> {
+        if let Some(last) = record.last.as_ref().filter(|last| last.turn == turn) {
+            return Ok(Some(last.clone()));
+        }
+        let turns = self.store.turns(&record.issue)?;
+        Ok(turns.into_iter().rev().find(|ended| ended.turn == turn))
+    }
+
+    /// Whether to wait on for a lease that is held. One who asks for a turn by its id waits for it to be recorded, so
+    /// that it is not run twice: `Err` says that it is.
+    pub(super) fn may_wait(&self, request: &TurnRequest, waited: Duration) -> Result<bool, BrokerError> {
+        let wanted = request.wait.is_some_and(|wait| waited < wait);
+        let Some(turn) = request.turn else {
+            return Ok(wanted);
+        };
+        if self.is_recorded(&request.issue, turn)? {
+            return Err(BrokerError::Recorded(turn));
+        }
+        let live = self.store.issue(&request.issue)?.and_then(|record| record.live);
+        let another = live.as_ref().is_some_and(supervisor_lives);
+        Ok(wanted || (!another && waited < ARRIVAL))
+    }
+
+    /// Under the lease: refuses to run a turn again.
+    pub(super) fn refuse_recorded(
+        &self,
+        request: &TurnRequest,
+        record: Option<&IssueRecord>,
+    ) -> Result<(), BrokerError> {
+        if let (Some(turn), Some(record)) = (request.turn, record)
+            && self.ended_record(record, turn)?.is_some()
+        {
+            return Err(BrokerError::Recorded(turn));
+        }
+        Ok(())
+    }
+}
+
+/// The turn of a dead supervisor that nobody has adopted yet.
+fn lost(record: &IssueRecord, turn: Uuid) -> Option<TurnRecord> {
+    let live = record.live.as_ref().filter(|live| live.turn == turn)?;
+    Some(TurnRecord {
+        schema: SCHEMA,
+        turn,
+        verdict: Verdict::Lost,
+        reason: format!("its supervisor (process {}) died", live.supervisor.pid),
+        transport: live.transport,
+        started: live.started,
+        ended: Timestamp::now(),
+        steps: 0,
+        tool_calls: 0,
+        cost_usd: 0.0,
+        tokens: TokenCount::default(),
+        opencode: record.opencode.clone(),
+        events: 0,
+        restarts: 0,
+        answered: Answered::default(),
+    })
+}
+
+/// The answer in a turn's stream: the text of the last step that had any.
+fn answer_in(events: &Path) -> String {
+    let Ok(file) = std::fs::File::open(events) else {
+        return String::new();
+    };
+    let mut reader = BufReader::new(file);
+    let (mut answer, mut fresh, mut line) = (String::new(), false, Vec::new());
+    while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+        match serde_json::from_slice::<StreamLine>(&line).map(|line| line.event) {
+            Ok(StreamEvent::TurnStart { .. }) => fresh = true,
+            Ok(StreamEvent::MessageUpdate {
+                reasoning: false,
+                delta,
+                ..
+            }) => {
+                if std::mem::take(&mut fresh) {
+                    answer.clear();
+                }
+                answer.push_str(&delta);
+            }
+            _ => {}
+        }
+        line.clear();
+    }
+    answer
+}

@@ -1,0 +1,331 @@
+//! `query`: everything that another program asks of the store at once. Reads records and the status files of live turns;
+//! starts nothing, writes nothing, waits for no lock.
+//!
+//! Totals are those of the sessions that are there: what `destroy` removed is in the trash, with its numbers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde::Serialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Broker, BrokerError, state_of};
+use crate::config::print_duration;
+use crate::session::{
+    IssueRecord, IssueRef, LiveTurn, RepoRef, SessionState, TokenCount, Totals, TransportKind, Verdict,
+};
+use crate::store::Key;
+use crate::turn::status::{self, RunState, STALE_AFTER};
+
+/// See the module.
+#[derive(Clone, Debug, Serialize)]
+pub struct Query {
+    /// When the store was read.
+    pub time: Timestamp,
+    /// How many sessions are in each state; every state is there. `total` is their sum.
+    pub sessions: BTreeMap<String, u64>,
+    /// The turns that run, and those whose supervisor gives no sign of life.
+    pub live: Vec<LiveView>,
+    /// The requests that wait for a person.
+    pub pending: Vec<Value>,
+    /// All sessions together.
+    pub totals: Totals,
+    /// By the day (UTC) on which the turns ended, oldest first.
+    pub days: Vec<DayView>,
+    /// By the issue's repository.
+    pub repositories: Vec<RepoView>,
+    /// What to do next, for each session that needs something.
+    pub actions: Vec<Action>,
+    /// Records that could not be read.
+    pub broken: Vec<Broken>,
+}
+
+/// A turn that runs, or should.
+#[derive(Clone, Debug, Serialize)]
+pub struct LiveView {
+    /// The issue.
+    #[serde(rename = "ref")]
+    pub issue: IssueRef,
+    /// The turn.
+    pub turn: Uuid,
+    /// The supervisor's process id.
+    pub pid: u32,
+    /// Its host.
+    pub host: String,
+    /// How the turn reaches opencode.
+    pub transport: TransportKind,
+    /// `starting` (no status yet), `running` or `paused`.
+    pub state: &'static str,
+    /// The supervisor is dead, or has written nothing for 30 s.
+    pub stale: bool,
+    /// When the turn started.
+    pub started: Timestamp,
+    /// The last sign of life.
+    pub heartbeat: Option<Timestamp>,
+    /// The step that the model is at.
+    pub current_step: u64,
+    /// The tool that runs.
+    pub tool: Option<String>,
+    /// Steps that are done.
+    pub completed_steps: u64,
+    /// US dollars so far.
+    pub cost_usd: f64,
+    /// Tokens so far.
+    pub tokens: TokenCount,
+}
+
+/// One day.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct DayView {
+    /// Which, in UTC.
+    pub day: Date,
+    /// Turns that ended.
+    pub turns: u64,
+    /// What they cost, in US dollars.
+    pub cost_usd: f64,
+    /// What they used.
+    pub tokens: TokenCount,
+}
+
+/// One repository.
+#[derive(Clone, Debug, Serialize)]
+pub struct RepoView {
+    /// Which.
+    pub repo: RepoRef,
+    /// Its sessions.
+    pub sessions: u64,
+    /// Their turns that ended.
+    pub turns: u64,
+    /// What they cost, in US dollars.
+    pub cost_usd: f64,
+    /// What they used.
+    pub tokens: TokenCount,
+}
+
+/// What to do next about one session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Action {
+    /// The issue.
+    #[serde(rename = "ref")]
+    pub issue: IssueRef,
+    /// The session's state.
+    pub state: &'static str,
+    /// A command.
+    pub action: String,
+    /// Why.
+    pub why: String,
+}
+
+/// A record that could not be read.
+#[derive(Clone, Debug, Serialize)]
+pub struct Broken {
+    /// The file.
+    pub path: std::path::PathBuf,
+    /// Why.
+    pub problem: String,
+}
+
+impl Broker {
+    /// See the module.
+    pub fn query(&self) -> Result<Query, BrokerError> {
+        let now = Timestamp::now();
+        let listing = self.store.issues()?;
+        let mut sessions: BTreeMap<String, u64> = ["new", "running"]
+            .into_iter()
+            .chain(Verdict::ALL.iter().map(|verdict| verdict.as_str()))
+            .map(|state| (state.to_owned(), 0))
+            .collect();
+        sessions.insert("total".to_owned(), listing.found.len() as u64);
+        let mut totals = Totals::default();
+        let mut days = BTreeMap::<Date, Totals>::new();
+        let mut repositories = BTreeMap::<&RepoRef, (u64, Totals)>::new();
+        let mut query = Query {
+            time: now,
+            sessions: BTreeMap::new(),
+            live: Vec::new(),
+            pending: Vec::new(),
+            totals,
+            days: Vec::new(),
+            repositories: Vec::new(),
+            actions: Vec::new(),
+            broken: broken(listing.broken),
+        };
+        for record in &listing.found {
+            let state = state_of(record);
+            if let Some(count) = sessions.get_mut(state.as_str()) {
+                *count += 1;
+            }
+            totals.merge(&record.totals);
+            for (day, sum) in &record.days {
+                days.entry(*day).or_default().merge(sum);
+            }
+            let (count, sum) = repositories.entry(record.issue.repo()).or_default();
+            *count += 1;
+            sum.merge(&record.totals);
+            let live = record
+                .live
+                .as_ref()
+                .map(|live| self.view(record, live, state, now));
+            query.pending.extend(pending(record));
+            query.actions.extend(action(record, state, live.as_ref(), now));
+            query.live.extend(live);
+        }
+        query.sessions = sessions;
+        query.totals = totals;
+        query.days = days
+            .into_iter()
+            .map(|(day, sum)| DayView::new(day, &sum))
+            .collect();
+        query.repositories = repositories
+            .into_iter()
+            .map(|(repo, (count, sum))| RepoView::new(repo, count, &sum))
+            .collect();
+        Ok(query)
+    }
+
+    fn view(&self, record: &IssueRecord, live: &LiveTurn, state: SessionState, now: Timestamp) -> LiveView {
+        let status =
+            status::read(&self.store, &Key::from(&record.issue)).filter(|status| status.turn == live.turn);
+        let age = status.as_ref().map_or_else(
+            || Duration::try_from(now.duration_since(live.started)).unwrap_or_default(),
+            |status| status.age(now),
+        );
+        // A turn has no status while opencode starts, which takes longer than a heartbeat may on a busy machine.
+        let silent = status.as_ref().is_some_and(|_| age > STALE_AFTER);
+        LiveView {
+            issue: record.issue.clone(),
+            turn: live.turn,
+            pid: live.supervisor.pid,
+            host: live.supervisor.host.clone(),
+            transport: live.transport,
+            state: match &status {
+                None => "starting",
+                // The turn is over, and its record is being written.
+                Some(status) if status.state.is_over() => RunState::Running.as_str(),
+                Some(status) => status.state.as_str(),
+            },
+            stale: state == SessionState::Lost || silent,
+            started: live.started,
+            heartbeat: status.as_ref().map(|status| status.heartbeat),
+            current_step: status.as_ref().map_or(0, |status| status.current_step),
+            tool: status.as_ref().and_then(|status| status.tool.clone()),
+            completed_steps: status.as_ref().map_or(0, |status| status.completed_steps),
+            cost_usd: status.as_ref().map_or(0.0, |status| status.cost_usd),
+            tokens: status
+                .as_ref()
+                .map_or_else(TokenCount::default, |status| status.tokens),
+        }
+    }
+}
+
+fn broken(files: Vec<(std::path::PathBuf, String)>) -> Vec<Broken> {
+    files
+        .into_iter()
+        .map(|(path, problem)| Broken { path, problem })
+        .collect()
+}
+
+/// The requests of a session that wait for a person.
+fn pending(record: &IssueRecord) -> impl Iterator<Item = Value> {
+    record.pending.iter().map(|request| {
+        let mut value = json!(request);
+        value["ref"] = json!(record.issue);
+        value
+    })
+}
+
+/// What to do next about a session, where there is something to do.
+fn action(
+    record: &IssueRecord,
+    state: SessionState,
+    live: Option<&LiveView>,
+    now: Timestamp,
+) -> Option<Action> {
+    let issue = &record.issue;
+    let go_on = || format!("kugetsu continue {issue} \"go on\"");
+    let (action, why) = match state {
+        SessionState::Running => {
+            let live = live?;
+            let silent = live
+                .heartbeat
+                .map(|at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
+            if live.stale {
+                let why = format!(
+                    "its supervisor (process {} on {}) has given no sign of life for {}",
+                    live.pid,
+                    live.host,
+                    print_duration(Duration::from_secs(silent.unwrap_or_default().as_secs()))
+                );
+                (format!("kugetsu stop {issue}"), why)
+            } else if live.state == "paused" {
+                (
+                    format!("kugetsu signal {issue} resume"),
+                    "it is paused".to_owned(),
+                )
+            } else {
+                return None;
+            }
+        }
+        SessionState::Lost => {
+            let why = match (&record.live, &record.last) {
+                (Some(live), _) => format!("its supervisor (process {}) died", live.supervisor.pid),
+                (None, Some(last)) => last.reason.clone(),
+                (None, None) => String::new(),
+            };
+            (go_on(), why)
+        }
+        SessionState::New => return None,
+        SessionState::Ended(verdict) => {
+            let why = record
+                .last
+                .as_ref()
+                .map(|last| last.reason.clone())
+                .unwrap_or_default();
+            let action = match verdict {
+                Verdict::Completed | Verdict::Aborted => return None,
+                Verdict::Blocked => {
+                    format!("kugetsu answer {issue} allow|deny|LABEL, then: kugetsu continue {issue}")
+                }
+                Verdict::Failed | Verdict::Void => format!("kugetsu logs {issue}, then: {}", go_on()),
+                Verdict::Looping | Verdict::Stalled => {
+                    format!("kugetsu logs {issue}, then: kugetsu continue {issue} \"what to do instead\"")
+                }
+                Verdict::Timeout => format!("{} --timeout LONGER", go_on()),
+                Verdict::Quota | Verdict::Lost => go_on(),
+            };
+            (action, why)
+        }
+    };
+    Some(Action {
+        issue: issue.clone(),
+        state: state.as_str(),
+        action,
+        why,
+    })
+}
+
+impl DayView {
+    fn new(day: Date, sum: &Totals) -> Self {
+        Self {
+            day,
+            turns: sum.turns,
+            cost_usd: sum.cost_usd,
+            tokens: sum.tokens,
+        }
+    }
+}
+
+impl RepoView {
+    fn new(repo: &RepoRef, sessions: u64, sum: &Totals) -> Self {
+        Self {
+            repo: repo.clone(),
+            sessions,
+            turns: sum.turns,
+            cost_usd: sum.cost_usd,
+            tokens: sum.tokens,
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! `--detach`: the turn goes on in a process of its own, which no terminal and no connection takes along.
+//!
+//! The command starts our own program again. What it is to do, the arguments and the prompt, goes to it on its stdin,
+//! so that no process list shows them; what came of it comes back on its stdout, one line: the turn is on record, or why
+//! not. Then the new process lets go of everything that it had from us, and the command ends. The new process leads a
+//! session of its own from its first moment, so no signal of a terminal reaches it.
+
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::io::{BufRead as _, Read as _, Write as _};
+use std::process::Stdio;
+
+use clap::Parser as _;
+use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use uuid::Uuid;
+
+use super::context::Context;
+use super::output::Output;
+use super::signals::with_signals;
+use super::{Cli, CliError, Outcome};
+use crate::broker::BrokerError;
+use crate::exit::ExitStatus;
+use crate::session::IssueRef;
+use crate::store::Key;
+use crate::turn::Interrupt;
+
+/// The word after the program's name that makes it the supervisor of a detached turn.
+pub(super) const COMMAND: &str = "supervise-detached";
+
+/// The log of detached supervisors, in the session's folder.
+const LOG: &str = "supervisor.log";
+
+/// What the new process is to do.
+#[derive(Serialize, Deserialize)]
+struct Order {
+    args: Vec<OsString>,
+    prompt: String,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    /// The turn is on record and runs.
+    Ready { turn: Uuid, pid: u32 },
+    /// A turn of this id is on record already.
+    Recorded { turn: Uuid },
+    /// It came to nothing.
+    Failed {
+        status: u8,
+        message: String,
+        hint: Option<String>,
+    },
+}
+
+/// The new process, as the verb that runs in it sees it.
+#[derive(Debug)]
+pub(super) struct Detached {
+    prompt: String,
+    /// Whether somebody still waits for a word.
+    asked: Cell<bool>,
+}
+
+impl Detached {
+    pub(super) fn prompt(&self) -> String {
+        self.prompt.clone()
+    }
+
+    /// The turn is on record: says so, and lets go of what we had from the command that started us.
+    pub(super) fn ready(&self, issue: &IssueRef, context: &Context) {
+        let live = context
+            .broker
+            .store
+            .issue(issue)
+            .ok()
+            .flatten()
+            .and_then(|record| record.live);
+        if let Some(live) = live {
+            self.say(&Word::Ready {
+                turn: live.turn,
+                pid: std::process::id(),
+            });
+        }
+        let log = context.broker.store.open_log(&Key::from(issue), LOG).ok();
+        let _ = let_go(log);
+    }
+
+    fn say(&self, word: &Word) {
+        if self.asked.replace(false) {
+            let mut stdout = std::io::stdout().lock();
+            // Whoever asked may be gone; the turn is not.
+            let _ = serde_json::to_writer(&mut stdout, word);
+            let _ = stdout.write_all(b"\n");
+            let _ = stdout.flush();
+        }
+    }
+}
+
+/// Stdin and stdout become the null device, stderr the log.
+fn let_go(log: Option<std::fs::File>) -> std::io::Result<()> {
+    let null = std::fs::File::open("/dev/null")?;
+    let sink = rustix::fs::open("/dev/null", rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&sink)?;
+    match log {
+        Some(log) => rustix::stdio::dup2_stderr(&log)?,
+        None => rustix::stdio::dup2_stderr(&sink)?,
+    }
+    Ok(())
+}
+
+/// Runs the command of this process again, detached, and says what came of it.
+pub(super) fn launch(issue: &IssueRef, prompt: String, context: &Context, output: Output) -> Outcome {
+    let order = Order {
+        args: std::env::args_os().collect(),
+        prompt,
+    };
+    let order = serde_json::to_vec(&order)
+        .map_err(|error| failed(format!("the arguments cannot be passed on: {error}")))?;
+    let program = context.broker.surroundings.program.clone();
+    let (answer, signal) = with_signals(false, |mut interrupts| async move {
+        let mut child = tokio::process::Command::new(program)
+            .arg0("kugetsu")
+            .args([COMMAND, &issue.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        if let Some(mut stdin) = child.stdin.take() {
+            // One that died meanwhile says so by its silence.
+            let _ = stdin.write_all(&order).await;
+        }
+        let mut answer = Vec::new();
+        let Some(mut stdout) = child.stdout.take() else {
+            return Ok(answer);
+        };
+        let reading = stdout.read_to_end(&mut answer);
+        tokio::pin!(reading);
+        loop {
+            tokio::select! {
+                read = &mut reading => {
+                    read?;
+                    break;
+                }
+                Ok(()) = interrupts.changed() => {
+                    let how = match *interrupts.borrow_and_update() {
+                        Interrupt::Now => Signal::KILL,
+                        _ => Signal::TERM,
+                    };
+                    if let Some(pid) = pid {
+                        let _ = kill_process(pid, how);
+                    }
+                }
+            }
+        }
+        Ok::<_, std::io::Error>(answer)
+    })?;
+    if let Some(signal) = signal {
+        return Ok(signal);
+    }
+    let answer = answer.map_err(|error| failed(format!("the supervisor cannot be started: {error}")))?;
+    let line = answer.lines().next().and_then(Result::ok).unwrap_or_default();
+    match serde_json::from_str::<Word>(&line) {
+        Ok(Word::Ready { turn, pid }) => tell(issue, turn, Some(pid), output),
+        Ok(Word::Recorded { turn }) => tell(issue, turn, None, output),
+        Ok(Word::Failed {
+            status,
+            message,
+            hint,
+        }) => Err(CliError {
+            status: ExitStatus::from_code(status).unwrap_or(ExitStatus::Failed),
+            message,
+            hint,
+        }),
+        Err(_) => Err(failed(
+            "the supervisor died before the turn was recorded".to_owned(),
+        )),
+    }
+}
+
+/// The turn's id.
+pub(super) fn tell(issue: &IssueRef, turn: Uuid, pid: Option<u32>, output: Output) -> Outcome {
+    if output.json {
+        output.object(&json!({"ref": issue, "turn": turn, "pid": pid, "detached": true}));
+    } else {
+        output.text(turn.to_string());
+    }
+    Ok(ExitStatus::Ok)
+}
+
+fn failed(message: String) -> CliError {
+    CliError {
+        status: ExitStatus::Failed,
+        message,
+        hint: Some("try it without --detach".to_owned()),
+    }
+}
+
+/// The new process.
+pub(super) fn child_main() -> ExitStatus {
+    // Fails only where we lead a session already.
+    let _ = rustix::process::setsid();
+    let mut order = Vec::new();
+    let order = match std::io::stdin().lock().read_to_end(&mut order) {
+        Ok(_) => serde_json::from_slice::<Order>(&order).ok(),
+        Err(_) => None,
+    };
+    let parsed = order.and_then(|order| Some((Cli::try_parse_from(order.args).ok()?, order.prompt)));
+    let Some((cli, prompt)) = parsed else {
+        let output = Output::new(false);
+        output.note("kugetsu: this is how kugetsu runs a detached turn; it is nothing to type");
+        return ExitStatus::Usage;
+    };
+    let output = Output::new(cli.json);
+    let detached = Detached {
+        prompt,
+        asked: Cell::new(true),
+    };
+    let mut context = match Context::from_environment() {
+        Ok(context) => context,
+        Err(error) => {
+            let status = error.status;
+            detached.say(&error.into_word());
+            return status;
+        }
+    };
+    context.detached = Some(detached);
+    match super::dispatch(cli.verb, &context, output) {
+        Ok(status) => status,
+        Err(error) => {
+            let status = error.status;
+            match &context.detached {
+                Some(detached) if detached.asked.get() => detached.say(&error.into_word()),
+                _ => output.note(format!("kugetsu: {}", error.message)),
+            }
+            status
+        }
+    }
+}
+
+impl CliError {
+    fn into_word(self) -> Word {
+        Word::Failed {
+            status: self.status.code(),
+            message: self.message,
+            hint: self.hint,
+        }
+    }
+}
+
+/// Says that a turn of this id is on record, where that is why a turn did not run.
+pub(super) fn say_recorded(error: &BrokerError, context: &Context) -> Option<Uuid> {
+    let BrokerError::Recorded(turn) = error else {
+        return None;
+    };
+    if let Some(detached) = &context.detached {
+        detached.say(&Word::Recorded { turn: *turn });
+    }
+    Some(*turn)
+}

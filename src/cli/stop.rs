@@ -1,0 +1,38 @@
+//! `kugetsu stop`.
+
+use clap::Args;
+use serde_json::json;
+
+use super::Outcome;
+use super::context::Context;
+use super::output::Output;
+use crate::exit::ExitStatus;
+
+#[derive(Debug, Args)]
+pub(super) struct StopArgs {
+    /// The issue
+    #[arg(value_name = "REF")]
+    reference: String,
+}
+
+pub(super) fn run(args: &StopArgs, context: &Context, output: Output) -> Outcome {
+    let issue = context.issue(&args.reference)?;
+    let stopped = context.broker.stop(&issue)?;
+    let turn = &stopped.report.turn;
+    if output.json {
+        output.object(&json!({
+            "ref": issue,
+            "turn": turn.turn,
+            "verdict": turn.verdict,
+            "reason": turn.reason,
+            "forced": stopped.forced,
+        }));
+    } else {
+        let how = if stopped.forced { ", by SIGTERM" } else { "" };
+        output.text(format!(
+            "{issue}: turn {} ended as {}{how}",
+            turn.turn, turn.verdict
+        ));
+    }
+    Ok(ExitStatus::Ok)
+}

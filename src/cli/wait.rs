@@ -1,0 +1,85 @@
+//! `kugetsu wait`: a turn that runs elsewhere, as if it ran here.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use uuid::Uuid;
+
+use super::Outcome;
+use super::context::{Context, duration};
+use super::logs;
+use super::output::Output;
+use super::printer::Show;
+use super::turn::{self, OutputForm};
+use crate::exit::ExitStatus;
+use crate::session::IssueRef;
+use crate::store::Key;
+
+#[derive(Debug, Args)]
+pub(super) struct WaitArgs {
+    /// The issue
+    #[arg(value_name = "REF")]
+    reference: String,
+
+    /// Wait at most this long; the turn goes on
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+
+    /// This turn instead of the one that runs, or ended last
+    #[arg(long, value_name = "TURN")]
+    turn: Option<Uuid>,
+
+    /// What to print: the answer as text, one object at the end, or every event as a JSON line
+    #[arg(long, value_enum)]
+    output: Option<OutputForm>,
+}
+
+pub(super) fn run(args: &WaitArgs, context: &Context, output: Output) -> Outcome {
+    let issue = context.issue(&args.reference)?;
+    let turn = match args.turn {
+        Some(turn) => turn,
+        None => context.broker.newest_turn(&issue)?,
+    };
+    let form = OutputForm::chosen(args.output, false, output);
+    until_end(&issue, turn, args.timeout, (form, Vec::new()), context, output)
+}
+
+/// Prints a turn from its beginning until it has ended, and how it ended; the exit status is the turn's.
+pub(super) fn until_end(
+    issue: &IssueRef,
+    turn: Uuid,
+    at_most: Option<Duration>,
+    (form, types): (OutputForm, Vec<String>),
+    context: &Context,
+    output: Output,
+) -> Outcome {
+    let broker = &context.broker;
+    let began = Instant::now();
+    let over = || at_most.is_some_and(|limit| began.elapsed() >= limit);
+    let events = broker
+        .store
+        .folder(&Key::from(issue))
+        .join(format!("{turn}.events.jsonl"));
+    let show = match form {
+        OutputForm::Text => Some(Show::Text),
+        OutputForm::StreamJson => Some(Show::Lines(types)),
+        OutputForm::Json => None,
+    };
+    // A turn that is just beginning has its stream in a moment; one that never came so far has none.
+    while show.is_some() && !events.exists() && !over() && logs::runs(context, issue, turn) {
+        std::thread::sleep(logs::LOOK);
+    }
+    if let Some(show) = show.filter(|_| events.exists()) {
+        logs::print(&events, show, true, || {
+            !over() && logs::runs(context, issue, turn)
+        })?;
+    }
+    let left = at_most.map(|limit| limit.saturating_sub(began.elapsed()));
+    let report = broker.wait_turn(issue, turn, left)?;
+    let status: ExitStatus = turn::exit_of(&report, None);
+    if form == OutputForm::Json {
+        output.object(&turn::result(&report, status));
+    }
+    turn::summary(&report, &[], output);
+    Ok(status)
+}
