@@ -8,6 +8,8 @@
 mod case;
 #[path = "real_transports/endings.rs"]
 mod endings;
+#[path = "real_transports/restart.rs"]
+mod restart;
 #[path = "real_transports/signals.rs"]
 mod signals;
 
@@ -86,7 +88,7 @@ on_every_combination! {
             ("run", Version::V1_3_2) => "\n",
             _ => "",
         };
-        let arrived: Vec<String> = case.model.turn_requests().iter().map(|r| r.last_user_text()).collect();
+        let arrived: Vec<String> = case.model.turn_requests().iter().map(kugetsu_testing::Request::last_user_text).collect();
         assert_eq!(arrived.len(), 3);
         for (arrived, sent) in arrived.iter().zip([nasty, &stdin, &large]) {
             let same = arrived.strip_prefix(added) == Some(sent);

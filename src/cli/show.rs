@@ -33,8 +33,12 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
     } else {
         None
     };
+    let holder = broker.store.lease_holder(&Key::from(&issue));
     if output.json {
         let mut value = with_state(&record, state);
+        if let Some(holder) = &holder {
+            value["in_use"] = json!(holder);
+        }
         if let Some(turns) = turns {
             value["turn_list"] = json!(turns);
         }
@@ -80,6 +84,16 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
             live.supervisor.pid,
             live.supervisor.host
         ));
+    }
+    if state != SessionState::Running
+        && let Some(holder) = &holder
+    {
+        let holder = holder.as_ref();
+        let who = holder.map_or_else(
+            || "by a process that left no name".to_owned(),
+            |holder| format!("by {holder}"),
+        );
+        lines.push(format!("  in use      {who}"));
     }
     if state == SessionState::Lost && record.live.is_some() {
         lines.push(
