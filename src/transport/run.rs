@@ -219,7 +219,7 @@ impl Transport for RunTransport {
                     None => self.failures = None,
                 },
                 () = look => {
-                    if let Some(fork) = self.search.as_ref().and_then(|search| search.look()) {
+                    if let Some(fork) = self.search.as_ref().and_then(ForkSearch::look) {
                         self.search = None;
                         return Event::Session(fork);
                     }
