@@ -256,7 +256,7 @@ fn no_layer_uses_one_above_it() {
         for file in sources(&path) {
             let text = std::fs::read_to_string(&file).unwrap();
             for used in text.split("crate::").skip(1) {
-                let name: String = used.chars().take_while(|c| c.is_ascii_lowercase()).collect();
+                let name: String = used.chars().take_while(char::is_ascii_lowercase).collect();
                 let above = LAYERS
                     .iter()
                     .position(|layer| *layer == name)

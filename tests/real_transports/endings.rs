@@ -33,6 +33,14 @@ on_every_combination! {
         case.wait_nothing_left(SOON);
     }
 
+    fn a_running_tool_is_no_stall(case: &Case) {
+        let command = "end=$(($(date +%s) + 8)); while [ $(date +%s) -lt $end ]; do sleep 1; done; echo slept";
+        case.model.on("take long", vec![Reply::bash(command), Reply::text("rested")]);
+        let output = case.turn("start", "#1", &["--stall-timeout", "5s", "take long"]);
+        expect(&output, 0, "completed", "");
+        assert_eq!(output.json()["answer"], "rested", "{output}");
+    }
+
     fn a_provider_that_asks_to_wait_is_a_quota(case: &Case) {
         for (issue, code) in [("#1", 429), ("#2", 500)] {
             let words = format!("come back later {code}");
