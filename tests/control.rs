@@ -323,7 +323,7 @@ fn a_detached_turn_is_recorded_followed_waited_for_and_found() {
     }
     let followed = world.run(["logs", "14", "-f"]);
     assert_eq!(followed.expect_status(0).stdout(), "the answer\n");
-    let waited = world.run(["wait", "14", "--json"]);
+    let waited = world.run(["wait", "14", "--output", "json"]);
     let told = waited.expect_status(0).json();
     assert_eq!(
         (&told["turn"], &told["answer"]),
@@ -467,7 +467,8 @@ fn a_turn_of_the_same_id_is_not_run_twice() {
         "run",
         "--turn-id",
         id,
-        "--json",
+        "--output",
+        "json",
     ];
     let first = world.spawn(start);
     world.wait_until("it is recorded", SOON, || {
@@ -536,7 +537,7 @@ fn a_turn_whose_supervisor_died_is_lost_for_who_waits_and_who_asks_again() {
     let world = world(&hanging());
     let id = "01900000-0000-7000-8000-000000000004";
     let turn = hang(&world, &["--turn-id", id]);
-    let waiting = world.spawn(["wait", "14", "--json"]);
+    let waiting = world.spawn(["wait", "14", "--output", "json"]);
     turn.kill9();
     let waited = waiting.wait(SOON);
     assert_eq!(waited.expect_status(1).json()["verdict"], "lost", "{waited}");
@@ -554,7 +555,8 @@ fn a_turn_whose_supervisor_died_is_lost_for_who_waits_and_who_asks_again() {
         "run",
         "--turn-id",
         id,
-        "--json",
+        "--output",
+        "json",
     ]);
     assert_eq!(again.expect_status(1).json()["verdict"], "lost", "{again}");
     assert_eq!(
