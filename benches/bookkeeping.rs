@@ -52,6 +52,7 @@ fn record(number: u64) -> IssueRecord {
         totals: Totals::default(),
         days: std::collections::BTreeMap::default(),
         pending: Vec::new(),
+        worktree: None,
     }
 }
 

@@ -45,6 +45,7 @@ fn record(number: u64) -> IssueRecord {
         created: now,
         updated: now,
         live: None,
+        worktree: None,
         last: None,
         totals: Totals::default(),
         days: std::collections::BTreeMap::default(),

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::permission::{Policy, Preset, Rule};
+use crate::worktree::Extras;
 
 /// One setting.
 #[derive(Debug)]
@@ -115,6 +116,60 @@ pub const KEYS: &[Key] = &[
         default: "",
         help: "permission rules of new bases after the preset, as a list: [\"bash:git push *=deny\"]",
         check: |text| parse_rules(text).map(drop),
+    },
+    Key {
+        name: "worktree",
+        default: "false",
+        help: "whether each new session gets a git worktree of its own: true or false",
+        check: |text| one_of(text, &["true", "false"]),
+    },
+    Key {
+        name: "worktree_root",
+        default: "",
+        help: "the folder of all worktrees; empty: .worktrees in each clone",
+        check: anything,
+    },
+    Key {
+        name: "worktree_copy",
+        default: "",
+        help: "files that git does not track and that are copied into a new worktree, as a list: [\".env\"]",
+        check: |text| Extras::parse(text, "").map(drop),
+    },
+    Key {
+        name: "worktree_link",
+        default: "",
+        help: "files that git does not track and that a new worktree gets links to, as a list: [\"opencode.json\"]",
+        check: |text| Extras::parse("", text).map(drop),
+    },
+    Key {
+        name: "hook_after_create",
+        default: "",
+        help: "shell command in a new worktree, before its first turn; a failure stops the turn",
+        check: anything,
+    },
+    Key {
+        name: "hook_before_turn",
+        default: "",
+        help: "shell command in the session's directory before every turn; a failure stops the turn",
+        check: anything,
+    },
+    Key {
+        name: "hook_after_turn",
+        default: "",
+        help: "shell command in the session's directory after every turn; a failure is a warning",
+        check: anything,
+    },
+    Key {
+        name: "hook_before_remove",
+        default: "",
+        help: "shell command in a worktree before it is removed; a failure stops that, unless it is forced",
+        check: anything,
+    },
+    Key {
+        name: "hook_timeout",
+        default: "60s",
+        help: "how long a hook may take",
+        check: |text| parse_duration(text).map(drop),
     },
     Key {
         name: "trash_keep",
@@ -251,6 +306,17 @@ impl Config {
     /// A value that is a number of at least 1.
     pub fn number(&self, name: &str) -> u32 {
         positive(self.get(name)).unwrap_or(1)
+    }
+
+    /// A value that is `true` or `false`.
+    pub fn flag(&self, name: &str) -> bool {
+        self.get(name) == "true"
+    }
+
+    /// The untracked files of new worktrees.
+    pub fn extras(&self) -> Extras {
+        // `load` has checked both.
+        Extras::parse(self.get("worktree_copy"), self.get("worktree_link")).unwrap_or_default()
     }
 
     /// The policy of new bases.

@@ -452,6 +452,11 @@ pub const CRASH_POINTS: &[&str] = &[
     "turn_logged",
     "base_made",
     "destroy_trashed",
+    "worktree_intended",
+    "worktree_made",
+    "worktree_ready",
+    "worktree_saved",
+    "worktree_removed",
 ];
 
 static CRASH_ARMED: AtomicBool = AtomicBool::new(false);

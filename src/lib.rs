@@ -15,3 +15,4 @@ pub mod session;
 pub mod store;
 pub mod transport;
 pub mod turn;
+pub mod worktree;

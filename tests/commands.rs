@@ -283,7 +283,11 @@ fn every_json_is_one_object_with_its_schema() {
             "{output}"
         );
     }
-    let turn = run(&world, ["continue", "1", "hello", "--transport", "run", "--json"]).json();
+    let turn = run(
+        &world,
+        ["continue", "1", "hello", "--transport", "run", "--output", "json"],
+    )
+    .json();
     assert_eq!(turn["ref"], "github.com/shoko/kugetsu#1");
     assert_eq!(turn["verdict"], "completed");
     assert_eq!(turn["answer"], "done");
@@ -306,6 +310,16 @@ fn every_json_is_one_object_with_its_schema() {
             assert_eq!(line["schema"], 1, "{arguments:?}: {line}");
         }
     }
+}
+
+#[test]
+fn the_default_base_serves_other_repositories() {
+    let world = fake_world();
+    let output = start(&world, "codeberg.org/other/repo#7", "hello");
+    assert!(output.stderr().contains("no base of its own"), "{output}");
+    let shown = run(&world, ["show", "codeberg.org/other/repo#7", "--json"]).json();
+    assert_eq!(shown["base"], kit::REPO, "{shown}");
+    assert_eq!(world.sessions().len(), 2);
 }
 
 #[test]

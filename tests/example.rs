@@ -1,5 +1,5 @@
 //! `sessions-example/` is a true example of kugetsu's home: its files mean to the code what they say, and they have
-//! the fields and types of what the code writes today.
+//! the fields and types of what the code writes today. When they have changed: `cargo xtask example` writes it anew.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,

@@ -27,14 +27,22 @@ fn commands(session: &str) -> Vec<(&str, String)> {
 fn redacted(text: &str) -> String {
     let mut lines = Vec::new();
     for line in text.trim_end().lines() {
-        let words: Vec<String> = line.split_whitespace().map(word).collect();
+        let mut words: Vec<String> = line.split_whitespace().map(word).collect();
+        // How many pieces an answer comes in depends on the machine.
+        if let Some(at) = words
+            .iter()
+            .position(|word| word == "events,")
+            .filter(|at| *at > 0)
+        {
+            "SOME".clone_into(&mut words[at - 1]);
+        }
         lines.push(words.join(" "));
     }
     lines.join("\n")
 }
 
 fn word(word: &str) -> String {
-    let plain = word.trim_matches(|c: char| "(),".contains(c));
+    let plain = word.trim_matches(|c: char| "(),:".contains(c));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let parts = |separator: char, lengths: &[usize]| {
         plain.split(separator).map(str::len).eq(lengths.iter().copied())
@@ -93,7 +101,7 @@ mod the_tour_is_what_comes_out {
         for (command, expected) in commands(&tour.text) {
             let mut shell = world.command("/bin/sh");
             shell.args(["-c", &format!("{command} 2>&1")]).env("PATH", &path);
-            let output = world.finish(shell, Stdin::Null);
+            let output = world.start(shell, Stdin::Null).wait(Duration::from_mins(5));
             assert_eq!(
                 redacted(&shown(&output.stdout())),
                 redacted(&expected),

@@ -1,8 +1,15 @@
 //! The contract of the transports, kept by both on both real versions: what reaches the model, what comes back,
 //! what a session carries, and how a turn ends.
+#![allow(clippy::disallowed_macros, reason = "tests say what they ran")]
+#![allow(clippy::disallowed_methods, reason = "tests make and remove their own files")]
 
-#[path = "support/case.rs"]
+#[macro_use]
+#[path = "real_transports/case.rs"]
 mod case;
+#[path = "real_transports/endings.rs"]
+mod endings;
+#[path = "real_transports/signals.rs"]
+mod signals;
 
 use std::time::Duration;
 

@@ -128,10 +128,24 @@ fn every_command_of_the_readme_works_as_written() {
 }
 
 #[test]
+fn the_answers_file_in_the_readme_is_one() {
+    let text = &blocks("README.md", "answers")[0].text;
+    let answers: kugetsu::turn::answers::Answers = serde_json::from_str(text).unwrap();
+    assert_eq!(
+        (
+            answers.questions.len(),
+            answers.permissions.len(),
+            answers.secrets.len()
+        ),
+        (1, 1, 1)
+    );
+}
+
+#[test]
 fn the_object_in_the_readme_has_the_fields_that_a_turn_prints() {
     let world = world();
     shell(&world, "kugetsu init").expect_status(0);
-    let printed = shell(&world, "kugetsu start 14 --json 'fix the crash'")
+    let printed = shell(&world, "kugetsu start 14 --output json 'fix the crash'")
         .expect_status(0)
         .json();
     let shown: serde_json::Value = serde_json::from_str(&blocks("README.md", "json")[0].text).unwrap();

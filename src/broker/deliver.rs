@@ -12,9 +12,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{Broker, BrokerError, pending, read_database};
+use super::hooks::Moment;
+use super::{Broker, BrokerError, WorktreeWish, pending, read_database};
 use crate::fsx::crash_point;
-use crate::opencode::{After, DatabaseError, Opencode, Secrets, SessionPatch};
+use crate::opencode::{After, DatabaseError, Opencode, Secrets, Server, SessionPatch, StoredMessage};
 use crate::permission::Rule;
 use crate::process;
 use crate::redact::Redactor;
@@ -28,6 +29,8 @@ use crate::turn::status::Keeper;
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
 use crate::turn::{self, Interrupt, Judgement, Limits, Outcome, Responder, Turn};
 
+/// How long the server that only forks may take to become ready.
+const READY: Duration = Duration::from_secs(30);
 /// How long a fork waits for the fork of another issue.
 const FORK_WAIT: Duration = Duration::from_secs(60);
 
@@ -92,6 +95,8 @@ pub struct TurnRequest {
     pub agent: Option<String>,
     /// opencode's log at DEBUG into the session's `debug.log`.
     pub debug: bool,
+    /// Whether a new session gets a git worktree.
+    pub worktree: WorktreeWish,
 }
 
 /// What came of it.
@@ -111,6 +116,8 @@ pub struct TurnReport {
     pub adopted: Option<TurnRecord>,
     /// Why the turn went through `run` although `serve` was preferred.
     pub fallback: Option<String>,
+    /// What else a person should know: a worktree that was made again, a hook that failed after the turn.
+    pub notes: Vec<String>,
 }
 
 /// What a turn carries through its steps.
@@ -144,6 +151,7 @@ impl Broker {
         if responder.is_interactive() && request.transport == TransportChoice::Only(TransportKind::Run) {
             return Err(needs_serve());
         }
+        self.check_wish(&request.worktree)?;
         // A turn that is asked for again is no mistake; what is found under the lease decides.
         if request.turn.is_none() {
             refuse_wrong_mode(request, self.store.issue(&request.issue)?.as_ref())?;
@@ -188,6 +196,14 @@ impl Broker {
             record.policy.rules()
         };
         rules.extend(once);
+        let mut notes = Vec::new();
+        let record = self
+            .with_worktree(&lease, record, &request.worktree, &mut interrupts, &mut notes)
+            .await?;
+        let record = check_directory(record)?;
+        let turn = request.turn.unwrap_or_else(Uuid::now_v7);
+        self.hook_or_interrupt(Moment::BeforeTurn, &record, Some(turn), &mut interrupts)
+            .await?;
         let delivery = Delivery {
             broker: self,
             prompt,
@@ -197,13 +213,18 @@ impl Broker {
             lease: &lease,
             opencode,
             record,
-            turn: request.turn.unwrap_or_else(Uuid::now_v7),
+            turn,
             started,
             fork_lock: None,
             fallback: None,
         };
-        let mut report = delivery.run(interrupts, watch).await?;
+        let mut report = delivery.run(interrupts.clone(), watch).await?;
         report.adopted = adopted;
+        report.notes = notes;
+        if let Err(error) = self.hook(Moment::AfterTurn, &report.record, Some(turn)) {
+            tracing::warn!("{error}");
+            report.notes.push(error.to_string());
+        }
         Ok(report)
     }
 
@@ -260,6 +281,7 @@ impl Broker {
             base: base.repo,
             base_session: base.session,
             directory: base.directory,
+            worktree: unborn.as_ref().and_then(|record| record.worktree.clone()),
             title: request.issue.to_string(),
             policy: base.policy,
             opencode: opencode.version.to_string(),
@@ -424,13 +446,15 @@ impl Delivery<'_> {
 
     async fn fork<T: Transport>(&mut self, transport: &mut T) -> Result<Target, BrokerError> {
         let prompt_sha256 = sha256(&self.prompt);
+        let aside = T::KIND == TransportKind::Run && self.record.worktree.is_some();
         let store = &self.broker.store;
-        self.fork_lock = Some(match T::KIND {
+        self.fork_lock = Some(if aside || T::KIND == TransportKind::Serve {
             // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
             // of the journal that is older than it.
-            TransportKind::Serve => store.fork_lock(FORK_WAIT)?,
+            store.fork_lock(FORK_WAIT)?
+        } else {
             // Its fork is known by its prompt alone.
-            TransportKind::Run => store.prompt_lock(&prompt_sha256, FORK_WAIT)?,
+            store.prompt_lock(&prompt_sha256, FORK_WAIT)?
         });
         self.record.fork = Some(ForkIntent {
             turn: self.turn,
@@ -440,12 +464,30 @@ impl Delivery<'_> {
         self.save()?;
         crash_point("fork_intended");
         let base = self.record.base_session.clone();
-        let Some(session) = transport.fork(&base).await? else {
-            return Ok(Target::ForkOf(base));
+        let session = if aside {
+            self.fork_aside(&base).await?
+        } else {
+            match transport.fork(&base).await? {
+                Some(session) => session,
+                None => return Ok(Target::ForkOf(base)),
+            }
         };
         crash_point("fork_made");
         self.know(&session)?;
         Ok(Target::Session(session))
+    }
+
+    /// Forks through a server of its own. `opencode run --fork` in a folder that is not the base's makes the fork
+    /// and then hangs for ever (1.18.33), so a session with a worktree is forked and moved there before its prompt.
+    async fn fork_aside(&self, base: &SessionId) -> Result<SessionId, BrokerError> {
+        let mut launch = self
+            .broker
+            .short_launch(&self.opencode, self.record.directory.clone());
+        launch.turn = self.turn;
+        let mut server = Server::start(&launch, READY).await?;
+        let fork = server.api().fork(base).await;
+        server.stop(false).await;
+        Ok(fork?)
     }
 
     /// The fork's id is known: remember it first, then give the session what it must carry.
@@ -475,7 +517,10 @@ impl Delivery<'_> {
             self.turn,
             self.started,
             self.record.directory.clone(),
-            None,
+            self.record
+                .worktree
+                .as_ref()
+                .map(|worktree| worktree.path.clone()),
         );
         watch(feed);
         let mut store_problem = None;
@@ -545,6 +590,7 @@ impl Delivery<'_> {
             interrupt: outcome.interrupt,
             adopted: None,
             fallback: self.fallback,
+            notes: Vec::new(),
         })
     }
 
@@ -561,15 +607,12 @@ impl Delivery<'_> {
         else {
             return judgement;
         };
-        let answers: Vec<_> = messages
-            .iter()
-            .filter(|message| message.role == "assistant")
-            .collect();
-        let last = answers.last();
-        match (judgement.verdict, last) {
-            (Verdict::Completed, None) => {
+        let is_answer = |message: &&StoredMessage| message.role == "assistant";
+        match (judgement.verdict, messages.last().filter(is_answer)) {
+            (Verdict::Completed, None) if !messages.iter().any(|message| is_answer(&message)) => {
                 Judgement::new(Verdict::Void, "opencode reported an answer and stored none")
             }
+            // Behind the prompt alone: a fork's copy of the base's answers stands before it.
             (Verdict::Void, Some(message)) => {
                 if let Some(error) = &message.error {
                     let name = error["name"].as_str().unwrap_or("error");
@@ -631,11 +674,17 @@ fn check_session(record: IssueRecord, opencode: &Opencode) -> Result<IssueRecord
         let session = session.clone();
         return Err(BrokerError::SessionGone { of, session });
     }
-    if !record.directory.is_dir() {
-        let directory = record.directory;
-        return Err(BrokerError::DirectoryGone { of, directory });
-    }
     Ok(record)
+}
+
+fn check_directory(record: IssueRecord) -> Result<IssueRecord, BrokerError> {
+    if record.directory.is_dir() {
+        return Ok(record);
+    }
+    Err(BrokerError::DirectoryGone {
+        of: record.issue.to_string(),
+        directory: record.directory,
+    })
 }
 
 /// Whether the record alone cannot tell if a prompt has ever reached the session.

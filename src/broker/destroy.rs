@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Broker, BrokerError, read_database};
+use super::worktree::BUNDLE;
+use super::{Broker, BrokerError, RemovedWorktree, read_database};
 use crate::fsx::{self, FsError, crash_point};
 use crate::opencode::Opencode;
 use crate::session::{IssueRecord, IssueRef, RepoRef, SessionId};
@@ -23,12 +24,18 @@ pub struct Removed {
     pub deleted: bool,
     /// Messages in the export that is kept in the trash.
     pub messages: usize,
+    /// What became of its worktree.
+    pub worktree: Option<RemovedWorktree>,
 }
 
 impl Broker {
-    /// Removes an issue's session from opencode and its record from the store. Both can be restored.
-    pub fn destroy(&self, issue: &IssueRef) -> Result<Removed, BrokerError> {
-        self.record(issue)?;
+    /// Removes an issue's session from opencode, its worktree, and its record from the store. All can be restored.
+    /// `force`: also a worktree with work that is nowhere else; it is kept in the trash.
+    pub fn destroy(&self, issue: &IssueRef, force: bool) -> Result<Removed, BrokerError> {
+        let record = self.record(issue)?;
+        if !force {
+            self.refuse_risk(&record)?;
+        }
         let lease = self
             .store
             .lease_issue(issue, Holder::this_process("destroy"), None)?;
@@ -41,9 +48,13 @@ impl Broker {
             record.session.as_ref(),
             &record.directory,
         )?;
+        let mut worktree = self.remove_worktree(&record, force)?;
         self.store.trash_issue(&lease, issue, "destroy", &[])?;
         crash_point("destroy_trashed");
-        self.delete(&opencode, record.session, &record.directory, export)
+        self.drop_worktree_branch(&record, &mut worktree)?;
+        let directory = clone_of(&record);
+        let removed = self.delete(&opencode, record.session.clone(), directory, export)?;
+        Ok(Removed { worktree, ..removed })
     }
 
     /// Removes a repository's base. The sessions forked from it are sessions of their own and stay.
@@ -61,6 +72,7 @@ impl Broker {
                 session: Some(record.session),
                 deleted: false,
                 messages: 0,
+                worktree: None,
             });
         }
         let opencode = self.opencode()?;
@@ -82,6 +94,7 @@ impl Broker {
                 session,
                 deleted: false,
                 messages: 0,
+                worktree: None,
             });
         };
         let directory = existing(directory, &self.surroundings.home);
@@ -101,6 +114,7 @@ impl Broker {
             session: Some(session),
             deleted: true,
             messages,
+            worktree: None,
         })
     }
 
@@ -118,26 +132,23 @@ impl Broker {
             return Ok(None);
         }
         let expected = database.message_count(session)?;
-        let distrust = |problem: String| BrokerError::Export {
-            session: session.clone(),
-            problem,
-        };
         // In the session's folder, with which it goes to the trash.
-        let file = self.store.folder(key).join(EXPORT);
+        let folder = self.store.folder(key);
+        let file = folder.join(PARTIAL);
         fsx::remove_file_durable(&file).or_else(missing_is_fine)?;
-        let sink = self.store.open_log(key, EXPORT)?;
+        let sink = self.store.open_log(key, PARTIAL)?;
         let directory = existing(directory, &self.surroundings.home);
-        self.command(opencode, directory, &["export", session.as_str()], Some(sink))?;
-        let reader = File::open(&file).map_err(|error| distrust(error.to_string()))?;
-        let export: Value = serde_json::from_reader(std::io::BufReader::new(reader))
-            .map_err(|error| distrust(format!("it is no JSON: {error}")))?;
-        if export["info"]["id"].as_str() != Some(session.as_str()) {
-            return Err(distrust("it is of another session".to_owned()));
+        let read = self
+            .command(opencode, directory, &["export", session.as_str()], Some(sink))
+            .and_then(|_| messages_of(&file, session, expected));
+        if read.is_err() {
+            // Whatever opencode makes of a full disk: that is the cause.
+            let full = self.store.refuse_full_disk(&file);
+            let _ = fsx::remove_file_durable(&file);
+            full?;
         }
-        let messages = export["messages"].as_array().map_or(0, Vec::len);
-        if messages as u64 != expected {
-            return Err(distrust(format!("it has {messages} messages of {expected}")));
-        }
+        let messages = read?;
+        fsx::rename_durable(&file, &folder.join(EXPORT)).map_err(StoreError::from)?;
         Ok(Some(messages))
     }
 
@@ -159,6 +170,7 @@ impl Broker {
         let opencode = self.opencode()?;
         let trashed = self.store.trashed_issue(&entry)?;
         let export = self.store.trashed_file(&entry, EXPORT);
+        self.restore_worktree(&trashed, &self.store.trashed_file(&entry, BUNDLE))?;
         if let Some(session) = &trashed.session
             && read_database(&opencode)?.session(session)?.is_none()
         {
@@ -169,7 +181,7 @@ impl Broker {
                 });
             }
             let file = export.to_string_lossy().into_owned();
-            let directory = existing(&trashed.directory, &self.surroundings.home);
+            let directory = existing(clone_of(&trashed), &self.surroundings.home);
             self.command(&opencode, directory, &["import", &file], None)?;
             if read_database(&opencode)?.session(session)?.is_none() {
                 return Err(BrokerError::Command {
@@ -179,7 +191,9 @@ impl Broker {
             }
         }
         self.store.restore_issue(&lease, issue)?;
-        let _ = fsx::remove_file_durable(&self.store.folder(&issue.into()).join(EXPORT));
+        for name in [EXPORT, BUNDLE] {
+            let _ = fsx::remove_file_durable(&self.store.folder(&issue.into()).join(name));
+        }
         let record = self.record(issue)?;
         self.settle(&opencode, &record)?;
         Ok(record)
@@ -188,12 +202,41 @@ impl Broker {
 
 /// The export of a destroyed session, beside its turns.
 const EXPORT: &str = "export.json";
+/// What it is called until it was read and counted.
+const PARTIAL: &str = "export.partial";
+
+/// The number of messages in an export that holds all of them.
+fn messages_of(file: &Path, session: &SessionId, expected: u64) -> Result<usize, BrokerError> {
+    let distrust = |problem: String| BrokerError::Export {
+        session: session.clone(),
+        problem,
+    };
+    let reader = File::open(file).map_err(|error| distrust(error.to_string()))?;
+    let export: Value = serde_json::from_reader(std::io::BufReader::new(reader))
+        .map_err(|error| distrust(format!("it is no JSON: {error}")))?;
+    if export["info"]["id"].as_str() != Some(session.as_str()) {
+        return Err(distrust("it is of another session".to_owned()));
+    }
+    let messages = export["messages"].as_array().map_or(0, Vec::len);
+    if messages as u64 != expected {
+        return Err(distrust(format!("it has {messages} messages of {expected}")));
+    }
+    Ok(messages)
+}
 
 fn missing_is_fine(error: FsError) -> Result<(), StoreError> {
     if error.is_not_found() {
         Ok(())
     } else {
         Err(error.into())
+    }
+}
+
+/// Where opencode's commands about a session run: its worktree may be gone, the clone is of the same project.
+fn clone_of(record: &IssueRecord) -> &Path {
+    match &record.worktree {
+        Some(worktree) => &worktree.repo_dir,
+        None => &record.directory,
     }
 }
 

@@ -78,6 +78,7 @@ impl Broker {
             interrupt,
             adopted: None,
             fallback: None,
+            notes: Vec::new(),
         }))
     }
 

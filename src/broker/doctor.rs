@@ -1,8 +1,9 @@
 //! `doctor`: is everything there that a turn needs, and is the store in order?
 
 use super::{Broker, BrokerError, read_database, state_of};
-use crate::session::SessionState;
+use crate::session::{IssueRef, SessionState};
 use crate::store::{Fixed, Holder};
+use crate::worktree::is_there;
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +85,48 @@ impl Broker {
         }
     }
 
+    fn check_worktrees(&self, fix: bool, checks: &mut Vec<Check>) -> Result<(), BrokerError> {
+        for record in self.store.issues()?.found {
+            let Some(missing) = record
+                .worktree
+                .as_ref()
+                .filter(|worktree| !is_there(&worktree.path))
+            else {
+                continue;
+            };
+            if state_of(&record) == SessionState::Running || (missing.pending && record.session.is_none()) {
+                continue;
+            }
+            let text = format!("its worktree {} is gone", missing.path.display());
+            let again = if fix {
+                self.remake_worktree(&record.issue)
+            } else {
+                Ok(())
+            };
+            let (health, text) = match again {
+                Ok(()) if fix => (
+                    Health::Fixed,
+                    format!("{text}; made again from {}", missing.branch),
+                ),
+                Ok(()) => (
+                    Health::Fixable,
+                    format!("{text}; the next continue makes it again"),
+                ),
+                Err(error) => (Health::Bad, format!("{text}: {error}")),
+            };
+            checks.push(Check::new(record.issue.to_string(), health, text));
+        }
+        Ok(())
+    }
+
+    fn remake_worktree(&self, issue: &IssueRef) -> Result<(), BrokerError> {
+        let _lease = self
+            .store
+            .lease_issue(issue, Holder::this_process("doctor"), None)?;
+        let record = self.record(issue)?;
+        self.remade_worktree(&record)
+    }
+
     /// Whether the database can be read.
     fn check_opencode(&self, checks: &mut Vec<Check>) -> bool {
         let opencode = match self.opencode() {
@@ -146,6 +189,7 @@ impl Broker {
                 Err(error) => Check::new(issue.to_string(), Health::Bad, format!("{text}: {error}")),
             });
         }
+        self.check_worktrees(fix, checks)?;
         if !database {
             checks.push(Check::new(
                 "sessions",

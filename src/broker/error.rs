@@ -9,6 +9,8 @@ use crate::process::ProcessError;
 use crate::session::{IssueRef, RefError, RepoRef, SessionId, Verdict};
 use crate::store::{LeaseError, StoreError};
 use crate::transport::TransportError;
+use crate::turn::Interrupt;
+use crate::worktree::WorktreeError;
 
 /// See the module.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +45,31 @@ pub enum BrokerError {
     /// A process could not be started.
     #[error(transparent)]
     Process(#[from] ProcessError),
+    /// There is no worktree, or it stays.
+    #[error("{of}: {source}")]
+    Worktree {
+        /// The issue.
+        of: IssueRef,
+        /// Why.
+        source: WorktreeError,
+    },
+    /// A hook that must end well did not.
+    #[error("{of}: the hook {name} {problem}, so {stopped}")]
+    Hook {
+        /// The issue.
+        of: IssueRef,
+        /// The setting, such as `hook_before_turn`.
+        name: &'static str,
+        /// How it ended.
+        problem: String,
+        /// What was not done.
+        stopped: &'static str,
+        /// Its output.
+        log: PathBuf,
+    },
+    /// A signal came before the turn began.
+    #[error("interrupted before the turn began")]
+    Interrupted(Interrupt),
     /// `start` on an issue that has a session.
     #[error("{issue} already has a session ({session})")]
     AlreadyStarted {
@@ -148,6 +175,15 @@ impl BrokerError {
             | Self::AlreadyStarted { .. }
             | Self::BaseExists { .. }
             | Self::Usage { .. } => ExitStatus::Usage,
+            Self::Worktree { source, .. } => match source {
+                WorktreeError::Refused { .. } => ExitStatus::Usage,
+                WorktreeError::AtRisk { .. } => ExitStatus::Blocked,
+                WorktreeError::Lost { .. } => ExitStatus::NotFound,
+                WorktreeError::Git { .. } | WorktreeError::File(_) => ExitStatus::Failed,
+            },
+            Self::Hook { .. } => ExitStatus::Failed,
+            Self::Interrupted(Interrupt::Terminated) => ExitStatus::Terminated,
+            Self::Interrupted(_) => ExitStatus::Interrupted,
             Self::NoSession(_)
             | Self::NoBase(_)
             | Self::SessionGone { .. }
@@ -189,6 +225,8 @@ impl BrokerError {
             Self::DirectoryGone { .. } => {
                 Some("bring it back, or forget the session: kugetsu destroy".to_owned())
             }
+            Self::Worktree { source, .. } => source.hint(),
+            Self::Hook { log, .. } => Some(format!("what it said is in {}", log.display())),
             Self::Busy(_) => Some("wait for it: kugetsu wait REF; or end it: kugetsu stop REF".to_owned()),
             Self::StillRunning { hint, .. } => Some(hint.clone()),
             Self::Usage { hint, .. } | Self::NotFound { hint, .. } if !hint.is_empty() => Some(hint.clone()),

@@ -6,6 +6,7 @@ mod destroy;
 mod detach;
 mod doctor;
 mod error;
+mod hooks;
 mod init;
 mod pending;
 mod permit;
@@ -13,6 +14,7 @@ mod prune;
 mod query;
 mod recover;
 mod repository;
+mod worktree;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -28,9 +30,10 @@ pub use error::BrokerError;
 pub use init::InitRequest;
 pub use pending::describe;
 pub use permit::{Permit, Subject};
-pub use prune::Orphan;
+pub use prune::{Kept, Orphan, Pruned};
 pub use query::{Action, Broken, DayView, LiveView, Query, RepoView};
 pub use repository::origin_of;
+pub use worktree::{RemovedWorktree, WorktreeWish};
 
 use crate::config::{Config, Origin};
 use crate::opencode::{Database, Launch, Opencode, Search, Secrets};

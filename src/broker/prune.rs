@@ -13,6 +13,24 @@ pub struct Orphan {
     pub session: SessionId,
 }
 
+/// An orphan that stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Which.
+    pub orphan: Orphan,
+    /// Why.
+    pub why: String,
+}
+
+/// What [`Broker::prune`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// What is in the trash now.
+    pub gone: Vec<Orphan>,
+    /// What stays, since its worktree could not be removed.
+    pub kept: Vec<Kept>,
+}
+
 impl Broker {
     /// The records whose session opencode no longer has. A database that cannot be read is an error and
     /// never an answer: it says nothing about any session.
@@ -38,11 +56,12 @@ impl Broker {
             .collect())
     }
 
-    /// Moves orphaned records to the trash; those that somebody uses by now are left alone. Each is looked
-    /// at again under its lease.
-    pub fn prune(&self, orphans: &[Orphan]) -> Result<Vec<Orphan>, BrokerError> {
+    /// Moves orphaned records to the trash, and removes their worktrees; those that somebody uses by now are left
+    /// alone. Each is looked at again under its lease. `force`: also worktrees with work that is nowhere else; it
+    /// is kept in the trash.
+    pub fn prune(&self, orphans: &[Orphan], force: bool) -> Result<Pruned, BrokerError> {
         let opencode = self.opencode()?;
-        let mut pruned = Vec::new();
+        let mut pruned = Pruned::default();
         for orphan in orphans {
             let Ok(lease) = self
                 .store
@@ -50,18 +69,32 @@ impl Broker {
             else {
                 continue;
             };
-            let same = self
+            let record = self
                 .store
                 .issue(&orphan.issue)?
-                .is_some_and(|record| record.session.as_ref() == Some(&orphan.session));
-            if same && read_database(&opencode)?.session(&orphan.session)?.is_none() {
+                .filter(|record| record.session.as_ref() == Some(&orphan.session));
+            if let Some(record) = record
+                && read_database(&opencode)?.session(&orphan.session)?.is_none()
+            {
+                let mut worktree = match self.remove_worktree(&record, force) {
+                    Ok(removed) => removed,
+                    Err(error @ (BrokerError::Worktree { .. } | BrokerError::Hook { .. })) => {
+                        pruned.kept.push(Kept {
+                            orphan: orphan.clone(),
+                            why: error.to_string(),
+                        });
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
                 self.store.trash_issue(
                     &lease,
                     &orphan.issue,
                     "prune: opencode no longer has its session",
                     &[],
                 )?;
-                pruned.push(orphan.clone());
+                self.drop_worktree_branch(&record, &mut worktree)?;
+                pruned.gone.push(orphan.clone());
             }
         }
         Ok(pruned)

@@ -2,11 +2,12 @@
 
 use clap::Args;
 
-use super::Outcome;
 use super::context::Context;
 use super::output::Output;
 use super::turn::{self, TurnArgs};
-use crate::broker::Mode;
+use super::worktree::WorktreeArgs;
+use super::{CliError, Outcome};
+use crate::broker::{Mode, WorktreeWish};
 
 #[derive(Debug, Args)]
 pub(super) struct ContinueArgs {
@@ -23,6 +24,9 @@ pub(super) struct ContinueArgs {
     or_start: bool,
 
     #[command(flatten)]
+    worktree: WorktreeArgs,
+
+    #[command(flatten)]
     turn: TurnArgs,
 }
 
@@ -32,5 +36,20 @@ pub(super) fn run(args: ContinueArgs, context: &Context, output: Output) -> Outc
     } else {
         Mode::Continue
     };
-    turn::run(args.reference, &args.message, mode, args.turn, context, output)
+    let worktree: WorktreeWish = args.worktree.into();
+    if mode == Mode::Continue && worktree != WorktreeWish::default() {
+        return Err(CliError::usage(
+            "a session has its worktree from its start",
+            "begin it where it has none yet: --or-start",
+        ));
+    }
+    turn::run(
+        args.reference,
+        &args.message,
+        mode,
+        worktree,
+        args.turn,
+        context,
+        output,
+    )
 }

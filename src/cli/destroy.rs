@@ -27,6 +27,10 @@ pub(super) struct DestroyArgs {
     /// Do it without asking
     #[arg(short, long)]
     yes: bool,
+
+    /// Also remove a worktree with work that is not committed or not pushed; the trash keeps it
+    #[arg(long, conflicts_with = "base")]
+    force: bool,
 }
 
 pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outcome {
@@ -34,9 +38,16 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
     let (what, removed) = match &args.reference {
         Some(reference) => {
             let issue = context.issue(reference)?;
-            broker.record(&issue)?;
-            sure(args, &format!("Remove the session of {issue}?"))?;
-            (issue.to_string(), broker.destroy(&issue)?)
+            let record = broker.record(&issue)?;
+            if !args.force {
+                // Said before anybody is asked.
+                broker.refuse_risk(&record)?;
+            }
+            let and = record.worktree.as_ref().map_or_else(String::new, |worktree| {
+                format!(" and the worktree {}", worktree.path.display())
+            });
+            sure(args, &format!("Remove the session of {issue}{and}?"))?;
+            (issue.to_string(), broker.destroy(&issue, args.force)?)
         }
         None => {
             let repo = context.repo(args.repo.as_deref())?;
@@ -51,6 +62,13 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
             "session": removed.session,
             "deleted_from_opencode": removed.deleted,
             "messages_exported": removed.messages,
+            "worktree": removed.worktree.as_ref().map(|worktree| json!({
+                "path": worktree.path,
+                "branch": worktree.branch,
+                "branch_deleted": worktree.branch_deleted,
+                "saved_commits": worktree.saved.branch,
+                "saved_changes": worktree.saved.changes,
+            })),
         }));
         return Ok(ExitStatus::Ok);
     }
@@ -66,6 +84,24 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
     } else {
         format!("removed {what}: its record is in the trash, opencode was left alone ({session})")
     });
+    if let Some(worktree) = &removed.worktree {
+        let what = match (worktree.saved.branch, worktree.saved.changes) {
+            (true, true) => "; its commits and what was not committed are in the trash",
+            (true, false) => "; its commits are in the trash",
+            (false, true) => "; what was not committed is in the trash",
+            (false, false) => "",
+        };
+        let branch = if worktree.branch_deleted {
+            " and its branch"
+        } else {
+            ""
+        };
+        output.text(format!(
+            "removed the worktree {}{branch} {}{what}",
+            worktree.path.display(),
+            worktree.branch
+        ));
+    }
     if let Some(reference) = &args.reference {
         output.note(format!("bring it back with: kugetsu restore {reference}"));
     }

@@ -26,6 +26,7 @@ mod start;
 mod stop;
 mod turn;
 mod wait;
+mod worktree;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -47,7 +48,7 @@ pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
 
-    /// Print JSON on stdout instead of text for people
+    /// Print JSON on stdout instead of text for people; start, continue and logs print a line an event
     #[arg(long, global = true)]
     json: bool,
 }

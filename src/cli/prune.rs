@@ -8,12 +8,12 @@ use serde_json::json;
 use super::Outcome;
 use super::context::Context;
 use super::output::{Output, confirm};
-use crate::broker::Orphan;
+use crate::broker::{Orphan, Pruned};
 use crate::exit::ExitStatus;
 
 #[derive(Debug, Args)]
 pub(super) struct PruneArgs {
-    /// Do it without asking
+    /// Do it without asking, also where a worktree has work that is not committed or not pushed; the trash keeps it
     #[arg(long)]
     force: bool,
 }
@@ -35,7 +35,16 @@ pub(super) fn run(args: &PruneArgs, context: &Context, output: Output) -> Outcom
     }
     let go = !orphans.is_empty()
         && (args.force || (ask && !output.json && confirm("Move these records to the trash?")));
-    let pruned = if go { broker.prune(&orphans)? } else { Vec::new() };
+    let pruned = if go {
+        broker.prune(&orphans, args.force)?
+    } else {
+        Pruned::default()
+    };
+    let status = if pruned.kept.is_empty() {
+        ExitStatus::Ok
+    } else {
+        ExitStatus::Blocked
+    };
     if go {
         broker.store.expire_trash(broker.config.duration("trash_keep"))?;
     }
@@ -46,15 +55,24 @@ pub(super) fn run(args: &PruneArgs, context: &Context, output: Output) -> Outcom
                 .map(|orphan| json!({"ref": orphan.issue, "session": orphan.session}))
                 .collect::<Vec<_>>()
         };
-        output.object(&json!({"orphans": list(&orphans), "pruned": list(&pruned)}));
+        output.object(&json!({"orphans": list(&orphans), "pruned": list(&pruned.gone),
+            "kept": pruned.kept.iter()
+                .map(|kept| json!({"ref": kept.orphan.issue, "why": kept.why})).collect::<Vec<_>>(),
+        }));
     } else if go {
         output.text(format!(
             "moved {} of {} to the trash; kugetsu restore brings a record back",
-            pruned.len(),
+            pruned.gone.len(),
             orphans.len()
         ));
+        for kept in &pruned.kept {
+            output.note(format!("kugetsu: not pruned: {}", kept.why));
+        }
+        if !pruned.kept.is_empty() {
+            output.note("  kugetsu prune --force removes them and keeps a copy in the trash");
+        }
     } else if !orphans.is_empty() {
         output.note("nothing was changed; do it with: kugetsu prune --force");
     }
-    Ok(ExitStatus::Ok)
+    Ok(status)
 }

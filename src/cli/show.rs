@@ -51,6 +51,18 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
                 .map_or("none yet", |session| session.as_str())
         ),
         format!("  directory   {}", record.directory.display()),
+        format!(
+            "  worktree    {}",
+            record.worktree.as_ref().map_or_else(
+                || "none".to_owned(),
+                |worktree| format!(
+                    "{} (branch {} from {})",
+                    worktree.path.display(),
+                    worktree.branch,
+                    &worktree.base_commit[..worktree.base_commit.floor_char_boundary(10)]
+                )
+            )
+        ),
         format!("  base        {} ({})", record.base, record.base_session),
         format!("  permissions {}", record.policy.preset),
         format!(

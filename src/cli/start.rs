@@ -6,6 +6,7 @@ use super::Outcome;
 use super::context::Context;
 use super::output::Output;
 use super::turn::{self, TurnArgs};
+use super::worktree::WorktreeArgs;
 use crate::broker::Mode;
 
 #[derive(Debug, Args)]
@@ -19,6 +20,9 @@ pub(super) struct StartArgs {
     message: Vec<String>,
 
     #[command(flatten)]
+    worktree: WorktreeArgs,
+
+    #[command(flatten)]
     turn: TurnArgs,
 }
 
@@ -27,6 +31,7 @@ pub(super) fn run(args: StartArgs, context: &Context, output: Output) -> Outcome
         args.reference,
         &args.message,
         Mode::Start,
+        args.worktree.into(),
         args.turn,
         context,
         output,

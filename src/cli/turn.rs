@@ -13,7 +13,7 @@ use super::output::{Output, count, money};
 use super::printer::{Printer, Show, Verbosity};
 use super::signals::with_signals;
 use super::{CliError, Outcome, detach, prompt, wait};
-use crate::broker::{Mode, TransportChoice, TurnReport, TurnRequest};
+use crate::broker::{Mode, TransportChoice, TurnReport, TurnRequest, WorktreeWish};
 use crate::config::{Config, print_duration};
 use crate::exit::ExitStatus;
 use crate::session::{IssueRef, Verdict};
@@ -36,10 +36,10 @@ pub(super) enum OutputForm {
 impl OutputForm {
     /// The form that was asked for, one way or the other; `lines`: by something that only lines can tell.
     pub(super) fn chosen(form: Option<Self>, lines: bool, output: Output) -> Self {
-        form.unwrap_or(match (lines, output.json) {
-            (true, _) => Self::StreamJson,
-            (false, true) => Self::Json,
-            (false, false) => Self::Text,
+        form.unwrap_or(if lines || output.json {
+            Self::StreamJson
+        } else {
+            Self::Text
         })
     }
 }
@@ -51,7 +51,7 @@ pub(super) struct TurnArgs {
     #[arg(long, value_name = "HOW")]
     transport: Option<TransportChoice>,
 
-    /// What to print: the answer as text, one object at the end, or every event as a JSON line
+    /// What to print: the answer as text, one object at the end, or every event as a JSON line (as --json does)
     #[arg(long, value_enum)]
     output: Option<OutputForm>,
 
@@ -249,6 +249,7 @@ pub(super) fn run(
     reference: String,
     message: &[String],
     mode: Mode,
+    worktree: WorktreeWish,
     args: TurnArgs,
     context: &Context,
     output: Output,
@@ -304,6 +305,7 @@ pub(super) fn run(
         model: args.model,
         agent: args.agent,
         debug: args.debug,
+        worktree,
     };
     let mut printer = None;
     let detached = context.detached.as_ref();
@@ -402,6 +404,8 @@ pub(super) fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Val
         "transport": turn.transport,
         "opencode": turn.opencode,
         "directory": report.record.directory,
+        "worktree": report.record.worktree,
+        "notes": report.notes,
         "started": turn.started,
         "ended": turn.ended,
         "steps": turn.steps,
@@ -424,6 +428,9 @@ pub(super) fn summary(report: &TurnReport, last: &[String], output: Output) {
     }
     if let Some(fallback) = &report.fallback {
         output.note(format!("kugetsu: {fallback}"));
+    }
+    for note in &report.notes {
+        output.note(format!("kugetsu: {note}"));
     }
     if report.record.base != *report.record.issue.repo() {
         output.note(format!(

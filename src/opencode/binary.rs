@@ -23,7 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long `--version` and `db path` may take.
-const PROBE_LIMIT: Duration = Duration::from_secs(20);
+const PROBE_LIMIT: Duration = Duration::from_secs(60);
 /// What is kept of the output of a probe, in bytes.
 const MAX_OUTPUT: u64 = 64 * 1024;
 /// The first version that keeps sessions in a database.

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::Opencode;
-use super::log_lines::{failed_attempt, is_log_line};
+use super::log_lines::{failed_attempt, is_log_line, server_failure};
 use super::run_events::notice;
 use crate::fsx;
 use crate::permission::{Rule, env_json};
@@ -158,6 +158,10 @@ pub async fn pump_stderr(
                 // Full: nobody listens, or enough has been heard.
                 let _ = failures.try_send(message);
             }
+            return true;
+        }
+        if let Some(failure) = server_failure(&text) {
+            tail.push(failure.to_owned());
             return true;
         }
         let logged = is_log_line(&text);

@@ -46,6 +46,16 @@ pub(super) fn failed_attempt(line: &str) -> Option<String> {
     (!message.is_empty()).then(|| message.to_owned())
 }
 
+/// What an error event that says no more than "Check server logs for details" stands for (1.18.33).
+pub(super) fn server_failure(line: &str) -> Option<&str> {
+    let (_, rest) = line
+        .split_once(" level=ERROR ")?
+        .1
+        .split_once("message=failed ref=")?;
+    let (_, rest) = rest.split_once(" error=\"")?;
+    rest.split('"').next()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +77,16 @@ mod tests {
         for line in [OLD_REQUEST, NEW_TITLE, "Error: Session not found", ""] {
             assert_eq!(failed_attempt(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn a_failure_of_the_server_is_found() {
+        let line = "timestamp=2026-11-21T02:22:10.610Z level=ERROR run=b0098fb5 message=failed ref=err_d6550f00 error=\"ProviderModelNotFoundError: Model not found: scripted/none.\" cause=\"...\"";
+        assert_eq!(
+            server_failure(line),
+            Some("ProviderModelNotFoundError: Model not found: scripted/none.")
+        );
+        assert_eq!(server_failure(NEW), None);
     }
 
     #[test]

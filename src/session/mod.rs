@@ -4,8 +4,10 @@ mod issue_ref;
 mod record;
 mod turn;
 mod verdict;
+mod worktree;
 
 pub use issue_ref::{IssueRef, RefContext, RefError, RepoRef};
 pub use record::{BaseRecord, ForkIntent, IssueRecord, SCHEMA, SessionId, SessionState, Totals};
 pub use turn::{Answered, LiveTurn, PendingRequest, ProcessIdentity, TokenCount, TransportKind, TurnRecord};
 pub use verdict::Verdict;
+pub use worktree::Worktree;

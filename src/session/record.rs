@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use super::{IssueRef, LiveTurn, PendingRequest, RepoRef, TokenCount, TurnRecord};
+use super::{IssueRef, LiveTurn, PendingRequest, RepoRef, TokenCount, TurnRecord, Worktree};
 use crate::permission::Policy;
 
 /// The schema that this version writes.
@@ -92,6 +92,9 @@ pub struct IssueRecord {
     pub base_session: SessionId,
     /// The working directory of the session. Absolute.
     pub directory: PathBuf,
+    /// The git worktree that the directory is in, if the session has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worktree: Option<Worktree>,
     /// The title given in opencode.
     pub title: String,
     /// The policy that the session must carry; re-applied and verified before every turn.

@@ -81,11 +81,30 @@ impl Store {
         self.home.join(layout::RUN).join(key.run(ending))
     }
 
+    /// The folder of everything else that is kept of a key, which is made if it is not there.
+    pub fn make_folder(&self, key: &Key) -> Result<PathBuf, StoreError> {
+        let folder = self.folder(key);
+        fsx::create_dir_all_durable(&self.home, &folder)?;
+        Ok(folder)
+    }
+
     /// Opens a log in a key's folder to append to, such as `debug.log` or `<turn>.events.jsonl`.
     pub fn open_log(&self, key: &Key, name: &str) -> Result<File, StoreError> {
         let path = self.folder(key).join(name);
         self.make_folder_of(&path)?;
         Ok(fsx::create_append(&path)?)
+    }
+
+    /// An error where there is no room left beside `path`, for a file that another program was to write there.
+    pub fn refuse_full_disk(&self, path: &Path) -> Result<(), StoreError> {
+        let folder = path.parent().unwrap_or(&self.home);
+        match rustix::fs::statvfs(folder) {
+            Ok(disk) if disk.f_bavail == 0 => Err(StoreError::Full {
+                path: path.to_owned(),
+                source: std::io::ErrorKind::StorageFull.into(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Replaces a file of a key's live turn, below `run/`.

@@ -72,6 +72,11 @@ impl ForkSearch {
         })
     }
 
+    /// Whether opencode has the session that an event names: an event may be garbage.
+    fn exists(&self, session: &SessionId) -> bool {
+        matches!(self.database.session(session), Ok(Some(_)))
+    }
+
     /// The fork that holds our prompt. A fork that somebody makes by hand meanwhile holds another one.
     fn look(&self) -> Option<SessionId> {
         let database = &self.database;
@@ -193,7 +198,8 @@ impl Transport for RunTransport {
                 biased;
                 event = events.recv() => match event {
                     Some(Event::Session(session)) => {
-                        if self.search.take().is_some() {
+                        if self.search.as_ref().is_some_and(|search| search.exists(&session)) {
+                            self.search = None;
                             return Event::Session(session);
                         }
                     }

@@ -156,7 +156,7 @@ impl Machine {
         let (message, next) = self.retry.clone().unwrap_or_default();
         Judgement {
             verdict: Verdict::Quota,
-            reason: format!("the model's provider asks to wait: {message}"),
+            reason: format!("still waiting for the model's provider: {message}"),
             retry_at: wait.or(next),
         }
     }
@@ -329,10 +329,18 @@ impl Machine {
                 // 1.18.33 asks six times within 70 s and then hands on what the provider said.
                 return Judgement::new(
                     Verdict::Quota,
-                    format!("the model's provider asks to wait: {}", error.message),
+                    format!("the model's provider gave no answer: {}", error.message),
                 );
             }
-            return Judgement::new(Verdict::Failed, format!("{}: {}", error.name, error.message));
+            let text = format!("{}: {}", error.name, error.message);
+            return Judgement::new(
+                Verdict::Failed,
+                if text.contains("Check server logs") {
+                    with_last_words(&text, end)
+                } else {
+                    text
+                },
+            );
         }
         if let Some(broken) = &end.broken {
             return Judgement::new(Verdict::Failed, with_last_words(broken, end));

@@ -189,6 +189,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             &judgement,
             self.session.as_ref(),
             counts,
+            self.restarts,
             self.began.elapsed(),
             &mut self.turn.stream,
         );

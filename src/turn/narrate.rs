@@ -229,6 +229,7 @@ impl Narrator {
         judgement: &Judgement,
         session: Option<&SessionId>,
         counts: Counts,
+        restarts: u32,
         took: Duration,
         stream: &mut StreamWriter,
     ) {
@@ -243,6 +244,9 @@ impl Narrator {
                 cost_usd: counts.cost_usd,
                 tokens: counts.tokens,
                 duration_ms: millis(took),
+                restarts,
+                retry_at: judgement.retry_at,
+                exit_status: judgement.verdict.exit_status().code(),
             },
         );
     }

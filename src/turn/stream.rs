@@ -178,6 +178,14 @@ pub enum StreamEvent {
         tokens: TokenCount,
         /// How long the turn took, in milliseconds.
         duration_ms: u64,
+        /// How often opencode was started again after a crash.
+        restarts: u32,
+        /// When to try again, for a quota.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Option<String>")]
+        retry_at: Option<Timestamp>,
+        /// The exit status of the command, unless a signal ended it.
+        exit_status: u8,
     },
 }
 

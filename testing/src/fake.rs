@@ -76,7 +76,7 @@ pub enum ServeMode {
     Refuse,
     /// Lives without ever printing that it listens.
     Silent,
-    /// Makes sessions (`POST /session`), and refuses everything else.
+    /// Answers its health check, makes sessions and forks them; runs no turns.
     Sessions,
 }
 

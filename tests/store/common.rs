@@ -40,6 +40,7 @@ pub(crate) fn issue_record(issue: &IssueRef, title: &str) -> IssueRecord {
         base: issue.repo().clone(),
         base_session: SessionId::new("ses_base").unwrap(),
         directory: "/work/kugetsu".into(),
+        worktree: None,
         title: title.to_owned(),
         policy: Policy::default(),
         opencode: "1.18.33".to_owned(),

@@ -48,7 +48,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     }
 }
 
-fn script(world: &World) {
+pub(crate) fn script(world: &World) {
     let words = |text: &str| Reply::chunks(text.split_inclusive(' '), Duration::from_millis(40));
     let fixed = words("The index was read before it was checked. I check it first now.");
     world

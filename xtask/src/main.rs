@@ -7,6 +7,7 @@
 
 mod bench;
 mod demo;
+mod example;
 mod opencode;
 mod step;
 mod test;
@@ -32,6 +33,8 @@ enum Command {
     Test(test::Options),
     /// Show a base session, two issues, a continued one, the list and the records, with the real opencode
     Demo,
+    /// Write sessions-example anew, with the real opencode
+    Example,
     /// Measure what kugetsu costs, and print it as a table
     Bench,
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Opencode => opencode::install_all(),
         Command::Test(options) => test::run(&options),
         Command::Demo => demo::run(),
+        Command::Example => example::run(),
         Command::Bench => bench::run(),
     };
     match done {

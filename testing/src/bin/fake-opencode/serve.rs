@@ -1,4 +1,4 @@
-//! A server that can do one thing: make a session. Enough for `kugetsu init`, whose base no `run` could make.
+//! A server that makes and forks sessions and runs no turn: what `run` cannot do.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -46,9 +46,13 @@ fn answer(store: &Store, mut stream: TcpStream) -> Result<(), Failure> {
             let id = store.create_with(title, rules.as_deref())?;
             ("200 OK", json!({ "id": id, "title": title }))
         }
+        ["POST", path] if fork_of(path).is_some_and(|id| store.has(id).unwrap_or(false)) => {
+            let id = store.fork(fork_of(path).unwrap_or_default())?;
+            ("200 OK", json!({ "id": id }))
+        }
         _ => (
             "501 Not Implemented",
-            json!({ "message": "the fake opencode only makes sessions" }),
+            json!({ "message": "the fake opencode only makes and forks sessions" }),
         ),
     };
     let answer = answer.to_string();
@@ -58,4 +62,9 @@ fn answer(store: &Store, mut stream: TcpStream) -> Result<(), Failure> {
         answer.len()
     )?;
     Ok(())
+}
+
+/// The session that `/session/ID/fork` names.
+fn fork_of(path: &str) -> Option<&str> {
+    path.strip_prefix("/session/")?.strip_suffix("/fork")
 }

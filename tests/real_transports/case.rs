@@ -7,7 +7,7 @@ use kugetsu_testing::{Opencode, Output, Running, SessionRow, Stdin, Version, Wor
 use serde_json::Value;
 
 /// For whatever must happen, on a machine that has other things to do.
-pub(crate) const SOON: Duration = Duration::from_mins(2);
+pub(crate) const SOON: Duration = Duration::from_mins(4);
 
 /// A world with a base, and the transport that its turns take.
 pub(crate) struct Case {
@@ -44,7 +44,7 @@ impl Case {
     }
 
     fn words<'a>(&self, verb: &'a str, issue: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-        let mut words = vec![verb, issue, "--json", "--transport", self.transport];
+        let mut words = vec![verb, issue, "--output", "json", "--transport", self.transport];
         words.extend(more);
         words
     }
@@ -97,7 +97,6 @@ pub(crate) fn expect(output: &Output, status: i32, verdict: &str, words: &str) {
 }
 
 /// Makes `name::run::v1_3_2`, `name::run::v1_18_33`, `name::serve::v1_3_2` and `name::serve::v1_18_33`.
-#[macro_export]
 macro_rules! on_every_combination {
     ($($(#[$meta:meta])* fn $name:ident($case:ident: &Case) $body:block)*) => {$(
         #[allow(clippy::unwrap_used, reason = "a test may panic; clippy sees no #[test] on the body")]
@@ -108,8 +107,8 @@ macro_rules! on_every_combination {
             $(#[$meta])*
             fn body($case: &Case) $body
 
-            $crate::on_every_combination!(@transport run);
-            $crate::on_every_combination!(@transport serve);
+            on_every_combination!(@transport run);
+            on_every_combination!(@transport serve);
         }
     )*};
     (@transport $transport:ident) => {

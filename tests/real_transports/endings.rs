@@ -1,11 +1,8 @@
 //! How a turn ends when the model's provider fails, is silent or asks to wait: the same verdict, reason and exit
 //! status on both transports and both real versions, whatever opencode's own exit status says.
 
-#[path = "support/case.rs"]
-mod case;
-
-use case::{Case, SOON, expect};
-use kugetsu_testing::Reply;
+use crate::case::{Case, SOON, expect};
+use kugetsu_testing::{Reply, Version};
 
 on_every_combination! {
     fn a_refusal_of_the_model_is_a_failure(case: &Case) {
@@ -54,10 +51,11 @@ on_every_combination! {
     fn no_model_at_all_ends_within_the_limit(case: &Case) {
         std::fs::remove_file(case.repo().join("opencode.json")).unwrap();
         let output = case.turn("start", "#1", &["--stall-timeout", "20s", "--grace", "1s", "who answers?"]);
-        output.expect_status(1);
-        let result = output.json();
-        println!("{} {}: {} ({})", case.version, case.transport, result["verdict"], result["reason"]);
-        assert!(["failed", "stalled"].contains(&result["verdict"].as_str().unwrap()), "{output}");
+        // 1.3.2 finds no model; 1.18.33 takes one of its own, which it cannot reach without a network.
+        match case.version {
+            Version::V1_3_2 => expect(&output, 1, "failed", "odel"),
+            Version::V1_18_33 => expect(&output, 75, "quota", "onnect"),
+        }
         assert_eq!(case.model.turn_requests().len(), 0);
         case.wait_nothing_left(SOON);
     }

@@ -1,10 +1,7 @@
 //! Whoever ends a turn, nothing of it stays alive and the session goes on afterwards: both transports, both real
 //! versions.
 
-#[path = "support/case.rs"]
-mod case;
-
-use case::{Case, SOON, expect};
+use crate::case::{Case, SOON, expect};
 use kugetsu_testing::{Gate, Reply, Running, Signal};
 
 /// Starts a turn whose tool runs a child that left every group, a child that ignores SIGTERM, and itself.
@@ -65,10 +62,10 @@ on_every_combination! {
     fn an_opencode_that_does_not_react_is_ended_all_the_same(case: &Case) {
         let gate = Gate::new();
         case.model.on("hold", vec![Reply::text("held").behind(&gate)]);
-        let running = case.begin("start", "#1", &["--timeout", "20s", "--grace", "1s", "hold"]);
+        let running = case.begin("start", "#1", &["--timeout", "40s", "--grace", "1s", "hold"]);
         gate.wait_arrived(SOON);
         signal_opencode(case, "-STOP");
-        expect(&running.wait(SOON), 1, "timeout", "20s");
+        expect(&running.wait(SOON), 1, "timeout", "40s");
         case.wait_nothing_left(SOON);
 
         // A grace period longer than the test waits: only the second signal can end it.

@@ -1,0 +1,185 @@
+//! Hooks: commands of the user's at four moments, each in the shell, with a time limit and nothing left behind.
+//!
+//! What they say goes into `hooks.log` in the session's folder.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::{oneshot, watch};
+use uuid::Uuid;
+
+use super::{Broker, BrokerError};
+use crate::process::{self, GuardSpec, Output, ProcessError, Sink};
+use crate::session::IssueRecord;
+use crate::store::Key;
+use crate::turn::Interrupt;
+
+/// The log of all hooks of a session, in its folder.
+const LOG: &str = "hooks.log";
+
+/// When a hook runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    AfterCreate,
+    BeforeTurn,
+    AfterTurn,
+    BeforeRemove,
+}
+
+impl Moment {
+    fn setting(self) -> &'static str {
+        match self {
+            Self::AfterCreate => "hook_after_create",
+            Self::BeforeTurn => "hook_before_turn",
+            Self::AfterTurn => "hook_after_turn",
+            Self::BeforeRemove => "hook_before_remove",
+        }
+    }
+
+    /// What a failure stops.
+    fn stopped(self) -> &'static str {
+        match self {
+            Self::AfterCreate | Self::BeforeTurn => "nothing was sent to opencode",
+            Self::AfterTurn => "what it is for may not be done",
+            Self::BeforeRemove => "nothing was removed",
+        }
+    }
+}
+
+impl Broker {
+    /// Runs a hook and waits for it; one that is not set has ended well.
+    pub(super) fn hook(
+        &self,
+        moment: Moment,
+        record: &IssueRecord,
+        turn: Option<Uuid>,
+    ) -> Result<(), BrokerError> {
+        let Some(spec) = self.hook_spec(moment, record, turn)? else {
+            return Ok(());
+        };
+        let ended = process::run_to_end(spec, self.config.duration("hook_timeout"));
+        self.hook_ended(moment, record, ended)
+    }
+
+    /// [`Broker::hook`] for the event loop; an interrupt ends the wait, and the end of this process the hook.
+    pub(super) async fn hook_or_interrupt(
+        &self,
+        moment: Moment,
+        record: &IssueRecord,
+        turn: Option<Uuid>,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<(), BrokerError> {
+        let Some(spec) = self.hook_spec(moment, record, turn)? else {
+            return Ok(());
+        };
+        let limit = self.config.duration("hook_timeout");
+        let (sender, ended) = oneshot::channel();
+        // A thread of its own: the runtime would wait for one of its own at its end.
+        std::thread::spawn(move || {
+            let _ = sender.send(process::run_to_end(spec, limit));
+        });
+        let interrupted = async {
+            match interrupts.wait_for(|wish| *wish != Interrupt::None).await {
+                Ok(wish) => *wish,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = ended => match ended {
+                Ok(ended) => self.hook_ended(moment, record, ended),
+                Err(_) => Err(self.hook_error(moment, record, "could not be watched".to_owned())),
+            },
+            wish = interrupted => Err(BrokerError::Interrupted(wish)),
+        }
+    }
+
+    fn hook_spec(
+        &self,
+        moment: Moment,
+        record: &IssueRecord,
+        turn: Option<Uuid>,
+    ) -> Result<Option<GuardSpec>, BrokerError> {
+        let command = self.config.get(moment.setting());
+        if command.trim().is_empty() {
+            return Ok(None);
+        }
+        let key = Key::from(&record.issue);
+        let mut log = self.store.open_log(&key, LOG)?;
+        let at = Timestamp::now().strftime("%FT%TZ");
+        let _ = writeln!(
+            log,
+            "== {at} {}: {}",
+            moment.setting(),
+            command.replace('\n', "; ")
+        );
+        let text = |text: Option<String>| text.unwrap_or_default().into();
+        let mut set_env = vec![
+            ("KUGETSU_REF".into(), record.issue.to_string().into()),
+            (
+                "KUGETSU_SESSION".into(),
+                text(record.session.as_ref().map(ToString::to_string)),
+            ),
+            ("KUGETSU_TURN_ID".into(), text(turn.map(|turn| turn.to_string()))),
+        ];
+        if let Some(worktree) = &record.worktree {
+            // KUGETSU_WORKTREE is the environment's form of the setting `worktree`, for a kugetsu in the hook.
+            set_env.push(("KUGETSU_WORKTREE_PATH".into(), worktree.path.clone().into()));
+            set_env.push(("KUGETSU_BRANCH".into(), worktree.branch.clone().into()));
+        }
+        let copy = log.try_clone().map_err(|source| ProcessError::System {
+            what: "cannot open the hooks' log twice",
+            source,
+        })?;
+        Ok(Some(GuardSpec {
+            program: "/bin/sh".into(),
+            args: vec!["-c".into(), command.into()],
+            cwd: record.directory.clone(),
+            set_env,
+            remove_env: Vec::new(),
+            stdin: Arc::from([]),
+            grace: self.config.duration("grace"),
+            // Its own mark: ending a hook must not end what else belongs to the turn.
+            turn: Uuid::now_v7(),
+            guard_program: self.surroundings.program.clone(),
+            stdout: Sink::File(log),
+            stderr: Sink::File(copy),
+        }))
+    }
+
+    fn hook_ended(
+        &self,
+        moment: Moment,
+        record: &IssueRecord,
+        ended: Result<Output, ProcessError>,
+    ) -> Result<(), BrokerError> {
+        let problem = match ended {
+            Ok(output) if output.exit.success() => return Ok(()),
+            Ok(output) => format!("failed ({})", output.exit),
+            Err(ProcessError::Deadline { after, .. }) => {
+                format!("did not end within {}", crate::config::print_duration(after))
+            }
+            Err(error) => format!("could not be run: {error}"),
+        };
+        Err(self.hook_error(moment, record, problem))
+    }
+
+    fn hook_error(&self, moment: Moment, record: &IssueRecord, problem: String) -> BrokerError {
+        let key = Key::from(&record.issue);
+        if let Ok(mut log) = self.store.open_log(&key, LOG) {
+            let _ = writeln!(log, "== {}: it {problem}", moment.setting());
+        }
+        BrokerError::Hook {
+            of: record.issue.clone(),
+            name: moment.setting(),
+            problem,
+            stopped: moment.stopped(),
+            log: self.hooks_log(record),
+        }
+    }
+
+    fn hooks_log(&self, record: &IssueRecord) -> PathBuf {
+        self.store.folder(&Key::from(&record.issue)).join(LOG)
+    }
+}

@@ -1,0 +1,35 @@
+//! The flags of a session's git worktree.
+
+use clap::Args;
+
+use crate::broker::WorktreeWish;
+
+/// Whether a new session gets a worktree, and which.
+#[derive(Debug, Args)]
+pub(super) struct WorktreeArgs {
+    /// Give the session a git worktree of its own [config: worktree]
+    #[arg(long, overrides_with = "no_worktree")]
+    worktree: bool,
+
+    /// Let the session work in the base's directory
+    #[arg(long, overrides_with = "worktree")]
+    no_worktree: bool,
+
+    /// The branch to make for the worktree, instead of kugetsu/<number>
+    #[arg(long, value_name = "NAME")]
+    branch: Option<String>,
+
+    /// Where the branch begins, instead of the commit that the base's clone has checked out
+    #[arg(long, value_name = "COMMIT")]
+    from: Option<String>,
+}
+
+impl From<WorktreeArgs> for WorktreeWish {
+    fn from(args: WorktreeArgs) -> Self {
+        Self {
+            wanted: (args.worktree || args.no_worktree).then_some(args.worktree),
+            branch: args.branch,
+            from: args.from,
+        }
+    }
+}

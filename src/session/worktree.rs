@@ -1,0 +1,25 @@
+//! What a record remembers of its issue's git worktree.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The linked git worktree that an issue's session works in. It is in the record before git is asked for it, so
+/// whatever stands at its path and on its branch afterwards is the issue's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Worktree {
+    /// Its top folder. Absolute.
+    pub path: PathBuf,
+    /// The branch that it was made on, without `refs/heads/`.
+    pub branch: String,
+    /// The commit that the branch began at, in full.
+    pub base_commit: String,
+    /// The top folder of the clone that it is linked to. Absolute.
+    pub repo_dir: PathBuf,
+    /// When it was asked for.
+    pub created: Timestamp,
+    /// True until it stands, has its untracked files, and the hook `after_create` has ended well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
+}

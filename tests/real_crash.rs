@@ -1,0 +1,117 @@
+//! `kill -9` of kugetsu at some points, on the real opencode and both transports; `crash.rs` tries every point on the
+//! fake one.
+
+#[path = "support/kit.rs"]
+mod kit;
+
+use kit::{
+    SOON, known_sessions, no_half_file, opencode_sessions, prompts_of, record, run, run_in, session_of,
+    state_of, with_base,
+};
+use kugetsu_testing::{Gate, Reply, World, on_both_versions};
+
+/// Kills `start` at a point and sees that nothing of it lives on.
+#[track_caller]
+fn killed(world: &World, transport: &str, issue: &str, point: &str) {
+    let prompt = format!("begin {issue}");
+    let arguments = ["start", issue, &prompt, "--transport", transport];
+    let output = run_in(world, &[("KUGETSU_CRASH_AT", point)], &arguments);
+    assert_eq!(output.signal(), Some(9), "{point}\n{output}");
+    left_in_order(world, issue, point);
+}
+
+#[track_caller]
+fn left_in_order(world: &World, issue: &str, point: &str) {
+    world.wait_nothing_left(SOON);
+    no_half_file(world);
+    assert_eq!(state_of(world, issue), "lost", "{point}");
+}
+
+/// One `doctor --fix` makes every session of opencode one that a record names, and no turn is live.
+#[track_caller]
+fn adopted(world: &World, issues: &[&str], sessions: usize) {
+    run(world, ["doctor", "--fix"]).expect_status(0);
+    for issue in issues {
+        let record = record(world, issue).expect("a record");
+        assert!(
+            record.get("live").is_none() && record.get("fork").is_none(),
+            "{record}"
+        );
+        assert_eq!(record["last"]["verdict"], "lost", "{record}");
+    }
+    assert_eq!(opencode_sessions(world).len(), sessions);
+    assert_eq!(known_sessions(world), opencode_sessions(world));
+    no_half_file(world);
+}
+
+on_both_versions! {
+    fn serve(world: &World) {
+        with_base(world);
+        killed(world, "serve", "1", "fork_made");
+        killed(world, "serve", "2", "fork_intended");
+        killed(world, "serve", "3", "turn_ended");
+        // In the middle of a turn, with a tool running that left opencode's process group.
+        world.model.on("begin 4", vec![Reply::bash("sleep 600")]);
+        let turn = world.spawn(["start", "4", "begin 4", "--transport", "serve"]);
+        world.wait_until("the tool runs", SOON, || {
+            world.processes().iter().any(|process| process.command.ends_with("sleep 600"))
+        });
+        turn.kill9();
+        left_in_order(world, "4", "in a tool");
+        adopted(world, &["1", "2", "3", "4"], 4);
+        assert!(record(world, "2").unwrap()["session"].is_null(), "no fork was asked for");
+        assert_eq!(prompts_of(world, &session_of(world, "1")), [""; 0], "its prompt never went out");
+        assert_eq!(prompts_of(world, &session_of(world, "3")), ["begin 3"]);
+
+        // What never got its prompt may be started; what did, is continued.
+        let session = session_of(world, "1");
+        run(world, ["start", "1", "begin 1", "--transport", "serve"]).expect_status(0);
+        assert_eq!(session_of(world, "1"), session);
+        run(world, ["start", "4", "begin 4"]).expect_status(64);
+        assert_eq!(opencode_sessions(world).len(), 4);
+    }
+
+    fn run_transport(world: &World) {
+        with_base(world);
+        killed(world, "run", "1", "fork_intended");
+        killed(world, "run", "2", "fork_known");
+        let gate = Gate::new();
+        world.model.on("begin 3", vec![Reply::text("never").behind(&gate)]);
+        let turn = world.spawn(["start", "3", "begin 3", "--transport", "run"]);
+        gate.wait_arrived(SOON);
+        turn.kill9();
+        left_in_order(world, "3", "in the model's request");
+        adopted(world, &["1", "2", "3"], 3);
+        assert_eq!(prompts_of(world, &session_of(world, "3")), ["begin 3"]);
+
+        let session = session_of(world, "3");
+        let output = run_in(
+            world,
+            &[("KUGETSU_CRASH_AT", "turn_live")],
+            &["continue", "3", "never sent", "--transport", "run"],
+        );
+        assert_eq!(output.signal(), Some(9), "{output}");
+        left_in_order(world, "3", "turn_live");
+        let next = run(world, ["continue", "3", "go on", "--transport", "run"]);
+        next.expect_status(0);
+        assert!(next.stderr().contains("lost"), "{next}");
+        assert_eq!(session_of(world, "3"), session);
+        let prompts = prompts_of(world, &session);
+        assert_eq!((prompts.first().unwrap().as_str(), prompts.last().unwrap().as_str()), ("begin 3", "go on"));
+        assert!(!prompts.contains(&"never sent".to_owned()), "{prompts:?}");
+        assert_eq!(opencode_sessions(world).len(), 3);
+    }
+}
+
+on_both_versions! {
+    fn init(world: &World) {
+        let output = run_in(world, &[("KUGETSU_CRASH_AT", "base_made")], &["init"]);
+        assert_eq!(output.signal(), Some(9), "{output}");
+        world.wait_nothing_left(SOON);
+        no_half_file(world);
+        run(world, ["start", "1", "hi"]).expect_status(66);
+        run(world, ["init"]).expect_status(0);
+        assert_eq!(opencode_sessions(world).len(), 1, "the base that was made is found again");
+        assert_eq!(known_sessions(world), opencode_sessions(world));
+    }
+}

@@ -1,0 +1,99 @@
+//! A session's life on the real opencode: the right one is continued, it is removed and comes back, its permissions
+//! are explained, its turns are watched.
+
+#[path = "support/kit.rs"]
+mod kit;
+
+use kit::{SOON, opencode_sessions, run, session_of, text, with_base};
+use kugetsu_testing::{Gate, Reply, Request, Stdin, on_both_versions};
+
+fn users(request: &Request) -> Vec<String> {
+    request
+        .user_texts()
+        .iter()
+        .map(|text| text.trim().to_owned())
+        .collect()
+}
+
+on_both_versions! {
+    fn the_stored_session_is_continued_and_comes_back(world: &World) {
+        // A stdin that stays open and silent, and no terminal.
+        let mut init = world.spawn_with(["init", "--json"], Stdin::OpenSilent);
+        world.wait_until("init has ended", SOON, || !init.is_alive());
+        let made = init.wait(SOON);
+        made.expect_status(0);
+        let base = text(&made.json()["session"]);
+        assert!(world.model.requests().is_empty(), "init asks no model");
+        run(world, ["init"]).expect_status(64);
+        assert_eq!(opencode_sessions(world), [base.clone()].into());
+
+        run(world, ["start", "1", "one begins", "--transport", "run"]).expect_status(0);
+        run(world, ["start", "2", "two begins", "--transport", "run"]).expect_status(0);
+        // The newest session is #2's, which is where 1.3.2 goes with --continue.
+        run(world, ["continue", "1", "one goes on", "--transport", "run"]).expect_status(0);
+        let (one, two) = (session_of(world, "1"), session_of(world, "2"));
+        assert_eq!(opencode_sessions(world), [base.clone(), one.clone(), two.clone()].into());
+        let asked = world.model.turn_requests_with("one goes on");
+        assert_eq!(users(&asked[0]), ["one begins", "one goes on"]);
+        assert_eq!(kit::prompts_of(world, &two), ["two begins"]);
+        assert_eq!(kit::prompts_of(world, &base), [""; 0]);
+
+        let destroyed = run(world, ["destroy", "1", "-y", "--json"]);
+        destroyed.expect_status(0);
+        assert_eq!(destroyed.json()["messages_exported"], 4, "{destroyed}");
+        assert_eq!(opencode_sessions(world), [base.clone(), two.clone()].into());
+        run(world, ["restore", "1"]).expect_status(0);
+        assert_eq!(session_of(world, "1"), one);
+        let row = world.session(&one);
+        assert!(row.permission.is_some_and(|rules| rules.contains("question")), "the policy is back");
+        run(world, ["continue", "1", "one is back"]).expect_status(0);
+        let asked = world.model.turn_requests_with("one is back");
+        assert_eq!(users(&asked[0]), ["one begins", "one goes on", "one is back"]);
+        assert_eq!(opencode_sessions(world), [base, one, two].into());
+        world.wait_nothing_left(SOON);
+    }
+
+    fn a_base_has_a_prompt_and_its_turns_are_watched(world: &World) {
+        let made = run(world, ["init", "--prompt", "read the rules", "--json"]);
+        made.expect_status(0);
+        let first = text(&made.json()["session"]);
+        let forced = run(world, ["init", "--force", "--prompt", "read them again", "--json"]);
+        forced.expect_status(0);
+        assert_ne!(text(&forced.json()["session"]), first);
+        assert_eq!(run(world, ["list", "--json"]).json()["bases"].as_array().map(Vec::len), Some(1));
+
+        let rules = run(world, ["permit", "--base", "bash:git push *=deny", "--explain", "--json"]);
+        rules.expect_status(0);
+        let rows = rules.json()["permissions"].as_array().expect("a list").clone();
+        for class in ["question", "bash", "external_directory", "doom_loop"] {
+            assert!(rows.iter().any(|row| row["permission"] == class), "{class}\n{rules}");
+        }
+
+        let gate = Gate::new();
+        world.model.on("work", vec![Reply::bash("echo at it"), Reply::text("it is done").behind(&gate)]);
+        let turn = world.spawn(["start", "1", "work"]);
+        gate.wait_arrived(SOON);
+        let mut following = world.spawn(["logs", "1", "-f", "--json"]);
+        following.wait_for_stdout("echo at it", SOON);
+        assert!(following.is_alive(), "it goes on while the turn does");
+        gate.open();
+        let turn = turn.wait(SOON);
+        turn.expect_status(0);
+        assert!(turn.stdout().contains("it is done"), "{turn}");
+        let followed = following.wait(SOON);
+        followed.expect_status(0);
+        assert!(followed.stdout().contains("it is done"), "{followed}");
+        let asked = world.model.turn_requests_with("work");
+        assert_eq!(users(&asked[0]), ["read them again", "work"], "a fork begins with its base's prompt");
+        let rules = world.session(&session_of(world, "1")).permission.unwrap_or_default();
+        assert!(rules.contains("git push *"), "{rules}");
+        run(world, ["permit", "1", "--remove", "bash:git push *"]).expect_status(0);
+        let explained = run(world, ["permit", "1", "--explain"]);
+        explained.expect_status(0);
+        assert!(explained.stdout().contains("question"), "{explained}");
+        let shown = run(world, ["show", "1", "--turns", "--json"]).json();
+        assert_eq!(shown["turn_list"][0]["verdict"], "completed", "{shown}");
+        assert_eq!(shown["totals"]["turns"], 1, "{shown}");
+        world.wait_nothing_left(SOON);
+    }
+}

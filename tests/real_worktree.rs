@@ -1,0 +1,86 @@
+//! A session with a worktree works there on the real opencode: both versions, both transports, and the tools too.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may panic; clippy sees no #[test] on a helper"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests look at and change worktrees by hand"
+)]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kugetsu_testing::{Output, Reply, Stdin, World, on_both_versions};
+
+const REF: &str = "github.com/shoko/kugetsu#14";
+const SOON: Duration = Duration::from_mins(3);
+
+fn run(world: &World, arguments: &[&str]) -> Output {
+    let output = world.start(world.kugetsu(arguments), Stdin::Null).wait(SOON);
+    output.expect_status(0);
+    world.wait_nothing_left(SOON);
+    output
+}
+
+fn expected(world: &World) -> PathBuf {
+    world.repo().join(".worktrees/github.com/shoko/kugetsu/14")
+}
+
+/// A turn whose tool writes where it is into a new file of this name.
+fn turn(world: &World, arguments: &[&str], file: &str) {
+    let calls = world.model.turn_requests().len();
+    let prompt = format!("write {file}");
+    let tool = Reply::bash(format!("pwd | tee {file}"));
+    world.model.on(prompt.clone(), vec![tool, Reply::text("written")]);
+    let output = run(world, &[arguments, &["--json", &prompt]].concat());
+    let result = output.json();
+    let path = expected(world);
+    assert_eq!(result["verdict"], "completed", "{output}");
+    assert_eq!(result["directory"], path.to_str().unwrap(), "{output}");
+    let there = std::fs::read_to_string(path.join(file)).unwrap_or_else(|error| panic!("{error}\n{output}"));
+    assert_eq!(Path::new(there.trim()), path, "{output}");
+    assert!(!world.repo().join(file).exists(), "{output}");
+    // The model was told the same.
+    let results = world.model.turn_requests()[calls..]
+        .last()
+        .map(kugetsu_testing::Request::tool_results);
+    let results = results.expect("the tool's answer went to the model");
+    assert!(
+        results.iter().any(|text| text.trim() == there.trim()),
+        "{results:?}\n{output}"
+    );
+    // And opencode's row names it.
+    let session = result["session"].as_str().unwrap();
+    let rows = world.sessions();
+    let row = rows
+        .iter()
+        .find(|row| row.id == session)
+        .expect("the session is there");
+    assert_eq!(row.directory, path.to_str().unwrap());
+}
+
+on_both_versions! {
+    fn started_through_serve_and_continued_through_run(world: &World) {
+        run(world, &["init"]);
+        turn(world, &["start", "14", "--worktree", "--transport", "serve"], "one");
+        turn(world, &["continue", "14", "--transport", "run"], "two");
+        assert_eq!(world.sessions().len(), 2, "the base and one fork");
+        assert_eq!(world.git(&world.repo(), ["status", "--porcelain"]).stdout(), "");
+    }
+
+    fn started_through_run_and_continued_through_serve(world: &World) {
+        run(world, &["init"]);
+        turn(world, &["start", "14", "--worktree", "--transport", "run"], "one");
+        // Taken away and brought back, from opencode as well as from git.
+        let session = world.run(["show", REF, "--json"]).json()["session"].clone();
+        world.run(["destroy", "14", "-y"]).expect_status(2);
+        run(world, &["destroy", "14", "-y", "--force"]);
+        assert!(!expected(world).exists());
+        assert!(world.sessions().iter().all(|row| row.id != session));
+        run(world, &["restore", "14"]);
+        assert!(expected(world).join("one").exists());
+        turn(world, &["continue", "14", "--transport", "serve"], "two");
+        assert_eq!(world.run(["show", REF, "--json"]).json()["session"], session);
+    }
+}
