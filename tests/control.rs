@@ -715,9 +715,7 @@ fn a_rebase_moves_the_worktree_between_turns_or_leaves_it_alone() {
     world.git(&tree, ["checkout", "both"]).expect_status(0);
     // Not while a turn runs there.
     let turn = world.spawn(["continue", "14", "hang", "--transport", "run"]);
-    world.wait_until("it runs", SOON, || {
-        status(&world).is_some_and(|status| status["current_step"] == 1)
-    });
+    world.wait_until("it runs", SOON, || state(&world) == "running");
     world.run(rebase).expect_status(75);
     world.run(["stop", "14"]).expect_status(0);
     turn.wait(SOON).expect_status(143);
