@@ -214,6 +214,12 @@ fn what_is_no_signal_is_taken_away_and_does_nothing() {
         std::fs::write(&file, text).unwrap();
         world.wait_until("it is taken", SOON, || !file.exists());
     }
+    // Long enough for each of them to have been heeded.
+    let seen = status(&world).unwrap()["heartbeat"].clone();
+    world.wait_until("another heartbeat", SOON, || {
+        status(&world).unwrap()["heartbeat"] != seen
+    });
+    assert_eq!(state(&world), "running");
     assert!(turn.is_alive());
     // By hand, the word alone is enough.
     std::fs::write(run_file(&world, ".signal.json"), r#"{"signal":"stop"}"#).unwrap();
