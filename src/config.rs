@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::permission::{Policy, Preset, Rule};
+use crate::ssh::{Host, HostSettings};
 use crate::worktree::Extras;
 
 /// One setting.
@@ -204,7 +205,11 @@ impl std::fmt::Display for Origin {
 #[derive(Clone, Debug)]
 pub struct Config {
     values: BTreeMap<&'static str, (String, Origin)>,
+    hosts: BTreeMap<String, HostSettings>,
 }
+
+/// The one name in the file that is no setting: the table of the hosts, `[hosts.NAME]`.
+const HOSTS: &str = "hosts";
 
 /// What is wrong with the settings.
 #[derive(Debug, thiserror::Error)]
@@ -254,14 +259,18 @@ impl Config {
             .iter()
             .map(|key| (key.name, (key.default.to_owned(), Origin::Default)))
             .collect();
-        for (name, value) in read_file(file)? {
+        let mut table = read_file(file)?;
+        let hosts = table
+            .remove(HOSTS)
+            .map_or_else(|| Ok(BTreeMap::new()), |value| parse_hosts(file, value))?;
+        for (name, value) in table {
             let Some(key) = KEYS.iter().find(|key| key.name == name) else {
                 return Err(ConfigError::Unknown {
                     path: file.to_owned(),
                     name,
                 });
             };
-            values.insert(key.name, (value, Origin::File));
+            values.insert(key.name, (plain(&value), Origin::File));
         }
         for key in KEYS {
             let variable = format!("KUGETSU_{}", key.name.to_uppercase());
@@ -282,12 +291,17 @@ impl Config {
                 problem,
             })?;
         }
-        Ok(Self { values })
+        Ok(Self { values, hosts })
     }
 
     /// A value as text. The name must be one of [`KEYS`]; any other has the empty value.
     pub fn get(&self, name: &str) -> &str {
         self.values.get(name).map_or("", |(value, _)| value.as_str())
+    }
+
+    /// The hosts that have a name here, by that name.
+    pub fn hosts(&self) -> &BTreeMap<String, HostSettings> {
+        &self.hosts
     }
 
     /// Where a value came from. The name must be one of [`KEYS`].
@@ -336,10 +350,10 @@ impl Config {
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
+fn read_file(path: &Path) -> Result<toml::Table, ConfigError> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(toml::Table::new()),
         Err(source) => {
             return Err(ConfigError::Read {
                 path: path.to_owned(),
@@ -347,16 +361,35 @@ fn read_file(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
             });
         }
     };
-    let table: toml::Table = text
-        .parse()
+    text.parse()
         .map_err(|error: toml::de::Error| ConfigError::Syntax {
             path: path.to_owned(),
             message: error.to_string().trim().replace('\n', " "),
+        })
+}
+
+fn parse_hosts(file: &Path, value: toml::Value) -> Result<BTreeMap<String, HostSettings>, ConfigError> {
+    let wrong = |name: String, value: String, problem: String| ConfigError::Value {
+        origin: file.display().to_string(),
+        name,
+        value,
+        problem,
+    };
+    let toml::Value::Table(table) = value else {
+        let problem = "it is a table for each host: [hosts.NAME]".to_owned();
+        return Err(wrong(HOSTS.to_owned(), value.to_string(), problem));
+    };
+    let mut hosts = BTreeMap::new();
+    for (name, value) in table {
+        let shown = value.to_string();
+        let full = format!("{HOSTS}.{name}");
+        let settings: HostSettings = value.try_into().map_err(|error: toml::de::Error| {
+            wrong(full.clone(), shown.clone(), error.message().replace('\n', " "))
         })?;
-    Ok(table
-        .into_iter()
-        .map(|(name, value)| (name, plain(&value)))
-        .collect())
+        Host::new(&name, Some(&settings)).map_err(|error| wrong(full, shown, error.to_string()))?;
+        hosts.insert(name, settings);
+    }
+    Ok(hosts)
 }
 
 /// Lists become lines, everything else what a person would type.

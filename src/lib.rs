@@ -12,6 +12,7 @@ pub mod permission;
 pub mod process;
 pub mod redact;
 pub mod session;
+pub mod ssh;
 pub mod store;
 pub mod transport;
 pub mod turn;

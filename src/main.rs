@@ -5,8 +5,14 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // First of all: a guard must be up within milliseconds, and its arguments are not for people.
     let first = std::env::args_os().nth(1);
-    if first.is_some_and(|word| word == kugetsu::process::GUARD_COMMAND) {
+    if first
+        .as_ref()
+        .is_some_and(|word| word == kugetsu::process::GUARD_COMMAND)
+    {
         return ExitCode::from(kugetsu::process::guard_main());
     }
-    kugetsu::cli::main().into()
+    if first.is_some_and(|word| word == kugetsu::ssh::TETHER_COMMAND) {
+        return ExitCode::from(kugetsu::cli::tether_main());
+    }
+    kugetsu::cli::main()
 }

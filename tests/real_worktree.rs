@@ -33,7 +33,7 @@ fn turn(world: &World, arguments: &[&str], file: &str) {
     let prompt = format!("write {file}");
     let tool = Reply::bash(format!("pwd | tee {file}"));
     world.model.on(prompt.clone(), vec![tool, Reply::text("written")]);
-    let output = run(world, &[arguments, &["--json", &prompt]].concat());
+    let output = run(world, &[arguments, &["--output", "json", &prompt]].concat());
     let result = output.json();
     let path = expected(world);
     assert_eq!(result["verdict"], "completed", "{output}");

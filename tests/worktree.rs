@@ -86,7 +86,7 @@ fn worktrees(world: &World) -> usize {
 #[test]
 fn a_turn_runs_in_a_worktree_of_its_own() {
     let world = world();
-    let output = start(&world, &["--worktree", "--json"]);
+    let output = start(&world, &["--worktree", "--output", "json"]);
     let result = output.expect_status(0).json();
     let path = expected(&world);
     let head = world.git(&world.repo(), ["rev-parse", "HEAD"]).stdout();
@@ -160,7 +160,8 @@ fn branch_start_and_root_can_be_chosen() {
             "fix/the-crash",
             "--from",
             "HEAD~1",
-            "--json",
+            "--output",
+            "json",
         ],
     );
     let worktree = &result.expect_status(0).json()["worktree"];
@@ -170,7 +171,14 @@ fn branch_start_and_root_can_be_chosen() {
     assert_eq!(worktree["path"], text(&path));
     assert!(!path.join("later").exists());
     // Where the default base serves another repository, its clone does, and no number is taken twice.
-    let other = world.run(["start", "gitlab.com:8080/a/b#14", "do it", "--worktree", "--json"]);
+    let other = world.run([
+        "start",
+        "gitlab.com:8080/a/b#14",
+        "do it",
+        "--worktree",
+        "--output",
+        "json",
+    ]);
     let other = &other.expect_status(0).json()["worktree"];
     assert_eq!(other["branch"], "kugetsu/a/b/14");
     assert_eq!(other["path"], text(&root.join("gitlab.com@8080/a/b/14")));
@@ -403,7 +411,9 @@ fn hooks_run_around_a_turn() {
         .map(say)
         .concat();
     configure(&world, &all);
-    let result = start(&world, &["--worktree", "--json"]).expect_status(0).json();
+    let result = start(&world, &["--worktree", "--output", "json"])
+        .expect_status(0)
+        .json();
     world.run(["continue", "14", "more"]).expect_status(0);
     world.run(["destroy", "14", "-y"]).expect_status(0);
     let path = expected(&world);

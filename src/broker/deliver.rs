@@ -666,7 +666,8 @@ fn refuse_wrong_mode(request: &TurnRequest, record: Option<&IssueRecord>) -> Res
     }
 }
 
-fn check_session(record: IssueRecord, opencode: &Opencode) -> Result<IssueRecord, BrokerError> {
+/// That opencode still has the session, and the disk its directory.
+pub(super) fn check_session(record: IssueRecord, opencode: &Opencode) -> Result<IssueRecord, BrokerError> {
     let of = record.issue.to_string();
     if let Some(session) = &record.session
         && read_database(opencode)?.session(session)?.is_none()

@@ -148,6 +148,9 @@ pub enum BrokerError {
         /// Its last words.
         problem: String,
     },
+    /// opencode's terminal interface could not be started.
+    #[error("opencode cannot be started on this terminal: {0}")]
+    Attach(std::io::Error),
     /// The request makes no sense here.
     #[error("{problem}")]
     Usage {
@@ -206,6 +209,7 @@ impl BrokerError {
             | Self::Server(_)
             | Self::Api(_)
             | Self::Process(_)
+            | Self::Attach(_)
             | Self::Export { .. }
             | Self::Command { .. } => ExitStatus::Unavailable,
         }

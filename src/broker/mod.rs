@@ -1,5 +1,6 @@
 //! Whole operations: what the command line, and any other front end, calls.
 
+mod attach;
 mod control;
 mod deliver;
 mod destroy;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+pub use attach::{AttachCommand, Attachment};
 pub use control::Stopped;
 pub use deliver::{Mode, TransportChoice, TurnReport, TurnRequest};
 pub use destroy::Removed;

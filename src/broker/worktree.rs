@@ -212,9 +212,7 @@ impl Broker {
             )),
             _ => {}
         }
-        let base = self.store.base(&record.base)?.map(|base| base.directory);
-        let base = base.unwrap_or_else(|| wanted.repo_dir.clone());
-        record.directory = worktree::directory_in(&wanted, &base);
+        record.directory = worktree::directory_in(&wanted, &record.directory);
         if wanted.pending {
             self.config.extras().bring(&wanted).map_err(of(&issue))?;
             self.hook_or_interrupt(Moment::AfterCreate, &record, None, interrupts)

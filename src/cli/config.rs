@@ -26,10 +26,11 @@ pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outc
                 (key.name.to_owned(), fields)
             })
             .collect();
-        output.object(&json!({"file": file, "settings": settings}));
+        let hosts = context.broker.config.hosts();
+        output.object(&json!({"file": file, "settings": settings, "hosts": hosts}));
         return Ok(ExitStatus::Ok);
     }
-    let rows = entries
+    let mut rows: Vec<_> = entries
         .map(|(key, value, origin)| {
             vec![
                 key.name.to_owned(),
@@ -43,6 +44,22 @@ pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outc
             ]
         })
         .collect();
+    for (name, host) in context.broker.config.hosts() {
+        let fields = [
+            ("address", host.address.clone(), "where it is, for ssh"),
+            ("kugetsu", host.kugetsu.clone(), "the kugetsu program there"),
+            ("home", host.home.clone(), "KUGETSU_HOME there"),
+            (
+                "ssh",
+                (!host.ssh.is_empty()).then(|| host.ssh.join(" ")),
+                "further arguments of ssh",
+            ),
+        ];
+        rows.extend(fields.into_iter().filter_map(|(field, value, help)| {
+            let setting = format!("hosts.{name}.{field}");
+            Some(vec![setting, value?, "config.toml".to_owned(), help.to_owned()])
+        }));
+    }
     output.table(&["SETTING", "VALUE", "FROM", "MEANING"], rows);
     output.note(format!(
         "settings are read from {}; KUGETSU_<SETTING> in the environment overrules it",

@@ -99,7 +99,7 @@ impl Context {
 }
 
 /// `/proc/self/exe` stays right while a new version is installed over the running one.
-fn own_program() -> PathBuf {
+pub(super) fn own_program() -> PathBuf {
     let link = PathBuf::from("/proc/self/exe");
     if link.exists() {
         return link;

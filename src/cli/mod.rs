@@ -1,5 +1,6 @@
 //! The command line: arguments in, text and exit status out. The only place that prints, prompts or exits.
 
+mod attach;
 mod completions;
 mod config;
 mod context;
@@ -7,6 +8,7 @@ mod continue_;
 mod destroy;
 mod detach;
 mod doctor;
+mod host;
 mod init;
 mod list;
 mod logs;
@@ -28,7 +30,9 @@ mod turn;
 mod wait;
 mod worktree;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::broker::BrokerError;
 use crate::exit::ExitStatus;
@@ -51,6 +55,10 @@ pub struct Cli {
     /// Print JSON on stdout instead of text for people; start, continue and logs print a line an event
     #[arg(long, global = true)]
     json: bool,
+
+    /// Run the command on this host with ssh: user@host, or a name from [hosts] in config.toml
+    #[arg(long, global = true, value_name = "HOST")]
+    host: Option<String>,
 }
 
 const EXIT_HELP: &str = "\
@@ -76,6 +84,8 @@ enum Verb {
     List(list::ListArgs),
     /// Show one session
     Show(show::ShowArgs),
+    /// Open the session in opencode's own terminal interface
+    Attach(attach::AttachArgs),
     /// Print the answer of a turn, or all that happened in it
     Logs(logs::LogsArgs),
     /// Wait for the end of a turn that runs elsewhere; the exit status is the turn's
@@ -141,20 +151,24 @@ impl<E: Into<BrokerError>> From<E> for CliError {
 }
 
 /// Runs the command line of this process.
-pub fn main() -> ExitStatus {
+pub fn main() -> ExitCode {
     if std::env::args_os()
         .nth(1)
         .is_some_and(|word| word == detach::COMMAND)
     {
-        return detach::child_main();
+        return detach::child_main().into();
     }
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let mut command = Cli::command();
+    let parsed = command
+        .try_get_matches_from_mut(std::env::args_os())
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help and version are no errors; they go to stdout.
             let _ = error.print();
             if !error.use_stderr() {
-                return ExitStatus::Ok;
+                return ExitStatus::Ok.into();
             }
             if asks_for_json(std::env::args_os().skip(1)) {
                 let text = error.to_string();
@@ -162,18 +176,26 @@ pub fn main() -> ExitStatus {
                 let message = first.strip_prefix("error: ").unwrap_or(first);
                 Output::new(true).error_object(&CliError::usage(message, "see: kugetsu --help"));
             }
-            return ExitStatus::Usage;
+            return ExitStatus::Usage.into();
         }
     };
     let output = Output::new(cli.json);
-    let status = run(cli.verb, output);
+    let status = match &cli.host {
+        Some(name) => host::run(&command, &matches, name),
+        None => run(cli.verb, output).map(ExitStatus::code),
+    };
     match status {
-        Ok(status) => status,
+        Ok(status) => status.into(),
         Err(error) => {
             output.error(&error);
-            error.status
+            error.status.into()
         }
     }
+}
+
+/// Runs this process as the tether of a command that was asked for on another host; gives its exit status.
+pub fn tether_main() -> u8 {
+    crate::ssh::tether_main(&context::own_program())
 }
 
 /// Whether `--json` stands among arguments that could not be understood.
@@ -200,6 +222,7 @@ fn dispatch(verb: Verb, context: &Context, output: Output) -> Outcome {
         Verb::Continue(args) => continue_::run(args, context, output),
         Verb::List(args) => list::run(&args, context, output),
         Verb::Show(args) => show::run(&args, context, output),
+        Verb::Attach(args) => attach::run(&args, context, output),
         Verb::Logs(args) => logs::run(&args, context, output),
         Verb::Wait(args) => wait::run(&args, context, output),
         Verb::Stop(args) => stop::run(&args, context, output),

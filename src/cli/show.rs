@@ -33,8 +33,12 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
     } else {
         None
     };
+    let holder = broker.store.lease_holder(&Key::from(&issue));
     if output.json {
         let mut value = with_state(&record, state);
+        if let Some(holder) = &holder {
+            value["in_use"] = json!(holder);
+        }
         if let Some(turns) = turns {
             value["turn_list"] = json!(turns);
         }
@@ -51,18 +55,6 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
                 .map_or("none yet", |session| session.as_str())
         ),
         format!("  directory   {}", record.directory.display()),
-        format!(
-            "  worktree    {}",
-            record.worktree.as_ref().map_or_else(
-                || "none".to_owned(),
-                |worktree| format!(
-                    "{} (branch {} from {})",
-                    worktree.path.display(),
-                    worktree.branch,
-                    &worktree.base_commit[..worktree.base_commit.floor_char_boundary(10)]
-                )
-            )
-        ),
         format!("  base        {} ({})", record.base, record.base_session),
         format!("  permissions {}", record.policy.preset),
         format!(
@@ -74,6 +66,16 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         format!("  created     {}", record.created.strftime("%F %T UTC")),
         format!("  updated     {}", record.updated.strftime("%F %T UTC")),
     ];
+    if let Some(worktree) = &record.worktree {
+        let commit = &worktree.base_commit;
+        let line = format!(
+            "  worktree    {} (branch {} from {})",
+            worktree.path.display(),
+            worktree.branch,
+            &commit[..commit.floor_char_boundary(10)]
+        );
+        lines.insert(3, line);
+    }
     if let (Some(live), SessionState::Running) = (&record.live, state) {
         lines.push(format!(
             "  running     turn {} since {}, process {} on {}",
@@ -82,6 +84,16 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
             live.supervisor.pid,
             live.supervisor.host
         ));
+    }
+    if state != SessionState::Running
+        && let Some(holder) = &holder
+    {
+        let holder = holder.as_ref();
+        let who = holder.map_or_else(
+            || "by a process that left no name".to_owned(),
+            |holder| format!("by {holder}"),
+        );
+        lines.push(format!("  in use      {who}"));
     }
     if state == SessionState::Lost && record.live.is_some() {
         lines.push(

@@ -170,10 +170,12 @@ pub fn is_there(path: &Path) -> bool {
     path.join(".git").symlink_metadata().is_ok()
 }
 
-/// The folder in the worktree that a folder of the clone corresponds to.
+/// The folder in the worktree that a folder of the clone, or of the worktree itself, corresponds to.
 pub fn directory_in(worktree: &Worktree, directory: &Path) -> PathBuf {
-    let below = real(directory)
-        .strip_prefix(&worktree.repo_dir)
+    let directory = real(directory);
+    let below = directory
+        .strip_prefix(&worktree.path)
+        .or_else(|_| directory.strip_prefix(&worktree.repo_dir))
         .map(Path::to_owned)
         .unwrap_or_default();
     let folder = worktree.path.join(&below);

@@ -21,7 +21,7 @@ fn begin_with_stubborn_children(case: &Case, verb: &str, issue: &str, more: &[&s
 }
 
 /// Sends a signal to opencode itself, neither to its guard nor to us.
-fn signal_opencode(case: &Case, signal: &str) {
+pub(super) fn signal_opencode(case: &Case, signal: &str) {
     let word = format!(" {} ", case.transport);
     let mut stopped = 0;
     for process in case.processes() {

@@ -9,6 +9,7 @@ mod bench;
 mod demo;
 mod example;
 mod opencode;
+mod packages;
 mod step;
 mod test;
 

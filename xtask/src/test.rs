@@ -7,6 +7,7 @@ use std::process::Stdio;
 use kugetsu_testing::{Version, workspace_root};
 
 use crate::opencode;
+use crate::packages::{self, installed};
 use crate::step::{Failure, cargo, program, step};
 
 #[derive(clap::Args)]
@@ -29,6 +30,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             println!("=== cargo deny: not run, it is not installed (cargo install cargo-deny)");
         }
     }
+    step("system packages", packages::install_missing)?;
     if !options.quick {
         opencode::install_all()?;
     }
@@ -36,11 +38,6 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     program("build", &mut cargo(&["build", "--workspace", "--all-targets"]))?;
     let passed = step("tests", || tests(options))?;
     report(options, passed)
-}
-
-fn installed(name: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
 }
 
 /// How many tests passed: in all, and on each real version.

@@ -1,27 +1,10 @@
 //! opencode is killed in the middle of a turn: it is started again, and no prompt reaches the model twice. Both
 //! transports, both real versions.
 
-#[path = "support/case.rs"]
-mod case;
+use kugetsu_testing::{Gate, Reply};
 
-use case::{Case, SOON, expect};
-use kugetsu_testing::{Gate, Reply, Stdin};
-
-/// Kills opencode itself, neither its guard nor us.
-fn kill_opencode(case: &Case) {
-    let word = format!(" {} ", case.transport);
-    let mut killed = 0;
-    for process in case.processes() {
-        let command = format!("{} ", process.command);
-        if command.contains(&word) && command.contains("/bin/opencode ") && !command.contains("kugetsu ") {
-            let mut kill = case.command("kill");
-            kill.args(["-KILL", &process.pid.to_string()]);
-            case.finish(kill, Stdin::Null).expect_status(0);
-            killed += 1;
-        }
-    }
-    assert!(killed > 0, "no opencode among {:#?}", case.processes());
-}
+use super::case::{Case, SOON, expect};
+use super::signals::signal_opencode;
 
 on_every_combination! {
     fn a_crash_is_survived_and_the_prompt_is_not_sent_again(case: &Case) {
@@ -30,7 +13,7 @@ on_every_combination! {
         case.model.on("Go on where you stopped", vec![Reply::text("gone on")]);
         let running = case.begin("start", "#1", &["--max-restarts", "1", "the one prompt"]);
         gate.wait_arrived(SOON);
-        kill_opencode(case);
+        signal_opencode(case, "-KILL");
         let output = running.wait(SOON);
         expect(&output, 0, "completed", "");
         assert_eq!(output.json()["restarts"], 1, "{output}");
@@ -44,7 +27,7 @@ on_every_combination! {
         case.model.on("once more", vec![Reply::text("cut off").behind(&gate)]);
         let running = case.begin("continue", "#1", &["--max-restarts", "0", "once more"]);
         gate.wait_arrived(SOON);
-        kill_opencode(case);
+        signal_opencode(case, "-KILL");
         expect(&running.wait(SOON), 1, "failed", "signal");
         case.wait_nothing_left(SOON);
     }

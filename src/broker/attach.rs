@@ -1,0 +1,82 @@
+//! `attach`: a person takes the session over for a while, in opencode's own terminal interface.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use super::deliver::check_session;
+use super::{Broker, BrokerError};
+use crate::process;
+use crate::session::{IssueRecord, IssueRef};
+use crate::store::{Holder, Lease};
+
+/// What opens opencode's terminal interface on a session. Measured on 1.3.2 and 1.18.33: `--session ID`, in the
+/// session's own directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachCommand {
+    /// opencode.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Where it runs.
+    pub directory: PathBuf,
+}
+
+/// A session that is in a person's hands: nobody else runs a turn on it as long as this lives.
+#[derive(Debug)]
+pub struct Attachment {
+    /// What to run.
+    pub command: AttachCommand,
+    /// The value of [`process::TURN_ENV`] by which [`Attachment::end`] finds what it started.
+    pub mark: Uuid,
+    _lease: Lease,
+}
+
+impl Attachment {
+    /// Ends what opencode's tools left behind, then gives the session back.
+    pub fn end(self) -> Result<(), BrokerError> {
+        process::sweep_marked(self.mark)?;
+        Ok(())
+    }
+}
+
+impl Broker {
+    /// The command that [`Broker::attach`] is for. Takes no lease and changes nothing.
+    pub fn attach_command(&self, issue: &IssueRef) -> Result<AttachCommand, BrokerError> {
+        let opencode = self.opencode()?;
+        let record = check_session(self.record(issue)?, &opencode)?;
+        command(&record, opencode.program)
+    }
+
+    /// Takes the lease, brings the record in order and writes the policy, as before every turn.
+    pub fn attach(&self, issue: &IssueRef) -> Result<Attachment, BrokerError> {
+        self.record(issue)?;
+        let lease = self
+            .store
+            .lease_issue(issue, Holder::this_process("attach"), None)?;
+        let opencode = self.opencode()?;
+        let mut record = self.record(issue)?;
+        self.adopt(&lease, &mut record, Some(&opencode))?;
+        let record = check_session(record, &opencode)?;
+        let command = command(&record, opencode.program.clone())?;
+        self.settle(&opencode, &record)?;
+        Ok(Attachment {
+            command,
+            mark: Uuid::now_v7(),
+            _lease: lease,
+        })
+    }
+}
+
+fn command(record: &IssueRecord, program: PathBuf) -> Result<AttachCommand, BrokerError> {
+    let session = record
+        .session
+        .as_ref()
+        .ok_or_else(|| BrokerError::NoSession(record.issue.clone()))?;
+    Ok(AttachCommand {
+        program,
+        args: vec!["--session".into(), session.as_str().into()],
+        directory: record.directory.clone(),
+    })
+}

@@ -1,0 +1,122 @@
+//! `kugetsu attach`: opencode's own terminal interface on an issue's session.
+
+use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal as _;
+use std::os::unix::process::ExitStatusExt as _;
+
+use clap::Args;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::context::Context;
+use super::output::Output;
+use super::{CliError, Outcome};
+use crate::broker::{Attachment, BrokerError};
+use crate::exit::ExitStatus;
+use crate::process::TURN_ENV;
+use crate::ssh::quote;
+
+#[derive(Debug, Args)]
+pub(super) struct AttachArgs {
+    /// The issue
+    #[arg(value_name = "REF")]
+    reference: String,
+
+    /// Print the shell command instead of running it; it takes no lease
+    #[arg(long)]
+    print: bool,
+}
+
+pub(super) fn run(args: &AttachArgs, context: &Context, output: Output) -> Outcome {
+    let issue = context.issue(&args.reference)?;
+    let broker = &context.broker;
+    if args.print {
+        let command = broker.attach_command(&issue)?;
+        print(&command, output);
+        return Ok(ExitStatus::Ok);
+    }
+    if !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
+        return Err(no_terminal());
+    }
+    let attachment = broker.attach(&issue)?;
+    let ended = run_on_terminal(&attachment);
+    // Whatever way it ended: nothing of it runs on, and then the lease goes.
+    let swept = attachment.end();
+    let status = ended?;
+    swept?;
+    Ok(status)
+}
+
+/// There is nobody to show anything to.
+pub(super) fn no_terminal() -> CliError {
+    CliError::usage(
+        "attach draws on a terminal, and this is none",
+        "see the command that it runs: kugetsu attach REF --print; over ssh, give it one: ssh -t",
+    )
+}
+
+fn print(command: &crate::broker::AttachCommand, output: Output) {
+    let mut shell = OsString::from("cd ");
+    shell.push(quote(command.directory.as_os_str()));
+    shell.push(" &&");
+    for word in
+        std::iter::once(command.program.as_os_str()).chain(command.args.iter().map(OsString::as_os_str))
+    {
+        shell.push(" ");
+        shell.push(quote(word));
+    }
+    let text = |word: &OsStr| word.to_string_lossy().into_owned();
+    if output.json {
+        output.object(&json!({
+            "directory": text(command.directory.as_os_str()),
+            "program": text(command.program.as_os_str()),
+            "arguments": command.args.iter().map(|word| text(word)).collect::<Vec<_>>(),
+            "shell": text(&shell),
+        }));
+    } else {
+        output.text(text(&shell));
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run_on_terminal(attachment: &Attachment) -> Outcome {
+    let command = &attachment.command;
+    let failed = |error| CliError::from(BrokerError::Attach(error));
+    // Listened to before it starts. What the terminal sends goes to opencode as well, which decides what it means;
+    // kugetsu stays, for the lease.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut quit = signal(SignalKind::quit()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    let mut child = tokio::process::Command::new(&command.program)
+        .args(&command.args)
+        .current_dir(&command.directory)
+        .env(TURN_ENV, attachment.mark.to_string())
+        .spawn()
+        .map_err(failed)?;
+    let mut asked = None;
+    loop {
+        let number = tokio::select! {
+            status = child.wait() => {
+                let status = status.map_err(failed)?;
+                return Ok(match (asked, status.code(), status.signal()) {
+                    (Some(asked), _, _) => asked,
+                    (None, Some(0), _) => ExitStatus::Ok,
+                    (None, _, Some(2)) => ExitStatus::Interrupted,
+                    (None, _, _) => ExitStatus::Failed,
+                });
+            }
+            _ = interrupt.recv() => continue,
+            _ = quit.recv() => continue,
+            _ = terminate.recv() => Signal::TERM,
+            _ = hangup.recv() => Signal::HUP,
+        };
+        // A second one does not wait for opencode.
+        let number = if asked.is_some() { Signal::KILL } else { number };
+        asked = Some(ExitStatus::Terminated);
+        if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            let _ = kill_process(pid, number);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! `--host`: the same command on another host.
+//!
+//! A tether over there runs it: arguments and stdin go to it as frames, stdout and stderr come back untouched.
+
+mod line;
+
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::sync::mpsc;
+
+use clap::{ArgMatches, Command};
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+
+use line::{Input, Line, Local, Word};
+
+use super::CliError;
+use super::context::Context;
+use crate::exit::ExitStatus;
+use crate::ssh::{Frame, Host};
+
+/// What ssh itself ends with when there is no connection, or none any more.
+const SSH_FAILED: u8 = 255;
+/// How many signals are passed on. The next one gives up the connection: the other host may not be there.
+const PASSED_ON: u32 = 2;
+
+impl Local for Context {
+    fn issue(&self, text: &str) -> Result<String, CliError> {
+        Ok(self.issue(text)?.to_string())
+    }
+
+    fn repo(&self) -> Result<String, CliError> {
+        Ok(self.repo(None)?.to_string())
+    }
+}
+
+/// Runs the command line on a host. Gives the exit status there.
+pub(super) fn run(command: &Command, matches: &ArgMatches, name: &str) -> Result<u8, CliError> {
+    let context = Context::from_environment()?;
+    let settings = context.broker.config.hosts().get(name);
+    let host = Host::new(name, settings).map_err(|error| {
+        CliError::usage(
+            error.to_string(),
+            "or name it in config.toml: [hosts.NAME] address = \"user@host\"",
+        )
+    })?;
+    let line = Line::read(command, matches, &context)?;
+    if line.terminal {
+        return on_terminal(&host, &line);
+    }
+    let turn = line.turn.clone();
+    let (status, asked) = runtime()?
+        .block_on(tether(&host, line))
+        .map_err(|error| CliError {
+            status: ExitStatus::Unavailable,
+            message: format!("ssh cannot be run: {error}"),
+            hint: None,
+        })?;
+    verdict(&host, status, asked, turn.as_deref())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError {
+            status: ExitStatus::Failed,
+            message: format!("the system gives no event loop: {error}"),
+            hint: None,
+        })
+}
+
+/// Runs the line through a tether, and passes signals on. Gives what ssh ended with, and the status that the first
+/// signal asked for.
+async fn tether(host: &Host, line: Line) -> std::io::Result<(u8, Option<ExitStatus>)> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (stdin, pipe) = std::io::pipe()?;
+    let mut command = host.tether(std::io::stderr().is_terminal());
+    command.stdin(stdin);
+    let mut command = tokio::process::Command::from(command);
+    let mut child = command.spawn()?;
+    drop(command);
+    let frames = send(line, pipe);
+    let (mut asked, mut signals) = (None, 0);
+    loop {
+        let (number, status) = tokio::select! {
+            status = child.wait() => {
+                let status = status?;
+                let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+                return Ok((u8::try_from(code).unwrap_or(SSH_FAILED), asked));
+            }
+            _ = interrupt.recv() => (Signal::INT, ExitStatus::Interrupted),
+            _ = terminate.recv() => (Signal::TERM, ExitStatus::Terminated),
+            _ = hangup.recv() => (Signal::HUP, ExitStatus::Terminated),
+        };
+        asked.get_or_insert(status);
+        signals += 1;
+        if signals > PASSED_ON {
+            child.start_kill()?;
+        } else {
+            // Signal numbers are below 128.
+            let _ = frames.send(Frame::Signal(number.as_raw() as u8));
+        }
+    }
+}
+
+/// Starts to send the line, and all frames that come later. The connection's stdin stays open as long as what this
+/// gives is kept.
+fn send(line: Line, mut pipe: std::io::PipeWriter) -> mpsc::Sender<Frame> {
+    let (frames, waiting) = mpsc::channel();
+    for word in line.words {
+        let _ = frames.send(match word {
+            Word::Plain(word) => Frame::Argument(word),
+            Word::File { option, content } => Frame::File {
+                option: option.into(),
+                content,
+            },
+        });
+    }
+    let _ = frames.send(Frame::Run);
+    match line.input {
+        Input::Nothing => {
+            let _ = frames.send(Frame::EndOfInput);
+        }
+        Input::Bytes(bytes) => {
+            for piece in bytes.chunks(64 * 1024) {
+                let _ = frames.send(Frame::Input(piece.to_vec()));
+            }
+            let _ = frames.send(Frame::EndOfInput);
+        }
+        Input::Live => {
+            let frames = frames.clone();
+            std::thread::spawn(move || read_stdin(&frames));
+        }
+    }
+    std::thread::spawn(move || {
+        for frame in waiting {
+            // ssh says itself why there is no connection.
+            if frame.write(&mut pipe).is_err() || pipe.flush().is_err() {
+                return;
+            }
+        }
+    });
+    frames
+}
+
+fn read_stdin(frames: &mpsc::Sender<Frame>) {
+    let mut stdin = std::io::stdin().lock();
+    let mut piece = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = stdin.read(&mut piece) {
+        if frames.send(Frame::Input(piece[..count].to_vec())).is_err() {
+            return;
+        }
+    }
+    let _ = frames.send(Frame::EndOfInput);
+}
+
+fn on_terminal(host: &Host, line: &Line) -> Result<u8, CliError> {
+    if !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
+        return Err(super::attach::no_terminal());
+    }
+    let words: Vec<_> = line
+        .words
+        .iter()
+        .filter_map(|word| match word {
+            Word::Plain(word) => Some(word.clone()),
+            Word::File { .. } => None,
+        })
+        .collect();
+    let status = host.on_terminal(&words).status().map_err(|error| CliError {
+        status: ExitStatus::Unavailable,
+        message: format!("ssh cannot be run: {error}"),
+        hint: None,
+    })?;
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    verdict(host, u8::try_from(code).unwrap_or(SSH_FAILED), None, None)
+}
+
+/// Tells the statuses of ssh and of the shell over there from those of kugetsu.
+fn verdict(host: &Host, status: u8, asked: Option<ExitStatus>, turn: Option<&str>) -> Result<u8, CliError> {
+    let name = &host.name;
+    match (status, asked) {
+        // 137: ssh was killed, which we do when it is asked a third time.
+        (SSH_FAILED | 137, Some(asked)) => Ok(asked.code()),
+        (SSH_FAILED, None) => Err(CliError {
+            status: ExitStatus::TryAgain,
+            message: format!(
+                "{name} cannot be reached, or the connection was lost; a command there was ended"
+            ),
+            hint: Some(match turn {
+                Some(turn) => format!("the same command with --turn-id {turn} runs the turn at most once"),
+                None => format!("try it alone: ssh {name} true"),
+            }),
+        }),
+        (126 | 127, _) => Err(CliError {
+            status: ExitStatus::Unavailable,
+            message: format!("{} cannot be run on {name}", host.program().display()),
+            hint: Some(format!(
+                "say where it is, in config.toml: [hosts.{name}] kugetsu = \"~/.cargo/bin/kugetsu\""
+            )),
+        }),
+        _ => Ok(status),
+    }
+}

@@ -1,0 +1,399 @@
+//! The command line for the other host.
+//!
+//! It is written anew from what was understood of the one here, because some of it only means something here: a
+//! file to read, a prompt on stdin, `#14` in this clone.
+
+use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal as _;
+use std::path::Path;
+
+use clap::{Arg, ArgMatches, Command};
+use uuid::Uuid;
+
+use crate::cli::{CliError, prompt};
+use crate::ssh::MAX_FRAME;
+
+/// One argument on its way.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    Plain(OsString),
+    /// An option whose file is here.
+    File {
+        option: &'static str,
+        content: Vec<u8>,
+    },
+}
+
+/// What the command over there finds on its stdin.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum Input {
+    #[default]
+    Nothing,
+    Bytes(Vec<u8>),
+    /// Our own, as it comes.
+    Live,
+}
+
+/// A command line for the other host.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    pub(super) words: Vec<Word>,
+    pub(super) input: Input,
+    /// The id that makes a repeated `start` or `continue` the same turn.
+    pub(super) turn: Option<String>,
+    /// It draws on the terminal.
+    pub(super) terminal: bool,
+}
+
+/// What only this side can answer.
+pub(super) trait Local {
+    /// The whole reference.
+    fn issue(&self, text: &str) -> Result<String, CliError>;
+    /// The repository of the clone.
+    fn repo(&self) -> Result<String, CliError>;
+}
+
+impl Line {
+    pub(super) fn read(
+        command: &Command,
+        matches: &ArgMatches,
+        local: &impl Local,
+    ) -> Result<Self, CliError> {
+        let mut line = Self::default();
+        line.add(command, matches, local)?;
+        Ok(line)
+    }
+
+    fn add(&mut self, command: &Command, matches: &ArgMatches, local: &impl Local) -> Result<(), CliError> {
+        let (mut options, positionals): (Vec<&Arg>, Vec<&Arg>) =
+            command.get_arguments().partition(|arg| !arg.is_positional());
+        // Each is repeated below its verb.
+        if matches.subcommand().is_some() {
+            options.retain(|arg| !arg.is_global_set());
+        }
+        for arg in options {
+            self.add_option(arg, matches)?;
+        }
+        if let Some((verb, below)) = matches.subcommand() {
+            self.plain(verb);
+            let Some(command) = command.find_subcommand(verb) else {
+                return Ok(());
+            };
+            return self.add(command, below, local);
+        }
+        self.add_what_is_meant_here(command, matches, local)?;
+        if !positionals.is_empty() {
+            self.plain("--");
+        }
+        let base = flag(matches, "base");
+        let live = flag(matches, "supervised");
+        for arg in positionals {
+            let id = arg.get_id().as_str();
+            let given = values(matches, id);
+            match (id, given.first().and_then(|value| value.to_str())) {
+                ("reference", Some(text)) if !base && of_this_clone(text) => self.plain(local.issue(text)?),
+                // Words go through stdin as well: there, arguments can be seen by everybody and are short. Whether a
+                // stdin is read at all where there are none is decided there.
+                ("message", None | Some("-")) if !live && given.len() < 2 => {
+                    if !std::io::stdin().is_terminal() {
+                        self.input = Input::Live;
+                    }
+                    self.all(given);
+                }
+                ("message", _) if !live => {
+                    self.input = Input::Bytes(given.join(OsStr::new(" ")).into_encoded_bytes());
+                    self.plain("-");
+                }
+                _ => self.all(given),
+            }
+        }
+        if live {
+            self.input = Input::Live;
+        }
+        Ok(())
+    }
+
+    fn add_option(&mut self, arg: &Arg, matches: &ArgMatches) -> Result<(), CliError> {
+        let id = arg.get_id().as_str();
+        let Some(long) = arg.get_long() else {
+            return Ok(());
+        };
+        if id == "host" || !on_command_line(matches, id) {
+            return Ok(());
+        }
+        if !arg.get_action().takes_values() {
+            if matches.value_source(id).is_some() && flag(matches, id) {
+                self.plain(format!("--{long}"));
+            }
+            return Ok(());
+        }
+        for value in values(matches, id) {
+            match id {
+                "prompt_file" => {
+                    let content = prompt::read_file(Path::new(&value))?.into_bytes();
+                    self.file("--prompt-file", content)?;
+                }
+                "prompt" => self.file("--prompt-file", value.into_encoded_bytes())?,
+                "answers" => self.file("--answers", read_answers(&value)?)?,
+                _ => {
+                    let mut word = OsString::from(format!("--{long}="));
+                    word.push(value);
+                    self.plain(word);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add_what_is_meant_here(
+        &mut self,
+        command: &Command,
+        matches: &ArgMatches,
+        local: &impl Local,
+    ) -> Result<(), CliError> {
+        let has = |id: &str| command.get_arguments().any(|arg| arg.get_id() == id);
+        let verb = command.get_name();
+        if verb == "init" && !on_command_line(matches, "dir") {
+            return Err(CliError::usage(
+                "on another host there is no current directory to make a base of",
+                "name the clone there: --dir DIRECTORY",
+            ));
+        }
+        // Without it, the clone that the command runs in is meant, and that one is here.
+        if has("repo") && has("base") && flag(matches, "base") && !on_command_line(matches, "repo") {
+            self.plain(format!("--repo={}", local.repo()?));
+        }
+        if has("turn_id") {
+            let given = values(matches, "turn_id").pop();
+            let turn = match given {
+                Some(turn) => turn.to_string_lossy().into_owned(),
+                None => {
+                    let turn = Uuid::now_v7().to_string();
+                    self.plain(format!("--turn-id={turn}"));
+                    turn
+                }
+            };
+            self.turn = Some(turn);
+        }
+        self.terminal = verb == "attach" && !flag(matches, "print");
+        Ok(())
+    }
+
+    fn plain(&mut self, word: impl Into<OsString>) {
+        self.words.push(Word::Plain(word.into()));
+    }
+
+    fn all(&mut self, words: Vec<OsString>) {
+        self.words.extend(words.into_iter().map(Word::Plain));
+    }
+
+    fn file(&mut self, option: &'static str, content: Vec<u8>) -> Result<(), CliError> {
+        // The option's name goes with it.
+        if content.len() > MAX_FRAME - 100 {
+            return Err(CliError::usage(
+                format!("{option}: more than 64 MiB cannot be sent"),
+                "copy the file to the host and run the command there",
+            ));
+        }
+        self.words.push(Word::File { option, content });
+        Ok(())
+    }
+}
+
+/// `#14` and `14` mean the repository of the clone that they are said in.
+fn of_this_clone(text: &str) -> bool {
+    let number = text.strip_prefix('#').unwrap_or(text);
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn read_answers(path: &OsStr) -> Result<Vec<u8>, CliError> {
+    std::fs::read(path).map_err(|error| {
+        CliError::usage(
+            format!("the answers file {} cannot be read: {error}", path.display()),
+            "it is read here and sent to the host",
+        )
+    })
+}
+
+fn flag(matches: &ArgMatches, id: &str) -> bool {
+    matches!(matches.try_get_one::<bool>(id), Ok(Some(true)))
+}
+
+fn on_command_line(matches: &ArgMatches, id: &str) -> bool {
+    matches.try_contains_id(id).unwrap_or(false)
+        && matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine)
+}
+
+fn values(matches: &ArgMatches, id: &str) -> Vec<OsString> {
+    if !on_command_line(matches, id) {
+        return Vec::new();
+    }
+    matches
+        .get_raw(id)
+        .map(|values| values.map(OsStr::to_owned).collect())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use clap::CommandFactory as _;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    struct ThisClone;
+
+    impl Local for ThisClone {
+        fn issue(&self, text: &str) -> Result<String, CliError> {
+            Ok(format!(
+                "github.com/shoko/kugetsu#{}",
+                text.trim_start_matches('#')
+            ))
+        }
+
+        fn repo(&self) -> Result<String, CliError> {
+            Ok("github.com/shoko/kugetsu".to_owned())
+        }
+    }
+
+    fn line(words: &[OsString]) -> Line {
+        let mut command = Cli::command();
+        let matches = command
+            .try_get_matches_from_mut(std::iter::once(&OsString::from("kugetsu")).chain(words))
+            .unwrap();
+        Line::read(&command, &matches, &ThisClone).unwrap()
+    }
+
+    /// The words as the other host gets them; those of files are left out.
+    fn sent(words: &[&str]) -> Vec<String> {
+        let words: Vec<_> = words.iter().map(OsString::from).collect();
+        plain(&line(&words))
+    }
+
+    fn plain(line: &Line) -> Vec<String> {
+        let mut words = Vec::new();
+        for word in &line.words {
+            match word {
+                Word::Plain(word) => words.push(word.to_str().unwrap().to_owned()),
+                Word::File { option, content } => {
+                    words.push(format!("{option}=<{}>", String::from_utf8_lossy(content)));
+                }
+            }
+        }
+        words.retain(|word| !word.starts_with("--turn-id="));
+        words
+    }
+
+    #[test]
+    fn what_only_means_something_here_is_resolved_here() {
+        for (words, wanted) in [
+            (
+                &["show", "#14", "--host", "h"][..],
+                &["show", "--", "github.com/shoko/kugetsu#14"][..],
+            ),
+            (
+                &["--host=h", "--json", "show", "14"],
+                &["show", "--json", "--", "github.com/shoko/kugetsu#14"],
+            ),
+            (
+                &["show", "--host", "h", "a/b#14", "--turns"],
+                &["show", "--turns", "--", "a/b#14"],
+            ),
+            (
+                &["--host", "h", "show", "https://github.com/a/b/issues/14"],
+                &["show", "--", "https://github.com/a/b/issues/14"],
+            ),
+            (
+                &["permit", "--base", "edit=allow", "--host", "h"],
+                &[
+                    "permit",
+                    "--base",
+                    "--repo=github.com/shoko/kugetsu",
+                    "--",
+                    "edit=allow",
+                ],
+            ),
+            (
+                &["destroy", "--base", "-y", "--repo", "a.b/c/d", "--host", "h"],
+                &["destroy", "--base", "--repo=a.b/c/d", "--yes", "--"],
+            ),
+            (
+                &["list", "--state", "new,running", "--state=lost", "--host", "h"],
+                &["list", "--state=new", "--state=running", "--state=lost"],
+            ),
+            (
+                &["init", "--dir", "d", "--prompt", "it's", "--host", "h"],
+                &["init", "--dir=d", "--prompt-file=<it's>"],
+            ),
+            (
+                &["logs", "-f", "--host", "h", "--", "14"],
+                &["logs", "--follow", "--", "github.com/shoko/kugetsu#14"],
+            ),
+            (
+                &["attach", "14", "--print", "--host", "h"],
+                &["attach", "--print", "--", "github.com/shoko/kugetsu#14"],
+            ),
+        ] {
+            assert_eq!(sent(words), wanted, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn prompts_go_through_stdin_and_numbers_that_are_no_issues_stay() {
+        let words = [
+            "continue",
+            "14",
+            "say",
+            "14",
+            "--wait",
+            "--max-tokens",
+            "14",
+            "--host",
+            "h",
+        ];
+        let line = line(&words.map(OsString::from));
+        assert_eq!(
+            plain(&line),
+            [
+                "continue",
+                "--max-tokens=14",
+                "--wait=3650d",
+                "--",
+                "github.com/shoko/kugetsu#14",
+                "-"
+            ]
+        );
+        assert_eq!(line.input, Input::Bytes(b"say 14".to_vec()));
+    }
+
+    /// `Line` writes each value as `--option=value` and knows an option by its long name alone.
+    #[test]
+    fn every_option_can_be_written_anew() {
+        fn check(command: &Command) {
+            for arg in command.get_arguments().filter(|arg| !arg.is_positional()) {
+                assert!(arg.get_long().is_some(), "{} {arg}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_go_over_as_they_are(words in proptest::collection::vec(
+            proptest::collection::vec(1_u8.., 0..20), 1..5,
+        )) {
+            let words: Vec<_> = words.into_iter().map(OsString::from_vec).collect();
+            let mut all: Vec<OsString> = ["--host", "h", "init", "--dir"].map(OsString::from).to_vec();
+            let mut dir = OsString::from("d");
+            dir.push(&words[0]);
+            all.push(dir.clone());
+            let mut wanted = OsString::from("--dir=");
+            wanted.push(&dir);
+            prop_assert_eq!(&line(&all).words[1..], &[Word::Plain(wanted)]);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The other host: where it is, what kugetsu is there, and the `ssh` command that runs it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+use super::{TETHER_COMMAND, quote, quote_path};
+
+/// A table `[hosts.NAME]` of `config.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostSettings {
+    /// What `ssh` is given as the destination; without it, the table's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The kugetsu program there; without it, the one in the `PATH` of the shell that `ssh` starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kugetsu: Option<String>,
+    /// `KUGETSU_HOME` there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<String>,
+    /// Further arguments of `ssh`, before the destination.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ssh: Vec<String>,
+}
+
+/// What is wrong with a host.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no destination for ssh; it is a name of ~/.ssh/config, host, user@host or ssh://user@host:port"
+)]
+pub struct HostError(String);
+
+/// A host that commands can be run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// As it was asked for.
+    pub name: String,
+    address: String,
+    settings: HostSettings,
+}
+
+impl Host {
+    /// A host by its name, with what the settings say of it.
+    pub fn new(name: &str, settings: Option<&HostSettings>) -> Result<Self, HostError> {
+        let settings = settings.cloned().unwrap_or_default();
+        let address = settings.address.clone().unwrap_or_else(|| name.to_owned());
+        // A leading dash would be an option of ssh, such as ProxyCommand.
+        let wrong = address.is_empty()
+            || address.starts_with('-')
+            || address.chars().any(|c| c.is_whitespace() || c.is_control());
+        if wrong {
+            return Err(HostError(address));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            address,
+            settings,
+        })
+    }
+
+    /// The command that the shell of the other host reads: kugetsu with these arguments.
+    pub fn remote_command(&self, arguments: &[OsString]) -> OsString {
+        let mut command = OsString::from("exec ");
+        if let Some(home) = &self.settings.home {
+            command.push("env KUGETSU_HOME=");
+            command.push(quote_path(home));
+            command.push(" ");
+        }
+        command.push(quote_path(self.settings.kugetsu.as_deref().unwrap_or("kugetsu")));
+        for argument in arguments {
+            command.push(" ");
+            command.push(quote(argument));
+        }
+        command
+    }
+
+    /// The command that starts a tether there. `ask`: whether ssh may ask for passwords on the terminal.
+    ///
+    /// ssh is started with the signals ignored, which it leaves so: Ctrl-C, which a terminal sends to it as well,
+    /// must reach the command over there, and ssh has to bring back what it then says.
+    pub fn tether(&self, ask: bool) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args([
+            "-c",
+            "trap '' INT QUIT HUP TERM; exec \"$@\"",
+            "kugetsu-ssh",
+            "ssh",
+        ]);
+        self.arguments(&mut command, ask);
+        command.arg("-T").arg("--").arg(&self.address);
+        command.arg(self.remote_command(&[TETHER_COMMAND.into()]));
+        command
+    }
+
+    /// The command that runs kugetsu there on this terminal.
+    pub fn on_terminal(&self, arguments: &[OsString]) -> Command {
+        let mut command = Command::new("ssh");
+        self.arguments(&mut command, true);
+        command.arg("-t").arg("--").arg(&self.address);
+        command.arg(self.remote_command(arguments));
+        command
+    }
+
+    fn arguments(&self, command: &mut Command, ask: bool) {
+        // Of an option that is given twice ssh takes the first, so the user's own win.
+        command.args(self.settings.ssh.iter().map(OsStr::new));
+        for option in [
+            "ConnectTimeout=20",
+            "ServerAliveInterval=15",
+            "ServerAliveCountMax=3",
+        ] {
+            command.arg("-o").arg(option);
+        }
+        if !ask {
+            command.args(["-o", "BatchMode=yes"]);
+        }
+    }
+
+    /// Where kugetsu is looked for over there, for messages.
+    pub fn program(&self) -> PathBuf {
+        self.settings.kugetsu.as_deref().unwrap_or("kugetsu").into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settings_name_address_program_home_and_options() {
+        let settings = HostSettings {
+            address: Some("me@box.example.org".into()),
+            kugetsu: Some("~/bin/kugetsu".into()),
+            home: Some("/srv/it's here".into()),
+            ssh: vec!["-p".into(), "2222".into()],
+        };
+        let host = Host::new("box", Some(&settings)).unwrap();
+        let command = host.tether(false);
+        let words: Vec<_> = command.get_args().map(|word| word.to_str().unwrap()).collect();
+        assert_eq!(words[3..6], ["ssh", "-p", "2222"]);
+        assert!(words.contains(&"BatchMode=yes"));
+        let at = words.iter().position(|word| *word == "--").unwrap();
+        assert_eq!(
+            words[at + 1..],
+            [
+                "me@box.example.org",
+                "exec env KUGETSU_HOME='/srv/it'\"'\"'s here' \"$HOME\"/bin/kugetsu tether"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_option_is_no_destination() {
+        for name in ["-oProxyCommand=touch /tmp/x", "", "a b", "a\nb"] {
+            assert!(Host::new(name, None).is_err(), "{name:?}");
+        }
+        assert!(Host::new("ssh://me@box:22", None).is_ok());
+    }
+}

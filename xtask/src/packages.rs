@@ -1,0 +1,51 @@
+//! What the tests need from the operating system: found, or installed where that can be done.
+
+use std::process::Command;
+
+use crate::step::{Failure, program};
+
+/// A program, and the Debian package that has it.
+const NEEDED: [(&str, &str); 5] = [
+    ("git", "git"),
+    ("tmux", "tmux"),
+    ("ssh", "openssh-client"),
+    ("ssh-keygen", "openssh-client"),
+    ("sshd", "openssh-server"),
+];
+
+/// Sees to it that all of them are there.
+pub(crate) fn install_missing() -> Result<(), Failure> {
+    let mut missing: Vec<_> = NEEDED
+        .iter()
+        .filter(|(name, _)| !installed(name))
+        .map(|(_, package)| *package)
+        .collect();
+    missing.dedup();
+    let root = rustix::process::geteuid().is_root();
+    if !missing.is_empty() {
+        let install = format!("apt-get install -y {}", missing.join(" "));
+        if !root || !installed("apt-get") {
+            return Err(Failure::new(format!(
+                "the tests need what is not installed\ninstall it, on Debian as root: {install}"
+            )));
+        }
+        let apt = |arguments: &[&str]| {
+            let mut command = Command::new("apt-get");
+            command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+            command
+        };
+        program("apt-get update", &mut apt(&["update", "-qq"]))?;
+        let mut arguments = vec!["install", "-y", "--no-install-recommends"];
+        arguments.extend(missing);
+        program(&install, &mut apt(&arguments))?;
+    }
+    Ok(())
+}
+
+/// Whether a program is in `PATH`, or where Debian keeps those of administrators.
+pub(crate) fn installed(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(name).is_file())
+}
