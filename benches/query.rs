@@ -50,7 +50,6 @@ fn record(number: u64) -> IssueRecord {
         totals: Totals::default(),
         days: std::collections::BTreeMap::default(),
         pending: Vec::new(),
-        worktree: None,
     };
     for day in 0..3_i64 {
         let verdict = if number.is_multiple_of(10) {
