@@ -50,6 +50,7 @@ fn record(number: u64) -> IssueRecord {
         live: None,
         last: Some(turn()),
         totals: Totals::default(),
+        days: std::collections::BTreeMap::default(),
         pending: Vec::new(),
         worktree: None,
     }

@@ -1,6 +1,11 @@
 //! What is broken around kugetsu: a full or read-only disk, a damaged store, an opencode that is missing or odd, a
 //! database that nobody can read. Each has its words and its exit status, and nothing is lost.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests damage and prepare files on purpose"
+)]
+
 #[path = "support/kit.rs"]
 mod kit;
 
@@ -77,8 +82,8 @@ fn records_in(folder: &Path) -> Vec<(std::path::PathBuf, String)> {
         .filter(|path| path.extension().is_some_and(|ending| ending == "json"))
         .map(|path| {
             (
-                path.strip_prefix(folder).unwrap().to_owned(),
-                std::fs::read_to_string(&path).unwrap(),
+                path.strip_prefix(folder).expect("it is below").to_owned(),
+                std::fs::read_to_string(&path).expect("a record is text"),
             )
         })
         .collect()

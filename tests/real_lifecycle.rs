@@ -4,7 +4,7 @@
 #[path = "support/kit.rs"]
 mod kit;
 
-use kit::{SOON, opencode_sessions, run, session_of, text, with_base};
+use kit::{SOON, opencode_sessions, run, session_of, text};
 use kugetsu_testing::{Gate, Reply, Request, Stdin, on_both_versions};
 
 fn users(request: &Request) -> Vec<String> {

@@ -4,7 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests make and remove their own files")]
 
 #[macro_use]
-#[path = "real_transports/case.rs"]
+#[path = "support/case.rs"]
 mod case;
 #[path = "real_transports/endings.rs"]
 mod endings;
@@ -16,7 +16,7 @@ mod signals;
 use std::time::Duration;
 
 use case::{Case, SOON, expect};
-use kugetsu_testing::{Gate, Reply, Stdin, Version, usage};
+use kugetsu_testing::{Gate, Reply, Request, Stdin, Version, usage};
 use serde_json::{Value, json};
 
 fn close(value: &Value, wanted: f64) {
@@ -69,6 +69,15 @@ on_every_combination! {
         let last = case.model.turn_requests_with("once more").pop().unwrap();
         assert_eq!(last.user_texts().len(), 2, "{:?}", last.user_texts());
         assert!(last.assistant_texts().iter().any(|text| text == "it works"));
+
+        // Deleted behind our back: nothing is asked, and nothing else is continued instead.
+        let id = case.row(1).id;
+        case.sql_write(&format!("DELETE FROM session WHERE id = '{id}'"));
+        let asked = case.model.turn_requests().len();
+        let output = case.turn("continue", "#1", &["hello again"]);
+        output.expect_status(66);
+        assert!(output.stderr().contains(&id), "{output}");
+        assert_eq!(case.model.turn_requests().len(), asked);
         case.wait_nothing_left(SOON);
     }
 
@@ -88,7 +97,7 @@ on_every_combination! {
             ("run", Version::V1_3_2) => "\n",
             _ => "",
         };
-        let arrived: Vec<String> = case.model.turn_requests().iter().map(kugetsu_testing::Request::last_user_text).collect();
+        let arrived: Vec<String> = case.model.turn_requests().iter().map(Request::last_user_text).collect();
         assert_eq!(arrived.len(), 3);
         for (arrived, sent) in arrived.iter().zip([nasty, &stdin, &large]) {
             let same = arrived.strip_prefix(added) == Some(sent);
@@ -124,7 +133,7 @@ on_every_combination! {
         assert!(!offered.iter().any(|tool| tool == "question"), "{offered:?}");
     }
 
-    fn a_question_never_hangs(case: &Case) {
+    fn nothing_that_asks_hangs(case: &Case) {
         let ask = || Reply::tool("question", json!({"questions": [{
             "question": "Which one?", "header": "Which", "options": [{"label": "A", "description": "a"}],
         }]}));
@@ -144,31 +153,17 @@ on_every_combination! {
         expect(&output, 0, "completed", "");
         assert_eq!(output.json()["answer"], "the subagent is back", "{output}");
         assert_eq!(case.model.turn_requests_with("subagent, ask").len(), 2);
-        case.wait_nothing_left(SOON);
-    }
 
-    fn a_permission_that_asks_is_refused_and_named(case: &Case) {
+        // A permission that the policy leaves to a person is refused, and the reason names it.
         case.to_end(["permit", "--base", "external_directory=ask"], Stdin::Null).expect_status(0);
         let outside = case.home().join("outside.txt");
         case.model.on("write it", vec![
             Reply::tool("write", json!({"filePath": outside, "content": "no"})),
             Reply::text("went on"),
         ]);
-        let output = case.turn("start", "#1", &["write it"]);
+        let output = case.turn("start", "#3", &["write it"]);
         expect(&output, 1, "failed", "external_directory");
         assert!(!outside.exists());
-        case.wait_nothing_left(SOON);
-    }
-
-    fn a_session_deleted_behind_our_back_is_not_found(case: &Case) {
-        expect(&case.turn("start", "#1", &["hello"]), 0, "completed", "");
-        let id = case.row(1).id;
-        case.sql_write(&format!("DELETE FROM session WHERE id = '{id}'"));
-        let asked = case.model.turn_requests().len();
-        let output = case.turn("continue", "#1", &["hello again"]);
-        output.expect_status(66);
-        assert!(output.stderr().contains(&id), "{output}");
-        assert_eq!(case.model.turn_requests().len(), asked);
         case.wait_nothing_left(SOON);
     }
 }

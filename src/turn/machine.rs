@@ -167,6 +167,11 @@ impl Machine {
         self.retry = None;
     }
 
+    /// A tool was seen running, though no event told of it: that is progress.
+    pub fn tool_seen(&mut self, at: Duration) {
+        self.last_progress = at;
+    }
+
     /// opencode said something. `now` is the wall clock, which opencode's retry times are given in.
     pub fn event(&mut self, event: &Event, at: Duration, now: Timestamp) -> Step {
         self.counts.events += 1;

@@ -21,8 +21,9 @@ pub use answers::Responder;
 pub use limits::Limits;
 pub use machine::{Counts, Judgement, Machine, Step};
 
+use crate::opencode::Database;
 use crate::opencode::DatabaseError;
-use crate::session::{Answered, SessionId, Verdict};
+use crate::session::{Answered, SessionId, TransportKind, Verdict};
 use crate::transport::{Answer, Event, Request, Setup, Target, Transport, TransportError};
 use answers::{By, Reply, interpret};
 use control::{Control, Heard, Signal};
@@ -412,9 +413,25 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             event = transport.next() => self.hear(&event),
             reply = reply => self.replied(transport, &reply).await,
             () = overdue => self.overdue(transport).await,
-            () = tokio::time::sleep_until(deadline) => self.machine.tick(self.began.elapsed()),
+            () = tokio::time::sleep_until(deadline) => {
+                // `run` tells of a tool only when it has ended; the database knows of it before.
+                if T::KIND == TransportKind::Run && self.tool_runs() {
+                    self.machine.tool_seen(self.began.elapsed());
+                }
+                self.machine.tick(self.began.elapsed())
+            }
         };
         Next::Step(step)
+    }
+
+    fn tool_runs(&self) -> bool {
+        let Some(session) = &self.session else {
+            return false;
+        };
+        let database = Database::open_read(&self.turn.setup.opencode.database);
+        database
+            .and_then(|database| database.tool_runs(session, self.started.as_millisecond()))
+            .unwrap_or(false)
     }
 
     fn hear(&mut self, event: &Event) -> Step {

@@ -49,6 +49,7 @@ pub(crate) fn issue_record(issue: &IssueRef, title: &str) -> IssueRecord {
         live: None,
         last: Some(turn(0)),
         totals: Totals::default(),
+        days: std::collections::BTreeMap::default(),
         pending: Vec::new(),
     }
 }

@@ -174,3 +174,38 @@ pub(crate) fn prompts_of(world: &World, session: &str) -> Vec<String> {
         .filter_map(|part| Some(part["text"].as_str()?.trim_matches(['\n', '"']).to_owned()))
         .collect()
 }
+
+/// Starts an issue through `opencode run`; it completes.
+#[track_caller]
+pub(crate) fn start(world: &World, issue: &str, message: &str) -> Output {
+    let output = run(world, ["start", issue, message, "--transport", "run"]);
+    output.expect_status(0);
+    output
+}
+
+/// It fails so, changes nothing in the store, and says this; with `--json` as well, and then on stdout too.
+#[track_caller]
+pub(crate) fn refused(world: &World, arguments: &[&str], status: i32, says: &[&str]) {
+    let before = snapshot(world);
+    for json in [false, true] {
+        let mut arguments = arguments.to_vec();
+        if json {
+            arguments.insert(0, "--json");
+        }
+        let output = run(world, arguments);
+        output.expect_status(status);
+        for word in says {
+            assert!(output.stderr().contains(word), "{word:?} is missing\n{output}");
+        }
+        assert!(!output.stderr().contains("panicked"), "{output}");
+        if json {
+            let value = output.json();
+            assert_eq!(value["schema"], 1, "{output}");
+            assert_eq!(value["exit_status"], status, "{output}");
+            assert!(value["error"]["message"].is_string(), "{output}");
+        } else {
+            assert_eq!(output.stdout(), "", "{output}");
+        }
+    }
+    assert_eq!(snapshot(world), before, "{arguments:?} changed the store");
+}

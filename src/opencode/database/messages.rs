@@ -90,6 +90,19 @@ impl Database {
         })
     }
 
+    /// Whether a tool call of a message since then (milliseconds since the epoch) has begun and not ended. True for
+    /// ever where opencode was killed meanwhile, so it tells something only while opencode lives.
+    pub fn tool_runs(&self, id: &SessionId, since_ms: i64) -> Result<bool, DatabaseError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM message m JOIN part p ON p.message_id = m.id \
+                     WHERE m.session_id = ?1 AND m.time_created >= ?2 AND json_valid(p.data) \
+                     AND json_extract(p.data, '$.type') = 'tool' \
+                     AND json_extract(p.data, '$.state.status') = 'running')";
+        self.read(|handle| {
+            let mut statement = handle.connection.prepare_cached(sql)?;
+            statement.query_row(params![id.as_str(), since_ms], |row| row.get(0))
+        })
+    }
+
     fn message_time(&self, id: &SessionId, message: &str) -> Result<i64, DatabaseError> {
         let sql = "SELECT time_created FROM message WHERE id = ?1 AND session_id = ?2";
         let time = self.read(|handle| {

@@ -1,4 +1,6 @@
 //! One test body, four tests: both transports on both real versions.
+#![allow(clippy::disallowed_macros, reason = "tests say what they ran")]
+#![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -97,6 +99,7 @@ pub(crate) fn expect(output: &Output, status: i32, verdict: &str, words: &str) {
 }
 
 /// Makes `name::run::v1_3_2`, `name::run::v1_18_33`, `name::serve::v1_3_2` and `name::serve::v1_18_33`.
+#[macro_export]
 macro_rules! on_every_combination {
     ($($(#[$meta:meta])* fn $name:ident($case:ident: &Case) $body:block)*) => {$(
         #[allow(clippy::unwrap_used, reason = "a test may panic; clippy sees no #[test] on the body")]
@@ -107,8 +110,8 @@ macro_rules! on_every_combination {
             $(#[$meta])*
             fn body($case: &Case) $body
 
-            on_every_combination!(@transport run);
-            on_every_combination!(@transport serve);
+            $crate::on_every_combination!(@transport run);
+            $crate::on_every_combination!(@transport serve);
         }
     )*};
     (@transport $transport:ident) => {

@@ -1,0 +1,238 @@
+//! Removing and bringing back, pruning, permissions, settings, help: where no real opencode is needed.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests damage and prepare files on purpose"
+)]
+
+#[path = "support/kit.rs"]
+mod kit;
+
+use kit::{
+    SOON, fake_world, prompts_of, record, refused, run, run_in, session_of, snapshot, start, state_of,
+};
+use kugetsu_testing::{FakeScript, Opencode, Stdin, Step, World};
+
+#[test]
+fn a_destroyed_session_comes_back_whole() {
+    let world = fake_world();
+    start(&world, "1", "remember this");
+    let session = session_of(&world, "1");
+    let prompts = prompts_of(&world, &session);
+    refused(&world, &["destroy", "1"], 2, &["-y"]);
+    run(&world, ["destroy", "1", "-y"]).expect_status(0);
+    assert!(world.sessions().iter().all(|row| row.id != session));
+    refused(&world, &["continue", "1", "hi"], 66, &["kugetsu start"]);
+    run(&world, ["restore", "1"]).expect_status(0);
+    assert_eq!(prompts_of(&world, &session), prompts);
+    assert_eq!(session_of(&world, "1"), session);
+    let turns = run(&world, ["show", "1", "--turns"]);
+    assert!(turns.stdout().contains("completed"), "{turns}");
+    assert!(run(&world, ["logs", "1"]).stdout().contains("done"));
+    refused(&world, &["restore", "1"], 66, &["trash"]);
+    // What has begun anew is not replaced.
+    run(&world, ["destroy", "1", "-y"]).expect_status(0);
+    start(&world, "1", "something else");
+    let newer = session_of(&world, "1");
+    refused(&world, &["restore", "1"], 64, &["destroy"]);
+    assert_eq!(session_of(&world, "1"), newer);
+    assert!(
+        world.sessions().iter().all(|row| row.id != session),
+        "the old one is not imported beside it"
+    );
+}
+
+#[test]
+fn prune_forgets_what_opencode_has_lost() {
+    let world = fake_world();
+    start(&world, "1", "hello");
+    start(&world, "2", "hello");
+    assert!(run(&world, ["prune"]).stdout().contains("nothing to prune"));
+    let gone = session_of(&world, "1");
+    world
+        .finish(world.opencode_command(["session", "delete", &gone]), Stdin::Null)
+        .expect_status(0);
+    refused(&world, &["continue", "1", "hi"], 66, &[&gone]);
+    let before = snapshot(&world);
+    let preview = run(&world, ["prune"]);
+    preview.expect_status(0);
+    assert!(
+        preview.stdout().contains(&gone) && preview.stderr().contains("--force"),
+        "{preview}"
+    );
+    assert_eq!(
+        snapshot(&world),
+        before,
+        "without a terminal and --force nothing changes"
+    );
+    assert!(run(&world, ["doctor"]).stdout().contains(&gone));
+    let done = run(&world, ["prune", "--force", "--json"]);
+    assert_eq!(done.json()["pruned"][0]["session"], gone.as_str(), "{done}");
+    assert!(record(&world, "1").is_none() && record(&world, "2").is_some());
+    start(&world, "1", "anew");
+    assert_ne!(session_of(&world, "1"), gone);
+}
+
+#[test]
+fn permissions_are_shown_and_changed() {
+    let world = fake_world();
+    start(&world, "1", "hello");
+    let stored = || {
+        world
+            .session(&session_of(&world, "1"))
+            .permission
+            .unwrap_or_default()
+    };
+    assert!(stored().contains("question"), "{}", stored());
+    assert!(run(&world, ["permit", "1"]).stdout().contains("preset headless"));
+    let changed = run(
+        &world,
+        [
+            "permit",
+            "1",
+            "bash:git push *=deny",
+            "external_directory:/data/*=allow",
+        ],
+    );
+    changed.expect_status(0);
+    for word in ["git push *", "/data/*"] {
+        assert!(
+            stored().contains(word) && changed.stdout().contains(word),
+            "{word}: {}\n{changed}",
+            stored()
+        );
+    }
+    run(&world, ["permit", "1", "--remove", "bash:git push *"]).expect_status(0);
+    assert!(!stored().contains("git push"), "{}", stored());
+    refused(
+        &world,
+        &["permit", "1", "--remove", "bash:git push *"],
+        66,
+        &["git push *"],
+    );
+    run(&world, ["permit", "1", "--preset", "read-only"]).expect_status(0);
+    assert!(run(&world, ["permit", "1"]).stdout().contains("preset read-only"));
+    // Somebody else's change does not outlive the next turn.
+    world.sql_write("UPDATE session SET permission = NULL");
+    run(&world, ["continue", "1", "go on", "--transport", "run"]).expect_status(0);
+    assert!(stored().contains("/data/*"), "{}", stored());
+    let of_base = run(&world, ["permit", "--base", "bash:rm *=deny"]);
+    of_base.expect_status(0);
+    start(&world, "2", "hello");
+    let forked = world
+        .session(&session_of(&world, "2"))
+        .permission
+        .unwrap_or_default();
+    assert!(
+        forked.contains("rm *"),
+        "a fork carries its base's policy: {forked}"
+    );
+}
+
+#[test]
+fn settings_say_where_they_come_from() {
+    let world = World::new(Opencode::Fake);
+    std::fs::write(
+        world.kugetsu_home().join("config.toml"),
+        "timeout = \"5m\"\ninstance = \"codeberg.org\"\n",
+    )
+    .unwrap();
+    let shown = run_in(&world, &[("KUGETSU_GRACE", "3s")], &["config", "--json"]);
+    shown.expect_status(0);
+    let settings = &shown.json()["settings"];
+    assert_eq!(
+        (&settings["timeout"]["value"], &settings["timeout"]["from"]),
+        (&"5m".into(), &"config.toml".into())
+    );
+    assert_eq!(
+        (&settings["grace"]["value"], &settings["grace"]["from"]),
+        (&"3s".into(), &"KUGETSU_GRACE".into())
+    );
+    assert_eq!(settings["lock_timeout"]["from"], "default");
+    for (content, says) in [
+        ("timeout = \"soon\"", "timeout"),
+        ("colour = 1", "colour"),
+        ("[[", "TOML"),
+    ] {
+        std::fs::write(world.kugetsu_home().join("config.toml"), content).unwrap();
+        refused(&world, &["list"], 64, &["config.toml", says]);
+    }
+}
+
+#[test]
+fn help_completions_and_manual_need_nothing() {
+    let world = World::new(Opencode::Fake);
+    let bare = |arguments: &[&str]| {
+        let mut command = world.kugetsu(arguments);
+        command
+            .env_remove("HOME")
+            .env_remove("KUGETSU_HOME")
+            .env_remove("KUGETSU_OPENCODE");
+        let output = world.finish(command, Stdin::Null);
+        output.expect_status(0);
+        output.stdout()
+    };
+    for (shell, has) in [
+        ("bash", "complete -F"),
+        ("zsh", "#compdef kugetsu"),
+        ("fish", "complete -c kugetsu"),
+    ] {
+        let script = bare(&["completions", shell]);
+        assert!(
+            script.contains(has) && script.contains("continue"),
+            "{shell}: {script}"
+        );
+    }
+    assert!(bare(&["man"]).contains(".TH kugetsu"));
+    assert!(bare(&["man", "start"]).contains("kugetsu\\-start") || bare(&["man", "start"]).contains("start"));
+    assert!(bare(&["--version"]).contains(env!("CARGO_PKG_VERSION")));
+    assert!(bare(&["--help"]).contains("Exit status"));
+    for verb in [
+        "init", "start", "continue", "list", "show", "logs", "permit", "prune", "destroy", "restore",
+        "doctor",
+    ] {
+        assert!(bare(&[verb, "--help"]).contains("Usage"), "{verb}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_breaks_no_turn() {
+    let world = fake_world();
+    world.fake(&FakeScript::steps([
+        Step::Flood {
+            lines: 2000,
+            bytes: 1000,
+        },
+        Step::Answer("the end".into()),
+    ]));
+    for (issue, form) in [("1", "text"), ("2", "stream-json"), ("3", "json")] {
+        let mut command = world.command("/bin/sh");
+        let script =
+            "{ \"$0\" start \"$1\" hello --transport run --output \"$2\"; echo $? > \"$3\"; } | true";
+        let status = world.root().join("status");
+        command
+            .args(["-c", script])
+            .arg(kugetsu_testing::kugetsu_binary())
+            .args([issue, form])
+            .arg(&status);
+        world.start(command, Stdin::Null).wait(SOON).expect_status(0);
+        assert_eq!(std::fs::read_to_string(&status).unwrap().trim(), "0", "{form}");
+        assert_eq!(state_of(&world, issue), "completed", "{form}");
+    }
+    for arguments in [
+        "list",
+        "completions bash",
+        "man",
+        "show 1 --turns",
+        "logs 1",
+        "config",
+    ] {
+        let mut command = world.command("/bin/bash");
+        let script = format!("\"$0\" {arguments} | true; exit ${{PIPESTATUS[0]}}");
+        command
+            .args(["-c", &script])
+            .arg(kugetsu_testing::kugetsu_binary());
+        let output = world.start(command, Stdin::Null).wait(SOON);
+        output.expect_status(0);
+        assert!(!output.stderr().contains("panicked"), "{output}");
+    }
+}
