@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 /// What stands in a secret's place.
 const MASK: &str = "***";
-/// Shorter values would mask ordinary words.
-const SHORTEST: usize = 4;
+/// Shorter values would mask ordinary words, so they cannot be secrets.
+pub const SHORTEST: usize = 4;
 
 /// Replaces secrets in text. Also knows how they look inside a JSON string.
 #[derive(Clone, Default)]
@@ -36,6 +36,15 @@ impl Redactor {
                 forms.push(inner);
             }
             forms.push(secret.clone());
+            // Logs are written by lines, so each line of a key or certificate is a secret of its own.
+            if secret.contains('\n') {
+                forms.extend(
+                    secret
+                        .lines()
+                        .filter(|line| line.len() >= 2 * SHORTEST)
+                        .map(str::to_owned),
+                );
+            }
         }
         forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
         Self { forms }
@@ -75,7 +84,7 @@ impl Redactor {
     }
 
     /// How many bytes at the end of the text might be the beginning of a secret.
-    fn undecided(&self, text: &str) -> usize {
+    pub(crate) fn undecided(&self, text: &str) -> usize {
         let longest = self.forms.iter().map(String::len).max().unwrap_or(0);
         let from = text.floor_char_boundary(text.len().saturating_sub(longest.saturating_sub(1)));
         text[from..]

@@ -20,14 +20,14 @@ use crate::permission::Rule;
 use crate::process;
 use crate::redact::Redactor;
 use crate::session::{
-    BaseRecord, ForkIntent, IssueRecord, IssueRef, LiveTurn, SCHEMA, SessionId, Totals, TransportKind,
-    TurnRecord, Verdict,
+    BaseRecord, ForkIntent, IssueRecord, IssueRef, LiveTurn, SCHEMA, SessionId, TokenCount, Totals,
+    TransportKind, TurnRecord, Verdict,
 };
 use crate::store::{Holder, Key, Lease, LeaseError, Lock};
 use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, TransportError};
 use crate::turn::status::Keeper;
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
-use crate::turn::{self, Interrupt, Judgement, Limits, Outcome, Responder, Turn};
+use crate::turn::{self, Counts, Interrupt, Judgement, Limits, Outcome, Responder, Turn};
 
 /// How long the server that only forks may take to become ready.
 const READY: Duration = Duration::from_secs(30);
@@ -332,7 +332,7 @@ impl Broker {
 impl Delivery<'_> {
     async fn run(
         mut self,
-        interrupts: watch::Receiver<Interrupt>,
+        mut interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
         let setup = self.setup();
@@ -342,23 +342,26 @@ impl Delivery<'_> {
                 self.through(transport, interrupts, watch).await
             }
             TransportChoice::Only(TransportKind::Serve) => {
-                let transport = ServeTransport::open(setup).await?;
+                let opening = ServeTransport::open(setup);
+                let transport = unless_interrupted(&mut interrupts, opening).await??;
                 self.through(transport, interrupts, watch).await
             }
-            TransportChoice::Auto => match ServeTransport::open(setup.clone()).await {
-                Ok(transport) => self.through(transport, interrupts, watch).await,
-                Err(TransportError::NotReady(_)) if self.responder.is_interactive() => Err(needs_serve()),
-                Err(TransportError::NotReady(why)) => {
-                    let what = format!(
-                        "opencode serve is not usable, so this turn goes through opencode run: {why}"
-                    );
-                    tracing::warn!("{what}");
-                    self.fallback = Some(what);
-                    let transport = RunTransport::open(setup).await?;
-                    self.through(transport, interrupts, watch).await
+            TransportChoice::Auto => {
+                match unless_interrupted(&mut interrupts, ServeTransport::open(setup.clone())).await? {
+                    Ok(transport) => self.through(transport, interrupts, watch).await,
+                    Err(TransportError::NotReady(_)) if self.responder.is_interactive() => Err(needs_serve()),
+                    Err(TransportError::NotReady(why)) => {
+                        let what = format!(
+                            "opencode serve is not usable, so this turn goes through opencode run: {why}"
+                        );
+                        tracing::warn!("{what}");
+                        self.fallback = Some(what);
+                        let transport = RunTransport::open(setup).await?;
+                        self.through(transport, interrupts, watch).await
+                    }
+                    Err(other) => Err(other.into()),
                 }
-                Err(other) => Err(other.into()),
-            },
+            }
         }
     }
 
@@ -389,13 +392,17 @@ impl Delivery<'_> {
         interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
-        match self.prepare(&mut transport).await {
+        match self.prepare(&mut transport, &mut interrupts.clone()).await {
             Ok((target, stream)) => self.supervise(transport, target, stream, interrupts, watch).await,
             Err(error) => {
                 transport.close(false).await;
                 // Nothing was delivered: the record goes back to what it was, as far as the store allows.
                 self.record.live = None;
-                self.record.fork = None;
+                // Unless its id is known, a fork that was asked for may have been made all the same: the journal
+                // stays, and the next command looks for it.
+                if self.record.session.is_some() {
+                    self.record.fork = None;
+                }
                 let _ = self.save();
                 Err(error)
             }
@@ -411,6 +418,7 @@ impl Delivery<'_> {
     async fn prepare<T: Transport>(
         &mut self,
         transport: &mut T,
+        interrupts: &mut watch::Receiver<Interrupt>,
     ) -> Result<(Target, (StreamWriter, Feed)), BrokerError> {
         self.record.live = Some(LiveTurn {
             turn: self.turn,
@@ -426,7 +434,7 @@ impl Delivery<'_> {
                 .settle_with(&self.opencode, &self.record, &self.rules)?;
             Target::Session(session)
         } else {
-            self.fork(transport).await?
+            self.fork(transport, interrupts).await?
         };
         let key = Key::from(&self.record.issue);
         let (mut stream, feed) = StreamWriter::open(&self.broker.store, &key, self.turn)?;
@@ -444,18 +452,32 @@ impl Delivery<'_> {
         Ok((target, (stream, feed)))
     }
 
-    async fn fork<T: Transport>(&mut self, transport: &mut T) -> Result<Target, BrokerError> {
+    async fn fork<T: Transport>(
+        &mut self,
+        transport: &mut T,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<Target, BrokerError> {
         let prompt_sha256 = sha256(&self.prompt);
         let aside = T::KIND == TransportKind::Run && self.record.worktree.is_some();
         let store = &self.broker.store;
-        self.fork_lock = Some(if aside || T::KIND == TransportKind::Serve {
-            // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
-            // of the journal that is older than it.
-            store.fork_lock(FORK_WAIT)?
-        } else {
-            // Its fork is known by its prompt alone.
-            store.prompt_lock(&prompt_sha256, FORK_WAIT)?
-        });
+        let asked = Instant::now();
+        self.fork_lock = loop {
+            let taken = if aside || T::KIND == TransportKind::Serve {
+                // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
+                // of the journal that is older than it.
+                store.fork_lock(Duration::ZERO)
+            } else {
+                // Its fork is known by its prompt alone.
+                store.prompt_lock(&prompt_sha256, Duration::ZERO)
+            };
+            match taken {
+                Ok(lock) => break Some(lock),
+                Err(error) if !error.is_temporary() || asked.elapsed() > FORK_WAIT => {
+                    return Err(error.into());
+                }
+                Err(_) => unless_interrupted(interrupts, tokio::time::sleep(LEASE_LOOK)).await?,
+            }
+        };
         self.record.fork = Some(ForkIntent {
             turn: self.turn,
             asked: Timestamp::now(),
@@ -465,9 +487,9 @@ impl Delivery<'_> {
         crash_point("fork_intended");
         let base = self.record.base_session.clone();
         let session = if aside {
-            self.fork_aside(&base).await?
+            unless_interrupted(interrupts, self.fork_aside(&base)).await??
         } else {
-            match transport.fork(&base).await? {
+            match unless_interrupted(interrupts, transport.fork(&base)).await?? {
                 Some(session) => session,
                 None => return Ok(Target::ForkOf(base)),
             }
@@ -525,8 +547,10 @@ impl Delivery<'_> {
         watch(feed);
         let mut store_problem = None;
         let prompt = std::mem::take(&mut self.prompt);
+        let setup = self.setup();
+        let redactor = setup.secrets.redactor.clone();
         let turn = Turn {
-            setup: self.setup(),
+            setup,
             target,
             prompt: &prompt,
             limits: self.request.limits.clone(),
@@ -544,7 +568,7 @@ impl Delivery<'_> {
         })
         .await;
         crash_point("turn_ended");
-        let report = self.finish(outcome, T::KIND)?;
+        let report = self.finish(outcome, T::KIND, &redactor)?;
         keeper.end(report.turn.verdict);
         match store_problem {
             Some(error) => Err(error),
@@ -552,8 +576,41 @@ impl Delivery<'_> {
         }
     }
 
-    fn finish(mut self, outcome: Outcome, transport: TransportKind) -> Result<TurnReport, BrokerError> {
+    /// What opencode has stored of this turn where that is more than the events told: those of a subagent are no
+    /// events of ours, and events can be lost.
+    fn spent(&self, counts: &Counts) -> (f64, TokenCount) {
+        let stored = self.record.session.as_ref().and_then(|session| {
+            let database = read_database(&self.opencode).ok()?;
+            database.spent(session, self.started.as_millisecond()).ok()
+        });
+        match stored {
+            Some((cost_usd, tokens)) if tokens.total() > counts.tokens.total() => {
+                (cost_usd.max(counts.cost_usd), tokens)
+            }
+            _ => (counts.cost_usd, counts.tokens),
+        }
+    }
+
+    /// Whether the prompt has reached the session.
+    fn was_delivered(&self) -> bool {
+        let messages = self.record.session.as_ref().and_then(|session| {
+            let since = After::Time(self.started.as_millisecond());
+            read_database(&self.opencode)
+                .ok()?
+                .messages_after(session, Some(since))
+                .ok()
+        });
+        messages.is_some_and(|messages| messages.iter().any(|message| message.role == "user"))
+    }
+
+    fn finish(
+        mut self,
+        outcome: Outcome,
+        transport: TransportKind,
+        redactor: &Redactor,
+    ) -> Result<TurnReport, BrokerError> {
         let judgement = self.verify(outcome.judgement);
+        let (cost_usd, tokens) = self.spent(&outcome.counts);
         let turn = TurnRecord {
             schema: SCHEMA,
             turn: self.turn,
@@ -564,23 +621,29 @@ impl Delivery<'_> {
             ended: Timestamp::now(),
             steps: outcome.counts.steps,
             tool_calls: outcome.counts.tool_calls,
-            cost_usd: outcome.counts.cost_usd,
-            tokens: outcome.counts.tokens,
+            cost_usd,
+            tokens,
             opencode: self.record.opencode.clone(),
             events: outcome.counts.events,
             restarts: outcome.restarts,
             answered: outcome.answered,
         };
-        self.record.pending = outcome
-            .blocked_on
-            .map(|request| pending::of(&request, self.turn))
-            .into_iter()
-            .collect();
+        // A person's answer that never reached the session waits for the next turn.
+        if outcome.blocked_on.is_some() || self.was_delivered() {
+            self.record.pending = outcome
+                .blocked_on
+                .map(|request| pending::of(&request, self.turn, redactor))
+                .into_iter()
+                .collect();
+        }
         if self.rules != self.record.policy.rules() {
             // What was allowed for one turn ends with it; the next turn writes the policy again in any case.
             let _ = self.broker.settle(&self.opencode, &self.record);
         }
-        self.record.fork = None;
+        // Without a known session the journal stays: the next command looks for the fork.
+        if self.record.session.is_some() {
+            self.record.fork = None;
+        }
         self.broker.close_turn(self.lease, &mut self.record, &turn)?;
         Ok(TurnReport {
             record: self.record,
@@ -645,6 +708,24 @@ impl Broker {
         record.updated = Timestamp::now();
         self.store.save_issue(lease, record)?;
         Ok(())
+    }
+}
+
+/// Does something for as long as nobody wants the turn to end.
+async fn unless_interrupted<F: Future>(
+    interrupts: &mut watch::Receiver<Interrupt>,
+    work: F,
+) -> Result<F::Output, BrokerError> {
+    let wish = async {
+        match interrupts.wait_for(|wish| *wish != Interrupt::None).await {
+            Ok(wish) => *wish,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        wish = wish => Err(BrokerError::Interrupted(wish)),
+        done = work => Ok(done),
     }
 }
 

@@ -9,19 +9,22 @@ use uuid::Uuid;
 
 use super::{Broker, BrokerError};
 use crate::permission::{Action, Rule};
+use crate::redact::Redactor;
 use crate::session::{IssueRecord, IssueRef, PendingRequest};
 use crate::store::Holder;
 use crate::transport::{Answer, Question, Request, RequestKind};
 use crate::turn::answers::interpret;
 
 /// A request as the record keeps it.
-pub(super) fn of(request: &Request, turn: Uuid) -> PendingRequest {
+pub(super) fn of(request: &Request, turn: Uuid, redactor: &Redactor) -> PendingRequest {
+    let detail = request.kind.detail();
+    let clean = serde_json::from_str(&redactor.clean(&detail.to_string()));
     PendingRequest {
         request: request.id.clone(),
         turn,
         asked: Timestamp::now(),
         kind: request.kind.word().to_owned(),
-        detail: request.kind.detail(),
+        detail: clean.unwrap_or_default(),
         answer: None,
     }
 }

@@ -16,6 +16,7 @@ use super::{CliError, Outcome, detach, prompt, wait};
 use crate::broker::{Mode, TransportChoice, TurnReport, TurnRequest, WorktreeWish};
 use crate::config::{Config, print_duration};
 use crate::exit::ExitStatus;
+use crate::redact;
 use crate::session::{IssueRef, Verdict};
 use crate::store::Key;
 use crate::turn::answers::{Answers, OnAsk, Reply, Strategy};
@@ -154,8 +155,19 @@ fn read_answers(path: &Path) -> Result<Answers, CliError> {
         )
     };
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-    serde_json::from_str(&text)
-        .map_err(|error| wrong(format!("line {}, column {}", error.line(), error.column())))
+    let answers: Answers = serde_json::from_str(&text)
+        .map_err(|error| wrong(format!("line {}, column {}", error.line(), error.column())))?;
+    let short = answers
+        .secrets
+        .iter()
+        .find(|(_, value)| value.len() < redact::SHORTEST);
+    match short {
+        None => Ok(answers),
+        Some((name, _)) => Err(wrong(format!(
+            "the secret {name} has fewer than {} bytes, so it cannot be kept out of the logs",
+            redact::SHORTEST
+        ))),
+    }
 }
 
 /// A thread reads replies for as long as somebody writes them. It holds nothing up when the turn is over.

@@ -2,12 +2,17 @@
 //! 1.18.33 (`GET /doc` describes them).
 
 use std::path::Path;
+use std::time::Duration;
 
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
 use crate::permission::Rule;
 use crate::session::SessionId;
+
+/// How long any call may take but the one that runs a turn. The first call for a directory starts opencode's
+/// instance there, which takes seconds on a busy machine.
+const CALL: Duration = Duration::from_secs(60);
 
 /// A connection to one server, for one directory.
 #[derive(Clone, Debug)]
@@ -79,10 +84,19 @@ impl Api {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let response = request
-            .send()
-            .await
-            .map_err(|error| failed(Problem::Connection(chain(&error))))?;
+        // A turn is as long as it is; whoever supervises it owns its time.
+        let limit = if path.ends_with("/message") {
+            Duration::MAX
+        } else {
+            CALL
+        };
+        let response = match tokio::time::timeout(limit, request.send()).await {
+            Ok(sent) => sent.map_err(|error| failed(Problem::Connection(chain(&error))))?,
+            Err(_) => {
+                let text = format!("no answer within {} s", CALL.as_secs());
+                return Err(failed(Problem::Connection(text)));
+            }
+        };
         let status = response.status();
         if status.is_success() {
             return Ok(response);

@@ -184,8 +184,17 @@ pub async fn pump_stderr(
         reader.consume(taken);
         let ended = line.ends_with(b"\n");
         if ended || line.len() > KEPT_LINE {
+            // What might be the beginning of a secret stays with what follows.
+            let hold = if ended {
+                0
+            } else {
+                redactor
+                    .undecided(&String::from_utf8_lossy(&line))
+                    .min(line.len())
+            };
+            let rest = line.split_off(line.len() - hold);
             skipping = take(&line, skipping) && !ended;
-            line.clear();
+            line = rest;
         }
     }
     if !line.is_empty() {

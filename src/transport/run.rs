@@ -72,9 +72,11 @@ impl ForkSearch {
         })
     }
 
-    /// Whether opencode has the session that an event names: an event may be garbage.
+    /// Whether an event names a session that is new and that opencode has: an event may be garbage.
     fn exists(&self, session: &SessionId) -> bool {
-        matches!(self.database.session(session), Ok(Some(_)))
+        *session != self.base.id
+            && !self.known.contains(session)
+            && matches!(self.database.session(session), Ok(Some(_)))
     }
 
     /// The fork that holds our prompt. A fork that somebody makes by hand meanwhile holds another one.

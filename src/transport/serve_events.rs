@@ -56,10 +56,9 @@ impl Listener {
             let mut lines = LineSplitter::default();
             while let Ok(Some(chunk)) = stream.chunk().await {
                 let mut out = Vec::new();
-                lines.push(&chunk, |line| {
-                    if let Line::Whole(bytes) = line {
-                        self.line(bytes, &mut out);
-                    }
+                lines.push(&chunk, |line| match line {
+                    Line::Whole(bytes) => self.line(bytes, &mut out),
+                    Line::TooLong { prefix, length } => self.too_long(prefix, length, &mut out),
                 });
                 for said in out {
                     if heard.send(said).await.is_err() {
@@ -78,6 +77,16 @@ impl Listener {
                 }
             }
         }
+    }
+
+    /// What cannot be read as an event is told, and its beginning kept.
+    fn too_long(&mut self, prefix: &[u8], length: u64, out: &mut Vec<Heard>) {
+        if let Some(raw) = &mut self.raw {
+            let _ = raw.write_all(&self.redactor.clean_bytes(prefix));
+            let _ = writeln!(raw, "[{length} bytes in all]");
+        }
+        let notice = format!("an event of {length} bytes was not read; its beginning is in the raw log");
+        out.extend([Event::Notice(notice), Event::Activity].map(Heard::Event));
     }
 
     fn line(&mut self, line: &[u8], out: &mut Vec<Heard>) {
@@ -115,7 +124,9 @@ impl Listener {
             return;
         }
         if session != self.session.as_str() {
-            out.push(Heard::Event(Event::Activity));
+            // A subagent that waits for the provider is no progress of ours.
+            let event = retry(&properties["status"]).unwrap_or(Event::Activity);
+            out.push(Heard::Event(event));
             return;
         }
         self.own(kind, properties, out);
@@ -141,15 +152,21 @@ impl Listener {
                 None
             }
             "message.part.delta" => self.delta(properties),
-            "message.part.updated" => self.part(&properties["part"], properties["delta"].as_str()),
+            "message.part.updated" => {
+                self.missed(&properties["part"], out);
+                self.part(&properties["part"])
+            }
             _ => None,
         };
         out.extend(event.map(Heard::Event));
     }
 
     fn delta(&mut self, properties: &Value) -> Option<Event> {
-        if properties["field"] != "text" || self.is_prompt(properties) {
+        if self.is_prompt(properties) {
             return None;
+        }
+        if properties["field"] != "text" {
+            return Some(Event::Activity);
         }
         let part = properties["partID"].as_str()?;
         let delta = properties["delta"].as_str().filter(|delta| !delta.is_empty())?;
@@ -168,7 +185,29 @@ impl Listener {
             .is_some_and(|id| self.prompts.contains(id))
     }
 
-    fn part(&mut self, part: &Value, _delta: Option<&str>) -> Option<Event> {
+    /// The end of a text that no delta told, because the stream was opened again in between.
+    fn missed(&mut self, part: &Value, out: &mut Vec<Heard>) {
+        let (Some("text" | "reasoning"), Some(id)) = (part["type"].as_str(), part["id"].as_str()) else {
+            return;
+        };
+        if self.is_prompt(part) {
+            return;
+        }
+        let entry = self.parts.entry(id.to_owned()).or_default();
+        entry.1 = part["type"] == "reasoning";
+        let text = part["text"].as_str().unwrap_or_default();
+        let Some(new) = text.get(entry.0..).filter(|new| !new.is_empty()) else {
+            return;
+        };
+        entry.0 = text.len();
+        out.push(Heard::Event(Event::Text {
+            part: id.to_owned(),
+            reasoning: entry.1,
+            delta: new.to_owned(),
+        }));
+    }
+
+    fn part(&mut self, part: &Value) -> Option<Event> {
         if self.is_prompt(part) {
             return None;
         }
@@ -179,31 +218,12 @@ impl Listener {
                 cost_usd: part["cost"].as_f64().unwrap_or_default(),
                 tokens: token_count(&part["tokens"]),
             }),
-            kind @ ("text" | "reasoning") => {
-                let id = part["id"].as_str()?.to_owned();
-                let text = part["text"].as_str().unwrap_or_default();
-                let reasoning = kind == "reasoning";
-                let entry = self.parts.entry(id.clone()).or_default();
-                entry.1 = reasoning;
-                let ended = !part["time"]["end"].is_null();
-                if ended {
-                    return Some(Event::TextEnded {
-                        part: id,
-                        reasoning,
-                        text: text.to_owned(),
-                    });
-                }
-                // Only where no delta told it: the stream was opened again in between.
-                let new = text.get(entry.0..).filter(|new| !new.is_empty())?.to_owned();
-                entry.0 = text.len();
-                Some(Event::Text {
-                    part: id,
-                    reasoning,
-                    delta: new,
-                })
-            }
+            kind @ ("text" | "reasoning") => (!part["time"]["end"].is_null()).then(|| Event::TextEnded {
+                part: part["id"].as_str().unwrap_or_default().to_owned(),
+                reasoning: kind == "reasoning",
+                text: part["text"].as_str().unwrap_or_default().to_owned(),
+            }),
             "tool" => Some(Event::Tool(tool_call(part))),
-            "retry" => Some(Event::Activity),
             _ => None,
         }
     }

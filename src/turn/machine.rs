@@ -200,7 +200,9 @@ impl Machine {
             Event::Tool(call) => {
                 self.progress(at);
                 match call.status {
-                    ToolStatus::Pending | ToolStatus::Running => {
+                    // Its arguments are still being written: the model may fall silent over them.
+                    ToolStatus::Pending => {}
+                    ToolStatus::Running => {
                         self.tools.insert(call.call.clone());
                     }
                     ToolStatus::Completed | ToolStatus::Failed => {
@@ -347,7 +349,7 @@ impl Machine {
                 },
             );
         }
-        if let Some(broken) = &end.broken {
+        if let Some(broken) = end.broken.as_ref().filter(|_| !self.answer_over) {
             return Judgement::new(Verdict::Failed, with_last_words(broken, end));
         }
         let reason = end.finish.as_deref().or(self.last_reason.as_deref());

@@ -310,12 +310,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
         self.turn.target = Target::Session(session.clone());
         self.machine.reborn(self.began.elapsed());
         // Not knowing is no reason to send a prompt twice.
-        let held = held(
-            &self.turn.setup.opencode.database,
-            &session,
-            self.turn.prompt,
-            self.started,
-        )?;
+        let held = held(&self.turn.setup.opencode.database, &session, self.started)?;
         Ok(match held {
             Held::Nothing => Ok(self.turn.prompt.to_owned()),
             Held::Prompt => Ok(go_on.to_owned()),
@@ -332,6 +327,9 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
         match transport.prompt(&self.turn.target, prompt).await {
             Ok(()) => {}
             Err(error @ TransportError::Request { .. }) => return Life::Crashed(error.to_string()),
+            Err(TransportError::Database(error)) if error.is_locked() => {
+                return Life::Crashed(error.to_string());
+            }
             Err(error) => return Life::Judged(Judgement::new(Verdict::Failed, error.to_string())),
         }
         loop {

@@ -24,12 +24,7 @@ pub(super) enum Held {
 }
 
 /// Looks at the messages since the turn began.
-pub(super) fn held(
-    database: &Path,
-    session: &SessionId,
-    prompt: &str,
-    started: Timestamp,
-) -> Result<Held, DatabaseError> {
+pub(super) fn held(database: &Path, session: &SessionId, started: Timestamp) -> Result<Held, DatabaseError> {
     let database = Database::open_read(database)?;
     let messages = database.messages_after(session, Some(After::Time(started.as_millisecond())))?;
     if !messages.iter().any(|message| message.role == "user") {
@@ -41,10 +36,7 @@ pub(super) fn held(
     if complete {
         return Ok(Held::Answer);
     }
-    let last = database.last_user_text(session)?;
-    let ours = last.is_some_and(|text| {
-        text.trim_start_matches('\n') == prompt.trim_start_matches('\n')
-            || [GO_ON, RESUMED].contains(&text.trim())
-    });
-    Ok(if ours { Held::Prompt } else { Held::Nothing })
+    // Under the lease every message since then is of this turn; the last one may be opencode's own, such as that of
+    // a compaction.
+    Ok(Held::Prompt)
 }

@@ -90,6 +90,27 @@ impl Database {
         })
     }
 
+    /// What a session and the sessions of its subagents have cost since then (milliseconds since the epoch), in US
+    /// dollars, and the tokens that they used. A fork's copies of its base's messages keep their time (both versions),
+    /// so they do not count.
+    pub fn spent(&self, id: &SessionId, since_ms: i64) -> Result<(f64, TokenCount), DatabaseError> {
+        let sql = "WITH RECURSIVE family(id) AS ( \
+                     SELECT ?1 UNION SELECT s.id FROM session s JOIN family f ON s.parent_id = f.id) \
+                   SELECT m.data FROM message m JOIN family f ON m.session_id = f.id \
+                   WHERE m.time_created >= ?2 AND json_valid(m.data) AND json_extract(m.data, '$.role') = 'assistant'";
+        self.read(|handle| {
+            let mut statement = handle.connection.prepare_cached(sql)?;
+            let rows = statement.query_map(params![id.as_str(), since_ms], |row| row.get::<_, String>(0))?;
+            let mut spent = (0.0, TokenCount::default());
+            for row in rows {
+                let data: Value = serde_json::from_str(&row?).unwrap_or_default();
+                spent.0 += cost(&data["cost"]);
+                spent.1 += token_count(&data["tokens"]);
+            }
+            Ok(spent)
+        })
+    }
+
     /// Whether a tool call of a message since then (milliseconds since the epoch) has begun and not ended. True for
     /// ever where opencode was killed meanwhile, so it tells something only while opencode lives.
     pub fn tool_runs(&self, id: &SessionId, since_ms: i64) -> Result<bool, DatabaseError> {
