@@ -45,11 +45,11 @@ fn record(number: u64) -> IssueRecord {
         created: now,
         updated: now,
         live: None,
+        worktree: None,
         last: None,
         totals: Totals::default(),
         days: std::collections::BTreeMap::default(),
         pending: Vec::new(),
-        worktree: None,
     };
     for day in 0..3_i64 {
         let verdict = if number.is_multiple_of(10) {
@@ -77,7 +77,7 @@ fn record(number: u64) -> IssueRecord {
         record.count(&turn);
         record.last = Some(turn);
     }
-    if number < LIVE {
+    if number <= LIVE {
         record.live = Some(LiveTurn {
             turn: Uuid::now_v7(),
             supervisor: process::current(),
@@ -112,7 +112,7 @@ fn status(record: &IssueRecord, live: &LiveTurn) -> TurnStatus {
 fn query(criterion: &mut Criterion) {
     let home = tempfile::tempdir().unwrap();
     let store = Store::open(home.path().to_owned());
-    for number in 0..SESSIONS {
+    for number in 1..=SESSIONS {
         let record = record(number);
         let key = Key::from(&record.issue);
         let path: PathBuf = store.record_path(&key);

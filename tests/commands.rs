@@ -224,8 +224,8 @@ fn an_issue_is_started_once_and_continued_after() {
 fn every_json_is_one_object_with_its_schema() {
     let world = fake_world();
     for arguments in [
-        &["start", "1", "hello", "--transport", "run"][..],
-        &["continue", "1", "hello", "--transport", "run"],
+        &["start", "1", "hello", "--transport", "run", "--output", "json"][..],
+        &["continue", "1", "hello", "--transport", "run", "--output", "json"],
         &["list"],
         &["show", "1"],
         &["show", "1", "--turns"],

@@ -11,7 +11,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kugetsu_testing::{FakeScript, Opencode, Output, Running, Signal, Stdin, Step, World, usage};
+use kugetsu_testing::{FakeScript, Opencode, Output, Running, ServeMode, Signal, Stdin, Step, World, usage};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_mins(1);
@@ -214,6 +214,12 @@ fn what_is_no_signal_is_taken_away_and_does_nothing() {
         std::fs::write(&file, text).unwrap();
         world.wait_until("it is taken", SOON, || !file.exists());
     }
+    // Long enough for each of them to have been heeded.
+    let seen = status(&world).unwrap()["heartbeat"].clone();
+    world.wait_until("another heartbeat", SOON, || {
+        status(&world).unwrap()["heartbeat"] != seen
+    });
+    assert_eq!(state(&world), "running");
     assert!(turn.is_alive());
     // By hand, the word alone is enough.
     std::fs::write(run_file(&world, ".signal.json"), r#"{"signal":"stop"}"#).unwrap();
@@ -323,7 +329,7 @@ fn a_detached_turn_is_recorded_followed_waited_for_and_found() {
     }
     let followed = world.run(["logs", "14", "-f"]);
     assert_eq!(followed.expect_status(0).stdout(), "the answer\n");
-    let waited = world.run(["wait", "14", "--json"]);
+    let waited = world.run(["wait", "14", "--output", "json"]);
     let told = waited.expect_status(0).json();
     assert_eq!(
         (&told["turn"], &told["answer"]),
@@ -467,7 +473,8 @@ fn a_turn_of_the_same_id_is_not_run_twice() {
         "run",
         "--turn-id",
         id,
-        "--json",
+        "--output",
+        "json",
     ];
     let first = world.spawn(start);
     world.wait_until("it is recorded", SOON, || {
@@ -536,7 +543,7 @@ fn a_turn_whose_supervisor_died_is_lost_for_who_waits_and_who_asks_again() {
     let world = world(&hanging());
     let id = "01900000-0000-7000-8000-000000000004";
     let turn = hang(&world, &["--turn-id", id]);
-    let waiting = world.spawn(["wait", "14", "--json"]);
+    let waiting = world.spawn(["wait", "14", "--output", "json"]);
     turn.kill9();
     let waited = waiting.wait(SOON);
     assert_eq!(waited.expect_status(1).json()["verdict"], "lost", "{waited}");
@@ -554,7 +561,8 @@ fn a_turn_whose_supervisor_died_is_lost_for_who_waits_and_who_asks_again() {
         "run",
         "--turn-id",
         id,
-        "--json",
+        "--output",
+        "json",
     ]);
     assert_eq!(again.expect_status(1).json()["verdict"], "lost", "{again}");
     assert_eq!(
@@ -667,6 +675,55 @@ fn a_query_needs_neither_opencode_nor_a_lease() {
     );
     turn.signal(Signal::Continue);
     turn.signal(Signal::Terminate);
+    turn.wait(SOON).expect_status(143);
+}
+
+#[test]
+fn a_rebase_moves_the_worktree_between_turns_or_leaves_it_alone() {
+    let world = world(&FakeScript {
+        serve: ServeMode::Sessions,
+        ..hanging()
+    });
+    world
+        .run(["start", "14", "hi", "--transport", "run", "--worktree"])
+        .expect_status(0);
+    let tree = PathBuf::from(record(&world)["worktree"]["path"].as_str().unwrap());
+    let commit = |folder: &std::path::Path, file: &str, text: &str| {
+        std::fs::write(folder.join(file), text).unwrap();
+        world.git(folder, ["add", file]).expect_status(0);
+        world.git(folder, ["commit", "-m", file]).expect_status(0);
+        world
+            .git(folder, ["rev-parse", "HEAD"])
+            .stdout()
+            .trim()
+            .to_owned()
+    };
+    let rebase = ["signal", "14", "rebase", "--json"];
+    assert_eq!(world.run(rebase).expect_status(0).json()["result"], "up_to_date");
+    commit(&tree, "theirs", "a");
+    let head = commit(&world.repo(), "ours", "a");
+    assert_eq!(world.run(rebase).expect_status(0).json()["result"], "rebased");
+    assert!(tree.join("ours").exists() && tree.join("theirs").exists());
+    assert_eq!(record(&world)["worktree"]["base_commit"], head.as_str());
+
+    let before = commit(&tree, "both", "a");
+    commit(&world.repo(), "both", "b");
+    let blocked = world.run(rebase);
+    assert_eq!(
+        blocked.expect_status(2).json()["conflicts"],
+        json!(["both"]),
+        "{blocked}"
+    );
+    assert_eq!(world.git(&tree, ["rev-parse", "HEAD"]).stdout().trim(), before);
+    assert_eq!(world.git(&tree, ["status", "--porcelain"]).stdout(), "");
+    std::fs::write(tree.join("both"), "c").unwrap();
+    world.run(rebase).expect_status(64);
+    world.git(&tree, ["checkout", "both"]).expect_status(0);
+    // Not while a turn runs there.
+    let turn = world.spawn(["continue", "14", "hang", "--transport", "run"]);
+    world.wait_until("it runs", SOON, || state(&world) == "running");
+    world.run(rebase).expect_status(75);
+    world.run(["stop", "14"]).expect_status(0);
     turn.wait(SOON).expect_status(143);
 }
 

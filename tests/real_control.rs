@@ -114,7 +114,7 @@ on_both_versions! {
         shell.wait(SOON);
         gate.wait_arrived(SOON);
         // The client tries again, and waits; another one asks for the end.
-        let again = world.spawn(["start", "14", "work", "--turn-id", id, "--json"]);
+        let again = world.spawn(["start", "14", "work", "--turn-id", id, "--output", "json"]);
         let waiting = world.spawn(["wait", "14"]);
         gate.open();
         let told = again.wait(SOON).expect_status(0).json();

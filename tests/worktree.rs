@@ -332,6 +332,18 @@ fn a_start_that_was_killed_is_finished_by_the_next() {
 }
 
 #[test]
+fn a_branch_that_a_killed_git_left_is_the_issues_own() {
+    let world = world();
+    let mut first = world.kugetsu(["start", "14", "do it", "--worktree"]);
+    first.env("KUGETSU_CRASH_AT", "worktree_intended");
+    world.finish(first, Stdin::Null).expect_status(137);
+    // git makes the branch before the worktree. Nobody else's would be taken.
+    world.git(&world.repo(), ["branch", "kugetsu/14"]);
+    start(&world, &["--worktree"]).expect_status(0);
+    assert_eq!(turn_folders(&world), [expected(&world)]);
+}
+
+#[test]
 fn what_a_killed_git_left_is_made_anew() {
     let world = world();
     let mut first = world.kugetsu(["start", "14", "do it", "--worktree"]);

@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Broker, BrokerError, TurnReport, supervisor_lives};
 use crate::process::{self, Liveness};
 use crate::session::{IssueRef, LiveTurn};
-use crate::store::Key;
+use crate::store::{Holder, Key};
 use crate::turn::control::{self, Signal};
+use crate::worktree::{self, Rebased};
 
 /// How often a turn of another process is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -77,6 +79,30 @@ impl Broker {
                 ),
             }),
         }
+    }
+
+    /// Between turns: rebases the issue's worktree onto the branch that its clone has checked out. That branch, and what
+    /// came of it; after conflicts the worktree is as it was before.
+    pub fn rebase(&self, issue: &IssueRef) -> Result<(String, Rebased), BrokerError> {
+        self.record(issue)?;
+        let lease = self
+            .store
+            .lease_issue(issue, Holder::this_process("signal rebase"), None)?;
+        let mut record = self.record(issue)?;
+        self.adopt(&lease, &mut record, None)?;
+        let Some(worktree) = &mut record.worktree else {
+            return Err(BrokerError::Usage {
+                problem: format!("{issue} has no worktree of its own, so there is nothing to rebase"),
+                hint: "an issue gets one when it begins: kugetsu start --worktree".to_owned(),
+            });
+        };
+        let (onto, rebased) = worktree::rebase(worktree).map_err(super::worktree::of(issue))?;
+        if let Rebased::Onto(commit) = &rebased {
+            worktree.base_commit.clone_from(commit);
+            record.updated = Timestamp::now();
+            self.store.save_issue(&lease, &record)?;
+        }
+        Ok((onto, rebased))
     }
 
     /// Waits for the end of a turn, for ever or at most so long.

@@ -517,7 +517,10 @@ impl Delivery<'_> {
             self.turn,
             self.started,
             self.record.directory.clone(),
-            None,
+            self.record
+                .worktree
+                .as_ref()
+                .map(|worktree| worktree.path.clone()),
         );
         watch(feed);
         let mut store_problem = None;

@@ -3,11 +3,13 @@
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use super::Outcome;
 use super::context::Context;
 use super::output::Output;
-use super::{CliError, Outcome};
 use crate::exit::ExitStatus;
+use crate::session::IssueRef;
 use crate::turn::control::Signal;
+use crate::worktree::Rebased;
 
 #[derive(Debug, Args)]
 pub(super) struct SignalArgs {
@@ -28,7 +30,7 @@ enum Wish {
     Resume,
     /// End the turn; `kugetsu stop` does it and waits
     Stop,
-    /// Between turns: rebase the issue's worktree onto the branch that it was made from
+    /// Between turns: rebase the issue's worktree onto the branch that its clone has checked out
     Rebase,
 }
 
@@ -38,13 +40,7 @@ pub(super) fn run(args: &SignalArgs, context: &Context, output: Output) -> Outco
         Wish::Pause => Signal::Pause,
         Wish::Resume => Signal::Resume,
         Wish::Stop => Signal::Stop,
-        Wish::Rebase => {
-            context.broker.record(&issue)?;
-            return Err(CliError::usage(
-                format!("{issue} has no worktree of its own, so there is nothing to rebase"),
-                "give an issue a worktree when it begins: kugetsu start --worktree",
-            ));
-        }
+        Wish::Rebase => return rebase(&issue, context, output),
     };
     let live = context.broker.signal(&issue, signal)?;
     if output.json {
@@ -58,4 +54,34 @@ pub(super) fn run(args: &SignalArgs, context: &Context, output: Output) -> Outco
         output.text(format!("{issue}: sent {} to turn {}", signal.as_str(), live.turn));
     }
     Ok(ExitStatus::Ok)
+}
+
+fn rebase(issue: &IssueRef, context: &Context, output: Output) -> Outcome {
+    let (onto, rebased) = context.broker.rebase(issue)?;
+    let (word, files, status) = match &rebased {
+        Rebased::UpToDate => ("up_to_date", &[][..], ExitStatus::Ok),
+        Rebased::Onto(_) => ("rebased", &[][..], ExitStatus::Ok),
+        Rebased::Conflicts(files) => ("blocked", &files[..], ExitStatus::Blocked),
+    };
+    if output.json {
+        output.object(&json!({
+            "ref": issue, "signal": "rebase", "onto": onto, "result": word, "conflicts": files,
+            "exit_status": status.code(),
+        }));
+        return Ok(status);
+    }
+    match &rebased {
+        Rebased::UpToDate => output.text(format!("{issue}: its branch has all of {onto} already")),
+        Rebased::Onto(commit) => output.text(format!("{issue}: rebased onto {onto} ({commit})")),
+        Rebased::Conflicts(files) => {
+            output.note(format!(
+                "kugetsu: {issue} cannot be rebased onto {onto}: conflicts in {}; nothing was changed",
+                files.join(", ")
+            ));
+            output.note(format!(
+                "  let it solve them: kugetsu continue {issue} \"rebase onto {onto}\""
+            ));
+        }
+    }
+    Ok(status)
 }

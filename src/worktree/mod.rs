@@ -7,6 +7,7 @@
 mod files;
 mod git;
 mod make;
+mod rebase;
 mod remove;
 mod save;
 
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 
 pub use files::Extras;
 pub use make::{Made, Wish, directory_in, exclude, is_there, make, plan};
+pub use rebase::{Rebased, rebase};
 pub use remove::{drop_branch, remove};
 pub use save::{Risk, Saved, risk, save};
 
