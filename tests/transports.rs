@@ -25,7 +25,15 @@ fn world(script: &FakeScript) -> World {
 }
 
 fn begin(world: &World, transport: &str) -> Running {
-    world.spawn(["start", "#1", "--output", "json", "--transport", transport, "fake it"])
+    world.spawn([
+        "start",
+        "#1",
+        "--output",
+        "json",
+        "--transport",
+        transport,
+        "fake it",
+    ])
 }
 
 #[track_caller]
