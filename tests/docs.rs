@@ -13,11 +13,12 @@ use kugetsu::config::KEYS;
 use kugetsu::exit::ExitStatus;
 use markdown::{blocks, document};
 
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 6] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "docs/performance.md",
     "skills/kugetsu/SKILL.md",
 ];
 
@@ -28,10 +29,10 @@ const LAYERS: [&str; 16] = [
     "redact",
     "permission",
     "session",
-    "config",
-    "process",
     "worktree",
     "ssh",
+    "config",
+    "process",
     "store",
     "opencode",
     "transport",

@@ -17,7 +17,18 @@ use kugetsu_testing::{FakeScript, Opencode, Output, ServeMode, Stdin, World, kug
 use markdown::blocks;
 
 /// Does what ssh does: gives the words after the host to a shell, as one line.
-const SSH: &str = "#!/bin/sh\nwhile [ \"${1#-}\" != \"$1\" ]; do shift; done\nshift\nexec sh -c \"$*\"\n";
+const SSH: &str = r#"#!/bin/sh
+while :; do
+    case $1 in
+        -o) shift 2 ;;
+        --) shift; break ;;
+        -*) shift ;;
+        *) break ;;
+    esac
+done
+shift
+exec sh -c "$*"
+"#;
 
 /// A world in which `kugetsu` is on PATH and `ssh` leads back into it.
 fn world() -> World {
@@ -97,7 +108,7 @@ fn every_command_of_the_skill_works_as_written() {
         .iter()
         .map(|one| one["ref"].as_str().unwrap())
         .collect();
-    let expected = [14, 15, 16, 17].map(|number| format!("github.com/shoko/kugetsu#{number}"));
+    let expected = [14, 15, 16, 17, 18].map(|number| format!("github.com/shoko/kugetsu#{number}"));
     assert_eq!(refs, expected);
 }
 
@@ -118,10 +129,11 @@ fn every_command_of_the_readme_works_as_written() {
         })
         .collect();
     let expected = [
-        ("github.com/shoko/kugetsu#14", 3),
+        ("github.com/shoko/kugetsu#14", 4),
         ("#15", 1),
         ("16", 1),
-        ("17", 1),
+        ("17", 2),
+        ("18", 1),
     ];
     assert_eq!(turns, expected.map(|(typed, turns)| (typed.to_owned(), turns)));
     assert!(world.repo().join("kugetsu-start.1").metadata().unwrap().len() > 1000);
@@ -139,6 +151,22 @@ fn the_answers_file_in_the_readme_is_one() {
         ),
         (1, 1, 1)
     );
+}
+
+#[test]
+fn the_settings_files_in_the_readme_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    let mut hosts = 0;
+    for block in blocks("README.md", "toml") {
+        std::fs::write(&file, &block.text).unwrap();
+        let config = kugetsu::config::Config::load(&file, |_| None);
+        hosts += config
+            .unwrap_or_else(|error| panic!("line {}: {error}", block.line))
+            .hosts()
+            .len();
+    }
+    assert_eq!(hosts, 1);
 }
 
 #[test]
