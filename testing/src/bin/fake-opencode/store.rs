@@ -239,10 +239,12 @@ impl Store {
         Ok(all)
     }
 
+    /// A message that was copied or imported keeps its time, as the real one's do (both versions).
     fn insert_message(&self, id: &str, session: &str, data: &Value) -> Result<(), Failure> {
+        let created = data["time"]["created"].as_i64().unwrap_or_else(now);
         self.connection.execute(
             "INSERT INTO message (id, session_id, time_created, time_updated, data) VALUES (?1, ?2, ?3, ?3, ?4)",
-            params![id, session, now(), data.to_string()],
+            params![id, session, created, data.to_string()],
         )?;
         Ok(())
     }
