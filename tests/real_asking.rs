@@ -57,7 +57,8 @@ fn files_with(folder: &Path, words: &[String]) -> Vec<String> {
 on_both_versions! {
     fn a_file_answers_questions_and_permissions_and_its_secrets_stay_secret(world: &World) {
         init(world);
-        let outside = format!("/var/tmp/kugetsu-test-{}-{}", std::process::id(), world.home().display().to_string().len());
+        let world_name = world.root().file_name().unwrap().to_string_lossy().into_owned();
+        let outside = format!("/var/tmp/{world_name}");
         let file = format!("{outside}/note.txt");
         std::fs::create_dir_all(&outside).unwrap();
         world.model.on("ask the file", vec![

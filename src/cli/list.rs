@@ -1,18 +1,20 @@
 //! `kugetsu list`. Reads records; takes no lock and starts nothing.
 
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::context::{Context, duration};
-use super::output::{Output, money};
+use super::output::{Output, SCHEMA, money};
 use super::{CliError, Outcome};
 use crate::broker::state_of;
 use crate::config::print_duration;
 use crate::exit::ExitStatus;
-use crate::session::{IssueRecord, RefContext, RepoRef, SessionState, Verdict};
+use crate::session::{BaseRecord, IssueRecord, RefContext, RepoRef, SessionState, Verdict};
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
@@ -79,12 +81,23 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
         .collect();
     if output.json {
         let bases = store.bases()?;
-        output.object(&json!({
-            "sessions": found.iter().map(|(record, state, _)| with_state(record, *state)).collect::<Vec<_>>(),
-            "bases": bases.found,
-            "broken": listing.broken.iter().chain(&bases.broken)
-                .map(|(path, why)| json!({"path": path, "problem": why})).collect::<Vec<_>>(),
-        }));
+        output.serialized(&View {
+            schema: SCHEMA,
+            sessions: found
+                .iter()
+                .map(|(record, state, _)| Row {
+                    record,
+                    state: state.as_str(),
+                })
+                .collect(),
+            bases: &bases.found,
+            broken: listing
+                .broken
+                .iter()
+                .chain(&bases.broken)
+                .map(|(path, problem)| BrokenFile { path, problem })
+                .collect(),
+        });
         return Ok(ExitStatus::Ok);
     }
     for (path, why) in &listing.broken {
@@ -121,6 +134,28 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
         rows,
     );
     Ok(ExitStatus::Ok)
+}
+
+/// What `--json` prints. Thousands of records go from memory to stdout without a tree of values in between.
+#[derive(Serialize)]
+struct View<'a> {
+    schema: u32,
+    sessions: Vec<Row<'a>>,
+    bases: &'a [BaseRecord],
+    broken: Vec<BrokenFile<'a>>,
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    #[serde(flatten)]
+    record: &'a IssueRecord,
+    state: &'static str,
+}
+
+#[derive(Serialize)]
+struct BrokenFile<'a> {
+    path: &'a Path,
+    problem: &'a str,
 }
 
 fn age(record: &IssueRecord, now: Timestamp) -> Duration {

@@ -49,6 +49,14 @@ impl Output {
         self.text(Value::Object(object).to_string());
     }
 
+    /// The same for an object that has its schema itself, without a tree of values in between.
+    pub(super) fn serialized(self, value: &impl Serialize) {
+        match serde_json::to_string(value) {
+            Ok(text) => self.text(text),
+            Err(error) => self.object(&json!({"error": error.to_string()})),
+        }
+    }
+
     /// A whole file for another program, on stdout; with `--json` as the field `name` of an object.
     pub(super) fn file(self, name: &str, bytes: &[u8]) {
         if self.json {

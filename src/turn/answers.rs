@@ -226,6 +226,17 @@ fn first_options(questions: &[Question]) -> Answer {
 
 /// What a person's or supervisor's words mean for a request; `None` where they fit it in no way.
 pub fn interpret(request: &RequestKind, words: &Value) -> Option<Answer> {
+    let answer = read(request, words)?;
+    if let (RequestKind::Question(questions), Answer::Labels(labels)) = (request, &answer) {
+        let fits = |(question, labels): (&Question, &Vec<String>)| question.multiple || labels.len() == 1;
+        if !questions.iter().zip(labels).all(fits) {
+            return None;
+        }
+    }
+    Some(answer)
+}
+
+fn read(request: &RequestKind, words: &Value) -> Option<Answer> {
     let label = |value: &Value| value.as_str().map(str::to_owned);
     let labels = |values: &[Value]| values.iter().map(label).collect::<Option<Vec<_>>>();
     match (request, words) {
