@@ -42,6 +42,22 @@ fn a_destroyed_session_comes_back_whole() {
 }
 
 #[test]
+fn an_export_that_is_cut_short_destroys_nothing() {
+    let world = fake_world();
+    start(&world, "1", "remember this");
+    let session = session_of(&world, "1");
+    world.fake(&FakeScript {
+        short_export: true,
+        ..FakeScript::default()
+    });
+    refused(&world, &["destroy", "1", "-y"], 69, &["export", "nothing was deleted"]);
+    assert!(world.sessions().iter().any(|row| row.id == session));
+    assert_eq!(session_of(&world, "1"), session);
+    world.fake(&FakeScript::default());
+    run(&world, ["destroy", "1", "-y"]).expect_status(0);
+}
+
+#[test]
 fn prune_forgets_what_opencode_has_lost() {
     let world = fake_world();
     start(&world, "1", "hello");

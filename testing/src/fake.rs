@@ -20,6 +20,8 @@ pub struct FakeScript {
     pub serve: ServeMode,
     /// Columns of `session` that its database lacks.
     pub missing_columns: Vec<String>,
+    /// Whether `export` leaves out the last message, as truncated exports do.
+    pub short_export: bool,
     /// Whether `run` and `serve` ignore SIGTERM.
     pub ignore_term: bool,
     /// What `run` does; the first whose needle is in the prompt counts. Without any, it answers "done".
@@ -32,6 +34,7 @@ impl Default for FakeScript {
             version: "1.18.33".to_owned(),
             serve: ServeMode::Refuse,
             missing_columns: Vec::new(),
+            short_export: false,
             ignore_term: false,
             runs: Vec::new(),
         }

@@ -347,13 +347,16 @@ impl Store {
         Ok(serde_json::to_string_pretty(&infos)?)
     }
 
-    pub(crate) fn export(&self, id: &str) -> Result<String, Failure> {
+    pub(crate) fn export(&self, id: &str, short: bool) -> Result<String, Failure> {
         let info = self.info(id)?;
         let mut messages = Vec::new();
         for (message, mut data, parts) in self.messages(id)? {
             data["id"] = message.as_str().into();
             data["sessionID"] = id.into();
             messages.push(json!({ "info": data, "parts": parts }));
+        }
+        if short {
+            messages.pop();
         }
         Ok(serde_json::to_string_pretty(
             &json!({ "info": info, "messages": messages }),
