@@ -242,7 +242,8 @@ impl Store {
     fn insert_message(&self, id: &str, session: &str, data: &Value) -> Result<(), Failure> {
         self.connection.execute(
             "INSERT INTO message (id, session_id, time_created, time_updated, data) VALUES (?1, ?2, ?3, ?3, ?4)",
-            params![id, session, now(), data.to_string()],
+            // A copy keeps the time of what it was copied from, as opencode's does.
+            params![id, session, data["time"]["created"].as_i64().unwrap_or_else(now), data.to_string()],
         )?;
         Ok(())
     }
