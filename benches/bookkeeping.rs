@@ -114,6 +114,7 @@ fn start(store: &Store, number: u64) {
         turn: id,
         asked: Timestamp::now(),
         prompt_sha256: "0".repeat(64),
+        ahead: true,
     });
     store.save_issue(&lease, &record).unwrap();
     record.session = session;

@@ -376,6 +376,15 @@ pub fn sync_folder(folder: &Path) -> Result<()> {
         .map_err(failed)
 }
 
+/// Waits until what another process wrote into a file is on the disk.
+pub fn sync_file(path: &Path) -> Result<()> {
+    refuse_symlink(path)?;
+    let failed = |source| FsError::new("sync", path, source);
+    File::open(path)
+        .and_then(|opened| opened.sync_all())
+        .map_err(failed)
+}
+
 /// Removes a file, and waits until it is gone from the disk. A file that is not there is no fault.
 pub fn remove_file_durable(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
@@ -451,6 +460,7 @@ pub const CRASH_POINTS: &[&str] = &[
     "turn_ended",
     "turn_logged",
     "base_made",
+    "destroy_deleted",
     "destroy_trashed",
     "worktree_intended",
     "worktree_made",

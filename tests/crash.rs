@@ -228,6 +228,7 @@ fn destroy_can_be_killed_anywhere() {
             "trash_entry_written",
             "trash_record_moved",
             "trash_folder_moved",
+            "destroy_deleted",
             "destroy_trashed",
             "moved",
         ],

@@ -50,7 +50,12 @@ fn an_export_that_is_cut_short_destroys_nothing() {
         short_export: true,
         ..FakeScript::default()
     });
-    refused(&world, &["destroy", "1", "-y"], 69, &["export", "nothing was deleted"]);
+    refused(
+        &world,
+        &["destroy", "1", "-y"],
+        69,
+        &["export", "nothing was deleted"],
+    );
     assert!(world.sessions().iter().any(|row| row.id == session));
     assert_eq!(session_of(&world, "1"), session);
     world.fake(&FakeScript::default());

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Broker, BrokerError, TurnReport, supervisor_lives};
+use super::{Broker, BrokerError, TurnReport};
 use crate::process::{self, Liveness};
 use crate::session::{IssueRef, LiveTurn};
 use crate::store::{Holder, Key};
@@ -31,7 +31,7 @@ impl Broker {
     pub fn live_turn(&self, issue: &IssueRef) -> Result<LiveTurn, BrokerError> {
         let record = self.record(issue)?;
         match record.live {
-            Some(live) if supervisor_lives(&live) => Ok(live),
+            Some(live) if self.supervisor_lives(issue, &live) => Ok(live),
             Some(live) => Err(BrokerError::NotFound {
                 problem: format!(
                     "{issue} has no running turn: the supervisor of its last one (process {}) died",

@@ -482,6 +482,7 @@ impl Delivery<'_> {
             turn: self.turn,
             asked: Timestamp::now(),
             prompt_sha256,
+            ahead: aside || T::KIND == TransportKind::Serve,
         });
         self.save()?;
         crash_point("fork_intended");

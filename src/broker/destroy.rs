@@ -1,7 +1,9 @@
 //! `destroy` and `restore`: out of opencode and into the trash, and back.
 //!
-//! The session is exported into the trash and the export is read and counted before anything is deleted:
-//! truncated exports have been reported.
+//! The session is exported into its folder, and the export is on the disk, read and counted before anything is deleted:
+//! truncated exports have been reported. Then it goes from opencode, and last its record and folder go to the trash: a
+//! crash between the two leaves a record without a session and its export beside it, which `destroy` and `prune` move to
+//! the trash and `restore` imports.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,9 +13,9 @@ use serde_json::Value;
 use super::worktree::BUNDLE;
 use super::{Broker, BrokerError, RemovedWorktree, read_database};
 use crate::fsx::{self, FsError, crash_point};
-use crate::opencode::Opencode;
-use crate::session::{IssueRecord, IssueRef, RepoRef, SessionId};
-use crate::store::{Holder, Key, StoreError};
+use crate::opencode::{Opencode, SessionPatch};
+use crate::session::{BaseRecord, IssueRecord, IssueRef, RepoRef, SessionId};
+use crate::store::{Holder, Key, Lease, StoreError, TrashEntry};
 
 /// What `destroy` did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,11 +51,11 @@ impl Broker {
             &record.directory,
         )?;
         let mut worktree = self.remove_worktree(&record, force)?;
+        let removed = self.delete(&opencode, record.session.clone(), clone_of(&record), export)?;
+        crash_point("destroy_deleted");
         self.store.trash_issue(&lease, issue, "destroy", &[])?;
         crash_point("destroy_trashed");
         self.drop_worktree_branch(&record, &mut worktree)?;
-        let directory = clone_of(&record);
-        let removed = self.delete(&opencode, record.session.clone(), directory, export)?;
         Ok(Removed { worktree, ..removed })
     }
 
@@ -77,9 +79,11 @@ impl Broker {
         }
         let opencode = self.opencode()?;
         let export = self.export(&opencode, &repo.into(), Some(&record.session), &record.directory)?;
+        let removed = self.delete(&opencode, Some(record.session), &record.directory, export)?;
+        crash_point("destroy_deleted");
         self.store.trash_base(&lease, repo, "destroy --base", &[])?;
         crash_point("destroy_trashed");
-        self.delete(&opencode, Some(record.session), &record.directory, export)
+        Ok(removed)
     }
 
     fn delete(
@@ -148,55 +152,158 @@ impl Broker {
             full?;
         }
         let messages = read?;
+        // What was read may be in memory only.
+        fsx::sync_file(&file).map_err(StoreError::from)?;
         fsx::rename_durable(&file, &folder.join(EXPORT)).map_err(StoreError::from)?;
         Ok(Some(messages))
     }
 
-    /// Brings back what `destroy` or `prune` removed last of an issue.
+    /// Brings back what `destroy` or `prune` removed last of an issue, also where `destroy` was cut off on its way.
     pub fn restore(&self, issue: &IssueRef) -> Result<IssueRecord, BrokerError> {
+        let key = Key::from(issue);
         let lease = self
             .store
             .lease_issue(issue, Holder::this_process("restore"), None)?;
-        let entry = self.store.newest_trashed(&issue.into())?;
-        if self.store.issue(issue)?.is_some() {
-            // Before anything is imported: a session that no record names would stay behind.
-            return Err(StoreError::Exists {
-                key: issue.into(),
-                path: self.store.record_path(&issue.into()),
-            }
-            .into());
-        }
-        // The session first: a record without its session would be the next orphan.
         let opencode = self.opencode()?;
-        let trashed = self.store.trashed_issue(&entry)?;
-        let export = self.store.trashed_file(&entry, EXPORT);
-        self.restore_worktree(&trashed, &self.store.trashed_file(&entry, BUNDLE))?;
-        if let Some(session) = &trashed.session
-            && read_database(&opencode)?.session(session)?.is_none()
-        {
-            if !export.is_file() {
-                return Err(BrokerError::NotFound {
-                    problem: format!("the trash has the record of {issue} and no export of its session"),
-                    hint: format!("begin it anew: kugetsu start {issue}"),
-                });
-            }
-            let file = export.to_string_lossy().into_owned();
-            let directory = existing(clone_of(&trashed), &self.surroundings.home);
-            self.command(&opencode, directory, &["import", &file], None)?;
-            if read_database(&opencode)?.session(session)?.is_none() {
-                return Err(BrokerError::Command {
-                    command: format!("import {file}"),
-                    problem: "the session is not there afterwards".to_owned(),
-                });
-            }
+        let there = self.store.issue(issue)?;
+        let half = match &there {
+            Some(record) => self.is_half_destroyed(&opencode, &key, record.session.as_ref())?,
+            None => false,
+        };
+        if let Some(record) = there.filter(|_| half) {
+            let folder = self.store.folder(&key);
+            self.restore_worktree(&record, &folder.join(BUNDLE))?;
+            let (session, directory) = (record.session.as_ref(), clone_of(&record));
+            self.bring_back(&opencode, &key, session, directory, &folder.join(EXPORT))?;
+        } else {
+            let entry = self.free_to_restore(&lease)?;
+            let trashed = self.store.trashed_issue(&entry)?;
+            self.restore_worktree(&trashed, &self.store.trashed_file(&entry, BUNDLE))?;
+            let (session, directory) = (trashed.session.as_ref(), clone_of(&trashed));
+            let export = self.store.trashed_file(&entry, EXPORT);
+            // The session first: a record without its session would be the next orphan.
+            self.bring_back(&opencode, &key, session, directory, &export)?;
+            self.store.restore_issue(&lease, issue)?;
         }
-        self.store.restore_issue(&lease, issue)?;
-        for name in [EXPORT, BUNDLE] {
-            let _ = fsx::remove_file_durable(&self.store.folder(&issue.into()).join(name));
-        }
+        self.drop_copies(&key);
         let record = self.record(issue)?;
         self.settle(&opencode, &record)?;
         Ok(record)
+    }
+
+    /// The same for a repository's base. It becomes the default one where there is none.
+    pub fn restore_base(&self, repo: &RepoRef) -> Result<BaseRecord, BrokerError> {
+        let key = Key::from(repo);
+        let lease = self
+            .store
+            .lease_base(repo, Holder::this_process("restore"), None)?;
+        let opencode = self.opencode()?;
+        let there = self.store.base(repo)?;
+        let half = match &there {
+            Some(record) => self.is_half_destroyed(&opencode, &key, Some(&record.session))?,
+            None => false,
+        };
+        let record = if let Some(record) = there.filter(|_| half) {
+            let export = self.store.folder(&key).join(EXPORT);
+            self.bring_back(&opencode, &key, Some(&record.session), &record.directory, &export)?;
+            record
+        } else {
+            let entry = self.free_to_restore(&lease)?;
+            let trashed = self.store.trashed_base(&entry)?;
+            let export = self.store.trashed_file(&entry, EXPORT);
+            self.bring_back(
+                &opencode,
+                &key,
+                Some(&trashed.session),
+                &trashed.directory,
+                &export,
+            )?;
+            self.store.restore_base(&lease, repo)?;
+            trashed
+        };
+        self.drop_copies(&key);
+        if self.store.default_base()?.is_none() {
+            self.store.set_default_base(Some(repo))?;
+        }
+        if !record.adopted {
+            let rules = record.policy.rules();
+            let patch = SessionPatch {
+                permission: Some(&rules),
+                directory: Some(&record.directory),
+                path: None,
+                title: Some(&record.title),
+            };
+            self.write_database(&opencode)?.patch(&record.session, &patch)?;
+        }
+        Ok(record)
+    }
+
+    /// Whether a `destroy` was cut off after the session was gone and before its record was.
+    fn is_half_destroyed(
+        &self,
+        opencode: &Opencode,
+        key: &Key,
+        session: Option<&SessionId>,
+    ) -> Result<bool, BrokerError> {
+        let Some(session) = session else { return Ok(false) };
+        if !self.store.folder(key).join(EXPORT).is_file() {
+            return Ok(false);
+        }
+        Ok(read_database(opencode)?.session(session)?.is_none())
+    }
+
+    /// The newest entry of a key. Refused before anything is imported: a session that no record names would stay.
+    fn free_to_restore(&self, lease: &Lease) -> Result<TrashEntry, BrokerError> {
+        let key = lease.key();
+        self.store.finish_removal(lease)?;
+        let entry = self.store.newest_trashed(key)?;
+        let path = self.store.record_path(key);
+        if path.symlink_metadata().is_ok() {
+            let key = key.clone();
+            return Err(StoreError::Exists { key, path }.into());
+        }
+        Ok(entry)
+    }
+
+    /// Imports a session, unless opencode has it.
+    fn bring_back(
+        &self,
+        opencode: &Opencode,
+        key: &Key,
+        session: Option<&SessionId>,
+        directory: &Path,
+        export: &Path,
+    ) -> Result<(), BrokerError> {
+        let Some(session) = session else { return Ok(()) };
+        if read_database(opencode)?.session(session)?.is_some() {
+            return Ok(());
+        }
+        if !export.is_file() {
+            return Err(BrokerError::NotFound {
+                problem: format!("the trash has the record of {key} and no export of its session"),
+                hint: match key {
+                    Key::Issue(issue) => format!("begin it anew: kugetsu start {issue}"),
+                    Key::Base(_) => "make it anew in its clone: kugetsu init".to_owned(),
+                },
+            });
+        }
+        let file = export.to_string_lossy().into_owned();
+        let directory = existing(directory, &self.surroundings.home);
+        self.command(opencode, directory, &["import", &file], None)?;
+        if read_database(opencode)?.session(session)?.is_none() {
+            return Err(BrokerError::Command {
+                command: format!("import {file}"),
+                problem: "the session is not there afterwards".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// What was kept for a restore has served.
+    fn drop_copies(&self, key: &Key) {
+        for name in [EXPORT, BUNDLE] {
+            let _ = fsx::remove_file_durable(&self.store.folder(key).join(name));
+        }
     }
 }
 

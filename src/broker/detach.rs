@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Broker, BrokerError, TurnReport, TurnRequest, supervisor_lives};
+use super::{Broker, BrokerError, TurnReport, TurnRequest};
 use crate::session::{Answered, IssueRecord, IssueRef, SCHEMA, TokenCount, TurnRecord, Verdict};
 use crate::store::Key;
 use crate::turn::stream::{StreamEvent, StreamLine};
@@ -40,7 +40,7 @@ impl Broker {
         if let Some(live) = &record.live
             && live.turn == turn
         {
-            return Ok(supervisor_lives(live));
+            return Ok(self.supervisor_lives(issue, live));
         }
         Ok(self.ended_record(&record, turn)?.is_some())
     }
@@ -50,7 +50,7 @@ impl Broker {
     pub fn ended_turn(&self, issue: &IssueRef, turn: Uuid) -> Result<Option<TurnReport>, BrokerError> {
         let mut record = self.record(issue)?;
         if let Some(live) = record.live.as_ref().filter(|live| live.turn == turn) {
-            if supervisor_lives(live) {
+            if self.supervisor_lives(issue, live) {
                 return Ok(None);
             }
             // It may have died after its last word.
@@ -101,7 +101,9 @@ impl Broker {
             return Err(BrokerError::Recorded(turn));
         }
         let live = self.store.issue(&request.issue)?.and_then(|record| record.live);
-        let another = live.as_ref().is_some_and(supervisor_lives);
+        let another = live
+            .as_ref()
+            .is_some_and(|live| self.supervisor_lives(&request.issue, live));
         Ok(wanted || (!another && waited < ARRIVAL))
     }
 

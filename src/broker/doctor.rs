@@ -1,6 +1,6 @@
 //! `doctor`: is everything there that a turn needs, and is the store in order?
 
-use super::{Broker, BrokerError, read_database, state_of};
+use super::{Broker, BrokerError, read_database};
 use crate::session::{IssueRef, SessionState};
 use crate::store::{Fixed, Holder};
 use crate::worktree::is_there;
@@ -94,7 +94,9 @@ impl Broker {
             else {
                 continue;
             };
-            if state_of(&record) == SessionState::Running || (missing.pending && record.session.is_none()) {
+            if self.state_of(&record) == SessionState::Running
+                || (missing.pending && record.session.is_none())
+            {
                 continue;
             }
             let text = format!("its worktree {} is gone", missing.path.display());
@@ -162,8 +164,8 @@ impl Broker {
     fn check_sessions(&self, fix: bool, database: bool, checks: &mut Vec<Check>) -> Result<(), BrokerError> {
         for record in self.store.issues()?.found {
             let issue = record.issue.clone();
-            let unfinished =
-                state_of(&record) == SessionState::Lost || (record.live.is_none() && record.fork.is_some());
+            let unfinished = self.state_of(&record) == SessionState::Lost
+                || (record.live.is_none() && record.fork.is_some());
             if !unfinished {
                 continue;
             }
@@ -198,7 +200,15 @@ impl Broker {
             ));
             return Ok(());
         }
-        for orphan in self.orphans()? {
+        let orphans = match self.orphans() {
+            Ok(orphans) => orphans.found,
+            Err(error @ (BrokerError::Unknown(_) | BrokerError::WrongDatabase { .. })) => {
+                checks.push(Check::new("sessions", Health::Bad, error.to_string()).of_opencode());
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        for orphan in orphans {
             checks.push(Check::new(
                 orphan.issue.to_string(),
                 Health::Bad,
@@ -208,7 +218,20 @@ impl Broker {
                 ),
             ));
         }
-        for base in self.store.bases()?.found {
+        let bases = self.store.bases()?.found;
+        let ids: Vec<_> = bases.iter().map(|base| base.session.clone()).collect();
+        let existing = read_database(&self.opencode()?)?.sessions_exist(&ids)?;
+        for base in bases {
+            if !existing.contains(&base.session) {
+                checks.push(Check::new(
+                    base.repo.to_string(),
+                    Health::Bad,
+                    format!(
+                        "opencode no longer has the base {}; make it anew in its clone with: kugetsu init --force",
+                        base.session
+                    ),
+                ));
+            }
             let gone = !base.directory.is_dir();
             if gone {
                 checks.push(Check::new(

@@ -33,6 +33,15 @@ pub enum BrokerError {
     /// opencode's database failed.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// opencode's database cannot be read at the moment, so nothing is known of any session.
+    #[error("{0}")]
+    Unknown(DatabaseError),
+    /// A database without any session of the store is another one, and tells nothing of them.
+    #[error("opencode's database {} knows none of your sessions: is it the right one?", .database.display())]
+    WrongDatabase {
+        /// The file.
+        database: PathBuf,
+    },
     /// opencode could not be reached.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -205,6 +214,8 @@ impl BrokerError {
             Self::BasePrompt { verdict, .. } => verdict.exit_status(),
             Self::Opencode(_)
             | Self::Database(_)
+            | Self::Unknown(_)
+            | Self::WrongDatabase { .. }
             | Self::Transport(_)
             | Self::Server(_)
             | Self::Api(_)
@@ -222,8 +233,13 @@ impl BrokerError {
             Self::NoSession(issue) => Some(format!("begin it: kugetsu start {issue}")),
             Self::NoBase(_) => Some("make one inside a clone of the repository: kugetsu init".to_owned()),
             Self::BaseExists { .. } => Some("replace it with: kugetsu init --force".to_owned()),
-            Self::SessionGone { .. } => Some(
-                "see what is orphaned with: kugetsu prune; a base is made anew with: kugetsu init --force"
+            // Only an issue's name has a `#`.
+            Self::SessionGone { of, .. } if of.contains('#') => {
+                Some("see what is orphaned with: kugetsu prune".to_owned())
+            }
+            Self::SessionGone { .. } => Some("make the base anew with: kugetsu init --force".to_owned()),
+            Self::WrongDatabase { .. } => Some(
+                "look at HOME, XDG_DATA_HOME and OPENCODE_DB; a single record is removed with: kugetsu destroy"
                     .to_owned(),
             ),
             Self::DirectoryGone { .. } => {

@@ -87,16 +87,23 @@ impl Broker {
             self.prompt_base(request, &record, prompt, &opencode, interrupts)
                 .await?;
         }
-        if old.is_some() {
-            self.store.trash_base(&lease, &repo, "init --force", &[])?;
-        }
         record.updated = Timestamp::now();
-        self.save_base(&lease, &record, request.default)?;
+        self.save_base(&lease, &record, request.default, old.is_some())?;
         Ok(record)
     }
 
-    fn save_base(&self, lease: &Lease, record: &BaseRecord, default: bool) -> Result<(), BrokerError> {
-        self.store.save_base(lease, record)?;
+    fn save_base(
+        &self,
+        lease: &Lease,
+        record: &BaseRecord,
+        default: bool,
+        replace: bool,
+    ) -> Result<(), BrokerError> {
+        if replace {
+            self.store.replace_base(lease, record, "init --force")?;
+        } else {
+            self.store.save_base(lease, record)?;
+        }
         let known = self.store.default_base()?;
         // The first base is the default one, so that one base serves somebody who works on many forges.
         if default || known.is_none() {
@@ -174,10 +181,11 @@ impl Broker {
         })
     }
 
-    /// A base that an earlier `init` made and could not remember: it has our title and no record. Without a
-    /// readable database there is none to be found.
+    /// A base that an earlier `init` made and could not remember: it has our title, no record and no message; what
+    /// somebody has talked to is not new. Without a readable database there is none to be found.
     fn forgotten_base(&self, title: &str, directory: &Path, opencode: &Opencode) -> Option<SessionId> {
-        let rows = read_database(opencode).ok()?.sessions_titled(title).ok()?;
+        let database = read_database(opencode).ok()?;
+        let rows = database.sessions_titled(title).ok()?;
         let known: Vec<SessionId> = self
             .store
             .bases()
@@ -188,7 +196,10 @@ impl Broker {
             .collect();
         let trashed = self.store.trashed_base_sessions().ok()?;
         rows.into_iter()
-            .find(|row| row.directory == directory && !known.contains(&row.id) && !trashed.contains(&row.id))
+            .filter(|row| {
+                row.directory == directory && !known.contains(&row.id) && !trashed.contains(&row.id)
+            })
+            .find(|row| database.message_count(&row.id).is_ok_and(|count| count == 0))
             .map(|row| row.id)
     }
 

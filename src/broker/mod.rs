@@ -32,7 +32,7 @@ pub use error::BrokerError;
 pub use init::InitRequest;
 pub use pending::describe;
 pub use permit::{Permit, Subject};
-pub use prune::{Kept, Orphan, Pruned};
+pub use prune::{Kept, Orphan, Orphans, Pruned};
 pub use query::{Action, Broken, DayView, LiveView, Query, RepoView};
 pub use repository::origin_of;
 pub use worktree::{RemovedWorktree, WorktreeWish};
@@ -69,18 +69,22 @@ pub struct Broker {
     pub surroundings: Surroundings,
 }
 
-/// Whether the supervisor of a live turn still runs. On another host nobody can tell, so it is taken to run:
-/// the lease, which is a lock, decides when it matters.
-pub fn supervisor_lives(live: &LiveTurn) -> bool {
-    process::is_alive(&live.supervisor) != Liveness::Dead
-}
-
-/// What a session is doing.
-pub fn state_of(record: &IssueRecord) -> SessionState {
-    record.state(supervisor_lives)
-}
-
 impl Broker {
+    /// Whether the supervisor of a live turn of an issue still runs. Of one on another host, which may be this one
+    /// under its former name, the lease tells: it is a lock, and a supervisor holds it as long as it lives.
+    pub fn supervisor_lives(&self, issue: &IssueRef, live: &LiveTurn) -> bool {
+        match process::is_alive(&live.supervisor) {
+            Liveness::Alive => true,
+            Liveness::Dead => false,
+            Liveness::Unknown => self.store.lease_holder(&issue.into()).is_some(),
+        }
+    }
+
+    /// What a session is doing.
+    pub fn state_of(&self, record: &IssueRecord) -> SessionState {
+        record.state(|live| self.supervisor_lives(&record.issue, live))
+    }
+
     /// The opencode to use; its version and database come from a cache where the binary has not changed.
     pub fn opencode(&self) -> Result<Opencode, BrokerError> {
         let named = Some(self.config.get("opencode")).filter(|path| !path.is_empty());

@@ -1,6 +1,9 @@
 //! `prune`: forget the records whose session opencode no longer has.
 
-use super::{Broker, BrokerError, read_database, state_of};
+use std::path::PathBuf;
+
+use super::{Broker, BrokerError};
+use crate::opencode::{Database, Opencode};
 use crate::session::{IssueRef, SessionId, SessionState};
 use crate::store::Holder;
 
@@ -11,6 +14,15 @@ pub struct Orphan {
     pub issue: IssueRef,
     /// The session that is gone.
     pub session: SessionId,
+}
+
+/// What [`Broker::orphans`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orphans {
+    /// The records whose session is gone.
+    pub found: Vec<Orphan>,
+    /// Files of the store that could not be read, and why: nothing is known of their sessions.
+    pub broken: Vec<(PathBuf, String)>,
 }
 
 /// An orphan that stays.
@@ -32,20 +44,30 @@ pub struct Pruned {
 }
 
 impl Broker {
-    /// The records whose session opencode no longer has. A database that cannot be read is an error and
-    /// never an answer: it says nothing about any session.
-    pub fn orphans(&self) -> Result<Vec<Orphan>, BrokerError> {
+    /// The records whose session opencode no longer has. A database that cannot be read, or that knows no session
+    /// of the store at all, is an error and never an answer: it says nothing about any session.
+    pub fn orphans(&self) -> Result<Orphans, BrokerError> {
         let opencode = self.opencode()?;
-        let database = read_database(&opencode)?;
-        let records = self.store.issues()?.found;
-        let ids: Vec<SessionId> = records
+        let records = self.store.issues()?;
+        let mut ids: Vec<SessionId> = records
+            .found
             .iter()
             .filter_map(|record| record.session.clone())
             .collect();
-        let existing = database.sessions_exist(&ids)?;
-        Ok(records
+        let none_recorded = ids.is_empty();
+        ids.extend(self.store.bases()?.found.into_iter().map(|base| base.session));
+        let existing = Database::open_read(&opencode.database)
+            .and_then(|database| database.sessions_exist(&ids))
+            .map_err(BrokerError::Unknown)?;
+        if !none_recorded && existing.is_empty() {
+            return Err(BrokerError::WrongDatabase {
+                database: opencode.database,
+            });
+        }
+        let found = records
+            .found
             .into_iter()
-            .filter(|record| state_of(record) != SessionState::Running)
+            .filter(|record| self.state_of(record) != SessionState::Running)
             .filter_map(|record| {
                 let session = record.session?;
                 (!existing.contains(&session)).then_some(Orphan {
@@ -53,7 +75,11 @@ impl Broker {
                     session,
                 })
             })
-            .collect())
+            .collect();
+        Ok(Orphans {
+            found,
+            broken: records.broken,
+        })
     }
 
     /// Moves orphaned records to the trash, and removes their worktrees; those that somebody uses by now are left
@@ -74,7 +100,7 @@ impl Broker {
                 .issue(&orphan.issue)?
                 .filter(|record| record.session.as_ref() == Some(&orphan.session));
             if let Some(record) = record
-                && read_database(&opencode)?.session(&orphan.session)?.is_none()
+                && known_to_be_gone(&opencode, &orphan.session)?
             {
                 let mut worktree = match self.remove_worktree(&record, force) {
                     Ok(removed) => removed,
@@ -99,4 +125,9 @@ impl Broker {
         }
         Ok(pruned)
     }
+}
+
+fn known_to_be_gone(opencode: &Opencode, session: &SessionId) -> Result<bool, BrokerError> {
+    let row = Database::open_read(&opencode.database).and_then(|database| database.session(session));
+    Ok(row.map_err(BrokerError::Unknown)?.is_none())
 }

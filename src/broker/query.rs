@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Broker, BrokerError, state_of};
+use super::{Broker, BrokerError};
 use crate::config::print_duration;
 use crate::session::{
     IssueRecord, IssueRef, LiveTurn, RepoRef, SessionState, TokenCount, Totals, TransportKind, Verdict,
@@ -154,7 +154,7 @@ impl Broker {
             broken: broken(listing.broken),
         };
         for record in &listing.found {
-            let state = state_of(record);
+            let state = self.state_of(record);
             if let Some(count) = sessions.get_mut(state.as_str()) {
                 *count += 1;
             }

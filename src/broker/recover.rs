@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 
 use super::{Broker, BrokerError, read_database};
-use crate::opencode::{Database, Opencode, SessionRow, prompt_matches};
+use crate::opencode::{After, Database, Opencode, SessionRow, prompt_matches};
 use crate::process;
 use crate::session::{Answered, ForkIntent, IssueRecord, SCHEMA, SessionId, TokenCount, TurnRecord, Verdict};
 use crate::store::Lease;
@@ -101,7 +101,7 @@ impl Broker {
         let candidates = self.unclaimed_forks(&database, &base, intent)?;
         let mut empty = Vec::new();
         for row in &candidates {
-            match new_prompt(&database, &base, row)? {
+            match new_prompt(&database, row)? {
                 Some(prompt) if prompt_matches(&prompt, &intent.prompt_sha256) => {
                     return Ok(Some(row.id.clone()));
                 }
@@ -109,13 +109,14 @@ impl Broker {
                 None => empty.push(row.id.clone()),
             }
         }
-        if empty.is_empty() {
+        // An empty fork is no other turn's only while nobody else can fork ahead of a prompt.
+        if empty.is_empty() || !intent.ahead {
             return Ok(None);
         }
         std::thread::sleep(SETTLED);
         for id in empty {
             if let Some(row) = database.session(&id)?
-                && new_prompt(&database, &base, &row)?.is_none()
+                && new_prompt(&database, &row)?.is_none()
             {
                 return Ok(Some(id));
             }
@@ -126,16 +127,15 @@ impl Broker {
     /// Whether a prompt has reached a session since it was forked.
     pub(super) fn was_prompted(
         &self,
-        record: &IssueRecord,
+        _record: &IssueRecord,
         session: &SessionId,
         opencode: &Opencode,
     ) -> Result<bool, BrokerError> {
         let database = read_database(opencode)?;
-        let base = match database.session(&record.base_session)? {
-            Some(base) => database.message_count(&base.id)?,
-            None => 0,
-        };
-        Ok(database.message_count(session)? > base)
+        match database.session(session)? {
+            Some(row) => is_prompted(&database, &row),
+            None => Ok(false),
+        }
     }
 
     fn unclaimed_forks(
@@ -158,14 +158,17 @@ impl Broker {
     }
 }
 
-/// The last prompt of a fork that its base does not have.
-fn new_prompt(
-    database: &Database,
-    base: &SessionRow,
-    fork: &SessionRow,
-) -> Result<Option<String>, BrokerError> {
-    if database.message_count(&fork.id)? <= database.message_count(&base.id)? {
+/// The last prompt of a fork that its base did not have.
+fn new_prompt(database: &Database, fork: &SessionRow) -> Result<Option<String>, BrokerError> {
+    if !is_prompted(database, fork)? {
         return Ok(None);
     }
     Ok(database.last_user_text(&fork.id)?)
+}
+
+/// Whether a fork has had a prompt of its own. The messages that it copied keep their times, so what is not older than
+/// the fork is its own; how many the base has says nothing, since a base may be talked to as well.
+fn is_prompted(database: &Database, fork: &SessionRow) -> Result<bool, BrokerError> {
+    let own = database.messages_after(&fork.id, Some(After::Time(fork.time_created - 1)))?;
+    Ok(own.iter().any(|message| message.role == "user"))
 }

@@ -102,9 +102,11 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
             worktree.branch
         ));
     }
-    if let Some(reference) = &args.reference {
-        output.note(format!("bring it back with: kugetsu restore {reference}"));
-    }
+    output.note(match (&args.reference, &args.repo) {
+        (Some(reference), _) => format!("bring it back with: kugetsu restore {reference}"),
+        (None, Some(repo)) => format!("bring it back with: kugetsu restore --base --repo {repo}"),
+        (None, None) => "bring it back with: kugetsu restore --base".to_owned(),
+    });
     Ok(ExitStatus::Ok)
 }
 

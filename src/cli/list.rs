@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use super::context::{Context, duration};
 use super::output::{Output, SCHEMA, money};
 use super::{CliError, Outcome};
-use crate::broker::state_of;
 use crate::config::print_duration;
 use crate::exit::ExitStatus;
 use crate::session::{BaseRecord, IssueRecord, RefContext, RepoRef, SessionState, Verdict};
@@ -76,7 +75,7 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
     let found: Vec<_> = listing
         .found
         .iter()
-        .map(|record| (record, state_of(record), age(record, now)))
+        .map(|record| (record, context.broker.state_of(record), age(record, now)))
         .filter(|(record, state, age)| args.takes(record, *state, repo.as_ref(), *age))
         .collect();
     if output.json {

@@ -11,7 +11,7 @@ use super::context::Context;
 use super::output::Output;
 use super::printer::{Show, Writer};
 use super::{CliError, Outcome};
-use crate::broker::{BrokerError, state_of};
+use crate::broker::BrokerError;
 use crate::exit::ExitStatus;
 use crate::session::{IssueRef, SessionState};
 use crate::store::Key;
@@ -69,7 +69,7 @@ pub(super) fn runs(context: &Context, issue: &IssueRef, turn: Uuid) -> bool {
     match context.broker.store.issue(issue) {
         Ok(Some(record)) => {
             record.live.as_ref().is_some_and(|live| live.turn == turn)
-                && state_of(&record) == SessionState::Running
+                && context.broker.state_of(&record) == SessionState::Running
         }
         _ => false,
     }

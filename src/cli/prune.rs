@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Outcome;
 use super::context::Context;
-use super::output::{Output, confirm};
+use super::output::{Output, confirm, count};
 use crate::broker::{Orphan, Pruned};
 use crate::exit::ExitStatus;
 
@@ -20,11 +20,20 @@ pub(super) struct PruneArgs {
 
 pub(super) fn run(args: &PruneArgs, context: &Context, output: Output) -> Outcome {
     let broker = &context.broker;
-    let orphans = broker.orphans()?;
+    let listed = broker.orphans()?;
+    let orphans = listed.found;
     let ask = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     if !output.json {
-        if orphans.is_empty() {
-            output.text("nothing to prune: opencode has every session");
+        for (path, why) in &listed.broken {
+            output.note(format!("kugetsu: {} is left out: {why}", path.display()));
+        }
+        match (orphans.is_empty(), listed.broken.len()) {
+            (true, 0) => output.text("nothing to prune: opencode has every session"),
+            (true, broken) => output.text(format!(
+                "nothing to prune: opencode has every session but those of {}, which cannot be read",
+                count(broken as u64, "record")
+            )),
+            _ => {}
         }
         for orphan in &orphans {
             output.text(format!(
@@ -58,6 +67,8 @@ pub(super) fn run(args: &PruneArgs, context: &Context, output: Output) -> Outcom
         output.object(&json!({"orphans": list(&orphans), "pruned": list(&pruned.gone),
             "kept": pruned.kept.iter()
                 .map(|kept| json!({"ref": kept.orphan.issue, "why": kept.why})).collect::<Vec<_>>(),
+            "broken": listed.broken.iter()
+                .map(|(path, why)| json!({"path": path, "problem": why})).collect::<Vec<_>>(),
         }));
     } else if go {
         output.text(format!(

@@ -7,7 +7,6 @@ use super::Outcome;
 use super::context::Context;
 use super::list::with_state;
 use super::output::{Output, count, money};
-use crate::broker::state_of;
 use crate::exit::ExitStatus;
 use crate::session::SessionState;
 use crate::store::Key;
@@ -27,7 +26,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
     let issue = context.issue(&args.reference)?;
     let broker = &context.broker;
     let record = broker.record(&issue)?;
-    let state = state_of(&record);
+    let state = broker.state_of(&record);
     let turns = if args.turns {
         Some(broker.store.turns(&issue)?)
     } else {

@@ -132,6 +132,10 @@ pub struct ForkIntent {
     pub asked: Timestamp,
     /// SHA-256 of the first prompt, in lower-case hexadecimal: tells this fork from another one of the same base.
     pub prompt_sha256: String,
+    /// True when the fork is made ahead of its prompt: only then may one without a prompt be it. Older journals do not
+    /// say, and then it is not.
+    #[serde(default)]
+    pub ahead: bool,
 }
 
 /// Sums over the turns of a session.

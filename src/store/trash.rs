@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::records;
 use super::{Key, Lease, Lock, Store, StoreError, layout};
 use crate::fsx::{self, FsError};
-use crate::session::{IssueRef, RepoRef, SCHEMA};
+use crate::session::{BaseRecord, IssueRef, RepoRef, SCHEMA};
 
 const ENTRY: &str = "entry.json";
 const RECORD: &str = "record.json";
@@ -149,6 +149,30 @@ impl Store {
         self.trash(lease, &repo.into(), why, extra)
     }
 
+    /// Puts a base in the place of another one, of which a copy of the record goes to the trash. The repository has
+    /// the one or the other at any moment. The folder, with the logs of both, stays.
+    pub fn replace_base(&self, lease: &Lease, record: &BaseRecord, why: &str) -> Result<TrashId, StoreError> {
+        let key = Key::from(&record.repo);
+        lease.covers(self, &key)?;
+        let lock = self.index_lock("replace a base")?;
+        let entry = TrashEntry {
+            folder: None,
+            ..self.new_entry(&key, why, &[])
+        };
+        let folder = self.trash_folder().join(&entry.id.0);
+        let copied = self.stage(&entry, &key, &folder, &[]).and_then(|()| {
+            let old = fsx::read_bounded(&self.record_path(&key), MAX_ENTRY)?;
+            Ok(fsx::write_atomic(&folder.join(RECORD), &old)?)
+        });
+        drop(lock);
+        if let Err(error) = copied.and_then(|()| self.save_base(lease, record)) {
+            // The old one is still there. Best effort: a copy of it that stays does no harm.
+            let _ = fsx::remove_dir_all_durable(&folder);
+            return Err(error);
+        }
+        Ok(entry.id)
+    }
+
     /// What can be restored, oldest first.
     pub fn trash_list(&self) -> Result<Vec<TrashEntry>, StoreError> {
         let entries = self.trash_entries()?;
@@ -196,33 +220,8 @@ impl Store {
     ) -> Result<TrashId, StoreError> {
         lease.covers(self, key)?;
         let lock = self.index_lock("move to the trash")?;
-        let when = Timestamp::now();
-        let unique = uuid::Uuid::new_v4().simple().to_string();
-        let id = TrashId(format!(
-            "{}-{}",
-            when.strftime("%Y%m%dT%H%M%S%.3fZ"),
-            &unique[..8]
-        ));
-        let entry = TrashEntry {
-            schema: SCHEMA,
-            id: id.clone(),
-            issue: if let Key::Issue(issue) = key {
-                Some(issue.clone())
-            } else {
-                None
-            },
-            repo: if let Key::Base(repo) = key {
-                Some(repo.clone())
-            } else {
-                None
-            },
-            when,
-            why: why.to_owned(),
-            record: key.record(),
-            folder: exists(&self.folder(key)).then(|| key.folder()),
-            extra: extra.iter().map(|file| file.name.to_owned()).collect(),
-            restored: None,
-        };
+        let entry = self.new_entry(key, why, extra);
+        let id = entry.id.clone();
         let folder = self.trash_folder().join(&id.0);
         let staged = self.stage(&entry, key, &folder, extra);
         if let Err(error) = staged.and_then(|()| self.move_record_out(&entry)) {
@@ -240,6 +239,35 @@ impl Store {
             fsx::remove_file_durable(file.from)?;
         }
         Ok(id)
+    }
+
+    fn new_entry(&self, key: &Key, why: &str, extra: &[ExtraFile<'_>]) -> TrashEntry {
+        let when = Timestamp::now();
+        let unique = uuid::Uuid::new_v4().simple().to_string();
+        TrashEntry {
+            schema: SCHEMA,
+            id: TrashId(format!(
+                "{}-{}",
+                when.strftime("%Y%m%dT%H%M%S%.3fZ"),
+                &unique[..8]
+            )),
+            issue: if let Key::Issue(issue) = key {
+                Some(issue.clone())
+            } else {
+                None
+            },
+            repo: if let Key::Base(repo) = key {
+                Some(repo.clone())
+            } else {
+                None
+            },
+            when,
+            why: why.to_owned(),
+            record: key.record(),
+            folder: exists(&self.folder(key)).then(|| key.folder()),
+            extra: extra.iter().map(|file| file.name.to_owned()).collect(),
+            restored: None,
+        }
     }
 
     fn stage(

@@ -2,13 +2,18 @@
 
 use std::path::PathBuf;
 
-use super::{Key, Store, StoreError, TrashEntry, layout};
+use super::{Key, Lease, Store, StoreError, TrashEntry, layout, trash};
 use crate::fsx;
 use crate::session::{BaseRecord, IssueRecord, SessionId};
 
 const MAX_RECORD: u64 = 1 << 20;
 
 impl Store {
+    /// Moves the folder of a removed session after its record, where a crash came between.
+    pub fn finish_removal(&self, lease: &Lease) -> Result<(), StoreError> {
+        trash::finish_leftover(self, lease.key())
+    }
+
     /// The newest entry of a key that can be restored.
     pub fn newest_trashed(&self, key: &Key) -> Result<TrashEntry, StoreError> {
         self.trash_list()?
@@ -25,6 +30,13 @@ impl Store {
 
     /// The issue's record in an entry.
     pub fn trashed_issue(&self, entry: &TrashEntry) -> Result<IssueRecord, StoreError> {
+        let path = self.trashed(entry).join("record.json");
+        let bytes = fsx::read_bounded(&path, MAX_RECORD)?;
+        serde_json::from_slice(&bytes).map_err(|error| StoreError::broken(&path, error.to_string()))
+    }
+
+    /// The base's record in an entry.
+    pub fn trashed_base(&self, entry: &TrashEntry) -> Result<BaseRecord, StoreError> {
         let path = self.trashed(entry).join("record.json");
         let bytes = fsx::read_bounded(&path, MAX_RECORD)?;
         serde_json::from_slice(&bytes).map_err(|error| StoreError::broken(&path, error.to_string()))

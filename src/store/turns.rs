@@ -2,7 +2,7 @@
 
 use super::{Key, Lease, Store, StoreError};
 use crate::fsx;
-use crate::session::{IssueRef, RepoRef, TurnRecord};
+use crate::session::{IssueRef, TurnRecord};
 
 /// The file, in a key's folder.
 const TURNS: &str = "turns.jsonl";
@@ -12,30 +12,7 @@ const MAX_TURNS: u64 = 256 << 20;
 impl Store {
     /// Adds a turn that has ended.
     pub fn append_turn(&self, lease: &Lease, issue: &IssueRef, turn: &TurnRecord) -> Result<(), StoreError> {
-        self.append_turn_of(lease, &issue.into(), turn)
-    }
-
-    /// Adds a turn of a base (`init --prompt`) that has ended.
-    pub fn append_base_turn(
-        &self,
-        lease: &Lease,
-        repo: &RepoRef,
-        turn: &TurnRecord,
-    ) -> Result<(), StoreError> {
-        self.append_turn_of(lease, &repo.into(), turn)
-    }
-
-    /// Every turn of an issue's session that has ended, oldest first.
-    pub fn turns(&self, issue: &IssueRef) -> Result<Vec<TurnRecord>, StoreError> {
-        self.turns_of(&issue.into())
-    }
-
-    /// Every turn of a base that has ended, oldest first.
-    pub fn base_turns(&self, repo: &RepoRef) -> Result<Vec<TurnRecord>, StoreError> {
-        self.turns_of(&repo.into())
-    }
-
-    fn append_turn_of(&self, lease: &Lease, key: &Key, turn: &TurnRecord) -> Result<(), StoreError> {
+        let key = &Key::from(issue);
         lease.covers(self, key)?;
         let path = self.folder(key).join(TURNS);
         self.make_folder_of(&path)?;
@@ -47,8 +24,9 @@ impl Store {
         Ok(fsx::append_line_durable(&path, &line)?)
     }
 
-    fn turns_of(&self, key: &Key) -> Result<Vec<TurnRecord>, StoreError> {
-        let path = self.folder(key).join(TURNS);
+    /// Every turn of an issue's session that has ended, oldest first.
+    pub fn turns(&self, issue: &IssueRef) -> Result<Vec<TurnRecord>, StoreError> {
+        let path = self.folder(&issue.into()).join(TURNS);
         fsx::refuse_symlinks(&self.home, &path)?;
         let bytes = match fsx::read_bounded(&path, MAX_TURNS) {
             Ok(bytes) => bytes,

@@ -430,8 +430,4 @@ fn a_torn_line_costs_no_other_turn() {
     store.append_turn(&lease, &issue, &turn(4)).unwrap();
     assert_eq!(numbers(&store), [0, 1, 3, 4]);
     assert_eq!(store.turns(&common::issue("github.com/o/r#2")).unwrap(), []);
-    let base = store.lease_base(issue.repo(), me(), None).unwrap();
-    store.append_base_turn(&base, issue.repo(), &turn(9)).unwrap();
-    assert_eq!(store.base_turns(issue.repo()).unwrap(), [turn(9)]);
-    assert_eq!(numbers(&store).len(), 4);
 }

@@ -1,16 +1,18 @@
 //! What opencode said the last time, as a JSON file. A file that cannot be read or understood counts as empty.
 
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Search, Version};
+use crate::fsx;
 
 const SCHEMA: u32 = 1;
 /// More than anyone uses at a time.
 const MAX_ENTRIES: usize = 8;
+/// Far more than they take.
+const MAX_SIZE: u64 = 1 << 20;
 
 #[derive(Deserialize, Serialize)]
 struct File {
@@ -58,7 +60,7 @@ impl Key {
 }
 
 fn entries(file: &Path) -> Vec<Entry> {
-    let parsed = std::fs::read(file)
+    let parsed = fsx::read_bounded(file, MAX_SIZE)
         .ok()
         .and_then(|bytes| serde_json::from_slice::<File>(&bytes).ok());
     parsed
@@ -76,7 +78,7 @@ pub(super) fn read(file: &Path, key: &Key) -> Option<Found> {
 }
 
 /// Two commands that write at once leave the entries of one of them: no harm.
-pub(super) fn write(file: &Path, key: Key, version: &Version, database: &Path) -> io::Result<()> {
+pub(super) fn write(file: &Path, key: Key, version: &Version, database: &Path) -> Result<(), String> {
     let mut entries = entries(file);
     entries.retain(|entry| {
         entry.key.program != key.program || entry.key.mtime_ns == key.mtime_ns && entry.key != key
@@ -91,12 +93,9 @@ pub(super) fn write(file: &Path, key: Key, version: &Version, database: &Path) -
     );
     entries.truncate(MAX_ENTRIES);
     let folder = file.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
-    temporary.write_all(&serde_json::to_vec(&File {
-        schema: SCHEMA,
-        entries,
-    })?)?;
-    temporary.persist(file)?;
-    Ok(())
+    let schema = SCHEMA;
+    let bytes = serde_json::to_vec(&File { schema, entries }).map_err(|error| error.to_string())?;
+    fsx::create_dir_all_brief(folder.parent().unwrap_or(folder), folder)
+        .and_then(|()| fsx::write_atomic_volatile(file, &bytes))
+        .map_err(|error| error.to_string())
 }

@@ -90,7 +90,10 @@ fn act(arguments: &[String]) -> Result<i32, Failure> {
         ["session", "delete", id] => Store::open(&home, &script)?.delete(id)?,
         ["export", id] => {
             eprintln!("Exporting session: {id}");
-            println!("{}", Store::open(&home, &script)?.export(id, script.short_export)?);
+            println!(
+                "{}",
+                Store::open(&home, &script)?.export(id, script.short_export)?
+            );
         }
         ["import", file] => {
             let text = std::fs::read_to_string(file)?;
