@@ -451,6 +451,7 @@ pub const CRASH_POINTS: &[&str] = &[
     "trash_folder_moved",
     "restore_folder_moved",
     "restore_record_moved",
+    // From here on: passed by whole operations only, not by the store alone.
     "turn_leased",
     "fork_intended",
     "fork_made",

@@ -64,12 +64,17 @@ impl Broker {
     }
 
     fn check_store(&self, fix: bool, checks: &mut Vec<Check>) {
+        let mut index_is_new = false;
         for finding in self.store.check() {
             let text = finding.to_string();
             if !finding.is_fixable() {
                 checks.push(Check::new("store", Health::Bad, text));
+            } else if fix && finding.is_of_index() && index_is_new {
+                checks.push(Check::new("store", Health::Fixed, text));
             } else if fix {
-                checks.push(match self.store.fix(&finding) {
+                let fixed = self.store.fix(&finding);
+                index_is_new |= finding.is_of_index() && fixed.is_ok();
+                checks.push(match fixed {
                     Ok(Fixed::Done) => Check::new("store", Health::Fixed, text),
                     Ok(Fixed::MovedAside(to)) => Check::new(
                         "store",

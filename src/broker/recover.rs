@@ -66,6 +66,10 @@ impl Broker {
             self.store.save_issue(lease, record)?;
             return Ok(None);
         }
+        // Nobody heard the end of it, but opencode stored what it cost.
+        let (cost_usd, tokens) = self
+            .spent_since(record, live.started, opencode)
+            .unwrap_or_default();
         let turn = TurnRecord {
             schema: SCHEMA,
             turn: live.turn,
@@ -76,8 +80,8 @@ impl Broker {
             ended: Timestamp::now(),
             steps: 0,
             tool_calls: 0,
-            cost_usd: 0.0,
-            tokens: TokenCount::default(),
+            cost_usd,
+            tokens,
             opencode: record.opencode.clone(),
             events: 0,
             restarts: 0,
@@ -85,6 +89,20 @@ impl Broker {
         };
         self.close_turn(lease, record, &turn)?;
         Ok(Some(turn))
+    }
+
+    fn spent_since(
+        &self,
+        record: &IssueRecord,
+        since: Timestamp,
+        opencode: Option<&Opencode>,
+    ) -> Option<(f64, TokenCount)> {
+        let session = record.session.as_ref()?;
+        let database = match opencode {
+            Some(opencode) => read_database(opencode),
+            None => read_database(&self.opencode().ok()?),
+        };
+        database.ok()?.spent(session, since.as_millisecond()).ok()
     }
 
     /// The fork that the journal tells of, if opencode made it. A session that another record names is not it.

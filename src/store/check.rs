@@ -93,6 +93,18 @@ pub enum Fixed {
 }
 
 impl Finding {
+    /// Whether making the index anew puts it right, together with every other finding of this kind.
+    pub fn is_of_index(&self) -> bool {
+        matches!(
+            self,
+            Self::IndexMissing
+                | Self::IndexBroken { .. }
+                | Self::EntryWithoutFile { .. }
+                | Self::FileWithoutEntry { .. }
+                | Self::DefaultBaseMissing { .. }
+        )
+    }
+
     /// Whether [`Store::fix`] can put it right.
     pub fn is_fixable(&self) -> bool {
         !matches!(

@@ -16,7 +16,7 @@ use crate::opencode;
 use crate::step::{Failure, cargo, program};
 
 /// How many turns each side of a comparison gets.
-const TURNS: usize = 7;
+const TURNS: usize = 5;
 /// How often a short command is run.
 const CALLS: usize = 40;
 /// How long anything may take.
@@ -437,8 +437,8 @@ impl Bare {
             body.len()
         )
         .map_err(&failed)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map_err(&failed)?;
+        let answer = read_answer(&mut stream).map_err(&failed)?;
+        let answer = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
         let from = answer.find('{').unwrap_or(answer.len());
         let to = answer.rfind('}').map_or(from, |at| at + 1);
         serde_json::from_str(&answer[from..to]).map_err(|error| {
@@ -447,5 +447,33 @@ impl Bare {
                 answer.chars().take(300).collect::<String>()
             ))
         })
+    }
+}
+
+/// An HTTP answer, to the end of its body: opencode keeps the connection open whatever it is asked.
+fn read_answer(stream: &mut TcpStream) -> std::io::Result<String> {
+    stream.set_read_timeout(Some(LIMIT))?;
+    let mut answer = Vec::new();
+    let mut chunk = [0; 16 * 1024];
+    loop {
+        let read = stream.read(&mut chunk)?;
+        answer.extend_from_slice(&chunk[..read]);
+        let text = String::from_utf8_lossy(&answer);
+        let complete = text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
+            let head = head.to_ascii_lowercase();
+            match head.split("content-length:").nth(1) {
+                Some(rest) => {
+                    let length = rest
+                        .lines()
+                        .next()
+                        .and_then(|line| line.trim().parse::<usize>().ok());
+                    length.is_some_and(|length| body.len() >= length)
+                }
+                None => body.ends_with("0\r\n\r\n"),
+            }
+        });
+        if read == 0 || complete {
+            return Ok(text.into_owned());
+        }
     }
 }

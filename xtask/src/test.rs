@@ -111,7 +111,12 @@ fn quick_tests() -> Result<Vec<String>, Failure> {
     let files = std::fs::read_dir(&folder).map_err(Failure::because(folder.display()))?;
     let mut names: Vec<String> = files
         .flatten()
-        .filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".rs")?.to_owned()))
+        .filter_map(|file| {
+            let name = file.file_name().into_string().ok()?;
+            // A test is a file, or a folder with a `main.rs`.
+            let folder = file.path().join("main.rs").is_file().then(|| name.clone());
+            name.strip_suffix(".rs").map(str::to_owned).or(folder)
+        })
         .filter(|name| !name.starts_with("real_"))
         .collect();
     names.sort();
