@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::hooks::Moment;
+use super::recover::was_prompted;
 use super::{Broker, BrokerError, WorktreeWish, pending, read_database};
 use crate::fsx::crash_point;
 use crate::opencode::{After, DatabaseError, Opencode, Secrets, Server, SessionPatch, StoredMessage};
@@ -170,7 +171,7 @@ impl Broker {
         if request.mode == Mode::Start
             && let Some(record) = &record
             && let Some(session) = &record.session
-            && self.was_prompted(record, session, &opencode)?
+            && was_prompted(session, &opencode)?
         {
             return Err(BrokerError::AlreadyStarted {
                 issue: request.issue.clone(),
@@ -712,20 +713,22 @@ impl Broker {
     }
 }
 
+/// Waits until somebody wants the turn to end.
+pub(super) async fn wished(interrupts: &mut watch::Receiver<Interrupt>) -> Interrupt {
+    match interrupts.wait_for(|wish| *wish != Interrupt::None).await {
+        Ok(wish) => *wish,
+        Err(_) => std::future::pending().await,
+    }
+}
+
 /// Does something for as long as nobody wants the turn to end.
 async fn unless_interrupted<F: Future>(
     interrupts: &mut watch::Receiver<Interrupt>,
     work: F,
 ) -> Result<F::Output, BrokerError> {
-    let wish = async {
-        match interrupts.wait_for(|wish| *wish != Interrupt::None).await {
-            Ok(wish) => *wish,
-            Err(_) => std::future::pending().await,
-        }
-    };
     tokio::select! {
         biased;
-        wish = wish => Err(BrokerError::Interrupted(wish)),
+        wish = wished(interrupts) => Err(BrokerError::Interrupted(wish)),
         done = work => Ok(done),
     }
 }

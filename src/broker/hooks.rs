@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
+use super::deliver::wished;
 use super::{Broker, BrokerError};
 use crate::process::{self, GuardSpec, Output, ProcessError, Sink};
 use crate::session::IssueRecord;
@@ -80,12 +81,7 @@ impl Broker {
         std::thread::spawn(move || {
             let _ = sender.send(process::run_to_end(spec, limit));
         });
-        let interrupted = async {
-            match interrupts.wait_for(|wish| *wish != Interrupt::None).await {
-                Ok(wish) => *wish,
-                Err(_) => std::future::pending().await,
-            }
-        };
+        let interrupted = wished(interrupts);
         tokio::select! {
             ended = ended => match ended {
                 Ok(ended) => self.hook_ended(moment, record, ended),

@@ -142,20 +142,6 @@ impl Broker {
         Ok(None)
     }
 
-    /// Whether a prompt has reached a session since it was forked.
-    pub(super) fn was_prompted(
-        &self,
-        _record: &IssueRecord,
-        session: &SessionId,
-        opencode: &Opencode,
-    ) -> Result<bool, BrokerError> {
-        let database = read_database(opencode)?;
-        match database.session(session)? {
-            Some(row) => is_prompted(&database, &row),
-            None => Ok(false),
-        }
-    }
-
     fn unclaimed_forks(
         &self,
         database: &Database,
@@ -189,4 +175,13 @@ fn new_prompt(database: &Database, fork: &SessionRow) -> Result<Option<String>, 
 fn is_prompted(database: &Database, fork: &SessionRow) -> Result<bool, BrokerError> {
     let own = database.messages_after(&fork.id, Some(After::Time(fork.time_created - 1)))?;
     Ok(own.iter().any(|message| message.role == "user"))
+}
+
+/// Whether a prompt has reached a session since it was forked.
+pub(super) fn was_prompted(session: &SessionId, opencode: &Opencode) -> Result<bool, BrokerError> {
+    let database = read_database(opencode)?;
+    match database.session(session)? {
+        Some(row) => is_prompted(&database, &row),
+        None => Ok(false),
+    }
 }
