@@ -33,7 +33,7 @@ pub use init::InitRequest;
 pub use pending::describe;
 pub use permit::{Permit, Subject};
 pub use prune::{Kept, Orphan, Orphans, Pruned};
-pub use query::{Action, Broken, DayView, LiveView, Query, RepoView};
+pub use query::{Action, BrokenFile, DayView, LiveView, Query, RepoView};
 pub use repository::origin_of;
 pub use worktree::{RemovedWorktree, WorktreeWish};
 

@@ -40,7 +40,7 @@ pub struct Query {
     /// What to do next, for each session that needs something.
     pub actions: Vec<Action>,
     /// Records that could not be read.
-    pub broken: Vec<Broken>,
+    pub broken: Vec<BrokenFile>,
 }
 
 /// A turn that runs, or should.
@@ -121,69 +121,95 @@ pub struct Action {
 
 /// A record that could not be read.
 #[derive(Clone, Debug, Serialize)]
-pub struct Broken {
+pub struct BrokenFile {
     /// The file.
     pub path: std::path::PathBuf,
     /// Why.
     pub problem: String,
 }
 
+/// What the sums need of a record.
+struct Seen {
+    state: SessionState,
+    repo: RepoRef,
+    totals: Totals,
+    days: BTreeMap<Date, Totals>,
+    pending: Vec<Value>,
+}
+
+impl Seen {
+    fn of(record: IssueRecord, state: SessionState) -> Self {
+        Self {
+            state,
+            repo: record.issue.repo().clone(),
+            totals: record.totals,
+            pending: pending(&record),
+            days: record.days,
+        }
+    }
+}
+
 impl Broker {
     /// See the module.
     pub fn query(&self) -> Result<Query, BrokerError> {
         let now = Timestamp::now();
-        let listing = self.store.issues()?;
-        let mut sessions: BTreeMap<String, u64> = ["new", "running"]
+        let mut sessions: BTreeMap<String, u64> = ["total", "new", "running"]
             .into_iter()
             .chain(Verdict::ALL.iter().map(|verdict| verdict.as_str()))
             .map(|state| (state.to_owned(), 0))
             .collect();
-        sessions.insert("total".to_owned(), listing.found.len() as u64);
-        let mut totals = Totals::default();
-        let mut days = BTreeMap::<Date, Totals>::new();
-        let mut repositories = BTreeMap::<&RepoRef, (u64, Totals)>::new();
-        let mut query = Query {
-            time: now,
-            sessions: BTreeMap::new(),
-            live: Vec::new(),
-            pending: Vec::new(),
-            totals,
-            days: Vec::new(),
-            repositories: Vec::new(),
-            actions: Vec::new(),
-            broken: broken(listing.broken),
-        };
-        for record in &listing.found {
-            let state = self.state_of(record);
-            if let Some(count) = sessions.get_mut(state.as_str()) {
+        let mut count = |state: &str| {
+            if let Some(count) = sessions.get_mut(state) {
                 *count += 1;
             }
-            totals.merge(&record.totals);
-            for (day, sum) in &record.days {
-                days.entry(*day).or_default().merge(sum);
-            }
-            let (count, sum) = repositories.entry(record.issue.repo()).or_default();
-            *count += 1;
-            sum.merge(&record.totals);
-            let live = record
-                .live
-                .as_ref()
-                .map(|live| self.view(record, live, state, now));
-            query.pending.extend(pending(record));
-            query.actions.extend(action(record, state, live.as_ref(), now));
-            query.live.extend(live);
-        }
-        query.sessions = sessions;
-        query.totals = totals;
-        query.days = days
-            .into_iter()
-            .map(|(day, sum)| DayView::new(day, &sum))
-            .collect();
-        query.repositories = repositories
-            .into_iter()
-            .map(|(repo, (count, sum))| RepoView::new(repo, count, &sum))
-            .collect();
-        Ok(query)
+        };
+        let mut totals = Totals::default();
+        let mut days = BTreeMap::<Date, Totals>::new();
+        let mut repositories = BTreeMap::<RepoRef, (u64, Totals)>::new();
+        let (mut live, mut pending, mut actions) = (Vec::new(), Vec::new(), Vec::new());
+        let (_, broken) = self.store.each_record(
+            |record| {
+                let state = self.state_of(&record);
+                let live = record.live.as_ref();
+                let live = live.map(|live| self.view(&record, live, state, now));
+                let action = action(&record, state, live.as_ref(), now);
+                (Seen::of(record, state), live, action)
+            },
+            |(seen, turn, action)| {
+                count("total");
+                count(seen.state.as_str());
+                totals.merge(&seen.totals);
+                for (day, sum) in &seen.days {
+                    days.entry(*day).or_default().merge(sum);
+                }
+                let (sessions, sum) = repositories.entry(seen.repo).or_default();
+                *sessions += 1;
+                sum.merge(&seen.totals);
+                pending.extend(seen.pending);
+                live.extend(turn);
+                actions.extend(action);
+            },
+        )?;
+        Ok(Query {
+            time: now,
+            sessions,
+            live,
+            pending,
+            totals,
+            days: days
+                .into_iter()
+                .map(|(day, sum)| DayView::new(day, &sum))
+                .collect(),
+            repositories: repositories
+                .into_iter()
+                .map(|(repo, (sessions, sum))| RepoView::new(repo, sessions, &sum))
+                .collect(),
+            actions,
+            broken: broken
+                .into_iter()
+                .map(|(path, problem)| BrokenFile { path, problem })
+                .collect(),
+        })
     }
 
     fn view(&self, record: &IssueRecord, live: &LiveTurn, state: SessionState, now: Timestamp) -> LiveView {
@@ -221,20 +247,16 @@ impl Broker {
     }
 }
 
-fn broken(files: Vec<(std::path::PathBuf, String)>) -> Vec<Broken> {
-    files
-        .into_iter()
-        .map(|(path, problem)| Broken { path, problem })
-        .collect()
-}
-
 /// The requests of a session that wait for a person.
-fn pending(record: &IssueRecord) -> impl Iterator<Item = Value> {
-    record.pending.iter().map(|request| {
-        let mut value = json!(request);
-        value["ref"] = json!(record.issue);
-        value
-    })
+fn pending(record: &IssueRecord) -> Vec<Value> {
+    let requests = record.pending.iter();
+    requests
+        .map(|request| {
+            let mut value = json!(request);
+            value["ref"] = json!(record.issue);
+            value
+        })
+        .collect()
 }
 
 /// What to do next about a session, where there is something to do.
@@ -319,9 +341,9 @@ impl DayView {
 }
 
 impl RepoView {
-    fn new(repo: &RepoRef, sessions: u64, sum: &Totals) -> Self {
+    fn new(repo: RepoRef, sessions: u64, sum: &Totals) -> Self {
         Self {
-            repo: repo.clone(),
+            repo,
             sessions,
             turns: sum.turns,
             cost_usd: sum.cost_usd,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::context::{Context, duration};
-use super::output::{Output, SCHEMA, money};
+use super::output::{Output, money};
 use super::{CliError, Outcome};
 use crate::config::print_duration;
 use crate::exit::ExitStatus;
@@ -65,55 +65,42 @@ impl ListArgs {
 
 pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome {
     args.check()?;
-    let store = &context.broker.store;
+    let broker = &context.broker;
     let repo = match &args.repo {
         Some(text) => Some(RepoRef::parse(text, &RefContext::default())?),
         None => None,
     };
-    let listing = store.issues()?;
     let now = Timestamp::now();
-    let found: Vec<_> = listing
-        .found
-        .iter()
-        .map(|record| (record, context.broker.state_of(record), age(record, now)))
-        .filter(|(record, state, age)| args.takes(record, *state, repo.as_ref(), *age))
-        .collect();
+    let state_if_taken = |record: &IssueRecord| {
+        let state = broker.state_of(record);
+        let age = age(record, now);
+        args.takes(record, state, repo.as_ref(), age)
+            .then_some((state, age))
+    };
     if output.json {
-        let bases = store.bases()?;
-        output.serialized(&View {
-            schema: SCHEMA,
-            sessions: found
+        let mut object = output.long_object("sessions");
+        let (bases, broken) = broker.store.each_record(
+            |record| {
+                let (state, _) = state_if_taken(&record)?;
+                row(&record, state)
+            },
+            |row| object.row(row.as_deref()),
+        )?;
+        object.end(&Rest {
+            bases: &bases,
+            broken: broken
                 .iter()
-                .map(|(record, state, _)| Row {
-                    record,
-                    state: state.as_str(),
-                })
-                .collect(),
-            bases: &bases.found,
-            broken: listing
-                .broken
-                .iter()
-                .chain(&bases.broken)
                 .map(|(path, problem)| BrokenFile { path, problem })
                 .collect(),
         });
         return Ok(ExitStatus::Ok);
     }
-    for (path, why) in &listing.broken {
-        output.note(format!("kugetsu: {} is left out: {why}", path.display()));
-    }
-    if found.is_empty() {
-        output.note(if listing.found.is_empty() {
-            "no sessions yet; begin one with: kugetsu start REF \"what to do\""
-        } else {
-            "no session is so"
-        });
-        return Ok(ExitStatus::Ok);
-    }
-    let rows = found
-        .iter()
-        .map(|(record, state, age)| {
-            vec![
+    let mut rows = Vec::new();
+    let mut all = 0;
+    let (_, broken) = broker.store.each_record(
+        |record| {
+            let (state, age) = state_if_taken(&record)?;
+            Some(vec![
                 record.issue.to_string(),
                 state.as_str().to_owned(),
                 record.totals.turns.to_string(),
@@ -125,9 +112,24 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
                     .as_ref()
                     .map_or("-", |session| session.as_str())
                     .to_owned(),
-            ]
-        })
-        .collect();
+            ])
+        },
+        |row| {
+            all += 1;
+            rows.extend(row);
+        },
+    )?;
+    for (path, why) in &broken {
+        output.note(format!("kugetsu: {} is left out: {why}", path.display()));
+    }
+    if rows.is_empty() {
+        output.note(if all == 0 {
+            "no sessions yet; begin one with: kugetsu start REF \"what to do\""
+        } else {
+            "no session is so"
+        });
+        return Ok(ExitStatus::Ok);
+    }
     output.table(
         &["REF", "STATE", "TURNS", "TOKENS", "COST", "AGE", "SESSION"],
         rows,
@@ -135,20 +137,23 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
     Ok(ExitStatus::Ok)
 }
 
-/// What `--json` prints. Thousands of records go from memory to stdout without a tree of values in between.
-#[derive(Serialize)]
-struct View<'a> {
-    schema: u32,
-    sessions: Vec<Row<'a>>,
-    bases: &'a [BaseRecord],
-    broken: Vec<BrokenFile<'a>>,
+/// The record as it is, with the state as its last field. `serde(flatten)` would take twice as long, which ten thousand
+/// records show.
+fn row(record: &IssueRecord, state: SessionState) -> Option<String> {
+    let mut text = String::with_capacity(2048).into_bytes();
+    serde_json::to_writer(&mut text, record).ok()?;
+    text.pop();
+    text.extend_from_slice(b",\"state\":\"");
+    text.extend_from_slice(state.as_str().as_bytes());
+    text.extend_from_slice(b"\"}");
+    String::from_utf8(text).ok()
 }
 
+/// What `--json` prints beside the sessions.
 #[derive(Serialize)]
-struct Row<'a> {
-    #[serde(flatten)]
-    record: &'a IssueRecord,
-    state: &'static str,
+struct Rest<'a> {
+    bases: &'a [BaseRecord],
+    broken: Vec<BrokenFile<'a>>,
 }
 
 #[derive(Serialize)]

@@ -1,6 +1,6 @@
 //! Writing to stdout and stderr. A reader that has gone away is no error.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{BufWriter, IsTerminal as _, Stdout, Write as _};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -49,11 +49,11 @@ impl Output {
         self.text(Value::Object(object).to_string());
     }
 
-    /// The same for an object that has its schema itself, without a tree of values in between.
-    pub(super) fn serialized(self, value: &impl Serialize) {
-        match serde_json::to_string(value) {
-            Ok(text) => self.text(text),
-            Err(error) => self.object(&json!({"error": error.to_string()})),
+    /// The same for an object with a field of so many rows that they go out as they come.
+    pub(super) fn long_object(self, field: &str) -> LongObject {
+        LongObject {
+            stdout: BufWriter::with_capacity(64 * 1024, std::io::stdout()),
+            before: format!("{{\"schema\":{SCHEMA},\"{field}\":["),
         }
     }
 
@@ -120,6 +120,33 @@ impl Output {
         let text = table.to_string();
         let lines: Vec<_> = text.lines().map(str::trim_end).collect();
         self.text(lines.join("\n"));
+    }
+}
+
+/// An object that is being printed. Nothing is, before its first row or its end.
+pub(super) struct LongObject {
+    stdout: BufWriter<Stdout>,
+    /// What comes before the next row.
+    before: String,
+}
+
+impl LongObject {
+    /// A row, which is JSON already; nothing where there is none.
+    pub(super) fn row(&mut self, row: Option<&str>) {
+        let Some(row) = row else { return };
+        let _ = self.stdout.write_all(self.before.as_bytes());
+        let _ = self.stdout.write_all(row.as_bytes());
+        self.before.replace_range(.., ",");
+    }
+
+    /// The fields after the rows; `rest` must have some.
+    pub(super) fn end(mut self, rest: &impl Serialize) {
+        if self.before != "," {
+            let _ = self.stdout.write_all(self.before.as_bytes());
+        }
+        let rest = serde_json::to_string(rest).unwrap_or_default();
+        let _ = writeln!(self.stdout, "],{}", rest.strip_prefix('{').unwrap_or("}"));
+        let _ = self.stdout.flush();
     }
 }
 

@@ -179,7 +179,8 @@ impl RepoRef {
                 max: MAX_SEGMENTS,
             });
         }
-        let mut canonical = instance.to_owned();
+        let mut canonical = String::with_capacity(last.whole.len() + instance.len());
+        canonical.push_str(instance);
         for (index, segment) in segments.iter().enumerate() {
             let mut segment = *segment;
             if index + 1 == segments.len() {

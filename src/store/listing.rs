@@ -1,12 +1,15 @@
 //! Finding every record, without the index and without a lock.
 //!
 //! One walk over the folders finds the names; two or more threads then open the files, each relative to its folder,
-//! since with ten thousand of them every system call and every copy counts. A file that cannot be read is listed
+//! since with ten thousand of them every system call and every copy counts. What is wanted of a record is made of it
+//! where it was read, so that ten thousand of them are never in memory at once. A file that cannot be read is listed
 //! beside the others and stops nothing.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 
 use rustix::fs::{FileType, Mode, OFlags};
 
@@ -16,13 +19,16 @@ use super::{Key, Store, StoreError};
 use crate::fsx::{self, FsError};
 use crate::session::{BaseRecord, IssueRecord, IssueRef, RepoRef};
 
+/// A file or folder that could not be read, and why.
+pub type Broken = (PathBuf, String);
+
 /// What a walk over the records found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listing<T> {
     /// The records, in the order of their canonical references.
     pub found: Vec<T>,
     /// Files and folders that could not be read, and why.
-    pub broken: Vec<(PathBuf, String)>,
+    pub broken: Vec<Broken>,
 }
 
 /// The names of the records of one repository.
@@ -56,7 +62,7 @@ pub(crate) struct Walk {
     pub(crate) folders: Vec<Folder>,
     symlinks: Vec<PathBuf>,
     /// Folders that could not be read, and names like a record's that none has.
-    pub(crate) broken: Vec<(PathBuf, String)>,
+    pub(crate) broken: Vec<Broken>,
 }
 
 const FOLDER: OFlags = OFlags::RDONLY
@@ -74,22 +80,33 @@ type Wanted<'a> = (&'a Folder, Option<u64>);
 impl Store {
     /// Every issue's record.
     pub fn issues(&self) -> Result<Listing<IssueRecord>, StoreError> {
-        let walk = self.walk()?;
-        let numbers = |folder| Folder::issues(folder).map(move |number| (folder, Some(number)));
-        let wanted: Vec<_> = walk.folders.iter().flat_map(numbers).collect();
-        Ok(listing(&walk, &wanted))
+        let mut found = Vec::new();
+        let (_, broken) = self.each_record(|record| record, |record| found.push(record))?;
+        Ok(Listing { found, broken })
     }
 
     /// Every base's record.
     pub fn bases(&self) -> Result<Listing<BaseRecord>, StoreError> {
         let walk = self.walk()?;
-        let wanted: Vec<_> = walk
-            .folders
-            .iter()
-            .filter(|folder| folder.base)
-            .map(|folder| (folder, None))
-            .collect();
-        Ok(listing(&walk, &wanted))
+        let (found, mut broken) = walk.read_bases();
+        walk.add_broken(&mut broken);
+        Ok(Listing { found, broken })
+    }
+
+    /// Hands to `take` what `make` makes of every issue's record, in the order of their canonical references. `make` runs
+    /// on the threads that read the records, `take` on this one while they go on. Gives the bases' records, and the
+    /// files and folders that could not be read, and why.
+    pub fn each_record<T: Send>(
+        &self,
+        make: impl Fn(IssueRecord) -> T + Sync,
+        take: impl FnMut(T),
+    ) -> Result<(Vec<BaseRecord>, Vec<Broken>), StoreError> {
+        let walk = self.walk()?;
+        let mut broken = read_all(&walk.issues(), make, take);
+        let (bases, broken_bases) = walk.read_bases();
+        broken.extend(broken_bases);
+        walk.add_broken(&mut broken);
+        Ok((bases, broken))
     }
 
     /// Finds the names of all records.
@@ -115,16 +132,35 @@ impl Store {
 }
 
 impl Folder {
-    fn issues(&self) -> impl Iterator<Item = u64> {
-        self.issues.iter().copied()
-    }
-
     fn name(number: Option<u64>) -> String {
         number.map_or_else(|| "base.json".to_owned(), |number| format!("{number}.json"))
     }
 }
 
 impl Walk {
+    fn issues(&self) -> Vec<Wanted<'_>> {
+        let folders = self.folders.iter();
+        folders
+            .flat_map(|folder| folder.issues.iter().map(move |number| (folder, Some(*number))))
+            .collect()
+    }
+
+    fn read_bases(&self) -> (Vec<BaseRecord>, Vec<Broken>) {
+        let with_base = self.folders.iter().filter(|folder| folder.base);
+        let wanted: Vec<_> = with_base.map(|folder| (folder, None)).collect();
+        let mut found = Vec::new();
+        let broken = read_all(&wanted, |record| record, |record| found.push(record));
+        (found, broken)
+    }
+
+    /// Adds what the walk itself could not read to what was wrong with the files.
+    fn add_broken(self, files: &mut Vec<Broken>) {
+        files.extend(self.broken);
+        let links = self.symlinks.into_iter();
+        files.extend(links.map(|path| (path, "it is a symbolic link".to_owned())));
+        files.sort();
+    }
+
     fn broken(&mut self, path: PathBuf, errno: rustix::io::Errno) {
         // Removed while it was looked at.
         if errno != rustix::io::Errno::NOENT {
@@ -212,75 +248,77 @@ impl Walk {
 /// So many records are taken at a time: few enough that no thread waits for another at the end.
 const BLOCK: usize = 64;
 
-fn listing<R: Record>(walk: &Walk, wanted: &[Wanted<'_>]) -> Listing<R> {
+/// What was made of the records of one block, and what could not be read.
+type Block<T> = (Vec<T>, Vec<Broken>);
+
+/// Reads the files that are wanted on some threads, this one among them, and hands on what was made of them in order.
+/// Nothing is kept for longer than its turn takes to come: of ten thousand records the memory alone would cost as
+/// much time as all else.
+fn read_all<R: Record, T: Send>(
+    wanted: &[Wanted<'_>],
+    make: impl Fn(R) -> T + Sync,
+    mut take: impl FnMut(T),
+) -> Vec<Broken> {
     let blocks: Vec<_> = wanted.chunks(BLOCK).collect();
     let threads = std::thread::available_parallelism()
         .map_or(2, usize::from)
         .clamp(1, 8);
     let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        let mut buffer = vec![0; 32 * 1024];
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            match blocks.get(at) {
-                Some(block) => done.push((at, read_block(block, &mut buffer))),
-                None => return done,
-            }
+    let read_one = |buffer: &mut Vec<u8>| {
+        let at = next.fetch_add(1, Ordering::Relaxed);
+        let block = blocks.get(at)?;
+        buffer.resize(32 * 1024, 0);
+        Some((at, read_block(block, buffer, &make)))
+    };
+    let mut broken = Vec::new();
+    let mut early = BTreeMap::new();
+    let mut turn = 0;
+    let mut in_order = |(at, block): (usize, Block<T>)| {
+        early.insert(at, block);
+        while let Some((made, bad)) = early.remove(&turn) {
+            made.into_iter().for_each(&mut take);
+            broken.extend(bad);
+            turn += 1;
         }
     };
-    let mut done: Vec<(usize, Listing<R>)> = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
+        let (sender, done) = mpsc::channel();
         // One block is not worth a thread.
-        let others: Vec<_> = (1..threads.min(blocks.len()))
-            .map(|_| scope.spawn(work))
-            .collect();
-        let mut done = work();
-        for other in others {
-            match other.join() {
-                Ok(part) => done.extend(part),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+        for _ in 1..threads.min(blocks.len()) {
+            let sender = sender.clone();
+            scope.spawn(move || {
+                let mut buffer = Vec::new();
+                while let Some(block) = read_one(&mut buffer) {
+                    // Nobody listens any more where the other side panicked.
+                    let _ = sender.send(block);
+                }
+            });
         }
-        done
+        drop(sender);
+        let mut buffer = Vec::new();
+        while let Some(block) = read_one(&mut buffer) {
+            in_order(block);
+            done.try_iter().for_each(&mut in_order);
+        }
+        done.iter().for_each(&mut in_order);
     });
-    done.sort_unstable_by_key(|(at, _)| *at);
-    let mut all = Listing {
-        found: Vec::with_capacity(wanted.len()),
-        broken: walk.broken.clone(),
-    };
-    for (_, mut part) in done {
-        all.found.append(&mut part.found);
-        all.broken.append(&mut part.broken);
-    }
-    all.broken.extend(
-        walk.symlinks
-            .iter()
-            .map(|path| (path.clone(), "it is a symbolic link".to_owned())),
-    );
-    all.broken.sort();
-    all
+    broken
 }
 
-fn read_block<R: Record>(wanted: &[Wanted<'_>], buffer: &mut [u8]) -> Listing<R> {
-    let mut listing = Listing {
-        found: Vec::with_capacity(wanted.len()),
-        broken: Vec::new(),
-    };
+fn read_block<R: Record, T>(wanted: &[Wanted<'_>], buffer: &mut [u8], make: impl Fn(R) -> T) -> Block<T> {
+    let mut found = Vec::with_capacity(wanted.len());
+    let mut broken = Vec::new();
     for (folder, number) in wanted {
         let quick = read_quickly::<R>(folder, *number, buffer);
         match quick.map_or_else(|| read_with_care(folder, *number), |record| Ok(Some(record))) {
-            Ok(Some(record)) => listing.found.push(record),
+            Ok(Some(record)) => found.push(make(record)),
             // Removed since the walk.
             Ok(None) => {}
-            Err(StoreError::Broken { path, why }) => listing.broken.push((path, why)),
-            Err(error) => {
-                listing
-                    .broken
-                    .push((folder.path.join(Folder::name(*number)), error.to_string()));
-            }
+            Err(StoreError::Broken { path, why }) => broken.push((path, why)),
+            Err(error) => broken.push((folder.path.join(Folder::name(*number)), error.to_string())),
         }
     }
-    listing
+    (found, broken)
 }
 
 /// Three system calls for a record: nothing where anything is unusual, such as a large one.

@@ -28,7 +28,7 @@ pub use error::{LeaseError, StoreError};
 pub use index::{Index, IndexReport};
 pub use layout::Key;
 pub use lease::Lease;
-pub use listing::Listing;
+pub use listing::{Broken, Listing};
 pub use lock::{Holder, Lock};
 pub use trash::{ExtraFile, Restored, TrashEntry, TrashId};
 
