@@ -178,7 +178,6 @@ impl Broker {
                 session: session.clone(),
             });
         }
-        process::become_subreaper()?;
         let started = Timestamp::now();
         let record = match record {
             Some(record) if record.session.is_some() => check_session(record, &opencode)?,
