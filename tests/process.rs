@@ -685,9 +685,7 @@ fn what_no_sweep_could_find_dies_with_its_cgroup() {
     let folder = cgroup();
     if folder.is_empty() {
         let own = std::fs::read_to_string(format!("/proc/{program}/cgroup")).unwrap();
-        println!(
-            "no cgroup can be made below {own}: a turn goes without (root and `systemd-run --user` have one)"
-        );
+        // An ordinary login: a turn goes without. As root and below `systemd-run --user` there is one.
         assert!(!own.contains("kugetsu-"), "{own}");
         supervisor.kill().unwrap();
         supervisor.wait().unwrap();
