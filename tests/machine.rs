@@ -25,6 +25,11 @@ fn limits() -> Limits {
     }
 }
 
+/// The wall clock began with the turn.
+fn second(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("a time of our days")
+}
+
 fn step_finished(reason: &str, cost_usd: f64, tokens: u64) -> Event {
     Event::StepFinished {
         reason: reason.to_owned(),
@@ -80,7 +85,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (1..9_u64, prop::option::of(0..60_i64)).prop_map(|(attempt, wait)| Event::Retrying {
             attempt,
             message: "Too Many Requests".to_owned(),
-            next: wait.map(|wait| Timestamp::from_second(wait).unwrap()),
+            next: wait.map(second),
         }),
         2 => (0..3_u8).prop_map(|id| Event::Asked(Request {
             id: format!("per_{id}"),
@@ -152,8 +157,7 @@ fn drive(limits: Limits, story: &[(Duration, Event)]) -> Run {
         }
         assert_eq!(run.machine.tick(next), Step::Go, "before its deadline");
         run.at = next;
-        // The wall clock begins with the turn.
-        let now = Timestamp::from_second(next.as_secs() as i64).unwrap();
+        let now = second(next.as_secs() as i64);
         run.fed.push(event.clone());
         match run.machine.event(event, next, now) {
             Step::Go => {}
@@ -185,11 +189,13 @@ impl Run {
     }
 
     fn reasons(&self) -> Vec<&str> {
-        let reason = |event| match event {
-            &Event::StepFinished { ref reason, .. } => Some(reason.as_str()),
-            _ => None,
-        };
-        self.fed.iter().filter_map(reason).collect()
+        let mut reasons = Vec::new();
+        for event in &self.fed {
+            if let Event::StepFinished { reason, .. } = event {
+                reasons.push(reason.as_str());
+            }
+        }
+        reasons
     }
 
     fn running_tools(&self) -> BTreeSet<&str> {
@@ -360,9 +366,9 @@ proptest! {
                 break;
             }
             let first = *first.get_or_insert(at);
-            let next = Timestamp::from_second(at as i64 + wait).unwrap();
+            let next = second(at as i64 + wait);
             let event = Event::Retrying { attempt: 1, message: "later".to_owned(), next: Some(next) };
-            let step = machine.event(&event, Duration::from_secs(at), Timestamp::from_second(at as i64).unwrap());
+            let step = machine.event(&event, Duration::from_secs(at), second(at as i64));
             let too_long = at - first + wait as u64 > 30;
             match step {
                 Step::Go => prop_assert!(!too_long),
