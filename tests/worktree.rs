@@ -530,6 +530,22 @@ fn an_interrupt_ends_a_hook() {
     running.signal(kugetsu_testing::Signal::Interrupt);
     running.wait(Duration::from_secs(30)).expect_status(130);
     world.wait_nothing_left(Duration::from_secs(30));
+
+    // After the turn as well: what was done stays done.
+    configure(&world, "hook_after_turn = \"touch after; sleep 500\"");
+    let running = world.spawn(["start", "14", "do it"]);
+    let after = world.repo().join("after");
+    world.wait_until("the hook runs", Duration::from_secs(30), || after.exists());
+    running.signal(kugetsu_testing::Signal::Interrupt);
+    let output = running.wait(Duration::from_secs(30));
+    output.expect_status(130);
+    assert!(
+        output.stderr().contains("hook_after_turn was interrupted"),
+        "{output}"
+    );
+    world.wait_nothing_left(Duration::from_secs(30));
+    let shown = world.run(["show", "14", "--json"]).json();
+    assert_eq!(shown["last"]["verdict"], "completed", "{shown}");
 }
 
 #[test]

@@ -140,9 +140,13 @@ impl Broker {
         let mut report = delivery.run(interrupts.clone(), watch).await?;
         report.adopted = adopted;
         report.notes = notes;
-        if let Err(error) = self.hook(Moment::AfterTurn, &report.record, Some(turn)) {
-            tracing::warn!("{error}");
-            report.notes.push(error.to_string());
+        if let Err(error) = self.hook_after_turn(&report.record, turn, interrupts).await {
+            let note = match error {
+                BrokerError::Interrupted(_) => "hook_after_turn was interrupted".to_owned(),
+                error => error.to_string(),
+            };
+            tracing::warn!("{note}");
+            report.notes.push(note);
         }
         Ok(report)
     }
