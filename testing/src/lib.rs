@@ -13,10 +13,12 @@
 
 pub mod fake;
 mod model;
+mod tour;
 mod world;
 
 pub use fake::{FakeAttempt, FakeCall, FakeRun, FakeScript, ServeMode, Step};
 pub use model::{Gate, ModelServer, Reply, Request, ToolCall, usage};
+pub use tour::script_tour;
 pub use world::{
     DatabaseLock, Opencode, Output, ProcessInfo, Running, SessionRow, Signal, Stdin, Version, World,
     fake_binary, kugetsu_binary, workspace_root,
