@@ -293,6 +293,69 @@ fn a_paused_turn_can_be_stopped_and_interrupted() {
 }
 
 #[test]
+fn an_interrupt_counts_while_opencode_is_being_ended_for_a_pause() {
+    let mut script = hanging();
+    script.ignore_term = true;
+    let world = world(&script);
+    let turn = hang(&world, &["--grace", "3s"]);
+    world.run(["signal", "14", "pause"]).expect_status(0);
+    world.wait_until("the pause is heard", SOON, || {
+        !run_file(&world, ".signal.json").exists()
+    });
+    assert_eq!(state(&world), "running", "opencode does not heed SIGTERM");
+    turn.signal(Signal::Interrupt);
+    turn.wait(SOON).expect_status(130);
+    assert_eq!(record(&world)["last"]["verdict"], "aborted");
+    world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn a_signal_for_a_turn_that_is_just_beginning_is_not_lost() {
+    let world = world(&hanging());
+    let id = "01900000-0000-7000-8000-000000000007";
+    let another = "01900000-0000-7000-8000-000000000008";
+    for (verb, meant, verdict) in [("start", another, "completed"), ("continue", id, "aborted")] {
+        let signal = json!({"schema": 1, "turn": meant, "signal": "stop"});
+        let file = run_file(&world, ".signal.json");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, signal.to_string()).unwrap();
+        let prompt = if verdict == "aborted" { "hang" } else { "be quick" };
+        let mut arguments = vec![verb, "14", prompt, "--transport", "run"];
+        if meant == id {
+            arguments.extend(["--turn-id", id]);
+        }
+        world.spawn(arguments).wait(SOON);
+        assert_eq!(record(&world)["last"]["verdict"], verdict);
+        assert!(!file.exists());
+    }
+}
+
+#[test]
+fn whoever_waits_for_another_commands_turn_can_be_interrupted() {
+    let world = world(&hanging());
+    let id = "01900000-0000-7000-8000-000000000009";
+    let mut first = hang(&world, &["--turn-id", id]);
+    let second = world.spawn([
+        "start",
+        "14",
+        "hang",
+        "--transport",
+        "run",
+        "--turn-id",
+        id,
+        "--json",
+    ]);
+    world.wait_until("it prints the turn", SOON, || {
+        second.stdout_so_far().contains("agent_start")
+    });
+    second.signal(Signal::Interrupt);
+    second.wait(SOON).expect_status(130);
+    assert!(first.is_alive());
+    world.run(["stop", "14"]).expect_status(0);
+    first.wait(SOON).expect_status(143);
+}
+
+#[test]
 fn the_time_that_a_turn_is_paused_is_not_counted() {
     let world = world(&hanging());
     let turn = hang(&world, &["--timeout", "8s"]);

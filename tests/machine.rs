@@ -220,6 +220,33 @@ fn is_over(reason: &str) -> bool {
     matches!(reason, "stop" | "end_turn")
 }
 
+/// `retry-after` of a 429 that opencode hands on.
+#[test]
+fn a_quota_tells_when_to_try_again() {
+    for (header, seconds) in [
+        (json!("90"), Some(90)),
+        (json!("soon"), None),
+        (json!(null), None),
+    ] {
+        let mut machine = Machine::new(limits());
+        let payload = json!({"data": {"statusCode": 429, "isRetryable": true, "responseHeaders": {"retry-after": header}}});
+        let error = ErrorPayload {
+            name: "APIError".to_owned(),
+            message: "later".to_owned(),
+            payload,
+        };
+        machine.event(&Event::Error(error), Duration::ZERO, second(10));
+        let Step::Done(judgement) = machine.event(&Event::Ended(End::default()), Duration::ZERO, second(10))
+        else {
+            panic!("it is over");
+        };
+        assert_eq!(
+            (judgement.verdict, judgement.retry_at),
+            (Verdict::Quota, seconds.map(|wait| second(10 + wait)))
+        );
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 

@@ -54,6 +54,56 @@ fn raw_log(world: &World) -> Vec<u8> {
     std::fs::read(log).unwrap()
 }
 
+#[test]
+fn an_endless_flood_meets_the_timeout() {
+    let world = world(&FakeScript::steps([Step::Flood {
+        lines: usize::MAX,
+        bytes: 10,
+    }]));
+    let output = world
+        .spawn([
+            "start",
+            "#1",
+            "--output",
+            "json",
+            "--timeout",
+            "2s",
+            "--grace",
+            "1s",
+            "--transport",
+            "run",
+            "flood",
+        ])
+        .wait(SOON);
+    assert_eq!(output.expect_status(1).json()["verdict"], "timeout", "{output}");
+    world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn the_stream_ends_with_the_verdict_that_was_checked() {
+    // It says that it answered, and stored no answer.
+    let finish = Step::Event {
+        kind: "step_finish".into(),
+        part: serde_json::json!({"type": "step-finish", "reason": "stop", "cost": 0, "tokens": {}}),
+    };
+    let world = world(&FakeScript::steps([finish]));
+    let output = world
+        .spawn(["start", "#1", "--json", "--transport", "run", "lie"])
+        .wait(SOON);
+    output.expect_status(1);
+    let end = output.json_lines().pop().unwrap();
+    assert_eq!(
+        (&end["type"], &end["verdict"], &end["exit_status"]),
+        (&"agent_end".into(), &"void".into(), &1.into()),
+        "{output}"
+    );
+    let shown = world.run(["show", "1", "--json"]).json();
+    assert_eq!(
+        (&shown["last"]["verdict"], &shown["last"]["reason"]),
+        (&end["verdict"], &end["reason"])
+    );
+}
+
 fn contains(all: &[u8], piece: &[u8]) -> bool {
     all.windows(piece.len()).any(|window| window == piece)
 }

@@ -30,7 +30,7 @@ use crate::store::{Holder, Key, Lease, LeaseError, Lock};
 use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, TransportError};
 use crate::turn::status::Keeper;
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
-use crate::turn::{self, Interrupt, Outcome, Responder, Turn};
+use crate::turn::{self, Counts, Interrupt, Outcome, Responder, Turn};
 
 /// How long the server that only forks may take to become ready.
 const READY: Duration = Duration::from_secs(30);
@@ -507,8 +507,15 @@ impl Delivery<'_> {
         redactor: &Redactor,
     ) -> Result<TurnReport, BrokerError> {
         let stored = Stored::since(&self.opencode, self.record.session.as_ref(), self.started);
-        let judgement = stored.verify(outcome.judgement);
+        let mut judgement = stored.verify(outcome.judgement);
+        judgement.reason = redactor.clean(&judgement.reason).into_owned();
         let (cost_usd, tokens) = stored.spent(&outcome.counts);
+        let counts = Counts {
+            cost_usd,
+            tokens,
+            ..outcome.counts
+        };
+        outcome.ending.tell(&judgement, counts);
         let turn = TurnRecord {
             schema: SCHEMA,
             turn: self.turn,

@@ -244,6 +244,7 @@ impl Broker {
             |_| Ok(()),
         )
         .await;
+        outcome.ending.tell(&outcome.judgement, outcome.counts);
         if outcome.judgement.verdict == Verdict::Completed {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{CliError, ExitStatus};
@@ -18,27 +18,57 @@ pub(super) fn with_signals<T, F: Future<Output = T>>(
         .enable_all()
         .build()
         .map_err(no_runtime)?;
-    runtime.block_on(async {
+    let (result, first, mut signals) = runtime.block_on(async {
         let (sender, receiver) = watch::channel(Interrupt::None);
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(no_runtime)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(no_runtime)?;
-        let mut hangup = signal(SignalKind::hangup()).map_err(no_runtime)?;
+        let mut signals = Signals::listen(detached).map_err(no_runtime)?;
         let mut first = None;
         let operation = operation(receiver);
         tokio::pin!(operation);
         loop {
             let (wish, status) = tokio::select! {
-                result = &mut operation => return Ok((result, first)),
-                _ = interrupt.recv() => (Interrupt::Interrupted, ExitStatus::Interrupted),
-                _ = terminate.recv() => (Interrupt::Terminated, ExitStatus::Terminated),
-                // A handler is there in any case, so a hang-up that is not listened to does nothing.
-                _ = hangup.recv(), if !detached => (Interrupt::Terminated, ExitStatus::Terminated),
+                result = &mut operation => return Ok::<_, CliError>((result, first, signals)),
+                next = signals.next() => next,
             };
             let wish = if first.is_some() { Interrupt::Now } else { wish };
             first.get_or_insert(status);
             let _ = sender.send(wish);
         }
-    })
+    })?;
+    // The handlers stay for as long as the process, and somebody must listen: what comes after the operation, such as
+    // printing or waiting for another turn, is ended as it would be without a handler.
+    std::thread::spawn(move || {
+        let (_, status) = runtime.block_on(signals.next());
+        std::process::exit(status.code().into());
+    });
+    Ok((result, first))
+}
+
+/// The signals that a person, or another program, ends us with.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    detached: bool,
+}
+
+impl Signals {
+    fn listen(detached: bool) -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            // A handler is there in any case, so a hang-up that is not listened to does nothing.
+            hangup: signal(SignalKind::hangup())?,
+            detached,
+        })
+    }
+
+    async fn next(&mut self) -> (Interrupt, ExitStatus) {
+        tokio::select! {
+            _ = self.interrupt.recv() => (Interrupt::Interrupted, ExitStatus::Interrupted),
+            _ = self.terminate.recv() => (Interrupt::Terminated, ExitStatus::Terminated),
+            _ = self.hangup.recv(), if !self.detached => (Interrupt::Terminated, ExitStatus::Terminated),
+        }
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "used with map_err")]

@@ -84,24 +84,16 @@ impl Api {
         if let Some(body) = body {
             request = request.json(body);
         }
-        // A turn is as long as it is; whoever supervises it owns its time.
-        let limit = if path.ends_with("/message") {
-            Duration::MAX
-        } else {
-            CALL
-        };
-        let response = match tokio::time::timeout(limit, request.send()).await {
+        let response = match tokio::time::timeout(limit(path), request.send()).await {
             Ok(sent) => sent.map_err(|error| failed(Problem::Connection(chain(&error))))?,
-            Err(_) => {
-                let text = format!("no answer within {} s", CALL.as_secs());
-                return Err(failed(Problem::Connection(text)));
-            }
+            Err(_) => return Err(failed(late())),
         };
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
-        let body = response.text().await.unwrap_or_default();
+        let body = tokio::time::timeout(CALL, response.text()).await;
+        let body = body.ok().and_then(Result::ok).unwrap_or_default();
         let body: String = body.chars().take(400).collect();
         Err(failed(Problem::Status {
             status: status.as_u16(),
@@ -115,10 +107,10 @@ impl Api {
             problem,
         };
         let response = self.send(method.clone(), path, body).await?;
-        let bytes = response
-            .bytes()
-            .await
-            .map_err(|error| failed(Problem::Connection(chain(&error))))?;
+        let bytes = match tokio::time::timeout(limit(path), response.bytes()).await {
+            Ok(read) => read.map_err(|error| failed(Problem::Connection(chain(&error))))?,
+            Err(_) => return Err(failed(late())),
+        };
         if bytes.is_empty() {
             return Ok(Value::Null);
         }
@@ -229,6 +221,19 @@ impl Api {
     pub async fn events(&self) -> Result<Response, ApiError> {
         self.send(Method::GET, "/event", None).await
     }
+}
+
+/// How long the server may take with a request. A turn is as long as it is; whoever supervises it owns its time.
+fn limit(path: &str) -> Duration {
+    if path.ends_with("/message") {
+        Duration::MAX
+    } else {
+        CALL
+    }
+}
+
+fn late() -> Problem {
+    Problem::Connection(format!("no answer within {} s", CALL.as_secs()))
 }
 
 /// An HTTP header carries ASCII only; opencode decodes the percent form (both versions).

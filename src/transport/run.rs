@@ -15,8 +15,8 @@ use super::{
     Answer, End, ErrorPayload, Event, Request, Setup, Target, ToolCall, ToolStatus, Transport, TransportError,
 };
 use crate::opencode::{
-    Database, Line, LineSplitter, RunEvent, RunEventKind, RunLine, SessionRow, StderrTail, parse_line,
-    pump_stderr,
+    Database, DatabaseError, Line, LineSplitter, RunEvent, RunEventKind, RunLine, SessionRow, StderrTail,
+    parse_line, pump_stderr,
 };
 use crate::process::Guarded;
 use crate::redact::Redactor;
@@ -80,17 +80,18 @@ impl ForkSearch {
     }
 
     /// The fork that holds our prompt. A fork that somebody makes by hand meanwhile holds another one.
-    fn look(&self) -> Option<SessionId> {
-        let database = &self.database;
-        let rows = database.forks_of(&self.base, self.since.as_millisecond()).ok()?;
-        rows.into_iter()
-            .filter(|row| !self.known.contains(&row.id))
-            .find(|row| {
-                let stored = database.last_user_text(&row.id).ok().flatten();
-                stored
-                    .is_some_and(|text| text.trim_start_matches('\n') == self.prompt.trim_start_matches('\n'))
-            })
-            .map(|row| row.id)
+    fn look(&self) -> Result<Option<SessionId>, DatabaseError> {
+        let prompt = self.prompt.trim_start_matches('\n');
+        for row in self.database.forks_of(&self.base, self.since.as_millisecond())? {
+            let known = self.known.contains(&row.id);
+            if !known
+                && let Some(text) = self.database.last_user_text(&row.id)?
+                && text.trim_start_matches('\n') == prompt
+            {
+                return Ok(Some(row.id));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -209,8 +210,15 @@ impl Transport for RunTransport {
                     None => {
                         // A fork that said nothing may have been made all the same.
                         let exit = process.wait().await;
-                        if let Some(fork) = self.search.take().and_then(|search| search.look()) {
-                            return Event::Session(fork);
+                        match self.search.take().map(|search| search.look()) {
+                            Some(Ok(Some(fork))) => return Event::Session(fork),
+                            // An error, so that the turn ends: in a new life the prompt might be sent twice.
+                            Some(Err(error)) => return Event::Error(ErrorPayload {
+                                name: "Database".to_owned(),
+                                message: format!("whether opencode made the fork is not known: {error}"),
+                                payload: serde_json::Value::Null,
+                            }),
+                            Some(Ok(None)) | None => {}
                         }
                         return Event::Ended(End {
                             exit: Some(exit),
@@ -227,7 +235,7 @@ impl Transport for RunTransport {
                     None => self.failures = None,
                 },
                 () = look => {
-                    if let Some(fork) = self.search.as_ref().and_then(ForkSearch::look) {
+                    if let Some(Ok(Some(fork))) = self.search.as_ref().map(ForkSearch::look) {
                         self.search = None;
                         return Event::Session(fork);
                     }

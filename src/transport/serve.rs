@@ -252,7 +252,7 @@ impl Transport for ServeTransport {
 
     async fn answer(&mut self, request: &Request, answer: &Answer) -> Result<(), TransportError> {
         let api = self.api();
-        match (&request.kind, answer) {
+        let answered = match (&request.kind, answer) {
             (RequestKind::Permission { .. }, Answer::Allow) => {
                 api.reply_permission(&request.id, "once").await
             }
@@ -261,8 +261,15 @@ impl Transport for ServeTransport {
                 api.reply_question(&request.id, labels).await
             }
             (RequestKind::Question(_), _) => api.reject_question(&request.id).await,
+        };
+        match answered {
+            // Withdrawn meanwhile, such as with the step that asked.
+            Err(ApiError {
+                problem: Problem::Status { status: 404, .. },
+                ..
+            }) => Ok(()),
+            other => Ok(other?),
         }
-        .map_err(Into::into)
     }
 
     async fn abort(&mut self) {

@@ -76,6 +76,16 @@ pub fn send(store: &Store, key: &Key, turn: Uuid, signal: Signal) -> Result<(), 
     store.write_run(key, SIGNAL_FILE, &bytes)
 }
 
+/// Removes what was meant for an earlier turn. A signal for this one may be there already: a turn is on record before it
+/// has a supervisor that listens.
+pub(super) fn drop_stale(store: &Store, key: &Key, turn: Uuid) {
+    let there = store.read_run(key, SIGNAL_FILE).ok().flatten();
+    let file = there.and_then(|bytes| serde_json::from_slice::<SignalFile>(&bytes).ok());
+    if file.and_then(|file| file.turn) != Some(turn) {
+        let _ = store.remove_run(key, SIGNAL_FILE);
+    }
+}
+
 /// Takes the signal that is there for this turn. `Err`: something was there that is none, in words for people.
 pub(super) fn take(store: &Store, key: &Key, turn: Uuid) -> Result<Option<Signal>, String> {
     let bytes = match store.take_run(key, SIGNAL_FILE) {

@@ -130,10 +130,7 @@ impl Machine {
             return Step::Stop(Judgement::new(Verdict::Completed, ""));
         }
         if at >= self.limits.timeout {
-            return Step::Stop(Judgement::new(
-                Verdict::Timeout,
-                format!("not done after {}", seconds(self.limits.timeout)),
-            ));
+            return Step::Stop(self.timed_out());
         }
         if let Some(since) = self.waits_since
             && at >= since.saturating_add(self.limits.quota_wait)
@@ -150,6 +147,14 @@ impl Machine {
             ));
         }
         Step::Go
+    }
+
+    /// The judgement of a turn that took too long.
+    pub fn timed_out(&self) -> Judgement {
+        Judgement::new(
+            Verdict::Timeout,
+            format!("not done after {}", seconds(self.limits.timeout)),
+        )
     }
 
     fn quota(&self, wait: Option<Timestamp>) -> Judgement {
@@ -238,7 +243,7 @@ impl Machine {
             }
             Event::Ended(end) => match self.crash(end) {
                 Some(crash) => Step::Crashed(crash),
-                None => Step::Done(self.judge(end)),
+                None => Step::Done(self.judge(end, now)),
             },
         }
     }
@@ -328,16 +333,19 @@ impl Machine {
     }
 
     /// opencode is done: what do the events prove?
-    fn judge(&self, end: &End) -> Judgement {
+    fn judge(&self, end: &End, now: Timestamp) -> Judgement {
         if let Some(error) = &self.error {
             let status = error.payload["data"]["statusCode"].as_u64();
             let later = error.payload["data"]["isRetryable"] == true;
             if later && status.is_some_and(|status| status == 429 || status >= 500) {
                 // 1.18.33 asks six times within 70 s and then hands on what the provider said.
-                return Judgement::new(
-                    Verdict::Quota,
-                    format!("the model's provider gave no answer: {}", error.message),
-                );
+                return Judgement {
+                    retry_at: retry_at(&error.payload, now),
+                    ..Judgement::new(
+                        Verdict::Quota,
+                        format!("the model's provider gave no answer: {}", error.message),
+                    )
+                };
             }
             let text = format!("{}: {}", error.name, error.message);
             return Judgement::new(
@@ -391,6 +399,15 @@ impl Machine {
             },
         }
     }
+}
+
+/// When the provider may be asked again, by the `retry-after` in seconds of its answer (RFC 9110, 10.2.3), which opencode
+/// hands on with the error.
+fn retry_at(payload: &serde_json::Value, now: Timestamp) -> Option<Timestamp> {
+    let seconds = payload["data"]["responseHeaders"]["retry-after"].as_str()?;
+    let seconds: u32 = seconds.trim().parse().ok()?;
+    now.checked_add(jiff::SignedDuration::from_secs(seconds.into()))
+        .ok()
 }
 
 /// Reasons after which the model has said all it wanted to.

@@ -35,6 +35,10 @@ use stream::StreamWriter;
 /// The reason of a turn that SIGINT ended.
 pub const INTERRUPTED: &str = "interrupted";
 
+/// How often it is tried to deliver an answer to opencode, and the time between.
+const ANSWER_TRIES: u32 = 3;
+const ANSWER_PAUSE: Duration = Duration::from_millis(500);
+
 /// A wish from outside that ends a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interrupt {
@@ -70,7 +74,7 @@ pub struct Turn<'a> {
 }
 
 /// How a turn ended, with all that was counted.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Outcome {
     /// Verdict and reason.
     pub judgement: Judgement,
@@ -86,6 +90,33 @@ pub struct Outcome {
     pub answered: Answered,
     /// The request on which the turn is blocked.
     pub blocked_on: Option<Request>,
+    /// The last line of the stream, to be written.
+    pub ending: Ending,
+}
+
+/// The end of a turn's stream. Its last line tells the verdict, so it is written by whoever has checked that one.
+#[derive(Debug)]
+#[must_use = "the stream has no end without it"]
+pub struct Ending {
+    narrator: Narrator,
+    stream: StreamWriter,
+    session: Option<SessionId>,
+    restarts: u32,
+    took: Duration,
+}
+
+impl Ending {
+    /// Writes it.
+    pub fn tell(mut self, judgement: &Judgement, counts: Counts) {
+        self.narrator.end(
+            judgement,
+            self.session.as_ref(),
+            counts,
+            self.restarts,
+            self.took,
+            &mut self.stream,
+        );
+    }
 }
 
 /// How one life of opencode within a turn ended.
@@ -118,6 +149,7 @@ pub async fn supervise<T: Transport>(
     let supervisor = Supervisor {
         began: Instant::now(),
         started: Timestamp::now(),
+        life: Timestamp::now(),
         machine: Machine::new(turn.limits.clone()),
         narrator: Narrator::new(turn.setup.secrets.redactor.clone()),
         interrupt: Interrupt::None,
@@ -136,6 +168,8 @@ struct Supervisor<'a, K> {
     turn: Turn<'a>,
     began: Instant,
     started: Timestamp,
+    /// When this life of opencode began: what an earlier one was doing is over.
+    life: Timestamp,
     machine: Machine,
     narrator: Narrator,
     interrupt: Interrupt,
@@ -159,13 +193,17 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
                     self.close(&mut transport).await;
                     life
                 }
-                None => match T::open(self.turn.setup.clone()).await {
-                    Ok(opened) => {
-                        transport = Some(opened);
-                        continue;
+                None => {
+                    let setup = self.turn.setup.clone();
+                    match self.in_time(T::open(setup)).await {
+                        Ok(Ok(opened)) => {
+                            transport = Some(opened);
+                            continue;
+                        }
+                        Ok(Err(error)) => Life::Crashed(error.to_string()),
+                        Err(judgement) => Life::Judged(judgement),
                     }
-                    Err(error) => Life::Crashed(error.to_string()),
-                },
+                }
             };
             let next = match life {
                 Life::Judged(judgement) => break judgement,
@@ -177,40 +215,51 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
                 Err(judgement) => break judgement,
             }
         };
-        let reason = self
-            .turn
-            .setup
-            .secrets
-            .redactor
-            .clean(&judgement.reason)
-            .into_owned();
-        let judgement = Judgement { reason, ..judgement };
-        let counts = self.machine.counts;
-        self.narrator.end(
-            &judgement,
-            self.session.as_ref(),
-            counts,
-            self.restarts,
-            self.began.elapsed(),
-            &mut self.turn.stream,
-        );
         Outcome {
             judgement,
-            counts,
+            counts: self.machine.counts,
             answer: self.narrator.answer(),
             interrupt: self.interrupt,
             restarts: self.restarts,
             answered: self.answered,
             blocked_on: self.blocked_on,
+            ending: Ending {
+                took: self.began.elapsed(),
+                narrator: self.narrator,
+                stream: self.turn.stream,
+                session: self.session,
+                restarts: self.restarts,
+            },
         }
+    }
+
+    /// The judgement, where somebody wants the turn to end. A wish stays, whoever has seen it before.
+    fn interrupted(&mut self) -> Option<Judgement> {
+        self.interrupt = *self.turn.interrupts.borrow_and_update();
+        (self.interrupt != Interrupt::None).then(|| aborted(self.interrupt))
+    }
+
+    /// Does something that opencode may be slow with, unless the turn ends meanwhile.
+    async fn in_time<F: Future>(&mut self, work: F) -> Result<F::Output, Judgement> {
+        let until = tokio::time::Instant::from_std(self.began + self.turn.limits.timeout);
+        tokio::select! {
+            biased;
+            Ok(_) = self.turn.interrupts.wait_for(|wish| *wish != Interrupt::None) => {}
+            done = work => return Ok(done),
+            () = tokio::time::sleep_until(until) => {}
+        }
+        Err(match self.interrupted() {
+            Some(judgement) => judgement,
+            None => self.machine.timed_out(),
+        })
     }
 
     /// What to deliver after a crash: waits, and looks at what the session holds already, since a prompt is
     /// never sent twice.
     async fn after_crash(&mut self, crash: &str) -> Result<String, Judgement> {
         let failed = |text: &str| Judgement::new(Verdict::Failed, format!("{text}{crash}"));
-        if self.interrupt != Interrupt::None {
-            return Err(aborted(self.interrupt));
+        if let Some(judgement) = self.interrupted() {
+            return Err(judgement);
         }
         if self.restarts >= self.turn.limits.restarts {
             let text = match self.restarts {
@@ -256,6 +305,9 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
     /// Keeps the place of a paused turn until it is resumed: opencode is gone meanwhile, and the turn's clock stands.
     /// What to deliver then.
     async fn paused(&mut self) -> Result<String, Judgement> {
+        if let Some(judgement) = self.interrupted() {
+            return Err(judgement);
+        }
         let since = Instant::now();
         self.turn.control.board.state(RunState::Paused);
         self.narrator.notice("control", "paused", &mut self.turn.stream);
@@ -320,20 +372,23 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
 
     /// One life of opencode, from the prompt on.
     async fn live<T: Transport>(&mut self, transport: &mut T, prompt: &str) -> Life {
-        self.interrupt = *self.turn.interrupts.borrow_and_update();
-        if self.interrupt != Interrupt::None {
-            return Life::Judged(aborted(self.interrupt));
-        }
-        match transport.prompt(&self.turn.target, prompt).await {
-            Ok(()) => {}
-            Err(error @ TransportError::Request { .. }) => return Life::Crashed(error.to_string()),
-            Err(TransportError::Database(error)) if error.is_locked() => {
+        self.life = Timestamp::now();
+        let target = self.turn.target.clone();
+        match self.in_time(transport.prompt(&target, prompt)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error @ TransportError::Request { .. })) => return Life::Crashed(error.to_string()),
+            Ok(Err(TransportError::Database(error))) if error.is_locked() => {
                 return Life::Crashed(error.to_string());
             }
-            Err(error) => return Life::Judged(Judgement::new(Verdict::Failed, error.to_string())),
+            Ok(Err(error)) => return Life::Judged(Judgement::new(Verdict::Failed, error.to_string())),
+            Err(judgement) => {
+                self.abort(transport).await;
+                return Life::Judged(judgement);
+            }
         }
         loop {
             let step = match self.wait(transport).await {
+                Next::Step(Step::Ask(request)) => self.ask(transport, request).await,
                 Next::Step(step) => step,
                 Next::Pause => {
                     self.abort(transport).await;
@@ -341,13 +396,8 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
                 }
             };
             match step {
-                Step::Go => {}
-                Step::Ask(request) => {
-                    if let Some(judgement) = self.ask(transport, request).await {
-                        self.abort(transport).await;
-                        return Life::Judged(judgement);
-                    }
-                }
+                // A request that was asked is answered above.
+                Step::Go | Step::Ask(_) => {}
                 Step::Stop(judgement) => {
                     self.abort(transport).await;
                     return Life::Judged(judgement);
@@ -428,7 +478,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
         };
         let database = Database::open_read(&self.turn.setup.opencode.database);
         database
-            .and_then(|database| database.tool_runs(session, self.started.as_millisecond()))
+            .and_then(|database| database.tool_runs(session, self.life.as_millisecond()))
             .unwrap_or(false)
     }
 
@@ -445,48 +495,67 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             self.asked.retain(|(request, _)| request.id != *id);
         }
         self.narrator.tell(event, &mut self.turn.stream);
-        let step = self.machine.event(event, self.began.elapsed(), Timestamp::now());
+        let at = self.began.elapsed();
+        let step = self.machine.event(event, at, Timestamp::now());
         self.turn.control.board.heard(event, &self.machine.counts);
+        // Where opencode never pauses, nobody looks at the clock but here.
+        if step == Step::Go && at >= self.turn.limits.timeout {
+            return Step::Stop(self.machine.timed_out());
+        }
         step
     }
 
-    /// opencode asks: the file answers, or a supervisor is waited for, or the default answers. A judgement:
-    /// the turn is blocked.
-    async fn ask<T: Transport>(&mut self, transport: &mut T, request: Request) -> Option<Judgement> {
+    /// opencode asks: the file answers, or a supervisor is waited for, or the default answers.
+    async fn ask<T: Transport>(&mut self, transport: &mut T, request: Request) -> Step {
         self.narrator.asked(&request, &mut self.turn.stream);
         if let Some(answer) = self.turn.responder.from_file(&request) {
-            self.answer(transport, &request, &answer, By::File).await;
-            return None;
+            return self.answer(transport, &request, &answer, By::File).await;
         }
         if let Some((_, patience)) = &self.turn.responder.supervisor {
             let until = tokio::time::Instant::now() + *patience;
             self.asked.push((request, until));
-            return None;
+            return Step::Go;
         }
         self.default(transport, request).await
     }
 
-    async fn default<T: Transport>(&mut self, transport: &mut T, request: Request) -> Option<Judgement> {
+    async fn default<T: Transport>(&mut self, transport: &mut T, request: Request) -> Step {
         if let Some(answer) = self.turn.responder.by_default(&request) {
-            self.answer(transport, &request, &answer, By::Default).await;
-            return None;
+            return self.answer(transport, &request, &answer, By::Default).await;
         }
         let reason = format!("waits for a person: {}", request.kind);
         self.blocked_on = Some(request);
-        Some(Judgement::new(Verdict::Blocked, reason))
+        Step::Stop(Judgement::new(Verdict::Blocked, reason))
     }
 
-    async fn answer<T: Transport>(&mut self, transport: &mut T, request: &Request, answer: &Answer, by: By) {
+    /// Delivers an answer. Without it opencode would wait for ever, so where it cannot be delivered opencode is started
+    /// again.
+    async fn answer<T: Transport>(
+        &mut self,
+        transport: &mut T,
+        request: &Request,
+        answer: &Answer,
+        by: By,
+    ) -> Step {
         match by {
             By::File => self.answered.file += 1,
             By::Supervisor => self.answered.supervisor += 1,
             By::Default => self.answered.default += 1,
         }
         self.narrator.answered(request, answer, by, &mut self.turn.stream);
-        if let Err(error) = transport.answer(request, answer).await {
-            self.narrator
-                .notice("error", &error.to_string(), &mut self.turn.stream);
+        for tries_left in (0..ANSWER_TRIES).rev() {
+            let error = match self.in_time(transport.answer(request, answer)).await {
+                Ok(Ok(())) => return Step::Go,
+                Ok(Err(error)) => error.to_string(),
+                Err(judgement) => return Step::Stop(judgement),
+            };
+            self.narrator.notice("error", &error, &mut self.turn.stream);
+            if tries_left == 0 {
+                return Step::Crashed(format!("its question could not be answered: {error}"));
+            }
+            tokio::time::sleep(ANSWER_PAUSE).await;
         }
+        Step::Go
     }
 
     async fn replied<T: Transport>(&mut self, transport: &mut T, reply: &Reply) -> Step {
@@ -505,8 +574,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             return Step::Go;
         };
         let (request, _) = self.asked.remove(at);
-        self.answer(transport, &request, &answer, By::Supervisor).await;
-        Step::Go
+        self.answer(transport, &request, &answer, By::Supervisor).await
     }
 
     async fn overdue<T: Transport>(&mut self, transport: &mut T) -> Step {
@@ -515,9 +583,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             return Step::Go;
         };
         let (request, _) = self.asked.remove(at);
-        self.default(transport, request)
-            .await
-            .map_or(Step::Go, Step::Stop)
+        self.default(transport, request).await
     }
 
     /// Asks opencode to end its turn, for as long as nobody asks a second time.

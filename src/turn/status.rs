@@ -216,7 +216,7 @@ impl Keeper {
             directory,
             worktree,
         };
-        let _ = store.remove_run(&key, SIGNAL_FILE);
+        control::drop_stale(store, &key, turn);
         let board = Board::default();
         write(store, &key, &status, &board);
         let (sender, heard) = mpsc::unbounded_channel();
