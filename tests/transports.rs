@@ -56,10 +56,13 @@ fn raw_log(world: &World) -> Vec<u8> {
 
 #[test]
 fn an_endless_flood_meets_the_timeout() {
-    let world = world(&FakeScript::steps([Step::Flood {
-        lines: usize::MAX,
-        bytes: 10,
-    }]));
+    let world = world(&FakeScript::default().on(
+        "endless",
+        [Step::Flood {
+            lines: usize::MAX,
+            bytes: 10,
+        }],
+    ));
     let output = world
         .spawn([
             "start",
@@ -72,7 +75,7 @@ fn an_endless_flood_meets_the_timeout() {
             "1s",
             "--transport",
             "run",
-            "flood",
+            "endless",
         ])
         .wait(SOON);
     assert_eq!(output.expect_status(1).json()["verdict"], "timeout", "{output}");

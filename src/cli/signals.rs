@@ -36,6 +36,10 @@ pub(super) fn with_signals<T, F: Future<Output = T>>(
     })?;
     // The handlers stay for as long as the process, and somebody must listen: what comes after the operation, such as
     // printing or waiting for another turn, is ended as it would be without a handler.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "what a signal does where nobody handles it"
+    )]
     std::thread::spawn(move || {
         let (_, status) = runtime.block_on(signals.next());
         std::process::exit(status.code().into());
