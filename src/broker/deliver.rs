@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::hooks::Moment;
 use super::recover::was_prompted;
-use super::{Broker, BrokerError, WorktreeWish, pending, read_database};
+use super::{Broker, BrokerError, DEBUG_LOG, WorktreeWish, pending, read_database};
 use crate::fsx::crash_point;
 use crate::opencode::{After, DatabaseError, Opencode, Secrets, Server, SessionPatch, StoredMessage};
 use crate::permission::Rule;
@@ -375,7 +375,7 @@ impl Delivery<'_> {
             directory: self.record.directory.clone(),
             rules: self.rules.clone(),
             raw_log: Some(folder.join(format!("{}.raw.log", self.turn))),
-            debug_log: self.request.debug.then(|| folder.join("debug.log")),
+            debug_log: self.request.debug.then(|| folder.join(DEBUG_LOG)),
             grace: self.request.limits.grace,
             model: self.request.model.clone(),
             agent: self.request.agent.clone(),
