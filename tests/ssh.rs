@@ -9,6 +9,7 @@
 #[path = "support/kit.rs"]
 mod kit;
 #[path = "support/sshd.rs"]
+#[allow(dead_code, reason = "another file of tests uses the rest")]
 mod sshd;
 
 use std::time::Duration;
