@@ -62,8 +62,8 @@ on_both_versions! {
         assert_ne!(text(&forced.json()["session"]), first);
         let log = world.kugetsu_home().join("sessions").join(kit::REPO).join("base/debug.log");
         let log = std::fs::read_to_string(log).unwrap();
-        // The server that made it, and the turn that prompted it.
-        assert!(log.contains("DEBUG") && log.contains("/message"), "{log}");
+        // Its turn is in it, as opencode and as kugetsu tell it.
+        assert!(log.contains("DEBUG") && log.contains("providerID=scripted"), "{log}");
         assert_eq!(run(world, ["list", "--json"]).json()["bases"].as_array().map(Vec::len), Some(1));
 
         let rules = run(world, ["permit", "--base", "bash:git push *=deny", "--explain", "--json"]);

@@ -100,14 +100,12 @@ fn what_is_removed_leaves_nothing_but_its_lease_in_run() {
     let world = fake_world();
     let run_folder = world.kugetsu_home().join("run").join(REPO);
     let left = || {
-        let files = kit::files_below(&run_folder).into_iter();
-        let names = files.map(|path| {
-            path.file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned()
-        });
-        names.filter(|name| !name.ends_with(".lease")).collect::<Vec<_>>()
+        let mut files = kit::files_below(&run_folder);
+        files.retain(|path| path.extension().is_some_and(|ending| ending != "lease"));
+        let names = files
+            .iter()
+            .filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
+        names.collect::<Vec<_>>()
     };
     for issue in ["1", "2"] {
         start(&world, issue, "hello");
