@@ -135,6 +135,11 @@ enum OnAskForm {
 }
 
 impl AskArgs {
+    fn patience(&self, config: &Config) -> Duration {
+        self.response_timeout
+            .unwrap_or_else(|| config.duration("response_timeout"))
+    }
+
     fn responder(&self, config: &Config) -> Result<Responder, CliError> {
         let strategy = match config.get("on_question") {
             "cancel" => Strategy::Cancel,
@@ -154,10 +159,9 @@ impl AskArgs {
             .as_deref()
             .map(|path| read_answers(path).map(|(_, answers)| answers))
             .transpose()?;
-        let response_timeout = self
-            .response_timeout
-            .unwrap_or_else(|| config.duration("response_timeout"));
-        let supervisor = self.supervised.then(|| (replies_from_stdin(), response_timeout));
+        let supervisor = self
+            .supervised
+            .then(|| (replies_from_stdin(), self.patience(config)));
         Ok(Responder {
             answers,
             supervisor,
@@ -510,5 +514,36 @@ pub(super) fn summary(report: &TurnReport, last: &[String], output: Output) {
         for line in last {
             output.note(format!("  last: {line}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a command would only show by how long it waits.
+    #[test]
+    fn a_reply_is_waited_for_as_the_flag_or_the_environment_or_the_file_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        let patience = |environment: Option<&str>, flag: Option<u64>| {
+            let config = Config::load(&file, |name| {
+                let set = environment.filter(|_| name == "KUGETSU_RESPONSE_TIMEOUT");
+                set.map(std::ffi::OsString::from)
+            });
+            let args = AskArgs {
+                answers: None,
+                supervised: true,
+                response_timeout: flag.map(Duration::from_secs),
+                on_ask: None,
+            };
+            args.patience(&config.unwrap()).as_secs()
+        };
+        assert_eq!(patience(None, None), 30);
+        #[expect(clippy::disallowed_methods, reason = "a test's own file")]
+        std::fs::write(&file, "response_timeout = \"7s\"\n").unwrap();
+        assert_eq!(patience(None, None), 7);
+        assert_eq!(patience(Some("8s"), None), 8);
+        assert_eq!(patience(Some("8s"), Some(9)), 9);
     }
 }
