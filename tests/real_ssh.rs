@@ -159,7 +159,7 @@ mod who_asks_there_is_answered_from_here {
             gate.wait_arrived(SOON);
             assert_eq!(
                 files_with(world.root(), SECRET),
-                [file.clone()],
+                std::slice::from_ref(&file),
                 "while the turn runs"
             );
             assert!(
@@ -185,7 +185,7 @@ mod who_asks_there_is_answered_from_here {
             );
             assert_eq!(
                 files_with(world.root(), SECRET),
-                [file.clone()],
+                std::slice::from_ref(&file),
                 "when it is over"
             );
         }

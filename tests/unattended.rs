@@ -182,10 +182,8 @@ fn the_step_of_ci_runs_as_a_runner_runs_it() {
     // What the keyword `shell: bash` makes of a script; a runner does not set -u.
     assert!(yaml.contains("\n  shell: bash\n"), "{yaml}");
     let (_, script) = yaml.split_once("  run: |\n").unwrap();
-    let script: String = script
-        .lines()
-        .map(|line| format!("{}\n", line.strip_prefix("    ").unwrap()))
-        .collect();
+    let lines = script.lines().map(|line| line.strip_prefix("    ").unwrap());
+    let script = lines.collect::<Vec<_>>().join("\n");
     let step = |run: &str, script: &str| {
         let file = machine.world.root().join("step.sh");
         std::fs::write(&file, script).unwrap();
