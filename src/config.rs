@@ -73,10 +73,43 @@ pub const KEYS: &[Key] = &[
         name: "max_restarts",
         default: "3",
         help: "how often opencode is started again after it crashed during a turn",
-        check: |text| match text.parse::<u32>() {
-            Ok(_) => Ok(()),
-            Err(_) => Err("it is a whole number".to_owned()),
-        },
+        check: |text| whole::<u32>(text).map(drop),
+    },
+    Key {
+        name: "max_cost",
+        default: "",
+        help: "US dollars after which a turn is ended; empty: no limit",
+        check: |text| or_empty(text, |text| parse_usd(text).map(drop)),
+    },
+    Key {
+        name: "max_tokens",
+        default: "",
+        help: "tokens after which a turn is ended; empty: no limit",
+        check: |text| or_empty(text, |text| whole::<u64>(text).map(drop)),
+    },
+    Key {
+        name: "model",
+        default: "",
+        help: "the model of every turn, as provider/model; empty: the session's own",
+        check: anything,
+    },
+    Key {
+        name: "agent",
+        default: "",
+        help: "the agent of every turn; empty: the session's own",
+        check: anything,
+    },
+    Key {
+        name: "on_ask",
+        default: "answer",
+        help: "what becomes of a request that nothing answers: answer (by the default) or block (the turn)",
+        check: |text| one_of(text, &["answer", "block"]),
+    },
+    Key {
+        name: "response_timeout",
+        default: "30s",
+        help: "how long a supervisor's reply is waited for before the default answers",
+        check: |text| parse_duration(text).map(drop),
     },
     Key {
         name: "on_question",
@@ -299,6 +332,11 @@ impl Config {
         self.values.get(name).map_or("", |(value, _)| value.as_str())
     }
 
+    /// A value that may be missing, which is the empty one.
+    pub fn text(&self, name: &str) -> Option<String> {
+        Some(self.get(name).to_owned()).filter(|value| !value.is_empty())
+    }
+
     /// The hosts that have a name here, by that name.
     pub fn hosts(&self) -> &BTreeMap<String, HostSettings> {
         &self.hosts
@@ -410,6 +448,22 @@ fn one_of(text: &str, words: &[&str]) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("it is one of {}", words.join(", ")))
+}
+
+fn or_empty(text: &str, check: impl FnOnce(&str) -> Result<(), String>) -> Result<(), String> {
+    if text.is_empty() { Ok(()) } else { check(text) }
+}
+
+fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "it is a whole number".to_owned())
+}
+
+/// An amount of US dollars.
+pub fn parse_usd(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err("it is an amount of US dollars such as 0.50".to_owned()),
+    }
 }
 
 fn positive(text: &str) -> Result<u32, String> {

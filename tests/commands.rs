@@ -9,7 +9,9 @@ mod kit;
 
 use std::time::Duration;
 
-use kit::{SOON, fake_session, fake_world, prompts_of, refused, run, session_of, snapshot, start, state_of};
+use kit::{
+    SOON, fake_session, fake_world, prompts_of, refused, run, run_in, session_of, snapshot, start, state_of,
+};
 use kugetsu_testing::{FakeScript, Opencode, Stdin, Step, World};
 
 #[test]
@@ -52,6 +54,32 @@ fn a_base_is_made_once_unless_forced() {
     // An adopted base is not ours to delete.
     run(&world, ["destroy", "--base", "-y"]).expect_status(0);
     assert_eq!(world.session(&second).id, second);
+}
+
+#[test]
+fn a_base_has_its_debug_log() {
+    let world = World::new(Opencode::Fake);
+    world.fake(&FakeScript {
+        serve: kugetsu_testing::ServeMode::Sessions,
+        ..FakeScript::default()
+    });
+    let log = world
+        .kugetsu_home()
+        .join("sessions")
+        .join(kit::REPO)
+        .join("base/debug.log");
+    let at_debug = || {
+        let calls = world.fake_calls();
+        let serve = calls.iter().rfind(|call| call.arguments[0] == "serve").unwrap();
+        serve
+            .arguments
+            .ends_with(&["--print-logs", "--log-level", "DEBUG"].map(str::to_owned))
+    };
+    run(&world, ["init"]).expect_status(0);
+    assert!(!at_debug() && !log.exists());
+    run(&world, ["destroy", "--base", "-y"]).expect_status(0);
+    run(&world, ["init", "--debug"]).expect_status(0);
+    assert!(at_debug() && log.exists());
 }
 
 #[test]
@@ -279,6 +307,144 @@ fn every_json_is_one_object_with_its_schema() {
         for line in lines {
             assert_eq!(line["schema"], 1, "{arguments:?}: {line}");
         }
+    }
+}
+
+#[test]
+fn an_error_before_the_turn_is_an_object_wherever_stdout_is_for_programs() {
+    let world = World::new(Opencode::Fake);
+    let hang = ["start", "1", "hang", "--transport", "run"];
+    let forms = [
+        &["--json"][..],
+        &["--output", "json"],
+        &["--output=stream-json"],
+        &["--events", "turn_end"],
+        &["--supervised"],
+    ];
+    let told = |command: &[&str], status: i32| {
+        let words = |form: &[&'static str]| {
+            command
+                .iter()
+                .chain(form)
+                .map(|word| (*word).to_owned())
+                .collect::<Vec<_>>()
+        };
+        for form in forms {
+            let output = world.run(words(form));
+            let told = output.expect_status(status).json();
+            assert_eq!(told["exit_status"], status, "{output}");
+            assert!(told["error"]["message"].is_string(), "{output}");
+            assert!(!output.stderr().is_empty(), "people are told as well\n{output}");
+        }
+        for form in [&[][..], &["--output", "text"]] {
+            let output = world.run(words(form));
+            assert_eq!(output.expect_status(status).stdout(), "", "{output}");
+        }
+    };
+    told(&["start", "1", "hi"], 66);
+    let session = fake_session(&world);
+    run(&world, ["init", "--adopt", &session]).expect_status(0);
+    told(&["start", "a/b/c", "hi"], 64);
+    told(&["continue", "1", "hi"], 66);
+    told(&["start", "1", "hi", "--frobnicate"], 64);
+    world.fake(&FakeScript::default().on("hang", [Step::Hang]));
+    let holder = world.spawn(hang);
+    world.wait_until("the turn is in opencode", SOON, || {
+        let calls = world.fake_calls();
+        calls.iter().any(|call| call.prompt.as_deref() == Some("hang"))
+    });
+    told(&["continue", "1", "hi"], 75);
+    holder.signal(kugetsu_testing::Signal::Terminate);
+    holder.wait(SOON).expect_status(143);
+    let waited = run(&world, ["wait", "2", "--output", "json"]);
+    assert_eq!(waited.expect_status(66).json()["exit_status"], 66);
+}
+
+#[test]
+fn a_setting_is_for_whoever_gives_no_flag_and_the_environment_goes_before_the_file() {
+    let world = fake_world();
+    let file = |text: &str| std::fs::write(world.kugetsu_home().join("config.toml"), text).unwrap();
+    let turn = |environment: &[(&str, &str)], flags: &[&str]| {
+        let mut words = vec!["continue", "1", "hi", "--or-start", "--output=json"];
+        words.extend(flags);
+        run_in(&world, environment, &words)
+    };
+    let run_flag = ["--transport=run"];
+
+    // Without any of them there is no limit, and the model and the agent are the session's own.
+    turn(&[], &run_flag).expect_status(0);
+    for (setting, low, high) in [("max_cost", "0.0000001", "50"), ("max_tokens", "1", "1000000")] {
+        let variable = format!("KUGETSU_{}", setting.to_uppercase());
+        let flag = |value: &str| format!("--{}={value}", setting.replace('_', "-"));
+        for (in_file, in_environment, in_flag, status) in [
+            (low, None, None, 1),
+            (low, Some(high), None, 0),
+            (high, Some(low), None, 1),
+            (high, Some(low), Some(high), 0),
+            (high, None, Some(low), 1),
+        ] {
+            file(&format!("{setting} = {in_file}\n"));
+            let environment: Vec<_> = in_environment
+                .iter()
+                .map(|value| (variable.as_str(), *value))
+                .collect();
+            let flag = in_flag.map(flag);
+            let flags: Vec<_> = run_flag.into_iter().chain(flag.as_deref()).collect();
+            let output = turn(&environment, &flags);
+            output.expect_status(status);
+            if status == 1 {
+                assert!(output.stderr().contains("budget"), "{output}");
+            }
+        }
+    }
+
+    let asked = |word: &str| {
+        let calls = world.fake_calls();
+        let arguments = &calls
+            .iter()
+            .rfind(|call| call.prompt.is_some())
+            .unwrap()
+            .arguments;
+        let at = arguments.iter().position(|argument| argument == word)?;
+        Some(arguments[at + 1].clone())
+    };
+    for (setting, flag) in [("model", "--model"), ("agent", "--agent")] {
+        let variable = format!("KUGETSU_{}", setting.to_uppercase());
+        file("");
+        turn(&[], &run_flag).expect_status(0);
+        assert_eq!(asked(flag), None);
+        file(&format!("{setting} = \"from/file\"\n"));
+        turn(&[], &run_flag).expect_status(0);
+        assert_eq!(asked(flag).as_deref(), Some("from/file"));
+        let environment = [(variable.as_str(), "from/environment")];
+        turn(&environment, &run_flag).expect_status(0);
+        assert_eq!(asked(flag).as_deref(), Some("from/environment"));
+        turn(&environment, &[run_flag[0], flag, "from/flag"]).expect_status(0);
+        assert_eq!(asked(flag).as_deref(), Some("from/flag"));
+    }
+
+    // A turn that may be blocked needs `serve`, and says so.
+    file("on_ask = \"block\"\n");
+    let blocking = turn(&[], &run_flag);
+    assert!(
+        blocking.expect_status(64).stderr().contains("serve"),
+        "{blocking}"
+    );
+    turn(&[("KUGETSU_ON_ASK", "answer")], &run_flag).expect_status(0);
+    file("on_ask = \"answer\"\n");
+    turn(&[("KUGETSU_ON_ASK", "block")], &run_flag).expect_status(64);
+    turn(&[("KUGETSU_ON_ASK", "block")], &[run_flag[0], "--on-ask=answer"]).expect_status(0);
+
+    for wrong in [
+        "max_cost = \"much\"",
+        "max_cost = -1",
+        "max_tokens = 1.5",
+        "on_ask = \"wait\"",
+        "response_timeout = \"soon\"",
+    ] {
+        file(wrong);
+        let name = wrong.split(' ').next().unwrap();
+        refused(&world, &["list"], 64, &["config.toml", name]);
     }
 }
 

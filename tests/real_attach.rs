@@ -6,9 +6,14 @@
     reason = "tests write what they need and may panic"
 )]
 
+#[path = "support/sshd.rs"]
+#[allow(dead_code, reason = "another file of tests uses the rest")]
+mod sshd;
+
 use std::time::Duration;
 
-use kugetsu_testing::{Reply, Stdin, World, on_both_versions};
+use kugetsu_testing::{Opencode, Reply, Stdin, Version, World, on_both_versions};
+use sshd::{HOST, Sshd};
 
 const SOON: Duration = Duration::from_mins(2);
 const ISSUE: &str = "github.com/shoko/kugetsu#14";
@@ -111,5 +116,60 @@ on_both_versions! {
         assert!(!world.run(["show", ISSUE]).stdout().contains("in use"));
         world.spawn(["continue", ISSUE, "afterwards"]).wait(SOON).expect_status(0);
         world.wait_nothing_left(SOON);
+    }
+}
+
+mod the_session_of_another_host_is_shown_here_and_held_there {
+    use super::*;
+
+    #[test]
+    fn v1_18_33() {
+        let world = World::new(Opencode::Real(Version::V1_18_33));
+        let sshd = Sshd::start(&world);
+        sshd.configure(&world, &sshd.kugetsu());
+        let over = |words: &[&str]| world.spawn(["--host", HOST].iter().chain(words)).wait(SOON);
+        let repo = world.repo();
+        over(&[
+            "init",
+            "--repo",
+            "github.com/shoko/kugetsu",
+            "--dir",
+            repo.to_str().unwrap(),
+        ])
+        .expect_status(0);
+        world
+            .model
+            .on("say the word", vec![Reply::text("the word is mellon")]);
+        over(&["start", "#14", "say the word"]).expect_status(0);
+
+        let kugetsu = kugetsu_testing::kugetsu_binary();
+        let attach = format!("'{}' --host {HOST} attach 14", kugetsu.display());
+        let terminal = Terminal::start(&world, &attach);
+        terminal.wait_for("the word is mellon");
+        let refused = over(&["continue", "#14", "meanwhile"]);
+        assert!(
+            refused.expect_status(75).stderr().contains("(attach)"),
+            "{refused}"
+        );
+        terminal.tmux(&["send-keys", "C-c"]);
+        world.wait_until("the interface has ended", SOON, || terminal.ended().is_some());
+        assert_eq!(terminal.ended().as_deref(), Some("0"), "{}", terminal.screen());
+        drop(terminal);
+        world.wait_nothing_left(SOON);
+
+        // A connection that is lost takes the interface along, and the lease is free.
+        let terminal = Terminal::start(&world, &attach);
+        terminal.wait_for("the word is mellon");
+        assert!(sshd.drop_connections() > 0);
+        world.wait_until("ssh has ended", SOON, || terminal.ended().is_some());
+        assert_eq!(terminal.ended().as_deref(), Some("75"), "{}", terminal.screen());
+        drop(terminal);
+        world.wait_nothing_left(SOON);
+        assert!(
+            !over(&["show", "#14"])
+                .expect_status(0)
+                .stdout()
+                .contains("in use")
+        );
     }
 }

@@ -57,9 +57,13 @@ on_both_versions! {
         let made = run(world, ["init", "--prompt", "read the rules", "--json"]);
         made.expect_status(0);
         let first = text(&made.json()["session"]);
-        let forced = run(world, ["init", "--force", "--prompt", "read them again", "--json"]);
+        let forced = run(world, ["init", "--force", "--prompt", "read them again", "--debug", "--json"]);
         forced.expect_status(0);
         assert_ne!(text(&forced.json()["session"]), first);
+        let log = world.kugetsu_home().join("sessions").join(kit::REPO).join("base/debug.log");
+        let log = std::fs::read_to_string(log).unwrap();
+        // Its turn is in it, as opencode and as kugetsu tell it.
+        assert!(log.contains("DEBUG") && log.contains("providerID=scripted"), "{log}");
         assert_eq!(run(world, ["list", "--json"]).json()["bases"].as_array().map(Vec::len), Some(1));
 
         let rules = run(world, ["permit", "--base", "bash:git push *=deny", "--explain", "--json"]);

@@ -10,9 +10,11 @@
 #[allow(dead_code, reason = "another file of tests uses the rest")]
 mod sshd;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kugetsu_testing::{Gate, Reply, Signal, Stdin, on_both_versions};
+use kugetsu_testing::{Gate, Opencode, Reply, Signal, Stdin, Version, World, on_both_versions};
+use serde_json::{Value, json};
 use sshd::{HOST, Sshd, other_home};
 
 const SOON: Duration = Duration::from_mins(2);
@@ -64,6 +66,220 @@ on_both_versions! {
         show.env("KUGETSU_HOME", other_home(world));
         assert_eq!(world.finish(show, Stdin::Null).json()["totals"]["turns"], 3);
         assert!(!world.kugetsu_home().join("sessions").exists());
+        world.wait_nothing_left(SOON);
+    }
+}
+
+/// A world, and another host with a base.
+fn with_base() -> (World, Sshd) {
+    let world = World::new(Opencode::Real(Version::V1_18_33));
+    let sshd = Sshd::start(&world);
+    sshd.configure(&world, &sshd.kugetsu());
+    let repo = world.repo();
+    let init = [
+        "init",
+        "--repo",
+        "github.com/shoko/kugetsu",
+        "--dir",
+        repo.to_str().unwrap(),
+    ];
+    world
+        .spawn(["--host", HOST].iter().chain(&init))
+        .wait(SOON)
+        .expect_status(0);
+    (world, sshd)
+}
+
+fn question() -> Reply {
+    let options = [
+        json!({"label": "red", "description": "r"}),
+        json!({"label": "green", "description": "g"}),
+    ];
+    let question = json!({"header": "Colour", "question": "Which colour?", "options": options});
+    Reply::tool("question", json!({"questions": [question]}))
+}
+
+/// Every file below a folder that holds the word.
+fn files_with(folder: &Path, word: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for path in std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+    {
+        if path.is_dir() {
+            found.extend(files_with(&path, word));
+        } else if path.is_file()
+            && String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).contains(word)
+        {
+            found.push(path);
+        }
+    }
+    found
+}
+
+mod who_asks_there_is_answered_from_here {
+    use super::*;
+
+    #[test]
+    fn by_a_file_that_is_on_no_disk_there() {
+        const SECRET: &str = "k9-very-secret-value";
+        let (world, _sshd) = with_base();
+        let folder = world.root().join("here");
+        std::fs::create_dir(&folder).unwrap();
+        let file = folder.join("answers.json");
+        let answers = json!({"questions": {"Colour": "green"}, "secrets": {"TOKEN": SECRET}});
+        std::fs::write(&file, answers.to_string()).unwrap();
+        let words = |verb, prompt| {
+            [
+                "--host",
+                HOST,
+                verb,
+                "14",
+                prompt,
+                "--transport=serve",
+                "--answers",
+                file.to_str().unwrap(),
+            ]
+            .map(str::to_owned)
+        };
+        for (verb, prompt, more) in [
+            ("start", "ask the file", ""),
+            ("continue", "ask it detached", "--detach"),
+        ] {
+            let gate = Gate::new();
+            let length = Reply::bash("echo \"it has ${#TOKEN} bytes\"");
+            world.model.on(
+                prompt,
+                vec![question(), length, Reply::text("answered").behind(&gate)],
+            );
+            let more = Some(more.to_owned()).filter(|word| !word.is_empty());
+            let running = world.spawn(words(verb, prompt).into_iter().chain(more));
+            gate.wait_arrived(SOON);
+            assert_eq!(
+                files_with(world.root(), SECRET),
+                std::slice::from_ref(&file),
+                "while the turn runs"
+            );
+            assert!(
+                world
+                    .processes()
+                    .iter()
+                    .all(|process| !process.command.contains(SECRET))
+            );
+            gate.open();
+            running.wait(SOON).expect_status(0);
+            let end = world.spawn(["--host", HOST, "wait", "14"]).wait(SOON);
+            assert_eq!(end.expect_status(0).stdout(), "answered\n");
+            let requests = world.model.turn_requests_with(prompt);
+            let results = requests.last().unwrap().tool_results();
+            assert!(
+                results.iter().any(|result| result.contains("green")),
+                "{results:?}"
+            );
+            let length = format!("it has {} bytes", SECRET.len());
+            assert!(
+                results.iter().any(|result| result.contains(&length)),
+                "{results:?}"
+            );
+            assert_eq!(
+                files_with(world.root(), SECRET),
+                std::slice::from_ref(&file),
+                "when it is over"
+            );
+        }
+        // A mistake in it is told by its name here.
+        std::fs::write(&file, "{\"secrets\": 1}").unwrap();
+        let wrong = world.run(words("continue", "never"));
+        assert!(
+            wrong.expect_status(64).stderr().contains(file.to_str().unwrap()),
+            "{wrong}"
+        );
+        world.wait_nothing_left(SOON);
+    }
+
+    #[test]
+    fn by_a_supervisor_on_stdin() {
+        let (world, _sshd) = with_base();
+        world
+            .model
+            .on("ask the supervisor", vec![question(), Reply::text("thanks")]);
+        let words = [
+            "--host",
+            HOST,
+            "start",
+            "14",
+            "--transport=serve",
+            "--supervised",
+            "ask the supervisor",
+        ];
+        let mut running = world.spawn_with(words, Stdin::OpenSilent);
+        running.wait_for_stdout("extension_ui_request", SOON);
+        let lines = running.stdout_so_far();
+        let mut lines = lines
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let request = lines.find(|line| line["type"] == "extension_ui_request").unwrap();
+        let reply = json!({"request": request["request"], "answer": ["green"]});
+        running.write_stdin(format!("{reply}\n").as_bytes());
+        let lines = running.wait(SOON).expect_status(0).json_lines();
+        let response = lines
+            .iter()
+            .find(|line| line["type"] == "extension_ui_response")
+            .unwrap();
+        assert_eq!(response["by"], "supervisor", "{response}");
+        assert_eq!(lines.last().unwrap()["verdict"], "completed");
+        let requests = world.model.turn_requests_with("ask the supervisor");
+        assert!(requests.last().unwrap().tool_results()[0].contains("green"));
+        world.wait_nothing_left(SOON);
+    }
+}
+
+mod the_same_turn_after_a_lost_connection_is_told_and_not_run_again {
+    use super::*;
+
+    #[test]
+    fn v1_18_33() {
+        let (world, sshd) = with_base();
+        let gate = Gate::new();
+        world
+            .model
+            .on("wait for me", vec![Reply::text("never").behind(&gate)]);
+        let turn = "01900000-0000-7000-8000-000000000051";
+        let words = [
+            "--host",
+            HOST,
+            "start",
+            "14",
+            "wait for me",
+            "--turn-id",
+            turn,
+            "--output=json",
+        ];
+        let cut = world.spawn(words);
+        gate.wait_arrived(SOON);
+        assert!(sshd.drop_connections() > 0);
+        cut.wait(SOON).expect_status(75);
+        let again = world.spawn(words).wait(SOON);
+        let told = again.expect_status(143).json();
+        assert_eq!(
+            (&told["turn"], &told["verdict"]),
+            (&json!(turn), &json!("aborted")),
+            "{again}"
+        );
+        gate.open();
+        let next = world
+            .spawn(["--host", HOST, "continue", "14", "go on"])
+            .wait(SOON);
+        next.expect_status(0);
+        let requests = world.model.turn_requests_with("go on");
+        let users = requests[0].user_texts();
+        assert_eq!(
+            users.iter().filter(|text| text.contains("wait for me")).count(),
+            1,
+            "{users:?}"
+        );
         world.wait_nothing_left(SOON);
     }
 }

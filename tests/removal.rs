@@ -96,6 +96,37 @@ fn a_destroy_cut_off_after_the_deletion_is_finished_or_taken_back() {
 }
 
 #[test]
+fn what_is_removed_leaves_nothing_but_its_lease_in_run() {
+    let world = fake_world();
+    let run_folder = world.kugetsu_home().join("run").join(REPO);
+    let left = || {
+        let mut files = kit::files_below(&run_folder);
+        files.retain(|path| path.extension().is_some_and(|ending| ending != "lease"));
+        let names = files
+            .iter()
+            .filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
+        names.collect::<Vec<_>>()
+    };
+    for issue in ["1", "2"] {
+        start(&world, issue, "hello");
+        // One that came when nothing listened any more.
+        std::fs::write(run_folder.join(format!("{issue}.signal.json")), "{}").expect("a file");
+    }
+    assert_eq!(
+        left(),
+        ["1.signal.json", "1.status.json", "2.signal.json", "2.status.json"]
+    );
+    run(&world, ["destroy", "1", "-y"]).expect_status(0);
+    assert_eq!(left(), ["2.signal.json", "2.status.json"]);
+    delete(&world, &session_of(&world, "2"));
+    run(&world, ["prune", "--force"]).expect_status(0);
+    assert_eq!(left(), [""; 0]);
+    run(&world, ["restore", "1"]).expect_status(0);
+    run(&world, ["continue", "1", "go on", "--transport", "run"]).expect_status(0);
+    assert_eq!(left(), ["1.status.json"]);
+}
+
+#[test]
 fn a_destroyed_base_comes_back() {
     let world = serving_world();
     run(&world, ["init"]).expect_status(0);

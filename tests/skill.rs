@@ -132,8 +132,9 @@ fn every_command_of_the_readme_works_as_written() {
         ("github.com/shoko/kugetsu#14", 4),
         ("#15", 1),
         ("16", 1),
-        ("17", 2),
+        ("17", 1),
         ("18", 1),
+        ("github.com/shoko/kugetsu#23", 2),
     ];
     assert_eq!(turns, expected.map(|(typed, turns)| (typed.to_owned(), turns)));
     assert!(world.repo().join("kugetsu-start.1").metadata().unwrap().len() > 1000);

@@ -6,13 +6,16 @@
     reason = "tests write what they need and may panic"
 )]
 
+#[path = "support/kit.rs"]
+mod kit;
 #[path = "support/sshd.rs"]
+#[allow(dead_code, reason = "another file of tests uses the rest")]
 mod sshd;
 
 use std::time::Duration;
 
 use kugetsu_testing::{FakeAttempt, FakeScript, Opencode, Output, Running, Signal, Stdin, Step, World};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sshd::{HOST, Sshd, other_home};
 
 const SOON: Duration = Duration::from_mins(1);
@@ -310,4 +313,150 @@ fn a_dropped_connection_ends_the_turn_and_says_so() {
     );
     world.wait_nothing_left(SOON);
     assert_eq!(shown(&world)["last"]["verdict"], "aborted");
+}
+
+/// Starts a turn of this id on the other host that hangs, and waits until opencode has its prompt, which it gives too.
+fn start_named(world: &World, turn: &str) -> (Running, Vec<String>, String) {
+    let number = &turn[turn.len() - 2..];
+    let prompt = format!("hang on {number}");
+    let issue = format!("{REPO}#{number}");
+    let words: Vec<String> = [
+        "--host",
+        HOST,
+        "start",
+        &issue,
+        &prompt,
+        "--transport=run",
+        "--turn-id",
+        turn,
+        "--output=json",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let running = world.spawn(&words);
+    world.wait_until("opencode has stored the prompt", SOON, || {
+        let sessions = world.sessions();
+        let mut prompts = sessions
+            .iter()
+            .flat_map(|session| kit::prompts_of(world, &session.id));
+        prompts.any(|stored| stored == prompt)
+    });
+    (running, words, prompt)
+}
+
+/// The processes of this program, with the command line that it has.
+fn pids_of(world: &World, program: &str) -> Vec<u32> {
+    let all = world.processes();
+    let found = all.iter().filter(|process| {
+        let first = process.command.split_whitespace().next().unwrap_or_default();
+        first.rsplit('/').next() == Some(program)
+    });
+    found.map(|process| process.pid).collect()
+}
+
+#[test]
+fn the_same_turn_after_a_lost_connection_is_told_and_not_run_again() {
+    let (world, sshd) = with_base();
+    world.fake(&FakeScript::default().on("hang", [Step::Stderr("x".into()), Step::Hang]));
+    let lost = |running: Running, turn: &str| {
+        let output = running.wait(SOON);
+        let told = output.expect_status(75).json();
+        assert_eq!(told["exit_status"], 75, "{output}");
+        assert!(
+            output.stderr().contains(&format!("--turn-id {turn}")),
+            "the way back is told\n{output}"
+        );
+    };
+    for (turn, how) in [
+        (
+            "01900000-0000-7000-8000-000000000031",
+            "the other side of the connection dies",
+        ),
+        ("01900000-0000-7000-8000-000000000032", "ssh here is killed"),
+        ("01900000-0000-7000-8000-000000000033", "kugetsu here is killed"),
+    ] {
+        let (running, words, prompt) = start_named(&world, turn);
+        match how {
+            "the other side of the connection dies" => {
+                assert!(sshd.drop_connections() > 0);
+                lost(running, turn);
+            }
+            "ssh here is killed" => {
+                let ssh = pids_of(&world, "ssh");
+                assert_eq!(ssh.len(), 1, "{:?}", world.processes());
+                let ssh = rustix::process::Pid::from_raw(ssh[0].cast_signed()).unwrap();
+                rustix::process::kill_process(ssh, rustix::process::Signal::KILL).unwrap();
+                lost(running, turn);
+            }
+            _ => running.kill9(),
+        }
+        // At once: the turn over there may still be on its way to its end.
+        let again = world.spawn(&words).wait(SOON);
+        let told = again.expect_status(143).json();
+        assert_eq!(
+            (&told["turn"], &told["verdict"], &told["exit_status"]),
+            (&json!(turn), &json!("aborted"), &json!(143)),
+            "{how}\n{again}"
+        );
+        world.wait_nothing_left(SOON);
+        // The session goes on, with another turn, and has had each prompt once.
+        let next = [
+            "--host",
+            HOST,
+            "continue",
+            told["ref"].as_str().unwrap(),
+            "go on",
+            "--transport=run",
+            "--output=json",
+        ];
+        let next = world.run(next).expect_status(0).json();
+        let session = next["session"].as_str().unwrap();
+        assert_eq!(
+            kit::prompts_of(&world, session),
+            ["base", &prompt, "go on"],
+            "{how}"
+        );
+    }
+}
+
+#[test]
+fn a_detached_turn_outlives_its_connection_and_is_found_again() {
+    let (world, sshd) = with_base();
+    let begun = Step::Event {
+        kind: "step_start".into(),
+        part: json!({"type": "step-start"}),
+    };
+    world.fake(
+        &FakeScript::default()
+            .on("hang", [begun, Step::Hang])
+            .on("slow", [Step::Pause(1500), Step::Answer("the answer".into())]),
+    );
+    let turn = "01900000-0000-7000-8000-000000000041";
+    let start = ["start", ISSUE, "hang on", "--transport=run", "--turn-id", turn];
+    let detached = world.run(["--host", HOST].iter().chain(&start).chain(&["--detach"]));
+    assert_eq!(detached.expect_status(0).stdout().trim(), turn);
+    let mut followed = world.spawn(["--host", HOST, "--json", "logs", "14", "-f"]);
+    followed.wait_for_stdout("turn_start", SOON);
+    assert!(sshd.drop_connections() > 0);
+    followed.wait(SOON).expect_status(75);
+    assert_eq!(shown(&world)["state"], "running");
+
+    let waiting = world.spawn(["--host", HOST, "wait", "14", "--output=json"]);
+    let stopped = over(&world, ["stop", "14"]);
+    assert!(stopped.expect_status(0).stdout().contains(turn), "{stopped}");
+    assert_eq!(waiting.wait(SOON).expect_status(143).json()["turn"], turn);
+    // Asked for again, it is told, whether the one who asks means to stay or not.
+    over(&world, start).expect_status(143);
+    let again = world.run(["--host", HOST].iter().chain(&start).chain(&["--detach"]));
+    assert_eq!(again.expect_status(0).stdout().trim(), turn);
+    world.wait_nothing_left(SOON);
+
+    over(&world, ["continue", "14", "slow", "--transport=run", "--detach"]).expect_status(0);
+    let followed = over(&world, ["logs", "14", "-f"]);
+    assert_eq!(followed.expect_status(0).stdout(), "the answer\n");
+    let waited = over(&world, ["wait", "14"]);
+    assert_eq!(waited.expect_status(0).stdout(), "the answer\n");
+    let session = shown(&world)["session"].as_str().unwrap().to_owned();
+    assert_eq!(kit::prompts_of(&world, &session), ["base", "hang on", "slow"]);
+    world.wait_nothing_left(SOON);
 }

@@ -78,6 +78,38 @@ fn a_wait_ends_with_the_turn_before_or_with_a_signal() {
     assert_eq!(record(&world, "1").unwrap()["totals"]["turns"], 3);
 }
 
+#[test]
+fn logs_that_follow_a_turn_wait_for_its_beginning() {
+    let world = world();
+    run(&world, ["start", "1", "hi", "--transport", "run"]).expect_status(0);
+    // The turn is on record, and before its stream begins it writes into opencode's database.
+    let locked = world.lock_database();
+    let turn = kit::start_in(
+        &world,
+        &[("KUGETSU_DATABASE_TIMEOUT", "3m")],
+        &["continue", "1", "again", "--transport", "run"],
+    );
+    world.wait_until("the turn is on record", SOON, || {
+        record(&world, "1").is_some_and(|record| record["live"].is_object())
+    });
+    let mut followers = [
+        world.spawn(["logs", "1", "-f"]),
+        world.spawn(["logs", "1", "-f", "--raw"]),
+    ];
+    // Without -f there is nothing to print yet; one that is begun later has ended when those before it have looked.
+    run(&world, ["logs", "1"]).expect_status(66);
+    run(&world, ["logs", "1", "--raw"]).expect_status(66);
+    for one in &mut followers {
+        assert!(one.is_alive(), "it gave up: {}", one.stderr_so_far());
+    }
+    drop(locked);
+    turn.wait(SOON).expect_status(0);
+    let [text, raw] = followers.map(|one| one.wait(SOON));
+    assert_eq!(text.expect_status(0).stdout(), "done\n");
+    assert!(raw.expect_status(0).stdout().contains("step_finish"), "{raw}");
+    world.wait_nothing_left(SOON);
+}
+
 fn catches_interrupt(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));

@@ -16,7 +16,7 @@ use super::evidence::Stored;
 use super::hooks::Moment;
 use super::recover::was_prompted;
 use super::request::{Mode, TransportChoice, TurnReport, TurnRequest};
-use super::{Broker, BrokerError, pending, read_database};
+use super::{Broker, BrokerError, DEBUG_LOG, pending, read_database};
 use crate::fsx::crash_point;
 use crate::opencode::{DatabaseError, Opencode, Secrets, Server, SessionPatch};
 use crate::permission::Rule;
@@ -297,7 +297,7 @@ impl Delivery<'_> {
             directory: self.record.directory.clone(),
             rules: self.rules.clone(),
             raw_log: Some(folder.join(format!("{}.raw.log", self.turn))),
-            debug_log: self.request.debug.then(|| folder.join("debug.log")),
+            debug_log: self.request.debug.then(|| folder.join(DEBUG_LOG)),
             grace: self.request.limits.grace,
             model: self.request.model.clone(),
             agent: self.request.agent.clone(),

@@ -16,6 +16,8 @@ use crate::fsx::{self, FsError, crash_point};
 use crate::opencode::{Opencode, SessionPatch};
 use crate::session::{BaseRecord, IssueRecord, IssueRef, RepoRef, SessionId};
 use crate::store::{Holder, Key, Lease, StoreError, TrashEntry};
+use crate::turn::control::SIGNAL_FILE;
+use crate::turn::status::STATUS_FILE;
 
 /// What `destroy` did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,10 +55,19 @@ impl Broker {
         let mut worktree = self.remove_worktree(&record, force)?;
         let removed = self.delete(&opencode, record.session.clone(), clone_of(&record), export)?;
         crash_point("destroy_deleted");
+        self.clear_run(issue);
         self.store.trash_issue(&lease, issue, "destroy", &[])?;
         crash_point("destroy_trashed");
         self.drop_worktree_branch(&record, &mut worktree)?;
         Ok(Removed { worktree, ..removed })
+    }
+
+    /// Removes what the last turn of a session that goes left below `run/`, before its record goes: whatever cuts this
+    /// off, the next look finds the record. The lease stays, since others may be about to lock it.
+    pub(super) fn clear_run(&self, issue: &IssueRef) {
+        for ending in [STATUS_FILE, SIGNAL_FILE] {
+            let _ = self.store.remove_run(&issue.into(), ending);
+        }
     }
 
     /// Removes a repository's base. The sessions forked from it are sessions of their own and stay.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::repository::{origin_of, top_of};
-use super::{Broker, BrokerError, read_database};
+use super::{Broker, BrokerError, DEBUG_LOG, read_database};
 use crate::fsx::crash_point;
 use crate::opencode::{Opencode, Secrets, Server, SessionPatch};
 use crate::permission::Policy;
@@ -43,18 +43,19 @@ pub struct InitRequest {
     pub policy: Policy,
     /// What the prompt's turn may take.
     pub limits: Limits,
+    /// `provider/model` of the prompt's turn, if not opencode's own.
+    pub model: Option<String>,
+    /// Its agent, if not opencode's own.
+    pub agent: Option<String>,
+    /// opencode's log at DEBUG into the base's `debug.log`.
+    pub debug: bool,
 }
 
-impl Broker {
-    /// Makes, or adopts, the base session of a repository. No terminal is needed, and no model is asked
-    /// unless there is a prompt.
-    pub async fn init(
-        &self,
-        request: &InitRequest,
-        interrupts: watch::Receiver<Interrupt>,
-    ) -> Result<BaseRecord, BrokerError> {
-        let directory = directory(request)?;
-        let repo = match &request.repo {
+impl InitRequest {
+    /// The folder that the base works in, and its repository.
+    pub fn place(&self) -> Result<(PathBuf, RepoRef), BrokerError> {
+        let directory = directory(self)?;
+        let repo = match &self.repo {
             Some(repo) => repo.clone(),
             None => match origin_of(&directory) {
                 Some(origin) => origin?,
@@ -67,6 +68,19 @@ impl Broker {
                 }
             },
         };
+        Ok((directory, repo))
+    }
+}
+
+impl Broker {
+    /// Makes, or adopts, the base session of a repository. No terminal is needed, and no model is asked
+    /// unless there is a prompt.
+    pub async fn init(
+        &self,
+        request: &InitRequest,
+        interrupts: watch::Receiver<Interrupt>,
+    ) -> Result<BaseRecord, BrokerError> {
+        let (directory, repo) = request.place()?;
         let lease = self.store.lease_base(&repo, Holder::this_process("init"), None)?;
         let old = self.store.base(&repo)?;
         if let Some(old) = &old
@@ -151,7 +165,8 @@ impl Broker {
         let session = match self.forgotten_base(&title, directory, opencode) {
             Some(session) => session,
             None => {
-                let launch = self.short_launch(opencode, directory.to_owned());
+                let mut launch = self.short_launch(opencode, directory.to_owned());
+                launch.debug_log = self.debug_log(request, repo);
                 let mut server = Server::start(&launch, READY).await?;
                 let made = server.api().create_session(&title, &request.policy.rules()).await;
                 server.stop(false).await;
@@ -179,6 +194,11 @@ impl Broker {
             created: now,
             updated: now,
         })
+    }
+
+    fn debug_log(&self, request: &InitRequest, repo: &RepoRef) -> Option<PathBuf> {
+        let folder = self.store.folder(&Key::from(repo));
+        request.debug.then(|| folder.join(DEBUG_LOG))
     }
 
     /// A base that an earlier `init` made and could not remember: it has our title, no record and no message; what
@@ -221,10 +241,10 @@ impl Broker {
             directory: record.directory.clone(),
             rules: record.policy.rules(),
             raw_log: Some(folder.join(format!("{turn}.raw.log"))),
-            debug_log: None,
+            debug_log: self.debug_log(request, &record.repo),
             grace: request.limits.grace,
-            model: None,
-            agent: None,
+            model: request.model.clone(),
+            agent: request.agent.clone(),
             secrets: Secrets::default(),
         };
         let (stream, _feed) = StreamWriter::open(&self.store, &key, turn)?;

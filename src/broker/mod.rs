@@ -45,6 +45,9 @@ use crate::process::{self, Liveness, Output};
 use crate::session::{IssueRecord, IssueRef, LiveTurn, RepoRef, SessionState};
 use crate::store::Store;
 
+/// The log of `--debug`, in the session's folder.
+pub const DEBUG_LOG: &str = "debug.log";
+
 /// What kugetsu is told by its surroundings; nothing below reads the environment.
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings {

@@ -113,6 +113,7 @@ impl Broker {
                     }
                     Err(error) => return Err(error),
                 };
+                self.clear_run(&orphan.issue);
                 self.store.trash_issue(
                     &lease,
                     &orphan.issue,

@@ -27,7 +27,7 @@ pub(super) struct ContinueArgs {
     worktree: WorktreeArgs,
 
     #[command(flatten)]
-    turn: TurnArgs,
+    pub(super) turn: TurnArgs,
 }
 
 pub(super) fn run(args: ContinueArgs, context: &Context, output: Output) -> Outcome {

@@ -5,7 +5,6 @@
 mod line;
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
-use std::os::unix::process::ExitStatusExt as _;
 use std::sync::mpsc;
 
 use clap::{ArgMatches, Command};
@@ -88,8 +87,7 @@ async fn tether(host: &Host, line: Line) -> std::io::Result<(u8, Option<ExitStat
         let (number, status) = tokio::select! {
             status = child.wait() => {
                 let status = status?;
-                let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
-                return Ok((u8::try_from(code).unwrap_or(SSH_FAILED), asked));
+                return Ok((code_of(status), asked));
             }
             _ = interrupt.recv() => (Signal::INT, ExitStatus::Interrupted),
             _ = terminate.recv() => (Signal::TERM, ExitStatus::Terminated),
@@ -174,18 +172,22 @@ fn on_terminal(host: &Host, line: &Line) -> Result<u8, CliError> {
         message: format!("ssh cannot be run: {error}"),
         hint: None,
     })?;
-    let code = status
+    verdict(host, code_of(status), None, None)
+}
+
+/// What ssh ended with. One that was killed, by us when it is asked a third time or by somebody else, has lost its
+/// connection.
+fn code_of(status: std::process::ExitStatus) -> u8 {
+    status
         .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
-    verdict(host, u8::try_from(code).unwrap_or(SSH_FAILED), None, None)
+        .map_or(SSH_FAILED, |code| u8::try_from(code).unwrap_or(SSH_FAILED))
 }
 
 /// Tells the statuses of ssh and of the shell over there from those of kugetsu.
 fn verdict(host: &Host, status: u8, asked: Option<ExitStatus>, turn: Option<&str>) -> Result<u8, CliError> {
     let name = &host.name;
     match (status, asked) {
-        // 137: ssh was killed, which we do when it is asked a third time.
-        (SSH_FAILED | 137, Some(asked)) => Ok(asked.code()),
+        (SSH_FAILED, Some(asked)) => Ok(asked.code()),
         (SSH_FAILED, None) => Err(CliError {
             status: ExitStatus::TryAgain,
             message: format!(

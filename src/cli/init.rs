@@ -10,10 +10,11 @@ use super::output::Output;
 use super::signals::with_signals;
 use super::turn::LimitArgs;
 use super::{CliError, Outcome, prompt};
-use crate::broker::InitRequest;
+use crate::broker::{DEBUG_LOG, InitRequest};
 use crate::exit::ExitStatus;
 use crate::permission::Preset;
 use crate::session::{RefContext, RepoRef, SessionId};
+use crate::store::Key;
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
@@ -51,6 +52,10 @@ pub(super) struct InitArgs {
 
     #[command(flatten)]
     limits: LimitArgs,
+
+    /// Write opencode's log at DEBUG and kugetsu's own trace to the base's debug.log
+    #[arg(long)]
+    debug: bool,
 }
 
 pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome {
@@ -89,7 +94,14 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         prompt,
         policy,
         limits: args.limits.limits(&broker.config),
+        model: broker.config.text("model"),
+        agent: broker.config.text("agent"),
+        debug: args.debug,
     };
+    if args.debug {
+        let (_, repo) = request.place()?;
+        super::output::trace_to(broker.store.open_log(&Key::from(&repo), DEBUG_LOG)?);
+    }
     let (made, signal) = with_signals(false, |interrupts| broker.init(&request, interrupts))?;
     if let (Err(_), Some(status)) = (&made, signal) {
         return Ok(status);

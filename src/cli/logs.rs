@@ -61,7 +61,11 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
     } else {
         Show::Text
     };
-    print(&path, show, args.follow, || runs(context, &issue, turn))?;
+    let goes_on = || runs(context, &issue, turn);
+    if args.follow {
+        wait_for(&path, goes_on);
+    }
+    print(&path, show, args.follow, goes_on)?;
     Ok(ExitStatus::Ok)
 }
 
@@ -72,6 +76,13 @@ pub(super) fn runs(context: &Context, issue: &IssueRef, turn: Uuid) -> bool {
                 && context.broker.state_of(&record) == SessionState::Running
         }
         _ => false,
+    }
+}
+
+/// Waits for a file of a turn that is just beginning: it comes in a moment. One that never came so far has none.
+pub(super) fn wait_for(path: &Path, goes_on: impl Fn() -> bool) {
+    while !path.exists() && goes_on() {
+        std::thread::sleep(LOOK);
     }
 }
 

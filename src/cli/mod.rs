@@ -118,6 +118,18 @@ enum Verb {
     Man(man::ManArgs),
 }
 
+impl Verb {
+    /// Whether its own flags ask for JSON on stdout, as `--json` does of every verb.
+    fn prints_json(&self) -> bool {
+        match self {
+            Self::Start(args) => args.turn.prints_json(),
+            Self::Continue(args) => args.turn.prints_json(),
+            Self::Wait(args) => args.output.is_some_and(|form| form != turn::OutputForm::Text),
+            _ => false,
+        }
+    }
+}
+
 /// What a verb comes to: an exit status, or an error that is printed.
 type Outcome = Result<ExitStatus, CliError>;
 
@@ -180,6 +192,7 @@ pub fn main() -> ExitCode {
         }
     };
     let output = Output::new(cli.json);
+    let of_errors = Output::new(cli.json || cli.verb.prints_json());
     let status = match &cli.host {
         Some(name) => host::run(&command, &matches, name),
         None => run(cli.verb, output).map(ExitStatus::code),
@@ -197,7 +210,7 @@ pub fn main() -> ExitCode {
     match status {
         Ok(status) => status.into(),
         Err(error) => {
-            output.error(&error);
+            of_errors.error(&error);
             error.status.into()
         }
     }
@@ -208,11 +221,26 @@ pub fn tether_main() -> u8 {
     crate::ssh::tether_main(&context::own_program())
 }
 
-/// Whether `--json` stands among arguments that could not be understood.
+/// Whether a flag that means JSON on stdout stands among arguments that could not be understood.
 fn asks_for_json(arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    let mut before = String::new();
     arguments
+        .map(|argument| argument.to_string_lossy().into_owned())
         .take_while(|argument| argument != "--")
-        .any(|argument| argument == "--json")
+        .any(|argument| {
+            let (flag, value) = match argument.split_once('=') {
+                Some((flag, value)) => (flag, value),
+                None if before == "--output" => (before.as_str(), argument.as_str()),
+                None => (argument.as_str(), ""),
+            };
+            let asks = match flag {
+                "--json" | "--supervised" | "--events" => true,
+                "--output" => ["json", "stream-json"].contains(&value),
+                _ => false,
+            };
+            before = argument;
+            asks
+        })
 }
 
 fn run(verb: Verb, output: Output) -> Outcome {

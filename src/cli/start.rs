@@ -23,7 +23,7 @@ pub(super) struct StartArgs {
     worktree: WorktreeArgs,
 
     #[command(flatten)]
-    turn: TurnArgs,
+    pub(super) turn: TurnArgs,
 }
 
 pub(super) fn run(args: StartArgs, context: &Context, output: Output) -> Outcome {

@@ -13,8 +13,8 @@ use super::output::{Output, count, money};
 use super::printer::{Printer, Show, Verbosity};
 use super::signals::with_signals;
 use super::{CliError, Outcome, detach, prompt, wait};
-use crate::broker::{Mode, TransportChoice, TurnReport, TurnRequest, WorktreeWish};
-use crate::config::{Config, print_duration};
+use crate::broker::{DEBUG_LOG, Mode, TransportChoice, TurnReport, TurnRequest, WorktreeWish};
+use crate::config::{Config, parse_usd, print_duration};
 use crate::exit::ExitStatus;
 use crate::redact;
 use crate::session::{IssueRef, Verdict};
@@ -45,6 +45,16 @@ impl OutputForm {
     }
 }
 
+impl TurnArgs {
+    /// Whether stdout is for programs, `--json` or not.
+    pub(super) fn prints_json(&self) -> bool {
+        match self.output {
+            Some(form) => form != OutputForm::Text,
+            None => !self.events.is_empty() || self.asking.supervised,
+        }
+    }
+}
+
 /// The flags of everything that runs a turn.
 #[derive(Debug, Args)]
 pub(super) struct TurnArgs {
@@ -71,11 +81,11 @@ pub(super) struct TurnArgs {
     #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "3650d", require_equals = true, value_parser = duration)]
     wait: Option<Duration>,
 
-    /// The model, as provider/model, instead of the session's own
+    /// The model, as provider/model, instead of the session's own [config: model]
     #[arg(long)]
     model: Option<String>,
 
-    /// The agent instead of the session's own
+    /// The agent instead of the session's own [config: agent]
     #[arg(long)]
     agent: Option<String>,
 
@@ -106,11 +116,11 @@ struct AskArgs {
     #[arg(long)]
     supervised: bool,
 
-    /// How long to wait for a supervisor's reply before the default answers
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    response_timeout: Duration,
+    /// How long to wait for a supervisor's reply before the default answers [config: response_timeout]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    response_timeout: Option<Duration>,
 
-    /// What becomes of a request that nothing answers: the default answers it, or the turn ends as blocked
+    /// What becomes of a request that nothing answers: the default answers it, or the turn ends as blocked [config: on_ask]
     #[arg(long, value_name = "HOW", value_enum)]
     on_ask: Option<OnAskForm>,
 }
@@ -125,19 +135,33 @@ enum OnAskForm {
 }
 
 impl AskArgs {
+    fn patience(&self, config: &Config) -> Duration {
+        self.response_timeout
+            .unwrap_or_else(|| config.duration("response_timeout"))
+    }
+
     fn responder(&self, config: &Config) -> Result<Responder, CliError> {
         let strategy = match config.get("on_question") {
             "cancel" => Strategy::Cancel,
             _ => Strategy::FirstOption,
         };
-        let on_ask = match self.on_ask {
-            Some(OnAskForm::Block) => OnAsk::Block,
-            _ => OnAsk::Answer(strategy),
+        let block = match self.on_ask {
+            Some(form) => form == OnAskForm::Block,
+            None => config.get("on_ask") == "block",
         };
-        let answers = self.answers.as_deref().map(read_answers).transpose()?;
+        let on_ask = if block {
+            OnAsk::Block
+        } else {
+            OnAsk::Answer(strategy)
+        };
+        let answers = self
+            .answers
+            .as_deref()
+            .map(|path| read_answers(path).map(|(_, answers)| answers))
+            .transpose()?;
         let supervisor = self
             .supervised
-            .then(|| (replies_from_stdin(), self.response_timeout));
+            .then(|| (replies_from_stdin(), self.patience(config)));
         Ok(Responder {
             answers,
             supervisor,
@@ -146,8 +170,13 @@ impl AskArgs {
     }
 }
 
+/// The text of an answers file, which is known to be one.
+pub(super) fn answers_text(path: &Path) -> Result<String, CliError> {
+    read_answers(path).map(|(text, _)| text)
+}
+
 /// A mistake in the file is told by place, never by content: it holds secrets.
-fn read_answers(path: &Path) -> Result<Answers, CliError> {
+fn read_answers(path: &Path) -> Result<(String, Answers), CliError> {
     let wrong = |problem: String| {
         CliError::usage(
             format!("the answers file {} cannot be used: {problem}", path.display()),
@@ -162,7 +191,7 @@ fn read_answers(path: &Path) -> Result<Answers, CliError> {
         .iter()
         .find(|(_, value)| value.len() < redact::SHORTEST);
     match short {
-        None => Ok(answers),
+        None => Ok((text, answers)),
         Some((name, _)) => Err(wrong(format!(
             "the secret {name} has fewer than {} bytes, so it cannot be kept out of the logs",
             redact::SHORTEST
@@ -211,11 +240,11 @@ pub(super) struct LimitArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_steps_without_progress: Option<u32>,
 
-    /// End the turn when it has cost more than this many US dollars
-    #[arg(long, value_name = "USD", value_parser = usd)]
+    /// End the turn when it has cost more than this many US dollars [config: max_cost]
+    #[arg(long, value_name = "USD", value_parser = parse_usd)]
     max_cost: Option<f64>,
 
-    /// End the turn when it has used more than this many tokens
+    /// End the turn when it has used more than this many tokens [config: max_tokens]
     #[arg(long, value_name = "N")]
     max_tokens: Option<u64>,
 
@@ -228,13 +257,6 @@ pub(super) struct LimitArgs {
     grace: Option<Duration>,
 }
 
-fn usd(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
-        _ => Err("it is an amount of US dollars such as 0.50".to_owned()),
-    }
-}
-
 impl LimitArgs {
     pub(super) fn limits(&self, config: &Config) -> Limits {
         let time = |flag: Option<Duration>, name| flag.unwrap_or_else(|| config.duration(name));
@@ -244,8 +266,8 @@ impl LimitArgs {
             idle_steps: self
                 .max_steps_without_progress
                 .unwrap_or_else(|| config.number("max_steps_without_progress")),
-            cost_usd: self.max_cost,
-            tokens: self.max_tokens,
+            cost_usd: self.max_cost.or_else(|| parse_usd(config.get("max_cost")).ok()),
+            tokens: self.max_tokens.or_else(|| config.get("max_tokens").parse().ok()),
             quota_wait: time(self.max_quota_wait, "max_quota_wait"),
             grace: time(self.grace, "grace"),
             restarts: self
@@ -295,7 +317,7 @@ pub(super) fn run(
         }
     }
     if args.debug {
-        super::output::trace_to(broker.store.open_log(&Key::from(&issue), "debug.log")?);
+        super::output::trace_to(broker.store.open_log(&Key::from(&issue), DEBUG_LOG)?);
     }
     let responder = args.asking.responder(&broker.config)?;
     let request = TurnRequest {
@@ -314,8 +336,8 @@ pub(super) fn run(
         },
         limits: args.limits.limits(&broker.config),
         wait: args.wait,
-        model: args.model,
-        agent: args.agent,
+        model: args.model.or_else(|| broker.config.text("model")),
+        agent: args.agent.or_else(|| broker.config.text("agent")),
         debug: args.debug,
         worktree,
     };
@@ -492,5 +514,36 @@ pub(super) fn summary(report: &TurnReport, last: &[String], output: Output) {
         for line in last {
             output.note(format!("  last: {line}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a command would only show by how long it waits.
+    #[test]
+    fn a_reply_is_waited_for_as_the_flag_or_the_environment_or_the_file_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        let patience = |environment: Option<&str>, flag: Option<u64>| {
+            let config = Config::load(&file, |name| {
+                let set = environment.filter(|_| name == "KUGETSU_RESPONSE_TIMEOUT");
+                set.map(std::ffi::OsString::from)
+            });
+            let args = AskArgs {
+                answers: None,
+                supervised: true,
+                response_timeout: flag.map(Duration::from_secs),
+                on_ask: None,
+            };
+            args.patience(&config.unwrap()).as_secs()
+        };
+        assert_eq!(patience(None, None), 30);
+        #[expect(clippy::disallowed_methods, reason = "a test's own file")]
+        std::fs::write(&file, "response_timeout = \"7s\"\n").unwrap();
+        assert_eq!(patience(None, None), 7);
+        assert_eq!(patience(Some("8s"), None), 8);
+        assert_eq!(patience(Some("8s"), Some(9)), 9);
     }
 }

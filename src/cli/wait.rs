@@ -31,7 +31,7 @@ pub(super) struct WaitArgs {
 
     /// What to print: the answer as text, one object at the end, or every event as a JSON line
     #[arg(long, value_enum)]
-    output: Option<OutputForm>,
+    pub(super) output: Option<OutputForm>,
 }
 
 pub(super) fn run(args: &WaitArgs, context: &Context, output: Output) -> Outcome {
@@ -65,14 +65,12 @@ pub(super) fn until_end(
         OutputForm::StreamJson => Some(Show::Lines(types)),
         OutputForm::Json => None,
     };
-    // A turn that is just beginning has its stream in a moment; one that never came so far has none.
-    while show.is_some() && !events.exists() && !over() && logs::runs(context, issue, turn) {
-        std::thread::sleep(logs::LOOK);
-    }
-    if let Some(show) = show.filter(|_| events.exists()) {
-        logs::print(&events, show, true, || {
-            !over() && logs::runs(context, issue, turn)
-        })?;
+    if let Some(show) = show {
+        let goes_on = || !over() && logs::runs(context, issue, turn);
+        logs::wait_for(&events, goes_on);
+        if events.exists() {
+            logs::print(&events, show, true, goes_on)?;
+        }
     }
     let left = at_most.map(|limit| limit.saturating_sub(began.elapsed()));
     let report = broker.wait_turn(issue, turn, left)?;

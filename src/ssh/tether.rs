@@ -5,14 +5,15 @@
 //! stdout and stderr are the command's own; nothing stands between them and ssh.
 
 use std::ffi::OsString;
-use std::io::{BufReader, PipeWriter, Read, Write as _};
+use std::io::{BufReader, PipeReader, PipeWriter, Read, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::mpsc::{Sender, channel};
 
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::NamedTempFile;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -36,11 +37,46 @@ pub fn tether_main(program: &Path) -> u8 {
     }
 }
 
-/// The command line as the frames gave it. The files live as long as this.
+/// The command line as the frames gave it.
 #[derive(Default)]
 struct CommandLine {
     arguments: Vec<OsString>,
-    files: Vec<NamedTempFile>,
+    files: Vec<SentFile>,
+}
+
+/// A file that came over the connection. It may hold secrets, so it is never on a disk: the command inherits a pipe, and
+/// its argument names that.
+struct SentFile {
+    reader: PipeReader,
+    writer: PipeWriter,
+    content: Vec<u8>,
+}
+
+impl SentFile {
+    fn new(content: Vec<u8>) -> std::io::Result<Self> {
+        let (reader, writer) = std::io::pipe()?;
+        fcntl_setfd(&reader, FdFlags::empty())?;
+        Ok(Self {
+            reader,
+            writer,
+            content,
+        })
+    }
+
+    fn path(&self) -> String {
+        format!("/dev/fd/{}", self.reader.as_raw_fd())
+    }
+
+    /// The command has the pipe. Nobody else keeps its reading end, so a command that ends without reading ends this too.
+    fn write(self) {
+        let Self {
+            reader,
+            mut writer,
+            content,
+        } = self;
+        drop(reader);
+        std::thread::spawn(move || writer.write_all(&content));
+    }
 }
 
 enum Event {
@@ -61,7 +97,7 @@ fn run(program: &Path) -> Result<u8, (u8, String)> {
         .enable_all()
         .build()
         .map_err(unavailable("the system gives no event loop"))?
-        .block_on(supervise(command, frames, input))
+        .block_on(supervise(command, line.files, frames, input))
         .map(status_of)
         .map_err(unavailable("the command cannot be started"))
 }
@@ -72,9 +108,7 @@ fn command_line(frames: &mut impl Read) -> Result<CommandLine, FrameError> {
         match Frame::read(frames)? {
             Some(Frame::Argument(word)) => line.arguments.push(word),
             Some(Frame::File { option, content }) => {
-                // Readable by this user alone, and gone with us: it may hold secrets.
-                let mut file = NamedTempFile::with_prefix("kugetsu-")?;
-                file.write_all(&content)?;
+                let file = SentFile::new(content)?;
                 let mut word = option;
                 word.push("=");
                 word.push(file.path());
@@ -92,6 +126,7 @@ fn command_line(frames: &mut impl Read) -> Result<CommandLine, FrameError> {
 
 async fn supervise(
     command: Command,
+    files: Vec<SentFile>,
     frames: impl Read + Send + 'static,
     input: PipeWriter,
 ) -> std::io::Result<ExitStatus> {
@@ -102,6 +137,7 @@ async fn supervise(
     let mut child = command.spawn()?;
     // It holds the other end of the child's stdin.
     drop(command);
+    files.into_iter().for_each(SentFile::write);
     let (events, mut received) = mpsc::unbounded_channel();
     std::thread::spawn(move || read_on(frames, input, &events));
     let mut connected = true;

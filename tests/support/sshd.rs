@@ -22,6 +22,11 @@ impl Sshd {
     /// Starts one for this world. The kugetsu behind it has the world's environment, and a store and a home of the
     /// other host.
     pub(crate) fn start(world: &World) -> Self {
+        Self::start_with(world, |_| String::new())
+    }
+
+    /// [`Sshd::start`] with more lines in its configuration. They may name its folder, in which `kugetsu` is.
+    pub(crate) fn start_with(world: &World, more: impl Fn(&Path) -> String) -> Self {
         // Where it drops its privileges to when root starts it; Debian's service makes it, and there may be none.
         if rustix::process::geteuid().is_root() {
             std::fs::create_dir_all("/run/sshd").unwrap();
@@ -45,7 +50,7 @@ impl Sshd {
                 .local_addr()
                 .unwrap()
                 .port();
-            if let Some(child) = serve(&folder, port) {
+            if let Some(child) = serve(&folder, port, &more(&folder)) {
                 let key = std::fs::read_to_string(folder.join("host.pub")).unwrap();
                 std::fs::write(folder.join("known_hosts"), format!("[127.0.0.1]:{port} {key}")).unwrap();
                 return Self { child, folder, port };
@@ -68,6 +73,19 @@ impl Sshd {
             path("known_hosts"),
         );
         std::fs::write(world.kugetsu_home().join("config.toml"), text).unwrap();
+    }
+
+    /// What `~/.ssh/config` says of the host [`HOST`].
+    pub(crate) fn client_config(&self) -> String {
+        let path = |name: &str| self.folder.join(name).display().to_string();
+        format!(
+            "Host {HOST}\n  HostName 127.0.0.1\n  Port {}\n  User {}\n  IdentityFile {}\n  IdentitiesOnly yes\n  \
+             IdentityAgent none\n  StrictHostKeyChecking yes\n  GlobalKnownHostsFile none\n  UserKnownHostsFile {}\n",
+            self.port,
+            passwd_name(rustix::process::getuid().as_raw()),
+            path("user"),
+            path("known_hosts"),
+        )
     }
 
     /// The line that makes [`Sshd::configure`] use the kugetsu under test.
@@ -99,13 +117,13 @@ impl Drop for Sshd {
     }
 }
 
-fn serve(folder: &Path, port: u16) -> Option<Child> {
+fn serve(folder: &Path, port: u16, more: &str) -> Option<Child> {
     let config = folder.join("sshd_config");
     let file = |name: &str| folder.join(name).display().to_string();
     let text = format!(
         "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile {}\nUsePAM no\nStrictModes no\n\
          PasswordAuthentication no\nKbdInteractiveAuthentication no\nPrintMotd no\nPermitRootLogin prohibit-password\n\
-         MaxStartups 100\n",
+         MaxStartups 100\n{more}\n",
         file("host"),
         file("authorized_keys"),
         file("pid"),
@@ -144,7 +162,9 @@ fn log(folder: &Path) -> String {
 fn write_wrapper(world: &World, folder: &Path) {
     let command = world.kugetsu(std::iter::empty::<&str>());
     let mut script = String::from("#!/bin/sh\n");
-    for (name, value) in command.get_envs().filter(|(name, _)| *name != "KUGETSU_HOME") {
+    // The terminal is the client's, and the store is the other host's own.
+    let of_the_world = |name: &std::ffi::OsStr| name != "KUGETSU_HOME" && name != "TERM";
+    for (name, value) in command.get_envs().filter(|(name, _)| of_the_world(name)) {
         let value = value.unwrap().to_str().unwrap();
         script.push_str(&format!("export {}='{value}'\n", name.to_str().unwrap()));
     }

@@ -5,8 +5,9 @@ use std::process::Command;
 use crate::step::{Failure, program};
 
 /// A program, and the Debian package that has it.
-const NEEDED: [(&str, &str); 5] = [
+const NEEDED: [(&str, &str); 6] = [
     ("git", "git"),
+    ("jq", "jq"),
     ("tmux", "tmux"),
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),

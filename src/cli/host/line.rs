@@ -10,7 +10,7 @@ use std::path::Path;
 use clap::{Arg, ArgMatches, Command};
 use uuid::Uuid;
 
-use crate::cli::{CliError, prompt};
+use crate::cli::{CliError, prompt, turn};
 use crate::ssh::MAX_FRAME;
 
 /// One argument on its way.
@@ -134,7 +134,11 @@ impl Line {
                     self.file("--prompt-file", content)?;
                 }
                 "prompt" => self.file("--prompt-file", value.into_encoded_bytes())?,
-                "answers" => self.file("--answers", read_answers(&value)?)?,
+                // Read and checked here: over there it has no name that says anything.
+                "answers" => {
+                    let content = turn::answers_text(Path::new(&value))?.into_bytes();
+                    self.file("--answers", content)?;
+                }
                 _ => {
                     let mut word = OsString::from(format!("--{long}="));
                     word.push(value);
@@ -204,15 +208,6 @@ impl Line {
 fn of_this_clone(text: &str) -> bool {
     let number = text.strip_prefix('#').unwrap_or(text);
     !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-fn read_answers(path: &OsStr) -> Result<Vec<u8>, CliError> {
-    std::fs::read(path).map_err(|error| {
-        CliError::usage(
-            format!("the answers file {} cannot be read: {error}", path.display()),
-            "it is read here and sent to the host",
-        )
-    })
 }
 
 fn flag(matches: &ArgMatches, id: &str) -> bool {
