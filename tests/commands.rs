@@ -293,6 +293,55 @@ fn the_default_base_serves_other_repositories() {
 }
 
 #[test]
+fn a_prompt_file_that_says_nothing_makes_no_base() {
+    let world = World::new(Opencode::Fake);
+    let file = world.root().join("prompt.md");
+    let file = file.to_str().expect("a path in UTF-8");
+    let arguments = ["init", "--prompt-file", file];
+    refused(&world, &arguments, 64, &["prompt.md", "UTF-8"]);
+    for (content, says) in [(&b" \n\n"[..], "empty"), (b"\xff\xfe", "UTF-8")] {
+        std::fs::write(file, content).expect("a file in the temporary folder");
+        refused(&world, &arguments, 64, &[says]);
+    }
+    refused(
+        &world,
+        &["init", "--prompt-file", file, "--prompt", "x"],
+        64,
+        &["--prompt"],
+    );
+    assert!(world.fake_calls().is_empty(), "opencode was not asked");
+}
+
+#[test]
+fn another_base_becomes_the_default_one_when_somebody_says_so() {
+    let world = fake_world();
+    let base_of = |issue: &str| {
+        start(&world, issue, "hello");
+        kit::text(&run(&world, ["show", issue, "--json"]).json()["base"])
+    };
+    let adopt = |repo: &str, more: &[&str]| {
+        let session = fake_session(&world);
+        let mut words = vec!["init", "--adopt", &session, "--repo", repo];
+        words.extend(more);
+        run(&world, words).expect_status(0);
+    };
+    adopt("example.org/a/b", &[]);
+    assert_eq!(
+        base_of("codeberg.org/other/repo#1"),
+        kit::REPO,
+        "the first one stays it"
+    );
+    adopt("example.org/c/d", &["--default"]);
+    assert_eq!(base_of("codeberg.org/other/repo#2"), "example.org/c/d");
+    // Who has a base of its own is served by that.
+    assert_eq!(base_of("1"), kit::REPO);
+    assert_eq!(base_of("example.org/a/b#1"), "example.org/a/b");
+    let index = std::fs::read(world.kugetsu_home().join("index.json")).expect("an index");
+    let index: serde_json::Value = serde_json::from_slice(&index).expect("it is whole");
+    assert_eq!(index["base"], "example.org/c/d/base.json", "{index}");
+}
+
+#[test]
 fn a_list_is_filtered() {
     let world = fake_world();
     start(&world, "1", "hello");
