@@ -385,6 +385,68 @@ fn a_list_is_filtered() {
 }
 
 #[test]
+fn a_list_names_what_it_cannot_read_once_and_lists_the_rest() {
+    let world = fake_world();
+    for issue in ["1", "2", "3"] {
+        start(&world, issue, "hello");
+    }
+    let folder = kit::record_path(&world, "1")
+        .parent()
+        .expect("a folder")
+        .to_owned();
+    // A newer schema with all that this one has is read; one without it is not.
+    let mut newer = kit::record(&world, "2").expect("a record");
+    newer["schema"] = 9.into();
+    newer["something"] = "new".into();
+    std::fs::write(folder.join("2.json"), newer.to_string()).expect("a file");
+    std::fs::write(folder.join("4.json"), r#"{"schema": 9}"#).expect("a file");
+    std::fs::rename(folder.join("3.json"), world.root().join("3.json")).expect("the same disk");
+    std::os::unix::fs::symlink(world.root().join("3.json"), folder.join("3.json")).expect("a link");
+    std::fs::write(folder.join("5.json"), "{").expect("a file");
+    std::fs::write(folder.join("06.json"), "{}").expect("a file");
+    std::fs::create_dir(folder.join("7.json")).expect("a folder");
+    let other = folder.with_file_name("other");
+    std::fs::create_dir(&other).expect("a folder");
+    std::fs::write(other.join("base.json"), "").expect("a file");
+    std::os::unix::fs::symlink(&other, folder.with_file_name("link")).expect("a link");
+    let mut wanted: Vec<String> = ["06.json", "3.json", "4.json", "5.json", "7.json"]
+        .map(|name| folder.join(name))
+        .into_iter()
+        .chain([other.join("base.json"), folder.with_file_name("link")])
+        .map(|path| path.display().to_string())
+        .collect();
+    wanted.sort();
+
+    let listed = run(&world, ["list", "--json"]);
+    listed.expect_status(0);
+    let value = listed.json();
+    let texts = |list: &str, field: &str| -> Vec<String> {
+        let rows = value[list].as_array().expect("a list").iter();
+        rows.map(|row| kit::text(&row[field])).collect()
+    };
+    assert_eq!(
+        texts("sessions", "ref"),
+        ["github.com/shoko/kugetsu#1", "github.com/shoko/kugetsu#2"],
+        "{listed}"
+    );
+    assert_eq!(texts("bases", "repo"), [kit::REPO], "{listed}");
+    let mut broken = texts("broken", "path");
+    broken.sort();
+    assert_eq!(broken, wanted, "{listed}");
+
+    let table = run(&world, ["list"]);
+    table.expect_status(0);
+    assert!(
+        table.stdout().contains("kugetsu#1 ") && table.stdout().contains("kugetsu#2 "),
+        "{table}"
+    );
+    for path in &wanted {
+        let told = table.stderr().matches(&format!("{path} is left out")).count();
+        assert_eq!(told, 1, "{path}\n{table}");
+    }
+}
+
+#[test]
 fn a_silent_stdin_that_stays_open_holds_nothing_up() {
     let world = World::new(Opencode::Fake);
     let session = fake_session(&world);
