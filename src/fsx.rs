@@ -470,38 +470,48 @@ pub const CRASH_POINTS: &[&str] = &[
     "worktree_removed",
 ];
 
-static CRASH_ARMED: AtomicBool = AtomicBool::new(false);
-static CRASH_AT: Mutex<Option<(String, u64)>> = Mutex::new(None);
+/// What [`crash_point`] does.
+enum Crash {
+    /// Kills the process when this point has been passed so many times more.
+    At(String, u64),
+    /// Writes the point's name here.
+    Log(File),
+}
 
-/// Arms one of [`CRASH_POINTS`], for tests: `name`, or `name:n` for the n-th time it is passed. The process then
-/// kills itself there as `kill -9` would.
+static CRASH_ARMED: AtomicBool = AtomicBool::new(false);
+static CRASH: Mutex<Option<Crash>> = Mutex::new(None);
+
+/// Arms [`CRASH_POINTS`], for tests. `name`, or `name:n` for the n-th time it is passed: the process then kills itself
+/// there as `kill -9` would. `log:FILE`: nothing is killed, and the name of each point that is passed is a line of FILE.
 pub fn set_crash_point(spec: &str) -> std::result::Result<(), String> {
-    let (name, count) = match spec.split_once(':') {
-        None => (spec, 1),
-        Some((name, count)) => match count.parse() {
-            Ok(count @ 1..) => (name, count),
-            _ => return Err(format!("`{count}` is no count of passes")),
-        },
-    };
-    if !CRASH_POINTS.contains(&name) {
+    let (name, rest) = spec.split_once(':').unwrap_or((spec, "1"));
+    let crash = if name == "log" {
+        let file = OpenOptions::new().create(true).append(true).open(rest);
+        Crash::Log(file.map_err(|error| format!("{rest}: {error}"))?)
+    } else if CRASH_POINTS.contains(&name) {
+        match rest.parse() {
+            Ok(count @ 1..) => Crash::At(name.to_owned(), count),
+            _ => return Err(format!("`{rest}` is no count of passes")),
+        }
+    } else {
         return Err(format!(
             "`{name}` is no crash point; there are: {}",
             CRASH_POINTS.join(", ")
         ));
-    }
-    *CRASH_AT.lock().unwrap_or_else(PoisonError::into_inner) = Some((name.to_owned(), count));
+    };
+    *CRASH.lock().unwrap_or_else(PoisonError::into_inner) = Some(crash);
     CRASH_ARMED.store(true, Ordering::SeqCst);
     Ok(())
 }
 
-/// Whether the next pass of this point is the last.
+/// Whether somebody wants to know of this point.
 fn crash_armed(name: &str) -> bool {
     CRASH_ARMED.load(Ordering::Relaxed)
-        && CRASH_AT
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .is_some_and(|(at, _)| at == name)
+        && match CRASH.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(Crash::At(at, _)) => at == name,
+            Some(Crash::Log(_)) => true,
+            None => false,
+        }
 }
 
 /// Dies here when [`set_crash_point`] asked for it.
@@ -510,13 +520,21 @@ pub fn crash_point(name: &str) {
     if !crash_armed(name) {
         return;
     }
-    let mut at = CRASH_AT.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some((_, left)) = at.as_mut() else { return };
-    *left -= 1;
-    if *left == 0 {
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-        loop {
-            std::thread::park();
+    let mut crash = CRASH.lock().unwrap_or_else(PoisonError::into_inner);
+    match crash.as_mut() {
+        Some(Crash::Log(file)) => {
+            let _ = writeln!(file, "{name}");
         }
+        Some(Crash::At(_, left)) => {
+            *left -= 1;
+            if *left == 0 {
+                let us = rustix::process::getpid();
+                let _ = rustix::process::kill_process(us, rustix::process::Signal::KILL);
+                loop {
+                    std::thread::park();
+                }
+            }
+        }
+        None => {}
     }
 }

@@ -459,6 +459,55 @@ fn the_default_base_serves_other_repositories() {
 }
 
 #[test]
+fn a_prompt_file_that_says_nothing_makes_no_base() {
+    let world = World::new(Opencode::Fake);
+    let file = world.root().join("prompt.md");
+    let file = file.to_str().expect("a path in UTF-8");
+    let arguments = ["init", "--prompt-file", file];
+    refused(&world, &arguments, 64, &["prompt.md", "UTF-8"]);
+    for (content, says) in [(&b" \n\n"[..], "empty"), (b"\xff\xfe", "UTF-8")] {
+        std::fs::write(file, content).expect("a file in the temporary folder");
+        refused(&world, &arguments, 64, &[says]);
+    }
+    refused(
+        &world,
+        &["init", "--prompt-file", file, "--prompt", "x"],
+        64,
+        &["--prompt"],
+    );
+    assert!(world.fake_calls().is_empty(), "opencode was not asked");
+}
+
+#[test]
+fn another_base_becomes_the_default_one_when_somebody_says_so() {
+    let world = fake_world();
+    let base_of = |issue: &str| {
+        start(&world, issue, "hello");
+        kit::text(&run(&world, ["show", issue, "--json"]).json()["base"])
+    };
+    let adopt = |repo: &str, more: &[&str]| {
+        let session = fake_session(&world);
+        let mut words = vec!["init", "--adopt", &session, "--repo", repo];
+        words.extend(more);
+        run(&world, words).expect_status(0);
+    };
+    adopt("example.org/a/b", &[]);
+    assert_eq!(
+        base_of("codeberg.org/other/repo#1"),
+        kit::REPO,
+        "the first one stays it"
+    );
+    adopt("example.org/c/d", &["--default"]);
+    assert_eq!(base_of("codeberg.org/other/repo#2"), "example.org/c/d");
+    // Who has a base of its own is served by that.
+    assert_eq!(base_of("1"), kit::REPO);
+    assert_eq!(base_of("example.org/a/b#1"), "example.org/a/b");
+    let index = std::fs::read(world.kugetsu_home().join("index.json")).expect("an index");
+    let index: serde_json::Value = serde_json::from_slice(&index).expect("it is whole");
+    assert_eq!(index["base"], "example.org/c/d/base.json", "{index}");
+}
+
+#[test]
 fn a_list_is_filtered() {
     let world = fake_world();
     start(&world, "1", "hello");
@@ -499,6 +548,68 @@ fn a_list_is_filtered() {
         (0, String::new()),
         "{nothing}"
     );
+}
+
+#[test]
+fn a_list_names_what_it_cannot_read_once_and_lists_the_rest() {
+    let world = fake_world();
+    for issue in ["1", "2", "3"] {
+        start(&world, issue, "hello");
+    }
+    let folder = kit::record_path(&world, "1")
+        .parent()
+        .expect("a folder")
+        .to_owned();
+    // A newer schema with all that this one has is read; one without it is not.
+    let mut newer = kit::record(&world, "2").expect("a record");
+    newer["schema"] = 9.into();
+    newer["something"] = "new".into();
+    std::fs::write(folder.join("2.json"), newer.to_string()).expect("a file");
+    std::fs::write(folder.join("4.json"), r#"{"schema": 9}"#).expect("a file");
+    std::fs::rename(folder.join("3.json"), world.root().join("3.json")).expect("the same disk");
+    std::os::unix::fs::symlink(world.root().join("3.json"), folder.join("3.json")).expect("a link");
+    std::fs::write(folder.join("5.json"), "{").expect("a file");
+    std::fs::write(folder.join("06.json"), "{}").expect("a file");
+    std::fs::create_dir(folder.join("7.json")).expect("a folder");
+    let other = folder.with_file_name("other");
+    std::fs::create_dir(&other).expect("a folder");
+    std::fs::write(other.join("base.json"), "").expect("a file");
+    std::os::unix::fs::symlink(&other, folder.with_file_name("link")).expect("a link");
+    let mut wanted: Vec<String> = ["06.json", "3.json", "4.json", "5.json", "7.json"]
+        .map(|name| folder.join(name))
+        .into_iter()
+        .chain([other.join("base.json"), folder.with_file_name("link")])
+        .map(|path| path.display().to_string())
+        .collect();
+    wanted.sort();
+
+    let listed = run(&world, ["list", "--json"]);
+    listed.expect_status(0);
+    let value = listed.json();
+    let texts = |list: &str, field: &str| -> Vec<String> {
+        let rows = value[list].as_array().expect("a list").iter();
+        rows.map(|row| kit::text(&row[field])).collect()
+    };
+    assert_eq!(
+        texts("sessions", "ref"),
+        ["github.com/shoko/kugetsu#1", "github.com/shoko/kugetsu#2"],
+        "{listed}"
+    );
+    assert_eq!(texts("bases", "repo"), [kit::REPO], "{listed}");
+    let mut broken = texts("broken", "path");
+    broken.sort();
+    assert_eq!(broken, wanted, "{listed}");
+
+    let table = run(&world, ["list"]);
+    table.expect_status(0);
+    assert!(
+        table.stdout().contains("kugetsu#1 ") && table.stdout().contains("kugetsu#2 "),
+        "{table}"
+    );
+    for path in &wanted {
+        let told = table.stderr().matches(&format!("{path} is left out")).count();
+        assert_eq!(told, 1, "{path}\n{table}");
+    }
 }
 
 #[test]

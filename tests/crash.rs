@@ -3,21 +3,23 @@
 //!
 //! On the fake opencode, which is quick enough to try every point; `real_crash.rs` tries some on the real one.
 
+#![allow(clippy::disallowed_methods, reason = "tests damage files on purpose")]
+
 #[path = "support/kit.rs"]
 mod kit;
 
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
 use kit::{
-    SOON, fake_session, fake_world, known_sessions, no_half_file, opencode_sessions, prompts_of, record, run,
-    run_in, session_of, state_of,
+    SOON, fake_session, fake_world, files_below, known_sessions, no_half_file, opencode_sessions, prompts_of,
+    record, record_path, run, run_in, session_of, start, state_of,
 };
-use kugetsu::fsx::CRASH_POINTS;
 use kugetsu_testing::{Opencode, Output, World};
+use serde_json::Value;
 
-/// No command passes a point more often.
-const MOST_PASSES: usize = 40;
-
-/// Runs a command once for every pass of every point and kills it there, until it passes the point no more.
-/// `prepare` and `check` are told the number of the attempt, so that each has an issue of its own.
+/// Runs a command to its end to learn what points it passes, and how often. Then once for every pass of each of them,
+/// and kills it there. `prepare` and `check` are told the number of the attempt, so that each has an issue of its own.
 #[track_caller]
 fn at_every_point(
     world: &World,
@@ -25,27 +27,29 @@ fn at_every_point(
     command: impl Fn(&str) -> Vec<String>,
     mut check: impl FnMut(&str, &str),
 ) -> Vec<String> {
+    let log = world.root().join("points");
+    prepare("1");
+    crash(world, &format!("log:{}", log.display()), &command("1")).expect_status(0);
+    let log = std::fs::read_to_string(&log).expect("the points that were passed");
+    let mut passes = BTreeMap::new();
     let mut killed_at = Vec::new();
-    let mut number = 0;
-    for point in CRASH_POINTS {
-        for pass in 1..=MOST_PASSES {
-            number += 1;
-            let issue = number.to_string();
-            prepare(&issue);
-            let at = format!("{point}:{pass}");
-            let output = crash(world, &at, &command(&issue));
-            if output.signal().is_none() {
-                output.expect_status(0);
-                break;
-            }
-            assert_eq!(output.signal(), Some(9), "{at}\n{output}");
-            // The guard ends opencode; nobody has to come by for that.
-            world.wait_nothing_left(SOON);
-            no_half_file(world);
-            check(&issue, &at);
-            no_half_file(world);
-            killed_at.push(at);
+    for (number, point) in (2..).zip(log.lines()) {
+        let pass = passes.entry(point).and_modify(|pass| *pass += 1).or_insert(1);
+        let (issue, at) = (number.to_string(), format!("{point}:{pass}"));
+        prepare(&issue);
+        let output = crash(world, &at, &command(&issue));
+        if output.signal().is_none() {
+            // How often a turn writes its status depends on how long it takes, and some folders are made only once.
+            output.expect_status(0);
+            continue;
         }
+        assert_eq!(output.signal(), Some(9), "{at}\n{output}");
+        // The guard ends opencode; nobody has to come by for that.
+        world.wait_nothing_left(SOON);
+        no_half_file(world);
+        check(&issue, &at);
+        no_half_file(world);
+        killed_at.push(at);
     }
     killed_at
 }
@@ -284,6 +288,137 @@ fn init_can_be_killed_anywhere() {
         },
     );
     passed(&killed_at, &["base_made", "record_saved", "index_saved"]);
+}
+
+#[test]
+fn permit_can_be_killed_anywhere() {
+    let world = fake_world();
+    start(&world, "1", "hello");
+    let rule = |number: &str| format!("bash:rule {number} *=deny");
+    let killed_at = at_every_point(
+        &world,
+        |_| {},
+        |number| words(&["permit", "1", &rule(number)]),
+        |number, at| {
+            let wanted = |rules: &Value| rules.to_string().contains(&format!("rule {number} *"));
+            let shown = run(&world, ["permit", "1", "--json"]);
+            shown.expect_status(0);
+            // What the record has reaches opencode with the next turn, and what it lacks can be permitted again.
+            if !wanted(&shown.json()["effective"]) {
+                run(&world, ["permit", "1", &rule(number)]).expect_status(0);
+            }
+            run(&world, ["continue", "1", "go on", "--transport", "run"]).expect_status(0);
+            let effective = run(&world, ["permit", "1", "--json"]).json()["effective"].clone();
+            let stored = world.session(&session_of(&world, "1")).permission.expect("rules");
+            let stored: Value = serde_json::from_str(&stored).expect("rules are JSON");
+            assert_eq!(stored, effective, "{at}");
+            assert!(wanted(&stored), "{at}: {stored}");
+            all_known(&world, at);
+        },
+    );
+    passed(
+        &killed_at,
+        &["lease_locked", "temp_half_written", "renamed", "record_saved"],
+    );
+}
+
+#[test]
+fn prune_can_be_killed_anywhere() {
+    let world = fake_world();
+    let killed_at = at_every_point(
+        &world,
+        |issue| {
+            start(&world, issue, "hello");
+            let session = session_of(&world, issue);
+            world.sql_write(&format!("DELETE FROM session WHERE id = '{session}'"));
+        },
+        |_| words(&["prune", "--force"]),
+        |issue, at| {
+            let there = record(&world, issue).is_some();
+            let again = run(&world, ["prune", "--force", "--json"]);
+            again.expect_status(0);
+            let pruned = again.json()["pruned"].as_array().map(Vec::len);
+            assert_eq!(pruned, Some(usize::from(there)), "{at}\n{again}");
+            assert!(record(&world, issue).is_none(), "{at}");
+            // Half an entry is finished by whoever writes the issue next, and its turns are still in the trash.
+            start(&world, issue, "anew");
+            let shown = run(&world, ["show", issue, "--turns", "--json"]).json();
+            assert_eq!(
+                shown["turn_list"].as_array().map(Vec::len),
+                Some(1),
+                "{at}: {shown}"
+            );
+            let kept = files_below(&world.kugetsu_home().join("trash"))
+                .into_iter()
+                .filter(|path| path.ends_with("turns.jsonl"))
+                .count();
+            assert_eq!(kept.to_string(), issue, "{at}: the turns of every pruned record");
+            all_known(&world, at);
+        },
+    );
+    passed(
+        &killed_at,
+        &[
+            "lease_locked",
+            "trash_entry_written",
+            "trash_record_moved",
+            "trash_folder_moved",
+            "index_saved",
+        ],
+    );
+}
+
+#[test]
+fn doctor_can_be_killed_anywhere() {
+    let world = fake_world();
+    start(&world, "1000", "hello");
+    let home = world.kugetsu_home();
+    let stale = home.join("sessions/.tmp-1-2-3");
+    let broken = record_path(&world, "999");
+    let killed_at = at_every_point(
+        &world,
+        |issue| {
+            if record(&world, "1000").is_none() {
+                run(&world, ["restore", "1000"]).expect_status(0);
+            }
+            // Half an entry in the trash, a turn that nobody closed, a temporary file, a broken record, no index.
+            for (at, command) in [
+                ("trash_record_moved", words(&["destroy", "1000", "-y"])),
+                (
+                    "turn_ended",
+                    words(&["start", issue, "the first message", "--transport", "run"]),
+                ),
+            ] {
+                assert_eq!(crash(&world, at, &command).signal(), Some(9), "{at}");
+            }
+            let old = SystemTime::now() - Duration::from_mins(10);
+            std::fs::File::create(&stale)
+                .and_then(|file| file.set_modified(old))
+                .expect("a temporary file");
+            std::fs::write(&broken, "[]").expect("a broken record");
+            std::fs::remove_file(home.join("index.json")).expect("an index");
+        },
+        |_| words(&["doctor", "--fix"]),
+        |issue, at| {
+            run(&world, ["doctor", "--fix"]).expect_status(0);
+            run(&world, ["doctor"]).expect_status(0);
+            assert!(!stale.exists() && !broken.exists(), "{at}");
+            let record = record(&world, issue).expect("a record");
+            assert_eq!(record["last"]["verdict"], "lost", "{at}: {record}");
+            assert_eq!(record["totals"]["turns"], 1, "{at}: it is counted once");
+            all_known(&world, at);
+        },
+    );
+    passed(
+        &killed_at,
+        &[
+            "turn_logged",
+            "moved",
+            "trash_folder_moved",
+            "index_saved",
+            "record_saved",
+        ],
+    );
 }
 
 #[test]

@@ -394,6 +394,46 @@ fn a_locked_database_is_waited_for() {
 }
 
 #[test]
+fn a_database_that_stays_locked_is_given_up() {
+    let world = world();
+    run(&world, ["start", "2", "hello", "--transport", "run"]).expect_status(0);
+    let sessions = ["1", "2"].map(|issue| session_of(&world, issue));
+    let prompts = || {
+        sessions
+            .each_ref()
+            .map(|session| kit::prompts_of(&world, session))
+    };
+    let before = prompts();
+    let lock = world.lock_database();
+    // Side by side, since each waits for as long as it does where nobody says otherwise.
+    let turn = world.spawn(["continue", "1", "too long", "--transport", "run"]);
+    let permit = world.spawn(["permit", "2", "bash:rm=deny"]);
+    for waiting in [turn, permit] {
+        says(&waiting.wait(SOON), 75, &["locked", "10000 ms"]);
+    }
+    drop(lock);
+    assert_eq!(prompts(), before, "the prompt was not sent");
+    for issue in ["1", "2"] {
+        assert_eq!(state_of(&world, issue), "completed", "{issue}");
+        run(&world, ["continue", issue, "again", "--transport", "run"]).expect_status(0);
+    }
+    let after = prompts();
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(after.len(), before.len() + 1);
+        assert!(
+            after.starts_with(before) && after.ends_with(&["again".to_owned()]),
+            "{after:?}"
+        );
+    }
+    let rules = world.session(&sessions[1]).permission.unwrap_or_default();
+    assert!(
+        rules.contains("\"rm\""),
+        "what was permitted is applied by the next turn: {rules}"
+    );
+    world.wait_nothing_left(SOON);
+}
+
+#[test]
 fn an_opencode_that_cannot_be_used_is_named() {
     let world = world();
     let before = snapshot(&world);

@@ -9,81 +9,17 @@
 #[path = "support/sshd.rs"]
 #[allow(dead_code, reason = "another file of tests uses the rest")]
 mod sshd;
+#[path = "support/terminal.rs"]
+mod terminal;
 
 use std::time::Duration;
 
-use kugetsu_testing::{Opencode, Reply, Stdin, Version, World, on_both_versions};
+use kugetsu_testing::{Opencode, Reply, Version, World, on_both_versions};
 use sshd::{HOST, Sshd};
+use terminal::Terminal;
 
 const SOON: Duration = Duration::from_mins(2);
 const ISSUE: &str = "github.com/shoko/kugetsu#14";
-
-/// A tmux server of the test's own, ended with it.
-struct Terminal<'a> {
-    world: &'a World,
-}
-
-impl<'a> Terminal<'a> {
-    /// A terminal that runs this and stays when it has ended.
-    fn start(world: &'a World, shell: &str) -> Self {
-        let terminal = Self { world };
-        let config = world.root().join("tmux.conf");
-        std::fs::write(&config, "set -g remain-on-exit on\n").unwrap();
-        let start = [
-            "-f",
-            config.to_str().unwrap(),
-            "new-session",
-            "-d",
-            "-x",
-            "120",
-            "-y",
-            "40",
-            shell,
-        ];
-        terminal.tmux(&start);
-        terminal
-    }
-
-    fn tmux(&self, words: &[&str]) -> String {
-        let mut command = self.world.command("tmux");
-        command
-            .args(["-L", "kugetsu-test"])
-            .args(words)
-            .env("TMUX_TMPDIR", self.world.tmp())
-            .env("TERM", "xterm-256color");
-        self.world.finish(command, Stdin::Null).expect_status(0).stdout()
-    }
-
-    fn screen(&self) -> String {
-        self.tmux(&["capture-pane", "-p"])
-    }
-
-    fn wait_for(&self, text: &str) {
-        self.world
-            .wait_until(&format!("{text:?} on the screen"), SOON, || {
-                self.screen().contains(text)
-                    || self
-                        .ended()
-                        .is_some_and(|_| panic!("it ended:\n{}", self.screen()))
-            });
-    }
-
-    /// The exit status, once it has ended.
-    fn ended(&self) -> Option<String> {
-        let state = self.tmux(&["display-message", "-p", "#{pane_dead} #{pane_dead_status}"]);
-        state.trim().strip_prefix("1 ").map(str::to_owned)
-    }
-}
-
-impl Drop for Terminal<'_> {
-    fn drop(&mut self) {
-        let mut command = self.world.command("tmux");
-        command
-            .args(["-L", "kugetsu-test", "kill-server"])
-            .env("TMUX_TMPDIR", self.world.tmp());
-        let _ = command.output();
-    }
-}
 
 on_both_versions! {
     fn the_session_is_shown_and_held_until_the_person_leaves(world: &World) {
@@ -108,7 +44,7 @@ on_both_versions! {
         assert!(world.run(["show", ISSUE]).stdout().contains("in use      by process"));
 
         // The prompt is empty, so this leaves.
-        terminal.tmux(&["send-keys", "C-c"]);
+        terminal.press(&["C-c"]);
         world.wait_until("the interface has ended", SOON, || terminal.ended().is_some());
         assert_eq!(terminal.ended().as_deref(), Some("0"), "{}", terminal.screen());
         drop(terminal);

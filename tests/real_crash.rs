@@ -27,6 +27,12 @@ fn left_in_order(world: &World, issue: &str, point: &str) {
     assert_eq!(state_of(world, issue), "lost", "{point}");
 }
 
+/// The rules that opencode has of an issue's session.
+#[track_caller]
+fn policy(world: &World, issue: &str) -> Option<String> {
+    world.session(&session_of(world, issue)).permission
+}
+
 /// One `doctor --fix` makes every session of opencode one that a record names, and no turn is live.
 #[track_caller]
 fn adopted(world: &World, issues: &[&str], sessions: usize) {
@@ -50,25 +56,36 @@ on_both_versions! {
         killed(world, "serve", "1", "fork_made");
         killed(world, "serve", "2", "fork_intended");
         killed(world, "serve", "3", "turn_ended");
+        killed(world, "serve", "4", "fork_known");
+        assert!(policy(world, "4").is_none(), "it was killed before the policy was written");
+        killed(world, "serve", "5", "fork_settled");
+        let settled = policy(world, "5").expect("it was killed after the policy was written");
         // In the middle of a turn, with a tool running that left opencode's process group.
-        world.model.on("begin 4", vec![Reply::bash("sleep 600")]);
-        let turn = world.spawn(["start", "4", "begin 4", "--transport", "serve"]);
+        world.model.on("begin 6", vec![Reply::bash("sleep 600")]);
+        let turn = world.spawn(["start", "6", "begin 6", "--transport", "serve"]);
         world.wait_until("the tool runs", SOON, || {
             world.processes().iter().any(|process| process.command.ends_with("sleep 600"))
         });
         turn.kill9();
-        left_in_order(world, "4", "in a tool");
-        adopted(world, &["1", "2", "3", "4"], 4);
+        left_in_order(world, "6", "in a tool");
+        adopted(world, &["1", "2", "3", "4", "5", "6"], 6);
         assert!(record(world, "2").unwrap()["session"].is_null(), "no fork was asked for");
-        assert_eq!(prompts_of(world, &session_of(world, "1")), [""; 0], "its prompt never went out");
+        for issue in ["1", "4", "5"] {
+            assert_eq!(prompts_of(world, &session_of(world, issue)), [""; 0], "{issue}: its prompt never went out");
+        }
         assert_eq!(prompts_of(world, &session_of(world, "3")), ["begin 3"]);
 
         // What never got its prompt may be started; what did, is continued.
-        let session = session_of(world, "1");
-        run(world, ["start", "1", "begin 1", "--transport", "serve"]).expect_status(0);
-        assert_eq!(session_of(world, "1"), session);
-        run(world, ["start", "4", "begin 4"]).expect_status(64);
-        assert_eq!(opencode_sessions(world).len(), 4);
+        for issue in ["1", "4", "5"] {
+            let session = session_of(world, issue);
+            let prompt = format!("begin {issue}");
+            run(world, ["start", issue, &prompt, "--transport", "serve"]).expect_status(0);
+            assert_eq!(session_of(world, issue), session);
+            assert_eq!(prompts_of(world, &session), [prompt]);
+            assert_eq!(policy(world, issue).as_ref(), Some(&settled), "{issue}: its policy is written");
+        }
+        run(world, ["start", "6", "begin 6"]).expect_status(64);
+        assert_eq!(opencode_sessions(world).len(), 6);
     }
 
     fn run_transport(world: &World) {

@@ -1,10 +1,12 @@
 //! A session's life on the real opencode: the right one is continued, it is removed and comes back, its permissions
 //! are explained, its turns are watched.
 
+#![allow(clippy::disallowed_methods, reason = "tests prepare files on purpose")]
+
 #[path = "support/kit.rs"]
 mod kit;
 
-use kit::{SOON, opencode_sessions, run, session_of, text};
+use kit::{SOON, known_sessions, opencode_sessions, record, run, session_of, snapshot, text};
 use kugetsu_testing::{Gate, Reply, Request, Stdin, on_both_versions};
 
 fn users(request: &Request) -> Vec<String> {
@@ -57,7 +59,10 @@ on_both_versions! {
         let made = run(world, ["init", "--prompt", "read the rules", "--json"]);
         made.expect_status(0);
         let first = text(&made.json()["session"]);
-        let forced = run(world, ["init", "--force", "--prompt", "read them again", "--debug", "--json"]);
+        let file = world.root().join("prompt.md");
+        std::fs::write(&file, "read them again\n").unwrap();
+        let file = file.to_str().unwrap();
+        let forced = run(world, ["init", "--force", "--prompt-file", file, "--debug", "--json"]);
         forced.expect_status(0);
         assert_ne!(text(&forced.json()["session"]), first);
         let log = world.kugetsu_home().join("sessions").join(kit::REPO).join("base/debug.log");
@@ -98,6 +103,46 @@ on_both_versions! {
         let shown = run(world, ["show", "1", "--turns", "--json"]).json();
         assert_eq!(shown["turn_list"][0]["verdict"], "completed", "{shown}");
         assert_eq!(shown["totals"]["turns"], 1, "{shown}");
+        world.wait_nothing_left(SOON);
+    }
+
+    fn a_session_of_a_person_is_adopted_and_one_that_is_gone_is_pruned(world: &World) {
+        let theirs = world.start(world.opencode_command(["run", "--format", "json"]), Stdin::text("the rules are these"));
+        let theirs = theirs.wait(SOON);
+        theirs.expect_status(0);
+        let base = text(&theirs.json_lines()[0]["sessionID"]);
+        let row = world.session(&base);
+        let adopted = run(world, ["init", "--adopt", &base, "--json"]);
+        adopted.expect_status(0);
+        assert_eq!((&adopted.json()["session"], &adopted.json()["adopted"]), (&base.as_str().into(), &true.into()));
+        for (issue, transport) in [("1", "run"), ("2", "serve")] {
+            let prompt = format!("begin {issue}");
+            run(world, ["start", issue, &prompt, "--transport", transport]).expect_status(0);
+            let asked = world.model.turn_requests_with(&prompt);
+            assert_eq!(users(&asked[0]), ["the rules are these", &prompt], "a fork knows what the base was told");
+        }
+        let (one, two) = (session_of(world, "1"), session_of(world, "2"));
+        assert_eq!(opencode_sessions(world), [base.clone(), one.clone(), two.clone()].into());
+        assert_eq!(kit::prompts_of(world, &base), ["the rules are these"]);
+        assert_eq!(world.session(&base), row, "theirs is left as it was");
+
+        let delete = world.opencode_command(["session", "delete", &one]);
+        world.start(delete, Stdin::Null).wait(SOON).expect_status(0);
+        let before = snapshot(world);
+        let preview = run(world, ["prune"]);
+        preview.expect_status(0);
+        assert!(preview.stdout().contains(&one) && !preview.stdout().contains(&two), "{preview}");
+        assert!(preview.stderr().contains("nothing was changed"), "{preview}");
+        assert!(snapshot(world) == before, "without a terminal and --force nothing changes");
+        let pruned = run(world, ["prune", "--force", "--json"]);
+        pruned.expect_status(0);
+        assert_eq!(pruned.json()["pruned"], pruned.json()["orphans"], "{pruned}");
+        assert_eq!(pruned.json()["pruned"][0]["session"], one.as_str(), "{pruned}");
+        assert!(record(world, "1").is_none() && known_sessions(world).contains(&one), "it is in the trash");
+        run(world, ["continue", "2", "go on"]).expect_status(0);
+
+        run(world, ["destroy", "--base", "-y"]).expect_status(0);
+        assert_eq!(world.session(&base), row, "theirs stays in opencode");
         world.wait_nothing_left(SOON);
     }
 }

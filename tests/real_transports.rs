@@ -8,6 +8,8 @@
 mod case;
 #[path = "real_transports/endings.rs"]
 mod endings;
+#[path = "real_transports/private.rs"]
+mod private;
 #[path = "real_transports/restart.rs"]
 mod restart;
 #[path = "real_transports/signals.rs"]

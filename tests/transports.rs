@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use kugetsu_testing::{FakeScript, Opencode, Output, Running, ServeMode, Stdin, Step, World};
+use kugetsu_testing::{FakeScript, Opencode, Output, Running, ServeMode, Signal, Stdin, Step, World};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_mins(2);
@@ -229,6 +229,47 @@ fn auto_takes_run_where_no_server_comes_up_and_says_so_once() {
     output.expect_status(69);
     assert!(output.stderr().contains("does not serve"), "{output}");
     world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn auto_takes_run_where_the_server_says_nothing() {
+    let script = FakeScript {
+        serve: ServeMode::Silent,
+        ..FakeScript::default().on("fake it", [Step::Answer("by run".to_owned())])
+    };
+    let world = world(&script);
+    let waiting = begin(&world, "auto");
+    // Meanwhile, whoever does not want to wait for it need not.
+    let impatient = world.spawn(["start", "#2", "--transport", "auto", "fake it"]);
+    let servers = || {
+        let processes = world.processes().into_iter();
+        processes
+            .filter(|process| process.command.contains("opencode serve"))
+            .count()
+    };
+    world.wait_until("both servers are waited for", SOON, || servers() == 2);
+    impatient.signal(Signal::Interrupt);
+    impatient.wait(SOON).expect_status(130);
+    assert_eq!(servers(), 1, "a server outlived its turn");
+
+    let output = waiting.wait(SOON);
+    let result = expect(&output, 0, "completed");
+    assert_eq!(
+        (&result["transport"], &result["answer"]),
+        (&"run".into(), &"by run".into())
+    );
+    let told = output.stderr();
+    assert_eq!(
+        told.matches("opencode serve is not usable").count(),
+        1,
+        "{output}"
+    );
+    assert!(
+        told.contains("did not say where it listens within 30 s"),
+        "{output}"
+    );
+    world.wait_nothing_left(SOON);
+    assert_eq!(world.sessions().len(), 2, "the base and one fork");
 }
 
 #[test]

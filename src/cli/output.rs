@@ -184,15 +184,14 @@ pub(super) fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Asks on the terminal. Anything but a clear yes is a no.
+/// Asks on the terminal. Anything but a clear yes is a no. A line is read, and not a key: dialoguer's question for a key
+/// hides the cursor, and Ctrl-C would leave it so.
 pub(super) fn confirm(question: &str) -> bool {
-    dialoguer::Confirm::new()
-        .with_prompt(question)
-        .default(false)
-        .interact_opt()
-        .ok()
-        .flatten()
-        .unwrap_or(false)
+    let answer = dialoguer::Input::<String>::new()
+        .with_prompt(format!("{question} [y/N]"))
+        .allow_empty(true)
+        .interact();
+    answer.is_ok_and(|answer| ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
 /// kugetsu's own trace: warnings to stderr, everything into the log where there is one.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kugetsu::opencode::{After, Database, DatabaseError, SessionPatch, prompt_matches};
 use kugetsu::permission::{Policy, Rule};
@@ -238,6 +238,20 @@ fn a_locked_database_is_locked_and_nothing_else() {
     });
 }
 
+/// How often a thread of ours has gone to sleep.
+fn sleeps_of(thread: &str) -> u64 {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks
+        .filter(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == thread))
+        .filter_map(|task| fs::read_to_string(task.path().join("status")).ok())
+        .filter_map(|status| {
+            let mut lines = status.lines();
+            let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            count.trim().parse::<u64>().ok()
+        })
+        .sum()
+}
+
 #[test]
 fn a_lock_that_ends_in_time_is_waited_for() {
     let db = Db::new("1.3.2");
@@ -245,16 +259,21 @@ fn a_lock_that_ends_in_time_is_waited_for() {
     holder.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut database = db.write();
     std::thread::scope(|scope| {
-        let writing = scope.spawn(move || {
-            database.patch(
-                &id(BASE),
-                &SessionPatch {
-                    title: Some("x"),
-                    ..SessionPatch::default()
-                },
-            )
-        });
-        std::thread::sleep(Duration::from_millis(100));
+        let writer = std::thread::Builder::new().name("waits-for-lock".to_owned());
+        let write = move || {
+            let patch = SessionPatch {
+                title: Some("x"),
+                ..SessionPatch::default()
+            };
+            database.patch(&id(BASE), &patch)
+        };
+        let writing = writer.spawn_scoped(scope, write).unwrap();
+        // SQLite sleeps between two tries.
+        let end = Instant::now() + Duration::from_secs(9);
+        while sleeps_of("waits-for-lock") < 4 && !writing.is_finished() {
+            assert!(Instant::now() < end, "it does not try again and again");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         holder.execute_batch("COMMIT").unwrap();
         assert_eq!(writing.join().unwrap().unwrap().title, "x");
     });

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kugetsu_testing::Version;
+use kugetsu_testing::{STAMP, Version, binaries_in};
 
 use crate::step::{Failure, step};
 
 const TRIES: u32 = 3;
+/// Before the second try; longer before each further one.
+const PAUSE: Duration = Duration::from_secs(4);
 
 /// Installs every version.
 pub(crate) fn install_all() -> Result<(), Failure> {
@@ -28,28 +30,27 @@ pub(crate) fn install(version: Version) -> Result<(), Failure> {
         let path = folder.with_file_name("lock");
         let lock = File::create(&path).map_err(Failure::because(path.display()))?;
         lock.lock().map_err(Failure::because(path.display()))?;
-        let binary = match stamped(version).or_else(|| adopt(version)) {
+        let binary = match stamped(&folder).or_else(|| adopt(version, &folder)) {
             Some(binary) => binary,
-            None => fetch(version, &folder)?,
+            None => fetch(version, &folder, Path::new("npm"), PAUSE)?,
         };
         println!("{}", binary.display());
         Ok(())
     })
 }
 
-fn stamped(version: Version) -> Option<PathBuf> {
-    let named = fs::read_to_string(version.stamp()).ok()?;
-    Some(version.folder().join(named.trim())).filter(|binary| binary.is_file())
+fn stamped(folder: &Path) -> Option<PathBuf> {
+    let named = fs::read_to_string(folder.join(STAMP)).ok()?;
+    Some(folder.join(named.trim())).filter(|binary| binary.is_file())
 }
 
 /// Stamps the first binary found that answers with the right version.
-fn adopt(version: Version) -> Option<PathBuf> {
-    let binary = version
-        .candidates()
+fn adopt(version: Version, folder: &Path) -> Option<PathBuf> {
+    let binary = binaries_in(folder)
         .into_iter()
         .find(|binary| answers(binary, version))?;
-    let relative = binary.strip_prefix(version.folder()).ok()?;
-    fs::write(version.stamp(), relative.to_str()?).ok()?;
+    let relative = binary.strip_prefix(folder).ok()?;
+    fs::write(folder.join(STAMP), relative.to_str()?).ok()?;
     Some(binary)
 }
 
@@ -69,9 +70,9 @@ fn answers(binary: &Path, version: Version) -> bool {
     output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim() == version.as_str())
 }
 
-fn fetch(version: Version, folder: &Path) -> Result<PathBuf, Failure> {
-    let npm = Command::new("npm").arg("--version").stdin(Stdio::null()).output();
-    if !npm.is_ok_and(|output| output.status.success()) {
+fn fetch(version: Version, folder: &Path, npm: &Path, pause: Duration) -> Result<PathBuf, Failure> {
+    let there = Command::new(npm).arg("--version").stdin(Stdio::null()).output();
+    if !there.is_ok_and(|output| output.status.success()) {
         return Err(Failure::new(
             "npm is not found\ninstall Node.js with npm: apt-get install npm",
         ));
@@ -81,9 +82,9 @@ fn fetch(version: Version, folder: &Path) -> Result<PathBuf, Failure> {
     for attempt in 1..=TRIES {
         if attempt > 1 {
             println!("{why}; once more ({attempt} of {TRIES})");
-            std::thread::sleep(Duration::from_secs(2) * attempt);
+            std::thread::sleep(pause * (attempt - 1));
         }
-        let status = Command::new("npm")
+        let status = Command::new(npm)
             .args([
                 "install",
                 "--no-audit",
@@ -98,7 +99,7 @@ fn fetch(version: Version, folder: &Path) -> Result<PathBuf, Failure> {
             .stdin(Stdio::null())
             .status()
             .map_err(Failure::because("npm"))?;
-        if let Some(binary) = adopt(version) {
+        if let Some(binary) = adopt(version, folder) {
             return Ok(binary);
         }
         why = if status.success() {
@@ -113,4 +114,97 @@ fn fetch(version: Version, folder: &Path) -> Result<PathBuf, Failure> {
         "{why}\nlook at what npm says above; the folder is {}",
         folder.display()
     )))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    /// A folder to install into, and an npm whose attempts are written down in `attempts`. `install` is what it does with
+    /// `$attempt`, its number, and `$bin`, where the binary belongs.
+    fn npm(install: &str) -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("1.3.2");
+        fs::create_dir(&folder).unwrap();
+        let program = root.path().join("npm");
+        let script = format!(
+            "#!/bin/sh\n[ \"$1\" = --version ] && exit 0\n\
+             echo \"$@\" >> '{root}/attempts'\nattempt=$(wc -l < '{root}/attempts')\n\
+             bin='{root}/1.3.2/node_modules/opencode-linux-x64/bin'\n{install}\n",
+            root = root.path().display()
+        );
+        // By a shell: while we had it open for writing, a child of another test could inherit that, and nobody could
+        // run it.
+        let write = "printf '%s' \"$1\" > \"$2\"; chmod +x \"$2\"";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", write, "sh", &script]).arg(&program);
+        assert!(shell.status().unwrap().success());
+        (root, folder, program)
+    }
+
+    fn attempts(root: &tempfile::TempDir) -> Vec<String> {
+        let text = fs::read_to_string(root.path().join("attempts")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn fetched(folder: &Path, npm: &Path) -> Result<PathBuf, Failure> {
+        fetch(Version::V1_3_2, folder, npm, Duration::ZERO)
+    }
+
+    #[test]
+    fn an_install_that_fails_is_tried_again() {
+        // The network is gone; then half a package comes; then all of it.
+        let (root, folder, npm) = npm(
+            "case $attempt in 1) exit 1;; 2) mkdir -p $bin; touch $bin/opencode $bin/half; exit 0;; esac\n\
+             mkdir -p $bin; printf '#!/bin/sh\\necho 1.3.2\\n' > $bin/opencode; chmod +x $bin/opencode",
+        );
+        let binary = fetched(&folder, &npm).unwrap();
+        let attempts = attempts(&root);
+        assert_eq!(attempts.len(), 3, "{attempts:?}");
+        assert!(
+            attempts.iter().all(|words| words.ends_with(" opencode-ai@1.3.2")),
+            "{attempts:?}"
+        );
+        assert!(
+            !binary.with_file_name("half").exists(),
+            "what was half there was not removed"
+        );
+        assert_eq!(stamped(&folder), Some(binary));
+    }
+
+    #[test]
+    fn an_install_that_always_fails_says_what_to_look_at() {
+        for (install, why) in [
+            ("exit 7", "npm install opencode-ai@1.3.2: exit status: 7"),
+            ("exit 0", "npm brought no binary of opencode-ai@1.3.2"),
+            // Another version is none.
+            (
+                "mkdir -p $bin; printf '#!/bin/sh\\necho 1.3.3\\n' > $bin/opencode; chmod +x $bin/opencode",
+                "npm brought no binary of opencode-ai@1.3.2",
+            ),
+        ] {
+            let (root, folder, npm) = npm(install);
+            let failure = fetched(&folder, &npm).unwrap_err();
+            for word in [why, "look at what npm says", folder.to_str().unwrap()] {
+                assert!(failure.message.contains(word), "{word:?} in {failure:?}");
+            }
+            assert_eq!(failure.status, 1);
+            assert_eq!(attempts(&root).len(), 3);
+            assert_eq!(
+                (stamped(&folder), folder.join("node_modules").exists()),
+                (None, false)
+            );
+        }
+    }
+
+    #[test]
+    fn a_missing_npm_is_named() {
+        let (root, folder, npm) = npm("exit 0");
+        let failure = fetched(&folder, &npm.with_file_name("no-npm")).unwrap_err();
+        for word in ["npm is not found", "apt-get install npm"] {
+            assert!(failure.message.contains(word), "{word:?} in {failure:?}");
+        }
+        assert!(attempts(&root).is_empty());
+    }
 }

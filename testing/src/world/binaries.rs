@@ -4,6 +4,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+/// The name of [`Version::stamp`].
+pub const STAMP: &str = "installed";
+
 /// A version of the real opencode that the tests run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Version {
@@ -32,27 +35,12 @@ impl Version {
 
     /// The file in [`Version::folder`] that names, relative to it, the binary that answered when it was installed.
     pub fn stamp(self) -> PathBuf {
-        self.folder().join("installed")
+        self.folder().join(STAMP)
     }
 
-    /// The binaries of the platform packages found in [`Version::folder`], the most likely one first: the plain
-    /// package before `-baseline` (for processors without AVX2) and `-musl`.
+    /// The binaries of the platform packages found in [`Version::folder`], the most likely one first.
     pub fn candidates(self) -> Vec<PathBuf> {
-        let packages = std::fs::read_dir(self.folder().join("node_modules"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        let mut found: Vec<PathBuf> = packages
-            .filter(|package| {
-                let name = package.file_name();
-                let name = name.to_string_lossy();
-                name.starts_with("opencode-") && name != "opencode-ai"
-            })
-            .map(|package| package.path().join("bin").join("opencode"))
-            .filter(|binary| binary.is_file())
-            .collect();
-        found.sort_by_key(|binary| (binary.as_os_str().len(), binary.clone()));
-        found
+        binaries_in(&self.folder())
     }
 
     /// The real binary, not the node shim in front of it; `None` where it is not installed.
@@ -71,6 +59,26 @@ impl Version {
         self.installed()
             .unwrap_or_else(|| panic!("opencode {self} is not installed: run `cargo xtask opencode`"))
     }
+}
+
+/// The binaries of opencode's platform packages that npm installed into a folder, the most likely one first: the plain
+/// package before `-baseline` (for processors without AVX2) and `-musl`.
+pub fn binaries_in(folder: &Path) -> Vec<PathBuf> {
+    let packages = std::fs::read_dir(folder.join("node_modules"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut found: Vec<PathBuf> = packages
+        .filter(|package| {
+            let name = package.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with("opencode-") && name != "opencode-ai"
+        })
+        .map(|package| package.path().join("bin").join("opencode"))
+        .filter(|binary| binary.is_file())
+        .collect();
+    found.sort_by_key(|binary| (binary.as_os_str().len(), binary.clone()));
+    found
 }
 
 impl fmt::Display for Version {

@@ -9,7 +9,7 @@ mod database;
 mod git;
 mod processes;
 
-pub use binaries::{Opencode, Version, fake_binary, kugetsu_binary, workspace_root};
+pub use binaries::{Opencode, STAMP, Version, binaries_in, fake_binary, kugetsu_binary, workspace_root};
 pub use child::{Output, Running, Stdin};
 pub use database::{DatabaseLock, SessionRow};
 pub use processes::{ProcessInfo, Signal};

@@ -1,0 +1,89 @@
+//! A terminal of tmux, for what only a person can see.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use kugetsu_testing::{Stdin, World};
+
+/// Far more than anything takes on a busy machine.
+const SOON: Duration = Duration::from_mins(2);
+
+/// A tmux server of the test's own, ended with it.
+pub(crate) struct Terminal<'a> {
+    world: &'a World,
+    /// Of its socket: the server of an earlier terminal may still be on its way out.
+    name: String,
+}
+
+impl<'a> Terminal<'a> {
+    /// A terminal that runs this and stays when it has ended.
+    pub(crate) fn start(world: &'a World, shell: &str) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("kugetsu-test-{}", COUNT.fetch_add(1, Ordering::SeqCst));
+        let terminal = Self { world, name };
+        let config = world.root().join("tmux.conf");
+        std::fs::write(&config, "set -g remain-on-exit on\n").expect("a file in the temporary folder");
+        let config = config.to_str().expect("a path in UTF-8");
+        terminal.tmux(&["-f", config, "new-session", "-d", "-x", "120", "-y", "40", shell]);
+        terminal
+    }
+
+    fn tmux(&self, words: &[&str]) -> String {
+        let mut command = self.world.command("tmux");
+        command
+            .args(["-L", &self.name])
+            .args(words)
+            .env("TMUX_TMPDIR", self.world.tmp())
+            .env("TERM", "xterm-256color");
+        self.world.finish(command, Stdin::Null).expect_status(0).stdout()
+    }
+
+    /// Presses these keys.
+    pub(crate) fn press(&self, keys: &[&str]) {
+        self.tmux(&[&["send-keys"], keys].concat());
+    }
+
+    /// What is on the screen.
+    pub(crate) fn screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    /// The same with the escape sequences of its colours.
+    pub(crate) fn coloured_screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p", "-e"])
+    }
+
+    /// Whether the cursor can be seen.
+    pub(crate) fn shows_cursor(&self) -> bool {
+        self.tmux(&["display-message", "-p", "#{cursor_flag}"]).trim() == "1"
+    }
+
+    /// Waits until this is on the screen; panics when what runs there ends without it.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, text: &str) {
+        self.world
+            .wait_until(&format!("{text:?} on the screen"), SOON, || {
+                let over = self.ended().is_some();
+                let there = self.screen().contains(text);
+                assert!(there || !over, "it ended without {text:?}:\n{}", self.screen());
+                there
+            });
+    }
+
+    /// The exit status, once it has ended.
+    pub(crate) fn ended(&self) -> Option<String> {
+        let state = self.tmux(&["display-message", "-p", "#{pane_dead} #{pane_dead_status}"]);
+        state.trim().strip_prefix("1 ").map(str::to_owned)
+    }
+}
+
+impl Drop for Terminal<'_> {
+    fn drop(&mut self) {
+        let mut command = self.world.command("tmux");
+        command
+            .args(["-L", &self.name, "kill-server"])
+            .env("TMUX_TMPDIR", self.world.tmp());
+        let _ = command.output();
+    }
+}
