@@ -209,7 +209,13 @@ impl Planned {
             transport: random.pick(&TRANSPORTS),
             // A turn that is to be killed at the model must come that far.
             waits: random.below(4) > 0 || matches!(moment, Moment::AtModel(_)) && victim != Victim::Nobody,
-            restarts: random.pick(&["0", "0", "1"]),
+            // Only who loses its opencode anyhow goes without one: opencodes that start at the same moment may find
+            // the database locked, and are started again.
+            restarts: if victim == Victim::Opencode {
+                random.pick(&["0", "0", "1"])
+            } else {
+                "3"
+            },
             victim,
             moment,
             reply,
@@ -268,6 +274,8 @@ impl Shared<'_> {
     }
 
     fn problem(&self, text: String) {
+        // At once, too: a soak takes long.
+        eprintln!("{text}");
         self.tally().problems.push(text);
     }
 
@@ -280,7 +288,10 @@ impl Shared<'_> {
         let mut killed = planned.victim == Victim::Nobody;
         while running.is_alive() {
             if begun.elapsed() > LIMIT {
-                return self.problem(format!("turn {} is not at its end after {LIMIT:?}", planned.number));
+                return self.problem(format!(
+                    "turn {} is not at its end after {LIMIT:?}",
+                    planned.number
+                ));
             }
             if !killed && planned.is_due(begun) {
                 killed = match planned.victim {
@@ -417,17 +428,20 @@ fn finish(shared: Shared<'_>) -> SoakTally {
         ));
     }
     let distinct: BTreeSet<&String> = issues.values().collect();
-    if issues.len() != ISSUES || distinct.len() != ISSUES || !distinct.iter().all(|id| in_opencode.contains(*id))
+    if issues.len() != ISSUES
+        || distinct.len() != ISSUES
+        || !distinct.iter().all(|id| in_opencode.contains(*id))
     {
-        problems.push(format!(
-            "list has {issues:?}, and opencode has {in_opencode:?}"
-        ));
+        problems.push(format!("list has {issues:?}, and opencode has {in_opencode:?}"));
     }
     let known = shared
         .sessions
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
-    if known.iter().any(|(issue, session)| issues.get(issue) != Some(session)) {
+    if known
+        .iter()
+        .any(|(issue, session)| issues.get(issue) != Some(session))
+    {
         problems.push(format!("turns ran in {known:?}, and list has {issues:?}"));
     }
     prompts(world, &issues, &completed, &mut problems);
@@ -475,7 +489,9 @@ fn prompts(
     for (issue, prompt) in completed {
         let places = seen.get(prompt).map(Vec::as_slice).unwrap_or_default();
         if !issues.get(issue).is_some_and(|session| places.contains(session)) {
-            problems.push(format!("{prompt:?} of #{issue} completed, and stands in {places:?}"));
+            problems.push(format!(
+                "{prompt:?} of #{issue} completed, and stands in {places:?}"
+            ));
         }
     }
 }
@@ -488,7 +504,10 @@ fn listed(world: &World, problems: &mut Vec<String>) -> BTreeMap<usize, String> 
         return BTreeMap::new();
     }
     let value = output.json();
-    let rows = value["sessions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows = value["sessions"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     rows.iter()
         .filter_map(|row| {
             let issue = row["ref"].as_str()?.rsplit_once('#')?.1.parse().ok()?;

@@ -34,7 +34,12 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         let tally = soak(&World::new(Opencode::Real(version)), &plan);
         println!("{}", tally.rows(version.as_str()));
         eprintln!("{version}: {:.0} s", begun.elapsed().as_secs_f64());
-        problems.extend(tally.problems.into_iter().map(|text| format!("{version}: {text}")));
+        problems.extend(
+            tally
+                .problems
+                .into_iter()
+                .map(|text| format!("{version}: {text}")),
+        );
     }
     if problems.is_empty() {
         return Ok(());
