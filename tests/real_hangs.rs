@@ -203,11 +203,11 @@ impl<'a> Held<'a> {
             Cause::NoModel => {
                 let config = case.repo().join("opencode.json");
                 let aside = case.root().join("opencode.json");
-                std::fs::rename(&config, &aside).unwrap();
+                std::fs::rename(&config, &aside).expect("a file of the world");
                 let before = case.model.turn_requests().len();
                 let output = self.begin(Stdin::Null).wait(SOON);
                 assert_eq!(case.model.turn_requests().len(), before, "{output}");
-                std::fs::rename(&aside, &config).unwrap();
+                std::fs::rename(&aside, &config).expect("a file of the world");
                 output
             }
             Cause::DatabaseLocked => {

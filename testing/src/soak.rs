@@ -273,8 +273,11 @@ impl Shared<'_> {
         change(self.tally().by_transport.entry(planned.transport).or_default());
     }
 
+    #[allow(
+        clippy::disallowed_macros,
+        reason = "a soak takes long: what goes wrong is told at once"
+    )]
     fn problem(&self, text: String) {
-        // At once, too: a soak takes long.
         eprintln!("{text}");
         self.tally().problems.push(text);
     }

@@ -16,6 +16,9 @@ pub(crate) struct Options {
     /// What everything random follows from
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Only on this version
+    #[arg(long, value_name = "VERSION")]
+    opencode: Option<Version>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
@@ -25,7 +28,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     println!("seed {}, {cores} cores, 8 callers on 4 issues", options.seed);
     println!("{}", SoakTally::HEAD);
     let mut problems = Vec::new();
-    for version in Version::ALL {
+    let wanted = |version: &Version| options.opencode.is_none_or(|only| only == *version);
+    for version in Version::ALL.into_iter().filter(wanted) {
         let plan = SoakPlan {
             turns: options.turns,
             seed: options.seed,
