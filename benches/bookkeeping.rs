@@ -7,6 +7,9 @@
     reason = "criterion's macros make undocumented items; a bench may stop at once"
 )]
 
+#[path = "support/records.rs"]
+mod records;
+
 use std::hint::black_box;
 use std::path::Path;
 use std::time::Duration;
@@ -17,77 +20,18 @@ use kugetsu::opencode::{Database, SessionPatch};
 use kugetsu::permission::Policy;
 use kugetsu::process;
 use kugetsu::redact::Redactor;
-use kugetsu::session::{
-    Answered, ForkIntent, IssueRecord, IssueRef, LiveTurn, SCHEMA, SessionId, TokenCount, Totals,
-    TransportKind, TurnRecord, Verdict,
-};
+use kugetsu::session::{ForkIntent, LiveTurn, SessionId, TransportKind, Verdict};
 use kugetsu::store::{Holder, Key, Store};
 use kugetsu::transport::Event;
 use kugetsu::turn::stream::{StreamEvent, StreamWriter};
 use kugetsu::turn::{Limits, Machine};
+use records::{fill, issue, record, turn};
 use uuid::Uuid;
-
-fn issue(number: u64) -> IssueRef {
-    IssueRef::try_from(format!("github.com/shoko/kugetsu#{number}")).unwrap()
-}
-
-fn record(number: u64) -> IssueRecord {
-    let issue = issue(number);
-    IssueRecord {
-        schema: SCHEMA,
-        typed: issue.to_string(),
-        title: issue.to_string(),
-        base: issue.repo().clone(),
-        issue,
-        session: SessionId::new(format!("ses_{number:026}")),
-        fork: None,
-        base_session: SessionId::new("ses_base").unwrap(),
-        directory: "/srv/kugetsu".into(),
-        policy: Policy::default(),
-        opencode: "1.18.33".to_owned(),
-        created: Timestamp::now(),
-        updated: Timestamp::now(),
-        live: None,
-        last: Some(turn()),
-        totals: Totals::default(),
-        days: std::collections::BTreeMap::default(),
-        pending: Vec::new(),
-        worktree: None,
-    }
-}
-
-fn turn() -> TurnRecord {
-    TurnRecord {
-        schema: SCHEMA,
-        turn: Uuid::now_v7(),
-        verdict: Verdict::Completed,
-        reason: String::new(),
-        transport: TransportKind::Serve,
-        started: Timestamp::now(),
-        ended: Timestamp::now(),
-        steps: 2,
-        tool_calls: 1,
-        cost_usd: 0.000_208,
-        tokens: TokenCount::default(),
-        opencode: "1.18.33".to_owned(),
-        events: 24,
-        restarts: 0,
-        answered: Answered::default(),
-    }
-}
 
 /// A store with so many sessions.
 fn store(home: &Path, sessions: u64) -> Store {
     let store = Store::open(home.to_owned());
-    for number in 1..=sessions {
-        let path = store.record_path(&Key::from(&issue(number)));
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "thousands of records without a sync each"
-        )]
-        std::fs::write(path, serde_json::to_vec(&record(number)).unwrap()).unwrap();
-    }
+    fill(&store, (1..=sessions).map(record));
     store.rebuild_index().unwrap();
     store
 }
@@ -123,7 +67,9 @@ fn start(store: &Store, number: u64) {
     drop(fork_lock);
     let (stream, _feed) = StreamWriter::open(store, &key, id).unwrap();
     drop(stream);
-    store.append_turn(&lease, &issue, &turn()).unwrap();
+    store
+        .append_turn(&lease, &issue, &turn(Verdict::Completed, Timestamp::now()))
+        .unwrap();
     record.live = None;
     store.save_issue(&lease, &record).unwrap();
 }

@@ -16,7 +16,7 @@ pub enum ExitStatus {
     NotFound = 66,
     /// 69: opencode, or its database, is missing or unusable (`EX_UNAVAILABLE`).
     Unavailable = 69,
-    /// 73: kugetsu's own store cannot be read or written (`EX_CANTCREAT`).
+    /// 73: kugetsu's own store cannot be read or written, or its output not be written (`EX_CANTCREAT`).
     CannotWrite = 73,
     /// 75: try again later: a lease is held, a quota or a budget is used up, a database is locked (`EX_TEMPFAIL`).
     TryAgain = 75,

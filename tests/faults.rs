@@ -116,6 +116,36 @@ fn a_full_disk_loses_nothing() {
 }
 
 #[test]
+fn an_answer_that_cannot_be_written_to_stdout_is_no_success() {
+    let world = world();
+    let full = |arguments: &[&str], words: &str| {
+        let mut command = world.command("sh");
+        let line = format!("exec {} \"$@\" >/dev/full", kugetsu_binary().display());
+        command.args(["-c", &line, "sh"]).args(arguments);
+        let output = world.start(command, Stdin::Null).wait(SOON);
+        says(&output, 73, &["stdout", "No space left", words]);
+    };
+    full(&["list"], "");
+    full(&["list", "--json"], "");
+    full(&["logs", "1"], "");
+    full(&["--json", "show", "1"], "");
+    full(&["continue", "1", "again", "--transport", "run"], "completed");
+    assert_eq!(
+        record(&world, "1").unwrap()["totals"]["turns"],
+        2,
+        "the turn is on record"
+    );
+    // A reader that has gone away is no fault.
+    let mut command = world.command("bash");
+    let line = format!(
+        "set -o pipefail; {} logs 1 --json | true",
+        kugetsu_binary().display()
+    );
+    command.args(["-c", &line]);
+    world.start(command, Stdin::Null).wait(SOON).expect_status(0);
+}
+
+#[test]
 fn a_disk_that_fills_up_in_a_turn_ends_it_with_73() {
     let world = world();
     world.fake(&FakeScript::default().on(

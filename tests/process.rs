@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use kugetsu::process::{
     Exit, GuardSpec, Guarded, Liveness, ProcessError, Sink, current, identity_of, is_alive, run_to_end,
-    sweep_descendants, sweep_marked,
+    sweep_marked,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncReadExt;
@@ -664,39 +664,53 @@ fn a_supervisor_and_a_guard_killed_together_leave_what_a_later_sweep_ends() {
     assert_eq!(sweep_marked(world.turn).unwrap(), 0);
 }
 
+/// A process that cleared its environment and whose parent is gone: neither the mark nor ancestry leads to it.
 #[test]
-fn a_sweep_of_descendants_spares_all_others() {
+fn what_no_sweep_could_find_dies_with_its_cgroup() {
+    const NAME: &str = "what_no_sweep_could_find_dies_with_its_cgroup";
     if let Some(world) = role() {
-        let mut child = Command::new("sleep")
-            .arg("1000")
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        let swept = sweep_descendants(world.turn).unwrap();
-        assert_eq!(child.wait().unwrap().signal(), Some(9));
-        // Its own children carry the mark as it does itself, and are swept; it and the shell above it are not.
-        say(&format!("swept {swept}"));
-        return;
+        supervise(&world, "(setsid env -i sleep 987654 &) ; SLEEP");
     }
     let world = World::new();
-    let mark = [
-        ("KUGETSU_TURN", world.turn.to_string()),
-        ("TEST_MARK", world.mark.clone()),
-    ];
-    let mut bystander = Command::new("sleep")
-        .arg("1000")
-        .envs(mark.clone())
-        .spawn()
-        .unwrap();
-    let (mut supervisor, said) = as_supervisor("a_sweep_of_descendants_spares_all_others", &world, &mark);
-    assert_eq!(said, "swept 1");
-    assert!(supervisor.wait().unwrap().success());
+    let (mut supervisor, said) = as_supervisor(NAME, &world, &[]);
+    let cgroup = || {
+        let found = Command::new("find")
+            .args(["/sys/fs/cgroup", "-type", "d", "-name"])
+            .arg(format!("kugetsu-{}-*", world.turn))
+            .output()
+            .unwrap();
+        String::from_utf8(found.stdout).unwrap().trim().to_owned()
+    };
+    let (guard, program) = pids(&said);
+    let folder = cgroup();
+    if folder.is_empty() {
+        let own = std::fs::read_to_string(format!("/proc/{program}/cgroup")).unwrap();
+        // An ordinary login: a turn goes without. As root and below `systemd-run --user` there is one.
+        assert!(!own.contains("kugetsu-"), "{own}");
+        supervisor.kill().unwrap();
+        supervisor.wait().unwrap();
+        return world.until_nothing_left();
+    }
+    let inside = || std::fs::read_to_string(format!("{folder}/cgroup.procs")).unwrap_or_default();
+    let lonely = || {
+        let inside = inside();
+        let mut pids = inside.lines().map(|pid| pid.parse().unwrap());
+        pids.find(|pid| cmdline(*pid).contains("987654") && stat(*pid)[1] == guard.to_string())
+    };
+    until("it has lost its parent", || lonely().is_some());
     assert!(
-        bystander.try_wait().unwrap().is_none(),
-        "no descendant of the sweeper"
+        !inside().lines().any(|pid| pid == guard.to_string()),
+        "the guard came out"
     );
-    assert_eq!(sweep_marked(world.turn).unwrap(), 1);
-    assert_eq!(bystander.wait().unwrap().signal(), Some(9));
+    send(guard, Signal::STOP);
+    until("the guard is stopped", || stat(guard)[0] == "T");
+    supervisor.kill().unwrap();
+    send(guard, Signal::KILL);
+    supervisor.wait().unwrap();
+    until("both are gone", || identity_of(guard).is_none());
+    sweep_marked(world.turn).unwrap();
+    world.nothing_left();
+    assert_eq!((inside(), cgroup()), (String::new(), String::new()));
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod markdown;
 
 use std::time::Duration;
 
-use kugetsu_testing::{Opencode, Reply, Stdin, Version, World, kugetsu_binary};
+use kugetsu_testing::{Opencode, Stdin, Version, World, kugetsu_binary, script_tour};
 use markdown::blocks;
 
 /// Each command of a session at the terminal, with what it printed.
@@ -64,30 +64,13 @@ fn word(word: &str) -> String {
     word.replace(plain, kind)
 }
 
-/// As `cargo xtask demo` scripts it.
-fn script(world: &World) {
-    let words = |text: &str| Reply::chunks(text.split_inclusive(' '), Duration::from_millis(5));
-    let fixed = words("The index was read before it was checked. I check it first now.");
-    world
-        .model
-        .on("fix the crash", vec![Reply::bash("git log --oneline"), fixed]);
-    world.model.on(
-        "write the README",
-        vec![words("The README tells what kugetsu is and how to start.")],
-    );
-    world.model.on(
-        "now add a test",
-        vec![words("The crash has a test that fails without the fix.")],
-    );
-}
-
 mod the_tour_is_what_comes_out {
     use super::*;
 
     #[test]
     fn v1_18_33() {
         let world = World::new(Opencode::Real(Version::V1_18_33));
-        script(&world);
+        script_tour(&world, Duration::from_millis(5));
         let bin = world.root().join("bin");
         std::fs::create_dir(&bin).unwrap();
         std::os::unix::fs::symlink(kugetsu_binary(), bin.join("kugetsu")).unwrap();

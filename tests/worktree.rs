@@ -9,6 +9,7 @@
 )]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -530,6 +531,22 @@ fn an_interrupt_ends_a_hook() {
     running.signal(kugetsu_testing::Signal::Interrupt);
     running.wait(Duration::from_secs(30)).expect_status(130);
     world.wait_nothing_left(Duration::from_secs(30));
+
+    // After the turn as well: what was done stays done.
+    configure(&world, "hook_after_turn = \"touch after; sleep 500\"");
+    let running = world.spawn(["start", "14", "do it"]);
+    let after = world.repo().join("after");
+    world.wait_until("the hook runs", Duration::from_secs(30), || after.exists());
+    running.signal(kugetsu_testing::Signal::Interrupt);
+    let output = running.wait(Duration::from_secs(30));
+    output.expect_status(0);
+    assert!(
+        output.stderr().contains("hook_after_turn was interrupted"),
+        "{output}"
+    );
+    world.wait_nothing_left(Duration::from_secs(30));
+    let shown = world.run(["show", "14", "--json"]).json();
+    assert_eq!(shown["last"]["verdict"], "completed", "{shown}");
 }
 
 #[test]
@@ -698,6 +715,48 @@ fn prune_keeps_work_as_destroy_does() {
     assert_eq!(output.expect_status(0).json()["pruned"][0]["ref"], REF);
     assert!(!path.exists());
     assert_eq!(branches(&world), "");
+}
+
+/// What another `git worktree add` leaves for a moment: git 2.47 dies of it with "failed to read .../commondir: Success".
+#[test]
+fn a_worktree_that_another_git_is_just_making_is_waited_for() {
+    let world = world();
+    let half = world.repo().join(".git/worktrees/half");
+    fs::create_dir_all(&half).unwrap();
+    fs::write(half.join("gitdir"), "/nowhere/.git\n").unwrap();
+    fs::write(half.join("commondir"), "").unwrap();
+    // A git that counts its failures.
+    let bin = world.root().join("counting");
+    let failures = world.root().join("failures");
+    fs::create_dir(&bin).unwrap();
+    let git = String::from_utf8(
+        world
+            .command("sh")
+            .args(["-c", "command -v git"])
+            .output()
+            .unwrap()
+            .stdout,
+    )
+    .unwrap();
+    let script = format!(
+        "#!/bin/sh\n{} \"$@\" || {{ status=$?; echo \"$*\" >> {}; exit $status; }}\n",
+        git.trim(),
+        failures.display()
+    );
+    fs::write(bin.join("git"), script).unwrap();
+    fs::set_permissions(bin.join("git"), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = world.kugetsu(["start", "14", "do it", "--worktree"]);
+    command.env(
+        "PATH",
+        format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()),
+    );
+    let running = world.start(command, Stdin::Null);
+    world.wait_until("git has failed", Duration::from_mins(1), || {
+        fs::read_to_string(&failures).is_ok_and(|text| text.contains("worktree list"))
+    });
+    fs::remove_dir_all(&half).unwrap();
+    running.wait(Duration::from_mins(1)).expect_status(0);
+    assert_eq!(worktrees(&world), 1);
 }
 
 #[test]

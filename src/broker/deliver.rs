@@ -12,23 +12,25 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::evidence::Stored;
 use super::hooks::Moment;
 use super::recover::was_prompted;
-use super::{Broker, BrokerError, WorktreeWish, pending, read_database};
+use super::request::{Mode, TransportChoice, TurnReport, TurnRequest};
+use super::{Broker, BrokerError, pending, read_database};
 use crate::fsx::crash_point;
-use crate::opencode::{After, DatabaseError, Opencode, Secrets, Server, SessionPatch, StoredMessage};
+use crate::opencode::{DatabaseError, Opencode, Secrets, Server, SessionPatch};
 use crate::permission::Rule;
 use crate::process;
 use crate::redact::Redactor;
 use crate::session::{
-    BaseRecord, ForkIntent, IssueRecord, IssueRef, LiveTurn, SCHEMA, SessionId, TokenCount, Totals,
-    TransportKind, TurnRecord, Verdict,
+    BaseRecord, ForkIntent, IssueRecord, LiveTurn, SCHEMA, SessionId, Totals, TransportKind, TurnRecord,
+    Verdict,
 };
 use crate::store::{Holder, Key, Lease, LeaseError, Lock};
 use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, TransportError};
 use crate::turn::status::Keeper;
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
-use crate::turn::{self, Counts, Interrupt, Judgement, Limits, Outcome, Responder, Turn};
+use crate::turn::{self, Interrupt, Outcome, Responder, Turn};
 
 /// How long the server that only forks may take to become ready.
 const READY: Duration = Duration::from_secs(30);
@@ -37,89 +39,6 @@ const FORK_WAIT: Duration = Duration::from_secs(60);
 
 /// How often a lease that somebody else holds is tried.
 const LEASE_LOOK: Duration = Duration::from_millis(50);
-
-/// What may be done with an issue that has, or has not, a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// It must have none.
-    Start,
-    /// It must have one.
-    Continue,
-    /// Either.
-    ContinueOrStart,
-}
-
-/// How the transport is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TransportChoice {
-    /// `serve` where its health check passes, else `run`.
-    Auto,
-    /// This one.
-    Only(TransportKind),
-}
-
-impl std::str::FromStr for TransportChoice {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Self, String> {
-        match word {
-            "auto" => Ok(Self::Auto),
-            "run" => Ok(Self::Only(TransportKind::Run)),
-            "serve" => Ok(Self::Only(TransportKind::Serve)),
-            _ => Err(format!("`{word}` is none of auto, run, serve")),
-        }
-    }
-}
-
-/// One prompt for one issue.
-#[derive(Clone, Debug)]
-pub struct TurnRequest {
-    /// The issue.
-    pub issue: IssueRef,
-    /// As it was typed.
-    pub typed: String,
-    /// The turn's id, where whoever asks gives it one: a turn of this id is not run twice.
-    pub turn: Option<Uuid>,
-    /// The prompt, byte for byte.
-    pub prompt: String,
-    /// What is allowed.
-    pub mode: Mode,
-    /// How it reaches opencode.
-    pub transport: TransportChoice,
-    /// What the turn may take.
-    pub limits: Limits,
-    /// How long to wait for a lease that is held.
-    pub wait: Option<Duration>,
-    /// `provider/model`, if not the session's own.
-    pub model: Option<String>,
-    /// The agent, if not the session's own.
-    pub agent: Option<String>,
-    /// opencode's log at DEBUG into the session's `debug.log`.
-    pub debug: bool,
-    /// Whether a new session gets a git worktree.
-    pub worktree: WorktreeWish,
-}
-
-/// What came of it.
-#[derive(Clone, Debug)]
-pub struct TurnReport {
-    /// The record as it is now.
-    pub record: IssueRecord,
-    /// The turn.
-    pub turn: TurnRecord,
-    /// The answer.
-    pub answer: String,
-    /// When to try again, for a quota.
-    pub retry_at: Option<Timestamp>,
-    /// The signal that ended it, if one did.
-    pub interrupt: Interrupt,
-    /// A turn whose supervisor had died was closed before this one began.
-    pub adopted: Option<TurnRecord>,
-    /// Why the turn went through `run` although `serve` was preferred.
-    pub fallback: Option<String>,
-    /// What else a person should know: a worktree that was made again, a hook that failed after the turn.
-    pub notes: Vec<String>,
-}
 
 /// What a turn carries through its steps.
 struct Delivery<'a> {
@@ -178,7 +97,6 @@ impl Broker {
                 session: session.clone(),
             });
         }
-        process::become_subreaper()?;
         let started = Timestamp::now();
         let record = match record {
             Some(record) if record.session.is_some() => check_session(record, &opencode)?,
@@ -222,9 +140,13 @@ impl Broker {
         let mut report = delivery.run(interrupts.clone(), watch).await?;
         report.adopted = adopted;
         report.notes = notes;
-        if let Err(error) = self.hook(Moment::AfterTurn, &report.record, Some(turn)) {
-            tracing::warn!("{error}");
-            report.notes.push(error.to_string());
+        if let Err(error) = self.hook_after_turn(&report.record, turn, interrupts).await {
+            let note = match error {
+                BrokerError::Interrupted(_) => "hook_after_turn was interrupted".to_owned(),
+                error => error.to_string(),
+            };
+            tracing::warn!("{note}");
+            report.notes.push(note);
         }
         Ok(report)
     }
@@ -584,46 +506,21 @@ impl Delivery<'_> {
         }
     }
 
-    /// What opencode has stored of this turn where that is more than the events told: those of a subagent are no
-    /// events of ours, and events can be lost.
-    fn spent(&self, counts: &Counts) -> (f64, TokenCount) {
-        let stored = self.record.session.as_ref().and_then(|session| {
-            let database = read_database(&self.opencode).ok()?;
-            database.spent(session, self.started.as_millisecond()).ok()
-        });
-        match stored {
-            Some((cost_usd, tokens)) if tokens.total() > counts.tokens.total() => {
-                (cost_usd.max(counts.cost_usd), tokens)
-            }
-            _ => (counts.cost_usd, counts.tokens),
-        }
-    }
-
-    /// Whether the prompt has reached the session.
-    fn was_delivered(&self) -> bool {
-        let messages = self.record.session.as_ref().and_then(|session| {
-            let since = After::Time(self.started.as_millisecond());
-            read_database(&self.opencode)
-                .ok()?
-                .messages_after(session, Some(since))
-                .ok()
-        });
-        messages.is_some_and(|messages| messages.iter().any(|message| message.role == "user"))
-    }
-
     fn finish(
         mut self,
         outcome: Outcome,
         transport: TransportKind,
         redactor: &Redactor,
     ) -> Result<TurnReport, BrokerError> {
-        let judgement = self.verify(outcome.judgement);
-        let (cost_usd, tokens) = self.spent(&outcome.counts);
+        let stored = Stored::since(&self.opencode, self.record.session.as_ref(), self.started);
+        let judgement = stored.verify(outcome.judgement);
+        let (cost_usd, tokens) = stored.spent(&outcome.counts);
         let turn = TurnRecord {
             schema: SCHEMA,
             turn: self.turn,
             verdict: judgement.verdict,
             reason: judgement.reason,
+            retry_at: judgement.retry_at,
             transport,
             started: self.started,
             ended: Timestamp::now(),
@@ -637,7 +534,7 @@ impl Delivery<'_> {
             answered: outcome.answered,
         };
         // A person's answer that never reached the session waits for the next turn.
-        if outcome.blocked_on.is_some() || self.was_delivered() {
+        if outcome.blocked_on.is_some() || stored.has_prompt() {
             self.record.pending = outcome
                 .blocked_on
                 .map(|request| pending::of(&request, self.turn, redactor))
@@ -657,46 +554,11 @@ impl Delivery<'_> {
             record: self.record,
             turn,
             answer: outcome.answer,
-            retry_at: judgement.retry_at,
             interrupt: outcome.interrupt,
             adopted: None,
             fallback: self.fallback,
             notes: Vec::new(),
         })
-    }
-
-    /// A verdict is checked against what opencode has stored: events can be lost, a database row cannot.
-    fn verify(&self, judgement: Judgement) -> Judgement {
-        let doubtful = matches!(judgement.verdict, Verdict::Completed | Verdict::Void);
-        let Some(session) = self.record.session.as_ref().filter(|_| doubtful) else {
-            return judgement;
-        };
-        let Ok(database) = read_database(&self.opencode) else {
-            return judgement;
-        };
-        let Ok(messages) = database.messages_after(session, Some(After::Time(self.started.as_millisecond())))
-        else {
-            return judgement;
-        };
-        let is_answer = |message: &&StoredMessage| message.role == "assistant";
-        match (judgement.verdict, messages.last().filter(is_answer)) {
-            (Verdict::Completed, None) if !messages.iter().any(|message| is_answer(&message)) => {
-                Judgement::new(Verdict::Void, "opencode reported an answer and stored none")
-            }
-            // Behind the prompt alone: a fork's copy of the base's answers stands before it.
-            (Verdict::Void, Some(message)) => {
-                if let Some(error) = &message.error {
-                    let name = error["name"].as_str().unwrap_or("error");
-                    let text = error["data"]["message"].as_str().unwrap_or_default();
-                    Judgement::new(Verdict::Failed, format!("{name}: {text}"))
-                } else if message.finish.as_deref() == Some("stop") {
-                    Judgement::new(Verdict::Completed, "")
-                } else {
-                    judgement
-                }
-            }
-            _ => judgement,
-        }
     }
 }
 

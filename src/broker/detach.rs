@@ -4,11 +4,10 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Broker, BrokerError, TurnReport, TurnRequest};
-use crate::session::{Answered, IssueRecord, IssueRef, SCHEMA, TokenCount, TurnRecord, Verdict};
+use crate::session::{IssueRecord, IssueRef, TurnRecord, Verdict};
 use crate::store::Key;
 use crate::turn::stream::{StreamEvent, StreamLine};
 use crate::turn::{INTERRUPTED, Interrupt};
@@ -74,7 +73,6 @@ impl Broker {
             record,
             turn: ended,
             answer: answer_in(&events),
-            retry_at: None,
             interrupt,
             adopted: None,
             fallback: None,
@@ -125,23 +123,7 @@ impl Broker {
 /// The turn of a dead supervisor that nobody has adopted yet.
 fn lost(record: &IssueRecord, turn: Uuid) -> Option<TurnRecord> {
     let live = record.live.as_ref().filter(|live| live.turn == turn)?;
-    Some(TurnRecord {
-        schema: SCHEMA,
-        turn,
-        verdict: Verdict::Lost,
-        reason: format!("its supervisor (process {}) died", live.supervisor.pid),
-        transport: live.transport,
-        started: live.started,
-        ended: Timestamp::now(),
-        steps: 0,
-        tool_calls: 0,
-        cost_usd: 0.0,
-        tokens: TokenCount::default(),
-        opencode: record.opencode.clone(),
-        events: 0,
-        restarts: 0,
-        answered: Answered::default(),
-    })
+    Some(TurnRecord::lost(live, &record.opencode))
 }
 
 /// The answer in a turn's stream: the text of the last step that had any.

@@ -72,6 +72,34 @@ impl Broker {
         turn: Option<Uuid>,
         interrupts: &mut watch::Receiver<Interrupt>,
     ) -> Result<(), BrokerError> {
+        self.hook_until(moment, record, turn, wished(interrupts)).await
+    }
+
+    /// The hook after a turn. What ended the turn does not end it; a later interrupt does.
+    pub(super) async fn hook_after_turn(
+        &self,
+        record: &IssueRecord,
+        turn: Uuid,
+        mut interrupts: watch::Receiver<Interrupt>,
+    ) -> Result<(), BrokerError> {
+        interrupts.borrow_and_update();
+        let later = async {
+            match interrupts.changed().await {
+                Ok(()) => *interrupts.borrow(),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        self.hook_until(Moment::AfterTurn, record, Some(turn), later)
+            .await
+    }
+
+    async fn hook_until(
+        &self,
+        moment: Moment,
+        record: &IssueRecord,
+        turn: Option<Uuid>,
+        interrupted: impl Future<Output = Interrupt>,
+    ) -> Result<(), BrokerError> {
         let Some(spec) = self.hook_spec(moment, record, turn)? else {
             return Ok(());
         };
@@ -81,7 +109,6 @@ impl Broker {
         std::thread::spawn(move || {
             let _ = sender.send(process::run_to_end(spec, limit));
         });
-        let interrupted = wished(interrupts);
         tokio::select! {
             ended = ended => match ended {
                 Ok(ended) => self.hook_ended(moment, record, ended),

@@ -214,7 +214,6 @@ impl Broker {
         let turn = Uuid::now_v7();
         let key = Key::from(&record.repo);
         let folder = self.store.folder(&key);
-        crate::process::become_subreaper()?;
         let setup = Setup {
             opencode: opencode.clone(),
             guard_program: self.surroundings.program.clone(),

@@ -7,6 +7,7 @@ mod destroy;
 mod detach;
 mod doctor;
 mod error;
+mod evidence;
 mod hooks;
 mod init;
 mod pending;
@@ -15,6 +16,7 @@ mod prune;
 mod query;
 mod recover;
 mod repository;
+mod request;
 mod worktree;
 
 use std::ffi::OsString;
@@ -25,7 +27,6 @@ use uuid::Uuid;
 
 pub use attach::{AttachCommand, Attachment};
 pub use control::Stopped;
-pub use deliver::{Mode, TransportChoice, TurnReport, TurnRequest};
 pub use destroy::Removed;
 pub use doctor::{Check, Health};
 pub use error::BrokerError;
@@ -35,6 +36,7 @@ pub use permit::{Permit, Subject};
 pub use prune::{Kept, Orphan, Orphans, Pruned};
 pub use query::{Action, BrokenFile, DayView, LiveView, Query, RepoView};
 pub use repository::origin_of;
+pub use request::{Mode, TransportChoice, TurnReport, TurnRequest};
 pub use worktree::{RemovedWorktree, WorktreeWish};
 
 use crate::config::{Config, Origin};

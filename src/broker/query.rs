@@ -301,11 +301,12 @@ fn action(
         }
         SessionState::New => return None,
         SessionState::Ended(verdict) => {
-            let why = record
-                .last
-                .as_ref()
-                .map(|last| last.reason.clone())
-                .unwrap_or_default();
+            let last = record.last.as_ref();
+            let reason = last.map(|last| last.reason.clone()).unwrap_or_default();
+            let why = match last.and_then(|last| last.retry_at) {
+                Some(at) => format!("{reason} (not before {at})"),
+                None => reason,
+            };
             let action = match verdict {
                 Verdict::Completed | Verdict::Aborted => return None,
                 Verdict::Blocked => {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{Broker, BrokerError, read_database};
 use crate::opencode::{After, Database, Opencode, SessionRow, prompt_matches};
 use crate::process;
-use crate::session::{Answered, ForkIntent, IssueRecord, SCHEMA, SessionId, TokenCount, TurnRecord, Verdict};
+use crate::session::{ForkIntent, IssueRecord, SessionId, TokenCount, TurnRecord};
 use crate::store::Lease;
 
 /// How long a fork whose prompt is not there yet is watched: `opencode run --fork` writes the row first and
@@ -71,21 +71,9 @@ impl Broker {
             .spent_since(record, live.started, opencode)
             .unwrap_or_default();
         let turn = TurnRecord {
-            schema: SCHEMA,
-            turn: live.turn,
-            verdict: Verdict::Lost,
-            reason: format!("its supervisor (process {}) died", live.supervisor.pid),
-            transport: live.transport,
-            started: live.started,
-            ended: Timestamp::now(),
-            steps: 0,
-            tool_calls: 0,
             cost_usd,
             tokens,
-            opencode: record.opencode.clone(),
-            events: 0,
-            restarts: 0,
-            answered: Answered::default(),
+            ..TurnRecord::lost(&live, &record.opencode)
         };
         self.close_turn(lease, record, &turn)?;
         Ok(Some(turn))

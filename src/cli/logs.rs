@@ -8,7 +8,7 @@ use clap::Args;
 use uuid::Uuid;
 
 use super::context::Context;
-use super::output::Output;
+use super::output::{Output, written};
 use super::printer::{Show, Writer};
 use super::{CliError, Outcome};
 use crate::broker::BrokerError;
@@ -93,16 +93,17 @@ pub(super) fn print(path: &Path, show: Show, follow: bool, runs: impl Fn() -> bo
             if read == 0 || !line.ends_with(b"\n") {
                 break;
             }
-            if writer.line(&line).is_err() {
+            if let Err(error) = writer.line(&line) {
+                written(Err(error));
                 return Ok(());
             }
             line.clear();
         }
         if !more {
             if !line.is_empty() {
-                let _ = writer.line(&line);
+                written(writer.line(&line));
             }
-            let _ = writer.end();
+            written(writer.end());
             return Ok(());
         }
         std::thread::sleep(LOOK);

@@ -184,6 +184,16 @@ pub fn main() -> ExitCode {
         Some(name) => host::run(&command, &matches, name),
         None => run(cli.verb, output).map(ExitStatus::code),
     };
+    let status = match output::unwritten() {
+        Some(error)
+            if status
+                .as_ref()
+                .is_ok_and(|status| *status == ExitStatus::Ok.code()) =>
+        {
+            Err(error)
+        }
+        _ => status,
+    };
     match status {
         Ok(status) => status.into(),
         Err(error) => {

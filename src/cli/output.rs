@@ -1,11 +1,13 @@
-//! Writing to stdout and stderr. A reader that has gone away is no error.
+//! Writing to stdout and stderr. A reader that has gone away is no error; a full disk is.
 
 use std::io::{BufWriter, IsTerminal as _, Stdout, Write as _};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::CliError;
+use crate::exit::ExitStatus;
 
 /// The schema of everything that `--json` prints.
 pub(super) const SCHEMA: u32 = 1;
@@ -29,9 +31,7 @@ impl Output {
     /// Text for people, on stdout.
     pub(super) fn text(self, text: impl AsRef<str>) {
         let mut stdout = std::io::stdout().lock();
-        let _ = stdout.write_all(text.as_ref().as_bytes());
-        let _ = stdout.write_all(b"\n");
-        let _ = stdout.flush();
+        written(writeln!(stdout, "{}", text.as_ref()).and_then(|()| stdout.flush()));
     }
 
     /// An object for programs, on one line of stdout, with the schema.
@@ -63,8 +63,7 @@ impl Output {
             return self.object(&json!({name: String::from_utf8_lossy(bytes)}));
         }
         let mut stdout = std::io::stdout().lock();
-        let _ = stdout.write_all(bytes);
-        let _ = stdout.flush();
+        written(stdout.write_all(bytes).and_then(|()| stdout.flush()));
     }
 
     /// Something beside the result, on stderr.
@@ -134,20 +133,39 @@ impl LongObject {
     /// A row, which is JSON already; nothing where there is none.
     pub(super) fn row(&mut self, row: Option<&str>) {
         let Some(row) = row else { return };
-        let _ = self.stdout.write_all(self.before.as_bytes());
-        let _ = self.stdout.write_all(row.as_bytes());
+        written(self.stdout.write_all(self.before.as_bytes()));
+        written(self.stdout.write_all(row.as_bytes()));
         self.before.replace_range(.., ",");
     }
 
     /// The fields after the rows; `rest` must have some.
     pub(super) fn end(mut self, rest: &impl Serialize) {
-        if self.before != "," {
-            let _ = self.stdout.write_all(self.before.as_bytes());
-        }
+        let before = if self.before == "," { "" } else { &self.before };
         let rest = serde_json::to_string(rest).unwrap_or_default();
-        let _ = writeln!(self.stdout, "],{}", rest.strip_prefix('{').unwrap_or("}"));
-        let _ = self.stdout.flush();
+        let rest = rest.strip_prefix('{').unwrap_or("}");
+        written(writeln!(self.stdout, "{before}],{rest}").and_then(|()| self.stdout.flush()));
     }
+}
+
+static UNWRITTEN: OnceLock<String> = OnceLock::new();
+
+/// Takes note of what could not be written to stdout. Threads print as well as this one, so the place is the process's.
+pub(super) fn written(result: std::io::Result<()>) {
+    if let Err(error) = result
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        // The first tells why.
+        let _ = UNWRITTEN.set(error.to_string());
+    }
+}
+
+/// Why something that should be on stdout is not.
+pub(super) fn unwritten() -> Option<CliError> {
+    Some(CliError {
+        message: format!("the output could not be written to stdout: {}", UNWRITTEN.get()?),
+        hint: Some("what was done is done and on record; see: kugetsu show, kugetsu logs".to_owned()),
+        status: ExitStatus::CannotWrite,
+    })
 }
 
 /// Costs are fractions of a cent as often as dollars.

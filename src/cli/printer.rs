@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::output::written;
 use crate::turn::stream::{Feed, StreamEvent, StreamLine};
 
 /// How long a reader of stdout may take nothing after the turn is over, before the rest is left in the file.
@@ -87,12 +88,15 @@ fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, moved: &mpsc::S
                 last.push_back(words);
             }
             // A reader that has gone away ends the printing and nothing else.
-            closed = closed || writer.line(&line).is_err();
+            if !closed && let Err(error) = writer.line(&line) {
+                closed = true;
+                written(Err(error));
+            }
             let _ = moved.send(());
         }
         if over {
             if !closed {
-                let _ = writer.end();
+                written(writer.end());
             }
             return last.into();
         }

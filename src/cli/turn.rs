@@ -429,7 +429,7 @@ pub(super) fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Val
         "restarts": turn.restarts,
         "answered": turn.answered,
         "pending": report.record.pending,
-        "retry_at": report.retry_at,
+        "retry_at": turn.retry_at,
     })
 }
 
@@ -480,7 +480,7 @@ pub(super) fn summary(report: &TurnReport, last: &[String], output: Output) {
     if !turn.reason.is_empty() {
         output.note(format!("  {}", turn.reason));
     }
-    if let Some(at) = report.retry_at {
+    if let Some(at) = turn.retry_at {
         output.note(format!("  try again after {at}"));
     }
     if turn.verdict == Verdict::Blocked {

@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, WaitOptions, WaitStatus};
 
+#[cfg(target_os = "linux")]
+use super::cgroup::Cgroup;
 use super::launch::GUARD_NAME;
 use super::wire::{GUARD_FAILED, Header, KILL, LEFT_BEHIND, Report, TERMINATE};
 use super::{TURN_ENV, tree};
@@ -109,6 +111,9 @@ enum Phase {
 
 struct Watch {
     child: u32,
+    /// Where one could be made, and we are not in it ourselves.
+    #[cfg(target_os = "linux")]
+    cgroup: Option<Cgroup>,
     grace: Duration,
     status: Option<WaitStatus>,
     phase: Phase,
@@ -165,6 +170,18 @@ fn start() -> std::io::Result<Watch> {
             reap(&sender);
         }
     })?;
+    #[cfg(target_os = "linux")]
+    let (mut child, cgroup) = match Cgroup::make(header.turn) {
+        None => (command.spawn()?, None),
+        Some(cgroup) => {
+            let (spawned, outside) = cgroup.start(|| command.spawn());
+            if spawned.is_err() {
+                cgroup.remove();
+            }
+            (spawned?, outside.then_some(cgroup))
+        }
+    };
+    #[cfg(not(target_os = "linux"))]
     let mut child = command.spawn()?;
     if let Some(stdin) = child.stdin.take() {
         let _ = give_stdin.send(stdin);
@@ -172,6 +189,8 @@ fn start() -> std::io::Result<Watch> {
     let _ = give_start.send(());
     Ok(Watch {
         child: child.id(),
+        #[cfg(target_os = "linux")]
+        cgroup,
         grace: Duration::from_millis(header.grace_ms),
         status: None,
         phase: Phase::Running,
@@ -224,7 +243,13 @@ impl Watch {
     fn run(mut self) -> (Option<WaitStatus>, Vec<u32>) {
         loop {
             match self.next() {
-                Some(Event::Empty) => return (self.status, Vec::new()),
+                Some(Event::Empty) => {
+                    #[cfg(target_os = "linux")]
+                    if let Some(cgroup) = &self.cgroup {
+                        cgroup.remove();
+                    }
+                    return (self.status, Vec::new());
+                }
                 Some(Event::Reaped(pid, status)) => self.reaped(pid, status),
                 Some(Event::Terminate) => self.terminate(self.grace),
                 Some(Event::Closed) => self.terminate(ORPHAN_GRACE),
@@ -309,6 +334,10 @@ impl Watch {
         };
         if next > now {
             return None;
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
         }
         let left: Vec<u32> = tree::end_all(std::process::id())
             .iter()

@@ -12,13 +12,16 @@
 //! - both: the next command calls [`sweep_marked`] for the turn it finds without a supervisor.
 //!
 //! The sweep knows its processes by their environment, so it misses one that cleared it and whose parent is gone
-//! as well; the guard, which goes by ancestry, does not. A cgroup, where one can be made, would close that.
+//! as well; the guard, which goes by ancestry, does not. A cgroup around each guarded program, where one can be made,
+//! closes that.
 //!
 //! Without Linux there is neither a subreaper nor `/proc`: what is killed is the process group of the program.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+mod cgroup;
 mod guard;
 mod guarded;
 mod identity;
@@ -35,7 +38,7 @@ pub use guarded::Guarded;
 pub use identity::{Liveness, current, identity_of, is_alive, terminate};
 pub use launch::{GuardSpec, Sink};
 pub use short::{Output, run_to_end};
-pub use sweep::{become_subreaper, sweep_descendants, sweep_marked};
+pub use sweep::sweep_marked;
 
 /// The word after the program's name that makes our own binary a guard. `main` must look for it before it does
 /// anything else and then call [`guard_main`].

@@ -4,33 +4,14 @@ use uuid::Uuid;
 
 use super::ProcessError;
 
-/// Makes this process the one to which orphans below it are handed (Linux; elsewhere nothing happens). With it, what a
-/// killed guard leaves behind stays below us, where [`sweep_descendants`] finds it; [`sweep_marked`] does not need
-/// it. Nothing here waits for the orphans that are then ours when they end, because they cannot be told from children
-/// that somebody else in this process waits for: call it in commands that run one turn and end, not in a daemon.
-pub fn become_subreaper() -> Result<(), ProcessError> {
-    #[cfg(target_os = "linux")]
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|errno| {
-        ProcessError::System {
-            what: "cannot become a child subreaper",
-            source: errno.into(),
-        }
-    })?;
-    Ok(())
-}
-
-/// Kills every process of this user that carries the mark of `turn`, and all below it; gives how many. This process
-/// and its ancestors are spared. Returns when none is left.
+/// Kills every process of this user that carries the mark of `turn`, all below it, and what is in a cgroup of the turn;
+/// gives how many carried the mark or were below one that does. This process and its ancestors are spared. Returns when
+/// none is left.
 ///
 /// # Errors
 /// [`ProcessError::Unkillable`] when some are left after ten seconds.
 pub fn sweep_marked(turn: Uuid) -> Result<usize, ProcessError> {
-    imp::sweep(turn, false)
-}
-
-/// As [`sweep_marked`], but only among the descendants of this process.
-pub fn sweep_descendants(turn: Uuid) -> Result<usize, ProcessError> {
-    imp::sweep(turn, true)
+    imp::sweep(turn)
 }
 
 #[cfg(target_os = "linux")]
@@ -42,19 +23,19 @@ mod imp {
     use uuid::Uuid;
 
     use crate::process::procfs::{self, Entry};
-    use crate::process::{ProcessError, TURN_ENV, tree};
+    use crate::process::{ProcessError, TURN_ENV, cgroup, tree};
 
     const LIMIT: Duration = Duration::from_secs(10);
     const PAUSE: Duration = Duration::from_millis(2);
 
-    pub(super) fn sweep(turn: Uuid, only_descendants: bool) -> Result<usize, ProcessError> {
+    pub(super) fn sweep(turn: Uuid) -> Result<usize, ProcessError> {
         let mark = format!("{TURN_ENV}={turn}").into_bytes();
         let own = std::process::id();
         let until = Instant::now() + LIMIT;
         let mut killed = HashSet::new();
         let mut clean = 0;
         loop {
-            let targets = marked(&mark, own, only_descendants);
+            let targets = marked(&mark, own);
             for target in &targets {
                 if tree::signal(target, Signal::KILL) {
                     killed.insert((target.pid, target.start_ticks));
@@ -63,6 +44,7 @@ mod imp {
             // One pass may miss a process that forks while it reads; its child carries the mark as well.
             clean = if targets.is_empty() { clean + 1 } else { 0 };
             if clean == 2 {
+                cgroup::sweep(turn);
                 return Ok(killed.len());
             }
             if Instant::now() >= until {
@@ -75,17 +57,11 @@ mod imp {
     }
 
     /// The living processes that carry the mark, and those below them.
-    fn marked(mark: &[u8], own: u32, only_descendants: bool) -> Vec<Entry> {
+    fn marked(mark: &[u8], own: u32) -> Vec<Entry> {
         let all = procfs::all();
         let spared = ancestry(&all, own);
-        let candidates: Option<HashSet<u32>> =
-            only_descendants.then(|| tree::below(own).iter().map(|entry| entry.pid).collect());
         tree::closure(all, &spared, |entry| {
-            candidates
-                .as_ref()
-                .is_none_or(|candidates| candidates.contains(&entry.pid))
-                && !spared.contains(&entry.pid)
-                && procfs::has_in_environment(entry.pid, mark)
+            !spared.contains(&entry.pid) && procfs::has_in_environment(entry.pid, mark)
         })
         .into_iter()
         .filter(|entry| !entry.is_dead())
@@ -111,7 +87,7 @@ mod imp {
     use crate::process::ProcessError;
 
     /// The environment of other processes cannot be read here.
-    pub(super) fn sweep(_turn: Uuid, _only_descendants: bool) -> Result<usize, ProcessError> {
+    pub(super) fn sweep(_turn: Uuid) -> Result<usize, ProcessError> {
         Ok(0)
     }
 }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::Verdict;
+use super::{SCHEMA, Verdict};
 
 /// How turns reach opencode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -110,6 +110,9 @@ pub struct TurnRecord {
     /// Why, in one line for people; empty when completed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// When the model's provider may answer again, for a quota whose end it told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Timestamp>,
     /// How it reached opencode.
     pub transport: TransportKind,
     /// When it started.
@@ -135,6 +138,30 @@ pub struct TurnRecord {
     /// Requests that were answered.
     #[serde(default)]
     pub answered: Answered,
+}
+
+impl TurnRecord {
+    /// A turn whose supervisor died: nobody heard the end of it. `opencode` is the version that ran it.
+    pub fn lost(live: &LiveTurn, opencode: &str) -> Self {
+        Self {
+            schema: SCHEMA,
+            turn: live.turn,
+            verdict: Verdict::Lost,
+            reason: format!("its supervisor (process {}) died", live.supervisor.pid),
+            retry_at: None,
+            transport: live.transport,
+            started: live.started,
+            ended: Timestamp::now(),
+            steps: 0,
+            tool_calls: 0,
+            cost_usd: 0.0,
+            tokens: TokenCount::default(),
+            opencode: opencode.to_owned(),
+            events: 0,
+            restarts: 0,
+            answered: Answered::default(),
+        }
+    }
 }
 
 /// How many requests of a turn were answered, and by whom.

@@ -2,12 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::WorktreeError;
 
 /// How long one git may take. Checking out a large repository is the longest of what is asked of it.
 const LIMIT: Duration = Duration::from_mins(10);
+/// How long another git's worktree may be half made.
+const HALF_MADE: Duration = Duration::from_secs(5);
 
 /// Set by a git that runs us from one of its hooks; they would lead ours to the wrong repository.
 const FOREIGN: [&str; 9] = [
@@ -62,18 +64,33 @@ impl Git {
         &self.folder
     }
 
-    /// Runs it, whatever it answers.
+    /// Runs it, whatever it answers. Many commands look at every worktree, and another git may be making one at this
+    /// moment, whose file `commondir` is there and empty: git gives up on it, and a moment later all is well.
     pub(super) fn ask<A: AsRef<OsStr>>(
         &self,
         args: impl IntoIterator<Item = A>,
     ) -> Result<Said, WorktreeError> {
         let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        let end = Instant::now() + HALF_MADE;
+        loop {
+            let said = self.ask_once(&args)?;
+            let half_made = !said.ok
+                && last_words(&said.stderr).starts_with("failed to read ")
+                && said.stderr.contains("/commondir");
+            if !half_made || Instant::now() >= end {
+                return Ok(said);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn ask_once(&self, args: &[OsString]) -> Result<Said, WorktreeError> {
         let failed = |problem: String| WorktreeError::Git {
-            command: command(&args),
+            command: command(args),
             folder: self.folder.clone(),
             problem,
         };
-        let mut expression = duct::cmd("git", &args);
+        let mut expression = duct::cmd("git", args);
         // In duct the innermost wins, so these are given before anything is taken away.
         for (name, value) in &self.environment {
             expression = expression.env(name, value);

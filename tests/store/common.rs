@@ -79,6 +79,7 @@ pub(crate) fn turn(number: u64) -> TurnRecord {
         turn: uuid::Uuid::from_u128(u128::from(number)),
         verdict: Verdict::Completed,
         reason: String::new(),
+        retry_at: None,
         transport: TransportKind::Serve,
         started: at(0),
         ended: at(1),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use kugetsu_testing::{Opencode, Reply, Version, World};
+use kugetsu_testing::{Opencode, Version, World, script_tour};
 
 use crate::opencode;
 use crate::step::{Failure, cargo, program};
@@ -19,7 +19,8 @@ pub(crate) fn run() -> Result<(), Failure> {
         &mut cargo(&["build", "--package", "kugetsu", "--bin", "kugetsu"]),
     )?;
     let world = World::new(Opencode::Real(VERSION));
-    script(&world);
+    // Slow enough to be seen coming.
+    script_tour(&world, Duration::from_millis(40));
     println!("\nopencode {VERSION} in a new home and a new clone of https://github.com/shoko/kugetsu.git;");
     println!("only the model is scripted.\n");
 
@@ -34,6 +35,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         &["continue", "github.com/shoko/kugetsu#14", "now add a test"],
     )?;
     kugetsu(&world, &["list"])?;
+    kugetsu(&world, &["show", "github.com/shoko/kugetsu#14"])?;
     for record in ["14.json", "15.json"] {
         print_record(
             &Path::new("sessions/github.com/shoko/kugetsu").join(record),
@@ -46,22 +48,6 @@ pub(crate) fn run() -> Result<(), Failure> {
     } else {
         Err(Failure::new(format!("still alive after the demo: {left:?}")))
     }
-}
-
-pub(crate) fn script(world: &World) {
-    let words = |text: &str| Reply::chunks(text.split_inclusive(' '), Duration::from_millis(40));
-    let fixed = words("The index was read before it was checked. I check it first now.");
-    world
-        .model
-        .on("fix the crash", vec![Reply::bash("git log --oneline"), fixed]);
-    world.model.on(
-        "write the README",
-        vec![words("The README tells what kugetsu is and how to start.")],
-    );
-    world.model.on(
-        "now add a test",
-        vec![words("The crash has a test that fails without the fix.")],
-    );
 }
 
 /// Types a command, lets its output through as it comes, and fails where it fails.

@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use kugetsu_testing::{Opencode, Reply, Version, World, workspace_root};
+use kugetsu_testing::{Opencode, Reply, Version, World, script_tour, workspace_root};
 
-use crate::demo;
 use crate::opencode;
 use crate::step::{Failure, cargo, program};
 
@@ -26,7 +25,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         &mut cargo(&["build", "--package", "kugetsu", "--bin", "kugetsu"]),
     )?;
     let world = World::new(Opencode::Real(VERSION));
-    demo::script(&world);
+    script_tour(&world, std::time::Duration::from_millis(40));
     world.model.on("badkey", vec![Reply::status(401, "invalid key")]);
     write(&world.kugetsu_home().join("config.toml"), CONFIG)?;
     for (status, arguments) in [

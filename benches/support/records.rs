@@ -1,0 +1,72 @@
+//! Records to measure with.
+#![allow(dead_code, reason = "each bench uses a part of it")]
+
+use jiff::Timestamp;
+use kugetsu::permission::Policy;
+use kugetsu::session::{
+    Answered, IssueRecord, IssueRef, SCHEMA, SessionId, TokenCount, Totals, TransportKind, TurnRecord,
+    Verdict,
+};
+use kugetsu::store::{Key, Store};
+use uuid::Uuid;
+
+pub(crate) fn issue(number: u64) -> IssueRef {
+    IssueRef::try_from(format!("github.com/shoko/kugetsu#{number}")).unwrap()
+}
+
+pub(crate) fn record(number: u64) -> IssueRecord {
+    let issue = issue(number);
+    let now = Timestamp::now();
+    IssueRecord {
+        schema: SCHEMA,
+        typed: issue.to_string(),
+        title: issue.to_string(),
+        base: issue.repo().clone(),
+        issue,
+        session: SessionId::new(format!("ses_{number:026}")),
+        fork: None,
+        base_session: SessionId::new("ses_base").unwrap(),
+        directory: "/srv/kugetsu".into(),
+        policy: Policy::default(),
+        opencode: "1.18.33".to_owned(),
+        created: now,
+        updated: now,
+        live: None,
+        last: Some(turn(Verdict::Completed, now)),
+        totals: Totals::default(),
+        days: std::collections::BTreeMap::default(),
+        pending: Vec::new(),
+        worktree: None,
+    }
+}
+
+pub(crate) fn turn(verdict: Verdict, ended: Timestamp) -> TurnRecord {
+    TurnRecord {
+        schema: SCHEMA,
+        turn: Uuid::now_v7(),
+        verdict,
+        reason: String::new(),
+        retry_at: None,
+        transport: TransportKind::Serve,
+        started: ended,
+        ended,
+        steps: 2,
+        tool_calls: 1,
+        cost_usd: 0.000_208,
+        tokens: TokenCount::default(),
+        opencode: "1.18.33".to_owned(),
+        events: 24,
+        restarts: 0,
+        answered: Answered::default(),
+    }
+}
+
+/// Puts records into a store, without the sync that each would cost.
+pub(crate) fn fill(store: &Store, records: impl Iterator<Item = IssueRecord>) {
+    for record in records {
+        let path = store.record_path(&Key::from(&record.issue));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "thousands of records")]
+        std::fs::write(path, serde_json::to_vec_pretty(&record).unwrap()).unwrap();
+    }
+}

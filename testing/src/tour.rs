@@ -1,0 +1,22 @@
+//! The model's side of the tour in the README, which the demo shows and a test types.
+
+use std::time::Duration;
+
+use crate::{Reply, World};
+
+/// Has the world's model say what it says in the tour, a word every `pace`.
+pub fn script_tour(world: &World, pace: Duration) {
+    let words = |text: &str| Reply::chunks(text.split_inclusive(' '), pace);
+    let fixed = words("The index was read before it was checked. I check it first now.");
+    world
+        .model
+        .on("fix the crash", vec![Reply::bash("git log --oneline"), fixed]);
+    world.model.on(
+        "write the README",
+        vec![words("The README tells what kugetsu is and how to start.")],
+    );
+    world.model.on(
+        "now add a test",
+        vec![words("The crash has a test that fails without the fix.")],
+    );
+}

@@ -1,0 +1,390 @@
+//! The state machine of a turn, fed with events in random order at random times: whatever opencode says, the turn ends
+//! by its limits and no sooner, and the verdict is what the events prove.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kugetsu::process::Exit;
+use kugetsu::session::{TokenCount, Verdict};
+use kugetsu::transport::{End, ErrorPayload, Event, Request, RequestKind, ToolCall, ToolStatus};
+use kugetsu::turn::{Judgement, Limits, Machine, Step};
+use proptest::prelude::*;
+use serde_json::json;
+
+fn limits() -> Limits {
+    Limits {
+        timeout: Duration::from_secs(300),
+        stall: Duration::from_secs(40),
+        idle_steps: 3,
+        cost_usd: Some(1.0),
+        tokens: Some(1000),
+        quota_wait: Duration::from_secs(30),
+        linger: Duration::from_secs(15),
+        ..Limits::default()
+    }
+}
+
+/// The wall clock began with the turn.
+fn second(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("a time of our days")
+}
+
+fn step_finished(reason: &str, cost_usd: f64, tokens: u64) -> Event {
+    Event::StepFinished {
+        reason: reason.to_owned(),
+        cost_usd,
+        tokens: TokenCount {
+            output: tokens,
+            ..TokenCount::default()
+        },
+    }
+}
+
+fn tool(call: u8, status: ToolStatus) -> Event {
+    let failed = status == ToolStatus::Failed;
+    Event::Tool(ToolCall {
+        call: format!("call_{call}"),
+        tool: "bash".to_owned(),
+        status,
+        title: String::new(),
+        input: json!({}),
+        output: None,
+        error: failed.then(|| "The user rejected permission to use this".to_owned()),
+    })
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let reasons = prop::sample::select(vec![
+        "stop",
+        "end_turn",
+        "tool-calls",
+        "unknown",
+        "",
+        "length",
+        "content-filter",
+    ]);
+    let statuses = prop::sample::select(vec![
+        ToolStatus::Pending,
+        ToolStatus::Running,
+        ToolStatus::Completed,
+        ToolStatus::Failed,
+    ]);
+    // A cost that is no number, or less than nothing, must not spoil the sum.
+    let cost = prop::sample::select(vec![0.0, 0.001, 0.3, 0.7, -1.0, f64::NAN, f64::INFINITY]);
+    prop_oneof![
+        2 => Just(Event::StepStarted),
+        3 => (0..40_usize, any::<bool>()).prop_map(|(length, reasoning)| Event::Text {
+            part: "prt_1".to_owned(),
+            reasoning,
+            delta: "x".repeat(length),
+        }),
+        1 => Just(Event::TextEnded { part: "prt_1".to_owned(), reasoning: false, text: "x".to_owned() }),
+        4 => (0..3_u8, statuses).prop_map(|(call, status)| tool(call, status)),
+        4 => (reasons, cost, 0..300_u64).prop_map(|(reason, cost, tokens)| step_finished(reason, cost, tokens)),
+        2 => (1..9_u64, prop::option::of(0..60_i64)).prop_map(|(attempt, wait)| Event::Retrying {
+            attempt,
+            message: "Too Many Requests".to_owned(),
+            next: wait.map(second),
+        }),
+        2 => (0..3_u8).prop_map(|id| Event::Asked(Request {
+            id: format!("per_{id}"),
+            kind: RequestKind::Permission { permission: "bash".to_owned(), patterns: vec!["rm *".to_owned()] },
+        })),
+        1 => Just(Event::Answered("per_1".to_owned())),
+        1 => (200..600_u64, any::<bool>()).prop_map(|(status, again)| Event::Error(ErrorPayload {
+            name: "APIError".to_owned(),
+            message: "the provider says no".to_owned(),
+            payload: json!({"name": "APIError", "data": {"statusCode": status, "isRetryable": again}}),
+        })),
+        1 => Just(Event::Activity),
+        1 => Just(Event::Notice("a word".to_owned())),
+        1 => end().prop_map(Event::Ended),
+    ]
+}
+
+fn end() -> impl Strategy<Value = End> {
+    let exits = prop::sample::select(vec![
+        None,
+        Some(Exit::Code(0)),
+        Some(Exit::Code(1)),
+        Some(Exit::Signal(9)),
+        Some(Exit::GuardLost),
+    ]);
+    let finishes = prop::sample::select(vec![None, None, Some("stop"), Some("tool-calls"), Some("length")]);
+    let stderr = prop::sample::select(vec![vec![], vec!["Error: database is locked".to_owned()]]);
+    (exits, finishes, any::<bool>(), stderr).prop_map(|(exit, finish, broken, stderr)| End {
+        exit,
+        finish: finish.map(str::to_owned),
+        broken: broken.then(|| "the connection broke".to_owned()),
+        stderr,
+    })
+}
+
+fn story() -> impl Strategy<Value = Vec<(Duration, Event)>> {
+    // Mostly soon after one another, now and then longer than a limit.
+    let gap = prop_oneof![5 => 0..5_u64, 1 => 0..60_u64].prop_map(Duration::from_secs);
+    prop::collection::vec((gap, event()), 0..40)
+}
+
+/// A turn as its supervisor drives it: time passes as far as the machine's deadline, and what ends it ends it.
+struct Run {
+    machine: Machine,
+    /// What was said before the end.
+    fed: Vec<Event>,
+    asked: Vec<String>,
+    /// The step that ended it, and whether time alone did; nothing when the story was too short.
+    ended: Option<(Step, bool)>,
+    /// When it ended, or the time of the last event.
+    at: Duration,
+}
+
+fn drive(limits: Limits, story: &[(Duration, Event)]) -> Run {
+    let mut run = Run {
+        machine: Machine::new(limits),
+        fed: Vec::new(),
+        asked: Vec::new(),
+        ended: None,
+        at: Duration::ZERO,
+    };
+    for (gap, event) in story {
+        let next = run.at + *gap;
+        let deadline = run.machine.deadline();
+        if deadline <= next {
+            run.at = deadline;
+            run.ended = Some((run.machine.tick(deadline), true));
+            return run;
+        }
+        assert_eq!(run.machine.tick(next), Step::Go, "before its deadline");
+        run.at = next;
+        let now = second(next.as_secs() as i64);
+        run.fed.push(event.clone());
+        match run.machine.event(event, next, now) {
+            Step::Go => {}
+            Step::Ask(request) => run.asked.push(request.id),
+            end => {
+                run.ended = Some((end, false));
+                return run;
+            }
+        }
+    }
+    run
+}
+
+impl Run {
+    fn judgement(&self) -> Option<&Judgement> {
+        match &self.ended {
+            Some((Step::Stop(judgement) | Step::Done(judgement), _)) => Some(judgement),
+            _ => None,
+        }
+    }
+
+    /// What was said after the last step that finished.
+    fn since_last_step(&self) -> &[Event] {
+        let last = self
+            .fed
+            .iter()
+            .rposition(|event| matches!(event, Event::StepFinished { .. }));
+        &self.fed[last.map_or(0, |at| at + 1)..]
+    }
+
+    fn reasons(&self) -> Vec<&str> {
+        let mut reasons = Vec::new();
+        for event in &self.fed {
+            if let Event::StepFinished { reason, .. } = event {
+                reasons.push(reason.as_str());
+            }
+        }
+        reasons
+    }
+
+    fn running_tools(&self) -> BTreeSet<&str> {
+        let mut running = BTreeSet::new();
+        for event in &self.fed {
+            match event {
+                Event::Tool(call) if call.status == ToolStatus::Running => {
+                    running.insert(call.call.as_str());
+                }
+                Event::Tool(call) if call.status != ToolStatus::Pending => {
+                    running.remove(call.call.as_str());
+                }
+                Event::StepFinished { .. } => running.clear(),
+                _ => {}
+            }
+        }
+        running
+    }
+}
+
+fn is_over(reason: &str) -> bool {
+    matches!(reason, "stop" | "end_turn")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// However long opencode is silent: the machine wants to be asked at the very moment at which it ends the turn.
+    #[test]
+    fn silence_ends_at_the_deadline_and_not_before(story in story()) {
+        let mut run = drive(limits(), &story);
+        if run.ended.is_none() {
+            let deadline = run.machine.deadline();
+            prop_assert!(deadline <= limits().timeout);
+            if let Some(before) = deadline.checked_sub(Duration::from_nanos(1)).filter(|before| *before >= run.at) {
+                prop_assert_eq!(run.machine.tick(before), Step::Go);
+            }
+            run.ended = Some((run.machine.tick(deadline), true));
+        }
+        if let Some((step, true)) = &run.ended {
+            prop_assert!(matches!(step, Step::Stop(_)), "{step:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_completed_without_proof(story in story()) {
+        let run = drive(limits(), &story);
+        let Some(judgement) = run.judgement().filter(|judgement| judgement.verdict == Verdict::Completed) else {
+            return Ok(());
+        };
+        prop_assert!(judgement.reason.is_empty());
+        let named = match run.fed.last() {
+            Some(Event::Ended(end)) => end.finish.as_deref(),
+            _ => None,
+        };
+        let last = named.or(run.reasons().last().copied());
+        prop_assert!(last.is_some_and(is_over), "{last:?}");
+        // An answer that lingers is over whatever else is said; one that ends is not, after an error.
+        if let Some((Step::Done(_), _)) = run.ended {
+            let error = run.since_last_step().iter().any(|event| matches!(event, Event::Error(_)));
+            prop_assert!(!error);
+        }
+    }
+
+    #[test]
+    fn an_error_after_the_last_step_is_no_success_and_no_crash(story in story(), end in end()) {
+        let mut run = drive(limits(), &story);
+        let error = run.since_last_step().iter().any(|event| matches!(event, Event::Error(_)));
+        if run.ended.is_none() && error {
+            let step = run.machine.event(&Event::Ended(end), run.at, Timestamp::UNIX_EPOCH);
+            let Step::Done(judgement) = step else {
+                return Err(TestCaseError::fail(format!("{step:?}")));
+            };
+            prop_assert!(matches!(judgement.verdict, Verdict::Failed | Verdict::Quota), "{judgement:?}");
+            prop_assert!(judgement.reason.contains("the provider says no"), "{judgement:?}");
+        }
+    }
+
+    #[test]
+    fn every_verdict_but_completed_has_a_reason(story in story()) {
+        let run = drive(limits(), &story);
+        if let Some(judgement) = run.judgement() {
+            prop_assert_eq!(judgement.reason.is_empty(), judgement.verdict == Verdict::Completed, "{:?}", judgement);
+            // These are others' to give.
+            prop_assert!(!matches!(judgement.verdict, Verdict::Aborted | Verdict::Lost | Verdict::Blocked));
+        }
+    }
+
+    #[test]
+    fn what_was_counted_is_what_was_said(story in story()) {
+        let run = drive(limits(), &story);
+        let counts = run.machine.counts;
+        let (mut steps, mut tools, mut tokens, mut text, mut cost) = (0, 0, 0, 0, 0.0);
+        for event in &run.fed {
+            match event {
+                Event::StepFinished { cost_usd, tokens: used, .. } => {
+                    steps += 1;
+                    tokens += used.total();
+                    cost += if cost_usd.is_finite() { cost_usd.max(0.0) } else { 0.0 };
+                }
+                Event::Tool(call) if matches!(call.status, ToolStatus::Completed | ToolStatus::Failed) => tools += 1,
+                Event::Text { delta, reasoning: false, .. } => text += delta.len() as u64,
+                _ => {}
+            }
+        }
+        prop_assert_eq!(counts.events, run.fed.len() as u64);
+        prop_assert_eq!((counts.steps, counts.tool_calls, counts.text), (steps, tools, text));
+        prop_assert_eq!(counts.tokens.total(), tokens);
+        prop_assert!((counts.cost_usd - cost).abs() < 1e-9, "{} {cost}", counts.cost_usd);
+    }
+
+    /// The order of what a step says does not matter for what it costs or for when the budget is spent.
+    #[test]
+    fn a_budget_ends_the_turn_with_the_step_that_exceeds_it(story in story()) {
+        let run = drive(limits(), &story);
+        let over = run.machine.counts.cost_usd > 1.0 || run.machine.counts.tokens.total() > 1000;
+        let budget = run.judgement().is_some_and(|judgement| judgement.reason.starts_with("budget: "));
+        prop_assert_eq!(over, budget);
+        if budget {
+            prop_assert_eq!(run.judgement().unwrap().verdict, Verdict::Failed);
+            let by_step = matches!(run.fed.last(), Some(Event::StepFinished { .. }));
+            prop_assert!(by_step);
+        }
+    }
+
+    #[test]
+    fn a_loop_ends_at_its_third_idle_step(story in story()) {
+        let run = drive(limits(), &story);
+        let idle = |reason: &&&str| !is_over(reason) && **reason != "tool-calls";
+        let reasons = run.reasons();
+        let in_a_row = reasons.iter().rev().take_while(idle).count();
+        let looping = run.judgement().is_some_and(|judgement| judgement.verdict == Verdict::Looping);
+        prop_assert!(in_a_row <= 3);
+        let ended_by_step = matches!(run.ended, Some((_, false))) && matches!(run.fed.last(), Some(Event::StepFinished { .. }));
+        let budget = run.judgement().is_some_and(|judgement| judgement.reason.starts_with("budget: "));
+        prop_assert_eq!(looping, in_a_row == 3 && ended_by_step && !budget);
+    }
+
+    #[test]
+    fn each_request_is_answered_once(story in story()) {
+        let run = drive(limits(), &story);
+        let said: BTreeSet<_> = run.fed.iter().filter_map(|event| match event {
+            Event::Asked(request) => Some(request.id.clone()),
+            _ => None,
+        }).collect();
+        let asked: BTreeSet<_> = run.asked.iter().cloned().collect();
+        prop_assert_eq!(asked.len(), run.asked.len(), "one was answered twice");
+        prop_assert_eq!(asked, said);
+    }
+
+    #[test]
+    fn a_running_tool_is_never_a_stall(story in story()) {
+        let run = drive(limits(), &story);
+        if run.judgement().is_some_and(|judgement| judgement.verdict == Verdict::Stalled) {
+            prop_assert_eq!(run.running_tools(), BTreeSet::new());
+        }
+    }
+
+    /// Retries in a row are a quota at the latest when the wait is as long as it may be, and never before something
+    /// would have to wait for longer.
+    #[test]
+    fn waiting_for_the_provider_is_a_quota_in_time(gaps in prop::collection::vec(0..20_u64, 1..10), wait in 0..60_i64) {
+        let mut machine = Machine::new(Limits { stall: Duration::from_secs(500), timeout: Duration::from_secs(1000), ..limits() });
+        let (mut at, mut first) = (0, None);
+        for gap in gaps {
+            at += gap;
+            if Duration::from_secs(at) >= machine.deadline() {
+                break;
+            }
+            let first = *first.get_or_insert(at);
+            let next = second(at as i64 + wait);
+            let event = Event::Retrying { attempt: 1, message: "later".to_owned(), next: Some(next) };
+            let step = machine.event(&event, Duration::from_secs(at), second(at as i64));
+            let too_long = at - first + wait as u64 > 30;
+            match step {
+                Step::Go => prop_assert!(!too_long),
+                Step::Stop(judgement) => {
+                    prop_assert!(too_long);
+                    prop_assert_eq!((judgement.verdict, judgement.retry_at), (Verdict::Quota, Some(next)));
+                    return Ok(());
+                }
+                other => return Err(TestCaseError::fail(format!("{other:?}"))),
+            }
+        }
+        let deadline = machine.deadline();
+        prop_assert_eq!(deadline, Duration::from_secs(first.unwrap_or(0) + 30));
+        let Step::Stop(judgement) = machine.tick(deadline) else {
+            return Err(TestCaseError::fail("it waits for ever"));
+        };
+        prop_assert_eq!(judgement.verdict, Verdict::Quota);
+    }
+}
