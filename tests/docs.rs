@@ -13,12 +13,14 @@ use kugetsu::config::KEYS;
 use kugetsu::exit::ExitStatus;
 use markdown::{blocks, document};
 
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "docs/hangs.md",
     "docs/performance.md",
+    "docs/soak.md",
     "skills/kugetsu/SKILL.md",
 ];
 

@@ -87,7 +87,7 @@ mod the_session_of_another_host_is_shown_here_and_held_there {
             refused.expect_status(75).stderr().contains("(attach)"),
             "{refused}"
         );
-        terminal.tmux(&["send-keys", "C-c"]);
+        terminal.press(&["C-c"]);
         world.wait_until("the interface has ended", SOON, || terminal.ended().is_some());
         assert_eq!(terminal.ended().as_deref(), Some("0"), "{}", terminal.screen());
         drop(terminal);

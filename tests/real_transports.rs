@@ -135,37 +135,21 @@ on_every_combination! {
         assert!(!offered.iter().any(|tool| tool == "question"), "{offered:?}");
     }
 
-    fn nothing_that_asks_hangs(case: &Case) {
-        let ask = || Reply::tool("question", json!({"questions": [{
+    fn a_subagent_that_asks_hangs_nothing(case: &Case) {
+        let ask = Reply::tool("question", json!({"questions": [{
             "question": "Which one?", "header": "Which", "options": [{"label": "A", "description": "a"}],
         }]}));
-        case.model.on("ask me", vec![ask(), Reply::text("went on")]);
-        let output = case.turn("start", "#1", &["ask me"]);
-        expect(&output, 0, "completed", "");
-        assert_eq!(output.json()["answer"], "went on", "{output}");
-
         case.model.on("delegate", vec![
             Reply::tool("task", json!({
                 "description": "ask for me", "prompt": "subagent, ask", "subagent_type": "general",
             })),
             Reply::text("the subagent is back"),
         ]);
-        case.model.on("subagent, ask", vec![ask(), Reply::text("asked")]);
+        case.model.on("subagent, ask", vec![ask, Reply::text("asked")]);
         let output = case.turn("start", "#2", &["delegate"]);
         expect(&output, 0, "completed", "");
         assert_eq!(output.json()["answer"], "the subagent is back", "{output}");
         assert_eq!(case.model.turn_requests_with("subagent, ask").len(), 2);
-
-        // A permission that the policy leaves to a person is refused, and the reason names it.
-        case.to_end(["permit", "--base", "external_directory=ask"], Stdin::Null).expect_status(0);
-        let outside = case.home().join("outside.txt");
-        case.model.on("write it", vec![
-            Reply::tool("write", json!({"filePath": outside, "content": "no"})),
-            Reply::text("went on"),
-        ]);
-        let output = case.turn("start", "#3", &["write it"]);
-        expect(&output, 1, "failed", "external_directory");
-        assert!(!outside.exists());
         case.wait_nothing_left(SOON);
     }
 }

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use kugetsu_testing::{FakeScript, Opencode, Output, Running, ServeMode, Signal, Stdin, Step, World};
+use kugetsu_testing::{
+    FakeAttempt, FakeScript, Opencode, Output, Running, ServeMode, Signal, Stdin, Step, World,
+};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_mins(2);
@@ -289,4 +291,25 @@ fn an_opencode_that_stays_after_its_answer_is_ended() {
     let result = expect(&turn(&world, "run"), 0, "completed");
     assert_eq!(result["answer"], "said it all");
     world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn an_opencode_that_finds_its_database_locked_at_its_start_is_started_again() {
+    for words in [
+        "database is locked",
+        "Failed to run the query 'PRAGMA journal_mode = WAL'",
+        "Failed query: insert into \"project\" (\"id\") values (?)\nparams: 21b3",
+    ] {
+        let locked = FakeAttempt {
+            stores_prompt: false,
+            steps: vec![Step::Stderr(words.to_owned()), Step::Exit(1)],
+        };
+        let answers = FakeAttempt {
+            stores_prompt: true,
+            steps: vec![Step::Answer("done".to_owned())],
+        };
+        let world = world(&FakeScript::default().on_attempts("fake it", [locked, answers]));
+        let result = expect(&turn(&world, "run"), 0, "completed");
+        assert_eq!(result["restarts"], 1, "{result}");
+    }
 }

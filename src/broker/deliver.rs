@@ -258,6 +258,12 @@ impl Delivery<'_> {
         mut interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
+        if self.record.session.is_none() {
+            // The fork is opencode's to write, and a locked database fails it in four different ways.
+            self.broker
+                .write_database(&self.opencode)?
+                .wait_until_writable()?;
+        }
         let setup = self.setup();
         match self.request.transport {
             TransportChoice::Only(TransportKind::Run) => {

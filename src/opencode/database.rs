@@ -150,6 +150,17 @@ impl Database {
         })
     }
 
+    /// Waits until it can be written to. What opencode writes itself waits for as long as opencode likes, and fails in
+    /// words of its own.
+    pub fn wait_until_writable(&mut self) -> Result<(), DatabaseError> {
+        let (path, wait) = (&self.path, self.wait);
+        let connection = &mut self.handle.get_mut().connection;
+        connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .and_then(rusqlite::Transaction::rollback)
+            .map_err(|source| classify(path, true, wait, source))
+    }
+
     /// Changes a session in one transaction and reads it back. A session that is already so is not written.
     pub fn patch(&mut self, id: &SessionId, patch: &SessionPatch<'_>) -> Result<SessionRow, DatabaseError> {
         let handle = self.handle.get_mut();

@@ -415,10 +415,12 @@ fn is_over(reason: &str) -> bool {
     matches!(reason, "stop" | "end_turn" | "end-turn")
 }
 
+/// The database was locked for longer than opencode waits: it says so, or names the statement that it could not run
+/// (1.18.33, and 1.3.2 for the first one that it runs).
 fn is_locked(end: &End) -> bool {
-    end.stderr
-        .last()
-        .is_some_and(|line| line.contains("database is locked"))
+    const WORDS: [&str; 3] = ["database is locked", "Failed query: ", "Failed to run the query "];
+    let says_so = |line: &String| WORDS.iter().any(|words| line.contains(words));
+    end.stderr.iter().any(says_so)
 }
 
 fn is_rejection(error: &str) -> bool {

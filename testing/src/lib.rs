@@ -12,12 +12,16 @@
 )]
 
 pub mod fake;
+mod hangs;
 mod model;
+mod soak;
 mod tour;
 mod world;
 
 pub use fake::{FakeAttempt, FakeCall, FakeRun, FakeScript, ServeMode, Step};
+pub use hangs::HangRow;
 pub use model::{Gate, ModelServer, Reply, Request, ToolCall, usage};
+pub use soak::{SoakCounts, SoakPlan, SoakTally, soak};
 pub use tour::script_tour;
 pub use world::{
     DatabaseLock, Opencode, Output, ProcessInfo, Running, STAMP, SessionRow, Signal, Stdin, Version, World,

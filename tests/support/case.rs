@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kugetsu_testing::{Opencode, Output, Running, SessionRow, Stdin, Version, World};
@@ -69,14 +70,22 @@ impl Case {
             .wait(SOON)
     }
 
+    fn record_path(&self, number: u64) -> PathBuf {
+        self.kugetsu_home()
+            .join(format!("sessions/github.com/shoko/kugetsu/{number}.json"))
+    }
+
     /// The record of an issue.
     #[track_caller]
     pub(crate) fn record(&self, number: u64) -> Value {
-        let path = self
-            .kugetsu_home()
-            .join(format!("sessions/github.com/shoko/kugetsu/{number}.json"));
+        let path = self.record_path(number);
         let text = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         serde_json::from_slice(&text).expect("a record is JSON")
+    }
+
+    /// Whether an issue's record names a session.
+    pub(crate) fn has_session(&self, number: u64) -> bool {
+        self.record_path(number).exists() && self.record(number)["session"].is_string()
     }
 
     /// opencode's row of an issue's session.

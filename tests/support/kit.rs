@@ -162,17 +162,9 @@ pub(crate) fn opencode_sessions(world: &World) -> BTreeSet<String> {
     world.sessions().into_iter().map(|session| session.id).collect()
 }
 
-/// The text of the user's messages in a session, oldest first, as opencode stored them.
+/// The user's messages in a session, as opencode stored them.
 pub(crate) fn prompts_of(world: &World, session: &str) -> Vec<String> {
-    let rows = world.sql(&format!(
-        "SELECT part.data FROM part JOIN message ON part.message_id = message.id \
-         WHERE part.session_id = '{session}' AND json_extract(message.data, '$.role') = 'user' \
-         ORDER BY message.time_created, part.id"
-    ));
-    rows.iter()
-        .filter_map(|row| serde_json::from_str::<Value>(row[0].as_str()?).ok())
-        .filter_map(|part| Some(part["text"].as_str()?.trim_matches(['\n', '"']).to_owned()))
-        .collect()
+    world.prompts(session)
 }
 
 /// Starts an issue through `opencode run`; it completes.

@@ -10,6 +10,7 @@ mod demo;
 mod example;
 mod opencode;
 mod packages;
+mod soak;
 mod step;
 mod test;
 
@@ -38,6 +39,8 @@ enum Command {
     Example,
     /// Measure what kugetsu costs, and print it as a table
     Bench,
+    /// Run many turns side by side and kill at random, with the real opencode, and print what came of it as a table
+    Soak(soak::Options),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Demo => demo::run(),
         Command::Example => example::run(),
         Command::Bench => bench::run(),
+        Command::Soak(options) => soak::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

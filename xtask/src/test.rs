@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use kugetsu_testing::{Version, workspace_root};
+use kugetsu_testing::{HangRow, Version, workspace_root};
 
 use crate::opencode;
 use crate::packages::{self, installed};
@@ -55,6 +55,8 @@ fn threads() -> usize {
 }
 
 fn tests(options: &Options) -> Result<Passed, Failure> {
+    // What an earlier run measured would pass for this one's. There may be none.
+    let _ = std::fs::remove_dir_all(HangRow::folder());
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
     let file = options.filter.as_ref().filter(|name| test_file(name).is_file());
     if let Some(name) = file {
@@ -156,6 +158,13 @@ fn report(options: &Options, passed: Passed) -> Result<(), Failure> {
                 "no test ran on the real opencode {version}"
             )));
         }
+    }
+    let hangs = HangRow::all();
+    if !hangs.is_empty() {
+        println!(
+            "=== what would hang, and how it ended\n\n{}",
+            HangRow::markdown(&hangs)
+        );
     }
     Ok(())
 }

@@ -97,6 +97,21 @@ impl World {
             .unwrap_or_else(|error| panic!("{query}: {error}"))
     }
 
+    /// The text of the user's messages in a session, oldest first, as opencode stored them: without the quotes and line
+    /// feeds that it puts around some.
+    #[track_caller]
+    pub fn prompts(&self, session: &str) -> Vec<String> {
+        let rows = self.sql(&format!(
+            "SELECT part.data FROM part JOIN message ON part.message_id = message.id \
+             WHERE part.session_id = '{session}' AND json_extract(message.data, '$.role') = 'user' \
+             ORDER BY message.time_created, part.id"
+        ));
+        rows.iter()
+            .filter_map(|row| serde_json::from_str::<Value>(row[0].as_str()?).ok())
+            .filter_map(|part| Some(part["text"].as_str()?.trim_matches(['\n', '"']).to_owned()))
+            .collect()
+    }
+
     /// Changes opencode's database, as another program would.
     #[track_caller]
     pub fn sql_write(&self, statements: &str) {

@@ -229,6 +229,32 @@ impl World {
         processes::marked(MARKER, &self.marker)
     }
 
+    /// The opencode below a process of this world: the one that serves or runs a turn, not its guard.
+    pub fn opencode_of(&self, pid: u32) -> Option<u32> {
+        let all = self.processes();
+        let parent_of = |child: u32| all.iter().find(|one| one.pid == child).map(|one| one.parent);
+        let is_below = |one: &&ProcessInfo| {
+            let mut at = one.parent;
+            while at != pid {
+                match parent_of(at) {
+                    Some(parent) => at = parent,
+                    None => return false,
+                }
+            }
+            true
+        };
+        all.iter()
+            .filter(|one| one.is_opencode())
+            .find(is_below)
+            .map(|one| one.pid)
+    }
+
+    /// Sends a signal to a process; false where it is gone.
+    #[allow(clippy::unused_self, reason = "what is signalled belongs to a world")]
+    pub fn signal(&self, pid: u32, signal: Signal) -> bool {
+        processes::signal(pid, signal).is_ok()
+    }
+
     /// Waits until no process of this world is alive; panics with those that are when `deadline` passes first.
     #[track_caller]
     pub fn wait_nothing_left(&self, deadline: Duration) {

@@ -47,6 +47,15 @@ pub struct ProcessInfo {
     pub command: String,
 }
 
+impl ProcessInfo {
+    /// Whether this is an opencode that serves or runs a turn.
+    pub fn is_opencode(&self) -> bool {
+        let mut words = self.command.split(' ');
+        let program = words.next().unwrap_or_default();
+        program.ends_with("/opencode") && words.any(|word| word == "serve" || word == "run")
+    }
+}
+
 fn pid(id: u32) -> std::io::Result<Pid> {
     let id = i32::try_from(id).ok().and_then(Pid::from_raw);
     id.ok_or_else(|| std::io::Error::other("no process id"))
