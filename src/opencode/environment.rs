@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::Opencode;
@@ -127,6 +128,14 @@ impl StderrTail {
     pub fn lines(&self) -> Vec<String> {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().cloned().collect()
+    }
+}
+
+/// Waits until what an opencode that has ended wrote last has been read; not for long, since what it left behind may
+/// hold the pipe open.
+pub async fn drained(pump: &mut JoinHandle<()>) {
+    if !pump.is_finished() {
+        let _ = tokio::time::timeout(Duration::from_secs(1), pump).await;
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinHandle;
 
-use super::environment::{Launch, pump_stderr};
+use super::environment::{Launch, drained, pump_stderr};
 use super::{Api, ApiError, Problem, StderrTail};
 use crate::process::{Exit, Guarded, ProcessError};
 
@@ -90,6 +90,9 @@ impl Server {
             Ok(Some(url)) => url,
             Ok(None) => {
                 let exit = process.wait().await;
+                for pump in &mut pumps {
+                    drained(pump).await;
+                }
                 return Err(not_ready(&format!("it ended ({exit})"), &stderr));
             }
             Err(_) => {
@@ -139,9 +142,13 @@ impl Server {
         self.stderr.lines()
     }
 
-    /// Waits until the server has ended. Cancel-safe.
+    /// Waits until the server has ended, and its last words are read. Cancel-safe.
     pub async fn ended(&mut self) -> Exit {
-        self.process.wait().await
+        let exit = self.process.wait().await;
+        for pump in &mut self.pumps {
+            drained(pump).await;
+        }
+        exit
     }
 
     /// Ends the server and everything that it started. `now`: without the grace period.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::opencode::{
     Database, DatabaseError, Line, LineSplitter, RunEvent, RunEventKind, RunLine, SessionRow, StderrTail,
-    parse_line, pump_stderr,
+    drained, parse_line, pump_stderr,
 };
 use crate::process::Guarded;
 use crate::redact::Redactor;
@@ -35,6 +35,7 @@ pub struct RunTransport {
     failures: Option<mpsc::Receiver<String>>,
     attempts: u64,
     tasks: Vec<JoinHandle<()>>,
+    stderr_pump: Option<JoinHandle<()>>,
     search: Option<ForkSearch>,
 }
 
@@ -107,6 +108,7 @@ impl Transport for RunTransport {
             failures: None,
             attempts: 0,
             tasks: Vec::new(),
+            stderr_pump: None,
             search: None,
         })
     }
@@ -150,7 +152,7 @@ impl Transport for RunTransport {
             let debug_log = self.setup.debug_log.clone();
             let (heard, failures) = mpsc::channel(64);
             self.failures = Some(failures);
-            self.tasks.push(tokio::spawn(pump_stderr(
+            self.stderr_pump = Some(tokio::spawn(pump_stderr(
                 pipe,
                 self.stderr.clone(),
                 debug_log,
@@ -220,6 +222,10 @@ impl Transport for RunTransport {
                             }),
                             Some(Ok(None)) | None => {}
                         }
+                        // Its last words are evidence.
+                        if let Some(mut pump) = self.stderr_pump.take() {
+                            drained(&mut pump).await;
+                        }
                         return Event::Ended(End {
                             exit: Some(exit),
                             stderr: self.stderr.lines(),
@@ -264,7 +270,7 @@ impl Transport for RunTransport {
             }
             let _ = process.wait().await;
         }
-        for task in self.tasks.drain(..) {
+        for task in self.tasks.drain(..).chain(self.stderr_pump.take()) {
             task.abort();
         }
     }

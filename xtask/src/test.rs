@@ -46,12 +46,12 @@ struct Passed {
     on: Vec<(Version, usize)>,
 }
 
-/// Real opencodes cost a core each, and every test waits now and then: one more than there are cores.
-fn threads() -> usize {
-    std::thread::available_parallelism()
-        .map_or(2, usize::from)
-        .saturating_add(1)
-        .clamp(2, 8)
+/// Real opencodes cost a core each, and every test waits now and then: one more than there are cores. Without them most
+/// of a test is waiting.
+fn threads(options: &Options) -> usize {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let threads = if options.quick { cores * 4 } else { cores + 1 };
+    threads.clamp(2, 8)
 }
 
 fn tests(options: &Options) -> Result<Passed, Failure> {
@@ -67,7 +67,9 @@ fn tests(options: &Options) -> Result<Passed, Failure> {
             command.args(["--test", &name]);
         }
     }
-    command.arg("--").arg(format!("--test-threads={}", threads()));
+    command
+        .arg("--")
+        .arg(format!("--test-threads={}", threads(options)));
     if file.is_none() {
         command.args(&options.filter);
     }
