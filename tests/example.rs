@@ -130,6 +130,8 @@ fn shape(value: &Value) -> Value {
                 .collect();
             shapes.into_values().collect()
         }
+        // The error in a proof is opencode's own.
+        Value::Object(fields) if fields.contains_key("last_events") => json!("proof"),
         Value::Object(fields) => fields
             .iter()
             .map(|(name, value)| (name.clone(), shape(value)))

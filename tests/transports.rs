@@ -109,6 +109,45 @@ fn the_stream_ends_with_the_verdict_that_was_checked() {
     );
 }
 
+#[test]
+fn a_failure_comes_with_its_proof() {
+    let steps = [
+        Step::Stderr("a word before\n".to_owned()),
+        Step::Error {
+            name: "APIError".to_owned(),
+            message: "no such model".to_owned(),
+        },
+    ];
+    let world = world(&FakeScript::default().on("fake it", steps));
+    let output = turn(&world, "run");
+    let result = expect(&output, 1, "failed");
+    let proof = &result["proof"];
+    assert!(proof["error"].to_string().contains("no such model"), "{output}");
+    let last = proof["last_events"].as_array().unwrap();
+    assert!(
+        last.iter()
+            .any(|words| words.as_str().unwrap().contains("no such model")),
+        "{output}"
+    );
+    assert!(
+        output.stderr().contains("  last: error: APIError: no such model"),
+        "{output}"
+    );
+    let events = world.run(["logs", "1", "--json"]).json_lines();
+    let shown = world.run(["show", "1", "--json"]).json();
+    for also in [&events.last().unwrap()["proof"], &shown["last"]["proof"]] {
+        assert_eq!(also, proof);
+    }
+    let waited = world.run(["wait", "1"]);
+    assert!(
+        waited
+            .expect_status(1)
+            .stderr()
+            .contains("  last: error: APIError"),
+        "{waited}"
+    );
+}
+
 fn contains(all: &[u8], piece: &[u8]) -> bool {
     all.windows(piece.len()).any(|window| window == piece)
 }

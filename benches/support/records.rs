@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use kugetsu::permission::Policy;
 use kugetsu::session::{
-    Answered, IssueRecord, IssueRef, SCHEMA, SessionId, TokenCount, Totals, TransportKind, TurnRecord,
+    Answered, IssueRecord, IssueRef, Proof, SCHEMA, SessionId, TokenCount, Totals, TransportKind, TurnRecord,
     Verdict,
 };
 use kugetsu::store::{Key, Store};
@@ -47,6 +47,7 @@ pub(crate) fn turn(verdict: Verdict, ended: Timestamp) -> TurnRecord {
         verdict,
         reason: String::new(),
         retry_at: None,
+        proof: Proof::default(),
         transport: TransportKind::Serve,
         started: ended,
         ended,

@@ -23,8 +23,8 @@ use crate::permission::Rule;
 use crate::process;
 use crate::redact::Redactor;
 use crate::session::{
-    BaseRecord, ForkIntent, IssueRecord, LiveTurn, SCHEMA, SessionId, Totals, TransportKind, TurnRecord,
-    Verdict,
+    BaseRecord, ForkIntent, IssueRecord, LiveTurn, Proof, SCHEMA, SessionId, Totals, TransportKind,
+    TurnRecord, Verdict,
 };
 use crate::store::{Holder, Key, Lease, LeaseError, Lock};
 use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, TransportError};
@@ -521,13 +521,19 @@ impl Delivery<'_> {
             tokens,
             ..outcome.counts
         };
-        outcome.ending.tell(&judgement, counts);
+        let proof = if judgement.verdict == Verdict::Completed {
+            Proof::default()
+        } else {
+            outcome.proof
+        };
+        outcome.ending.tell(&judgement, counts, proof.clone());
         let turn = TurnRecord {
             schema: SCHEMA,
             turn: self.turn,
             verdict: judgement.verdict,
             reason: judgement.reason,
             retry_at: judgement.retry_at,
+            proof,
             transport,
             started: self.started,
             ended: Timestamp::now(),

@@ -264,7 +264,9 @@ impl Broker {
             |_| Ok(()),
         )
         .await;
-        outcome.ending.tell(&outcome.judgement, outcome.counts);
+        outcome
+            .ending
+            .tell(&outcome.judgement, outcome.counts, outcome.proof);
         if outcome.judgement.verdict == Verdict::Completed {
             return Ok(());
         }

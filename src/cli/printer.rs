@@ -1,6 +1,5 @@
 //! Prints a turn while it runs, by following its file. Whatever becomes of stdout, the turn does not notice.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::sync::mpsc;
@@ -12,8 +11,6 @@ use crate::turn::stream::{Feed, StreamEvent, StreamLine};
 
 /// How long a reader of stdout may take nothing after the turn is over, before the rest is left in the file.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How many of the last events are told when a turn fails.
-const LAST: usize = 5;
 
 /// What is shown on stdout.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +33,7 @@ pub(super) enum Verbosity {
 /// A thread that prints.
 #[derive(Debug)]
 pub(super) struct Printer {
-    thread: JoinHandle<Vec<String>>,
+    thread: JoinHandle<()>,
     progress: mpsc::Receiver<()>,
 }
 
@@ -47,23 +44,22 @@ impl Printer {
         Self { thread, progress }
     }
 
-    /// Waits until everything is printed, for as long as somebody reads. The last events, in words.
-    pub(super) fn finish(self) -> Vec<String> {
+    /// Waits until everything is printed, for as long as somebody reads.
+    pub(super) fn finish(self) {
         while !self.thread.is_finished() {
             match self.progress.recv_timeout(PATIENCE) {
                 Ok(()) => {}
-                Err(mpsc::RecvTimeoutError::Timeout) => return Vec::new(),
+                Err(mpsc::RecvTimeoutError::Timeout) => return,
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
         }
-        self.thread.join().unwrap_or_default()
+        let _ = self.thread.join();
     }
 }
 
-fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, moved: &mpsc::Sender<()>) -> Vec<String> {
-    let mut last = VecDeque::new();
+fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, moved: &mpsc::Sender<()>) {
     let Ok(file) = File::open(&feed.path) else {
-        return Vec::new();
+        return;
     };
     let mut reader = BufReader::new(file);
     let mut writer = Writer::new(show);
@@ -75,17 +71,13 @@ fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, moved: &mpsc::S
         while read < length {
             line.clear();
             match reader.by_ref().take(length - read).read_until(b'\n', &mut line) {
-                Ok(0) | Err(_) => return last.into(),
+                Ok(0) | Err(_) => return,
                 Ok(bytes) => read += bytes as u64,
             }
-            if let Some(words) = words(&line) {
-                if verbosity == Some(Verbosity::Lines) {
-                    let _ = writeln!(std::io::stderr().lock(), "kugetsu: {words}");
-                }
-                if last.len() == LAST {
-                    last.pop_front();
-                }
-                last.push_back(words);
+            if verbosity == Some(Verbosity::Lines)
+                && let Some(words) = words(&line)
+            {
+                let _ = writeln!(std::io::stderr().lock(), "kugetsu: {words}");
             }
             // A reader that has gone away ends the printing and nothing else.
             if !closed && let Err(error) = writer.line(&line) {
@@ -98,7 +90,7 @@ fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, moved: &mpsc::S
             if !closed {
                 written(writer.end());
             }
-            return last.into();
+            return;
         }
     }
 }

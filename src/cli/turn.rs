@@ -358,7 +358,9 @@ pub(super) fn run(
             }
         })
     })?;
-    let last = printer.map(Printer::finish).unwrap_or_default();
+    if let Some(printer) = printer {
+        printer.finish();
+    }
     if let Err(error) = &report
         && let Some(turn) = detach::say_recorded(error, context)
     {
@@ -376,7 +378,7 @@ pub(super) fn run(
     if form == OutputForm::Json {
         output.object(&result(&report, status));
     }
-    summary(&report, &last, output);
+    summary(&report, output);
     Ok(status)
 }
 
@@ -452,10 +454,11 @@ pub(super) fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Val
         "answered": turn.answered,
         "pending": report.record.pending,
         "retry_at": turn.retry_at,
+        "proof": turn.proof,
     })
 }
 
-pub(super) fn summary(report: &TurnReport, last: &[String], output: Output) {
+pub(super) fn summary(report: &TurnReport, output: Output) {
     let turn = &report.turn;
     if let Some(lost) = &report.adopted {
         output.note(format!("kugetsu: the turn before was lost: {}", lost.reason));
@@ -511,7 +514,7 @@ pub(super) fn summary(report: &TurnReport, last: &[String], output: Output) {
             "  answer it with: kugetsu answer {issue} allow|deny|LABEL, then: kugetsu continue {issue}"
         ));
     } else if turn.verdict != Verdict::Completed && turn.verdict != Verdict::Aborted {
-        for line in last {
+        for line in &turn.proof.last_events {
             output.note(format!("  last: {line}"));
         }
     }

@@ -78,6 +78,6 @@ pub(super) fn until_end(
     if form == OutputForm::Json {
         output.object(&turn::result(&report, status));
     }
-    turn::summary(&report, &[], output);
+    turn::summary(&report, output);
     Ok(status)
 }

@@ -8,6 +8,8 @@ mod worktree;
 
 pub use issue_ref::{IssueRef, RefContext, RefError, RepoRef};
 pub use record::{BaseRecord, ForkIntent, IssueRecord, SCHEMA, SessionId, SessionState, Totals};
-pub use turn::{Answered, LiveTurn, PendingRequest, ProcessIdentity, TokenCount, TransportKind, TurnRecord};
+pub use turn::{
+    Answered, LiveTurn, PendingRequest, ProcessIdentity, Proof, TokenCount, TransportKind, TurnRecord,
+};
 pub use verdict::Verdict;
 pub use worktree::Worktree;

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{SCHEMA, Verdict};
@@ -98,6 +99,24 @@ pub struct LiveTurn {
     pub transport: TransportKind,
 }
 
+/// What a verdict rests on, for whoever doubts it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Proof {
+    /// The error as opencode reported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Value>,
+    /// The last events in words, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_events: Vec<String>,
+}
+
+impl Proof {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.error.is_none() && self.last_events.is_empty()
+    }
+}
+
 /// A turn that has ended: a line of `turns.jsonl`, and `last` in the record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TurnRecord {
@@ -113,6 +132,9 @@ pub struct TurnRecord {
     /// When the model's provider may answer again, for a quota whose end it told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,
+    /// What the verdict rests on; empty when completed.
+    #[serde(default, skip_serializing_if = "Proof::is_empty")]
+    pub proof: Proof,
     /// How it reached opencode.
     pub transport: TransportKind,
     /// When it started.
@@ -149,6 +171,7 @@ impl TurnRecord {
             verdict: Verdict::Lost,
             reason: format!("its supervisor (process {}) died", live.supervisor.pid),
             retry_at: None,
+            proof: Proof::default(),
             transport: live.transport,
             started: live.started,
             ended: Timestamp::now(),
@@ -187,8 +210,8 @@ pub struct PendingRequest {
     /// `permission` or `question`.
     pub kind: String,
     /// The permission and its patterns, or the questions with their options.
-    pub detail: serde_json::Value,
+    pub detail: Value,
     /// What a person answered; the next turn delivers it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub answer: Option<serde_json::Value>,
+    pub answer: Option<Value>,
 }

@@ -149,6 +149,11 @@ impl Machine {
         Step::Go
     }
 
+    /// The error that opencode reported and that no step has made good since.
+    pub fn error(&self) -> Option<&ErrorPayload> {
+        self.error.as_ref()
+    }
+
     /// The judgement of a turn that took too long.
     pub fn timed_out(&self) -> Judgement {
         Judgement::new(

@@ -23,14 +23,14 @@ pub use machine::{Counts, Judgement, Machine, Step};
 
 use crate::opencode::Database;
 use crate::opencode::DatabaseError;
-use crate::session::{Answered, SessionId, TransportKind, Verdict};
+use crate::session::{Answered, Proof, SessionId, TransportKind, Verdict};
 use crate::transport::{Answer, Event, Request, Setup, Target, Transport, TransportError};
 use answers::{By, Reply, interpret};
 use control::{Control, Heard, Signal};
 use narrate::Narrator;
 use resume::{Held, held};
 use status::RunState;
-use stream::StreamWriter;
+use stream::{StreamEvent, StreamWriter};
 
 /// The reason of a turn that SIGINT ended.
 pub const INTERRUPTED: &str = "interrupted";
@@ -90,6 +90,8 @@ pub struct Outcome {
     pub answered: Answered,
     /// The request on which the turn is blocked.
     pub blocked_on: Option<Request>,
+    /// What the judgement rests on.
+    pub proof: Proof,
     /// The last line of the stream, to be written.
     pub ending: Ending,
 }
@@ -107,15 +109,22 @@ pub struct Ending {
 
 impl Ending {
     /// Writes it.
-    pub fn tell(mut self, judgement: &Judgement, counts: Counts) {
-        self.narrator.end(
-            judgement,
-            self.session.as_ref(),
-            counts,
-            self.restarts,
-            self.took,
-            &mut self.stream,
-        );
+    pub fn tell(mut self, judgement: &Judgement, counts: Counts, proof: Proof) {
+        let end = StreamEvent::AgentEnd {
+            verdict: judgement.verdict,
+            reason: judgement.reason.clone(),
+            session: self.session,
+            steps: counts.steps,
+            tool_calls: counts.tool_calls,
+            cost_usd: counts.cost_usd,
+            tokens: counts.tokens,
+            duration_ms: millis(self.took),
+            restarts: self.restarts,
+            retry_at: judgement.retry_at,
+            proof,
+            exit_status: judgement.verdict.exit_status().code(),
+        };
+        self.narrator.write(&mut self.stream, end);
     }
 }
 
@@ -223,6 +232,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             restarts: self.restarts,
             answered: self.answered,
             blocked_on: self.blocked_on,
+            proof: self.narrator.proof(self.machine.error()),
             ending: Ending {
                 took: self.began.elapsed(),
                 narrator: self.narrator,

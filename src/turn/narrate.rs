@@ -1,19 +1,21 @@
 //! Tells a turn's events in the words of the public stream.
 
-use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde_json::json;
 
 use super::answers::By;
 use super::stream::{StreamEvent, StreamWriter};
-use super::{Counts, Judgement, millis};
 use crate::redact::{Pieces, Redactor};
-use crate::session::SessionId;
-use crate::transport::{Answer, Event, Request, ToolCall, ToolStatus};
+use crate::session::Proof;
+use crate::transport::{Answer, ErrorPayload, Event, Request, ToolCall, ToolStatus};
 
 /// How much of an answer is kept beside the stream, in bytes.
 const KEPT_ANSWER: usize = 4 * 1024 * 1024;
+/// How large an error may be to be kept whole, in bytes: some hold the whole request.
+const KEPT_ERROR: usize = 4 * 1024;
+/// How many of the last events are kept in words.
+const LAST: usize = 5;
 
 /// Keeps what is needed to tell beginnings from continuations.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub(super) struct Narrator {
     answer: String,
     /// The next text begins a new answer.
     fresh: bool,
+    /// The last events, in words.
+    last: VecDeque<String>,
     /// The stream could not be written; told once, by the turn's reason being all that is left.
     mute: bool,
 }
@@ -42,14 +46,39 @@ impl Narrator {
             tools: HashSet::new(),
             answer: String::new(),
             fresh: true,
+            last: VecDeque::new(),
             mute: false,
         }
     }
 
-    fn write(&mut self, stream: &mut StreamWriter, event: StreamEvent) {
+    pub(super) fn write(&mut self, stream: &mut StreamWriter, event: StreamEvent) {
+        if let Some(words) = event.in_words() {
+            if self.last.len() == LAST {
+                self.last.pop_front();
+            }
+            self.last.push_back(self.redactor.clean(&words).into_owned());
+        }
         // A full disk must not end a turn whose session is safe in opencode: the stream stops, the turn goes on.
         if !self.mute && stream.write(event, &self.redactor).is_err() {
             self.mute = true;
+        }
+    }
+
+    /// What a verdict rests on: these events and this error, without secrets.
+    pub(super) fn proof(&self, error: Option<&ErrorPayload>) -> Proof {
+        let error = error.map(|error| {
+            let whole = error.payload.to_string();
+            let kept = if whole.len() > KEPT_ERROR || error.payload.is_null() {
+                json!({"name": error.name, "message": error.message}).to_string()
+            } else {
+                whole
+            };
+            let clean = self.redactor.clean(&kept);
+            serde_json::from_str(&clean).unwrap_or_else(|_| json!(clean))
+        });
+        Proof {
+            error,
+            last_events: self.last.iter().cloned().collect(),
         }
     }
 
@@ -222,32 +251,5 @@ impl Narrator {
     pub(super) fn notice(&mut self, level: &str, message: &str, stream: &mut StreamWriter) {
         let (level, message) = (level.to_owned(), message.to_owned());
         self.write(stream, StreamEvent::Notice { level, message });
-    }
-
-    pub(super) fn end(
-        &mut self,
-        judgement: &Judgement,
-        session: Option<&SessionId>,
-        counts: Counts,
-        restarts: u32,
-        took: Duration,
-        stream: &mut StreamWriter,
-    ) {
-        self.write(
-            stream,
-            StreamEvent::AgentEnd {
-                verdict: judgement.verdict,
-                reason: judgement.reason.clone(),
-                session: session.cloned(),
-                steps: counts.steps,
-                tool_calls: counts.tool_calls,
-                cost_usd: counts.cost_usd,
-                tokens: counts.tokens,
-                duration_ms: millis(took),
-                restarts,
-                retry_at: judgement.retry_at,
-                exit_status: judgement.verdict.exit_status().code(),
-            },
-        );
     }
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::redact::Redactor;
-use crate::session::{SessionId, TokenCount, TransportKind, Verdict};
+use crate::session::{Proof, SessionId, TokenCount, TransportKind, Verdict};
 use crate::store::{Key, Store, StoreError};
 
 /// The schema of every line.
@@ -184,6 +184,10 @@ pub enum StreamEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[schemars(with = "Option<String>")]
         retry_at: Option<Timestamp>,
+        /// What the verdict rests on: the error as opencode reported it, the last events in words. Absent when completed.
+        #[serde(default, skip_serializing_if = "Proof::is_empty")]
+        #[schemars(with = "Value")]
+        proof: Proof,
         /// The exit status of the command, unless a signal ended it.
         exit_status: u8,
     },

@@ -6,7 +6,7 @@ use std::process::Command;
 use jiff::Timestamp;
 use kugetsu::permission::Policy;
 use kugetsu::session::{
-    BaseRecord, IssueRecord, IssueRef, RepoRef, SCHEMA, SessionId, TokenCount, Totals, TransportKind,
+    BaseRecord, IssueRecord, IssueRef, Proof, RepoRef, SCHEMA, SessionId, TokenCount, Totals, TransportKind,
     TurnRecord, Verdict,
 };
 use kugetsu::store::{Finding, Holder, Key, Lease, Store};
@@ -80,6 +80,7 @@ pub(crate) fn turn(number: u64) -> TurnRecord {
         verdict: Verdict::Completed,
         reason: String::new(),
         retry_at: None,
+        proof: Proof::default(),
         transport: TransportKind::Serve,
         started: at(0),
         ended: at(1),
