@@ -222,11 +222,10 @@ impl Run {
             .collect()
     }
 
-    /// Whose step ended it; nothing where something else did.
-    fn ended_by_step(&self) -> Option<Option<&str>> {
+    /// Whose step ended it and why; nothing where something else did.
+    fn ended_by_step(&self) -> Option<(Option<&str>, &str)> {
         let by_event = matches!(self.ended, Some((_, false)));
-        let (who, _) = self.fed.last().filter(|_| by_event).and_then(step)?;
-        Some(who)
+        self.fed.last().filter(|_| by_event).and_then(step)
     }
 
     fn running_tools(&self) -> BTreeSet<&str> {
@@ -374,7 +373,7 @@ proptest! {
         }
         let looping = run.judgement().is_some_and(|judgement| judgement.verdict == Verdict::Looping);
         let budget = run.judgement().is_some_and(|judgement| judgement.reason.starts_with("budget: "));
-        let third = run.ended_by_step().is_some_and(|who| in_a_row(who) == 3);
+        let third = run.ended_by_step().is_some_and(|(who, _)| in_a_row(who) == 3);
         prop_assert_eq!(looping, third && !budget);
     }
 
