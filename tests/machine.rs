@@ -41,6 +41,23 @@ fn step_finished(reason: &str, cost_usd: f64, tokens: u64) -> Event {
     }
 }
 
+fn subagent_step(subagent: u8, reason: &str, cost_usd: f64, tokens: u64) -> Event {
+    let Event::StepFinished {
+        reason,
+        cost_usd,
+        tokens,
+    } = step_finished(reason, cost_usd, tokens)
+    else {
+        unreachable!("a step that finished")
+    };
+    Event::SubagentStep {
+        session: format!("ses_{subagent}"),
+        reason,
+        cost_usd,
+        tokens,
+    }
+}
+
 fn tool(call: u8, status: ToolStatus) -> Event {
     let failed = status == ToolStatus::Failed;
     Event::Tool(ToolCall {
@@ -81,7 +98,10 @@ fn event() -> impl Strategy<Value = Event> {
         }),
         1 => Just(Event::TextEnded { part: "prt_1".to_owned(), reasoning: false, text: "x".to_owned() }),
         4 => (0..3_u8, statuses).prop_map(|(call, status)| tool(call, status)),
-        4 => (reasons, cost, 0..300_u64).prop_map(|(reason, cost, tokens)| step_finished(reason, cost, tokens)),
+        4 => (reasons.clone(), cost.clone(), 0..300_u64)
+            .prop_map(|(reason, cost, tokens)| step_finished(reason, cost, tokens)),
+        4 => (0..2_u8, reasons, cost, 0..300_u64)
+            .prop_map(|(who, reason, cost, tokens)| subagent_step(who, reason, cost, tokens)),
         2 => (1..9_u64, prop::option::of(0..60_i64)).prop_map(|(attempt, wait)| Event::Retrying {
             attempt,
             message: "Too Many Requests".to_owned(),
@@ -188,14 +208,24 @@ impl Run {
         &self.fed[last.map_or(0, |at| at + 1)..]
     }
 
+    /// The reasons of the turn's own steps.
     fn reasons(&self) -> Vec<&str> {
-        let mut reasons = Vec::new();
-        for event in &self.fed {
-            if let Event::StepFinished { reason, .. } = event {
-                reasons.push(reason.as_str());
-            }
-        }
-        reasons
+        self.reasons_of(None)
+    }
+
+    /// The reasons of the steps of a subagent, or of the turn itself.
+    fn reasons_of(&self, subagent: Option<&str>) -> Vec<&str> {
+        let steps = self.fed.iter().filter_map(step);
+        steps
+            .filter(|(who, _)| *who == subagent)
+            .map(|(_, reason)| reason)
+            .collect()
+    }
+
+    /// Whose step ended it and why; nothing where something else did.
+    fn ended_by_step(&self) -> Option<(Option<&str>, &str)> {
+        let by_event = matches!(self.ended, Some((_, false)));
+        self.fed.last().filter(|_| by_event).and_then(step)
     }
 
     fn running_tools(&self) -> BTreeSet<&str> {
@@ -213,6 +243,15 @@ impl Run {
             }
         }
         running
+    }
+}
+
+/// Whose step this event ends, where it is a subagent's, and why.
+fn step(event: &Event) -> Option<(Option<&str>, &str)> {
+    match event {
+        Event::StepFinished { reason, .. } => Some((None, reason)),
+        Event::SubagentStep { session, reason, .. } => Some((Some(session), reason)),
+        _ => None,
     }
 }
 
@@ -323,6 +362,10 @@ proptest! {
                     tokens += used.total();
                     cost += if cost_usd.is_finite() { cost_usd.max(0.0) } else { 0.0 };
                 }
+                Event::SubagentStep { cost_usd, tokens: used, .. } => {
+                    tokens += used.total();
+                    cost += if cost_usd.is_finite() { cost_usd.max(0.0) } else { 0.0 };
+                }
                 Event::Tool(call) if matches!(call.status, ToolStatus::Completed | ToolStatus::Failed) => tools += 1,
                 Event::Text { delta, reasoning: false, .. } => text += delta.len() as u64,
                 _ => {}
@@ -343,8 +386,7 @@ proptest! {
         prop_assert_eq!(over, budget);
         if budget {
             prop_assert_eq!(run.judgement().unwrap().verdict, Verdict::Failed);
-            let by_step = matches!(run.fed.last(), Some(Event::StepFinished { .. }));
-            prop_assert!(by_step);
+            prop_assert!(run.ended_by_step().is_some());
         }
     }
 
@@ -352,13 +394,14 @@ proptest! {
     fn a_loop_ends_at_its_third_idle_step(story in story()) {
         let run = drive(limits(), &story);
         let idle = |reason: &&&str| !is_over(reason) && **reason != "tool-calls";
-        let reasons = run.reasons();
-        let in_a_row = reasons.iter().rev().take_while(idle).count();
+        let in_a_row = |who| run.reasons_of(who).iter().rev().take_while(idle).count();
+        for who in [None, Some("ses_0"), Some("ses_1")] {
+            prop_assert!(in_a_row(who) <= 3);
+        }
         let looping = run.judgement().is_some_and(|judgement| judgement.verdict == Verdict::Looping);
-        prop_assert!(in_a_row <= 3);
-        let ended_by_step = matches!(run.ended, Some((_, false))) && matches!(run.fed.last(), Some(Event::StepFinished { .. }));
         let budget = run.judgement().is_some_and(|judgement| judgement.reason.starts_with("budget: "));
-        prop_assert_eq!(looping, in_a_row == 3 && ended_by_step && !budget);
+        let third = run.ended_by_step().is_some_and(|(who, _)| in_a_row(who) == 3);
+        prop_assert_eq!(looping, third && !budget);
     }
 
     #[test]

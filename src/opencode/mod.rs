@@ -15,9 +15,13 @@ mod server;
 pub use api::{Api, ApiError, Problem};
 pub use binary::{Opencode, OpencodeError, Search, Version, find, probe};
 pub use config::{ConfigError, agent_rules_args, parse_agent_rules};
-pub use database::{After, Database, DatabaseError, SessionPatch, SessionRow, StoredMessage, prompt_matches};
+pub use database::{
+    After, Database, DatabaseError, SessionPatch, SessionRow, StoredMessage, SubagentStep, SubagentWork,
+    prompt_matches,
+};
 pub use environment::{Launch, Secrets, StderrTail, drained, pump_stderr};
 pub use lines::{KEPT_PREFIX, Line, LineSplitter, MAX_LINE};
+pub(crate) use run_events::cost;
 pub use run_events::{
     RejectedPermission, RunEvent, RunEventKind, RunLine, error_summary, parse_line, rejected_permission,
     token_count,

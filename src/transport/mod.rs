@@ -131,6 +131,17 @@ pub enum Event {
         /// Tokens of the step.
         tokens: TokenCount,
     },
+    /// A model step of a subagent ended: it costs like any other, and says nothing about the turn's own answer.
+    SubagentStep {
+        /// The subagent's session.
+        session: String,
+        /// The model's reason.
+        reason: String,
+        /// US dollars.
+        cost_usd: f64,
+        /// Tokens of the step.
+        tokens: TokenCount,
+    },
     /// opencode waits and will ask the model again.
     Retrying {
         /// The how-manieth try, from 1.

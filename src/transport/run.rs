@@ -1,7 +1,8 @@
 //! A turn through one `opencode run`: the prompt on its standard input, events on its standard output.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -26,6 +27,13 @@ use crate::session::{SessionId, TransportKind};
 /// seconds before the first event names it.
 const LOOK: Duration = Duration::from_millis(25);
 
+/// How often the database is asked what subagents do: `run` says nothing of them.
+const SUBAGENTS: Duration = Duration::from_secs(2);
+
+/// How far back each such look begins before the latest change that was seen: rows are not written in the order of their
+/// times.
+const LATE: i64 = 5000;
+
 /// See the module.
 pub struct RunTransport {
     setup: Setup,
@@ -37,6 +45,70 @@ pub struct RunTransport {
     tasks: Vec<JoinHandle<()>>,
     stderr_pump: Option<JoinHandle<()>>,
     search: Option<ForkSearch>,
+    subagents: Option<Subagents>,
+    /// What was seen at a look and not told yet.
+    seen: VecDeque<Event>,
+}
+
+/// Looks at what subagents do, in the database.
+struct Subagents {
+    database: PathBuf,
+    /// Ours, once it is known.
+    session: Option<SessionId>,
+    since_ms: i64,
+    told: HashSet<String>,
+    /// When their text and tools last changed, or a request to the model last failed: what is older is no progress.
+    stood_ms: i64,
+    /// opencode has made its first step: it has the database open, so that a look is not the first connection.
+    open: bool,
+    next: tokio::time::Instant,
+}
+
+impl Subagents {
+    fn begin(setup: &Setup, target: &Target) -> Self {
+        let now = Timestamp::now().as_millisecond();
+        Self {
+            database: setup.opencode.database.clone(),
+            session: match target {
+                Target::Session(session) => Some(session.clone()),
+                Target::ForkOf(_) => None,
+            },
+            since_ms: now,
+            told: HashSet::new(),
+            stood_ms: now,
+            open: false,
+            next: tokio::time::Instant::now() + SUBAGENTS,
+        }
+    }
+
+    /// What has happened since the last look. A database that cannot be read says nothing.
+    fn look(&mut self) -> Vec<Event> {
+        self.next = tokio::time::Instant::now() + SUBAGENTS;
+        let Some(session) = self.session.as_ref().filter(|_| self.open) else {
+            return Vec::new();
+        };
+        let from = self.since_ms.max(self.stood_ms - LATE);
+        let work = Database::open_read(&self.database).and_then(|database| database.subagents(session, from));
+        let Ok(work) = work else {
+            return Vec::new();
+        };
+        let mut events: Vec<Event> = work
+            .steps
+            .into_iter()
+            .filter(|step| self.told.insert(step.part.clone()))
+            .map(|step| Event::SubagentStep {
+                session: step.session,
+                reason: step.reason,
+                cost_usd: step.cost_usd,
+                tokens: step.tokens,
+            })
+            .collect();
+        if work.changed_ms > self.stood_ms {
+            self.stood_ms = work.changed_ms;
+            events.push(Event::Activity);
+        }
+        events
+    }
 }
 
 /// Looks for the fork that `opencode run --fork` makes.
@@ -96,6 +168,16 @@ impl ForkSearch {
     }
 }
 
+impl RunTransport {
+    fn found(&mut self, fork: SessionId) -> Event {
+        self.search = None;
+        if let Some(subagents) = &mut self.subagents {
+            subagents.session = Some(fork.clone());
+        }
+        Event::Session(fork)
+    }
+}
+
 impl Transport for RunTransport {
     const KIND: TransportKind = TransportKind::Run;
 
@@ -110,6 +192,8 @@ impl Transport for RunTransport {
             tasks: Vec::new(),
             stderr_pump: None,
             search: None,
+            subagents: None,
+            seen: VecDeque::new(),
         })
     }
 
@@ -118,6 +202,7 @@ impl Transport for RunTransport {
     }
 
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {
+        self.subagents = Some(Subagents::begin(&self.setup, target));
         let mut args = vec!["run", "--format", "json"];
         // Never --continue: with it, 1.3.2 ignores --session and goes on in the newest one.
         let session = match target {
@@ -187,6 +272,17 @@ impl Transport for RunTransport {
             });
         };
         loop {
+            if let Some(event) = self.seen.pop_front() {
+                return event;
+            }
+            let subagents_due = self.subagents.as_ref().filter(|subagents| subagents.open);
+            let subagents_due = subagents_due.map(|subagents| subagents.next);
+            let subagents_look = async {
+                match subagents_due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
             let look = async {
                 match self.search {
                     Some(_) => tokio::time::sleep(LOOK).await,
@@ -204,11 +300,19 @@ impl Transport for RunTransport {
                 event = events.recv() => match event {
                     Some(Event::Session(session)) => {
                         if self.search.as_ref().is_some_and(|search| search.exists(&session)) {
-                            self.search = None;
-                            return Event::Session(session);
+                            return self.found(session);
                         }
                     }
-                    Some(event) => return event,
+                    Some(event) => {
+                        if let Some(subagents) = &mut self.subagents {
+                            subagents.open |= event == Event::StepStarted;
+                            if matches!(&event, Event::Tool(call) if call.tool == "task") {
+                                // It has ended: what it cost counts before the next step begins.
+                                self.seen.extend(subagents.look());
+                            }
+                        }
+                        return event;
+                    }
                     None => {
                         // A fork that said nothing may have been made all the same.
                         let exit = process.wait().await;
@@ -236,14 +340,23 @@ impl Transport for RunTransport {
                 failure = failure => match failure {
                     Some(message) => {
                         self.attempts += 1;
-                        return Event::Retrying { attempt: self.attempts, message, next: None };
+                        if let Some(subagents) = &mut self.subagents {
+                            // What was done before is no progress afterwards.
+                            self.seen.extend(subagents.look());
+                            subagents.stood_ms = Timestamp::now().as_millisecond();
+                        }
+                        self.seen.push_back(Event::Retrying { attempt: self.attempts, message, next: None });
                     }
                     None => self.failures = None,
                 },
                 () = look => {
                     if let Some(Ok(Some(fork))) = self.search.as_ref().map(ForkSearch::look) {
-                        self.search = None;
-                        return Event::Session(fork);
+                        return self.found(fork);
+                    }
+                }
+                () = subagents_look => {
+                    if let Some(subagents) = &mut self.subagents {
+                        self.seen.extend(subagents.look());
                     }
                 }
             }

@@ -201,12 +201,8 @@ impl Transport for ServeTransport {
             stream,
             self.sender.clone(),
         )));
-        self.tasks.push(tokio::spawn(waiting(
-            api.clone(),
-            session.clone(),
-            self.sender.clone(),
-            POLL,
-        )));
+        self.tasks
+            .push(tokio::spawn(waiting(api.clone(), self.sender.clone(), POLL)));
         let (sender, text) = (self.sender.clone(), text.to_owned());
         let (model, agent) = (self.setup.model.clone(), self.setup.agent.clone());
         self.tasks.push(tokio::spawn(async move {

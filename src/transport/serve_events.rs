@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::serve::Heard;
 use super::{ErrorPayload, Event, Question, Request, RequestKind, ToolCall, ToolStatus, TransportError};
 use crate::fsx;
-use crate::opencode::{Api, Line, LineSplitter, error_summary, token_count};
+use crate::opencode::{Api, Line, LineSplitter, cost, error_summary, token_count};
 use crate::redact::Redactor;
 use crate::session::SessionId;
 
@@ -123,13 +123,17 @@ impl Listener {
             out.extend(request(kind == "question.asked", properties).map(|r| Heard::Event(Event::Asked(r))));
             return;
         }
-        if session != self.session.as_str() {
-            // A subagent that waits for the provider is no progress of ours.
-            let event = retry(&properties["status"]).unwrap_or(Event::Activity);
-            out.push(Heard::Event(event));
-            return;
+        // A subagent that goes on in a session of an earlier turn makes no new one.
+        if let Some(child) = properties["part"]["state"]["metadata"]["sessionId"].as_str()
+            && properties["part"]["tool"] == "task"
+        {
+            self.family.insert(child.to_owned());
         }
-        self.own(kind, properties, out);
+        if session == self.session.as_str() {
+            self.own(kind, properties, out);
+        } else {
+            out.extend(subagent(kind, session, properties).map(Heard::Event));
+        }
     }
 
     fn own(&mut self, kind: &str, properties: &Value, out: &mut Vec<Heard>) {
@@ -214,8 +218,8 @@ impl Listener {
         match part["type"].as_str()? {
             "step-start" => Some(Event::StepStarted),
             "step-finish" => Some(Event::StepFinished {
-                reason: part["reason"].as_str().unwrap_or("unknown").to_owned(),
-                cost_usd: part["cost"].as_f64().unwrap_or_default(),
+                reason: finish_reason(part),
+                cost_usd: cost(&part["cost"]),
                 tokens: token_count(&part["tokens"]),
             }),
             kind @ ("text" | "reasoning") => (!part["time"]["end"].is_null()).then(|| Event::TextEnded {
@@ -227,6 +231,29 @@ impl Listener {
             _ => None,
         }
     }
+}
+
+/// What a subagent says. Its text and tools are progress. That it is busy is none: so it is between two tries that both
+/// fail.
+fn subagent(kind: &str, session: &str, properties: &Value) -> Option<Event> {
+    let part = &properties["part"];
+    match (kind, part["type"].as_str()) {
+        ("session.status", _) => retry(&properties["status"]),
+        ("message.part.updated", Some("step-finish")) => Some(Event::SubagentStep {
+            session: session.to_owned(),
+            reason: finish_reason(part),
+            cost_usd: cost(&part["cost"]),
+            tokens: token_count(&part["tokens"]),
+        }),
+        ("message.part.delta", _) | ("message.part.updated", Some("text" | "reasoning" | "tool")) => {
+            Some(Event::Activity)
+        }
+        _ => None,
+    }
+}
+
+fn finish_reason(part: &Value) -> String {
+    part["reason"].as_str().unwrap_or("unknown").to_owned()
 }
 
 pub(super) fn open_raw_log(path: &Path) -> Result<std::fs::File, TransportError> {
@@ -305,7 +332,7 @@ fn request(question: bool, value: &Value) -> Option<Request> {
 
 /// Looks up, again and again, what waits on a person or on a retry: it shows nowhere else when an event is
 /// lost. The server is this turn's own, so every request in it is this turn's, a subagent's included.
-pub(super) async fn waiting(api: Api, session: SessionId, heard: mpsc::Sender<Heard>, every: Duration) {
+pub(super) async fn waiting(api: Api, heard: mpsc::Sender<Heard>, every: Duration) {
     let mut known = HashSet::new();
     loop {
         tokio::time::sleep(every).await;
@@ -328,7 +355,8 @@ pub(super) async fn waiting(api: Api, session: SessionId, heard: mpsc::Sender<He
             );
         }
         if let Ok(status) = api.status().await {
-            events.extend(retry(&status[session.as_str()]));
+            let sessions = status.as_object().into_iter().flat_map(serde_json::Map::values);
+            events.extend(sessions.filter_map(retry));
         }
         for event in events {
             if heard.send(Heard::Event(event)).await.is_err() {

@@ -3,7 +3,7 @@
 //! It is pure: no clock, no file, no process. Time is the time since the turn began. The machine is drawn in
 //! ARCHITECTURE.md; property tests feed it events in random order.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -59,6 +59,8 @@ pub struct Machine {
     pub counts: Counts,
     last_progress: Duration,
     idle_steps: u32,
+    /// The same of each subagent, by its session.
+    subagents_idle: HashMap<String, u32>,
     last_reason: Option<String>,
     answer_over: bool,
     error: Option<ErrorPayload>,
@@ -80,9 +82,9 @@ pub struct Counts {
     pub steps: u64,
     /// Tool calls that ended.
     pub tool_calls: u64,
-    /// US dollars.
+    /// US dollars, of subagents as well.
     pub cost_usd: f64,
-    /// Tokens.
+    /// Tokens, of subagents as well.
     pub tokens: TokenCount,
     /// Bytes of answer text.
     pub text: u64,
@@ -96,6 +98,7 @@ impl Machine {
             counts: Counts::default(),
             last_progress: Duration::ZERO,
             idle_steps: 0,
+            subagents_idle: HashMap::new(),
             last_reason: None,
             answer_over: false,
             error: None,
@@ -230,6 +233,12 @@ impl Machine {
                 cost_usd,
                 tokens,
             } => self.step_finished(reason, *cost_usd, *tokens, at),
+            Event::SubagentStep {
+                session,
+                reason,
+                cost_usd,
+                tokens,
+            } => self.subagent_step(session, reason, *cost_usd, *tokens, at),
             Event::Retrying { message, next, .. } => self.retrying(message, *next, at, now),
             Event::Asked(request) => {
                 self.last_progress = at;
@@ -258,16 +267,57 @@ impl Machine {
         self.tools.clear();
         self.error = None;
         self.counts.steps += 1;
+        self.last_reason = Some(reason.to_owned());
+        self.answer_over = is_over(reason);
+        if let Some(judgement) = self.spend(cost_usd, tokens) {
+            return Step::Stop(judgement);
+        }
+        if !is_idle(reason) {
+            self.idle_steps = 0;
+            return Step::Go;
+        }
+        self.idle_steps += 1;
+        if self.idle_steps >= self.limits.idle_steps {
+            return Step::Stop(looping(self.idle_steps, ""));
+        }
+        Step::Go
+    }
+
+    /// A subagent's `stop` is not the end of the answer, and its steps are not the turn's; what they cost is.
+    fn subagent_step(
+        &mut self,
+        session: &str,
+        reason: &str,
+        cost_usd: f64,
+        tokens: TokenCount,
+        at: Duration,
+    ) -> Step {
+        self.progress(at);
+        if let Some(judgement) = self.spend(cost_usd, tokens) {
+            return Step::Stop(judgement);
+        }
+        if !is_idle(reason) {
+            self.subagents_idle.remove(session);
+            return Step::Go;
+        }
+        let idle = self.subagents_idle.entry(session.to_owned()).or_default();
+        *idle += 1;
+        if *idle >= self.limits.idle_steps {
+            return Step::Stop(looping(*idle, " of a subagent"));
+        }
+        Step::Go
+    }
+
+    /// Counts what a step cost; the judgement, where that is more than the turn may cost.
+    fn spend(&mut self, cost_usd: f64, tokens: TokenCount) -> Option<Judgement> {
         if cost_usd.is_finite() && cost_usd > 0.0 {
             self.counts.cost_usd += cost_usd;
         }
         self.counts.tokens += tokens;
-        self.last_reason = Some(reason.to_owned());
-        self.answer_over = is_over(reason);
         if let Some(limit) = self.limits.cost_usd
             && self.counts.cost_usd > limit
         {
-            return Step::Stop(Judgement::new(
+            return Some(Judgement::new(
                 Verdict::Failed,
                 format!("budget: {:.4} USD of at most {limit} USD", self.counts.cost_usd),
             ));
@@ -275,23 +325,12 @@ impl Machine {
         if let Some(limit) = self.limits.tokens
             && self.counts.tokens.total() > limit
         {
-            return Step::Stop(Judgement::new(
+            return Some(Judgement::new(
                 Verdict::Failed,
                 format!("budget: {} tokens of at most {limit}", self.counts.tokens.total()),
             ));
         }
-        if self.answer_over || reason == "tool-calls" {
-            self.idle_steps = 0;
-            return Step::Go;
-        }
-        self.idle_steps += 1;
-        if self.idle_steps >= self.limits.idle_steps {
-            return Step::Stop(Judgement::new(
-                Verdict::Looping,
-                format!("{} steps in a row ended without a finish reason", self.idle_steps),
-            ));
-        }
-        Step::Go
+        None
     }
 
     fn retrying(&mut self, message: &str, next: Option<Timestamp>, at: Duration, now: Timestamp) -> Step {
@@ -309,6 +348,7 @@ impl Machine {
     /// opencode was started again: what the old process was doing is over.
     pub fn reborn(&mut self, at: Duration) {
         self.tools.clear();
+        self.subagents_idle.clear();
         self.answer_over = false;
         self.last_reason = None;
         self.error = None;
@@ -418,6 +458,18 @@ fn retry_at(payload: &serde_json::Value, now: Timestamp) -> Option<Timestamp> {
 /// Reasons after which the model has said all it wanted to.
 fn is_over(reason: &str) -> bool {
     matches!(reason, "stop" | "end_turn" | "end-turn")
+}
+
+/// Reasons that are none: such a step says nothing, and may be followed by the next one without end.
+fn is_idle(reason: &str) -> bool {
+    !is_over(reason) && reason != "tool-calls"
+}
+
+fn looping(steps: u32, whose: &str) -> Judgement {
+    Judgement::new(
+        Verdict::Looping,
+        format!("{steps} steps{whose} in a row ended without a finish reason"),
+    )
 }
 
 /// The database was locked for longer than opencode waits: it says so, or names the statement that it could not run

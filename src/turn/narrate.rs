@@ -142,7 +142,12 @@ impl Narrator {
                 self.notice("error", &format!("{}: {}", error.name, error.message), stream);
             }
             Event::Notice(text) => self.notice("diagnostic", text, stream),
-            Event::Session(_) | Event::Asked(_) | Event::Answered(_) | Event::Activity | Event::Ended(_) => {}
+            Event::Session(_)
+            | Event::SubagentStep { .. }
+            | Event::Asked(_)
+            | Event::Answered(_)
+            | Event::Activity
+            | Event::Ended(_) => {}
         }
     }
 

@@ -161,6 +161,7 @@ impl Board {
                 }
             }
             Event::StepFinished { .. } => notes.tools.clear(),
+            Event::SubagentStep { .. } => {}
             _ => return,
         }
         notes.counts = *counts;

@@ -45,6 +45,30 @@ pub struct StoredMessage {
     pub has_text: bool,
 }
 
+/// What the subagents of a session have done.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SubagentWork {
+    /// When their text and tools last changed, in milliseconds since the epoch; 0 where there is nothing.
+    pub changed_ms: i64,
+    /// Their steps that ended, in order.
+    pub steps: Vec<SubagentStep>,
+}
+
+/// A step of a subagent that ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SubagentStep {
+    /// `prt_...`
+    pub part: String,
+    /// The subagent's session.
+    pub session: String,
+    /// Why the model ended it.
+    pub reason: String,
+    /// What it cost, in US dollars.
+    pub cost_usd: f64,
+    /// What it used.
+    pub tokens: TokenCount,
+}
+
 impl Database {
     /// How many messages a session has.
     pub fn message_count(&self, id: &SessionId) -> Result<u64, DatabaseError> {
@@ -108,6 +132,37 @@ impl Database {
                 spent.1 += token_count(&data["tokens"]);
             }
             Ok(spent)
+        })
+    }
+
+    /// What the subagents of a session have done since then (milliseconds since the epoch). Cheap enough to be asked
+    /// for every few seconds: rows that did not change since then are not parsed.
+    pub fn subagents(&self, id: &SessionId, since_ms: i64) -> Result<SubagentWork, DatabaseError> {
+        let sql = "WITH RECURSIVE family(id) AS ( \
+                     SELECT s.id FROM session s WHERE s.parent_id = ?1 \
+                     UNION SELECT s.id FROM session s JOIN family f ON s.parent_id = f.id) \
+                   SELECT p.id, p.session_id, p.time_updated, json_extract(p.data, '$.type') AS kind, p.data \
+                   FROM part p JOIN family f ON p.session_id = f.id \
+                   WHERE p.time_updated >= ?2 AND json_valid(p.data) \
+                   AND kind IN ('text', 'reasoning', 'tool', 'step-finish') ORDER BY p.id";
+        self.read(|handle| {
+            let mut statement = handle.connection.prepare_cached(sql)?;
+            let mut rows = statement.query(params![id.as_str(), since_ms])?;
+            let mut work = SubagentWork::default();
+            while let Some(row) = rows.next()? {
+                work.changed_ms = work.changed_ms.max(row.get(2)?);
+                if row.get_ref(3)?.as_str() == Ok("step-finish") {
+                    let data: Value = serde_json::from_str(&row.get::<_, String>(4)?).unwrap_or_default();
+                    work.steps.push(SubagentStep {
+                        part: row.get(0)?,
+                        session: row.get(1)?,
+                        reason: data["reason"].as_str().unwrap_or("unknown").to_owned(),
+                        cost_usd: cost(&data["cost"]),
+                        tokens: token_count(&data["tokens"]),
+                    });
+                }
+            }
+            Ok(work)
         })
     }
 

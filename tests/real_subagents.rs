@@ -1,0 +1,147 @@
+//! What the subagents of a turn may take, on both transports and both real versions: the limits of the turn are theirs as
+//! well, and what they ask is answered.
+#![allow(clippy::disallowed_macros, reason = "tests say what they ran")]
+
+#[macro_use]
+#[path = "support/case.rs"]
+mod case;
+
+use case::{Case, SOON, expect};
+use kugetsu_testing::{Reply, Stdin, Version, usage};
+use serde_json::{Value, json};
+
+/// The model delegates, and the subagent answers so.
+fn delegate(case: &Case, words: &str, replies: Vec<Reply>) {
+    let prompt = format!("subagent, {words}");
+    let task = json!({"description": "a part of it", "prompt": prompt, "subagent_type": "general"});
+    case.model.on(
+        format!("delegate: {words}"),
+        vec![Reply::tool("task", task), Reply::text("the subagent is back")],
+    );
+    case.model.on(prompt, replies);
+}
+
+/// Asks to come back in a second, which opencode does.
+fn later() -> Reply {
+    match Reply::status(429, "come back later") {
+        Reply::Status { code, body, .. } => Reply::Status {
+            code,
+            body,
+            headers: vec![("retry-after".to_owned(), "1".to_owned())],
+        },
+        other => other,
+    }
+}
+
+on_every_combination! {
+    fn a_subagent_spends_what_the_turn_may_spend(case: &Case) {
+        let a_request = usage::INPUT + usage::OUTPUT;
+        delegate(case, "hurry", vec![Reply::bash("echo one"), Reply::text("two")]);
+        let output = case.turn("start", "#1", &["--max-tokens", &(4 * a_request).to_string(), "delegate: hurry"]);
+        expect(&output, 0, "completed", "");
+        let result = output.json();
+        let total = |result: &Value| {
+            result["tokens"].as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>()
+        };
+        assert_eq!((total(&result), &result["steps"]), (4 * a_request, &json!(2)), "{output}");
+
+        // It would never end by itself.
+        let commands = (0..6).map(|n| Reply::bash(format!("echo {n}"))).chain([Reply::Hang]);
+        delegate(case, "spend", commands.collect());
+        let limit = (4 * a_request - 1).to_string();
+        let limits = ["--max-tokens", &limit, "--timeout", "60s", "--grace", "1s"];
+        let output = case.turn("start", "#2", &[&limits[..], &["delegate: spend"]].concat());
+        expect(&output, 1, "failed", "budget: ");
+        let spent = total(&output.json());
+        assert!((4 * a_request..=6 * a_request).contains(&spent), "{spent}\n{output}");
+        case.wait_nothing_left(SOON);
+    }
+
+    fn a_subagent_that_loops_or_waits_for_the_provider_ends_the_turn(case: &Case) {
+        delegate(case, "loop", vec![Reply::CutShort { text: "half an ".to_owned() }]);
+        let limits = ["--max-steps-without-progress", "3", "--timeout", "60s", "--grace", "1s"];
+        let output = case.turn("start", "#1", &[&limits[..], &["delegate: loop"]].concat());
+        expect(&output, 1, "looping", "of a subagent");
+
+        delegate(case, "wait", vec![Reply::bash("echo begun"), later()]);
+        let limits = ["--max-quota-wait", "3s", "--timeout", "60s", "--grace", "1s"];
+        let output = case.turn("start", "#2", &[&limits[..], &["delegate: wait"]].concat());
+        expect(&output, 75, "quota", "come back later");
+        case.wait_nothing_left(SOON);
+    }
+}
+
+/// On one transport on both versions.
+macro_rules! on_transport {
+    ($transport:literal, $name:ident, $body:ident) => {
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn v1_3_2() {
+                $body(&Case::new(Version::V1_3_2, $transport));
+            }
+
+            #[test]
+            fn v1_18_33() {
+                $body(&Case::new(Version::V1_18_33, $transport));
+            }
+        }
+    };
+}
+
+on_transport!("serve", what_a_subagent_asks, is_answered);
+on_transport!("run", a_subagent_that_works_again, waits_no_more);
+
+fn is_answered(case: &Case) {
+    case.to_end(["permit", "--base", "external_directory=ask"], Stdin::Null)
+        .expect_status(0);
+    let outside = case.home().join("outside.txt");
+    let question = json!({"questions": [{
+        "question": "Which one?", "header": "Which", "options": [{"label": "green", "description": "g"}],
+    }]});
+    delegate(
+        case,
+        "ask",
+        vec![
+            Reply::tool("question", question),
+            Reply::tool("write", json!({"filePath": outside, "content": "no"})),
+            Reply::text("asked"),
+        ],
+    );
+    let output = case.turn_with(
+        "start",
+        "#1",
+        &[
+            "--supervised",
+            "--response-timeout",
+            "1s",
+            "--timeout",
+            "60s",
+            "delegate: ask",
+        ],
+        Stdin::OpenSilent,
+    );
+    expect(&output, 0, "completed", "");
+    assert_eq!(output.json()["answered"]["default"], 2, "{output}");
+    assert!(!outside.exists());
+    case.wait_nothing_left(SOON);
+}
+
+/// `run` tells of a subagent's failed request, and of nothing that it does afterwards.
+fn waits_no_more(case: &Case) {
+    let command = "end=$(($(date +%s) + 9)); while [ $(date +%s) -lt $end ]; do sleep 1; done; echo slept";
+    delegate(
+        case,
+        "recover",
+        vec![
+            Reply::bash("echo begun"),
+            later(),
+            Reply::bash(command),
+            Reply::text("well"),
+        ],
+    );
+    let output = case.turn("start", "#1", &["--max-quota-wait", "7s", "delegate: recover"]);
+    expect(&output, 0, "completed", "");
+    assert_eq!(output.json()["answer"], "the subagent is back", "{output}");
+}
