@@ -582,6 +582,9 @@ impl Broker {
         record.count(turn);
         record.last = Some(turn.clone());
         record.live = None;
+        if let Some(worktree) = &mut record.worktree {
+            worktree.blocked_rebase = None;
+        }
         record.updated = Timestamp::now();
         self.store.save_issue(lease, record)?;
         Ok(())

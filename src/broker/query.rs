@@ -308,7 +308,19 @@ fn action(
                 None => reason,
             };
             let action = match verdict {
-                Verdict::Completed | Verdict::Aborted => return None,
+                Verdict::Completed | Verdict::Aborted => {
+                    let worktree = record.worktree.as_ref();
+                    let blocked = worktree.and_then(|worktree| worktree.blocked_rebase.as_ref())?;
+                    return Some(Action {
+                        issue: issue.clone(),
+                        state: state.as_str(),
+                        action: format!("kugetsu continue {issue} \"rebase onto {}\"", blocked.onto),
+                        why: format!(
+                            "its rebase is blocked: conflicts in {}",
+                            blocked.conflicts.join(", ")
+                        ),
+                    });
+                }
                 Verdict::Blocked => {
                     format!("kugetsu answer {issue} allow|deny|LABEL, then: kugetsu continue {issue}")
                 }

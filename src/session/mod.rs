@@ -10,4 +10,4 @@ pub use issue_ref::{IssueRef, RefContext, RefError, RepoRef};
 pub use record::{BaseRecord, ForkIntent, IssueRecord, SCHEMA, SessionId, SessionState, Totals};
 pub use turn::{Answered, LiveTurn, PendingRequest, ProcessIdentity, TokenCount, TransportKind, TurnRecord};
 pub use verdict::Verdict;
-pub use worktree::Worktree;
+pub use worktree::{BlockedRebase, Worktree};
