@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -60,6 +61,29 @@ impl Printer {
     }
 }
 
+/// The last events of a turn that is over, in words. A file that cannot be read has none.
+pub(super) fn last_events(events: &Path) -> Vec<String> {
+    let mut last = VecDeque::new();
+    if let Ok(file) = File::open(events) {
+        let mut reader = BufReader::new(file);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            if let Some(words) = words(&line) {
+                remember(&mut last, words);
+            }
+            line.clear();
+        }
+    }
+    last.into()
+}
+
+fn remember(last: &mut VecDeque<String>, words: String) {
+    if last.len() == LAST {
+        last.pop_front();
+    }
+    last.push_back(words);
+}
+
 fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, moved: &mpsc::Sender<()>) -> Vec<String> {
     let mut last = VecDeque::new();
     let Ok(file) = File::open(&feed.path) else {
@@ -82,10 +106,7 @@ fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, moved: &mpsc::S
                 if verbosity == Some(Verbosity::Lines) {
                     let _ = writeln!(std::io::stderr().lock(), "kugetsu: {words}");
                 }
-                if last.len() == LAST {
-                    last.pop_front();
-                }
-                last.push_back(words);
+                remember(&mut last, words);
             }
             // A reader that has gone away ends the printing and nothing else.
             if !closed && let Err(error) = writer.line(&line) {

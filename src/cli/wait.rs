@@ -9,7 +9,7 @@ use super::Outcome;
 use super::context::{Context, duration};
 use super::logs;
 use super::output::Output;
-use super::printer::Show;
+use super::printer::{Show, last_events};
 use super::turn::{self, OutputForm};
 use crate::exit::ExitStatus;
 use crate::session::IssueRef;
@@ -78,6 +78,6 @@ pub(super) fn until_end(
     if form == OutputForm::Json {
         output.object(&turn::result(&report, status));
     }
-    turn::summary(&report, &[], output);
+    turn::summary(&report, &last_events(&events), output);
     Ok(status)
 }
