@@ -107,6 +107,8 @@ fn a_turn_that_costs_too_much_is_ended() {
         "0.5",
         "--grace",
         "1s",
+        "--timeout",
+        "20s",
     ];
     let ended = run(&world, waste);
     assert!(
