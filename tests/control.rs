@@ -248,10 +248,11 @@ fn a_paused_turn_keeps_its_place_and_goes_on_without_its_prompt() {
         .expect_status(75);
     let query = world.run(["query"]).expect_status(0).json();
     assert_eq!(query["live"][0]["state"], "paused");
-    assert!(
-        query["actions"][0]["action"].as_str().unwrap().contains("signal"),
-        "{query}"
+    assert_eq!(
+        query["actions"][0]["action"],
+        format!("kugetsu signal {REF} resume")
     );
+    assert_eq!(query["actions"][0]["why"], "it is paused");
     // A second pause is none.
     world.run(["signal", "14", "pause"]).expect_status(0);
     world.wait_until("it is taken", SOON, || !run_file(&world, ".signal.json").exists());
@@ -614,7 +615,15 @@ fn a_turn_whose_supervisor_died_is_lost_for_who_waits_and_who_asks_again() {
     let query = world.run(["query"]).expect_status(0).json();
     assert_eq!(query["sessions"]["lost"], 1);
     assert_eq!(query["live"][0]["stale"], true);
-    assert_eq!(query["actions"][0]["state"], "lost");
+    let action = &query["actions"][0];
+    assert_eq!(
+        (&action["state"], &action["action"]),
+        (
+            &json!("lost"),
+            &json!(format!("kugetsu continue {REF} \"go on\""))
+        )
+    );
+    assert!(action["why"].as_str().unwrap().contains("died"), "{action}");
     world.run(["stop", "14"]).expect_status(66);
     world.run(["signal", "14", "stop"]).expect_status(66);
     let again = world.run([
@@ -712,6 +721,40 @@ fn a_query_counts_sums_and_says_what_to_do() {
     assert!(action["why"].as_str().unwrap().contains("no credit"), "{action}");
     turn.signal(Signal::Terminate);
     turn.wait(SOON).expect_status(143);
+}
+
+#[test]
+fn a_query_says_when_a_provider_may_be_asked_again() {
+    let error = json!({"type": "error", "error": {"name": "APIError", "data": {
+        "message": "come back later", "statusCode": 429, "isRetryable": true,
+        "responseHeaders": {"retry-after": "7200"},
+    }}});
+    let world = world(&FakeScript::default().on("ask", [Step::Raw(format!("{error}\n"))]));
+    world
+        .run([
+            "start",
+            "14",
+            "ask",
+            "--transport",
+            "run",
+            "--max-quota-wait",
+            "1s",
+        ])
+        .expect_status(75);
+    let query = world.run(["query"]).expect_status(0).json();
+    let action = &query["actions"][0];
+    assert_eq!(
+        (&action["state"], &action["action"]),
+        (
+            &json!("quota"),
+            &json!(format!("kugetsu continue {REF} \"go on\""))
+        )
+    );
+    let why = action["why"].as_str().unwrap();
+    assert!(
+        why.contains("come back later") && why.contains("(not before 20"),
+        "{action}"
+    );
 }
 
 #[test]

@@ -315,12 +315,15 @@ on_both_versions! {
         };
         let rule = |rules: &str| rules.contains(outside.0.to_str().unwrap());
         world.model.on("write outside", vec![outside.write("first"), Reply::text("never")]);
+        let killed = |verb: &str, prompt: &str, point: &str| {
+            let mut command = world.kugetsu([verb, "#1", "--transport", "serve", "--on-ask", "block", prompt]);
+            command.env("KUGETSU_CRASH_AT", point);
+            let killed = world.start(command, Stdin::Null).wait(SOON);
+            assert_eq!(killed.signal(), Some(9), "{killed}");
+            world.wait_nothing_left(SOON);
+        };
         // The turn's line is written, and its record is not.
-        let mut command = world.kugetsu(["start", "#1", "--transport", "serve", "--on-ask", "block", "write outside"]);
-        command.env("KUGETSU_CRASH_AT", "turn_logged");
-        let killed = world.start(command, Stdin::Null).wait(SOON);
-        assert_eq!(killed.signal(), Some(9), "{killed}");
-        world.wait_nothing_left(SOON);
+        killed("start", "write outside", "turn_logged");
         world.run(["doctor", "--fix"]).expect_status(0);
         assert_eq!(waiting()[0]["kind"], "permission");
         let blocked = action();
@@ -347,7 +350,8 @@ on_both_versions! {
         assert_eq!(world.run(["query"]).json()["actions"], json!([]));
 
         world.model.on("once more", vec![outside.write("third"), Reply::text("never")]);
-        turn(world, "continue", &["--on-ask", "block"], "once more").expect_status(2);
+        // Before the line: the turn is lost, and what it asked is not.
+        killed("continue", "once more", "request_recorded");
         world.run(["answer", "#1", "deny"]).expect_status(0);
         world.model.on("You may not use external_directory", vec![outside.write("fourth"), Reply::text("so be it")]);
         let next = turn(world, "continue", &[], "as I said");
