@@ -459,6 +459,7 @@ pub const CRASH_POINTS: &[&str] = &[
     "fork_settled",
     "turn_live",
     "turn_ended",
+    "request_recorded",
     "turn_logged",
     "base_made",
     "destroy_deleted",

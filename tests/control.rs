@@ -8,6 +8,7 @@
     reason = "tests write what they need and may panic"
 )]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -247,10 +248,11 @@ fn a_paused_turn_keeps_its_place_and_goes_on_without_its_prompt() {
         .expect_status(75);
     let query = world.run(["query"]).expect_status(0).json();
     assert_eq!(query["live"][0]["state"], "paused");
-    assert!(
-        query["actions"][0]["action"].as_str().unwrap().contains("signal"),
-        "{query}"
+    assert_eq!(
+        query["actions"][0]["action"],
+        format!("kugetsu signal {REF} resume")
     );
+    assert_eq!(query["actions"][0]["why"], "it is paused");
     // A second pause is none.
     world.run(["signal", "14", "pause"]).expect_status(0);
     world.wait_until("it is taken", SOON, || !run_file(&world, ".signal.json").exists());
@@ -613,7 +615,15 @@ fn a_turn_whose_supervisor_died_is_lost_for_who_waits_and_who_asks_again() {
     let query = world.run(["query"]).expect_status(0).json();
     assert_eq!(query["sessions"]["lost"], 1);
     assert_eq!(query["live"][0]["stale"], true);
-    assert_eq!(query["actions"][0]["state"], "lost");
+    let action = &query["actions"][0];
+    assert_eq!(
+        (&action["state"], &action["action"]),
+        (
+            &json!("lost"),
+            &json!(format!("kugetsu continue {REF} \"go on\""))
+        )
+    );
+    assert!(action["why"].as_str().unwrap().contains("died"), "{action}");
     world.run(["stop", "14"]).expect_status(66);
     world.run(["signal", "14", "stop"]).expect_status(66);
     let again = world.run([
@@ -714,6 +724,40 @@ fn a_query_counts_sums_and_says_what_to_do() {
 }
 
 #[test]
+fn a_query_says_when_a_provider_may_be_asked_again() {
+    let error = json!({"type": "error", "error": {"name": "APIError", "data": {
+        "message": "come back later", "statusCode": 429, "isRetryable": true,
+        "responseHeaders": {"retry-after": "7200"},
+    }}});
+    let world = world(&FakeScript::default().on("ask", [Step::Raw(format!("{error}\n"))]));
+    world
+        .run([
+            "start",
+            "14",
+            "ask",
+            "--transport",
+            "run",
+            "--max-quota-wait",
+            "1s",
+        ])
+        .expect_status(75);
+    let query = world.run(["query"]).expect_status(0).json();
+    let action = &query["actions"][0];
+    assert_eq!(
+        (&action["state"], &action["action"]),
+        (
+            &json!("quota"),
+            &json!(format!("kugetsu continue {REF} \"go on\""))
+        )
+    );
+    let why = action["why"].as_str().unwrap();
+    assert!(
+        why.contains("come back later") && why.contains("(not before 20"),
+        "{action}"
+    );
+}
+
+#[test]
 fn a_query_needs_neither_opencode_nor_a_lease() {
     let world = world(&hanging());
     let turn = hang(&world, &[]);
@@ -751,16 +795,7 @@ fn a_rebase_moves_the_worktree_between_turns_or_leaves_it_alone() {
         .run(["start", "14", "hi", "--transport", "run", "--worktree"])
         .expect_status(0);
     let tree = PathBuf::from(record(&world)["worktree"]["path"].as_str().unwrap());
-    let commit = |folder: &std::path::Path, file: &str, text: &str| {
-        std::fs::write(folder.join(file), text).unwrap();
-        world.git(folder, ["add", file]).expect_status(0);
-        world.git(folder, ["commit", "-m", file]).expect_status(0);
-        world
-            .git(folder, ["rev-parse", "HEAD"])
-            .stdout()
-            .trim()
-            .to_owned()
-    };
+    let commit = |folder: &std::path::Path, file: &str, text: &str| commit(&world, folder, file, text);
     let rebase = ["signal", "14", "rebase", "--json"];
     assert_eq!(world.run(rebase).expect_status(0).json()["result"], "up_to_date");
     commit(&tree, "theirs", "a");
@@ -779,6 +814,16 @@ fn a_rebase_moves_the_worktree_between_turns_or_leaves_it_alone() {
     );
     assert_eq!(world.git(&tree, ["rev-parse", "HEAD"]).stdout().trim(), before);
     assert_eq!(world.git(&tree, ["status", "--porcelain"]).stdout(), "");
+    let query = world.run(["query"]).expect_status(0).json();
+    let action = &query["actions"][0];
+    assert!(
+        action["why"].as_str().unwrap().contains("conflicts in both"),
+        "{query}"
+    );
+    assert!(
+        action["action"].as_str().unwrap().contains("rebase onto main"),
+        "{query}"
+    );
     std::fs::write(tree.join("both"), "c").unwrap();
     world.run(rebase).expect_status(64);
     world.git(&tree, ["checkout", "both"]).expect_status(0);
@@ -788,6 +833,138 @@ fn a_rebase_moves_the_worktree_between_turns_or_leaves_it_alone() {
     world.run(rebase).expect_status(75);
     world.run(["stop", "14"]).expect_status(0);
     turn.wait(SOON).expect_status(143);
+    // What a turn made of it, the next rebase finds out.
+    assert_eq!(world.run(["query"]).expect_status(0).json()["actions"], json!([]));
+}
+
+/// A commit in some folder.
+fn commit(world: &World, folder: &std::path::Path, file: &str, text: &str) -> String {
+    std::fs::write(folder.join(file), text).unwrap();
+    world.git(folder, ["add", file]).expect_status(0);
+    world.git(folder, ["commit", "-m", file]).expect_status(0);
+    head(world, folder)
+}
+
+fn head(world: &World, folder: &std::path::Path) -> String {
+    world
+        .git(folder, ["rev-parse", "HEAD"])
+        .stdout()
+        .trim()
+        .to_owned()
+}
+
+#[test]
+fn a_rebase_leaves_what_somebody_is_in_the_middle_of() {
+    let world = world(&FakeScript {
+        serve: ServeMode::Sessions,
+        ..hanging()
+    });
+    world
+        .run(["start", "14", "hi", "--transport", "run", "--worktree"])
+        .expect_status(0);
+    let tree = PathBuf::from(record(&world)["worktree"]["path"].as_str().unwrap());
+    commit(&world, &tree, "first", "a");
+    commit(&world, &tree, "second", "a");
+    commit(&world, &world.repo(), "ours", "a");
+    let refused = |says: &str, hint: &str| {
+        let before = (head(&world, &tree), world.git(&tree, ["status"]).stdout());
+        let output = world.run(["signal", "14", "rebase"]);
+        let told = output.expect_status(64).stderr();
+        assert!(told.contains(says) && told.contains(hint), "{output}");
+        let after = (head(&world, &tree), world.git(&tree, ["status"]).stdout());
+        assert_eq!(after, before, "{output}");
+    };
+    // An agent stopped at `edit`: the tree is clean, and `rebase --abort` would throw its place away.
+    let edit = "sequence.editor=sed -i 1s/^pick/edit/";
+    world
+        .git(&tree, ["-c", edit, "rebase", "-i", "HEAD~2"])
+        .expect_status(0);
+    refused("a rebase is in progress", "git rebase --abort");
+    world.git(&tree, ["rebase", "--continue"]).expect_status(0);
+    // A merge of nothing is as clean.
+    let merge = ["merge", "--no-commit", "-s", "ours", "main"];
+    world.git(&tree, merge).expect_status(0);
+    refused("a merge is in progress", "git merge --abort");
+    world.git(&tree, ["merge", "--abort"]).expect_status(0);
+
+    world.git(&tree, ["checkout", "--detach"]).expect_status(0);
+    refused("on no branch instead of kugetsu/14", "git switch kugetsu/14");
+    world.git(&tree, ["checkout", "-b", "other"]).expect_status(0);
+    refused(
+        "on the branch other instead of kugetsu/14",
+        "git switch kugetsu/14",
+    );
+    world.git(&tree, ["checkout", "kugetsu/14"]).expect_status(0);
+
+    // Where neither the rebase nor its end succeeds, both are told.
+    let hook = world.repo().join(".git/hooks/post-checkout");
+    std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    std::fs::write(
+        &hook,
+        "#!/bin/sh\n: > \"$(git rev-parse --git-dir)/index.lock\"\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&hook, PermissionsExt::from_mode(0o755)).unwrap();
+    let output = world.run(["signal", "14", "rebase"]);
+    let told = output.expect_status(1).stderr();
+    assert!(
+        told.matches("index.lock").count() >= 2 && told.contains("rebase --abort"),
+        "{output}"
+    );
+}
+
+#[test]
+fn a_rebase_goes_onto_the_branch_that_the_worktree_began_at() {
+    let world = world(&FakeScript {
+        serve: ServeMode::Sessions,
+        ..hanging()
+    });
+    let repo = world.repo();
+    let begin = |issue: &str, more: &[&str]| {
+        let mut words = vec!["start", issue, "hi", "--transport", "run", "--worktree"];
+        words.extend(more);
+        world.run(words).expect_status(0);
+        world.run(["show", issue, "--json"]).json()["worktree"].clone()
+    };
+    let rebase = |issue: &str| world.run(["signal", issue, "rebase", "--json"]);
+    world.git(&repo, ["branch", "release"]).expect_status(0);
+    let start = head(&world, &repo);
+    assert_eq!(begin("14", &[])["base_branch"], "main");
+    assert_eq!(begin("15", &["--from", "release"])["base_branch"], "release");
+    assert_eq!(begin("16", &["--from", &start])["base_branch"], Value::Null);
+
+    world.git(&repo, ["checkout", "release"]).expect_status(0);
+    let release = commit(&world, &repo, "fix", "a");
+    world.git(&repo, ["checkout", "main"]).expect_status(0);
+    let main = commit(&world, &repo, "feature", "a");
+    world
+        .git(&repo, ["checkout", "-b", "elsewhere", &start])
+        .expect_status(0);
+    let elsewhere = commit(&world, &repo, "draft", "a");
+    for (issue, branch, commit) in [
+        ("14", "main", &main),
+        ("15", "release", &release),
+        ("16", "elsewhere", &elsewhere),
+    ] {
+        let told = rebase(issue).expect_status(0).json();
+        assert_eq!(
+            (&told["onto"], &told["result"]),
+            (&json!(branch), &json!("rebased")),
+            "{issue}"
+        );
+        let worktree = world.run(["show", issue, "--json"]).json()["worktree"].clone();
+        assert_eq!(worktree["base_commit"], commit.as_str(), "{worktree}");
+        assert_eq!(
+            head(&world, std::path::Path::new(worktree["path"].as_str().unwrap())),
+            *commit
+        );
+    }
+    world.git(&repo, ["branch", "-D", "release"]).expect_status(0);
+    let gone = rebase("15");
+    assert!(
+        gone.expect_status(64).stderr().contains("base branch release"),
+        "{gone}"
+    );
 }
 
 #[test]

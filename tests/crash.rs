@@ -16,7 +16,7 @@ use kit::{
     record, record_path, run, run_in, session_of, start, state_of,
 };
 use kugetsu_testing::{Opencode, Output, World};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Runs a command to its end to learn what points it passes, and how often. Then once for every pass of each of them,
 /// and kills it there. `prepare` and `check` are told the number of the attempt, so that each has an issue of its own.
@@ -419,6 +419,49 @@ fn doctor_can_be_killed_anywhere() {
             "record_saved",
         ],
     );
+}
+
+/// A person's answer that waits in a record, for a permission.
+fn answered(world: &World, issue: &str) {
+    let mut left = record(world, issue).expect("a record");
+    left["pending"] = json!([{
+        "request": "per_1", "turn": "01900000-0000-7000-8000-000000000009", "asked": "2026-11-20T00:00:00Z",
+        "kind": "permission", "detail": {"permission": "bash", "patterns": ["make *"]}, "answer": "allow",
+    }]);
+    std::fs::write(record_path(world, issue), left.to_string()).expect("a record");
+}
+
+#[test]
+fn an_answer_is_delivered_once_whenever_the_turn_that_delivers_it_is_killed() {
+    let world = fake_world();
+    // Before the prompt went out, after it, and between the turn's line and its record.
+    for (number, point) in (1..).zip(["turn_live", "turn_ended", "turn_logged"]) {
+        let issue = number.to_string();
+        start(&world, &issue, "hello");
+        answered(&world, &issue);
+        let next = words(&["continue", &issue, "--transport", "run"]);
+        assert_eq!(crash(&world, point, &next).signal(), Some(9), "{point}");
+        world.wait_nothing_left(SOON);
+        run(&world, ["continue", &issue, "go on", "--transport", "run"]).expect_status(0);
+        let prompts = prompts_of(&world, &session_of(&world, &issue));
+        let answers = prompts
+            .iter()
+            .filter(|prompt| prompt.contains("You may use bash on make *"));
+        assert_eq!(answers.count(), 1, "{point}: {prompts:?}");
+        let calls = world.fake_calls();
+        let prompt = prompts.last().expect("a prompt");
+        let call = calls
+            .iter()
+            .rfind(|call| call.prompt.as_ref() == Some(prompt))
+            .expect("a call");
+        let granted = call
+            .permission
+            .as_ref()
+            .is_some_and(|rules| rules.contains("make *"));
+        assert_eq!(granted, point == "turn_live", "{point}: {call:?}");
+        let record = record(&world, &issue).expect("a record");
+        assert!(record.get("pending").is_none(), "{point}: {record}");
+    }
 }
 
 #[test]

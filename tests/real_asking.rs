@@ -4,10 +4,10 @@
 #[path = "support/schema.rs"]
 mod schema;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kugetsu_testing::{Reply, Stdin, ToolCall, World, on_both_versions};
+use kugetsu_testing::{Gate, Output, Reply, Stdin, ToolCall, World, on_both_versions};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_mins(2);
@@ -22,6 +22,66 @@ fn question() -> Reply {
             "options": [{"label": "red", "description": "r"}, {"label": "green", "description": "g"}],
         }]}),
     )
+}
+
+/// A question of two parts; the first takes several labels.
+fn two_questions() -> Reply {
+    let option = |label: &str| json!({"label": label, "description": label});
+    Reply::tool(
+        "question",
+        json!({"questions": [
+            {"header": "Colours", "question": "Which colours?", "multiple": true,
+             "options": [option("red"), option("green"), option("blue")]},
+            {"header": "Size", "question": "Which size?", "options": [option("small"), option("large")]},
+        ]}),
+    )
+}
+
+/// A folder that the policy asks about, since it is outside the project; removed at the end.
+struct Outside(PathBuf);
+
+impl Outside {
+    fn of(world: &World) -> Self {
+        let name = world.root().file_name().expect("a world has a name");
+        let folder = Path::new("/var/tmp").join(name);
+        std::fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        Self(folder)
+    }
+
+    fn write(&self, name: &str) -> Reply {
+        let file = self.0.join(name);
+        Reply::tool("write", json!({"filePath": file, "content": "hello"}))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.join(name).exists()
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What the model was told by the tools after this prompt.
+fn told(world: &World, prompt: &str) -> String {
+    let requests = world.model.turn_requests_with(prompt);
+    requests
+        .last()
+        .map(|request| request.tool_results().concat())
+        .unwrap_or_default()
+}
+
+/// A turn of issue 1 that answers itself, to its end.
+fn turn(world: &World, verb: &str, more: &[&str], prompt: &str) -> Output {
+    let words = [
+        &[verb, "#1", "--transport", "serve", "--output", "json"],
+        more,
+        &[prompt],
+    ]
+    .concat();
+    world.spawn(words).wait(SOON)
 }
 
 fn init(world: &World) {
@@ -169,5 +229,133 @@ on_both_versions! {
         assert_eq!(world.run(["pending", "--json"]).json()["pending"], json!([]));
 
         world.run(["start", "#3", "--transport", "run", "--on-ask", "block", "x"]).expect_status(64);
+    }
+}
+
+on_both_versions! {
+    fn a_file_has_lists_refusals_and_a_default_and_the_setting_has_one_too(world: &World) {
+        init(world);
+        let outside = Outside::of(world);
+        world.model.on("ask in parts", vec![two_questions(), Reply::text("thanks")]);
+        let path = answers(world, &json!({"questions": {"Colours": ["red", "blue"], "Which size?": "large"}}));
+        let listed = turn(world, "start", &["--answers", &path], "ask in parts");
+        assert_eq!(listed.expect_status(0).json()["answered"]["file"], 1, "{listed}");
+        let results = told(world, "ask in parts");
+        assert!(["red", "blue", "large"].iter().all(|label| results.contains(label)), "{results}");
+        assert!(!results.contains("green"), "{results}");
+
+        world.model.on("be refused", vec![outside.write("refused"), Reply::text("never")]);
+        let path = answers(world, &json!({"permissions": [
+            {"permission": "external_directory", "action": "allow"},
+            {"permission": "external_directory", "pattern": "/var/tmp/*", "action": "deny"},
+        ]}));
+        let refused = turn(world, "continue", &["--answers", &path], "be refused");
+        let told = refused.expect_status(1).json();
+        assert_eq!(told["answered"]["file"], 1, "{refused}");
+        assert!(told["reason"].as_str().unwrap().contains("refused: external_directory"), "{refused}");
+        assert!(!outside.has("refused"), "{refused}");
+
+        let path = answers(world, &json!({"defaults": {"strategy": "first_option"}}));
+        let file = ["--answers", path.as_str()];
+        let nobody = ["--supervised", "--response-timeout", "1s"];
+        for (prompt, flags, strategy, first) in [
+            ("first by file", &file[..], None, true),
+            ("cancel by file", &file, Some("cancel"), false),
+            ("cancel by setting", &nobody, None, false),
+        ] {
+            if let Some(strategy) = strategy {
+                answers(world, &json!({"defaults": {"strategy": strategy}}));
+            }
+            world.model.on(prompt, vec![question(), Reply::text("thanks")]);
+            let words = [&["continue", "#1", "--transport", "serve", "--output", "stream-json", prompt], flags].concat();
+            let mut command = world.kugetsu(words);
+            // The file goes before the setting.
+            command.env("KUGETSU_ON_QUESTION", "cancel");
+            let output = world.start(command, Stdin::OpenSilent).wait(SOON);
+            let lines = output.json_lines();
+            let response = lines.iter().find(|line| line["type"] == "extension_ui_response").unwrap();
+            assert_eq!(response["by"], "default", "{prompt}\n{output}");
+            assert_eq!(response["answer"] == json!([["red"]]), first, "{prompt}\n{output}");
+            let end = lines.iter().find(|line| line["type"] == "tool_execution_end").unwrap();
+            let words = if first { &end["output"] } else { &end["error"] };
+            assert!(words.as_str().unwrap().contains(if first { "red" } else { "dismissed" }), "{prompt}\n{output}");
+        }
+    }
+
+    fn a_supervisor_allows_and_denies(world: &World) {
+        init(world);
+        let outside = Outside::of(world);
+        for (verb, answer) in [("start", "allow"), ("continue", "deny")] {
+            let prompt = format!("supervise {answer}");
+            world.model.on(&prompt, vec![outside.write(answer), Reply::text("thanks")]);
+            let words = [verb, "#1", "--transport", "serve", "--supervised", &prompt];
+            let mut running = world.start(world.kugetsu(words), Stdin::OpenSilent);
+            running.wait_for_stdout("extension_ui_request", SOON);
+            let line = running.stdout_so_far();
+            let mut lines = line.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let request = lines.find(|line| line["type"] == "extension_ui_request").unwrap();
+            assert_eq!((&request["kind"], &request["detail"]["permission"]), (&json!("permission"), &json!("external_directory")));
+            let reply = json!({"request": request["request"], "answer": answer});
+            running.write_stdin(format!("{reply}\n").as_bytes());
+            let output = running.wait(SOON);
+            output.expect_status(i32::from(answer == "deny"));
+            assert!(output.stdout().contains("\"by\":\"supervisor\""), "{output}");
+            assert_eq!(outside.has(answer), answer == "allow", "{output}");
+        }
+    }
+
+    fn a_permission_that_a_person_gives_is_for_one_turn_and_outlives_a_crash(world: &World) {
+        init(world);
+        let outside = Outside::of(world);
+        let action = || world.run(["query"]).expect_status(0).json()["actions"][0].clone();
+        let waiting = || world.run(["query"]).expect_status(0).json()["pending"].clone();
+        let carried = || {
+            let record = world.run(["show", "1", "--json"]).json();
+            world.session(record["session"].as_str().unwrap()).permission.unwrap()
+        };
+        let rule = |rules: &str| rules.contains(outside.0.to_str().unwrap());
+        world.model.on("write outside", vec![outside.write("first"), Reply::text("never")]);
+        let killed = |verb: &str, prompt: &str, point: &str| {
+            let mut command = world.kugetsu([verb, "#1", "--transport", "serve", "--on-ask", "block", prompt]);
+            command.env("KUGETSU_CRASH_AT", point);
+            let killed = world.start(command, Stdin::Null).wait(SOON);
+            assert_eq!(killed.signal(), Some(9), "{killed}");
+            world.wait_nothing_left(SOON);
+        };
+        // The turn's line is written, and its record is not.
+        killed("start", "write outside", "turn_logged");
+        world.run(["doctor", "--fix"]).expect_status(0);
+        assert_eq!(waiting()[0]["kind"], "permission");
+        let blocked = action();
+        assert_eq!(blocked["state"], "blocked", "{blocked}");
+        assert!(blocked["action"].as_str().unwrap().starts_with("kugetsu answer"), "{blocked}");
+        world.run(["answer", "#1", "maybe"]).expect_status(64);
+        world.run(["answer", "#1", "allow"]).expect_status(0);
+        let answered = action();
+        assert_eq!(answered["action"], "kugetsu continue github.com/shoko/kugetsu#1", "{answered}");
+        assert_eq!(waiting(), json!([]));
+        let listed = world.run(["pending"]);
+        assert!(listed.stdout().contains("answered \"allow\"; the next continue delivers it"), "{listed}");
+
+        let gate = Gate::new();
+        world.model.on("You may use external_directory", vec![outside.write("second"), Reply::text("done").behind(&gate)]);
+        let next = world.spawn(["continue", "#1", "--transport", "serve"]);
+        gate.wait_arrived(SOON);
+        assert!(rule(&carried()), "{}", carried());
+        gate.open();
+        let output = next.wait(SOON);
+        assert_eq!(output.expect_status(0).stdout(), "done\n");
+        assert!(outside.has("second") && !outside.has("first"), "{output}");
+        assert!(!rule(&carried()), "{}", carried());
+        assert_eq!(world.run(["query"]).json()["actions"], json!([]));
+
+        world.model.on("once more", vec![outside.write("third"), Reply::text("never")]);
+        // Before the line: the turn is lost, and what it asked is not.
+        killed("continue", "once more", "request_recorded");
+        world.run(["answer", "#1", "deny"]).expect_status(0);
+        world.model.on("You may not use external_directory", vec![outside.write("fourth"), Reply::text("so be it")]);
+        let next = turn(world, "continue", &[], "as I said");
+        assert_eq!(next.expect_status(0).json()["answer"], "so be it", "{next}");
+        assert!(!rule(&carried()) && !outside.has("fourth"), "{next}");
     }
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Broker, BrokerError, TurnReport};
 use crate::process::{self, Liveness};
-use crate::session::{IssueRef, LiveTurn};
+use crate::session::{BlockedRebase, IssueRef, LiveTurn};
 use crate::store::{Holder, Key};
 use crate::turn::control::{self, Signal};
 use crate::worktree::{self, Rebased};
@@ -81,8 +81,8 @@ impl Broker {
         }
     }
 
-    /// Between turns: rebases the issue's worktree onto the branch that its clone has checked out. That branch, and what
-    /// came of it; after conflicts the worktree is as it was before.
+    /// Between turns: rebases the issue's worktree onto its base branch. That branch, and what came of it; after conflicts
+    /// the worktree is as it was before, and the record names them.
     pub fn rebase(&self, issue: &IssueRef) -> Result<(String, Rebased), BrokerError> {
         self.record(issue)?;
         let lease = self
@@ -97,8 +97,19 @@ impl Broker {
             });
         };
         let (onto, rebased) = worktree::rebase(worktree).map_err(super::worktree::of(issue))?;
-        if let Rebased::Onto(commit) = &rebased {
-            worktree.base_commit.clone_from(commit);
+        let before = worktree.clone();
+        worktree.blocked_rebase = None;
+        match &rebased {
+            Rebased::UpToDate => {}
+            Rebased::Onto(commit) => worktree.base_commit.clone_from(commit),
+            Rebased::Conflicts(files) => {
+                worktree.blocked_rebase = Some(BlockedRebase {
+                    onto: onto.clone(),
+                    conflicts: files.clone(),
+                });
+            }
+        }
+        if *worktree != before {
             record.updated = Timestamp::now();
             self.store.save_issue(&lease, &record)?;
         }

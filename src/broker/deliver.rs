@@ -562,6 +562,11 @@ impl Delivery<'_> {
         if self.record.session.is_some() {
             self.record.fork = None;
         }
+        if turn.verdict == Verdict::Blocked {
+            // The line tells the verdict and not the request: after a crash behind it, a person must find both.
+            self.save()?;
+            crash_point("request_recorded");
+        }
         self.broker.close_turn(self.lease, &mut self.record, &turn)?;
         Ok(TurnReport {
             record: self.record,
@@ -588,6 +593,9 @@ impl Broker {
         record.count(turn);
         record.last = Some(turn.clone());
         record.live = None;
+        if let Some(worktree) = &mut record.worktree {
+            worktree.blocked_rebase = None;
+        }
         record.updated = Timestamp::now();
         self.store.save_issue(lease, record)?;
         Ok(())

@@ -29,7 +29,7 @@ pub struct Query {
     pub sessions: BTreeMap<String, u64>,
     /// The turns that run, and those whose supervisor gives no sign of life.
     pub live: Vec<LiveView>,
-    /// The requests that wait for a person.
+    /// The requests that wait for a person; those that are answered wait for the next turn alone.
     pub pending: Vec<Value>,
     /// All sessions together.
     pub totals: Totals,
@@ -251,6 +251,7 @@ impl Broker {
 fn pending(record: &IssueRecord) -> Vec<Value> {
     let requests = record.pending.iter();
     requests
+        .filter(|request| request.answer.is_none())
         .map(|request| {
             let mut value = json!(request);
             value["ref"] = json!(record.issue);
@@ -308,7 +309,27 @@ fn action(
                 None => reason,
             };
             let action = match verdict {
-                Verdict::Completed | Verdict::Aborted => return None,
+                Verdict::Completed | Verdict::Aborted => {
+                    let worktree = record.worktree.as_ref();
+                    let blocked = worktree.and_then(|worktree| worktree.blocked_rebase.as_ref())?;
+                    return Some(Action {
+                        issue: issue.clone(),
+                        state: state.as_str(),
+                        action: format!("kugetsu continue {issue} \"rebase onto {}\"", blocked.onto),
+                        why: format!(
+                            "its rebase is blocked: conflicts in {}",
+                            blocked.conflicts.join(", ")
+                        ),
+                    });
+                }
+                Verdict::Blocked if record.pending.iter().all(|request| request.answer.is_some()) => {
+                    return Some(Action {
+                        issue: issue.clone(),
+                        state: state.as_str(),
+                        action: format!("kugetsu continue {issue}"),
+                        why: "it was blocked, and the answer is there".to_owned(),
+                    });
+                }
                 Verdict::Blocked => {
                     format!("kugetsu answer {issue} allow|deny|LABEL, then: kugetsu continue {issue}")
                 }

@@ -5,10 +5,11 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 
+use super::evidence::Stored;
 use super::{Broker, BrokerError, read_database};
 use crate::opencode::{After, Database, Opencode, SessionRow, prompt_matches};
 use crate::process;
-use crate::session::{ForkIntent, IssueRecord, SessionId, TokenCount, TurnRecord};
+use crate::session::{ForkIntent, IssueRecord, LiveTurn, PendingRequest, SessionId, TokenCount, TurnRecord};
 use crate::store::Lease;
 
 /// How long a fork whose prompt is not there yet is watched: `opencode run --fork` writes the row first and
@@ -57,6 +58,7 @@ impl Broker {
             self.store.save_issue(lease, record)?;
             return Ok(None);
         };
+        self.forget_delivered(record, &live, opencode);
         // A crash between the turn's line and the record: the line has the verdict.
         let logged = self.store.turns(&record.issue)?;
         if let Some(turn) = logged.into_iter().rev().find(|turn| turn.turn == live.turn) {
@@ -77,6 +79,21 @@ impl Broker {
         };
         self.close_turn(lease, record, &turn)?;
         Ok(Some(turn))
+    }
+
+    /// Takes away the answers that a dead turn has delivered, so that the next one does not grant them again. What the turn
+    /// itself was blocked on stays, and so does all where opencode's database cannot be read.
+    fn forget_delivered(&self, record: &mut IssueRecord, live: &LiveTurn, opencode: Option<&Opencode>) {
+        let of_this_turn = |request: &PendingRequest| request.turn == live.turn;
+        if record.pending.iter().all(of_this_turn) {
+            return;
+        }
+        let probed = opencode.is_none().then(|| self.opencode().ok()).flatten();
+        if let Some(opencode) = opencode.or(probed.as_ref())
+            && Stored::since(opencode, record.session.as_ref(), live.started).has_prompt()
+        {
+            record.pending.retain(of_this_turn);
+        }
     }
 
     fn spent_since(

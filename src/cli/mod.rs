@@ -98,7 +98,7 @@ enum Verb {
     Query(query::QueryArgs),
     /// Show, change and explain what a session may do
     Permit(permit::PermitArgs),
-    /// List what waits for a person's answer
+    /// List what blocked turns wait for, and the answers that the next continue delivers
     Pending(pending::PendingArgs),
     /// Answer what a turn was blocked on; the next continue delivers it
     Answer(pending::AnswerArgs),

@@ -30,7 +30,8 @@ enum Wish {
     Resume,
     /// End the turn; `kugetsu stop` does it and waits
     Stop,
-    /// Between turns: rebase the worktree onto the branch that its clone has checked out
+    /// Between turns: rebase the worktree onto the branch that it began at (where it began at none: onto what its clone has
+    /// checked out)
     Rebase,
 }
 

@@ -46,6 +46,24 @@ impl OutputForm {
 }
 
 impl TurnArgs {
+    /// Refuses a form that cannot tell what is asked for: events and requests are lines.
+    fn check_form(&self) -> Result<(), CliError> {
+        let word = match self.output {
+            Some(OutputForm::Text) => "text",
+            Some(OutputForm::Json) => "json",
+            Some(OutputForm::StreamJson) | None => return Ok(()),
+        };
+        let flag = match (self.asking.supervised, self.events.is_empty()) {
+            (true, _) => "--supervised",
+            (false, false) => "--events",
+            (false, true) => return Ok(()),
+        };
+        Err(CliError::usage(
+            format!("{flag} prints JSON lines, and --output {word} prints none"),
+            format!("leave --output out, or use --output stream-json with {flag}"),
+        ))
+    }
+
     /// Whether stdout is for programs, `--json` or not.
     pub(super) fn prints_json(&self) -> bool {
         match self.output {
@@ -289,6 +307,7 @@ pub(super) fn run(
     output: Output,
 ) -> Outcome {
     let issue = context.issue(&reference)?;
+    args.check_form()?;
     if args.asking.supervised && (message.is_empty() || message == ["-"]) {
         return Err(CliError::usage(
             "with --supervised stdin carries the replies, so the message cannot come from there",

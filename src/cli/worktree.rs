@@ -19,7 +19,8 @@ pub(super) struct WorktreeArgs {
     #[arg(long, value_name = "NAME")]
     branch: Option<String>,
 
-    /// Where the branch begins, instead of the commit that the base's clone has checked out
+    /// Where the branch begins, instead of what the base's clone has checked out; a branch that is named here is what it
+    /// is rebased onto
     #[arg(long, value_name = "COMMIT")]
     from: Option<String>,
 }

@@ -12,4 +12,4 @@ pub use turn::{
     Answered, LiveTurn, PendingRequest, ProcessIdentity, Proof, TokenCount, TransportKind, TurnRecord,
 };
 pub use verdict::Verdict;
-pub use worktree::Worktree;
+pub use worktree::{BlockedRebase, Worktree};

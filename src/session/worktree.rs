@@ -15,6 +15,13 @@ pub struct Worktree {
     pub branch: String,
     /// The commit that the branch began at, in full.
     pub base_commit: String,
+    /// The branch that it began at, and is rebased onto: without `refs/heads/`, or one of a remote in full. None where it
+    /// began at a commit; older records do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_branch: Option<String>,
+    /// The rebase that conflicts kept from happening, until a turn has ended or a rebase has gone well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_rebase: Option<BlockedRebase>,
     /// The top folder of the clone that it is linked to. Absolute.
     pub repo_dir: PathBuf,
     /// When it was asked for.
@@ -22,4 +29,13 @@ pub struct Worktree {
     /// True until it stands, has its untracked files, and the hook `after_create` has ended well.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pending: bool,
+}
+
+/// A rebase that did not happen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockedRebase {
+    /// The branch, or the commit.
+    pub onto: String,
+    /// The files in conflict.
+    pub conflicts: Vec<String>,
 }

@@ -198,9 +198,13 @@ fn command(args: &[OsString]) -> String {
         .join(" ")
 }
 
-/// The line that says what is wrong: git puts it after `fatal:` or `error:`, and progress before it.
-fn last_words(stderr: &str) -> String {
-    let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
+/// The line that says what is wrong: git puts it after `fatal:` or `error:`, progress before it, at times on the same
+/// line, and advice behind it.
+pub(super) fn last_words(stderr: &str) -> String {
+    let lines = || {
+        let lines = stderr.split(['\n', '\r']).map(str::trim);
+        lines.filter(|line| !line.is_empty() && !line.starts_with("hint:"))
+    };
     lines()
         .find_map(|line| {
             line.strip_prefix("fatal: ")

@@ -57,6 +57,7 @@ pub fn plan(wish: &Wish<'_>) -> Result<Worktree, WorktreeError> {
             hint: "fetch it, or name another one with --from".to_owned(),
         });
     };
+    let base_branch = base_branch(&git, wish.from)?;
     let all = git.worktrees()?;
     let base_commit = if is_in_the_way(&path) {
         adoptable(&git, &all, &path, &branch)?;
@@ -72,9 +73,28 @@ pub fn plan(wish: &Wish<'_>) -> Result<Worktree, WorktreeError> {
         path,
         branch,
         base_commit,
+        base_branch,
+        blocked_rebase: None,
         repo_dir,
         created: Timestamp::now(),
         pending: true,
+    })
+}
+
+/// The branch that a name stands for; none for a commit or a tag, or for a head that is on no branch.
+fn base_branch(git: &Git, name: &str) -> Result<Option<String>, WorktreeError> {
+    let said = git.ask([
+        "rev-parse",
+        "--verify",
+        "--quiet",
+        "--symbolic-full-name",
+        "--end-of-options",
+        name,
+    ])?;
+    let full = said.text();
+    Ok(match full.strip_prefix("refs/heads/") {
+        Some(branch) => Some(branch.to_owned()),
+        None => full.starts_with("refs/remotes/").then_some(full),
     })
 }
 
