@@ -124,6 +124,12 @@ pub const KEYS: &[Key] = &[
         check: |text| parse_duration(text).map(drop),
     },
     Key {
+        name: "ready_timeout",
+        default: "30s",
+        help: "how long opencode's server may take to become ready",
+        check: |text| parse_duration(text).map(drop),
+    },
+    Key {
         name: "database_timeout",
         default: "10s",
         help: "how long to wait for opencode's database while it is locked",

@@ -32,8 +32,6 @@ use crate::turn::status::Keeper;
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
 use crate::turn::{self, Counts, Interrupt, Outcome, Responder, Turn};
 
-/// How long the server that only forks may take to become ready.
-const READY: Duration = Duration::from_secs(30);
 /// How long a fork waits for the fork of another issue.
 const FORK_WAIT: Duration = Duration::from_secs(60);
 
@@ -305,6 +303,7 @@ impl Delivery<'_> {
             raw_log: Some(folder.join(format!("{}.raw.log", self.turn))),
             debug_log: self.request.debug.then(|| folder.join(DEBUG_LOG)),
             grace: self.request.limits.grace,
+            ready: self.broker.config.duration("ready_timeout"),
             model: self.request.model.clone(),
             agent: self.request.agent.clone(),
             secrets: self
@@ -436,7 +435,7 @@ impl Delivery<'_> {
             .broker
             .short_launch(&self.opencode, self.record.directory.clone());
         launch.turn = self.turn;
-        let mut server = Server::start(&launch, READY).await?;
+        let mut server = Server::start(&launch).await?;
         let fork = server.api().fork(base).await;
         server.stop(false).await;
         Ok(fork?)

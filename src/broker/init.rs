@@ -1,7 +1,6 @@
 //! `init`: the base session of a repository.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -18,9 +17,6 @@ use crate::transport::{ServeTransport, Setup, Target, Transport as _};
 use crate::turn::control::Control;
 use crate::turn::stream::StreamWriter;
 use crate::turn::{Interrupt, Limits, Responder, Turn, supervise};
-
-/// How long a server may take until it answers.
-const READY: Duration = Duration::from_secs(30);
 
 /// What `init` is asked for.
 #[derive(Clone, Debug)]
@@ -167,7 +163,7 @@ impl Broker {
             None => {
                 let mut launch = self.short_launch(opencode, directory.to_owned());
                 launch.debug_log = self.debug_log(request, repo);
-                let mut server = Server::start(&launch, READY).await?;
+                let mut server = Server::start(&launch).await?;
                 let made = server.api().create_session(&title, &request.policy.rules()).await;
                 server.stop(false).await;
                 made?
@@ -243,6 +239,7 @@ impl Broker {
             raw_log: Some(folder.join(format!("{turn}.raw.log"))),
             debug_log: self.debug_log(request, &record.repo),
             grace: request.limits.grace,
+            ready: self.config.duration("ready_timeout"),
             model: request.model.clone(),
             agent: request.agent.clone(),
             secrets: Secrets::default(),

@@ -128,6 +128,7 @@ impl Broker {
             rules: None,
             debug_log: None,
             grace: self.config.duration("grace"),
+            ready: self.config.duration("ready_timeout"),
             secrets: Secrets::default(),
         }
     }

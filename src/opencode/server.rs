@@ -1,7 +1,5 @@
 //! A private `opencode serve`: on loopback, with a random password, ending with the value that owns it.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinHandle;
 
@@ -48,7 +46,8 @@ impl Server {
     ///
     /// The port is opencode's choice (`--port 0`: 4096 if free, else a free one, both versions), so the line
     /// that names it is read rather than a port guessed.
-    pub async fn start(launch: &Launch, ready: Duration) -> Result<Self, ServerError> {
+    pub async fn start(launch: &Launch) -> Result<Self, ServerError> {
+        let ready = launch.ready;
         let password = format!(
             "{}{}",
             uuid::Uuid::new_v4().simple(),

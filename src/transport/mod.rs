@@ -42,6 +42,8 @@ pub struct Setup {
     pub debug_log: Option<PathBuf>,
     /// How long opencode may take to end after it was asked to.
     pub grace: Duration,
+    /// How long a server may take to become ready.
+    pub ready: Duration,
     /// `provider/model`, if not the session's own.
     pub model: Option<String>,
     /// The agent, if not the session's own.

@@ -15,8 +15,6 @@ use super::{Answer, End, Event, Request, RequestKind, Setup, Target, Transport, 
 use crate::opencode::{Api, ApiError, Launch, Problem, Server, ServerError};
 use crate::session::{SessionId, TransportKind};
 
-/// How long the server may take to become ready. Measured: 1.2 to 1.7 s quiet, triple on a busy machine.
-const READY: Duration = Duration::from_secs(30);
 /// How often what waits is looked up beside the event stream.
 const POLL: Duration = Duration::from_secs(2);
 /// How long the event stream may lag behind the answer to the prompt.
@@ -74,6 +72,7 @@ impl Setup {
             rules: Some(self.rules.clone()),
             debug_log: self.debug_log.clone(),
             grace: self.grace,
+            ready: self.ready,
             secrets: self.secrets.clone(),
         }
     }
@@ -150,7 +149,7 @@ impl Transport for ServeTransport {
     const KIND: TransportKind = TransportKind::Serve;
 
     async fn open(setup: Setup) -> Result<Self, TransportError> {
-        let server = Server::start(&setup.launch(), READY).await?;
+        let server = Server::start(&setup.launch()).await?;
         let (sender, heard) = mpsc::channel(256);
         Ok(Self {
             setup,
