@@ -755,6 +755,17 @@ fn a_query_says_when_a_provider_may_be_asked_again() {
         why.contains("come back later") && why.contains("(not before 20"),
         "{action}"
     );
+
+    let file = world.kugetsu_home().join("sessions").join(FOLDER).join("14.json");
+    let mut blocked = record(&world);
+    blocked["last"]["verdict"] = json!("blocked");
+    std::fs::write(file, blocked.to_string()).unwrap();
+    let query = world.run(["query"]).expect_status(0).json();
+    assert_eq!(
+        query["actions"][0]["action"],
+        format!("kugetsu continue {REF} \"go on\""),
+        "there is nothing to answer"
+    );
 }
 
 #[test]

@@ -322,6 +322,8 @@ fn action(
                         ),
                     });
                 }
+                // Of a record that lost its request; there is nothing to answer.
+                Verdict::Blocked if record.pending.is_empty() => go_on(),
                 Verdict::Blocked if record.pending.iter().all(|request| request.answer.is_some()) => {
                     return Some(Action {
                         issue: issue.clone(),
