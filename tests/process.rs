@@ -685,6 +685,19 @@ fn what_no_sweep_could_find_dies_with_its_cgroup() {
     let folder = cgroup();
     if folder.is_empty() {
         let own = std::fs::read_to_string(format!("/proc/{program}/cgroup")).unwrap();
+        let made = Command::new("sh")
+            .args([
+                "-c",
+                "own=$(sed -n s/^0:://p /proc/self/cgroup); \
+            mount=$(awk '/ - cgroup2 /{print $5; exit}' /proc/self/mountinfo); \
+            mkdir \"$mount$own/kugetsu-probe\" && rmdir \"$mount$own/kugetsu-probe\"",
+            ])
+            .output()
+            .unwrap();
+        assert!(
+            !made.status.success(),
+            "a cgroup could have been made here: {made:?}"
+        );
         // An ordinary login: a turn goes without. As root and below `systemd-run --user` there is one.
         assert!(!own.contains("kugetsu-"), "{own}");
         supervisor.kill().unwrap();

@@ -256,11 +256,11 @@ impl<'a> Held<'a> {
             Version::V1_18_33 => 1,
         }];
         output.expect_status(status);
-        // What keeps a turn from beginning is told on stderr alone.
-        let (ended, why) = if output.stdout().is_empty() {
+        let result = output.json();
+        // What keeps a turn from beginning is an error, and no verdict.
+        let (ended, why) = if result.get("error").is_some() {
             ("-".to_owned(), output.stderr())
         } else {
-            let result = output.json();
             let word = |key: &str| result[key].as_str().unwrap_or_default().to_owned();
             (word("verdict"), word("reason"))
         };

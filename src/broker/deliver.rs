@@ -138,7 +138,15 @@ impl Broker {
         let mut report = delivery.run(interrupts.clone(), watch).await?;
         report.adopted = adopted;
         report.notes = notes;
-        if let Err(error) = self.hook_after_turn(&report.record, turn, interrupts).await {
+        if let Err(error) = self
+            .hook_after_turn(
+                &report.record,
+                turn,
+                report.interrupt != Interrupt::None,
+                interrupts,
+            )
+            .await
+        {
             let note = match error {
                 BrokerError::Interrupted(_) => "hook_after_turn was interrupted".to_owned(),
                 error => error.to_string(),

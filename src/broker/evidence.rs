@@ -34,8 +34,7 @@ impl Stored {
         messages.any(|message| message.role == "user")
     }
 
-    /// What was spent, where that is more than the events told: those of a subagent are no events of ours, and events can
-    /// be lost.
+    /// What was spent, where that is more than the events told: events can be lost.
     pub(super) fn spent(&self, counts: &Counts) -> (f64, TokenCount) {
         match self.spent {
             Some((cost_usd, tokens)) if tokens.total() > counts.tokens.total() => {

@@ -80,10 +80,17 @@ impl Broker {
         &self,
         record: &IssueRecord,
         turn: Uuid,
+        ended_it: bool,
         mut interrupts: watch::Receiver<Interrupt>,
     ) -> Result<(), BrokerError> {
-        interrupts.borrow_and_update();
+        // A wish that the turn did not end by is meant for what comes now.
+        if ended_it {
+            interrupts.borrow_and_update();
+        }
         let later = async {
+            if !ended_it {
+                return wished(&mut interrupts).await;
+            }
             match interrupts.changed().await {
                 Ok(()) => *interrupts.borrow(),
                 Err(_) => std::future::pending().await,

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::output::written;
+use crate::redact::Redactor;
 use crate::turn::stream::{Feed, StreamEvent, StreamLine};
 
 /// How long a reader of stdout may take nothing after the turn is over, before the rest is left in the file.
@@ -102,7 +103,10 @@ fn words(line: &[u8]) -> Option<String> {
     if head.windows(piece.len()).any(|window| window == piece) {
         return None;
     }
-    serde_json::from_slice::<StreamLine>(line).ok()?.event.in_words()
+    serde_json::from_slice::<StreamLine>(line)
+        .ok()?
+        .event
+        .in_words(&Redactor::default())
 }
 
 /// Writes lines of the stream to stdout.

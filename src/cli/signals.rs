@@ -40,7 +40,7 @@ pub(super) fn with_signals<T, F: Future<Output = T>>(
         clippy::disallowed_methods,
         reason = "what a signal does where nobody handles it"
     )]
-    std::thread::spawn(move || {
+    let _ = std::thread::Builder::new().spawn(move || {
         let (_, status) = runtime.block_on(signals.next());
         std::process::exit(status.code().into());
     });

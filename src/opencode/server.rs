@@ -48,6 +48,7 @@ impl Server {
     /// that names it is read rather than a port guessed.
     pub async fn start(launch: &Launch) -> Result<Self, ServerError> {
         let ready = launch.ready;
+        let until = tokio::time::Instant::now() + ready;
         let password = format!(
             "{}{}",
             uuid::Uuid::new_v4().simple(),
@@ -85,7 +86,7 @@ impl Server {
             }
             None
         };
-        let url = match tokio::time::timeout(ready, url).await {
+        let url = match tokio::time::timeout_at(until, url).await {
             Ok(Some(url)) => url,
             Ok(None) => {
                 let exit = process.wait().await;
@@ -114,7 +115,7 @@ impl Server {
             stderr,
             pumps,
         };
-        match tokio::time::timeout(ready, server.api.health()).await {
+        match tokio::time::timeout_at(until, server.api.health()).await {
             Ok(Ok(_)) => Ok(server),
             Ok(Err(error)) => {
                 server.stop(true).await;

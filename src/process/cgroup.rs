@@ -64,12 +64,15 @@ impl Cgroup {
     }
 }
 
-/// Kills what is left in the cgroups of a turn, wherever they are, and removes them.
+/// Kills what is left in the cgroups of a turn, wherever they are, and removes them; not the one that we are in.
 pub(super) fn sweep(turn: Uuid) {
     let Some((root, _)) = mount() else { return };
     let name = format!("{PREFIX}{turn}-");
     let mut found = Vec::new();
     find(&root, &name, DEPTH, &mut found);
+    let own = own();
+    // A tool of the turn that outlived both supervisor and guard may itself be the one that sweeps.
+    found.retain(|path| !own.as_ref().is_some_and(|own| own.starts_with(path)));
     for path in found {
         let cgroup = Cgroup { path };
         cgroup.kill();

@@ -282,7 +282,8 @@ fn read_all<R: Record, T: Send>(
         }
     };
     std::thread::scope(|scope| {
-        let (sender, done) = mpsc::channel();
+        // A slow taker holds up the others, and nothing piles up.
+        let (sender, done) = mpsc::sync_channel(2 * threads);
         // One block is not worth a thread.
         for _ in 1..threads.min(blocks.len()) {
             let sender = sender.clone();

@@ -327,8 +327,8 @@ impl Transport for RunTransport {
                             Some(Ok(None)) | None => {}
                         }
                         // Its last words are evidence.
-                        if let Some(mut pump) = self.stderr_pump.take() {
-                            drained(&mut pump).await;
+                        if let Some(pump) = &mut self.stderr_pump {
+                            drained(pump).await;
                         }
                         return Event::Ended(End {
                             exit: Some(exit),

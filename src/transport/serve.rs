@@ -263,6 +263,20 @@ impl Transport for ServeTransport {
                 problem: Problem::Status { status: 404, .. },
                 ..
             }) => Ok(()),
+            // What opencode does not take it would not take another time: the request must not stay open for that.
+            Err(ApiError {
+                problem: Problem::Status {
+                    status: 400..=499, ..
+                },
+                request: what,
+            }) => {
+                tracing::warn!("{what}: the answer was not taken, so the request is refused");
+                match &request.kind {
+                    RequestKind::Permission { .. } => api.reply_permission(&request.id, "reject").await?,
+                    RequestKind::Question(_) => api.reject_question(&request.id).await?,
+                }
+                Ok(())
+            }
             other => Ok(other?),
         }
     }

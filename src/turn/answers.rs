@@ -76,8 +76,8 @@ fn anything() -> String {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Defaults {
-    /// For questions.
-    pub strategy: Strategy,
+    /// For questions; absent: the setting `on_question`.
+    pub strategy: Option<Strategy>,
 }
 
 /// How a question is answered that nobody answers.
@@ -87,7 +87,7 @@ pub enum Strategy {
     /// With its first option.
     #[default]
     FirstOption,
-    /// Not at all: its tool call fails, and the model is told so.
+    /// Not at all: its tool call fails, and opencode ends the turn without asking the model again.
     Cancel,
 }
 
@@ -192,10 +192,10 @@ impl Responder {
     pub fn by_default(&self, request: &Request) -> Option<Answer> {
         let strategy = match self.on_ask {
             OnAsk::Block => return None,
-            OnAsk::Answer(strategy) => match &self.answers {
-                Some(answers) => answers.defaults.strategy,
-                None => strategy,
-            },
+            OnAsk::Answer(strategy) => {
+                let of_file = self.answers.as_ref().and_then(|file| file.defaults.strategy);
+                of_file.unwrap_or(strategy)
+            }
         };
         Some(match (&request.kind, strategy) {
             (RequestKind::Question(questions), Strategy::FirstOption) => first_options(questions),

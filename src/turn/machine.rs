@@ -417,6 +417,9 @@ impl Machine {
                 "the answer was withheld by the provider's content filter",
             ),
             Some(reason) => {
+                if let Some(rejected) = self.rejected.as_ref().filter(|said| said.contains(DISMISSED)) {
+                    return Judgement::new(Verdict::Failed, format!("a question was cancelled: {rejected}"));
+                }
                 if let Some(rejected) = &self.rejected {
                     // `run` says what was asked for on its standard error alone.
                     let told = || end.stderr.iter().rev().find_map(|line| rejected_permission(line));
@@ -480,8 +483,11 @@ fn is_locked(end: &End) -> bool {
     end.stderr.iter().any(says_so)
 }
 
+/// What opencode says of a question that was cancelled (both versions).
+const DISMISSED: &str = "dismissed this question";
+
 fn is_rejection(error: &str) -> bool {
-    error.contains("rejected permission")
+    error.contains("rejected permission") || error.contains(DISMISSED)
 }
 
 fn with_last_words(text: &str, end: &End) -> String {

@@ -23,6 +23,7 @@ pub use machine::{Counts, Judgement, Machine, Step};
 
 use crate::opencode::Database;
 use crate::opencode::DatabaseError;
+use crate::process;
 use crate::session::{Answered, Proof, SessionId, TransportKind, Verdict};
 use crate::transport::{Answer, Event, Request, Setup, Target, Transport, TransportError};
 use answers::{By, Reply, interpret};
@@ -35,8 +36,9 @@ use stream::{StreamEvent, StreamWriter};
 /// The reason of a turn that SIGINT ended.
 pub const INTERRUPTED: &str = "interrupted";
 
-/// How often it is tried to deliver an answer to opencode, and the time between.
+/// How often it is tried to deliver an answer to opencode, how long a try may take, and the time between.
 const ANSWER_TRIES: u32 = 3;
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const ANSWER_PAUSE: Duration = Duration::from_millis(500);
 
 /// A wish from outside that ends a turn.
@@ -210,7 +212,10 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
                             continue;
                         }
                         Ok(Err(error)) => Life::Crashed(error.to_string()),
-                        Err(judgement) => Life::Judged(judgement),
+                        Err(judgement) => {
+                            self.sweep().await;
+                            Life::Judged(judgement)
+                        }
                     }
                 }
             };
@@ -262,6 +267,12 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             Some(judgement) => judgement,
             None => self.machine.timed_out(),
         })
+    }
+
+    /// Ends what was begun and given up before anybody had it in hand.
+    async fn sweep(&self) {
+        let turn = self.turn.setup.turn;
+        let _ = tokio::task::spawn_blocking(move || process::sweep_marked(turn)).await;
     }
 
     /// What to deliver after a crash: waits, and looks at what the session holds already, since a prompt is
@@ -393,6 +404,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             Ok(Err(error)) => return Life::Judged(Judgement::new(Verdict::Failed, error.to_string())),
             Err(judgement) => {
                 self.abort(transport).await;
+                self.sweep().await;
                 return Life::Judged(judgement);
             }
         }
@@ -553,19 +565,22 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             By::Default => self.answered.default += 1,
         }
         self.narrator.answered(request, answer, by, &mut self.turn.stream);
-        for tries_left in (0..ANSWER_TRIES).rev() {
-            let error = match self.in_time(transport.answer(request, answer)).await {
-                Ok(Ok(())) => return Step::Go,
-                Ok(Err(error)) => error.to_string(),
+        let mut tries = 0;
+        loop {
+            let delivery = tokio::time::timeout(ANSWER_LIMIT, transport.answer(request, answer));
+            let error = match self.in_time(delivery).await {
+                Ok(Ok(Ok(()))) => return Step::Go,
+                Ok(Ok(Err(error))) => error.to_string(),
+                Ok(Err(_)) => format!("no answer within {} s", ANSWER_LIMIT.as_secs()),
                 Err(judgement) => return Step::Stop(judgement),
             };
             self.narrator.notice("error", &error, &mut self.turn.stream);
-            if tries_left == 0 {
+            tries += 1;
+            if tries == ANSWER_TRIES {
                 return Step::Crashed(format!("its question could not be answered: {error}"));
             }
             tokio::time::sleep(ANSWER_PAUSE).await;
         }
-        Step::Go
     }
 
     async fn replied<T: Transport>(&mut self, transport: &mut T, reply: &Reply) -> Step {

@@ -52,11 +52,11 @@ impl Narrator {
     }
 
     pub(super) fn write(&mut self, stream: &mut StreamWriter, event: StreamEvent) {
-        if let Some(words) = event.in_words() {
+        if let Some(words) = event.in_words(&self.redactor) {
             if self.last.len() == LAST {
                 self.last.pop_front();
             }
-            self.last.push_back(self.redactor.clean(&words).into_owned());
+            self.last.push_back(words);
         }
         // A full disk must not end a turn whose session is safe in opencode: the stream stops, the turn goes on.
         if !self.mute && stream.write(event, &self.redactor).is_err() {

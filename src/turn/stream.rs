@@ -212,9 +212,11 @@ impl StreamEvent {
     ];
 
     /// The event in a few words for people; `None` for pieces of text, which people read as text.
-    pub fn in_words(&self) -> Option<String> {
+    pub fn in_words(&self, redactor: &Redactor) -> Option<String> {
+        // Secrets go first: of one that is cut in two, the beginning would stay.
         let cut = |text: &str| -> String {
-            let line = text.lines().next().unwrap_or_default();
+            let clean = redactor.clean(text);
+            let line = clean.lines().next().unwrap_or_default();
             line.chars().take(120).collect()
         };
         Some(match self {

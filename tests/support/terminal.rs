@@ -71,9 +71,13 @@ impl<'a> Terminal<'a> {
             });
     }
 
-    /// The exit status, once it has ended.
+    /// The exit status, once it has ended, or the signal.
     pub(crate) fn ended(&self) -> Option<String> {
-        let state = self.tmux(&["display-message", "-p", "#{pane_dead} #{pane_dead_status}"]);
+        let state = self.tmux(&[
+            "display-message",
+            "-p",
+            "#{pane_dead} #{pane_dead_status}#{?pane_dead_signal,signal #{pane_dead_signal},}",
+        ]);
         state.trim().strip_prefix("1 ").map(str::to_owned)
     }
 }
