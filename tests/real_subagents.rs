@@ -109,21 +109,26 @@ fn is_answered(case: &Case) {
             Reply::text("asked"),
         ],
     );
-    let output = case.turn_with(
+    let words = [
         "start",
         "#1",
-        &[
-            "--supervised",
-            "--response-timeout",
-            "1s",
-            "--timeout",
-            "60s",
-            "delegate: ask",
-        ],
-        Stdin::OpenSilent,
+        "--transport",
+        "serve",
+        "--supervised",
+        "--response-timeout",
+        "1s",
+        "--timeout",
+        "60s",
+        "delegate: ask",
+    ];
+    let output = case.to_end(words, Stdin::OpenSilent);
+    output.expect_status(0);
+    let last = &case.record(1)["last"];
+    assert_eq!(
+        (&last["verdict"], &last["answered"]["default"]),
+        (&json!("completed"), &json!(2)),
+        "{output}"
     );
-    expect(&output, 0, "completed", "");
-    assert_eq!(output.json()["answered"]["default"], 2, "{output}");
     assert!(!outside.exists());
     case.wait_nothing_left(SOON);
 }
