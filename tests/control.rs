@@ -798,14 +798,7 @@ fn a_query_needs_neither_opencode_nor_a_lease() {
 
 #[test]
 fn a_rebase_moves_the_worktree_between_turns_or_leaves_it_alone() {
-    let world = world(&FakeScript {
-        serve: ServeMode::Sessions,
-        ..hanging()
-    });
-    world
-        .run(["start", "14", "hi", "--transport", "run", "--worktree"])
-        .expect_status(0);
-    let tree = PathBuf::from(record(&world)["worktree"]["path"].as_str().unwrap());
+    let (world, tree) = world_with_worktree();
     let commit = |folder: &std::path::Path, file: &str, text: &str| commit(&world, folder, file, text);
     let rebase = ["signal", "14", "rebase", "--json"];
     assert_eq!(world.run(rebase).expect_status(0).json()["result"], "up_to_date");
@@ -848,6 +841,19 @@ fn a_rebase_moves_the_worktree_between_turns_or_leaves_it_alone() {
     assert_eq!(world.run(["query"]).expect_status(0).json()["actions"], json!([]));
 }
 
+/// A world whose issue has a session in a worktree.
+fn world_with_worktree() -> (World, PathBuf) {
+    let world = world(&FakeScript {
+        serve: ServeMode::Sessions,
+        ..hanging()
+    });
+    world
+        .run(["start", "14", "hi", "--transport", "run", "--worktree"])
+        .expect_status(0);
+    let tree = PathBuf::from(record(&world)["worktree"]["path"].as_str().unwrap());
+    (world, tree)
+}
+
 /// A commit in some folder.
 fn commit(world: &World, folder: &std::path::Path, file: &str, text: &str) -> String {
     std::fs::write(folder.join(file), text).unwrap();
@@ -866,14 +872,7 @@ fn head(world: &World, folder: &std::path::Path) -> String {
 
 #[test]
 fn a_rebase_leaves_what_somebody_is_in_the_middle_of() {
-    let world = world(&FakeScript {
-        serve: ServeMode::Sessions,
-        ..hanging()
-    });
-    world
-        .run(["start", "14", "hi", "--transport", "run", "--worktree"])
-        .expect_status(0);
-    let tree = PathBuf::from(record(&world)["worktree"]["path"].as_str().unwrap());
+    let (world, tree) = world_with_worktree();
     commit(&world, &tree, "first", "a");
     commit(&world, &tree, "second", "a");
     commit(&world, &world.repo(), "ours", "a");

@@ -34,6 +34,11 @@ impl Stored {
         messages.any(|message| message.role == "user")
     }
 
+    /// What was spent, by the database alone: for a turn whose events nobody heard.
+    pub(super) fn spent_by_itself(&self) -> Option<(f64, TokenCount)> {
+        self.spent
+    }
+
     /// What was spent, where that is more than the events told: events can be lost.
     pub(super) fn spent(&self, counts: &Counts) -> (f64, TokenCount) {
         match self.spent {

@@ -4,12 +4,13 @@
 use std::collections::HashSet;
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::evidence::Stored;
 use super::{Broker, BrokerError, read_database};
 use crate::opencode::{After, Database, Opencode, SessionRow, prompt_matches};
 use crate::process;
-use crate::session::{ForkIntent, IssueRecord, LiveTurn, PendingRequest, SessionId, TokenCount, TurnRecord};
+use crate::session::{ForkIntent, IssueRecord, SessionId, TurnRecord};
 use crate::store::Lease;
 
 /// How long a fork whose prompt is not there yet is watched: `opencode run --fork` writes the row first and
@@ -58,7 +59,16 @@ impl Broker {
             self.store.save_issue(lease, record)?;
             return Ok(None);
         };
-        self.forget_delivered(record, &live, opencode);
+        // Nobody heard the end of it, but opencode stored what it was and what it cost.
+        let probed = opencode.is_none().then(|| self.opencode().ok()).flatten();
+        let stored = opencode
+            .or(probed.as_ref())
+            .map_or_else(Stored::default, |opencode| {
+                Stored::since(opencode, record.session.as_ref(), live.started)
+            });
+        if stored.has_prompt() {
+            forget_delivered(record, live.turn);
+        }
         // A crash between the turn's line and the record: the line has the verdict.
         let logged = self.store.turns(&record.issue)?;
         if let Some(turn) = logged.into_iter().rev().find(|turn| turn.turn == live.turn) {
@@ -68,10 +78,7 @@ impl Broker {
             self.store.save_issue(lease, record)?;
             return Ok(None);
         }
-        // Nobody heard the end of it, but opencode stored what it cost.
-        let (cost_usd, tokens) = self
-            .spent_since(record, live.started, opencode)
-            .unwrap_or_default();
+        let (cost_usd, tokens) = stored.spent_by_itself().unwrap_or_default();
         let turn = TurnRecord {
             cost_usd,
             tokens,
@@ -79,35 +86,6 @@ impl Broker {
         };
         self.close_turn(lease, record, &turn)?;
         Ok(Some(turn))
-    }
-
-    /// Takes away the answers that a dead turn has delivered, so that the next one does not grant them again. What the turn
-    /// itself was blocked on stays, and so does all where opencode's database cannot be read.
-    fn forget_delivered(&self, record: &mut IssueRecord, live: &LiveTurn, opencode: Option<&Opencode>) {
-        let of_this_turn = |request: &PendingRequest| request.turn == live.turn;
-        if record.pending.iter().all(of_this_turn) {
-            return;
-        }
-        let probed = opencode.is_none().then(|| self.opencode().ok()).flatten();
-        if let Some(opencode) = opencode.or(probed.as_ref())
-            && Stored::since(opencode, record.session.as_ref(), live.started).has_prompt()
-        {
-            record.pending.retain(of_this_turn);
-        }
-    }
-
-    fn spent_since(
-        &self,
-        record: &IssueRecord,
-        since: Timestamp,
-        opencode: Option<&Opencode>,
-    ) -> Option<(f64, TokenCount)> {
-        let session = record.session.as_ref()?;
-        let database = match opencode {
-            Some(opencode) => read_database(opencode),
-            None => read_database(&self.opencode().ok()?),
-        };
-        database.ok()?.spent(session, since.as_millisecond()).ok()
     }
 
     /// The fork that the journal tells of, if opencode made it. A session that another record names is not it.
@@ -165,6 +143,12 @@ impl Broker {
         rows.sort_by_key(|row| row.time_created);
         Ok(rows)
     }
+}
+
+/// Takes away the answers that a dead turn has delivered, so that the next one does not grant them again. What the turn
+/// itself was blocked on stays.
+fn forget_delivered(record: &mut IssueRecord, turn: Uuid) {
+    record.pending.retain(|request| request.turn == turn);
 }
 
 /// The last prompt of a fork that its base did not have.

@@ -306,8 +306,9 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => break,
                 Ok(()) = self.turn.interrupts.changed() => {
-                    self.interrupt = *self.turn.interrupts.borrow_and_update();
-                    return Err(aborted(self.interrupt));
+                    if let Some(judgement) = self.interrupted() {
+                        return Err(judgement);
+                    }
                 }
                 heard = self.turn.control.next() => match self.signalled(heard) {
                     Some(Next::Step(Step::Stop(judgement))) => return Err(judgement),
@@ -335,8 +336,9 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
         loop {
             tokio::select! {
                 Ok(()) = self.turn.interrupts.changed() => {
-                    self.interrupt = *self.turn.interrupts.borrow_and_update();
-                    return Err(aborted(self.interrupt));
+                    if let Some(judgement) = self.interrupted() {
+                        return Err(judgement);
+                    }
                 }
                 heard = self.turn.control.next() => {
                     if heard == Heard::Signal(Signal::Resume) {
@@ -474,8 +476,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
         let step = tokio::select! {
             biased;
             Ok(()) = self.turn.interrupts.changed() => {
-                self.interrupt = *self.turn.interrupts.borrow_and_update();
-                Step::Stop(aborted(self.interrupt))
+                self.interrupted().map_or(Step::Go, Step::Stop)
             }
             heard = self.turn.control.next() => {
                 return self.signalled(heard).unwrap_or(Next::Step(Step::Go));
