@@ -818,7 +818,15 @@ fn a_rebase_moves_the_worktree_between_turns_or_leaves_it_alone() {
     );
     assert_eq!(world.git(&tree, ["rev-parse", "HEAD"]).stdout().trim(), before);
     assert_eq!(world.git(&tree, ["status", "--porcelain"]).stdout(), "");
+    let json = world.run(["show", "14", "--json"]).expect_status(0).json();
+    assert_eq!(json["state"], "blocked", "{json}");
+    let shown = world.run(["show", "14"]).expect_status(0).stdout();
+    assert!(
+        shown.contains("onto main is blocked: conflicts in both"),
+        "{shown}"
+    );
     let query = world.run(["query"]).expect_status(0).json();
+    assert_eq!(query["sessions"]["blocked"], 1, "{query}");
     let action = &query["actions"][0];
     assert!(
         action["why"].as_str().unwrap().contains("conflicts in both"),

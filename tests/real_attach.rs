@@ -39,9 +39,13 @@ on_both_versions! {
         let terminal = Terminal::start(world, &format!("'{}' attach '{ISSUE}'", kugetsu.display()));
         terminal.wait_for("the word is mellon");
 
-        let refused = world.run(["continue", ISSUE, "meanwhile"]);
-        assert!(refused.expect_status(75).stderr().contains("(attach)"), "{refused}");
-        assert!(world.run(["show", ISSUE]).stdout().contains("in use      by process"));
+        let holder = || world.run(["show", ISSUE, "--json"]).json()["in_use"]["pid"].as_u64();
+        let refused = || {
+            let refused = world.run(["continue", ISSUE, "meanwhile"]);
+            assert!(refused.expect_status(75).stderr().contains("(attach)"), "{refused}");
+            assert!(world.run(["show", ISSUE]).stdout().contains("in use      by process"));
+        };
+        refused();
 
         // The prompt is empty, so this leaves.
         terminal.press(&["C-c"]);
@@ -50,9 +54,40 @@ on_both_versions! {
         drop(terminal);
         world.wait_nothing_left(SOON);
         assert!(!world.run(["show", ISSUE]).stdout().contains("in use"));
+
         world.spawn(["continue", ISSUE, "afterwards"]).wait(SOON).expect_status(0);
         world.wait_nothing_left(SOON);
+
+        // Where kugetsu is killed, the person is still there.
+        let over = world.root().join("over");
+        let wait = format!("while [ ! -e '{}' ]; do sleep 0.1; done", over.display());
+        let terminal = Terminal::start(world, &format!("'{}' attach '{ISSUE}'; {wait}", kugetsu.display()));
+        terminal.wait_for("the word is mellon");
+        let opencode = holder().unwrap();
+        kill("-KILL", parent_of(opencode));
+        refused();
+        assert_eq!(holder(), Some(opencode));
+        kill("-TERM", opencode);
+        world.wait_until("the lease is free", SOON, || holder().is_none());
+        std::fs::write(over, "").unwrap();
+        world.wait_until("the terminal is done", SOON, || terminal.ended().is_some());
+        drop(terminal);
+        world.spawn(["continue", ISSUE, "and then"]).wait(SOON).expect_status(0);
+        world.wait_nothing_left(SOON);
     }
+}
+
+fn kill(signal: &str, pid: u64) {
+    let killed = std::process::Command::new("kill")
+        .args([signal, &pid.to_string()])
+        .status();
+    assert!(killed.unwrap().success(), "{signal} {pid}");
+}
+
+fn parent_of(pid: u64) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    line.unwrap().trim().parse().unwrap()
 }
 
 mod the_session_of_another_host_is_shown_here_and_held_there {

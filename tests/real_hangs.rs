@@ -13,7 +13,7 @@ mod case;
 use std::time::Instant;
 
 use case::{Case, SOON};
-use kugetsu_testing::{Gate, HangRow, Output, Reply, Running, Signal, Stdin, Version};
+use kugetsu_testing::{Gate, HangRow, MODELS, Output, Reply, Running, Signal, Stdin, Version};
 use serde_json::json;
 
 /// Something that hangs, how long it may, and how its turn ends.
@@ -115,14 +115,14 @@ const TABLE: [Row; 12] = [
     Row {
         name: "a tool that ignores SIGTERM",
         cause: Cause::StubbornTool,
-        limit: ["--timeout", "40s"],
-        ends: both("timeout", 1, "40s"),
+        limit: ["--timeout", "25s"],
+        ends: both("timeout", 1, "25s"),
     },
     Row {
         name: "opencode stopped with SIGSTOP",
         cause: Cause::Stopped,
-        limit: ["--stall-timeout", "40s"],
-        ends: both("stalled", 1, "40s"),
+        limit: ["--stall-timeout", "25s"],
+        ends: both("stalled", 1, "25s"),
     },
     Row {
         name: "a second opencode in the same repository",
@@ -170,6 +170,9 @@ impl<'a> Held<'a> {
         }
         words.push(&self.prompt);
         let mut command = self.case.kugetsu(words);
+        if matches!(self.row.cause, Cause::NoModel) {
+            command.env_remove(MODELS);
+        }
         if !limit.starts_with("--") {
             command.env(format!("KUGETSU_{}", limit.to_uppercase()), value);
         }

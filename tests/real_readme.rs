@@ -69,7 +69,7 @@ mod the_tour_is_what_comes_out {
 
     #[test]
     fn v1_18_33() {
-        let world = World::new(Opencode::Real(Version::V1_18_33));
+        let world = World::before_first_use(Opencode::Real(Version::V1_18_33));
         script_tour(&world, Duration::from_millis(5));
         let bin = world.root().join("bin");
         std::fs::create_dir(&bin).unwrap();

@@ -69,6 +69,23 @@ on_every_combination! {
         expect(&output, 75, "quota", "come back later");
         case.wait_nothing_left(SOON);
     }
+
+    fn a_subagent_whose_model_is_silent_stalls_and_one_whose_tool_runs_does_not(case: &Case) {
+        delegate(case, "fall silent", vec![Reply::bash("echo begun"), Reply::Hang]);
+        let limits = ["--stall-timeout", "4s", "--timeout", "60s", "--grace", "1s"];
+        let output = case.turn("start", "#1", &[&limits[..], &["delegate: fall silent"]].concat());
+        expect(&output, 1, "stalled", "no sign of progress for 4 s");
+        case.wait_nothing_left(SOON);
+
+        delegate(case, "take long", vec![Reply::bash(take_seconds(9)), Reply::text("well")]);
+        let output = case.turn("start", "#2", &[&limits[..], &["delegate: take long"]].concat());
+        expect(&output, 0, "completed", "");
+    }
+}
+
+/// A command that takes so long.
+fn take_seconds(seconds: u32) -> String {
+    format!("end=$(($(date +%s) + {seconds})); while [ $(date +%s) -lt $end ]; do sleep 1; done; echo done")
 }
 
 /// On one transport on both versions.
@@ -135,14 +152,13 @@ fn is_answered(case: &Case) {
 
 /// `run` tells of a subagent's failed request, and of nothing that it does afterwards.
 fn waits_no_more(case: &Case) {
-    let command = "end=$(($(date +%s) + 9)); while [ $(date +%s) -lt $end ]; do sleep 1; done; echo slept";
     delegate(
         case,
         "recover",
         vec![
             Reply::bash("echo begun"),
             later(),
-            Reply::bash(command),
+            Reply::bash(take_seconds(9)),
             Reply::text("well"),
         ],
     );

@@ -1,5 +1,4 @@
 //! No text makes the parser panic, and none that it accepts leads outside the sessions folder.
-//! Run with `cargo +nightly fuzz run issue_ref`.
 #![no_main]
 
 use std::path::{Component, Path};

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::deliver::check_session;
 use super::{Broker, BrokerError};
-use crate::process;
+use crate::process::{self, TURN_ENV};
 use crate::session::{IssueRecord, IssueRef};
 use crate::store::{Holder, Lease};
 
@@ -26,14 +26,34 @@ pub struct AttachCommand {
 /// A session that is in a person's hands: nobody else runs a turn on it as long as this lives.
 #[derive(Debug)]
 pub struct Attachment {
-    /// What to run.
-    pub command: AttachCommand,
+    command: AttachCommand,
     /// The value of [`process::TURN_ENV`] by which [`Attachment::end`] finds what it started.
-    pub mark: Uuid,
-    _lease: Lease,
+    mark: Uuid,
+    lease: Lease,
 }
 
 impl Attachment {
+    /// Starts opencode on this terminal. It holds the lease as well, by its own name: should kugetsu be killed, nobody runs
+    /// a turn beside the person who is still there.
+    pub fn start(&mut self) -> std::io::Result<tokio::process::Child> {
+        self.lease.inherit(true)?;
+        let started = tokio::process::Command::new(&self.command.program)
+            .args(&self.command.args)
+            .current_dir(&self.command.directory)
+            .env(TURN_ENV, self.mark.to_string())
+            .spawn();
+        self.lease.inherit(false)?;
+        let child = started?;
+        if let Some(pid) = child.id() {
+            let holder = Holder {
+                pid,
+                ..self.lease.holder().clone()
+            };
+            self.lease.name(holder);
+        }
+        Ok(child)
+    }
+
     /// Ends what opencode's tools left behind, then gives the session back.
     pub fn end(self) -> Result<(), BrokerError> {
         process::sweep_marked(self.mark)?;
@@ -64,7 +84,7 @@ impl Broker {
         Ok(Attachment {
             command,
             mark: Uuid::now_v7(),
-            _lease: lease,
+            lease,
         })
     }
 }

@@ -16,9 +16,9 @@ use super::evidence::Stored;
 use super::hooks::Moment;
 use super::recover::was_prompted;
 use super::request::{Mode, TransportChoice, TurnReport, TurnRequest};
-use super::{Broker, BrokerError, DEBUG_LOG, pending, read_database};
+use super::{Broker, BrokerError, DEBUG_LOG, aside, pending, read_database};
 use crate::fsx::crash_point;
-use crate::opencode::{DatabaseError, Opencode, Secrets, Server, SessionPatch};
+use crate::opencode::{Database, DatabaseError, Opencode, Secrets, Server, SessionPatch};
 use crate::permission::Rule;
 use crate::process;
 use crate::redact::Redactor;
@@ -264,11 +264,13 @@ impl Delivery<'_> {
         mut interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
-        if self.record.session.is_none() {
-            // The fork is opencode's to write, and a locked database fails it in four different ways.
-            self.broker
-                .write_database(&self.opencode)?
-                .wait_until_writable()?;
+        // A fork is opencode's to write, and a locked database fails it in four different ways. What kugetsu writes itself
+        // could wait where it writes, but nobody could interrupt it there.
+        let (path, wait) = (self.opencode.database.clone(), self.broker.database_wait());
+        let writable = aside(move || Database::open_write(&path, wait)?.wait_until_writable());
+        // The thread tells before it ends, unless it panics; then the writes fail in their own words.
+        if let Ok(writable) = unless_interrupted(&mut interrupts, writable).await? {
+            writable?;
         }
         let setup = self.setup();
         match self.request.transport {

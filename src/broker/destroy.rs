@@ -56,7 +56,7 @@ impl Broker {
         let removed = self.delete(&opencode, record.session.clone(), clone_of(&record), export)?;
         crash_point("destroy_deleted");
         self.clear_run(issue);
-        self.store.trash_issue(&lease, issue, "destroy", &[])?;
+        self.store.trash_issue(&lease, issue, "destroy")?;
         crash_point("destroy_trashed");
         self.drop_worktree_branch(&record, &mut worktree)?;
         Ok(Removed { worktree, ..removed })
@@ -80,7 +80,7 @@ impl Broker {
             .base(repo)?
             .ok_or_else(|| BrokerError::NoBase(repo.clone()))?;
         if record.adopted {
-            self.store.trash_base(&lease, repo, "destroy --base", &[])?;
+            self.store.trash_base(&lease, repo, "destroy --base")?;
             return Ok(Removed {
                 session: Some(record.session),
                 deleted: false,
@@ -92,7 +92,7 @@ impl Broker {
         let export = self.export(&opencode, &repo.into(), Some(&record.session), &record.directory)?;
         let removed = self.delete(&opencode, Some(record.session), &record.directory, export)?;
         crash_point("destroy_deleted");
-        self.store.trash_base(&lease, repo, "destroy --base", &[])?;
+        self.store.trash_base(&lease, repo, "destroy --base")?;
         crash_point("destroy_trashed");
         Ok(removed)
     }

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 
 use super::read_database;
-use crate::opencode::{After, Opencode, StoredMessage};
+use crate::opencode::{Opencode, StoredMessage};
 use crate::session::{SessionId, TokenCount, Verdict};
 use crate::turn::{Counts, Judgement};
 
@@ -23,7 +23,7 @@ impl Stored {
         };
         let started = started.as_millisecond();
         Self {
-            messages: database.messages_after(session, Some(After::Time(started))).ok(),
+            messages: database.messages_after(session, started).ok(),
             spent: database.spent(session, started).ok(),
         }
     }

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::deliver::wished;
-use super::{Broker, BrokerError};
+use super::{Broker, BrokerError, aside};
 use crate::process::{self, GuardSpec, Output, ProcessError, Sink};
 use crate::session::IssueRecord;
 use crate::store::Key;
@@ -111,13 +111,8 @@ impl Broker {
             return Ok(());
         };
         let limit = self.config.duration("hook_timeout");
-        let (sender, ended) = oneshot::channel();
-        // A thread of its own: the runtime would wait for one of its own at its end.
-        std::thread::spawn(move || {
-            let _ = sender.send(process::run_to_end(spec, limit));
-        });
         tokio::select! {
-            ended = ended => match ended {
+            ended = aside(move || process::run_to_end(spec, limit)) => match ended {
                 Ok(ended) => self.hook_ended(moment, record, ended),
                 Err(_) => Err(self.hook_error(moment, record, "could not be watched".to_owned())),
             },

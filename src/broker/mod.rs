@@ -23,6 +23,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 pub use attach::{AttachCommand, Attachment};
@@ -177,6 +178,17 @@ impl Broker {
         }
         Err(BrokerError::NoBase(repo.clone()))
     }
+}
+
+/// Does something that blocks, on a thread of its own: the runtime would wait at its end for one of the runtime's. An
+/// error is a panic of that thread.
+fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+    let (sender, done) = oneshot::channel();
+    std::thread::spawn(move || {
+        // Nobody may listen any more.
+        let _ = sender.send(work());
+    });
+    done
 }
 
 /// opencode's database, to read.

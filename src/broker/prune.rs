@@ -114,12 +114,8 @@ impl Broker {
                     Err(error) => return Err(error),
                 };
                 self.clear_run(&orphan.issue);
-                self.store.trash_issue(
-                    &lease,
-                    &orphan.issue,
-                    "prune: opencode no longer has its session",
-                    &[],
-                )?;
+                self.store
+                    .trash_issue(&lease, &orphan.issue, "prune: opencode no longer has its session")?;
                 self.drop_worktree_branch(&record, &mut worktree)?;
                 pruned.gone.push(orphan.clone());
             }

@@ -300,7 +300,7 @@ fn action(
             };
             (go_on(), why)
         }
-        SessionState::New => return None,
+        SessionState::New | SessionState::Ended(Verdict::Completed | Verdict::Aborted) => return None,
         SessionState::Ended(verdict) => {
             let last = record.last.as_ref();
             let reason = last.map(|last| last.reason.clone()).unwrap_or_default();
@@ -308,41 +308,31 @@ fn action(
                 Some(at) => format!("{reason} (not before {at})"),
                 None => reason,
             };
-            let action = match verdict {
-                Verdict::Completed | Verdict::Aborted => {
-                    let worktree = record.worktree.as_ref();
-                    let blocked = worktree.and_then(|worktree| worktree.blocked_rebase.as_ref())?;
-                    return Some(Action {
-                        issue: issue.clone(),
-                        state: state.as_str(),
-                        action: format!("kugetsu continue {issue} \"rebase onto {}\"", blocked.onto),
-                        why: format!(
-                            "its rebase is blocked: conflicts in {}",
-                            blocked.conflicts.join(", ")
-                        ),
-                    });
-                }
-                // Of a record that lost its request; there is nothing to answer.
-                Verdict::Blocked if record.pending.is_empty() => go_on(),
-                Verdict::Blocked if record.pending.iter().all(|request| request.answer.is_some()) => {
-                    return Some(Action {
-                        issue: issue.clone(),
-                        state: state.as_str(),
-                        action: format!("kugetsu continue {issue}"),
-                        why: "it was blocked, and the answer is there".to_owned(),
-                    });
-                }
-                Verdict::Blocked => {
-                    format!("kugetsu answer {issue} allow|deny|LABEL, then: kugetsu continue {issue}")
-                }
-                Verdict::Failed | Verdict::Void => format!("kugetsu logs {issue}, then: {}", go_on()),
-                Verdict::Looping | Verdict::Stalled => {
-                    format!("kugetsu logs {issue}, then: kugetsu continue {issue} \"what to do instead\"")
-                }
-                Verdict::Timeout => format!("{} --timeout LONGER", go_on()),
-                Verdict::Quota | Verdict::Lost => go_on(),
-            };
-            (action, why)
+            match verdict {
+                Verdict::Blocked if record.pending.is_empty() => match record.blocked_rebase() {
+                    Some(blocked) => (
+                        format!("kugetsu continue {issue} \"rebase onto {}\"", blocked.onto),
+                        format!("its rebase {blocked}"),
+                    ),
+                    // Of a record that lost its request; there is nothing to answer.
+                    None => (go_on(), why),
+                },
+                Verdict::Blocked if record.pending.iter().all(|request| request.answer.is_some()) => (
+                    format!("kugetsu continue {issue}"),
+                    "it was blocked, and the answer is there".to_owned(),
+                ),
+                Verdict::Blocked => (
+                    format!("kugetsu answer {issue} allow|deny|LABEL, then: kugetsu continue {issue}"),
+                    why,
+                ),
+                Verdict::Failed | Verdict::Void => (format!("kugetsu logs {issue}, then: {}", go_on()), why),
+                Verdict::Looping | Verdict::Stalled => (
+                    format!("kugetsu logs {issue}, then: kugetsu continue {issue} \"what to do instead\""),
+                    why,
+                ),
+                Verdict::Timeout => (format!("{} --timeout LONGER", go_on()), why),
+                _ => (go_on(), why),
+            }
         }
     };
     Some(Action {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::evidence::Stored;
 use super::{Broker, BrokerError, read_database};
-use crate::opencode::{After, Database, Opencode, SessionRow, prompt_matches};
+use crate::opencode::{Database, Opencode, SessionRow, prompt_matches};
 use crate::process;
 use crate::session::{ForkIntent, IssueRecord, SessionId, TurnRecord};
 use crate::store::Lease;
@@ -162,7 +162,7 @@ fn new_prompt(database: &Database, fork: &SessionRow) -> Result<Option<String>, 
 /// Whether a fork has had a prompt of its own. The messages that it copied keep their times, so what is not older than
 /// the fork is its own; how many the base has says nothing, since a base may be talked to as well.
 fn is_prompted(database: &Database, fork: &SessionRow) -> Result<bool, BrokerError> {
-    let own = database.messages_after(&fork.id, Some(After::Time(fork.time_created - 1)))?;
+    let own = database.messages_after(&fork.id, fork.time_created - 1)?;
     Ok(own.iter().any(|message| message.role == "user"))
 }
 

@@ -14,7 +14,6 @@ use super::output::Output;
 use super::{CliError, Outcome};
 use crate::broker::{Attachment, BrokerError};
 use crate::exit::ExitStatus;
-use crate::process::TURN_ENV;
 use crate::ssh::quote;
 
 #[derive(Debug, Args)]
@@ -39,8 +38,8 @@ pub(super) fn run(args: &AttachArgs, context: &Context, output: Output) -> Outco
     if !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
         return Err(no_terminal());
     }
-    let attachment = broker.attach(&issue)?;
-    let ended = run_on_terminal(&attachment);
+    let mut attachment = broker.attach(&issue)?;
+    let ended = run_on_terminal(&mut attachment);
     // Whatever way it ended: nothing of it runs on, and then the lease goes.
     let swept = attachment.end();
     let status = ended?;
@@ -80,8 +79,7 @@ fn print(command: &crate::broker::AttachCommand, output: Output) {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn run_on_terminal(attachment: &Attachment) -> Outcome {
-    let command = &attachment.command;
+async fn run_on_terminal(attachment: &mut Attachment) -> Outcome {
     let failed = |error| CliError::from(BrokerError::Attach(error));
     // Listened to before it starts. What the terminal sends goes to opencode as well, which decides what it means;
     // kugetsu stays, for the lease.
@@ -89,12 +87,7 @@ async fn run_on_terminal(attachment: &Attachment) -> Outcome {
     let mut quit = signal(SignalKind::quit()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
-    let mut child = tokio::process::Command::new(&command.program)
-        .args(&command.args)
-        .current_dir(&command.directory)
-        .env(TURN_ENV, attachment.mark.to_string())
-        .spawn()
-        .map_err(failed)?;
+    let mut child = attachment.start().map_err(failed)?;
     let mut asked = None;
     loop {
         let number = tokio::select! {

@@ -2,16 +2,51 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
 use directories::BaseDirs;
 
 use super::CliError;
 use super::detach::Detached;
-use crate::broker::{Broker, Surroundings, origin_of};
+use crate::broker::{Broker, Subject, Surroundings, origin_of};
 use crate::config::{Config, parse_duration};
 use crate::exit::ExitStatus;
 use crate::fsx;
 use crate::session::{IssueRef, RefContext, RepoRef};
 use crate::store::Store;
+
+/// An issue's session, or a base.
+#[derive(Debug, Args)]
+pub(super) struct IssueOrBase {
+    /// The issue; not with --base
+    #[arg(value_name = "REF", required_unless_present = "base", conflicts_with = "base")]
+    reference: Option<String>,
+
+    /// The base of the clone's repository instead of an issue's session
+    #[arg(long)]
+    base: bool,
+
+    /// The base of this repository
+    #[arg(long, value_name = "INSTANCE/OWNER/REPO", requires = "base")]
+    repo: Option<String>,
+}
+
+impl IssueOrBase {
+    pub(super) fn subject(&self, context: &Context) -> Result<Subject, CliError> {
+        Ok(match &self.reference {
+            Some(reference) => Subject::Issue(context.issue(reference)?),
+            None => Subject::Base(context.repo(self.repo.as_deref())?),
+        })
+    }
+
+    /// The same again, as it is typed.
+    pub(super) fn typed(&self) -> String {
+        match (&self.reference, &self.repo) {
+            (Some(reference), _) => reference.clone(),
+            (None, Some(repo)) => format!("--base --repo {repo}"),
+            (None, None) => "--base".to_owned(),
+        }
+    }
+}
 
 /// All that a verb needs.
 #[derive(Debug)]

@@ -5,24 +5,16 @@ use std::io::IsTerminal as _;
 use clap::Args;
 use serde_json::json;
 
-use super::context::Context;
+use super::context::{Context, IssueOrBase};
 use super::output::{Output, confirm, count};
 use super::{CliError, Outcome};
+use crate::broker::Subject;
 use crate::exit::ExitStatus;
 
 #[derive(Debug, Args)]
 pub(super) struct DestroyArgs {
-    /// The issue; not with --base
-    #[arg(value_name = "REF", required_unless_present = "base", conflicts_with = "base")]
-    reference: Option<String>,
-
-    /// The base of the clone's repository instead of an issue's session
-    #[arg(long)]
-    base: bool,
-
-    /// The base of this repository
-    #[arg(long, value_name = "INSTANCE/OWNER/REPO", requires = "base")]
-    repo: Option<String>,
+    #[command(flatten)]
+    subject: IssueOrBase,
 
     /// Do it without asking
     #[arg(short, long)]
@@ -35,9 +27,8 @@ pub(super) struct DestroyArgs {
 
 pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outcome {
     let broker = &context.broker;
-    let (what, removed) = match &args.reference {
-        Some(reference) => {
-            let issue = context.issue(reference)?;
+    let (what, removed) = match args.subject.subject(context)? {
+        Subject::Issue(issue) => {
             let record = broker.record(&issue)?;
             if !args.force {
                 // Said before anybody is asked.
@@ -49,8 +40,7 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
             sure(args, &format!("Remove the session of {issue}{and}?"))?;
             (issue.to_string(), broker.destroy(&issue, args.force)?)
         }
-        None => {
-            let repo = context.repo(args.repo.as_deref())?;
+        Subject::Base(repo) => {
             sure(args, &format!("Remove the base session of {repo}?"))?;
             (format!("the base of {repo}"), broker.destroy_base(&repo)?)
         }
@@ -102,11 +92,10 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
             worktree.branch
         ));
     }
-    output.note(match (&args.reference, &args.repo) {
-        (Some(reference), _) => format!("bring it back with: kugetsu restore {reference}"),
-        (None, Some(repo)) => format!("bring it back with: kugetsu restore --base --repo {repo}"),
-        (None, None) => "bring it back with: kugetsu restore --base".to_owned(),
-    });
+    output.note(format!(
+        "bring it back with: kugetsu restore {}",
+        args.subject.typed()
+    ));
     Ok(ExitStatus::Ok)
 }
 

@@ -75,6 +75,9 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         );
         lines.insert(3, line);
     }
+    if let Some(blocked) = record.blocked_rebase() {
+        lines.push(format!("  rebase      {blocked}"));
+    }
     if let (Some(live), SessionState::Running) = (&record.live, state) {
         lines.push(format!(
             "  running     turn {} since {}, process {} on {}",

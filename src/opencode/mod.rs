@@ -16,8 +16,8 @@ pub use api::{Api, ApiError, Problem};
 pub use binary::{Opencode, OpencodeError, Search, Version, find, probe};
 pub use config::{ConfigError, agent_rules_args, parse_agent_rules};
 pub use database::{
-    After, Database, DatabaseError, SessionPatch, SessionRow, StoredMessage, SubagentStep, SubagentWork,
-    prompt_matches,
+    Database, DatabaseError, SUBAGENT_TOOL, SessionPatch, SessionRow, StoredMessage, SubagentStep,
+    SubagentWork, prompt_matches,
 };
 pub use environment::{Launch, Secrets, StderrTail, drained, pump_stderr};
 pub use lines::{KEPT_PREFIX, Line, LineSplitter, MAX_LINE};

@@ -24,7 +24,6 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, WaitOptions, WaitStatus};
 
-#[cfg(target_os = "linux")]
 use super::cgroup::Cgroup;
 use super::launch::GUARD_NAME;
 use super::wire::{GUARD_FAILED, Header, KILL, LEFT_BEHIND, Report, TERMINATE};
@@ -112,7 +111,6 @@ enum Phase {
 struct Watch {
     child: u32,
     /// Where one could be made, and we are not in it ourselves.
-    #[cfg(target_os = "linux")]
     cgroup: Option<Cgroup>,
     grace: Duration,
     status: Option<WaitStatus>,
@@ -170,7 +168,6 @@ fn start() -> std::io::Result<Watch> {
             reap(&sender);
         }
     })?;
-    #[cfg(target_os = "linux")]
     let (mut child, cgroup) = match Cgroup::make(header.turn) {
         None => (command.spawn()?, None),
         Some(cgroup) => {
@@ -181,15 +178,12 @@ fn start() -> std::io::Result<Watch> {
             (spawned?, outside.then_some(cgroup))
         }
     };
-    #[cfg(not(target_os = "linux"))]
-    let mut child = command.spawn()?;
     if let Some(stdin) = child.stdin.take() {
         let _ = give_stdin.send(stdin);
     }
     let _ = give_start.send(());
     Ok(Watch {
         child: child.id(),
-        #[cfg(target_os = "linux")]
         cgroup,
         grace: Duration::from_millis(header.grace_ms),
         status: None,
@@ -244,7 +238,6 @@ impl Watch {
         loop {
             match self.next() {
                 Some(Event::Empty) => {
-                    #[cfg(target_os = "linux")]
                     if let Some(cgroup) = &self.cgroup {
                         cgroup.remove();
                     }
@@ -335,7 +328,6 @@ impl Watch {
         if next > now {
             return None;
         }
-        #[cfg(target_os = "linux")]
         if let Some(cgroup) = &self.cgroup {
             cgroup.kill();
         }

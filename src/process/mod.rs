@@ -20,7 +20,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-#[cfg(target_os = "linux")]
 mod cgroup;
 mod guard;
 mod guarded;

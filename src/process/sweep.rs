@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::ProcessError;
+use super::{ProcessError, cgroup};
 
 /// Kills every process of this user that carries the mark of `turn`, all below it, and what is in a cgroup of the turn;
 /// gives how many carried the mark or were below one that does. This process and its ancestors are spared. Returns when
@@ -11,7 +11,9 @@ use super::ProcessError;
 /// # Errors
 /// [`ProcessError::Unkillable`] when some are left after ten seconds.
 pub fn sweep_marked(turn: Uuid) -> Result<usize, ProcessError> {
-    imp::sweep(turn)
+    let killed = imp::sweep(turn)?;
+    cgroup::sweep(turn);
+    Ok(killed)
 }
 
 #[cfg(target_os = "linux")]
@@ -23,7 +25,7 @@ mod imp {
     use uuid::Uuid;
 
     use crate::process::procfs::{self, Entry};
-    use crate::process::{ProcessError, TURN_ENV, cgroup, tree};
+    use crate::process::{ProcessError, TURN_ENV, tree};
 
     const LIMIT: Duration = Duration::from_secs(10);
     const PAUSE: Duration = Duration::from_millis(2);
@@ -44,7 +46,6 @@ mod imp {
             // One pass may miss a process that forks while it reads; its child carries the mark as well.
             clean = if targets.is_empty() { clean + 1 } else { 0 };
             if clean == 2 {
-                cgroup::sweep(turn);
                 return Ok(killed.len());
             }
             if Instant::now() >= until {

@@ -174,7 +174,7 @@ pub enum SessionState {
     Running,
     /// A turn was running, and its supervisor is dead.
     Lost,
-    /// The last turn ended so.
+    /// The last turn ended so; or `blocked`, by a rebase that conflicts kept from happening.
     Ended(super::Verdict),
 }
 
@@ -203,8 +203,14 @@ impl IssueRecord {
         match (&self.live, &self.last) {
             (Some(live), _) if alive(live) => SessionState::Running,
             (Some(_), _) => SessionState::Lost,
+            (None, _) if self.blocked_rebase().is_some() => SessionState::Ended(super::Verdict::Blocked),
             (None, Some(last)) => SessionState::Ended(last.verdict),
             (None, None) => SessionState::New,
         }
+    }
+
+    /// The rebase that conflicts kept from happening.
+    pub fn blocked_rebase(&self) -> Option<&super::BlockedRebase> {
+        self.worktree.as_ref()?.blocked_rebase.as_ref()
     }
 }

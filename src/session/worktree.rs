@@ -39,3 +39,14 @@ pub struct BlockedRebase {
     /// The files in conflict.
     pub conflicts: Vec<String>,
 }
+
+impl std::fmt::Display for BlockedRebase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "onto {} is blocked: conflicts in {}",
+            self.onto,
+            self.conflicts.join(", ")
+        )
+    }
+}

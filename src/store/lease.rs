@@ -12,7 +12,7 @@ pub struct Lease {
     key: Key,
     home: std::path::PathBuf,
     holder: Holder,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Lease {
@@ -24,6 +24,18 @@ impl Lease {
     /// Who took it.
     pub fn holder(&self) -> &Holder {
         &self.holder
+    }
+
+    /// Whether the programs that are started from now on hold it as well: then it lasts until the last of them has ended,
+    /// even if this process is killed before.
+    pub(crate) fn inherit(&self, yes: bool) -> std::io::Result<()> {
+        self.lock.inherit(yes)
+    }
+
+    /// Names somebody else as its holder.
+    pub(crate) fn name(&mut self, holder: Holder) {
+        self.lock.name(&holder);
+        self.holder = holder;
     }
 
     /// Refuses to be used for anything else.
@@ -82,7 +94,7 @@ impl Store {
                 key,
                 home: self.home().to_owned(),
                 holder,
-                _lock: lock,
+                lock,
             }),
             Attempt::Held(holder) => Err(LeaseError::Held { key, holder }),
         }

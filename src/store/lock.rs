@@ -121,8 +121,15 @@ impl Lock {
         Ok(Some(lock))
     }
 
+    /// The lock belongs to the open file, which the processes that inherit it share (`flock(2)`).
+    pub(crate) fn inherit(&self, yes: bool) -> std::io::Result<()> {
+        use rustix::io::FdFlags;
+        let flags = if yes { FdFlags::empty() } else { FdFlags::CLOEXEC };
+        Ok(rustix::io::fcntl_setfd(&self.file, flags)?)
+    }
+
     /// Writes who holds it. A courtesy: on a full disk the lock is as good without it.
-    fn name(&mut self, holder: &Holder) {
+    pub(crate) fn name(&mut self, holder: &Holder) {
         let _ = (|| {
             let mut bytes = serde_json::to_vec(holder)?;
             bytes.push(b'\n');

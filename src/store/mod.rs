@@ -30,7 +30,7 @@ pub use layout::Key;
 pub use lease::Lease;
 pub use listing::{Broken, Listing};
 pub use lock::{Holder, Lock};
-pub use trash::{ExtraFile, Restored, TrashEntry, TrashId};
+pub use trash::{Restored, TrashEntry, TrashId};
 
 use crate::fsx;
 use lock::Attempt;

@@ -31,15 +31,6 @@ impl std::fmt::Display for TrashId {
     }
 }
 
-/// A file from elsewhere that goes into an entry, such as opencode's export of the session.
-#[derive(Clone, Copy, Debug)]
-pub struct ExtraFile<'a> {
-    /// Its name in the entry: one plain component.
-    pub name: &'a str,
-    /// Where it is now; it is gone from there afterwards.
-    pub from: &'a Path,
-}
-
 /// `entry.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrashEntry {
@@ -62,10 +53,7 @@ pub struct TrashEntry {
     /// Where the folder was, below `sessions/`; absent when there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
-    /// The extra files, by their names in `extra/`.
-    #[serde(default)]
-    pub extra: Vec<String>,
-    /// When it was put back, or that was begun; only the extra files are left when it is done.
+    /// When it was put back, or that was begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<Timestamp>,
 }
@@ -77,8 +65,6 @@ pub struct Restored {
     pub entry: TrashEntry,
     /// The record, at its old place.
     pub record: PathBuf,
-    /// The entry's extra files; they stay in the trash until the entry expires.
-    pub extra: Vec<PathBuf>,
 }
 
 /// The files of one entry.
@@ -127,26 +113,14 @@ impl Store {
         self.home.join(layout::TRASH)
     }
 
-    /// Moves an issue's record and folder, and the extra files, to the trash.
-    pub fn trash_issue(
-        &self,
-        lease: &Lease,
-        issue: &IssueRef,
-        why: &str,
-        extra: &[ExtraFile<'_>],
-    ) -> Result<TrashId, StoreError> {
-        self.trash(lease, &issue.into(), why, extra)
+    /// Moves an issue's record and folder to the trash.
+    pub fn trash_issue(&self, lease: &Lease, issue: &IssueRef, why: &str) -> Result<TrashId, StoreError> {
+        self.trash(lease, &issue.into(), why)
     }
 
-    /// Moves a base's record and folder, and the extra files, to the trash.
-    pub fn trash_base(
-        &self,
-        lease: &Lease,
-        repo: &RepoRef,
-        why: &str,
-        extra: &[ExtraFile<'_>],
-    ) -> Result<TrashId, StoreError> {
-        self.trash(lease, &repo.into(), why, extra)
+    /// Moves a base's record and folder to the trash.
+    pub fn trash_base(&self, lease: &Lease, repo: &RepoRef, why: &str) -> Result<TrashId, StoreError> {
+        self.trash(lease, &repo.into(), why)
     }
 
     /// Puts a base in the place of another one, of which a copy of the record goes to the trash. The repository has
@@ -157,10 +131,10 @@ impl Store {
         let lock = self.index_lock("replace a base")?;
         let entry = TrashEntry {
             folder: None,
-            ..self.new_entry(&key, why, &[])
+            ..self.new_entry(&key, why)
         };
         let folder = self.trash_folder().join(&entry.id.0);
-        let copied = self.stage(&entry, &key, &folder, &[]).and_then(|()| {
+        let copied = self.stage(&entry, &key, &folder).and_then(|()| {
             let old = fsx::read_bounded(&self.record_path(&key), MAX_ENTRY)?;
             Ok(fsx::write_atomic(&folder.join(RECORD), &old)?)
         });
@@ -211,19 +185,13 @@ impl Store {
         Ok(gone)
     }
 
-    fn trash(
-        &self,
-        lease: &Lease,
-        key: &Key,
-        why: &str,
-        extra: &[ExtraFile<'_>],
-    ) -> Result<TrashId, StoreError> {
+    fn trash(&self, lease: &Lease, key: &Key, why: &str) -> Result<TrashId, StoreError> {
         lease.covers(self, key)?;
         let lock = self.index_lock("move to the trash")?;
-        let entry = self.new_entry(key, why, extra);
+        let entry = self.new_entry(key, why);
         let id = entry.id.clone();
         let folder = self.trash_folder().join(&id.0);
-        let staged = self.stage(&entry, key, &folder, extra);
+        let staged = self.stage(&entry, key, &folder);
         if let Err(error) = staged.and_then(|()| self.move_record_out(&entry)) {
             // Best effort, since `check` finds what stays; never with the record in it.
             if !exists(&folder.join(RECORD)) {
@@ -235,13 +203,10 @@ impl Store {
             self.move_folder_out(&place)?;
         }
         self.leave(&lock, key)?;
-        for file in extra {
-            fsx::remove_file_durable(file.from)?;
-        }
         Ok(id)
     }
 
-    fn new_entry(&self, key: &Key, why: &str, extra: &[ExtraFile<'_>]) -> TrashEntry {
+    fn new_entry(&self, key: &Key, why: &str) -> TrashEntry {
         let when = Timestamp::now();
         let unique = uuid::Uuid::new_v4().simple().to_string();
         TrashEntry {
@@ -265,29 +230,16 @@ impl Store {
             why: why.to_owned(),
             record: key.record(),
             folder: exists(&self.folder(key)).then(|| key.folder()),
-            extra: extra.iter().map(|file| file.name.to_owned()).collect(),
             restored: None,
         }
     }
 
-    fn stage(
-        &self,
-        entry: &TrashEntry,
-        key: &Key,
-        folder: &Path,
-        extra: &[ExtraFile<'_>],
-    ) -> Result<(), StoreError> {
+    fn stage(&self, entry: &TrashEntry, key: &Key, folder: &Path) -> Result<(), StoreError> {
         let file = folder.join(ENTRY);
         fsx::refuse_symlinks(&self.home, &self.record_path(key))?;
         self.make_folder_of(&file)?;
         fsx::write_atomic(&file, &records::encode(entry, &file)?)?;
         fsx::crash_point("trash_entry_written");
-        for file in extra {
-            let to = folder.join("extra").join(plain_name(file.name)?);
-            self.make_folder_of(&to)?;
-            // Copied, so that a crash before the record's move loses nothing.
-            fsx::copy_durable(file.from, &to)?;
-        }
         Ok(())
     }
 
@@ -347,17 +299,10 @@ impl Store {
         fsx::crash_point("restore_record_moved");
         drop(lock);
         self.enter(key)?;
-        let extra: Vec<_> = entry
-            .extra
-            .iter()
-            .map(|name| place.folder.join("extra").join(name))
-            .filter(|path| exists(path))
-            .collect();
         remove_if_empty(&place.folder)?;
         Ok(Restored {
             entry,
             record: place.record,
-            extra,
         })
     }
 
@@ -419,10 +364,7 @@ impl Store {
         };
         match self.half_done(entry) {
             None => Ok(()),
-            Some(Half::NotBegun) => {
-                // The originals of its extra files were only copied.
-                Ok(fsx::remove_dir_all_durable(&place.folder)?)
-            }
+            Some(Half::NotBegun) => Ok(fsx::remove_dir_all_durable(&place.folder)?),
             Some(Half::FolderLeft) => {
                 self.move_folder_out(&place)?;
                 if let Some(key) = entry.key() {
@@ -468,13 +410,4 @@ fn remove_if_empty(folder: &Path) -> Result<(), StoreError> {
 
 fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
-}
-
-fn plain_name(name: &str) -> Result<&str, StoreError> {
-    let plain = !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']);
-    plain.then_some(name).ok_or_else(|| StoreError::Io {
-        action: "name a file in the trash",
-        path: name.into(),
-        source: std::io::ErrorKind::InvalidInput.into(),
-    })
 }

@@ -16,8 +16,8 @@ use super::{
     Answer, End, ErrorPayload, Event, Request, Setup, Target, ToolCall, ToolStatus, Transport, TransportError,
 };
 use crate::opencode::{
-    Database, DatabaseError, Line, LineSplitter, RunEvent, RunEventKind, RunLine, SessionRow, StderrTail,
-    drained, parse_line, pump_stderr,
+    Database, DatabaseError, Line, LineSplitter, RunEvent, RunEventKind, RunLine, SUBAGENT_TOOL, SessionRow,
+    StderrTail, drained, parse_line, pump_stderr,
 };
 use crate::process::Guarded;
 use crate::redact::Redactor;
@@ -306,7 +306,7 @@ impl Transport for RunTransport {
                     Some(event) => {
                         if let Some(subagents) = &mut self.subagents {
                             subagents.open |= event == Event::StepStarted;
-                            if matches!(&event, Event::Tool(call) if call.tool == "task") {
+                            if matches!(&event, Event::Tool(call) if call.tool == SUBAGENT_TOOL) {
                                 // It has ended: what it cost counts before the next step begins.
                                 self.seen.extend(subagents.look());
                             }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::serve::Heard;
 use super::{ErrorPayload, Event, Question, Request, RequestKind, ToolCall, ToolStatus, TransportError};
 use crate::fsx;
-use crate::opencode::{Api, Line, LineSplitter, cost, error_summary, token_count};
+use crate::opencode::{Api, Line, LineSplitter, SUBAGENT_TOOL, cost, error_summary, token_count};
 use crate::redact::Redactor;
 use crate::session::SessionId;
 
@@ -125,7 +125,7 @@ impl Listener {
         }
         // A subagent that goes on in a session of an earlier turn makes no new one.
         if let Some(child) = properties["part"]["state"]["metadata"]["sessionId"].as_str()
-            && properties["part"]["tool"] == "task"
+            && properties["part"]["tool"] == SUBAGENT_TOOL
         {
             self.family.insert(child.to_owned());
         }

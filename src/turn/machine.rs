@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::Limits;
-use crate::opencode::rejected_permission;
+use crate::opencode::{SUBAGENT_TOOL, rejected_permission};
 use crate::process::Exit;
 use crate::session::{TokenCount, Verdict};
 use crate::transport::{End, ErrorPayload, Event, Request, RequestKind, ToolStatus};
@@ -140,7 +140,7 @@ impl Machine {
         {
             return Step::Stop(self.quota(None));
         }
-        if self.tools.is_empty() && at >= self.last_progress.saturating_add(self.limits.stall) {
+        if self.is_silent(at) {
             if self.retry.is_some() {
                 return Step::Stop(self.quota(None));
             }
@@ -180,6 +180,11 @@ impl Machine {
         self.retry = None;
     }
 
+    /// Whether nothing that was told keeps the turn from being stalled.
+    pub fn is_silent(&self, at: Duration) -> bool {
+        self.tools.is_empty() && at >= self.last_progress.saturating_add(self.limits.stall)
+    }
+
     /// A tool was seen running, though no event told of it: that is progress.
     pub fn tool_seen(&mut self, at: Duration) {
         self.last_progress = at;
@@ -215,6 +220,8 @@ impl Machine {
                 match call.status {
                     // Its arguments are still being written: the model may fall silent over them.
                     ToolStatus::Pending => {}
+                    // What a subagent does is told by the subagent.
+                    ToolStatus::Running if call.tool == SUBAGENT_TOOL => {}
                     ToolStatus::Running => {
                         self.tools.insert(call.call.clone());
                     }

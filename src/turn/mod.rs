@@ -24,7 +24,7 @@ pub use machine::{Counts, Judgement, Machine, Step};
 use crate::opencode::Database;
 use crate::opencode::DatabaseError;
 use crate::process;
-use crate::session::{Answered, Proof, SessionId, TransportKind, Verdict};
+use crate::session::{Answered, Proof, SessionId, Verdict};
 use crate::transport::{Answer, Event, Request, Setup, Target, Transport, TransportError};
 use answers::{By, Reply, interpret};
 use control::{Control, Heard, Signal};
@@ -485,11 +485,13 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             reply = reply => self.replied(transport, &reply).await,
             () = overdue => self.overdue(transport).await,
             () = tokio::time::sleep_until(deadline) => {
-                // `run` tells of a tool only when it has ended; the database knows of it before.
-                if T::KIND == TransportKind::Run && self.tool_runs() {
-                    self.machine.tool_seen(self.began.elapsed());
+                // `run` tells of a tool only when it has ended, and neither transport of a subagent's that only goes on;
+                // the database knows of both.
+                let at = self.began.elapsed();
+                if self.machine.is_silent(at) && self.tool_runs() {
+                    self.machine.tool_seen(at);
                 }
-                self.machine.tick(self.began.elapsed())
+                self.machine.tick(at)
             }
         };
         Next::Step(step)

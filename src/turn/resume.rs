@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use crate::opencode::{After, Database, DatabaseError};
+use crate::opencode::{Database, DatabaseError};
 use crate::session::SessionId;
 
 /// What is delivered to a session that holds the prompt, and whose answer a crash cut off.
@@ -26,7 +26,7 @@ pub(super) enum Held {
 /// Looks at the messages since the turn began.
 pub(super) fn held(database: &Path, session: &SessionId, started: Timestamp) -> Result<Held, DatabaseError> {
     let database = Database::open_read(database)?;
-    let messages = database.messages_after(session, Some(After::Time(started.as_millisecond())))?;
+    let messages = database.messages_after(session, started.as_millisecond())?;
     if !messages.iter().any(|message| message.role == "user") {
         return Ok(Held::Nothing);
     }

@@ -24,8 +24,8 @@ pub use model::{Gate, ModelServer, Reply, Request, ToolCall, usage};
 pub use soak::{SoakCounts, SoakPlan, SoakTally, soak};
 pub use tour::script_tour;
 pub use world::{
-    DatabaseLock, Opencode, Output, ProcessInfo, Running, STAMP, SessionRow, Signal, Stdin, Version, World,
-    binaries_in, fake_binary, kugetsu_binary, workspace_root,
+    DatabaseLock, MODELS, Opencode, Output, ProcessInfo, Running, STAMP, SessionRow, Signal, Stdin, Version,
+    World, binaries_in, fake_binary, kugetsu_binary, workspace_root,
 };
 
 /// Makes one `#[test]` per real opencode version of each function: `name::v1_3_2` and `name::v1_18_33`.

@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use kugetsu::fsx;
 use kugetsu::session::IssueRef;
-use kugetsu::store::{ExtraFile, Finding, Key, Store};
+use kugetsu::store::{Finding, Key, Store};
 
 use crate::common::*;
 use crate::faults::age;
@@ -36,7 +36,6 @@ fn prepare(store: &Store, operation: &str) {
     let issue = subject();
     save(store, &bystander(), "bystander").unwrap();
     save_base(store, issue.repo(), 0);
-    overwrite(&store.home().with_file_name("export.json"), "the session");
     let lease = lease(store, &issue);
     match operation {
         "save_new" | "append" => {}
@@ -64,14 +63,7 @@ fn perform_with(store: &Store, operation: &str, lease: &kugetsu::store::Lease) {
             store.save_issue(lease, &issue_record(&issue, "new")).unwrap();
         }
         "append" => store.append_turn(lease, &issue, &turn(2)).unwrap(),
-        "trash" => {
-            let export = store.home().with_file_name("export.json");
-            let extra = [ExtraFile {
-                name: "export.json",
-                from: &export,
-            }];
-            store.trash_issue(lease, &issue, "destroy", &extra).unwrap();
-        }
+        "trash" => drop(store.trash_issue(lease, &issue, "destroy").unwrap()),
         "restore" => drop(store.restore_issue(lease, &issue).unwrap()),
         other => panic!("{other}"),
     }
@@ -180,29 +172,11 @@ fn verify(store: &Store, operation: &str, what: &str, finished: bool) {
     }
 
     // And the same operation once more, where it was not done.
-    let export = store.home().with_file_name("export.json");
-    let in_trash = |store: &Store| find(&store.home().join("trash"), "export.json");
-    match operation {
-        "trash" if here.0.is_some() => assert!(export.exists(), "{what}: the export is lost"),
-        "trash" | "restore" | "save_after_trash" => {
-            assert!(export.exists() || in_trash(store), "{what}: the export is lost");
-        }
-        _ => {}
-    }
     if Some(&here) != allowed.last() || operation == "append" {
         perform(store, operation);
         assert_eq!(Some(&whereabouts(store)), allowed.last(), "{what}, done again");
         assert_eq!(store.check(), [], "{what}, done again");
     }
-}
-
-fn find(folder: &Path, name: &str) -> bool {
-    std::fs::read_dir(folder)
-        .unwrap()
-        .map(|found| found.unwrap().path())
-        .any(|path| {
-            path.file_name().is_some_and(|found| found == name) || (path.is_dir() && find(&path, name))
-        })
 }
 
 fn age_all(folder: &Path) {
@@ -226,7 +200,7 @@ fn a_new_session_does_not_inherit_the_folder_that_a_crash_left() {
     let held = lease(&store, &issue);
     store.save_issue(&held, &issue_record(&issue, "old")).unwrap();
     store.append_turn(&held, &issue, &turn(1)).unwrap();
-    let id = store.trash_issue(&held, &issue, "destroy", &[]).unwrap();
+    let id = store.trash_issue(&held, &issue, "destroy").unwrap();
     // As a kill between the two moves leaves it.
     let trashed = store.home().join("trash").join(id.to_string());
     std::fs::rename(trashed.join("session"), store.folder(&key)).unwrap();
@@ -240,7 +214,7 @@ fn a_new_session_does_not_inherit_the_folder_that_a_crash_left() {
     store.save_issue(&held, &issue_record(&issue, "new")).unwrap();
     assert!(store.turns(&issue).unwrap().is_empty());
     assert_eq!(store.check(), []);
-    store.trash_issue(&held, &issue, "destroy", &[]).unwrap();
+    store.trash_issue(&held, &issue, "destroy").unwrap();
     store.restore_issue(&held, &issue).unwrap();
     std::fs::remove_file(record_path(&store, &issue)).unwrap();
     store.restore_issue(&held, &issue).unwrap();

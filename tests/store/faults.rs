@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use kugetsu::store::{ExtraFile, Finding, Fixed, Key, LeaseError, Store, StoreError};
+use kugetsu::store::{Finding, Fixed, Key, LeaseError, Store, StoreError};
 
 use crate::common::*;
 
@@ -85,13 +85,8 @@ fn a_full_disk_is_said_and_loses_nothing() {
         file.is_empty() || file.ends_with(b"\n"),
         "a part of a line stayed"
     );
-    let large = disk.join("reserve");
-    let extra = [ExtraFile {
-        name: "export",
-        from: &large,
-    }];
     assert!(matches!(
-        store.trash_issue(&held, &turns_of, "", &extra),
+        store.trash_issue(&held, &turns_of, ""),
         Err(StoreError::Full { .. })
     ));
     assert!(store.issue(&turns_of).unwrap().is_some());
@@ -210,11 +205,7 @@ fn no_link_is_followed() {
     let is_link = |error: StoreError| assert!(matches!(error, StoreError::Symlink { .. }), "{error:?}");
     is_link(store.issue(&issue).unwrap_err());
     is_link(save(&store, &issue, "x").unwrap_err());
-    is_link(
-        store
-            .trash_issue(&lease(&store, &issue), &issue, "", &[])
-            .unwrap_err(),
-    );
+    is_link(store.trash_issue(&lease(&store, &issue), &issue, "").unwrap_err());
     let listing = store.issues().unwrap();
     assert!(
         listing.found.is_empty() && listing.broken[0].0 == path,
@@ -291,11 +282,7 @@ fn no_link_is_followed() {
     is_link(save(&store, &issue, "x").unwrap_err());
     std::fs::remove_file(store.home().join("index.json")).unwrap();
     symlink(&outside, store.home().join("trash")).unwrap();
-    is_link(
-        store
-            .trash_issue(&lease(&store, &issue), &issue, "", &[])
-            .unwrap_err(),
-    );
+    is_link(store.trash_issue(&lease(&store, &issue), &issue, "").unwrap_err());
     is_link(store.trash_list().unwrap_err());
     assert_eq!(
         std::fs::read_to_string(outside.join("victim")).unwrap(),

@@ -81,7 +81,7 @@ fn a_write_needs_the_lease_of_its_own_key_in_its_own_store() {
             Err(StoreError::WrongLease { .. })
         ));
         assert!(matches!(
-            store.trash_issue(&lease, &issue, "", &[]),
+            store.trash_issue(&lease, &issue, ""),
             Err(StoreError::WrongLease { .. })
         ));
         assert!(matches!(

@@ -77,7 +77,7 @@ fn apply(store: &Store, model: &mut Model, at: usize, operation: &Operation) {
         }
         Operation::Trash(number) => {
             let issue = key_of(*number);
-            let result = store.trash_issue(&lease(store, &issue), &issue, "test", &[]);
+            let result = store.trash_issue(&lease(store, &issue), &issue, "test");
             assert_eq!(result.is_ok(), model.issues.contains_key(&issue));
             if let Some(title) = model.issues.remove(&issue) {
                 model.trash.entry(issue).or_default().push(title);
@@ -87,7 +87,7 @@ fn apply(store: &Store, model: &mut Model, at: usize, operation: &Operation) {
             let repo = repo_of(*number);
             let lease = store.lease_base(&repo, me(), None).unwrap();
             assert_eq!(
-                store.trash_base(&lease, &repo, "test", &[]).is_ok(),
+                store.trash_base(&lease, &repo, "test").is_ok(),
                 model.bases.remove(&repo).is_some()
             );
         }

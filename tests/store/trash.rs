@@ -2,28 +2,22 @@
 
 use std::time::Duration;
 
-use kugetsu::store::{ExtraFile, Key, StoreError};
+use kugetsu::store::{Key, StoreError};
 
 use crate::common::*;
 
 #[test]
 fn what_is_trashed_comes_back_whole() {
-    let (folder, store) = store();
+    let (_folder, store) = store();
     let issue = issue("github.com/shoko/kugetsu#14");
     let lease = lease(&store, &issue);
     store.save_issue(&lease, &issue_record(&issue, "kept")).unwrap();
     store.append_turn(&lease, &issue, &turn(7)).unwrap();
-    let export = folder.path().join("export.json");
-    overwrite(&export, "the session");
-    let extra = [ExtraFile {
-        name: "export.json",
-        from: &export,
-    }];
-    let id = store.trash_issue(&lease, &issue, "destroy", &extra).unwrap();
+    let id = store.trash_issue(&lease, &issue, "destroy").unwrap();
 
     assert_eq!(store.issue(&issue).unwrap(), None);
     assert!(store.turns(&issue).unwrap().is_empty() && store.issues().unwrap().found.is_empty());
-    assert!(store.index().unwrap().issues.is_empty() && !export.exists());
+    assert!(store.index().unwrap().issues.is_empty());
     assert_eq!(store.check(), []);
     let listed = store.trash_list().unwrap();
     assert_eq!(
@@ -44,13 +38,9 @@ fn what_is_trashed_comes_back_whole() {
             .is_file()
     );
 
-    let restored = store.restore_issue(&lease, &issue).unwrap();
+    store.restore_issue(&lease, &issue).unwrap();
     assert_eq!(store.issue(&issue).unwrap(), Some(issue_record(&issue, "kept")));
     assert_eq!(store.turns(&issue).unwrap(), [turn(7)]);
-    assert_eq!(
-        std::fs::read_to_string(&restored.extra[0]).unwrap(),
-        "the session"
-    );
     assert_eq!(store.index().unwrap().issues.len(), 1);
     assert!(store.trash_list().unwrap().is_empty());
     assert_eq!(store.check(), []);
@@ -68,7 +58,7 @@ fn the_newest_comes_back_and_nothing_is_replaced() {
         store
             .append_turn(&lease, &issue, &turn(title.len() as u64))
             .unwrap();
-        store.trash_issue(&lease, &issue, "prune", &[]).unwrap();
+        store.trash_issue(&lease, &issue, "prune").unwrap();
     }
     store.save_issue(&lease, &issue_record(&issue, "third")).unwrap();
     assert!(matches!(
@@ -76,7 +66,7 @@ fn the_newest_comes_back_and_nothing_is_replaced() {
         Err(StoreError::Exists { .. })
     ));
     assert_eq!(store.issue(&issue).unwrap().unwrap().title, "third");
-    store.trash_issue(&lease, &issue, "prune", &[]).unwrap();
+    store.trash_issue(&lease, &issue, "prune").unwrap();
     let mut back = Vec::new();
     for _ in 0..3 {
         store.restore_issue(&lease, &issue).unwrap();
@@ -99,7 +89,7 @@ fn logs_of_an_attempt_without_a_record_do_not_stop_a_restore_and_are_kept() {
     let lease = lease(&store, &issue);
     store.save_issue(&lease, &issue_record(&issue, "kept")).unwrap();
     store.append_turn(&lease, &issue, &turn(7)).unwrap();
-    let id = store.trash_issue(&lease, &issue, "destroy", &[]).unwrap();
+    let id = store.trash_issue(&lease, &issue, "destroy").unwrap();
     overwrite(&store.folder(&Key::from(&issue)).join("debug.log"), "failed");
     assert_eq!(store.check(), []);
     store.restore_issue(&lease, &issue).unwrap();
@@ -120,7 +110,7 @@ fn a_default_base_that_goes_leaves_none() {
     save_base(&store, &first, 0);
     save_base(&store, &second, 1);
     let lease = store.lease_base(&first, me(), None).unwrap();
-    store.trash_base(&lease, &first, "destroy", &[]).unwrap();
+    store.trash_base(&lease, &first, "destroy").unwrap();
     assert_eq!(store.default_base().unwrap(), None);
     assert_eq!(store.check(), []);
     store.restore_base(&lease, &first).unwrap();
@@ -130,32 +120,12 @@ fn a_default_base_that_goes_leaves_none() {
 
 #[test]
 fn what_cannot_be_trashed_stays_as_it_was() {
-    let (folder, store) = store();
+    let (_folder, store) = store();
     let issue = issue("github.com/o/r#1");
     let lease = lease(&store, &issue);
-    let nothing_there = store.trash_issue(&lease, &issue, "", &[]).unwrap_err();
+    let nothing_there = store.trash_issue(&lease, &issue, "").unwrap_err();
     assert!(matches!(nothing_there, StoreError::Io { .. }), "{nothing_there}");
-    store.save_issue(&lease, &issue_record(&issue, "kept")).unwrap();
-    let missing = folder.path().join("missing");
-    let there = folder.path().join("there");
-    overwrite(&there, "x");
-    for (name, from) in [
-        ("export", &missing),
-        ("../escape", &there),
-        ("", &there),
-        ("a/b", &there),
-    ] {
-        store
-            .trash_issue(&lease, &issue, "", &[ExtraFile { name, from }])
-            .unwrap_err();
-        assert_eq!(store.issue(&issue).unwrap().unwrap().title, "kept");
-        assert_eq!(
-            std::fs::read_dir(store.home().join("trash")).unwrap().count(),
-            0,
-            "{name}"
-        );
-        assert!(there.exists());
-    }
+    assert_eq!(std::fs::read_dir(store.home().join("trash")).unwrap().count(), 0);
     assert_eq!(store.check(), []);
 }
 
@@ -166,7 +136,7 @@ fn the_trash_expires() {
     for issue in [&old, &new] {
         let lease = lease(&store, issue);
         store.save_issue(&lease, &issue_record(issue, "x")).unwrap();
-        store.trash_issue(&lease, issue, "prune", &[]).unwrap();
+        store.trash_issue(&lease, issue, "prune").unwrap();
     }
     let entry = store.trash_list().unwrap().remove(0);
     let file = store

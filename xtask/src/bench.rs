@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kugetsu_testing::{FakeScript, Opencode, Reply, Step, Version, World, workspace_root};
+use kugetsu_testing::{FakeScript, MODELS, Opencode, Reply, Step, Version, World, workspace_root};
 use serde_json::{Value, json};
 
 use crate::opencode;
@@ -116,7 +116,13 @@ fn criterion(rows: &mut Vec<Row>) -> Result<(), Failure> {
 fn kugetsu(world: &World, binary: &Path, arguments: &[&str]) -> Command {
     let mut command = world.command(binary);
     command.args(arguments).stdin(Stdio::null());
+    as_users_have_it(&mut command);
     command
+}
+
+/// With the catalogue of models that is built into opencode.
+fn as_users_have_it(command: &mut Command) -> &mut Command {
+    command.env_remove(MODELS)
 }
 
 fn quiet(command: &mut Command) -> Result<Duration, Failure> {
@@ -398,7 +404,7 @@ fn session_of(world: &World, number: usize) -> Result<String, Failure> {
 fn opencode_run(world: &World, arguments: &[&str]) -> Result<Duration, Failure> {
     let start = Instant::now();
     let mut command = world.opencode_command(["run", "--format", "json"]);
-    let mut child = command
+    let mut child = as_users_have_it(&mut command)
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -434,8 +440,8 @@ struct Bare {
 
 fn bare(world: &World, calls: impl FnOnce(&Bare) -> Result<(), Failure>) -> Result<Duration, Failure> {
     let start = Instant::now();
-    let mut child = world
-        .opencode_command(["serve", "--hostname", "127.0.0.1", "--port", "0"])
+    let mut server = world.opencode_command(["serve", "--hostname", "127.0.0.1", "--port", "0"]);
+    let mut child = as_users_have_it(&mut server)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -18,7 +18,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         "build",
         &mut cargo(&["build", "--package", "kugetsu", "--bin", "kugetsu"]),
     )?;
-    let world = World::new(Opencode::Real(VERSION));
+    let world = World::before_first_use(Opencode::Real(VERSION));
     // Slow enough to be seen coming.
     script_tour(&world, Duration::from_millis(40));
     println!("\nopencode {VERSION} in a new home and a new clone of https://github.com/shoko/kugetsu.git;");

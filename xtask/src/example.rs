@@ -24,7 +24,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         "build",
         &mut cargo(&["build", "--package", "kugetsu", "--bin", "kugetsu"]),
     )?;
-    let world = World::new(Opencode::Real(VERSION));
+    let world = World::before_first_use(Opencode::Real(VERSION));
     script_tour(&world, std::time::Duration::from_millis(40));
     world.model.on("badkey", vec![Reply::status(401, "invalid key")]);
     write(&world.kugetsu_home().join("config.toml"), CONFIG)?;

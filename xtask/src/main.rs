@@ -8,6 +8,7 @@
 mod bench;
 mod demo;
 mod example;
+mod fuzz;
 mod opencode;
 mod packages;
 mod soak;
@@ -39,6 +40,8 @@ enum Command {
     Example,
     /// Measure what kugetsu costs, and print it as a table
     Bench,
+    /// Run the fuzz targets, with the stable compiler
+    Fuzz(fuzz::Options),
     /// Run many turns side by side and kill at random, with the real opencode, and print what came of it as a table
     Soak(soak::Options),
 }
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Demo => demo::run(),
         Command::Example => example::run(),
         Command::Bench => bench::run(),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Soak(options) => soak::run(&options),
     };
     match done {

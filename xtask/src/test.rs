@@ -46,11 +46,10 @@ struct Passed {
     on: Vec<(Version, usize)>,
 }
 
-/// Real opencodes cost a core each, and every test waits now and then: one more than there are cores. Without them most
-/// of a test is waiting.
+/// Real opencodes cost a core each, and every test waits now and then. Without them most of a test is waiting.
 fn threads(options: &Options) -> usize {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let threads = if options.quick { cores * 4 } else { cores + 1 };
+    let threads = if options.quick { cores * 4 } else { cores * 2 };
     threads.clamp(2, 8)
 }
 

@@ -77,14 +77,6 @@ pub enum DatabaseError {
         /// The file.
         path: PathBuf,
     },
-    /// The database is fine and has no such message.
-    #[error("opencode's session {session} has no message {message}")]
-    NoMessage {
-        /// The session.
-        session: SessionId,
-        /// The message.
-        message: String,
-    },
     /// What was written did not come back.
     #[error("writing {what} of session {id} to opencode's database did not take effect: nothing was changed")]
     NotStored {

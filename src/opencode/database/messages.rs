@@ -13,14 +13,8 @@ use super::{Database, DatabaseError};
 use crate::opencode::run_events::{cost, token_count};
 use crate::session::{SessionId, TokenCount};
 
-/// Where to begin reading messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum After<'a> {
-    /// Behind this message.
-    Message(&'a str),
-    /// Behind this time, in milliseconds since the epoch.
-    Time(i64),
-}
+/// The tool that starts a subagent and waits for it.
+pub const SUBAGENT_TOOL: &str = "task";
 
 /// A message as stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,8 +25,6 @@ pub struct StoredMessage {
     pub role: String,
     /// When it was created, in milliseconds since the epoch.
     pub created_ms: i64,
-    /// When the assistant's step ended, in milliseconds since the epoch.
-    pub completed_ms: Option<i64>,
     /// Why the model ended its step: `stop`, `tool-calls`, `length`, `unknown`, ...
     pub finish: Option<String>,
     /// opencode's error object.
@@ -41,8 +33,6 @@ pub struct StoredMessage {
     pub cost_usd: f64,
     /// What the step used.
     pub tokens: TokenCount,
-    /// True when it holds text that is not blank.
-    pub has_text: bool,
 }
 
 /// What the subagents of a session have done.
@@ -82,32 +72,17 @@ impl Database {
         Ok(count.unsigned_abs())
     }
 
-    /// The messages of a session in order; with `after` only those behind it.
-    pub fn messages_after(
-        &self,
-        id: &SessionId,
-        after: Option<After<'_>>,
-    ) -> Result<Vec<StoredMessage>, DatabaseError> {
-        let (time, message) = match after {
-            None => (i64::MIN, String::new()),
-            // Ids are ASCII, so nothing sorts behind this.
-            Some(After::Time(time)) => (time, "\u{10ffff}".to_owned()),
-            Some(After::Message(message)) => (self.message_time(id, message)?, message.to_owned()),
-        };
-        let sql = "SELECT m.id, m.time_created, m.data, EXISTS ( \
-                     SELECT 1 FROM part p WHERE p.message_id = m.id AND json_valid(p.data) \
-                     AND json_extract(p.data, '$.type') = 'text' \
-                     AND trim(json_extract(p.data, '$.text'), ' ' || char(9, 10, 13)) <> '') \
-                   FROM message m WHERE m.session_id = ?1 AND (m.time_created, m.id) > (?2, ?3) \
-                   ORDER BY m.time_created, m.id";
+    /// The messages of a session that are newer than this (milliseconds since the epoch), in order.
+    pub fn messages_after(&self, id: &SessionId, after_ms: i64) -> Result<Vec<StoredMessage>, DatabaseError> {
+        let sql = "SELECT id, time_created, data FROM message WHERE session_id = ?1 AND time_created > ?2 \
+                   ORDER BY time_created, id";
         self.read(|handle| {
             let mut statement = handle.connection.prepare_cached(sql)?;
-            let rows = statement.query_map(params![id.as_str(), time, message], |row| {
+            let rows = statement.query_map(params![id.as_str(), after_ms], |row| {
                 Ok(stored_message(
                     row.get(0)?,
                     row.get(1)?,
                     &row.get::<_, String>(2)?,
-                    row.get(3)?,
                 ))
             })?;
             rows.collect()
@@ -166,30 +141,20 @@ impl Database {
         })
     }
 
-    /// Whether a tool call of a message since then (milliseconds since the epoch) has begun and not ended. True for
-    /// ever where opencode was killed meanwhile, so it tells something only while opencode lives.
+    /// Whether a tool call of a message since then (milliseconds since the epoch), a subagent's included, has begun and
+    /// not ended; the tool that waits for a subagent does not count. True for ever where opencode was killed meanwhile,
+    /// so it tells something only while opencode lives.
     pub fn tool_runs(&self, id: &SessionId, since_ms: i64) -> Result<bool, DatabaseError> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM message m JOIN part p ON p.message_id = m.id \
-                     WHERE m.session_id = ?1 AND m.time_created >= ?2 AND json_valid(p.data) \
-                     AND json_extract(p.data, '$.type') = 'tool' \
+        let sql = "WITH RECURSIVE family(id) AS ( \
+                     SELECT ?1 UNION SELECT s.id FROM session s JOIN family f ON s.parent_id = f.id) \
+                   SELECT EXISTS (SELECT 1 FROM family f JOIN message m ON m.session_id = f.id \
+                     JOIN part p ON p.message_id = m.id \
+                     WHERE m.time_created >= ?2 AND json_valid(p.data) \
+                     AND json_extract(p.data, '$.type') = 'tool' AND json_extract(p.data, '$.tool') IS NOT ?3 \
                      AND json_extract(p.data, '$.state.status') = 'running')";
         self.read(|handle| {
             let mut statement = handle.connection.prepare_cached(sql)?;
-            statement.query_row(params![id.as_str(), since_ms], |row| row.get(0))
-        })
-    }
-
-    fn message_time(&self, id: &SessionId, message: &str) -> Result<i64, DatabaseError> {
-        let sql = "SELECT time_created FROM message WHERE id = ?1 AND session_id = ?2";
-        let time = self.read(|handle| {
-            let mut statement = handle.connection.prepare_cached(sql)?;
-            statement
-                .query_row([message, id.as_str()], |row| row.get(0))
-                .optional()
-        })?;
-        time.ok_or_else(|| DatabaseError::NoMessage {
-            session: id.clone(),
-            message: message.to_owned(),
+            statement.query_row(params![id.as_str(), since_ms, SUBAGENT_TOOL], |row| row.get(0))
         })
     }
 
@@ -230,7 +195,7 @@ fn hex(bytes: &[u8]) -> String {
         })
 }
 
-fn stored_message(id: String, created_ms: i64, data: &str, has_text: bool) -> StoredMessage {
+fn stored_message(id: String, created_ms: i64, data: &str) -> StoredMessage {
     // A message that cannot be read is still a message; it proves nothing else.
     let mut data: Value = serde_json::from_str(data).unwrap_or_default();
     let string = |value: &Value| value.as_str().map(str::to_owned);
@@ -238,7 +203,6 @@ fn stored_message(id: String, created_ms: i64, data: &str, has_text: bool) -> St
         id,
         role: string(&data["role"]).unwrap_or_default(),
         created_ms,
-        completed_ms: data["time"]["completed"].as_i64(),
         finish: string(&data["finish"]),
         cost_usd: cost(&data["cost"]),
         tokens: token_count(&data["tokens"]),
@@ -246,6 +210,5 @@ fn stored_message(id: String, created_ms: i64, data: &str, has_text: bool) -> St
             .get_mut("error")
             .map(Value::take)
             .filter(|error| !error.is_null()),
-        has_text,
     }
 }

@@ -26,6 +26,11 @@ use tempfile::TempDir;
 use crate::fake::{self, FakeCall, FakeScript};
 use crate::model::{ModelServer, usage};
 
+/// Names the file with the models that opencode knows beside those of its configuration. A world knows none: the
+/// catalogue that is built into opencode costs 1.18.33 a third of a trivial turn. A command that is to have it removes
+/// this variable.
+pub const MODELS: &str = "OPENCODE_MODELS_PATH";
+
 /// The variable whose value names the world that a process belongs to.
 const MARKER: &str = "KUGETSU_TEST_WORLD";
 /// How long [`World::run`] lets a command live.
@@ -45,6 +50,43 @@ pub struct World {
 impl World {
     /// A world with a repository of one commit and a model that answers "done".
     pub fn new(opencode: Opencode) -> Self {
+        let world = Self::before_first_use(opencode);
+        if let Opencode::Real(version) = opencode {
+            world.remember(version);
+        }
+        world
+    }
+
+    /// Writes what kugetsu keeps of its first question to opencode, which starts opencode twice: over all tests that is
+    /// two minutes. What does not fit is asked for again.
+    fn remember(&self, version: Version) {
+        let program = self.opencode.binary();
+        let metadata = program.metadata().expect("the binary is there");
+        let modified = metadata
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let known = json!({"schema": 1, "entries": [{
+            "key": {
+                "program": program,
+                "size": metadata.len(),
+                "mtime_ns": modified.expect("the binary has a time").as_nanos() as u64,
+                "home": self.home(),
+                "xdg_data_home": null,
+                "opencode_db": null,
+            },
+            "version": version.as_str(),
+            "database": self.opencode_db(),
+        }]});
+        let run = self.kugetsu_home().join("run");
+        std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
+            .create(&run)
+            .and_then(|()| std::fs::write(run.join("opencode.json"), known.to_string()))
+            .expect("a new folder in the temporary folder");
+    }
+
+    /// The same world on a machine where kugetsu was never used.
+    pub fn before_first_use(opencode: Opencode) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         // Asked for first: a missing binary is the clearest thing to fail with.
         let _ = opencode.binary();
@@ -75,6 +117,7 @@ impl World {
         if opencode == Opencode::Fake {
             world.fake(&FakeScript::default());
         }
+        std::fs::write(world.models(), "{}").expect("a file in the temporary folder");
         world.make_repository("repo", "https://github.com/shoko/kugetsu.git");
         world
     }
@@ -102,6 +145,10 @@ impl World {
     /// `TMPDIR`.
     pub fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
+    }
+
+    fn models(&self) -> PathBuf {
+        self.root.join("models.json")
     }
 
     /// The git repository that commands run in; its `origin` is `https://github.com/shoko/kugetsu.git`.
@@ -136,6 +183,7 @@ impl World {
             ("KUGETSU_HOME", self.kugetsu_home().into()),
             ("KUGETSU_OPENCODE", self.opencode.binary().into()),
             ("OPENCODE_DISABLE_MODELS_FETCH", "1".into()),
+            (MODELS, self.models().into()),
             ("OPENCODE_DISABLE_AUTOUPDATE", "1".into()),
             ("OPENCODE_DISABLE_LSP_DOWNLOAD", "1".into()),
             ("OPENCODE_DISABLE_DEFAULT_PLUGINS", "1".into()),
