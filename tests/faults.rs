@@ -13,8 +13,12 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kit::{SOON, fake_world, record, record_path, run, run_in, session_of, snapshot, start_in, state_of};
-use kugetsu_testing::{FakeScript, Opencode, Output, Stdin, World, kugetsu_binary};
+use kit::{
+    REPO, SOON, fake_world, record, record_path, run, run_in, session_of, snapshot, start_in, state_of,
+};
+use kugetsu::session::{IssueRef, RefContext};
+use kugetsu::store::{Key, Store};
+use kugetsu_testing::{FakeScript, Opencode, Output, Signal, Stdin, World, kugetsu_binary};
 
 /// A world with a base and one session.
 fn world() -> World {
@@ -391,6 +395,33 @@ fn a_locked_database_is_waited_for() {
         rules.contains("\"rm\""),
         "what was permitted is applied by the next turn: {rules}"
     );
+}
+
+#[test]
+fn who_waits_for_a_locked_database_may_stop() {
+    let world = world();
+    let lock = world.lock_database();
+    let store = Store::open(world.kugetsu_home());
+    for (verb, issue) in [("continue", "1"), ("start", "2")] {
+        let patience = [("KUGETSU_DATABASE_TIMEOUT", "1h")];
+        let waiting = start_in(
+            &world,
+            &patience,
+            &[verb, issue, "patience", "--transport", "run"],
+        );
+        let issue = IssueRef::parse(&format!("{REPO}#{issue}"), &RefContext::default()).unwrap();
+        world.wait_until("it has the lease", SOON, || {
+            store.lease_holder(&Key::from(&issue)).flatten().is_some()
+        });
+        waiting.signal(Signal::Interrupt);
+        waiting.wait(SOON).expect_status(130);
+    }
+    drop(lock);
+    assert_eq!(state_of(&world, "1"), "completed");
+    run(&world, ["show", "2"]).expect_status(66);
+    for (verb, issue) in [("continue", "1"), ("start", "2")] {
+        run(&world, [verb, issue, "again", "--transport", "run"]).expect_status(0);
+    }
 }
 
 #[test]

@@ -67,7 +67,7 @@ on_both_versions! {
         kill("-KILL", parent_of(opencode));
         refused();
         assert_eq!(holder(), Some(opencode));
-        kill("-TERM", opencode);
+        kill("-KILL", opencode);
         world.wait_until("the lease is free", SOON, || holder().is_none());
         std::fs::write(over, "").unwrap();
         world.wait_until("the terminal is done", SOON, || terminal.ended().is_some());

@@ -72,12 +72,13 @@ on_every_combination! {
 
     fn a_subagent_whose_model_is_silent_stalls_and_one_whose_tool_runs_does_not(case: &Case) {
         delegate(case, "fall silent", vec![Reply::bash("echo begun"), Reply::Hang]);
-        let limits = ["--stall-timeout", "4s", "--timeout", "60s", "--grace", "1s"];
+        let limits = ["--stall-timeout", "10s", "--timeout", "2m", "--grace", "1s"];
         let output = case.turn("start", "#1", &[&limits[..], &["delegate: fall silent"]].concat());
-        expect(&output, 1, "stalled", "no sign of progress for 4 s");
+        expect(&output, 1, "stalled", "no sign of progress for 10s");
+        assert_eq!(case.model.turn_requests_with("subagent, fall silent").len(), 2);
         case.wait_nothing_left(SOON);
 
-        delegate(case, "take long", vec![Reply::bash(take_seconds(9)), Reply::text("well")]);
+        delegate(case, "take long", vec![Reply::bash(take_seconds(13)), Reply::text("well")]);
         let output = case.turn("start", "#2", &[&limits[..], &["delegate: take long"]].concat());
         expect(&output, 0, "completed", "");
     }

@@ -3,7 +3,9 @@
 #[path = "support/kit.rs"]
 mod kit;
 
-use kit::{SOON, fake_world, record, run, session_of};
+use kit::{REPO, SOON, fake_world, record, run, session_of};
+use kugetsu::session::{IssueRef, RefContext};
+use kugetsu::store::{Holder, Store};
 use kugetsu_testing::{FakeScript, Running, Signal, Step, World};
 
 /// A turn that hangs in opencode until it is killed.
@@ -151,5 +153,22 @@ fn starts_of_different_issues_get_different_sessions() {
             .iter()
             .all(|number| index.contains(&format!("#{number}\""))),
         "{index}"
+    );
+}
+
+#[test]
+fn who_asks_for_a_turn_by_its_id_waits_for_turns_alone() {
+    let world = world();
+    run(&world, ["start", "1", "hello", "--transport", "run"]).expect_status(0);
+    let store = Store::open(world.kugetsu_home());
+    let issue = IssueRef::parse(&format!("{REPO}#1"), &RefContext::default()).unwrap();
+    let holder = Holder::this_process("attach");
+    let _lease = store.lease_issue(&issue, holder, None).unwrap();
+    let id = "01900000-0000-7000-8000-000000000005";
+    // Ended after a minute, which is how long it would wait for a turn that is about to begin.
+    let refused = world.run(["continue", "1", "hi", "--turn-id", id]);
+    assert!(
+        refused.expect_status(75).stderr().contains("(attach)"),
+        "{refused}"
     );
 }

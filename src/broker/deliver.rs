@@ -163,10 +163,7 @@ impl Broker {
         request: &TurnRequest,
         interrupts: &mut watch::Receiver<Interrupt>,
     ) -> Result<Lease, BrokerError> {
-        let what = match request.mode {
-            Mode::Start => "start",
-            Mode::Continue | Mode::ContinueOrStart => "continue",
-        };
+        let what = request.mode.verb();
         let asked = Instant::now();
         loop {
             let taken = self
@@ -174,7 +171,8 @@ impl Broker {
                 .lease_issue(&request.issue, Holder::this_process(what), None);
             let nobody_asks = *interrupts.borrow() == Interrupt::None;
             match taken {
-                Err(LeaseError::Held { .. }) if nobody_asks && self.may_wait(request, asked.elapsed())? => {}
+                Err(LeaseError::Held { holder, .. })
+                    if nobody_asks && self.may_wait(request, holder.as_ref(), asked.elapsed())? => {}
                 other => return Ok(other?),
             }
             tokio::select! {
@@ -264,13 +262,9 @@ impl Delivery<'_> {
         mut interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, BrokerError> {
-        // A fork is opencode's to write, and a locked database fails it in four different ways. What kugetsu writes itself
-        // could wait where it writes, but nobody could interrupt it there.
-        let (path, wait) = (self.opencode.database.clone(), self.broker.database_wait());
-        let writable = aside(move || Database::open_write(&path, wait)?.wait_until_writable());
-        // The thread tells before it ends, unless it panics; then the writes fail in their own words.
-        if let Ok(writable) = unless_interrupted(&mut interrupts, writable).await? {
-            writable?;
+        if self.record.session.is_none() {
+            // The fork is opencode's to write, and a locked database fails it in four different ways.
+            self.database_writable(&mut interrupts).await?;
         }
         let setup = self.setup();
         match self.request.transport {
@@ -299,6 +293,21 @@ impl Delivery<'_> {
                     Err(other) => Err(other.into()),
                 }
             }
+        }
+    }
+
+    /// Waits until opencode's database can be written to. What is written then could wait itself, but nobody could
+    /// interrupt it.
+    async fn database_writable(
+        &self,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<(), BrokerError> {
+        let (path, wait) = (self.opencode.database.clone(), self.broker.database_wait());
+        let writable = aside(move || Database::open_write(&path, wait)?.wait_until_writable());
+        match unless_interrupted(interrupts, writable).await? {
+            Ok(writable) => Ok(writable?),
+            // The thread panicked: the writes fail in their own words.
+            Err(_) => Ok(()),
         }
     }
 
@@ -368,6 +377,7 @@ impl Delivery<'_> {
         let target = if let Some(session) = self.record.session.clone() {
             self.save()?;
             crash_point("turn_live");
+            self.database_writable(interrupts).await?;
             self.broker
                 .settle_with(&self.opencode, &self.record, &self.rules)?;
             Target::Session(session)

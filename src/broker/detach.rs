@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Broker, BrokerError, TurnReport, TurnRequest};
+use super::{Broker, BrokerError, Mode, TurnReport, TurnRequest};
 use crate::session::{IssueRecord, IssueRef, TurnRecord, Verdict};
-use crate::store::Key;
+use crate::store::{Holder, Key};
 use crate::turn::stream::{StreamEvent, StreamLine};
 use crate::turn::{INTERRUPTED, Interrupt};
 
@@ -90,7 +90,12 @@ impl Broker {
 
     /// Whether to wait on for a lease that is held. One who asks for a turn by its id waits for it to be recorded, so
     /// that it is not run twice: `Err` says that it is.
-    pub(super) fn may_wait(&self, request: &TurnRequest, waited: Duration) -> Result<bool, BrokerError> {
+    pub(super) fn may_wait(
+        &self,
+        request: &TurnRequest,
+        holder: Option<&Holder>,
+        waited: Duration,
+    ) -> Result<bool, BrokerError> {
         let wanted = request.wait.is_some_and(|wait| waited < wait);
         let Some(turn) = request.turn else {
             return Ok(wanted);
@@ -102,6 +107,8 @@ impl Broker {
         let another = live
             .as_ref()
             .is_some_and(|live| self.supervisor_lives(&request.issue, live));
+        // One that is about to begin has a name and no record yet; what does something else will never be ours.
+        let another = another || holder.is_some_and(|holder| !Mode::VERBS.contains(&holder.what.as_str()));
         Ok(wanted || (!another && waited < ARRIVAL))
     }
 

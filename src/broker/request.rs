@@ -19,6 +19,19 @@ pub enum Mode {
     ContinueOrStart,
 }
 
+impl Mode {
+    /// Every [`Mode::verb`].
+    pub(super) const VERBS: [&str; 2] = ["start", "continue"];
+
+    /// The command that it is.
+    pub(super) fn verb(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Continue | Self::ContinueOrStart => "continue",
+        }
+    }
+}
+
 /// How the transport is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransportChoice {

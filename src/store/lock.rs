@@ -21,7 +21,7 @@ pub(crate) const SHORT_WAIT: Duration = Duration::from_secs(10);
 /// How long even an attempt without waiting goes on.
 const PATIENCE: Duration = Duration::from_millis(30);
 
-/// Who holds a lock or a lease; for people, never to decide anything.
+/// Who holds a lock or a lease; for people, never to decide whether it is held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// The process id.
