@@ -10,9 +10,11 @@ mod kit;
 use std::time::Duration;
 
 use kit::{
-    SOON, fake_session, fake_world, prompts_of, refused, run, run_in, session_of, snapshot, start, state_of,
+    SOON, fake_session, fake_world, prompts_of, record_path, refused, run, run_in, session_of, snapshot,
+    start, state_of,
 };
 use kugetsu_testing::{FakeScript, Opencode, Stdin, Step, World};
+use serde_json::{Value, json};
 
 #[test]
 fn a_base_is_made_once_unless_forced() {
@@ -503,7 +505,7 @@ fn another_base_becomes_the_default_one_when_somebody_says_so() {
     assert_eq!(base_of("1"), kit::REPO);
     assert_eq!(base_of("example.org/a/b#1"), "example.org/a/b");
     let index = std::fs::read(world.kugetsu_home().join("index.json")).expect("an index");
-    let index: serde_json::Value = serde_json::from_slice(&index).expect("it is whole");
+    let index: Value = serde_json::from_slice(&index).expect("it is whole");
     assert_eq!(index["base"], "example.org/c/d/base.json", "{index}");
 }
 
@@ -556,10 +558,7 @@ fn a_list_names_what_it_cannot_read_once_and_lists_the_rest() {
     for issue in ["1", "2", "3"] {
         start(&world, issue, "hello");
     }
-    let folder = kit::record_path(&world, "1")
-        .parent()
-        .expect("a folder")
-        .to_owned();
+    let folder = record_path(&world, "1").parent().expect("a folder").to_owned();
     // A newer schema with all that this one has is read; one without it is not.
     let mut newer = kit::record(&world, "2").expect("a record");
     newer["schema"] = 9.into();
@@ -636,4 +635,29 @@ fn a_silent_stdin_that_stays_open_holds_nothing_up() {
         .wait(deadline)
         .expect_status(2);
     world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn a_record_that_somebody_edited_is_listed_as_it_is() {
+    let world = fake_world();
+    run(&world, ["start", "1", "hello", "--transport", "run"]).expect_status(0);
+    let plain = run(&world, ["list", "--json"]).json();
+    let path = record_path(&world, "1");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut record: Value = serde_json::from_str(&text).unwrap();
+    record["note"] = json!("  two  \n lines \u{2028} {\"state\": \"x\"}  ");
+    for edited in [
+        format!("\n{}  \n\n", text.replace('\n', "\r\n\t ")),
+        serde_json::to_string(&record).unwrap(),
+        serde_json::to_string_pretty(&record).unwrap(),
+    ] {
+        std::fs::write(&path, &edited).unwrap();
+        let output = run(&world, ["list", "--json"]);
+        let mut listed = output.json();
+        let note = listed["sessions"][0].as_object_mut().unwrap().remove("note");
+        assert_eq!(note.is_some(), edited.contains("note"), "{output}");
+        assert!(note.is_none_or(|note| note == record["note"]), "{output}");
+        assert_eq!(listed, plain);
+        assert_eq!(output.stdout().lines().count(), 1);
+    }
 }

@@ -128,24 +128,57 @@ pub struct BrokenFile {
     pub problem: String,
 }
 
-/// What the sums need of a record.
-struct Seen {
-    state: SessionState,
-    repo: RepoRef,
+/// What some records make together.
+#[derive(Default)]
+struct Sums {
+    total: u64,
+    sessions: BTreeMap<&'static str, u64>,
     totals: Totals,
     days: BTreeMap<Date, Totals>,
+    repositories: BTreeMap<RepoRef, (u64, Totals)>,
     pending: Vec<Value>,
+    live: Vec<LiveView>,
+    actions: Vec<Action>,
 }
 
-impl Seen {
-    fn of(record: IssueRecord, state: SessionState) -> Self {
-        Self {
-            state,
-            repo: record.issue.repo().clone(),
-            totals: record.totals,
-            pending: pending(&record),
-            days: record.days,
+impl Sums {
+    fn add(&mut self, record: &IssueRecord, state: SessionState, live: Option<LiveView>, now: Timestamp) {
+        self.total += 1;
+        *self.sessions.entry(state.as_str()).or_default() += 1;
+        self.totals.merge(&record.totals);
+        for (day, sum) in &record.days {
+            self.days.entry(*day).or_default().merge(sum);
         }
+        if !self.repositories.contains_key(record.issue.repo()) {
+            self.repositories
+                .insert(record.issue.repo().clone(), Default::default());
+        }
+        if let Some((sessions, sum)) = self.repositories.get_mut(record.issue.repo()) {
+            *sessions += 1;
+            sum.merge(&record.totals);
+        }
+        self.pending.extend(pending(record));
+        self.actions.extend(action(record, state, live.as_ref(), now));
+        self.live.extend(live);
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.total += other.total;
+        for (state, count) in other.sessions {
+            *self.sessions.entry(state).or_default() += count;
+        }
+        self.totals.merge(&other.totals);
+        for (day, sum) in other.days {
+            self.days.entry(day).or_default().merge(&sum);
+        }
+        for (repo, (sessions, totals)) in other.repositories {
+            let (count, sum) = self.repositories.entry(repo).or_default();
+            *count += sessions;
+            sum.merge(&totals);
+        }
+        self.pending.extend(other.pending);
+        self.live.extend(other.live);
+        self.actions.extend(other.actions);
     }
 }
 
@@ -153,58 +186,39 @@ impl Broker {
     /// See the module.
     pub fn query(&self) -> Result<Query, BrokerError> {
         let now = Timestamp::now();
-        let mut sessions: BTreeMap<String, u64> = ["total", "new", "running"]
-            .into_iter()
-            .chain(Verdict::ALL.iter().map(|verdict| verdict.as_str()))
-            .map(|state| (state.to_owned(), 0))
-            .collect();
-        let mut count = |state: &str| {
-            if let Some(count) = sessions.get_mut(state) {
-                *count += 1;
-            }
-        };
-        let mut totals = Totals::default();
-        let mut days = BTreeMap::<Date, Totals>::new();
-        let mut repositories = BTreeMap::<RepoRef, (u64, Totals)>::new();
-        let (mut live, mut pending, mut actions) = (Vec::new(), Vec::new(), Vec::new());
-        let (_, broken) = self.store.each_record(
-            |record| {
+        let mut sums = Sums::default();
+        let (_, broken) = self.store.fold_issues(
+            |sums: &mut Sums, record, _| {
                 let state = self.state_of(&record);
                 let live = record.live.as_ref();
                 let live = live.map(|live| self.view(&record, live, state, now));
-                let action = action(&record, state, live.as_ref(), now);
-                (Seen::of(record, state), live, action)
+                sums.add(&record, state, live, now);
             },
-            |(seen, turn, action)| {
-                count("total");
-                count(seen.state.as_str());
-                totals.merge(&seen.totals);
-                for (day, sum) in &seen.days {
-                    days.entry(*day).or_default().merge(sum);
-                }
-                let (sessions, sum) = repositories.entry(seen.repo).or_default();
-                *sessions += 1;
-                sum.merge(&seen.totals);
-                pending.extend(seen.pending);
-                live.extend(turn);
-                actions.extend(action);
-            },
+            |block| sums.merge(block),
         )?;
+        let mut sessions: BTreeMap<String, u64> = ["new", "running"]
+            .into_iter()
+            .chain(Verdict::ALL.iter().map(|verdict| verdict.as_str()))
+            .map(|state| (state.to_owned(), sums.sessions.get(state).copied().unwrap_or(0)))
+            .collect();
+        sessions.insert("total".to_owned(), sums.total);
         Ok(Query {
             time: now,
             sessions,
-            live,
-            pending,
-            totals,
-            days: days
+            live: sums.live,
+            pending: sums.pending,
+            totals: sums.totals,
+            days: sums
+                .days
                 .into_iter()
                 .map(|(day, sum)| DayView::new(day, &sum))
                 .collect(),
-            repositories: repositories
+            repositories: sums
+                .repositories
                 .into_iter()
                 .map(|(repo, (sessions, sum))| RepoView::new(repo, sessions, &sum))
                 .collect(),
-            actions,
+            actions: sums.actions,
             broken: broken
                 .into_iter()
                 .map(|(path, problem)| BrokenFile { path, problem })

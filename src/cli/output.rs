@@ -130,11 +130,13 @@ pub(super) struct LongObject {
 }
 
 impl LongObject {
-    /// A row, which is JSON already; nothing where there is none.
-    pub(super) fn row(&mut self, row: Option<&str>) {
-        let Some(row) = row else { return };
+    /// Some rows, which are JSON already, with commas between them; or none.
+    pub(super) fn rows(&mut self, rows: &str) {
+        if rows.is_empty() {
+            return;
+        }
         written(self.stdout.write_all(self.before.as_bytes()));
-        written(self.stdout.write_all(row.as_bytes()));
+        written(self.stdout.write_all(rows.as_bytes()));
         self.before.replace_range(.., ",");
     }
 

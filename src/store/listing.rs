@@ -81,7 +81,8 @@ impl Store {
     /// Every issue's record.
     pub fn issues(&self) -> Result<Listing<IssueRecord>, StoreError> {
         let mut found = Vec::new();
-        let (_, broken) = self.each_record(|record| record, |record| found.push(record))?;
+        let add = |block: &mut Vec<_>, record, _: &str| block.push(record);
+        let (_, broken) = self.fold_issues(add, |block| found.extend(block))?;
         Ok(Listing { found, broken })
     }
 
@@ -93,16 +94,17 @@ impl Store {
         Ok(Listing { found, broken })
     }
 
-    /// Hands to `take` what `make` makes of every issue's record, in the order of their canonical references. `make` runs
-    /// on the threads that read the records, `take` on this one while they go on. Gives the bases' records, and the
-    /// files and folders that could not be read, and why.
-    pub fn each_record<T: Send>(
+    /// Folds every issue's record, in the order of their canonical references and some dozens at a time: `add` adds one,
+    /// with the text of its file, to the block that it belongs to, on the thread that reads it; `take` gets one block
+    /// after the other, on this thread, while the others go on. Gives the bases' records, and the files and folders that
+    /// could not be read, and why.
+    pub fn fold_issues<T: Default + Send>(
         &self,
-        make: impl Fn(IssueRecord) -> T + Sync,
+        add: impl Fn(&mut T, IssueRecord, &str) + Sync,
         take: impl FnMut(T),
     ) -> Result<(Vec<BaseRecord>, Vec<Broken>), StoreError> {
         let walk = self.walk()?;
-        let mut broken = read_all(&walk.issues(), make, take);
+        let mut broken = read_all(&walk.issues(), add, take);
         let (bases, broken_bases) = walk.read_bases();
         broken.extend(broken_bases);
         walk.add_broken(&mut broken);
@@ -149,7 +151,8 @@ impl Walk {
         let with_base = self.folders.iter().filter(|folder| folder.base);
         let wanted: Vec<_> = with_base.map(|folder| (folder, None)).collect();
         let mut found = Vec::new();
-        let broken = read_all(&wanted, |record| record, |record| found.push(record));
+        let add = |block: &mut Vec<_>, record, _: &str| block.push(record);
+        let broken = read_all(&wanted, add, |block| found.extend(block));
         (found, broken)
     }
 
@@ -249,14 +252,14 @@ impl Walk {
 const BLOCK: usize = 64;
 
 /// What was made of the records of one block, and what could not be read.
-type Block<T> = (Vec<T>, Vec<Broken>);
+type Block<T> = (T, Vec<Broken>);
 
 /// Reads the files that are wanted on some threads, this one among them, and hands on what was made of them in order.
 /// Nothing is kept for longer than its turn takes to come: of ten thousand records the memory alone would cost as
 /// much time as all else.
-fn read_all<R: Record, T: Send>(
+fn read_all<R: Record, T: Default + Send>(
     wanted: &[Wanted<'_>],
-    make: impl Fn(R) -> T + Sync,
+    add: impl Fn(&mut T, R, &str) + Sync,
     mut take: impl FnMut(T),
 ) -> Vec<Broken> {
     let blocks: Vec<_> = wanted.chunks(BLOCK).collect();
@@ -268,7 +271,7 @@ fn read_all<R: Record, T: Send>(
         let at = next.fetch_add(1, Ordering::Relaxed);
         let block = blocks.get(at)?;
         buffer.resize(32 * 1024, 0);
-        Some((at, read_block(block, buffer, &make)))
+        Some((at, read_block(block, buffer, &add)))
     };
     let mut broken = Vec::new();
     let mut early = BTreeMap::new();
@@ -276,7 +279,7 @@ fn read_all<R: Record, T: Send>(
     let mut in_order = |(at, block): (usize, Block<T>)| {
         early.insert(at, block);
         while let Some((made, bad)) = early.remove(&turn) {
-            made.into_iter().for_each(&mut take);
+            take(made);
             broken.extend(bad);
             turn += 1;
         }
@@ -306,35 +309,48 @@ fn read_all<R: Record, T: Send>(
     broken
 }
 
-fn read_block<R: Record, T>(wanted: &[Wanted<'_>], buffer: &mut [u8], make: impl Fn(R) -> T) -> Block<T> {
-    let mut found = Vec::with_capacity(wanted.len());
+fn read_block<R: Record, T: Default>(
+    wanted: &[Wanted<'_>],
+    buffer: &mut [u8],
+    add: impl Fn(&mut T, R, &str),
+) -> Block<T> {
+    let mut made = T::default();
     let mut broken = Vec::new();
     for (folder, number) in wanted {
-        let quick = read_quickly::<R>(folder, *number, buffer);
-        match quick.map_or_else(|| read_with_care(folder, *number), |record| Ok(Some(record))) {
-            Ok(Some(record)) => found.push(make(record)),
+        if let Some((record, text)) = read_quickly::<R>(folder, *number, buffer) {
+            add(&mut made, record, text);
+            continue;
+        }
+        match read_with_care(folder, *number) {
+            Ok(Some((record, text))) => add(&mut made, record, &text),
             // Removed since the walk.
             Ok(None) => {}
             Err(StoreError::Broken { path, why }) => broken.push((path, why)),
             Err(error) => broken.push((folder.path.join(Folder::name(*number)), error.to_string())),
         }
     }
-    (found, broken)
+    (made, broken)
 }
 
 /// Three system calls for a record: nothing where anything is unusual, such as a large one.
-fn read_quickly<R: Record>(folder: &Folder, number: Option<u64>, buffer: &mut [u8]) -> Option<R> {
+fn read_quickly<'a, R: Record>(
+    folder: &Folder,
+    number: Option<u64>,
+    buffer: &'a mut [u8],
+) -> Option<(R, &'a str)> {
     let open = rustix::fs::openat(&folder.open, Folder::name(number), FILE, Mode::empty()).ok()?;
     let length = rustix::io::read(&open, &mut *buffer).ok()?;
     // Checked as a whole, not string by string.
     let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
-    serde_json::from_str::<R>(text)
-        .ok()
-        .filter(|record| record.belongs(&folder.repo, number))
+    let record = serde_json::from_str::<R>(text).ok()?;
+    record.belongs(&folder.repo, number).then_some((record, text))
 }
 
 /// Reads the whole file, and says what is wrong with it.
-fn read_with_care<R: Record>(folder: &Folder, number: Option<u64>) -> Result<Option<R>, StoreError> {
+fn read_with_care<R: Record>(
+    folder: &Folder,
+    number: Option<u64>,
+) -> Result<Option<(R, String)>, StoreError> {
     let path = folder.path.join(Folder::name(number));
     let key = match number {
         None => Key::Base(folder.repo.clone()),
@@ -344,7 +360,10 @@ fn read_with_care<R: Record>(folder: &Folder, number: Option<u64>) -> Result<Opt
         },
     };
     match fsx::read_bounded(&path, MAX_RECORD) {
-        Ok(bytes) => records::parse_as(&path, &bytes, &key).map(Some),
+        Ok(bytes) => {
+            let record = records::parse_as(&path, &bytes, &key)?;
+            Ok(Some((record, String::from_utf8_lossy(&bytes).into_owned())))
+        }
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error.into()),
     }
