@@ -660,4 +660,11 @@ fn a_record_that_somebody_edited_is_listed_as_it_is() {
         assert_eq!(listed, plain);
         assert_eq!(output.stdout().lines().count(), 1);
     }
+    // A newer kugetsu may have a state of its own.
+    record["schema"] = json!(2);
+    record["state"] = json!("theirs");
+    std::fs::write(&path, record.to_string()).unwrap();
+    let output = run(&world, ["list", "--json"]);
+    assert_eq!(output.json()["sessions"][0]["state"], "completed", "{output}");
+    assert!(!output.stdout().contains("theirs"), "{output}");
 }

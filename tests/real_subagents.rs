@@ -72,13 +72,13 @@ on_every_combination! {
 
     fn a_subagent_whose_model_is_silent_stalls_and_one_whose_tool_runs_does_not(case: &Case) {
         delegate(case, "fall silent", vec![Reply::bash("echo begun"), Reply::Hang]);
-        let limits = ["--stall-timeout", "10s", "--timeout", "2m", "--grace", "1s"];
+        let limits = ["--stall-timeout", "15s", "--timeout", "2m", "--grace", "1s"];
         let output = case.turn("start", "#1", &[&limits[..], &["delegate: fall silent"]].concat());
-        expect(&output, 1, "stalled", "no sign of progress for 10s");
+        expect(&output, 1, "stalled", "no sign of progress for 15s");
         assert_eq!(case.model.turn_requests_with("subagent, fall silent").len(), 2);
         case.wait_nothing_left(SOON);
 
-        delegate(case, "take long", vec![Reply::bash(take_seconds(13)), Reply::text("well")]);
+        delegate(case, "take long", vec![Reply::bash(take_seconds(19)), Reply::text("well")]);
         let output = case.turn("start", "#2", &[&limits[..], &["delegate: take long"]].concat());
         expect(&output, 0, "completed", "");
     }
@@ -133,10 +133,13 @@ fn is_answered(case: &Case) {
         "--transport",
         "serve",
         "--supervised",
+        // A turn that waits for an answer is not stalled.
         "--response-timeout",
-        "1s",
+        "12s",
+        "--stall-timeout",
+        "10s",
         "--timeout",
-        "60s",
+        "2m",
         "delegate: ask",
     ];
     let output = case.to_end(words, Stdin::OpenSilent);

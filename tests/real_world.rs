@@ -46,4 +46,11 @@ on_both_versions! {
         assert_eq!(running.wait(SOON).code(), 143);
         world.wait_nothing_left(SOON);
     }
+
+    fn what_a_world_knows_of_opencode_is_not_asked_again(world: &World) {
+        let known = || std::fs::read_to_string(world.kugetsu_home().join("run/opencode.json")).unwrap();
+        let before = known();
+        world.spawn(["doctor"]).wait(Duration::from_mins(1));
+        assert_eq!(known(), before);
+    }
 }

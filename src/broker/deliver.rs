@@ -81,6 +81,10 @@ impl Broker {
         let mut record = self.store.issue(&request.issue)?;
         let mut adopted = None;
         if let Some(record) = &mut record {
+            if record.fork.is_some() {
+                // Its fork, once found, is given its policy.
+                self.database_writable(&opencode, &mut interrupts).await?;
+            }
             adopted = self.adopt(&lease, record, Some(&opencode))?;
         }
         self.refuse_recorded(request, record.as_ref())?;
@@ -224,6 +228,22 @@ impl Broker {
         })
     }
 
+    /// Waits until opencode's database can be written to. What is written then could wait itself, but nobody could
+    /// interrupt it.
+    async fn database_writable(
+        &self,
+        opencode: &Opencode,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<(), BrokerError> {
+        let (path, wait) = (opencode.database.clone(), self.database_wait());
+        let writable = aside(move || Database::open_write(&path, wait)?.wait_until_writable());
+        match unless_interrupted(interrupts, writable).await? {
+            Ok(writable) => Ok(writable?),
+            // The thread panicked: the writes fail in their own words.
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Writes policy, directory and title into the session's row, and reads them back.
     pub(super) fn settle(&self, opencode: &Opencode, record: &IssueRecord) -> Result<(), BrokerError> {
         self.settle_with(opencode, record, &record.policy.rules())
@@ -264,7 +284,9 @@ impl Delivery<'_> {
     ) -> Result<TurnReport, BrokerError> {
         if self.record.session.is_none() {
             // The fork is opencode's to write, and a locked database fails it in four different ways.
-            self.database_writable(&mut interrupts).await?;
+            self.broker
+                .database_writable(&self.opencode, &mut interrupts)
+                .await?;
         }
         let setup = self.setup();
         match self.request.transport {
@@ -293,21 +315,6 @@ impl Delivery<'_> {
                     Err(other) => Err(other.into()),
                 }
             }
-        }
-    }
-
-    /// Waits until opencode's database can be written to. What is written then could wait itself, but nobody could
-    /// interrupt it.
-    async fn database_writable(
-        &self,
-        interrupts: &mut watch::Receiver<Interrupt>,
-    ) -> Result<(), BrokerError> {
-        let (path, wait) = (self.opencode.database.clone(), self.broker.database_wait());
-        let writable = aside(move || Database::open_write(&path, wait)?.wait_until_writable());
-        match unless_interrupted(interrupts, writable).await? {
-            Ok(writable) => Ok(writable?),
-            // The thread panicked: the writes fail in their own words.
-            Err(_) => Ok(()),
         }
     }
 
@@ -377,7 +384,7 @@ impl Delivery<'_> {
         let target = if let Some(session) = self.record.session.clone() {
             self.save()?;
             crash_point("turn_live");
-            self.database_writable(interrupts).await?;
+            self.broker.database_writable(&self.opencode, interrupts).await?;
             self.broker
                 .settle_with(&self.opencode, &self.record, &self.rules)?;
             Target::Session(session)
@@ -573,10 +580,6 @@ impl Delivery<'_> {
                 .into_iter()
                 .collect();
         }
-        if self.rules != self.record.policy.rules() {
-            // What was allowed for one turn ends with it; the next turn writes the policy again in any case.
-            let _ = self.broker.settle(&self.opencode, &self.record);
-        }
         // Without a known session the journal stays: the next command looks for the fork.
         if self.record.session.is_some() {
             self.record.fork = None;
@@ -587,6 +590,10 @@ impl Delivery<'_> {
             crash_point("request_recorded");
         }
         self.broker.close_turn(self.lease, &mut self.record, &turn)?;
+        if self.rules != self.record.policy.rules() {
+            // What was allowed for one turn ends with it; the next turn writes the policy again in any case.
+            let _ = self.broker.settle(&self.opencode, &self.record);
+        }
         Ok(TurnReport {
             record: self.record,
             turn,
@@ -609,13 +616,7 @@ impl Broker {
     ) -> Result<(), BrokerError> {
         self.store.append_turn(lease, &record.issue, turn)?;
         crash_point("turn_logged");
-        record.count(turn);
-        record.last = Some(turn.clone());
-        record.live = None;
-        if let Some(worktree) = &mut record.worktree {
-            worktree.blocked_rebase = None;
-        }
-        record.updated = Timestamp::now();
+        record.ended(turn);
         self.store.save_issue(lease, record)?;
         Ok(())
     }

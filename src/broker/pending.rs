@@ -122,7 +122,10 @@ impl Broker {
         let Some(pending) = record.pending.first_mut() else {
             return Err(BrokerError::NotFound {
                 problem: format!("nothing of {issue} waits for an answer"),
-                hint: "see what does: kugetsu pending".to_owned(),
+                hint: match record.blocked_rebase() {
+                    Some(blocked) => format!("its rebase {blocked}; kugetsu query says what to do"),
+                    None => "see what does: kugetsu pending".to_owned(),
+                },
             });
         };
         let fits = kind(pending).and_then(|kind| interpret(&kind, answer)).is_some();

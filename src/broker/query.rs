@@ -149,14 +149,9 @@ impl Sums {
         for (day, sum) in &record.days {
             self.days.entry(*day).or_default().merge(sum);
         }
-        if !self.repositories.contains_key(record.issue.repo()) {
-            self.repositories
-                .insert(record.issue.repo().clone(), Default::default());
-        }
-        if let Some((sessions, sum)) = self.repositories.get_mut(record.issue.repo()) {
-            *sessions += 1;
-            sum.merge(&record.totals);
-        }
+        let (sessions, sum) = self.repositories.entry(record.issue.repo().clone()).or_default();
+        *sessions += 1;
+        sum.merge(&record.totals);
         self.pending.extend(pending(record));
         self.actions.extend(action(record, state, live.as_ref(), now));
         self.live.extend(live);
@@ -326,7 +321,14 @@ fn action(
                 Verdict::Blocked if record.pending.is_empty() => match record.blocked_rebase() {
                     Some(blocked) => (
                         format!("kugetsu continue {issue} \"rebase onto {}\"", blocked.onto),
-                        format!("its rebase {blocked}"),
+                        match record.last.as_ref().map(|last| last.verdict) {
+                            None | Some(Verdict::Completed | Verdict::Aborted) => {
+                                format!("its rebase {blocked}")
+                            }
+                            Some(before) => {
+                                format!("its rebase {blocked}; its last turn was {before}: {why}")
+                            }
+                        },
                     ),
                     // Of a record that lost its request; there is nothing to answer.
                     None => (go_on(), why),
@@ -345,7 +347,7 @@ fn action(
                     why,
                 ),
                 Verdict::Timeout => (format!("{} --timeout LONGER", go_on()), why),
-                _ => (go_on(), why),
+                Verdict::Completed | Verdict::Aborted | Verdict::Quota | Verdict::Lost => (go_on(), why),
             }
         }
     };

@@ -72,9 +72,7 @@ impl Broker {
         // A crash between the turn's line and the record: the line has the verdict.
         let logged = self.store.turns(&record.issue)?;
         if let Some(turn) = logged.into_iter().rev().find(|turn| turn.turn == live.turn) {
-            record.count(&turn);
-            record.last = Some(turn);
-            record.live = None;
+            record.ended(&turn);
             self.store.save_issue(lease, record)?;
             return Ok(None);
         }

@@ -13,7 +13,7 @@ use super::output::{Output, money};
 use super::{CliError, Outcome};
 use crate::config::print_duration;
 use crate::exit::ExitStatus;
-use crate::session::{BaseRecord, IssueRecord, RefContext, RepoRef, SessionState, Verdict};
+use crate::session::{BaseRecord, IssueRecord, RefContext, RepoRef, SCHEMA, SessionState, Verdict};
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
@@ -82,7 +82,7 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
         let (bases, broken) = broker.store.fold_issues(
             |rows: &mut String, record, text| {
                 if let Some((state, _)) = state_if_taken(&record) {
-                    add_row(rows, text, state);
+                    add_row(rows, &record, text, state);
                 }
             },
             |rows| object.rows(&rows),
@@ -143,13 +143,21 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
 
 /// Adds the record as its file has it, on one line and with the state as its last field. Writing the parsed record as JSON
 /// again would take a third of all the time, which ten thousand records show.
-fn add_row(rows: &mut String, text: &str, state: SessionState) {
+fn add_row(rows: &mut String, record: &IssueRecord, text: &str, state: SessionState) {
     if !rows.is_empty() {
         rows.push(',');
     }
-    let text = text.trim_ascii_end();
+    let fields = text
+        .trim_ascii()
+        .strip_suffix('}')
+        .filter(|text| text.starts_with('{') && record.schema == SCHEMA);
+    let Some(fields) = fields else {
+        // Of a newer schema, which may have a state of its own; or an array, which is read as well.
+        rows.push_str(&with_state(record, state).to_string());
+        return;
+    };
     // A string in JSON has no line break, so what stands around one is space between tokens.
-    for line in text.strip_suffix('}').unwrap_or(text).lines() {
+    for line in fields.lines() {
         rows.push_str(line.trim_ascii());
     }
     rows.push_str(",\"state\":\"");

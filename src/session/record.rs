@@ -191,6 +191,17 @@ impl SessionState {
 }
 
 impl IssueRecord {
+    /// A turn has ended: it is counted and remembered, none is live, and what a rebase was blocked by may be gone.
+    pub fn ended(&mut self, turn: &TurnRecord) {
+        self.count(turn);
+        self.last = Some(turn.clone());
+        self.live = None;
+        if let Some(worktree) = &mut self.worktree {
+            worktree.blocked_rebase = None;
+        }
+        self.updated = Timestamp::now();
+    }
+
     /// Counts a turn that has ended.
     pub fn count(&mut self, turn: &TurnRecord) {
         self.totals.add(turn);

@@ -28,7 +28,7 @@ impl Lease {
 
     /// Whether the programs that are started from now on hold it as well: then it lasts until the last of them has ended,
     /// even if this process is killed before.
-    pub(crate) fn inherit(&self, yes: bool) -> std::io::Result<()> {
+    pub(crate) fn inherit(&mut self, yes: bool) -> std::io::Result<()> {
         self.lock.inherit(yes)
     }
 

@@ -65,6 +65,8 @@ impl std::fmt::Display for Holder {
 #[derive(Debug)]
 pub struct Lock {
     pub(crate) file: File,
+    /// Other processes hold it as well, and may hold it longer.
+    shared: bool,
 }
 
 /// What came of an attempt.
@@ -114,7 +116,7 @@ impl Lock {
         if !same {
             return Ok(None);
         }
-        let mut lock = Self { file };
+        let mut lock = Self { file, shared: false };
         fsx::crash_point("lease_locked");
         lock.name(holder);
         fsx::crash_point("lease_written");
@@ -122,8 +124,9 @@ impl Lock {
     }
 
     /// The lock belongs to the open file, which the processes that inherit it share (`flock(2)`).
-    pub(crate) fn inherit(&self, yes: bool) -> std::io::Result<()> {
+    pub(crate) fn inherit(&mut self, yes: bool) -> std::io::Result<()> {
         use rustix::io::FdFlags;
+        self.shared |= yes;
         let flags = if yes { FdFlags::empty() } else { FdFlags::CLOEXEC };
         Ok(rustix::io::fcntl_setfd(&self.file, flags)?)
     }
@@ -143,7 +146,9 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         // Still locked here, so this is nobody else's name.
-        let _ = self.file.set_len(0);
+        if !self.shared {
+            let _ = self.file.set_len(0);
+        }
     }
 }
 

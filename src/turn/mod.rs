@@ -488,7 +488,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
                 // `run` tells of a tool only when it has ended, and neither transport of a subagent's that only goes on;
                 // the database knows of both.
                 let at = self.began.elapsed();
-                if self.machine.is_silent(at) && self.tool_runs() {
+                if self.machine.is_silent(at) && (!self.asked.is_empty() || self.tool_runs()) {
                     self.machine.tool_seen(at);
                 }
                 self.machine.tick(at)
@@ -497,6 +497,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
         Next::Step(step)
     }
 
+    /// A database that is locked at the moment says nothing, and nobody is ended for it.
     fn tool_runs(&self) -> bool {
         let Some(session) = &self.session else {
             return false;
@@ -504,7 +505,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
         let database = Database::open_read(&self.turn.setup.opencode.database);
         database
             .and_then(|database| database.tool_runs(session, self.life.as_millisecond()))
-            .unwrap_or(false)
+            .unwrap_or_else(|error| error.is_locked())
     }
 
     fn hear(&mut self, event: &Event) -> Step {

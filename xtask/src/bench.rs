@@ -307,17 +307,22 @@ fn turns(binary: &Path, version: Version, rows: &mut Vec<Row>) -> Result<(), Fai
     let text = std::fs::read_to_string(&record).map_err(Failure::because(record.display()))?;
     let base: Value = serde_json::from_str(&text).map_err(|error| Failure::new(error.to_string()))?;
     let base = base["session"].as_str().unwrap_or_default().to_owned();
-    let mut times: [Vec<Duration>; 5] = Default::default();
+    let mut times: [Vec<Duration>; 7] = Default::default();
     for turn in 0..=TURNS {
         let issue = format!("github.com/shoko/kugetsu#{}", turn + 1);
         let start = ["start", "--transport", "serve", &issue, "trivial"];
         let go_on = ["continue", "--transport", "serve", &issue, "trivial"];
+        let session = || session_of(&world, turn + 1);
+        let opencode =
+            |words: &[&str]| world.opencode_command([&["run", "--format", "json"], words].concat());
         let round = [
             quiet(&mut kugetsu(&world, binary, &start))?,
             bare(&world, |server| server.fork_and_prompt(&base))?,
             quiet(&mut kugetsu(&world, binary, &go_on))?,
-            opencode_run(&world, &["--session", &session_of(&world, turn + 1)?])?,
-            opencode_run(&world, &["--fork", "--session", &base])?,
+            opencode_run(as_users_have_it(&mut opencode(&["--session", &session()?])))?,
+            opencode_run(as_users_have_it(&mut opencode(&["--fork", "--session", &base])))?,
+            opencode_run(&mut opencode(&["--session", &session()?]))?,
+            quiet(&mut world.opencode_command(["--version"]))?,
         ];
         // The first round warms the disk's cache.
         if turn > 0 {
@@ -326,7 +331,15 @@ fn turns(binary: &Path, version: Version, rows: &mut Vec<Row>) -> Result<(), Fai
             }
         }
     }
-    let [start, bare, go_on, run, run_fork] = times.map(median);
+    let [
+        start,
+        bare,
+        go_on,
+        run,
+        run_fork,
+        run_without_catalogue,
+        version_alone,
+    ] = times.map(median);
     let ratio = |a: Duration, b: Duration| a.as_secs_f64() / b.as_secs_f64();
     rows.push(Row {
         what: format!("{version}: `start` through serve against a bare client on an equally fresh server"),
@@ -353,6 +366,19 @@ fn turns(binary: &Path, version: Version, rows: &mut Vec<Row>) -> Result<(), Fai
             milliseconds(run)
         ),
     });
+    for (what, time) in [
+        (
+            "run --session` with an empty catalogue of models",
+            run_without_catalogue,
+        ),
+        ("--version` alone", version_alone),
+    ] {
+        rows.push(Row {
+            what: format!("{version}: `opencode {what} against `opencode run --session`"),
+            goal: "-",
+            measured: format!("{:.2} times ({})", ratio(time, run), milliseconds(time)),
+        });
+    }
     Ok(())
 }
 
@@ -401,11 +427,9 @@ fn session_of(world: &World, number: usize) -> Result<String, Failure> {
     Ok(record["session"].as_str().unwrap_or_default().to_owned())
 }
 
-fn opencode_run(world: &World, arguments: &[&str]) -> Result<Duration, Failure> {
+fn opencode_run(command: &mut Command) -> Result<Duration, Failure> {
     let start = Instant::now();
-    let mut command = world.opencode_command(["run", "--format", "json"]);
-    let mut child = as_users_have_it(&mut command)
-        .args(arguments)
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

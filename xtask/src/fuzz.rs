@@ -36,9 +36,18 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let host = host()?;
     let folder = workspace_root().join("fuzz");
-    let mut build = cargo(&["build", "--release", "--manifest-path", "fuzz/Cargo.toml"]);
+    let mut build = cargo(&[
+        "build",
+        "--release",
+        "--locked",
+        "--manifest-path",
+        "fuzz/Cargo.toml",
+    ]);
     // With a target of its own, what runs while it is built is not instrumented.
-    build.args(["--target", &host]).env("RUSTFLAGS", FLAGS.join(" "));
+    build
+        .args(["--target", &host, "--target-dir", "fuzz/target"])
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTFLAGS", FLAGS.join(" "));
     program("build (needs a C++ compiler for libFuzzer)", &mut build)?;
     let wanted = |name: &&str| options.target.as_ref().is_none_or(|only| only == name);
     for name in TARGETS.into_iter().filter(wanted) {
@@ -48,7 +57,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             std::fs::create_dir_all(folder).map_err(Failure::because(folder.display()))?;
         }
         let mut fuzz = Command::new(folder.join("target").join(&host).join("release").join(name));
+        // What it finds goes into the first folder; the others are where it begins.
         fuzz.arg(corpus)
+            .arg(workspace_root().join("sessions-example"))
             .arg(format!("-artifact_prefix={}/", found.display()))
             .arg(format!("-max_total_time={}", options.seconds))
             .args(["-print_final_stats=1", "-verbosity=0"]);
