@@ -57,7 +57,14 @@ on_every_combination! {
         case.wait_nothing_left(SOON);
     }
 
-    fn a_subagent_that_loops_or_waits_for_the_provider_ends_the_turn(case: &Case) {
+    fn what_a_subagent_does_or_fails_to_do_is_the_turns(case: &Case) {
+        // Both mostly wait, so they do it beside the others.
+        let limits = ["--stall-timeout", "15s", "--timeout", "2m", "--grace", "1s"];
+        delegate(case, "fall silent", vec![Reply::bash("echo begun"), Reply::Hang]);
+        let silent = case.begin("start", "#3", &[&limits[..], &["delegate: fall silent"]].concat());
+        delegate(case, "take long", vec![Reply::bash(take_seconds(19)), Reply::text("well")]);
+        let long = case.begin("start", "#4", &[&limits[..], &["delegate: take long"]].concat());
+
         delegate(case, "loop", vec![Reply::CutShort { text: "half an ".to_owned() }]);
         let limits = ["--max-steps-without-progress", "3", "--timeout", "60s", "--grace", "1s"];
         let output = case.turn("start", "#1", &[&limits[..], &["delegate: loop"]].concat());
@@ -67,20 +74,11 @@ on_every_combination! {
         let limits = ["--max-quota-wait", "3s", "--timeout", "60s", "--grace", "1s"];
         let output = case.turn("start", "#2", &[&limits[..], &["delegate: wait"]].concat());
         expect(&output, 75, "quota", "come back later");
-        case.wait_nothing_left(SOON);
-    }
 
-    fn a_subagent_whose_model_is_silent_stalls_and_one_whose_tool_runs_does_not(case: &Case) {
-        delegate(case, "fall silent", vec![Reply::bash("echo begun"), Reply::Hang]);
-        let limits = ["--stall-timeout", "15s", "--timeout", "2m", "--grace", "1s"];
-        let output = case.turn("start", "#1", &[&limits[..], &["delegate: fall silent"]].concat());
-        expect(&output, 1, "stalled", "no sign of progress for 15s");
+        expect(&silent.wait(SOON), 1, "stalled", "no sign of progress for 15s");
         assert_eq!(case.model.turn_requests_with("subagent, fall silent").len(), 2);
+        expect(&long.wait(SOON), 0, "completed", "");
         case.wait_nothing_left(SOON);
-
-        delegate(case, "take long", vec![Reply::bash(take_seconds(19)), Reply::text("well")]);
-        let output = case.turn("start", "#2", &[&limits[..], &["delegate: take long"]].concat());
-        expect(&output, 0, "completed", "");
     }
 }
 

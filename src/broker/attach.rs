@@ -34,7 +34,8 @@ pub struct Attachment {
 
 impl Attachment {
     /// Starts opencode on this terminal. It holds the lease as well, by its own name: should kugetsu be killed, nobody runs
-    /// a turn beside the person who is still there.
+    /// a turn beside the person who is still there. Its tools do not (measured on 1.3.2 and 1.18.33: it hands on no
+    /// descriptor that it inherited), so what it leaves behind holds nothing.
     pub fn start(&mut self) -> std::io::Result<tokio::process::Child> {
         self.lease.inherit(true)?;
         let started = tokio::process::Command::new(&self.command.program)
