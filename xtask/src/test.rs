@@ -40,46 +40,80 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     report(options, passed)
 }
 
+/// One run of cargo's tests: which, and how many at a time.
+struct Pass {
+    which: Vec<String>,
+    threads: usize,
+}
+
+/// Real opencodes cost a core each, and every test waits now and then. Without them most of a test is waiting.
+fn passes(options: &Options) -> Result<Vec<Pass>, Failure> {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let pass = |which: Vec<String>, threads: usize| Pass {
+        which,
+        threads: threads.clamp(2, 8),
+    };
+    let files = |real: bool| -> Result<Vec<String>, Failure> {
+        let names = test_files()?
+            .into_iter()
+            .filter(|name| name.starts_with("real_") == real);
+        Ok(names.flat_map(|name| ["--test".to_owned(), name]).collect())
+    };
+    let programs = ["--lib", "--bins"].map(str::to_owned).to_vec();
+    let quick = || -> Result<Pass, Failure> { Ok(pass([programs, files(false)?].concat(), cores * 4)) };
+    Ok(match &options.filter {
+        Some(name) if test_file(name).is_file() => {
+            vec![pass(vec!["--test".to_owned(), name.clone()], cores * 2)]
+        }
+        None if options.quick => vec![quick()?],
+        None => vec![
+            quick()?,
+            pass(files(true)?, cores * 2),
+            pass(vec!["--doc".to_owned()], cores),
+        ],
+        Some(_) if options.quick => vec![quick()?],
+        Some(_) => vec![pass(Vec::new(), cores * 2)],
+    })
+}
+
 /// How many tests passed: in all, and on each real version.
 struct Passed {
     all: usize,
     on: Vec<(Version, usize)>,
 }
 
-/// Real opencodes cost a core each, and every test waits now and then. Without them most of a test is waiting.
-fn threads(options: &Options) -> usize {
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let threads = if options.quick { cores * 4 } else { cores * 2 };
-    threads.clamp(2, 8)
-}
-
 fn tests(options: &Options) -> Result<Passed, Failure> {
     // What an earlier run measured would pass for this one's. There may be none.
     let _ = std::fs::remove_dir_all(HangRow::folder());
-    let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
-    let file = options.filter.as_ref().filter(|name| test_file(name).is_file());
-    if let Some(name) = file {
-        command.args(["--test", name]);
-    } else if options.quick {
-        command.args(["--lib", "--bins"]);
-        for name in quick_tests()? {
-            command.args(["--test", &name]);
+    let mut passed = Passed {
+        all: 0,
+        on: Version::ALL.into_iter().map(|version| (version, 0)).collect(),
+    };
+    let mut failed = None;
+    for pass in passes(options)? {
+        if let Err(failure) = run_pass(options, &pass, &mut passed) {
+            failed = Some(failure);
         }
     }
+    match failed {
+        None => Ok(passed),
+        Some(failure) => Err(failure),
+    }
+}
+
+fn run_pass(options: &Options, pass: &Pass, passed: &mut Passed) -> Result<(), Failure> {
+    let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
     command
+        .args(&pass.which)
         .arg("--")
-        .arg(format!("--test-threads={}", threads(options)));
-    if file.is_none() {
-        command.args(&options.filter);
+        .arg(format!("--test-threads={}", pass.threads));
+    if let Some(name) = options.filter.as_ref().filter(|name| !test_file(name).is_file()) {
+        command.arg(name);
     }
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
         .map_err(Failure::because("cargo test"))?;
-    let mut passed = Passed {
-        all: 0,
-        on: Version::ALL.into_iter().map(|version| (version, 0)).collect(),
-    };
     let stdout = child
         .stdout
         .take()
@@ -98,7 +132,7 @@ fn tests(options: &Options) -> Result<Passed, Failure> {
     }
     let status = child.wait().map_err(Failure::because("cargo test"))?;
     if status.success() {
-        Ok(passed)
+        Ok(())
     } else {
         Err(Failure::of_status("cargo test", status))
     }
@@ -108,8 +142,8 @@ fn test_file(name: &str) -> PathBuf {
     workspace_root().join("tests").join(name).with_extension("rs")
 }
 
-/// The integration tests that need no real opencode.
-fn quick_tests() -> Result<Vec<String>, Failure> {
+/// The integration tests; the names of those that need the real opencode begin with `real_`.
+fn test_files() -> Result<Vec<String>, Failure> {
     let folder = workspace_root().join("tests");
     let files = std::fs::read_dir(&folder).map_err(Failure::because(folder.display()))?;
     let mut names: Vec<String> = files
@@ -120,7 +154,6 @@ fn quick_tests() -> Result<Vec<String>, Failure> {
             let folder = file.path().join("main.rs").is_file().then(|| name.clone());
             name.strip_suffix(".rs").map(str::to_owned).or(folder)
         })
-        .filter(|name| !name.starts_with("real_"))
         .collect();
     names.sort();
     Ok(names)
