@@ -385,6 +385,8 @@ pub(super) fn run(
     {
         return match detached {
             Some(_) => Ok(ExitStatus::Ok),
+            // It came while the other one's turn was looked for, so nobody waits for that turn now.
+            None if let Some(status) = signal => Ok(status),
             None => recorded(&request.issue, turn, false, form, args.events, context, output),
         };
     }
