@@ -368,7 +368,10 @@ fn a_locked_database_is_waited_for() {
     let lock = world.lock_database();
     let locked = Instant::now();
     let waiting = world.spawn(["continue", "1", "patience", "--transport", "run"]);
-    std::thread::sleep(Duration::from_secs(3));
+    world.wait_until("the turn has waited for 3 s", SOON, || {
+        let live = record(&world, "1").is_some_and(|record| record["live"].is_object());
+        live && locked.elapsed() >= Duration::from_secs(3)
+    });
     drop(lock);
     waiting.wait(SOON).expect_status(0);
     assert!(locked.elapsed() >= Duration::from_secs(3));

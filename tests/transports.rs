@@ -236,10 +236,10 @@ fn a_flood_of_events_does_not_fill_the_memory() {
     let world = world(&FakeScript::default().on("fake it", [flood, Step::Answer("dry".to_owned())]));
     let mut running = begin(&world, "run");
     let mut most = 0;
-    while running.is_alive() {
+    world.wait_until("the turn has ended", SOON, || {
         most = most.max(high_water(running.pid()).unwrap_or(0));
-        std::thread::sleep(Duration::from_millis(2));
-    }
+        !running.is_alive()
+    });
     let result = expect(&running.wait(SOON), 0, "completed");
     assert_eq!(result["answer"], "dry");
     assert!(raw_log(&world).len() > 100_000_000);

@@ -65,13 +65,12 @@ fn passes(options: &Options) -> Result<Vec<Pass>, Failure> {
         Some(name) if test_file(name).is_file() => {
             vec![pass(vec!["--test".to_owned(), name.clone()], cores * 2)]
         }
-        None if options.quick => vec![quick()?],
+        _ if options.quick => vec![quick()?],
         None => vec![
             quick()?,
             pass(files(true)?, cores * 2),
             pass(vec!["--doc".to_owned()], cores),
         ],
-        Some(_) if options.quick => vec![quick()?],
         Some(_) => vec![pass(Vec::new(), cores * 2)],
     })
 }
