@@ -137,6 +137,12 @@ fn a_destroyed_base_comes_back() {
     assert!(opencode_sessions(&world).contains(&session));
     run(&world, ["destroy", "--base", "-y"]).expect_status(0);
     assert!(opencode_sessions(&world).is_empty() && base(&world).is_none());
+    refused(
+        &world,
+        &["destroy", "--base"],
+        66,
+        &["no base session", "kugetsu init"],
+    );
     let restored = run(&world, ["restore", "--base", "--repo", REPO, "--json"]);
     restored.expect_status(0);
     assert_eq!(restored.json()["session"], session.as_str(), "{restored}");

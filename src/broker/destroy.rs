@@ -75,10 +75,7 @@ impl Broker {
         let lease = self
             .store
             .lease_base(repo, Holder::this_process("destroy"), None)?;
-        let record = self
-            .store
-            .base(repo)?
-            .ok_or_else(|| BrokerError::NoBase(repo.clone()))?;
+        let record = self.own_base(repo)?;
         if record.adopted {
             self.store.trash_base(&lease, repo, "destroy --base")?;
             return Ok(Removed {

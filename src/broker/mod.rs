@@ -166,6 +166,13 @@ impl Broker {
             .ok_or_else(|| BrokerError::NoSession(issue.clone()))
     }
 
+    /// The base of a repository that must have one of its own.
+    pub fn own_base(&self, repo: &RepoRef) -> Result<crate::session::BaseRecord, BrokerError> {
+        self.store
+            .base(repo)?
+            .ok_or_else(|| BrokerError::NoBase(repo.clone()))
+    }
+
     /// The base that serves a repository: its own, else the default one.
     pub fn base_for(&self, repo: &RepoRef) -> Result<crate::session::BaseRecord, BrokerError> {
         if let Some(base) = self.store.base(repo)? {

@@ -67,12 +67,6 @@ impl Broker {
         }
     }
 
-    fn own_base(&self, repo: &RepoRef) -> Result<crate::session::BaseRecord, BrokerError> {
-        self.store
-            .base(repo)?
-            .ok_or_else(|| BrokerError::NoBase(repo.clone()))
-    }
-
     /// Changes a policy, in the record and, for an issue, in opencode's database, read back.
     pub fn permit(&self, subject: &Subject, change: &Permit) -> Result<Policy, BrokerError> {
         let holder = Holder::this_process("permit");

@@ -29,9 +29,9 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
     let broker = &context.broker;
     let (what, removed) = match args.subject.subject(context)? {
         Subject::Issue(issue) => {
+            // What stands against it is said before anybody is asked.
             let record = broker.record(&issue)?;
             if !args.force {
-                // Said before anybody is asked.
                 broker.refuse_risk(&record)?;
             }
             let and = record.worktree.as_ref().map_or_else(String::new, |worktree| {
@@ -41,6 +41,7 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
             (issue.to_string(), broker.destroy(&issue, args.force)?)
         }
         Subject::Base(repo) => {
+            broker.own_base(&repo)?;
             sure(args, &format!("Remove the base session of {repo}?"))?;
             (format!("the base of {repo}"), broker.destroy_base(&repo)?)
         }

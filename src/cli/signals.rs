@@ -1,6 +1,7 @@
 //! Signals become wishes of the turn: the first one ends it, the second one at once.
 
 use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -10,41 +11,73 @@ use crate::turn::Interrupt;
 
 /// Runs an operation that listens to signals. The status is that of the first signal, if one came. A detached one has no
 /// terminal that could hang up, and goes on where somebody says so all the same.
+///
+/// What comes after the operation, such as printing or waiting for another turn, is ended by a signal as it would be
+/// without a handler.
 pub(super) fn with_signals<T, F: Future<Output = T>>(
     detached: bool,
     operation: impl FnOnce(watch::Receiver<Interrupt>) -> F,
 ) -> Result<(T, Option<ExitStatus>), CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(no_runtime)?;
-    let (result, first, mut signals) = runtime.block_on(async {
-        let (sender, receiver) = watch::channel(Interrupt::None);
-        let mut signals = Signals::listen(detached).map_err(no_runtime)?;
-        let mut first = None;
-        let operation = operation(receiver);
-        tokio::pin!(operation);
+    let (sender, receiver) = watch::channel(Interrupt::None);
+    let heard = Arc::default();
+    listen(detached, sender, Arc::clone(&heard)).map_err(no_runtime)?;
+    let runtime = event_loop().map_err(no_runtime)?;
+    let result = runtime.block_on(operation(receiver));
+    // A read that nobody waits for any more, such as that of stdin, is not waited for here either.
+    runtime.shutdown_background();
+    let mut heard = locked(&heard);
+    heard.over = true;
+    Ok((result, heard.first))
+}
+
+/// What has been heard during the operation.
+#[derive(Default)]
+struct Heard {
+    /// The status of the first signal that came.
+    first: Option<ExitStatus>,
+    /// The operation is over: a signal is no wish any more, it ends the process.
+    over: bool,
+}
+
+/// Listens from now until the process ends, on a thread of its own: whatever the others do, a signal is heard.
+fn listen(detached: bool, sender: watch::Sender<Interrupt>, heard: Arc<Mutex<Heard>>) -> std::io::Result<()> {
+    let runtime = event_loop()?;
+    let mut signals = {
+        let _entered = runtime.enter();
+        Signals::listen(detached)?
+    };
+    let hear = move || {
         loop {
-            let (wish, status) = tokio::select! {
-                result = &mut operation => return Ok::<_, CliError>((result, first, signals)),
-                next = signals.next() => next,
+            let (wish, status) = runtime.block_on(signals.next());
+            let mut heard = locked(&heard);
+            if heard.over {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "what a signal does where nobody handles it"
+                )]
+                std::process::exit(status.code().into());
+            }
+            let wish = if heard.first.is_some() {
+                Interrupt::Now
+            } else {
+                wish
             };
-            let wish = if first.is_some() { Interrupt::Now } else { wish };
-            first.get_or_insert(status);
+            heard.first.get_or_insert(status);
             let _ = sender.send(wish);
         }
-    })?;
-    // The handlers stay for as long as the process, and somebody must listen: what comes after the operation, such as
-    // printing or waiting for another turn, is ended as it would be without a handler.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "what a signal does where nobody handles it"
-    )]
-    let _ = std::thread::Builder::new().spawn(move || {
-        let (_, status) = runtime.block_on(signals.next());
-        std::process::exit(status.code().into());
-    });
-    Ok((result, first))
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(hear)
+        .map(drop)
+}
+
+fn event_loop() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn locked(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
+    heard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The signals that a person, or another program, ends us with.
@@ -79,7 +112,7 @@ impl Signals {
 fn no_runtime(error: std::io::Error) -> CliError {
     CliError {
         status: ExitStatus::Failed,
-        message: format!("the system gives no event loop or no signals: {error}"),
+        message: format!("the system gives no event loop, no thread or no signals: {error}"),
         hint: None,
     }
 }

@@ -309,7 +309,8 @@ impl Running {
     }
 
     fn transcript(&self) -> String {
-        transcript(&self.what, None, &taken(&self.stdout), &taken(&self.stderr))
+        let threads = processes::threads(self.pid());
+        transcript(&self.what, None, &taken(&self.stdout), &taken(&self.stderr)) + &threads
     }
 }
 

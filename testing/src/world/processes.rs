@@ -85,6 +85,27 @@ pub(super) fn marked(variable: &str, value: &str) -> Vec<ProcessInfo> {
         .collect()
 }
 
+/// What each thread of a process does and which signals it has been sent, for whoever wonders why it does not end.
+pub(super) fn threads(pid: u32) -> String {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return String::new();
+    };
+    let mut text = String::from("--- threads\n");
+    for task in tasks.flatten() {
+        let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let status = read("status");
+        let told = status.lines().filter(|line| {
+            let told = [
+                "Name:", "State:", "SigPnd:", "ShdPnd:", "SigBlk:", "SigIgn:", "SigCgt:",
+            ];
+            told.iter().any(|field| line.starts_with(field))
+        });
+        text.extend(told.flat_map(|line| [line, "  "]));
+        text.extend(["wchan: ", read("wchan").trim(), "\n"]);
+    }
+    text
+}
+
 fn describe(pid: u32, folder: &Path) -> Option<ProcessInfo> {
     let stat = std::fs::read_to_string(folder.join("stat")).ok()?;
     // The name in parentheses may itself hold parentheses and spaces; state and parent follow the last one.
