@@ -280,7 +280,10 @@ fn a_paused_turn_can_be_stopped_and_interrupted() {
     for (issue, how) in [("14", "stop"), ("14", "interrupt")] {
         let verb = if how == "stop" { "start" } else { "continue" };
         let turn = world.spawn([verb, issue, "hang", "--transport", "run"]);
-        world.wait_until("it runs", SOON, || state(&world) == "running");
+        // Not what the turn before left behind, and with a session that the next one goes on with.
+        world.wait_until("the step has begun", SOON, || {
+            status(&world).is_some_and(|status| status["state"] == "running" && status["current_step"] == 1)
+        });
         world.run(["signal", issue, "pause"]).expect_status(0);
         world.wait_until("it is paused", SOON, || state(&world) == "paused");
         if how == "stop" {

@@ -112,7 +112,7 @@ fn transcript(what: &str, code: Option<i32>, stdout: &[u8], stderr: &[u8]) -> St
     let mut text = format!("$ {what}\n");
     let _ = match code {
         Some(code) => writeln!(text, "[exit status {code}]"),
-        None => writeln!(text, "[still alive]"),
+        None => Ok(()),
     };
     for (name, bytes) in [("stdout", stdout), ("stderr", stderr)] {
         // The end tells more than the beginning where something is long.
@@ -149,13 +149,26 @@ fn collect(mut pipe: impl Read + Send + 'static) -> (Bytes, JoinHandle<()>) {
     (bytes, reader)
 }
 
-/// A command that may still be alive. Dropping it kills it.
-pub struct Running {
+/// What a command is and has printed so far, whether it is alive or not.
+#[derive(Clone)]
+pub(super) struct Told {
     what: String,
-    child: Child,
-    stdin: Option<ChildStdin>,
     stdout: Bytes,
     stderr: Bytes,
+}
+
+impl Told {
+    /// It and what it has printed; nothing is known of its exit status.
+    pub(super) fn transcript(&self) -> String {
+        transcript(&self.what, None, &taken(&self.stdout), &taken(&self.stderr))
+    }
+}
+
+/// A command that may still be alive. Dropping it kills it.
+pub struct Running {
+    told: Told,
+    child: Child,
+    stdin: Option<ChildStdin>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -204,13 +217,15 @@ impl Running {
         let (stdout, out) = collect(child.stdout.take().expect("stdout was piped"));
         let (stderr, err) = collect(child.stderr.take().expect("stderr was piped"));
         Self {
-            what,
+            told: Told { what, stdout, stderr },
             child,
             stdin: pipe,
-            stdout,
-            stderr,
             readers: vec![out, err],
         }
+    }
+
+    pub(super) fn told(&self) -> Told {
+        self.told.clone()
     }
 
     /// Its process id.
@@ -225,12 +240,12 @@ impl Running {
 
     /// What it has written on stdout so far.
     pub fn stdout_so_far(&self) -> String {
-        String::from_utf8_lossy(&taken(&self.stdout)).into_owned()
+        String::from_utf8_lossy(&taken(&self.told.stdout)).into_owned()
     }
 
     /// What it has written on stderr so far.
     pub fn stderr_so_far(&self) -> String {
-        String::from_utf8_lossy(&taken(&self.stderr)).into_owned()
+        String::from_utf8_lossy(&taken(&self.told.stderr)).into_owned()
     }
 
     /// Writes on a stdin that was kept open.
@@ -284,10 +299,10 @@ impl Running {
             std::thread::sleep(Duration::from_millis(1));
         }
         Output {
-            what: self.what.clone(),
+            what: self.told.what.clone(),
             status,
-            stdout: taken(&self.stdout),
-            stderr: taken(&self.stderr),
+            stdout: taken(&self.told.stdout),
+            stderr: taken(&self.told.stderr),
             pipes_closed: done(&self.readers),
         }
     }
@@ -309,8 +324,7 @@ impl Running {
     }
 
     fn transcript(&self) -> String {
-        let threads = processes::threads(self.pid());
-        transcript(&self.what, None, &taken(&self.stdout), &taken(&self.stderr)) + &threads
+        self.told.transcript() + &processes::threads(self.pid())
     }
 }
 

@@ -14,12 +14,15 @@ pub use child::{Output, Running, Stdin};
 pub use database::{DatabaseLock, SessionRow};
 pub use processes::{ProcessInfo, Signal};
 
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use child::Told;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -35,6 +38,8 @@ pub const MODELS: &str = "OPENCODE_MODELS_PATH";
 const MARKER: &str = "KUGETSU_TEST_WORLD";
 /// How long [`World::run`] lets a command live.
 const DEADLINE: Duration = Duration::from_mins(1);
+/// How many commands a failure shows.
+const LAST: usize = 4;
 
 /// One test's world.
 pub struct World {
@@ -44,6 +49,8 @@ pub struct World {
     opencode: Opencode,
     marker: String,
     root: PathBuf,
+    /// The last commands that were started, the last first.
+    last: Mutex<VecDeque<Told>>,
     _dir: TempDir,
 }
 
@@ -109,6 +116,7 @@ impl World {
             opencode,
             marker,
             root,
+            last: Mutex::default(),
             _dir: dir,
         };
         for folder in [world.home(), world.kugetsu_home(), world.tmp()] {
@@ -246,9 +254,12 @@ impl World {
     }
 
     /// Starts any command, in a process group of its own, as a shell does.
-    #[allow(clippy::unused_self, reason = "what runs belongs to a world")]
     pub fn start(&self, command: Command, stdin: Stdin) -> Running {
-        Running::start(command, stdin)
+        let running = Running::start(command, stdin);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.truncate(LAST - 1);
+        last.push_front(running.told());
+        running
     }
 
     /// This world's opencode with these arguments, in the repository.
@@ -265,11 +276,18 @@ impl World {
         while !done() {
             assert!(
                 Instant::now() < end,
-                "not within {deadline:?}: {what}\nalive in this world: {:#?}",
-                self.processes()
+                "not within {deadline:?}: {what}\nalive in this world: {:#?}\nthe last commands:\n{}",
+                self.processes(),
+                self.transcripts()
             );
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// The last commands with what they have printed, the last first.
+    fn transcripts(&self) -> String {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.iter().map(Told::transcript).collect()
     }
 
     /// Every live process of this world. Zombies do not count; a process that cleared its environment is not seen.
