@@ -157,9 +157,14 @@ fn add_row(rows: &mut String, record: &IssueRecord, text: &str, state: SessionSt
         return;
     };
     // A string in JSON has no line break, so what stands around one is space between tokens.
-    for line in fields.lines() {
-        rows.push_str(line.trim_ascii());
+    rows.reserve(text.len());
+    let mut from = 0;
+    for end in memchr::memchr_iter(b'\n', fields.as_bytes()) {
+        rows.push_str(fields[from..end].trim_ascii_end());
+        let indent = fields[end + 1..].bytes().take_while(|byte| *byte == b' ');
+        from = end + 1 + indent.count();
     }
+    rows.push_str(&fields[from..]);
     rows.push_str(",\"state\":\"");
     rows.push_str(state.as_str());
     rows.push_str("\"}");

@@ -1,6 +1,6 @@
 //! Writing to stdout and stderr. A reader that has gone away is no error; a full disk is.
 
-use std::io::{BufWriter, IsTerminal as _, Stdout, Write as _};
+use std::io::{BufWriter, IsTerminal as _, Write};
 use std::sync::OnceLock;
 
 use serde::Serialize;
@@ -52,7 +52,7 @@ impl Output {
     /// The same for an object with a field of so many rows that they go out as they come.
     pub(super) fn long_object(self, field: &str) -> LongObject {
         LongObject {
-            stdout: BufWriter::with_capacity(64 * 1024, std::io::stdout()),
+            stdout: BufWriter::with_capacity(64 * 1024, Unlined),
             before: format!("{{\"schema\":{SCHEMA},\"{field}\":["),
         }
     }
@@ -124,7 +124,7 @@ impl Output {
 
 /// An object that is being printed. Nothing is, before its first row or its end.
 pub(super) struct LongObject {
-    stdout: BufWriter<Stdout>,
+    stdout: BufWriter<Unlined>,
     /// What comes before the next row.
     before: String,
 }
@@ -146,6 +146,19 @@ impl LongObject {
         let rest = serde_json::to_string(rest).unwrap_or_default();
         let rest = rest.strip_prefix('{').unwrap_or("}");
         written(writeln!(self.stdout, "{before}],{rest}").and_then(|()| self.stdout.flush()));
+    }
+}
+
+/// Stdout without the search for the ends of lines, which megabytes would all be read for.
+struct Unlined;
+
+impl Write for Unlined {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Ok(rustix::io::write(rustix::stdio::stdout(), bytes)?)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -192,8 +192,9 @@ impl RepoRef {
             }
             segment.check()?;
             canonical.push('/');
-            canonical.extend(segment.chars().map(|character| character.to_ascii_lowercase()));
+            canonical.push_str(segment.text);
         }
+        canonical.make_ascii_lowercase();
         if canonical.len() > MAX_REPO_BYTES {
             let bytes = canonical.len();
             return Err(RefError::TooLong {
