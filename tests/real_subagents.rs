@@ -107,6 +107,7 @@ macro_rules! on_transport {
 }
 
 on_transport!("serve", what_a_subagent_asks, is_answered);
+on_transport!("serve", what_is_asked_before_there_is_a_subagent, is_waited_for);
 on_transport!("run", a_subagent_that_works_again, waits_no_more);
 
 fn is_answered(case: &Case) {
@@ -131,7 +132,6 @@ fn is_answered(case: &Case) {
         "--transport",
         "serve",
         "--supervised",
-        // A turn that waits for an answer is not stalled.
         "--response-timeout",
         "12s",
         "--stall-timeout",
@@ -140,15 +140,43 @@ fn is_answered(case: &Case) {
         "2m",
         "delegate: ask",
     ];
+    answered_by_default(case, words, ("completed", 2));
+    assert!(!outside.exists());
+}
+
+/// A turn that waits for an answer is not stalled, also where no tool runs but the one that delegates.
+fn is_waited_for(case: &Case) {
+    case.to_end(["permit", "--base", "task=ask"], Stdin::Null)
+        .expect_status(0);
+    delegate(case, "nothing", vec![Reply::text("never asked for")]);
+    let words = [
+        "start",
+        "#1",
+        "--transport",
+        "serve",
+        "--supervised",
+        "--response-timeout",
+        "12s",
+        "--stall-timeout",
+        "10s",
+        "--timeout",
+        "2m",
+        "delegate: nothing",
+    ];
+    // A refusal ends a turn of opencode's.
+    answered_by_default(case, words, ("failed", 1));
+}
+
+/// Nobody answers: the turn ends with this verdict and so many answers by default.
+fn answered_by_default<const N: usize>(case: &Case, words: [&str; N], expected: (&str, u64)) {
     let output = case.to_end(words, Stdin::OpenSilent);
-    output.expect_status(0);
     let last = &case.record(1)["last"];
+    let answers = last["answered"]["default"].as_u64().unwrap_or_default();
     assert_eq!(
-        (&last["verdict"], &last["answered"]["default"]),
-        (&json!("completed"), &json!(2)),
+        (last["verdict"].as_str().unwrap_or_default(), answers),
+        expected,
         "{output}"
     );
-    assert!(!outside.exists());
     case.wait_nothing_left(SOON);
 }
 

@@ -141,7 +141,7 @@ fn a_destroyed_base_comes_back() {
         &world,
         &["destroy", "--base"],
         66,
-        &["no base session", "kugetsu init"],
+        &["no base session of its own", "kugetsu init"],
     );
     let restored = run(&world, ["restore", "--base", "--repo", REPO, "--json"]);
     restored.expect_status(0);

@@ -65,7 +65,7 @@ fn a_wait_ends_with_the_turn_before_or_with_a_signal() {
     let first = held(&world, &["continue", "1", "hang", "--transport", "run"]);
     let mut impatient = world.spawn(["continue", "1", "not this", "--wait", "--transport", "run"]);
     let patient = world.spawn(["continue", "1", "but this", "--wait", "--transport", "run"]);
-    // It sleeps in its wait once it has caught signals; before, the signal would end it as any program.
+    // Before it catches signals, one would end it as any program.
     world.wait_until("it listens to signals", SOON, || {
         catches_interrupt(impatient.pid())
     });

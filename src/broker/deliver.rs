@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use super::evidence::Stored;
 use super::hooks::Moment;
 use super::recover::was_prompted;
 use super::request::{Mode, TransportChoice, TurnReport, TurnRequest};
-use super::{Broker, BrokerError, DEBUG_LOG, aside, pending, read_database};
+use super::{Broker, BrokerError, DEBUG_LOG, pending, read_database};
 use crate::fsx::crash_point;
 use crate::opencode::{Database, DatabaseError, Opencode, Secrets, Server, SessionPatch};
 use crate::permission::Rule;
@@ -143,12 +144,7 @@ impl Broker {
         report.adopted = adopted;
         report.notes = notes;
         if let Err(error) = self
-            .hook_after_turn(
-                &report.record,
-                turn,
-                report.interrupt != Interrupt::None,
-                interrupts,
-            )
+            .hook_after_turn(&report.record, turn, report.interrupt, interrupts)
             .await
         {
             let note = match error {
@@ -236,7 +232,7 @@ impl Broker {
         interrupts: &mut watch::Receiver<Interrupt>,
     ) -> Result<(), BrokerError> {
         let (path, wait) = (opencode.database.clone(), self.database_wait());
-        let writable = aside(move || Database::open_write(&path, wait)?.wait_until_writable());
+        let writable = spawn_blocking(move || Database::open_write(&path, wait)?.wait_until_writable());
         match unless_interrupted(interrupts, writable).await? {
             Ok(writable) => Ok(writable?),
             // The thread panicked: the writes fail in their own words.
@@ -631,7 +627,7 @@ pub(super) async fn wished(interrupts: &mut watch::Receiver<Interrupt>) -> Inter
 }
 
 /// Does something for as long as nobody wants the turn to end.
-async fn unless_interrupted<F: Future>(
+pub(super) async fn unless_interrupted<F: Future>(
     interrupts: &mut watch::Receiver<Interrupt>,
     work: F,
 ) -> Result<F::Output, BrokerError> {

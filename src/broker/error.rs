@@ -91,7 +91,7 @@ pub enum BrokerError {
     #[error("{0} has no session yet")]
     NoSession(IssueRef),
     /// No base for a repository, and no default one.
-    #[error("there is no base session for {0}")]
+    #[error("there is no base session for {0}, and no default base")]
     NoBase(RepoRef),
     /// `init` where there is a base.
     #[error("{repo} already has a base session ({session})")]
@@ -231,10 +231,7 @@ impl BrokerError {
         match self {
             Self::AlreadyStarted { issue, .. } => Some(format!("go on with it: kugetsu continue {issue}")),
             Self::NoSession(issue) => Some(format!("begin it: kugetsu start {issue}")),
-            Self::NoBase(_) => Some(
-                "make one inside a clone of the repository: kugetsu init (with --default, one for every repository)"
-                    .to_owned(),
-            ),
+            Self::NoBase(_) => Some("make one inside a clone of the repository: kugetsu init".to_owned()),
             Self::BaseExists { .. } => Some("replace it with: kugetsu init --force".to_owned()),
             // Only an issue's name has a `#`.
             Self::SessionGone { of, .. } if of.contains('#') => {

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use super::deliver::wished;
-use super::{Broker, BrokerError, aside};
+use super::{Broker, BrokerError};
 use crate::process::{self, GuardSpec, Output, ProcessError, Sink};
 use crate::session::IssueRecord;
 use crate::store::Key;
@@ -80,16 +81,14 @@ impl Broker {
         &self,
         record: &IssueRecord,
         turn: Uuid,
-        ended_it: bool,
+        ended_by: Interrupt,
         mut interrupts: watch::Receiver<Interrupt>,
     ) -> Result<(), BrokerError> {
-        // A wish that the turn did not end by is meant for what comes now.
-        if ended_it {
-            interrupts.borrow_and_update();
-        }
+        let wish = *interrupts.borrow_and_update();
         let later = async {
-            if !ended_it {
-                return wished(&mut interrupts).await;
+            // A wish that the turn did not end by is meant for what comes now.
+            if wish != ended_by && wish != Interrupt::None {
+                return wish;
             }
             match interrupts.changed().await {
                 Ok(()) => *interrupts.borrow(),
@@ -112,7 +111,7 @@ impl Broker {
         };
         let limit = self.config.duration("hook_timeout");
         tokio::select! {
-            ended = aside(move || process::run_to_end(spec, limit)) => match ended {
+            ended = spawn_blocking(move || process::run_to_end(spec, limit)) => match ended {
                 Ok(ended) => self.hook_ended(moment, record, ended),
                 Err(_) => Err(self.hook_error(moment, record, "could not be watched".to_owned())),
             },

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::deliver::unless_interrupted;
 use super::repository::{origin_of, top_of};
 use super::{Broker, BrokerError, DEBUG_LOG, read_database};
 use crate::fsx::crash_point;
@@ -74,7 +75,7 @@ impl Broker {
     pub async fn init(
         &self,
         request: &InitRequest,
-        interrupts: watch::Receiver<Interrupt>,
+        mut interrupts: watch::Receiver<Interrupt>,
     ) -> Result<BaseRecord, BrokerError> {
         let (directory, repo) = request.place()?;
         let lease = self.store.lease_base(&repo, Holder::this_process("init"), None)?;
@@ -90,7 +91,10 @@ impl Broker {
         let opencode = self.opencode()?;
         let mut record = match &request.adopt {
             Some(session) => self.adopted_base(request, &repo, session, &opencode)?,
-            None => self.made_base(request, &repo, &directory, &opencode).await?,
+            None => {
+                self.made_base(request, &repo, &directory, &opencode, &mut interrupts)
+                    .await?
+            }
         };
         crash_point("base_made");
         if let Some(prompt) = &request.prompt {
@@ -156,6 +160,7 @@ impl Broker {
         repo: &RepoRef,
         directory: &Path,
         opencode: &Opencode,
+        interrupts: &mut watch::Receiver<Interrupt>,
     ) -> Result<BaseRecord, BrokerError> {
         let title = format!("kugetsu base: {repo}");
         let session = match self.forgotten_base(&title, directory, opencode) {
@@ -163,10 +168,11 @@ impl Broker {
             None => {
                 let mut launch = self.short_launch(opencode, directory.to_owned());
                 launch.debug_log = self.debug_log(request, repo);
-                let mut server = Server::start(&launch).await?;
-                let made = server.api().create_session(&title, &request.policy.rules()).await;
+                let mut server = unless_interrupted(interrupts, Server::start(&launch)).await??;
+                let rules = request.policy.rules();
+                let made = unless_interrupted(interrupts, server.api().create_session(&title, &rules)).await;
                 server.stop(false).await;
-                made?
+                made??
             }
         };
         let rules = request.policy.rules();
@@ -225,7 +231,7 @@ impl Broker {
         record: &BaseRecord,
         prompt: &str,
         opencode: &Opencode,
-        interrupts: watch::Receiver<Interrupt>,
+        mut interrupts: watch::Receiver<Interrupt>,
     ) -> Result<(), BrokerError> {
         let turn = Uuid::now_v7();
         let key = Key::from(&record.repo);
@@ -245,7 +251,7 @@ impl Broker {
             secrets: Secrets::default(),
         };
         let (stream, _feed) = StreamWriter::open(&self.store, &key, turn)?;
-        let transport = ServeTransport::open(setup.clone()).await?;
+        let transport = unless_interrupted(&mut interrupts, ServeTransport::open(setup.clone())).await??;
         let outcome = supervise(
             Turn {
                 setup,

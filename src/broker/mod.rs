@@ -23,7 +23,6 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use uuid::Uuid;
 
 pub use attach::{AttachCommand, Attachment};
@@ -168,9 +167,10 @@ impl Broker {
 
     /// The base of a repository that must have one of its own.
     pub fn own_base(&self, repo: &RepoRef) -> Result<crate::session::BaseRecord, BrokerError> {
-        self.store
-            .base(repo)?
-            .ok_or_else(|| BrokerError::NoBase(repo.clone()))
+        self.store.base(repo)?.ok_or_else(|| BrokerError::NotFound {
+            problem: format!("{repo} has no base session of its own"),
+            hint: "one is made inside a clone of it: kugetsu init".to_owned(),
+        })
     }
 
     /// The base that serves a repository: its own, else the default one.
@@ -185,17 +185,6 @@ impl Broker {
         }
         Err(BrokerError::NoBase(repo.clone()))
     }
-}
-
-/// Does something that blocks, on a thread of its own: the runtime would wait at its end for one of the runtime's. An
-/// error is a panic of that thread.
-fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
-    let (sender, done) = oneshot::channel();
-    std::thread::spawn(move || {
-        // Nobody may listen any more.
-        let _ = sender.send(work());
-    });
-    done
 }
 
 /// opencode's database, to read.

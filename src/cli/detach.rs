@@ -141,10 +141,7 @@ pub(super) fn launch(issue: &IssueRef, prompt: String, context: &Context, output
         tokio::pin!(reading);
         loop {
             tokio::select! {
-                read = &mut reading => {
-                    read?;
-                    break;
-                }
+                biased;
                 Ok(()) = interrupts.changed() => {
                     let how = match *interrupts.borrow_and_update() {
                         Interrupt::Now => Signal::KILL,
@@ -154,16 +151,28 @@ pub(super) fn launch(issue: &IssueRef, prompt: String, context: &Context, output
                         let _ = kill_process(pid, how);
                     }
                 }
+                read = &mut reading => {
+                    read?;
+                    break;
+                }
             }
         }
         Ok::<_, std::io::Error>(answer)
     })?;
+    let line = match &answer {
+        Ok(answer) => answer.lines().next().and_then(Result::ok).unwrap_or_default(),
+        Err(_) => String::new(),
+    };
+    let word = serde_json::from_str::<Word>(&line);
     if let Some(signal) = signal {
+        // It may have come too late for the turn not to begin.
+        if let Ok(Word::Ready { turn, pid }) = word {
+            tell(issue, turn, Some(pid), output)?;
+        }
         return Ok(signal);
     }
-    let answer = answer.map_err(|error| failed(format!("the supervisor cannot be started: {error}")))?;
-    let line = answer.lines().next().and_then(Result::ok).unwrap_or_default();
-    match serde_json::from_str::<Word>(&line) {
+    answer.map_err(|error| failed(format!("the supervisor cannot be started: {error}")))?;
+    match word {
         Ok(Word::Ready { turn, pid }) => tell(issue, turn, Some(pid), output),
         Ok(Word::Recorded { turn }) => tell(issue, turn, None, output),
         Ok(Word::Failed {

@@ -13,7 +13,8 @@ use crate::turn::Interrupt;
 /// terminal that could hang up, and goes on where somebody says so all the same.
 ///
 /// What comes after the operation, such as printing or waiting for another turn, is ended by a signal as it would be
-/// without a handler.
+/// without a handler. One that comes in the operation's last moments, when it looks no more, is a wish that came too
+/// late. For one operation of a process: a second one's signals would end it.
 pub(super) fn with_signals<T, F: Future<Output = T>>(
     detached: bool,
     operation: impl FnOnce(watch::Receiver<Interrupt>) -> F,
@@ -22,8 +23,8 @@ pub(super) fn with_signals<T, F: Future<Output = T>>(
     let heard = Arc::default();
     listen(detached, sender, Arc::clone(&heard)).map_err(no_runtime)?;
     let runtime = event_loop().map_err(no_runtime)?;
-    let result = runtime.block_on(operation(receiver));
-    // A read that nobody waits for any more, such as that of stdin, is not waited for here either.
+    let result = runtime.block_on(async { operation(receiver).await });
+    // What blocks, such as a hook that was interrupted, is not waited for.
     runtime.shutdown_background();
     let mut heard = locked(&heard);
     heard.over = true;

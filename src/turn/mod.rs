@@ -486,9 +486,9 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             () = overdue => self.overdue(transport).await,
             () = tokio::time::sleep_until(deadline) => {
                 // `run` tells of a tool only when it has ended, and neither transport of a subagent's that only goes on;
-                // the database knows of both. A tool that waits for somebody's answer runs, to opencode.
+                // the database knows of both. Nor is it silent who waits for an answer, which has a limit of its own.
                 let at = self.began.elapsed();
-                if self.machine.is_silent(at) && self.tool_runs() {
+                if self.machine.is_silent(at) && (!self.asked.is_empty() || self.tool_runs()) {
                     self.machine.tool_seen(at);
                 }
                 self.machine.tick(at)

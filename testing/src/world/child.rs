@@ -110,10 +110,9 @@ impl std::fmt::Display for Output {
 
 fn transcript(what: &str, code: Option<i32>, stdout: &[u8], stderr: &[u8]) -> String {
     let mut text = format!("$ {what}\n");
-    let _ = match code {
-        Some(code) => writeln!(text, "[exit status {code}]"),
-        None => Ok(()),
-    };
+    if let Some(code) = code {
+        let _ = writeln!(text, "[exit status {code}]");
+    }
     for (name, bytes) in [("stdout", stdout), ("stderr", stderr)] {
         // The end tells more than the beginning where something is long.
         let cut = bytes.len().saturating_sub(16 * 1024);
@@ -287,8 +286,8 @@ impl Running {
                 break status;
             }
             if Instant::now() >= end {
-                let _ = self.child.kill();
                 let text = self.transcript();
+                let _ = self.child.kill();
                 panic!("not at its end after {deadline:?}, killed\n{text}");
             }
             std::thread::sleep(Duration::from_millis(3));
