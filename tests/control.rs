@@ -1,6 +1,6 @@
 //! Turns that run elsewhere: steered by files, waited for, stopped, detached, asked for twice, asked about.
 //!
-//! On the fake opencode; `real_control.rs` has what only the real one can show.
+//! On the fake opencode; `real/control.rs` has what only the real one can show.
 
 #![allow(
     clippy::disallowed_methods,

@@ -1,5 +1,5 @@
 //! opencode's surroundings: the binary, the database, lines, events. Everything here is made by the test; what the real
-//! ones do is in `real_opencode.rs`.
+//! ones do is in `real/opencode.rs`.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
 //! Every shell block of the skill and of the README does what it says when it is typed as it stands, in order, in one
-//! new home. opencode is the fake one, so only what kugetsu makes of a command is proven here; `real_readme.rs` runs the
+//! new home. opencode is the fake one, so only what kugetsu makes of a command is proven here; `real/readme.rs` runs the
 //! tour on the real one.
 #![allow(
     clippy::disallowed_methods,

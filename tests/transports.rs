@@ -280,17 +280,25 @@ fn auto_takes_run_where_the_server_says_nothing() {
     };
     let world = world(&script);
     // Whoever does not want to wait for it need not.
-    let impatient = world.spawn(["start", "#2", "--transport", "auto", "fake it"]);
-    let servers = || {
-        let processes = world.processes().into_iter();
-        processes
-            .filter(|process| process.command.contains("opencode serve"))
-            .count()
-    };
-    world.wait_until("the server is waited for", SOON, || servers() == 1);
-    impatient.signal(Signal::Interrupt);
-    impatient.wait(SOON).expect_status(130);
-    assert_eq!(servers(), 0, "a server outlived its turn");
+    for words in [
+        &["start", "#2", "--transport", "auto", "fake it"][..],
+        &["init", "--force"],
+        &["init", "--force", "--prompt", "fake it"],
+    ] {
+        let mut patient = world.kugetsu(words);
+        patient.env("KUGETSU_READY_TIMEOUT", "10m");
+        let waits = world.start(patient, Stdin::Null);
+        let servers = || {
+            let processes = world.processes().into_iter();
+            processes
+                .filter(|process| process.command.contains("opencode serve"))
+                .count()
+        };
+        world.wait_until("the server is waited for", SOON, || servers() == 1);
+        waits.signal(Signal::Interrupt);
+        waits.wait(SOON).expect_status(130);
+        assert_eq!(servers(), 0, "a server outlived {words:?}");
+    }
 
     let mut quick = world.kugetsu(["start", "#1", "--output", "json", "fake it"]);
     quick.env("KUGETSU_READY_TIMEOUT", "1s");

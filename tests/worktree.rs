@@ -1,4 +1,4 @@
-//! Worktrees and hooks, on real git. opencode is scripted: its part is in `real_worktree.rs`.
+//! Worktrees and hooks, on real git. opencode is scripted: its part is in `real/worktree.rs`.
 #![allow(
     clippy::unwrap_used,
     reason = "a test may panic; clippy sees no #[test] on a helper"

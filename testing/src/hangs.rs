@@ -1,4 +1,4 @@
-//! What the tests of `tests/real_hangs.rs` measured, handed on to `cargo xtask test` as a file for each row.
+//! What the tests of `tests/real/hangs.rs` measured, handed on to `cargo xtask test` as a file for each row.
 
 use std::path::PathBuf;
 

@@ -1,7 +1,6 @@
 //! Everything that must pass, in the order in which it fails fastest.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use kugetsu_testing::{HangRow, Version, workspace_root};
@@ -12,10 +11,10 @@ use crate::step::{Failure, cargo, program, step};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Leave out the tests that run the real opencode (tests/real_*.rs)
+    /// Leave out the tests that run the real opencode (tests/real, tests/real_soak.rs)
     #[arg(long)]
     quick: bool,
-    /// Run only the tests whose name contains this, or those of the file tests/FILTER.rs, and no other check
+    /// Run only the tests whose name contains this, or those of the program tests/FILTER, and no other check
     filter: Option<String>,
 }
 
@@ -56,13 +55,13 @@ fn passes(options: &Options) -> Result<Vec<Pass>, Failure> {
     let files = |real: bool| -> Result<Vec<String>, Failure> {
         let names = test_files()?
             .into_iter()
-            .filter(|name| name.starts_with("real_") == real);
+            .filter(|name| name.starts_with("real") == real);
         Ok(names.flat_map(|name| ["--test".to_owned(), name]).collect())
     };
     let programs = ["--lib", "--bins"].map(str::to_owned).to_vec();
     let quick = || -> Result<Pass, Failure> { Ok(pass([programs, files(false)?].concat(), cores * 4)) };
     Ok(match &options.filter {
-        Some(name) if test_file(name).is_file() => {
+        Some(name) if is_program(name)? => {
             vec![pass(vec!["--test".to_owned(), name.clone()], cores * 2)]
         }
         _ if options.quick => vec![quick()?],
@@ -106,7 +105,9 @@ fn run_pass(options: &Options, pass: &Pass, passed: &mut Passed) -> Result<(), F
         .args(&pass.which)
         .arg("--")
         .arg(format!("--test-threads={}", pass.threads));
-    if let Some(name) = options.filter.as_ref().filter(|name| !test_file(name).is_file()) {
+    if let Some(name) = &options.filter
+        && !is_program(name)?
+    {
         command.arg(name);
     }
     let mut child = command
@@ -137,11 +138,12 @@ fn run_pass(options: &Options, pass: &Pass, passed: &mut Passed) -> Result<(), F
     }
 }
 
-fn test_file(name: &str) -> PathBuf {
-    workspace_root().join("tests").join(name).with_extension("rs")
+/// Whether tests have this as the name of their program, and not of a module or their own.
+fn is_program(name: &str) -> Result<bool, Failure> {
+    Ok(test_files()?.iter().any(|program| program == name))
 }
 
-/// The integration tests; the names of those that need the real opencode begin with `real_`.
+/// The programs of the integration tests; the names of those that need the real opencode begin with `real`.
 fn test_files() -> Result<Vec<String>, Failure> {
     let folder = workspace_root().join("tests");
     let files = std::fs::read_dir(&folder).map_err(Failure::because(folder.display()))?;

@@ -1,9 +1,6 @@
 //! Who answers when opencode asks, on both real versions: a file, a supervisor, the default, or a person later.
 //! And what a secret must never reach.
 
-#[path = "support/schema.rs"]
-mod schema;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -158,7 +155,7 @@ on_both_versions! {
             assert!(forms.iter().all(|form| !text.contains(form.as_str())), "{text}");
         }
         let lines = output.json_lines();
-        schema::assert_lines(&lines);
+        crate::schema::assert_lines(&lines);
         assert_eq!(lines[0]["type"], "agent_start");
         let end = lines.last().unwrap();
         assert_eq!((&end["type"], &end["verdict"]), (&json!("agent_end"), &json!("completed")));

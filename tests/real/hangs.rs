@@ -3,16 +3,10 @@
 //! Both transports, both real versions.
 //!
 //! Each row is measured into a file; `cargo xtask test` prints them, and `docs/hangs.md` shows them.
-#![allow(clippy::disallowed_macros, reason = "tests say what they ran")]
-#![allow(clippy::disallowed_methods, reason = "tests make and remove their own files")]
-
-#[macro_use]
-#[path = "support/case.rs"]
-mod case;
 
 use std::time::Instant;
 
-use case::{Case, SOON};
+use crate::case::{Case, SOON};
 use kugetsu_testing::{Gate, HangRow, MODELS, Output, Reply, Running, Signal, Stdin, Version};
 use serde_json::json;
 
@@ -278,7 +272,7 @@ impl<'a> Held<'a> {
             &["--or-start"]
         };
         let words = [more, &["--model", "scripted/scripted", &next]].concat();
-        case::expect(&case.turn("continue", &self.issue, &words), 0, "completed", "");
+        crate::case::expect(&case.turn("continue", &self.issue, &words), 0, "completed", "");
         HangRow {
             place: self.place,
             cause: name.to_owned(),

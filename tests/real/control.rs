@@ -1,11 +1,5 @@
 //! Pausing, resuming, stopping and detaching on the real opencode, both versions and both transports.
 
-#![allow(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    reason = "tests write what they need and may panic"
-)]
-
 use std::time::Duration;
 
 use kugetsu_testing::{Gate, Reply, Signal, Stdin, World, on_both_versions};

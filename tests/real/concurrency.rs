@@ -1,9 +1,6 @@
 //! Commands side by side, on the real opencode. A gate in the model holds turns where they are; nothing sleeps.
 
-#[path = "support/kit.rs"]
-mod kit;
-
-use kit::{SOON, opencode_sessions, record, run, session_of, state_of, with_base};
+use crate::kit::{SOON, opencode_sessions, record, run, session_of, state_of, with_base};
 use kugetsu_testing::{Gate, Reply, on_both_versions};
 
 on_both_versions! {

@@ -1,5 +1,4 @@
 //! What is known of opencode, held against the real one in both versions: binary, database, events, permissions.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -3,8 +3,8 @@
 
 use kugetsu_testing::{Gate, Reply};
 
-use super::case::{Case, SOON, expect};
 use super::signals::signal_opencode;
+use crate::case::{Case, SOON, expect};
 
 on_every_combination! {
     fn a_crash_is_survived_and_the_prompt_is_not_sent_again(case: &Case) {

@@ -1,12 +1,7 @@
 //! What the subagents of a turn may take, on both transports and both real versions: the limits of the turn are theirs as
 //! well, and what they ask is answered.
-#![allow(clippy::disallowed_macros, reason = "tests say what they ran")]
 
-#[macro_use]
-#[path = "support/case.rs"]
-mod case;
-
-use case::{Case, SOON, expect};
+use crate::case::{Case, SOON, expect};
 use kugetsu_testing::{Reply, Stdin, Version, usage};
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! How a turn ends when the model's provider refuses, and how when a tool takes long: the same verdict, reason and exit
 //! status on both transports and both real versions, whatever opencode's own exit status says. What goes on without
-//! end is in `real_hangs.rs`.
+//! end is in `real/hangs.rs`.
 
 use crate::case::{Case, SOON, expect};
 use kugetsu_testing::Reply;

@@ -1,10 +1,7 @@
 //! `kill -9` of kugetsu at some points, on the real opencode and both transports; `crash.rs` tries every point on the
 //! fake one.
 
-#[path = "support/kit.rs"]
-mod kit;
-
-use kit::{
+use crate::kit::{
     SOON, known_sessions, no_half_file, opencode_sessions, prompts_of, record, run, run_in, session_of,
     state_of, with_base,
 };

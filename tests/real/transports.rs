@@ -1,23 +1,14 @@
 //! The contract of the transports, kept by both on both real versions: what reaches the model, what comes back,
 //! what a session carries, and how a turn ends.
-#![allow(clippy::disallowed_macros, reason = "tests say what they ran")]
-#![allow(clippy::disallowed_methods, reason = "tests make and remove their own files")]
 
-#[macro_use]
-#[path = "support/case.rs"]
-mod case;
-#[path = "real_transports/endings.rs"]
 mod endings;
-#[path = "real_transports/private.rs"]
 mod private;
-#[path = "real_transports/restart.rs"]
 mod restart;
-#[path = "real_transports/signals.rs"]
 mod signals;
 
 use std::time::Duration;
 
-use case::{Case, SOON, expect};
+use crate::case::{Case, SOON, expect};
 use kugetsu_testing::{Gate, Reply, Request, Stdin, Version, usage};
 use serde_json::{Value, json};
 

@@ -1,21 +1,11 @@
 //! Commands on another host with the real opencode there, through a real sshd on loopback.
 
-#![allow(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    reason = "tests write what they need and may panic"
-)]
-
-#[path = "support/sshd.rs"]
-#[allow(dead_code, reason = "another file of tests uses the rest")]
-mod sshd;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::sshd::{HOST, Sshd, other_home};
 use kugetsu_testing::{Gate, Opencode, Reply, Signal, Stdin, Version, World, on_both_versions};
 use serde_json::{Value, json};
-use sshd::{HOST, Sshd, other_home};
 
 const SOON: Duration = Duration::from_mins(2);
 const PROMPT: &str = "fix it: 'single' \"double\" $(x) `y` \\ \u{1f980}\n\n end";

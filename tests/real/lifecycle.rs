@@ -1,12 +1,7 @@
 //! A session's life on the real opencode: the right one is continued, it is removed and comes back, its permissions
 //! are explained, its turns are watched.
 
-#![allow(clippy::disallowed_methods, reason = "tests prepare files on purpose")]
-
-#[path = "support/kit.rs"]
-mod kit;
-
-use kit::{SOON, known_sessions, opencode_sessions, record, run, session_of, snapshot, text};
+use crate::kit::{SOON, known_sessions, opencode_sessions, record, run, session_of, snapshot, text};
 use kugetsu_testing::{Gate, Reply, Request, Stdin, on_both_versions};
 
 fn users(request: &Request) -> Vec<String> {
@@ -37,8 +32,8 @@ on_both_versions! {
         assert_eq!(opencode_sessions(world), [base.clone(), one.clone(), two.clone()].into());
         let asked = world.model.turn_requests_with("one goes on");
         assert_eq!(users(&asked[0]), ["one begins", "one goes on"]);
-        assert_eq!(kit::prompts_of(world, &two), ["two begins"]);
-        assert_eq!(kit::prompts_of(world, &base), [""; 0]);
+        assert_eq!(crate::kit::prompts_of(world, &two), ["two begins"]);
+        assert_eq!(crate::kit::prompts_of(world, &base), [""; 0]);
 
         let destroyed = run(world, ["destroy", "1", "-y", "--json"]);
         destroyed.expect_status(0);
@@ -65,7 +60,7 @@ on_both_versions! {
         let forced = run(world, ["init", "--force", "--prompt-file", file, "--debug", "--json"]);
         forced.expect_status(0);
         assert_ne!(text(&forced.json()["session"]), first);
-        let log = world.kugetsu_home().join("sessions").join(kit::REPO).join("base/debug.log");
+        let log = world.kugetsu_home().join("sessions").join(crate::kit::REPO).join("base/debug.log");
         let log = std::fs::read_to_string(log).unwrap();
         // Its turn is in it, as opencode and as kugetsu tell it.
         assert!(log.contains("DEBUG") && log.contains("providerID=scripted"), "{log}");
@@ -123,7 +118,7 @@ on_both_versions! {
         }
         let (one, two) = (session_of(world, "1"), session_of(world, "2"));
         assert_eq!(opencode_sessions(world), [base.clone(), one.clone(), two.clone()].into());
-        assert_eq!(kit::prompts_of(world, &base), ["the rules are these"]);
+        assert_eq!(crate::kit::prompts_of(world, &base), ["the rules are these"]);
         assert_eq!(world.session(&base), row, "theirs is left as it was");
 
         let delete = world.opencode_command(["session", "delete", &one]);

@@ -1,12 +1,4 @@
 //! A session with a worktree works there on the real opencode: both versions, both transports, and the tools too.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test may panic; clippy sees no #[test] on a helper"
-)]
-#![allow(
-    clippy::disallowed_methods,
-    reason = "tests look at and change worktrees by hand"
-)]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! The server of a turn is private: on loopback alone, and closed to whoever has no password.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::collections::HashSet;
 use std::path::Path;

@@ -1,22 +1,10 @@
 //! `attach`: opencode's own terminal interface on an issue's session, in a terminal of tmux.
 
-#![allow(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    reason = "tests write what they need and may panic"
-)]
-
-#[path = "support/sshd.rs"]
-#[allow(dead_code, reason = "another file of tests uses the rest")]
-mod sshd;
-#[path = "support/terminal.rs"]
-mod terminal;
-
 use std::time::Duration;
 
+use crate::sshd::{HOST, Sshd};
+use crate::terminal::Terminal;
 use kugetsu_testing::{Opencode, Reply, Version, World, on_both_versions};
-use sshd::{HOST, Sshd};
-use terminal::Terminal;
 
 const SOON: Duration = Duration::from_mins(2);
 const ISSUE: &str = "github.com/shoko/kugetsu#14";

@@ -1,13 +1,9 @@
 //! The tour in the README, typed on the real opencode: what comes out is what it says.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test may panic")]
-
-#[path = "support/markdown.rs"]
-mod markdown;
 
 use std::time::Duration;
 
+use crate::markdown::blocks;
 use kugetsu_testing::{Opencode, Stdin, Version, World, kugetsu_binary, script_tour};
-use markdown::blocks;
 
 /// Each command of a session at the terminal, with what it printed.
 fn commands(session: &str) -> Vec<(&str, String)> {
