@@ -55,7 +55,7 @@ impl Broker {
         let mut worktree = self.remove_worktree(&record, force)?;
         let removed = self.delete(&opencode, record.session.clone(), clone_of(&record), export)?;
         crash_point("destroy_deleted");
-        self.clear_run(issue);
+        self.clear_run(&issue.into());
         self.store.trash_issue(&lease, issue, "destroy")?;
         crash_point("destroy_trashed");
         self.drop_worktree_branch(&record, &mut worktree)?;
@@ -64,9 +64,9 @@ impl Broker {
 
     /// Removes what the last turn of a session that goes left below `run/`, before its record goes: whatever cuts this
     /// off, the next look finds the record. The lease stays, since others may be about to lock it.
-    pub(super) fn clear_run(&self, issue: &IssueRef) {
+    pub(super) fn clear_run(&self, key: &Key) {
         for ending in [STATUS_FILE, SIGNAL_FILE] {
-            let _ = self.store.remove_run(&issue.into(), ending);
+            let _ = self.store.remove_run(key, ending);
         }
     }
 
@@ -77,6 +77,7 @@ impl Broker {
             .lease_base(repo, Holder::this_process("destroy"), None)?;
         let record = self.own_base(repo)?;
         if record.adopted {
+            self.clear_run(&repo.into());
             self.store.trash_base(&lease, repo, "destroy --base")?;
             return Ok(Removed {
                 session: Some(record.session),
@@ -89,6 +90,7 @@ impl Broker {
         let export = self.export(&opencode, &repo.into(), Some(&record.session), &record.directory)?;
         let removed = self.delete(&opencode, Some(record.session), &record.directory, export)?;
         crash_point("destroy_deleted");
+        self.clear_run(&repo.into());
         self.store.trash_base(&lease, repo, "destroy --base")?;
         crash_point("destroy_trashed");
         Ok(removed)

@@ -15,7 +15,7 @@ use crate::permission::Policy;
 use crate::session::{BaseRecord, RepoRef, SCHEMA, SessionId, Verdict};
 use crate::store::{Holder, Key, Lease};
 use crate::transport::{ServeTransport, Setup, Target, Transport as _};
-use crate::turn::control::Control;
+use crate::turn::status::Keeper;
 use crate::turn::stream::StreamWriter;
 use crate::turn::{Interrupt, Limits, Responder, Turn, supervise};
 
@@ -251,6 +251,14 @@ impl Broker {
             secrets: Secrets::default(),
         };
         let (stream, _feed) = StreamWriter::open(&self.store, &key, turn)?;
+        let (keeper, control) = Keeper::start(
+            &self.store,
+            key,
+            turn,
+            Timestamp::now(),
+            record.directory.clone(),
+            None,
+        );
         let transport = unless_interrupted(&mut interrupts, ServeTransport::open(setup.clone())).await??;
         let outcome = supervise(
             Turn {
@@ -261,12 +269,13 @@ impl Broker {
                 responder: Responder::default(),
                 stream,
                 interrupts,
-                control: Control::none(),
+                control,
             },
             transport,
             |_| Ok(()),
         )
         .await;
+        keeper.end(outcome.judgement.verdict);
         outcome
             .ending
             .tell(&outcome.judgement, outcome.counts, outcome.proof);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{Broker, BrokerError};
 use crate::opencode::{Database, Opencode};
 use crate::session::{IssueRef, SessionId, SessionState};
-use crate::store::Holder;
+use crate::store::{Holder, Key};
 
 /// A record without its session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +113,7 @@ impl Broker {
                     }
                     Err(error) => return Err(error),
                 };
-                self.clear_run(&orphan.issue);
+                self.clear_run(&Key::from(&orphan.issue));
                 self.store
                     .trash_issue(&lease, &orphan.issue, "prune: opencode no longer has its session")?;
                 self.drop_worktree_branch(&record, &mut worktree)?;

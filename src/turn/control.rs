@@ -113,25 +113,18 @@ pub enum Heard {
 }
 
 /// The supervisor's end: signals come in.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Control {
-    pub(super) heard: Option<mpsc::UnboundedReceiver<Heard>>,
+    pub(super) heard: mpsc::UnboundedReceiver<Heard>,
     pub(super) board: super::status::Board,
 }
 
 impl Control {
-    /// For a turn that is not steered by files.
-    pub fn none() -> Self {
-        Self::default()
-    }
-
     /// The next thing that is heard; never comes where nothing is. May be cancelled.
     pub(super) async fn next(&mut self) -> Heard {
-        if let Some(heard) = &mut self.heard
-            && let Some(next) = heard.recv().await
-        {
-            return next;
+        match self.heard.recv().await {
+            Some(heard) => heard,
+            None => std::future::pending().await,
         }
-        std::future::pending().await
     }
 }

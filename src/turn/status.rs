@@ -229,7 +229,7 @@ impl Keeper {
             sender,
         ));
         let control = Control {
-            heard: Some(heard),
+            heard,
             board: board.clone(),
         };
         let keeper = Self {

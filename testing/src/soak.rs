@@ -42,7 +42,7 @@ pub struct SoakCounts {
     pub completed: usize,
     /// Turns whose supervisor was killed.
     pub lost: usize,
-    /// Turns that failed because their opencode was killed.
+    /// Turns that failed because their opencode went away and no restart was left.
     pub failed: usize,
     /// Turns that were refused since another one ran.
     pub busy: usize,
@@ -73,7 +73,7 @@ impl SoakTally {
 
     /// The head of a Markdown table of tallies.
     pub const HEAD: &str = "\
-        | opencode | transport | turns | completed | lost | failed by a kill | refused as busy (75) | supervisors killed \
+        | opencode | transport | turns | completed | lost | failed, no restart left | refused as busy (75) | supervisors killed \
         | opencodes killed | sessions (expected) | leases held | processes left | problems |\n\
         |---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
@@ -210,7 +210,7 @@ impl Planned {
             // A turn that is to be killed at the model must come that far.
             waits: random.below(4) > 0 || matches!(moment, Moment::AtModel(_)) && victim != Victim::Nobody,
             // Only who loses its opencode anyhow goes without one: opencodes that start at the same moment may find
-            // the database locked, and are started again.
+            // the database locked, and are started again where a restart is left.
             restarts: if victim == Victim::Opencode {
                 random.pick(&["0", "0", "1"])
             } else {
@@ -252,6 +252,14 @@ impl Planned {
             Moment::AtModel(gate) => gate.arrived() > 0,
         }
     }
+}
+
+/// Whether opencode went away before the kill, since another one that began at the same moment held its database.
+fn found_it_locked(output: &Output) -> bool {
+    let told = output.stdout();
+    ["database is locked", "Failed to run the query", "Failed query"]
+        .iter()
+        .any(|words| told.contains(words))
 }
 
 /// What all callers see.
@@ -352,7 +360,7 @@ impl Shared<'_> {
             self.count(planned, |counts| counts.completed += 1);
         } else if output.code() == 75 && !planned.waits && output.stderr().contains("is in use by") {
             self.count(planned, |counts| counts.busy += 1);
-        } else if opencode_killed {
+        } else if opencode_killed || planned.restarts == "0" && found_it_locked(output) {
             self.count(planned, |counts| counts.failed += 1);
         } else {
             self.problem(format!("turn {} ended so unasked:\n{output}", planned.number));

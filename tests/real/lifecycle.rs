@@ -3,6 +3,7 @@
 
 use crate::kit::{SOON, known_sessions, opencode_sessions, record, run, session_of, snapshot, text};
 use kugetsu_testing::{Gate, Reply, Request, Stdin, on_both_versions};
+use serde_json::{Value, json};
 
 fn users(request: &Request) -> Vec<String> {
     request
@@ -51,8 +52,19 @@ on_both_versions! {
     }
 
     fn a_base_has_a_prompt_and_its_turns_are_watched(world: &World) {
-        let made = run(world, ["init", "--prompt", "read the rules", "--json"]);
+        let gate = Gate::new();
+        world.model.on("read the rules", vec![Reply::text("read").behind(&gate)]);
+        let init = world.spawn(["init", "--prompt", "read the rules", "--json"]);
+        gate.wait_arrived(SOON);
+        let status = || {
+            let file = world.kugetsu_home().join("run").join(crate::kit::REPO).join("base.status.json");
+            serde_json::from_slice::<Value>(&std::fs::read(file).unwrap()).unwrap()
+        };
+        assert_eq!((&status()["state"], &status()["pid"]), (&json!("running"), &json!(init.pid())));
+        gate.open();
+        let made = init.wait(SOON);
         made.expect_status(0);
+        assert_eq!((&status()["state"], &status()["verdict"]), (&json!("stopped"), &json!("completed")));
         let first = text(&made.json()["session"]);
         let file = world.root().join("prompt.md");
         std::fs::write(&file, "read them again\n").unwrap();
