@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use kugetsu::config::Config;
 use kugetsu::session::{BaseRecord, IssueRecord, TurnRecord};
-use kugetsu::store::{Index, Store};
+use kugetsu::store::{Index, Store, record_text};
 use kugetsu::turn::stream::StreamLine;
 use kugetsu_testing::{FakeScript, Opencode, ServeMode, Step, World};
 use serde::Serialize;
@@ -57,14 +57,11 @@ fn stream(home: &Path) -> String {
 
 #[test]
 fn every_file_is_read_and_written_again_as_it_was() {
-    fn file<T: Serialize + DeserializeOwned>(name: &str) -> T {
+    fn file<T: DeserializeOwned>(name: &str, write: impl Fn(&T) -> serde_json::Result<Vec<u8>>) -> T {
         let text = text(&example(), name);
         let value: T = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(
-            serde_json::to_string_pretty(&value).unwrap(),
-            text.trim_end(),
-            "{name}"
-        );
+        let again = String::from_utf8(write(&value).unwrap()).unwrap();
+        assert_eq!(again.trim_end(), text.trim_end(), "{name}");
         value
     }
     fn lines<T: Serialize + DeserializeOwned>(name: &str) -> usize {
@@ -76,12 +73,12 @@ fn every_file_is_read_and_written_again_as_it_was() {
         text.lines().count()
     }
 
-    let index: Index = file("index.json");
-    let base: BaseRecord = file(&format!("sessions/{}", index.base.unwrap()));
+    let index: Index = file("index.json", serde_json::to_vec_pretty);
+    let base: BaseRecord = file(&format!("sessions/{}", index.base.unwrap()), record_text);
     let mut known: BTreeSet<String> = ["config.toml", "index.json"].map(str::to_owned).into();
     known.insert(format!("{REPO}/base.json"));
     for (reference, path) in index.issues {
-        let record: IssueRecord = file(&format!("sessions/{path}"));
+        let record: IssueRecord = file(&format!("sessions/{path}"), record_text);
         assert_eq!(record.issue.to_string(), reference);
         assert_eq!(record.base_session, base.session);
         let turns = format!("{REPO}/{}/turns.jsonl", record.issue.number());

@@ -7,7 +7,7 @@ use kugetsu::session::{
     Answered, IssueRecord, IssueRef, Proof, SCHEMA, SessionId, TokenCount, Totals, TransportKind, TurnRecord,
     Verdict,
 };
-use kugetsu::store::{Key, Store};
+use kugetsu::store::{Key, Store, record_text};
 use uuid::Uuid;
 
 pub(crate) fn issue(number: u64) -> IssueRef {
@@ -68,6 +68,6 @@ pub(crate) fn fill(store: &Store, records: impl Iterator<Item = IssueRecord>) {
         let path = store.record_path(&Key::from(&record.issue));
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         #[expect(clippy::disallowed_methods, reason = "thousands of records")]
-        std::fs::write(path, serde_json::to_vec_pretty(&record).unwrap()).unwrap();
+        std::fs::write(path, record_text(&record).unwrap()).unwrap();
     }
 }

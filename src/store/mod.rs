@@ -30,6 +30,7 @@ pub use layout::Key;
 pub use lease::Lease;
 pub use listing::{Broken, Listing};
 pub use lock::{Holder, Lock};
+pub use records::record_text;
 pub use trash::{Restored, TrashEntry, TrashId};
 
 use crate::fsx;
