@@ -226,7 +226,7 @@ impl Broker {
 
     /// Waits until opencode's database can be written to. What is written then could wait itself, but nobody could
     /// interrupt it.
-    async fn database_writable(
+    pub(super) async fn database_writable(
         &self,
         opencode: &Opencode,
         interrupts: &mut watch::Receiver<Interrupt>,

@@ -77,7 +77,7 @@ pub enum BrokerError {
         log: PathBuf,
     },
     /// A signal came before the turn began.
-    #[error("interrupted before the turn began")]
+    #[error("interrupted before the model was asked")]
     Interrupted(Interrupt),
     /// `start` on an issue that has a session.
     #[error("{issue} already has a session ({session})")]
@@ -144,6 +144,8 @@ pub enum BrokerError {
     /// The prompt of `init` did not end well: the base is not made.
     #[error("the base's prompt ended as {verdict}: {reason}")]
     BasePrompt {
+        /// The session that has the prompt.
+        session: SessionId,
         /// How it ended.
         verdict: Verdict,
         /// Why.
@@ -211,6 +213,11 @@ impl BrokerError {
             }
             Self::Database(error) if error.is_locked() => ExitStatus::TryAgain,
             Self::Transport(TransportError::Database(error)) if error.is_locked() => ExitStatus::TryAgain,
+            // By a signal file: whoever got a signal tells that instead.
+            Self::BasePrompt {
+                verdict: Verdict::Aborted,
+                ..
+            } => ExitStatus::Terminated,
             Self::BasePrompt { verdict, .. } => verdict.exit_status(),
             Self::Opencode(_)
             | Self::Database(_)
@@ -232,6 +239,9 @@ impl BrokerError {
             Self::AlreadyStarted { issue, .. } => Some(format!("go on with it: kugetsu continue {issue}")),
             Self::NoSession(issue) => Some(format!("begin it: kugetsu start {issue}")),
             Self::NoBase(_) => Some("make one inside a clone of the repository: kugetsu init".to_owned()),
+            Self::BasePrompt { session, .. } => Some(format!(
+                "no base was made, but opencode has the session: kugetsu init --adopt {session}, or opencode session delete {session}"
+            )),
             Self::BaseExists { .. } => Some("replace it with: kugetsu init --force".to_owned()),
             // Only an issue's name has a `#`.
             Self::SessionGone { of, .. } if of.contains('#') => {

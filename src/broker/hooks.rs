@@ -110,12 +110,15 @@ impl Broker {
             return Ok(());
         };
         let limit = self.config.duration("hook_timeout");
+        let running = async { spawn_blocking(move || process::run_to_end(spec, limit)).await };
         tokio::select! {
-            ended = spawn_blocking(move || process::run_to_end(spec, limit)) => match ended {
+            // Whoever is interrupted before it begins begins nothing.
+            biased;
+            wish = interrupted => Err(BrokerError::Interrupted(wish)),
+            ended = running => match ended {
                 Ok(ended) => self.hook_ended(moment, record, ended),
                 Err(_) => Err(self.hook_error(moment, record, "could not be watched".to_owned())),
             },
-            wish = interrupted => Err(BrokerError::Interrupted(wish)),
         }
     }
 

@@ -88,6 +88,8 @@ impl Broker {
                 session: old.session.clone(),
             });
         }
+        // What an earlier base's prompt left is not this one's.
+        self.clear_run(&Key::from(&repo));
         let opencode = self.opencode()?;
         let mut record = match &request.adopt {
             Some(session) => self.adopted_base(request, &repo, session, &opencode)?,
@@ -97,12 +99,18 @@ impl Broker {
             }
         };
         crash_point("base_made");
-        if let Some(prompt) = &request.prompt {
-            self.prompt_base(request, &record, prompt, &opencode, interrupts)
-                .await?;
-        }
+        let prompted = match &request.prompt {
+            Some(prompt) => Some(
+                self.prompt_base(request, &record, prompt, &opencode, interrupts)
+                    .await?,
+            ),
+            None => None,
+        };
         record.updated = Timestamp::now();
         self.save_base(&lease, &record, request.default, old.is_some())?;
+        if let Some(keeper) = prompted {
+            keeper.end(Verdict::Completed);
+        }
         Ok(record)
     }
 
@@ -171,7 +179,8 @@ impl Broker {
                 let mut server = unless_interrupted(interrupts, Server::start(&launch)).await??;
                 let rules = request.policy.rules();
                 let made = unless_interrupted(interrupts, server.api().create_session(&title, &rules)).await;
-                server.stop(false).await;
+                let at_once = *interrupts.borrow() == Interrupt::Now;
+                server.stop(at_once).await;
                 made??
             }
         };
@@ -182,6 +191,7 @@ impl Broker {
             path: None,
             title: Some(&title),
         };
+        self.database_writable(opencode, interrupts).await?;
         self.write_database(opencode)?.patch(&session, &patch)?;
         let now = Timestamp::now();
         Ok(BaseRecord {
@@ -225,6 +235,7 @@ impl Broker {
             .map(|row| row.id)
     }
 
+    /// Delivers the base's prompt. The keeper of the turn's status waits for the record, which comes next.
     async fn prompt_base(
         &self,
         request: &InitRequest,
@@ -232,7 +243,7 @@ impl Broker {
         prompt: &str,
         opencode: &Opencode,
         mut interrupts: watch::Receiver<Interrupt>,
-    ) -> Result<(), BrokerError> {
+    ) -> Result<Keeper, BrokerError> {
         let turn = Uuid::now_v7();
         let key = Key::from(&record.repo);
         let folder = self.store.folder(&key);
@@ -251,6 +262,7 @@ impl Broker {
             secrets: Secrets::default(),
         };
         let (stream, _feed) = StreamWriter::open(&self.store, &key, turn)?;
+        let transport = unless_interrupted(&mut interrupts, ServeTransport::open(setup.clone())).await??;
         let (keeper, control) = Keeper::start(
             &self.store,
             key,
@@ -259,7 +271,6 @@ impl Broker {
             record.directory.clone(),
             None,
         );
-        let transport = unless_interrupted(&mut interrupts, ServeTransport::open(setup.clone())).await??;
         let outcome = supervise(
             Turn {
                 setup,
@@ -275,14 +286,15 @@ impl Broker {
             |_| Ok(()),
         )
         .await;
-        keeper.end(outcome.judgement.verdict);
         outcome
             .ending
             .tell(&outcome.judgement, outcome.counts, outcome.proof);
         if outcome.judgement.verdict == Verdict::Completed {
-            return Ok(());
+            return Ok(keeper);
         }
+        keeper.end(outcome.judgement.verdict);
         Err(BrokerError::BasePrompt {
+            session: record.session.clone(),
             verdict: outcome.judgement.verdict,
             reason: outcome.judgement.reason,
         })

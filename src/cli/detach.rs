@@ -166,9 +166,11 @@ pub(super) fn launch(issue: &IssueRef, prompt: String, context: &Context, output
     let word = serde_json::from_str::<Word>(&line);
     if let Some(signal) = signal {
         // It may have come too late for the turn not to begin.
-        if let Ok(Word::Ready { turn, pid }) = word {
-            tell(issue, turn, Some(pid), output)?;
-        }
+        match word {
+            Ok(Word::Ready { turn, pid }) => tell(issue, turn, Some(pid), output)?,
+            Ok(Word::Recorded { turn }) => tell(issue, turn, None, output)?,
+            _ => signal,
+        };
         return Ok(signal);
     }
     answer.map_err(|error| failed(format!("the supervisor cannot be started: {error}")))?;

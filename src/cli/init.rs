@@ -103,10 +103,10 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         super::output::trace_to(broker.store.open_log(&Key::from(&repo), DEBUG_LOG)?);
     }
     let (made, signal) = with_signals(false, |interrupts| broker.init(&request, interrupts))?;
-    if let (Err(_), Some(status)) = (&made, signal) {
-        return Ok(status);
-    }
-    let record = made?;
+    let record = made.map_err(|error| CliError {
+        status: signal.unwrap_or(error.exit_status()),
+        ..CliError::from(error)
+    })?;
     if output.json {
         output.object(&record);
     } else {

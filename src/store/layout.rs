@@ -62,6 +62,14 @@ impl Key {
         }
     }
 
+    /// The issue's reference, or the base's repository.
+    pub fn reference(&self) -> String {
+        match self {
+            Self::Base(repo) => repo.to_string(),
+            Self::Issue(issue) => issue.to_string(),
+        }
+    }
+
     /// The record's path below `sessions/`, such as `github.com/shoko/kugetsu/14.json`.
     pub fn record(&self) -> PathBuf {
         self.with_ending(".json")

@@ -185,8 +185,8 @@ impl Machine {
         self.tools.is_empty() && at >= self.last_progress.saturating_add(self.limits.stall)
     }
 
-    /// A tool was seen running, though no event told of it: that is progress.
-    pub fn tool_seen(&mut self, at: Duration) {
+    /// No event told of it, and yet something goes on: a tool runs, somebody is asked or has answered.
+    pub fn alive(&mut self, at: Duration) {
         self.last_progress = at;
     }
 

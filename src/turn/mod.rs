@@ -489,7 +489,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
                 // the database knows of both. Nor is it silent who waits for an answer, which has a limit of its own.
                 let at = self.began.elapsed();
                 if self.machine.is_silent(at) && (!self.asked.is_empty() || self.tool_runs()) {
-                    self.machine.tool_seen(at);
+                    self.machine.alive(at);
                 }
                 self.machine.tick(at)
             }
@@ -573,7 +573,10 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
         loop {
             let delivery = tokio::time::timeout(ANSWER_LIMIT, transport.answer(request, answer));
             let error = match self.in_time(delivery).await {
-                Ok(Ok(Ok(()))) => return Step::Go,
+                Ok(Ok(Ok(()))) => {
+                    self.machine.alive(self.began.elapsed());
+                    return Step::Go;
+                }
                 Ok(Ok(Err(error))) => error.to_string(),
                 Ok(Err(_)) => format!("no answer within {} s", ANSWER_LIMIT.as_secs()),
                 Err(judgement) => return Step::Stop(judgement),

@@ -72,7 +72,7 @@ impl RunState {
 pub struct TurnStatus {
     /// The schema of the file.
     pub schema: u32,
-    /// The issue.
+    /// The issue, or the base's repository.
     #[serde(rename = "ref")]
     pub subject: String,
     /// The turn.
@@ -201,7 +201,7 @@ impl Keeper {
     ) -> (Self, Control) {
         let status = TurnStatus {
             schema: SCHEMA,
-            subject: key.to_string(),
+            subject: key.reference(),
             turn,
             supervisor: process::current(),
             state: RunState::Running,

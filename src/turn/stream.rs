@@ -316,10 +316,7 @@ impl StreamWriter {
             path: store.folder(key).join(name),
             growth: growth.clone(),
         };
-        let subject = match key {
-            Key::Issue(issue) => issue.to_string(),
-            Key::Base(repo) => repo.to_string(),
-        };
+        let subject = key.reference();
         let writer = Self {
             file,
             length: 0,

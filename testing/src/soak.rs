@@ -256,7 +256,7 @@ impl Planned {
 
 /// Whether opencode went away before the kill, since another one that began at the same moment held its database.
 fn found_it_locked(output: &Output) -> bool {
-    let told = output.stdout();
+    let told = output.stdout() + &output.stderr();
     ["database is locked", "Failed to run the query", "Failed query"]
         .iter()
         .any(|words| told.contains(words))

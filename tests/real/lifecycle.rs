@@ -65,6 +65,18 @@ on_both_versions! {
         let made = init.wait(SOON);
         made.expect_status(0);
         assert_eq!((&status()["state"], &status()["verdict"]), (&json!("stopped"), &json!("completed")));
+
+        let gate = Gate::new();
+        world.model.on("be stopped", vec![Reply::text("never").behind(&gate)]);
+        let init = world.spawn(["init", "--force", "--prompt", "be stopped"]);
+        gate.wait_arrived(SOON);
+        let signal = world.kugetsu_home().join("run").join(crate::kit::REPO).join("base.signal.json");
+        std::fs::write(signal.with_extension("new"), r#"{"signal": "stop"}"#).unwrap();
+        std::fs::rename(signal.with_extension("new"), &signal).unwrap();
+        let stopped = init.wait(SOON);
+        stopped.expect_status(143);
+        assert!(stopped.stderr().contains("kugetsu init --adopt ses_"), "{stopped}");
+        assert_eq!((&status()["ref"], &status()["verdict"]), (&json!("github.com/shoko/kugetsu"), &json!("aborted")));
         let first = text(&made.json()["session"]);
         let file = world.root().join("prompt.md");
         std::fs::write(&file, "read them again\n").unwrap();

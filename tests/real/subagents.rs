@@ -135,7 +135,7 @@ fn is_answered(case: &Case) {
         "2m",
         "delegate: ask",
     ];
-    answered_by_default(case, words, ("completed", 2));
+    answered_by_default(case, words, (0, "completed", 2));
     assert!(!outside.exists());
 }
 
@@ -159,16 +159,20 @@ fn is_waited_for(case: &Case) {
         "delegate: nothing",
     ];
     // A refusal ends a turn of opencode's.
-    answered_by_default(case, words, ("failed", 1));
+    answered_by_default(case, words, (1, "failed", 1));
 }
 
 /// Nobody answers: the turn ends with this verdict and so many answers by default.
-fn answered_by_default<const N: usize>(case: &Case, words: [&str; N], expected: (&str, u64)) {
+fn answered_by_default<const N: usize>(case: &Case, words: [&str; N], expected: (i32, &str, u64)) {
     let output = case.to_end(words, Stdin::OpenSilent);
     let last = &case.record(1)["last"];
     let answers = last["answered"]["default"].as_u64().unwrap_or_default();
     assert_eq!(
-        (last["verdict"].as_str().unwrap_or_default(), answers),
+        (
+            output.code(),
+            last["verdict"].as_str().unwrap_or_default(),
+            answers
+        ),
         expected,
         "{output}"
     );
