@@ -171,20 +171,19 @@ impl Broker {
         interrupts: &mut watch::Receiver<Interrupt>,
     ) -> Result<BaseRecord, BrokerError> {
         let title = format!("kugetsu base: {repo}");
+        let rules = request.policy.rules();
         let session = match self.forgotten_base(&title, directory, opencode) {
             Some(session) => session,
             None => {
                 let mut launch = self.short_launch(opencode, directory.to_owned());
                 launch.debug_log = self.debug_log(request, repo);
                 let mut server = unless_interrupted(interrupts, Server::start(&launch)).await??;
-                let rules = request.policy.rules();
                 let made = unless_interrupted(interrupts, server.api().create_session(&title, &rules)).await;
                 let at_once = *interrupts.borrow() == Interrupt::Now;
                 server.stop(at_once).await;
                 made??
             }
         };
-        let rules = request.policy.rules();
         let patch = SessionPatch {
             permission: Some(&rules),
             directory: Some(directory),

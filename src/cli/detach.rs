@@ -164,19 +164,12 @@ pub(super) fn launch(issue: &IssueRef, prompt: String, context: &Context, output
         Err(_) => String::new(),
     };
     let word = serde_json::from_str::<Word>(&line);
-    if let Some(signal) = signal {
-        // It may have come too late for the turn not to begin.
-        match word {
-            Ok(Word::Ready { turn, pid }) => tell(issue, turn, Some(pid), output)?,
-            Ok(Word::Recorded { turn }) => tell(issue, turn, None, output)?,
-            _ => signal,
-        };
-        return Ok(signal);
-    }
-    answer.map_err(|error| failed(format!("the supervisor cannot be started: {error}")))?;
+    // A signal may have come too late for the turn not to begin.
+    let interrupted = |status| signal.unwrap_or(status);
     match word {
-        Ok(Word::Ready { turn, pid }) => tell(issue, turn, Some(pid), output),
-        Ok(Word::Recorded { turn }) => tell(issue, turn, None, output),
+        Ok(Word::Ready { turn, pid }) => tell(issue, turn, Some(pid), output).map(interrupted),
+        Ok(Word::Recorded { turn }) => tell(issue, turn, None, output).map(interrupted),
+        _ if let Some(signal) = signal => Ok(signal),
         Ok(Word::Failed {
             status,
             message,
@@ -186,9 +179,10 @@ pub(super) fn launch(issue: &IssueRef, prompt: String, context: &Context, output
             message,
             hint,
         }),
-        Err(_) => Err(failed(
-            "the supervisor died before the turn was recorded".to_owned(),
-        )),
+        Err(_) => Err(failed(match answer {
+            Err(error) => format!("the supervisor cannot be started: {error}"),
+            Ok(_) => "the supervisor died before the turn was recorded".to_owned(),
+        })),
     }
 }
 

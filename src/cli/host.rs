@@ -59,14 +59,11 @@ pub(super) fn run(command: &Command, matches: &ArgMatches, name: &str) -> Result
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CliError {
-            status: ExitStatus::Failed,
-            message: format!("the system gives no event loop: {error}"),
-            hint: None,
-        })
+    super::signals::event_loop().map_err(|error| CliError {
+        status: ExitStatus::Failed,
+        message: format!("the system gives no event loop: {error}"),
+        hint: None,
+    })
 }
 
 /// Runs the line through a tether, and passes signals on. Gives what ssh ended with, and the status that the first

@@ -73,7 +73,7 @@ fn listen(detached: bool, sender: watch::Sender<Interrupt>, heard: Arc<Mutex<Hea
         .map(drop)
 }
 
-fn event_loop() -> std::io::Result<tokio::runtime::Runtime> {
+pub(super) fn event_loop() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 

@@ -121,21 +121,7 @@ fn is_answered(case: &Case) {
             Reply::text("asked"),
         ],
     );
-    let words = [
-        "start",
-        "#1",
-        "--transport",
-        "serve",
-        "--supervised",
-        "--response-timeout",
-        "12s",
-        "--stall-timeout",
-        "10s",
-        "--timeout",
-        "2m",
-        "delegate: ask",
-    ];
-    answered_by_default(case, words, (0, "completed", 2));
+    answered_by_default(case, "delegate: ask", (0, "completed", 2));
     assert!(!outside.exists());
 }
 
@@ -144,6 +130,12 @@ fn is_waited_for(case: &Case) {
     case.to_end(["permit", "--base", "task=ask"], Stdin::Null)
         .expect_status(0);
     delegate(case, "nothing", vec![Reply::text("never asked for")]);
+    // A refusal ends a turn of opencode's.
+    answered_by_default(case, "delegate: nothing", (1, "failed", 1));
+}
+
+/// Nobody answers: the turn ends with this verdict and so many answers by default.
+fn answered_by_default(case: &Case, message: &str, expected: (i32, &str, u64)) {
     let words = [
         "start",
         "#1",
@@ -156,14 +148,8 @@ fn is_waited_for(case: &Case) {
         "10s",
         "--timeout",
         "2m",
-        "delegate: nothing",
+        message,
     ];
-    // A refusal ends a turn of opencode's.
-    answered_by_default(case, words, (1, "failed", 1));
-}
-
-/// Nobody answers: the turn ends with this verdict and so many answers by default.
-fn answered_by_default<const N: usize>(case: &Case, words: [&str; N], expected: (i32, &str, u64)) {
     let output = case.to_end(words, Stdin::OpenSilent);
     let last = &case.record(1)["last"];
     let answers = last["answered"]["default"].as_u64().unwrap_or_default();
