@@ -34,26 +34,67 @@ pub(super) fn all() -> Vec<Entry> {
         .collect()
 }
 
-/// Whether the environment that a process was started with holds `assignment` (`NAME=value`). False for a process
-/// whose environment cannot be read: another user's, a zombie, a kernel thread.
-pub(super) fn has_in_environment(pid: u32, assignment: &[u8]) -> bool {
-    std::fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|environ| environ.split(|&byte| byte == 0).any(|item| item == assignment))
+/// What the environment that a process was started with says of an assignment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Environment {
+    Holds,
+    /// Also where it cannot be read: another user's process.
+    Lacks,
+    /// The process is in the middle of an `execve`: its old environment is gone and its new one not yet there.
+    Between,
 }
 
-/// The name in the second field may hold anything, also `)` and spaces: the fields are counted from the last `)`.
+/// Whether the environment that a process was started with holds `assignment` (`NAME=value`).
+pub(super) fn environment(pid: u32, assignment: &[u8]) -> Environment {
+    let Ok(environ) = std::fs::read(format!("/proc/{pid}/environ")) else {
+        return Environment::Lacks;
+    };
+    if environ.is_empty() {
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+        return match has_none_for_good(&stat) {
+            Some(false) => Environment::Between,
+            Some(true) | None => Environment::Lacks,
+        };
+    }
+    if environ.split(|&byte| byte == 0).any(|item| item == assignment) {
+        Environment::Holds
+    } else {
+        Environment::Lacks
+    }
+}
+
+/// Whether a process whose environment was read as empty really has none: one started without any, a kernel's thread,
+/// or one that exits. Field numbers: `proc_pid_stat(5)`; the bits of the ninth: `PF_EXITING` and `PF_KTHREAD` of the
+/// kernel's `include/linux/sched.h`.
+fn has_none_for_good(stat: &[u8]) -> Option<bool> {
+    const EXITING: u64 = 0x4;
+    const KERNEL_THREAD: u64 = 0x0020_0000;
+    let fields = fields(stat)?;
+    let field = |field: usize| -> Option<u64> { number(fields.get(field - FIRST)?) };
+    let (flags, code, start, end) = (field(9)?, field(26)?, field(50)?, field(51)?);
+    // The kernel writes the code's address after the environment's, when it lays out the memory of a new program.
+    Some(flags & (EXITING | KERNEL_THREAD) != 0 || (code != 0 && start == end))
+}
+
+/// The number of the first field after the name.
+const FIRST: usize = 3;
+
+/// The fields from [`FIRST`] on. The name before them may hold anything, also `)` and spaces: they are counted from the
+/// last `)`.
+fn fields(stat: &[u8]) -> Option<Vec<&[u8]>> {
+    let after = stat.iter().rposition(|&byte| byte == b')')? + 1;
+    let fields = stat[after..].split(u8::is_ascii_whitespace);
+    Some(fields.filter(|field| !field.is_empty()).collect())
+}
+
 fn parse(stat: &[u8]) -> Option<Entry> {
     let pid = number(stat.split(|&byte| byte == b' ').next()?)?;
-    let after = stat.iter().rposition(|&byte| byte == b')')? + 1;
-    let fields: Vec<&[u8]> = stat[after..]
-        .split(u8::is_ascii_whitespace)
-        .filter(|field| !field.is_empty())
-        .collect();
+    let fields = fields(stat)?;
     Some(Entry {
         pid,
         state: *fields.first()?.first()?,
-        parent: number(fields.get(1)?)?,
-        start_ticks: number(fields.get(19)?)?,
+        parent: number(fields.get(4 - FIRST)?)?,
+        start_ticks: number(fields.get(22 - FIRST)?)?,
     })
 }
 
@@ -78,6 +119,24 @@ mod tests {
                 start_ticks: 987_654
             }
         );
+    }
+
+    #[test]
+    fn an_empty_environment_is_believed_of_a_program_that_was_started_without_one() {
+        let mut fields = vec!["0"; 52];
+        (fields[0], fields[1], fields[2]) = ("42", "(sh)", "R");
+        let is = |fields: &[&str]| has_none_for_good(fields.join(" ").as_bytes());
+        assert_eq!(is(&fields), Some(false), "its memory is not laid out");
+        (fields[49], fields[50]) = ("4096", "4096");
+        assert_eq!(is(&fields), Some(false), "its environment is being counted");
+        fields[25] = "64";
+        assert_eq!(is(&fields), Some(true), "it began without one");
+        fields[50] = "5000";
+        assert_eq!(is(&fields), Some(false), "the empty one was the one before");
+        fields[8] = "4";
+        assert_eq!(is(&fields), Some(true), "it exits");
+        assert_eq!(has_none_for_good(b""), None);
+        assert_eq!(is(&fields[..30]), None);
     }
 
     #[test]

@@ -18,13 +18,14 @@ pub fn sweep_marked(turn: Uuid) -> Result<usize, ProcessError> {
 
 #[cfg(target_os = "linux")]
 mod imp {
+    use std::cell::Cell;
     use std::collections::{HashMap, HashSet};
     use std::time::{Duration, Instant};
 
     use rustix::process::Signal;
     use uuid::Uuid;
 
-    use crate::process::procfs::{self, Entry};
+    use crate::process::procfs::{self, Entry, Environment};
     use crate::process::{ProcessError, TURN_ENV, tree};
 
     const LIMIT: Duration = Duration::from_secs(10);
@@ -37,18 +38,24 @@ mod imp {
         let mut killed = HashSet::new();
         let mut clean = 0;
         loop {
-            let targets = marked(&mark, own);
+            let Seen { targets, unsure } = look(&mark, own);
             for target in &targets {
                 if tree::signal(target, Signal::KILL) {
                     killed.insert((target.pid, target.start_ticks));
                 }
             }
             // One pass may miss a process that forks while it reads; its child carries the mark as well.
-            clean = if targets.is_empty() { clean + 1 } else { 0 };
-            if clean == 2 {
+            clean = if targets.is_empty() && !unsure {
+                clean + 1
+            } else {
+                0
+            };
+            let late = Instant::now() >= until;
+            // No `execve` takes as long as the limit: what is still unsure then is nothing of ours.
+            if clean == 2 || (late && targets.is_empty()) {
                 return Ok(killed.len());
             }
-            if Instant::now() >= until {
+            if late {
                 return Err(ProcessError::Unkillable {
                     pids: targets.iter().map(|target| target.pid).collect(),
                 });
@@ -57,16 +64,31 @@ mod imp {
         }
     }
 
-    /// The living processes that carry the mark, and those below them.
-    fn marked(mark: &[u8], own: u32) -> Vec<Entry> {
+    /// What one pass over all processes finds.
+    struct Seen {
+        /// The living processes that carry the mark, and those below them.
+        targets: Vec<Entry>,
+        /// Another process was in the middle of an `execve`: whether it carries the mark shows only later.
+        unsure: bool,
+    }
+
+    fn look(mark: &[u8], own: u32) -> Seen {
         let all = procfs::all();
         let spared = ancestry(&all, own);
-        tree::closure(all, &spared, |entry| {
-            !spared.contains(&entry.pid) && procfs::has_in_environment(entry.pid, mark)
-        })
-        .into_iter()
-        .filter(|entry| !entry.is_dead())
-        .collect()
+        let unsure = Cell::new(false);
+        let mut targets = tree::closure(all, &spared, |entry| {
+            if spared.contains(&entry.pid) {
+                return false;
+            }
+            let environment = procfs::environment(entry.pid, mark);
+            unsure.set(unsure.get() || environment == Environment::Between);
+            environment == Environment::Holds
+        });
+        targets.retain(|entry| !entry.is_dead());
+        Seen {
+            targets,
+            unsure: unsure.get(),
+        }
     }
 
     /// A process and all its ancestors.
