@@ -776,9 +776,26 @@ fn what_executes_itself_again_and_again_is_found_by_the_sweep() {
             .env("TEST_MARK", &world.mark)
             .spawn()
             .unwrap();
+        // `spawn` returns a moment before the child has a memory of its own, and with it an environment.
+        world.until_found(1);
         assert_eq!(sweep_marked(world.turn).unwrap(), 1, "round {round}");
         assert_eq!(restless.wait().unwrap().signal(), Some(9));
     }
+}
+
+#[test]
+fn a_mark_behind_a_long_environment_is_found_by_the_sweep() {
+    let world = World::new();
+    let mut sleep = Command::new("/bin/sleep")
+        .arg(format!("1000000.{}", world.mark))
+        .env_clear()
+        .env("A_LONG_ONE", "x".repeat(100_000))
+        .env("KUGETSU_TURN", world.turn.to_string())
+        .spawn()
+        .unwrap();
+    until("it sleeps", || cmdline(sleep.id()).starts_with("/bin/sleep"));
+    assert_eq!(sweep_marked(world.turn).unwrap(), 1);
+    assert_eq!(sleep.wait().unwrap().signal(), Some(9));
 }
 
 /// The header that [`GuardSpec`] makes, by hand: for a guard without our supervisor.

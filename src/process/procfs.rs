@@ -46,7 +46,7 @@ pub(super) enum Environment {
 
 /// Whether the environment that a process was started with holds `assignment` (`NAME=value`).
 pub(super) fn environment(pid: u32, assignment: &[u8]) -> Environment {
-    let Ok(environ) = std::fs::read(format!("/proc/{pid}/environ")) else {
+    let Ok(environ) = environ(pid) else {
         return Environment::Lacks;
     };
     if environ.is_empty() {
@@ -60,6 +60,27 @@ pub(super) fn environment(pid: u32, assignment: &[u8]) -> Environment {
         Environment::Holds
     } else {
         Environment::Lacks
+    }
+}
+
+/// One `read` sees one program's environment whole. After an `execve` a second one has nothing more to give of it, and
+/// what was begun looks as if it had been all.
+fn environ(pid: u32) -> rustix::io::Result<Vec<u8>> {
+    use rustix::fs::{Mode, OFlags};
+    let file = rustix::fs::open(
+        format!("/proc/{pid}/environ"),
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let mut whole = Vec::with_capacity(16 << 10);
+    loop {
+        rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut whole), 0)?;
+        if whole.len() < whole.capacity() {
+            return Ok(whole);
+        }
+        let wanted = whole.len() * 2;
+        whole.clear();
+        whole.reserve(wanted);
     }
 }
 
