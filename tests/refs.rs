@@ -585,6 +585,18 @@ proptest! {
     }
 
     #[test]
+    fn what_was_read_before_changes_nothing(
+        texts in prop::collection::vec("(a\\.b|A\\.B)/(c|C)(/d|/D|/d\\.git|/\\.\\.|/)?(#1|#01|#0|#)?", 1..8)
+    ) {
+        let read = |text: &String| (RepoRef::try_from(text.clone()), IssueRef::try_from(text.clone()));
+        for text in &texts {
+            // A thread of its own has read nothing.
+            let fresh = std::thread::scope(|scope| scope.spawn(|| read(text)).join().unwrap());
+            prop_assert_eq!(read(text), fresh);
+        }
+    }
+
+    #[test]
     fn keys_share_no_files((a, b) in two_keys()) {
         let store = Store::open("/home".into());
         for mine in own_paths(&store, &a) {

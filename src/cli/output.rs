@@ -1,6 +1,6 @@
 //! Writing to stdout and stderr. A reader that has gone away is no error; a full disk is.
 
-use std::io::{BufWriter, IsTerminal as _, Write};
+use std::io::{IsTerminal as _, Write};
 use std::sync::OnceLock;
 
 use serde::Serialize;
@@ -52,8 +52,7 @@ impl Output {
     /// The same for an object with a field of so many rows that they go out as they come.
     pub(super) fn long_object(self, field: &str) -> LongObject {
         LongObject {
-            stdout: BufWriter::with_capacity(64 * 1024, Unlined),
-            before: format!("{{\"schema\":{SCHEMA},\"{field}\":["),
+            head: Some(format!("{{\"schema\":{SCHEMA},\"{field}\":[")),
         }
     }
 
@@ -124,28 +123,29 @@ impl Output {
 
 /// An object that is being printed. Nothing is, before its first row or its end.
 pub(super) struct LongObject {
-    stdout: BufWriter<Unlined>,
-    /// What comes before the next row.
-    before: String,
+    /// Until it is printed.
+    head: Option<String>,
 }
 
 impl LongObject {
-    /// Some rows, which are JSON already, with commas between them; or none.
+    /// Some rows, which are JSON already, each with a comma before it; or none. They are written at once: whoever reads
+    /// is not woken for a comma.
     pub(super) fn rows(&mut self, rows: &str) {
-        if rows.is_empty() {
+        let Some(first) = rows.strip_prefix(',') else {
             return;
+        };
+        match self.head.take() {
+            Some(head) => written(Unlined.write_all((head + first).as_bytes())),
+            None => written(Unlined.write_all(rows.as_bytes())),
         }
-        written(self.stdout.write_all(self.before.as_bytes()));
-        written(self.stdout.write_all(rows.as_bytes()));
-        self.before.replace_range(.., ",");
     }
 
     /// The fields after the rows; `rest` must have some.
-    pub(super) fn end(mut self, rest: &impl Serialize) {
-        let before = if self.before == "," { "" } else { &self.before };
+    pub(super) fn end(self, rest: &impl Serialize) {
+        let head = self.head.unwrap_or_default();
         let rest = serde_json::to_string(rest).unwrap_or_default();
         let rest = rest.strip_prefix('{').unwrap_or("}");
-        written(writeln!(self.stdout, "{before}],{rest}").and_then(|()| self.stdout.flush()));
+        written(Unlined.write_all(format!("{head}],{rest}\n").as_bytes()));
     }
 }
 

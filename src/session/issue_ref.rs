@@ -7,6 +7,8 @@
 mod error;
 mod url;
 
+use std::cell::RefCell;
+
 use serde::{Deserialize, Serialize};
 
 pub use error::RefError;
@@ -443,11 +445,30 @@ fn number(piece: Piece<'_>) -> Result<u64, RefError> {
     }
 }
 
+thread_local! {
+    /// The repository that was read last. Ten thousand records of one repository name it twice each, and checking it anew
+    /// every time would be a tenth of what a listing computes.
+    static LAST: RefCell<Option<RepoRef>> = const { RefCell::new(None) };
+}
+
+/// Reads a repository as a file names it: in full.
+fn repo_in_full(piece: Piece<'_>) -> Result<RepoRef, RefError> {
+    LAST.with_borrow_mut(|last| match last {
+        // The canonical form of what is canonical is itself.
+        Some(last) if last.0 == piece.text => Ok(last.clone()),
+        _ => {
+            let repo = repo(piece, &RefContext::default())?;
+            *last = Some(repo.clone());
+            Ok(repo)
+        }
+    })
+}
+
 impl TryFrom<String> for RepoRef {
     type Error = RefError;
 
     fn try_from(text: String) -> Result<Self, RefError> {
-        repo(Piece::whole(&text)?, &RefContext::default())
+        repo_in_full(Piece::whole(&text)?)
     }
 }
 
@@ -458,7 +479,7 @@ impl TryFrom<String> for IssueRef {
         let Some((before, after)) = Piece::whole(&text)?.split_once('#') else {
             return Err(RefError::NoNumber { text });
         };
-        Self::new(repo(before, &RefContext::default())?, number(after)?)
+        Self::new(repo_in_full(before)?, number(after)?)
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use clap::{Args, ValueEnum};
 use kugetsu_testing::{FakeScript, MODELS, Opencode, Reply, Step, Version, World, workspace_root};
 use serde_json::{Value, json};
 
@@ -28,8 +29,27 @@ struct Row {
     measured: String,
 }
 
-pub(crate) fn run() -> Result<(), Failure> {
-    opencode::install_all()?;
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Measure only these; all of them take nine minutes
+    #[arg(value_name = "PART")]
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Part {
+    /// What is done on disk around a turn, and `query` (criterion)
+    Bookkeeping,
+    /// Whole processes that read records
+    Reading,
+    /// Memory and events a second
+    Memory,
+    /// Turns on the real opencode
+    Turns,
+}
+
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    let wanted = |part| options.parts.is_empty() || options.parts.contains(&part);
     program(
         "build (release)",
         &mut cargo(&["build", "--release", "--package", "kugetsu", "--bin", "kugetsu"]),
@@ -37,24 +57,33 @@ pub(crate) fn run() -> Result<(), Failure> {
     program("build", &mut cargo(&["build", "--workspace"]))?;
     let binary = workspace_root().join("target/release/kugetsu");
     let mut rows = Vec::new();
-    program(
-        "criterion",
-        &mut cargo(&[
-            "bench",
-            "--bench",
-            "bookkeeping",
-            "--bench",
-            "query",
-            "--",
-            "--noplot",
-        ]),
-    )?;
-    criterion(&mut rows)?;
-    reading(&binary, &mut rows)?;
-    memory(&binary, &mut rows)?;
-    for version in Version::ALL {
-        turns(&binary, version, &mut rows)?;
-        detach(&binary, version, &mut rows)?;
+    if wanted(Part::Bookkeeping) {
+        program(
+            "criterion",
+            &mut cargo(&[
+                "bench",
+                "--bench",
+                "bookkeeping",
+                "--bench",
+                "query",
+                "--",
+                "--noplot",
+            ]),
+        )?;
+        criterion(&mut rows)?;
+    }
+    if wanted(Part::Reading) {
+        reading(&binary, &mut rows)?;
+    }
+    if wanted(Part::Memory) {
+        memory(&binary, &mut rows)?;
+    }
+    if wanted(Part::Turns) {
+        opencode::install_all()?;
+        for version in Version::ALL {
+            turns(&binary, version, &mut rows)?;
+            detach(&binary, version, &mut rows)?;
+        }
     }
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     println!("\nMeasured on {cores} cores; medians.\n");
@@ -177,27 +206,20 @@ fn reading(binary: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> {
                     }
                 })
                 .collect();
-            let file = world.root().join("printed");
             // Where much is printed, it counts where it goes.
             let ways = if arguments[0] == "list" {
-                &[("into a file", "-"), ("read through a pipe", goal)][..]
+                &[(Way::File, "-"), (Way::Pipe, goal)][..]
             } else {
-                &[("into a file", goal)][..]
+                &[(Way::File, goal)][..]
             };
             for (way, goal) in ways {
-                let call = || {
-                    let mut command = kugetsu(&world, binary, &arguments);
-                    if *way == "into a file" {
-                        let printed = std::fs::File::create(&file);
-                        command.stdout(printed.map_err(Failure::because(file.display()))?);
-                    }
-                    quiet(&mut command)
-                };
+                let call = || way.measure(&world, &mut kugetsu(&world, binary, &arguments));
                 let times = (0..CALLS).map(|_| call()).collect::<Result<_, _>>()?;
                 rows.push(Row {
                     what: format!(
-                        "`kugetsu {}`, {sessions} sessions, whole process, {way}",
-                        arguments.join(" ")
+                        "`kugetsu {}`, {sessions} sessions, whole process, {}",
+                        arguments.join(" "),
+                        way.in_words()
                     ),
                     goal,
                     measured: milliseconds(median(times)),
@@ -206,6 +228,48 @@ fn reading(binary: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Where a measured command prints to.
+#[derive(Clone, Copy)]
+enum Way {
+    File,
+    /// One that is read at once, into one small buffer: what a reader does with the text is its own time.
+    Pipe,
+}
+
+impl Way {
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::File => "into a file",
+            Self::Pipe => "read through a pipe",
+        }
+    }
+
+    fn measure(self, world: &World, command: &mut Command) -> Result<Duration, Failure> {
+        let because = Failure::because(format!("{command:?}"));
+        match self {
+            Self::File => {
+                let file = std::fs::File::create(world.root().join("printed")).map_err(because)?;
+                quiet(command.stdout(file))
+            }
+            Self::Pipe => {
+                let mut buffer = vec![0; 64 * 1024];
+                let start = Instant::now();
+                let mut child = command.stdout(Stdio::piped()).spawn().map_err(&because)?;
+                if let Some(mut pipe) = child.stdout.take() {
+                    while pipe.read(&mut buffer).map_err(&because)? > 0 {}
+                }
+                let status = child.wait().map_err(&because)?;
+                let took = start.elapsed();
+                if status.success() {
+                    Ok(took)
+                } else {
+                    Err(Failure::new(format!("{command:?}: {status}")))
+                }
+            }
+        }
+    }
 }
 
 /// A session of the fake opencode to adopt as the base: the fake has no server to make one.

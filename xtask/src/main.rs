@@ -39,7 +39,7 @@ enum Command {
     /// Write sessions-example anew, with the real opencode
     Example,
     /// Measure what kugetsu costs, and print it as a table
-    Bench,
+    Bench(bench::Options),
     /// Run the fuzz targets, with the stable compiler
     Fuzz(fuzz::Options),
     /// Run many turns side by side and kill at random, with the real opencode, and print what came of it as a table
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Demo => demo::run(),
         Command::Example => example::run(),
-        Command::Bench => bench::run(),
+        Command::Bench(options) => bench::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Soak(options) => soak::run(&options),
     };
