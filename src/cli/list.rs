@@ -141,8 +141,8 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
     Ok(ExitStatus::Ok)
 }
 
-/// Adds a comma and the record as its file has it, on one line and with the state as its last field. Writing the parsed record as JSON
-/// again would take a third of all the time, which ten thousand records show.
+/// Adds a comma and the record as its file has it, on one line and with the state as its last field. Writing the parsed
+/// record as JSON again would take a third of all the time, which ten thousand records show.
 fn add_row(rows: &mut String, record: &IssueRecord, text: &str, state: SessionState) {
     rows.push(',');
     let fields = text

@@ -128,14 +128,16 @@ pub(super) struct LongObject {
 }
 
 impl LongObject {
-    /// Some rows, which are JSON already, each with a comma before it; or none. They are written at once: whoever reads
-    /// is not woken for a comma.
+    /// Some rows, which are JSON already, each with a comma before it; or none.
     pub(super) fn rows(&mut self, rows: &str) {
-        let Some(first) = rows.strip_prefix(',') else {
+        if rows.is_empty() {
             return;
-        };
+        }
         match self.head.take() {
-            Some(head) => written(Unlined.write_all((head + first).as_bytes())),
+            Some(head) => {
+                let rows = rows.strip_prefix(',').unwrap_or(rows);
+                written(Unlined.write_all((head + rows).as_bytes()));
+            }
             None => written(Unlined.write_all(rows.as_bytes())),
         }
     }

@@ -1,5 +1,7 @@
 //! What `/proc` says of the processes of this host.
 
+use std::time::Duration;
+
 /// A line of `/proc/<pid>/stat`, as far as it is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -13,7 +15,7 @@ pub(super) struct Entry {
 impl Entry {
     /// A zombie, or on its way there.
     pub(super) fn is_dead(&self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x')
+        is_dead(self.state)
     }
 }
 
@@ -34,33 +36,26 @@ pub(super) fn all() -> Vec<Entry> {
         .collect()
 }
 
-/// What the environment that a process was started with says of an assignment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Environment {
-    Holds,
-    /// Also where it cannot be read: another user's process.
-    Lacks,
-    /// The process is in the middle of an `execve`: its old environment is gone and its new one not yet there.
-    Between,
-}
+/// How often, and for how long each time, a process in the middle of an `execve` is given time to get through.
+const TRIES: u32 = 200;
+const PAUSE: Duration = Duration::from_millis(1);
 
-/// Whether the environment that a process was started with holds `assignment` (`NAME=value`).
-pub(super) fn environment(pid: u32, assignment: &[u8]) -> Environment {
-    let Ok(environ) = environ(pid) else {
-        return Environment::Lacks;
-    };
-    if environ.is_empty() {
+/// Whether the environment that a process was started with holds `assignment` (`NAME=value`). False for a process
+/// whose environment cannot be read (another user's, a zombie, a kernel thread) and for one that shows none after all
+/// tries, as nothing does that runs.
+pub(super) fn has_in_environment(pid: u32, assignment: &[u8]) -> bool {
+    for _ in 0..TRIES {
+        let Ok(environ) = environ(pid) else { return false };
+        if !environ.is_empty() {
+            return environ.split(|&byte| byte == 0).any(|item| item == assignment);
+        }
         let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-        return match has_none_for_good(&stat) {
-            Some(false) => Environment::Between,
-            Some(true) | None => Environment::Lacks,
-        };
+        if has_none_for_good(&stat) {
+            return false;
+        }
+        std::thread::sleep(PAUSE);
     }
-    if environ.split(|&byte| byte == 0).any(|item| item == assignment) {
-        Environment::Holds
-    } else {
-        Environment::Lacks
-    }
+    false
 }
 
 /// One `read` sees one program's environment whole. After an `execve` a second one has nothing more to give of it, and
@@ -84,17 +79,27 @@ fn environ(pid: u32) -> rustix::io::Result<Vec<u8>> {
     }
 }
 
-/// Whether a process whose environment was read as empty really has none: one started without any, a kernel's thread,
-/// or one that exits. Field numbers: `proc_pid_stat(5)`; the bits of the ninth: `PF_EXITING` and `PF_KTHREAD` of the
-/// kernel's `include/linux/sched.h`.
-fn has_none_for_good(stat: &[u8]) -> Option<bool> {
+/// Whether a process whose environment was read as empty really has none: one that was started without any, a kernel's
+/// thread, one that exits, is a zombie or is gone. If not, it was in the middle of an `execve`: the old environment is
+/// gone and the new one not yet there. Where the addresses are not for us to see they are 1, 0 and 0, and nothing can
+/// be told. Field numbers: `proc_pid_stat(5)`; bits of the ninth: the kernel's `include/linux/sched.h`.
+fn has_none_for_good(stat: &[u8]) -> bool {
     const EXITING: u64 = 0x4;
     const KERNEL_THREAD: u64 = 0x0020_0000;
-    let fields = fields(stat)?;
-    let field = |field: usize| -> Option<u64> { number(fields.get(field - FIRST)?) };
-    let (flags, code, start, end) = (field(9)?, field(26)?, field(50)?, field(51)?);
-    // The kernel writes the code's address after the environment's, when it lays out the memory of a new program.
-    Some(flags & (EXITING | KERNEL_THREAD) != 0 || (code != 0 && start == end))
+    let Some(fields) = fields(stat) else { return true };
+    let number = |of: usize| fields.get(of - FIRST).and_then(|field| number::<u64>(field));
+    let (Some(flags), Some(code), Some(start), Some(end)) = (number(9), number(26), number(50), number(51))
+    else {
+        return true;
+    };
+    let dead = fields.first().is_some_and(|state| is_dead(state[0]));
+    // The kernel's loader of ELF programs writes the code's address after it has written where the environment is.
+    dead || flags & (EXITING | KERNEL_THREAD) != 0 || (code != 0 && start == end)
+}
+
+/// Whether a process in this state is a zombie, or on its way there.
+fn is_dead(state: u8) -> bool {
+    matches!(state, b'Z' | b'X' | b'x')
 }
 
 /// The number of the first field after the name.
@@ -146,18 +151,51 @@ mod tests {
     fn an_empty_environment_is_believed_of_a_program_that_was_started_without_one() {
         let mut fields = vec!["0"; 52];
         (fields[0], fields[1], fields[2]) = ("42", "(sh)", "R");
-        let is = |fields: &[&str]| has_none_for_good(fields.join(" ").as_bytes());
-        assert_eq!(is(&fields), Some(false), "its memory is not laid out");
+        let has_none = |fields: &[&str]| has_none_for_good(fields.join(" ").as_bytes());
+        assert!(!has_none(&fields), "its memory is not laid out");
         (fields[49], fields[50]) = ("4096", "4096");
-        assert_eq!(is(&fields), Some(false), "its environment is being counted");
+        assert!(!has_none(&fields), "its environment is being counted");
         fields[25] = "64";
-        assert_eq!(is(&fields), Some(true), "it began without one");
+        assert!(has_none(&fields), "it began without one");
         fields[50] = "5000";
-        assert_eq!(is(&fields), Some(false), "the empty one was the one before");
+        assert!(!has_none(&fields), "the empty one was the one before");
         fields[8] = "4";
-        assert_eq!(is(&fields), Some(true), "it exits");
-        assert_eq!(has_none_for_good(b""), None);
-        assert_eq!(is(&fields[..30]), None);
+        assert!(has_none(&fields), "it exits");
+        assert!(
+            has_none(&fields[..30]) && has_none_for_good(b""),
+            "nothing can be told"
+        );
+    }
+
+    #[test]
+    fn this_kernel_says_who_has_no_environment() {
+        let said = |pid: u32| (environ(pid), std::fs::read(format!("/proc/{pid}/stat")).unwrap());
+        let until = |holds: &dyn Fn() -> bool| {
+            let deadline = std::time::Instant::now() + Duration::from_mins(1);
+            while !holds() {
+                assert!(std::time::Instant::now() < deadline, "waited in vain");
+                std::thread::sleep(PAUSE);
+            }
+        };
+        let own = std::process::id();
+        assert!(!has_none_for_good(&said(own).1), "we have one");
+
+        let mut without = std::process::Command::new("/bin/sleep")
+            .arg("1000")
+            .env_clear()
+            .spawn()
+            .unwrap();
+        let cmdline = format!("/proc/{}/cmdline", without.id());
+        until(&|| std::fs::read(&cmdline).unwrap().starts_with(b"/bin/sleep"));
+        let (environ, stat) = said(without.id());
+        assert_eq!(environ, Ok(Vec::new()));
+        assert!(has_none_for_good(&stat), "{}", String::from_utf8_lossy(&stat));
+
+        without.kill().unwrap();
+        until(&|| entry(without.id()).unwrap().is_dead());
+        let (_, stat) = said(without.id());
+        assert!(has_none_for_good(&stat), "{}", String::from_utf8_lossy(&stat));
+        without.wait().unwrap();
     }
 
     #[test]

@@ -11,21 +11,20 @@ use super::{ProcessError, cgroup};
 /// # Errors
 /// [`ProcessError::Unkillable`] when some are left after ten seconds.
 pub fn sweep_marked(turn: Uuid) -> Result<usize, ProcessError> {
-    let killed = imp::sweep(turn)?;
+    let killed = imp::sweep(turn);
     cgroup::sweep(turn);
-    Ok(killed)
+    killed
 }
 
 #[cfg(target_os = "linux")]
 mod imp {
-    use std::cell::Cell;
     use std::collections::{HashMap, HashSet};
     use std::time::{Duration, Instant};
 
     use rustix::process::Signal;
     use uuid::Uuid;
 
-    use crate::process::procfs::{self, Entry, Environment};
+    use crate::process::procfs::{self, Entry};
     use crate::process::{ProcessError, TURN_ENV, tree};
 
     const LIMIT: Duration = Duration::from_secs(10);
@@ -38,24 +37,18 @@ mod imp {
         let mut killed = HashSet::new();
         let mut clean = 0;
         loop {
-            let Seen { targets, unsure } = look(&mark, own);
+            let targets = marked(&mark, own);
             for target in &targets {
                 if tree::signal(target, Signal::KILL) {
                     killed.insert((target.pid, target.start_ticks));
                 }
             }
             // One pass may miss a process that forks while it reads; its child carries the mark as well.
-            clean = if targets.is_empty() && !unsure {
-                clean + 1
-            } else {
-                0
-            };
-            let late = Instant::now() >= until;
-            // No `execve` takes as long as the limit: what is still unsure then is nothing of ours.
-            if clean == 2 || (late && targets.is_empty()) {
+            clean = if targets.is_empty() { clean + 1 } else { 0 };
+            if clean == 2 {
                 return Ok(killed.len());
             }
-            if late {
+            if Instant::now() >= until {
                 return Err(ProcessError::Unkillable {
                     pids: targets.iter().map(|target| target.pid).collect(),
                 });
@@ -64,31 +57,16 @@ mod imp {
         }
     }
 
-    /// What one pass over all processes finds.
-    struct Seen {
-        /// The living processes that carry the mark, and those below them.
-        targets: Vec<Entry>,
-        /// Another process was in the middle of an `execve`: whether it carries the mark shows only later.
-        unsure: bool,
-    }
-
-    fn look(mark: &[u8], own: u32) -> Seen {
+    /// The living processes that carry the mark, and those below them.
+    fn marked(mark: &[u8], own: u32) -> Vec<Entry> {
         let all = procfs::all();
         let spared = ancestry(&all, own);
-        let unsure = Cell::new(false);
-        let mut targets = tree::closure(all, &spared, |entry| {
-            if spared.contains(&entry.pid) {
-                return false;
-            }
-            let environment = procfs::environment(entry.pid, mark);
-            unsure.set(unsure.get() || environment == Environment::Between);
-            environment == Environment::Holds
-        });
-        targets.retain(|entry| !entry.is_dead());
-        Seen {
-            targets,
-            unsure: unsure.get(),
-        }
+        tree::closure(all, &spared, |entry| {
+            !spared.contains(&entry.pid) && procfs::has_in_environment(entry.pid, mark)
+        })
+        .into_iter()
+        .filter(|entry| !entry.is_dead())
+        .collect()
     }
 
     /// A process and all its ancestors.

@@ -77,7 +77,12 @@ impl Store {
         let file = std::fs::File::open(&path).ok()?;
         match file.try_lock_shared() {
             Err(std::fs::TryLockError::WouldBlock) => Some(lock::read_holder(&path)),
-            _ => None,
+            Ok(()) => {
+                // Closing it may not give it back at once, as said where a lock is dropped.
+                let _ = file.unlock();
+                None
+            }
+            Err(std::fs::TryLockError::Error(_)) => None,
         }
     }
 

@@ -145,9 +145,12 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Still locked here, so this is nobody else's name.
         if !self.shared {
+            // Still locked here, so this is nobody else's name.
             let _ = self.file.set_len(0);
+            // Closing the file is not enough: a program that another thread is just starting has it open as well, until it
+            // is executed.
+            let _ = self.file.unlock();
         }
     }
 }

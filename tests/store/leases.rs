@@ -40,6 +40,29 @@ fn a_lease_is_exclusive_names_its_holder_and_is_given_back() {
     store.lease_issue(&issue, me(), None).unwrap();
 }
 
+/// A program that is being started has every open file of ours until it is executed, also one with a lock.
+#[test]
+fn a_lease_that_was_given_back_is_free_whatever_is_started_meanwhile() {
+    let (_folder, store) = store();
+    let issue = issue("github.com/o/r#1");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::process::Command::new("true").status().unwrap();
+                }
+            });
+        }
+        let free = (0..1000).all(|_| {
+            drop(lease(&store, &issue));
+            store.lease_holder(&Key::from(&issue)).is_none()
+        });
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(free);
+    });
+}
+
 #[test]
 fn a_lease_can_be_waited_for() {
     let (_folder, store) = store();

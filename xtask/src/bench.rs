@@ -31,7 +31,7 @@ struct Row {
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Measure only these; all of them take nine minutes
+    /// Measure only this
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
 }

@@ -23,17 +23,17 @@ fn begin_with_stubborn_children(case: &Case, verb: &str, issue: &str, more: &[&s
 /// Sends a signal to opencode itself, neither to its guard nor to us.
 pub(super) fn signal_opencode(case: &Case, signal: &str) {
     let word = format!(" {} ", case.transport);
-    let mut stopped = 0;
+    let mut reached = 0;
     for process in case.processes() {
         let command = format!("{} ", process.command);
         if command.contains(&word) && command.contains("/bin/opencode ") && !command.contains("kugetsu ") {
             let mut kill = case.command("kill");
             kill.args([signal, &process.pid.to_string()]);
-            case.finish(kill, kugetsu_testing::Stdin::Null).expect_status(0);
-            stopped += 1;
+            // What opencode is starting looks like opencode itself until it is executed, and may be gone by now.
+            reached += usize::from(case.finish(kill, kugetsu_testing::Stdin::Null).code() == 0);
         }
     }
-    assert!(stopped > 0, "no opencode among {:#?}", case.processes());
+    assert!(reached > 0, "no opencode among {:#?}", case.processes());
 }
 
 on_every_combination! {
