@@ -187,14 +187,13 @@ mod tests {
             .unwrap();
         let cmdline = format!("/proc/{}/cmdline", without.id());
         until(&|| std::fs::read(&cmdline).unwrap().starts_with(b"/bin/sleep"));
-        let (environ, stat) = said(without.id());
-        assert_eq!(environ, Ok(Vec::new()));
-        assert!(has_none_for_good(&stat), "{}", String::from_utf8_lossy(&stat));
+        // It has its arguments a moment before all is laid out.
+        until(&|| has_none_for_good(&said(without.id()).1));
+        assert_eq!(said(without.id()).0, Ok(Vec::new()));
 
         without.kill().unwrap();
         until(&|| entry(without.id()).unwrap().is_dead());
-        let (_, stat) = said(without.id());
-        assert!(has_none_for_good(&stat), "{}", String::from_utf8_lossy(&stat));
+        assert!(has_none_for_good(&said(without.id()).1), "it is a zombie");
         without.wait().unwrap();
     }
 
