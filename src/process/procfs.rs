@@ -15,7 +15,7 @@ pub(super) struct Entry {
 impl Entry {
     /// A zombie, or on its way there.
     pub(super) fn is_dead(&self) -> bool {
-        is_dead(self.state)
+        matches!(self.state, b'Z' | b'X' | b'x')
     }
 }
 
@@ -80,7 +80,7 @@ fn environ(pid: u32) -> rustix::io::Result<Vec<u8>> {
 }
 
 /// Whether a process whose environment was read as empty really has none: one that was started without any, a kernel's
-/// thread, one that exits, is a zombie or is gone. If not, it was in the middle of an `execve`: the old environment is
+/// thread, one that exits (a zombie still does) or is gone. If not, it was in the middle of an `execve`: the old environment is
 /// gone and the new one not yet there. Where the addresses are not for us to see they are 1, 0 and 0, and nothing can
 /// be told. Field numbers: `proc_pid_stat(5)`; bits of the ninth: the kernel's `include/linux/sched.h`.
 fn has_none_for_good(stat: &[u8]) -> bool {
@@ -92,14 +92,8 @@ fn has_none_for_good(stat: &[u8]) -> bool {
     else {
         return true;
     };
-    let dead = fields.first().is_some_and(|state| is_dead(state[0]));
     // The kernel's loader of ELF programs writes the code's address after it has written where the environment is.
-    dead || flags & (EXITING | KERNEL_THREAD) != 0 || (code != 0 && start == end)
-}
-
-/// Whether a process in this state is a zombie, or on its way there.
-fn is_dead(state: u8) -> bool {
-    matches!(state, b'Z' | b'X' | b'x')
+    flags & (EXITING | KERNEL_THREAD) != 0 || (code != 0 && start == end)
 }
 
 /// The number of the first field after the name.
