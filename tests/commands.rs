@@ -612,6 +612,92 @@ fn a_list_names_what_it_cannot_read_once_and_lists_the_rest() {
 }
 
 #[test]
+fn a_listing_understands_of_a_record_what_it_tells_and_doctor_all_of_it() {
+    let world = fake_world();
+    for issue in ["1", "2"] {
+        start(&world, issue, "hello");
+    }
+    let path = record_path(&world, "1");
+    let sound = kit::record(&world, "1").expect("a record");
+    let write = |record: &Value| std::fs::write(&path, record.to_string()).expect("a file");
+    let listed = || {
+        let listed = run(&world, ["list", "--json"]);
+        listed.expect_status(0);
+        let rows = listed.json()["sessions"].as_array().expect("a list").clone();
+        let broken = listed.json()["broken"].as_array().expect("a list").clone();
+        assert_eq!(rows.len() + broken.len(), 2, "{listed}");
+        let named = path.display().to_string();
+        assert!(broken.iter().all(|file| file["path"] == named), "{listed}");
+        assert_eq!(
+            run(&world, ["list"]).stderr().contains(&named),
+            !broken.is_empty()
+        );
+        (broken.is_empty()).then(|| rows[0].clone())
+    };
+
+    let mut record = sound.clone();
+    record["policy"] = 5.into();
+    write(&record);
+    let row = listed().expect("a row");
+    assert_eq!((&row["policy"], &row["state"]), (&json!(5), &json!("completed")));
+    let named = path.display().to_string();
+    for (command, status) in [("show 1", 73), ("doctor", 1)] {
+        let told = run(&world, command.split(' '));
+        assert_eq!(told.code(), status, "{told}");
+        assert!(format!("{told}").contains(&named), "{told}");
+    }
+    // A newer kugetsu's record is of use to this one, and its own fields are passed on.
+    record["schema"] = 9.into();
+    write(&record);
+    let row = listed().expect("a row");
+    assert_eq!((&row["policy"], &row["state"]), (&json!(5), &json!("completed")));
+    let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+    let text = record
+        .to_string()
+        .replace("\"policy\":5", &format!("\"policy\":{deep}"));
+    std::fs::write(&path, text).expect("a file");
+    let row = listed().expect("a row");
+    assert_eq!((&row["ref"], &row["state"]), (&sound["ref"], &json!("completed")));
+
+    for (field, wrong) in [
+        ("ref", json!("github.com/shoko/kugetsu#2")),
+        ("session", json!(7)),
+        ("updated", json!("yesterday")),
+        ("totals", json!({"turns": "many"})),
+        ("last", json!({"verdict": "splendid"})),
+        ("live", json!([])),
+        ("worktree", json!("here")),
+    ] {
+        let mut record = sound.clone();
+        record[field] = wrong;
+        write(&record);
+        assert_eq!(listed(), None, "{field}");
+    }
+    // In the order of the fields.
+    for fields in [
+        &[
+            "schema", "ref", "session", "updated", "totals", "live", "last", "worktree",
+        ][..],
+        &[
+            "schema",
+            "ref",
+            "typed",
+            "session",
+            "fork",
+            "base",
+            "base_session",
+            "directory",
+        ],
+    ] {
+        let values: Vec<_> = fields.iter().map(|field| sound.get(*field)).collect();
+        write(&json!(values));
+        assert_eq!(listed(), None, "{fields:?}");
+    }
+    write(&sound);
+    assert!(listed().is_some());
+}
+
+#[test]
 fn a_silent_stdin_that_stays_open_holds_nothing_up() {
     let world = World::new(Opencode::Fake);
     let session = fake_session(&world);

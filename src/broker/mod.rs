@@ -42,7 +42,7 @@ pub use worktree::{RemovedWorktree, WorktreeWish};
 use crate::config::{Config, Origin};
 use crate::opencode::{Database, Launch, Opencode, Search, Secrets};
 use crate::process::{self, Liveness, Output};
-use crate::session::{IssueRecord, IssueRef, LiveTurn, RepoRef, SessionState};
+use crate::session::{IssueRecord, IssueRef, IssueSummary, LiveTurn, RepoRef, SessionState};
 use crate::store::Store;
 
 /// The log of `--debug`, in the session's folder.
@@ -88,6 +88,11 @@ impl Broker {
     /// What a session is doing.
     pub fn state_of(&self, record: &IssueRecord) -> SessionState {
         record.state(|live| self.supervisor_lives(&record.issue, live))
+    }
+
+    /// The same, of its summary.
+    pub fn state_of_summary(&self, summary: &IssueSummary) -> SessionState {
+        summary.state(|live| self.supervisor_lives(&summary.issue, live))
     }
 
     /// The opencode to use; its version and database come from a cache where the binary has not changed.

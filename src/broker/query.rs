@@ -183,7 +183,7 @@ impl Broker {
         let now = Timestamp::now();
         let mut sums = Sums::default();
         let (_, broken) = self.store.fold_issues(
-            |sums: &mut Sums, record, _| {
+            |sums: &mut Sums, record| {
                 let state = self.state_of(&record);
                 let live = record.live.as_ref();
                 let live = live.map(|live| self.view(&record, live, state, now));

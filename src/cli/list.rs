@@ -6,14 +6,14 @@ use std::time::Duration;
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::context::{Context, duration};
 use super::output::{Output, money};
 use super::{CliError, Outcome};
 use crate::config::print_duration;
 use crate::exit::ExitStatus;
-use crate::session::{BaseRecord, IssueRecord, RefContext, RepoRef, SCHEMA, SessionState, Verdict};
+use crate::session::{BaseRecord, IssueSummary, RefContext, RepoRef, SCHEMA, SessionState, Verdict};
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
@@ -51,13 +51,13 @@ impl ListArgs {
 
     fn takes(
         &self,
-        record: &IssueRecord,
+        summary: &IssueSummary,
         state: SessionState,
         repo: Option<&RepoRef>,
         age: Duration,
     ) -> bool {
         (self.state.is_empty() || self.state.iter().any(|word| word == state.as_str()))
-            && repo.is_none_or(|repo| repo == record.issue.repo())
+            && repo.is_none_or(|repo| repo == summary.issue.repo())
             && self.newer.is_none_or(|limit| age <= limit)
             && self.older.is_none_or(|limit| age >= limit)
     }
@@ -71,18 +71,18 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
         None => None,
     };
     let now = Timestamp::now();
-    let state_if_taken = |record: &IssueRecord| {
-        let state = broker.state_of(record);
-        let age = age(record, now);
-        args.takes(record, state, repo.as_ref(), age)
+    let state_if_taken = |summary: &IssueSummary| {
+        let state = broker.state_of_summary(summary);
+        let age = age(summary, now);
+        args.takes(summary, state, repo.as_ref(), age)
             .then_some((state, age))
     };
     if output.json {
         let mut object = output.long_object("sessions");
-        let (bases, broken) = broker.store.fold_issues(
-            |rows: &mut String, record, text| {
-                if let Some((state, _)) = state_if_taken(&record) {
-                    add_row(rows, &record, text, state);
+        let (bases, broken) = broker.store.fold_summaries(
+            |rows: &mut String, summary, text| {
+                if let Some((state, _)) = state_if_taken(&summary) {
+                    add_row(rows, &summary, text, state);
                 }
             },
             |rows| object.rows(&rows),
@@ -98,20 +98,20 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
     }
     let mut rows = Vec::new();
     let mut all = 0;
-    let (_, broken) = broker.store.fold_issues(
-        |(seen, rows): &mut (usize, Vec<_>), record, _| {
+    let (_, broken) = broker.store.fold_summaries(
+        |(seen, rows): &mut (usize, Vec<_>), summary, _| {
             *seen += 1;
-            let Some((state, age)) = state_if_taken(&record) else {
+            let Some((state, age)) = state_if_taken(&summary) else {
                 return;
             };
             rows.push(vec![
-                record.issue.to_string(),
+                summary.issue.to_string(),
                 state.as_str().to_owned(),
-                record.totals.turns.to_string(),
-                record.totals.tokens.total().to_string(),
-                money(record.totals.cost_usd),
+                summary.totals.turns.to_string(),
+                summary.totals.tokens.total().to_string(),
+                money(summary.totals.cost_usd),
                 print_duration(Duration::from_secs(age.as_secs())),
-                record
+                summary
                     .session
                     .as_ref()
                     .map_or("-", |session| session.as_str())
@@ -141,21 +141,24 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
     Ok(ExitStatus::Ok)
 }
 
-/// Adds a comma and the record as its file has it, on one line and with the state as its last field. Writing the parsed
-/// record as JSON again would take a third of all the time, which ten thousand records show.
-fn add_row(rows: &mut String, record: &IssueRecord, text: &str, state: SessionState) {
+/// Adds a comma and the record as its file has it, on one line and with the state as its last field. Understanding all of
+/// it would take a sixth of all the time, and writing it as JSON again a third, which ten thousand records show.
+fn add_row(rows: &mut String, summary: &IssueSummary, text: &str, state: SessionState) {
+    if rows.is_empty() {
+        // Room for most blocks at once: growing would copy each row twice more.
+        rows.reserve(96 * 1024);
+    }
     rows.push(',');
-    let fields = text
-        .trim_ascii()
-        .strip_suffix('}')
-        .filter(|text| text.starts_with('{') && record.schema == SCHEMA);
-    let Some(fields) = fields else {
-        // Of a newer schema, which may have a state of its own; or an array, which is read as well.
-        rows.push_str(&with_state(record, state).to_string());
+    let fields = text.trim_ascii().strip_suffix('}');
+    let Some(fields) = fields.filter(|_| summary.schema == SCHEMA) else {
+        // A newer schema may have a state of its own. What is nested deeper than this can be read is left out.
+        let mut record: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
+        record.insert("ref".to_owned(), json!(summary.issue));
+        record.insert("state".to_owned(), json!(state.as_str()));
+        rows.push_str(&Value::Object(record).to_string());
         return;
     };
     // A string in JSON has no line break, so what stands around one is space between tokens.
-    rows.reserve(text.len());
     let mut from = 0;
     for end in memchr::memchr_iter(b'\n', fields.as_bytes()) {
         rows.push_str(fields[from..end].trim_ascii_end());
@@ -181,14 +184,7 @@ struct BrokenFile<'a> {
     problem: &'a str,
 }
 
-fn age(record: &IssueRecord, now: Timestamp) -> Duration {
+fn age(summary: &IssueSummary, now: Timestamp) -> Duration {
     // A clock that was set back makes no session younger than now.
-    Duration::try_from(now.duration_since(record.updated)).unwrap_or_default()
-}
-
-/// The record as it is, with the state beside it.
-pub(super) fn with_state(record: &IssueRecord, state: SessionState) -> Value {
-    let mut value = json!(record);
-    value["state"] = json!(state.as_str());
-    value
+    Duration::try_from(now.duration_since(summary.updated)).unwrap_or_default()
 }

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::Outcome;
 use super::context::{Context, IssueOrBase};
-use super::list::with_state;
 use super::output::Output;
+use super::show::with_state;
 use crate::broker::Subject;
 use crate::exit::ExitStatus;
 

@@ -1,14 +1,13 @@
 //! `kugetsu show`. One record; takes no lock and starts nothing.
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Outcome;
 use super::context::Context;
-use super::list::with_state;
 use super::output::{Output, count, money};
 use crate::exit::ExitStatus;
-use crate::session::SessionState;
+use crate::session::{IssueRecord, SessionState};
 use crate::store::Key;
 
 #[derive(Debug, Args)]
@@ -138,4 +137,11 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         );
     }
     Ok(ExitStatus::Ok)
+}
+
+/// The record as it is, with the state beside it.
+pub(super) fn with_state(record: &IssueRecord, state: SessionState) -> Value {
+    let mut value = json!(record);
+    value["state"] = json!(state.as_str());
+    value
 }

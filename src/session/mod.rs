@@ -7,7 +7,9 @@ mod verdict;
 mod worktree;
 
 pub use issue_ref::{IssueRef, RefContext, RefError, RepoRef};
-pub use record::{BaseRecord, ForkIntent, IssueRecord, SCHEMA, SessionId, SessionState, Totals};
+pub use record::{
+    BaseRecord, ForkIntent, IssueRecord, IssueSummary, SCHEMA, SessionId, SessionState, Totals,
+};
 pub use turn::{
     Answered, LiveTurn, PendingRequest, ProcessIdentity, Proof, TokenCount, TransportKind, TurnRecord,
 };

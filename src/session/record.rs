@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use super::{IssueRef, LiveTurn, PendingRequest, RepoRef, TokenCount, TurnRecord, Worktree};
+use super::{IssueRef, LiveTurn, PendingRequest, RepoRef, TokenCount, TurnRecord, Verdict, Worktree};
 use crate::permission::Policy;
 
 /// The schema that this version writes.
@@ -122,6 +122,32 @@ pub struct IssueRecord {
     pub pending: Vec<PendingRequest>,
 }
 
+/// What a listing needs to know of an issue's session: so much of its record is understood, and the rest of the file only
+/// has to be JSON. `doctor`, and whatever acts on a session, read it all.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct IssueSummary {
+    /// The schema of the file.
+    pub schema: u32,
+    /// The issue, in canonical form.
+    #[serde(rename = "ref")]
+    pub issue: IssueRef,
+    /// opencode's session; absent until the fork is known.
+    pub session: Option<SessionId>,
+    /// When the record last changed.
+    pub updated: Timestamp,
+    /// Sums over all turns that have ended.
+    #[serde(default)]
+    pub totals: Totals,
+    live: Option<LiveTurn>,
+    last: Option<LastTurn>,
+    worktree: Option<Worktree>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+struct LastTurn {
+    verdict: Verdict,
+}
+
 /// The journal of one fork: on disk before opencode is asked, gone when the fork's id is on disk. With it,
 /// the next command finds the session that a crash left behind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -175,10 +201,27 @@ pub enum SessionState {
     /// A turn was running, and its supervisor is dead.
     Lost,
     /// The last turn ended so; or `blocked`, by a rebase that conflicts kept from happening.
-    Ended(super::Verdict),
+    Ended(Verdict),
 }
 
 impl SessionState {
+    fn of(
+        live: Option<&LiveTurn>,
+        last: Option<Verdict>,
+        worktree: Option<&Worktree>,
+        alive: impl FnOnce(&LiveTurn) -> bool,
+    ) -> Self {
+        match (live, last) {
+            (Some(live), _) if alive(live) => Self::Running,
+            (Some(_), _) => Self::Lost,
+            (None, _) if worktree.is_some_and(|worktree| worktree.blocked_rebase.is_some()) => {
+                Self::Ended(Verdict::Blocked)
+            }
+            (None, Some(verdict)) => Self::Ended(verdict),
+            (None, None) => Self::New,
+        }
+    }
+
     /// The word for people and for `--json`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -187,6 +230,14 @@ impl SessionState {
             Self::Lost => "lost",
             Self::Ended(verdict) => verdict.as_str(),
         }
+    }
+}
+
+impl IssueSummary {
+    /// As [`IssueRecord::state`].
+    pub fn state(&self, alive: impl FnOnce(&LiveTurn) -> bool) -> SessionState {
+        let last = self.last.as_ref().map(|turn| turn.verdict);
+        SessionState::of(self.live.as_ref(), last, self.worktree.as_ref(), alive)
     }
 }
 
@@ -211,13 +262,8 @@ impl IssueRecord {
 
     /// What the session is doing. `alive` answers whether the supervisor of a live turn still runs.
     pub fn state(&self, alive: impl FnOnce(&LiveTurn) -> bool) -> SessionState {
-        match (&self.live, &self.last) {
-            (Some(live), _) if alive(live) => SessionState::Running,
-            (Some(_), _) => SessionState::Lost,
-            (None, _) if self.blocked_rebase().is_some() => SessionState::Ended(super::Verdict::Blocked),
-            (None, Some(last)) => SessionState::Ended(last.verdict),
-            (None, None) => SessionState::New,
-        }
+        let last = self.last.as_ref().map(|turn| turn.verdict);
+        SessionState::of(self.live.as_ref(), last, self.worktree.as_ref(), alive)
     }
 
     /// The rebase that conflicts kept from happening.

@@ -17,7 +17,7 @@ use super::layout::{self, Entry};
 use super::records::{self, MAX_RECORD, Record};
 use super::{Key, Store, StoreError};
 use crate::fsx::{self, FsError};
-use crate::session::{BaseRecord, IssueRecord, IssueRef, RepoRef};
+use crate::session::{BaseRecord, IssueRecord, IssueRef, IssueSummary, RepoRef};
 
 /// A file or folder that could not be read, and why.
 pub type Broken = (PathBuf, String);
@@ -81,8 +81,7 @@ impl Store {
     /// Every issue's record.
     pub fn issues(&self) -> Result<Listing<IssueRecord>, StoreError> {
         let mut found = Vec::new();
-        let add = |block: &mut Vec<_>, record, _: &str| block.push(record);
-        let (_, broken) = self.fold_issues(add, |block| found.extend(block))?;
+        let (_, broken) = self.fold_issues(Vec::push, |block| found.extend(block))?;
         Ok(Listing { found, broken })
     }
 
@@ -94,13 +93,31 @@ impl Store {
         Ok(Listing { found, broken })
     }
 
-    /// Folds every issue's record, in the order of their canonical references and some dozens at a time: `add` adds one,
-    /// with the text of its file, to the block that it belongs to, on the thread that reads it; `take` gets one block
-    /// after the other, on this thread, while the others go on. Gives the bases' records, and the files and folders that
-    /// could not be read, and why.
+    /// Folds every issue's record, in the order of their canonical references and some dozens at a time: `add` adds one
+    /// to the block that it belongs to, on the thread that reads it; `take` gets one block after the other, on this
+    /// thread, while the others go on. Gives the bases' records, and the files and folders that could not be read, and
+    /// why.
     pub fn fold_issues<T: Default + Send>(
         &self,
-        add: impl Fn(&mut T, IssueRecord, &str) + Sync,
+        add: impl Fn(&mut T, IssueRecord) + Sync,
+        take: impl FnMut(T),
+    ) -> Result<(Vec<BaseRecord>, Vec<Broken>), StoreError> {
+        self.fold(|block: &mut T, record, _: &str| add(block, record), take)
+    }
+
+    /// As [`Store::fold_issues`], with no more of each record than a listing needs, and the text of its file: a JSON
+    /// object.
+    pub fn fold_summaries<T: Default + Send>(
+        &self,
+        add: impl Fn(&mut T, IssueSummary, &str) + Sync,
+        take: impl FnMut(T),
+    ) -> Result<(Vec<BaseRecord>, Vec<Broken>), StoreError> {
+        self.fold(add, take)
+    }
+
+    fn fold<R: Record, T: Default + Send>(
+        &self,
+        add: impl Fn(&mut T, R, &str) + Sync,
         take: impl FnMut(T),
     ) -> Result<(Vec<BaseRecord>, Vec<Broken>), StoreError> {
         let walk = self.walk()?;
@@ -343,7 +360,8 @@ fn read_quickly<'a, R: Record>(
     // Checked as a whole, not string by string.
     let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
     let record = serde_json::from_str::<R>(text).ok()?;
-    record.belongs(&folder.repo, number).then_some((record, text))
+    let sound = records::is_object(text.as_bytes()) && record.belongs(&folder.repo, number);
+    sound.then_some((record, text))
 }
 
 /// Reads the whole file, and says what is wrong with it.

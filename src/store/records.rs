@@ -9,13 +9,13 @@ use serde_json::ser::Formatter;
 
 use super::{Key, Lease, Store, StoreError, trash};
 use crate::fsx;
-use crate::session::{BaseRecord, IssueRecord, IssueRef, RepoRef, SCHEMA};
+use crate::session::{BaseRecord, IssueRecord, IssueRef, IssueSummary, RepoRef, SCHEMA};
 
 /// No record is larger.
 pub(crate) const MAX_RECORD: u64 = 4 << 20;
 
-/// What the two kinds of record have in common.
-pub(crate) trait Record: DeserializeOwned + Serialize + Send {
+/// A record, or what is read of one.
+pub(crate) trait Record: DeserializeOwned + Send {
     fn key(&self) -> Key;
     fn schema(&self) -> u32;
     /// Whether its key is this repository's base, or this issue of it.
@@ -23,6 +23,20 @@ pub(crate) trait Record: DeserializeOwned + Serialize + Send {
 }
 
 impl Record for IssueRecord {
+    fn key(&self) -> Key {
+        Key::Issue(self.issue.clone())
+    }
+
+    fn belongs(&self, repo: &RepoRef, number: Option<u64>) -> bool {
+        self.issue.repo() == repo && Some(self.issue.number()) == number
+    }
+
+    fn schema(&self) -> u32 {
+        self.schema
+    }
+}
+
+impl Record for IssueSummary {
     fn key(&self) -> Key {
         Key::Issue(self.issue.clone())
     }
@@ -59,7 +73,11 @@ pub(crate) struct Probe {
 /// Understands a record's bytes. One of a newer schema is read as far as this version can.
 pub(crate) fn parse<R: Record>(path: &Path, bytes: &[u8]) -> Result<R, StoreError> {
     match serde_json::from_slice::<R>(bytes) {
-        Ok(record) => Ok(record),
+        Ok(record) if is_object(bytes) => Ok(record),
+        Ok(_) => Err(StoreError::broken(
+            path,
+            "it is an array, not an object".to_owned(),
+        )),
         Err(error) => match serde_json::from_slice::<Probe>(bytes) {
             Ok(Probe { schema }) if schema > SCHEMA => Err(StoreError::Newer {
                 path: path.to_owned(),
@@ -69,6 +87,11 @@ pub(crate) fn parse<R: Record>(path: &Path, bytes: &[u8]) -> Result<R, StoreErro
             _ => Err(StoreError::broken(path, error.to_string())),
         },
     }
+}
+
+/// Whether what is JSON is an object: an array of a record's values in their order would be taken for one too.
+pub(crate) fn is_object(json: &[u8]) -> bool {
+    json.trim_ascii_start().starts_with(b"{")
 }
 
 /// As [`parse`], and the record must be the one that belongs there.
@@ -117,7 +140,7 @@ impl Store {
         self.save(lease, record)
     }
 
-    fn save<R: Record>(&self, lease: &Lease, record: &R) -> Result<(), StoreError> {
+    fn save<R: Record + Serialize>(&self, lease: &Lease, record: &R) -> Result<(), StoreError> {
         let key = record.key();
         lease.covers(self, &key)?;
         let path = self.record_path(&key);
