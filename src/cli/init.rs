@@ -103,10 +103,7 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         super::output::trace_to(broker.store.open_log(&Key::from(&repo), DEBUG_LOG)?);
     }
     let (made, signal) = with_signals(false, |interrupts| broker.init(&request, interrupts))?;
-    let record = made.map_err(|error| CliError {
-        status: signal.unwrap_or(error.exit_status()),
-        ..CliError::from(error)
-    })?;
+    let record = made.map_err(|error| CliError::from(error).after(signal))?;
     if output.json {
         output.object(&record);
     } else {

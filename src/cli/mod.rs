@@ -149,6 +149,15 @@ impl CliError {
             hint: Some(hint.into()),
         }
     }
+
+    /// The error of an operation during which this signal was heard: whoever interrupted a wait, or a start-up, is told
+    /// so by the status.
+    fn after(self, signal: Option<ExitStatus>) -> Self {
+        Self {
+            status: signal.unwrap_or(self.status),
+            ..self
+        }
+    }
 }
 
 impl<E: Into<BrokerError>> From<E> for CliError {

@@ -390,11 +390,7 @@ pub(super) fn run(
             None => recorded(&request.issue, turn, false, form, args.events, context, output),
         };
     }
-    let report = report.map_err(|error| CliError {
-        // Whoever interrupts a wait, or a start-up, is told so.
-        status: signal.unwrap_or(error.exit_status()),
-        ..CliError::from(error)
-    })?;
+    let report = report.map_err(|error| CliError::from(error).after(signal))?;
     let status = exit_of(&report, signal);
     if form == OutputForm::Json {
         output.object(&result(&report, status));

@@ -16,51 +16,58 @@ pub(crate) const MAX_RECORD: u64 = 4 << 20;
 
 /// A record, or what is read of one.
 pub(crate) trait Record: DeserializeOwned + Send {
-    fn key(&self) -> Key;
     fn schema(&self) -> u32;
-    /// Whether its key is this repository's base, or this issue of it.
-    fn belongs(&self, repo: &RepoRef, number: Option<u64>) -> bool;
+    fn owner(&self) -> Owner<'_>;
+
+    fn key(&self) -> Key {
+        match self.owner() {
+            Owner::Base(repo) => repo.into(),
+            Owner::Issue(issue) => issue.into(),
+        }
+    }
+
+    /// Whether it is this repository's base, or this issue of it.
+    fn belongs(&self, repo: &RepoRef, number: Option<u64>) -> bool {
+        match self.owner() {
+            Owner::Base(own) => own == repo && number.is_none(),
+            Owner::Issue(own) => own.repo() == repo && number == Some(own.number()),
+        }
+    }
+}
+
+/// Whom a record is of: a [`Key`] without a copy of it.
+pub(crate) enum Owner<'a> {
+    Base(&'a RepoRef),
+    Issue(&'a IssueRef),
 }
 
 impl Record for IssueRecord {
-    fn key(&self) -> Key {
-        Key::Issue(self.issue.clone())
-    }
-
-    fn belongs(&self, repo: &RepoRef, number: Option<u64>) -> bool {
-        self.issue.repo() == repo && Some(self.issue.number()) == number
-    }
-
     fn schema(&self) -> u32 {
         self.schema
+    }
+
+    fn owner(&self) -> Owner<'_> {
+        Owner::Issue(&self.issue)
     }
 }
 
 impl Record for IssueSummary {
-    fn key(&self) -> Key {
-        Key::Issue(self.issue.clone())
-    }
-
-    fn belongs(&self, repo: &RepoRef, number: Option<u64>) -> bool {
-        self.issue.repo() == repo && Some(self.issue.number()) == number
-    }
-
     fn schema(&self) -> u32 {
         self.schema
+    }
+
+    fn owner(&self) -> Owner<'_> {
+        Owner::Issue(&self.issue)
     }
 }
 
 impl Record for BaseRecord {
-    fn key(&self) -> Key {
-        Key::Base(self.repo.clone())
-    }
-
-    fn belongs(&self, repo: &RepoRef, number: Option<u64>) -> bool {
-        self.repo == *repo && number.is_none()
-    }
-
     fn schema(&self) -> u32 {
         self.schema
+    }
+
+    fn owner(&self) -> Owner<'_> {
+        Owner::Base(&self.repo)
     }
 }
 
