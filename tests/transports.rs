@@ -324,6 +324,24 @@ fn auto_takes_run_where_the_server_says_nothing() {
 }
 
 #[test]
+fn a_server_that_finds_its_database_locked_at_its_start_is_started_again() {
+    for (locked, status) in [(2, 0), (3, 69)] {
+        let world = World::new(Opencode::Fake);
+        world.fake(&FakeScript {
+            serve: ServeMode::Locked(locked),
+            ..FakeScript::default()
+        });
+        let output = world.spawn(["init"]).wait(SOON);
+        output.expect_status(status);
+        let says_why = output.stderr().contains("journal_mode = WAL");
+        assert_eq!(says_why, status != 0, "{output}");
+        let calls = world.fake_calls().into_iter();
+        assert_eq!(calls.filter(|call| call.arguments[0] == "serve").count(), 3);
+        world.wait_nothing_left(SOON);
+    }
+}
+
+#[test]
 fn an_opencode_that_stays_after_its_answer_is_ended() {
     let script = FakeScript::default().on(
         "fake it",

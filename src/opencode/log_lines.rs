@@ -56,6 +56,15 @@ pub(super) fn server_failure(line: &str) -> Option<&str> {
     rest.split('"').next()
 }
 
+/// Whether an opencode that ended found its database locked for longer than it waits: it says so, or names the statement
+/// that it could not run (1.18.33, and 1.3.2 for the first one that it runs). Two that start at once do that to each
+/// other (anomalyco/opencode#21215), and the next start goes well.
+pub(crate) fn found_database_locked(stderr: &[String]) -> bool {
+    const WORDS: [&str; 3] = ["database is locked", "Failed query: ", "Failed to run the query "];
+    let says_so = |line: &String| WORDS.iter().any(|words| line.contains(words));
+    stderr.iter().any(says_so)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,6 +21,7 @@ pub use database::{
 };
 pub use environment::{Launch, Secrets, StderrTail, drained, pump_stderr};
 pub use lines::{KEPT_PREFIX, Line, LineSplitter, MAX_LINE};
+pub(crate) use log_lines::found_database_locked;
 pub(crate) use run_events::cost;
 pub use run_events::{
     RejectedPermission, RunEvent, RunEventKind, RunLine, error_summary, parse_line, rejected_permission,

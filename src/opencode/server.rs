@@ -4,11 +4,13 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinHandle;
 
 use super::environment::{Launch, drained, pump_stderr};
-use super::{Api, ApiError, Problem, StderrTail};
+use super::{Api, ApiError, Problem, StderrTail, found_database_locked};
 use crate::process::{Exit, Guarded, ProcessError};
 
 /// What the server prints when it is ready.
 const LISTENING: &str = "listening on ";
+/// So often a server is started.
+const STARTS: u32 = 3;
 
 /// A running server.
 pub struct Server {
@@ -42,13 +44,30 @@ fn last_words(stderr: &[String]) -> String {
 }
 
 impl Server {
-    /// Starts a server for `launch.directory` and waits until it answers its health check.
-    ///
+    /// Starts a server for `launch.directory` and waits until it answers its health check. One that ends because others
+    /// that started at the same time had locked the database is started again.
+    pub async fn start(launch: &Launch) -> Result<Self, ServerError> {
+        let until = tokio::time::Instant::now() + launch.ready;
+        let mut starts = 1;
+        loop {
+            match Self::start_once(launch, until).await {
+                Err(ServerError::NotReady { what, stderr })
+                    if starts < STARTS && found_database_locked(&stderr) =>
+                {
+                    tracing::warn!(
+                        "opencode serve: {what}: it found its database locked, and is started again"
+                    );
+                    starts += 1;
+                }
+                other => return other,
+            }
+        }
+    }
+
     /// The port is opencode's choice (`--port 0`: 4096 if free, else a free one, both versions), so the line
     /// that names it is read rather than a port guessed.
-    pub async fn start(launch: &Launch) -> Result<Self, ServerError> {
+    async fn start_once(launch: &Launch, until: tokio::time::Instant) -> Result<Self, ServerError> {
         let ready = launch.ready;
-        let until = tokio::time::Instant::now() + ready;
         let password = format!(
             "{}{}",
             uuid::Uuid::new_v4().simple(),

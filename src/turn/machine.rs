@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::Limits;
-use crate::opencode::{SUBAGENT_TOOL, rejected_permission};
+use crate::opencode::{SUBAGENT_TOOL, found_database_locked, rejected_permission};
 use crate::process::Exit;
 use crate::session::{TokenCount, Verdict};
 use crate::transport::{End, ErrorPayload, Event, Request, RequestKind, ToolStatus};
@@ -373,8 +373,8 @@ impl Machine {
             (Some(exit @ Exit::Code(code)), None) if code != 0 && self.counts.steps > 0 => {
                 format!("opencode: {exit}")
             }
-            // Two that start at once (anomalyco/opencode#21215): nothing is wrong with the turn.
-            (Some(exit @ Exit::Code(code)), None) if code != 0 && is_locked(end) => {
+            // Nothing is wrong with the turn.
+            (Some(exit @ Exit::Code(code)), None) if code != 0 && found_database_locked(&end.stderr) => {
                 format!("opencode: {exit}")
             }
             (Some(exit), Some(broken)) => format!("{broken}: {exit}"),
@@ -480,14 +480,6 @@ fn looping(steps: u32, whose: &str) -> Judgement {
         Verdict::Looping,
         format!("{steps} steps{whose} in a row ended without a finish reason"),
     )
-}
-
-/// The database was locked for longer than opencode waits: it says so, or names the statement that it could not run
-/// (1.18.33, and 1.3.2 for the first one that it runs).
-fn is_locked(end: &End) -> bool {
-    const WORDS: [&str; 3] = ["database is locked", "Failed query: ", "Failed to run the query "];
-    let says_so = |line: &String| WORDS.iter().any(|words| line.contains(words));
-    end.stderr.iter().any(says_so)
 }
 
 /// What opencode says of a question that was cancelled (both versions).

@@ -81,6 +81,8 @@ pub enum ServeMode {
     Silent,
     /// Answers its health check, makes sessions and forks them; runs no turns.
     Sessions,
+    /// Finds its database locked so many times and exits 1, as one that starts beside others may; then as `Sessions`.
+    Locked(usize),
 }
 
 /// What `run` does with some prompts.

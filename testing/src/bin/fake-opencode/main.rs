@@ -84,7 +84,13 @@ fn act(arguments: &[String]) -> Result<i32, Failure> {
                 return Ok(1);
             }
             ServeMode::Silent => std::thread::sleep(LIFE),
-            ServeMode::Sessions => serve::sessions(&Store::open(&home, &script)?)?,
+            ServeMode::Locked(times)
+                if earlier.iter().filter(|call| call.arguments[0] == "serve").count() < times =>
+            {
+                eprintln!("Failed to run the query 'PRAGMA journal_mode = WAL'");
+                return Ok(1);
+            }
+            ServeMode::Sessions | ServeMode::Locked(_) => serve::sessions(&Store::open(&home, &script)?)?,
         },
         ["session", "list", ..] => println!("{}", Store::open(&home, &script)?.list()?),
         ["session", "delete", id] => Store::open(&home, &script)?.delete(id)?,
