@@ -93,7 +93,7 @@ fn bookkeeping(criterion: &mut Criterion) {
 fn listing(criterion: &mut Criterion) {
     let home = tempfile::tempdir().unwrap();
     let store = store(home.path(), 10_000);
-    criterion.bench_function("list_10000", |bencher| {
+    criterion.bench_function("issues_10000", |bencher| {
         bencher.iter(|| black_box(store.issues().unwrap().found.len()));
     });
 }

@@ -646,18 +646,39 @@ fn a_listing_understands_of_a_record_what_it_tells_and_doctor_all_of_it() {
         assert_eq!(told.code(), status, "{told}");
         assert!(format!("{told}").contains(&named), "{told}");
     }
-    // A newer kugetsu's record is of use to this one, and its own fields are passed on.
-    record["schema"] = 9.into();
-    write(&record);
-    let row = listed().expect("a row");
-    assert_eq!((&row["policy"], &row["state"]), (&json!(5), &json!("completed")));
+    // A newer kugetsu's record is of use to this one, and its own fields are passed on. What is large is read as well.
+    for large in ["", &"x".repeat(100_000)] {
+        let mut newer = record.clone();
+        newer["schema"] = 9.into();
+        newer["note"] = large.into();
+        write(&newer);
+        let row = listed().expect("a row");
+        newer["state"] = "completed".into();
+        assert_eq!(row, newer);
+    }
+
+    // What would spoil the listing for whoever reads it.
     let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
-    let text = record
-        .to_string()
-        .replace("\"policy\":5", &format!("\"policy\":{deep}"));
-    std::fs::write(&path, text).expect("a file");
-    let row = listed().expect("a row");
-    assert_eq!((&row["ref"], &row["state"]), (&sound["ref"], &json!("completed")));
+    for text in ["\"half a \\ud83d pair\"", &deep, "\"\u{1}\"", "nonsense"] {
+        for schema in [1, 9] {
+            record["schema"] = schema.into();
+            let policy = format!("\"policy\":{text}");
+            let text = record.to_string().replace("\"policy\":5", &policy);
+            std::fs::write(&path, text).expect("a file");
+            assert_eq!(listed(), None, "{schema}: {policy}");
+        }
+    }
+    std::fs::write(
+        &path,
+        [b"{\"title\": \"\xff\",", &sound.to_string().as_bytes()[1..]].concat(),
+    )
+    .expect("a file");
+    assert_eq!(listed(), None);
+    record["schema"] = 1.into();
+    record["policy"] = "\u{1f600}".into();
+    let escaped = record.to_string().replace('\u{1f600}', "\\ud83d\\ude00");
+    std::fs::write(&path, escaped).expect("a file");
+    assert_eq!(listed().expect("a row")["policy"], record["policy"]);
 
     for (field, wrong) in [
         ("ref", json!("github.com/shoko/kugetsu#2")),
@@ -673,25 +694,19 @@ fn a_listing_understands_of_a_record_what_it_tells_and_doctor_all_of_it() {
         write(&record);
         assert_eq!(listed(), None, "{field}");
     }
-    // In the order of the fields.
+    // In the order of the fields of what is listed, and of all.
     for fields in [
-        &[
-            "schema", "ref", "session", "updated", "totals", "live", "last", "worktree",
-        ][..],
-        &[
-            "schema",
-            "ref",
-            "typed",
-            "session",
-            "fork",
-            "base",
-            "base_session",
-            "directory",
-        ],
+        "schema ref session updated totals live last worktree",
+        "schema ref typed session fork base base_session directory worktree title policy opencode created updated \
+         live last totals days",
     ] {
-        let values: Vec<_> = fields.iter().map(|field| sound.get(*field)).collect();
+        let values: Vec<_> = fields
+            .split(' ')
+            .map(|field| sound.get(field).unwrap_or(&Value::Null))
+            .collect();
         write(&json!(values));
-        assert_eq!(listed(), None, "{fields:?}");
+        assert_eq!(listed(), None, "{fields}");
+        refused(&world, &["show", "1"], 73, &["not a JSON object"]);
     }
     write(&sound);
     assert!(listed().is_some());
@@ -734,6 +749,7 @@ fn a_record_that_somebody_edited_is_listed_as_it_is() {
     record["note"] = json!("  two  \n lines \u{2028} {\"state\": \"x\"}  ");
     for edited in [
         format!("\n{}  \n\n", text.replace('\n', "\r\n\t ")),
+        text.replace('\n', "\r"),
         serde_json::to_string(&record).unwrap(),
         serde_json::to_string_pretty(&record).unwrap(),
     ] {
@@ -744,13 +760,16 @@ fn a_record_that_somebody_edited_is_listed_as_it_is() {
         assert_eq!(note.is_some(), edited.contains("note"), "{output}");
         assert!(note.is_none_or(|note| note == record["note"]), "{output}");
         assert_eq!(listed, plain);
-        assert_eq!(output.stdout().lines().count(), 1);
+        let text = output.stdout();
+        assert_eq!(text.trim_end().find(['\n', '\r']), None, "{text:?}");
     }
     // A newer kugetsu may have a state of its own.
-    record["schema"] = json!(2);
     record["state"] = json!("theirs");
-    std::fs::write(&path, record.to_string()).unwrap();
-    let output = run(&world, ["list", "--json"]);
-    assert_eq!(output.json()["sessions"][0]["state"], "completed", "{output}");
-    assert!(!output.stdout().contains("theirs"), "{output}");
+    for schema in [1, 2] {
+        record["schema"] = json!(schema);
+        std::fs::write(&path, record.to_string()).unwrap();
+        let output = run(&world, ["list", "--json"]);
+        assert_eq!(output.json()["sessions"][0]["state"], "completed", "{output}");
+        assert!(!output.stdout().contains("theirs"), "{output}");
+    }
 }

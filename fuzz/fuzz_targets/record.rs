@@ -1,14 +1,17 @@
 //! Whatever stands in a record's file: no panic, and what is understood is written so that it is understood again.
 #![no_main]
 
-use kugetsu::session::{BaseRecord, IssueRecord};
+use kugetsu::session::{BaseRecord, IssueRecord, IssueSummary};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(record) = serde_json::from_slice::<IssueRecord>(data) {
         let text = serde_json::to_vec_pretty(&record).expect("what was read can be written");
         assert_eq!(serde_json::from_slice::<IssueRecord>(&text).ok(), Some(record.clone()));
-        let _ = record.state(|_| true).as_str();
+        let summary: IssueSummary = serde_json::from_slice(&text).expect("what was written whole can be read in part");
+        for alive in [true, false] {
+            assert_eq!(summary.state(|_| alive), record.state(|_| alive));
+        }
     }
     if let Ok(record) = serde_json::from_slice::<BaseRecord>(data) {
         let text = serde_json::to_vec_pretty(&record).expect("what was read can be written");

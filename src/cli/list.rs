@@ -13,7 +13,7 @@ use super::output::{Output, money};
 use super::{CliError, Outcome};
 use crate::config::print_duration;
 use crate::exit::ExitStatus;
-use crate::session::{BaseRecord, IssueSummary, RefContext, RepoRef, SCHEMA, SessionState, Verdict};
+use crate::session::{BaseRecord, IssueSummary, RefContext, RepoRef, SessionState, Verdict};
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
@@ -141,26 +141,28 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
     Ok(ExitStatus::Ok)
 }
 
+/// Room for the rows of a block, which mostly have less than 1.5 kB each.
+const ROWS: usize = 96 * 1024;
+
 /// Adds a comma and the record as its file has it, on one line and with the state as its last field. Understanding all of
 /// it would take a sixth of all the time, and writing it as JSON again a third, which ten thousand records show.
 fn add_row(rows: &mut String, summary: &IssueSummary, text: &str, state: SessionState) {
     if rows.is_empty() {
-        // Room for most blocks at once: growing would copy each row twice more.
-        rows.reserve(96 * 1024);
+        rows.reserve(ROWS);
     }
     rows.push(',');
-    let fields = text.trim_ascii().strip_suffix('}');
-    let Some(fields) = fields.filter(|_| summary.schema == SCHEMA) else {
-        // A newer schema may have a state of its own. What is nested deeper than this can be read is left out.
-        let mut record: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
-        record.insert("ref".to_owned(), json!(summary.issue));
+    if !summary.passes_on() {
+        let mut record: Map<String, Value> =
+            serde_json::from_str(text).expect("the store gives objects that can be read as a whole");
         record.insert("state".to_owned(), json!(state.as_str()));
         rows.push_str(&Value::Object(record).to_string());
         return;
-    };
+    }
+    let text = text.trim_ascii();
+    let fields = text.strip_suffix('}').unwrap_or(text);
     // A string in JSON has no line break, so what stands around one is space between tokens.
     let mut from = 0;
-    for end in memchr::memchr_iter(b'\n', fields.as_bytes()) {
+    for end in memchr::memchr2_iter(b'\n', b'\r', fields.as_bytes()) {
         rows.push_str(fields[from..end].trim_ascii_end());
         let indent = fields[end + 1..].bytes().take_while(|byte| *byte == b' ');
         from = end + 1 + indent.count();

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::{IssueRef, LiveTurn, PendingRequest, RepoRef, TokenCount, TurnRecord, Verdict, Worktree};
@@ -123,7 +124,7 @@ pub struct IssueRecord {
 }
 
 /// What a listing needs to know of an issue's session: so much of its record is understood, and the rest of the file only
-/// has to be JSON. `doctor`, and whatever acts on a session, read it all.
+/// has to be JSON. Whatever acts on a session, `query` and `doctor` read it all.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct IssueSummary {
     /// The schema of the file.
@@ -139,13 +140,19 @@ pub struct IssueSummary {
     #[serde(default)]
     pub totals: Totals,
     live: Option<LiveTurn>,
-    last: Option<LastTurn>,
-    worktree: Option<Worktree>,
+    last: Option<VerdictOnly>,
+    worktree: Option<BlockedOnly>,
+    state: Option<IgnoredAny>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-struct LastTurn {
+struct VerdictOnly {
     verdict: Verdict,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+struct BlockedOnly {
+    blocked_rebase: Option<IgnoredAny>,
 }
 
 /// The journal of one fork: on disk before opencode is asked, gone when the fork's id is on disk. With it,
@@ -208,15 +215,13 @@ impl SessionState {
     fn of(
         live: Option<&LiveTurn>,
         last: Option<Verdict>,
-        worktree: Option<&Worktree>,
+        rebase_blocked: bool,
         alive: impl FnOnce(&LiveTurn) -> bool,
     ) -> Self {
         match (live, last) {
             (Some(live), _) if alive(live) => Self::Running,
             (Some(_), _) => Self::Lost,
-            (None, _) if worktree.is_some_and(|worktree| worktree.blocked_rebase.is_some()) => {
-                Self::Ended(Verdict::Blocked)
-            }
+            (None, _) if rebase_blocked => Self::Ended(Verdict::Blocked),
             (None, Some(verdict)) => Self::Ended(verdict),
             (None, None) => Self::New,
         }
@@ -237,7 +242,14 @@ impl IssueSummary {
     /// As [`IssueRecord::state`].
     pub fn state(&self, alive: impl FnOnce(&LiveTurn) -> bool) -> SessionState {
         let last = self.last.as_ref().map(|turn| turn.verdict);
-        SessionState::of(self.live.as_ref(), last, self.worktree.as_ref(), alive)
+        let worktree = self.worktree.as_ref();
+        let blocked = worktree.is_some_and(|worktree| worktree.blocked_rebase.is_some());
+        SessionState::of(self.live.as_ref(), last, blocked, alive)
+    }
+
+    /// Whether the record's fields are this version's, and a state can be put beside them.
+    pub fn passes_on(&self) -> bool {
+        self.schema == SCHEMA && self.state.is_none()
     }
 }
 
@@ -263,7 +275,7 @@ impl IssueRecord {
     /// What the session is doing. `alive` answers whether the supervisor of a live turn still runs.
     pub fn state(&self, alive: impl FnOnce(&LiveTurn) -> bool) -> SessionState {
         let last = self.last.as_ref().map(|turn| turn.verdict);
-        SessionState::of(self.live.as_ref(), last, self.worktree.as_ref(), alive)
+        SessionState::of(self.live.as_ref(), last, self.blocked_rebase().is_some(), alive)
     }
 
     /// The rebase that conflicts kept from happening.

@@ -106,7 +106,7 @@ impl Store {
     }
 
     /// As [`Store::fold_issues`], with no more of each record than a listing needs, and the text of its file: a JSON
-    /// object.
+    /// object that can be read as a whole.
     pub fn fold_summaries<T: Default + Send>(
         &self,
         add: impl Fn(&mut T, IssueSummary, &str) + Sync,
@@ -358,10 +358,16 @@ fn read_quickly<'a, R: Record>(
     let open = rustix::fs::openat(&folder.open, Folder::name(number), FILE, Mode::empty()).ok()?;
     let length = rustix::io::read(&open, &mut *buffer).ok()?;
     // Checked as a whole, not string by string.
+    if length == buffer.len() {
+        return None;
+    }
+    // Checked as a whole, not string by string.
     let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
-    let record = serde_json::from_str::<R>(text).ok()?;
-    let sound = records::is_object(text.as_bytes()) && record.belongs(&folder.repo, number);
-    sound.then_some((record, text))
+    if !records::is_object(text) {
+        return None;
+    }
+    let record = R::understand(text).ok()?;
+    record.belongs(&folder.repo, number).then_some((record, text))
 }
 
 /// Reads the whole file, and says what is wrong with it.
@@ -380,7 +386,9 @@ fn read_with_care<R: Record>(
     match fsx::read_bounded(&path, MAX_RECORD) {
         Ok(bytes) => {
             let record = records::parse_as(&path, &bytes, &key)?;
-            Ok(Some((record, String::from_utf8_lossy(&bytes).into_owned())))
+            let text =
+                String::from_utf8(bytes).map_err(|error| StoreError::broken(&path, error.to_string()))?;
+            Ok(Some((record, text)))
         }
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error.into()),

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::ser::Formatter;
+use serde_json::{Map, Value};
 
 use super::{Key, Lease, Store, StoreError, trash};
 use crate::fsx;
@@ -18,6 +19,11 @@ pub(crate) const MAX_RECORD: u64 = 4 << 20;
 pub(crate) trait Record: DeserializeOwned + Send {
     fn schema(&self) -> u32;
     fn owner(&self) -> Owner<'_>;
+
+    /// Reads it from the text of its file.
+    fn understand(text: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(text)
+    }
 
     fn key(&self) -> Key {
         match self.owner() {
@@ -59,6 +65,23 @@ impl Record for IssueSummary {
     fn owner(&self) -> Owner<'_> {
         Owner::Issue(&self.issue)
     }
+
+    /// What a summary leaves out is passed on, and one record must not spoil a listing for its reader. serde_json does not
+    /// look for half a surrogate pair, nor at how deep it goes, in what it leaves out: such a text, which kugetsu does not
+    /// write, is read as a whole too, and so is one whose fields cannot be passed on as they are.
+    fn understand(text: &str) -> serde_json::Result<Self> {
+        let summary: Self = serde_json::from_str(text)?;
+        let escapes = memchr::memmem::find(text.as_bytes(), b"\\u").is_some();
+        let deep = || {
+            memchr::memchr2_iter(b'[', b'{', text.as_bytes())
+                .nth(100)
+                .is_some()
+        };
+        if escapes || deep() || !summary.passes_on() {
+            serde_json::from_str::<Map<String, Value>>(text)?;
+        }
+        Ok(summary)
+    }
 }
 
 impl Record for BaseRecord {
@@ -79,13 +102,15 @@ pub(crate) struct Probe {
 
 /// Understands a record's bytes. One of a newer schema is read as far as this version can.
 pub(crate) fn parse<R: Record>(path: &Path, bytes: &[u8]) -> Result<R, StoreError> {
-    match serde_json::from_slice::<R>(bytes) {
-        Ok(record) if is_object(bytes) => Ok(record),
-        Ok(_) => Err(StoreError::broken(
-            path,
-            "it is an array, not an object".to_owned(),
-        )),
-        Err(error) => match serde_json::from_slice::<Probe>(bytes) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return Err(StoreError::broken(path, "it is not UTF-8".to_owned()));
+    };
+    if !is_object(text) {
+        return Err(StoreError::broken(path, "it is not a JSON object".to_owned()));
+    }
+    match R::understand(text) {
+        Ok(record) => Ok(record),
+        Err(error) => match serde_json::from_str::<Probe>(text) {
             Ok(Probe { schema }) if schema > SCHEMA => Err(StoreError::Newer {
                 path: path.to_owned(),
                 found: schema,
@@ -96,9 +121,9 @@ pub(crate) fn parse<R: Record>(path: &Path, bytes: &[u8]) -> Result<R, StoreErro
     }
 }
 
-/// Whether what is JSON is an object: an array of a record's values in their order would be taken for one too.
-pub(crate) fn is_object(json: &[u8]) -> bool {
-    json.trim_ascii_start().starts_with(b"{")
+/// Whether JSON is an object: serde takes an array of a record's values in their order for one too.
+pub(crate) fn is_object(json: &str) -> bool {
+    json.trim_ascii_start().starts_with('{')
 }
 
 /// As [`parse`], and the record must be the one that belongs there.

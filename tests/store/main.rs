@@ -19,8 +19,10 @@ mod trash;
 use std::os::unix::fs::PermissionsExt;
 
 use common::*;
-use kugetsu::session::SCHEMA;
-use kugetsu::store::{Finding, Fixed, Index, Key, Store, StoreError};
+use kugetsu::session::{
+    BlockedRebase, IssueSummary, LiveTurn, SCHEMA, SessionId, TransportKind, TurnRecord, Verdict, Worktree,
+};
+use kugetsu::store::{Finding, Fixed, Index, Key, Store, StoreError, record_text};
 
 #[test]
 fn nothing_is_written_before_the_first_write() {
@@ -90,6 +92,78 @@ fn a_write_needs_the_lease_of_its_own_key_in_its_own_store() {
         ));
     }
     assert_eq!(store.issue(&issue).unwrap(), None);
+}
+
+#[test]
+fn a_summary_says_of_a_record_what_the_whole_says() {
+    let issue = issue("github.com/shoko/kugetsu#14");
+    let live = LiveTurn {
+        turn: uuid::Uuid::from_u128(7),
+        supervisor: kugetsu::process::current(),
+        started: at(5),
+        transport: TransportKind::Run,
+    };
+    let worktree = |blocked_rebase| Worktree {
+        path: "/srv/14".into(),
+        branch: "kugetsu/14".to_owned(),
+        base_commit: "0".repeat(40),
+        base_branch: None,
+        blocked_rebase,
+        repo_dir: "/srv/kugetsu".into(),
+        created: at(0),
+        pending: false,
+    };
+    let blocked = BlockedRebase {
+        onto: "main".to_owned(),
+        conflicts: vec!["a".to_owned()],
+    };
+    let mut seen = std::collections::HashSet::new();
+    for live in [None, Some(live)] {
+        for verdict in [None, Some(Verdict::Completed), Some(Verdict::Quota)] {
+            for worktree in [None, Some(worktree(None)), Some(worktree(Some(blocked.clone())))] {
+                for session in [None, SessionId::new("ses_1a2b3c4d5e6f")] {
+                    let mut record = issue_record(&issue, "a title");
+                    record.count(&turn(3));
+                    record.live.clone_from(&live);
+                    record.last = verdict.map(|verdict| TurnRecord { verdict, ..turn(3) });
+                    record.worktree.clone_from(&worktree);
+                    record.session.clone_from(&session);
+                    let text = record_text(&record).unwrap();
+                    let summary: IssueSummary = serde_json::from_slice(&text).unwrap();
+                    assert_eq!(
+                        (
+                            summary.schema,
+                            &summary.issue,
+                            &summary.session,
+                            summary.updated,
+                            summary.totals
+                        ),
+                        (
+                            record.schema,
+                            &record.issue,
+                            &record.session,
+                            record.updated,
+                            record.totals
+                        )
+                    );
+                    assert!(summary.passes_on());
+                    for alive in [true, false] {
+                        let state = record.state(|_| alive);
+                        assert_eq!(
+                            summary.state(|live| alive && Some(live) == record.live.as_ref()),
+                            state
+                        );
+                        seen.insert(state);
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(
+        seen.len(),
+        6,
+        "new, running, lost, two verdicts, blocked: {seen:?}"
+    );
 }
 
 #[test]
