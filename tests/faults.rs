@@ -183,6 +183,63 @@ fn a_disk_that_fills_up_in_a_turn_ends_it_with_73() {
 }
 
 #[test]
+fn a_disk_that_is_full_for_a_part_of_a_turn_is_told_with_73() {
+    let world = world();
+    world.fake(&FakeScript::default().on(
+        "fill",
+        [
+            kugetsu_testing::Step::Flood {
+                lines: 1500,
+                bytes: 1000,
+            },
+            // Meanwhile somebody makes room.
+            kugetsu_testing::Step::Pause(1000),
+            kugetsu_testing::Step::Answer("done".into()),
+        ],
+    ));
+    let output = with_mounts(
+        &world,
+        "cp -a \"$KUGETSU_HOME\" \"$TMPDIR/seed\" && mount -t tmpfs -o size=3m tmpfs \"$KUGETSU_HOME\" \
+         && cp -a \"$TMPDIR/seed/.\" \"$KUGETSU_HOME\" && head -c 2m /dev/zero > \"$KUGETSU_HOME/filler\" || exit 99\n\
+         \"$0\" continue 1 'fill it' --transport run & turn=$!\n\
+         until [ \"$(stat -f -c %a \"$KUGETSU_HOME\")\" = 0 ]; do kill -0 $turn || break; sleep 0.02; done\n\
+         rm \"$KUGETSU_HOME/filler\"; wait $turn; status=$?\n\
+         cp -a \"$KUGETSU_HOME\" \"$HOME/../after\"; \"$0\" wait 1 > /dev/null; echo \"waited $?\"; exit $status",
+    );
+    output.expect_status(73);
+    let told = output.stderr();
+    assert!(
+        told.contains("completed") && told.contains("a gap: No space left"),
+        "{told}"
+    );
+    assert!(output.stdout().ends_with("waited 73\n"), "{told}");
+    let files = kit::files_below(&world.root().join("after"));
+    let mut logs: Vec<_> = files
+        .iter()
+        .filter(|path| path.to_string_lossy().ends_with(".events.jsonl"))
+        .collect();
+    logs.sort();
+    assert_eq!(logs.len(), 2, "{logs:?}");
+    let text = std::fs::read_to_string(logs[1]).unwrap();
+    assert!(text.ends_with('\n'));
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let [.., notice, end] = &lines[..] else {
+        panic!("{lines:?}")
+    };
+    assert!(
+        kit::text(&notice["message"]).contains("events are missing here: No space left"),
+        "{notice}"
+    );
+    assert_eq!(
+        (&end["type"], &end["verdict"], &end["exit_status"]),
+        (&"agent_end".into(), &"completed".into(), &73.into())
+    );
+}
+
+#[test]
 fn a_read_only_home_is_read() {
     let world = world();
     let read_only = |command: &str| {

@@ -59,6 +59,7 @@ pub(crate) fn turn(verdict: Verdict, ended: Timestamp) -> TurnRecord {
         events: 24,
         restarts: 0,
         answered: Answered::default(),
+        log_gap: None,
     }
 }
 

@@ -394,11 +394,11 @@ impl Delivery<'_> {
             opencode: self.record.opencode.clone(),
             directory: self.record.directory.clone(),
         };
-        let _ = stream.write(start, &Redactor::default());
+        stream.write(start, &Redactor::default());
         if let Some(what) = &self.fallback {
             let (level, message) = ("warning".to_owned(), what.clone());
             let notice = StreamEvent::Notice { level, message };
-            let _ = stream.write(notice, &Redactor::default());
+            stream.write(notice, &Redactor::default());
         }
         Ok((target, (stream, feed)))
     }
@@ -548,7 +548,7 @@ impl Delivery<'_> {
         } else {
             outcome.proof
         };
-        outcome.ending.tell(&judgement, counts, proof.clone());
+        let log_gap = outcome.ending.tell(&judgement, counts, proof.clone());
         let turn = TurnRecord {
             schema: SCHEMA,
             turn: self.turn,
@@ -567,6 +567,7 @@ impl Delivery<'_> {
             events: outcome.counts.events,
             restarts: outcome.restarts,
             answered: outcome.answered,
+            log_gap,
         };
         // A person's answer that never reached the session waits for the next turn.
         if outcome.blocked_on.is_some() || stored.has_prompt() {

@@ -424,7 +424,7 @@ pub(super) fn exit_of(report: &TurnReport, signal: Option<ExitStatus>) -> ExitSt
         (Verdict::Aborted, Some(signal), _) => signal,
         (Verdict::Aborted, None, Interrupt::Interrupted) => ExitStatus::Interrupted,
         (Verdict::Aborted, None, _) => ExitStatus::Terminated,
-        (verdict, ..) => verdict.exit_status(),
+        _ => report.turn.exit_status(),
     }
 }
 
@@ -471,6 +471,7 @@ pub(super) fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Val
         "answered": turn.answered,
         "pending": report.record.pending,
         "retry_at": turn.retry_at,
+        "log_gap": turn.log_gap,
         "proof": turn.proof,
     })
 }
@@ -521,6 +522,13 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
     ));
     if !turn.reason.is_empty() {
         output.note(format!("  {}", turn.reason));
+    }
+    if let Some(why) = &turn.log_gap {
+        output.note(format!(
+            "  its log could not be written, so what is printed has a gap: {why}"
+        ));
+        output
+            .note("  the whole answer is in opencode: kugetsu attach, or ask for it with: kugetsu continue");
     }
     if let Some(at) = turn.retry_at {
         output.note(format!("  try again after {at}"));

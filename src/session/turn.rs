@@ -6,6 +6,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{SCHEMA, Verdict};
+use crate::exit::ExitStatus;
 
 /// How turns reach opencode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -160,9 +161,20 @@ pub struct TurnRecord {
     /// Requests that were answered.
     #[serde(default)]
     pub answered: Answered,
+    /// Why events are missing in the turn's log, and with them text in what was printed from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_gap: Option<String>,
 }
 
 impl TurnRecord {
+    /// The exit status of a command whose turn it was: a result that could not be told whole is no success.
+    pub fn exit_status(&self) -> ExitStatus {
+        match (self.verdict, &self.log_gap) {
+            (Verdict::Completed, Some(_)) => ExitStatus::CannotWrite,
+            (verdict, _) => verdict.exit_status(),
+        }
+    }
+
     /// A turn whose supervisor died: nobody heard the end of it. `opencode` is the version that ran it.
     pub fn lost(live: &LiveTurn, opencode: &str) -> Self {
         Self {
@@ -183,6 +195,7 @@ impl TurnRecord {
             events: 0,
             restarts: 0,
             answered: Answered::default(),
+            log_gap: None,
         }
     }
 }

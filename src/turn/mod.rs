@@ -21,6 +21,7 @@ pub use answers::Responder;
 pub use limits::Limits;
 pub use machine::{Counts, Judgement, Machine, Step};
 
+use crate::exit::ExitStatus;
 use crate::opencode::Database;
 use crate::opencode::DatabaseError;
 use crate::process;
@@ -110,8 +111,12 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// Writes it.
-    pub fn tell(mut self, judgement: &Judgement, counts: Counts, proof: Proof) {
+    /// Writes it; gives why events before it are missing.
+    pub fn tell(self, judgement: &Judgement, counts: Counts, proof: Proof) -> Option<String> {
+        let exit_status = match (judgement.verdict, self.stream.gap()) {
+            (Verdict::Completed, Some(_)) => ExitStatus::CannotWrite,
+            (verdict, _) => verdict.exit_status(),
+        };
         let end = StreamEvent::AgentEnd {
             verdict: judgement.verdict,
             reason: judgement.reason.clone(),
@@ -124,9 +129,9 @@ impl Ending {
             restarts: self.restarts,
             retry_at: judgement.retry_at,
             proof,
-            exit_status: judgement.verdict.exit_status().code(),
+            exit_status: exit_status.code(),
         };
-        self.narrator.write(&mut self.stream, end);
+        self.narrator.end(self.stream, end)
     }
 }
 

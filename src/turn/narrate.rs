@@ -32,8 +32,6 @@ pub(super) struct Narrator {
     fresh: bool,
     /// The last events, in words.
     last: VecDeque<String>,
-    /// The stream could not be written; told once, by the turn's reason being all that is left.
-    mute: bool,
 }
 
 impl Narrator {
@@ -47,20 +45,26 @@ impl Narrator {
             answer: String::new(),
             fresh: true,
             last: VecDeque::new(),
-            mute: false,
         }
     }
 
     pub(super) fn write(&mut self, stream: &mut StreamWriter, event: StreamEvent) {
+        self.remember(&event);
+        stream.write(event, &self.redactor);
+    }
+
+    /// Writes the last line; gives why lines before it are missing.
+    pub(super) fn end(mut self, stream: StreamWriter, event: StreamEvent) -> Option<String> {
+        self.remember(&event);
+        stream.end(event, &self.redactor)
+    }
+
+    fn remember(&mut self, event: &StreamEvent) {
         if let Some(words) = event.in_words(&self.redactor) {
             if self.last.len() == LAST {
                 self.last.pop_front();
             }
             self.last.push_back(words);
-        }
-        // A full disk must not end a turn whose session is safe in opencode: the stream stops, the turn goes on.
-        if !self.mute && stream.write(event, &self.redactor).is_err() {
-            self.mute = true;
         }
     }
 

@@ -304,6 +304,8 @@ pub struct StreamWriter {
     subject: String,
     turn: Uuid,
     buffer: Vec<u8>,
+    /// Why the file has stopped growing.
+    gap: Option<String>,
 }
 
 impl StreamWriter {
@@ -324,12 +326,40 @@ impl StreamWriter {
             subject,
             turn,
             buffer: Vec::new(),
+            gap: None,
         };
         Ok((writer, feed))
     }
 
-    /// Appends one event, without secrets.
-    pub fn write(&mut self, event: StreamEvent, redactor: &Redactor) -> std::io::Result<()> {
+    /// Appends one event, without secrets. A full disk must not end a turn whose session is safe in opencode: the file
+    /// stops growing, with a whole line, and the turn goes on.
+    pub fn write(&mut self, event: StreamEvent, redactor: &Redactor) {
+        if self.gap.is_some() {
+            return;
+        }
+        if let Err(error) = self.append(event, redactor) {
+            let _ = self.file.set_len(self.length);
+            self.gap = Some(error.to_string());
+        }
+    }
+
+    /// Appends the last line, also where lines are missing before it, and a notice of that. Gives why they are.
+    pub fn end(mut self, end: StreamEvent, redactor: &Redactor) -> Option<String> {
+        let gap = self.gap.take();
+        if let Some(why) = &gap {
+            let (level, message) = ("error".to_owned(), format!("events are missing here: {why}"));
+            self.write(StreamEvent::Notice { level, message }, redactor);
+        }
+        self.write(end, redactor);
+        gap.or_else(|| self.gap.take())
+    }
+
+    /// Why lines are missing, as far as is known.
+    pub fn gap(&self) -> Option<&str> {
+        self.gap.as_deref()
+    }
+
+    fn append(&mut self, event: StreamEvent, redactor: &Redactor) -> std::io::Result<()> {
         let line = StreamLine {
             schema: SCHEMA,
             time: Timestamp::now(),

@@ -92,6 +92,7 @@ pub(crate) fn turn(number: u64) -> TurnRecord {
         events: 3,
         restarts: 0,
         answered: kugetsu::session::Answered::default(),
+        log_gap: None,
     }
 }
 
