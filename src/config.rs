@@ -91,7 +91,7 @@ pub const KEYS: &[Key] = &[
         name: "model",
         default: "",
         help: "the model of every turn, as provider/model; empty: the session's own",
-        check: anything,
+        check: |text| or_empty(text, |text| parse_model(text).map(drop)),
     },
     Key {
         name: "agent",
@@ -476,6 +476,16 @@ fn positive(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("it is a whole number of at least 1".to_owned()),
         Ok(number) => Ok(number),
+    }
+}
+
+/// A model as opencode takes it: without its provider, `serve` would take the session's own instead.
+pub fn parse_model(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        Some((provider, model)) if !provider.is_empty() && !model.is_empty() => Ok(text.to_owned()),
+        _ => Err(format!(
+            "`{text}` is no model: say PROVIDER/MODEL, as `opencode models` lists them"
+        )),
     }
 }
 

@@ -14,7 +14,7 @@ use super::printer::{Printer, Show, Verbosity};
 use super::signals::with_signals;
 use super::{CliError, Outcome, detach, prompt, wait};
 use crate::broker::{DEBUG_LOG, Mode, TransportChoice, TurnReport, TurnRequest, WorktreeWish};
-use crate::config::{Config, parse_usd, print_duration};
+use crate::config::{Config, parse_model, parse_usd, print_duration};
 use crate::exit::ExitStatus;
 use crate::redact;
 use crate::session::{IssueRef, Verdict};
@@ -100,7 +100,7 @@ pub(super) struct TurnArgs {
     wait: Option<Duration>,
 
     /// The model, as provider/model, instead of the session's own [config: model]
-    #[arg(long)]
+    #[arg(long, value_parser = parse_model)]
     model: Option<String>,
 
     /// The agent instead of the session's own [config: agent]

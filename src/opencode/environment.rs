@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::Opencode;
-use super::log_lines::{failed_attempt, is_log_line, server_failure};
+use super::log_lines::{failed_attempt, is_log_line, refused_agent, server_failure};
 use super::run_events::notice;
 use crate::fsx;
 use crate::permission::{Rule, env_json};
@@ -141,20 +141,35 @@ pub async fn drained(pump: &mut JoinHandle<()>) {
     }
 }
 
+/// What opencode says on standard error alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// A request to the model failed; it may be made again.
+    AttemptFailed(String),
+    /// The agent that was asked for does not take the turn, and another one would.
+    AgentRefused(String),
+}
+
 /// Reads opencode's standard error to its end, so that it never blocks on it; keeps the last lines that are
-/// words for people, and all of it in the debug log. `failures` hears of every request to the model that failed.
+/// words for people, and all of it in the debug log. `said` hears of what the turn depends on.
 pub async fn pump_stderr(
     pipe: impl AsyncRead + Unpin,
     tail: StderrTail,
     debug_log: Option<PathBuf>,
     redactor: Redactor,
-    failures: Option<mpsc::Sender<String>>,
+    said: Option<mpsc::Sender<Said>>,
 ) {
     let mut log = debug_log.and_then(|path| fsx::create_append(&path).ok());
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
     // The rest of a line of the log whose beginning has been read: 1.3.2 logs a whole request with its failure.
     let mut skipping = false;
+    let hear = |what: Said| {
+        if let Some(said) = &said {
+            // Full: nobody listens, or enough has been heard.
+            let _ = said.try_send(what);
+        }
+    };
     let mut take = |line: &[u8], skipping: bool| {
         let clean = redactor.clean_bytes(line);
         if let Some(log) = &mut log {
@@ -165,11 +180,11 @@ pub async fn pump_stderr(
             return skipping;
         }
         if let Some(message) = failed_attempt(&text) {
-            if let Some(failures) = &failures {
-                // Full: nobody listens, or enough has been heard.
-                let _ = failures.try_send(message);
-            }
+            hear(Said::AttemptFailed(message));
             return true;
+        }
+        if let Some(refusal) = refused_agent(&text) {
+            hear(Said::AgentRefused(refusal.to_owned()));
         }
         if let Some(failure) = server_failure(&text) {
             tail.push(failure.to_owned());

@@ -46,6 +46,13 @@ pub(super) fn failed_attempt(line: &str) -> Option<String> {
     (!message.is_empty()).then(|| message.to_owned())
 }
 
+/// What `run` says of an agent that there is not, or that takes no turns (both versions), before it lets its default agent
+/// do the work.
+pub(super) fn refused_agent(line: &str) -> Option<&str> {
+    let (said, _) = line.split_once(". Falling back to default agent")?;
+    said.find("agent \"").map(|at| &said[at..])
+}
+
 /// What an error event that says no more than "Check server logs for details" stands for (1.18.33).
 pub(super) fn server_failure(line: &str) -> Option<&str> {
     let (_, rest) = line
@@ -73,6 +80,21 @@ mod tests {
     const OLD_REQUEST: &str = "ERROR 2026-11-21T01:56:04 +2652ms service=llm providerID=scripted modelID=scripted sessionID=ses_1 small=false agent=build mode=primary error={\"error\":{\"name\":\"AI_APICallError\"";
     const NEW: &str = "timestamp=2026-11-21T01:56:11.981Z level=ERROR run=488844bd message=\"stream error\" providerID=scripted modelID=scripted session.id=ses_1 small=false agent=build mode=primary error.error=\"AI_APICallError: scripted trouble 429\"";
     const NEW_TITLE: &str = "timestamp=2026-11-21T01:56:14.119Z level=ERROR run=488844bd message=\"stream error\" providerID=scripted modelID=scripted session.id=ses_1 small=true agent=title mode=primary error.error=\"AI_RetryError: Failed after 3 attempts\"";
+
+    #[test]
+    fn a_refused_agent_is_told_from_other_words() {
+        let said = |text| refused_agent(text);
+        assert_eq!(
+            said("! agent \"nosuch\" not found. Falling back to default agent"),
+            Some("agent \"nosuch\" not found")
+        );
+        assert_eq!(
+            said("! agent \"general\" is a subagent, not a primary agent. Falling back to default agent"),
+            Some("agent \"general\" is a subagent, not a primary agent")
+        );
+        assert_eq!(said("agent \"plan\" is at work"), None);
+        assert_eq!(said("nothing. Falling back to default agent"), None);
+    }
 
     #[test]
     fn a_failed_request_is_told_from_other_lines_of_the_log() {

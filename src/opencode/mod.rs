@@ -19,7 +19,7 @@ pub use database::{
     Database, DatabaseError, SUBAGENT_TOOL, SessionPatch, SessionRow, StoredMessage, SubagentStep,
     SubagentWork, prompt_matches,
 };
-pub use environment::{Launch, Secrets, StderrTail, drained, pump_stderr};
+pub use environment::{Launch, Said, Secrets, StderrTail, drained, pump_stderr};
 pub use lines::{KEPT_PREFIX, Line, LineSplitter, MAX_LINE};
 pub(crate) use log_lines::found_database_locked;
 pub(crate) use run_events::cost;

@@ -16,8 +16,8 @@ use super::{
     Answer, End, ErrorPayload, Event, Request, Setup, Target, ToolCall, ToolStatus, Transport, TransportError,
 };
 use crate::opencode::{
-    Database, DatabaseError, Line, LineSplitter, RunEvent, RunEventKind, RunLine, SUBAGENT_TOOL, SessionRow,
-    StderrTail, drained, parse_line, pump_stderr,
+    Database, DatabaseError, Line, LineSplitter, RunEvent, RunEventKind, RunLine, SUBAGENT_TOOL, Said,
+    SessionRow, StderrTail, drained, parse_line, pump_stderr,
 };
 use crate::process::Guarded;
 use crate::redact::Redactor;
@@ -40,7 +40,7 @@ pub struct RunTransport {
     process: Option<Guarded>,
     events: Option<mpsc::Receiver<Event>>,
     stderr: StderrTail,
-    failures: Option<mpsc::Receiver<String>>,
+    said: Option<mpsc::Receiver<Said>>,
     attempts: u64,
     tasks: Vec<JoinHandle<()>>,
     stderr_pump: Option<JoinHandle<()>>,
@@ -187,7 +187,7 @@ impl Transport for RunTransport {
             process: None,
             events: None,
             stderr: StderrTail::default(),
-            failures: None,
+            said: None,
             attempts: 0,
             tasks: Vec::new(),
             stderr_pump: None,
@@ -235,8 +235,8 @@ impl Transport for RunTransport {
         let mut process = Guarded::spawn(spec).await?;
         if let Some(pipe) = process.stderr.take() {
             let debug_log = self.setup.debug_log.clone();
-            let (heard, failures) = mpsc::channel(64);
-            self.failures = Some(failures);
+            let (heard, said) = mpsc::channel(64);
+            self.said = Some(said);
             self.stderr_pump = Some(tokio::spawn(pump_stderr(
                 pipe,
                 self.stderr.clone(),
@@ -289,9 +289,9 @@ impl Transport for RunTransport {
                     None => std::future::pending().await,
                 }
             };
-            let failure = async {
-                match &mut self.failures {
-                    Some(failures) => failures.recv().await,
+            let said = async {
+                match &mut self.said {
+                    Some(said) => said.recv().await,
                     None => std::future::pending().await,
                 }
             };
@@ -337,8 +337,16 @@ impl Transport for RunTransport {
                         });
                     }
                 },
-                failure = failure => match failure {
-                    Some(message) => {
+                said = said => match said {
+                    Some(Said::AgentRefused(message)) => {
+                        process.kill().await;
+                        return Event::Error(ErrorPayload {
+                            name: "Agent".to_owned(),
+                            message,
+                            payload: serde_json::Value::Null,
+                        });
+                    }
+                    Some(Said::AttemptFailed(message)) => {
                         self.attempts += 1;
                         if let Some(subagents) = &mut self.subagents {
                             // What was done before is no progress afterwards.
@@ -347,7 +355,7 @@ impl Transport for RunTransport {
                         }
                         self.seen.push_back(Event::Retrying { attempt: self.attempts, message, next: None });
                     }
-                    None => self.failures = None,
+                    None => self.said = None,
                 },
                 () = look => {
                     if let Some(Ok(Some(fork))) = self.search.as_ref().map(ForkSearch::look) {

@@ -15,6 +15,19 @@ on_every_combination! {
         }
         let output = case.turn("start", "#3", &["--model", "scripted/none", "use what is not there"]);
         expect(&output, 1, "failed", "scripted/none");
+        let output = case.turn("start", "#4", &["--model", "none", "whose model"]);
+        output.expect_status(64);
+        assert!(output.stderr().contains("PROVIDER/MODEL"), "{output}");
+        case.wait_nothing_left(SOON);
+    }
+
+    fn an_agent_that_there_is_not_is_a_failure(case: &Case) {
+        case.model.on("whose work", vec![Reply::text("the default agent's")]);
+        let output = case.turn("start", "#1", &["--agent", "nosuch", "whose work"]);
+        expect(&output, 1, "failed", "nosuch");
+        assert_ne!(output.json()["answer"], "the default agent's", "{output}");
+        let output = case.turn("start", "#3", &["--agent", "plan", "whose work"]);
+        expect(&output, 0, "completed", "");
         case.wait_nothing_left(SOON);
     }
 
