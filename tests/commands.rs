@@ -45,6 +45,28 @@ fn a_base_is_made_once_unless_forced() {
     assert_eq!(made.json()["schema"], 1);
     assert_eq!(made.json()["session"], first.as_str());
     refused(&world, &["init", "--adopt", &second], 64, &[&first, "--force"]);
+    let force = ["init", "--force", "--adopt", &second];
+    refused(
+        &world,
+        &[&force[..], &["--prompt", " \n"]].concat(),
+        64,
+        &["empty"],
+    );
+    let elsewhere = ["--dir", "/", "--repo", kit::REPO];
+    refused(
+        &world,
+        &[&force[..], &elsewhere].concat(),
+        64,
+        &[&second, "--dir"],
+    );
+    start(&world, "1", "hi");
+    let taken = session_of(&world, "1");
+    refused(
+        &world,
+        &["init", "--force", "--adopt", &taken],
+        64,
+        &[&taken, "kugetsu#1"],
+    );
     let forced = run(&world, ["init", "--adopt", &second, "--force", "--json"]);
     forced.expect_status(0);
     assert_eq!(forced.json()["session"], second.as_str());

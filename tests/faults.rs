@@ -422,6 +422,8 @@ fn a_symlink_in_the_store_is_refused() {
 #[test]
 fn a_locked_database_is_waited_for() {
     let world = world();
+    run(&world, ["start", "2", "hello", "--transport", "run"]).expect_status(0);
+    run(&world, ["destroy", "2", "-y"]).expect_status(0);
     let lock = world.lock_database();
     let locked = Instant::now();
     let waiting = world.spawn(["continue", "1", "patience", "--transport", "run"]);
@@ -440,6 +442,17 @@ fn a_locked_database_is_waited_for() {
     ] {
         let refused = run_in(&world, &[("KUGETSU_DATABASE_TIMEOUT", "200ms")], command);
         says(&refused, 75, &["locked", "200 ms"]);
+    }
+    let before = snapshot(&world);
+    for command in [
+        &["init", "--force"][..],
+        &["destroy", "1", "-y"],
+        &["restore", "2"],
+        &["permit", "1", "--explain"],
+    ] {
+        let refused = run_in(&world, &[("KUGETSU_DATABASE_TIMEOUT", "200ms")], command);
+        says(&refused, 75, &["locked", "200 ms"]);
+        assert_eq!(snapshot(&world), before, "{command:?}");
     }
     drop(lock);
     assert_eq!(state_of(&world, "1"), "completed");

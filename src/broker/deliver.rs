@@ -240,6 +240,19 @@ impl Broker {
         }
     }
 
+    /// The same before opencode itself is to write. Whatever else is wrong with the database, opencode says; where there is
+    /// none, it makes one.
+    pub(super) async fn database_unlocked(
+        &self,
+        opencode: &Opencode,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<(), BrokerError> {
+        match self.database_writable(opencode, interrupts).await {
+            Err(BrokerError::Database(error)) if !error.is_locked() => Ok(()),
+            other => other,
+        }
+    }
+
     /// Writes policy, directory and title into the session's row, and reads them back.
     pub(super) fn settle(&self, opencode: &Opencode, record: &IssueRecord) -> Result<(), BrokerError> {
         self.settle_with(opencode, record, &record.policy.rules())

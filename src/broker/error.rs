@@ -42,6 +42,17 @@ pub enum BrokerError {
         /// The file.
         database: PathBuf,
     },
+    /// An `init` was killed while its prompt ran.
+    #[error("an earlier init of {repo} was cut off after its prompt had reached the session {session}")]
+    InitCutOff {
+        /// Whose base it was to be.
+        repo: RepoRef,
+        /// opencode's session.
+        session: SessionId,
+    },
+    /// A policy is on record, and opencode does not have it yet.
+    #[error("{0}; the change is on record all the same, and the next turn goes by it")]
+    NotApplied(Box<BrokerError>),
     /// opencode could not be reached.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -188,6 +199,7 @@ impl BrokerError {
             | Self::Config(_)
             | Self::AlreadyStarted { .. }
             | Self::BaseExists { .. }
+            | Self::InitCutOff { .. }
             | Self::Usage { .. } => ExitStatus::Usage,
             Self::Worktree { source, .. } => match source {
                 WorktreeError::Refused { .. } => ExitStatus::Usage,
@@ -196,6 +208,7 @@ impl BrokerError {
                 WorktreeError::Git { .. } | WorktreeError::File(_) => ExitStatus::Failed,
             },
             Self::Hook { .. } => ExitStatus::Failed,
+            Self::NotApplied(error) => error.exit_status(),
             Self::Interrupted(Interrupt::Terminated) => ExitStatus::Terminated,
             Self::Interrupted(_) => ExitStatus::Interrupted,
             Self::NoSession(_)
@@ -243,6 +256,10 @@ impl BrokerError {
                 "no base was made, but opencode has the session: kugetsu init --adopt {session}, or opencode session delete {session}"
             )),
             Self::BaseExists { .. } => Some("replace it with: kugetsu init --force".to_owned()),
+            Self::InitCutOff { session, .. } => Some(format!(
+                "keep it: kugetsu init --force --adopt {session}; or begin anew after: opencode session delete {session}"
+            )),
+            Self::NotApplied(error) => error.hint(),
             // Only an issue's name has a `#`.
             Self::SessionGone { of, .. } if of.contains('#') => {
                 Some("see what is orphaned with: kugetsu prune".to_owned())

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -69,6 +70,20 @@ impl InitRequest {
     }
 }
 
+/// The journal of an `init`, below `run/`: there before opencode is asked for a session, gone when the base's record is on
+/// disk, or its user has been told of the session.
+const BEGUN: &str = ".init.json";
+
+#[derive(Serialize, Deserialize)]
+struct Begun {
+    /// The session is not older.
+    asked: Timestamp,
+    /// The session, once it is known.
+    session: Option<SessionId>,
+    /// It may have got its prompt.
+    prompted: bool,
+}
+
 impl Broker {
     /// Makes, or adopts, the base session of a repository. No terminal is needed, and no model is asked
     /// unless there is a prompt.
@@ -78,6 +93,16 @@ impl Broker {
         mut interrupts: watch::Receiver<Interrupt>,
     ) -> Result<BaseRecord, BrokerError> {
         let (directory, repo) = request.place()?;
+        if request
+            .prompt
+            .as_ref()
+            .is_some_and(|prompt| prompt.trim().is_empty())
+        {
+            return Err(BrokerError::Usage {
+                problem: "the base's prompt is empty".to_owned(),
+                hint: "without --prompt, no model is asked".to_owned(),
+            });
+        }
         let lease = self.store.lease_base(&repo, Holder::this_process("init"), None)?;
         let old = self.store.base(&repo)?;
         if let Some(old) = &old
@@ -89,7 +114,8 @@ impl Broker {
             });
         }
         // What an earlier base's prompt left is not this one's.
-        self.clear_run(&Key::from(&repo));
+        let key = Key::from(&repo);
+        self.clear_run(&key);
         let opencode = self.opencode()?;
         let mut record = match &request.adopt {
             Some(session) => self.adopted_base(request, &repo, session, &opencode)?,
@@ -100,14 +126,23 @@ impl Broker {
         };
         crash_point("base_made");
         let prompted = match &request.prompt {
-            Some(prompt) => Some(
-                self.prompt_base(request, &record, prompt, &opencode, interrupts)
-                    .await?,
-            ),
+            Some(prompt) => {
+                if !record.adopted {
+                    self.note_begun(&repo, Some(record.session.clone()), true)?;
+                }
+                let prompted = self.prompt_base(request, &record, prompt, &opencode, interrupts);
+                let prompted = prompted.await;
+                if let Err(BrokerError::BasePrompt { .. }) = &prompted {
+                    // The error tells of the session.
+                    let _ = self.store.remove_run(&key, BEGUN);
+                }
+                Some(prompted?)
+            }
             None => None,
         };
         record.updated = Timestamp::now();
         self.save_base(&lease, &record, request.default, old.is_some())?;
+        let _ = self.store.remove_run(&key, BEGUN);
         if let Some(keeper) = prompted {
             keeper.end(Verdict::Completed);
         }
@@ -147,6 +182,25 @@ impl Broker {
                 problem: format!("opencode has no session {session}"),
                 hint: "its sessions are listed by: opencode session list".to_owned(),
             })?;
+        if let Some(wanted) = &request.directory
+            && directory(request)? != row.directory
+        {
+            return Err(BrokerError::Usage {
+                problem: format!(
+                    "{session} works in {}, not in {}",
+                    row.directory.display(),
+                    wanted.display()
+                ),
+                hint: "an adopted session stays where it is: leave out --dir".to_owned(),
+            });
+        }
+        let mut records = self.store.issues()?.found.into_iter();
+        if let Some(record) = records.find(|record| record.session.as_ref() == Some(session)) {
+            return Err(BrokerError::Usage {
+                problem: format!("{session} is the session of {}", record.issue),
+                hint: "a base is a session of its own: kugetsu init".to_owned(),
+            });
+        }
         let now = Timestamp::now();
         Ok(BaseRecord {
             schema: SCHEMA,
@@ -172,16 +226,20 @@ impl Broker {
     ) -> Result<BaseRecord, BrokerError> {
         let title = format!("kugetsu base: {repo}");
         let rules = request.policy.rules();
-        let session = match self.forgotten_base(&title, directory, opencode) {
+        self.database_unlocked(opencode, interrupts).await?;
+        let session = match self.forgotten_base(repo, &title, directory, opencode)? {
             Some(session) => session,
             None => {
+                self.note_begun(repo, None, false)?;
                 let mut launch = self.short_launch(opencode, directory.to_owned());
                 launch.debug_log = self.debug_log(request, repo);
                 let mut server = unless_interrupted(interrupts, Server::start(&launch)).await??;
                 let made = unless_interrupted(interrupts, server.api().create_session(&title, &rules)).await;
                 let at_once = *interrupts.borrow() == Interrupt::Now;
                 server.stop(at_once).await;
-                made??
+                let made = made??;
+                self.note_begun(repo, Some(made.clone()), false)?;
+                made
             }
         };
         let patch = SessionPatch {
@@ -212,26 +270,58 @@ impl Broker {
         request.debug.then(|| folder.join(DEBUG_LOG))
     }
 
-    /// A base that an earlier `init` made and could not remember: it has our title, no record and no message; what
-    /// somebody has talked to is not new. Without a readable database there is none to be found.
-    fn forgotten_base(&self, title: &str, directory: &Path, opencode: &Opencode) -> Option<SessionId> {
-        let database = read_database(opencode).ok()?;
-        let rows = database.sessions_titled(title).ok()?;
-        let known: Vec<SessionId> = self
-            .store
-            .bases()
-            .ok()?
-            .found
-            .into_iter()
-            .map(|base| base.session)
-            .collect();
-        let trashed = self.store.trashed_base_sessions().ok()?;
-        rows.into_iter()
-            .filter(|row| {
-                row.directory == directory && !known.contains(&row.id) && !trashed.contains(&row.id)
-            })
-            .find(|row| database.message_count(&row.id).is_ok_and(|count| count == 0))
-            .map(|row| row.id)
+    fn note_begun(
+        &self,
+        repo: &RepoRef,
+        session: Option<SessionId>,
+        prompted: bool,
+    ) -> Result<(), BrokerError> {
+        let begun = Begun {
+            asked: Timestamp::now(),
+            session,
+            prompted,
+        };
+        let text = serde_json::to_vec(&begun).unwrap_or_default();
+        Ok(self.store.write_run(&repo.into(), BEGUN, &text)?)
+    }
+
+    /// The session that an earlier `init` made and could not remember. One that somebody has talked to is not new, and
+    /// what becomes of one whose prompt was cut off a person must say.
+    fn forgotten_base(
+        &self,
+        repo: &RepoRef,
+        title: &str,
+        directory: &Path,
+        opencode: &Opencode,
+    ) -> Result<Option<SessionId>, BrokerError> {
+        let begun = self.store.read_run(&repo.into(), BEGUN)?;
+        let Some(begun) = begun.and_then(|text| serde_json::from_slice::<Begun>(&text).ok()) else {
+            return Ok(None);
+        };
+        let database = read_database(opencode)?;
+        let bases = self.store.bases()?.found.into_iter();
+        let mut known: Vec<_> = bases.map(|base| base.session).collect();
+        known.extend(self.store.trashed_base_sessions()?);
+        let asked = begun.asked.as_millisecond();
+        for row in database.sessions_titled(title)? {
+            let ours = match &begun.session {
+                Some(session) => *session == row.id,
+                None => row.directory == directory && row.time_created >= asked,
+            };
+            if !ours || known.contains(&row.id) {
+                continue;
+            }
+            if database.message_count(&row.id)? == 0 {
+                return Ok(Some(row.id));
+            }
+            if begun.prompted {
+                return Err(BrokerError::InitCutOff {
+                    repo: repo.clone(),
+                    session: row.id,
+                });
+            }
+        }
+        Ok(None)
     }
 
     /// Delivers the base's prompt. The keeper of the turn's status waits for the record, which comes next.

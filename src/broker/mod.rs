@@ -138,7 +138,8 @@ impl Broker {
         }
     }
 
-    /// Runs one of opencode's short commands to its end.
+    /// Runs one of opencode's short commands to its end. In a locked database each fails in words of its own, so it is
+    /// waited for before.
     fn command(
         &self,
         opencode: &Opencode,
@@ -146,6 +147,13 @@ impl Broker {
         args: &[&str],
         stdout: Option<std::fs::File>,
     ) -> Result<Output, BrokerError> {
+        if let Err(error) = self
+            .write_database(opencode)
+            .and_then(|mut database| Ok(database.wait_until_writable()?))
+            && matches!(&error, BrokerError::Database(error) if error.is_locked())
+        {
+            return Err(error);
+        }
         let launch = self.short_launch(opencode, directory);
         let mut spec = launch.guard_spec(args.iter().map(Into::into).collect());
         if let Some(file) = stdout {

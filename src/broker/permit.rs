@@ -79,7 +79,9 @@ impl Broker {
                 record.updated = jiff::Timestamp::now();
                 self.store.save_issue(&lease, &record)?;
                 if record.session.is_some() {
-                    self.settle(&self.opencode()?, &record)?;
+                    self.opencode()
+                        .and_then(|opencode| self.settle(&opencode, &record))
+                        .map_err(|error| BrokerError::NotApplied(error.into()))?;
                 }
                 Ok(record.policy)
             }
@@ -95,8 +97,12 @@ impl Broker {
                         permission: Some(&rules),
                         ..SessionPatch::default()
                     };
-                    self.write_database(&self.opencode()?)?
-                        .patch(&base.session, &patch)?;
+                    self.opencode()
+                        .and_then(|opencode| {
+                            self.write_database(&opencode)?.patch(&base.session, &patch)?;
+                            Ok(())
+                        })
+                        .map_err(|error| BrokerError::NotApplied(error.into()))?;
                 }
                 Ok(base.policy)
             }

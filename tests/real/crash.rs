@@ -124,8 +124,31 @@ on_both_versions! {
         world.wait_nothing_left(SOON);
         no_half_file(world);
         run(world, ["start", "1", "hi"]).expect_status(66);
+        // Another home's base is its own.
+        let elsewhere = world.root().join("elsewhere");
+        let other = run_in(world, &[("KUGETSU_HOME", elsewhere.to_str().expect("UTF-8"))], &["init"]);
+        other.expect_status(0);
+        assert_eq!(opencode_sessions(world).len(), 2);
         run(world, ["init"]).expect_status(0);
-        assert_eq!(opencode_sessions(world).len(), 1, "the base that was made is found again");
-        assert_eq!(known_sessions(world), opencode_sessions(world));
+        assert_eq!(opencode_sessions(world).len(), 2, "the base that was made is found again");
+        assert_eq!(known_sessions(world).len(), 1);
+
+        let gate = Gate::new();
+        world.model.on("what all forks know", vec![Reply::text("never").behind(&gate)]);
+        let cut_off = world.spawn(["init", "--force", "--prompt", "what all forks know"]);
+        gate.wait_arrived(SOON);
+        cut_off.kill9();
+        world.wait_nothing_left(SOON);
+        no_half_file(world);
+        let prompted = opencode_sessions(world)
+            .into_iter()
+            .find(|session| !prompts_of(world, session).is_empty())
+            .expect("its prompt went out");
+        let refused = run(world, ["init", "--force"]);
+        refused.expect_status(64);
+        assert!(refused.stderr().contains(&format!("--adopt {prompted}")), "{refused}");
+        run(world, ["init", "--force", "--adopt", &prompted]).expect_status(0);
+        assert!(known_sessions(world).contains(&prompted));
+        run(world, ["init", "--force"]).expect_status(0);
     }
 }
