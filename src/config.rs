@@ -1,4 +1,5 @@
-//! The settings: a default for every flag, in `config.toml` or the environment.
+//! The settings, in `config.toml` or the environment: what holds for longer than one call. Most are a flag's default;
+//! a flag that belongs to its call alone (`--wait`, `--output`, `--answers`) has none.
 //!
 //! One table says everything that is known of a setting; the command line's help, `kugetsu config` and the
 //! checks all come from it.
