@@ -42,6 +42,20 @@ fn says(output: &Output, status: i32, words: &[&str]) {
     assert!(!output.stderr().contains("panicked"), "{output}");
 }
 
+/// The store is what is wrong, and `doctor` says so in the store's own line.
+#[track_caller]
+fn doctor_says(output: &Output, words: &[&str]) {
+    output.expect_status(1);
+    let said = output.stdout();
+    let bad: Vec<_> = said.lines().filter(|line| line.starts_with("bad")).collect();
+    assert!(
+        bad.len() == 1 && bad[0].contains("store: cannot write"),
+        "{output}"
+    );
+    assert!(words.iter().all(|word| bad[0].contains(word)), "{output}");
+    assert!(!said.contains("ok       store"), "{output}");
+}
+
 /// Runs shell lines where mounts are their own: they vanish with the shell, also when the test fails.
 #[track_caller]
 fn with_mounts(world: &World, script: &str) -> Output {
@@ -116,6 +130,7 @@ fn a_full_disk_loses_nothing() {
         let output = on_a_full_disk(&world, &format!("\"$0\" {command}"));
         output.expect_status(0);
     }
+    doctor_says(&on_a_full_disk(&world, "\"$0\" doctor"), &["disk is full"]);
     run(&world, ["continue", "1", "room again", "--transport", "run"]).expect_status(0);
 }
 
@@ -251,9 +266,16 @@ fn a_read_only_home_is_read() {
             ),
         )
     };
-    for command in ["list", "show 1 --turns", "logs 1", "config", "doctor"] {
+    for command in ["list", "show 1 --turns", "logs 1", "config"] {
         read_only(command).expect_status(0);
     }
+    doctor_says(&read_only("doctor"), &["read-only", "KUGETSU_HOME"]);
+    let one_folder = with_mounts(
+        &world,
+        "mount --bind \"$KUGETSU_HOME/run\" \"$KUGETSU_HOME/run\" && mount -o remount,ro,bind \"$KUGETSU_HOME/run\" || exit 99\n\
+         exec \"$0\" doctor",
+    );
+    doctor_says(&one_folder, &["run: the file system is read-only"]);
     for command in [
         "start 2 hi",
         "continue 1 hi",

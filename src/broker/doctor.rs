@@ -52,11 +52,10 @@ impl Check {
 impl Broker {
     /// Looks at everything; with `fix` puts right what a machine can.
     pub fn doctor(&self, fix: bool) -> Result<Vec<Check>, BrokerError> {
-        let mut checks = vec![Check::new(
-            "store",
-            Health::Good,
-            self.store.home().display().to_string(),
-        )];
+        let mut checks = vec![match self.store.refuse_unwritable() {
+            Ok(()) => Check::new("store", Health::Good, self.store.home().display().to_string()),
+            Err(error) => Check::new("store", Health::Bad, error.to_string().replace('\n', "; ")),
+        }];
         self.check_store(fix, &mut checks);
         let database = self.check_opencode(&mut checks);
         self.check_sessions(fix, database, &mut checks)?;

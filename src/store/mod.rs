@@ -22,6 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::fs::Access;
+use rustix::io::Errno;
 
 pub use check::{Finding, Fixed};
 pub use error::{LeaseError, StoreError};
@@ -33,7 +35,7 @@ pub use lock::{Holder, Lock};
 pub use records::record_text;
 pub use trash::{Restored, TrashEntry, TrashId};
 
-use crate::fsx;
+use crate::fsx::{self, FsError};
 use lock::Attempt;
 
 /// No file of a live turn is larger.
@@ -98,14 +100,27 @@ impl Store {
 
     /// An error where there is no room left beside `path`, for a file that another program was to write there.
     pub fn refuse_full_disk(&self, path: &Path) -> Result<(), StoreError> {
-        let folder = path.parent().unwrap_or(&self.home);
-        match rustix::fs::statvfs(folder) {
-            Ok(disk) if disk.f_bavail == 0 => Err(StoreError::Full {
-                path: path.to_owned(),
-                source: std::io::ErrorKind::StorageFull.into(),
-            }),
-            _ => Ok(()),
+        refuse_full(path.parent().unwrap_or(&self.home), path)
+    }
+
+    /// An error where a file of the store could not be written. Nothing is written to find out; where there is no store
+    /// yet, the folder is asked in which it would be made.
+    pub fn refuse_unwritable(&self) -> Result<(), StoreError> {
+        let Some(home) = self.home.ancestors().find(|folder| folder.exists()) else {
+            return Ok(());
+        };
+        let below = [layout::SESSIONS, layout::RUN, layout::TRASH].map(|name| self.home.join(name));
+        for folder in std::iter::once(home).chain(below.iter().map(PathBuf::as_path)) {
+            match rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => Err(FsError::Io {
+                    action: "write to",
+                    path: folder.to_owned(),
+                    source: errno.into(),
+                })?,
+            }
         }
+        refuse_full(home, &self.home)
     }
 
     /// Replaces a file of a key's live turn, below `run/`.
@@ -208,5 +223,15 @@ impl Store {
         fsx::rename_durable(path, &aside)?;
         tracing::warn!(from = %path.display(), to = %aside.display(), "moved a broken file aside");
         Ok(aside)
+    }
+}
+
+fn refuse_full(folder: &Path, path: &Path) -> Result<(), StoreError> {
+    match rustix::fs::statvfs(folder) {
+        Ok(disk) if disk.f_bavail == 0 => Err(StoreError::Full {
+            path: path.to_owned(),
+            source: std::io::ErrorKind::StorageFull.into(),
+        }),
+        _ => Ok(()),
     }
 }
