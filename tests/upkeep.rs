@@ -180,6 +180,45 @@ fn settings_say_where_they_come_from() {
 }
 
 #[test]
+fn a_rule_for_a_permission_that_opencode_does_not_have_is_told_of() {
+    let world = fake_world();
+    start(&world, "1", "hello");
+    let added = run(
+        &world,
+        [
+            "permit",
+            "1",
+            "bsh:*=deny",
+            "bash:rm *=deny",
+            "Edit=deny",
+            "bsh:rm=deny",
+        ],
+    );
+    added.expect_status(0);
+    assert!(added.stdout().contains("bsh=deny"), "{added}");
+    let lines: Vec<_> = added.stderr().lines().map(str::to_owned).collect();
+    assert!(
+        lines.len() == 2 && lines[0].contains("no permission `Edit` or `bsh` of its own"),
+        "{added}"
+    );
+    assert!(lines[1].contains("the known ones: bash, edit,"), "{added}");
+    // What it knows and what may be any tool is taken in silence, and so is what was there before.
+    for words in [
+        &["permit", "1", "bash:git push *=deny", "github_*=deny", "*=ask"][..],
+        &["permit", "1", "--remove", "bsh"],
+        &["permit", "1"],
+        &["permit", "1", "--explain"],
+    ] {
+        let silent = run(&world, words.iter().copied());
+        assert!(silent.expect_status(0).stderr().is_empty(), "{silent}");
+    }
+    // The rules of a base go to its forks, so the slip would too.
+    let base = run(&world, ["permit", "--base", "webfech=deny", "--json"]);
+    assert_eq!(base.expect_status(0).json()["rules"][0]["permission"], "webfech");
+    assert!(base.stderr().contains("`webfech`"), "{base}");
+}
+
+#[test]
 fn help_completions_and_manual_need_nothing() {
     let world = World::new(Opencode::Fake);
     let bare = |arguments: &[&str]| {

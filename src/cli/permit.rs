@@ -1,5 +1,6 @@
 //! `kugetsu permit`.
 
+use std::collections::BTreeSet;
 use std::str::FromStr as _;
 
 use clap::Args;
@@ -10,7 +11,7 @@ use super::output::Output;
 use super::{CliError, Outcome};
 use crate::broker::{Permit, Subject};
 use crate::exit::ExitStatus;
-use crate::permission::{Preset, Rule};
+use crate::permission::{CLASSES, Preset, Rule};
 
 #[derive(Debug, Args)]
 pub(super) struct PermitArgs {
@@ -58,7 +59,9 @@ pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcom
     let policy = if change.is_empty() {
         broker.policy(&subject)?
     } else {
-        broker.permit(&subject, &change)?
+        let policy = broker.permit(&subject, &change)?;
+        tell_of_unknown(&change.add, output);
+        policy
     };
     if args.explain {
         let explained = broker.explain(&subject)?;
@@ -116,6 +119,23 @@ pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcom
         }
     }
     Ok(ExitStatus::Ok)
+}
+
+/// A slip of the pen would look like protection. It cannot be refused: MCP servers and plugins bring tools of their own.
+fn tell_of_unknown(added: &[Rule], output: Output) {
+    let unknown: BTreeSet<_> = added
+        .iter()
+        .map(|rule| rule.permission.as_str())
+        .filter(|class| !class.contains('*') && !CLASSES.contains(class))
+        .collect();
+    if unknown.is_empty() {
+        return;
+    }
+    let names = Vec::from_iter(unknown).join("` or `");
+    output.note(format!(
+        "kugetsu: opencode 1.x has no permission `{names}` of its own; a tool of an MCP server or plugin may have it"
+    ));
+    output.note(format!("  the known ones: {}", CLASSES.join(", ")));
 }
 
 fn change(words: &[String], remove: &[String], preset: Option<&str>) -> Result<Permit, CliError> {
