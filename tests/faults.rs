@@ -224,7 +224,7 @@ fn a_disk_that_is_full_for_a_part_of_a_turn_is_told_with_73() {
     output.expect_status(73);
     let told = output.stderr();
     assert!(
-        told.contains("completed") && told.contains("a gap: No space left"),
+        told.contains("completed") && told.contains("may have a gap: No space left"),
         "{told}"
     );
     assert!(output.stdout().ends_with("waited 73\n"), "{told}");

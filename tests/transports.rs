@@ -199,8 +199,15 @@ fn garbage_between_events_loses_nothing() {
     steps.push(Step::Answer("the answer".to_owned()));
     steps.push(Step::Raw("half a line at the end".to_owned()));
     let world = world(&FakeScript::default().on("fake it", steps));
-    let result = expect(&turn(&world, "run"), 0, "completed");
+    let output = turn(&world, "run");
+    let result = expect(&output, 73, "completed");
     assert_eq!(result["answer"], "the answer");
+    assert!(
+        output
+            .stderr()
+            .contains("may have a gap: opencode wrote a line of 10485"),
+        "{output}"
+    );
     let raw = raw_log(&world);
     for piece in &garbage {
         assert!(

@@ -525,7 +525,7 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
     }
     if let Some(why) = &turn.log_gap {
         output.note(format!(
-            "  its log could not be written, so what is printed has a gap: {why}"
+            "  what is printed, and the turn's log, may have a gap: {why}"
         ));
         output
             .note("  the whole answer is in opencode: kugetsu attach, or ask for it with: kugetsu continue");

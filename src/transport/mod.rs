@@ -163,6 +163,8 @@ pub enum Event {
     Activity,
     /// Words of opencode that are no event: diagnostics.
     Notice(String),
+    /// opencode said something that could not be read, so that a part of the answer may be missing: what it was.
+    Unread(String),
     /// The turn is over for opencode, or opencode is gone.
     Ended(End),
 }

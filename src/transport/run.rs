@@ -449,8 +449,8 @@ fn take_line(line: &Line<'_>, out: &mut Vec<Event>) {
                 out.push(Event::Activity);
             }
         },
-        Line::TooLong { length, .. } => out.push(Event::Notice(format!(
-            "a line of {length} bytes was not read as an event; it is in the raw log"
+        Line::TooLong { length, .. } => out.push(Event::Unread(format!(
+            "opencode wrote a line of {length} bytes, which is too long to be read"
         ))),
     }
 }

@@ -194,7 +194,7 @@ impl Machine {
     pub fn event(&mut self, event: &Event, at: Duration, now: Timestamp) -> Step {
         self.counts.events += 1;
         match event {
-            Event::Session(_) | Event::Notice(_) | Event::Answered(_) => Step::Go,
+            Event::Session(_) | Event::Notice(_) | Event::Unread(_) | Event::Answered(_) => Step::Go,
             Event::Activity => {
                 self.progress(at);
                 Step::Go

@@ -113,9 +113,9 @@ pub struct Ending {
 impl Ending {
     /// Writes it; gives why events before it are missing.
     pub fn tell(self, judgement: &Judgement, counts: Counts, proof: Proof) -> Option<String> {
-        let exit_status = match (judgement.verdict, self.stream.gap()) {
-            (Verdict::Completed, Some(_)) => ExitStatus::CannotWrite,
-            (verdict, _) => verdict.exit_status(),
+        let exit_status = match judgement.verdict {
+            Verdict::Completed if self.narrator.has_gap(&self.stream) => ExitStatus::CannotWrite,
+            verdict => verdict.exit_status(),
         };
         let end = StreamEvent::AgentEnd {
             verdict: judgement.verdict,

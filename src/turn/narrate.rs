@@ -32,6 +32,8 @@ pub(super) struct Narrator {
     fresh: bool,
     /// The last events, in words.
     last: VecDeque<String>,
+    /// What of opencode's words could not be read first.
+    unread: Option<String>,
 }
 
 impl Narrator {
@@ -45,6 +47,7 @@ impl Narrator {
             answer: String::new(),
             fresh: true,
             last: VecDeque::new(),
+            unread: None,
         }
     }
 
@@ -56,11 +59,18 @@ impl Narrator {
     /// Writes the last line; gives why lines before it are missing.
     pub(super) fn end(mut self, stream: StreamWriter, event: StreamEvent) -> Option<String> {
         self.remember(&event);
-        stream.end(event, &self.redactor)
+        stream.end(event, &self.redactor).or(self.unread)
+    }
+
+    /// Whether something is missing in the stream, as far as is known.
+    pub(super) fn has_gap(&self, stream: &StreamWriter) -> bool {
+        self.unread.is_some() || stream.gap().is_some()
     }
 
     fn remember(&mut self, event: &StreamEvent) {
-        if let Some(words) = event.in_words(&self.redactor) {
+        if let Some(words) = event.in_words(&self.redactor)
+            && self.last.back() != Some(&words)
+        {
             if self.last.len() == LAST {
                 self.last.pop_front();
             }
@@ -146,6 +156,10 @@ impl Narrator {
                 self.notice("error", &format!("{}: {}", error.name, error.message), stream);
             }
             Event::Notice(text) => self.notice("diagnostic", text, stream),
+            Event::Unread(text) => {
+                self.notice("error", text, stream);
+                self.unread.get_or_insert_with(|| text.clone());
+            }
             Event::Session(_)
             | Event::SubagentStep { .. }
             | Event::Asked(_)
