@@ -13,11 +13,12 @@ use super::{Broker, BrokerError, DEBUG_LOG, read_database};
 use crate::fsx::crash_point;
 use crate::opencode::{Opencode, Secrets, Server, SessionPatch};
 use crate::permission::Policy;
-use crate::session::{BaseRecord, RepoRef, SCHEMA, SessionId, Verdict};
+use crate::redact::Redactor;
+use crate::session::{BaseRecord, RepoRef, SCHEMA, SessionId, Totals, TransportKind, Verdict};
 use crate::store::{Holder, Key, Lease};
 use crate::transport::{ServeTransport, Setup, Target, Transport as _};
 use crate::turn::status::Keeper;
-use crate::turn::stream::StreamWriter;
+use crate::turn::stream::{StreamEvent, StreamWriter};
 use crate::turn::{Interrupt, Limits, Responder, Turn, supervise};
 
 /// What `init` is asked for.
@@ -136,7 +137,9 @@ impl Broker {
                     // The error tells of the session.
                     let _ = self.store.remove_run(&key, BEGUN);
                 }
-                Some(prompted?)
+                let (keeper, totals) = prompted?;
+                record.prompted = Some(totals);
+                Some(keeper)
             }
             None => None,
         };
@@ -213,6 +216,7 @@ impl Broker {
             opencode: opencode.version.to_string(),
             created: now,
             updated: now,
+            prompted: None,
         })
     }
 
@@ -262,6 +266,7 @@ impl Broker {
             opencode: opencode.version.to_string(),
             created: now,
             updated: now,
+            prompted: None,
         })
     }
 
@@ -332,7 +337,7 @@ impl Broker {
         prompt: &str,
         opencode: &Opencode,
         mut interrupts: watch::Receiver<Interrupt>,
-    ) -> Result<Keeper, BrokerError> {
+    ) -> Result<(Keeper, Totals), BrokerError> {
         let turn = Uuid::now_v7();
         let key = Key::from(&record.repo);
         let folder = self.store.folder(&key);
@@ -350,7 +355,13 @@ impl Broker {
             agent: request.agent.clone(),
             secrets: Secrets::default(),
         };
-        let (stream, _feed) = StreamWriter::open(&self.store, &key, turn)?;
+        let (mut stream, _feed) = StreamWriter::open(&self.store, &key, turn)?;
+        let start = StreamEvent::AgentStart {
+            transport: TransportKind::Serve,
+            opencode: record.opencode.clone(),
+            directory: record.directory.clone(),
+        };
+        stream.write(start, &Redactor::default());
         let transport = unless_interrupted(&mut interrupts, ServeTransport::open(setup.clone())).await??;
         let (keeper, control) = Keeper::start(
             &self.store,
@@ -379,7 +390,12 @@ impl Broker {
             .ending
             .tell(&outcome.judgement, outcome.counts, outcome.proof);
         if outcome.judgement.verdict == Verdict::Completed {
-            return Ok(keeper);
+            let totals = Totals {
+                turns: 1,
+                cost_usd: outcome.counts.cost_usd,
+                tokens: outcome.counts.tokens,
+            };
+            return Ok((keeper, totals));
         }
         keeper.end(outcome.judgement.verdict);
         Err(BrokerError::BasePrompt {

@@ -68,6 +68,9 @@ pub struct BaseRecord {
     pub created: Timestamp,
     /// When the record last changed.
     pub updated: Timestamp,
+    /// What its prompt cost, where a model was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompted: Option<Totals>,
 }
 
 /// What is remembered of an issue's session (`<number>.json`).

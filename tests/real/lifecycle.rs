@@ -65,6 +65,10 @@ on_both_versions! {
         let made = init.wait(SOON);
         made.expect_status(0);
         assert_eq!((&status()["state"], &status()["verdict"]), (&json!("stopped"), &json!("completed")));
+        let cost = &made.json()["prompted"];
+        assert_eq!(cost["turns"], 1, "{made}");
+        assert!(cost["tokens"]["output"].as_u64() > Some(0), "{made}");
+        assert_eq!(run(world, ["list", "--json"]).json()["bases"][0]["prompted"], *cost);
 
         let gate = Gate::new();
         world.model.on("be stopped", vec![Reply::text("never").behind(&gate)]);

@@ -66,6 +66,7 @@ pub(crate) fn base_record(repo: &RepoRef, created: i64) -> BaseRecord {
         opencode: "1.18.33".to_owned(),
         created: at(created),
         updated: at(created),
+        prompted: None,
     }
 }
 
