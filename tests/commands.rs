@@ -207,6 +207,48 @@ fn wrong_references_and_messages_are_refused() {
 }
 
 #[test]
+fn a_length_of_time_after_a_wait_without_a_value_is_not_made_the_message() {
+    let world = fake_world();
+    for words in [
+        &["continue", "1", "--wait", "5s", "hi"][..],
+        &["continue", "1", "fix", "it", "--wait", "5s"],
+        &["start", "1", "--wait", "5s", "--transport", "run"],
+        &["--host", "nowhere", "continue", "1", "--wait", "5s", "hi"],
+        &["start", "1", "--wait", "--", "5s", "hi"],
+    ] {
+        refused(&world, words, 64, &["`5s` after --wait", "--wait=5s"]);
+    }
+    let calls = world.fake_calls().len();
+    refused(
+        &world,
+        &["continue", "1", "--wait", "10", "bugs"],
+        64,
+        &["--wait=10"],
+    );
+    assert_eq!(world.fake_calls().len(), calls, "the model was not asked");
+
+    // What is no such length, stands elsewhere or is piped in is a message as any other.
+    for words in [
+        &["start", "1", "--wait", "now go on"][..],
+        &["continue", "--wait", "1", "5s", "is", "too", "long"],
+        &["continue", "1", "--wait=5s", "10 bugs"],
+        &["continue", "1", "10", "bugs", "--wait"],
+    ] {
+        let words: Vec<_> = words.iter().copied().chain(["--transport=run"]).collect();
+        run(&world, words).expect_status(0);
+    }
+    let piped = world.run_with(
+        ["continue", "1", "--wait", "-", "--transport", "run"],
+        Stdin::text("5s hi"),
+    );
+    piped.expect_status(0);
+    assert_eq!(
+        prompts_of(&world, &session_of(&world, "1"))[1..],
+        ["now go on", "5s is too long", "10 bugs", "10 bugs", "5s hi"]
+    );
+}
+
+#[test]
 fn an_issue_is_started_once_and_continued_after() {
     let world = fake_world();
     refused(

@@ -202,10 +202,10 @@ pub fn main() -> ExitCode {
     };
     let output = Output::new(cli.json);
     let of_errors = Output::new(cli.json || cli.verb.prints_json());
-    let status = match &cli.host {
+    let status = turn::check_wait(&matches).and_then(|()| match &cli.host {
         Some(name) => host::run(&command, &matches, name),
         None => run(cli.verb, output).map(ExitStatus::code),
-    };
+    });
     let status = match output::unwritten() {
         Some(error)
             if status

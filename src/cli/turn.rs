@@ -4,7 +4,7 @@ use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgMatches, Args, ValueEnum};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -73,6 +73,37 @@ impl TurnArgs {
     }
 }
 
+/// How long a `--wait` without a value waits.
+const FOR_EVER: &str = "3650d";
+
+/// Refuses a length of time that stands right after a `--wait` without a value: whoever wrote it meant it for that, and
+/// the model would be paid to read it instead.
+pub(super) fn check_wait(matches: &ArgMatches) -> Result<(), CliError> {
+    let Some(("start" | "continue", given)) = matches.subcommand() else {
+        return Ok(());
+    };
+    let bare = given
+        .get_raw("wait")
+        .is_some_and(|mut values| values.any(|value| value == FOR_EVER));
+    let at = given.indices_of("wait").and_then(Iterator::last);
+    let (Some(words), Some(places)) = (given.get_many::<String>("message"), given.indices_of("message"))
+    else {
+        return Ok(());
+    };
+    let next = words
+        .zip(places)
+        .find(|(_, place)| at.is_some_and(|at| *place == at + 1));
+    match next {
+        Some((word, _)) if bare && duration(word).is_ok() => Err(CliError::usage(
+            format!(
+                "`{word}` after --wait would be a part of the message: --wait takes its value only with `=`"
+            ),
+            format!("write --wait={word}; if it is the message that begins so, pipe it in and write `-`"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The flags of everything that runs a turn.
 #[derive(Debug, Args)]
 pub(super) struct TurnArgs {
@@ -96,7 +127,7 @@ pub(super) struct TurnArgs {
     limits: LimitArgs,
 
     /// Wait until a turn that runs on the session has ended, at most this long
-    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "3650d", require_equals = true, value_parser = duration)]
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = FOR_EVER, require_equals = true, value_parser = duration)]
     wait: Option<Duration>,
 
     /// The model, as provider/model, instead of the session's own [config: model]
