@@ -130,6 +130,8 @@ fn a_base_outside_a_clone_is_told_its_repository() {
     .expect_status(0);
     let shown = run(&world, ["list", "--json"]).json();
     assert_eq!(shown["bases"][0]["repo"], "gitlab.com/group/sub/project");
+    let short = outside(&["init", "--adopt", &session, "--repo", "shoko/other", "--json"]);
+    assert_eq!(short.expect_status(0).json()["repo"], "github.com/shoko/other");
     // A number alone means nothing outside a clone.
     let number = outside(&["start", "#1", "hi"]);
     number.expect_status(64);
@@ -602,6 +604,14 @@ fn a_list_is_filtered() {
     assert_eq!(refs(&["--state", "failed"]), [two]);
     assert_eq!(refs(&["--state", "failed,completed"]), [three, one, two]);
     assert_eq!(refs(&["--repo", "codeberg.org/a/b"]), [three]);
+    assert_eq!(refs(&["--repo", "shoko/kugetsu"]), [one, two]);
+    let elsewhere = ["list", "--json", "--repo", "a/b"];
+    let there = run_in(&world, &[("KUGETSU_INSTANCE", "codeberg.org")], &elsewhere).json();
+    assert_eq!(there["sessions"][0]["ref"], three, "{there}");
+    let config = world.kugetsu_home().join("config.toml");
+    std::fs::write(&config, "instance = \"\"\n").expect("a file");
+    refused(&world, &["list", "--repo", "a/b"], 64, &["set `instance`"]);
+    std::fs::remove_file(config).expect("it is there");
     assert_eq!(refs(&["--newer", "1h"]), [three, one, two]);
     assert_eq!(refs(&["--older", "1h"]), [""; 0]);
     let table = run(&world, ["list"]);

@@ -13,7 +13,7 @@ use super::{CliError, Outcome, prompt};
 use crate::broker::{DEBUG_LOG, InitRequest};
 use crate::exit::ExitStatus;
 use crate::permission::Preset;
-use crate::session::{RefContext, RepoRef, SessionId};
+use crate::session::SessionId;
 use crate::store::Key;
 
 #[derive(Debug, Args)]
@@ -84,10 +84,7 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
     let request = InitRequest {
         directory: args.dir,
         here: context.here.clone(),
-        repo: args
-            .repo
-            .map(|text| RepoRef::parse(&text, &RefContext::default()))
-            .transpose()?,
+        repo: args.repo.map(|text| context.repo(Some(&text))).transpose()?,
         force: args.force,
         default: args.default,
         adopt,

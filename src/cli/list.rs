@@ -13,7 +13,7 @@ use super::output::{Output, money};
 use super::{CliError, Outcome};
 use crate::config::print_duration;
 use crate::exit::ExitStatus;
-use crate::session::{BaseRecord, IssueSummary, RefContext, RepoRef, SessionState, Verdict};
+use crate::session::{BaseRecord, IssueSummary, RepoRef, SessionState, Verdict};
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
@@ -67,7 +67,7 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
     args.check()?;
     let broker = &context.broker;
     let repo = match &args.repo {
-        Some(text) => Some(RepoRef::parse(text, &RefContext::default())?),
+        Some(text) => Some(context.repo(Some(text))?),
         None => None,
     };
     let now = Timestamp::now();

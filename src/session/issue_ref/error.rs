@@ -82,7 +82,7 @@ pub enum RefError {
         first: String,
     },
     /// Owner and repository only, and no default instance.
-    #[error("`{}` names no instance, and no default one is configured; write it first, such as github.com/{}, or set `default_instance` in the config", Shown(.text), Shown(.text))]
+    #[error("`{}` names no instance, and no default one is configured; write it first, such as github.com/{}, or set `instance` in config.toml", Shown(.text), Shown(.text))]
     NoDefaultInstance {
         /// What was written.
         text: String,
