@@ -255,7 +255,10 @@ fn help_completions_and_manual_need_nothing() {
         "doctor",
     ] {
         assert!(bare(&[verb, "--help"]).contains("Usage"), "{verb}");
+        assert_eq!(bare(&["help", verb]), bare(&[verb, "--help"]));
     }
+    assert_eq!(bare(&["help"]), bare(&["--help"]));
+    run(&world, ["help", "frobnicate"]).expect_status(64);
 }
 
 #[test]

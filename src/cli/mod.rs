@@ -41,12 +41,7 @@ use output::Output;
 
 /// An issue reference becomes the address of a durable, headless opencode session
 #[derive(Debug, Parser)]
-#[command(
-    name = "kugetsu",
-    version,
-    propagate_version = true,
-    disable_help_subcommand = true
-)]
+#[command(name = "kugetsu", version, propagate_version = true)]
 #[command(after_help = EXIT_HELP)]
 pub struct Cli {
     #[command(subcommand)]
