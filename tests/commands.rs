@@ -206,6 +206,23 @@ fn wrong_references_and_messages_are_refused() {
         assert_eq!(output.json()["schema"], 1, "{output}");
         assert_eq!(output.json()["exit_status"], 64, "{output}");
     }
+    for (wrong, message, hint) in [
+        (
+            "show",
+            "the following required arguments were not provided: <REF>",
+            "kugetsu --help",
+        ),
+        ("show 1 --turn", "unexpected argument '--turn' found", "'--turns'"),
+        (
+            "wait 1 --output x",
+            "invalid value 'x' for '--output <OUTPUT>' [possible values: text, json, stream-json]",
+            "kugetsu --help",
+        ),
+    ] {
+        let error = run(&world, ["--json"].into_iter().chain(wrong.split(' '))).json()["error"].clone();
+        assert_eq!(error["message"], message);
+        assert!(kit::text(&error["hint"]).contains(hint), "{error}");
+    }
 }
 
 #[test]

@@ -187,10 +187,7 @@ pub fn main() -> ExitCode {
                 return ExitStatus::Ok.into();
             }
             if asks_for_json(std::env::args_os().skip(1)) {
-                let text = error.to_string();
-                let first = text.lines().next().unwrap_or_default();
-                let message = first.strip_prefix("error: ").unwrap_or(first);
-                Output::new(true).error_object(&CliError::usage(message, "see: kugetsu --help"));
+                Output::new(true).error_object(&misunderstood(&error));
             }
             return ExitStatus::Usage.into();
         }
@@ -223,6 +220,19 @@ pub fn main() -> ExitCode {
 /// Runs this process as the tether of a command that was asked for on another host; gives its exit status.
 pub fn tether_main() -> u8 {
     crate::ssh::tether_main(&context::own_program())
+}
+
+/// What clap says over several lines, for an object: what is wrong, and its advice where it has some.
+fn misunderstood(error: &clap::Error) -> CliError {
+    let text = error.to_string();
+    let mut paragraphs = text.split("\n\n");
+    let words: Vec<_> = paragraphs.next().unwrap_or_default().split_whitespace().collect();
+    let message = words.join(" ");
+    let tip = paragraphs.find_map(|text| text.trim().strip_prefix("tip: "));
+    CliError::usage(
+        message.strip_prefix("error: ").unwrap_or(&message),
+        tip.unwrap_or("see: kugetsu --help"),
+    )
 }
 
 /// Whether a flag that means JSON on stdout stands among arguments that could not be understood.
