@@ -644,6 +644,55 @@ fn a_list_is_filtered() {
 }
 
 #[test]
+fn logs_tell_on_stderr_how_a_turn_ended_that_was_not_completed() {
+    let world = fake_world();
+    let error = || Step::Error {
+        name: "APIError".into(),
+        message: "no key".into(),
+    };
+    let logs = |more: &[&str]| {
+        let output = run(&world, ["logs", "1"].into_iter().chain(more.iter().copied()));
+        output.expect_status(0);
+        (output.stdout(), output.stderr())
+    };
+    world.fake(&FakeScript::steps([error()]));
+    let failed = run(
+        &world,
+        ["start", "1", "hello", "--transport", "run", "--output", "json"],
+    );
+    let turn = kit::text(&failed.expect_status(1).json()["turn"]);
+    for more in [&[][..], &["-f"], &["--turn", &turn]] {
+        let (stdout, stderr) = logs(more);
+        assert_eq!(stdout, "");
+        assert!(
+            stderr.contains("kugetsu#1 failed\n") && stderr.contains("no key"),
+            "{stderr}"
+        );
+    }
+    for more in ["--json", "--raw"] {
+        let (stdout, stderr) = logs(&[more]);
+        assert!(stdout.contains("no key") && stderr.is_empty(), "{stdout}{stderr}");
+    }
+
+    world.fake(&FakeScript::default());
+    run(&world, ["continue", "1", "again", "--transport", "run"]).expect_status(0);
+    assert_eq!(logs(&[]), ("done\n".to_owned(), String::new()));
+    assert!(logs(&["--turn", &turn]).1.contains("failed"));
+
+    world.fake(&FakeScript::steps([Step::Hang]));
+    let mut hanging = world.spawn(["continue", "1", "hang", "--transport", "run"]);
+    world.wait_until("the turn is in opencode", SOON, || {
+        let calls = world.fake_calls();
+        calls.iter().any(|call| call.prompt.as_deref() == Some("hang"))
+    });
+    assert!(hanging.is_alive());
+    assert_eq!(logs(&[]).1, "", "it has not ended");
+    hanging.signal(kugetsu_testing::Signal::Interrupt);
+    hanging.wait(SOON).expect_status(130);
+    assert!(logs(&[]).1.contains("kugetsu#1 aborted"));
+}
+
+#[test]
 fn a_list_names_what_it_cannot_read_once_and_lists_the_rest() {
     let world = fake_world();
     for issue in ["1", "2", "3"] {

@@ -44,23 +44,10 @@ impl Broker {
         Ok(self.ended_record(&record, turn)?.is_some())
     }
 
-    /// How a turn ended; nothing while it runs. One whose supervisor is dead has ended as lost, whether or not a
-    /// command has adopted it already.
+    /// How a turn ended, with its answer; nothing while it runs.
     pub fn ended_turn(&self, issue: &IssueRef, turn: Uuid) -> Result<Option<TurnReport>, BrokerError> {
-        let mut record = self.record(issue)?;
-        if let Some(live) = record.live.as_ref().filter(|live| live.turn == turn) {
-            if self.supervisor_lives(issue, live) {
-                return Ok(None);
-            }
-            // It may have died after its last word.
-            record = self.record(issue)?;
-        }
-        let ended = match self.ended_record(&record, turn)? {
-            Some(ended) => ended,
-            None => lost(&record, turn).ok_or_else(|| BrokerError::NotFound {
-                problem: format!("{issue} has no turn {turn}"),
-                hint: format!("list them: kugetsu show {issue} --turns"),
-            })?,
+        let Some((record, ended)) = self.end_of(issue, turn)? else {
+            return Ok(None);
         };
         let key = Key::from(issue);
         let events = self.store.folder(&key).join(format!("{turn}.events.jsonl"));
@@ -78,6 +65,31 @@ impl Broker {
             fallback: None,
             notes: Vec::new(),
         }))
+    }
+
+    /// How a turn ended; nothing while it runs. One whose supervisor is dead has ended as lost, whether or not a
+    /// command has adopted it already.
+    pub fn end_of(
+        &self,
+        issue: &IssueRef,
+        turn: Uuid,
+    ) -> Result<Option<(IssueRecord, TurnRecord)>, BrokerError> {
+        let mut record = self.record(issue)?;
+        if let Some(live) = record.live.as_ref().filter(|live| live.turn == turn) {
+            if self.supervisor_lives(issue, live) {
+                return Ok(None);
+            }
+            // It may have died after its last word.
+            record = self.record(issue)?;
+        }
+        let ended = match self.ended_record(&record, turn)? {
+            Some(ended) => ended,
+            None => lost(&record, turn).ok_or_else(|| BrokerError::NotFound {
+                problem: format!("{issue} has no turn {turn}"),
+                hint: format!("list them: kugetsu show {issue} --turns"),
+            })?,
+        };
+        Ok(Some((record, ended)))
     }
 
     fn ended_record(&self, record: &IssueRecord, turn: Uuid) -> Result<Option<TurnRecord>, BrokerError> {

@@ -13,7 +13,7 @@ use super::printer::{Show, Writer};
 use super::{CliError, Outcome};
 use crate::broker::BrokerError;
 use crate::exit::ExitStatus;
-use crate::session::{IssueRef, SessionState};
+use crate::session::{IssueRef, SessionState, Verdict};
 use crate::store::Key;
 
 /// How often a turn of another process is looked at.
@@ -65,7 +65,18 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
     if args.follow {
         wait_for(&path, goes_on);
     }
+    let for_people = show == Show::Text;
     print(&path, show, args.follow, goes_on)?;
+    // What is printed of a turn that was cut short, mostly nothing, does not tell that it was.
+    if for_people
+        && let Ok(Some((_, ended))) = context.broker.end_of(&issue, turn)
+        && ended.verdict != Verdict::Completed
+    {
+        output.note(format!("kugetsu: {issue} {}", ended.verdict));
+        if !ended.reason.is_empty() {
+            output.note(format!("  {}", ended.reason));
+        }
+    }
     Ok(ExitStatus::Ok)
 }
 
