@@ -219,6 +219,26 @@ fn a_rule_for_a_permission_that_opencode_does_not_have_is_told_of() {
 }
 
 #[test]
+fn a_home_that_is_no_folder_is_told_as_such() {
+    let world = World::new(Opencode::Fake);
+    let file = world.root().join("a-file");
+    std::fs::write(&file, "").unwrap();
+    for home in [file.clone(), file.join("below")] {
+        let home = home.to_str().unwrap();
+        for words in [
+            &["list", "--json"][..],
+            &["config", "--json"],
+            &["doctor", "--json"],
+        ] {
+            let output = run_in(&world, &[("KUGETSU_HOME", home)], words);
+            assert_eq!(output.expect_status(73).json()["exit_status"], 73);
+            let says = format!("KUGETSU_HOME, {home}, is no folder");
+            assert!(output.stderr().contains(&says), "{output}");
+        }
+    }
+}
+
+#[test]
 fn help_completions_and_manual_need_nothing() {
     let world = World::new(Opencode::Fake);
     let bare = |arguments: &[&str]| {

@@ -1,6 +1,6 @@
 //! What the environment tells, read once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use directories::BaseDirs;
@@ -8,7 +8,7 @@ use directories::BaseDirs;
 use super::CliError;
 use super::detach::Detached;
 use crate::broker::{Broker, Subject, Surroundings, origin_of};
-use crate::config::{Config, parse_duration};
+use crate::config::{Config, ConfigError, parse_duration};
 use crate::exit::ExitStatus;
 use crate::fsx;
 use crate::session::{IssueRef, RefContext, RepoRef};
@@ -82,7 +82,8 @@ impl Context {
         })?;
         // A relative home must mean the same folder when a turn runs elsewhere.
         let home = here.join(home);
-        let config = Config::load(&home.join("config.toml"), variable)?;
+        let config =
+            Config::load(&home.join("config.toml"), variable).map_err(|error| unusable(&home, error))?;
         let store = Store::open(home).with_lock_wait(config.duration("lock_timeout"));
         let surroundings = Surroundings {
             home: user_home.unwrap_or_else(|| PathBuf::from("/")),
@@ -130,6 +131,18 @@ impl Context {
             default_instance: Some(instance.to_owned()).filter(|name| !name.is_empty()),
             origin: with_origin.then(|| origin_of(&self.here)?.ok()).flatten(),
         }
+    }
+}
+
+/// The file of settings is the first thing that is opened in the home, so this tells of a home that is no folder.
+fn unusable(home: &Path, error: ConfigError) -> CliError {
+    match error {
+        ConfigError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotADirectory => CliError {
+            status: ExitStatus::CannotWrite,
+            message: format!("KUGETSU_HOME, {}, is no folder", home.display()),
+            hint: Some("set KUGETSU_HOME to a folder of your own".to_owned()),
+        },
+        other => other.into(),
     }
 }
 
