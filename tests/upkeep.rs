@@ -177,6 +177,31 @@ fn settings_say_where_they_come_from() {
         std::fs::write(world.kugetsu_home().join("config.toml"), content).unwrap();
         refused(&world, &["list"], 64, &["config.toml", says]);
     }
+    // No command runs as long as the name is there, so the message is all there is to go by.
+    for (wrong, says) in [
+        ("tiemout", "did you mean `timeout`?"),
+        ("stall-timeout", "did you mean `stall_timeout`?"),
+        ("max_token", "did you mean `max_tokens`?"),
+        ("host", "did you mean `hosts`?"),
+        (
+            "default_instance",
+            "opencode, transport, instance, timeout, stall_timeout",
+        ),
+    ] {
+        std::fs::write(
+            world.kugetsu_home().join("config.toml"),
+            format!("{wrong} = \"5m\""),
+        )
+        .unwrap();
+        for command in ["list", "config"] {
+            refused(
+                &world,
+                &[command],
+                64,
+                &["config.toml: there is no setting", wrong, says],
+            );
+        }
+    }
 }
 
 #[test]
