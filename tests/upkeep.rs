@@ -287,12 +287,19 @@ fn help_completions_and_manual_need_nothing() {
             "{shell}: {script}"
         );
     }
-    assert!(bare(&["man"]).contains(".TH kugetsu 1"));
-    let of_start = bare(&["man", "start"]);
-    assert!(
-        of_start.contains(".TH kugetsu-start 1") && of_start.contains("kugetsu\\-start \\- Begin an issue"),
-        "{of_start}"
-    );
+    let version = env!("CARGO_PKG_VERSION");
+    for (words, name, synopsis) in [
+        (&["man"][..], "kugetsu", "\\fBkugetsu\\fR ["),
+        (&["man", "start"], "kugetsu-start", "\\fBkugetsu start\\fR ["),
+        (&["man", "ls"], "kugetsu-list", "\\fBkugetsu list\\fR ["),
+    ] {
+        let page = bare(words);
+        let title = format!(".TH {name} 1 \"\" \"kugetsu {version}\" kugetsu\n");
+        let synopsis = format!(".SH SYNOPSIS\n{synopsis}");
+        for part in [&title, &synopsis, "\\-\\-json\\fR\n", "\\-\\-host\\fR "] {
+            assert!(page.contains(part), "{part:?} is missing\n{page}");
+        }
+    }
     assert!(bare(&["--version"]).contains(env!("CARGO_PKG_VERSION")));
     assert!(bare(&["--help"]).contains("Exit status"));
     for verb in [
