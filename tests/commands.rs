@@ -206,6 +206,16 @@ fn wrong_references_and_messages_are_refused() {
         assert_eq!(output.json()["schema"], 1, "{output}");
         assert_eq!(output.json()["exit_status"], 64, "{output}");
     }
+    for (wrong, words) in [
+        ("list --state odd", "new, running, completed"),
+        ("start 1 hi --transport pigeon", "auto, run, serve"),
+        ("init --preset odd", "headless, read-only, full"),
+        ("permit 1 --preset odd", "headless, read-only, full"),
+        ("man frobnicate", "init, start, continue"),
+    ] {
+        let wrong: Vec<_> = wrong.split(' ').collect();
+        refused(&world, &wrong, 64, &[words, wrong[wrong.len() - 1]]);
+    }
     for (wrong, message, hint) in [
         (
             "show",

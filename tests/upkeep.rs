@@ -314,6 +314,32 @@ fn help_completions_and_manual_need_nothing() {
 }
 
 #[test]
+fn bash_completes_the_words_that_a_flag_takes() {
+    let world = World::new(Opencode::Fake);
+    let script = world.root().join("kugetsu.bash");
+    std::fs::write(&script, run(&world, ["completions", "bash"]).stdout()).unwrap();
+    for (line, offers) in [
+        (
+            &["list", "--state", ""][..],
+            "new running completed failed timeout stalled blocked quota looping void aborted lost",
+        ),
+        (&["start", "1", "--transport", ""], "auto run serve"),
+        (&["continue", "1", "--transport", "s"], "serve"),
+        (&["permit", "1", "--preset", ""], "headless read-only full"),
+        (&["init", "--preset", "r"], "read-only"),
+        (&["man", "co"], "continue config completions"),
+        (&["help", "st"], "start stop"),
+    ] {
+        let mut command = world.command("/bin/bash");
+        let complete = "source \"$0\"; COMP_WORDS=(kugetsu \"$@\"); COMP_CWORD=$#; \
+                        _kugetsu kugetsu \"${COMP_WORDS[-1]}\" \"${COMP_WORDS[-2]}\"; echo \"${COMPREPLY[*]}\"";
+        command.args(["-c", complete]).arg(&script).args(line);
+        let output = world.finish(command, Stdin::Null);
+        assert_eq!(output.expect_status(0).stdout().trim_end(), offers, "{output}");
+    }
+}
+
+#[test]
 fn a_reader_that_goes_away_breaks_no_turn() {
     let world = fake_world();
     world.fake(&FakeScript::steps([

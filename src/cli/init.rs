@@ -1,12 +1,12 @@
 //! `kugetsu init`.
 
 use std::path::PathBuf;
-use std::str::FromStr as _;
 
 use clap::Args;
 
 use super::context::Context;
 use super::output::Output;
+use super::permit::presets;
 use super::signals::with_signals;
 use super::turn::LimitArgs;
 use super::{CliError, Outcome, prompt};
@@ -46,9 +46,9 @@ pub(super) struct InitArgs {
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
 
-    /// The permission preset of its forks: headless, read-only or full [config: preset]
-    #[arg(long)]
-    preset: Option<String>,
+    /// The permission preset of its forks [config: preset]
+    #[arg(long, value_parser = presets())]
+    preset: Option<Preset>,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -61,9 +61,8 @@ pub(super) struct InitArgs {
 pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome {
     let broker = &context.broker;
     let mut policy = broker.config.policy();
-    if let Some(preset) = &args.preset {
-        policy.preset = Preset::from_str(preset)
-            .map_err(|error| CliError::usage(error.to_string(), "choose headless, read-only or full"))?;
+    if let Some(preset) = args.preset {
+        policy.preset = preset;
     }
     let prompt = match (args.prompt, args.prompt_file) {
         (Some(text), _) => Some(text),

@@ -4,21 +4,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::Outcome;
 use super::context::{Context, duration};
 use super::output::{Output, money};
-use super::{CliError, Outcome};
 use crate::config::print_duration;
 use crate::exit::ExitStatus;
 use crate::session::{BaseRecord, IssueSummary, RepoRef, SessionState, Verdict};
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// Only sessions in this state: new, running, lost, or a verdict such as completed; may be given often
-    #[arg(long, value_name = "STATE", value_delimiter = ',')]
+    /// Only sessions in this state, or in one of several with commas between; may be given often
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = states())]
     state: Vec<String>,
 
     /// Only sessions of this repository
@@ -34,21 +35,12 @@ pub(super) struct ListArgs {
     older: Option<Duration>,
 }
 
-impl ListArgs {
-    fn check(&self) -> Result<(), CliError> {
-        let known = |word: &str| matches!(word, "new" | "running") || word.parse::<Verdict>().is_ok();
-        match self.state.iter().find(|word| !known(word)) {
-            None => Ok(()),
-            Some(word) => {
-                let all: Vec<_> = Verdict::ALL.iter().map(|verdict| verdict.as_str()).collect();
-                Err(CliError::usage(
-                    format!("`{word}` is no state of a session"),
-                    format!("the states are new, running, {}", all.join(", ")),
-                ))
-            }
-        }
-    }
+fn states() -> PossibleValuesParser {
+    let verdicts = Verdict::ALL.map(Verdict::as_str);
+    PossibleValuesParser::new(["new", "running"].into_iter().chain(verdicts))
+}
 
+impl ListArgs {
     fn takes(
         &self,
         summary: &IssueSummary,
@@ -64,7 +56,6 @@ impl ListArgs {
 }
 
 pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome {
-    args.check()?;
     let broker = &context.broker;
     let repo = match &args.repo {
         Some(text) => Some(context.repo(Some(text))?),

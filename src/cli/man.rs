@@ -1,5 +1,6 @@
 //! `kugetsu man`.
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Command};
 
 use super::output::Output;
@@ -10,6 +11,22 @@ use crate::exit::ExitStatus;
 pub(super) struct ManArgs {
     /// The page of this command instead of the main one
     command: Option<String>,
+}
+
+/// Only the whole of the commands knows what its pages are.
+pub(super) fn with_pages(command: Command) -> Command {
+    let pages: Vec<_> = command
+        .get_subcommands()
+        .filter(|one| !one.is_hide_set())
+        .map(|one| {
+            PossibleValue::new(one.get_name().to_owned()).aliases(one.get_all_aliases().map(str::to_owned))
+        })
+        .collect();
+    command.mut_subcommand("man", |man| {
+        man.mut_arg("command", |arg| {
+            arg.value_parser(PossibleValuesParser::new(pages))
+        })
+    })
 }
 
 pub(super) fn run(args: &ManArgs, command: Command, output: Output) -> Outcome {

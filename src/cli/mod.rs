@@ -174,7 +174,7 @@ pub fn main() -> ExitCode {
     {
         return detach::child_main().into();
     }
-    let mut command = Cli::command();
+    let mut command = man::with_pages(Cli::command());
     let parsed = command
         .try_get_matches_from_mut(std::env::args_os())
         .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
@@ -260,7 +260,9 @@ fn asks_for_json(arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
 fn run(verb: Verb, output: Output) -> Outcome {
     // These need nothing of the machine.
     let verb = match verb {
-        Verb::Completions(args) => return completions::run(&args, &mut Cli::command(), output),
+        Verb::Completions(args) => {
+            return completions::run(&args, &mut man::with_pages(Cli::command()), output);
+        }
         Verb::Man(args) => return man::run(&args, Cli::command(), output),
         other => other,
     };

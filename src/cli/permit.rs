@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::str::FromStr as _;
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
 use super::context::Context;
@@ -35,13 +36,18 @@ pub(super) struct PermitArgs {
     #[arg(long, value_name = "PERMISSION[:PATTERN]")]
     remove: Vec<String>,
 
-    /// Begin with this preset: headless, read-only or full
-    #[arg(long, value_name = "PRESET")]
-    preset: Option<String>,
+    /// Begin with this preset
+    #[arg(long, value_name = "PRESET", value_parser = presets())]
+    preset: Option<Preset>,
 
     /// For every permission: what will apply, where that comes from, and what could still ask
     #[arg(long)]
     explain: bool,
+}
+
+/// The presets, for a command line.
+pub(super) fn presets() -> impl TypedValueParser<Value = Preset> {
+    PossibleValuesParser::new(Preset::ALL.map(Preset::as_str)).try_map(|word| word.parse())
 }
 
 pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcome {
@@ -54,7 +60,7 @@ pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcom
         let reference = args.reference.unwrap_or_default();
         (Subject::Issue(context.issue(&reference)?), args.rules)
     };
-    let change = change(&words, &args.remove, args.preset.as_deref())?;
+    let change = change(&words, &args.remove, args.preset)?;
     let broker = &context.broker;
     let policy = if change.is_empty() {
         broker.policy(&subject)?
@@ -138,13 +144,10 @@ fn tell_of_unknown(added: &[Rule], output: Output) {
     output.note(format!("  the known ones: {}", CLASSES.join(", ")));
 }
 
-fn change(words: &[String], remove: &[String], preset: Option<&str>) -> Result<Permit, CliError> {
+fn change(words: &[String], remove: &[String], preset: Option<Preset>) -> Result<Permit, CliError> {
     let example = "such as `bash:git push *=deny` or `external_directory:/data/*=allow`";
     Ok(Permit {
-        preset: preset
-            .map(Preset::from_str)
-            .transpose()
-            .map_err(|error| CliError::usage(error.to_string(), "choose headless, read-only or full"))?,
+        preset,
         add: words
             .iter()
             .map(|word| Rule::from_str(word).map_err(|error| CliError::usage(error.to_string(), example)))

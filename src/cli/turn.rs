@@ -4,6 +4,7 @@ use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgMatches, Args, ValueEnum};
 use serde_json::json;
 use uuid::Uuid;
@@ -73,6 +74,10 @@ impl TurnArgs {
     }
 }
 
+fn transports() -> impl TypedValueParser<Value = TransportChoice> {
+    PossibleValuesParser::new(["auto", "run", "serve"]).try_map(|word| word.parse())
+}
+
 /// How long a `--wait` without a value waits.
 const FOR_EVER: &str = "3650d";
 
@@ -107,8 +112,8 @@ pub(super) fn check_wait(matches: &ArgMatches) -> Result<(), CliError> {
 /// The flags of everything that runs a turn.
 #[derive(Debug, Args)]
 pub(super) struct TurnArgs {
-    /// How the turn reaches opencode: auto, run or serve
-    #[arg(long, value_name = "HOW")]
+    /// How the turn reaches opencode [config: transport]
+    #[arg(long, value_name = "HOW", value_parser = transports())]
     transport: Option<TransportChoice>,
 
     /// What to print: the answer as text, one object at the end, or every event as a JSON line (as --json does)
