@@ -26,7 +26,7 @@ pub(super) struct IssueOrBase {
     base: bool,
 
     /// The base of this repository
-    #[arg(long, value_name = "INSTANCE/OWNER/REPO", requires = "base")]
+    #[arg(long, value_name = "[INSTANCE/]OWNER/REPO", requires = "base")]
     repo: Option<String>,
 }
 

@@ -23,7 +23,7 @@ pub(super) struct InitArgs {
     dir: Option<PathBuf>,
 
     /// The repository, where the clone's `origin` does not tell
-    #[arg(long, value_name = "INSTANCE/OWNER/REPO")]
+    #[arg(long, value_name = "[INSTANCE/]OWNER/REPO")]
     repo: Option<String>,
 
     /// Replace the base that is there; the old one's record goes to the trash

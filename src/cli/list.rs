@@ -23,7 +23,7 @@ pub(super) struct ListArgs {
     state: Vec<String>,
 
     /// Only sessions of this repository
-    #[arg(long, value_name = "INSTANCE/OWNER/REPO")]
+    #[arg(long, value_name = "[INSTANCE/]OWNER/REPO")]
     repo: Option<String>,
 
     /// Only sessions that changed within this time

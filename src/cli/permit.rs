@@ -29,7 +29,7 @@ pub(super) struct PermitArgs {
     base: bool,
 
     /// The base of this repository
-    #[arg(long, value_name = "INSTANCE/OWNER/REPO", requires = "base")]
+    #[arg(long, value_name = "[INSTANCE/]OWNER/REPO", requires = "base")]
     repo: Option<String>,
 
     /// Take a rule away, as permission[:pattern]; may be given often
