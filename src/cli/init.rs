@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::context::Context;
-use super::output::Output;
+use super::output::{Output, count, money};
 use super::permit::presets;
 use super::signals::with_signals;
 use super::turn::LimitArgs;
@@ -111,6 +111,10 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         output.text(format!("  directory   {}", record.directory.display()));
         output.text(format!("  opencode    {}", record.opencode));
         output.text(format!("  permissions {}", record.policy.preset));
+        if let Some(cost) = &record.prompted {
+            let tokens = count(cost.tokens.total(), "token");
+            output.text(format!("  prompt      {tokens}, {}", money(cost.cost_usd)));
+        }
         output.note(format!("next: kugetsu start {}#14 \"what to do\"", record.repo));
     }
     Ok(ExitStatus::Ok)

@@ -34,7 +34,7 @@ pub(super) struct LogsArgs {
     #[arg(long, value_name = "TURN")]
     turn: Option<Uuid>,
 
-    /// What opencode itself said, byte for byte
+    /// What opencode itself said, as it came; the README tells what is left out
     #[arg(long)]
     raw: bool,
 }

@@ -36,7 +36,7 @@ pub struct Setup {
     pub directory: PathBuf,
     /// The permission rules, for the environment of opencode.
     pub rules: Vec<Rule>,
-    /// Where opencode's own words go, byte for byte.
+    /// Where opencode's own words go, as they come but for secrets.
     pub raw_log: Option<PathBuf>,
     /// Where opencode's log goes at DEBUG (`--debug`).
     pub debug_log: Option<PathBuf>,
