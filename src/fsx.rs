@@ -461,6 +461,7 @@ pub const CRASH_POINTS: &[&str] = &[
     "turn_ended",
     "request_recorded",
     "turn_logged",
+    "base_asked",
     "base_made",
     "destroy_deleted",
     "destroy_trashed",

@@ -208,7 +208,7 @@ fn a_disk_that_is_full_for_a_part_of_a_turn_is_told_with_73() {
                 bytes: 1000,
             },
             // Meanwhile somebody makes room.
-            kugetsu_testing::Step::Pause(1000),
+            kugetsu_testing::Step::Meet(world.root().join("full"), world.root().join("room")),
             kugetsu_testing::Step::Answer("done".into()),
         ],
     ));
@@ -217,9 +217,9 @@ fn a_disk_that_is_full_for_a_part_of_a_turn_is_told_with_73() {
         "cp -a \"$KUGETSU_HOME\" \"$TMPDIR/seed\" && mount -t tmpfs -o size=3m tmpfs \"$KUGETSU_HOME\" \
          && cp -a \"$TMPDIR/seed/.\" \"$KUGETSU_HOME\" && head -c 2m /dev/zero > \"$KUGETSU_HOME/filler\" || exit 99\n\
          \"$0\" continue 1 'fill it' --transport run & turn=$!\n\
-         until [ \"$(stat -f -c %a \"$KUGETSU_HOME\")\" = 0 ]; do kill -0 $turn || break; sleep 0.02; done\n\
-         rm \"$KUGETSU_HOME/filler\"; wait $turn; status=$?\n\
-         cp -a \"$KUGETSU_HOME\" \"$HOME/../after\"; \"$0\" wait 1 > /dev/null; echo \"waited $?\"; exit $status",
+         until [ -e \"$HOME/../full\" ]; do kill -0 $turn || break; sleep 0.02; done\n\
+         rm \"$KUGETSU_HOME/filler\"; : > \"$HOME/../room\"; wait $turn; status=$?\n\
+         cp -a \"$KUGETSU_HOME\" \"$HOME/../after\"; \"$0\" wait 1 > /dev/null; echo \"waited $?\"; \"$0\" logs 1 > /dev/null; exit $status",
     );
     output.expect_status(73);
     let told = output.stderr();
@@ -228,6 +228,13 @@ fn a_disk_that_is_full_for_a_part_of_a_turn_is_told_with_73() {
         "{told}"
     );
     assert!(output.stdout().ends_with("waited 73\n"), "{told}");
+    // Of the turn itself, of `wait`, and of `logs`.
+    assert_eq!(told.matches("may have a gap: No space left").count(), 3, "{told}");
+    assert_eq!(
+        told.matches("kugetsu attach github.com/shoko/kugetsu#1").count(),
+        3,
+        "{told}"
+    );
     let files = kit::files_below(&world.root().join("after"));
     let mut logs: Vec<_> = files
         .iter()

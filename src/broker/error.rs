@@ -51,8 +51,13 @@ pub enum BrokerError {
         session: SessionId,
     },
     /// A policy is on record, and opencode does not have it yet.
-    #[error("{0}; the change is on record all the same, and the next turn goes by it")]
-    NotApplied(Box<BrokerError>),
+    #[error("{error}; the change is on record all the same, and {then}")]
+    NotApplied {
+        /// Why.
+        error: Box<BrokerError>,
+        /// What will go by it.
+        then: &'static str,
+    },
     /// opencode could not be reached.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -208,7 +213,7 @@ impl BrokerError {
                 WorktreeError::Git { .. } | WorktreeError::File(_) => ExitStatus::Failed,
             },
             Self::Hook { .. } => ExitStatus::Failed,
-            Self::NotApplied(error) => error.exit_status(),
+            Self::NotApplied { error, .. } => error.exit_status(),
             Self::Interrupted(Interrupt::Terminated) => ExitStatus::Terminated,
             Self::Interrupted(_) => ExitStatus::Interrupted,
             Self::NoSession(_)
@@ -259,7 +264,7 @@ impl BrokerError {
             Self::InitCutOff { session, .. } => Some(format!(
                 "keep it: kugetsu init --force --adopt {session}; or begin anew after: opencode session delete {session}"
             )),
-            Self::NotApplied(error) => error.hint(),
+            Self::NotApplied { error, .. } => error.hint(),
             // Only an issue's name has a `#`.
             Self::SessionGone { of, .. } if of.contains('#') => {
                 Some("see what is orphaned with: kugetsu prune".to_owned())

@@ -11,7 +11,7 @@ use super::deliver::unless_interrupted;
 use super::repository::{origin_of, top_of};
 use super::{Broker, BrokerError, DEBUG_LOG, read_database};
 use crate::fsx::crash_point;
-use crate::opencode::{Opencode, Secrets, Server, SessionPatch};
+use crate::opencode::{DatabaseError, Opencode, Secrets, Server, SessionPatch};
 use crate::permission::Policy;
 use crate::redact::Redactor;
 use crate::session::{BaseRecord, RepoRef, SCHEMA, SessionId, Totals, TransportKind, Verdict};
@@ -71,14 +71,24 @@ impl InitRequest {
     }
 }
 
+/// What `init` has made.
+#[derive(Clone, Debug)]
+pub struct InitReport {
+    /// The base's record.
+    pub record: BaseRecord,
+    /// Why events are missing in the log of its prompt.
+    pub log_gap: Option<String>,
+}
+
 /// The journal of an `init`, below `run/`: there before opencode is asked for a session, gone when the base's record is on
 /// disk, or its user has been told of the session.
 const BEGUN: &str = ".init.json";
 
 #[derive(Serialize, Deserialize)]
 struct Begun {
-    /// The session is not older.
-    asked: Timestamp,
+    schema: u32,
+    /// The session's title until its id is known: no other's is like it.
+    title: String,
     /// The session, once it is known.
     session: Option<SessionId>,
     /// It may have got its prompt.
@@ -92,7 +102,7 @@ impl Broker {
         &self,
         request: &InitRequest,
         mut interrupts: watch::Receiver<Interrupt>,
-    ) -> Result<BaseRecord, BrokerError> {
+    ) -> Result<InitReport, BrokerError> {
         let (directory, repo) = request.place()?;
         if request
             .prompt
@@ -126,10 +136,17 @@ impl Broker {
             }
         };
         crash_point("base_made");
+        let mut log_gap = None;
         let prompted = match &request.prompt {
             Some(prompt) => {
                 if !record.adopted {
-                    self.note_begun(&repo, Some(record.session.clone()), true)?;
+                    let begun = Begun {
+                        schema: SCHEMA,
+                        title: record.title.clone(),
+                        session: Some(record.session.clone()),
+                        prompted: true,
+                    };
+                    self.note_begun(&repo, &begun)?;
                 }
                 let prompted = self.prompt_base(request, &record, prompt, &opencode, interrupts);
                 let prompted = prompted.await;
@@ -137,8 +154,9 @@ impl Broker {
                     // The error tells of the session.
                     let _ = self.store.remove_run(&key, BEGUN);
                 }
-                let (keeper, totals) = prompted?;
+                let (keeper, totals, gap) = prompted?;
                 record.prompted = Some(totals);
+                log_gap = gap;
                 Some(keeper)
             }
             None => None,
@@ -149,7 +167,7 @@ impl Broker {
         if let Some(keeper) = prompted {
             keeper.end(Verdict::Completed);
         }
-        Ok(record)
+        Ok(InitReport { record, log_gap })
     }
 
     fn save_base(
@@ -186,7 +204,11 @@ impl Broker {
                 hint: "its sessions are listed by: opencode session list".to_owned(),
             })?;
         if let Some(wanted) = &request.directory
-            && directory(request)? != row.directory
+            && directory(request)?
+                != row
+                    .directory
+                    .canonicalize()
+                    .unwrap_or_else(|_| row.directory.clone())
         {
             return Err(BrokerError::Usage {
                 problem: format!(
@@ -212,7 +234,10 @@ impl Broker {
             directory: row.directory,
             title: row.title,
             policy: request.policy.clone(),
-            adopted: true,
+            // One that an `init` of ours made is ours.
+            adopted: self
+                .begun(repo)?
+                .is_none_or(|begun| begun.session.as_ref() != Some(session)),
             opencode: opencode.version.to_string(),
             created: now,
             updated: now,
@@ -231,18 +256,27 @@ impl Broker {
         let title = format!("kugetsu base: {repo}");
         let rules = request.policy.rules();
         self.database_unlocked(opencode, interrupts).await?;
-        let session = match self.forgotten_base(repo, &title, directory, opencode)? {
+        let session = match self.forgotten_base(repo, opencode)? {
             Some(session) => session,
             None => {
-                self.note_begun(repo, None, false)?;
+                let mut begun = Begun {
+                    schema: SCHEMA,
+                    title: format!("{title} ({})", Uuid::now_v7()),
+                    session: None,
+                    prompted: false,
+                };
+                self.note_begun(repo, &begun)?;
                 let mut launch = self.short_launch(opencode, directory.to_owned());
                 launch.debug_log = self.debug_log(request, repo);
                 let mut server = unless_interrupted(interrupts, Server::start(&launch)).await??;
-                let made = unless_interrupted(interrupts, server.api().create_session(&title, &rules)).await;
+                let made =
+                    unless_interrupted(interrupts, server.api().create_session(&begun.title, &rules)).await;
                 let at_once = *interrupts.borrow() == Interrupt::Now;
                 server.stop(at_once).await;
                 let made = made??;
-                self.note_begun(repo, Some(made.clone()), false)?;
+                crash_point("base_asked");
+                begun.session = Some(made.clone());
+                self.note_begun(repo, &begun)?;
                 made
             }
         };
@@ -275,58 +309,54 @@ impl Broker {
         request.debug.then(|| folder.join(DEBUG_LOG))
     }
 
-    fn note_begun(
-        &self,
-        repo: &RepoRef,
-        session: Option<SessionId>,
-        prompted: bool,
-    ) -> Result<(), BrokerError> {
-        let begun = Begun {
-            asked: Timestamp::now(),
-            session,
-            prompted,
+    fn note_begun(&self, repo: &RepoRef, begun: &Begun) -> Result<(), BrokerError> {
+        // Plain data: it can be encoded.
+        let text = serde_json::to_vec(begun).unwrap_or_default();
+        Ok(self.store.write_journal(&repo.into(), BEGUN, &text)?)
+    }
+
+    /// The journal of an `init` that did not end. What cannot be understood is moved aside.
+    fn begun(&self, repo: &RepoRef) -> Result<Option<Begun>, BrokerError> {
+        let key = Key::from(repo);
+        let Some(text) = self.store.read_run(&key, BEGUN)? else {
+            return Ok(None);
         };
-        let text = serde_json::to_vec(&begun).unwrap_or_default();
-        Ok(self.store.write_run(&repo.into(), BEGUN, &text)?)
+        let begun = serde_json::from_slice(&text).ok();
+        if begun.is_none() {
+            self.store.quarantine(&self.store.run_path(&key, BEGUN))?;
+        }
+        Ok(begun)
     }
 
     /// The session that an earlier `init` made and could not remember. One that somebody has talked to is not new, and
     /// what becomes of one whose prompt was cut off a person must say.
-    fn forgotten_base(
-        &self,
-        repo: &RepoRef,
-        title: &str,
-        directory: &Path,
-        opencode: &Opencode,
-    ) -> Result<Option<SessionId>, BrokerError> {
-        let begun = self.store.read_run(&repo.into(), BEGUN)?;
-        let Some(begun) = begun.and_then(|text| serde_json::from_slice::<Begun>(&text).ok()) else {
+    fn forgotten_base(&self, repo: &RepoRef, opencode: &Opencode) -> Result<Option<SessionId>, BrokerError> {
+        let Some(begun) = self.begun(repo)? else {
             return Ok(None);
         };
-        let database = read_database(opencode)?;
+        let database = match read_database(opencode) {
+            // opencode had not made it yet.
+            Err(BrokerError::Database(DatabaseError::Missing { .. } | DatabaseError::Schema { .. })) => {
+                return Ok(None);
+            }
+            database => database?,
+        };
+        let row = match &begun.session {
+            Some(session) => database.session(session)?,
+            None => database.sessions_titled(&begun.title)?.into_iter().next(),
+        };
         let bases = self.store.bases()?.found.into_iter();
         let mut known: Vec<_> = bases.map(|base| base.session).collect();
         known.extend(self.store.trashed_base_sessions()?);
-        let asked = begun.asked.as_millisecond();
-        for row in database.sessions_titled(title)? {
-            let ours = match &begun.session {
-                Some(session) => *session == row.id,
-                None => row.directory == directory && row.time_created >= asked,
-            };
-            if !ours || known.contains(&row.id) {
-                continue;
-            }
-            if database.message_count(&row.id)? == 0 {
-                return Ok(Some(row.id));
-            }
-            if begun.prompted {
-                return Err(BrokerError::InitCutOff {
-                    repo: repo.clone(),
-                    session: row.id,
-                });
-            }
+        match row {
+            Some(row) if known.contains(&row.id) => Ok(None),
+            Some(row) if database.message_count(&row.id)? == 0 => Ok(Some(row.id)),
+            Some(row) if begun.prompted => Err(BrokerError::InitCutOff {
+                repo: repo.clone(),
+                session: row.id,
+            }),
+            _ => Ok(None),
         }
-        Ok(None)
     }
 
     /// Delivers the base's prompt. The keeper of the turn's status waits for the record, which comes next.
@@ -337,7 +367,7 @@ impl Broker {
         prompt: &str,
         opencode: &Opencode,
         mut interrupts: watch::Receiver<Interrupt>,
-    ) -> Result<(Keeper, Totals), BrokerError> {
+    ) -> Result<(Keeper, Totals, Option<String>), BrokerError> {
         let turn = Uuid::now_v7();
         let key = Key::from(&record.repo);
         let folder = self.store.folder(&key);
@@ -386,7 +416,7 @@ impl Broker {
             |_| Ok(()),
         )
         .await;
-        outcome
+        let log_gap = outcome
             .ending
             .tell(&outcome.judgement, outcome.counts, outcome.proof);
         if outcome.judgement.verdict == Verdict::Completed {
@@ -395,7 +425,7 @@ impl Broker {
                 cost_usd: outcome.counts.cost_usd,
                 tokens: outcome.counts.tokens,
             };
-            return Ok((keeper, totals));
+            return Ok((keeper, totals, log_gap));
         }
         keeper.end(outcome.judgement.verdict);
         Err(BrokerError::BasePrompt {

@@ -30,7 +30,7 @@ pub use control::Stopped;
 pub use destroy::Removed;
 pub use doctor::{Check, Health};
 pub use error::BrokerError;
-pub use init::InitRequest;
+pub use init::{InitReport, InitRequest};
 pub use pending::describe;
 pub use permit::{Permit, Subject};
 pub use prune::{Kept, Orphan, Orphans, Pruned};

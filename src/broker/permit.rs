@@ -81,7 +81,7 @@ impl Broker {
                 if record.session.is_some() {
                     self.opencode()
                         .and_then(|opencode| self.settle(&opencode, &record))
-                        .map_err(|error| BrokerError::NotApplied(error.into()))?;
+                        .map_err(|error| not_applied(error, "the next turn goes by it"))?;
                 }
                 Ok(record.policy)
             }
@@ -102,7 +102,7 @@ impl Broker {
                             self.write_database(&opencode)?.patch(&base.session, &patch)?;
                             Ok(())
                         })
-                        .map_err(|error| BrokerError::NotApplied(error.into()))?;
+                        .map_err(|error| not_applied(error, "new sessions go by it"))?;
                 }
                 Ok(base.policy)
             }
@@ -130,5 +130,16 @@ impl Broker {
             problem: error.to_string(),
         })?;
         Ok(explain(&policy, Some(&rules)))
+    }
+}
+
+fn not_applied(error: BrokerError, then: &'static str) -> BrokerError {
+    match error {
+        // There is no next turn.
+        BrokerError::SessionGone { .. } => error,
+        error => BrokerError::NotApplied {
+            error: error.into(),
+            then,
+        },
     }
 }

@@ -10,7 +10,7 @@ use super::permit::presets;
 use super::signals::with_signals;
 use super::turn::LimitArgs;
 use super::{CliError, Outcome, prompt};
-use crate::broker::{DEBUG_LOG, InitRequest};
+use crate::broker::{DEBUG_LOG, InitReport, InitRequest};
 use crate::exit::ExitStatus;
 use crate::permission::Preset;
 use crate::session::SessionId;
@@ -99,7 +99,7 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         super::output::trace_to(broker.store.open_log(&Key::from(&repo), DEBUG_LOG)?);
     }
     let (made, signal) = with_signals(false, |interrupts| broker.init(&request, interrupts))?;
-    let record = made.map_err(|error| CliError::from(error).after(signal))?;
+    let InitReport { record, log_gap } = made.map_err(|error| CliError::from(error).after(signal))?;
     if output.json {
         output.object(&record);
     } else {
@@ -117,5 +117,9 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         }
         output.note(format!("next: kugetsu start {}#14 \"what to do\"", record.repo));
     }
-    Ok(ExitStatus::Ok)
+    let Some(why) = log_gap else {
+        return Ok(ExitStatus::Ok);
+    };
+    output.note(format!("  the log of its prompt may have a gap: {why}"));
+    Ok(ExitStatus::CannotWrite)
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::context::Context;
 use super::output::{Output, written};
 use super::printer::{Show, Writer};
+use super::turn;
 use super::{CliError, Outcome};
 use crate::broker::BrokerError;
 use crate::exit::ExitStatus;
@@ -70,11 +71,14 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
     // What is printed of a turn that was cut short, mostly nothing, does not tell that it was.
     if for_people
         && let Ok(Some((_, ended))) = context.broker.end_of(&issue, turn)
-        && ended.verdict != Verdict::Completed
+        && (ended.verdict != Verdict::Completed || ended.log_gap.is_some())
     {
         output.note(format!("kugetsu: {issue} {}", ended.verdict));
         if !ended.reason.is_empty() {
             output.note(format!("  {}", ended.reason));
+        }
+        if let Some(why) = &ended.log_gap {
+            turn::tell_gap(&issue, why, output);
         }
     }
     Ok(ExitStatus::Ok)

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::context::Context;
 use super::output::Output;
 use super::{CliError, Outcome};
-use crate::broker::{Permit, Subject};
+use crate::broker::{BrokerError, Permit, Subject};
 use crate::exit::ExitStatus;
 use crate::permission::{CLASSES, Preset, Rule};
 
@@ -65,9 +65,11 @@ pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcom
     let policy = if change.is_empty() {
         broker.policy(&subject)?
     } else {
-        let policy = broker.permit(&subject, &change)?;
-        tell_of_unknown(&change.add, output);
-        policy
+        let policy = broker.permit(&subject, &change);
+        if matches!(policy, Ok(_) | Err(BrokerError::NotApplied { .. })) {
+            tell_of_unknown(&change.add, output);
+        }
+        policy?
     };
     if args.explain {
         let explained = broker.explain(&subject)?;
@@ -132,7 +134,7 @@ fn tell_of_unknown(added: &[Rule], output: Output) {
     let unknown: BTreeSet<_> = added
         .iter()
         .map(|rule| rule.permission.as_str())
-        .filter(|class| !class.contains('*') && !CLASSES.contains(class))
+        .filter(|class| !class.contains(['*', '?']) && !CLASSES.contains(class))
         .collect();
     if unknown.is_empty() {
         return;

@@ -560,11 +560,7 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
         output.note(format!("  {}", turn.reason));
     }
     if let Some(why) = &turn.log_gap {
-        output.note(format!(
-            "  what is printed, and the turn's log, may have a gap: {why}"
-        ));
-        output
-            .note("  the whole answer is in opencode: kugetsu attach, or ask for it with: kugetsu continue");
+        tell_gap(&report.record.issue, why, output);
     }
     if let Some(at) = turn.retry_at {
         output.note(format!("  try again after {at}"));
@@ -579,6 +575,14 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
             output.note(format!("  last: {line}"));
         }
     }
+}
+
+/// Why text is missing in what was printed of a turn.
+pub(super) fn tell_gap(issue: &IssueRef, why: &str, output: Output) {
+    output.note(format!(
+        "  what is printed, and the turn's log, may have a gap: {why}"
+    ));
+    output.note(format!("  opencode has all of it: kugetsu attach {issue}"));
 }
 
 #[cfg(test)]

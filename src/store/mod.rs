@@ -140,6 +140,14 @@ impl Store {
         Ok(fsx::write_atomic_volatile(&path, bytes)?)
     }
 
+    /// As [`Store::write_run`], for a journal: what was begun in opencode outlives a reboot.
+    pub fn write_journal(&self, key: &Key, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.run_path(key, ending);
+        self.make_folder_of(&path)?;
+        fsx::refuse_symlinks(&self.home, &path)?;
+        Ok(fsx::write_atomic(&path, bytes)?)
+    }
+
     /// Reads a file of a key's live turn, if there is one.
     pub fn read_run(&self, key: &Key, ending: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let path = self.run_path(key, ending);
@@ -205,7 +213,7 @@ impl Store {
         )?)
     }
 
-    /// What is below `run/` is worth nothing after a reboot, and need not wait for the disk.
+    /// What is below `run/` is worth nothing after a reboot but for a journal, and need not wait for the disk.
     fn make_run_folder_of(&self, path: &Path) -> Result<(), StoreError> {
         Ok(fsx::create_dir_all_brief(
             &self.home,
@@ -228,7 +236,8 @@ impl Store {
 
 fn refuse_full(folder: &Path, path: &Path) -> Result<(), StoreError> {
     match rustix::fs::statvfs(folder) {
-        Ok(disk) if disk.f_bavail == 0 => Err(StoreError::Full {
+        // Some file systems do not say how large they are.
+        Ok(disk) if disk.f_blocks > 0 && disk.f_bavail == 0 => Err(StoreError::Full {
             path: path.to_owned(),
             source: std::io::ErrorKind::StorageFull.into(),
         }),

@@ -41,6 +41,8 @@ pub struct RunTransport {
     events: Option<mpsc::Receiver<Event>>,
     stderr: StderrTail,
     said: Option<mpsc::Receiver<Said>>,
+    /// Why another agent than the one asked for would have run the turn.
+    refused: Option<String>,
     attempts: u64,
     tasks: Vec<JoinHandle<()>>,
     stderr_pump: Option<JoinHandle<()>>,
@@ -188,6 +190,7 @@ impl Transport for RunTransport {
             events: None,
             stderr: StderrTail::default(),
             said: None,
+            refused: None,
             attempts: 0,
             tasks: Vec::new(),
             stderr_pump: None,
@@ -326,6 +329,13 @@ impl Transport for RunTransport {
                             }),
                             Some(Ok(None)) | None => {}
                         }
+                        if let Some(message) = self.refused.take() {
+                            return Event::Error(ErrorPayload {
+                                name: "Agent".to_owned(),
+                                message,
+                                payload: serde_json::Value::Null,
+                            });
+                        }
                         // Its last words are evidence.
                         if let Some(pump) = &mut self.stderr_pump {
                             drained(pump).await;
@@ -340,11 +350,7 @@ impl Transport for RunTransport {
                 said = said => match said {
                     Some(Said::AgentRefused(message)) => {
                         process.kill().await;
-                        return Event::Error(ErrorPayload {
-                            name: "Agent".to_owned(),
-                            message,
-                            payload: serde_json::Value::Null,
-                        });
+                        self.refused = Some(message);
                     }
                     Some(Said::AttemptFailed(message)) => {
                         self.attempts += 1;
@@ -449,9 +455,15 @@ fn take_line(line: &Line<'_>, out: &mut Vec<Event>) {
                 out.push(Event::Activity);
             }
         },
-        Line::TooLong { length, .. } => out.push(Event::Unread(format!(
-            "opencode wrote a line of {length} bytes, which is too long to be read"
-        ))),
+        Line::TooLong { prefix, length } => {
+            let what = format!("opencode wrote a line of {length} bytes, which is too long to be read");
+            // Quotes inside of a string have a backslash before them.
+            if memchr::memmem::find(prefix, b"\"type\":\"text\"").is_some() {
+                out.push(Event::Unread(what));
+            } else {
+                out.extend([Event::Notice(what), Event::Activity]);
+            }
+        }
     }
 }
 

@@ -131,6 +131,8 @@ pub enum Step {
     Stderr(String),
     /// A pause of so many milliseconds.
     Pause(u64),
+    /// Makes the first file, and waits for the second.
+    Meet(PathBuf, PathBuf),
     /// One `text` event whose text is so many bytes long.
     BigLine(usize),
     /// So many `text` events.

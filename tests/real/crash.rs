@@ -119,19 +119,24 @@ on_both_versions! {
 
 on_both_versions! {
     fn init(world: &World) {
-        let output = run_in(world, &[("KUGETSU_CRASH_AT", "base_made")], &["init"]);
-        assert_eq!(output.signal(), Some(9), "{output}");
-        world.wait_nothing_left(SOON);
-        no_half_file(world);
+        let other = "github.com/shoko/other";
+        for (point, repo) in [("base_asked", crate::kit::REPO), ("base_made", other)] {
+            let output = run_in(world, &[("KUGETSU_CRASH_AT", point)], &["init", "--repo", repo]);
+            assert_eq!(output.signal(), Some(9), "{output}");
+            world.wait_nothing_left(SOON);
+            no_half_file(world);
+        }
         run(world, ["start", "1", "hi"]).expect_status(66);
+        let forgotten = opencode_sessions(world);
+        assert_eq!(forgotten.len(), 2);
         // Another home's base is its own.
         let elsewhere = world.root().join("elsewhere");
-        let other = run_in(world, &[("KUGETSU_HOME", elsewhere.to_str().expect("UTF-8"))], &["init"]);
-        other.expect_status(0);
-        assert_eq!(opencode_sessions(world).len(), 2);
-        run(world, ["init"]).expect_status(0);
-        assert_eq!(opencode_sessions(world).len(), 2, "the base that was made is found again");
-        assert_eq!(known_sessions(world).len(), 1);
+        let home = [("KUGETSU_HOME", elsewhere.to_str().expect("UTF-8"))];
+        run_in(world, &home, &["init"]).expect_status(0);
+        for repo in [crate::kit::REPO, other] {
+            run(world, ["init", "--repo", repo]).expect_status(0);
+        }
+        assert_eq!(known_sessions(world), forgotten, "the bases that were made are found again");
 
         let gate = Gate::new();
         world.model.on("what all forks know", vec![Reply::text("never").behind(&gate)]);
@@ -147,8 +152,8 @@ on_both_versions! {
         let refused = run(world, ["init", "--force"]);
         refused.expect_status(64);
         assert!(refused.stderr().contains(&format!("--adopt {prompted}")), "{refused}");
-        run(world, ["init", "--force", "--adopt", &prompted]).expect_status(0);
+        let kept = run(world, ["init", "--force", "--adopt", &prompted, "--json"]);
+        assert!(kept.expect_status(0).json()["adopted"].is_null(), "{kept}");
         assert!(known_sessions(world).contains(&prompted));
-        run(world, ["init", "--force"]).expect_status(0);
     }
 }

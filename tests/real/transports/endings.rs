@@ -26,8 +26,6 @@ on_every_combination! {
         let output = case.turn("start", "#1", &["--agent", "nosuch", "whose work"]);
         expect(&output, 1, "failed", "nosuch");
         assert_ne!(output.json()["answer"], "the default agent's", "{output}");
-        let output = case.turn("start", "#3", &["--agent", "plan", "whose work"]);
-        expect(&output, 0, "completed", "");
         case.wait_nothing_left(SOON);
     }
 

@@ -19,8 +19,9 @@ fn send(bytes: &[u8]) -> io::Result<()> {
 
 fn line(kind: &str, session: &str, payload: (&str, &Value)) -> String {
     let (key, value) = payload;
-    let event = json!({ "type": kind, "timestamp": now(), "sessionID": session, key: value });
-    format!("{event}\n")
+    // In the order of the real one, where a reader of a line's beginning finds the type.
+    let (kind, session, time) = (json!(kind), json!(session), now());
+    format!("{{\"type\":{kind},\"timestamp\":{time},\"sessionID\":{session},\"{key}\":{value}}}\n")
 }
 
 fn text_line(session: &str, text: &str) -> String {
@@ -52,6 +53,13 @@ pub(crate) fn play(store: &Store, session: &str, steps: &[Step]) -> Result<i32, 
                 err.flush()?;
             }
             Step::Pause(milliseconds) => std::thread::sleep(Duration::from_millis(*milliseconds)),
+            Step::Meet(arrived, go_on) => {
+                std::fs::write(arrived, "")?;
+                let until = std::time::Instant::now() + LIFE;
+                while !go_on.exists() && std::time::Instant::now() < until {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
             Step::BigLine(bytes) => send(text_line(session, &"x".repeat(*bytes)).as_bytes())?,
             Step::Flood { lines, bytes } => flood(session, *lines, *bytes)?,
             Step::Orphan {
