@@ -417,36 +417,13 @@ fn read_file(path: &Path) -> Result<toml::Table, ConfigError> {
 fn instead_of(name: &str) -> String {
     let known = || KEYS.iter().map(|key| key.name).chain([HOSTS]);
     let near = known()
-        .map(|known| (distance(name, known), known))
+        .map(|known| (strsim::osa_distance(name, known), known))
         .filter(|(distance, known)| *distance <= (known.len() / 4).max(1))
         .min();
     match near {
         Some((_, known)) => format!("did you mean `{known}`?"),
         None => format!("there are {}", known().collect::<Vec<_>>().join(", ")),
     }
-}
-
-/// How many characters to add, leave out, replace or swap with the next one to make the one word of the other.
-fn distance(one: &str, other: &str) -> usize {
-    let (one, other): (Vec<_>, Vec<_>) = (one.chars().collect(), other.chars().collect());
-    // The distances between all beginnings.
-    let mut table = vec![vec![0; other.len() + 1]; one.len() + 1];
-    for i in 0..=one.len() {
-        for j in 0..=other.len() {
-            table[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let replaced = table[i - 1][j - 1] + usize::from(one[i - 1] != other[j - 1]);
-                let least = replaced.min(table[i - 1][j] + 1).min(table[i][j - 1] + 1);
-                if i > 1 && j > 1 && one[i - 2] == other[j - 1] && one[i - 1] == other[j - 2] {
-                    least.min(table[i - 2][j - 2] + 1)
-                } else {
-                    least
-                }
-            };
-        }
-    }
-    table[one.len()][other.len()]
 }
 
 fn parse_hosts(file: &Path, value: toml::Value) -> Result<BTreeMap<String, HostSettings>, ConfigError> {

@@ -167,12 +167,9 @@ pub struct TurnRecord {
 }
 
 impl TurnRecord {
-    /// The exit status of a command whose turn it was: a result that could not be told whole is no success.
+    /// The exit status of a command whose turn it was.
     pub fn exit_status(&self) -> ExitStatus {
-        match (self.verdict, &self.log_gap) {
-            (Verdict::Completed, Some(_)) => ExitStatus::CannotWrite,
-            (verdict, _) => verdict.exit_status(),
-        }
+        self.verdict.exit_status_told(self.log_gap.is_none())
     }
 
     /// A turn whose supervisor died: nobody heard the end of it. `opencode` is the version that ran it.

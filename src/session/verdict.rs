@@ -64,6 +64,14 @@ impl Verdict {
         }
     }
 
+    /// The same, unless a result could not be told whole: that is no success.
+    pub fn exit_status_told(self, whole: bool) -> ExitStatus {
+        match self {
+            Self::Completed if !whole => ExitStatus::CannotWrite,
+            verdict => verdict.exit_status(),
+        }
+    }
+
     /// The exit status of a command whose turn ended so. An abort by a signal is reported by the caller as
     /// 130 or 143 instead, since only it knows which signal came.
     pub fn exit_status(self) -> ExitStatus {

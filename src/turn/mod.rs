@@ -21,7 +21,6 @@ pub use answers::Responder;
 pub use limits::Limits;
 pub use machine::{Counts, Judgement, Machine, Step};
 
-use crate::exit::ExitStatus;
 use crate::opencode::Database;
 use crate::opencode::DatabaseError;
 use crate::process;
@@ -113,10 +112,7 @@ pub struct Ending {
 impl Ending {
     /// Writes it; gives why events before it are missing.
     pub fn tell(self, judgement: &Judgement, counts: Counts, proof: Proof) -> Option<String> {
-        let exit_status = match judgement.verdict {
-            Verdict::Completed if self.narrator.has_gap(&self.stream) => ExitStatus::CannotWrite,
-            verdict => verdict.exit_status(),
-        };
+        let whole = !self.narrator.has_gap(&self.stream);
         let end = StreamEvent::AgentEnd {
             verdict: judgement.verdict,
             reason: judgement.reason.clone(),
@@ -129,7 +125,7 @@ impl Ending {
             restarts: self.restarts,
             retry_at: judgement.retry_at,
             proof,
-            exit_status: exit_status.code(),
+            exit_status: judgement.verdict.exit_status_told(whole).code(),
         };
         self.narrator.end(self.stream, end)
     }
