@@ -16,16 +16,16 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use jiff::Timestamp;
-use kugetsu::opencode::{Database, SessionPatch};
-use kugetsu::permission::Policy;
-use kugetsu::process;
-use kugetsu::redact::Redactor;
-use kugetsu::session::{ForkIntent, LiveTurn, SessionId, TransportKind, Verdict};
-use kugetsu::store::{Holder, Key, Store};
-use kugetsu::transport::Event;
-use kugetsu::turn::stream::{StreamEvent, StreamWriter};
-use kugetsu::turn::{Limits, Machine};
-use records::{fill, issue, record, turn};
+use kugetsu_api::{ForkIntent, LiveTurn, SessionId, TransportKind, Verdict};
+use kugetsu_engine::opencode::{Database, SessionPatch};
+use kugetsu_engine::permission::Policy;
+use kugetsu_engine::process;
+use kugetsu_engine::redact::Redactor;
+use kugetsu_engine::store::{Holder, RecordKey, Store};
+use kugetsu_engine::transport::TransportEvent;
+use kugetsu_engine::turn::stream::{StreamEvent, StreamWriter};
+use kugetsu_engine::turn::{Limits, Machine};
+use records::{address, fill, record, turn};
 use uuid::Uuid;
 
 /// A store with so many sessions.
@@ -38,12 +38,12 @@ fn store(home: &Path, sessions: u64) -> Store {
 
 /// Every write of `start`, in its order: lease, journal, fork known, stream, turn's line, end.
 fn start(store: &Store, number: u64) {
-    let issue = issue(number);
-    let key = Key::from(&issue);
+    let address = address(number);
+    let key = RecordKey::from(&address);
     let id = Uuid::now_v7();
-    black_box(store.issue(&issue).unwrap());
+    black_box(store.session_record(&address).unwrap());
     let lease = store
-        .lease_issue(&issue, Holder::this_process("start"), None)
+        .lease_session(&address, Holder::this_process("start"), None)
         .unwrap();
     let mut record = record(number);
     let session = record.session.take();
@@ -60,18 +60,18 @@ fn start(store: &Store, number: u64) {
         prompt_sha256: "0".repeat(64),
         ahead: true,
     });
-    store.save_issue(&lease, &record).unwrap();
+    store.save_session(&lease, &record).unwrap();
     record.session = session;
     record.fork = None;
-    store.save_issue(&lease, &record).unwrap();
+    store.save_session(&lease, &record).unwrap();
     drop(fork_lock);
     let (stream, _feed) = StreamWriter::open(store, &key, id).unwrap();
     drop(stream);
     store
-        .append_turn(&lease, &issue, &turn(Verdict::Completed, Timestamp::now()))
+        .append_turn(&lease, &address, &turn(Verdict::Completed, Timestamp::now()))
         .unwrap();
     record.live = None;
-    store.save_issue(&lease, &record).unwrap();
+    store.save_session(&lease, &record).unwrap();
 }
 
 fn bookkeeping(criterion: &mut Criterion) {
@@ -94,7 +94,7 @@ fn listing(criterion: &mut Criterion) {
     let home = tempfile::tempdir().unwrap();
     let store = store(home.path(), 10_000);
     criterion.bench_function("issues_10000", |bencher| {
-        bencher.iter(|| black_box(store.issues().unwrap().found.len()));
+        bencher.iter(|| black_box(store.session_records().unwrap().found.len()));
     });
 }
 
@@ -134,9 +134,10 @@ fn permission(criterion: &mut Criterion) {
 fn events(criterion: &mut Criterion) {
     let home = tempfile::tempdir().unwrap();
     let store = Store::open(home.path().to_owned());
-    let (mut stream, _feed) = StreamWriter::open(&store, &Key::from(&issue(1)), Uuid::now_v7()).unwrap();
+    let (mut stream, _feed) =
+        StreamWriter::open(&store, &RecordKey::from(&address(1)), Uuid::now_v7()).unwrap();
     let mut machine = Machine::new(Limits::default());
-    let event = Event::Text {
+    let event = TransportEvent::Text {
         part: "prt_1".to_owned(),
         reasoning: false,
         delta: "a few words of an answer ".to_owned(),

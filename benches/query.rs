@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use jiff::Timestamp;
-use kugetsu::broker::{Broker, Surroundings};
-use kugetsu::config::Config;
-use kugetsu::process;
-use kugetsu::session::{IssueRecord, IssueRef, LiveTurn, TokenCount, TransportKind, Verdict};
-use kugetsu::store::{Key, Store};
-use kugetsu::turn::status::{RunState, STATUS_FILE, TurnStatus};
+use kugetsu_api::{Address, LiveTurn, SessionRecord, TokenCount, TransportKind, Verdict};
+use kugetsu_engine::config::Config;
+use kugetsu_engine::operations::{Engine, Environment};
+use kugetsu_engine::process;
+use kugetsu_engine::store::{RecordKey, Store};
+use kugetsu_engine::turn::status::{RunState, STATUS_FILE, TurnStatus};
 use records::{fill, record, turn};
 use uuid::Uuid;
 
@@ -26,11 +26,11 @@ const SESSIONS: u64 = 10_000;
 const LIVE: u64 = 100;
 
 /// A record of one of 20 repositories, with turns on three days.
-fn busy_record(number: u64) -> IssueRecord {
-    let issue = IssueRef::try_from(format!("github.com/shoko/repo{}#{number}", number % 20)).unwrap();
-    let mut record = IssueRecord {
-        base: issue.repo().clone(),
-        issue,
+fn busy_record(number: u64) -> SessionRecord {
+    let address = Address::try_from(format!("github.com/shoko/repo{}#{number}", number % 20)).unwrap();
+    let mut record = SessionRecord {
+        base: address.repo().clone(),
+        address,
         ..record(number)
     };
     let verdict = if number.is_multiple_of(10) {
@@ -55,10 +55,10 @@ fn busy_record(number: u64) -> IssueRecord {
     record
 }
 
-fn status(record: &IssueRecord, live: &LiveTurn) -> TurnStatus {
+fn status(record: &SessionRecord, live: &LiveTurn) -> TurnStatus {
     TurnStatus {
         schema: 1,
-        subject: record.issue.to_string(),
+        subject: record.address.to_string(),
         turn: live.turn,
         supervisor: live.supervisor.clone(),
         state: RunState::Running,
@@ -83,20 +83,20 @@ fn query(criterion: &mut Criterion) {
     for record in &records {
         if let Some(live) = &record.live {
             let bytes = serde_json::to_vec_pretty(&status(record, live)).unwrap();
-            let key = Key::from(&record.issue);
+            let key = RecordKey::from(&record.address);
             store.write_run_volatile(&key, STATUS_FILE, &bytes).unwrap();
         }
     }
     fill(&store, records.into_iter());
     let config = Config::load(&home.path().join("config.toml"), |_| None).unwrap();
-    let broker = Broker {
+    let engine = Engine {
         store,
         config,
-        surroundings: Surroundings::default(),
+        environment: Environment::default(),
     };
     criterion.bench_function("query_10000_sessions_100_live", |bencher| {
         bencher.iter(|| {
-            let query = broker.query().unwrap();
+            let query = engine.query().unwrap();
             assert_eq!(query.live.len() as u64, LIVE);
             black_box(serde_json::to_string(&query).unwrap().len())
         });

@@ -9,10 +9,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use kugetsu::config::Config;
-use kugetsu::session::{BaseRecord, IssueRecord, TurnRecord};
-use kugetsu::store::{Index, Store, record_text};
-use kugetsu::turn::stream::StreamLine;
+use kugetsu_api::{BaseRecord, SessionRecord, TurnRecord};
+use kugetsu_engine::config::Config;
+use kugetsu_engine::store::{Index, Store, record_text};
+use kugetsu_engine::turn::stream::StreamLine;
 use kugetsu_testing::{FakeScript, Opencode, ServeMode, Step, World};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -78,10 +78,10 @@ fn every_file_is_read_and_written_again_as_it_was() {
     let mut known: BTreeSet<String> = ["config.toml", "index.json"].map(str::to_owned).into();
     known.insert(format!("{REPO}/base.json"));
     for (reference, path) in index.issues {
-        let record: IssueRecord = file(&format!("sessions/{path}"), record_text);
-        assert_eq!(record.issue.to_string(), reference);
+        let record: SessionRecord = file(&format!("sessions/{path}"), record_text);
+        assert_eq!(record.address.to_string(), reference);
         assert_eq!(record.base_session, base.session);
-        let turns = format!("{REPO}/{}/turns.jsonl", record.issue.number());
+        let turns = format!("{REPO}/{}/turns.jsonl", record.address.number());
         assert_eq!(lines::<TurnRecord>(&turns) as u64, record.totals.turns);
         known.extend([format!("sessions/{path}"), turns]);
     }
@@ -104,7 +104,7 @@ fn the_store_finds_nothing_wrong_with_it() {
     }
     let store = Store::open(home.path().to_owned());
     assert_eq!(store.check(), []);
-    assert_eq!(store.issues().unwrap().found.len(), 2);
+    assert_eq!(store.session_records().unwrap().found.len(), 2);
     let report = store.rebuild_index().unwrap();
     assert_eq!((report.bases, report.issues), (1, 2));
     assert_eq!(text(home.path(), "index.json"), text(&example(), "index.json"));

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use kit::{
     REPO, SOON, fake_world, record, record_path, run, run_in, session_of, snapshot, start_in, state_of,
 };
-use kugetsu::session::{IssueRef, RefContext};
-use kugetsu::store::{Key, Store};
+use kugetsu_api::{IssueRef, RefContext};
+use kugetsu_engine::store::{RecordKey, Store};
 use kugetsu_testing::{FakeScript, Opencode, Output, Signal, Stdin, World, kugetsu_binary};
 
 /// A world with a base and one session.
@@ -513,7 +513,7 @@ fn who_waits_for_a_locked_database_may_stop() {
         );
         let issue = IssueRef::parse(&format!("{REPO}#{issue}"), &RefContext::default()).unwrap();
         world.wait_until("it has the lease", SOON, || {
-            store.lease_holder(&Key::from(&issue)).flatten().is_some()
+            store.lease_holder(&RecordKey::from(&issue)).flatten().is_some()
         });
         waiting.signal(Signal::Interrupt);
         waiting.wait(SOON).expect_status(130);

@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kugetsu::process::Exit;
-use kugetsu::session::{TokenCount, Verdict};
-use kugetsu::transport::{End, ErrorPayload, Event, Request, RequestKind, ToolCall, ToolStatus};
-use kugetsu::turn::{Judgement, Limits, Machine, Step};
+use kugetsu_api::{TokenCount, Verdict};
+use kugetsu_engine::process::Exit;
+use kugetsu_engine::transport::{
+    End, ErrorPayload, Request, RequestKind, ToolCall, ToolStatus, TransportEvent,
+};
+use kugetsu_engine::turn::{Judgement, Limits, Machine, Step};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -30,8 +32,8 @@ fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a time of our days")
 }
 
-fn step_finished(reason: &str, cost_usd: f64, tokens: u64) -> Event {
-    Event::StepFinished {
+fn step_finished(reason: &str, cost_usd: f64, tokens: u64) -> TransportEvent {
+    TransportEvent::StepFinished {
         reason: reason.to_owned(),
         cost_usd,
         tokens: TokenCount {
@@ -41,8 +43,8 @@ fn step_finished(reason: &str, cost_usd: f64, tokens: u64) -> Event {
     }
 }
 
-fn subagent_step(subagent: u8, reason: &str, cost_usd: f64, tokens: u64) -> Event {
-    let Event::StepFinished {
+fn subagent_step(subagent: u8, reason: &str, cost_usd: f64, tokens: u64) -> TransportEvent {
+    let TransportEvent::StepFinished {
         reason,
         cost_usd,
         tokens,
@@ -50,7 +52,7 @@ fn subagent_step(subagent: u8, reason: &str, cost_usd: f64, tokens: u64) -> Even
     else {
         unreachable!("a step that finished")
     };
-    Event::SubagentStep {
+    TransportEvent::SubagentStep {
         session: format!("ses_{subagent}"),
         reason,
         cost_usd,
@@ -58,9 +60,9 @@ fn subagent_step(subagent: u8, reason: &str, cost_usd: f64, tokens: u64) -> Even
     }
 }
 
-fn tool(call: u8, status: ToolStatus) -> Event {
+fn tool(call: u8, status: ToolStatus) -> TransportEvent {
     let failed = status == ToolStatus::Failed;
-    Event::Tool(ToolCall {
+    TransportEvent::Tool(ToolCall {
         call: format!("call_{call}"),
         tool: "bash".to_owned(),
         status,
@@ -71,7 +73,7 @@ fn tool(call: u8, status: ToolStatus) -> Event {
     })
 }
 
-fn event() -> impl Strategy<Value = Event> {
+fn event() -> impl Strategy<Value = TransportEvent> {
     let reasons = prop::sample::select(vec![
         "stop",
         "end_turn",
@@ -90,36 +92,36 @@ fn event() -> impl Strategy<Value = Event> {
     // A cost that is no number, or less than nothing, must not spoil the sum.
     let cost = prop::sample::select(vec![0.0, 0.001, 0.3, 0.7, -1.0, f64::NAN, f64::INFINITY]);
     prop_oneof![
-        2 => Just(Event::StepStarted),
-        3 => (0..40_usize, any::<bool>()).prop_map(|(length, reasoning)| Event::Text {
+        2 => Just(TransportEvent::StepStarted),
+        3 => (0..40_usize, any::<bool>()).prop_map(|(length, reasoning)| TransportEvent::Text {
             part: "prt_1".to_owned(),
             reasoning,
             delta: "x".repeat(length),
         }),
-        1 => Just(Event::TextEnded { part: "prt_1".to_owned(), reasoning: false, text: "x".to_owned() }),
+        1 => Just(TransportEvent::TextEnded { part: "prt_1".to_owned(), reasoning: false, text: "x".to_owned() }),
         4 => (0..3_u8, statuses).prop_map(|(call, status)| tool(call, status)),
         4 => (reasons.clone(), cost.clone(), 0..300_u64)
             .prop_map(|(reason, cost, tokens)| step_finished(reason, cost, tokens)),
         4 => (0..2_u8, reasons, cost, 0..300_u64)
             .prop_map(|(who, reason, cost, tokens)| subagent_step(who, reason, cost, tokens)),
-        2 => (1..9_u64, prop::option::of(0..60_i64)).prop_map(|(attempt, wait)| Event::Retrying {
+        2 => (1..9_u64, prop::option::of(0..60_i64)).prop_map(|(attempt, wait)| TransportEvent::Retrying {
             attempt,
             message: "Too Many Requests".to_owned(),
             next: wait.map(second),
         }),
-        2 => (0..3_u8).prop_map(|id| Event::Asked(Request {
+        2 => (0..3_u8).prop_map(|id| TransportEvent::Asked(Request {
             id: format!("per_{id}"),
             kind: RequestKind::Permission { permission: "bash".to_owned(), patterns: vec!["rm *".to_owned()] },
         })),
-        1 => Just(Event::Answered("per_1".to_owned())),
-        1 => (200..600_u64, any::<bool>()).prop_map(|(status, again)| Event::Error(ErrorPayload {
+        1 => Just(TransportEvent::Answered("per_1".to_owned())),
+        1 => (200..600_u64, any::<bool>()).prop_map(|(status, again)| TransportEvent::Error(ErrorPayload {
             name: "APIError".to_owned(),
             message: "the provider says no".to_owned(),
             payload: json!({"name": "APIError", "data": {"statusCode": status, "isRetryable": again}}),
         })),
-        1 => Just(Event::Activity),
-        1 => Just(Event::Notice("a word".to_owned())),
-        1 => end().prop_map(Event::Ended),
+        1 => Just(TransportEvent::Activity),
+        1 => Just(TransportEvent::Notice("a word".to_owned())),
+        1 => end().prop_map(TransportEvent::Ended),
     ]
 }
 
@@ -141,7 +143,7 @@ fn end() -> impl Strategy<Value = End> {
     })
 }
 
-fn story() -> impl Strategy<Value = Vec<(Duration, Event)>> {
+fn story() -> impl Strategy<Value = Vec<(Duration, TransportEvent)>> {
     // Mostly soon after one another, now and then longer than a limit.
     let gap = prop_oneof![5 => 0..5_u64, 1 => 0..60_u64].prop_map(Duration::from_secs);
     prop::collection::vec((gap, event()), 0..40)
@@ -151,7 +153,7 @@ fn story() -> impl Strategy<Value = Vec<(Duration, Event)>> {
 struct Run {
     machine: Machine,
     /// What was said before the end.
-    fed: Vec<Event>,
+    fed: Vec<TransportEvent>,
     asked: Vec<String>,
     /// The step that ended it, and whether time alone did; nothing when the story was too short.
     ended: Option<(Step, bool)>,
@@ -159,7 +161,7 @@ struct Run {
     at: Duration,
 }
 
-fn drive(limits: Limits, story: &[(Duration, Event)]) -> Run {
+fn drive(limits: Limits, story: &[(Duration, TransportEvent)]) -> Run {
     let mut run = Run {
         machine: Machine::new(limits),
         fed: Vec::new(),
@@ -200,11 +202,11 @@ impl Run {
     }
 
     /// What was said after the last step that finished.
-    fn since_last_step(&self) -> &[Event] {
+    fn since_last_step(&self) -> &[TransportEvent] {
         let last = self
             .fed
             .iter()
-            .rposition(|event| matches!(event, Event::StepFinished { .. }));
+            .rposition(|event| matches!(event, TransportEvent::StepFinished { .. }));
         &self.fed[last.map_or(0, |at| at + 1)..]
     }
 
@@ -232,13 +234,13 @@ impl Run {
         let mut running = BTreeSet::new();
         for event in &self.fed {
             match event {
-                Event::Tool(call) if call.status == ToolStatus::Running => {
+                TransportEvent::Tool(call) if call.status == ToolStatus::Running => {
                     running.insert(call.call.as_str());
                 }
-                Event::Tool(call) if call.status != ToolStatus::Pending => {
+                TransportEvent::Tool(call) if call.status != ToolStatus::Pending => {
                     running.remove(call.call.as_str());
                 }
-                Event::StepFinished { .. } => running.clear(),
+                TransportEvent::StepFinished { .. } => running.clear(),
                 _ => {}
             }
         }
@@ -247,10 +249,10 @@ impl Run {
 }
 
 /// Whose step this event ends, where it is a subagent's, and why.
-fn step(event: &Event) -> Option<(Option<&str>, &str)> {
+fn step(event: &TransportEvent) -> Option<(Option<&str>, &str)> {
     match event {
-        Event::StepFinished { reason, .. } => Some((None, reason)),
-        Event::SubagentStep { session, reason, .. } => Some((Some(session), reason)),
+        TransportEvent::StepFinished { reason, .. } => Some((None, reason)),
+        TransportEvent::SubagentStep { session, reason, .. } => Some((Some(session), reason)),
         _ => None,
     }
 }
@@ -274,8 +276,9 @@ fn a_quota_tells_when_to_try_again() {
             message: "later".to_owned(),
             payload,
         };
-        machine.event(&Event::Error(error), Duration::ZERO, second(10));
-        let Step::Done(judgement) = machine.event(&Event::Ended(End::default()), Duration::ZERO, second(10))
+        machine.event(&TransportEvent::Error(error), Duration::ZERO, second(10));
+        let Step::Done(judgement) =
+            machine.event(&TransportEvent::Ended(End::default()), Duration::ZERO, second(10))
         else {
             panic!("it is over");
         };
@@ -314,14 +317,14 @@ proptest! {
         };
         prop_assert!(judgement.reason.is_empty());
         let named = match run.fed.last() {
-            Some(Event::Ended(end)) => end.finish.as_deref(),
+            Some(TransportEvent::Ended(end)) => end.finish.as_deref(),
             _ => None,
         };
         let last = named.or(run.reasons().last().copied());
         prop_assert!(last.is_some_and(is_over), "{last:?}");
         // An answer that lingers is over whatever else is said; one that ends is not, after an error.
         if let Some((Step::Done(_), _)) = run.ended {
-            let error = run.since_last_step().iter().any(|event| matches!(event, Event::Error(_)));
+            let error = run.since_last_step().iter().any(|event| matches!(event, TransportEvent::Error(_)));
             prop_assert!(!error);
         }
     }
@@ -329,9 +332,9 @@ proptest! {
     #[test]
     fn an_error_after_the_last_step_is_no_success_and_no_crash(story in story(), end in end()) {
         let mut run = drive(limits(), &story);
-        let error = run.since_last_step().iter().any(|event| matches!(event, Event::Error(_)));
+        let error = run.since_last_step().iter().any(|event| matches!(event, TransportEvent::Error(_)));
         if run.ended.is_none() && error {
-            let step = run.machine.event(&Event::Ended(end), run.at, Timestamp::UNIX_EPOCH);
+            let step = run.machine.event(&TransportEvent::Ended(end), run.at, Timestamp::UNIX_EPOCH);
             let Step::Done(judgement) = step else {
                 return Err(TestCaseError::fail(format!("{step:?}")));
             };
@@ -357,17 +360,17 @@ proptest! {
         let (mut steps, mut tools, mut tokens, mut text, mut cost) = (0, 0, 0, 0, 0.0);
         for event in &run.fed {
             match event {
-                Event::StepFinished { cost_usd, tokens: used, .. } => {
+                TransportEvent::StepFinished { cost_usd, tokens: used, .. } => {
                     steps += 1;
                     tokens += used.total();
                     cost += if cost_usd.is_finite() { cost_usd.max(0.0) } else { 0.0 };
                 }
-                Event::SubagentStep { cost_usd, tokens: used, .. } => {
+                TransportEvent::SubagentStep { cost_usd, tokens: used, .. } => {
                     tokens += used.total();
                     cost += if cost_usd.is_finite() { cost_usd.max(0.0) } else { 0.0 };
                 }
-                Event::Tool(call) if matches!(call.status, ToolStatus::Completed | ToolStatus::Failed) => tools += 1,
-                Event::Text { delta, reasoning: false, .. } => text += delta.len() as u64,
+                TransportEvent::Tool(call) if matches!(call.status, ToolStatus::Completed | ToolStatus::Failed) => tools += 1,
+                TransportEvent::Text { delta, reasoning: false, .. } => text += delta.len() as u64,
                 _ => {}
             }
         }
@@ -408,7 +411,7 @@ proptest! {
     fn each_request_is_answered_once(story in story()) {
         let run = drive(limits(), &story);
         let said: BTreeSet<_> = run.fed.iter().filter_map(|event| match event {
-            Event::Asked(request) => Some(request.id.clone()),
+            TransportEvent::Asked(request) => Some(request.id.clone()),
             _ => None,
         }).collect();
         let asked: BTreeSet<_> = run.asked.iter().cloned().collect();
@@ -437,7 +440,7 @@ proptest! {
             }
             let first = *first.get_or_insert(at);
             let next = second(at as i64 + wait);
-            let event = Event::Retrying { attempt: 1, message: "later".to_owned(), next: Some(next) };
+            let event = TransportEvent::Retrying { attempt: 1, message: "later".to_owned(), next: Some(next) };
             let step = machine.event(&event, Duration::from_secs(at), second(at as i64));
             let too_long = at - first + wait as u64 > 30;
             match step {

@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use kugetsu::opencode::parse_agent_rules;
-use kugetsu::permission::{
-    Action, CLASSES, Explained, OTHER_TOOLS, Policy, Preset, Rule, RuleError, Source, evaluate, explain,
-    matches,
+use kugetsu_engine::opencode::parse_agent_rules;
+use kugetsu_engine::permission::{
+    Action, CLASSES, Explained, OTHER_TOOLS, Policy, Preset, Rule, RuleError, Source, env_json, evaluate,
+    explain, matches, rules_to_json,
 };
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -292,7 +292,7 @@ fn from_config(json: &str) -> Vec<Rule> {
 
 #[test]
 fn the_object_form_is_what_opencode_json_takes() {
-    let json = own(&["bash:rm *=deny", "bash:git *=allow", "edit=ask"]).env_json();
+    let json = env_json(&own(&["bash:rm *=deny", "bash:git *=allow", "edit=ask"]).rules());
     assert!(json.contains(r#""question":"deny""#), "{json}");
     assert!(
         json.contains(r#""external_directory":{"*":"deny","/tmp/*":"allow""#),
@@ -316,7 +316,7 @@ fn the_object_overrules_the_users_configuration() {
     let mut order: Vec<String> = Vec::new();
     for json in [
         user.to_owned(),
-        own(&["bash:git *=deny", "bash:rm *=deny"]).env_json(),
+        env_json(&own(&["bash:git *=deny", "bash:rm *=deny"]).rules()),
     ] {
         let object: Object<serde_json::Value> = serde_json::from_str(&json).unwrap();
         for (key, value) in object.0 {
@@ -351,7 +351,7 @@ fn a_class_that_comes_twice_keeps_its_meaning() {
         "mcp_*=allow",
         "*:y=deny",
     ]);
-    let object = from_config(&policy.env_json());
+    let object = from_config(&env_json(&policy.rules()));
     for (class, input, expected) in [
         ("bash", "ab", Action::Allow),
         ("bash", "ac", Action::Deny),
@@ -361,14 +361,19 @@ fn a_class_that_comes_twice_keeps_its_meaning() {
         ("other", "y", Action::Deny),
     ] {
         assert_eq!(action(&policy.rules(), class, input), expected);
-        assert_eq!(action(&object, class, input), expected, "{}", policy.env_json());
+        assert_eq!(
+            action(&object, class, input),
+            expected,
+            "{}",
+            env_json(&policy.rules())
+        );
     }
 }
 
 #[test]
 fn a_pattern_that_javascript_would_put_first_never_loosens() {
     let policy = own(&["bash=allow", "bash:7=deny", "edit=deny", "edit:7=allow"]);
-    let object = from_config(&policy.env_json());
+    let object = from_config(&env_json(&policy.rules()));
     assert_eq!(action(&object, "bash", "7"), Action::Deny);
     assert_eq!(action(&object, "bash", "8"), Action::Allow);
     assert_eq!(action(&object, "edit", "7"), Action::Deny);
@@ -465,11 +470,10 @@ fn own_rules_come_after_the_preset() {
         action(&policy.rules(), "external_directory", "/data/x"),
         Action::Allow
     );
-    let json: Vec<Rule> = serde_json::from_str(&policy.to_json()).unwrap();
+    let json: Vec<Rule> = serde_json::from_str(&rules_to_json(&policy.rules())).unwrap();
     assert_eq!(json, policy.rules());
     assert!(
-        policy
-            .to_json()
+        rules_to_json(&policy.rules())
             .starts_with(r#"[{"permission":"question","pattern":"*","action":"deny"},"#)
     );
 }
@@ -585,9 +589,9 @@ proptest! {
         input in input(),
     ) {
         let policy = Policy { preset: Preset::Full, rules };
-        let object = from_config(&policy.env_json());
+        let object = from_config(&env_json(&policy.rules()));
         prop_assert_eq!(
-            action(&object, class, input), action(&policy.rules(), class, input), "{}", policy.env_json()
+            action(&object, class, input), action(&policy.rules(), class, input), "{}", env_json(&policy.rules())
         );
     }
 
@@ -599,10 +603,10 @@ proptest! {
         input in input(),
     ) {
         let policy = Policy { preset: Preset::Headless, rules };
-        let object = from_config(&policy.env_json());
+        let object = from_config(&env_json(&policy.rules()));
         if evaluate(&object, class, input).is_some_and(|rule| rule.action == Action::Allow) {
             let listed = evaluate(&policy.rules(), class, input).map(|rule| rule.action);
-            prop_assert_eq!(listed, Some(Action::Allow), "{}", policy.env_json());
+            prop_assert_eq!(listed, Some(Action::Allow), "{}", env_json(&policy.rules()));
         }
     }
 

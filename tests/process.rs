@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kugetsu::process::{
+use kugetsu_engine::process::{
     Exit, GuardSpec, Guarded, Liveness, ProcessError, Sink, current, identity_of, is_alive, run_to_end,
     sweep_marked,
 };

@@ -3,8 +3,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use kugetsu::session::{IssueRef, RefContext, RefError, RepoRef};
-use kugetsu::store::{Key, Store};
+use kugetsu_api::{IssueRef, RefContext, RefError, RepoRef};
+use kugetsu_engine::store::{RecordKey, Store};
 use proptest::prelude::*;
 
 fn context() -> RefContext {
@@ -519,7 +519,7 @@ fn segment() -> impl Strategy<Value = String> {
     ]
 }
 
-fn key() -> impl Strategy<Value = Key> {
+fn key() -> impl Strategy<Value = RecordKey> {
     let instance = prop::sample::select(vec!["a.b", "a.b:1", "localhost", "14.json", "base.json"]);
     let number = prop_oneof![
         Just(None),
@@ -530,26 +530,26 @@ fn key() -> impl Strategy<Value = Key> {
     parts.prop_filter_map("a name that is only .git", |(instance, segments, number)| {
         let repo = RepoRef::try_from(format!("{instance}/{}", segments.join("/"))).ok()?;
         Some(match number {
-            None => Key::Base(repo),
-            Some(number) => Key::Issue(IssueRef::new(repo, number).ok()?),
+            None => RecordKey::Base(repo),
+            Some(number) => RecordKey::Session(IssueRef::new(repo, number).ok()?),
         })
     })
 }
 
 /// Two keys of which one often is named like a file or a folder of the other.
-fn two_keys() -> impl Strategy<Value = (Key, Key)> {
+fn two_keys() -> impl Strategy<Value = (RecordKey, RecordKey)> {
     let nested = (key(), prop::collection::vec(segment(), 1..3), 13_u64..17).prop_filter_map(
         "too deep",
         |(a, more, n)| {
             let repo = RepoRef::try_from(format!("{}/{}", a.repo(), more.join("/"))).ok()?;
-            Some((a, Key::Issue(IssueRef::new(repo, n).ok()?)))
+            Some((a, RecordKey::Session(IssueRef::new(repo, n).ok()?)))
         },
     );
     prop_oneof![nested, (key(), key())]
 }
 
 /// Every path that is a file or a folder of this key alone.
-fn own_paths(store: &Store, key: &Key) -> Vec<PathBuf> {
+fn own_paths(store: &Store, key: &RecordKey) -> Vec<PathBuf> {
     vec![
         store.record_path(key),
         store.folder(key),
@@ -572,7 +572,7 @@ proptest! {
 
     #[test]
     fn what_is_printed_is_read_again(key in key()) {
-        if let Key::Issue(issue) = key {
+        if let RecordKey::Session(issue) = key {
             let text = issue.to_string();
             prop_assert_eq!(&IssueRef::parse(&text, &RefContext::default()).unwrap(), &issue);
             prop_assert_eq!(&IssueRef::parse(&text.to_uppercase(), &context()).unwrap(), &issue);
@@ -616,7 +616,7 @@ proptest! {
             let longest = path.components().map(|part| part.as_os_str().len()).max().unwrap();
             prop_assert!(longest <= 255);
         }
-        prop_assert_eq!(Key::of_record(&key.record()), Some(key));
+        prop_assert_eq!(RecordKey::of_record(&key.record()), Some(key));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use kugetsu::turn::stream::StreamLine;
+use kugetsu_engine::turn::stream::StreamLine;
 use serde_json::Value;
 
 #[path = "support/schema.rs"]

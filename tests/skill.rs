@@ -143,7 +143,7 @@ fn every_command_of_the_readme_works_as_written() {
 #[test]
 fn the_answers_file_in_the_readme_is_one() {
     let text = &blocks("README.md", "answers")[0].text;
-    let answers: kugetsu::turn::answers::Answers = serde_json::from_str(text).unwrap();
+    let answers: kugetsu_engine::turn::answers::Answers = serde_json::from_str(text).unwrap();
     assert_eq!(
         (
             answers.questions.len(),
@@ -161,7 +161,7 @@ fn the_settings_files_in_the_readme_can_be_read() {
     let mut hosts = 0;
     for block in blocks("README.md", "toml") {
         std::fs::write(&file, &block.text).unwrap();
-        let config = kugetsu::config::Config::load(&file, |_| None);
+        let config = kugetsu_engine::config::Config::load(&file, |_| None);
         hosts += config
             .unwrap_or_else(|error| panic!("line {}: {error}", block.line))
             .hosts()

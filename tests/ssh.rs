@@ -422,13 +422,13 @@ fn the_same_turn_after_a_lost_connection_is_told_and_not_run_again() {
 #[test]
 fn a_detached_turn_outlives_its_connection_and_is_found_again() {
     let (world, sshd) = with_base();
-    let begun = Step::Event {
+    let journal = Step::Event {
         kind: "step_start".into(),
         part: json!({"type": "step-start"}),
     };
     world.fake(
         &FakeScript::default()
-            .on("hang", [begun, Step::Hang])
+            .on("hang", [journal, Step::Hang])
             .on("slow", [Step::Pause(1500), Step::Answer("the answer".into())]),
     );
     let turn = "01900000-0000-7000-8000-000000000041";

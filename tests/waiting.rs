@@ -4,8 +4,8 @@
 mod kit;
 
 use kit::{REPO, SOON, fake_world, record, run, session_of};
-use kugetsu::session::{IssueRef, RefContext};
-use kugetsu::store::{Holder, Store};
+use kugetsu_api::{IssueRef, RefContext};
+use kugetsu_engine::store::{Holder, Store};
 use kugetsu_testing::{FakeScript, Running, Signal, Step, World};
 
 /// A turn that hangs in opencode until it is killed.
@@ -163,7 +163,7 @@ fn who_asks_for_a_turn_by_its_id_waits_for_turns_alone() {
     let store = Store::open(world.kugetsu_home());
     let issue = IssueRef::parse(&format!("{REPO}#1"), &RefContext::default()).unwrap();
     let holder = Holder::this_process("attach");
-    let _lease = store.lease_issue(&issue, holder, None).unwrap();
+    let _lease = store.lease_session(&issue, holder, None).unwrap();
     let id = "01900000-0000-7000-8000-000000000005";
     // Ended after a minute, which is how long it would wait for a turn that is about to begin.
     let refused = world.run(["continue", "1", "hi", "--turn-id", id]);

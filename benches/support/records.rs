@@ -2,27 +2,27 @@
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
 use jiff::Timestamp;
-use kugetsu::permission::Policy;
-use kugetsu::session::{
-    Answered, IssueRecord, IssueRef, Proof, SCHEMA, SessionId, TokenCount, Totals, TransportKind, TurnRecord,
-    Verdict,
+use kugetsu_api::{
+    Address, Answered, Proof, SCHEMA, SessionId, SessionRecord, TokenCount, Totals, TransportKind,
+    TurnRecord, Verdict,
 };
-use kugetsu::store::{Key, Store, record_text};
+use kugetsu_engine::permission::Policy;
+use kugetsu_engine::store::{RecordKey, Store, record_text};
 use uuid::Uuid;
 
-pub(crate) fn issue(number: u64) -> IssueRef {
-    IssueRef::try_from(format!("github.com/shoko/kugetsu#{number}")).unwrap()
+pub(crate) fn address(number: u64) -> Address {
+    Address::try_from(format!("github.com/shoko/kugetsu#{number}")).unwrap()
 }
 
-pub(crate) fn record(number: u64) -> IssueRecord {
-    let issue = issue(number);
+pub(crate) fn record(number: u64) -> SessionRecord {
+    let address = address(number);
     let now = Timestamp::now();
-    IssueRecord {
+    SessionRecord {
         schema: SCHEMA,
-        typed: issue.to_string(),
-        title: issue.to_string(),
-        base: issue.repo().clone(),
-        issue,
+        typed: address.to_string(),
+        title: address.to_string(),
+        base: address.repo().clone(),
+        address,
         session: SessionId::new(format!("ses_{number:026}")),
         fork: None,
         base_session: SessionId::new("ses_base").unwrap(),
@@ -64,9 +64,9 @@ pub(crate) fn turn(verdict: Verdict, ended: Timestamp) -> TurnRecord {
 }
 
 /// Puts records into a store, without the sync that each would cost.
-pub(crate) fn fill(store: &Store, records: impl Iterator<Item = IssueRecord>) {
+pub(crate) fn fill(store: &Store, records: impl Iterator<Item = SessionRecord>) {
     for record in records {
-        let path = store.record_path(&Key::from(&record.issue));
+        let path = store.record_path(&RecordKey::from(&record.address));
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         #[expect(clippy::disallowed_methods, reason = "thousands of records")]
         std::fs::write(path, record_text(&record).unwrap()).unwrap();

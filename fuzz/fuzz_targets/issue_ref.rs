@@ -3,11 +3,11 @@
 
 use std::path::{Component, Path};
 
-use kugetsu::session::{IssueRef, RefContext, RepoRef};
-use kugetsu::store::{Key, Store};
+use kugetsu_api::{IssueRef, RefContext, RepoRef};
+use kugetsu_engine::store::{RecordKey, Store};
 use libfuzzer_sys::fuzz_target;
 
-fn check(store: &Store, key: &Key) {
+fn check(store: &Store, key: &RecordKey) {
     for (path, root) in [
         (store.record_path(key), "/home/sessions"),
         (store.folder(key), "/home/sessions"),
@@ -17,7 +17,7 @@ fn check(store: &Store, key: &Key) {
         assert!(below.components().all(|part| matches!(part, Component::Normal(_))), "{}", path.display());
         assert!(below.components().count() > 2);
     }
-    assert_eq!(Key::of_record(&key.record()).as_ref(), Some(key));
+    assert_eq!(RecordKey::of_record(&key.record()).as_ref(), Some(key));
 }
 
 fuzz_target!(|text: &str| {

@@ -1,14 +1,14 @@
 //! Whatever stands in a record's file: no panic, and what is understood is written so that it is understood again.
 #![no_main]
 
-use kugetsu::session::{BaseRecord, IssueRecord, IssueSummary};
+use kugetsu_api::{BaseRecord, SessionRecord, SessionSummary};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    if let Ok(record) = serde_json::from_slice::<IssueRecord>(data) {
+    if let Ok(record) = serde_json::from_slice::<SessionRecord>(data) {
         let text = serde_json::to_vec_pretty(&record).expect("what was read can be written");
-        assert_eq!(serde_json::from_slice::<IssueRecord>(&text).ok(), Some(record.clone()));
-        let summary: IssueSummary = serde_json::from_slice(&text).expect("what was written whole can be read in part");
+        assert_eq!(serde_json::from_slice::<SessionRecord>(&text).ok(), Some(record.clone()));
+        let summary: SessionSummary = serde_json::from_slice(&text).expect("what was written whole can be read in part");
         for alive in [true, false] {
             assert_eq!(summary.state(|_| alive), record.state(|_| alive));
         }

@@ -1,19 +1,19 @@
 #![no_main]
 //! Whatever opencode prints, in whatever pieces: no panic, no line lost, bounded memory.
 
-use kugetsu::opencode::{KEPT_PREFIX, Line, LineSplitter, RunLine, parse_line, rejected_permission};
+use kugetsu_engine::opencode::{KEPT_PREFIX, SplitLine, LineSplitter, RunLine, parse_line, rejected_permission};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let Some((&size, data)) = data.split_first() else { return };
     let mut splitter = LineSplitter::new();
     let mut lines = Vec::new();
-    let mut take = |line: Line<'_>| {
+    let mut take = |line: SplitLine<'_>| {
         let (bytes, length) = match line {
-            Line::Whole(bytes) => (bytes, bytes.len() as u64),
-            Line::TooLong { prefix, length } => (prefix, length),
+            SplitLine::Whole(bytes) => (bytes, bytes.len() as u64),
+            SplitLine::TooLong { prefix, length } => (prefix, length),
         };
-        if let Line::TooLong { .. } = line {
+        if let SplitLine::TooLong { .. } = line {
             assert_eq!(bytes.len(), KEPT_PREFIX);
         }
         match parse_line(bytes) {

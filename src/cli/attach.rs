@@ -12,9 +12,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::context::Context;
 use super::output::Output;
 use super::{CliError, Outcome};
-use crate::broker::{Attachment, BrokerError};
-use crate::exit::ExitStatus;
 use crate::ssh::quote;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::operations::{Attachment, EngineError};
 
 #[derive(Debug, Args)]
 pub(super) struct AttachArgs {
@@ -29,16 +29,16 @@ pub(super) struct AttachArgs {
 
 pub(super) fn run(args: &AttachArgs, context: &Context, output: Output) -> Outcome {
     let issue = context.issue(&args.reference)?;
-    let broker = &context.broker;
+    let engine = &context.engine;
     if args.print {
-        let command = broker.attach_command(&issue)?;
+        let command = engine.attach_command(&issue)?;
         print(&command, output);
         return Ok(ExitStatus::Ok);
     }
     if !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
         return Err(no_terminal());
     }
-    let mut attachment = broker.attach(&issue)?;
+    let mut attachment = engine.attach(&issue)?;
     let ended = run_on_terminal(&mut attachment);
     // Whatever way it ended: nothing of it runs on, and then the lease goes.
     let swept = attachment.end();
@@ -55,7 +55,7 @@ pub(super) fn no_terminal() -> CliError {
     )
 }
 
-fn print(command: &crate::broker::AttachCommand, output: Output) {
+fn print(command: &kugetsu_engine::operations::AttachCommand, output: Output) {
     let mut shell = OsString::from("cd ");
     shell.push(quote(command.directory.as_os_str()));
     shell.push(" &&");
@@ -80,7 +80,7 @@ fn print(command: &crate::broker::AttachCommand, output: Output) {
 
 #[tokio::main(flavor = "current_thread")]
 async fn run_on_terminal(attachment: &mut Attachment) -> Outcome {
-    let failed = |error| CliError::from(BrokerError::Attach(error));
+    let failed = |error| CliError::from(EngineError::Attach(error));
     // Listened to before it starts. What the terminal sends goes to opencode as well, which decides what it means;
     // kugetsu stays, for the lease.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;

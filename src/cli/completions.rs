@@ -5,7 +5,7 @@ use clap_complete::Shell;
 
 use super::Outcome;
 use super::output::Output;
-use crate::exit::ExitStatus;
+use kugetsu_api::exit::ExitStatus;
 
 #[derive(Debug, Args)]
 pub(super) struct CompletionsArgs {

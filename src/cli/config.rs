@@ -6,14 +6,14 @@ use serde_json::json;
 use super::Outcome;
 use super::context::Context;
 use super::output::Output;
-use crate::exit::ExitStatus;
+use kugetsu_api::exit::ExitStatus;
 
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgs {}
 
 pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outcome {
-    let file = context.broker.store.home().join("config.toml");
-    let entries = context.broker.config.entries();
+    let file = context.engine.store.home().join("config.toml");
+    let entries = context.engine.config.entries();
     if output.json {
         let settings: serde_json::Map<_, _> = entries
             .map(|(key, value, origin)| {
@@ -26,7 +26,7 @@ pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outc
                 (key.name.to_owned(), fields)
             })
             .collect();
-        let hosts = context.broker.config.hosts();
+        let hosts = context.engine.config.hosts();
         output.object(&json!({"file": file, "settings": settings, "hosts": hosts}));
         return Ok(ExitStatus::Ok);
     }
@@ -44,7 +44,7 @@ pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outc
             ]
         })
         .collect();
-    for (name, host) in context.broker.config.hosts() {
+    for (name, host) in context.engine.config.hosts() {
         let fields = [
             ("address", host.address.clone(), "where it is, for ssh"),
             ("kugetsu", host.kugetsu.clone(), "the kugetsu program there"),

@@ -7,12 +7,12 @@ use directories::BaseDirs;
 
 use super::CliError;
 use super::detach::Detached;
-use crate::broker::{Broker, Subject, Surroundings, origin_of};
-use crate::config::{Config, ConfigError, parse_duration};
-use crate::exit::ExitStatus;
-use crate::fsx;
-use crate::session::{IssueRef, RefContext, RepoRef};
-use crate::store::Store;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::{IssueRef, RefContext, RepoRef};
+use kugetsu_engine::config::{Config, ConfigError, parse_duration};
+use kugetsu_engine::fsx;
+use kugetsu_engine::operations::{Engine, Environment, Subject, origin_of};
+use kugetsu_engine::store::Store;
 
 /// An issue's session, or a base.
 #[derive(Debug, Args)]
@@ -51,7 +51,7 @@ impl IssueOrBase {
 /// All that a verb needs.
 #[derive(Debug)]
 pub(super) struct Context {
-    pub(super) broker: Broker,
+    pub(super) engine: Engine,
     pub(super) here: PathBuf,
     /// This process supervises a detached turn.
     pub(super) detached: Option<Detached>,
@@ -85,7 +85,7 @@ impl Context {
         let config =
             Config::load(&home.join("config.toml"), variable).map_err(|error| unusable(&home, error))?;
         let store = Store::open(home).with_lock_wait(config.duration("lock_timeout"));
-        let surroundings = Surroundings {
+        let environment = Environment {
             home: user_home.unwrap_or_else(|| PathBuf::from("/")),
             path: variable("PATH"),
             xdg_data_home: variable("XDG_DATA_HOME"),
@@ -93,10 +93,10 @@ impl Context {
             program: own_program(),
         };
         Ok(Self {
-            broker: Broker {
+            engine: Engine {
                 store,
                 config,
-                surroundings,
+                environment,
             },
             here,
             detached: None,
@@ -126,7 +126,7 @@ impl Context {
     }
 
     fn ref_context(&self, with_origin: bool) -> RefContext {
-        let instance = self.broker.config.get("instance");
+        let instance = self.engine.config.get("instance");
         RefContext {
             default_instance: Some(instance.to_owned()).filter(|name| !name.is_empty()),
             origin: with_origin.then(|| origin_of(&self.here)?.ok()).flatten(),

@@ -7,7 +7,7 @@ use super::output::Output;
 use super::turn::{self, TurnArgs};
 use super::worktree::WorktreeArgs;
 use super::{CliError, Outcome};
-use crate::broker::{Mode, WorktreeWish};
+use kugetsu_engine::operations::{Mode, WorktreeRequest};
 
 #[derive(Debug, Args)]
 pub(super) struct ContinueArgs {
@@ -36,8 +36,8 @@ pub(super) fn run(args: ContinueArgs, context: &Context, output: Output) -> Outc
     } else {
         Mode::Continue
     };
-    let worktree: WorktreeWish = args.worktree.into();
-    if mode == Mode::Continue && worktree != WorktreeWish::default() {
+    let worktree: WorktreeRequest = args.worktree.into();
+    if mode == Mode::Continue && worktree != WorktreeRequest::default() {
         return Err(CliError::usage(
             "a session has its worktree from its start",
             "begin it where it has none yet: --or-start",

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::context::{Context, IssueOrBase};
 use super::output::{Output, confirm, count};
 use super::{CliError, Outcome};
-use crate::broker::Subject;
-use crate::exit::ExitStatus;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::operations::Subject;
 
 #[derive(Debug, Args)]
 pub(super) struct DestroyArgs {
@@ -26,27 +26,27 @@ pub(super) struct DestroyArgs {
 }
 
 pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outcome {
-    let broker = &context.broker;
+    let engine = &context.engine;
     let (what, removed) = match args.subject.subject(context)? {
         Subject::Issue(issue) => {
             // What stands against it is said before anybody is asked.
-            let record = broker.record(&issue)?;
+            let record = engine.record(&issue)?;
             if !args.force {
-                broker.refuse_risk(&record)?;
+                engine.refuse_risk(&record)?;
             }
             let and = record.worktree.as_ref().map_or_else(String::new, |worktree| {
                 format!(" and the worktree {}", worktree.path.display())
             });
             sure(args, &format!("Remove the session of {issue}{and}?"))?;
-            (issue.to_string(), broker.destroy(&issue, args.force)?)
+            (issue.to_string(), engine.destroy(&issue, args.force)?)
         }
         Subject::Base(repo) => {
-            broker.own_base(&repo)?;
+            engine.own_base(&repo)?;
             sure(args, &format!("Remove the base session of {repo}?"))?;
-            (format!("the base of {repo}"), broker.destroy_base(&repo)?)
+            (format!("the base of {repo}"), engine.destroy_base(&repo)?)
         }
     };
-    broker.store.expire_trash(broker.config.duration("trash_keep"))?;
+    engine.store.expire_trash(engine.config.duration("trash_keep"))?;
     if output.json {
         output.object(&json!({
             "destroyed": what,

@@ -21,11 +21,11 @@ use super::context::Context;
 use super::output::Output;
 use super::signals::with_signals;
 use super::{Cli, CliError, Outcome};
-use crate::broker::BrokerError;
-use crate::exit::ExitStatus;
-use crate::session::IssueRef;
-use crate::store::Key;
-use crate::turn::Interrupt;
+use kugetsu_api::IssueRef;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::operations::EngineError;
+use kugetsu_engine::store::RecordKey;
+use kugetsu_engine::turn::Interrupt;
 
 /// The word after the program's name that makes it the supervisor of a detached turn.
 pub(super) const COMMAND: &str = "supervise-detached";
@@ -72,9 +72,9 @@ impl Detached {
     /// The turn is on record: says so, and lets go of what we had from the command that started us.
     pub(super) fn ready(&self, issue: &IssueRef, context: &Context) {
         let live = context
-            .broker
+            .engine
             .store
-            .issue(issue)
+            .session_record(issue)
             .ok()
             .flatten()
             .and_then(|record| record.live);
@@ -84,7 +84,7 @@ impl Detached {
                 pid: std::process::id(),
             });
         }
-        let log = context.broker.store.open_log(&Key::from(issue), LOG).ok();
+        let log = context.engine.store.open_log(&RecordKey::from(issue), LOG).ok();
         let _ = let_go(log);
     }
 
@@ -120,7 +120,7 @@ pub(super) fn launch(issue: &IssueRef, prompt: String, context: &Context, output
     };
     let order = serde_json::to_vec(&order)
         .map_err(|error| failed(format!("the arguments cannot be passed on: {error}")))?;
-    let program = context.broker.surroundings.program.clone();
+    let program = context.engine.environment.program.clone();
     let (answer, signal) = with_signals(false, |mut interrupts| async move {
         let mut child = tokio::process::Command::new(program)
             .arg0("kugetsu")
@@ -257,8 +257,8 @@ impl CliError {
 }
 
 /// Says that a turn of this id is on record, where that is why a turn did not run.
-pub(super) fn say_recorded(error: &BrokerError, context: &Context) -> Option<Uuid> {
-    let BrokerError::Recorded(turn) = error else {
+pub(super) fn say_recorded(error: &EngineError, context: &Context) -> Option<Uuid> {
+    let EngineError::Recorded(turn) = error else {
         return None;
     };
     if let Some(detached) = &context.detached {

@@ -6,8 +6,8 @@ use serde_json::json;
 use super::Outcome;
 use super::context::Context;
 use super::output::Output;
-use crate::broker::Health;
-use crate::exit::ExitStatus;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::operations::Health;
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
@@ -27,7 +27,7 @@ fn word(health: Health) -> &'static str {
 }
 
 pub(super) fn run(args: &DoctorArgs, context: &Context, output: Output) -> Outcome {
-    let checks = context.broker.doctor(args.fix)?;
+    let checks = context.engine.doctor(args.fix)?;
     let sick = |of_opencode: bool| {
         checks.iter().any(|check| {
             check.opencode == of_opencode && matches!(check.health, Health::Bad | Health::Fixable)

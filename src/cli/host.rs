@@ -15,8 +15,8 @@ use line::{Input, Line, Local, Word};
 
 use super::CliError;
 use super::context::Context;
-use crate::exit::ExitStatus;
 use crate::ssh::{Frame, Host};
+use kugetsu_api::exit::ExitStatus;
 
 /// What ssh itself ends with when there is no connection, or none any more.
 const SSH_FAILED: u8 = 255;
@@ -36,7 +36,7 @@ impl Local for Context {
 /// Runs the command line on a host. Gives the exit status there.
 pub(super) fn run(command: &Command, matches: &ArgMatches, name: &str) -> Result<u8, CliError> {
     let context = Context::from_environment()?;
-    let settings = context.broker.config.hosts().get(name);
+    let settings = context.engine.config.hosts().get(name);
     let host = Host::new(name, settings).map_err(|error| {
         CliError::usage(
             error.to_string(),

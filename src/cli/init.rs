@@ -10,11 +10,11 @@ use super::permit::presets;
 use super::signals::with_signals;
 use super::turn::LimitArgs;
 use super::{CliError, Outcome, prompt};
-use crate::broker::{DEBUG_LOG, InitReport, InitRequest};
-use crate::exit::ExitStatus;
-use crate::permission::Preset;
-use crate::session::SessionId;
-use crate::store::Key;
+use kugetsu_api::SessionId;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::operations::{DEBUG_LOG, InitReport, InitRequest};
+use kugetsu_engine::permission::Preset;
+use kugetsu_engine::store::RecordKey;
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
@@ -59,8 +59,8 @@ pub(super) struct InitArgs {
 }
 
 pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome {
-    let broker = &context.broker;
-    let mut policy = broker.config.policy();
+    let engine = &context.engine;
+    let mut policy = engine.config.policy();
     if let Some(preset) = args.preset {
         policy.preset = preset;
     }
@@ -89,16 +89,16 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         adopt,
         prompt,
         policy,
-        limits: args.limits.limits(&broker.config),
-        model: broker.config.text("model"),
-        agent: broker.config.text("agent"),
+        limits: args.limits.limits(&engine.config),
+        model: engine.config.text("model"),
+        agent: engine.config.text("agent"),
         debug: args.debug,
     };
     if args.debug {
         let (_, repo) = request.place()?;
-        super::output::trace_to(broker.store.open_log(&Key::from(&repo), DEBUG_LOG)?);
+        super::output::trace_to(engine.store.open_log(&RecordKey::from(&repo), DEBUG_LOG)?);
     }
-    let (made, signal) = with_signals(false, |interrupts| broker.init(&request, interrupts))?;
+    let (made, signal) = with_signals(false, |interrupts| engine.init(&request, interrupts))?;
     let InitReport { record, log_gap } = made.map_err(|error| CliError::from(error).after(signal))?;
     if output.json {
         output.object(&record);

@@ -12,9 +12,9 @@ use serde_json::{Map, Value, json};
 use super::Outcome;
 use super::context::{Context, duration};
 use super::output::{Output, money};
-use crate::config::print_duration;
-use crate::exit::ExitStatus;
-use crate::session::{BaseRecord, IssueSummary, RepoRef, SessionState, Verdict};
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::{BaseRecord, RepoRef, SessionState, SessionSummary, Verdict};
+use kugetsu_engine::config::print_duration;
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
@@ -43,34 +43,34 @@ fn states() -> PossibleValuesParser {
 impl ListArgs {
     fn takes(
         &self,
-        summary: &IssueSummary,
+        summary: &SessionSummary,
         state: SessionState,
         repo: Option<&RepoRef>,
         age: Duration,
     ) -> bool {
         (self.state.is_empty() || self.state.iter().any(|word| word == state.as_str()))
-            && repo.is_none_or(|repo| repo == summary.issue.repo())
+            && repo.is_none_or(|repo| repo == summary.address.repo())
             && self.newer.is_none_or(|limit| age <= limit)
             && self.older.is_none_or(|limit| age >= limit)
     }
 }
 
 pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome {
-    let broker = &context.broker;
+    let engine = &context.engine;
     let repo = match &args.repo {
         Some(text) => Some(context.repo(Some(text))?),
         None => None,
     };
     let now = Timestamp::now();
-    let state_if_taken = |summary: &IssueSummary| {
-        let state = broker.state_of_summary(summary);
+    let state_if_taken = |summary: &SessionSummary| {
+        let state = engine.state_of_summary(summary);
         let age = age(summary, now);
         args.takes(summary, state, repo.as_ref(), age)
             .then_some((state, age))
     };
     if output.json {
         let mut object = output.long_object("sessions");
-        let (bases, broken) = broker.store.fold_summaries(
+        let (bases, broken) = engine.store.fold_summaries(
             |rows: &mut String, summary, text| {
                 if let Some((state, _)) = state_if_taken(&summary) {
                     add_row(rows, &summary, text, state);
@@ -89,14 +89,14 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
     }
     let mut rows = Vec::new();
     let mut all = 0;
-    let (_, broken) = broker.store.fold_summaries(
+    let (_, broken) = engine.store.fold_summaries(
         |(seen, rows): &mut (usize, Vec<_>), summary, _| {
             *seen += 1;
             let Some((state, age)) = state_if_taken(&summary) else {
                 return;
             };
             rows.push(vec![
-                summary.issue.to_string(),
+                summary.address.to_string(),
                 state.as_str().to_owned(),
                 summary.totals.turns.to_string(),
                 summary.totals.tokens.total().to_string(),
@@ -137,7 +137,7 @@ const ROWS: usize = 96 * 1024;
 
 /// Adds a comma and the record as its file has it, on one line and with the state as its last field. Understanding all of
 /// it would take a sixth of all the time, and writing it as JSON again a third, which ten thousand records show.
-fn add_row(rows: &mut String, summary: &IssueSummary, text: &str, state: SessionState) {
+fn add_row(rows: &mut String, summary: &SessionSummary, text: &str, state: SessionState) {
     if rows.is_empty() {
         rows.reserve(ROWS);
     }
@@ -177,7 +177,7 @@ struct BrokenFile<'a> {
     problem: &'a str,
 }
 
-fn age(summary: &IssueSummary, now: Timestamp) -> Duration {
+fn age(summary: &SessionSummary, now: Timestamp) -> Duration {
     // A clock that was set back makes no session younger than now.
     Duration::try_from(now.duration_since(summary.updated)).unwrap_or_default()
 }

@@ -12,10 +12,10 @@ use super::output::{Output, written};
 use super::printer::{Show, Writer};
 use super::turn;
 use super::{CliError, Outcome};
-use crate::broker::BrokerError;
-use crate::exit::ExitStatus;
-use crate::session::{IssueRef, SessionState, Verdict};
-use crate::store::Key;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::{IssueRef, SessionState, Verdict};
+use kugetsu_engine::operations::EngineError;
+use kugetsu_engine::store::RecordKey;
 
 /// How often a turn of another process is looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
@@ -42,20 +42,20 @@ pub(super) struct LogsArgs {
 
 pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome {
     let issue = context.issue(&args.reference)?;
-    let record = context.broker.record(&issue)?;
+    let record = context.engine.record(&issue)?;
     let turn = args
         .turn
         .or(record.live.as_ref().map(|live| live.turn))
         .or(record.last.as_ref().map(|last| last.turn))
-        .ok_or_else(|| BrokerError::NotFound {
+        .ok_or_else(|| EngineError::NotFound {
             problem: format!("{issue} has had no turn yet"),
             hint: format!("run one: kugetsu continue {issue}"),
         })?;
     let ending = if args.raw { "raw.log" } else { "events.jsonl" };
     let path = context
-        .broker
+        .engine
         .store
-        .folder(&Key::from(&issue))
+        .folder(&RecordKey::from(&issue))
         .join(format!("{turn}.{ending}"));
     let show = if output.json || args.raw {
         Show::Lines(Vec::new())
@@ -70,7 +70,7 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
     print(&path, show, args.follow, goes_on)?;
     // What is printed of a turn that was cut short, mostly nothing, does not tell that it was.
     if for_people
-        && let Ok(Some((_, ended))) = context.broker.end_of(&issue, turn)
+        && let Ok(Some((_, ended))) = context.engine.end_of(&issue, turn)
         && (ended.verdict != Verdict::Completed || ended.log_gap.is_some())
     {
         output.note(format!("kugetsu: {issue} {}", ended.verdict));
@@ -85,10 +85,10 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
 }
 
 pub(super) fn runs(context: &Context, issue: &IssueRef, turn: Uuid) -> bool {
-    match context.broker.store.issue(issue) {
+    match context.engine.store.session_record(issue) {
         Ok(Some(record)) => {
             record.live.as_ref().is_some_and(|live| live.turn == turn)
-                && context.broker.state_of(&record) == SessionState::Running
+                && context.engine.state_of(&record) == SessionState::Running
         }
         _ => false,
     }
@@ -102,7 +102,7 @@ pub(super) fn wait_for(path: &Path, goes_on: impl Fn() -> bool) {
 }
 
 pub(super) fn print(path: &Path, show: Show, follow: bool, runs: impl Fn() -> bool) -> Result<(), CliError> {
-    let file = std::fs::File::open(path).map_err(|error| BrokerError::NotFound {
+    let file = std::fs::File::open(path).map_err(|error| EngineError::NotFound {
         problem: format!("there is no log {}: {error}", path.display()),
         hint: "kugetsu show REF --turns lists the turns".to_owned(),
     })?;

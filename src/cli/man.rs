@@ -5,7 +5,7 @@ use clap::{Args, Command};
 
 use super::output::Output;
 use super::{CliError, Outcome};
-use crate::exit::ExitStatus;
+use kugetsu_api::exit::ExitStatus;
 
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {

@@ -34,9 +34,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::broker::BrokerError;
-use crate::exit::ExitStatus;
 use context::Context;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::operations::EngineError;
 use output::Output;
 
 /// An issue reference becomes the address of a durable, headless opencode session
@@ -155,9 +155,9 @@ impl CliError {
     }
 }
 
-impl<E: Into<BrokerError>> From<E> for CliError {
+impl<E: Into<EngineError>> From<E> for CliError {
     fn from(error: E) -> Self {
-        let error: BrokerError = error.into();
+        let error: EngineError = error.into();
         Self {
             status: error.exit_status(),
             message: error.to_string(),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::CliError;
-use crate::exit::ExitStatus;
+use kugetsu_api::exit::ExitStatus;
 
 /// The schema of everything that `--json` prints.
 pub(super) const SCHEMA: u32 = 1;

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::Outcome;
 use super::context::Context;
 use super::output::Output;
-use crate::broker::describe;
-use crate::exit::ExitStatus;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::operations::describe;
 
 #[derive(Debug, Args)]
 pub(super) struct PendingArgs {}
@@ -24,11 +24,11 @@ pub(super) struct AnswerArgs {
 }
 
 pub(super) fn list(_args: &PendingArgs, context: &Context, output: Output) -> Outcome {
-    let records = context.broker.pending()?;
+    let records = context.engine.pending()?;
     if output.json {
         let rows: Vec<_> = records
             .iter()
-            .map(|record| json!({"ref": record.issue, "requests": record.pending}))
+            .map(|record| json!({"ref": record.address, "requests": record.pending}))
             .collect();
         output.object(&json!({"pending": rows}));
         return Ok(ExitStatus::Ok);
@@ -42,7 +42,7 @@ pub(super) fn list(_args: &PendingArgs, context: &Context, output: Output) -> Ou
                 None => "waits".to_owned(),
                 Some(answer) => format!("answered {answer}; the next continue delivers it"),
             };
-            output.text(format!("{}  {}  ({state})", record.issue, describe(pending)));
+            output.text(format!("{}  {}  ({state})", record.address, describe(pending)));
         }
     }
     Ok(ExitStatus::Ok)
@@ -54,7 +54,7 @@ pub(super) fn answer(args: &AnswerArgs, context: &Context, output: Output) -> Ou
         [one] => Value::from(one.as_str()),
         more => Value::from(more),
     };
-    let record = context.broker.answer(&issue, &answer)?;
+    let record = context.engine.answer(&issue, &answer)?;
     if output.json {
         output.object(&json!({"ref": issue, "requests": record.pending}));
     } else {

@@ -10,9 +10,9 @@ use serde_json::json;
 use super::context::Context;
 use super::output::Output;
 use super::{CliError, Outcome};
-use crate::broker::{BrokerError, Permit, Subject};
-use crate::exit::ExitStatus;
-use crate::permission::{CLASSES, Preset, Rule};
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::operations::{EngineError, Permit, Subject};
+use kugetsu_engine::permission::{CLASSES, Preset, Rule};
 
 #[derive(Debug, Args)]
 pub(super) struct PermitArgs {
@@ -61,18 +61,18 @@ pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcom
         (Subject::Issue(context.issue(&reference)?), args.rules)
     };
     let change = change(&words, &args.remove, args.preset)?;
-    let broker = &context.broker;
+    let engine = &context.engine;
     let policy = if change.is_empty() {
-        broker.policy(&subject)?
+        engine.policy(&subject)?
     } else {
-        let policy = broker.permit(&subject, &change);
-        if matches!(policy, Ok(_) | Err(BrokerError::NotApplied { .. })) {
+        let policy = engine.permit(&subject, &change);
+        if matches!(policy, Ok(_) | Err(EngineError::NotApplied { .. })) {
             tell_of_unknown(&change.add, output);
         }
         policy?
     };
     if args.explain {
-        let explained = broker.explain(&subject)?;
+        let explained = engine.explain(&subject)?;
         if output.json {
             let rows: Vec<_> = explained
                 .iter()

@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::output::written;
-use crate::redact::Redactor;
-use crate::turn::stream::{Feed, StreamEvent, StreamLine};
+use kugetsu_engine::redact::Redactor;
+use kugetsu_engine::turn::stream::{Feed, StreamEvent, StreamLine};
 
 /// How long a reader of stdout may take nothing after the turn is over, before the rest is left in the file.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::Outcome;
 use super::context::Context;
 use super::output::{Output, confirm, count};
-use crate::broker::{Orphan, Pruned};
-use crate::exit::ExitStatus;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::operations::{Orphan, Pruned};
 
 #[derive(Debug, Args)]
 pub(super) struct PruneArgs {
@@ -19,8 +19,8 @@ pub(super) struct PruneArgs {
 }
 
 pub(super) fn run(args: &PruneArgs, context: &Context, output: Output) -> Outcome {
-    let broker = &context.broker;
-    let listed = broker.orphans()?;
+    let engine = &context.engine;
+    let listed = engine.orphans()?;
     let orphans = listed.found;
     let ask = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     if !output.json {
@@ -38,14 +38,14 @@ pub(super) fn run(args: &PruneArgs, context: &Context, output: Output) -> Outcom
         for orphan in &orphans {
             output.text(format!(
                 "{}  {} is gone from opencode",
-                orphan.issue, orphan.session
+                orphan.address, orphan.session
             ));
         }
     }
     let go = !orphans.is_empty()
         && (args.force || (ask && !output.json && confirm("Move these records to the trash?")));
     let pruned = if go {
-        broker.prune(&orphans, args.force)?
+        engine.prune(&orphans, args.force)?
     } else {
         Pruned::default()
     };
@@ -55,18 +55,18 @@ pub(super) fn run(args: &PruneArgs, context: &Context, output: Output) -> Outcom
         ExitStatus::Blocked
     };
     if go {
-        broker.store.expire_trash(broker.config.duration("trash_keep"))?;
+        engine.store.expire_trash(engine.config.duration("trash_keep"))?;
     }
     if output.json {
         let list = |orphans: &[Orphan]| {
             orphans
                 .iter()
-                .map(|orphan| json!({"ref": orphan.issue, "session": orphan.session}))
+                .map(|orphan| json!({"ref": orphan.address, "session": orphan.session}))
                 .collect::<Vec<_>>()
         };
         output.object(&json!({"orphans": list(&orphans), "pruned": list(&pruned.gone),
             "kept": pruned.kept.iter()
-                .map(|kept| json!({"ref": kept.orphan.issue, "why": kept.why})).collect::<Vec<_>>(),
+                .map(|kept| json!({"ref": kept.orphan.address, "why": kept.why})).collect::<Vec<_>>(),
             "broken": listed.broken.iter()
                 .map(|(path, why)| json!({"path": path, "problem": why})).collect::<Vec<_>>(),
         }));

@@ -5,12 +5,12 @@ use clap::Args;
 use super::Outcome;
 use super::context::Context;
 use super::output::Output;
-use crate::exit::ExitStatus;
+use kugetsu_api::exit::ExitStatus;
 
 #[derive(Debug, Args)]
 pub(super) struct QueryArgs {}
 
 pub(super) fn run(_args: &QueryArgs, context: &Context, output: Output) -> Outcome {
-    output.object(&context.broker.query()?);
+    output.object(&context.engine.query()?);
     Ok(ExitStatus::Ok)
 }

@@ -7,8 +7,8 @@ use super::Outcome;
 use super::context::{Context, IssueOrBase};
 use super::output::Output;
 use super::show::with_state;
-use crate::broker::Subject;
-use crate::exit::ExitStatus;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::operations::Subject;
 
 #[derive(Debug, Args)]
 pub(super) struct RestoreArgs {
@@ -17,10 +17,10 @@ pub(super) struct RestoreArgs {
 }
 
 pub(super) fn run(args: &RestoreArgs, context: &Context, output: Output) -> Outcome {
-    let broker = &context.broker;
+    let engine = &context.engine;
     match args.subject.subject(context)? {
         Subject::Base(repo) => {
-            let record = broker.restore_base(&repo)?;
+            let record = engine.restore_base(&repo)?;
             if output.json {
                 output.object(&json!(record));
             } else {
@@ -31,9 +31,9 @@ pub(super) fn run(args: &RestoreArgs, context: &Context, output: Output) -> Outc
             }
         }
         Subject::Issue(issue) => {
-            let record = broker.restore(&issue)?;
+            let record = engine.restore(&issue)?;
             if output.json {
-                output.object(&with_state(&record, broker.state_of(&record)));
+                output.object(&with_state(&record, engine.state_of(&record)));
             } else {
                 let session = record
                     .session

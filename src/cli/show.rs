@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use super::Outcome;
 use super::context::Context;
 use super::output::{Output, count, money};
-use crate::exit::ExitStatus;
-use crate::session::{IssueRecord, SessionState};
-use crate::store::Key;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::{SessionRecord, SessionState};
+use kugetsu_engine::store::RecordKey;
 
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
@@ -23,15 +23,15 @@ pub(super) struct ShowArgs {
 
 pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome {
     let issue = context.issue(&args.reference)?;
-    let broker = &context.broker;
-    let record = broker.record(&issue)?;
-    let state = broker.state_of(&record);
+    let engine = &context.engine;
+    let record = engine.record(&issue)?;
+    let state = engine.state_of(&record);
     let turns = if args.turns {
-        Some(broker.store.turns(&issue)?)
+        Some(engine.store.turns(&issue)?)
     } else {
         None
     };
-    let holder = broker.store.lease_holder(&Key::from(&issue));
+    let holder = engine.store.lease_holder(&RecordKey::from(&issue));
     if output.json {
         let mut value = with_state(&record, state);
         if let Some(holder) = &holder {
@@ -44,7 +44,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         return Ok(ExitStatus::Ok);
     }
     let mut lines = vec![
-        format!("{}  {}", record.issue, state.as_str()),
+        format!("{}  {}", record.address, state.as_str()),
         format!(
             "  session     {}",
             record
@@ -112,7 +112,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
     }
     lines.push(format!(
         "  record      {}",
-        broker.store.record_path(&Key::from(&issue)).display()
+        engine.store.record_path(&RecordKey::from(&issue)).display()
     ));
     output.text(lines.join("\n"));
     if let Some(turns) = turns {
@@ -140,7 +140,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
 }
 
 /// The record as it is, with the state beside it.
-pub(super) fn with_state(record: &IssueRecord, state: SessionState) -> Value {
+pub(super) fn with_state(record: &SessionRecord, state: SessionState) -> Value {
     let mut value = json!(record);
     value["state"] = json!(state.as_str());
     value

@@ -6,10 +6,10 @@ use serde_json::json;
 use super::Outcome;
 use super::context::Context;
 use super::output::Output;
-use crate::exit::ExitStatus;
-use crate::session::IssueRef;
-use crate::turn::control::Signal;
-use crate::worktree::Rebased;
+use kugetsu_api::IssueRef;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::turn::control::Signal;
+use kugetsu_engine::worktree::Rebased;
 
 #[derive(Debug, Args)]
 pub(super) struct SignalArgs {
@@ -43,7 +43,7 @@ pub(super) fn run(args: &SignalArgs, context: &Context, output: Output) -> Outco
         Wish::Stop => Signal::Stop,
         Wish::Rebase => return rebase(&issue, context, output),
     };
-    let live = context.broker.signal(&issue, signal)?;
+    let live = context.engine.signal(&issue, signal)?;
     if output.json {
         output.object(&json!({
             "ref": issue,
@@ -58,7 +58,7 @@ pub(super) fn run(args: &SignalArgs, context: &Context, output: Output) -> Outco
 }
 
 fn rebase(issue: &IssueRef, context: &Context, output: Output) -> Outcome {
-    let (onto, rebased) = context.broker.rebase(issue)?;
+    let (onto, rebased) = context.engine.rebase(issue)?;
     let (word, files, status) = match &rebased {
         Rebased::UpToDate => ("up_to_date", &[][..], ExitStatus::Ok),
         Rebased::Onto(_) => ("rebased", &[][..], ExitStatus::Ok),

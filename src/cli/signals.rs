@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{CliError, ExitStatus};
-use crate::turn::Interrupt;
+use kugetsu_engine::turn::Interrupt;
 
 /// Runs an operation that listens to signals. The status is that of the first signal, if one came. A detached one has no
 /// terminal that could hang up, and goes on where somebody says so all the same.
@@ -20,20 +20,20 @@ pub(super) fn with_signals<T, F: Future<Output = T>>(
     operation: impl FnOnce(watch::Receiver<Interrupt>) -> F,
 ) -> Result<(T, Option<ExitStatus>), CliError> {
     let (sender, receiver) = watch::channel(Interrupt::None);
-    let heard = Arc::default();
-    listen(detached, sender, Arc::clone(&heard)).map_err(no_runtime)?;
+    let received = Arc::default();
+    listen(detached, sender, Arc::clone(&received)).map_err(no_runtime)?;
     let runtime = event_loop().map_err(no_runtime)?;
     let result = runtime.block_on(async { operation(receiver).await });
     // What blocks, such as a hook that was interrupted, is not waited for.
     runtime.shutdown_background();
-    let mut heard = locked(&heard);
-    heard.over = true;
-    Ok((result, heard.first))
+    let mut received = locked(&received);
+    received.over = true;
+    Ok((result, received.first))
 }
 
 /// What has been heard during the operation.
 #[derive(Default)]
-struct Heard {
+struct ReceivedSignal {
     /// The status of the first signal that came.
     first: Option<ExitStatus>,
     /// The operation is over: a signal is no wish any more, it ends the process.
@@ -41,7 +41,11 @@ struct Heard {
 }
 
 /// Listens from now until the process ends, on a thread of its own: whatever the others do, a signal is heard.
-fn listen(detached: bool, sender: watch::Sender<Interrupt>, heard: Arc<Mutex<Heard>>) -> std::io::Result<()> {
+fn listen(
+    detached: bool,
+    sender: watch::Sender<Interrupt>,
+    received: Arc<Mutex<ReceivedSignal>>,
+) -> std::io::Result<()> {
     let runtime = event_loop()?;
     let mut signals = {
         let _entered = runtime.enter();
@@ -50,20 +54,20 @@ fn listen(detached: bool, sender: watch::Sender<Interrupt>, heard: Arc<Mutex<Hea
     let hear = move || {
         loop {
             let (wish, status) = runtime.block_on(signals.next());
-            let mut heard = locked(&heard);
-            if heard.over {
+            let mut received = locked(&received);
+            if received.over {
                 #[expect(
                     clippy::disallowed_methods,
                     reason = "what a signal does where nobody handles it"
                 )]
                 std::process::exit(status.code().into());
             }
-            let wish = if heard.first.is_some() {
+            let wish = if received.first.is_some() {
                 Interrupt::Now
             } else {
                 wish
             };
-            heard.first.get_or_insert(status);
+            received.first.get_or_insert(status);
             let _ = sender.send(wish);
         }
     };
@@ -77,8 +81,8 @@ pub(super) fn event_loop() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-fn locked(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
-    heard.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked(received: &Mutex<ReceivedSignal>) -> MutexGuard<'_, ReceivedSignal> {
+    received.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The signals that a person, or another program, ends us with.

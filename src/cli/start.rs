@@ -7,7 +7,7 @@ use super::context::Context;
 use super::output::Output;
 use super::turn::{self, TurnArgs};
 use super::worktree::WorktreeArgs;
-use crate::broker::Mode;
+use kugetsu_engine::operations::Mode;
 
 #[derive(Debug, Args)]
 pub(super) struct StartArgs {

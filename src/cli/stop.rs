@@ -6,7 +6,7 @@ use serde_json::json;
 use super::Outcome;
 use super::context::Context;
 use super::output::Output;
-use crate::exit::ExitStatus;
+use kugetsu_api::exit::ExitStatus;
 
 #[derive(Debug, Args)]
 pub(super) struct StopArgs {
@@ -17,7 +17,7 @@ pub(super) struct StopArgs {
 
 pub(super) fn run(args: &StopArgs, context: &Context, output: Output) -> Outcome {
     let issue = context.issue(&args.reference)?;
-    let stopped = context.broker.stop(&issue)?;
+    let stopped = context.engine.stop(&issue)?;
     let turn = &stopped.report.turn;
     if output.json {
         output.object(&json!({

@@ -14,15 +14,17 @@ use super::output::{Output, count, money};
 use super::printer::{Printer, Show, Verbosity};
 use super::signals::with_signals;
 use super::{CliError, Outcome, detach, prompt, wait};
-use crate::broker::{DEBUG_LOG, Mode, TransportChoice, TurnReport, TurnRequest, WorktreeWish};
-use crate::config::{Config, parse_model, parse_usd, print_duration};
-use crate::exit::ExitStatus;
-use crate::redact;
-use crate::session::{IssueRef, Verdict};
-use crate::store::Key;
-use crate::turn::answers::{Answers, OnAsk, Reply, Strategy};
-use crate::turn::stream::StreamEvent;
-use crate::turn::{Interrupt, Limits, Responder};
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::{IssueRef, Verdict};
+use kugetsu_engine::config::{Config, parse_model, parse_usd, print_duration};
+use kugetsu_engine::operations::{
+    DEBUG_LOG, Mode, TransportChoice, TurnReport, TurnRequest, WorktreeRequest,
+};
+use kugetsu_engine::redact;
+use kugetsu_engine::store::RecordKey;
+use kugetsu_engine::turn::answers::{Answers, OnAsk, Reply, Strategy};
+use kugetsu_engine::turn::stream::StreamEvent;
+use kugetsu_engine::turn::{Interrupt, Limits, Responder};
 
 /// How a turn is shown on stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -337,7 +339,7 @@ pub(super) fn run(
     reference: String,
     message: &[String],
     mode: Mode,
-    worktree: WorktreeWish,
+    worktree: WorktreeRequest,
     args: TurnArgs,
     context: &Context,
     output: Output,
@@ -357,13 +359,13 @@ pub(super) fn run(
     } else {
         prompt::read(message)?
     };
-    let broker = &context.broker;
+    let engine = &context.engine;
     let lines = !args.events.is_empty() || args.asking.supervised;
     let form = OutputForm::chosen(args.output, lines, output);
     check_types(&args.events)?;
     if context.detached.is_none() {
         if let Some(turn) = args.turn_id
-            && broker.is_recorded(&issue, turn)?
+            && engine.is_recorded(&issue, turn)?
         {
             return recorded(&issue, turn, args.detach, form, args.events, context, output);
         }
@@ -372,34 +374,34 @@ pub(super) fn run(
         }
     }
     if args.debug {
-        super::output::trace_to(broker.store.open_log(&Key::from(&issue), DEBUG_LOG)?);
+        super::output::trace_to(engine.store.open_log(&RecordKey::from(&issue), DEBUG_LOG)?);
     }
-    let responder = args.asking.responder(&broker.config)?;
+    let responder = args.asking.responder(&engine.config)?;
     let request = TurnRequest {
-        issue,
+        address: issue,
         typed: reference,
         turn: args.turn_id,
         prompt,
         mode,
         transport: match args.transport {
             Some(choice) => choice,
-            None => broker
+            None => engine
                 .config
                 .get("transport")
                 .parse()
                 .map_err(|problem: String| CliError::usage(problem, "see: kugetsu config"))?,
         },
-        limits: args.limits.limits(&broker.config),
+        limits: args.limits.limits(&engine.config),
         wait: args.wait,
-        model: args.model.or_else(|| broker.config.text("model")),
-        agent: args.agent.or_else(|| broker.config.text("agent")),
+        model: args.model.or_else(|| engine.config.text("model")),
+        agent: args.agent.or_else(|| engine.config.text("agent")),
         debug: args.debug,
         worktree,
     };
     let mut printer = None;
     let detached = context.detached.as_ref();
     let (report, signal) = with_signals(detached.is_some(), |interrupts| {
-        broker.deliver(&request, responder, interrupts, |feed| {
+        engine.deliver(&request, responder, interrupts, |feed| {
             let show = match form {
                 _ if detached.is_some() => Show::Nothing,
                 OutputForm::Text => Show::Text,
@@ -409,7 +411,7 @@ pub(super) fn run(
             let progress = args.verbose.then_some(Verbosity::Lines);
             printer = Some(Printer::start(feed, show, progress));
             if let Some(detached) = detached {
-                detached.ready(&request.issue, context);
+                detached.ready(&request.address, context);
             }
         })
     })?;
@@ -423,7 +425,7 @@ pub(super) fn run(
             Some(_) => Ok(ExitStatus::Ok),
             // It came while the other one's turn was looked for, so nobody waits for that turn now.
             None if let Some(status) = signal => Ok(status),
-            None => recorded(&request.issue, turn, false, form, args.events, context, output),
+            None => recorded(&request.address, turn, false, form, args.events, context, output),
         };
     }
     let report = report.map_err(|error| CliError::from(error).after(signal))?;
@@ -437,7 +439,7 @@ pub(super) fn run(
 
 /// Whether the next turn has something to deliver without a message.
 fn answers_wait(context: &Context, issue: &IssueRef) -> bool {
-    let record = context.broker.store.issue(issue).ok().flatten();
+    let record = context.engine.store.session_record(issue).ok().flatten();
     record.is_some_and(|record| record.pending.iter().any(|pending| pending.answer.is_some()))
 }
 
@@ -483,7 +485,7 @@ fn recorded(
 pub(super) fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Value {
     let turn = &report.turn;
     json!({
-        "ref": report.record.issue,
+        "ref": report.record.address,
         "session": report.record.session,
         "turn": turn.turn,
         "verdict": turn.verdict,
@@ -523,10 +525,10 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
     for note in &report.notes {
         output.note(format!("kugetsu: {note}"));
     }
-    if report.record.base != *report.record.issue.repo() {
+    if report.record.base != *report.record.address.repo() {
         output.note(format!(
             "kugetsu: {} has no base of its own; the session is a fork of the default base {}",
-            report.record.issue.repo(),
+            report.record.address.repo(),
             report.record.base
         ));
     }
@@ -541,7 +543,7 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
         parts.push(count(u64::from(turn.restarts), "restart"));
     }
     let answered = turn.answered;
-    if answered != crate::session::Answered::default() {
+    if answered != kugetsu_api::Answered::default() {
         parts.push(format!(
             "{} from the file, {} from the supervisor, {} by default",
             count(answered.file, "answer"),
@@ -551,7 +553,7 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
     }
     output.note(format!(
         "kugetsu: {} {} in {}: {}",
-        report.record.issue,
+        report.record.address,
         turn.verdict,
         print_duration(took),
         parts.join(", "),
@@ -560,13 +562,13 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
         output.note(format!("  {}", turn.reason));
     }
     if let Some(why) = &turn.log_gap {
-        tell_gap(&report.record.issue, why, output);
+        tell_gap(&report.record.address, why, output);
     }
     if let Some(at) = turn.retry_at {
         output.note(format!("  try again after {at}"));
     }
     if turn.verdict == Verdict::Blocked {
-        let issue = &report.record.issue;
+        let issue = &report.record.address;
         output.note(format!(
             "  answer it with: kugetsu answer {issue} allow|deny|LABEL, then: kugetsu continue {issue}"
         ));

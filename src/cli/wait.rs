@@ -11,9 +11,9 @@ use super::logs;
 use super::output::Output;
 use super::printer::Show;
 use super::turn::{self, OutputForm};
-use crate::exit::ExitStatus;
-use crate::session::IssueRef;
-use crate::store::Key;
+use kugetsu_api::IssueRef;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::store::RecordKey;
 
 #[derive(Debug, Args)]
 pub(super) struct WaitArgs {
@@ -38,7 +38,7 @@ pub(super) fn run(args: &WaitArgs, context: &Context, output: Output) -> Outcome
     let issue = context.issue(&args.reference)?;
     let turn = match args.turn {
         Some(turn) => turn,
-        None => context.broker.newest_turn(&issue)?,
+        None => context.engine.newest_turn(&issue)?,
     };
     let form = OutputForm::chosen(args.output, false, output);
     until_end(&issue, turn, args.timeout, (form, Vec::new()), context, output)
@@ -53,12 +53,12 @@ pub(super) fn until_end(
     context: &Context,
     output: Output,
 ) -> Outcome {
-    let broker = &context.broker;
+    let engine = &context.engine;
     let began = Instant::now();
     let over = || at_most.is_some_and(|limit| began.elapsed() >= limit);
-    let events = broker
+    let events = engine
         .store
-        .folder(&Key::from(issue))
+        .folder(&RecordKey::from(issue))
         .join(format!("{turn}.events.jsonl"));
     let show = match form {
         OutputForm::Text => Some(Show::Text),
@@ -73,7 +73,7 @@ pub(super) fn until_end(
         }
     }
     let left = at_most.map(|limit| limit.saturating_sub(began.elapsed()));
-    let report = broker.wait_turn(issue, turn, left)?;
+    let report = engine.wait_turn(issue, turn, left)?;
     let status: ExitStatus = turn::exit_of(&report, None);
     if form == OutputForm::Json {
         output.object(&turn::result(&report, status));

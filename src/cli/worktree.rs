@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::broker::WorktreeWish;
+use kugetsu_engine::operations::WorktreeRequest;
 
 /// Whether a new session gets a worktree, and which.
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ pub(super) struct WorktreeArgs {
     from: Option<String>,
 }
 
-impl From<WorktreeArgs> for WorktreeWish {
+impl From<WorktreeArgs> for WorktreeRequest {
     fn from(args: WorktreeArgs) -> Self {
         Self {
             wanted: (args.worktree || args.no_worktree).then_some(args.worktree),

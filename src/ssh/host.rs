@@ -4,34 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::Command;
 
-use serde::{Deserialize, Serialize};
+use kugetsu_engine::config::{HostError, HostSettings};
 
 use super::{TETHER_COMMAND, quote, quote_path};
-
-/// A table `[hosts.NAME]` of `config.toml`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HostSettings {
-    /// What `ssh` is given as the destination; without it, the table's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<String>,
-    /// The kugetsu program there; without it, the one in the `PATH` of the shell that `ssh` starts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kugetsu: Option<String>,
-    /// `KUGETSU_HOME` there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub home: Option<String>,
-    /// Further arguments of `ssh`, before the destination.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ssh: Vec<String>,
-}
-
-/// What is wrong with a host.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is no destination for ssh; it is a name of ~/.ssh/config, host, user@host or ssh://user@host:port"
-)]
-pub struct HostError(String);
 
 /// A host that commands can be run on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,14 +21,7 @@ impl Host {
     /// A host by its name, with what the settings say of it.
     pub fn new(name: &str, settings: Option<&HostSettings>) -> Result<Self, HostError> {
         let settings = settings.cloned().unwrap_or_default();
-        let address = settings.address.clone().unwrap_or_else(|| name.to_owned());
-        // A leading dash would be an option of ssh, such as ProxyCommand.
-        let wrong = address.is_empty()
-            || address.starts_with('-')
-            || address.chars().any(|c| c.is_whitespace() || c.is_control());
-        if wrong {
-            return Err(HostError(address));
-        }
+        let address = settings.destination(name)?;
         Ok(Self {
             name: name.to_owned(),
             address,

@@ -11,7 +11,7 @@ mod quote;
 mod tether;
 
 pub use frame::{Frame, FrameError, MAX_FRAME};
-pub use host::{Host, HostError, HostSettings};
+pub use host::Host;
 pub use quote::{quote, quote_path};
 pub use tether::tether_main;
 

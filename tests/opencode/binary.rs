@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kugetsu::opencode::{OpencodeError, Search, Version, find, probe};
+use kugetsu_engine::opencode::{OpencodeError, Search, Version, find, probe};
 
 /// A folder with programs, and a search in it.
 struct Place {

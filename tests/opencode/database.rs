@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kugetsu::opencode::{Database, DatabaseError, SessionPatch, prompt_matches};
-use kugetsu::permission::{Policy, Rule};
-use kugetsu::session::{SessionId, TokenCount};
+use kugetsu_api::{SessionId, TokenCount};
+use kugetsu_engine::opencode::{Database, DatabaseError, SessionPatch, prompt_matches};
+use kugetsu_engine::permission::{Policy, Rule};
 use rusqlite::{Connection, params};
 use sha2::{Digest as _, Sha256};
 

@@ -1,19 +1,19 @@
 //! Lines and the events in them, with real output of both versions.
 
-use kugetsu::opencode::{
-    KEPT_PREFIX, Line, LineSplitter, MAX_LINE, RunEventKind, RunLine, parse_line, rejected_permission,
+use kugetsu_api::{SessionId, TokenCount};
+use kugetsu_engine::opencode::{
+    KEPT_PREFIX, LineSplitter, MAX_LINE, RunEventKind, RunLine, SplitLine, parse_line, rejected_permission,
 };
-use kugetsu::session::{SessionId, TokenCount};
 use proptest::prelude::*;
 
 use crate::{VERSIONS, fixture};
 
 fn split(data: &[u8], sizes: &[usize]) -> Vec<(Vec<u8>, u64)> {
     let mut lines = Vec::new();
-    let mut take = |line: Line<'_>| {
+    let mut take = |line: SplitLine<'_>| {
         lines.push(match line {
-            Line::Whole(bytes) => (bytes.to_vec(), bytes.len() as u64),
-            Line::TooLong { prefix, length } => (prefix.to_vec(), length),
+            SplitLine::Whole(bytes) => (bytes.to_vec(), bytes.len() as u64),
+            SplitLine::TooLong { prefix, length } => (prefix.to_vec(), length),
         });
     };
     let mut splitter = LineSplitter::new();

@@ -299,9 +299,9 @@ fn hang<const N: usize>(case: &Case, names: [&str; N]) {
     let ended: Vec<(f64, Output)> = std::thread::scope(|scope| {
         let turns = held.each_ref().map(|held| {
             scope.spawn(|| {
-                let begun = Instant::now();
+                let journal = Instant::now();
                 let output = held.to_its_end();
-                (begun.elapsed().as_secs_f64(), output)
+                (journal.elapsed().as_secs_f64(), output)
             })
         });
         turns.map(|turn| turn.join().expect("the turn ends")).into()

@@ -5,12 +5,14 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use kugetsu::opencode::{
+use kugetsu_api::{SessionId, TokenCount};
+use kugetsu_engine::opencode::{
     Database, OpencodeError, RunEvent, RunEventKind, RunLine, Search, SessionPatch, agent_rules_args,
     parse_agent_rules, parse_line, probe, prompt_matches,
 };
-use kugetsu::permission::{Action, Explained, Policy, Preset, Rule, Source, evaluate, explain};
-use kugetsu::session::{SessionId, TokenCount};
+use kugetsu_engine::permission::{
+    Action, Explained, Policy, Preset, Rule, Source, env_json, evaluate, explain,
+};
 use kugetsu_testing::{Opencode, Output, Reply, Stdin, ToolCall, Version, World, on_both_versions, usage};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -40,7 +42,7 @@ fn turn(world: &World, session: Option<&str>, env: Option<&Policy>, prompt: &str
         command.args(["--session", session]);
     }
     if let Some(policy) = env {
-        command.env("OPENCODE_PERMISSION", policy.env_json());
+        command.env("OPENCODE_PERMISSION", env_json(&policy.rules()));
     }
     Turn::new(world.finish(command, Stdin::text(prompt)))
 }
@@ -112,7 +114,7 @@ fn bash(command: &str) -> ToolCall {
 fn effective_rules(world: &World, env: Option<&Policy>) -> Vec<Rule> {
     let mut command = world.opencode_command(agent_rules_args());
     if let Some(policy) = env {
-        command.env("OPENCODE_PERMISSION", policy.env_json());
+        command.env("OPENCODE_PERMISSION", env_json(&policy.rules()));
     }
     let output = world.finish(command, Stdin::Null);
     parse_agent_rules(output.expect_status(0).stdout_bytes()).unwrap()
@@ -316,7 +318,7 @@ on_both_versions! {
 
         // A fork, found by what is known without its id.
         let mut fork = world.opencode_command(["run", "--format", "json", "--fork", "--session", id.as_str()]);
-        fork.env("OPENCODE_PERMISSION", Policy::default().env_json());
+        fork.env("OPENCODE_PERMISSION", env_json(&Policy::default().rules()));
         let forked = Turn::new(world.finish(fork, Stdin::text("first of the fork"))).session();
         assert_ne!(forked, id);
         let database = open();

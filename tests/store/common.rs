@@ -4,12 +4,12 @@ use std::path::Path;
 use std::process::Command;
 
 use jiff::Timestamp;
-use kugetsu::permission::Policy;
-use kugetsu::session::{
-    BaseRecord, IssueRecord, IssueRef, Proof, RepoRef, SCHEMA, SessionId, TokenCount, Totals, TransportKind,
+use kugetsu_api::{
+    Address, BaseRecord, Proof, RepoRef, SCHEMA, SessionId, SessionRecord, TokenCount, Totals, TransportKind,
     TurnRecord, Verdict,
 };
-use kugetsu::store::{Finding, Holder, Key, Lease, Store};
+use kugetsu_engine::permission::Policy;
+use kugetsu_engine::store::{Finding, Holder, Lease, RecordKey, Store};
 use tempfile::TempDir;
 
 pub(crate) fn store() -> (TempDir, Store) {
@@ -18,8 +18,8 @@ pub(crate) fn store() -> (TempDir, Store) {
     (folder, store)
 }
 
-pub(crate) fn issue(text: &str) -> IssueRef {
-    IssueRef::try_from(text.to_owned()).unwrap()
+pub(crate) fn address(text: &str) -> Address {
+    Address::try_from(text.to_owned()).unwrap()
 }
 
 pub(crate) fn repo(text: &str) -> RepoRef {
@@ -30,14 +30,14 @@ pub(crate) fn me() -> Holder {
     Holder::this_process("test")
 }
 
-pub(crate) fn issue_record(issue: &IssueRef, title: &str) -> IssueRecord {
-    IssueRecord {
+pub(crate) fn issue_record(address: &Address, title: &str) -> SessionRecord {
+    SessionRecord {
         schema: SCHEMA,
-        issue: issue.clone(),
-        typed: issue.to_string(),
+        address: address.clone(),
+        typed: address.to_string(),
         session: SessionId::new("ses_1a2b3c4d5e6f"),
         fork: None,
-        base: issue.repo().clone(),
+        base: address.repo().clone(),
         base_session: SessionId::new("ses_base").unwrap(),
         directory: "/srv/kugetsu".into(),
         worktree: None,
@@ -92,18 +92,22 @@ pub(crate) fn turn(number: u64) -> TurnRecord {
         opencode: "1.18.33".to_owned(),
         events: 3,
         restarts: 0,
-        answered: kugetsu::session::Answered::default(),
+        answered: kugetsu_api::Answered::default(),
         log_gap: None,
     }
 }
 
-pub(crate) fn lease(store: &Store, issue: &IssueRef) -> Lease {
-    store.lease_issue(issue, me(), None).unwrap()
+pub(crate) fn lease(store: &Store, address: &Address) -> Lease {
+    store.lease_session(address, me(), None).unwrap()
 }
 
 /// Saves a record with this title under a lease of its own.
-pub(crate) fn save(store: &Store, issue: &IssueRef, title: &str) -> Result<(), kugetsu::store::StoreError> {
-    store.save_issue(&lease(store, issue), &issue_record(issue, title))
+pub(crate) fn save(
+    store: &Store,
+    address: &Address,
+    title: &str,
+) -> Result<(), kugetsu_engine::store::StoreError> {
+    store.save_session(&lease(store, address), &issue_record(address, title))
 }
 
 pub(crate) fn save_base(store: &Store, repo: &RepoRef, created: i64) {
@@ -111,8 +115,8 @@ pub(crate) fn save_base(store: &Store, repo: &RepoRef, created: i64) {
     store.save_base(&lease, &base_record(repo, created)).unwrap();
 }
 
-pub(crate) fn record_path(store: &Store, issue: &IssueRef) -> std::path::PathBuf {
-    store.record_path(&Key::from(issue))
+pub(crate) fn record_path(store: &Store, address: &Address) -> std::path::PathBuf {
+    store.record_path(&RecordKey::from(address))
 }
 
 pub(crate) fn overwrite(path: &Path, bytes: impl AsRef<[u8]>) {

@@ -5,9 +5,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
 
-use kugetsu::fsx;
-use kugetsu::session::IssueRef;
-use kugetsu::store::{Finding, Key, Store};
+use kugetsu_api::Address;
+use kugetsu_engine::fsx;
+use kugetsu_engine::store::{Finding, RecordKey, Store};
 
 use crate::common::*;
 use crate::faults::age;
@@ -23,30 +23,34 @@ const OPERATIONS: [&str; 6] = [
     "save_after_trash",
 ];
 
-fn subject() -> IssueRef {
-    issue("github.com/shoko/kugetsu#14")
+fn subject() -> Address {
+    address("github.com/shoko/kugetsu#14")
 }
 
-fn bystander() -> IssueRef {
-    issue("github.com/shoko/kugetsu#15")
+fn bystander() -> Address {
+    address("github.com/shoko/kugetsu#15")
 }
 
 /// What is there before the operation.
 fn prepare(store: &Store, operation: &str) {
-    let issue = subject();
+    let address = subject();
     save(store, &bystander(), "bystander").unwrap();
-    save_base(store, issue.repo(), 0);
-    let lease = lease(store, &issue);
+    save_base(store, address.repo(), 0);
+    let lease = lease(store, &address);
     match operation {
         "save_new" | "append" => {}
-        "save_over" => store.save_issue(&lease, &issue_record(&issue, "old")).unwrap(),
+        "save_over" => store
+            .save_session(&lease, &issue_record(&address, "old"))
+            .unwrap(),
         _ => {
-            store.save_issue(&lease, &issue_record(&issue, "old")).unwrap();
-            store.append_turn(&lease, &issue, &turn(1)).unwrap();
+            store
+                .save_session(&lease, &issue_record(&address, "old"))
+                .unwrap();
+            store.append_turn(&lease, &address, &turn(1)).unwrap();
         }
     }
     match operation {
-        "append" => store.append_turn(&lease, &issue, &turn(1)).unwrap(),
+        "append" => store.append_turn(&lease, &address, &turn(1)).unwrap(),
         "restore" | "save_after_trash" => perform_with(store, "trash", &lease),
         _ => {}
     }
@@ -56,15 +60,15 @@ fn perform(store: &Store, operation: &str) {
     perform_with(store, operation, &lease(store, &subject()));
 }
 
-fn perform_with(store: &Store, operation: &str, lease: &kugetsu::store::Lease) {
-    let issue = subject();
+fn perform_with(store: &Store, operation: &str, lease: &kugetsu_engine::store::Lease) {
+    let address = subject();
     match operation {
         "save_new" | "save_over" | "save_after_trash" => {
-            store.save_issue(lease, &issue_record(&issue, "new")).unwrap();
+            store.save_session(lease, &issue_record(&address, "new")).unwrap();
         }
-        "append" => store.append_turn(lease, &issue, &turn(2)).unwrap(),
-        "trash" => drop(store.trash_issue(lease, &issue, "destroy").unwrap()),
-        "restore" => drop(store.restore_issue(lease, &issue).unwrap()),
+        "append" => store.append_turn(lease, &address, &turn(2)).unwrap(),
+        "trash" => drop(store.trash_session(lease, &address, "destroy").unwrap()),
+        "restore" => drop(store.restore_session(lease, &address).unwrap()),
         other => panic!("{other}"),
     }
 }
@@ -114,14 +118,17 @@ fn a_kill_at_any_moment_leaves_the_old_or_the_new() {
 
 /// Titles of the subject's record, in its place and in the trash.
 fn whereabouts(store: &Store) -> (Option<String>, usize) {
-    let here = store.issue(&subject()).unwrap().map(|record| record.title);
+    let here = store
+        .session_record(&subject())
+        .unwrap()
+        .map(|record| record.title);
     (here, store.trash_list().unwrap().len())
 }
 
 fn verify(store: &Store, operation: &str, what: &str, finished: bool) {
-    let issue = subject();
+    let address = subject();
     // Readers first, as the next command would, without any repair.
-    let listing = store.issues().unwrap();
+    let listing = store.session_records().unwrap();
     assert_eq!(listing.broken, [], "{what}");
     assert!(
         listing.found.iter().any(|record| record.title == "bystander"),
@@ -129,7 +136,7 @@ fn verify(store: &Store, operation: &str, what: &str, finished: bool) {
     );
     drop(
         store
-            .lease_issue(&issue, me(), None)
+            .lease_session(&address, me(), None)
             .unwrap_or_else(|error| panic!("{what}: {error}")),
     );
     store.fork_lock(std::time::Duration::ZERO).unwrap();
@@ -157,11 +164,11 @@ fn verify(store: &Store, operation: &str, what: &str, finished: bool) {
     assert_eq!(whereabouts(store), here, "{what}: the repair decided otherwise");
     let index = store.index().unwrap();
     assert_eq!(
-        index.issues.contains_key(&issue.to_string()),
+        index.issues.contains_key(&address.to_string()),
         here.0.is_some(),
         "{what}"
     );
-    let turns = store.turns(&issue).unwrap().len();
+    let turns = store.turns(&address).unwrap().len();
     match operation {
         "append" => assert!(
             (if finished { 2 } else { 1 }..=2).contains(&turns),
@@ -195,12 +202,12 @@ fn age_all(folder: &Path) {
 #[test]
 fn a_new_session_does_not_inherit_the_folder_that_a_crash_left() {
     let (_folder, store) = store();
-    let issue = subject();
-    let key = Key::from(&issue);
-    let held = lease(&store, &issue);
-    store.save_issue(&held, &issue_record(&issue, "old")).unwrap();
-    store.append_turn(&held, &issue, &turn(1)).unwrap();
-    let id = store.trash_issue(&held, &issue, "destroy").unwrap();
+    let address = subject();
+    let key = RecordKey::from(&address);
+    let held = lease(&store, &address);
+    store.save_session(&held, &issue_record(&address, "old")).unwrap();
+    store.append_turn(&held, &address, &turn(1)).unwrap();
+    let id = store.trash_session(&held, &address, "destroy").unwrap();
     // As a kill between the two moves leaves it.
     let trashed = store.home().join("trash").join(id.to_string());
     std::fs::rename(trashed.join("session"), store.folder(&key)).unwrap();
@@ -211,14 +218,14 @@ fn a_new_session_does_not_inherit_the_folder_that_a_crash_left() {
             record_moved: true
         }]
     );
-    store.save_issue(&held, &issue_record(&issue, "new")).unwrap();
-    assert!(store.turns(&issue).unwrap().is_empty());
+    store.save_session(&held, &issue_record(&address, "new")).unwrap();
+    assert!(store.turns(&address).unwrap().is_empty());
     assert_eq!(store.check(), []);
-    store.trash_issue(&held, &issue, "destroy").unwrap();
-    store.restore_issue(&held, &issue).unwrap();
-    std::fs::remove_file(record_path(&store, &issue)).unwrap();
-    store.restore_issue(&held, &issue).unwrap();
-    assert_eq!(store.turns(&issue).unwrap(), [turn(1)]);
+    store.trash_session(&held, &address, "destroy").unwrap();
+    store.restore_session(&held, &address).unwrap();
+    std::fs::remove_file(record_path(&store, &address)).unwrap();
+    store.restore_session(&held, &address).unwrap();
+    assert_eq!(store.turns(&address).unwrap(), [turn(1)]);
 }
 
 #[test]

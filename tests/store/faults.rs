@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use kugetsu::store::{Finding, Fixed, Key, LeaseError, Store, StoreError};
+use kugetsu_engine::store::{Finding, Fixed, LeaseError, RecordKey, Store, StoreError};
 
 use crate::common::*;
 
@@ -46,11 +46,11 @@ fn a_full_disk_is_said_and_loses_nothing() {
     let store = Store::open(disk.join("home"));
     let reserve = disk.join("reserve");
     overwrite(&reserve, vec![b'x'; 60_000]);
-    let turns_of = issue("github.com/o/turns#1");
+    let turns_of = address("github.com/o/turns#1");
     save(&store, &turns_of, "before").unwrap();
     let mut saved = Vec::new();
     let error = loop {
-        let next = issue(&format!("github.com/o/r#{}", saved.len() + 1));
+        let next = address(&format!("github.com/o/r#{}", saved.len() + 1));
         match save(&store, &next, "x") {
             Ok(()) => saved.push(next),
             Err(error) => break error,
@@ -67,7 +67,7 @@ fn a_full_disk_is_said_and_loses_nothing() {
         save(&store, &turns_of, &big),
         Err(StoreError::Full { .. })
     ));
-    assert_eq!(store.issue(&turns_of).unwrap().unwrap().title, "before");
+    assert_eq!(store.session_record(&turns_of).unwrap().unwrap().title, "before");
     let held = lease(&store, &turns_of);
     let mut long = turn(1);
     long.reason = "z".repeat(3_000);
@@ -80,29 +80,30 @@ fn a_full_disk_is_said_and_loses_nothing() {
     };
     assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
     assert_eq!(store.turns(&turns_of).unwrap().len(), added);
-    let file = std::fs::read(store.folder(&Key::from(&turns_of)).join("turns.jsonl")).unwrap_or_default();
+    let file =
+        std::fs::read(store.folder(&RecordKey::from(&turns_of)).join("turns.jsonl")).unwrap_or_default();
     assert!(
         file.is_empty() || file.ends_with(b"\n"),
         "a part of a line stayed"
     );
     assert!(matches!(
-        store.trash_issue(&held, &turns_of, ""),
+        store.trash_session(&held, &turns_of, ""),
         Err(StoreError::Full { .. })
     ));
-    assert!(store.issue(&turns_of).unwrap().is_some());
+    assert!(store.session_record(&turns_of).unwrap().is_some());
     drop(held);
 
-    let listing = store.issues().unwrap();
+    let listing = store.session_records().unwrap();
     assert_eq!(listing.broken, []);
-    for issue in &saved {
+    for address in &saved {
         assert!(
-            listing.found.iter().any(|record| record.issue == *issue),
-            "{issue} is lost"
+            listing.found.iter().any(|record| record.address == *address),
+            "{address} is lost"
         );
     }
     std::fs::remove_file(&reserve).unwrap();
     assert_eq!(fix_all(&store), []);
-    save(&store, &issue("github.com/o/r#9999"), "x").unwrap();
+    save(&store, &address("github.com/o/r#9999"), "x").unwrap();
     assert_eq!(store.check(), []);
 }
 
@@ -115,17 +116,17 @@ fn a_read_only_disk_is_read_and_said() {
         );
     };
     let store = Store::open(Path::new(&role[0]).join("home"));
-    let issue = issue("github.com/o/r#1");
-    save(&store, &issue, "x").unwrap();
+    let address = address("github.com/o/r#1");
+    save(&store, &address, "x").unwrap();
     let remount = Command::new("mount")
         .args(["-o", "remount,ro", &role[0]])
         .status()
         .unwrap();
     assert!(remount.success());
-    assert_eq!(store.issue(&issue).unwrap().unwrap().title, "x");
-    assert_eq!(store.issues().unwrap().found.len(), 1);
+    assert_eq!(store.session_record(&address).unwrap().unwrap().title, "x");
+    assert_eq!(store.session_records().unwrap().found.len(), 1);
     assert_eq!(store.check(), []);
-    let error = store.lease_issue(&issue, me(), None).unwrap_err();
+    let error = store.lease_session(&address, me(), None).unwrap_err();
     assert!(
         matches!(error, LeaseError::Store(StoreError::ReadOnly { .. })),
         "{error:?}"
@@ -139,13 +140,13 @@ fn a_folder_of_someone_else_is_said() {
     const NAME: &str = "faults::a_folder_of_someone_else_is_said";
     if let Some(role) = role() {
         let store = Store::open(Path::new(&role[0]).into());
-        assert_eq!(store.issues().unwrap().found.len(), 1);
+        assert_eq!(store.session_records().unwrap().found.len(), 1);
         for (number, result) in [
             (1, "run/github.com/o/r/1.lease"),
             (2, "run/github.com/o/r/2.lease"),
         ] {
-            let issue = issue(&format!("github.com/o/r#{number}"));
-            let error = store.lease_issue(&issue, me(), None).unwrap_err();
+            let address = address(&format!("github.com/o/r#{number}"));
+            let error = store.lease_session(&address, me(), None).unwrap_err();
             assert!(
                 matches!(error, LeaseError::Store(StoreError::Permission { .. })),
                 "{error:?}"
@@ -159,9 +160,9 @@ fn a_folder_of_someone_else_is_said() {
         return;
     }
     let (_folder, store) = store();
-    save(&store, &issue("github.com/o/r#1"), "x").unwrap();
+    save(&store, &address("github.com/o/r#1"), "x").unwrap();
     let index = store.home().join("index.lock");
-    let lease = store.run_path(&Key::from(&issue("github.com/o/r#1")), ".lease");
+    let lease = store.run_path(&RecordKey::from(&address("github.com/o/r#1")), ".lease");
     let modes = [
         (index.as_path(), 0o400),
         (lease.as_path(), 0o400),
@@ -192,21 +193,25 @@ fn a_folder_of_someone_else_is_said() {
 #[test]
 fn no_link_is_followed() {
     let (folder, store) = store();
-    let issue = issue("github.com/o/r#1");
-    let key = Key::from(&issue);
+    let address = address("github.com/o/r#1");
+    let key = RecordKey::from(&address);
     let outside = folder.path().join("outside");
-    let record = serde_json::to_vec(&issue_record(&issue, "outside")).unwrap();
+    let record = serde_json::to_vec(&issue_record(&address, "outside")).unwrap();
 
     // A record.
     overwrite(&outside.join("1.json"), &record);
-    let path = record_path(&store, &issue);
+    let path = record_path(&store, &address);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     symlink(outside.join("1.json"), &path).unwrap();
     let is_link = |error: StoreError| assert!(matches!(error, StoreError::Symlink { .. }), "{error:?}");
-    is_link(store.issue(&issue).unwrap_err());
-    is_link(save(&store, &issue, "x").unwrap_err());
-    is_link(store.trash_issue(&lease(&store, &issue), &issue, "").unwrap_err());
-    let listing = store.issues().unwrap();
+    is_link(store.session_record(&address).unwrap_err());
+    is_link(save(&store, &address, "x").unwrap_err());
+    is_link(
+        store
+            .trash_session(&lease(&store, &address), &address, "")
+            .unwrap_err(),
+    );
+    let listing = store.session_records().unwrap();
     assert!(
         listing.found.is_empty() && listing.broken[0].0 == path,
         "{listing:?}"
@@ -237,17 +242,17 @@ fn no_link_is_followed() {
         std::fs::create_dir_all(link.parent().unwrap()).unwrap();
         symlink(&outside, &link).unwrap();
         if link == store.folder(&key) {
-            is_link(store.turns(&issue).unwrap_err());
+            is_link(store.turns(&address).unwrap_err());
             is_link(
                 store
-                    .append_turn(&lease(&store, &issue), &issue, &turn(1))
+                    .append_turn(&lease(&store, &address), &address, &turn(1))
                     .unwrap_err(),
             );
             is_link(store.open_log(&key, "debug.log").unwrap_err());
         } else {
-            is_link(store.issue(&issue).unwrap_err());
-            is_link(save(&store, &issue, "x").unwrap_err());
-            match store.issues() {
+            is_link(store.session_record(&address).unwrap_err());
+            is_link(save(&store, &address, "x").unwrap_err());
+            match store.session_records() {
                 Ok(listing) => assert!(
                     listing.found.is_empty() && listing.broken.len() == 1,
                     "{listing:?}"
@@ -272,17 +277,21 @@ fn no_link_is_followed() {
     std::fs::create_dir_all(lease_path.parent().unwrap()).unwrap();
     overwrite(&outside.join("victim"), "precious");
     symlink(outside.join("victim"), &lease_path).unwrap();
-    let error = store.lease_issue(&issue, me(), None).unwrap_err();
+    let error = store.lease_session(&address, me(), None).unwrap_err();
     assert!(
         matches!(error, LeaseError::Store(StoreError::Symlink { .. })),
         "{error:?}"
     );
     std::fs::remove_file(&lease_path).unwrap();
     symlink(outside.join("victim"), store.home().join("index.json")).unwrap();
-    is_link(save(&store, &issue, "x").unwrap_err());
+    is_link(save(&store, &address, "x").unwrap_err());
     std::fs::remove_file(store.home().join("index.json")).unwrap();
     symlink(&outside, store.home().join("trash")).unwrap();
-    is_link(store.trash_issue(&lease(&store, &issue), &issue, "").unwrap_err());
+    is_link(
+        store
+            .trash_session(&lease(&store, &address), &address, "")
+            .unwrap_err(),
+    );
     is_link(store.trash_list().unwrap_err());
     assert_eq!(
         std::fs::read_to_string(outside.join("victim")).unwrap(),
@@ -297,44 +306,47 @@ fn the_home_folder_itself_may_be_a_link() {
     std::fs::create_dir_all(&real).unwrap();
     symlink(&real, folder.path().join("link")).unwrap();
     let store = Store::open(folder.path().join("link"));
-    let issue = issue("github.com/o/r#1");
-    save(&store, &issue, "x").unwrap();
+    let address = address("github.com/o/r#1");
+    save(&store, &address, "x").unwrap();
     assert!(real.join("sessions/github.com/o/r/1.json").is_file());
-    assert_eq!(store.issue(&issue).unwrap().unwrap().title, "x");
+    assert_eq!(store.session_record(&address).unwrap().unwrap().title, "x");
     assert_eq!(store.check(), []);
 }
 
 #[test]
 fn pipes_and_folders_in_a_record_s_place_hang_nothing() {
     let (_folder, store) = store();
-    let issue = issue("github.com/o/r#1");
-    let path = record_path(&store, &issue);
+    let address = address("github.com/o/r#1");
+    let path = record_path(&store, &address);
     std::fs::create_dir_all(&path).unwrap();
     assert!(matches!(
-        store.issue(&issue),
+        store.session_record(&address),
         Err(StoreError::Broken { .. } | StoreError::Io { .. })
     ));
     std::fs::remove_dir(&path).unwrap();
     let made = Command::new("mkfifo").arg(&path).status().unwrap();
     assert!(made.success());
-    assert!(matches!(store.issue(&issue), Err(StoreError::Broken { .. })));
     assert!(matches!(
-        save(&store, &issue, "x"),
+        store.session_record(&address),
         Err(StoreError::Broken { .. })
     ));
-    assert_eq!(store.issues().unwrap().broken.len(), 1);
+    assert!(matches!(
+        save(&store, &address, "x"),
+        Err(StoreError::Broken { .. })
+    ));
+    assert_eq!(store.session_records().unwrap().broken.len(), 1);
 }
 
 #[test]
 fn left_temporary_files_are_found_once_they_are_old() {
     let (_folder, store) = store();
-    let issue = issue("github.com/o/r#1");
-    save(&store, &issue, "x").unwrap();
+    let address = address("github.com/o/r#1");
+    save(&store, &address, "x").unwrap();
     let places = [
-        record_path(&store, &issue).with_file_name(".tmp-1-2-3"),
+        record_path(&store, &address).with_file_name(".tmp-1-2-3"),
         store.home().join(".tmp-4"),
         store
-            .run_path(&Key::from(&issue), ".lease")
+            .run_path(&RecordKey::from(&address), ".lease")
             .with_file_name(".tmp-5"),
     ];
     for path in &places {
@@ -347,7 +359,7 @@ fn left_temporary_files_are_found_once_they_are_old() {
     assert_eq!(store.check().len(), 3);
     assert_eq!(fix_all(&store), []);
     assert!(places.iter().all(|path| !path.exists()));
-    assert_eq!(store.issue(&issue).unwrap().unwrap().title, "x");
+    assert_eq!(store.session_record(&address).unwrap().unwrap().title, "x");
 }
 
 pub(crate) fn age(path: &Path) {

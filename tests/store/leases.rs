@@ -4,21 +4,24 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use kugetsu::store::{Holder, Key, LeaseError, Store, StoreError};
+use kugetsu_engine::store::{Holder, LeaseError, RecordKey, Store, StoreError};
 
 use crate::common::*;
 
 #[test]
 fn a_lease_is_exclusive_names_its_holder_and_is_given_back() {
     let (_folder, store) = store();
-    let (issue, other) = (issue("github.com/o/r#1"), issue("github.com/o/r#2"));
+    let (address, other) = (address("github.com/o/r#1"), address("github.com/o/r#2"));
     let mut holder = me();
     holder.what = "continue".to_owned();
     holder.host = "box-7".to_owned();
-    let held = store.lease_issue(&issue, holder.clone(), None).unwrap();
-    assert_eq!((held.key(), held.holder()), (&Key::from(&issue), &holder));
-    assert_eq!(store.lease_holder(&Key::from(&issue)), Some(Some(holder.clone())));
-    let Err(error @ LeaseError::Held { .. }) = store.lease_issue(&issue, me(), None) else {
+    let held = store.lease_session(&address, holder.clone(), None).unwrap();
+    assert_eq!((held.key(), held.holder()), (&RecordKey::from(&address), &holder));
+    assert_eq!(
+        store.lease_holder(&RecordKey::from(&address)),
+        Some(Some(holder.clone()))
+    );
+    let Err(error @ LeaseError::Held { .. }) = store.lease_session(&address, me(), None) else {
         panic!("two leases of one issue")
     };
     let message = error.to_string();
@@ -33,18 +36,18 @@ fn a_lease_is_exclusive_names_its_holder_and_is_given_back() {
         assert!(message.contains(part), "{part} is not in: {message}");
     }
     // Neither another issue nor the base is concerned.
-    store.lease_issue(&other, me(), None).unwrap();
-    store.lease_base(issue.repo(), me(), None).unwrap();
+    store.lease_session(&other, me(), None).unwrap();
+    store.lease_base(address.repo(), me(), None).unwrap();
     drop(held);
-    assert_eq!(store.lease_holder(&Key::from(&issue)), None);
-    store.lease_issue(&issue, me(), None).unwrap();
+    assert_eq!(store.lease_holder(&RecordKey::from(&address)), None);
+    store.lease_session(&address, me(), None).unwrap();
 }
 
 /// A program that is being started has every open file of ours until it is executed, also one with a lock.
 #[test]
 fn a_lease_that_was_given_back_is_free_whatever_is_started_meanwhile() {
     let (_folder, store) = store();
-    let issue = issue("github.com/o/r#1");
+    let address = address("github.com/o/r#1");
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -56,8 +59,8 @@ fn a_lease_that_was_given_back_is_free_whatever_is_started_meanwhile() {
         }
         // Nothing here may panic: the other threads would go on for ever.
         let free = (0..1000).all(|_| {
-            let taken = store.lease_issue(&issue, me(), None).map(drop).is_ok();
-            taken && store.lease_holder(&Key::from(&issue)).is_none()
+            let taken = store.lease_session(&address, me(), None).map(drop).is_ok();
+            taken && store.lease_holder(&RecordKey::from(&address)).is_none()
         });
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(free);
@@ -67,16 +70,19 @@ fn a_lease_that_was_given_back_is_free_whatever_is_started_meanwhile() {
 #[test]
 fn a_lease_can_be_waited_for() {
     let (_folder, store) = store();
-    let issue = issue("github.com/o/r#1");
-    let held = lease(&store, &issue);
-    let begun = Instant::now();
+    let address = address("github.com/o/r#1");
+    let held = lease(&store, &address);
+    let journal = Instant::now();
     assert!(matches!(
-        store.lease_issue(&issue, me(), Some(Duration::from_millis(200))),
+        store.lease_session(&address, me(), Some(Duration::from_millis(200))),
         Err(LeaseError::Held { holder: Some(_), .. })
     ));
-    assert!(begun.elapsed() >= Duration::from_millis(200), "it gave up early");
+    assert!(
+        journal.elapsed() >= Duration::from_millis(200),
+        "it gave up early"
+    );
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| store.lease_issue(&issue, me(), Some(Duration::from_mins(1))));
+        let waiting = scope.spawn(|| store.lease_session(&address, me(), Some(Duration::from_mins(1))));
         drop(held);
         waiting.join().unwrap().unwrap();
     });
@@ -85,8 +91,8 @@ fn a_lease_can_be_waited_for() {
 #[test]
 fn a_left_or_damaged_lock_file_holds_nobody_up() {
     let (_folder, store) = store();
-    let issue = issue("github.com/o/r#1");
-    let path = store.run_path(&Key::from(&issue), ".lease");
+    let address = address("github.com/o/r#1");
+    let path = store.run_path(&RecordKey::from(&address), ".lease");
     let stale = Holder { pid: 1, ..me() };
     for left in [
         serde_json::to_vec(&stale).unwrap(),
@@ -95,16 +101,16 @@ fn a_left_or_damaged_lock_file_holds_nobody_up() {
     ] {
         overwrite(&path, &left);
         overwrite(&store.home().join("index.lock"), &left);
-        assert_eq!(store.lease_holder(&Key::from(&issue)), None);
-        save(&store, &issue, "x").unwrap();
+        assert_eq!(store.lease_holder(&RecordKey::from(&address)), None);
+        save(&store, &address, "x").unwrap();
         store.rebuild_index().unwrap();
-        let held = lease(&store, &issue);
+        let held = lease(&store, &address);
         let held_by: Holder = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!(&held_by, held.holder());
         // A holder whose name cannot be read still holds.
         overwrite(&path, b"{\"pi");
         assert!(matches!(
-            store.lease_issue(&issue, me(), None),
+            store.lease_session(&address, me(), None),
             Err(LeaseError::Held { holder: None, .. })
         ));
     }
@@ -113,17 +119,17 @@ fn a_left_or_damaged_lock_file_holds_nobody_up() {
 #[test]
 fn a_lock_file_that_was_removed_is_not_mistaken_for_the_one_that_is_there() {
     let (_folder, store) = store();
-    let issue = issue("github.com/o/r#1");
-    drop(lease(&store, &issue));
+    let address = address("github.com/o/r#1");
+    drop(lease(&store, &address));
     std::fs::remove_dir_all(store.home().join("run")).unwrap();
-    let held = lease(&store, &issue);
+    let held = lease(&store, &address);
     assert!(matches!(
-        store.lease_issue(&issue, me(), None),
+        store.lease_session(&address, me(), None),
         Err(LeaseError::Held { .. })
     ));
     drop(held);
     assert!(
-        store.run_path(&Key::from(&issue), ".lease").exists(),
+        store.run_path(&RecordKey::from(&address), ".lease").exists(),
         "the file stays for those who wait on it"
     );
 }
@@ -131,10 +137,10 @@ fn a_lock_file_that_was_removed_is_not_mistaken_for_the_one_that_is_there() {
 #[test]
 fn a_lease_dies_with_its_holder() {
     const NAME: &str = "leases::a_lease_dies_with_its_holder";
-    let issue = issue("github.com/o/r#1");
+    let address = address("github.com/o/r#1");
     if let Some(role) = role() {
         let store = Store::open(role[0].as_str().into());
-        let _lease = lease(&store, &issue);
+        let _lease = lease(&store, &address);
         let _index = store.fork_lock(Duration::ZERO).unwrap();
         save(&store, &common_other(), "x").unwrap();
         println!("\nholding");
@@ -152,7 +158,7 @@ fn a_lease_dies_with_its_holder() {
     assert!(lines.any(|line| line.unwrap() == "holding"));
     let Err(LeaseError::Held {
         holder: Some(holder), ..
-    }) = store.lease_issue(&issue, me(), None)
+    }) = store.lease_session(&address, me(), None)
     else {
         panic!("another process holds it")
     };
@@ -166,18 +172,18 @@ fn a_lease_dies_with_its_holder() {
     );
     child.kill().unwrap();
     child.wait().unwrap();
-    lease(&store, &issue);
+    lease(&store, &address);
     store.fork_lock(Duration::ZERO).unwrap();
 }
 
-fn common_other() -> kugetsu::session::IssueRef {
-    issue("github.com/o/r#2")
+fn common_other() -> kugetsu_api::Address {
+    address("github.com/o/r#2")
 }
 
 #[test]
 fn the_index_is_waited_for_with_a_limit() {
     let (_folder, store) = store();
-    save(&store, &issue("github.com/o/r#1"), "x").unwrap();
+    save(&store, &address("github.com/o/r#1"), "x").unwrap();
     let lock = store.home().join("index.lock");
     let file = std::fs::OpenOptions::new().write(true).open(&lock).unwrap();
     file.lock().unwrap();
@@ -189,9 +195,9 @@ fn the_index_is_waited_for_with_a_limit() {
     overwrite(&lock, serde_json::to_vec(&holder).unwrap());
     let impatient = store.clone().with_lock_wait(Duration::from_millis(60));
     // Readers, and writers that change no entry, do not wait at all.
-    assert_eq!(impatient.issues().unwrap().found.len(), 1);
-    save(&impatient, &issue("github.com/o/r#1"), "y").unwrap();
-    let error = save(&impatient, &issue("github.com/o/r#2"), "x").unwrap_err();
+    assert_eq!(impatient.session_records().unwrap().found.len(), 1);
+    save(&impatient, &address("github.com/o/r#1"), "y").unwrap();
+    let error = save(&impatient, &address("github.com/o/r#2"), "x").unwrap_err();
     assert!(
         matches!(&error, StoreError::LockTimeout { holder: Some(named), .. } if *named == holder),
         "{error}"
@@ -202,7 +208,7 @@ fn the_index_is_waited_for_with_a_limit() {
         "{message}"
     );
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| save(&store, &issue("github.com/o/r#3"), "x"));
+        let waiting = scope.spawn(|| save(&store, &address("github.com/o/r#3"), "x"));
         file.unlock().unwrap();
         waiting.join().unwrap().unwrap();
     });
@@ -211,31 +217,31 @@ fn the_index_is_waited_for_with_a_limit() {
 #[test]
 fn threads_never_hold_one_lease_together() {
     let (_folder, store) = store();
-    let issue = issue("github.com/o/r#1");
-    save(&store, &issue, "0").unwrap();
+    let address = address("github.com/o/r#1");
+    save(&store, &address, "0").unwrap();
     let (threads, rounds) = (4, 25);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 for _ in 0..rounds {
                     let lease = store
-                        .lease_issue(&issue, me(), Some(Duration::from_mins(2)))
+                        .lease_session(&address, me(), Some(Duration::from_mins(2)))
                         .unwrap();
-                    let mut record = store.issue(&issue).unwrap().unwrap();
+                    let mut record = store.session_record(&address).unwrap().unwrap();
                     record.totals.turns += 1;
-                    store.save_issue(&lease, &record).unwrap();
+                    store.save_session(&lease, &record).unwrap();
                     store
-                        .append_turn(&lease, &issue, &turn(record.totals.turns))
+                        .append_turn(&lease, &address, &turn(record.totals.turns))
                         .unwrap();
                 }
             });
         }
     });
     assert_eq!(
-        store.issue(&issue).unwrap().unwrap().totals.turns,
+        store.session_record(&address).unwrap().unwrap().totals.turns,
         threads * rounds
     );
-    assert_eq!(store.turns(&issue).unwrap().len() as u64, threads * rounds);
+    assert_eq!(store.turns(&address).unwrap().len() as u64, threads * rounds);
 }
 
 #[test]
@@ -245,19 +251,19 @@ fn processes_make_records_at_once_and_the_index_has_them_all() {
         let store = Store::open(role[0].as_str().into());
         let number = |at: u64| role[1].parse::<u64>().unwrap() * 100 + at;
         for at in 1..=20 {
-            save(&store, &issue(&format!("github.com/o/r#{}", number(at))), "x").unwrap();
+            save(&store, &address(&format!("github.com/o/r#{}", number(at))), "x").unwrap();
         }
         // All of them want this one, and one at a time gets it.
-        let shared = issue("github.com/o/r#1");
+        let shared = address("github.com/o/r#1");
         let lease = store
-            .lease_issue(&shared, me(), Some(Duration::from_mins(2)))
+            .lease_session(&shared, me(), Some(Duration::from_mins(2)))
             .unwrap();
         let mut record = store
-            .issue(&shared)
+            .session_record(&shared)
             .unwrap()
             .unwrap_or_else(|| issue_record(&shared, "shared"));
         record.totals.turns += 1;
-        store.save_issue(&lease, &record).unwrap();
+        store.save_session(&lease, &record).unwrap();
         return;
     }
     let (_folder, store) = store();
@@ -271,11 +277,11 @@ fn processes_make_records_at_once_and_the_index_has_them_all() {
     for mut child in children {
         assert!(child.wait().unwrap().success());
     }
-    assert_eq!(store.issues().unwrap().found.len(), 81);
+    assert_eq!(store.session_records().unwrap().found.len(), 81);
     assert_eq!(store.index().unwrap().issues.len(), 81);
     assert_eq!(
         store
-            .issue(&issue("github.com/o/r#1"))
+            .session_record(&address("github.com/o/r#1"))
             .unwrap()
             .unwrap()
             .totals

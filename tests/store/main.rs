@@ -19,21 +19,21 @@ mod trash;
 use std::os::unix::fs::PermissionsExt;
 
 use common::*;
-use kugetsu::session::{
-    BlockedRebase, IssueSummary, LiveTurn, SCHEMA, SessionId, TransportKind, TurnRecord, Verdict, Worktree,
+use kugetsu_api::{
+    BlockedRebase, LiveTurn, SCHEMA, SessionId, SessionSummary, TransportKind, TurnRecord, Verdict, Worktree,
 };
-use kugetsu::store::{Finding, Fixed, Index, Key, Store, StoreError, record_text};
+use kugetsu_engine::store::{Finding, Fixed, Index, RecordKey, Store, StoreError, record_text};
 
 #[test]
 fn nothing_is_written_before_the_first_write() {
     let (folder, store) = store();
-    let issue = issue("github.com/shoko/kugetsu#14");
-    assert_eq!(store.issue(&issue).unwrap(), None);
-    assert_eq!(store.base(issue.repo()).unwrap(), None);
+    let address = address("github.com/shoko/kugetsu#14");
+    assert_eq!(store.session_record(&address).unwrap(), None);
+    assert_eq!(store.base(address.repo()).unwrap(), None);
     assert_eq!(store.default_base().unwrap(), None);
-    assert_eq!(store.issues().unwrap().found, []);
+    assert_eq!(store.session_records().unwrap().found, []);
     assert_eq!(store.index().unwrap(), Index::default());
-    assert!(store.turns(&issue).unwrap().is_empty() && store.trash_list().unwrap().is_empty());
+    assert!(store.turns(&address).unwrap().is_empty() && store.trash_list().unwrap().is_empty());
     assert_eq!(store.check(), []);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
@@ -41,10 +41,13 @@ fn nothing_is_written_before_the_first_write() {
 #[test]
 fn a_record_is_read_as_it_was_written_and_is_private() {
     let (_folder, store) = store();
-    let issue = issue("github.com/shoko/kugetsu#14");
-    save(&store, &issue, "first").unwrap();
-    save(&store, &issue, "second").unwrap();
-    assert_eq!(store.issue(&issue).unwrap(), Some(issue_record(&issue, "second")));
+    let address = address("github.com/shoko/kugetsu#14");
+    save(&store, &address, "first").unwrap();
+    save(&store, &address, "second").unwrap();
+    assert_eq!(
+        store.session_record(&address).unwrap(),
+        Some(issue_record(&address, "second"))
+    );
     let path = store.home().join("sessions/github.com/shoko/kugetsu/14.json");
     let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&path), 0o600);
@@ -60,46 +63,46 @@ fn a_record_is_read_as_it_was_written_and_is_private() {
         .map(|f| f.unwrap().file_name())
         .collect();
     assert_eq!(names, ["14.json"], "no temporary file stays");
-    assert!(matches!(store.base(issue.repo()), Ok(None)));
+    assert!(matches!(store.base(address.repo()), Ok(None)));
 }
 
 #[test]
 fn a_write_needs_the_lease_of_its_own_key_in_its_own_store() {
     let (_folder, store) = store();
     let (_other_folder, elsewhere) = common::store();
-    let (issue, other) = (
-        issue("github.com/shoko/kugetsu#14"),
-        issue("github.com/shoko/kugetsu#15"),
+    let (address, other) = (
+        address("github.com/shoko/kugetsu#14"),
+        address("github.com/shoko/kugetsu#15"),
     );
-    let base = store.lease_base(issue.repo(), me(), None).unwrap();
-    for lease in [lease(&store, &other), lease(&elsewhere, &issue), base] {
-        let record = issue_record(&issue, "x");
+    let base = store.lease_base(address.repo(), me(), None).unwrap();
+    for lease in [lease(&store, &other), lease(&elsewhere, &address), base] {
+        let record = issue_record(&address, "x");
         assert!(matches!(
-            store.save_issue(&lease, &record),
+            store.save_session(&lease, &record),
             Err(StoreError::WrongLease { .. })
         ));
         assert!(matches!(
-            store.append_turn(&lease, &issue, &turn(1)),
+            store.append_turn(&lease, &address, &turn(1)),
             Err(StoreError::WrongLease { .. })
         ));
         assert!(matches!(
-            store.trash_issue(&lease, &issue, ""),
+            store.trash_session(&lease, &address, ""),
             Err(StoreError::WrongLease { .. })
         ));
         assert!(matches!(
-            store.restore_issue(&lease, &issue),
+            store.restore_session(&lease, &address),
             Err(StoreError::WrongLease { .. })
         ));
     }
-    assert_eq!(store.issue(&issue).unwrap(), None);
+    assert_eq!(store.session_record(&address).unwrap(), None);
 }
 
 #[test]
 fn a_summary_says_of_a_record_what_the_whole_says() {
-    let issue = issue("github.com/shoko/kugetsu#14");
+    let address = address("github.com/shoko/kugetsu#14");
     let live = LiveTurn {
         turn: uuid::Uuid::from_u128(7),
-        supervisor: kugetsu::process::current(),
+        supervisor: kugetsu_engine::process::current(),
         started: at(5),
         transport: TransportKind::Run,
     };
@@ -122,25 +125,25 @@ fn a_summary_says_of_a_record_what_the_whole_says() {
         for verdict in [None, Some(Verdict::Completed), Some(Verdict::Quota)] {
             for worktree in [None, Some(worktree(None)), Some(worktree(Some(blocked.clone())))] {
                 for session in [None, SessionId::new("ses_1a2b3c4d5e6f")] {
-                    let mut record = issue_record(&issue, "a title");
+                    let mut record = issue_record(&address, "a title");
                     record.count(&turn(3));
                     record.live.clone_from(&live);
                     record.last = verdict.map(|verdict| TurnRecord { verdict, ..turn(3) });
                     record.worktree.clone_from(&worktree);
                     record.session.clone_from(&session);
                     let text = record_text(&record).unwrap();
-                    let summary: IssueSummary = serde_json::from_slice(&text).unwrap();
+                    let summary: SessionSummary = serde_json::from_slice(&text).unwrap();
                     assert_eq!(
                         (
                             summary.schema,
-                            &summary.issue,
+                            &summary.address,
                             &summary.session,
                             summary.updated,
                             summary.totals
                         ),
                         (
                             record.schema,
-                            &record.issue,
+                            &record.address,
                             &record.session,
                             record.updated,
                             record.totals
@@ -169,20 +172,20 @@ fn a_summary_says_of_a_record_what_the_whole_says() {
 #[test]
 fn a_newer_record_is_read_and_never_rewritten() {
     let (_folder, store) = store();
-    let issue = issue("github.com/shoko/kugetsu#14");
-    save(&store, &issue, "old").unwrap();
-    let path = record_path(&store, &issue);
+    let address = address("github.com/shoko/kugetsu#14");
+    save(&store, &address, "old").unwrap();
+    let path = record_path(&store, &address);
     let text = std::fs::read_to_string(&path).unwrap();
     let readable = text.replacen("\"schema\": 1", "\"schema\": 2, \"more\": [1]", 1);
     let unreadable = "{\"schema\": 7, \"everything\": \"else\"}";
     for (newer, found) in [(readable.as_str(), 2), (unreadable, 7)] {
         overwrite(&path, newer);
-        match store.issue(&issue) {
+        match store.session_record(&address) {
             Ok(Some(record)) => assert_eq!(record.schema, 2),
             Err(StoreError::Newer { found, known, .. }) => assert_eq!((found, known), (7, SCHEMA)),
             other => panic!("{other:?}"),
         }
-        let refused = save(&store, &issue, "new").unwrap_err();
+        let refused = save(&store, &address, "new").unwrap_err();
         assert!(
             matches!(refused, StoreError::Newer { found: f, .. } if f == found),
             "{refused}"
@@ -196,25 +199,28 @@ fn a_newer_record_is_read_and_never_rewritten() {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
     }
     // Nor is one written that claims to be newer.
-    let fresh = common::issue("github.com/shoko/kugetsu#15");
+    let fresh = common::address("github.com/shoko/kugetsu#15");
     let mut record = issue_record(&fresh, "x");
     record.schema = 2;
     assert!(matches!(
-        store.save_issue(&lease(&store, &fresh), &record),
+        store.save_session(&lease(&store, &fresh), &record),
         Err(StoreError::Newer { .. })
     ));
-    assert_eq!(store.issue(&fresh).unwrap(), None);
+    assert_eq!(store.session_record(&fresh).unwrap(), None);
 }
 
 #[test]
 fn a_broken_record_is_kept_reported_and_moved_aside_only_by_fix() {
     let (_folder, store) = store();
-    let issue = issue("github.com/shoko/kugetsu#14");
-    let path = record_path(&store, &issue);
-    save(&store, &issue, "good").unwrap();
+    let address = address("github.com/shoko/kugetsu#14");
+    let path = record_path(&store, &address);
+    save(&store, &address, "good").unwrap();
     let whole = std::fs::read(&path).unwrap();
-    let other =
-        serde_json::to_vec(&issue_record(&common::issue("github.com/shoko/kugetsu#15"), "x")).unwrap();
+    let other = serde_json::to_vec(&issue_record(
+        &common::address("github.com/shoko/kugetsu#15"),
+        "x",
+    ))
+    .unwrap();
     let truncated = &whole[..whole.len() / 2];
     for broken in [
         truncated,
@@ -225,9 +231,11 @@ fn a_broken_record_is_kept_reported_and_moved_aside_only_by_fix() {
         other.as_slice(),
     ] {
         overwrite(&path, broken);
-        assert!(matches!(store.issue(&issue), Err(StoreError::Broken { path: named, .. }) if named == path));
+        assert!(
+            matches!(store.session_record(&address), Err(StoreError::Broken { path: named, .. }) if named == path)
+        );
         assert!(matches!(
-            save(&store, &issue, "new"),
+            save(&store, &address, "new"),
             Err(StoreError::Broken { .. })
         ));
         assert_eq!(
@@ -235,7 +243,7 @@ fn a_broken_record_is_kept_reported_and_moved_aside_only_by_fix() {
             broken,
             "neither reading nor writing changes it"
         );
-        let listing = store.issues().unwrap();
+        let listing = store.session_records().unwrap();
         assert!(
             listing.found.is_empty() && listing.broken[0].0 == path,
             "{listing:?}"
@@ -252,11 +260,11 @@ fn a_broken_record_is_kept_reported_and_moved_aside_only_by_fix() {
         assert!(name.starts_with("14.json.broken-2"), "{name}");
         assert_eq!(std::fs::read(&aside).unwrap(), broken);
         assert_eq!(store.check(), []);
-        assert_eq!(store.issue(&issue).unwrap(), None);
-        save(&store, &issue, "new").unwrap();
+        assert_eq!(store.session_record(&address).unwrap(), None);
+        save(&store, &address, "new").unwrap();
         // A finding from before does no harm to what is good now.
         assert_eq!(store.fix(&findings[0]).unwrap(), Fixed::Done);
-        assert_eq!(store.issue(&issue).unwrap().unwrap().title, "new");
+        assert_eq!(store.session_record(&address).unwrap().unwrap().title, "new");
     }
     let aside = std::fs::read_dir(path.parent().unwrap()).unwrap().count() - 1;
     assert_eq!(aside, 6, "every broken file is still there");
@@ -274,30 +282,30 @@ fn ten_thousand_records_are_listed_in_order_and_one_bad_one_spoils_none() {
     let mut expected = Vec::new();
     for text in repos {
         for number in 1..=2500 {
-            let issue = issue(&format!("{text}#{number}"));
+            let address = address(&format!("{text}#{number}"));
             // Some are larger than any buffer.
             let title = if number % 1000 == 7 {
                 "t".repeat(200_000)
             } else {
                 format!("title {number}")
             };
-            let record = issue_record(&issue, &title);
+            let record = issue_record(&address, &title);
             overwrite(
-                &record_path(&store, &issue),
+                &record_path(&store, &address),
                 serde_json::to_vec_pretty(&record).unwrap(),
             );
             expected.push(record);
         }
         let base = repo(text);
         overwrite(
-            &store.record_path(&Key::from(&base)),
+            &store.record_path(&RecordKey::from(&base)),
             serde_json::to_vec(&base_record(&base, 0)).unwrap(),
         );
     }
-    expected.sort_by(|a, b| a.issue.cmp(&b.issue));
-    let bad = record_path(&store, &issue("gitlab.com/g/sub#9999"));
+    expected.sort_by(|a, b| a.address.cmp(&b.address));
+    let bad = record_path(&store, &address("gitlab.com/g/sub#9999"));
     overwrite(&bad, "{");
-    let newer = record_path(&store, &issue("gitlab.com/g/sub#9998"));
+    let newer = record_path(&store, &address("gitlab.com/g/sub#9998"));
     overwrite(&newer, "{\"schema\": 9}");
     let stray = bad.with_file_name("0014.json");
     overwrite(&stray, "{}");
@@ -305,7 +313,7 @@ fn ten_thousand_records_are_listed_in_order_and_one_bad_one_spoils_none() {
     overwrite(&bad.with_file_name(".tmp-1"), "{");
     overwrite(&bad.with_file_name("7.json.broken-20260101T000000Z"), "{");
     overwrite(&bad.with_file_name("12").join("13.json"), "{");
-    let listing = store.issues().unwrap();
+    let listing = store.session_records().unwrap();
     assert_eq!(listing.found, expected);
     let broken: Vec<_> = listing.broken.iter().map(|(path, _)| path.clone()).collect();
     assert_eq!(broken, [stray, newer, bad]);
@@ -324,7 +332,7 @@ fn the_index_has_exactly_the_agreed_form() {
     let (_folder, store) = store();
     save_base(&store, &repo("github.com/shoko/kugetsu"), 5);
     save_base(&store, &repo("gitlab.com/g/sub/14"), 1);
-    save(&store, &issue("github.com/shoko/kugetsu#14"), "x").unwrap();
+    save(&store, &address("github.com/shoko/kugetsu#14"), "x").unwrap();
     let bytes = std::fs::read(store.home().join("index.json")).unwrap();
     let expected = serde_json::json!({
         "schema": 1,
@@ -347,7 +355,7 @@ fn the_index_has_exactly_the_agreed_form() {
         .unwrap()
         .modified()
         .unwrap();
-    save(&store, &issue("github.com/shoko/kugetsu#14"), "y").unwrap();
+    save(&store, &address("github.com/shoko/kugetsu#14"), "y").unwrap();
     assert_eq!(
         store
             .home()
@@ -399,7 +407,7 @@ fn the_default_base_is_found_without_the_index() {
 #[test]
 fn an_index_that_disagrees_is_found_and_made_anew() {
     let (_folder, store) = store();
-    let (here, gone) = (issue("github.com/o/r#1"), issue("github.com/o/r#2"));
+    let (here, gone) = (address("github.com/o/r#1"), address("github.com/o/r#2"));
     save(&store, &here, "x").unwrap();
     save_base(&store, here.repo(), 0);
     let good = store.index().unwrap();
@@ -415,14 +423,14 @@ fn an_index_that_disagrees_is_found_and_made_anew() {
         serde_json::to_vec(&wrong).unwrap(),
     );
     // No reader minds.
-    assert_eq!(store.issue(&gone).unwrap(), None);
-    assert_eq!(store.issues().unwrap().found.len(), 1);
+    assert_eq!(store.session_record(&gone).unwrap(), None);
+    assert_eq!(store.session_records().unwrap().found.len(), 1);
     let findings = store.check();
     assert_eq!(
         findings,
         [
             Finding::FileWithoutEntry {
-                key: Key::from(&here)
+                key: RecordKey::from(&here)
             },
             Finding::EntryWithoutFile {
                 name: gone.to_string(),
@@ -452,11 +460,11 @@ fn an_index_that_disagrees_is_found_and_made_anew() {
 fn a_broken_index_is_moved_aside_and_a_newer_one_is_left_alone() {
     let (_folder, store) = store();
     let path = store.home().join("index.json");
-    save(&store, &issue("github.com/o/r#1"), "x").unwrap();
+    save(&store, &address("github.com/o/r#1"), "x").unwrap();
     overwrite(&path, "{\"schema\": 1, \"iss");
     assert!(matches!(store.index(), Err(StoreError::Broken { .. })));
     assert!(matches!(&store.check()[..], [Finding::IndexBroken { .. }]));
-    save(&store, &issue("github.com/o/r#2"), "x").unwrap();
+    save(&store, &address("github.com/o/r#2"), "x").unwrap();
     assert_eq!(store.index().unwrap().issues.len(), 2);
     let aside = std::fs::read_dir(store.home())
         .unwrap()
@@ -469,9 +477,9 @@ fn a_broken_index_is_moved_aside_and_a_newer_one_is_left_alone() {
 
     let newer = "{\"schema\": 2, \"shards\": []}";
     overwrite(&path, newer);
-    save(&store, &issue("github.com/o/r#3"), "x").unwrap();
+    save(&store, &address("github.com/o/r#3"), "x").unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
-    assert_eq!(store.issues().unwrap().found.len(), 3);
+    assert_eq!(store.session_records().unwrap().found.len(), 3);
     assert!(matches!(
         store.rebuild_index(),
         Err(StoreError::Newer { found: 2, .. })
@@ -482,17 +490,17 @@ fn a_broken_index_is_moved_aside_and_a_newer_one_is_left_alone() {
 #[test]
 fn a_torn_line_costs_no_other_turn() {
     let (_folder, store) = store();
-    let issue = issue("github.com/o/r#1");
-    let lease = lease(&store, &issue);
+    let address = address("github.com/o/r#1");
+    let lease = lease(&store, &address);
     for number in 0..3 {
-        store.append_turn(&lease, &issue, &turn(number)).unwrap();
+        store.append_turn(&lease, &address, &turn(number)).unwrap();
     }
-    let path = store.folder(&Key::from(&issue)).join("turns.jsonl");
+    let path = store.folder(&RecordKey::from(&address)).join("turns.jsonl");
     let whole = std::fs::read(&path).unwrap();
     assert_eq!(std::str::from_utf8(&whole).unwrap().lines().count(), 3);
     let numbers = |store: &Store| {
         store
-            .turns(&issue)
+            .turns(&address)
             .unwrap()
             .iter()
             .map(|turn| turn.steps)
@@ -500,8 +508,8 @@ fn a_torn_line_costs_no_other_turn() {
     };
     overwrite(&path, &whole[..whole.len() - 10]);
     assert_eq!(numbers(&store), [0, 1]);
-    store.append_turn(&lease, &issue, &turn(3)).unwrap();
-    store.append_turn(&lease, &issue, &turn(4)).unwrap();
+    store.append_turn(&lease, &address, &turn(3)).unwrap();
+    store.append_turn(&lease, &address, &turn(4)).unwrap();
     assert_eq!(numbers(&store), [0, 1, 3, 4]);
-    assert_eq!(store.turns(&common::issue("github.com/o/r#2")).unwrap(), []);
+    assert_eq!(store.turns(&common::address("github.com/o/r#2")).unwrap(), []);
 }

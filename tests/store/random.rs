@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use kugetsu::session::{IssueRef, RepoRef};
-use kugetsu::store::{Index, Key, Store, StoreError};
+use kugetsu_api::{Address, RepoRef};
+use kugetsu_engine::store::{Index, RecordKey, Store, StoreError};
 use proptest::prelude::*;
 
 use crate::common::*;
@@ -28,8 +28,8 @@ const REPOS: [&str; 3] = [
     "gitlab.com/g/sub/14",
 ];
 
-fn key_of(number: usize) -> IssueRef {
-    issue(&format!("{}#{}", REPOS[number % 3], 13 + number / 3))
+fn key_of(number: usize) -> Address {
+    address(&format!("{}#{}", REPOS[number % 3], 13 + number / 3))
 }
 
 fn repo_of(number: usize) -> RepoRef {
@@ -54,18 +54,18 @@ fn operation() -> impl Strategy<Value = Operation> {
 /// What should be there: titles of issues, bases, and the trash of each, newest last.
 #[derive(Default)]
 struct Model {
-    issues: BTreeMap<IssueRef, String>,
+    issues: BTreeMap<Address, String>,
     bases: BTreeMap<RepoRef, i64>,
-    trash: BTreeMap<IssueRef, Vec<String>>,
+    trash: BTreeMap<Address, Vec<String>>,
 }
 
 fn apply(store: &Store, model: &mut Model, at: usize, operation: &Operation) {
     let index = store.home().join("index.json");
     match operation {
         Operation::Save(number) => {
-            let issue = key_of(*number);
-            save(store, &issue, &at.to_string()).unwrap();
-            model.issues.insert(issue, at.to_string());
+            let address = key_of(*number);
+            save(store, &address, &at.to_string()).unwrap();
+            model.issues.insert(address, at.to_string());
         }
         Operation::SaveBase(number) => {
             let repo = repo_of(*number);
@@ -76,11 +76,11 @@ fn apply(store: &Store, model: &mut Model, at: usize, operation: &Operation) {
             save_base(store, &repo, created);
         }
         Operation::Trash(number) => {
-            let issue = key_of(*number);
-            let result = store.trash_issue(&lease(store, &issue), &issue, "test");
-            assert_eq!(result.is_ok(), model.issues.contains_key(&issue));
-            if let Some(title) = model.issues.remove(&issue) {
-                model.trash.entry(issue).or_default().push(title);
+            let address = key_of(*number);
+            let result = store.trash_session(&lease(store, &address), &address, "test");
+            assert_eq!(result.is_ok(), model.issues.contains_key(&address));
+            if let Some(title) = model.issues.remove(&address) {
+                model.trash.entry(address).or_default().push(title);
             }
         }
         Operation::TrashBase(number) => {
@@ -92,14 +92,14 @@ fn apply(store: &Store, model: &mut Model, at: usize, operation: &Operation) {
             );
         }
         Operation::Restore(number) => {
-            let issue = key_of(*number);
-            let trashed = model.trash.entry(issue.clone()).or_default();
-            match store.restore_issue(&lease(store, &issue), &issue) {
+            let address = key_of(*number);
+            let trashed = model.trash.entry(address.clone()).or_default();
+            match store.restore_session(&lease(store, &address), &address) {
                 Ok(_) => {
-                    assert!(!model.issues.contains_key(&issue));
-                    model.issues.insert(issue, trashed.pop().unwrap());
+                    assert!(!model.issues.contains_key(&address));
+                    model.issues.insert(address, trashed.pop().unwrap());
                 }
-                Err(StoreError::Exists { .. }) => assert!(model.issues.contains_key(&issue)),
+                Err(StoreError::Exists { .. }) => assert!(model.issues.contains_key(&address)),
                 Err(StoreError::NotInTrash { .. }) => assert!(trashed.is_empty()),
                 Err(error) => panic!("{error}"),
             }
@@ -117,11 +117,11 @@ fn apply(store: &Store, model: &mut Model, at: usize, operation: &Operation) {
 
 fn check(store: &Store, model: &Model) {
     let found: BTreeMap<_, _> = store
-        .issues()
+        .session_records()
         .unwrap()
         .found
         .into_iter()
-        .map(|record| (record.issue, record.title))
+        .map(|record| (record.address, record.title))
         .collect();
     assert_eq!(found, model.issues);
     let bases: BTreeMap<_, _> = store
@@ -140,10 +140,14 @@ fn check(store: &Store, model: &Model) {
             .collect()
     );
     for number in 0..6 {
-        let issue = key_of(number);
+        let address = key_of(number);
         assert_eq!(
-            store.issue(&issue).unwrap().map(|record| record.title).as_ref(),
-            model.issues.get(&issue)
+            store
+                .session_record(&address)
+                .unwrap()
+                .map(|record| record.title)
+                .as_ref(),
+            model.issues.get(&address)
         );
     }
     if let Some(default) = store.default_base().unwrap() {
@@ -152,7 +156,7 @@ fn check(store: &Store, model: &Model) {
 }
 
 fn index_of(model: &Model, base: Option<String>) -> Index {
-    let file = |key: Key| key.record().to_str().unwrap().to_owned();
+    let file = |key: RecordKey| key.record().to_str().unwrap().to_owned();
     Index {
         base,
         bases: model
@@ -163,7 +167,7 @@ fn index_of(model: &Model, base: Option<String>) -> Index {
         issues: model
             .issues
             .keys()
-            .map(|issue| (issue.to_string(), file(issue.into())))
+            .map(|address| (address.to_string(), file(address.into())))
             .collect(),
         ..Index::default()
     }

@@ -2,21 +2,23 @@
 
 use std::time::Duration;
 
-use kugetsu::store::{Key, StoreError};
+use kugetsu_engine::store::{RecordKey, StoreError};
 
 use crate::common::*;
 
 #[test]
 fn what_is_trashed_comes_back_whole() {
     let (_folder, store) = store();
-    let issue = issue("github.com/shoko/kugetsu#14");
-    let lease = lease(&store, &issue);
-    store.save_issue(&lease, &issue_record(&issue, "kept")).unwrap();
-    store.append_turn(&lease, &issue, &turn(7)).unwrap();
-    let id = store.trash_issue(&lease, &issue, "destroy").unwrap();
+    let address = address("github.com/shoko/kugetsu#14");
+    let lease = lease(&store, &address);
+    store
+        .save_session(&lease, &issue_record(&address, "kept"))
+        .unwrap();
+    store.append_turn(&lease, &address, &turn(7)).unwrap();
+    let id = store.trash_session(&lease, &address, "destroy").unwrap();
 
-    assert_eq!(store.issue(&issue).unwrap(), None);
-    assert!(store.turns(&issue).unwrap().is_empty() && store.issues().unwrap().found.is_empty());
+    assert_eq!(store.session_record(&address).unwrap(), None);
+    assert!(store.turns(&address).unwrap().is_empty() && store.session_records().unwrap().found.is_empty());
     assert!(store.index().unwrap().issues.is_empty());
     assert_eq!(store.check(), []);
     let listed = store.trash_list().unwrap();
@@ -24,7 +26,7 @@ fn what_is_trashed_comes_back_whole() {
         (listed.len(), &listed[0].id, listed[0].why.as_str()),
         (1, &id, "destroy")
     );
-    assert_eq!(listed[0].key(), Some(Key::from(&issue)));
+    assert_eq!(listed[0].key(), Some(RecordKey::from(&address)));
     assert_eq!(
         listed[0].record.to_str(),
         Some("github.com/shoko/kugetsu/14.json")
@@ -38,44 +40,51 @@ fn what_is_trashed_comes_back_whole() {
             .is_file()
     );
 
-    store.restore_issue(&lease, &issue).unwrap();
-    assert_eq!(store.issue(&issue).unwrap(), Some(issue_record(&issue, "kept")));
-    assert_eq!(store.turns(&issue).unwrap(), [turn(7)]);
+    store.restore_session(&lease, &address).unwrap();
+    assert_eq!(
+        store.session_record(&address).unwrap(),
+        Some(issue_record(&address, "kept"))
+    );
+    assert_eq!(store.turns(&address).unwrap(), [turn(7)]);
     assert_eq!(store.index().unwrap().issues.len(), 1);
     assert!(store.trash_list().unwrap().is_empty());
     assert_eq!(store.check(), []);
-    let again = store.restore_issue(&lease, &issue).unwrap_err();
+    let again = store.restore_session(&lease, &address).unwrap_err();
     assert!(matches!(again, StoreError::NotInTrash { .. }), "{again}");
 }
 
 #[test]
 fn the_newest_comes_back_and_nothing_is_replaced() {
     let (_folder, store) = store();
-    let issue = issue("github.com/o/r#1");
-    let lease = lease(&store, &issue);
+    let address = address("github.com/o/r#1");
+    let lease = lease(&store, &address);
     for title in ["first", "second"] {
-        store.save_issue(&lease, &issue_record(&issue, title)).unwrap();
         store
-            .append_turn(&lease, &issue, &turn(title.len() as u64))
+            .save_session(&lease, &issue_record(&address, title))
             .unwrap();
-        store.trash_issue(&lease, &issue, "prune").unwrap();
+        store
+            .append_turn(&lease, &address, &turn(title.len() as u64))
+            .unwrap();
+        store.trash_session(&lease, &address, "prune").unwrap();
     }
-    store.save_issue(&lease, &issue_record(&issue, "third")).unwrap();
+    store
+        .save_session(&lease, &issue_record(&address, "third"))
+        .unwrap();
     assert!(matches!(
-        store.restore_issue(&lease, &issue),
+        store.restore_session(&lease, &address),
         Err(StoreError::Exists { .. })
     ));
-    assert_eq!(store.issue(&issue).unwrap().unwrap().title, "third");
-    store.trash_issue(&lease, &issue, "prune").unwrap();
+    assert_eq!(store.session_record(&address).unwrap().unwrap().title, "third");
+    store.trash_session(&lease, &address, "prune").unwrap();
     let mut back = Vec::new();
     for _ in 0..3 {
-        store.restore_issue(&lease, &issue).unwrap();
+        store.restore_session(&lease, &address).unwrap();
         back.push((
-            store.issue(&issue).unwrap().unwrap().title,
-            store.turns(&issue).unwrap().len(),
+            store.session_record(&address).unwrap().unwrap().title,
+            store.turns(&address).unwrap().len(),
         ));
-        std::fs::remove_file(record_path(&store, &issue)).unwrap();
-        let _ = std::fs::remove_dir_all(store.folder(&Key::from(&issue)));
+        std::fs::remove_file(record_path(&store, &address)).unwrap();
+        let _ = std::fs::remove_dir_all(store.folder(&RecordKey::from(&address)));
     }
     let expected =
         [("third", 0), ("second", 1), ("first", 1)].map(|(title, turns)| (title.to_owned(), turns));
@@ -85,15 +94,20 @@ fn the_newest_comes_back_and_nothing_is_replaced() {
 #[test]
 fn logs_of_an_attempt_without_a_record_do_not_stop_a_restore_and_are_kept() {
     let (_folder, store) = store();
-    let issue = issue("github.com/o/r#1");
-    let lease = lease(&store, &issue);
-    store.save_issue(&lease, &issue_record(&issue, "kept")).unwrap();
-    store.append_turn(&lease, &issue, &turn(7)).unwrap();
-    let id = store.trash_issue(&lease, &issue, "destroy").unwrap();
-    overwrite(&store.folder(&Key::from(&issue)).join("debug.log"), "failed");
+    let address = address("github.com/o/r#1");
+    let lease = lease(&store, &address);
+    store
+        .save_session(&lease, &issue_record(&address, "kept"))
+        .unwrap();
+    store.append_turn(&lease, &address, &turn(7)).unwrap();
+    let id = store.trash_session(&lease, &address, "destroy").unwrap();
+    overwrite(
+        &store.folder(&RecordKey::from(&address)).join("debug.log"),
+        "failed",
+    );
     assert_eq!(store.check(), []);
-    store.restore_issue(&lease, &issue).unwrap();
-    assert_eq!(store.turns(&issue).unwrap(), [turn(7)]);
+    store.restore_session(&lease, &address).unwrap();
+    assert_eq!(store.turns(&address).unwrap(), [turn(7)]);
     let entry = std::fs::read_dir(store.home().join("trash").join(id.to_string())).unwrap();
     let kept = entry
         .map(|found| found.unwrap().path())
@@ -121,9 +135,9 @@ fn a_default_base_that_goes_leaves_none() {
 #[test]
 fn what_cannot_be_trashed_stays_as_it_was() {
     let (_folder, store) = store();
-    let issue = issue("github.com/o/r#1");
-    let lease = lease(&store, &issue);
-    let nothing_there = store.trash_issue(&lease, &issue, "").unwrap_err();
+    let address = address("github.com/o/r#1");
+    let lease = lease(&store, &address);
+    let nothing_there = store.trash_session(&lease, &address, "").unwrap_err();
     assert!(matches!(nothing_there, StoreError::Io { .. }), "{nothing_there}");
     assert_eq!(std::fs::read_dir(store.home().join("trash")).unwrap().count(), 0);
     assert_eq!(store.check(), []);
@@ -132,11 +146,11 @@ fn what_cannot_be_trashed_stays_as_it_was() {
 #[test]
 fn the_trash_expires() {
     let (_folder, store) = store();
-    let (old, new) = (issue("github.com/o/r#1"), issue("github.com/o/r#2"));
-    for issue in [&old, &new] {
-        let lease = lease(&store, issue);
-        store.save_issue(&lease, &issue_record(issue, "x")).unwrap();
-        store.trash_issue(&lease, issue, "prune").unwrap();
+    let (old, new) = (address("github.com/o/r#1"), address("github.com/o/r#2"));
+    for address in [&old, &new] {
+        let lease = lease(&store, address);
+        store.save_session(&lease, &issue_record(address, "x")).unwrap();
+        store.trash_session(&lease, address, "prune").unwrap();
     }
     let entry = store.trash_list().unwrap().remove(0);
     let file = store
@@ -151,8 +165,8 @@ fn the_trash_expires() {
     assert_eq!(gone, [aged]);
     assert!(!file.parent().unwrap().exists());
     assert!(matches!(
-        store.restore_issue(&lease(&store, &old), &old),
+        store.restore_session(&lease(&store, &old), &old),
         Err(StoreError::NotInTrash { .. })
     ));
-    store.restore_issue(&lease(&store, &new), &new).unwrap();
+    store.restore_session(&lease(&store, &new), &new).unwrap();
 }

@@ -1,0 +1,16 @@
+//! The engine of kugetsu: it makes, runs, remembers and removes opencode sessions.
+//!
+//! The layers and what may depend on what are drawn in ARCHITECTURE.md. The engine prints nothing, ends no process but
+//! those that it started, and reads neither the environment nor the current directory: a request carries them.
+
+pub mod config;
+pub mod fsx;
+pub mod opencode;
+pub mod operations;
+pub mod permission;
+pub mod process;
+pub mod redact;
+pub mod store;
+pub mod transport;
+pub mod turn;
+pub mod worktree;

@@ -1,0 +1,322 @@
+//! opencode's database: reading sessions and messages, and the few writes that a session needs.
+//!
+//! Nothing but `permission`, `directory`, `path`, `title` and `time_updated` of rows in `session` is ever written, in one
+//! short transaction, after the schema was checked, and read back. Opening never creates a file that was not there
+//! before, and every way in which a database can be unusable has an error of its own, so that nobody takes "cannot be
+//! read" for "the session is gone".
+//!
+//! Measured on 1.3.2 and 1.18.33: WAL mode; opencode removes `-wal` and `-shm` when it ends well and leaves them where
+//! it does not (`opencode db path` on 1.18.33).
+
+mod error;
+mod handle;
+mod messages;
+
+pub use error::DatabaseError;
+pub use messages::{SUBAGENT_TOOL, StoredMessage, SubagentStep, SubagentWork, prompt_matches};
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+
+use self::error::classify;
+use self::handle::Handle;
+use crate::permission::{Rule, rules_to_json};
+use kugetsu_api::SessionId;
+
+/// How long a reader waits for a lock. In WAL mode a writer keeps no reader waiting; recovery after a crash does.
+const READ_WAIT: Duration = Duration::from_secs(2);
+
+/// How often a reader starts again because the file was written to while it read.
+const MAX_REOPENED: u32 = 50;
+
+/// A row of `session`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRow {
+    /// The session.
+    pub id: SessionId,
+    /// The project: one for all worktrees of a repository.
+    pub project_id: String,
+    /// The session that started it as a subagent. A fork has none.
+    pub parent_id: Option<String>,
+    /// Its working directory, absolute.
+    pub directory: PathBuf,
+    /// The directory relative to the root of its own git worktree (a linked one as well), with `/`; empty for the root.
+    /// `opencode session list` filters by it. Measured on 1.18.33; 1.3.2 has no such column.
+    pub path: Option<String>,
+    /// Its title.
+    pub title: String,
+    /// Its rules as stored: a JSON array, NULL after a fork.
+    pub permission: Option<String>,
+    /// When it was created, in milliseconds since the epoch.
+    pub time_created: i64,
+    /// When it last changed, in milliseconds since the epoch.
+    pub time_updated: i64,
+}
+
+impl SessionRow {
+    /// Its rules; `None` where it has none or they cannot be read.
+    pub fn rules(&self) -> Option<Vec<Rule>> {
+        serde_json::from_str(self.permission.as_deref()?).ok()
+    }
+}
+
+/// What to change of a session. `None` leaves it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SessionPatch<'a> {
+    /// Its rules, all of them.
+    pub permission: Option<&'a [Rule]>,
+    /// Its working directory, absolute.
+    pub directory: Option<&'a Path>,
+    /// Its directory relative to the root of its worktree, to go with `directory`: a session that moves from one
+    /// worktree's root to another's keeps the empty path. Left alone where the database has no such column.
+    pub path: Option<&'a str>,
+    /// Its title.
+    pub title: Option<&'a str>,
+}
+
+/// opencode's database, open.
+#[derive(Debug)]
+pub struct Database {
+    handle: RefCell<Handle>,
+    path: PathBuf,
+    wait: Duration,
+}
+
+impl Database {
+    /// Opens it for reading. What opencode writes later is seen by later reads.
+    pub fn open_read(path: &Path) -> Result<Self, DatabaseError> {
+        let handle = Handle::read(path, READ_WAIT)?;
+        Ok(Self {
+            handle: RefCell::new(handle),
+            path: path.to_owned(),
+            wait: READ_WAIT,
+        })
+    }
+
+    /// Opens it for writing and waits for locks up to `busy`.
+    pub fn open_write(path: &Path, busy: Duration) -> Result<Self, DatabaseError> {
+        let handle = Handle::write(path, busy)?;
+        Ok(Self {
+            handle: RefCell::new(handle),
+            path: path.to_owned(),
+            wait: busy,
+        })
+    }
+
+    /// Reads, with a handle that is as new as the file.
+    fn read<T>(&self, read: impl Fn(&Handle) -> rusqlite::Result<T>) -> Result<T, DatabaseError> {
+        for _ in 0..MAX_REOPENED {
+            let result = {
+                let handle = self.handle.borrow();
+                let result = read(&handle);
+                if !handle.is_outdated(&self.path) {
+                    return result.map_err(|source| classify(&self.path, false, self.wait, source));
+                }
+                result
+            };
+            // What was read may be old, or torn.
+            drop(result);
+            let handle = Handle::read(&self.path, self.wait)?;
+            self.handle.replace(handle);
+        }
+        Err(DatabaseError::Locked {
+            path: self.path.clone(),
+            waited: self.wait,
+        })
+    }
+
+    /// The row of a session; `None` when the database is fine and has none.
+    pub fn session(&self, id: &SessionId) -> Result<Option<SessionRow>, DatabaseError> {
+        self.read(|handle| read_session(handle, id))
+    }
+
+    /// Those of the sessions that exist.
+    pub fn sessions_exist(&self, ids: &[SessionId]) -> Result<BTreeSet<SessionId>, DatabaseError> {
+        self.read(|handle| {
+            let mut found = BTreeSet::new();
+            let mut statement = handle
+                .connection
+                .prepare_cached("SELECT 1 FROM session WHERE id = ?1")?;
+            for id in ids {
+                if statement.exists([id.as_str()])? {
+                    found.insert(id.clone());
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    /// Waits until it can be written to. What opencode writes itself waits for as long as opencode likes, and fails in
+    /// words of its own.
+    pub fn wait_until_writable(&mut self) -> Result<(), DatabaseError> {
+        let (path, wait) = (&self.path, self.wait);
+        let connection = &mut self.handle.get_mut().connection;
+        connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .and_then(rusqlite::Transaction::rollback)
+            .map_err(|source| classify(path, true, wait, source))
+    }
+
+    /// Changes a session in one transaction and reads it back. A session that is already so is not written.
+    pub fn patch(&mut self, id: &SessionId, patch: &SessionPatch<'_>) -> Result<SessionRow, DatabaseError> {
+        let handle = self.handle.get_mut();
+        let failed = |source| classify(&self.path, true, self.wait, source);
+        let gone = || DatabaseError::NoSession {
+            id: id.clone(),
+            path: self.path.clone(),
+        };
+        let transaction = handle
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failed)?;
+        let has_path = handle.has_path;
+        let before = row_of(&transaction, has_path, id)
+            .map_err(failed)?
+            .ok_or_else(gone)?;
+        if first_difference(&before, patch, has_path).is_none() {
+            return Ok(before);
+        }
+        let permission = patch.permission.map(rules_to_json);
+        let directory = patch.directory.map(Path::to_string_lossy);
+        let changes = [
+            ("permission", permission.as_deref()),
+            ("directory", directory.as_deref()),
+            ("path", patch.path.filter(|_| has_path)),
+            ("title", patch.title),
+        ];
+        // Never earlier than before, whatever the clock does: opencode sorts by it.
+        let now = now_ms().max(before.time_updated);
+        for (column, value) in changes {
+            if let Some(value) = value {
+                let sql = format!("UPDATE session SET {column} = ?2, time_updated = ?3 WHERE id = ?1");
+                transaction
+                    .execute(&sql, params![id.as_str(), value, now])
+                    .map_err(failed)?;
+            }
+        }
+        let after = row_of(&transaction, has_path, id)
+            .map_err(failed)?
+            .ok_or_else(gone)?;
+        if let Some(what) = first_difference(&after, patch, has_path) {
+            return Err(DatabaseError::NotStored { id: id.clone(), what });
+        }
+        transaction.commit().map_err(failed)?;
+        Ok(after)
+    }
+
+    /// Forks of a base: sessions of the same project, created at or after `since_ms` (milliseconds since the epoch),
+    /// with the title that opencode gives to a fork of it, oldest first. Every fork of a base has the same title:
+    /// `<title> (fork #1)`, and for a base that is a fork itself one number more (measured on 1.3.2 and 1.18.33).
+    pub fn forks_of(&self, base: &SessionRow, since_ms: i64) -> Result<Vec<SessionRow>, DatabaseError> {
+        self.read(|handle| {
+            let sql = format!(
+                "SELECT {} FROM session WHERE project_id = ?1 AND time_created >= ?2 AND id <> ?3 AND parent_id IS NULL \
+                 ORDER BY time_created, id",
+                columns(handle.has_path)
+            );
+            let mut statement = handle.connection.prepare_cached(&sql)?;
+            let rows =
+                statement.query_map(params![base.project_id, since_ms, base.id.as_str()], session_row)?;
+            let forks = rows.filter(|row| row.as_ref().map_or(true, |row| is_fork_title(&base.title, &row.title)));
+            forks.collect()
+        })
+    }
+
+    /// The sessions with exactly this title, oldest first.
+    pub fn sessions_titled(&self, title: &str) -> Result<Vec<SessionRow>, DatabaseError> {
+        self.read(|handle| {
+            let sql = format!(
+                "SELECT {} FROM session WHERE title = ?1 ORDER BY time_created, id",
+                columns(handle.has_path)
+            );
+            handle
+                .connection
+                .prepare_cached(&sql)?
+                .query_map([title], session_row)?
+                .collect()
+        })
+    }
+}
+
+fn read_session(handle: &Handle, id: &SessionId) -> rusqlite::Result<Option<SessionRow>> {
+    row_of(&handle.connection, handle.has_path, id)
+}
+
+fn row_of(connection: &Connection, has_path: bool, id: &SessionId) -> rusqlite::Result<Option<SessionRow>> {
+    let sql = format!("SELECT {} FROM session WHERE id = ?1", columns(has_path));
+    connection
+        .prepare_cached(&sql)?
+        .query_row([id.as_str()], session_row)
+        .optional()
+}
+
+fn columns(has_path: bool) -> &'static str {
+    if has_path {
+        "id, project_id, parent_id, directory, title, permission, time_created, time_updated, path"
+    } else {
+        "id, project_id, parent_id, directory, title, permission, time_created, time_updated, NULL"
+    }
+}
+
+/// Is this the title of a fork of a session with that title?
+fn is_fork_title(base: &str, title: &str) -> bool {
+    let stem = split_fork(base).map_or(base, |(stem, _)| stem);
+    split_fork(title).is_some_and(|(of, _)| of == stem || of == base)
+}
+
+/// `X (fork #N)` into its parts.
+fn split_fork(title: &str) -> Option<(&str, u64)> {
+    let (stem, number) = title.strip_suffix(')')?.rsplit_once(" (fork #")?;
+    (!stem.is_empty()).then_some(())?;
+    Some((stem, number.parse().ok()?))
+}
+
+/// The first thing in which the session is not as the patch wants it.
+fn first_difference(row: &SessionRow, patch: &SessionPatch<'_>, has_path: bool) -> Option<&'static str> {
+    if patch
+        .permission
+        .is_some_and(|rules| row.rules().as_deref() != Some(rules))
+    {
+        return Some("permission");
+    }
+    if patch
+        .directory
+        .is_some_and(|directory| row.directory != directory)
+    {
+        return Some("directory");
+    }
+    if has_path && patch.path.is_some_and(|path| row.path.as_deref() != Some(path)) {
+        return Some("path");
+    }
+    if patch.title.is_some_and(|title| row.title != title) {
+        return Some("title");
+    }
+    None
+}
+
+fn session_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
+    let id: String = row.get(0)?;
+    let id = SessionId::new(id).ok_or_else(|| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, "no session id".into())
+    })?;
+    Ok(SessionRow {
+        id,
+        project_id: row.get(1)?,
+        parent_id: row.get(2)?,
+        directory: PathBuf::from(row.get::<_, String>(3)?),
+        title: row.get(4)?,
+        permission: row.get(5)?,
+        time_created: row.get(6)?,
+        time_updated: row.get(7)?,
+        path: row.get(8)?,
+    })
+}
+
+fn now_ms() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since_epoch.map_or(0, |duration| duration.as_millis() as i64)
+}

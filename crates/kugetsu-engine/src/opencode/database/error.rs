@@ -1,0 +1,131 @@
+//! The ways in which the database can be unusable, told apart.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::ErrorCode;
+
+use kugetsu_api::SessionId;
+
+/// Why the database, or a session in it, cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// There is no file.
+    #[error(
+        "opencode's database {} does not exist: opencode has not run for this user yet, or keeps it elsewhere (see `opencode db path`)",
+        path.display()
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is there and cannot be read or written.
+    #[error("opencode's database {} cannot be {}: {reason}", path.display(), if *write { "written" } else { "read" })]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// True when it was to be written.
+        write: bool,
+        /// What the system says.
+        reason: String,
+    },
+    /// Another process holds it for longer than we wait.
+    #[error(
+        "opencode's database {} was locked by another process for {} ms: try again, or end the opencode that holds it",
+        path.display(), waited.as_millis()
+    )]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// It lacks what this code relies on.
+    #[error(
+        "opencode's database {} is not as known: it lacks {}; this opencode is too old or too new for kugetsu",
+        path.display(), missing.join(", ")
+    )]
+    Schema {
+        /// The file.
+        path: PathBuf,
+        /// Tables or columns (`table.column`).
+        missing: Vec<String>,
+    },
+    /// It belongs to opencode 2.
+    #[error(
+        "opencode's database {} belongs to opencode 2 (it has a table `session_v2`), whose sessions kugetsu does not know yet: \
+         use opencode 1.x with a database of its own (OPENCODE_DB)",
+        path.display()
+    )]
+    SessionV2 {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is no SQLite database, or a damaged one.
+    #[error("{} is no usable SQLite database: {reason}", path.display())]
+    NotADatabase {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        reason: String,
+    },
+    /// The database is fine and has no such session.
+    #[error("opencode has no session {id} in {}", path.display())]
+    NoSession {
+        /// The session.
+        id: SessionId,
+        /// The file.
+        path: PathBuf,
+    },
+    /// What was written did not come back.
+    #[error("writing {what} of session {id} to opencode's database did not take effect: nothing was changed")]
+    NotStored {
+        /// The session.
+        id: SessionId,
+        /// Which column.
+        what: &'static str,
+    },
+    /// Anything else that SQLite reports.
+    #[error("opencode's database {}: {source}", path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+}
+
+impl DatabaseError {
+    /// Whether the same may succeed later: another process holds a lock.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Self::Locked { .. })
+    }
+}
+
+/// What an error of SQLite means.
+pub(super) fn classify(path: &Path, write: bool, waited: Duration, source: rusqlite::Error) -> DatabaseError {
+    let path = path.to_owned();
+    let Some(code) = source.sqlite_error_code() else {
+        return DatabaseError::Sqlite { path, source };
+    };
+    match code {
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => DatabaseError::Locked { path, waited },
+        ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => DatabaseError::NotADatabase {
+            path,
+            reason: source.to_string(),
+        },
+        ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::SystemIoFailure => {
+            DatabaseError::Unreadable {
+                path,
+                write,
+                reason: source.to_string(),
+            }
+        }
+        ErrorCode::ReadOnly | ErrorCode::DiskFull => DatabaseError::Unreadable {
+            path,
+            write: true,
+            reason: source.to_string(),
+        },
+        _ => DatabaseError::Sqlite { path, source },
+    }
+}

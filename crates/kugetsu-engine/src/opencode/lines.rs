@@ -1,0 +1,85 @@
+//! Cuts a stream of bytes into lines with bounded memory.
+
+/// What is kept of one line at most, in bytes.
+pub const MAX_LINE: usize = 4 * 1024 * 1024;
+
+/// What is kept of a line that is longer than [`MAX_LINE`], in bytes.
+pub const KEPT_PREFIX: usize = 64 * 1024;
+
+/// A line, without its line feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SplitLine<'a> {
+    /// All of it.
+    Whole(&'a [u8]),
+    /// A line of more than [`MAX_LINE`] bytes.
+    TooLong {
+        /// Its first [`KEPT_PREFIX`] bytes.
+        prefix: &'a [u8],
+        /// How long it is, in bytes.
+        length: u64,
+    },
+}
+
+/// Takes chunks as they come and hands out lines. A line that lies within one chunk is handed out without being copied.
+#[derive(Debug, Default)]
+pub struct LineSplitter {
+    /// The beginning of a line whose end has not come yet.
+    partial: Vec<u8>,
+    /// The length of that line so far, where it is too long to be kept.
+    overlong: Option<u64>,
+}
+
+impl LineSplitter {
+    /// A splitter at the beginning of a line.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the next bytes and hands each line that they complete to `each`.
+    pub fn push(&mut self, mut chunk: &[u8], mut each: impl FnMut(SplitLine<'_>)) {
+        while let Some(end) = chunk.iter().position(|&byte| byte == b'\n') {
+            let (line, rest) = (&chunk[..end], &chunk[end + 1..]);
+            if self.partial.is_empty() && self.overlong.is_none() && line.len() <= MAX_LINE {
+                each(SplitLine::Whole(line));
+            } else {
+                self.keep(line);
+                self.hand_out(&mut each);
+            }
+            chunk = rest;
+        }
+        self.keep(chunk);
+    }
+
+    /// Hands out what stands behind the last line feed, if anything does.
+    pub fn finish(mut self, mut each: impl FnMut(SplitLine<'_>)) {
+        if !self.partial.is_empty() {
+            self.hand_out(&mut each);
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if let Some(length) = &mut self.overlong {
+            *length += bytes.len() as u64;
+        } else if self.partial.len() + bytes.len() <= MAX_LINE {
+            self.partial.extend_from_slice(bytes);
+        } else {
+            self.overlong = Some((self.partial.len() + bytes.len()) as u64);
+            let missing = KEPT_PREFIX.saturating_sub(self.partial.len());
+            self.partial.truncate(KEPT_PREFIX);
+            self.partial.extend_from_slice(&bytes[..missing.min(bytes.len())]);
+            self.partial.shrink_to(KEPT_PREFIX);
+        }
+    }
+
+    fn hand_out(&mut self, each: &mut impl FnMut(SplitLine<'_>)) {
+        each(match self.overlong.take() {
+            None => SplitLine::Whole(&self.partial),
+            Some(length) => SplitLine::TooLong {
+                prefix: &self.partial,
+                length,
+            },
+        });
+        self.partial.clear();
+        self.partial.shrink_to(KEPT_PREFIX);
+    }
+}

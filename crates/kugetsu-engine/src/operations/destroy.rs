@@ -1,0 +1,363 @@
+//! `destroy` and `restore`: out of opencode and into the trash, and back.
+//!
+//! The session is exported into its folder, and the export is on the disk, read and counted before anything is deleted:
+//! truncated exports have been reported. Then it goes from opencode, and last its record and folder go to the trash: a
+//! crash between the two leaves a record without a session and its export beside it, which `destroy` and `prune` move to
+//! the trash and `restore` imports.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::worktree::BUNDLE;
+use super::{Engine, EngineError, RemovedWorktree, read_database};
+use crate::fsx::{self, FsError, crash_point};
+use crate::opencode::{Opencode, SessionPatch};
+use crate::store::{Holder, Lease, RecordKey, StoreError, TrashEntry};
+use crate::turn::control::SIGNAL_FILE;
+use crate::turn::status::STATUS_FILE;
+use kugetsu_api::{Address, BaseRecord, RepoRef, SessionId, SessionRecord};
+
+/// What `destroy` did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// The session.
+    pub session: Option<SessionId>,
+    /// Whether it was deleted from opencode: not so where it was gone already, or had been adopted.
+    pub deleted: bool,
+    /// Messages in the export that is kept in the trash.
+    pub messages: usize,
+    /// What became of its worktree.
+    pub worktree: Option<RemovedWorktree>,
+}
+
+impl Engine {
+    /// Removes an issue's session from opencode, its worktree, and its record from the store. All can be restored.
+    /// `force`: also a worktree with work that is nowhere else; it is kept in the trash.
+    pub fn destroy(&self, address: &Address, force: bool) -> Result<Removed, EngineError> {
+        let record = self.record(address)?;
+        if !force {
+            self.refuse_risk(&record)?;
+        }
+        let lease = self
+            .store
+            .lease_session(address, Holder::this_process("destroy"), None)?;
+        let opencode = self.opencode()?;
+        let mut record = self.record(address)?;
+        self.adopt(&lease, &mut record, Some(&opencode))?;
+        let export = self.export(
+            &opencode,
+            &address.into(),
+            record.session.as_ref(),
+            &record.directory,
+        )?;
+        let mut worktree = self.remove_worktree(&record, force)?;
+        let removed = self.delete(&opencode, record.session.clone(), clone_of(&record), export)?;
+        crash_point("destroy_deleted");
+        self.clear_run(&address.into());
+        self.store.trash_session(&lease, address, "destroy")?;
+        crash_point("destroy_trashed");
+        self.drop_worktree_branch(&record, &mut worktree)?;
+        Ok(Removed { worktree, ..removed })
+    }
+
+    /// Removes what the last turn of a session that goes left below `run/`, before its record goes: whatever cuts this
+    /// off, the next look finds the record. The lease stays, since others may be about to lock it.
+    pub(super) fn clear_run(&self, key: &RecordKey) {
+        for ending in [STATUS_FILE, SIGNAL_FILE] {
+            let _ = self.store.remove_run(key, ending);
+        }
+    }
+
+    /// Removes a repository's base. The sessions forked from it are sessions of their own and stay.
+    pub fn destroy_base(&self, repo: &RepoRef) -> Result<Removed, EngineError> {
+        let lease = self
+            .store
+            .lease_base(repo, Holder::this_process("destroy"), None)?;
+        let record = self.own_base(repo)?;
+        if record.adopted {
+            self.clear_run(&repo.into());
+            self.store.trash_base(&lease, repo, "destroy --base")?;
+            return Ok(Removed {
+                session: Some(record.session),
+                deleted: false,
+                messages: 0,
+                worktree: None,
+            });
+        }
+        let opencode = self.opencode()?;
+        let export = self.export(&opencode, &repo.into(), Some(&record.session), &record.directory)?;
+        let removed = self.delete(&opencode, Some(record.session), &record.directory, export)?;
+        crash_point("destroy_deleted");
+        self.clear_run(&repo.into());
+        self.store.trash_base(&lease, repo, "destroy --base")?;
+        crash_point("destroy_trashed");
+        Ok(removed)
+    }
+
+    fn delete(
+        &self,
+        opencode: &Opencode,
+        session: Option<SessionId>,
+        directory: &Path,
+        messages: Option<usize>,
+    ) -> Result<Removed, EngineError> {
+        let Some((session, messages)) = session.clone().zip(messages) else {
+            return Ok(Removed {
+                session,
+                deleted: false,
+                messages: 0,
+                worktree: None,
+            });
+        };
+        let directory = existing(directory, &self.environment.home);
+        self.command(
+            opencode,
+            directory,
+            &["session", "delete", session.as_str()],
+            None,
+        )?;
+        if read_database(opencode)?.session(&session)?.is_some() {
+            return Err(EngineError::Command {
+                command: format!("session delete {session}"),
+                problem: "the session is still there".to_owned(),
+            });
+        }
+        Ok(Removed {
+            session: Some(session),
+            deleted: true,
+            messages,
+            worktree: None,
+        })
+    }
+
+    /// Exports a session into a file of the store and checks the file. `None`: opencode no longer has it.
+    fn export(
+        &self,
+        opencode: &Opencode,
+        key: &RecordKey,
+        session: Option<&SessionId>,
+        directory: &Path,
+    ) -> Result<Option<usize>, EngineError> {
+        let Some(session) = session else { return Ok(None) };
+        let database = read_database(opencode)?;
+        if database.session(session)?.is_none() {
+            return Ok(None);
+        }
+        let expected = database.message_count(session)?;
+        // In the session's folder, with which it goes to the trash.
+        let folder = self.store.folder(key);
+        let file = folder.join(PARTIAL);
+        fsx::remove_file_durable(&file).or_else(missing_is_fine)?;
+        let sink = self.store.open_log(key, PARTIAL)?;
+        let directory = existing(directory, &self.environment.home);
+        let read = self
+            .command(opencode, directory, &["export", session.as_str()], Some(sink))
+            .and_then(|_| messages_of(&file, session, expected));
+        if read.is_err() {
+            // Whatever opencode makes of a full disk: that is the cause.
+            let full = self.store.refuse_full_disk(&file);
+            let _ = fsx::remove_file_durable(&file);
+            full?;
+        }
+        let messages = read?;
+        // What was read may be in memory only.
+        fsx::sync_file(&file).map_err(StoreError::from)?;
+        fsx::rename_durable(&file, &folder.join(EXPORT)).map_err(StoreError::from)?;
+        Ok(Some(messages))
+    }
+
+    /// Brings back what `destroy` or `prune` removed last of an issue, also where `destroy` was cut off on its way.
+    pub fn restore(&self, address: &Address) -> Result<SessionRecord, EngineError> {
+        let key = RecordKey::from(address);
+        let lease = self
+            .store
+            .lease_session(address, Holder::this_process("restore"), None)?;
+        let opencode = self.opencode()?;
+        let there = self.store.session_record(address)?;
+        let half = match &there {
+            Some(record) => self.is_half_destroyed(&opencode, &key, record.session.as_ref())?,
+            None => false,
+        };
+        if let Some(record) = there.filter(|_| half) {
+            let folder = self.store.folder(&key);
+            self.restore_worktree(&record, &folder.join(BUNDLE))?;
+            let (session, directory) = (record.session.as_ref(), clone_of(&record));
+            self.bring_back(&opencode, &key, session, directory, &folder.join(EXPORT))?;
+        } else {
+            let entry = self.free_to_restore(&lease)?;
+            let trashed = self.store.trashed_session(&entry)?;
+            self.restore_worktree(&trashed, &self.store.trashed_file(&entry, BUNDLE))?;
+            let (session, directory) = (trashed.session.as_ref(), clone_of(&trashed));
+            let export = self.store.trashed_file(&entry, EXPORT);
+            // The session first: a record without its session would be the next orphan.
+            self.bring_back(&opencode, &key, session, directory, &export)?;
+            self.store.restore_session(&lease, address)?;
+        }
+        self.drop_copies(&key);
+        let record = self.record(address)?;
+        self.apply_policy(&opencode, &record)?;
+        Ok(record)
+    }
+
+    /// The same for a repository's base. It becomes the default one where there is none.
+    pub fn restore_base(&self, repo: &RepoRef) -> Result<BaseRecord, EngineError> {
+        let key = RecordKey::from(repo);
+        let lease = self
+            .store
+            .lease_base(repo, Holder::this_process("restore"), None)?;
+        let opencode = self.opencode()?;
+        let there = self.store.base(repo)?;
+        let half = match &there {
+            Some(record) => self.is_half_destroyed(&opencode, &key, Some(&record.session))?,
+            None => false,
+        };
+        let record = if let Some(record) = there.filter(|_| half) {
+            let export = self.store.folder(&key).join(EXPORT);
+            self.bring_back(&opencode, &key, Some(&record.session), &record.directory, &export)?;
+            record
+        } else {
+            let entry = self.free_to_restore(&lease)?;
+            let trashed = self.store.trashed_base(&entry)?;
+            let export = self.store.trashed_file(&entry, EXPORT);
+            self.bring_back(
+                &opencode,
+                &key,
+                Some(&trashed.session),
+                &trashed.directory,
+                &export,
+            )?;
+            self.store.restore_base(&lease, repo)?;
+            trashed
+        };
+        self.drop_copies(&key);
+        if self.store.default_base()?.is_none() {
+            self.store.set_default_base(Some(repo))?;
+        }
+        if !record.adopted {
+            let rules = record.policy.rules();
+            let patch = SessionPatch {
+                permission: Some(&rules),
+                directory: Some(&record.directory),
+                path: None,
+                title: Some(&record.title),
+            };
+            self.write_database(&opencode)?.patch(&record.session, &patch)?;
+        }
+        Ok(record)
+    }
+
+    /// Whether a `destroy` was cut off after the session was gone and before its record was.
+    fn is_half_destroyed(
+        &self,
+        opencode: &Opencode,
+        key: &RecordKey,
+        session: Option<&SessionId>,
+    ) -> Result<bool, EngineError> {
+        let Some(session) = session else { return Ok(false) };
+        if !self.store.folder(key).join(EXPORT).is_file() {
+            return Ok(false);
+        }
+        Ok(read_database(opencode)?.session(session)?.is_none())
+    }
+
+    /// The newest entry of a key. Refused before anything is imported: a session that no record names would stay.
+    fn free_to_restore(&self, lease: &Lease) -> Result<TrashEntry, EngineError> {
+        let key = lease.key();
+        self.store.finish_removal(lease)?;
+        let entry = self.store.newest_trashed(key)?;
+        let path = self.store.record_path(key);
+        if path.symlink_metadata().is_ok() {
+            let key = key.clone();
+            return Err(StoreError::Exists { key, path }.into());
+        }
+        Ok(entry)
+    }
+
+    /// Imports a session, unless opencode has it.
+    fn bring_back(
+        &self,
+        opencode: &Opencode,
+        key: &RecordKey,
+        session: Option<&SessionId>,
+        directory: &Path,
+        export: &Path,
+    ) -> Result<(), EngineError> {
+        let Some(session) = session else { return Ok(()) };
+        if read_database(opencode)?.session(session)?.is_some() {
+            return Ok(());
+        }
+        if !export.is_file() {
+            return Err(EngineError::NotFound {
+                problem: format!("the trash has the record of {key} and no export of its session"),
+                hint: match key {
+                    RecordKey::Session(address) => format!("begin it anew: kugetsu start {address}"),
+                    RecordKey::Base(_) => "make it anew in its clone: kugetsu init".to_owned(),
+                },
+            });
+        }
+        let file = export.to_string_lossy().into_owned();
+        let directory = existing(directory, &self.environment.home);
+        self.command(opencode, directory, &["import", &file], None)?;
+        if read_database(opencode)?.session(session)?.is_none() {
+            return Err(EngineError::Command {
+                command: format!("import {file}"),
+                problem: "the session is not there afterwards".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// What was kept for a restore has served.
+    fn drop_copies(&self, key: &RecordKey) {
+        for name in [EXPORT, BUNDLE] {
+            let _ = fsx::remove_file_durable(&self.store.folder(key).join(name));
+        }
+    }
+}
+
+/// The export of a destroyed session, beside its turns.
+const EXPORT: &str = "export.json";
+/// What it is called until it was read and counted.
+const PARTIAL: &str = "export.partial";
+
+/// The number of messages in an export that holds all of them.
+fn messages_of(file: &Path, session: &SessionId, expected: u64) -> Result<usize, EngineError> {
+    let distrust = |problem: String| EngineError::Export {
+        session: session.clone(),
+        problem,
+    };
+    let reader = File::open(file).map_err(|error| distrust(error.to_string()))?;
+    let export: Value = serde_json::from_reader(std::io::BufReader::new(reader))
+        .map_err(|error| distrust(format!("it is no JSON: {error}")))?;
+    if export["info"]["id"].as_str() != Some(session.as_str()) {
+        return Err(distrust("it is of another session".to_owned()));
+    }
+    let messages = export["messages"].as_array().map_or(0, Vec::len);
+    if messages as u64 != expected {
+        return Err(distrust(format!("it has {messages} messages of {expected}")));
+    }
+    Ok(messages)
+}
+
+fn missing_is_fine(error: FsError) -> Result<(), StoreError> {
+    if error.is_not_found() {
+        Ok(())
+    } else {
+        Err(error.into())
+    }
+}
+
+/// Where opencode's commands about a session run: its worktree may be gone, the clone is of the same project.
+fn clone_of(record: &SessionRecord) -> &Path {
+    match &record.worktree {
+        Some(worktree) => &worktree.repo_dir,
+        None => &record.directory,
+    }
+}
+
+/// opencode's commands need a working directory, and the session's own may be gone.
+fn existing(directory: &Path, home: &Path) -> PathBuf {
+    if directory.is_dir() { directory } else { home }.to_owned()
+}

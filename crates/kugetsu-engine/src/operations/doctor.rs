@@ -1,0 +1,250 @@
+//! `doctor`: is everything there that a turn needs, and is the store in order?
+
+use super::{Engine, EngineError, read_database};
+use crate::store::{Fixed, Holder};
+use crate::worktree::is_there;
+use kugetsu_api::{Address, SessionState};
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// As it should be.
+    Good,
+    /// Put right just now.
+    Fixed,
+    /// `doctor --fix` can put it right.
+    Fixable,
+    /// Only a person can.
+    Bad,
+    /// Not known, since something that it needs is bad.
+    Unknown,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What.
+    pub what: String,
+    /// How it is.
+    pub health: Health,
+    /// What was found, and what to do.
+    pub detail: String,
+    /// True where the trouble is opencode's and not the store's.
+    pub opencode: bool,
+}
+
+impl Check {
+    fn new(what: impl Into<String>, health: Health, detail: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            health,
+            detail: detail.into(),
+            opencode: false,
+        }
+    }
+
+    fn of_opencode(mut self) -> Self {
+        self.opencode = true;
+        self
+    }
+}
+
+impl Engine {
+    /// Looks at everything; with `fix` puts right what a machine can.
+    pub fn doctor(&self, fix: bool) -> Result<Vec<Check>, EngineError> {
+        let mut checks = vec![match self.store.refuse_unwritable() {
+            Ok(()) => Check::new("store", Health::Good, self.store.home().display().to_string()),
+            Err(error) => Check::new("store", Health::Bad, error.to_string().replace('\n', "; ")),
+        }];
+        self.check_store(fix, &mut checks);
+        let database = self.check_opencode(&mut checks);
+        self.check_sessions(fix, database, &mut checks)?;
+        Ok(checks)
+    }
+
+    fn check_store(&self, fix: bool, checks: &mut Vec<Check>) {
+        let mut index_is_new = false;
+        for finding in self.store.check() {
+            let text = finding.to_string();
+            if !finding.is_fixable() {
+                checks.push(Check::new("store", Health::Bad, text));
+            } else if fix && finding.is_of_index() && index_is_new {
+                checks.push(Check::new("store", Health::Fixed, text));
+            } else if fix {
+                let fixed = self.store.fix(&finding);
+                index_is_new |= finding.is_of_index() && fixed.is_ok();
+                checks.push(match fixed {
+                    Ok(Fixed::Done) => Check::new("store", Health::Fixed, text),
+                    Ok(Fixed::MovedAside(to)) => Check::new(
+                        "store",
+                        Health::Fixed,
+                        format!("{text}; it is now {}", to.display()),
+                    ),
+                    Ok(Fixed::NotByMachine) => Check::new("store", Health::Bad, text),
+                    Err(error) => Check::new("store", Health::Bad, format!("{text}: {error}")),
+                });
+            } else {
+                checks.push(Check::new("store", Health::Fixable, text));
+            }
+        }
+    }
+
+    fn check_worktrees(&self, fix: bool, checks: &mut Vec<Check>) -> Result<(), EngineError> {
+        for record in self.store.session_records()?.found {
+            let Some(missing) = record
+                .worktree
+                .as_ref()
+                .filter(|worktree| !is_there(&worktree.path))
+            else {
+                continue;
+            };
+            if self.state_of(&record) == SessionState::Running
+                || (missing.pending && record.session.is_none())
+            {
+                continue;
+            }
+            let text = format!("its worktree {} is gone", missing.path.display());
+            let again = if fix {
+                self.remake_worktree(&record.address)
+            } else {
+                Ok(())
+            };
+            let (health, text) = match again {
+                Ok(()) if fix => (
+                    Health::Fixed,
+                    format!("{text}; made again from {}", missing.branch),
+                ),
+                Ok(()) => (
+                    Health::Fixable,
+                    format!("{text}; the next continue makes it again"),
+                ),
+                Err(error) => (Health::Bad, format!("{text}: {error}")),
+            };
+            checks.push(Check::new(record.address.to_string(), health, text));
+        }
+        Ok(())
+    }
+
+    fn remake_worktree(&self, address: &Address) -> Result<(), EngineError> {
+        let _lease = self
+            .store
+            .lease_session(address, Holder::this_process("doctor"), None)?;
+        let record = self.record(address)?;
+        self.remade_worktree(&record)
+    }
+
+    /// Whether the database can be read.
+    fn check_opencode(&self, checks: &mut Vec<Check>) -> bool {
+        let opencode = match self.opencode() {
+            Ok(opencode) => opencode,
+            Err(error) => {
+                checks.push(Check::new("opencode", Health::Bad, error.to_string()).of_opencode());
+                return false;
+            }
+        };
+        let shim = if opencode.shim {
+            "; through npm's start script, which costs time: name the binary itself with KUGETSU_OPENCODE"
+        } else {
+            ""
+        };
+        checks.push(Check::new(
+            "opencode",
+            Health::Good,
+            format!("{} {}{shim}", opencode.version, opencode.program.display()),
+        ));
+        match read_database(&opencode) {
+            Ok(_) => {
+                let path = opencode.database.display().to_string();
+                checks.push(Check::new("database", Health::Good, path));
+                true
+            }
+            Err(error) => {
+                checks.push(Check::new("database", Health::Bad, error.to_string()).of_opencode());
+                false
+            }
+        }
+    }
+
+    fn check_sessions(&self, fix: bool, database: bool, checks: &mut Vec<Check>) -> Result<(), EngineError> {
+        for record in self.store.session_records()?.found {
+            let address = record.address.clone();
+            let unfinished = self.state_of(&record) == SessionState::Lost
+                || (record.live.is_none() && record.fork.is_some());
+            if !unfinished {
+                continue;
+            }
+            let text = "its last turn's supervisor died";
+            if !fix {
+                checks.push(Check::new(address.to_string(), Health::Fixable, text));
+                continue;
+            }
+            let adopted = self
+                .store
+                .lease_session(&address, Holder::this_process("doctor"), None)
+                .map_err(EngineError::from)
+                .and_then(|lease| {
+                    let mut record = self.record(&address)?;
+                    self.adopt(&lease, &mut record, None)
+                });
+            checks.push(match adopted {
+                Ok(_) => Check::new(
+                    address.to_string(),
+                    Health::Fixed,
+                    format!("{text}; the turn is closed as lost"),
+                ),
+                Err(error) => Check::new(address.to_string(), Health::Bad, format!("{text}: {error}")),
+            });
+        }
+        self.check_worktrees(fix, checks)?;
+        if !database {
+            checks.push(Check::new(
+                "sessions",
+                Health::Unknown,
+                "without opencode's database nobody can tell which sessions exist",
+            ));
+            return Ok(());
+        }
+        let orphans = match self.orphans() {
+            Ok(orphans) => orphans.found,
+            Err(error @ (EngineError::Unknown(_) | EngineError::WrongDatabase { .. })) => {
+                checks.push(Check::new("sessions", Health::Bad, error.to_string()).of_opencode());
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        for orphan in orphans {
+            checks.push(Check::new(
+                orphan.address.to_string(),
+                Health::Bad,
+                format!(
+                    "opencode no longer has {}; forget it with: kugetsu prune",
+                    orphan.session
+                ),
+            ));
+        }
+        let bases = self.store.bases()?.found;
+        let ids: Vec<_> = bases.iter().map(|base| base.session.clone()).collect();
+        let existing = read_database(&self.opencode()?)?.sessions_exist(&ids)?;
+        for base in bases {
+            if !existing.contains(&base.session) {
+                checks.push(Check::new(
+                    base.repo.to_string(),
+                    Health::Bad,
+                    format!(
+                        "opencode no longer has the base {}; make it anew in its clone with: kugetsu init --force",
+                        base.session
+                    ),
+                ));
+            }
+            let gone = !base.directory.is_dir();
+            if gone {
+                checks.push(Check::new(
+                    base.repo.to_string(),
+                    Health::Bad,
+                    format!("the base's directory {} does not exist", base.directory.display()),
+                ));
+            }
+        }
+        Ok(())
+    }
+}

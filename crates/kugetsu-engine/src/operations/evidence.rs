@@ -1,0 +1,77 @@
+//! What opencode has stored of a turn, against which its verdict is checked: events can be lost, rows of a database
+//! cannot.
+
+use jiff::Timestamp;
+
+use super::read_database;
+use crate::opencode::{Opencode, StoredMessage};
+use crate::turn::{Counts, Judgement};
+use kugetsu_api::{SessionId, TokenCount, Verdict};
+
+/// One look at the database. What could not be read is absent and proves nothing.
+#[derive(Default)]
+pub(super) struct Stored {
+    messages: Option<Vec<StoredMessage>>,
+    spent: Option<(f64, TokenCount)>,
+}
+
+impl Stored {
+    /// What a session holds since a turn started.
+    pub(super) fn since(opencode: &Opencode, session: Option<&SessionId>, started: Timestamp) -> Self {
+        let Some((session, database)) = session.zip(read_database(opencode).ok()) else {
+            return Self::default();
+        };
+        let started = started.as_millisecond();
+        Self {
+            messages: database.messages_after(session, started).ok(),
+            spent: database.spent(session, started).ok(),
+        }
+    }
+
+    /// Whether the prompt has reached the session.
+    pub(super) fn has_prompt(&self) -> bool {
+        let mut messages = self.messages.iter().flatten();
+        messages.any(|message| message.role == "user")
+    }
+
+    /// What was spent, by the database alone: for a turn whose events nobody heard.
+    pub(super) fn spent_by_itself(&self) -> Option<(f64, TokenCount)> {
+        self.spent
+    }
+
+    /// What was spent, where that is more than the events told: events can be lost.
+    pub(super) fn spent(&self, counts: &Counts) -> (f64, TokenCount) {
+        match self.spent {
+            Some((cost_usd, tokens)) if tokens.total() > counts.tokens.total() => {
+                (cost_usd.max(counts.cost_usd), tokens)
+            }
+            _ => (counts.cost_usd, counts.tokens),
+        }
+    }
+
+    /// The verdict, or what is stored where that says otherwise.
+    pub(super) fn verify(&self, judgement: Judgement) -> Judgement {
+        let Some(messages) = &self.messages else {
+            return judgement;
+        };
+        let is_answer = |message: &&StoredMessage| message.role == "assistant";
+        match (judgement.verdict, messages.last().filter(is_answer)) {
+            (Verdict::Completed, None) if !messages.iter().any(|message| is_answer(&message)) => {
+                Judgement::new(Verdict::Void, "opencode reported an answer and stored none")
+            }
+            // Behind the prompt alone: a fork's copy of the base's answers stands before it.
+            (Verdict::Void, Some(message)) => {
+                if let Some(error) = &message.error {
+                    let name = error["name"].as_str().unwrap_or("error");
+                    let text = error["data"]["message"].as_str().unwrap_or_default();
+                    Judgement::new(Verdict::Failed, format!("{name}: {text}"))
+                } else if message.finish.as_deref() == Some("stop") {
+                    Judgement::new(Verdict::Completed, "")
+                } else {
+                    judgement
+                }
+            }
+            _ => judgement,
+        }
+    }
+}

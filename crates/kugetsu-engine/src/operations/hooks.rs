@@ -1,0 +1,213 @@
+//! Hooks: commands of the user's at four moments, each in the shell, with a time limit and nothing left behind.
+//!
+//! What they say goes into `hooks.log` in the session's folder.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use uuid::Uuid;
+
+use super::deliver::interrupted;
+use super::{Engine, EngineError};
+use crate::process::{self, GuardSpec, Output, ProcessError, Sink};
+use crate::store::RecordKey;
+use crate::turn::Interrupt;
+use kugetsu_api::SessionRecord;
+
+/// The log of all hooks of a session, in its folder.
+const LOG: &str = "hooks.log";
+
+/// When a hook runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HookPoint {
+    AfterCreate,
+    BeforeTurn,
+    AfterTurn,
+    BeforeRemove,
+}
+
+impl HookPoint {
+    fn setting(self) -> &'static str {
+        match self {
+            Self::AfterCreate => "hook_after_create",
+            Self::BeforeTurn => "hook_before_turn",
+            Self::AfterTurn => "hook_after_turn",
+            Self::BeforeRemove => "hook_before_remove",
+        }
+    }
+
+    /// What a failure stops.
+    fn stopped(self) -> &'static str {
+        match self {
+            Self::AfterCreate | Self::BeforeTurn => "nothing was sent to opencode",
+            Self::AfterTurn => "what it is for may not be done",
+            Self::BeforeRemove => "nothing was removed",
+        }
+    }
+}
+
+impl Engine {
+    /// Runs a hook and waits for it; one that is not set has ended well.
+    pub(super) fn hook(
+        &self,
+        moment: HookPoint,
+        record: &SessionRecord,
+        turn: Option<Uuid>,
+    ) -> Result<(), EngineError> {
+        let Some(spec) = self.hook_spec(moment, record, turn)? else {
+            return Ok(());
+        };
+        let ended = process::run_to_end(spec, self.config.duration("hook_timeout"));
+        self.hook_ended(moment, record, ended)
+    }
+
+    /// [`Engine::hook`] for the event loop; an interrupt ends the wait, and the end of this process the hook.
+    pub(super) async fn hook_or_interrupt(
+        &self,
+        moment: HookPoint,
+        record: &SessionRecord,
+        turn: Option<Uuid>,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<(), EngineError> {
+        self.hook_until(moment, record, turn, interrupted(interrupts))
+            .await
+    }
+
+    /// The hook after a turn. What ended the turn does not end it; a later interrupt does.
+    pub(super) async fn hook_after_turn(
+        &self,
+        record: &SessionRecord,
+        turn: Uuid,
+        ended_by: Interrupt,
+        mut interrupts: watch::Receiver<Interrupt>,
+    ) -> Result<(), EngineError> {
+        let wish = *interrupts.borrow_and_update();
+        let later = async {
+            // A wish that the turn did not end by is meant for what comes now.
+            if wish != ended_by && wish != Interrupt::None {
+                return wish;
+            }
+            match interrupts.changed().await {
+                Ok(()) => *interrupts.borrow(),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        self.hook_until(HookPoint::AfterTurn, record, Some(turn), later)
+            .await
+    }
+
+    async fn hook_until(
+        &self,
+        moment: HookPoint,
+        record: &SessionRecord,
+        turn: Option<Uuid>,
+        interrupted: impl Future<Output = Interrupt>,
+    ) -> Result<(), EngineError> {
+        let Some(spec) = self.hook_spec(moment, record, turn)? else {
+            return Ok(());
+        };
+        let limit = self.config.duration("hook_timeout");
+        let running = async { spawn_blocking(move || process::run_to_end(spec, limit)).await };
+        tokio::select! {
+            // Whoever is interrupted before it begins begins nothing.
+            biased;
+            wish = interrupted => Err(EngineError::Interrupted(wish)),
+            ended = running => match ended {
+                Ok(ended) => self.hook_ended(moment, record, ended),
+                Err(_) => Err(self.hook_error(moment, record, "could not be watched".to_owned())),
+            },
+        }
+    }
+
+    fn hook_spec(
+        &self,
+        moment: HookPoint,
+        record: &SessionRecord,
+        turn: Option<Uuid>,
+    ) -> Result<Option<GuardSpec>, EngineError> {
+        let command = self.config.get(moment.setting());
+        if command.trim().is_empty() {
+            return Ok(None);
+        }
+        let key = RecordKey::from(&record.address);
+        let mut log = self.store.open_log(&key, LOG)?;
+        let at = Timestamp::now().strftime("%FT%TZ");
+        let _ = writeln!(
+            log,
+            "== {at} {}: {}",
+            moment.setting(),
+            command.replace('\n', "; ")
+        );
+        let text = |text: Option<String>| text.unwrap_or_default().into();
+        let mut set_env = vec![
+            ("KUGETSU_REF".into(), record.address.to_string().into()),
+            (
+                "KUGETSU_SESSION".into(),
+                text(record.session.as_ref().map(ToString::to_string)),
+            ),
+            ("KUGETSU_TURN_ID".into(), text(turn.map(|turn| turn.to_string()))),
+        ];
+        if let Some(worktree) = &record.worktree {
+            // KUGETSU_WORKTREE is the environment's form of the setting `worktree`, for a kugetsu in the hook.
+            set_env.push(("KUGETSU_WORKTREE_PATH".into(), worktree.path.clone().into()));
+            set_env.push(("KUGETSU_BRANCH".into(), worktree.branch.clone().into()));
+        }
+        let copy = log.try_clone().map_err(|source| ProcessError::System {
+            what: "cannot open the hooks' log twice",
+            source,
+        })?;
+        Ok(Some(GuardSpec {
+            program: "/bin/sh".into(),
+            args: vec!["-c".into(), command.into()],
+            cwd: record.directory.clone(),
+            set_env,
+            remove_env: Vec::new(),
+            stdin: Arc::from([]),
+            grace: self.config.duration("grace"),
+            // Its own mark: ending a hook must not end what else belongs to the turn.
+            turn: Uuid::now_v7(),
+            guard_program: self.environment.program.clone(),
+            stdout: Sink::File(log),
+            stderr: Sink::File(copy),
+        }))
+    }
+
+    fn hook_ended(
+        &self,
+        moment: HookPoint,
+        record: &SessionRecord,
+        ended: Result<Output, ProcessError>,
+    ) -> Result<(), EngineError> {
+        let problem = match ended {
+            Ok(output) if output.exit.success() => return Ok(()),
+            Ok(output) => format!("failed ({})", output.exit),
+            Err(ProcessError::Deadline { after, .. }) => {
+                format!("did not end within {}", crate::config::print_duration(after))
+            }
+            Err(error) => format!("could not be run: {error}"),
+        };
+        Err(self.hook_error(moment, record, problem))
+    }
+
+    fn hook_error(&self, moment: HookPoint, record: &SessionRecord, problem: String) -> EngineError {
+        let key = RecordKey::from(&record.address);
+        if let Ok(mut log) = self.store.open_log(&key, LOG) {
+            let _ = writeln!(log, "== {}: it {problem}", moment.setting());
+        }
+        EngineError::Hook {
+            of: record.address.clone(),
+            name: moment.setting(),
+            problem,
+            stopped: moment.stopped(),
+            log: self.hooks_log(record),
+        }
+    }
+
+    fn hooks_log(&self, record: &SessionRecord) -> PathBuf {
+        self.store.folder(&RecordKey::from(&record.address)).join(LOG)
+    }
+}

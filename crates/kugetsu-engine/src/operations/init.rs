@@ -1,0 +1,449 @@
+//! `init`: the base session of a repository.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::deliver::unless_interrupted;
+use super::repository::{origin_of, top_of};
+use super::{DEBUG_LOG, Engine, EngineError, read_database};
+use crate::fsx::crash_point;
+use crate::opencode::{DatabaseError, Opencode, Secrets, Server, SessionPatch};
+use crate::permission::Policy;
+use crate::redact::Redactor;
+use crate::store::{Holder, Lease, RecordKey};
+use crate::transport::{ServeTransport, Setup, Target, Transport as _};
+use crate::turn::status::StatusWriter;
+use crate::turn::stream::{StreamEvent, StreamWriter};
+use crate::turn::{Interrupt, Limits, Responder, Turn, supervise};
+use kugetsu_api::{BaseRecord, RepoRef, SCHEMA, SessionId, Totals, TransportKind, Verdict};
+
+/// What `init` is asked for.
+#[derive(Clone, Debug)]
+pub struct InitRequest {
+    /// The folder that the base works in: as it is when given, else the top of the clone.
+    pub directory: Option<PathBuf>,
+    /// Where the command was typed.
+    pub here: PathBuf,
+    /// The repository, where `origin` does not tell.
+    pub repo: Option<RepoRef>,
+    /// Replace a base that is there.
+    pub force: bool,
+    /// Make it the default base even though there is one.
+    pub default: bool,
+    /// Take this session instead of making one.
+    pub adopt: Option<SessionId>,
+    /// Deliver this to the base, once.
+    pub prompt: Option<String>,
+    /// The policy of its forks.
+    pub policy: Policy,
+    /// What the prompt's turn may take.
+    pub limits: Limits,
+    /// `provider/model` of the prompt's turn, if not opencode's own.
+    pub model: Option<String>,
+    /// Its agent, if not opencode's own.
+    pub agent: Option<String>,
+    /// opencode's log at DEBUG into the base's `debug.log`.
+    pub debug: bool,
+}
+
+impl InitRequest {
+    /// The folder that the base works in, and its repository.
+    pub fn place(&self) -> Result<(PathBuf, RepoRef), EngineError> {
+        let directory = directory(self)?;
+        let repo = match &self.repo {
+            Some(repo) => repo.clone(),
+            None => match origin_of(&directory) {
+                Some(origin) => origin?,
+                None => {
+                    return Err(EngineError::Usage {
+                        problem: format!("{} is no clone with an `origin`", directory.display()),
+                        hint: "say which repository it is: kugetsu init --repo instance/owner/repo"
+                            .to_owned(),
+                    });
+                }
+            },
+        };
+        Ok((directory, repo))
+    }
+}
+
+/// What `init` has made.
+#[derive(Clone, Debug)]
+pub struct InitReport {
+    /// The base's record.
+    pub record: BaseRecord,
+    /// Why events are missing in the log of its prompt.
+    pub log_gap: Option<String>,
+}
+
+/// The journal of an `init`, below `run/`: there before opencode is asked for a session, gone when the base's record is on
+/// disk, or its user has been told of the session.
+const JOURNAL: &str = ".init.json";
+
+#[derive(Serialize, Deserialize)]
+struct InitJournal {
+    schema: u32,
+    /// The session's title until its id is known: no other's is like it.
+    title: String,
+    /// The session, once it is known.
+    session: Option<SessionId>,
+    /// It may have got its prompt.
+    prompted: bool,
+}
+
+impl Engine {
+    /// Makes, or adopts, the base session of a repository. No terminal is needed, and no model is asked
+    /// unless there is a prompt.
+    pub async fn init(
+        &self,
+        request: &InitRequest,
+        mut interrupts: watch::Receiver<Interrupt>,
+    ) -> Result<InitReport, EngineError> {
+        let (directory, repo) = request.place()?;
+        if request
+            .prompt
+            .as_ref()
+            .is_some_and(|prompt| prompt.trim().is_empty())
+        {
+            return Err(EngineError::Usage {
+                problem: "the base's prompt is empty".to_owned(),
+                hint: "without --prompt, no model is asked".to_owned(),
+            });
+        }
+        let lease = self.store.lease_base(&repo, Holder::this_process("init"), None)?;
+        let old = self.store.base(&repo)?;
+        if let Some(old) = &old
+            && !request.force
+        {
+            return Err(EngineError::BaseExists {
+                repo,
+                session: old.session.clone(),
+            });
+        }
+        // What an earlier base's prompt left is not this one's.
+        let key = RecordKey::from(&repo);
+        self.clear_run(&key);
+        let opencode = self.opencode()?;
+        let mut record = match &request.adopt {
+            Some(session) => self.adopted_base(request, &repo, session, &opencode)?,
+            None => {
+                self.made_base(request, &repo, &directory, &opencode, &mut interrupts)
+                    .await?
+            }
+        };
+        crash_point("base_made");
+        let mut log_gap = None;
+        let prompted = match &request.prompt {
+            Some(prompt) => {
+                if !record.adopted {
+                    let journal = InitJournal {
+                        schema: SCHEMA,
+                        title: record.title.clone(),
+                        session: Some(record.session.clone()),
+                        prompted: true,
+                    };
+                    self.write_journal_of_init(&repo, &journal)?;
+                }
+                let prompted = self.prompt_base(request, &record, prompt, &opencode, interrupts);
+                let prompted = prompted.await;
+                if let Err(EngineError::BasePrompt { .. }) = &prompted {
+                    // The error tells of the session.
+                    let _ = self.store.remove_run(&key, JOURNAL);
+                }
+                let (status_writer, totals, gap) = prompted?;
+                record.prompted = Some(totals);
+                log_gap = gap;
+                Some(status_writer)
+            }
+            None => None,
+        };
+        record.updated = Timestamp::now();
+        self.save_base(&lease, &record, request.default, old.is_some())?;
+        let _ = self.store.remove_run(&key, JOURNAL);
+        if let Some(status_writer) = prompted {
+            status_writer.end(Verdict::Completed);
+        }
+        Ok(InitReport { record, log_gap })
+    }
+
+    fn save_base(
+        &self,
+        lease: &Lease,
+        record: &BaseRecord,
+        default: bool,
+        replace: bool,
+    ) -> Result<(), EngineError> {
+        if replace {
+            self.store.replace_base(lease, record, "init --force")?;
+        } else {
+            self.store.save_base(lease, record)?;
+        }
+        let known = self.store.default_base()?;
+        // The first base is the default one, so that one base serves somebody who works on many forges.
+        if default || known.is_none() {
+            self.store.set_default_base(Some(&record.repo))?;
+        }
+        Ok(())
+    }
+
+    fn adopted_base(
+        &self,
+        request: &InitRequest,
+        repo: &RepoRef,
+        session: &SessionId,
+        opencode: &Opencode,
+    ) -> Result<BaseRecord, EngineError> {
+        let row = read_database(opencode)?
+            .session(session)?
+            .ok_or_else(|| EngineError::NotFound {
+                problem: format!("opencode has no session {session}"),
+                hint: "its sessions are listed by: opencode session list".to_owned(),
+            })?;
+        if let Some(wanted) = &request.directory
+            && directory(request)?
+                != row
+                    .directory
+                    .canonicalize()
+                    .unwrap_or_else(|_| row.directory.clone())
+        {
+            return Err(EngineError::Usage {
+                problem: format!(
+                    "{session} works in {}, not in {}",
+                    row.directory.display(),
+                    wanted.display()
+                ),
+                hint: "an adopted session stays where it is: leave out --dir".to_owned(),
+            });
+        }
+        let mut records = self.store.session_records()?.found.into_iter();
+        if let Some(record) = records.find(|record| record.session.as_ref() == Some(session)) {
+            return Err(EngineError::Usage {
+                problem: format!("{session} is the session of {}", record.address),
+                hint: "a base is a session of its own: kugetsu init".to_owned(),
+            });
+        }
+        let now = Timestamp::now();
+        Ok(BaseRecord {
+            schema: SCHEMA,
+            repo: repo.clone(),
+            session: session.clone(),
+            directory: row.directory,
+            title: row.title,
+            policy: request.policy.clone(),
+            // One that an `init` of ours made is ours.
+            adopted: self
+                .journal(repo)?
+                .is_none_or(|journal| journal.session.as_ref() != Some(session)),
+            opencode: opencode.version.to_string(),
+            created: now,
+            updated: now,
+            prompted: None,
+        })
+    }
+
+    async fn made_base(
+        &self,
+        request: &InitRequest,
+        repo: &RepoRef,
+        directory: &Path,
+        opencode: &Opencode,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<BaseRecord, EngineError> {
+        let title = format!("kugetsu base: {repo}");
+        let rules = request.policy.rules();
+        self.database_unlocked(opencode, interrupts).await?;
+        let session = match self.forgotten_base(repo, opencode)? {
+            Some(session) => session,
+            None => {
+                let mut journal = InitJournal {
+                    schema: SCHEMA,
+                    title: format!("{title} ({})", Uuid::now_v7()),
+                    session: None,
+                    prompted: false,
+                };
+                self.write_journal_of_init(repo, &journal)?;
+                let mut launch = self.short_launch(opencode, directory.to_owned());
+                launch.debug_log = self.debug_log(request, repo);
+                let mut server = unless_interrupted(interrupts, Server::start(&launch)).await??;
+                let made =
+                    unless_interrupted(interrupts, server.api().create_session(&journal.title, &rules)).await;
+                let at_once = *interrupts.borrow() == Interrupt::Now;
+                server.stop(at_once).await;
+                let made = made??;
+                crash_point("base_asked");
+                journal.session = Some(made.clone());
+                self.write_journal_of_init(repo, &journal)?;
+                made
+            }
+        };
+        let patch = SessionPatch {
+            permission: Some(&rules),
+            directory: Some(directory),
+            path: None,
+            title: Some(&title),
+        };
+        self.database_writable(opencode, interrupts).await?;
+        self.write_database(opencode)?.patch(&session, &patch)?;
+        let now = Timestamp::now();
+        Ok(BaseRecord {
+            schema: SCHEMA,
+            repo: repo.clone(),
+            session,
+            directory: directory.to_owned(),
+            title,
+            policy: request.policy.clone(),
+            adopted: false,
+            opencode: opencode.version.to_string(),
+            created: now,
+            updated: now,
+            prompted: None,
+        })
+    }
+
+    fn debug_log(&self, request: &InitRequest, repo: &RepoRef) -> Option<PathBuf> {
+        let folder = self.store.folder(&RecordKey::from(repo));
+        request.debug.then(|| folder.join(DEBUG_LOG))
+    }
+
+    fn write_journal_of_init(&self, repo: &RepoRef, journal: &InitJournal) -> Result<(), EngineError> {
+        // Plain data: it can be encoded.
+        let text = serde_json::to_vec(journal).unwrap_or_default();
+        Ok(self.store.write_journal(&repo.into(), JOURNAL, &text)?)
+    }
+
+    /// The journal of an `init` that did not end. What cannot be understood is moved aside.
+    fn journal(&self, repo: &RepoRef) -> Result<Option<InitJournal>, EngineError> {
+        let key = RecordKey::from(repo);
+        let Some(text) = self.store.read_run(&key, JOURNAL)? else {
+            return Ok(None);
+        };
+        let journal = serde_json::from_slice(&text).ok();
+        if journal.is_none() {
+            self.store.quarantine(&self.store.run_path(&key, JOURNAL))?;
+        }
+        Ok(journal)
+    }
+
+    /// The session that an earlier `init` made and could not remember. One that somebody has talked to is not new, and
+    /// what becomes of one whose prompt was cut off a person must say.
+    fn forgotten_base(&self, repo: &RepoRef, opencode: &Opencode) -> Result<Option<SessionId>, EngineError> {
+        let Some(journal) = self.journal(repo)? else {
+            return Ok(None);
+        };
+        let database = match read_database(opencode) {
+            // opencode had not made it yet.
+            Err(EngineError::Database(DatabaseError::Missing { .. } | DatabaseError::Schema { .. })) => {
+                return Ok(None);
+            }
+            database => database?,
+        };
+        let row = match &journal.session {
+            Some(session) => database.session(session)?,
+            None => database.sessions_titled(&journal.title)?.into_iter().next(),
+        };
+        let bases = self.store.bases()?.found.into_iter();
+        let mut known: Vec<_> = bases.map(|base| base.session).collect();
+        known.extend(self.store.trashed_base_sessions()?);
+        match row {
+            Some(row) if known.contains(&row.id) => Ok(None),
+            Some(row) if database.message_count(&row.id)? == 0 => Ok(Some(row.id)),
+            Some(row) if journal.prompted => Err(EngineError::InitCutOff {
+                repo: repo.clone(),
+                session: row.id,
+            }),
+            _ => Ok(None),
+        }
+    }
+
+    /// Delivers the base's prompt. The keeper of the turn's status waits for the record, which comes next.
+    async fn prompt_base(
+        &self,
+        request: &InitRequest,
+        record: &BaseRecord,
+        prompt: &str,
+        opencode: &Opencode,
+        mut interrupts: watch::Receiver<Interrupt>,
+    ) -> Result<(StatusWriter, Totals, Option<String>), EngineError> {
+        let turn = Uuid::now_v7();
+        let key = RecordKey::from(&record.repo);
+        let folder = self.store.folder(&key);
+        let setup = Setup {
+            opencode: opencode.clone(),
+            guard_program: self.environment.program.clone(),
+            turn,
+            directory: record.directory.clone(),
+            rules: record.policy.rules(),
+            raw_log: Some(folder.join(format!("{turn}.raw.log"))),
+            debug_log: self.debug_log(request, &record.repo),
+            grace: request.limits.grace,
+            ready: self.config.duration("ready_timeout"),
+            model: request.model.clone(),
+            agent: request.agent.clone(),
+            secrets: Secrets::default(),
+        };
+        let (mut stream, _feed) = StreamWriter::open(&self.store, &key, turn)?;
+        let start = StreamEvent::AgentStart {
+            transport: TransportKind::Serve,
+            opencode: record.opencode.clone(),
+            directory: record.directory.clone(),
+        };
+        stream.write(start, &Redactor::default());
+        let transport = unless_interrupted(&mut interrupts, ServeTransport::open(setup.clone())).await??;
+        let (status_writer, control) = StatusWriter::start(
+            &self.store,
+            key,
+            turn,
+            Timestamp::now(),
+            record.directory.clone(),
+            None,
+        );
+        let outcome = supervise(
+            Turn {
+                setup,
+                target: Target::Session(record.session.clone()),
+                prompt,
+                limits: request.limits.clone(),
+                responder: Responder::default(),
+                stream,
+                interrupts,
+                control,
+            },
+            transport,
+            |_| Ok(()),
+        )
+        .await;
+        let log_gap = outcome
+            .ending
+            .tell(&outcome.judgement, outcome.counts, outcome.proof);
+        if outcome.judgement.verdict == Verdict::Completed {
+            let totals = Totals {
+                turns: 1,
+                cost_usd: outcome.counts.cost_usd,
+                tokens: outcome.counts.tokens,
+            };
+            return Ok((status_writer, totals, log_gap));
+        }
+        status_writer.end(outcome.judgement.verdict);
+        Err(EngineError::BasePrompt {
+            session: record.session.clone(),
+            verdict: outcome.judgement.verdict,
+            reason: outcome.judgement.reason,
+        })
+    }
+}
+
+fn directory(request: &InitRequest) -> Result<PathBuf, EngineError> {
+    let wanted = match &request.directory {
+        Some(directory) => request.here.join(directory),
+        None => top_of(&request.here).unwrap_or_else(|| request.here.clone()),
+    };
+    let found = wanted.canonicalize().ok().filter(|path| path.is_dir());
+    found.ok_or_else(|| EngineError::Usage {
+        problem: format!("{} is no directory", wanted.display()),
+        hint: "name the clone with: kugetsu init --dir DIRECTORY".to_owned(),
+    })
+}

@@ -1,0 +1,206 @@
+//! Whole operations: what the command line, and any other front end, calls.
+
+mod attach;
+mod control;
+mod deliver;
+mod destroy;
+mod detach;
+mod doctor;
+mod error;
+mod evidence;
+mod hooks;
+mod init;
+mod pending;
+mod permit;
+mod prune;
+mod query;
+mod recover;
+mod repository;
+mod request;
+mod worktree;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+pub use attach::{AttachCommand, Attachment};
+pub use control::Stopped;
+pub use destroy::Removed;
+pub use doctor::{Check, Health};
+pub use error::EngineError;
+pub use init::{InitReport, InitRequest};
+pub use pending::describe;
+pub use permit::{Permit, Subject};
+pub use prune::{Kept, Orphan, Orphans, Pruned};
+pub use query::{Action, BrokenFile, DayView, LiveView, Query, RepoView};
+pub use repository::origin_of;
+pub use request::{Mode, TransportChoice, TurnReport, TurnRequest};
+pub use worktree::{RemovedWorktree, WorktreeRequest};
+
+use crate::config::{Config, Origin};
+use crate::opencode::{Database, Launch, Opencode, Search, Secrets};
+use crate::process::{self, Liveness, Output};
+use crate::store::Store;
+use kugetsu_api::{Address, LiveTurn, RepoRef, SessionRecord, SessionState, SessionSummary};
+
+/// The log of `--debug`, in the session's folder.
+pub const DEBUG_LOG: &str = "debug.log";
+
+/// What kugetsu is told by its surroundings; nothing below reads the environment.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// The user's home.
+    pub home: PathBuf,
+    /// `PATH`.
+    pub path: Option<OsString>,
+    /// `XDG_DATA_HOME`.
+    pub xdg_data_home: Option<OsString>,
+    /// `OPENCODE_DB`.
+    pub opencode_db: Option<OsString>,
+    /// Our own program, to be run again as a guard.
+    pub program: PathBuf,
+}
+
+/// All operations on one store.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    /// The store.
+    pub store: Store,
+    /// The settings.
+    pub config: Config,
+    /// What surrounds us.
+    pub environment: Environment,
+}
+
+impl Engine {
+    /// Whether the supervisor of a live turn of an issue still runs. Of one on another host, which may be this one
+    /// under its former name, the lease tells: it is a lock, and a supervisor holds it as long as it lives.
+    pub fn supervisor_lives(&self, address: &Address, live: &LiveTurn) -> bool {
+        match process::is_alive(&live.supervisor) {
+            Liveness::Alive => true,
+            Liveness::Dead => false,
+            Liveness::Unknown => self.store.lease_holder(&address.into()).is_some(),
+        }
+    }
+
+    /// What a session is doing.
+    pub fn state_of(&self, record: &SessionRecord) -> SessionState {
+        record.state(|live| self.supervisor_lives(&record.address, live))
+    }
+
+    /// The same, of its summary.
+    pub fn state_of_summary(&self, summary: &SessionSummary) -> SessionState {
+        summary.state(|live| self.supervisor_lives(&summary.address, live))
+    }
+
+    /// The opencode to use; its version and database come from a cache where the binary has not changed.
+    pub fn opencode(&self) -> Result<Opencode, EngineError> {
+        let named = Some(self.config.get("opencode")).filter(|path| !path.is_empty());
+        // Told apart so that an error names the place where the wrong path stands.
+        let (by_environment, configured) = match self.config.origin("opencode") {
+            Origin::Environment(_) => (named.map(OsString::from), None),
+            Origin::Default | Origin::File => (None, named.map(PathBuf::from)),
+        };
+        let search = Search {
+            configured: configured.as_deref(),
+            env_override: by_environment.as_deref(),
+            path: self.environment.path.as_deref(),
+            home: &self.environment.home,
+            xdg_data_home: self.environment.xdg_data_home.as_deref().map(Path::new),
+            opencode_db: self.environment.opencode_db.as_deref(),
+            cache_file: &self.store.home().join("run").join("opencode.json"),
+        };
+        Ok(crate::opencode::probe(&search)?)
+    }
+
+    fn database_wait(&self) -> Duration {
+        self.config.duration("database_timeout")
+    }
+
+    fn write_database(&self, opencode: &Opencode) -> Result<Database, EngineError> {
+        Ok(Database::open_write(&opencode.database, self.database_wait())?)
+    }
+
+    /// Starts one of opencode's short commands, without a turn.
+    fn short_launch(&self, opencode: &Opencode, directory: PathBuf) -> Launch {
+        Launch {
+            opencode: opencode.clone(),
+            guard_program: self.environment.program.clone(),
+            turn: Uuid::now_v7(),
+            directory,
+            rules: None,
+            debug_log: None,
+            grace: self.config.duration("grace"),
+            ready: self.config.duration("ready_timeout"),
+            secrets: Secrets::default(),
+        }
+    }
+
+    /// Runs one of opencode's short commands to its end. In a locked database each fails in words of its own, so it is
+    /// waited for before.
+    fn command(
+        &self,
+        opencode: &Opencode,
+        directory: PathBuf,
+        args: &[&str],
+        stdout: Option<std::fs::File>,
+    ) -> Result<Output, EngineError> {
+        if let Err(error) = self
+            .write_database(opencode)
+            .and_then(|mut database| Ok(database.wait_until_writable()?))
+            && matches!(&error, EngineError::Database(error) if error.is_locked())
+        {
+            return Err(error);
+        }
+        let launch = self.short_launch(opencode, directory);
+        let mut spec = launch.guard_spec(args.iter().map(Into::into).collect());
+        if let Some(file) = stdout {
+            spec.stdout = process::Sink::File(file);
+        }
+        let output = process::run_to_end(spec, Duration::from_secs(60))?;
+        if output.exit.success() {
+            return Ok(output);
+        }
+        let words = String::from_utf8_lossy(&output.stderr);
+        let last = words.lines().rev().find(|line| !line.trim().is_empty());
+        Err(EngineError::Command {
+            command: args.join(" "),
+            problem: format!("{} ({})", last.unwrap_or("it said nothing").trim(), output.exit),
+        })
+    }
+
+    /// The record of an issue that must have one.
+    pub fn record(&self, address: &Address) -> Result<SessionRecord, EngineError> {
+        self.store
+            .session_record(address)?
+            .ok_or_else(|| EngineError::NoSession(address.clone()))
+    }
+
+    /// The base of a repository that must have one of its own.
+    pub fn own_base(&self, repo: &RepoRef) -> Result<kugetsu_api::BaseRecord, EngineError> {
+        self.store.base(repo)?.ok_or_else(|| EngineError::NotFound {
+            problem: format!("{repo} has no base session of its own"),
+            hint: "one is made inside a clone of it: kugetsu init".to_owned(),
+        })
+    }
+
+    /// The base that serves a repository: its own, else the default one.
+    pub fn base_for(&self, repo: &RepoRef) -> Result<kugetsu_api::BaseRecord, EngineError> {
+        if let Some(base) = self.store.base(repo)? {
+            return Ok(base);
+        }
+        if let Some(default) = self.store.default_base()?
+            && let Some(base) = self.store.base(&default)?
+        {
+            return Ok(base);
+        }
+        Err(EngineError::NoBase(repo.clone()))
+    }
+}
+
+/// opencode's database, to read.
+fn read_database(opencode: &Opencode) -> Result<Database, EngineError> {
+    Ok(Database::open_read(&opencode.database)?)
+}

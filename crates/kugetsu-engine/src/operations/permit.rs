@@ -1,0 +1,145 @@
+//! `permit`: show, change and explain what a session may do.
+
+use super::{Engine, EngineError};
+use crate::opencode::{SessionPatch, agent_rules_args, parse_agent_rules};
+use crate::permission::{Explained, Policy, Preset, Rule, explain};
+use crate::store::Holder;
+use kugetsu_api::{Address, RepoRef};
+
+/// Whose policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// An issue's session.
+    Issue(Address),
+    /// A base, and so its forks to come.
+    Base(RepoRef),
+}
+
+/// A change of a policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Permit {
+    /// Begin with this preset instead; drops nothing of the rules.
+    pub preset: Option<Preset>,
+    /// Rules to add at the end; the same permission and pattern elsewhere is replaced.
+    pub add: Vec<Rule>,
+    /// Rules to take away, by permission and pattern.
+    pub remove: Vec<(String, String)>,
+}
+
+impl Permit {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn apply(&self, policy: &mut Policy) -> Result<(), EngineError> {
+        if let Some(preset) = self.preset {
+            policy.preset = preset;
+        }
+        for (permission, pattern) in &self.remove {
+            let before = policy.rules.len();
+            policy
+                .rules
+                .retain(|rule| !(rule.permission == *permission && rule.pattern == *pattern));
+            if policy.rules.len() == before {
+                return Err(EngineError::NotFound {
+                    problem: format!("there is no rule for {permission}:{pattern} beside the preset's"),
+                    hint: "a rule of the preset is overruled by adding another one after it".to_owned(),
+                });
+            }
+        }
+        for rule in &self.add {
+            policy
+                .rules
+                .retain(|old| !(old.permission == rule.permission && old.pattern == rule.pattern));
+            policy.rules.push(rule.clone());
+        }
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// The policy of an issue or a base.
+    pub fn policy(&self, subject: &Subject) -> Result<Policy, EngineError> {
+        match subject {
+            Subject::Issue(address) => Ok(self.record(address)?.policy),
+            Subject::Base(repo) => Ok(self.own_base(repo)?.policy),
+        }
+    }
+
+    /// Changes a policy, in the record and, for an issue, in opencode's database, read back.
+    pub fn permit(&self, subject: &Subject, change: &Permit) -> Result<Policy, EngineError> {
+        let holder = Holder::this_process("permit");
+        match subject {
+            Subject::Issue(address) => {
+                let lease = self.store.lease_session(address, holder, None)?;
+                let mut record = self.record(address)?;
+                self.adopt(&lease, &mut record, None)?;
+                change.apply(&mut record.policy)?;
+                record.updated = jiff::Timestamp::now();
+                self.store.save_session(&lease, &record)?;
+                if record.session.is_some() {
+                    self.opencode()
+                        .and_then(|opencode| self.apply_policy(&opencode, &record))
+                        .map_err(|error| not_applied(error, "the next turn goes by it"))?;
+                }
+                Ok(record.policy)
+            }
+            Subject::Base(repo) => {
+                let lease = self.store.lease_base(repo, holder, None)?;
+                let mut base = self.own_base(repo)?;
+                change.apply(&mut base.policy)?;
+                base.updated = jiff::Timestamp::now();
+                self.store.save_base(&lease, &base)?;
+                if !base.adopted {
+                    let rules = base.policy.rules();
+                    let patch = SessionPatch {
+                        permission: Some(&rules),
+                        ..SessionPatch::default()
+                    };
+                    self.opencode()
+                        .and_then(|opencode| {
+                            self.write_database(&opencode)?.patch(&base.session, &patch)?;
+                            Ok(())
+                        })
+                        .map_err(|error| not_applied(error, "new sessions go by it"))?;
+                }
+                Ok(base.policy)
+            }
+        }
+    }
+
+    /// For every permission class what will apply, where that comes from, and what could still ask. Starts
+    /// opencode once, without a model, for the rules of its agent and its configuration.
+    pub fn explain(&self, subject: &Subject) -> Result<Vec<Explained>, EngineError> {
+        let (policy, directory) = match subject {
+            Subject::Issue(address) => {
+                let record = self.record(address)?;
+                (record.policy, record.directory)
+            }
+            Subject::Base(repo) => {
+                let base = self.own_base(repo)?;
+                (base.policy, base.directory)
+            }
+        };
+        let opencode = self.opencode()?;
+        let args = agent_rules_args();
+        let output = self.command(&opencode, directory, &args, None)?;
+        let rules = parse_agent_rules(&output.stdout).map_err(|error| EngineError::Command {
+            command: args.join(" "),
+            problem: error.to_string(),
+        })?;
+        Ok(explain(&policy, Some(&rules)))
+    }
+}
+
+fn not_applied(error: EngineError, then: &'static str) -> EngineError {
+    match error {
+        // There is no next turn.
+        EngineError::SessionGone { .. } => error,
+        error => EngineError::NotApplied {
+            error: error.into(),
+            then,
+        },
+    }
+}

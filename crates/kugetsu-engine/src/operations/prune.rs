@@ -1,0 +1,133 @@
+//! `prune`: forget the records whose session opencode no longer has.
+
+use std::path::PathBuf;
+
+use super::{Engine, EngineError};
+use crate::opencode::{Database, Opencode};
+use crate::store::{Holder, RecordKey};
+use kugetsu_api::{Address, SessionId, SessionState};
+
+/// A record without its session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orphan {
+    /// The issue.
+    pub address: Address,
+    /// The session that is gone.
+    pub session: SessionId,
+}
+
+/// What [`Engine::orphans`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orphans {
+    /// The records whose session is gone.
+    pub found: Vec<Orphan>,
+    /// Files of the store that could not be read, and why: nothing is known of their sessions.
+    pub broken: Vec<(PathBuf, String)>,
+}
+
+/// An orphan that stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Which.
+    pub orphan: Orphan,
+    /// Why.
+    pub why: String,
+}
+
+/// What [`Engine::prune`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// What is in the trash now.
+    pub gone: Vec<Orphan>,
+    /// What stays, since its worktree could not be removed.
+    pub kept: Vec<Kept>,
+}
+
+impl Engine {
+    /// The records whose session opencode no longer has. A database that cannot be read, or that knows no session
+    /// of the store at all, is an error and never an answer: it says nothing about any session.
+    pub fn orphans(&self) -> Result<Orphans, EngineError> {
+        let opencode = self.opencode()?;
+        let records = self.store.session_records()?;
+        let mut ids: Vec<SessionId> = records
+            .found
+            .iter()
+            .filter_map(|record| record.session.clone())
+            .collect();
+        let none_recorded = ids.is_empty();
+        ids.extend(self.store.bases()?.found.into_iter().map(|base| base.session));
+        let existing = Database::open_read(&opencode.database)
+            .and_then(|database| database.sessions_exist(&ids))
+            .map_err(EngineError::Unknown)?;
+        if !none_recorded && existing.is_empty() {
+            return Err(EngineError::WrongDatabase {
+                database: opencode.database,
+            });
+        }
+        let found = records
+            .found
+            .into_iter()
+            .filter(|record| self.state_of(record) != SessionState::Running)
+            .filter_map(|record| {
+                let session = record.session?;
+                (!existing.contains(&session)).then_some(Orphan {
+                    address: record.address,
+                    session,
+                })
+            })
+            .collect();
+        Ok(Orphans {
+            found,
+            broken: records.broken,
+        })
+    }
+
+    /// Moves orphaned records to the trash, and removes their worktrees; those that somebody uses by now are left
+    /// alone. Each is looked at again under its lease. `force`: also worktrees with work that is nowhere else; it
+    /// is kept in the trash.
+    pub fn prune(&self, orphans: &[Orphan], force: bool) -> Result<Pruned, EngineError> {
+        let opencode = self.opencode()?;
+        let mut pruned = Pruned::default();
+        for orphan in orphans {
+            let Ok(lease) = self
+                .store
+                .lease_session(&orphan.address, Holder::this_process("prune"), None)
+            else {
+                continue;
+            };
+            let record = self
+                .store
+                .session_record(&orphan.address)?
+                .filter(|record| record.session.as_ref() == Some(&orphan.session));
+            if let Some(record) = record
+                && known_to_be_gone(&opencode, &orphan.session)?
+            {
+                let mut worktree = match self.remove_worktree(&record, force) {
+                    Ok(removed) => removed,
+                    Err(error @ (EngineError::Worktree { .. } | EngineError::Hook { .. })) => {
+                        pruned.kept.push(Kept {
+                            orphan: orphan.clone(),
+                            why: error.to_string(),
+                        });
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
+                self.clear_run(&RecordKey::from(&orphan.address));
+                self.store.trash_session(
+                    &lease,
+                    &orphan.address,
+                    "prune: opencode no longer has its session",
+                )?;
+                self.drop_worktree_branch(&record, &mut worktree)?;
+                pruned.gone.push(orphan.clone());
+            }
+        }
+        Ok(pruned)
+    }
+}
+
+fn known_to_be_gone(opencode: &Opencode, session: &SessionId) -> Result<bool, EngineError> {
+    let row = Database::open_read(&opencode.database).and_then(|database| database.session(session));
+    Ok(row.map_err(EngineError::Unknown)?.is_none())
+}

@@ -1,0 +1,277 @@
+//! The index: which records there are, and the default base. For other programs and for people; kugetsu itself needs
+//! it for the default base only, and finds that without it too.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::listing::Folder;
+use super::records::{self, Probe};
+use super::{Lock, RecordKey, Store, StoreError, layout};
+use crate::fsx;
+use kugetsu_api::{RepoRef, SCHEMA};
+
+/// Enough for a million entries.
+const MAX_INDEX: u64 = 512 << 20;
+
+/// `index.json`. Files are relative to `sessions/`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Index {
+    /// The schema of this file.
+    pub schema: u32,
+    /// The file of the default base.
+    pub base: Option<String>,
+    /// The file of every base, by its repository.
+    #[serde(default)]
+    pub bases: BTreeMap<String, String>,
+    /// The file of every issue's session, by its reference.
+    #[serde(default)]
+    pub issues: BTreeMap<String, String>,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self {
+            schema: SCHEMA,
+            base: None,
+            bases: BTreeMap::new(),
+            issues: BTreeMap::new(),
+        }
+    }
+}
+
+/// What [`Store::rebuild_index`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct IndexReport {
+    /// How many bases there are now.
+    pub bases: usize,
+    /// How many issues there are now.
+    pub issues: usize,
+    /// Records that were not in the index.
+    pub added: Vec<String>,
+    /// Entries whose record is gone.
+    pub dropped: Vec<String>,
+    /// Where the old index went, when it could not be understood.
+    pub moved_aside: Option<PathBuf>,
+}
+
+/// The index as it is on the disk.
+pub(crate) enum OnDisk {
+    Missing,
+    Good(Index),
+    Bad(StoreError),
+}
+
+impl Index {
+    fn entries(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.bases.iter().chain(&self.issues)
+    }
+
+    /// The name and the file of a key.
+    pub(crate) fn entry(key: &RecordKey) -> (String, String) {
+        let name = match key {
+            RecordKey::Base(repo) => repo.to_string(),
+            RecordKey::Session(address) => address.to_string(),
+        };
+        (name, key.record().to_string_lossy().into_owned())
+    }
+
+    fn map(&mut self, key: &RecordKey) -> &mut BTreeMap<String, String> {
+        match key {
+            RecordKey::Base(_) => &mut self.bases,
+            RecordKey::Session(_) => &mut self.issues,
+        }
+    }
+}
+
+impl Store {
+    /// The index as it is; an empty one where there is none yet.
+    pub fn index(&self) -> Result<Index, StoreError> {
+        match self.index_on_disk()? {
+            OnDisk::Missing => Ok(Index::default()),
+            OnDisk::Good(index) => Ok(index),
+            OnDisk::Bad(error) => Err(error),
+        }
+    }
+
+    /// The repository whose base serves those that have none. Without a usable index that is the oldest base.
+    pub fn default_base(&self) -> Result<Option<RepoRef>, StoreError> {
+        if let Ok(OnDisk::Good(index)) = self.index_on_disk() {
+            let Some(file) = index.base else { return Ok(None) };
+            if let Some(RecordKey::Base(repo)) = RecordKey::of_record(Path::new(&file))
+                && !matches!(self.base(&repo), Ok(None))
+            {
+                return Ok(Some(repo));
+            }
+        }
+        self.oldest_base()
+    }
+
+    /// Names the default base, or says that there is none.
+    pub fn set_default_base(&self, repo: Option<&RepoRef>) -> Result<(), StoreError> {
+        let lock = self.index_lock("set the default base")?;
+        let base = repo.map(|repo| Index::entry(&repo.into()).1);
+        self.change_index(&lock, true, |index| {
+            let changed = index.base != base;
+            index.base = base;
+            changed
+        })
+    }
+
+    /// Makes the index agree with the records. A broken one is moved aside first; one of a newer schema stays.
+    pub fn rebuild_index(&self) -> Result<IndexReport, StoreError> {
+        let lock = self.index_lock("rebuild the index")?;
+        self.rebuild_locked(&lock)
+    }
+
+    pub(crate) fn index_path(&self) -> PathBuf {
+        self.home.join(layout::INDEX)
+    }
+
+    pub(crate) fn index_on_disk(&self) -> Result<OnDisk, StoreError> {
+        let path = self.index_path();
+        let bytes = match fsx::read_bounded(&path, MAX_INDEX) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_not_found() => return Ok(OnDisk::Missing),
+            Err(error) => return Err(error.into()),
+        };
+        let newer = |found| StoreError::Newer {
+            path: path.clone(),
+            found,
+            known: SCHEMA,
+        };
+        Ok(match serde_json::from_slice::<Index>(&bytes) {
+            Ok(index) if index.schema > SCHEMA => OnDisk::Bad(newer(index.schema)),
+            Ok(index) => OnDisk::Good(index),
+            Err(error) => match serde_json::from_slice::<Probe>(&bytes) {
+                Ok(Probe { schema }) if schema > SCHEMA => OnDisk::Bad(newer(schema)),
+                _ => OnDisk::Bad(StoreError::broken(&path, error.to_string())),
+            },
+        })
+    }
+
+    /// Enters a record that was just written, when it is not there. Looked up in the text first: understanding
+    /// ten thousand entries on every write would cost more than the write.
+    pub(crate) fn enter(&self, key: &RecordKey) -> Result<(), StoreError> {
+        let (name, file) = Index::entry(key);
+        if let Ok(bytes) = fsx::read_bounded(&self.index_path(), MAX_INDEX)
+            && let Ok(text) = std::str::from_utf8(&bytes)
+            && text.trim_end().ends_with('}')
+            && text.contains(&format!("\"{name}\": \"{file}\""))
+        {
+            return Ok(());
+        }
+        let lock = self.index_lock("enter a record")?;
+        // A power cut may take the entry back: the next write of the record, or `fix`, enters it again.
+        let lasting = matches!(key, RecordKey::Base(_));
+        self.change_index(&lock, lasting, |index| {
+            if index.base.is_none() && matches!(key, RecordKey::Base(_)) {
+                index.base = Some(file.clone());
+            }
+            index.map(key).insert(name, file.clone()).as_ref() != Some(&file)
+        })
+    }
+
+    /// Takes an entry out of the index, whose record is gone. A default base that goes leaves none.
+    pub(crate) fn leave(&self, lock: &Lock, key: &RecordKey) -> Result<(), StoreError> {
+        let (name, file) = Index::entry(key);
+        self.change_index(lock, true, |index| {
+            let was_default = matches!(key, RecordKey::Base(_)) && index.base.as_ref() == Some(&file);
+            if was_default {
+                index.base = None;
+            }
+            index.map(key).remove(&name).is_some() || was_default
+        })
+    }
+
+    /// Changes the index under its lock. A missing or broken one is made anew from the records first; one that a newer
+    /// version wrote is left alone, since the records are the truth.
+    fn change_index(
+        &self,
+        lock: &Lock,
+        lasting: bool,
+        change: impl FnOnce(&mut Index) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut index = match self.index_on_disk()? {
+            OnDisk::Good(index) => index,
+            OnDisk::Bad(error @ StoreError::Newer { .. }) => {
+                tracing::warn!("the index is not updated: {error}");
+                return Ok(());
+            }
+            OnDisk::Missing | OnDisk::Bad(_) => {
+                self.rebuild_locked(lock)?;
+                self.index()?
+            }
+        };
+        if change(&mut index) {
+            self.write_index(&index, lasting)?;
+        }
+        Ok(())
+    }
+
+    fn write_index(&self, index: &Index, lasting: bool) -> Result<(), StoreError> {
+        let path = self.index_path();
+        let bytes = records::encode(index, &path)?;
+        if lasting {
+            fsx::write_atomic(&path, &bytes)?;
+        } else {
+            fsx::write_atomic_brief(&path, &bytes)?;
+        }
+        fsx::crash_point("index_saved");
+        Ok(())
+    }
+
+    pub(crate) fn rebuild_locked(&self, _lock: &Lock) -> Result<IndexReport, StoreError> {
+        let mut report = IndexReport::default();
+        let old = match self.index_on_disk()? {
+            OnDisk::Good(index) => Some(index),
+            OnDisk::Missing => None,
+            OnDisk::Bad(error @ StoreError::Newer { .. }) => return Err(error),
+            OnDisk::Bad(_) => {
+                report.moved_aside = Some(self.quarantine(&self.index_path())?);
+                None
+            }
+        };
+        let mut index = Index::default();
+        for key in self.walk()?.folders.iter().flat_map(Folder::keys) {
+            let (name, file) = Index::entry(&key);
+            index.map(&key).insert(name, file);
+        }
+        index.base = match &old {
+            Some(old)
+                if old
+                    .base
+                    .as_ref()
+                    .is_none_or(|base| index.bases.values().any(|file| file == base)) =>
+            {
+                old.base.clone()
+            }
+            _ => self.oldest_base()?.map(|repo| Index::entry(&(&repo).into()).1),
+        };
+        report.bases = index.bases.len();
+        report.issues = index.issues.len();
+        let before = old.clone().unwrap_or_default();
+        let missing_in = |a: &Index, b: &Index| -> Vec<String> {
+            let there: std::collections::BTreeSet<_> = b.entries().collect();
+            a.entries()
+                .filter(|entry| !there.contains(entry))
+                .map(|(name, _)| name.clone())
+                .collect()
+        };
+        report.added = missing_in(&index, &before);
+        report.dropped = missing_in(&before, &index);
+        if old.as_ref() != Some(&index) {
+            self.write_index(&index, true)?;
+        }
+        Ok(report)
+    }
+
+    fn oldest_base(&self) -> Result<Option<RepoRef>, StoreError> {
+        let bases = self.bases()?.found;
+        Ok(bases
+            .into_iter()
+            .min_by(|a, b| (a.created, &a.repo).cmp(&(b.created, &b.repo)))
+            .map(|base| base.repo))
+    }
+}

@@ -1,0 +1,246 @@
+//! Records, index, locks, leases and trash: everything that kugetsu keeps below its home folder.
+//!
+//! Records are the truth: the index can be rebuilt from them, and no reader needs it, since a key's file follows from
+//! the key alone. Readers take no lock: every file is replaced as a whole. A record is written only under its
+//! lease, the index and the trash only under the index's lock, which is held for milliseconds.
+
+mod check;
+mod error;
+mod index;
+mod layout;
+mod lease;
+mod listing;
+mod lock;
+mod records;
+mod trash;
+mod trashed;
+mod turns;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustix::fs::Access;
+use rustix::io::Errno;
+
+pub use check::{Finding, Fixed};
+pub use error::{LeaseError, StoreError};
+pub use index::{Index, IndexReport};
+pub use layout::RecordKey;
+pub use lease::Lease;
+pub use listing::{Broken, Listing};
+pub use lock::{Holder, Lock};
+pub use records::record_text;
+pub use trash::{Restored, TrashEntry, TrashId};
+
+use crate::fsx::{self, FsError};
+use lock::Attempt;
+
+/// No file of a live turn is larger.
+const MAX_RUN: u64 = 1 << 20;
+
+/// kugetsu's home folder. Cheap to make and to clone: nothing is read or written before a method asks for it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    home: Arc<Path>,
+    lock_wait: Duration,
+}
+
+impl Store {
+    /// The store in this folder, which is made when the first file is written.
+    pub fn open(home: PathBuf) -> Self {
+        Self {
+            home: home.into(),
+            lock_wait: lock::SHORT_WAIT,
+        }
+    }
+
+    /// The same store, with another limit for the wait for the index's lock (10 s).
+    #[must_use]
+    pub fn with_lock_wait(mut self, wait: Duration) -> Self {
+        self.lock_wait = wait;
+        self
+    }
+
+    /// The home folder.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The file of a key's record.
+    pub fn record_path(&self, key: &RecordKey) -> PathBuf {
+        self.sessions().join(key.record())
+    }
+
+    /// The folder of everything else that is kept of a key: turns, logs.
+    pub fn folder(&self, key: &RecordKey) -> PathBuf {
+        self.sessions().join(key.folder())
+    }
+
+    /// A file of a key's live turn, below `run/`: `.status.json`, `.lease`. The folder may not be there yet.
+    pub fn run_path(&self, key: &RecordKey, ending: &str) -> PathBuf {
+        self.home.join(layout::RUN).join(key.run(ending))
+    }
+
+    /// The folder of everything else that is kept of a key, which is made if it is not there.
+    pub fn make_folder(&self, key: &RecordKey) -> Result<PathBuf, StoreError> {
+        let folder = self.folder(key);
+        fsx::create_dir_all_durable(&self.home, &folder)?;
+        Ok(folder)
+    }
+
+    /// Opens a log in a key's folder to append to, such as `debug.log` or `<turn>.events.jsonl`.
+    pub fn open_log(&self, key: &RecordKey, name: &str) -> Result<File, StoreError> {
+        let path = self.folder(key).join(name);
+        self.make_folder_of(&path)?;
+        Ok(fsx::create_append(&path)?)
+    }
+
+    /// An error where there is no room left beside `path`, for a file that another program was to write there.
+    pub fn refuse_full_disk(&self, path: &Path) -> Result<(), StoreError> {
+        refuse_full(path.parent().unwrap_or(&self.home), path)
+    }
+
+    /// An error where a file of the store could not be written. Nothing is written to find out; where there is no store
+    /// yet, the folder is asked in which it would be made.
+    pub fn refuse_unwritable(&self) -> Result<(), StoreError> {
+        let Some(home) = self.home.ancestors().find(|folder| folder.exists()) else {
+            return Ok(());
+        };
+        let below = [layout::SESSIONS, layout::RUN, layout::TRASH].map(|name| self.home.join(name));
+        for folder in std::iter::once(home).chain(below.iter().map(PathBuf::as_path)) {
+            match rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => Err(FsError::Io {
+                    action: "write to",
+                    path: folder.to_owned(),
+                    source: errno.into(),
+                })?,
+            }
+        }
+        refuse_full(home, &self.home)
+    }
+
+    /// Replaces a file of a key's live turn, below `run/`.
+    pub fn write_run(&self, key: &RecordKey, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.run_path(key, ending);
+        self.make_run_folder_of(&path)?;
+        Ok(fsx::write_atomic_brief(&path, bytes)?)
+    }
+
+    /// As [`Store::write_run`], for what is worth nothing after its writer's death, such as a heartbeat: not synced.
+    pub fn write_run_volatile(&self, key: &RecordKey, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.run_path(key, ending);
+        if !path.parent().is_some_and(Path::is_dir) {
+            self.make_folder_of(&path)?;
+        }
+        fsx::refuse_symlinks(&self.home, &path)?;
+        Ok(fsx::write_atomic_volatile(&path, bytes)?)
+    }
+
+    /// As [`Store::write_run`], for a journal: what was begun in opencode outlives a reboot.
+    pub fn write_journal(&self, key: &RecordKey, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.run_path(key, ending);
+        self.make_folder_of(&path)?;
+        fsx::refuse_symlinks(&self.home, &path)?;
+        Ok(fsx::write_atomic(&path, bytes)?)
+    }
+
+    /// Reads a file of a key's live turn, if there is one.
+    pub fn read_run(&self, key: &RecordKey, ending: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.run_path(key, ending);
+        fsx::refuse_symlinks(&self.home, &path)?;
+        match fsx::read_bounded(&path, MAX_RUN) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads and removes a file of a key's live turn: of all who try, one gets it.
+    pub fn take_run(&self, key: &RecordKey, ending: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.run_path(key, ending);
+        fsx::refuse_symlinks(&self.home, &path)?;
+        Ok(fsx::take(&path, MAX_RUN)?)
+    }
+
+    /// Removes a file of a key's live turn, if there is one.
+    pub fn remove_run(&self, key: &RecordKey, ending: &str) -> Result<(), StoreError> {
+        Ok(fsx::remove_file_durable(&self.run_path(key, ending))?)
+    }
+
+    /// The lock that lets one process at a time fork sessions.
+    pub fn fork_lock(&self, wait: Duration) -> Result<Lock, StoreError> {
+        self.lock("fork.lock", "fork", wait)
+    }
+
+    /// The lock that lets one process at a time make a fork that is recognised by its prompt alone: of two with the
+    /// same prompt, neither could tell its own. `prompt_sha256` is in hexadecimal; different prompts may share a lock.
+    pub fn prompt_lock(&self, prompt_sha256: &str, wait: Duration) -> Result<Lock, StoreError> {
+        let digit = prompt_sha256
+            .chars()
+            .next()
+            .filter(char::is_ascii_hexdigit)
+            .unwrap_or('0');
+        self.lock(&format!("{}/fork-{digit}.lock", layout::RUN), "fork", wait)
+    }
+
+    fn index_lock(&self, what: &str) -> Result<Lock, StoreError> {
+        let lock = self.lock("index.lock", what, self.lock_wait)?;
+        fsx::crash_point("index_locked");
+        Ok(lock)
+    }
+
+    fn lock(&self, name: &str, what: &str, wait: Duration) -> Result<Lock, StoreError> {
+        let path = self.home.join(name);
+        self.make_folder_of(&path)?;
+        match Lock::acquire(&path, &Holder::this_process(what), wait)? {
+            Attempt::Taken(lock) => Ok(lock),
+            Attempt::Held(holder) => Err(lock::timed_out(path, wait, holder)),
+        }
+    }
+
+    fn sessions(&self) -> PathBuf {
+        self.home.join(layout::SESSIONS)
+    }
+
+    fn make_folder_of(&self, path: &Path) -> Result<(), StoreError> {
+        Ok(fsx::create_dir_all_durable(
+            &self.home,
+            path.parent().unwrap_or(&self.home),
+        )?)
+    }
+
+    /// What is below `run/` is worth nothing after a reboot but for a journal, and need not wait for the disk.
+    fn make_run_folder_of(&self, path: &Path) -> Result<(), StoreError> {
+        Ok(fsx::create_dir_all_brief(
+            &self.home,
+            path.parent().unwrap_or(&self.home),
+        )?)
+    }
+
+    /// Moves a file that cannot be understood aside, to `<name>.broken-<time>`, where nothing reads or replaces it.
+    /// Gives the new place.
+    pub fn quarantine(&self, path: &Path) -> Result<PathBuf, StoreError> {
+        fsx::refuse_symlinks(&self.home, path)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let time = Timestamp::now().strftime("%Y%m%dT%H%M%S%.6fZ");
+        let aside = path.with_file_name(format!("{name}.broken-{time}"));
+        fsx::rename_durable(path, &aside)?;
+        tracing::warn!(from = %path.display(), to = %aside.display(), "moved a broken file aside");
+        Ok(aside)
+    }
+}
+
+fn refuse_full(folder: &Path, path: &Path) -> Result<(), StoreError> {
+    match rustix::fs::statvfs(folder) {
+        // Some file systems do not say how large they are.
+        Ok(disk) if disk.f_blocks > 0 && disk.f_bavail == 0 => Err(StoreError::Full {
+            path: path.to_owned(),
+            source: std::io::ErrorKind::StorageFull.into(),
+        }),
+        _ => Ok(()),
+    }
+}

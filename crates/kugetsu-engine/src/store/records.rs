@@ -1,0 +1,263 @@
+//! Reading and writing records.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::ser::Formatter;
+use serde_json::{Map, Value};
+
+use super::{Lease, RecordKey, Store, StoreError, trash};
+use crate::fsx;
+use kugetsu_api::{Address, BaseRecord, RepoRef, SCHEMA, SessionRecord, SessionSummary};
+
+/// No record is larger.
+pub(crate) const MAX_RECORD: u64 = 4 << 20;
+
+/// A record, or what is read of one.
+pub(crate) trait Record: DeserializeOwned + Send {
+    fn schema(&self) -> u32;
+    fn owner(&self) -> Owner<'_>;
+
+    /// Reads it from the text of its file.
+    fn understand(text: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(text)
+    }
+
+    fn key(&self) -> RecordKey {
+        match self.owner() {
+            Owner::Base(repo) => repo.into(),
+            Owner::Session(address) => address.into(),
+        }
+    }
+
+    /// Whether it is this repository's base, or this issue of it.
+    fn belongs(&self, repo: &RepoRef, number: Option<u64>) -> bool {
+        match self.owner() {
+            Owner::Base(own) => own == repo && number.is_none(),
+            Owner::Session(own) => own.repo() == repo && number == Some(own.number()),
+        }
+    }
+}
+
+/// Whom a record is of: a [`RecordKey`] without a copy of it.
+pub(crate) enum Owner<'a> {
+    Base(&'a RepoRef),
+    Session(&'a Address),
+}
+
+impl Record for SessionRecord {
+    fn schema(&self) -> u32 {
+        self.schema
+    }
+
+    fn owner(&self) -> Owner<'_> {
+        Owner::Session(&self.address)
+    }
+}
+
+impl Record for SessionSummary {
+    fn schema(&self) -> u32 {
+        self.schema
+    }
+
+    fn owner(&self) -> Owner<'_> {
+        Owner::Session(&self.address)
+    }
+
+    /// What a summary leaves out is passed on, and one record must not spoil a listing for its reader. serde_json does not
+    /// look for half a surrogate pair, nor at how deep it goes, in what it leaves out: such a text, which kugetsu does not
+    /// write, is read as a whole too, and so is one whose fields cannot be passed on as they are.
+    fn understand(text: &str) -> serde_json::Result<Self> {
+        let summary: Self = serde_json::from_str(text)?;
+        let escapes = memchr::memmem::find(text.as_bytes(), b"\\u").is_some();
+        let deep = || {
+            memchr::memchr2_iter(b'[', b'{', text.as_bytes())
+                .nth(100)
+                .is_some()
+        };
+        if escapes || deep() || !summary.passes_on() {
+            serde_json::from_str::<Map<String, Value>>(text)?;
+        }
+        Ok(summary)
+    }
+}
+
+impl Record for BaseRecord {
+    fn schema(&self) -> u32 {
+        self.schema
+    }
+
+    fn owner(&self) -> Owner<'_> {
+        Owner::Base(&self.repo)
+    }
+}
+
+/// The only field that every schema has.
+#[derive(Deserialize)]
+pub(crate) struct Probe {
+    pub(crate) schema: u32,
+}
+
+/// Understands a record's bytes. One of a newer schema is read as far as this version can.
+pub(crate) fn parse<R: Record>(path: &Path, bytes: &[u8]) -> Result<R, StoreError> {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return Err(StoreError::broken(path, "it is not UTF-8".to_owned()));
+    };
+    if !is_object(text) {
+        return Err(StoreError::broken(path, "it is not a JSON object".to_owned()));
+    }
+    match R::understand(text) {
+        Ok(record) => Ok(record),
+        Err(error) => match serde_json::from_str::<Probe>(text) {
+            Ok(Probe { schema }) if schema > SCHEMA => Err(StoreError::Newer {
+                path: path.to_owned(),
+                found: schema,
+                known: SCHEMA,
+            }),
+            _ => Err(StoreError::broken(path, error.to_string())),
+        },
+    }
+}
+
+/// Whether JSON is an object: serde takes an array of a record's values in their order for one too.
+pub(crate) fn is_object(json: &str) -> bool {
+    json.trim_ascii_start().starts_with('{')
+}
+
+/// As [`parse`], and the record must be the one that belongs there.
+pub(crate) fn parse_as<R: Record>(path: &Path, bytes: &[u8], key: &RecordKey) -> Result<R, StoreError> {
+    let record: R = parse(path, bytes)?;
+    let named = record.key();
+    if named == *key {
+        Ok(record)
+    } else {
+        Err(StoreError::broken(
+            path,
+            format!("it stands where {key} belongs and says that it is {named}"),
+        ))
+    }
+}
+
+impl Store {
+    /// The record of an issue's session. Nothing is locked or written.
+    pub fn session_record(&self, address: &Address) -> Result<Option<SessionRecord>, StoreError> {
+        self.read_record(&address.into())
+    }
+
+    /// The record of a repository's base session.
+    pub fn base(&self, repo: &RepoRef) -> Result<Option<BaseRecord>, StoreError> {
+        self.read_record(&repo.into())
+    }
+
+    fn read_record<R: Record>(&self, key: &RecordKey) -> Result<Option<R>, StoreError> {
+        let path = self.record_path(key);
+        fsx::refuse_symlinks(&self.home, &path)?;
+        match fsx::read_bounded(&path, MAX_RECORD) {
+            Ok(bytes) => parse_as(&path, &bytes, key).map(Some),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes the record of an issue's session, and enters it in the index when it is not there. A file of a newer
+    /// schema, or one that cannot be understood, is not replaced.
+    pub fn save_session(&self, lease: &Lease, record: &SessionRecord) -> Result<(), StoreError> {
+        self.save(lease, record)
+    }
+
+    /// Writes the record of a base session, as [`Store::save_session`] does. The first base becomes the default one.
+    pub fn save_base(&self, lease: &Lease, record: &BaseRecord) -> Result<(), StoreError> {
+        self.save(lease, record)
+    }
+
+    fn save<R: Record + Serialize>(&self, lease: &Lease, record: &R) -> Result<(), StoreError> {
+        let key = record.key();
+        lease.covers(self, &key)?;
+        let path = self.record_path(&key);
+        if record.schema() > SCHEMA {
+            return Err(StoreError::Newer {
+                path,
+                found: record.schema(),
+                known: SCHEMA,
+            });
+        }
+        self.make_folder_of(&path)?;
+        match fsx::read_bounded(&path, MAX_RECORD) {
+            Ok(bytes) => {
+                let old: R = parse_as(&path, &bytes, &key)?;
+                if old.schema() > SCHEMA {
+                    return Err(StoreError::Newer {
+                        path,
+                        found: old.schema(),
+                        known: SCHEMA,
+                    });
+                }
+            }
+            Err(error) if error.is_not_found() => trash::finish_leftover(self, &key)?,
+            Err(error) => return Err(error.into()),
+        }
+        let text = record_text(record).map_err(not_encoded(&path))?;
+        fsx::write_atomic(&path, &text)?;
+        fsx::crash_point("record_saved");
+        self.enter(&key)
+    }
+}
+
+/// A file's bytes, one line at least, the way a person can read them.
+pub(crate) fn encode<T: Serialize>(value: &T, path: &Path) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(not_encoded(path))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn not_encoded(path: &Path) -> impl FnOnce(serde_json::Error) -> StoreError {
+    let path = path.to_owned();
+    move |error| StoreError::Io {
+        action: "encode",
+        path,
+        source: error.into(),
+    }
+}
+
+/// A record as its file has it: each of its fields on a line of its own, with all that the field holds. So it fits on
+/// a screen, and who reads ten thousand of them does not spend a quarter of the time on indents.
+pub fn record_text<T: Serialize>(record: &T) -> serde_json::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut writer = serde_json::Serializer::with_formatter(&mut bytes, FieldPerLine::default());
+    record.serialize(&mut writer)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+#[derive(Default)]
+struct FieldPerLine {
+    /// How many objects are open.
+    depth: usize,
+}
+
+impl Formatter for FieldPerLine {
+    fn begin_object<W: ?Sized + Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+        self.depth += 1;
+        writer.write_all(b"{")
+    }
+
+    fn end_object<W: ?Sized + Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+        self.depth -= 1;
+        writer.write_all(if self.depth == 0 { b"\n}" } else { b"}" })
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        writer.write_all(match (self.depth, first) {
+            (1, true) => b"\n  ",
+            (1, false) => b",\n  ",
+            (_, true) => b"",
+            (_, false) => b",",
+        })
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+        writer.write_all(if self.depth == 1 { b": " } else { b":" })
+    }
+}

@@ -1,0 +1,413 @@
+//! The trash: what destroy and prune removed, until it expires.
+//!
+//! `trash/<time>-<id>/` holds `entry.json`, which says what belongs where, and the files. `entry.json` is written
+//! first, and the record's move is what decides: before it the key has its session still, after it the entry can be
+//! restored. What a crash leaves half done is found by [`Store::check`](super::Store::check) and finished, or taken
+//! back, by `fix`. All of it happens under the index's lock.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::records;
+use super::{Lease, Lock, RecordKey, Store, StoreError, layout};
+use crate::fsx::{self, FsError};
+use kugetsu_api::{Address, BaseRecord, RepoRef, SCHEMA};
+
+const ENTRY: &str = "entry.json";
+const RECORD: &str = "record.json";
+const MAX_ENTRY: u64 = 1 << 20;
+
+/// The name of an entry: `<UTC time>-<random>`; later ones sort last.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TrashId(String);
+
+impl std::fmt::Display for TrashId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `entry.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrashEntry {
+    /// The schema of this file.
+    pub schema: u32,
+    /// The entry's name.
+    pub id: TrashId,
+    /// The issue, when it was an issue's session.
+    #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
+    /// The repository, when it was a base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo: Option<RepoRef>,
+    /// When it was removed.
+    pub when: Timestamp,
+    /// Why, for people.
+    pub why: String,
+    /// Where the record was, below `sessions/`.
+    pub record: PathBuf,
+    /// Where the folder was, below `sessions/`; absent when there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// When it was put back, or that was begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<Timestamp>,
+}
+
+/// What was put back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// The entry that it came from.
+    pub entry: TrashEntry,
+    /// The record, at its old place.
+    pub record: PathBuf,
+}
+
+/// The files of one entry.
+struct Place {
+    folder: PathBuf,
+    trashed_record: PathBuf,
+    trashed_folder: PathBuf,
+    record: PathBuf,
+    session_folder: PathBuf,
+}
+
+impl TrashEntry {
+    /// What was removed; nothing where the file says neither.
+    pub fn key(&self) -> Option<RecordKey> {
+        match (&self.address, &self.repo) {
+            (Some(address), _) => Some(address.into()),
+            (None, Some(repo)) => Some(repo.into()),
+            (None, None) => None,
+        }
+    }
+
+    fn place(&self, store: &Store) -> Option<Place> {
+        let key = self.key()?;
+        let folder = store.trash_folder().join(&self.id.0);
+        Some(Place {
+            trashed_record: folder.join(RECORD),
+            trashed_folder: folder.join("session"),
+            record: store.record_path(&key),
+            session_folder: store.folder(&key),
+            folder,
+        })
+    }
+}
+
+/// What a crash left half done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Half {
+    /// The record was not moved: the key has its session still.
+    NotBegun,
+    /// The record was moved, the folder was not.
+    FolderLeft,
+}
+
+impl Store {
+    fn trash_folder(&self) -> PathBuf {
+        self.home.join(layout::TRASH)
+    }
+
+    /// Moves an issue's record and folder to the trash.
+    pub fn trash_session(&self, lease: &Lease, address: &Address, why: &str) -> Result<TrashId, StoreError> {
+        self.trash(lease, &address.into(), why)
+    }
+
+    /// Moves a base's record and folder to the trash.
+    pub fn trash_base(&self, lease: &Lease, repo: &RepoRef, why: &str) -> Result<TrashId, StoreError> {
+        self.trash(lease, &repo.into(), why)
+    }
+
+    /// Puts a base in the place of another one, of which a copy of the record goes to the trash. The repository has
+    /// the one or the other at any moment. The folder, with the logs of both, stays.
+    pub fn replace_base(&self, lease: &Lease, record: &BaseRecord, why: &str) -> Result<TrashId, StoreError> {
+        let key = RecordKey::from(&record.repo);
+        lease.covers(self, &key)?;
+        let lock = self.index_lock("replace a base")?;
+        let entry = TrashEntry {
+            folder: None,
+            ..self.new_entry(&key, why)
+        };
+        let folder = self.trash_folder().join(&entry.id.0);
+        let copied = self.stage(&entry, &key, &folder).and_then(|()| {
+            let old = fsx::read_bounded(&self.record_path(&key), MAX_ENTRY)?;
+            Ok(fsx::write_atomic(&folder.join(RECORD), &old)?)
+        });
+        drop(lock);
+        if let Err(error) = copied.and_then(|()| self.save_base(lease, record)) {
+            // The old one is still there. Best effort: a copy of it that stays does no harm.
+            let _ = fsx::remove_dir_all_durable(&folder);
+            return Err(error);
+        }
+        Ok(entry.id)
+    }
+
+    /// What can be restored, oldest first.
+    pub fn trash_list(&self) -> Result<Vec<TrashEntry>, StoreError> {
+        let entries = self.trash_entries()?;
+        Ok(entries
+            .into_iter()
+            .filter(|entry| {
+                entry
+                    .place(self)
+                    .is_some_and(|place| exists(&place.trashed_record))
+            })
+            .collect())
+    }
+
+    /// Puts the newest entry of an issue back. A session that the issue has got since is not replaced.
+    pub fn restore_session(&self, lease: &Lease, address: &Address) -> Result<Restored, StoreError> {
+        self.restore(lease, &address.into())
+    }
+
+    /// Puts the newest entry of a base back.
+    pub fn restore_base(&self, lease: &Lease, repo: &RepoRef) -> Result<Restored, StoreError> {
+        self.restore(lease, &repo.into())
+    }
+
+    /// Removes for good what was trashed longer ago than this. Gives what went.
+    pub fn expire_trash(&self, older_than: Duration) -> Result<Vec<TrashEntry>, StoreError> {
+        let _lock = self.index_lock("expire the trash")?;
+        let now = Timestamp::now();
+        let mut gone = Vec::new();
+        for entry in self.trash_entries()? {
+            let age = Duration::try_from(now.duration_since(entry.when)).unwrap_or_default();
+            if age > older_than && self.half_done(&entry).is_none() {
+                fsx::remove_dir_all_durable(&self.trash_folder().join(&entry.id.0))?;
+                gone.push(entry);
+            }
+        }
+        Ok(gone)
+    }
+
+    fn trash(&self, lease: &Lease, key: &RecordKey, why: &str) -> Result<TrashId, StoreError> {
+        lease.covers(self, key)?;
+        let lock = self.index_lock("move to the trash")?;
+        let entry = self.new_entry(key, why);
+        let id = entry.id.clone();
+        let folder = self.trash_folder().join(&id.0);
+        let staged = self.stage(&entry, key, &folder);
+        if let Err(error) = staged.and_then(|()| self.move_record_out(&entry)) {
+            // Best effort, since `check` finds what stays; never with the record in it.
+            if !exists(&folder.join(RECORD)) {
+                let _ = fsx::remove_dir_all_durable(&folder);
+            }
+            return Err(error);
+        }
+        if let Some(place) = entry.place(self) {
+            self.move_folder_out(&place)?;
+        }
+        self.leave(&lock, key)?;
+        Ok(id)
+    }
+
+    fn new_entry(&self, key: &RecordKey, why: &str) -> TrashEntry {
+        let when = Timestamp::now();
+        let unique = uuid::Uuid::new_v4().simple().to_string();
+        TrashEntry {
+            schema: SCHEMA,
+            id: TrashId(format!(
+                "{}-{}",
+                when.strftime("%Y%m%dT%H%M%S%.3fZ"),
+                &unique[..8]
+            )),
+            address: if let RecordKey::Session(address) = key {
+                Some(address.clone())
+            } else {
+                None
+            },
+            repo: if let RecordKey::Base(repo) = key {
+                Some(repo.clone())
+            } else {
+                None
+            },
+            when,
+            why: why.to_owned(),
+            record: key.record(),
+            folder: exists(&self.folder(key)).then(|| key.folder()),
+            restored: None,
+        }
+    }
+
+    fn stage(&self, entry: &TrashEntry, key: &RecordKey, folder: &Path) -> Result<(), StoreError> {
+        let file = folder.join(ENTRY);
+        fsx::refuse_symlinks(&self.home, &self.record_path(key))?;
+        self.make_folder_of(&file)?;
+        fsx::write_atomic(&file, &records::encode(entry, &file)?)?;
+        fsx::crash_point("trash_entry_written");
+        Ok(())
+    }
+
+    fn move_record_out(&self, entry: &TrashEntry) -> Result<(), StoreError> {
+        let Some(place) = entry.place(self) else {
+            return Ok(());
+        };
+        fsx::rename_durable(&place.record, &place.trashed_record)?;
+        fsx::crash_point("trash_record_moved");
+        Ok(())
+    }
+
+    fn move_folder_out(&self, place: &Place) -> Result<(), StoreError> {
+        if exists(&place.session_folder) && !exists(&place.trashed_folder) {
+            fsx::refuse_symlinks(&self.home, &place.session_folder)?;
+            fsx::rename_durable(&place.session_folder, &place.trashed_folder)?;
+        }
+        fsx::crash_point("trash_folder_moved");
+        Ok(())
+    }
+
+    fn restore(&self, lease: &Lease, key: &RecordKey) -> Result<Restored, StoreError> {
+        lease.covers(self, key)?;
+        let lock = self.index_lock("restore from the trash")?;
+        let newest = self
+            .trash_list()?
+            .into_iter()
+            .rev()
+            .find(|entry| entry.key().as_ref() == Some(key));
+        let nothing = || StoreError::NotInTrash { key: key.clone() };
+        let mut entry = newest.ok_or_else(nothing)?;
+        let place = entry.place(self).ok_or_else(nothing)?;
+        if exists(&place.record) {
+            return Err(StoreError::Exists {
+                key: key.clone(),
+                path: place.record,
+            });
+        }
+        // First of all, so that a crash after the record's move cannot make this look like an entry never begun.
+        entry.restored = Some(Timestamp::now());
+        let file = place.folder.join(ENTRY);
+        fsx::write_atomic(&file, &records::encode(&entry, &file)?)?;
+        self.make_folder_of(&place.record)?;
+        if exists(&place.trashed_folder) {
+            if exists(&place.session_folder) {
+                // Logs of an attempt that never got a record: kept with the entry.
+                fsx::refuse_symlinks(&self.home, &place.session_folder)?;
+                let aside = place
+                    .folder
+                    .join(format!("replaced-{}", Timestamp::now().as_millisecond()));
+                fsx::rename_durable(&place.session_folder, &aside)?;
+            }
+            fsx::rename_durable(&place.trashed_folder, &place.session_folder)?;
+        }
+        fsx::crash_point("restore_folder_moved");
+        fsx::rename_durable(&place.trashed_record, &place.record)?;
+        fsx::crash_point("restore_record_moved");
+        drop(lock);
+        self.enter(key)?;
+        remove_if_empty(&place.folder)?;
+        Ok(Restored {
+            entry,
+            record: place.record,
+        })
+    }
+
+    /// Every entry that can be understood, oldest first.
+    pub(crate) fn trash_entries(&self) -> Result<Vec<TrashEntry>, StoreError> {
+        let folder = self.trash_folder();
+        fsx::refuse_symlinks(&self.home, &folder)?;
+        let names = match std::fs::read_dir(&folder) {
+            Ok(names) => names,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => {
+                return Err(FsError::Io {
+                    action: "read the folder",
+                    path: folder,
+                    source,
+                }
+                .into());
+            }
+        };
+        let mut entries: Vec<TrashEntry> = Vec::new();
+        for name in names.filter_map(Result::ok).map(|found| found.file_name()) {
+            let path = folder.join(&name).join(ENTRY);
+            let parsed = fsx::refuse_symlinks(&self.home, &path)
+                .and_then(|()| fsx::read_bounded(&path, MAX_ENTRY))
+                .ok()
+                .and_then(|bytes| serde_json::from_slice::<TrashEntry>(&bytes).ok());
+            // The name decides where its files are looked for, so the two must agree.
+            if let Some(entry) = parsed.filter(|entry| name == entry.id.0.as_str()) {
+                entries.push(entry);
+            } else {
+                tracing::warn!(path = %path.display(), "not an entry of the trash");
+            }
+        }
+        entries.sort_by(|a, b| (a.when, &a.id).cmp(&(b.when, &b.id)));
+        Ok(entries)
+    }
+
+    /// What a crash left of an entry.
+    pub(crate) fn half_done(&self, entry: &TrashEntry) -> Option<Half> {
+        let place = entry.place(self)?;
+        match (exists(&place.trashed_record), entry.restored) {
+            (false, None) => Some(Half::NotBegun),
+            (true, _)
+                if entry.folder.is_some()
+                    && !exists(&place.trashed_folder)
+                    && !exists(&place.record)
+                    && exists(&place.session_folder) =>
+            {
+                Some(Half::FolderLeft)
+            }
+            _ => None,
+        }
+    }
+
+    /// Finishes, or takes back, what a crash left of an entry.
+    pub(crate) fn finish_entry(&self, lock: &Lock, entry: &TrashEntry) -> Result<(), StoreError> {
+        let Some(place) = entry.place(self) else {
+            return Ok(());
+        };
+        match self.half_done(entry) {
+            None => Ok(()),
+            Some(Half::NotBegun) => Ok(fsx::remove_dir_all_durable(&place.folder)?),
+            Some(Half::FolderLeft) => {
+                self.move_folder_out(&place)?;
+                if let Some(key) = entry.key() {
+                    self.leave(lock, &key)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Moves the folder of an earlier session, which a crash left behind, after its record: the session that is about to
+/// get a record must not inherit it.
+pub(crate) fn finish_leftover(store: &Store, key: &RecordKey) -> Result<(), StoreError> {
+    if !exists(&store.folder(key)) {
+        return Ok(());
+    }
+    let lock = store.index_lock("finish what was interrupted")?;
+    for entry in store.trash_entries()? {
+        if entry.key().as_ref() == Some(key) && store.half_done(&entry) == Some(Half::FolderLeft) {
+            store.finish_entry(&lock, &entry)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes an entry with nothing in it but its own description.
+fn remove_if_empty(folder: &Path) -> Result<(), StoreError> {
+    let holds_more = std::fs::read_dir(folder)
+        .map_err(|source| FsError::Io {
+            action: "read the folder",
+            path: folder.to_owned(),
+            source,
+        })?
+        .filter_map(Result::ok)
+        .any(|found| found.file_name() != ENTRY && !fsx::is_temp_name(&found.file_name()));
+    if holds_more {
+        Ok(())
+    } else {
+        Ok(fsx::remove_dir_all_durable(folder)?)
+    }
+}
+
+fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}

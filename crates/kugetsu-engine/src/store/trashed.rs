@@ -1,0 +1,60 @@
+//! Looking into the trash: what an entry holds, before it is restored.
+
+use std::path::PathBuf;
+
+use super::{Lease, RecordKey, Store, StoreError, TrashEntry, layout, trash};
+use crate::fsx;
+use kugetsu_api::{BaseRecord, SessionId, SessionRecord};
+
+const MAX_RECORD: u64 = 1 << 20;
+
+impl Store {
+    /// Moves the folder of a removed session after its record, where a crash came between.
+    pub fn finish_removal(&self, lease: &Lease) -> Result<(), StoreError> {
+        trash::finish_leftover(self, lease.key())
+    }
+
+    /// The newest entry of a key that can be restored.
+    pub fn newest_trashed(&self, key: &RecordKey) -> Result<TrashEntry, StoreError> {
+        self.trash_list()?
+            .into_iter()
+            .rev()
+            .find(|entry| entry.key().as_ref() == Some(key))
+            .ok_or_else(|| StoreError::NotInTrash { key: key.clone() })
+    }
+
+    /// A file of an entry's session folder.
+    pub fn trashed_file(&self, entry: &TrashEntry, name: &str) -> PathBuf {
+        self.trashed(entry).join("session").join(name)
+    }
+
+    /// The record in an entry.
+    pub fn trashed_session(&self, entry: &TrashEntry) -> Result<SessionRecord, StoreError> {
+        let path = self.trashed(entry).join("record.json");
+        let bytes = fsx::read_bounded(&path, MAX_RECORD)?;
+        serde_json::from_slice(&bytes).map_err(|error| StoreError::broken(&path, error.to_string()))
+    }
+
+    /// The base's record in an entry.
+    pub fn trashed_base(&self, entry: &TrashEntry) -> Result<BaseRecord, StoreError> {
+        let path = self.trashed(entry).join("record.json");
+        let bytes = fsx::read_bounded(&path, MAX_RECORD)?;
+        serde_json::from_slice(&bytes).map_err(|error| StoreError::broken(&path, error.to_string()))
+    }
+
+    /// The sessions of all bases in the trash.
+    pub fn trashed_base_sessions(&self) -> Result<Vec<SessionId>, StoreError> {
+        let entries = self.trash_list()?;
+        Ok(entries
+            .iter()
+            .filter(|entry| entry.repo.is_some())
+            .filter_map(|entry| fsx::read_bounded(&self.trashed(entry).join("record.json"), MAX_RECORD).ok())
+            .filter_map(|bytes| serde_json::from_slice::<BaseRecord>(&bytes).ok())
+            .map(|base| base.session)
+            .collect())
+    }
+
+    fn trashed(&self, entry: &TrashEntry) -> PathBuf {
+        self.home().join(layout::TRASH).join(entry.id.to_string())
+    }
+}

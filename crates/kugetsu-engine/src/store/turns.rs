@@ -1,0 +1,51 @@
+//! `turns.jsonl`: a line for every turn that has ended.
+
+use super::{Lease, RecordKey, Store, StoreError};
+use crate::fsx;
+use kugetsu_api::{Address, TurnRecord};
+
+/// The file, in a key's folder.
+const TURNS: &str = "turns.jsonl";
+/// Far more turns than any session has.
+const MAX_TURNS: u64 = 256 << 20;
+
+impl Store {
+    /// Adds a turn that has ended.
+    pub fn append_turn(&self, lease: &Lease, address: &Address, turn: &TurnRecord) -> Result<(), StoreError> {
+        let key = &RecordKey::from(address);
+        lease.covers(self, key)?;
+        let path = self.folder(key).join(TURNS);
+        self.make_folder_of(&path)?;
+        let line = serde_json::to_vec(turn).map_err(|error| StoreError::Io {
+            action: "encode",
+            path: path.clone(),
+            source: error.into(),
+        })?;
+        Ok(fsx::append_line_durable(&path, &line)?)
+    }
+
+    /// Every turn of an issue's session that has ended, oldest first.
+    pub fn turns(&self, address: &Address) -> Result<Vec<TurnRecord>, StoreError> {
+        let path = self.folder(&address.into()).join(TURNS);
+        fsx::refuse_symlinks(&self.home, &path)?;
+        let bytes = match fsx::read_bounded(&path, MAX_TURNS) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_not_found() => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut turns = Vec::new();
+        for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+            if line.is_empty() {
+                continue;
+            }
+            match serde_json::from_slice(line) {
+                Ok(turn) => turns.push(turn),
+                // A crash in the middle of a line: it stays in the file.
+                Err(error) => {
+                    tracing::warn!(file = %path.display(), line = number + 1, "skipped a line: {error}");
+                }
+            }
+        }
+        Ok(turns)
+    }
+}

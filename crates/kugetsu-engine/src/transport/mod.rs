@@ -1,0 +1,371 @@
+//! How a turn reaches opencode: one child per turn (`run`) or its HTTP server (`serve`), behind one trait.
+//!
+//! A transport turns what opencode says into [`TransportEvent`]s and nothing more: it gives no verdict, keeps no
+//! record and waits for nothing by itself. Whoever drives it (the supervisor of the turn) owns time.
+
+mod run;
+mod serve;
+mod serve_events;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use uuid::Uuid;
+
+pub use run::RunTransport;
+pub use serve::ServeTransport;
+
+use crate::opencode::{DatabaseError, Opencode, Secrets};
+use crate::permission::Rule;
+use crate::process::{Exit, ProcessError};
+use kugetsu_api::{SessionId, TokenCount, TransportKind};
+
+/// What both transports need to know before a turn begins.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The opencode to run.
+    pub opencode: Opencode,
+    /// Our own program, which serves as the guard of opencode's process tree.
+    pub guard_program: PathBuf,
+    /// The turn; marks every process that it starts.
+    pub turn: Uuid,
+    /// The session's working directory.
+    pub directory: PathBuf,
+    /// The permission rules, for the environment of opencode.
+    pub rules: Vec<Rule>,
+    /// Where opencode's own words go, as they come but for secrets.
+    pub raw_log: Option<PathBuf>,
+    /// Where opencode's log goes at DEBUG (`--debug`).
+    pub debug_log: Option<PathBuf>,
+    /// How long opencode may take to end after it was asked to.
+    pub grace: Duration,
+    /// How long a server may take to become ready.
+    pub ready: Duration,
+    /// `provider/model`, if not the session's own.
+    pub model: Option<String>,
+    /// The agent, if not the session's own.
+    pub agent: Option<String>,
+    /// What opencode's environment holds and no log may.
+    pub secrets: Secrets,
+}
+
+/// Where a prompt goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To this session.
+    Session(SessionId),
+    /// To a fork of this session that is made with the prompt.
+    ForkOf(SessionId),
+}
+
+/// One way to reach opencode. The contract, tested against every implementation on every version:
+///
+/// - [`open`](Transport::open) starts nothing that outlives the value;
+/// - [`next`](Transport::next) is cancel-safe, and after [`TransportEvent::Ended`] it is not called again;
+/// - after [`close`](Transport::close) nothing that the turn started is alive.
+pub trait Transport: Sized {
+    /// Which one this is.
+    const KIND: TransportKind;
+
+    /// Makes ready for one turn.
+    fn open(setup: Setup) -> impl Future<Output = Result<Self, TransportError>>;
+
+    /// Forks ahead of the first prompt. `None`: this transport forks together with the prompt, and the fork's
+    /// id arrives as [`TransportEvent::Session`].
+    fn fork(&mut self, base: &SessionId) -> impl Future<Output = Result<Option<SessionId>, TransportError>>;
+
+    /// Delivers the prompt, byte for byte.
+    fn prompt(&mut self, target: &Target, text: &str) -> impl Future<Output = Result<(), TransportError>>;
+
+    /// The next thing that opencode says.
+    fn next(&mut self) -> impl Future<Output = TransportEvent>;
+
+    /// Answers a permission request or a question.
+    fn answer(
+        &mut self,
+        request: &Request,
+        answer: &Answer,
+    ) -> impl Future<Output = Result<(), TransportError>>;
+
+    /// Asks opencode to end the turn; what follows still arrives as events.
+    fn abort(&mut self) -> impl Future<Output = ()>;
+
+    /// Ends everything that the turn started. `now`: without the grace period.
+    fn close(&mut self, now: bool) -> impl Future<Output = ()>;
+}
+
+/// What opencode says during a turn, the same words for both transports.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TransportEvent {
+    /// The fork that was made with the prompt has this id.
+    Session(SessionId),
+    /// A model step begins.
+    StepStarted,
+    /// A piece of the answer (or of the reasoning), in order.
+    Text {
+        /// opencode's id of the part.
+        part: String,
+        /// True for reasoning.
+        reasoning: bool,
+        /// What is new.
+        delta: String,
+    },
+    /// A part of the answer is complete.
+    TextEnded {
+        /// opencode's id of the part.
+        part: String,
+        /// True for reasoning.
+        reasoning: bool,
+        /// All of it.
+        text: String,
+    },
+    /// A tool call changed its state.
+    Tool(ToolCall),
+    /// A model step ended.
+    StepFinished {
+        /// The model's reason: `stop`, `tool-calls`, `length`, `unknown`...
+        reason: String,
+        /// US dollars.
+        cost_usd: f64,
+        /// Tokens of the step.
+        tokens: TokenCount,
+    },
+    /// A model step of a subagent ended: it costs like any other, and says nothing about the turn's own answer.
+    SubagentStep {
+        /// The subagent's session.
+        session: String,
+        /// The model's reason.
+        reason: String,
+        /// US dollars.
+        cost_usd: f64,
+        /// Tokens of the step.
+        tokens: TokenCount,
+    },
+    /// opencode waits and will ask the model again.
+    Retrying {
+        /// The how-manieth try, from 1.
+        attempt: u64,
+        /// Why.
+        message: String,
+        /// When it asks again, where it says so.
+        next: Option<Timestamp>,
+    },
+    /// opencode waits for a person.
+    Asked(Request),
+    /// A request was answered or withdrawn.
+    Answered(String),
+    /// Something went wrong in the turn.
+    Error(ErrorPayload),
+    /// Work went on that is told in no other event (a subagent's, a heartbeat of a running tool).
+    Activity,
+    /// Words of opencode that are no event: diagnostics.
+    Notice(String),
+    /// opencode said something that could not be read, so that a part of the answer may be missing: what it was.
+    Unread(String),
+    /// The turn is over for opencode, or opencode is gone.
+    Ended(End),
+}
+
+/// A tool call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolCall {
+    /// The model's id of the call.
+    pub call: String,
+    /// The tool's name.
+    pub tool: String,
+    /// Where it stands.
+    pub status: ToolStatus,
+    /// What opencode calls it for people.
+    pub title: String,
+    /// Its arguments.
+    pub input: Value,
+    /// What it printed, once it has ended well.
+    pub output: Option<String>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// Where a tool call stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ToolStatus {
+    /// Its arguments are being written.
+    Pending,
+    /// It runs.
+    Running,
+    /// It ended well.
+    Completed,
+    /// It failed or was refused.
+    Failed,
+}
+
+/// An error as opencode reports it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ErrorPayload {
+    /// The error's name: `APIError`, `ProviderAuthError`, `MessageAbortedError`...
+    pub name: String,
+    /// What it says.
+    pub message: String,
+    /// All of it.
+    pub payload: Value,
+}
+
+/// Something that opencode asks a person.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// opencode's id, `per_...` or `que_...`.
+    pub id: String,
+    /// What is asked.
+    pub kind: RequestKind,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RequestKind {
+    /// May this be done?
+    Permission {
+        /// The permission class.
+        permission: String,
+        /// What it applies to.
+        patterns: Vec<String>,
+    },
+    /// Questions, each with its options.
+    Question(Vec<Question>),
+}
+
+impl RequestKind {
+    /// The word in events and records.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Permission { .. } => "permission",
+            Self::Question(_) => "question",
+        }
+    }
+
+    /// What is asked, for programs.
+    pub fn detail(&self) -> Value {
+        match self {
+            Self::Permission { permission, patterns } => {
+                serde_json::json!({"permission": permission, "patterns": patterns})
+            }
+            Self::Question(questions) => questions
+                .iter()
+                .map(|question| {
+                    serde_json::json!({
+                        "header": question.header,
+                        "question": question.question,
+                        "options": question.options,
+                        "multiple": question.multiple,
+                    })
+                })
+                .collect(),
+        }
+    }
+}
+
+/// What is asked, for people, in one line.
+impl std::fmt::Display for RequestKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Permission { permission, patterns } => {
+                write!(f, "may it use {permission} on {}?", patterns.join(", "))
+            }
+            Self::Question(questions) => {
+                for (at, question) in questions.iter().enumerate() {
+                    let space = if at == 0 { "" } else { " " };
+                    write!(
+                        f,
+                        "{space}{} [{}]",
+                        question.question,
+                        question.options.join(" | ")
+                    )?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// One question with its options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// A few words.
+    pub header: String,
+    /// The whole question.
+    pub question: String,
+    /// The labels that may be chosen.
+    pub options: Vec<String>,
+    /// More than one may be chosen.
+    pub multiple: bool,
+}
+
+/// An answer to a [`Request`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The permission is given for this once.
+    Allow,
+    /// The permission is refused, or the question is not answered.
+    Reject,
+    /// For each question the labels chosen.
+    Labels(Vec<Vec<String>>),
+}
+
+/// How the turn ended for opencode: evidence, no verdict.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct End {
+    /// How the process went away, for a transport with a process per turn or when the server died.
+    pub exit: Option<Exit>,
+    /// The model's reason for its last step, as the server answered.
+    pub finish: Option<String>,
+    /// What could not be delivered or heard.
+    pub broken: Option<String>,
+    /// opencode's last words on its standard error, oldest first.
+    pub stderr: Vec<String>,
+}
+
+/// What keeps a turn from beginning.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TransportError {
+    /// opencode could not be started.
+    #[error("opencode could not be started: {0}")]
+    Process(Arc<ProcessError>),
+    /// The server never became ready.
+    #[error("opencode serve did not become ready: {0}")]
+    NotReady(String),
+    /// The server refused or broke off a request.
+    #[error("opencode serve failed on {request}: {message}")]
+    Request {
+        /// Method and path.
+        request: String,
+        /// What it answered, or how the connection broke.
+        message: String,
+    },
+    /// opencode does not know the session.
+    #[error("opencode has no session {0}")]
+    NoSuchSession(SessionId),
+    /// opencode's database could not be read.
+    #[error(transparent)]
+    Database(Arc<DatabaseError>),
+    /// A log file could not be opened.
+    #[error("cannot write {path}: {message}")]
+    Log {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
+}
+
+impl From<ProcessError> for TransportError {
+    fn from(error: ProcessError) -> Self {
+        Self::Process(Arc::new(error))
+    }
+}
+
+impl From<DatabaseError> for TransportError {
+    fn from(error: DatabaseError) -> Self {
+        Self::Database(Arc::new(error))
+    }
+}

@@ -1,0 +1,300 @@
+//! A turn through a private `opencode serve`.
+//!
+//! Three things run beside each other, all reporting into one channel: the stream of events, the request
+//! that delivers the prompt (its answer is the evidence of the turn's end), and a slow poll of what waits,
+//! since event streams drop (anomalyco/opencode#38458).
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::serve_events::{Listener, waiting};
+use super::{Answer, End, Request, RequestKind, Setup, Target, Transport, TransportError, TransportEvent};
+use crate::opencode::{Api, ApiError, Launch, Problem, Server, ServerError};
+use kugetsu_api::{SessionId, TransportKind};
+
+/// How often what waits is looked up beside the event stream.
+const POLL: Duration = Duration::from_secs(2);
+/// How long the event stream may lag behind the answer to the prompt.
+const LAG: Duration = Duration::from_millis(500);
+
+/// What the tasks report.
+pub(super) enum ServerReport {
+    Event(TransportEvent),
+    /// The session went idle.
+    Idle,
+    /// The request that delivered the prompt was answered.
+    Answered(Result<Value, ApiError>),
+}
+
+/// See the module.
+pub struct ServeTransport {
+    setup: Setup,
+    server: Server,
+    session: Option<SessionId>,
+    sender: mpsc::Sender<ServerReport>,
+    reports: mpsc::Receiver<ServerReport>,
+    tasks: Vec<JoinHandle<()>>,
+    answer: Option<Result<Value, ApiError>>,
+    idle: bool,
+    idle_by: Option<tokio::time::Instant>,
+    said_text: bool,
+    gone: bool,
+}
+
+impl From<ServerError> for TransportError {
+    fn from(error: ServerError) -> Self {
+        match error {
+            ServerError::Process(error) => error.into(),
+            other => Self::NotReady(other.to_string()),
+        }
+    }
+}
+
+impl From<ApiError> for TransportError {
+    fn from(error: ApiError) -> Self {
+        Self::Request {
+            message: error.problem.to_string(),
+            request: error.request,
+        }
+    }
+}
+
+impl Setup {
+    pub(super) fn launch(&self) -> Launch {
+        Launch {
+            opencode: self.opencode.clone(),
+            guard_program: self.guard_program.clone(),
+            turn: self.turn,
+            directory: self.directory.clone(),
+            rules: Some(self.rules.clone()),
+            debug_log: self.debug_log.clone(),
+            grace: self.grace,
+            ready: self.ready,
+            secrets: self.secrets.clone(),
+        }
+    }
+}
+
+impl ServeTransport {
+    fn api(&self) -> Api {
+        self.server.api().clone()
+    }
+
+    /// Takes in one report; an event for the caller, if it is one.
+    fn take(&mut self, reports: ServerReport) -> Option<TransportEvent> {
+        match reports {
+            ServerReport::Event(event) => {
+                self.said_text |= matches!(event, TransportEvent::Text { reasoning: false, .. });
+                Some(event)
+            }
+            ServerReport::Idle => {
+                self.idle = true;
+                None
+            }
+            ServerReport::Answered(answer) => {
+                self.answer = Some(answer);
+                self.idle_by = Some(tokio::time::Instant::now() + LAG);
+                None
+            }
+        }
+    }
+
+    /// The end, once the prompt's answer is there and the stream has caught up.
+    fn end(&mut self) -> Option<TransportEvent> {
+        let caught_up = self.idle || self.idle_by.is_some_and(|by| tokio::time::Instant::now() >= by);
+        if !caught_up {
+            return None;
+        }
+        match self.answer.take()? {
+            Ok(answer) => {
+                let finish = answer["info"]["finish"].as_str().map(str::to_owned);
+                let text = answer_text(&answer);
+                if !self.said_text && !text.is_empty() {
+                    // The stream dropped: the answer is here, so the user gets it.
+                    self.said_text = true;
+                    self.answer = Some(Ok(answer));
+                    return Some(TransportEvent::Text {
+                        part: "answer".to_owned(),
+                        reasoning: false,
+                        delta: text,
+                    });
+                }
+                Some(TransportEvent::Ended(End {
+                    finish,
+                    ..End::default()
+                }))
+            }
+            Err(error) => Some(TransportEvent::Ended(End {
+                broken: Some(error.to_string()),
+                stderr: self.server.last_words(),
+                ..End::default()
+            })),
+        }
+    }
+}
+
+fn answer_text(answer: &Value) -> String {
+    let parts = answer["parts"].as_array().map(Vec::as_slice).unwrap_or_default();
+    parts
+        .iter()
+        .filter(|part| part["type"] == "text" && part["synthetic"] != true)
+        .filter_map(|part| part["text"].as_str())
+        .collect()
+}
+
+impl Transport for ServeTransport {
+    const KIND: TransportKind = TransportKind::Serve;
+
+    async fn open(setup: Setup) -> Result<Self, TransportError> {
+        let server = Server::start(&setup.launch()).await?;
+        let (sender, reports) = mpsc::channel(256);
+        Ok(Self {
+            setup,
+            server,
+            session: None,
+            sender,
+            reports,
+            tasks: Vec::new(),
+            answer: None,
+            idle: false,
+            idle_by: None,
+            said_text: false,
+            gone: false,
+        })
+    }
+
+    async fn fork(&mut self, base: &SessionId) -> Result<Option<SessionId>, TransportError> {
+        self.api()
+            .fork(base)
+            .await
+            .map(Some)
+            .map_err(|error| match error.problem {
+                Problem::Status { status: 404, .. } => TransportError::NoSuchSession(base.clone()),
+                _ => error.into(),
+            })
+    }
+
+    async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {
+        let session = match target {
+            Target::Session(session) => session.clone(),
+            Target::ForkOf(base) => {
+                let fork = self.api().fork(base).await?;
+                let _ = self
+                    .sender
+                    .send(ServerReport::Event(TransportEvent::Session(fork.clone())))
+                    .await;
+                fork
+            }
+        };
+        self.session = Some(session.clone());
+        let api = self.api();
+        // Listening begins before the prompt is delivered, so that nothing of the turn is missed.
+        let stream = api.events().await?;
+        let listener = Listener::new(
+            session.clone(),
+            self.setup.raw_log.as_deref(),
+            self.setup.secrets.redactor.clone(),
+        )?;
+        self.tasks.push(tokio::spawn(listener.run(
+            api.clone(),
+            stream,
+            self.sender.clone(),
+        )));
+        self.tasks
+            .push(tokio::spawn(waiting(api.clone(), self.sender.clone(), POLL)));
+        let (sender, text) = (self.sender.clone(), text.to_owned());
+        let (model, agent) = (self.setup.model.clone(), self.setup.agent.clone());
+        self.tasks.push(tokio::spawn(async move {
+            let answer = api
+                .message(&session, &text, model.as_deref(), agent.as_deref())
+                .await;
+            let _ = sender.send(ServerReport::Answered(answer)).await;
+        }));
+        Ok(())
+    }
+
+    async fn next(&mut self) -> TransportEvent {
+        loop {
+            if let Some(event) = self.end() {
+                return event;
+            }
+            let lag = async {
+                match self.idle_by {
+                    Some(by) => tokio::time::sleep_until(by).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some(reports) = self.reports.recv() => {
+                    if let Some(event) = self.take(reports) {
+                        return event;
+                    }
+                }
+                exit = self.server.ended(), if !self.gone => {
+                    self.gone = true;
+                    return TransportEvent::Ended(End {
+                        exit: Some(exit),
+                        broken: Some("opencode serve ended during the turn".to_owned()),
+                        stderr: self.server.last_words(),
+                        ..End::default()
+                    });
+                }
+                () = lag => {}
+            }
+        }
+    }
+
+    async fn answer(&mut self, request: &Request, answer: &Answer) -> Result<(), TransportError> {
+        let api = self.api();
+        let answered = match (&request.kind, answer) {
+            (RequestKind::Permission { .. }, Answer::Allow) => {
+                api.reply_permission(&request.id, "once").await
+            }
+            (RequestKind::Permission { .. }, _) => api.reply_permission(&request.id, "reject").await,
+            (RequestKind::Question(_), Answer::Labels(labels)) => {
+                api.reply_question(&request.id, labels).await
+            }
+            (RequestKind::Question(_), _) => api.reject_question(&request.id).await,
+        };
+        match answered {
+            // Withdrawn meanwhile, such as with the step that asked.
+            Err(ApiError {
+                problem: Problem::Status { status: 404, .. },
+                ..
+            }) => Ok(()),
+            // What opencode does not take it would not take another time: the request must not stay open for that.
+            Err(ApiError {
+                problem: Problem::Status {
+                    status: 400..=499, ..
+                },
+                request: what,
+            }) => {
+                tracing::warn!("{what}: the answer was not taken, so the request is refused");
+                match &request.kind {
+                    RequestKind::Permission { .. } => api.reply_permission(&request.id, "reject").await?,
+                    RequestKind::Question(_) => api.reject_question(&request.id).await?,
+                }
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
+    async fn abort(&mut self) {
+        if let Some(session) = &self.session {
+            let api = self.api();
+            let _ = tokio::time::timeout(self.setup.grace, api.abort(session)).await;
+        }
+    }
+
+    async fn close(&mut self, now: bool) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+        self.server.stop(now).await;
+    }
+}

@@ -1,0 +1,277 @@
+//! Who answers when opencode asks: first a file, then a supervisor, then the default.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::permission::{Action, Rule, evaluate};
+use crate::transport::{Answer, Question, Request, RequestKind};
+
+/// Answers that were given ahead (`--answers FILE`).
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Answers {
+    /// For a question's id, header or text: the label to choose, or several.
+    pub questions: BTreeMap<String, Labels>,
+    /// Variables for opencode's environment. Their values are written nowhere.
+    pub secrets: BTreeMap<String, String>,
+    /// What to do with what nothing else answers.
+    pub defaults: Defaults,
+    /// For permission requests: the last rule that matches decides; `ask` leaves it to the next in line.
+    pub permissions: Vec<PermissionAnswer>,
+}
+
+/// Secrets must not reach a log by way of a derived `Debug`.
+impl std::fmt::Debug for Answers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answers")
+            .field("questions", &self.questions)
+            .field("secrets", &self.secrets.keys().collect::<Vec<_>>())
+            .field("defaults", &self.defaults)
+            .field("permissions", &self.permissions)
+            .finish()
+    }
+}
+
+/// One label or several.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Labels {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+impl Labels {
+    fn list(&self) -> Vec<String> {
+        match self {
+            Self::One(label) => vec![label.clone()],
+            Self::Many(labels) => labels.clone(),
+        }
+    }
+}
+
+/// A permission rule of an answers file; the pattern is `*` where none is given.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PermissionAnswer {
+    /// The permission class.
+    pub permission: String,
+    /// What it applies to.
+    #[serde(default = "anything")]
+    pub pattern: String,
+    /// What to answer.
+    pub action: Action,
+}
+
+fn anything() -> String {
+    "*".to_owned()
+}
+
+/// What to do with what nothing else answers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Defaults {
+    /// For questions; absent: the setting `on_question`.
+    pub strategy: Option<Strategy>,
+}
+
+/// How a question is answered that nobody answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// With its first option.
+    #[default]
+    FirstOption,
+    /// Not at all: its tool call fails, and opencode ends the turn without asking the model again.
+    Cancel,
+}
+
+/// What becomes of a request that neither file nor supervisor answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnAsk {
+    /// Permissions are refused; questions are answered by the strategy.
+    Answer(Strategy),
+    /// The turn ends as blocked, and the request waits in the record.
+    Block,
+}
+
+/// A reply from a supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Reply {
+    /// The request.
+    pub request: String,
+    /// `"allow"`, `"deny"`, a label, labels, or labels for each question.
+    pub answer: Value,
+}
+
+/// Who gave an answer; counted in the summary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnsweredBy {
+    /// The answers file.
+    File,
+    /// The supervisor.
+    Supervisor,
+    /// The default.
+    Default,
+}
+
+impl AnsweredBy {
+    /// The word in events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "answers",
+            Self::Supervisor => "supervisor",
+            Self::Default => "default",
+        }
+    }
+}
+
+/// Answers requests in the order file, supervisor, default.
+#[derive(Debug)]
+pub struct Responder {
+    /// The answers file, if there is one.
+    pub answers: Option<Answers>,
+    /// Replies of a supervisor, and how long to wait for one.
+    pub supervisor: Option<(mpsc::Receiver<Reply>, Duration)>,
+    /// What else.
+    pub on_ask: OnAsk,
+}
+
+impl Default for Responder {
+    /// A headless turn: permissions are refused and questions are not answered.
+    fn default() -> Self {
+        Self {
+            answers: None,
+            supervisor: None,
+            on_ask: OnAsk::Answer(Strategy::Cancel),
+        }
+    }
+}
+
+impl Responder {
+    /// Whether anything but the default may answer, so that requests must reach us.
+    pub fn is_interactive(&self) -> bool {
+        self.answers.is_some() || self.supervisor.is_some() || self.on_ask == OnAsk::Block
+    }
+
+    /// The answer of the file, if it has one.
+    pub fn from_file(&self, request: &Request) -> Option<Answer> {
+        let answers = self.answers.as_ref()?;
+        match &request.kind {
+            RequestKind::Permission { permission, patterns } => {
+                let rules: Vec<Rule> = answers
+                    .permissions
+                    .iter()
+                    .map(|answer| Rule {
+                        permission: answer.permission.clone(),
+                        pattern: answer.pattern.clone(),
+                        action: answer.action,
+                    })
+                    .collect();
+                decide(&rules, permission, patterns)
+            }
+            RequestKind::Question(questions) => questions
+                .iter()
+                .map(|question| {
+                    [&request.id, &question.header, &question.question]
+                        .into_iter()
+                        .find_map(|key| answers.questions.get(key.as_str()))
+                        .map(Labels::list)
+                })
+                .collect::<Option<Vec<_>>>()
+                .map(Answer::Labels),
+        }
+    }
+
+    /// The default answer; `None`: the turn is blocked.
+    pub fn by_default(&self, request: &Request) -> Option<Answer> {
+        let strategy = match self.on_ask {
+            OnAsk::Block => return None,
+            OnAsk::Answer(strategy) => {
+                let of_file = self.answers.as_ref().and_then(|file| file.defaults.strategy);
+                of_file.unwrap_or(strategy)
+            }
+        };
+        Some(match (&request.kind, strategy) {
+            (RequestKind::Question(questions), Strategy::FirstOption) => first_options(questions),
+            _ => Answer::Reject,
+        })
+    }
+}
+
+/// A request may name several patterns: all must be allowed, and one refusal refuses it.
+fn decide(rules: &[Rule], permission: &str, patterns: &[String]) -> Option<Answer> {
+    let actions: Vec<_> = patterns
+        .iter()
+        .map(|pattern| evaluate(rules, permission, pattern).map_or(Action::Ask, |rule| rule.action))
+        .collect();
+    if actions.contains(&Action::Deny) {
+        return Some(Answer::Reject);
+    }
+    (!actions.is_empty() && actions.iter().all(|action| *action == Action::Allow)).then_some(Answer::Allow)
+}
+
+fn first_options(questions: &[Question]) -> Answer {
+    let first: Option<Vec<_>> = questions
+        .iter()
+        .map(|question| question.options.first().map(|label| vec![label.clone()]))
+        .collect();
+    first.map_or(Answer::Reject, Answer::Labels)
+}
+
+/// What a person's or supervisor's words mean for a request; `None` where they fit it in no way.
+pub fn interpret(request: &RequestKind, words: &Value) -> Option<Answer> {
+    let answer = read(request, words)?;
+    if let (RequestKind::Question(questions), Answer::Labels(labels)) = (request, &answer) {
+        let fits = |(question, labels): (&Question, &Vec<String>)| question.multiple || labels.len() == 1;
+        if !questions.iter().zip(labels).all(fits) {
+            return None;
+        }
+    }
+    Some(answer)
+}
+
+fn read(request: &RequestKind, words: &Value) -> Option<Answer> {
+    let label = |value: &Value| value.as_str().map(str::to_owned);
+    let labels = |values: &[Value]| values.iter().map(label).collect::<Option<Vec<_>>>();
+    match (request, words) {
+        (RequestKind::Permission { .. }, Value::String(word)) => match word.as_str() {
+            "allow" => Some(Answer::Allow),
+            "deny" | "reject" => Some(Answer::Reject),
+            _ => None,
+        },
+        (RequestKind::Question(_), Value::String(word))
+            if matches!(word.as_str(), "deny" | "reject" | "cancel") =>
+        {
+            Some(Answer::Reject)
+        }
+        (RequestKind::Question(questions), Value::String(word)) if questions.len() == 1 => {
+            Some(Answer::Labels(vec![vec![word.clone()]]))
+        }
+        (RequestKind::Question(questions), Value::Array(values)) => {
+            if let Some(each) = values
+                .iter()
+                .map(|value| value.as_array().and_then(|values| labels(values)))
+                .collect::<Option<Vec<_>>>()
+            {
+                return (each.len() == questions.len()).then_some(Answer::Labels(each));
+            }
+            let flat = labels(values)?;
+            if questions.len() == 1 {
+                Some(Answer::Labels(vec![flat]))
+            } else if flat.len() == questions.len() {
+                Some(Answer::Labels(
+                    flat.into_iter().map(|label| vec![label]).collect(),
+                ))
+            } else {
+                None
+            }
+        }
+        _ => None,
+    }
+}

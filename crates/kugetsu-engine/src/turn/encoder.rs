@@ -1,0 +1,284 @@
+//! Tells a turn's events in the words of the public stream.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use serde_json::json;
+
+use super::answers::AnsweredBy;
+use super::stream::{StreamEvent, StreamWriter};
+use crate::redact::{Pieces, Redactor};
+use crate::transport::{Answer, ErrorPayload, Request, ToolCall, ToolStatus, TransportEvent};
+use kugetsu_api::Proof;
+
+/// How much of an answer is kept beside the stream, in bytes.
+const KEPT_ANSWER: usize = 4 * 1024 * 1024;
+/// How large an error may be to be kept whole, in bytes: some hold the whole request.
+const KEPT_ERROR: usize = 4 * 1024;
+/// How many of the last events are kept in words.
+const LAST: usize = 5;
+
+/// Keeps what is needed to tell beginnings from continuations.
+#[derive(Debug)]
+pub(super) struct StreamEncoder {
+    redactor: Redactor,
+    /// Text of a part that might be the beginning of a secret.
+    stored_turn: HashMap<String, Pieces>,
+    step: u64,
+    parts: HashSet<String>,
+    tools: HashSet<String>,
+    /// The text of the last step that had any.
+    answer: String,
+    /// The next text begins a new answer.
+    fresh: bool,
+    /// The last events, in words.
+    last: VecDeque<String>,
+    /// What of opencode's words could not be read first.
+    unread: Option<String>,
+}
+
+impl StreamEncoder {
+    pub(super) fn new(redactor: Redactor) -> Self {
+        Self {
+            redactor,
+            stored_turn: HashMap::new(),
+            step: 0,
+            parts: HashSet::new(),
+            tools: HashSet::new(),
+            answer: String::new(),
+            fresh: true,
+            last: VecDeque::new(),
+            unread: None,
+        }
+    }
+
+    pub(super) fn write(&mut self, stream: &mut StreamWriter, event: StreamEvent) {
+        self.remember(&event);
+        stream.write(event, &self.redactor);
+    }
+
+    /// Writes the last line; gives why lines before it are missing.
+    pub(super) fn end(mut self, stream: StreamWriter, event: StreamEvent) -> Option<String> {
+        self.remember(&event);
+        stream.end(event, &self.redactor).or(self.unread)
+    }
+
+    /// Whether something is missing in the stream, as far as is known.
+    pub(super) fn has_gap(&self, stream: &StreamWriter) -> bool {
+        self.unread.is_some() || stream.gap().is_some()
+    }
+
+    fn remember(&mut self, event: &StreamEvent) {
+        if let Some(words) = event.in_words(&self.redactor)
+            && self.last.back() != Some(&words)
+        {
+            if self.last.len() == LAST {
+                self.last.pop_front();
+            }
+            self.last.push_back(words);
+        }
+    }
+
+    /// What a verdict rests on: these events and this error, without secrets.
+    pub(super) fn proof(&self, error: Option<&ErrorPayload>) -> Proof {
+        let error = error.map(|error| {
+            let whole = error.payload.to_string();
+            let kept = if whole.len() > KEPT_ERROR || error.payload.is_null() {
+                json!({"name": error.name, "message": error.message}).to_string()
+            } else {
+                whole
+            };
+            let clean = self.redactor.clean(&kept);
+            serde_json::from_str(&clean).unwrap_or_else(|_| json!(clean))
+        });
+        Proof {
+            error,
+            last_events: self.last.iter().cloned().collect(),
+        }
+    }
+
+    pub(super) fn answer(&self) -> String {
+        self.answer.clone()
+    }
+
+    pub(super) fn tell(&mut self, event: &TransportEvent, stream: &mut StreamWriter) {
+        match event {
+            TransportEvent::StepStarted => {
+                self.step += 1;
+                self.fresh = true;
+                let step = self.step;
+                self.write(stream, StreamEvent::TurnStart { step });
+            }
+            TransportEvent::Text {
+                part,
+                reasoning,
+                delta,
+            } => self.text(part, *reasoning, delta, stream),
+            TransportEvent::TextEnded {
+                part,
+                reasoning,
+                text,
+            } => {
+                self.begin_part(part, *reasoning, stream);
+                let rest = self.stored_turn.remove(part).map(|mut pieces| pieces.finish());
+                if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
+                    self.piece(part, *reasoning, rest, stream);
+                }
+                self.write(
+                    stream,
+                    StreamEvent::MessageEnd {
+                        message: part.clone(),
+                        reasoning: *reasoning,
+                        text: text.clone(),
+                    },
+                );
+            }
+            TransportEvent::Tool(call) => self.tool(call, stream),
+            TransportEvent::StepFinished {
+                reason,
+                cost_usd,
+                tokens,
+            } => {
+                let step = self.step;
+                self.write(
+                    stream,
+                    StreamEvent::TurnEnd {
+                        step,
+                        reason: reason.clone(),
+                        cost_usd: *cost_usd,
+                        tokens: *tokens,
+                    },
+                );
+            }
+            TransportEvent::Retrying { attempt, message, .. } => {
+                self.notice("retry", &format!("attempt {attempt}: {message}"), stream);
+            }
+            TransportEvent::Error(error) => {
+                self.notice("error", &format!("{}: {}", error.name, error.message), stream);
+            }
+            TransportEvent::Notice(text) => self.notice("diagnostic", text, stream),
+            TransportEvent::Unread(text) => {
+                self.notice("error", text, stream);
+                self.unread.get_or_insert_with(|| text.clone());
+            }
+            TransportEvent::Session(_)
+            | TransportEvent::SubagentStep { .. }
+            | TransportEvent::Asked(_)
+            | TransportEvent::Answered(_)
+            | TransportEvent::Activity
+            | TransportEvent::Ended(_) => {}
+        }
+    }
+
+    fn begin_part(&mut self, part: &str, reasoning: bool, stream: &mut StreamWriter) {
+        if self.parts.insert(part.to_owned()) {
+            let message = part.to_owned();
+            self.write(stream, StreamEvent::MessageStart { message, reasoning });
+        }
+    }
+
+    fn text(&mut self, part: &str, reasoning: bool, delta: &str, stream: &mut StreamWriter) {
+        self.begin_part(part, reasoning, stream);
+        let delta = if self.redactor.is_empty() {
+            delta.to_owned()
+        } else {
+            let pieces = self.stored_turn.entry(part.to_owned()).or_default();
+            pieces.push(&self.redactor, delta)
+        };
+        if !delta.is_empty() {
+            self.piece(part, reasoning, delta, stream);
+        }
+    }
+
+    fn piece(&mut self, part: &str, reasoning: bool, delta: String, stream: &mut StreamWriter) {
+        if !reasoning {
+            if std::mem::take(&mut self.fresh) {
+                self.answer.clear();
+            }
+            let room = KEPT_ANSWER.saturating_sub(self.answer.len());
+            self.answer
+                .push_str(&delta[..delta.floor_char_boundary(room.min(delta.len()))]);
+        }
+        self.write(
+            stream,
+            StreamEvent::MessageUpdate {
+                message: part.to_owned(),
+                reasoning,
+                delta,
+            },
+        );
+    }
+
+    fn tool(&mut self, call: &ToolCall, stream: &mut StreamWriter) {
+        let first = self.tools.insert(call.call.clone());
+        if first {
+            self.write(
+                stream,
+                StreamEvent::ToolExecutionStart {
+                    call: call.call.clone(),
+                    tool: call.tool.clone(),
+                    input: call.input.clone(),
+                },
+            );
+        }
+        match call.status {
+            ToolStatus::Completed | ToolStatus::Failed => self.write(
+                stream,
+                StreamEvent::ToolExecutionEnd {
+                    call: call.call.clone(),
+                    tool: call.tool.clone(),
+                    title: call.title.clone(),
+                    output: call.output.clone(),
+                    error: call.error.clone(),
+                },
+            ),
+            ToolStatus::Pending | ToolStatus::Running if !first => self.write(
+                stream,
+                StreamEvent::ToolExecutionUpdate {
+                    call: call.call.clone(),
+                    tool: call.tool.clone(),
+                    title: call.title.clone(),
+                    input: call.input.clone(),
+                },
+            ),
+            ToolStatus::Pending | ToolStatus::Running => {}
+        }
+    }
+
+    pub(super) fn asked(&mut self, request: &Request, stream: &mut StreamWriter) {
+        self.write(
+            stream,
+            StreamEvent::ExtensionUiRequest {
+                request: request.id.clone(),
+                kind: request.kind.word().to_owned(),
+                detail: request.kind.detail(),
+            },
+        );
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        request: &Request,
+        answer: &Answer,
+        by: AnsweredBy,
+        stream: &mut StreamWriter,
+    ) {
+        let answer = match answer {
+            Answer::Allow => json!("allow"),
+            Answer::Reject => json!("reject"),
+            Answer::Labels(labels) => json!(labels),
+        };
+        self.write(
+            stream,
+            StreamEvent::ExtensionUiResponse {
+                request: request.id.clone(),
+                answer,
+                by: by.as_str().to_owned(),
+            },
+        );
+    }
+
+    pub(super) fn notice(&mut self, level: &str, message: &str, stream: &mut StreamWriter) {
+        let (level, message) = (level.to_owned(), message.to_owned());
+        self.write(stream, StreamEvent::Notice { level, message });
+    }
+}

@@ -1,0 +1,504 @@
+//! The state machine of one turn: what opencode says and what time it is go in, what to do comes out.
+//!
+//! It is pure: no clock, no file, no process. Time is the time since the turn began. The machine is drawn in
+//! ARCHITECTURE.md; property tests feed it events in random order.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Limits;
+use crate::opencode::{SUBAGENT_TOOL, found_database_locked, rejected_permission};
+use crate::process::Exit;
+use crate::transport::{End, ErrorPayload, Request, RequestKind, ToolStatus, TransportEvent};
+use kugetsu_api::{TokenCount, Verdict};
+
+/// What the supervisor must do now.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Nothing; go on listening.
+    Go,
+    /// Answer this request.
+    Ask(Request),
+    /// End the turn with this judgement; opencode still runs.
+    Stop(Judgement),
+    /// opencode is done; this is the judgement.
+    Done(Judgement),
+    /// opencode went away in the middle of its work, for this reason.
+    Crashed(String),
+}
+
+/// A verdict with its reason.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// How the turn ended.
+    pub verdict: Verdict,
+    /// Why, in one line; empty when completed.
+    pub reason: String,
+    /// When to try again, for a quota.
+    pub retry_at: Option<Timestamp>,
+}
+
+impl Judgement {
+    /// A verdict for this reason.
+    pub fn new(verdict: Verdict, reason: impl Into<String>) -> Self {
+        Self {
+            verdict,
+            reason: reason.into(),
+            retry_at: None,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Machine {
+    limits: Limits,
+    /// What has been counted so far.
+    pub counts: Counts,
+    last_progress: Duration,
+    idle_steps: u32,
+    /// The same of each subagent, by its session.
+    subagents_idle: HashMap<String, u32>,
+    last_reason: Option<String>,
+    answer_over: bool,
+    error: Option<ErrorPayload>,
+    rejected: Option<String>,
+    /// The permission that was asked for last.
+    wanted: Option<String>,
+    asked: HashSet<String>,
+    tools: HashSet<String>,
+    waits_since: Option<Duration>,
+    retry: Option<(String, Option<Timestamp>)>,
+}
+
+/// Sums over one turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// Events of any kind.
+    pub events: u64,
+    /// Model steps that finished.
+    pub steps: u64,
+    /// Tool calls that ended.
+    pub tool_calls: u64,
+    /// US dollars, of subagents as well.
+    pub cost_usd: f64,
+    /// Tokens, of subagents as well.
+    pub tokens: TokenCount,
+    /// Bytes of answer text.
+    pub text: u64,
+}
+
+impl Machine {
+    /// For one turn.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            counts: Counts::default(),
+            last_progress: Duration::ZERO,
+            idle_steps: 0,
+            subagents_idle: HashMap::new(),
+            last_reason: None,
+            answer_over: false,
+            error: None,
+            rejected: None,
+            wanted: None,
+            asked: HashSet::new(),
+            tools: HashSet::new(),
+            waits_since: None,
+            retry: None,
+        }
+    }
+
+    /// When the machine must be asked again even if nothing is said: time since the beginning.
+    pub fn deadline(&self) -> Duration {
+        let mut next = self.limits.timeout;
+        if self.tools.is_empty() {
+            next = next.min(self.last_progress.saturating_add(self.limits.stall));
+        }
+        if self.answer_over {
+            next = next.min(self.last_progress.saturating_add(self.limits.linger));
+        }
+        if let Some(since) = self.waits_since {
+            next = next.min(since.saturating_add(self.limits.quota_wait));
+        }
+        next
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, at: Duration) -> Step {
+        if self.answer_over && at >= self.last_progress.saturating_add(self.limits.linger) {
+            // The answer is complete and opencode stays (anomalyco/opencode#17516): the work is done.
+            return Step::Stop(Judgement::new(Verdict::Completed, ""));
+        }
+        if at >= self.limits.timeout {
+            return Step::Stop(self.timed_out());
+        }
+        if let Some(since) = self.waits_since
+            && at >= since.saturating_add(self.limits.quota_wait)
+        {
+            return Step::Stop(self.quota(None));
+        }
+        if self.is_silent(at) {
+            if self.retry.is_some() {
+                return Step::Stop(self.quota(None));
+            }
+            return Step::Stop(Judgement::new(
+                Verdict::Stalled,
+                format!("no sign of progress for {}", seconds(self.limits.stall)),
+            ));
+        }
+        Step::Go
+    }
+
+    /// The error that opencode reported and that no step has made good since.
+    pub fn error(&self) -> Option<&ErrorPayload> {
+        self.error.as_ref()
+    }
+
+    /// The judgement of a turn that took too long.
+    pub fn timed_out(&self) -> Judgement {
+        Judgement::new(
+            Verdict::Timeout,
+            format!("not done after {}", seconds(self.limits.timeout)),
+        )
+    }
+
+    fn quota(&self, wait: Option<Timestamp>) -> Judgement {
+        let (message, next) = self.retry.clone().unwrap_or_default();
+        Judgement {
+            verdict: Verdict::Quota,
+            reason: format!("still waiting for the model's provider: {message}"),
+            retry_at: wait.or(next),
+        }
+    }
+
+    fn progress(&mut self, at: Duration) {
+        self.last_progress = at;
+        self.waits_since = None;
+        self.retry = None;
+    }
+
+    /// Whether nothing that was told keeps the turn from being stalled.
+    pub fn is_silent(&self, at: Duration) -> bool {
+        self.tools.is_empty() && at >= self.last_progress.saturating_add(self.limits.stall)
+    }
+
+    /// No event told of it, and yet something goes on: a tool runs, somebody is asked or has answered.
+    pub fn alive(&mut self, at: Duration) {
+        self.last_progress = at;
+    }
+
+    /// opencode said something. `now` is the wall clock, which opencode's retry times are given in.
+    pub fn event(&mut self, event: &TransportEvent, at: Duration, now: Timestamp) -> Step {
+        self.counts.events += 1;
+        match event {
+            TransportEvent::Session(_)
+            | TransportEvent::Notice(_)
+            | TransportEvent::Unread(_)
+            | TransportEvent::Answered(_) => Step::Go,
+            TransportEvent::Activity => {
+                self.progress(at);
+                Step::Go
+            }
+            TransportEvent::StepStarted => {
+                self.answer_over = false;
+                self.progress(at);
+                Step::Go
+            }
+            TransportEvent::Text { delta, reasoning, .. } => {
+                self.progress(at);
+                if !reasoning {
+                    self.counts.text += delta.len() as u64;
+                }
+                Step::Go
+            }
+            TransportEvent::TextEnded { .. } => {
+                self.progress(at);
+                Step::Go
+            }
+            TransportEvent::Tool(call) => {
+                self.progress(at);
+                match call.status {
+                    // Its arguments are still being written: the model may fall silent over them.
+                    ToolStatus::Pending => {}
+                    // What a subagent does is told by the subagent.
+                    ToolStatus::Running if call.tool == SUBAGENT_TOOL => {}
+                    ToolStatus::Running => {
+                        self.tools.insert(call.call.clone());
+                    }
+                    ToolStatus::Completed | ToolStatus::Failed => {
+                        self.tools.remove(&call.call);
+                        self.counts.tool_calls += 1;
+                        if let Some(error) = call.error.as_deref().filter(|error| is_rejection(error)) {
+                            self.rejected = Some(format!("{}: {error}", call.tool));
+                        }
+                    }
+                }
+                Step::Go
+            }
+            TransportEvent::StepFinished {
+                reason,
+                cost_usd,
+                tokens,
+            } => self.step_finished(reason, *cost_usd, *tokens, at),
+            TransportEvent::SubagentStep {
+                session,
+                reason,
+                cost_usd,
+                tokens,
+            } => self.subagent_step(session, reason, *cost_usd, *tokens, at),
+            TransportEvent::Retrying { message, next, .. } => self.retrying(message, *next, at, now),
+            TransportEvent::Asked(request) => {
+                self.last_progress = at;
+                if let RequestKind::Permission { permission, patterns } = &request.kind {
+                    self.wanted = Some(format!("{permission} on {}", patterns.join(", ")));
+                }
+                if self.asked.insert(request.id.clone()) {
+                    Step::Ask(request.clone())
+                } else {
+                    Step::Go
+                }
+            }
+            TransportEvent::Error(error) => {
+                self.error = Some(error.clone());
+                Step::Go
+            }
+            TransportEvent::Ended(end) => match self.crash(end) {
+                Some(crash) => Step::Crashed(crash),
+                None => Step::Done(self.judge(end, now)),
+            },
+        }
+    }
+
+    fn step_finished(&mut self, reason: &str, cost_usd: f64, tokens: TokenCount, at: Duration) -> Step {
+        self.progress(at);
+        self.tools.clear();
+        self.error = None;
+        self.counts.steps += 1;
+        self.last_reason = Some(reason.to_owned());
+        self.answer_over = is_over(reason);
+        if let Some(judgement) = self.spend(cost_usd, tokens) {
+            return Step::Stop(judgement);
+        }
+        if !is_idle(reason) {
+            self.idle_steps = 0;
+            return Step::Go;
+        }
+        self.idle_steps += 1;
+        if self.idle_steps >= self.limits.idle_steps {
+            return Step::Stop(looping(self.idle_steps, ""));
+        }
+        Step::Go
+    }
+
+    /// A subagent's `stop` is not the end of the answer, and its steps are not the turn's; what they cost is.
+    fn subagent_step(
+        &mut self,
+        session: &str,
+        reason: &str,
+        cost_usd: f64,
+        tokens: TokenCount,
+        at: Duration,
+    ) -> Step {
+        self.progress(at);
+        if let Some(judgement) = self.spend(cost_usd, tokens) {
+            return Step::Stop(judgement);
+        }
+        if !is_idle(reason) {
+            self.subagents_idle.remove(session);
+            return Step::Go;
+        }
+        let idle = self.subagents_idle.entry(session.to_owned()).or_default();
+        *idle += 1;
+        if *idle >= self.limits.idle_steps {
+            return Step::Stop(looping(*idle, " of a subagent"));
+        }
+        Step::Go
+    }
+
+    /// Counts what a step cost; the judgement, where that is more than the turn may cost.
+    fn spend(&mut self, cost_usd: f64, tokens: TokenCount) -> Option<Judgement> {
+        if cost_usd.is_finite() && cost_usd > 0.0 {
+            self.counts.cost_usd += cost_usd;
+        }
+        self.counts.tokens += tokens;
+        if let Some(limit) = self.limits.cost_usd
+            && self.counts.cost_usd > limit
+        {
+            return Some(Judgement::new(
+                Verdict::Failed,
+                format!("budget: {:.4} USD of at most {limit} USD", self.counts.cost_usd),
+            ));
+        }
+        if let Some(limit) = self.limits.tokens
+            && self.counts.tokens.total() > limit
+        {
+            return Some(Judgement::new(
+                Verdict::Failed,
+                format!("budget: {} tokens of at most {limit}", self.counts.tokens.total()),
+            ));
+        }
+        None
+    }
+
+    fn retrying(&mut self, message: &str, next: Option<Timestamp>, at: Duration, now: Timestamp) -> Step {
+        let since = *self.waits_since.get_or_insert(at);
+        self.retry = Some((message.to_owned(), next));
+        let until_next = next.map_or(Duration::ZERO, |next| {
+            Duration::try_from(next.duration_since(now)).unwrap_or_default()
+        });
+        if at.saturating_add(until_next) > since.saturating_add(self.limits.quota_wait) {
+            return Step::Stop(self.quota(next));
+        }
+        Step::Go
+    }
+
+    /// opencode was started again: what the old process was doing is over.
+    pub fn reborn(&mut self, at: Duration) {
+        self.tools.clear();
+        self.subagents_idle.clear();
+        self.answer_over = false;
+        self.last_reason = None;
+        self.error = None;
+        self.progress(at);
+    }
+
+    /// Whether opencode went away without having said all it wanted to: by a signal, or with a failure in the
+    /// middle of its work. An error that it reported is a result, and so is a refusal to begin.
+    fn crash(&self, end: &End) -> Option<String> {
+        if self.error.is_some() || self.answer_over {
+            return None;
+        }
+        let what = match (end.exit, &end.broken) {
+            (Some(exit @ (Exit::Signal(_) | Exit::GuardLost)), _) => format!("opencode: {exit}"),
+            (Some(exit @ Exit::Code(code)), None) if code != 0 && self.counts.steps > 0 => {
+                format!("opencode: {exit}")
+            }
+            // Nothing is wrong with the turn.
+            (Some(exit @ Exit::Code(code)), None) if code != 0 && found_database_locked(&end.stderr) => {
+                format!("opencode: {exit}")
+            }
+            (Some(exit), Some(broken)) => format!("{broken}: {exit}"),
+            (None, Some(broken)) => broken.clone(),
+            _ => return None,
+        };
+        Some(with_last_words(&what, end))
+    }
+
+    /// opencode is done: what do the events prove?
+    fn judge(&self, end: &End, now: Timestamp) -> Judgement {
+        if let Some(error) = &self.error {
+            let status = error.payload["data"]["statusCode"].as_u64();
+            let later = error.payload["data"]["isRetryable"] == true;
+            if later && status.is_some_and(|status| status == 429 || status >= 500) {
+                // 1.18.33 asks six times within 70 s and then hands on what the provider said.
+                return Judgement {
+                    retry_at: retry_at(&error.payload, now),
+                    ..Judgement::new(
+                        Verdict::Quota,
+                        format!("the model's provider gave no answer: {}", error.message),
+                    )
+                };
+            }
+            let text = format!("{}: {}", error.name, error.message);
+            return Judgement::new(
+                Verdict::Failed,
+                if text.contains("Check server logs") {
+                    with_last_words(&text, end)
+                } else {
+                    text
+                },
+            );
+        }
+        if let Some(broken) = end.broken.as_ref().filter(|_| !self.answer_over) {
+            return Judgement::new(Verdict::Failed, with_last_words(broken, end));
+        }
+        let reason = end.finish.as_deref().or(self.last_reason.as_deref());
+        match reason {
+            Some(reason) if is_over(reason) => Judgement::new(Verdict::Completed, ""),
+            Some("length") => Judgement::new(
+                Verdict::Failed,
+                "the answer was cut off at the model's output limit",
+            ),
+            Some("content-filter") => Judgement::new(
+                Verdict::Failed,
+                "the answer was withheld by the provider's content filter",
+            ),
+            Some(reason) => {
+                if let Some(rejected) = self.rejected.as_ref().filter(|said| said.contains(DISMISSED)) {
+                    return Judgement::new(Verdict::Failed, format!("a question was cancelled: {rejected}"));
+                }
+                if let Some(rejected) = &self.rejected {
+                    // `run` says what was asked for on its standard error alone.
+                    let told = || end.stderr.iter().rev().find_map(|line| rejected_permission(line));
+                    let what = self
+                        .wanted
+                        .clone()
+                        .or_else(|| told().map(|told| format!("{} on {}", told.permission, told.patterns)))
+                        .map_or_else(String::new, |what| format!("{what}: "));
+                    return Judgement::new(
+                        Verdict::Failed,
+                        format!("a permission was refused: {what}{rejected}"),
+                    );
+                }
+                let text = format!("opencode ended in the middle of its work (last step: {reason})");
+                Judgement::new(Verdict::Failed, with_last_words(&text, end))
+            }
+            None => match end.exit {
+                Some(Exit::Code(0)) | None => {
+                    Judgement::new(Verdict::Void, "opencode ended without doing anything")
+                }
+                Some(exit) => Judgement::new(
+                    Verdict::Failed,
+                    with_last_words(&format!("opencode ended ({exit}) before its first step"), end),
+                ),
+            },
+        }
+    }
+}
+
+/// When the provider may be asked again, by the `retry-after` in seconds of its answer (RFC 9110, 10.2.3), which opencode
+/// hands on with the error.
+fn retry_at(payload: &serde_json::Value, now: Timestamp) -> Option<Timestamp> {
+    let seconds = payload["data"]["responseHeaders"]["retry-after"].as_str()?;
+    let seconds: u32 = seconds.trim().parse().ok()?;
+    now.checked_add(jiff::SignedDuration::from_secs(seconds.into()))
+        .ok()
+}
+
+/// Reasons after which the model has said all it wanted to.
+fn is_over(reason: &str) -> bool {
+    matches!(reason, "stop" | "end_turn" | "end-turn")
+}
+
+/// Reasons that are none: such a step says nothing, and may be followed by the next one without end.
+fn is_idle(reason: &str) -> bool {
+    !is_over(reason) && reason != "tool-calls"
+}
+
+fn looping(steps: u32, whose: &str) -> Judgement {
+    Judgement::new(
+        Verdict::Looping,
+        format!("{steps} steps{whose} in a row ended without a finish reason"),
+    )
+}
+
+/// What opencode says of a question that was cancelled (both versions).
+const DISMISSED: &str = "dismissed this question";
+
+fn is_rejection(error: &str) -> bool {
+    error.contains("rejected permission") || error.contains(DISMISSED)
+}
+
+fn with_last_words(text: &str, end: &End) -> String {
+    match end.stderr.last() {
+        Some(last) => format!("{text}: {last}"),
+        None => text.to_owned(),
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    crate::config::print_duration(duration)
+}

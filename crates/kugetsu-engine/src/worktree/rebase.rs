@@ -1,0 +1,149 @@
+//! Rebasing an issue's branch onto the branch that it began at.
+
+use super::WorktreeError;
+use super::git::{Git, last_words};
+use kugetsu_api::Worktree;
+
+/// What git keeps in a worktree's folder while a person or an agent is in the middle of something.
+const UNFINISHED: [(&str, &str); 5] = [
+    ("rebase-merge", "rebase"),
+    ("rebase-apply", "rebase"),
+    ("MERGE_HEAD", "merge"),
+    ("CHERRY_PICK_HEAD", "cherry-pick"),
+    ("REVERT_HEAD", "revert"),
+];
+
+/// What came of a rebase.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rebased {
+    /// The branch held everything already.
+    UpToDate,
+    /// The branch stands on this commit now.
+    Onto(String),
+    /// These files are in conflict; the branch is what it was before.
+    Conflicts(Vec<String>),
+}
+
+/// Rebases the worktree's branch onto its base branch, or, where it began at no branch, onto what its clone has checked
+/// out; that branch's name, or the commit, and what came of it. Nothing is fetched. After conflicts everything is as it
+/// was before.
+pub fn rebase(worktree: &Worktree) -> Result<(String, Rebased), WorktreeError> {
+    let (onto, commit) = base(worktree)?;
+    let here = Git::at(&worktree.path);
+    refuse_unfinished(&here, worktree)?;
+    let dirty = here.ask(["status", "--porcelain", "--untracked-files=no"])?;
+    if !dirty.ok || !dirty.text().is_empty() {
+        return Err(refused(
+            worktree,
+            "it has changes that are not committed",
+            "let a turn commit them first",
+        ));
+    }
+    if here
+        .ask(["merge-base", "--is-ancestor", commit.as_str(), "HEAD"])?
+        .ok
+    {
+        return Ok((onto, Rebased::UpToDate));
+    }
+    let rebase = here.ask(["rebase", commit.as_str()])?;
+    if rebase.ok {
+        return Ok((onto, Rebased::Onto(commit)));
+    }
+    let failed = |problem| WorktreeError::Git {
+        command: "rebase".to_owned(),
+        folder: worktree.path.clone(),
+        problem,
+    };
+    let files = here.ask(["diff", "--name-only", "--diff-filter=U"])?.text();
+    if unfinished(&here)?.is_some() {
+        let aborted = here.ask(["rebase", "--abort"])?;
+        if !aborted.ok {
+            return Err(failed(format!(
+                "{}; and it could not be taken back (git rebase --abort): {}",
+                last_words(&rebase.stderr),
+                last_words(&aborted.stderr)
+            )));
+        }
+    }
+    if files.is_empty() {
+        return Err(failed(last_words(&rebase.stderr)));
+    }
+    Ok((
+        onto,
+        Rebased::Conflicts(files.lines().map(str::to_owned).collect()),
+    ))
+}
+
+/// What a worktree is rebased onto, by name and by commit.
+fn base(worktree: &Worktree) -> Result<(String, String), WorktreeError> {
+    let clone = Git::at(&worktree.repo_dir);
+    let Some(branch) = &worktree.base_branch else {
+        let commit = clone.run(["rev-parse", "--verify", "HEAD^{commit}"])?.text();
+        let branch = clone.ask(["symbolic-ref", "--quiet", "--short", "HEAD"])?;
+        return Ok((if branch.ok { branch.text() } else { commit.clone() }, commit));
+    };
+    let found = if branch.starts_with("refs/") {
+        clone.commit(branch)?
+    } else {
+        clone.branch(branch)?
+    };
+    let name = branch.strip_prefix("refs/remotes/").unwrap_or(branch).to_owned();
+    match found {
+        Some(commit) => Ok((name, commit)),
+        None => Err(refused(
+            worktree,
+            &format!("its base branch {name} is not in {}", worktree.repo_dir.display()),
+            "bring the branch back, or rebase there by hand",
+        )),
+    }
+}
+
+/// Refuses a worktree in which somebody stopped in the middle of something, or went elsewhere: `git rebase` would fail
+/// there or move another branch, and `--abort` would throw away what is not ours.
+fn refuse_unfinished(here: &Git, worktree: &Worktree) -> Result<(), WorktreeError> {
+    if let Some(what) = unfinished(here)? {
+        return Err(refused(
+            worktree,
+            &format!("a {what} is in progress there"),
+            &format!("let a turn finish it, or end it there: git {what} --continue, or git {what} --abort"),
+        ));
+    }
+    let head = here.ask(["symbolic-ref", "--quiet", "HEAD"])?;
+    let head = head.ok.then(|| head.text());
+    let at = match head
+        .as_deref()
+        .map(|name| name.strip_prefix("refs/heads/").unwrap_or(name))
+    {
+        Some(branch) if branch == worktree.branch => return Ok(()),
+        Some(branch) => format!("it is on the branch {branch}"),
+        None => "it is on no branch".to_owned(),
+    };
+    Err(refused(
+        worktree,
+        &format!("{at} instead of {}", worktree.branch),
+        &format!(
+            "let a turn go back, or do it there: git switch {}",
+            worktree.branch
+        ),
+    ))
+}
+
+/// What is in progress in a worktree.
+fn unfinished(here: &Git) -> Result<Option<&'static str>, WorktreeError> {
+    let words = UNFINISHED.iter().flat_map(|(file, _)| ["--git-path", file]);
+    let paths = here.run(["rev-parse"].into_iter().chain(words))?.text();
+    let mut found = paths.lines().zip(UNFINISHED);
+    // Relative to the folder where git prints no absolute one.
+    let found = found.find(|(path, _)| here.folder().join(path).exists());
+    Ok(found.map(|(_, (_, what))| what))
+}
+
+fn refused(worktree: &Worktree, problem: &str, hint: &str) -> WorktreeError {
+    WorktreeError::Refused {
+        problem: format!(
+            "the worktree {} cannot be rebased: {problem}",
+            worktree.path.display()
+        ),
+        hint: hint.to_owned(),
+    }
+}

@@ -1,0 +1,62 @@
+//! Removing a worktree and its branch, after everything worth keeping is kept.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use super::git::Git;
+use super::save;
+use super::{Extras, WorktreeError, is_there};
+use crate::fsx;
+use kugetsu_api::Worktree;
+
+/// Removes the worktree; its branch stays. Without `force`, git itself refuses one that is not clean. One that is
+/// gone already is no fault.
+pub fn remove(worktree: &Worktree, extras: &Extras, force: bool) -> Result<(), WorktreeError> {
+    let path = &worktree.path;
+    if !worktree.repo_dir.is_dir() {
+        return Ok(());
+    }
+    let git = Git::at(&worktree.repo_dir);
+    let registered = git.worktrees()?.iter().any(|one| one.path == *path);
+    if registered {
+        let mut args: Vec<&OsStr> = vec!["worktree".as_ref(), "remove".as_ref()];
+        if force || !is_there(path) {
+            // Twice: one that is locked as well.
+            args.extend([OsStr::new("--force"); 2]);
+        } else {
+            save::take_back(worktree, extras)?;
+        }
+        args.push(path.as_os_str());
+        git.run(args)?;
+    }
+    remove_empty_parents(worktree);
+    Ok(())
+}
+
+/// Deletes the branch, whose commits must be kept or merged; whether it is gone. One that is checked out elsewhere
+/// stays.
+pub fn drop_branch(worktree: &Worktree) -> Result<bool, WorktreeError> {
+    if !worktree.repo_dir.is_dir() {
+        return Ok(false);
+    }
+    let git = Git::at(&worktree.repo_dir);
+    if git.branch(&worktree.branch)?.is_none() {
+        return Ok(true);
+    }
+    Ok(git.ask(["branch", "--quiet", "-D", "--", &worktree.branch])?.ok)
+}
+
+/// The folders above a worktree are only there for it. The clone itself is never empty.
+fn remove_empty_parents(worktree: &Worktree) {
+    let mut above = worktree.path.parent();
+    for _ in 0..2 + 20 {
+        let Some(folder) = above.filter(|folder| *folder != worktree.repo_dir) else {
+            return;
+        };
+        if std::fs::remove_dir(folder).is_err() {
+            return;
+        }
+        let _ = folder.parent().map(Path::new).map(fsx::sync_folder);
+        above = folder.parent();
+    }
+}
