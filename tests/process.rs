@@ -14,8 +14,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kugetsu_engine::process::{
-    Exit, GuardSpec, Guarded, Liveness, ProcessError, Sink, current, identity_of, is_alive, run_to_end,
-    sweep_marked,
+    Containment, Exit, GuardSpec, Guarded, Liveness, ProcessError, Sink, current, identity_of, is_alive,
+    run_to_end, sweep_marked,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncReadExt;
@@ -50,9 +50,11 @@ impl World {
             set_env: vec![("TEST_MARK".into(), self.mark.clone().into())],
             remove_env: Vec::new(),
             stdin: Vec::new().into(),
-            grace: LONG,
-            turn: self.turn,
-            guard_program: GUARD.into(),
+            containment: Containment {
+                guard_program: GUARD.into(),
+                mark: self.turn,
+                grace: LONG,
+            },
             stdout: Sink::Piped,
             stderr: Sink::Null,
         }
@@ -238,7 +240,7 @@ async fn a_request_to_end_is_obeyed_within_the_grace_period() {
 async fn a_program_deaf_to_sigterm_is_killed_after_the_grace_period() {
     let world = World::new();
     let mut spec = world.spec(&wild("trap '' TERM; echo ready; SLEEP; SLEEP; SLEEP"));
-    spec.grace = Duration::from_millis(100);
+    spec.containment.grace = Duration::from_millis(100);
     let mut guarded = Guarded::spawn(spec).await.unwrap();
     ready(&mut guarded).await;
     world.until_found(WILD_COUNT + 2);
@@ -529,14 +531,14 @@ async fn what_cannot_be_started_is_an_error_that_says_why() {
     );
 
     let mut spec = world.spec("");
-    spec.guard_program = "/nowhere/kugetsu".into();
+    spec.containment.guard_program = "/nowhere/kugetsu".into();
     let Err(error) = Guarded::spawn(spec).await else {
         panic!("started")
     };
     assert!(matches!(error, ProcessError::Guard { .. }), "{error}");
 
     let mut spec = world.spec("");
-    spec.guard_program = "/bin/true".into();
+    spec.containment.guard_program = "/bin/true".into();
     let Err(error) = Guarded::spawn(spec).await else {
         panic!("started")
     };
@@ -910,7 +912,7 @@ fn a_short_command_can_write_to_a_file() {
 fn a_short_command_that_takes_too_long_is_killed_with_all_it_started() {
     let world = World::new();
     let mut spec = world.spec(&wild("trap '' TERM; echo the reason >&2; SLEEP; SLEEP; SLEEP"));
-    spec.grace = Duration::from_millis(50);
+    spec.containment.grace = Duration::from_millis(50);
     spec.stderr = Sink::Piped;
     let error = run_to_end(spec, Duration::from_millis(500)).unwrap_err();
     assert!(matches!(error, ProcessError::Deadline { .. }), "{error}");
@@ -929,7 +931,7 @@ fn a_short_command_that_cannot_be_started_says_why() {
         "{error}"
     );
     let mut spec = world.spec("");
-    spec.guard_program = "/bin/true".into();
+    spec.containment.guard_program = "/bin/true".into();
     let error = run_to_end(spec, LONG).unwrap_err();
     assert!(matches!(error, ProcessError::GuardEnded { .. }), "{error}");
 }

@@ -3,6 +3,7 @@
 //! The layers and what may depend on what are drawn in ARCHITECTURE.md. The engine prints nothing, ends no process but
 //! those that it started, and reads neither the environment nor the current directory: a request carries them.
 
+mod aside;
 pub mod config;
 pub mod fsx;
 pub mod opencode;

@@ -10,14 +10,13 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use uuid::Uuid;
 
 use super::Opencode;
 use super::log_lines::{failed_attempt, is_log_line, refused_agent, server_failure};
 use super::run_events::notice;
 use crate::fsx;
 use crate::permission::{Rule, env_json};
-use crate::process::{GuardSpec, Sink};
+use crate::process::{Containment, GuardSpec, Sink};
 use crate::redact::Redactor;
 
 /// How many of opencode's last lines on standard error are kept as evidence.
@@ -30,18 +29,14 @@ const KEPT_LINE: usize = 2000;
 pub struct Launch {
     /// Which opencode.
     pub opencode: Opencode,
-    /// Our own program, which serves as the guard.
-    pub guard_program: PathBuf,
-    /// The turn whose mark the processes carry.
-    pub turn: Uuid,
+    /// What holds it; the mark is the turn's.
+    pub containment: Containment,
     /// The working directory.
     pub directory: PathBuf,
     /// The rules for every session of this process, where a turn is what it is started for.
     pub rules: Option<Vec<Rule>>,
     /// Where opencode's log goes at DEBUG.
     pub debug_log: Option<PathBuf>,
-    /// Between SIGTERM and SIGKILL.
-    pub grace: Duration,
     /// How long a server may take to become ready. Measured: 1.2 to 1.7 s quiet, triple on a busy machine.
     pub ready: Duration,
     /// Variables of opencode's environment whose values are written nowhere.
@@ -101,9 +96,7 @@ impl Launch {
             set_env,
             remove_env: Vec::new(),
             stdin: Vec::new().into(),
-            grace: self.grace,
-            turn: self.turn,
-            guard_program: self.guard_program.clone(),
+            containment: self.containment.clone(),
             stdout: Sink::Piped,
             stderr: Sink::Piped,
         }

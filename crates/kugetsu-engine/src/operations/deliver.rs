@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
@@ -19,15 +20,15 @@ use super::recover::was_prompted;
 use super::request::{Mode, TransportChoice, TurnReport, TurnRequest};
 use super::{DEBUG_LOG, Engine, EngineError, pending, read_database};
 use crate::fsx::crash_point;
-use crate::opencode::{Database, DatabaseError, Opencode, Secrets, Server, SessionPatch};
+use crate::opencode::{Database, DatabaseError, Launch, Opencode, Secrets, Server, SessionPatch};
 use crate::permission::Rule;
 use crate::process;
 use crate::redact::Redactor;
 use crate::store::{Holder, Lease, LeaseError, Lock, RecordKey};
-use crate::transport::{RunTransport, ServeTransport, Setup, Target, Transport, TransportError};
+use crate::transport::{Connector, OpencodeRun, PrivateServer, Target, TransportError, TurnLink, TurnSpec};
 use crate::turn::status::StatusWriter;
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
-use crate::turn::{self, Counts, Interrupt, Outcome, Responder, Turn};
+use crate::turn::{self, Counts, ForkKeeper, Interrupt, Outcome, Responder, Turn};
 use kugetsu_api::{
     BaseRecord, ForkIntent, LiveTurn, Proof, SCHEMA, SessionId, SessionRecord, Totals, TransportKind,
     TurnRecord, Verdict,
@@ -301,20 +302,20 @@ impl Delivery<'_> {
                 .database_writable(&self.opencode, &mut interrupts)
                 .await?;
         }
-        let setup = self.setup();
+        let spec = self.spec();
         match self.request.transport {
             TransportChoice::Only(TransportKind::Run) => {
-                let transport = RunTransport::open(setup).await?;
-                self.through(transport, interrupts, watch).await
+                let link = OpencodeRun.connect(&spec).await?;
+                self.through(&OpencodeRun, link, interrupts, watch).await
             }
             TransportChoice::Only(TransportKind::Serve) => {
-                let opening = ServeTransport::open(setup);
-                let transport = unless_interrupted(&mut interrupts, opening).await??;
-                self.through(transport, interrupts, watch).await
+                let opening = PrivateServer.connect(&spec);
+                let link = unless_interrupted(&mut interrupts, opening).await??;
+                self.through(&PrivateServer, link, interrupts, watch).await
             }
             TransportChoice::Auto => {
-                match unless_interrupted(&mut interrupts, ServeTransport::open(setup.clone())).await? {
-                    Ok(transport) => self.through(transport, interrupts, watch).await,
+                match unless_interrupted(&mut interrupts, PrivateServer.connect(&spec)).await? {
+                    Ok(link) => self.through(&PrivateServer, link, interrupts, watch).await,
                     Err(TransportError::NotReady(_)) if self.responder.is_interactive() => Err(needs_serve()),
                     Err(TransportError::NotReady(why)) => {
                         let what = format!(
@@ -322,8 +323,8 @@ impl Delivery<'_> {
                         );
                         tracing::warn!("{what}");
                         self.fallback = Some(what);
-                        let transport = RunTransport::open(setup).await?;
-                        self.through(transport, interrupts, watch).await
+                        let link = OpencodeRun.connect(&spec).await?;
+                        self.through(&OpencodeRun, link, interrupts, watch).await
                     }
                     Err(other) => Err(other.into()),
                 }
@@ -331,38 +332,47 @@ impl Delivery<'_> {
         }
     }
 
-    fn setup(&self) -> Setup {
+    fn spec(&self) -> TurnSpec {
         let folder = self.engine.store.folder(&RecordKey::from(&self.record.address));
-        Setup {
-            opencode: self.opencode.clone(),
-            guard_program: self.engine.environment.program.clone(),
-            turn: self.turn,
-            directory: self.record.directory.clone(),
-            rules: self.rules.clone(),
+        let mut containment = self.engine.containment(self.turn);
+        containment.grace = self.request.limits.grace;
+        TurnSpec {
+            launch: Launch {
+                opencode: self.opencode.clone(),
+                containment,
+                directory: self.record.directory.clone(),
+                rules: Some(self.rules.clone()),
+                debug_log: self.request.debug.then(|| folder.join(DEBUG_LOG)),
+                ready: self.engine.config.duration("ready_timeout"),
+                secrets: self
+                    .responder
+                    .answers
+                    .as_ref()
+                    .map_or_else(Secrets::default, |answers| Secrets::new(&answers.secrets)),
+            },
             raw_log: Some(folder.join(format!("{}.raw.log", self.turn))),
-            debug_log: self.request.debug.then(|| folder.join(DEBUG_LOG)),
-            grace: self.request.limits.grace,
-            ready: self.engine.config.duration("ready_timeout"),
             model: self.request.model.clone(),
             agent: self.request.agent.clone(),
-            secrets: self
-                .responder
-                .answers
-                .as_ref()
-                .map_or_else(Secrets::default, |answers| Secrets::new(&answers.secrets)),
         }
     }
 
-    async fn through<T: Transport>(
+    async fn through(
         mut self,
-        mut transport: T,
+        connector: &dyn Connector,
+        mut link: Box<dyn TurnLink>,
         interrupts: watch::Receiver<Interrupt>,
         watch: impl FnOnce(Feed),
     ) -> Result<TurnReport, EngineError> {
-        match self.prepare(&mut transport, &mut interrupts.clone()).await {
-            Ok((target, stream)) => self.supervise(transport, target, stream, interrupts, watch).await,
+        match self
+            .prepare(connector.kind(), link.as_mut(), &mut interrupts.clone())
+            .await
+        {
+            Ok((target, stream)) => {
+                self.supervise(connector, link, target, stream, interrupts, watch)
+                    .await
+            }
             Err(error) => {
-                transport.close(false).await;
+                link.close(false).await;
                 // Nothing was delivered: the record goes back to what it was, as far as the store allows.
                 self.record.live = None;
                 // Unless its id is known, a fork that was asked for may have been made all the same: the journal
@@ -382,16 +392,17 @@ impl Delivery<'_> {
     }
 
     /// Everything before the prompt: the journal, the fork where the transport can fork ahead, the policy.
-    async fn prepare<T: Transport>(
+    async fn prepare(
         &mut self,
-        transport: &mut T,
+        kind: TransportKind,
+        link: &mut dyn TurnLink,
         interrupts: &mut watch::Receiver<Interrupt>,
     ) -> Result<(Target, (StreamWriter, Feed)), EngineError> {
         self.record.live = Some(LiveTurn {
             turn: self.turn,
             supervisor: process::current(),
             started: self.started,
-            transport: T::KIND,
+            transport: kind,
         });
         self.record.opencode = self.opencode.version.to_string();
         let target = if let Some(session) = self.record.session.clone() {
@@ -402,12 +413,12 @@ impl Delivery<'_> {
                 .apply_rules(&self.opencode, &self.record, &self.rules)?;
             Target::Session(session)
         } else {
-            self.fork(transport, interrupts).await?
+            self.fork(kind, link, interrupts).await?
         };
         let key = RecordKey::from(&self.record.address);
         let (mut stream, feed) = StreamWriter::open(&self.engine.store, &key, self.turn)?;
         let start = StreamEvent::AgentStart {
-            transport: T::KIND,
+            transport: kind,
             opencode: self.record.opencode.clone(),
             directory: self.record.directory.clone(),
         };
@@ -420,17 +431,18 @@ impl Delivery<'_> {
         Ok((target, (stream, feed)))
     }
 
-    async fn fork<T: Transport>(
+    async fn fork(
         &mut self,
-        transport: &mut T,
+        kind: TransportKind,
+        link: &mut dyn TurnLink,
         interrupts: &mut watch::Receiver<Interrupt>,
     ) -> Result<Target, EngineError> {
         let prompt_sha256 = sha256(&self.prompt);
-        let aside = T::KIND == TransportKind::Run && self.record.worktree.is_some();
+        let aside = kind == TransportKind::Run && self.record.worktree.is_some();
         let store = &self.engine.store;
         let asked = Instant::now();
         self.fork_lock = loop {
-            let taken = if aside || T::KIND == TransportKind::Serve {
+            let taken = if aside || kind == TransportKind::Serve {
                 // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
                 // of the journal that is older than it.
                 store.fork_lock(Duration::ZERO)
@@ -450,7 +462,7 @@ impl Delivery<'_> {
             turn: self.turn,
             asked: Timestamp::now(),
             prompt_sha256,
-            ahead: aside || T::KIND == TransportKind::Serve,
+            ahead: aside || kind == TransportKind::Serve,
         });
         self.save()?;
         crash_point("fork_intended");
@@ -458,7 +470,7 @@ impl Delivery<'_> {
         let session = if aside {
             unless_interrupted(interrupts, self.fork_aside(&base)).await??
         } else {
-            match unless_interrupted(interrupts, transport.fork(&base)).await?? {
+            match unless_interrupted(interrupts, link.fork(&base)).await?? {
                 Some(session) => session,
                 None => return Ok(Target::ForkOf(base)),
             }
@@ -474,7 +486,7 @@ impl Delivery<'_> {
         let mut launch = self
             .engine
             .short_launch(&self.opencode, self.record.directory.clone());
-        launch.turn = self.turn;
+        launch.containment.mark = self.turn;
         let mut server = Server::start(&launch).await?;
         let fork = server.api().fork(base).await;
         server.stop(false).await;
@@ -494,9 +506,10 @@ impl Delivery<'_> {
         Ok(())
     }
 
-    async fn supervise<T: Transport>(
+    async fn supervise(
         mut self,
-        transport: T,
+        connector: &dyn Connector,
+        link: Box<dyn TurnLink>,
         target: Target,
         (stream, feed): (StreamWriter, Feed),
         interrupts: watch::Receiver<Interrupt>,
@@ -514,30 +527,28 @@ impl Delivery<'_> {
                 .map(|worktree| worktree.path.clone()),
         );
         watch(feed);
-        let mut store_problem = None;
         let prompt = std::mem::take(&mut self.prompt);
-        let setup = self.setup();
-        let redactor = setup.secrets.redactor.clone();
+        let spec = self.spec();
+        let redactor = spec.launch.secrets.redactor.clone();
         let turn = Turn {
-            setup,
+            spec,
             target,
-            prompt: &prompt,
+            prompt,
             limits: self.request.limits.clone(),
             responder: std::mem::take(&mut self.responder),
             stream,
             interrupts,
             control,
         };
-        let outcome = turn::supervise(turn, transport, |session| {
-            self.know(session).map_err(|error| {
-                let text = error.to_string();
-                store_problem = Some(error);
-                text
-            })
-        })
-        .await;
+        let kind = connector.kind();
+        let mut keeper = KeepFork {
+            delivery: &mut self,
+            problem: None,
+        };
+        let outcome = turn::supervise(turn, connector, link, &mut keeper).await;
+        let store_problem = keeper.problem;
         crash_point("turn_ended");
-        let report = self.finish(outcome, T::KIND, &redactor)?;
+        let report = self.finish(outcome, kind, &redactor)?;
         status_writer.end(report.turn.verdict);
         match store_problem {
             Some(error) => Err(error),
@@ -616,6 +627,22 @@ impl Delivery<'_> {
             adopted: None,
             fallback: self.fallback,
             notes: Vec::new(),
+        })
+    }
+}
+
+struct KeepFork<'a, 'b> {
+    delivery: &'a mut Delivery<'b>,
+    problem: Option<EngineError>,
+}
+
+#[async_trait]
+impl ForkKeeper for KeepFork<'_, '_> {
+    async fn fork_known(&mut self, session: &SessionId) -> Result<(), String> {
+        self.delivery.know(session).map_err(|error| {
+            let text = error.to_string();
+            self.problem = Some(error);
+            text
         })
     }
 }

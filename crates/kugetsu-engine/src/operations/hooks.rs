@@ -167,10 +167,8 @@ impl Engine {
             set_env,
             remove_env: Vec::new(),
             stdin: Arc::from([]),
-            grace: self.config.duration("grace"),
             // Its own mark: ending a hook must not end what else belongs to the turn.
-            turn: Uuid::now_v7(),
-            guard_program: self.environment.program.clone(),
+            containment: self.containment(Uuid::now_v7()),
             stdout: Sink::File(log),
             stderr: Sink::File(copy),
         }))

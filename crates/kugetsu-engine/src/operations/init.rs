@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -11,14 +12,14 @@ use super::deliver::unless_interrupted;
 use super::repository::{origin_of, top_of};
 use super::{DEBUG_LOG, Engine, EngineError, read_database};
 use crate::fsx::crash_point;
-use crate::opencode::{DatabaseError, Opencode, Secrets, Server, SessionPatch};
+use crate::opencode::{DatabaseError, Launch, Opencode, Secrets, Server, SessionPatch};
 use crate::permission::Policy;
 use crate::redact::Redactor;
 use crate::store::{Holder, Lease, RecordKey};
-use crate::transport::{ServeTransport, Setup, Target, Transport as _};
+use crate::transport::{Connector as _, PrivateServer, Target, TurnSpec};
 use crate::turn::status::StatusWriter;
 use crate::turn::stream::{StreamEvent, StreamWriter};
-use crate::turn::{Interrupt, Limits, Responder, Turn, supervise};
+use crate::turn::{ForkKeeper, Interrupt, Limits, Responder, Turn, supervise};
 use kugetsu_api::{BaseRecord, RepoRef, SCHEMA, SessionId, Totals, TransportKind, Verdict};
 
 /// What `init` is asked for.
@@ -371,19 +372,21 @@ impl Engine {
         let turn = Uuid::now_v7();
         let key = RecordKey::from(&record.repo);
         let folder = self.store.folder(&key);
-        let setup = Setup {
-            opencode: opencode.clone(),
-            guard_program: self.environment.program.clone(),
-            turn,
-            directory: record.directory.clone(),
-            rules: record.policy.rules(),
+        let mut containment = self.containment(turn);
+        containment.grace = request.limits.grace;
+        let spec = TurnSpec {
+            launch: Launch {
+                opencode: opencode.clone(),
+                containment,
+                directory: record.directory.clone(),
+                rules: Some(record.policy.rules()),
+                debug_log: self.debug_log(request, &record.repo),
+                ready: self.config.duration("ready_timeout"),
+                secrets: Secrets::default(),
+            },
             raw_log: Some(folder.join(format!("{turn}.raw.log"))),
-            debug_log: self.debug_log(request, &record.repo),
-            grace: request.limits.grace,
-            ready: self.config.duration("ready_timeout"),
             model: request.model.clone(),
             agent: request.agent.clone(),
-            secrets: Secrets::default(),
         };
         let (mut stream, _feed) = StreamWriter::open(&self.store, &key, turn)?;
         let start = StreamEvent::AgentStart {
@@ -392,7 +395,7 @@ impl Engine {
             directory: record.directory.clone(),
         };
         stream.write(start, &Redactor::default());
-        let transport = unless_interrupted(&mut interrupts, ServeTransport::open(setup.clone())).await??;
+        let link = unless_interrupted(&mut interrupts, PrivateServer.connect(&spec)).await??;
         let (status_writer, control) = StatusWriter::start(
             &self.store,
             key,
@@ -403,17 +406,18 @@ impl Engine {
         );
         let outcome = supervise(
             Turn {
-                setup,
+                spec,
                 target: Target::Session(record.session.clone()),
-                prompt,
+                prompt: prompt.to_owned(),
                 limits: request.limits.clone(),
                 responder: Responder::default(),
                 stream,
                 interrupts,
                 control,
             },
-            transport,
-            |_| Ok(()),
+            &PrivateServer,
+            link,
+            &mut NoFork,
         )
         .await;
         let log_gap = outcome
@@ -433,6 +437,16 @@ impl Engine {
             verdict: outcome.judgement.verdict,
             reason: outcome.judgement.reason,
         })
+    }
+}
+
+/// A base is no fork.
+struct NoFork;
+
+#[async_trait]
+impl ForkKeeper for NoFork {
+    async fn fork_known(&mut self, _session: &SessionId) -> Result<(), String> {
+        Ok(())
     }
 }
 

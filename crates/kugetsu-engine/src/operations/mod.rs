@@ -41,7 +41,7 @@ pub use worktree::{RemovedWorktree, WorktreeRequest};
 
 use crate::config::{Config, Origin};
 use crate::opencode::{Database, Launch, Opencode, Search, Secrets};
-use crate::process::{self, Liveness, Output};
+use crate::process::{self, Containment, Liveness, Output};
 use crate::store::Store;
 use kugetsu_api::{Address, LiveTurn, RepoRef, SessionRecord, SessionState, SessionSummary};
 
@@ -123,16 +123,23 @@ impl Engine {
         Ok(Database::open_write(&opencode.database, self.database_wait())?)
     }
 
+    /// What holds the programs that are started with this mark.
+    fn containment(&self, mark: Uuid) -> Containment {
+        Containment {
+            guard_program: self.environment.program.clone(),
+            mark,
+            grace: self.config.duration("grace"),
+        }
+    }
+
     /// Starts one of opencode's short commands, without a turn.
     fn short_launch(&self, opencode: &Opencode, directory: PathBuf) -> Launch {
         Launch {
             opencode: opencode.clone(),
-            guard_program: self.environment.program.clone(),
-            turn: Uuid::now_v7(),
+            containment: self.containment(Uuid::now_v7()),
             directory,
             rules: None,
             debug_log: None,
-            grace: self.config.duration("grace"),
             ready: self.config.duration("ready_timeout"),
             secrets: Secrets::default(),
         }

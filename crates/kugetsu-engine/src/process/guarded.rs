@@ -53,7 +53,7 @@ impl Guarded {
             guard_pid: guard.id().unwrap_or(0),
             guard,
             pid: 0,
-            turn: spec.turn,
+            turn: spec.containment.mark,
             exit: None,
         };
         // A guard that dies meanwhile shows in the missing report.

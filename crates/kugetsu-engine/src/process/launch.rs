@@ -31,6 +31,18 @@ pub enum Sink {
     Null,
 }
 
+/// How a program and everything that it starts is held together, found again and ended.
+#[derive(Clone, Debug)]
+pub struct Containment {
+    /// Our own binary, which serves as the guard. `/proc/self/exe` stays right while a new version is installed over it.
+    pub guard_program: PathBuf,
+    /// The mark in the environment ([`super::TURN_ENV`]) of everything that the program starts: the turn's id, or an id
+    /// of its own for what must not be ended with a turn.
+    pub mark: Uuid,
+    /// How long after a request to end the tree is killed.
+    pub grace: Duration,
+}
+
 /// A program to be run under a guard. It has no `Debug`, because `set_env` may hold secrets; they reach the guard
 /// through its stdin and are in nobody's argument list.
 pub struct GuardSpec {
@@ -46,12 +58,8 @@ pub struct GuardSpec {
     pub remove_env: Vec<OsString>,
     /// What it reads from its stdin, which ends after it.
     pub stdin: Arc<[u8]>,
-    /// How long after a request to end it is killed.
-    pub grace: Duration,
-    /// The turn: the mark in the environment ([`super::TURN_ENV`]) of everything that it starts.
-    pub turn: Uuid,
-    /// Our own binary. `/proc/self/exe` stays right while a new version is installed over it.
-    pub guard_program: PathBuf,
+    /// What holds it, and everything that it starts.
+    pub containment: Containment,
     /// Where its stdout goes.
     pub stdout: Sink,
     /// Where its stderr goes.
@@ -68,8 +76,8 @@ impl GuardSpec {
             set_env: self.set_env.clone(),
             remove_env: self.remove_env.clone(),
             stdin_len: self.stdin.len() as u64,
-            grace_ms: u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX),
-            turn: self.turn,
+            grace_ms: u64::try_from(self.containment.grace.as_millis()).unwrap_or(u64::MAX),
+            turn: self.containment.mark,
         };
         let mut line = serde_json::to_vec(&header).map_err(|error| ProcessError::System {
             what: "cannot write the guard's header",
@@ -86,11 +94,11 @@ impl GuardSpec {
             what: "cannot make the guard's control socket",
             source,
         })?;
-        let mut command = Command::new(&self.guard_program);
+        let mut command = Command::new(&self.containment.guard_program);
         command
             .arg0(GUARD_NAME)
             .arg(GUARD_COMMAND)
-            .arg(self.turn.to_string())
+            .arg(self.containment.mark.to_string())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(stdio(&mut self.stdout))
             .stderr(stdio(&mut self.stderr));
@@ -99,7 +107,7 @@ impl GuardSpec {
 
     pub(super) fn guard_error(&self, source: std::io::Error) -> ProcessError {
         ProcessError::Guard {
-            guard: self.guard_program.clone(),
+            guard: self.containment.guard_program.clone(),
             source,
         }
     }

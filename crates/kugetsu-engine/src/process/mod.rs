@@ -35,7 +35,7 @@ mod wire;
 pub use guard::guard_main;
 pub use guarded::Guarded;
 pub use identity::{Liveness, current, identity_of, is_alive, terminate};
-pub use launch::{GuardSpec, Sink};
+pub use launch::{Containment, GuardSpec, Sink};
 pub use short::{Output, run_to_end};
 pub use sweep::sweep_marked;
 

@@ -70,7 +70,10 @@ pub fn run_to_end(mut spec: GuardSpec, deadline: Duration) -> Result<Output, Pro
                 match phase {
                     Phase::Running => {
                         line.ask(TERMINATE);
-                        (phase, until) = (Phase::Terminating, Instant::now() + spec.grace + GUARD_SLACK);
+                        (phase, until) = (
+                            Phase::Terminating,
+                            Instant::now() + spec.containment.grace + GUARD_SLACK,
+                        );
                     }
                     Phase::Terminating => {
                         line.ask(KILL);
@@ -88,7 +91,7 @@ pub fn run_to_end(mut spec: GuardSpec, deadline: Duration) -> Result<Output, Pro
     let _ = guard.wait();
     let (exit, left_behind) = match last {
         Some(last) => last,
-        None => match sweep::sweep_marked(spec.turn) {
+        None => match sweep::sweep_marked(spec.containment.mark) {
             Err(ProcessError::Unkillable { pids }) => (Exit::GuardLost, pids),
             _ => (Exit::GuardLost, Vec::new()),
         },

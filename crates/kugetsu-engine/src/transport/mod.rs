@@ -1,4 +1,4 @@
-//! How a turn reaches opencode: one child per turn (`run`) or its HTTP server (`serve`), behind one trait.
+//! How a turn reaches opencode: one child per turn (`run`) or its HTTP server (`serve`), behind one pair of traits.
 //!
 //! A transport turns what opencode says into [`TransportEvent`]s and nothing more: it gives no verdict, keeps no
 //! record and waits for nothing by itself. Whoever drives it (the supervisor of the turn) owns time.
@@ -9,47 +9,29 @@ mod serve_events;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::Value;
-use uuid::Uuid;
 
-pub use run::RunTransport;
-pub use serve::ServeTransport;
+pub use run::OpencodeRun;
+pub use serve::PrivateServer;
 
-use crate::opencode::{DatabaseError, Opencode, Secrets};
-use crate::permission::Rule;
+use crate::opencode::{DatabaseError, Launch};
 use crate::process::{Exit, ProcessError};
 use kugetsu_api::{SessionId, TokenCount, TransportKind};
 
-/// What both transports need to know before a turn begins.
+/// A turn, as far as a transport needs to know it.
 #[derive(Clone, Debug)]
-pub struct Setup {
-    /// The opencode to run.
-    pub opencode: Opencode,
-    /// Our own program, which serves as the guard of opencode's process tree.
-    pub guard_program: PathBuf,
-    /// The turn; marks every process that it starts.
-    pub turn: Uuid,
-    /// The session's working directory.
-    pub directory: PathBuf,
-    /// The permission rules, for the environment of opencode.
-    pub rules: Vec<Rule>,
+pub struct TurnSpec {
+    /// How opencode is started for it: in the session's directory, with its rules, marked with the turn's id.
+    pub launch: Launch,
     /// Where opencode's own words go, as they come but for secrets.
     pub raw_log: Option<PathBuf>,
-    /// Where opencode's log goes at DEBUG (`--debug`).
-    pub debug_log: Option<PathBuf>,
-    /// How long opencode may take to end after it was asked to.
-    pub grace: Duration,
-    /// How long a server may take to become ready.
-    pub ready: Duration,
     /// `provider/model`, if not the session's own.
     pub model: Option<String>,
     /// The agent, if not the session's own.
     pub agent: Option<String>,
-    /// What opencode's environment holds and no log may.
-    pub secrets: Secrets,
 }
 
 /// Where a prompt goes.
@@ -61,40 +43,43 @@ pub enum Target {
     ForkOf(SessionId),
 }
 
-/// One way to reach opencode. The contract, tested against every implementation on every version:
+/// One way to reach opencode: it makes a link for one turn. A private server and `opencode run` are two of them.
+#[async_trait]
+pub trait Connector: Send + Sync {
+    /// Which way this is.
+    fn kind(&self) -> TransportKind;
+
+    /// Makes ready for one turn; asked again after opencode crashed in the middle of one. Nothing that is started here
+    /// outlives the link, or this future where it is dropped.
+    async fn connect(&self, spec: &TurnSpec) -> Result<Box<dyn TurnLink>, TransportError>;
+}
+
+/// The link to opencode for one turn, and one life of opencode in it. The contract, tested against every implementation
+/// on every version:
 ///
-/// - [`open`](Transport::open) starts nothing that outlives the value;
-/// - [`next`](Transport::next) is cancel-safe, and after [`TransportEvent::Ended`] it is not called again;
-/// - after [`close`](Transport::close) nothing that the turn started is alive.
-pub trait Transport: Sized {
-    /// Which one this is.
-    const KIND: TransportKind;
-
-    /// Makes ready for one turn.
-    fn open(setup: Setup) -> impl Future<Output = Result<Self, TransportError>>;
-
-    /// Forks ahead of the first prompt. `None`: this transport forks together with the prompt, and the fork's
-    /// id arrives as [`TransportEvent::Session`].
-    fn fork(&mut self, base: &SessionId) -> impl Future<Output = Result<Option<SessionId>, TransportError>>;
+/// - [`next`](TurnLink::next) is cancel-safe, and after [`TransportEvent::Ended`] it is not called again;
+/// - after [`close`](TurnLink::close) nothing that the turn started is alive;
+/// - a link that is dropped without it ends what the turn started within a second.
+#[async_trait]
+pub trait TurnLink: Send {
+    /// Forks ahead of the first prompt. `None`: this link forks together with the prompt, and the fork's id arrives as
+    /// [`TransportEvent::Session`].
+    async fn fork(&mut self, base: &SessionId) -> Result<Option<SessionId>, TransportError>;
 
     /// Delivers the prompt, byte for byte.
-    fn prompt(&mut self, target: &Target, text: &str) -> impl Future<Output = Result<(), TransportError>>;
+    async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError>;
 
     /// The next thing that opencode says.
-    fn next(&mut self) -> impl Future<Output = TransportEvent>;
+    async fn next(&mut self) -> TransportEvent;
 
     /// Answers a permission request or a question.
-    fn answer(
-        &mut self,
-        request: &Request,
-        answer: &Answer,
-    ) -> impl Future<Output = Result<(), TransportError>>;
+    async fn answer(&mut self, request: &Request, answer: &Answer) -> Result<(), TransportError>;
 
     /// Asks opencode to end the turn; what follows still arrives as events.
-    fn abort(&mut self) -> impl Future<Output = ()>;
+    async fn abort(&mut self);
 
     /// Ends everything that the turn started. `now`: without the grace period.
-    fn close(&mut self, now: bool) -> impl Future<Output = ()>;
+    async fn close(&mut self, now: bool);
 }
 
 /// What opencode says during a turn, the same words for both transports.

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::ChildStdout;
@@ -13,8 +14,8 @@ use tokio::task::JoinHandle;
 
 use super::serve_events::open_raw_log;
 use super::{
-    Answer, End, ErrorPayload, Request, Setup, Target, ToolCall, ToolStatus, Transport, TransportError,
-    TransportEvent,
+    Answer, Connector, End, ErrorPayload, Request, Target, ToolCall, ToolStatus, TransportError,
+    TransportEvent, TurnLink, TurnSpec,
 };
 use crate::opencode::{
     Database, DatabaseError, LineSplitter, RunEvent, RunEventKind, RunLine, SUBAGENT_TOOL, SessionRow,
@@ -35,9 +36,13 @@ const SUBAGENTS: Duration = Duration::from_secs(2);
 /// times.
 const LATE: i64 = 5000;
 
-/// See the module.
-pub struct RunTransport {
-    setup: Setup,
+/// Reaches opencode through one `opencode run` for each prompt.
+#[derive(Clone, Copy, Debug)]
+pub struct OpencodeRun;
+
+/// The link of [`OpencodeRun`].
+struct RunLink {
+    spec: TurnSpec,
     process: Option<Guarded>,
     events: Option<mpsc::Receiver<TransportEvent>>,
     stderr: StderrTail,
@@ -68,10 +73,10 @@ struct Subagents {
 }
 
 impl Subagents {
-    fn begin(setup: &Setup, target: &Target) -> Self {
+    fn begin(spec: &TurnSpec, target: &Target) -> Self {
         let now = Timestamp::now().as_millisecond();
         Self {
-            database: setup.opencode.database.clone(),
+            database: spec.launch.opencode.database.clone(),
             session: match target {
                 Target::Session(session) => Some(session.clone()),
                 Target::ForkOf(_) => None,
@@ -128,9 +133,9 @@ struct ForkSearch {
 
 impl ForkSearch {
     /// Forks of the base that were there before are not it.
-    fn begin(setup: &Setup, base: &SessionId, prompt: &str) -> Result<Self, TransportError> {
+    fn begin(spec: &TurnSpec, base: &SessionId, prompt: &str) -> Result<Self, TransportError> {
         let since = Timestamp::now();
-        let database = Database::open_read(&setup.opencode.database)?;
+        let database = Database::open_read(&spec.launch.opencode.database)?;
         let base = database
             .session(base)?
             .ok_or_else(|| TransportError::NoSuchSession(base.clone()))?;
@@ -171,7 +176,7 @@ impl ForkSearch {
     }
 }
 
-impl RunTransport {
+impl RunLink {
     fn found(&mut self, fork: SessionId) -> TransportEvent {
         self.search = None;
         if let Some(subagents) = &mut self.subagents {
@@ -181,12 +186,15 @@ impl RunTransport {
     }
 }
 
-impl Transport for RunTransport {
-    const KIND: TransportKind = TransportKind::Run;
+#[async_trait]
+impl Connector for OpencodeRun {
+    fn kind(&self) -> TransportKind {
+        TransportKind::Run
+    }
 
-    async fn open(setup: Setup) -> Result<Self, TransportError> {
-        Ok(Self {
-            setup,
+    async fn connect(&self, spec: &TurnSpec) -> Result<Box<dyn TurnLink>, TransportError> {
+        Ok(Box::new(RunLink {
+            spec: spec.clone(),
             process: None,
             events: None,
             stderr: StderrTail::default(),
@@ -198,54 +206,57 @@ impl Transport for RunTransport {
             search: None,
             subagents: None,
             seen: VecDeque::new(),
-        })
+        }))
     }
+}
 
+#[async_trait]
+impl TurnLink for RunLink {
     async fn fork(&mut self, _base: &SessionId) -> Result<Option<SessionId>, TransportError> {
         Ok(None)
     }
 
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {
-        self.subagents = Some(Subagents::begin(&self.setup, target));
+        self.subagents = Some(Subagents::begin(&self.spec, target));
         let mut args = vec!["run", "--format", "json"];
         // Never --continue: with it, 1.3.2 ignores --session and goes on in the newest one.
         let session = match target {
             Target::Session(session) => session,
             Target::ForkOf(base) => {
-                self.search = Some(ForkSearch::begin(&self.setup, base, text)?);
+                self.search = Some(ForkSearch::begin(&self.spec, base, text)?);
                 args.push("--fork");
                 base
             }
         };
         args.extend(["--session", session.as_str()]);
-        for (flag, value) in [("--model", &self.setup.model), ("--agent", &self.setup.agent)] {
+        for (flag, value) in [("--model", &self.spec.model), ("--agent", &self.spec.agent)] {
             if let Some(value) = value {
                 args.extend([flag, value]);
             }
         }
-        if self.setup.debug_log.is_none() {
+        if self.spec.launch.debug_log.is_none() {
             // Nothing on standard output tells that opencode waits for the model's provider; its log does.
             args.extend(["--print-logs", "--log-level", "ERROR"]);
         }
         let mut spec = self
-            .setup
-            .launch()
+            .spec
+            .launch
             .guard_spec(args.into_iter().map(Into::into).collect());
         // An argument with spaces arrives wrapped in quotes, and an open standard input hangs it: so the
         // prompt goes in there, and it is closed.
         spec.stdin = text.as_bytes().into();
         spec.remove_env.push("OPENCODE_SERVER_PASSWORD".into());
-        let raw = self.setup.raw_log.as_deref().map(open_raw_log).transpose()?;
+        let raw = self.spec.raw_log.as_deref().map(open_raw_log).transpose()?;
         let mut process = Guarded::spawn(spec).await?;
         if let Some(pipe) = process.stderr.take() {
-            let debug_log = self.setup.debug_log.clone();
+            let debug_log = self.spec.launch.debug_log.clone();
             let (heard, said) = mpsc::channel(64);
             self.said = Some(said);
             self.stderr_pump = Some(tokio::spawn(pump_stderr(
                 pipe,
                 self.stderr.clone(),
                 debug_log,
-                self.setup.secrets.redactor.clone(),
+                self.spec.launch.secrets.redactor.clone(),
                 Some(heard),
             )));
         }
@@ -255,7 +266,7 @@ impl Transport for RunTransport {
                 stdout,
                 raw,
                 sender,
-                self.setup.secrets.redactor.clone(),
+                self.spec.launch.secrets.redactor.clone(),
             ))),
             None => {
                 return Err(TransportError::NotReady(
@@ -287,10 +298,12 @@ impl Transport for RunTransport {
                     None => std::future::pending().await,
                 }
             };
+            let searching = self.search.is_some();
             let look = async {
-                match self.search {
-                    Some(_) => tokio::time::sleep(LOOK).await,
-                    None => std::future::pending().await,
+                if searching {
+                    tokio::time::sleep(LOOK).await;
+                } else {
+                    std::future::pending().await
                 }
             };
             let said = async {

@@ -3,16 +3,24 @@
 //! Three things run beside each other, all reporting into one channel: the stream of events, the request
 //! that delivers the prompt (its answer is the evidence of the turn's end), and a slow poll of what waits,
 //! since event streams drop (anomalyco/opencode#38458).
+//!
+//! The server belongs to this turn alone. What rests on that, for whoever lends one server to turn after turn: every
+//! question and permission that the poll finds is this turn's ([`waiting`]); the rules and secrets are in the server's
+//! environment ([`TurnSpec::launch`]); the end of the server is the end of everything that the turn started
+//! ([`TurnLink::close`]); what a server says on its standard error is evidence of this turn ([`End::stderr`]).
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::serve_events::{Listener, waiting};
-use super::{Answer, End, Request, RequestKind, Setup, Target, Transport, TransportError, TransportEvent};
-use crate::opencode::{Api, ApiError, Launch, Problem, Server, ServerError};
+use super::{
+    Answer, Connector, End, Request, RequestKind, Target, TransportError, TransportEvent, TurnLink, TurnSpec,
+};
+use crate::opencode::{Api, ApiError, Problem, Server, ServerError};
 use kugetsu_api::{SessionId, TransportKind};
 
 /// How often what waits is looked up beside the event stream.
@@ -29,9 +37,13 @@ pub(super) enum ServerReport {
     Answered(Result<Value, ApiError>),
 }
 
-/// See the module.
-pub struct ServeTransport {
-    setup: Setup,
+/// Reaches opencode through a server of the turn's own.
+#[derive(Clone, Copy, Debug)]
+pub struct PrivateServer;
+
+/// The link to a server.
+struct ServerLink {
+    spec: TurnSpec,
     server: Server,
     session: Option<SessionId>,
     sender: mpsc::Sender<ServerReport>,
@@ -62,23 +74,7 @@ impl From<ApiError> for TransportError {
     }
 }
 
-impl Setup {
-    pub(super) fn launch(&self) -> Launch {
-        Launch {
-            opencode: self.opencode.clone(),
-            guard_program: self.guard_program.clone(),
-            turn: self.turn,
-            directory: self.directory.clone(),
-            rules: Some(self.rules.clone()),
-            debug_log: self.debug_log.clone(),
-            grace: self.grace,
-            ready: self.ready,
-            secrets: self.secrets.clone(),
-        }
-    }
-}
-
-impl ServeTransport {
+impl ServerLink {
     fn api(&self) -> Api {
         self.server.api().clone()
     }
@@ -145,14 +141,17 @@ fn answer_text(answer: &Value) -> String {
         .collect()
 }
 
-impl Transport for ServeTransport {
-    const KIND: TransportKind = TransportKind::Serve;
+#[async_trait]
+impl Connector for PrivateServer {
+    fn kind(&self) -> TransportKind {
+        TransportKind::Serve
+    }
 
-    async fn open(setup: Setup) -> Result<Self, TransportError> {
-        let server = Server::start(&setup.launch()).await?;
+    async fn connect(&self, spec: &TurnSpec) -> Result<Box<dyn TurnLink>, TransportError> {
+        let server = Server::start(&spec.launch).await?;
         let (sender, reports) = mpsc::channel(256);
-        Ok(Self {
-            setup,
+        Ok(Box::new(ServerLink {
+            spec: spec.clone(),
             server,
             session: None,
             sender,
@@ -163,9 +162,12 @@ impl Transport for ServeTransport {
             idle_by: None,
             said_text: false,
             gone: false,
-        })
+        }))
     }
+}
 
+#[async_trait]
+impl TurnLink for ServerLink {
     async fn fork(&mut self, base: &SessionId) -> Result<Option<SessionId>, TransportError> {
         self.api()
             .fork(base)
@@ -195,8 +197,8 @@ impl Transport for ServeTransport {
         let stream = api.events().await?;
         let listener = Listener::new(
             session.clone(),
-            self.setup.raw_log.as_deref(),
-            self.setup.secrets.redactor.clone(),
+            self.spec.raw_log.as_deref(),
+            self.spec.launch.secrets.redactor.clone(),
         )?;
         self.tasks.push(tokio::spawn(listener.run(
             api.clone(),
@@ -206,7 +208,7 @@ impl Transport for ServeTransport {
         self.tasks
             .push(tokio::spawn(waiting(api.clone(), self.sender.clone(), POLL)));
         let (sender, text) = (self.sender.clone(), text.to_owned());
-        let (model, agent) = (self.setup.model.clone(), self.setup.agent.clone());
+        let (model, agent) = (self.spec.model.clone(), self.spec.agent.clone());
         self.tasks.push(tokio::spawn(async move {
             let answer = api
                 .message(&session, &text, model.as_deref(), agent.as_deref())
@@ -287,7 +289,7 @@ impl Transport for ServeTransport {
     async fn abort(&mut self) {
         if let Some(session) = &self.session {
             let api = self.api();
-            let _ = tokio::time::timeout(self.setup.grace, api.abort(session)).await;
+            let _ = tokio::time::timeout(self.spec.launch.containment.grace, api.abort(session)).await;
         }
     }
 

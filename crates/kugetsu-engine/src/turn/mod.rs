@@ -12,8 +12,10 @@ mod resume;
 pub mod status;
 pub mod stream;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -21,10 +23,13 @@ pub use answers::Responder;
 pub use limits::Limits;
 pub use machine::{Counts, Judgement, Machine, Step};
 
+use crate::aside::aside;
 use crate::opencode::Database;
 use crate::opencode::DatabaseError;
 use crate::process;
-use crate::transport::{Answer, Request, Setup, Target, Transport, TransportError, TransportEvent};
+use crate::transport::{
+    Answer, Connector, Request, Target, TransportError, TransportEvent, TurnLink, TurnSpec,
+};
 use answers::{AnsweredBy, Reply, interpret};
 use control::{Control, ControlMessage, Signal};
 use encoder::StreamEncoder;
@@ -56,13 +61,13 @@ pub enum Interrupt {
 
 /// One turn to run.
 #[derive(Debug)]
-pub struct Turn<'a> {
+pub struct Turn {
     /// How opencode is started, and started again after a crash.
-    pub setup: Setup,
+    pub spec: TurnSpec,
     /// Where the prompt goes.
     pub target: Target,
     /// The prompt, byte for byte.
-    pub prompt: &'a str,
+    pub prompt: String,
     /// What the turn may take.
     pub limits: Limits,
     /// Who answers when opencode asks.
@@ -147,12 +152,20 @@ enum Next {
     Pause,
 }
 
-/// Runs one turn. `session_known` is called once, as soon as a fork's id is known and before anything else
-/// happens; when it fails, the turn ends as failed, since a session that cannot be remembered is no result.
-pub async fn supervise<T: Transport>(
-    turn: Turn<'_>,
-    transport: T,
-    session_known: impl FnMut(&SessionId) -> Result<(), String>,
+/// Who must know a fork's id before anything else happens.
+#[async_trait]
+pub trait ForkKeeper: Send {
+    /// Called once, as soon as the id is known. When it fails, the turn ends as failed, since a session that cannot be
+    /// remembered is no result.
+    async fn fork_known(&mut self, session: &SessionId) -> Result<(), String>;
+}
+
+/// Runs one turn over a link that is ready, and over further ones of the connector after crashes and pauses.
+pub async fn supervise(
+    turn: Turn,
+    connector: &dyn Connector,
+    link: Box<dyn TurnLink>,
+    fork_keeper: &mut dyn ForkKeeper,
 ) -> Outcome {
     let session = match &turn.target {
         Target::Session(session) => Some(session.clone()),
@@ -163,21 +176,21 @@ pub async fn supervise<T: Transport>(
         started: Timestamp::now(),
         life: Timestamp::now(),
         machine: Machine::new(turn.limits.clone()),
-        encoder: StreamEncoder::new(turn.setup.secrets.redactor.clone()),
+        encoder: StreamEncoder::new(turn.spec.launch.secrets.redactor.clone()),
         interrupt: Interrupt::None,
         session,
-        session_known,
+        fork_keeper,
         asked: Vec::new(),
         answered: Answered::default(),
         blocked_on: None,
         restarts: 0,
         turn,
     };
-    supervisor.run(transport).await
+    supervisor.run(connector, link).await
 }
 
-struct Supervisor<'a, K> {
-    turn: Turn<'a>,
+struct Supervisor<'a> {
+    turn: Turn,
     began: Instant,
     started: Timestamp,
     /// When this life of opencode began: what an earlier one was doing is over.
@@ -186,7 +199,7 @@ struct Supervisor<'a, K> {
     encoder: StreamEncoder,
     interrupt: Interrupt,
     session: Option<SessionId>,
-    session_known: K,
+    fork_keeper: &'a mut dyn ForkKeeper,
     /// Requests that wait for a supervisor, and until when.
     asked: Vec<(Request, tokio::time::Instant)>,
     answered: Answered,
@@ -194,22 +207,22 @@ struct Supervisor<'a, K> {
     restarts: u32,
 }
 
-impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
-    async fn run<T: Transport>(mut self, first: T) -> Outcome {
-        let mut transport = Some(first);
-        let mut prompt = self.turn.prompt.to_owned();
+impl Supervisor<'_> {
+    async fn run(mut self, connector: &dyn Connector, first: Box<dyn TurnLink>) -> Outcome {
+        let mut link = Some(first);
+        let mut prompt = self.turn.prompt.clone();
         let judgement = loop {
-            let life = match transport.take() {
-                Some(mut transport) => {
-                    let life = self.live(&mut transport, &prompt).await;
-                    self.close(&mut transport).await;
+            let life = match link.take() {
+                Some(mut link) => {
+                    let life = self.live(link.as_mut(), &prompt).await;
+                    self.close(link.as_mut()).await;
                     life
                 }
                 None => {
-                    let setup = self.turn.setup.clone();
-                    match self.in_time(T::open(setup)).await {
+                    let spec = self.turn.spec.clone();
+                    match self.in_time(connector.connect(&spec)).await {
                         Ok(Ok(opened)) => {
-                            transport = Some(opened);
+                            link = Some(opened);
                             continue;
                         }
                         Ok(Err(error)) => LifeEnd::Crashed(error.to_string()),
@@ -272,8 +285,8 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
 
     /// Ends what was begun and given up before anybody had it in hand.
     async fn sweep(&self) {
-        let turn = self.turn.setup.turn;
-        let _ = tokio::task::spawn_blocking(move || process::sweep_marked(turn)).await;
+        let mark = self.turn.spec.launch.containment.mark;
+        let _ = aside(move || process::sweep_marked(mark)).await;
     }
 
     /// What to deliver after a crash: waits, and looks at what the session holds already, since a prompt is
@@ -322,6 +335,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             return Err(judgement);
         }
         self.next_prompt(resume::GO_ON)
+            .await
             .map_err(|problem| failed(&format!("{problem}; before that: ")))?
     }
 
@@ -355,6 +369,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
         self.turn.control.progress.state(RunState::Running);
         self.encoder.notice("control", "resumed", &mut self.turn.stream);
         self.next_prompt(resume::RESUMED)
+            .await
             .map_err(|problem| Judgement::new(Verdict::Failed, format!("cannot be resumed: {problem}")))?
     }
 
@@ -379,26 +394,27 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
 
     /// What to deliver to a new opencode: the prompt where the session does not hold it, else these words. The
     /// judgement, where the answer is there already.
-    fn next_prompt(&mut self, go_on: &str) -> Result<Result<String, Judgement>, DatabaseError> {
+    async fn next_prompt(&mut self, go_on: &str) -> Result<Result<String, Judgement>, DatabaseError> {
         let Some(session) = self.session.clone() else {
-            return Ok(Ok(self.turn.prompt.to_owned()));
+            return Ok(Ok(self.turn.prompt.clone()));
         };
         self.turn.target = Target::Session(session.clone());
         self.machine.reborn(self.began.elapsed());
         // Not knowing is no reason to send a prompt twice.
-        let stored_turn = stored_turn(&self.turn.setup.opencode.database, &session, self.started)?;
+        let (database, started) = (self.database(), self.started);
+        let stored_turn = aside(move || stored_turn(&database, &session, started)).await?;
         Ok(match stored_turn {
-            StoredTurn::Nothing => Ok(self.turn.prompt.to_owned()),
+            StoredTurn::Nothing => Ok(self.turn.prompt.clone()),
             StoredTurn::Prompt => Ok(go_on.to_owned()),
             StoredTurn::Answer => Err(Judgement::new(Verdict::Completed, "")),
         })
     }
 
     /// One life of opencode, from the prompt on.
-    async fn live<T: Transport>(&mut self, transport: &mut T, prompt: &str) -> LifeEnd {
+    async fn live(&mut self, link: &mut dyn TurnLink, prompt: &str) -> LifeEnd {
         self.life = Timestamp::now();
         let target = self.turn.target.clone();
-        match self.in_time(transport.prompt(&target, prompt)).await {
+        match self.in_time(link.prompt(&target, prompt)).await {
             Ok(Ok(())) => {}
             Ok(Err(error @ TransportError::Request { .. })) => return LifeEnd::Crashed(error.to_string()),
             Ok(Err(TransportError::Database(error))) if error.is_locked() => {
@@ -406,28 +422,25 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             }
             Ok(Err(error)) => return LifeEnd::Judged(Judgement::new(Verdict::Failed, error.to_string())),
             Err(judgement) => {
-                self.abort(transport).await;
+                self.abort(link).await;
                 self.sweep().await;
                 return LifeEnd::Judged(judgement);
             }
         }
         loop {
-            let step = match self.wait(transport).await {
-                Next::Step(Step::Ask(request)) => self.ask(transport, request).await,
+            let step = match self.wait(link).await {
+                Next::Step(Step::Ask(request)) => self.ask(link, request).await,
                 Next::Step(step) => step,
                 Next::Pause => {
-                    self.abort(transport).await;
-                    return self
-                        .hear_out(transport)
-                        .await
-                        .map_or(LifeEnd::Paused, LifeEnd::Judged);
+                    self.abort(link).await;
+                    return self.hear_out(link).await.map_or(LifeEnd::Paused, LifeEnd::Judged);
                 }
             };
             match step {
                 // A request that was asked is answered above.
                 Step::Go | Step::Ask(_) => {}
                 Step::Stop(judgement) => {
-                    self.abort(transport).await;
+                    self.abort(link).await;
                     return LifeEnd::Judged(judgement);
                 }
                 Step::Done(judgement) => return LifeEnd::Judged(judgement),
@@ -438,18 +451,18 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
 
     /// What opencode still says after it was asked to stop counts as well, for as long as the grace period. A
     /// judgement: it was done already, or something else ends the turn.
-    async fn hear_out<T: Transport>(&mut self, transport: &mut T) -> Option<Judgement> {
+    async fn hear_out(&mut self, link: &mut dyn TurnLink) -> Option<Judgement> {
         let until = tokio::time::Instant::now() + self.turn.limits.grace;
         loop {
             let event = tokio::select! {
-                event = transport.next() => event,
+                event = link.next() => event,
                 () = tokio::time::sleep_until(until) => return None,
                 () = asked_again(&mut self.turn.interrupts) => {
                     self.interrupt = Interrupt::Now;
                     return Some(aborted(Interrupt::Now));
                 }
             };
-            match self.hear(&event) {
+            match self.hear(&event).await {
                 Step::Stop(judgement) => return Some(judgement),
                 Step::Done(judgement) if judgement.verdict == Verdict::Completed => return Some(judgement),
                 _ if matches!(event, TransportEvent::Ended(_)) => return None,
@@ -459,7 +472,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
     }
 
     /// Waits for whatever comes first.
-    async fn wait<T: Transport>(&mut self, transport: &mut T) -> Next {
+    async fn wait(&mut self, link: &mut dyn TurnLink) -> Next {
         let deadline = tokio::time::Instant::from_std(self.began + self.machine.deadline());
         let response = self.asked.iter().map(|(_, until)| *until).min();
         let reply = async {
@@ -485,14 +498,14 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             messages = self.turn.control.next() => {
                 return self.signalled(messages).unwrap_or(Next::Step(Step::Go));
             }
-            event = transport.next() => self.hear(&event),
-            reply = reply => self.replied(transport, &reply).await,
-            () = overdue => self.overdue(transport).await,
+            event = link.next() => self.hear(&event).await,
+            reply = reply => self.replied(link, &reply).await,
+            () = overdue => self.overdue(link).await,
             () = tokio::time::sleep_until(deadline) => {
                 // `run` tells of a tool only when it has ended, and neither transport of a subagent's that only goes on;
                 // the database knows of both. Nor is it silent who waits for an answer, which has a limit of its own.
                 let at = self.began.elapsed();
-                if self.machine.is_silent(at) && (!self.asked.is_empty() || self.tool_runs()) {
+                if self.machine.is_silent(at) && (!self.asked.is_empty() || self.tool_runs().await) {
                     self.machine.alive(at);
                 }
                 self.machine.tick(at)
@@ -502,22 +515,25 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
     }
 
     /// A database that is locked at the moment says nothing, and nobody is ended for it.
-    fn tool_runs(&self) -> bool {
-        let Some(session) = &self.session else {
+    async fn tool_runs(&self) -> bool {
+        let Some(session) = self.session.clone() else {
             return false;
         };
-        let database = Database::open_read(&self.turn.setup.opencode.database);
-        database
-            .and_then(|database| database.tool_runs(session, self.life.as_millisecond()))
-            .unwrap_or_else(|error| error.is_locked())
+        let (database, since) = (self.database(), self.life.as_millisecond());
+        let runs = move || Database::open_read(&database)?.tool_runs(&session, since);
+        aside(runs).await.unwrap_or_else(|error| error.is_locked())
     }
 
-    fn hear(&mut self, event: &TransportEvent) -> Step {
+    fn database(&self) -> PathBuf {
+        self.turn.spec.launch.opencode.database.clone()
+    }
+
+    async fn hear(&mut self, event: &TransportEvent) -> Step {
         if let TransportEvent::Session(id) = event
             && self.session.is_none()
         {
             self.session = Some(id.clone());
-            if let Err(problem) = (self.session_known)(id) {
+            if let Err(problem) = self.fork_keeper.fork_known(id).await {
                 return Step::Stop(Judgement::new(Verdict::Failed, problem));
             }
         }
@@ -536,24 +552,22 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
     }
 
     /// opencode asks: the file answers, or a supervisor is waited for, or the default answers.
-    async fn ask<T: Transport>(&mut self, transport: &mut T, request: Request) -> Step {
+    async fn ask(&mut self, link: &mut dyn TurnLink, request: Request) -> Step {
         self.encoder.asked(&request, &mut self.turn.stream);
         if let Some(answer) = self.turn.responder.from_file(&request) {
-            return self.answer(transport, &request, &answer, AnsweredBy::File).await;
+            return self.answer(link, &request, &answer, AnsweredBy::File).await;
         }
         if let Some((_, patience)) = &self.turn.responder.supervisor {
             let until = tokio::time::Instant::now() + *patience;
             self.asked.push((request, until));
             return Step::Go;
         }
-        self.default(transport, request).await
+        self.default(link, request).await
     }
 
-    async fn default<T: Transport>(&mut self, transport: &mut T, request: Request) -> Step {
+    async fn default(&mut self, link: &mut dyn TurnLink, request: Request) -> Step {
         if let Some(answer) = self.turn.responder.by_default(&request) {
-            return self
-                .answer(transport, &request, &answer, AnsweredBy::Default)
-                .await;
+            return self.answer(link, &request, &answer, AnsweredBy::Default).await;
         }
         let reason = format!("waits for a person: {}", request.kind);
         self.blocked_on = Some(request);
@@ -562,9 +576,9 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
 
     /// Delivers an answer. Without it opencode would wait for ever, so where it cannot be delivered opencode is started
     /// again.
-    async fn answer<T: Transport>(
+    async fn answer(
         &mut self,
-        transport: &mut T,
+        link: &mut dyn TurnLink,
         request: &Request,
         answer: &Answer,
         by: AnsweredBy,
@@ -577,7 +591,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
         self.encoder.answered(request, answer, by, &mut self.turn.stream);
         let mut tries = 0;
         loop {
-            let delivery = tokio::time::timeout(ANSWER_LIMIT, transport.answer(request, answer));
+            let delivery = tokio::time::timeout(ANSWER_LIMIT, link.answer(request, answer));
             let error = match self.in_time(delivery).await {
                 Ok(Ok(Ok(()))) => {
                     self.machine.alive(self.began.elapsed());
@@ -596,7 +610,7 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
         }
     }
 
-    async fn replied<T: Transport>(&mut self, transport: &mut T, reply: &Reply) -> Step {
+    async fn replied(&mut self, link: &mut dyn TurnLink, reply: &Reply) -> Step {
         let Some(at) = self
             .asked
             .iter()
@@ -612,38 +626,37 @@ impl<K: FnMut(&SessionId) -> Result<(), String>> Supervisor<'_, K> {
             return Step::Go;
         };
         let (request, _) = self.asked.remove(at);
-        self.answer(transport, &request, &answer, AnsweredBy::Supervisor)
-            .await
+        self.answer(link, &request, &answer, AnsweredBy::Supervisor).await
     }
 
-    async fn overdue<T: Transport>(&mut self, transport: &mut T) -> Step {
+    async fn overdue(&mut self, link: &mut dyn TurnLink) -> Step {
         let now = tokio::time::Instant::now();
         let Some(at) = self.asked.iter().position(|(_, until)| *until <= now) else {
             return Step::Go;
         };
         let (request, _) = self.asked.remove(at);
-        self.default(transport, request).await
+        self.default(link, request).await
     }
 
     /// Asks opencode to end its turn, for as long as nobody asks a second time.
-    async fn abort<T: Transport>(&mut self, transport: &mut T) {
+    async fn abort(&mut self, link: &mut dyn TurnLink) {
         if self.interrupt == Interrupt::Now {
             return;
         }
         tokio::select! {
-            () = transport.abort() => {}
+            () = link.abort() => {}
             () = asked_again(&mut self.turn.interrupts) => self.interrupt = Interrupt::Now,
         }
     }
 
-    async fn close<T: Transport>(&mut self, transport: &mut T) {
+    async fn close(&mut self, link: &mut dyn TurnLink) {
         let again = tokio::select! {
-            () = transport.close(self.interrupt == Interrupt::Now) => false,
+            () = link.close(self.interrupt == Interrupt::Now) => false,
             () = asked_again(&mut self.turn.interrupts) => true,
         };
         if again {
             self.interrupt = Interrupt::Now;
-            transport.close(true).await;
+            link.close(true).await;
         }
         self.asked.clear();
     }
