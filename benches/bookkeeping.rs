@@ -53,6 +53,7 @@ fn start(store: &Store, number: u64) {
         supervisor: process::current(),
         started: Timestamp::now(),
         transport: TransportKind::Serve,
+        shared: false,
     });
     record.fork = Some(ForkIntent {
         turn: id,
@@ -65,7 +66,7 @@ fn start(store: &Store, number: u64) {
     record.fork = None;
     store.save_session(&lease, &record).unwrap();
     drop(fork_lock);
-    let (stream, _feed) = StreamWriter::open(store, &key, id).unwrap();
+    let stream = StreamWriter::open(store, &key, id).unwrap();
     drop(stream);
     store
         .append_turn(&lease, &address, &turn(Verdict::Completed, Timestamp::now()))
@@ -134,8 +135,7 @@ fn permission(criterion: &mut Criterion) {
 fn events(criterion: &mut Criterion) {
     let home = tempfile::tempdir().unwrap();
     let store = Store::open(home.path().to_owned());
-    let (mut stream, _feed) =
-        StreamWriter::open(&store, &RecordKey::from(&address(1)), Uuid::now_v7()).unwrap();
+    let mut stream = StreamWriter::open(&store, &RecordKey::from(&address(1)), Uuid::now_v7()).unwrap();
     let mut machine = Machine::new(Limits::default());
     let event = TransportEvent::Text {
         part: "prt_1".to_owned(),

@@ -17,7 +17,7 @@ use kugetsu_api::{Address, LiveTurn, SessionRecord, TokenCount, TransportKind, V
 use kugetsu_engine::config::Config;
 use kugetsu_engine::operations::{Engine, Environment};
 use kugetsu_engine::process;
-use kugetsu_engine::store::{RecordKey, Store};
+use kugetsu_engine::store::{Holder, RecordKey, Store};
 use kugetsu_engine::turn::status::{RunState, STATUS_FILE, TurnStatus};
 use records::{fill, record, turn};
 use uuid::Uuid;
@@ -50,6 +50,7 @@ fn busy_record(number: u64) -> SessionRecord {
             supervisor: process::current(),
             started: now,
             transport: TransportKind::Serve,
+            shared: false,
         });
     }
     record
@@ -80,8 +81,12 @@ fn query(criterion: &mut Criterion) {
     let home = tempfile::tempdir().unwrap();
     let store = Store::open(home.path().to_owned());
     let records: Vec<_> = (1..=SESSIONS).map(busy_record).collect();
+    // A turn lives for as long as its lease.
+    let mut leases = Vec::new();
     for record in &records {
         if let Some(live) = &record.live {
+            let holder = Holder::of_turn("continue", live.turn);
+            leases.push(store.lease_session(&record.address, holder, None).unwrap());
             let bytes = serde_json::to_vec_pretty(&status(record, live)).unwrap();
             let key = RecordKey::from(&record.address);
             store.write_run_volatile(&key, STATUS_FILE, &bytes).unwrap();
@@ -89,11 +94,7 @@ fn query(criterion: &mut Criterion) {
     }
     fill(&store, records.into_iter());
     let config = Config::load(&home.path().join("config.toml"), |_| None).unwrap();
-    let engine = Engine {
-        store,
-        config,
-        environment: Environment::default(),
-    };
+    let engine = Engine::new(store, config, Environment::default());
     criterion.bench_function("query_10000_sessions_100_live", |bencher| {
         bencher.iter(|| {
             let query = engine.query().unwrap();

@@ -93,11 +93,7 @@ impl Context {
             program: own_program(),
         };
         Ok(Self {
-            engine: Engine {
-                store,
-                config,
-                environment,
-            },
+            engine: Engine::new(store, config, environment).for_one_turn(),
             here,
             detached: None,
         })

@@ -10,9 +10,9 @@ use super::permit::presets;
 use super::signals::with_signals;
 use super::turn::LimitArgs;
 use super::{CliError, Outcome, prompt};
-use kugetsu_api::SessionId;
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_engine::operations::{DEBUG_LOG, InitReport, InitRequest};
+use kugetsu_api::{SessionId, TransportKind};
+use kugetsu_engine::operations::{DEBUG_LOG, InitReport, InitRequest, TransportChoice, TurnOptions};
 use kugetsu_engine::permission::Preset;
 use kugetsu_engine::store::RecordKey;
 
@@ -89,16 +89,19 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         adopt,
         prompt,
         policy,
-        limits: args.limits.limits(&engine.config),
-        model: engine.config.text("model"),
-        agent: engine.config.text("agent"),
-        debug: args.debug,
+        options: TurnOptions {
+            transport: TransportChoice::Only(TransportKind::Serve),
+            limits: args.limits.limits(&engine.config),
+            model: engine.config.text("model"),
+            agent: engine.config.text("agent"),
+            debug: args.debug,
+        },
     };
     if args.debug {
         let (_, repo) = request.place()?;
         super::output::trace_to(engine.store.open_log(&RecordKey::from(&repo), DEBUG_LOG)?);
     }
-    let (made, signal) = with_signals(false, |interrupts| engine.init(&request, interrupts))?;
+    let (made, signal) = with_signals(false, |interrupts| engine.init(request, interrupts))?;
     let InitReport { record, log_gap } = made.map_err(|error| CliError::from(error).after(signal))?;
     if output.json {
         output.object(&record);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgMatches, Args, ValueEnum};
 use serde_json::json;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::context::{Context, duration};
@@ -18,12 +19,13 @@ use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{IssueRef, Verdict};
 use kugetsu_engine::config::{Config, parse_model, parse_usd, print_duration};
 use kugetsu_engine::operations::{
-    DEBUG_LOG, Mode, TransportChoice, TurnReport, TurnRequest, WorktreeRequest,
+    DEBUG_LOG, EngineError, Mode, TransportChoice, TurnHandle, TurnOptions, TurnReport, TurnRequest,
+    WorktreeRequest,
 };
 use kugetsu_engine::redact;
 use kugetsu_engine::store::RecordKey;
 use kugetsu_engine::turn::answers::{Answers, OnAsk, Reply, Strategy};
-use kugetsu_engine::turn::stream::StreamEvent;
+use kugetsu_engine::turn::stream::{Feed, StreamEvent};
 use kugetsu_engine::turn::{Interrupt, Limits, Responder};
 
 /// How a turn is shown on stdout.
@@ -378,30 +380,33 @@ pub(super) fn run(
     }
     let responder = args.asking.responder(&engine.config)?;
     let request = TurnRequest {
-        address: issue,
+        address: issue.clone(),
         typed: reference,
         turn: args.turn_id,
         prompt,
         mode,
-        transport: match args.transport {
-            Some(choice) => choice,
-            None => engine
-                .config
-                .get("transport")
-                .parse()
-                .map_err(|problem: String| CliError::usage(problem, "see: kugetsu config"))?,
-        },
-        limits: args.limits.limits(&engine.config),
         wait: args.wait,
-        model: args.model.or_else(|| engine.config.text("model")),
-        agent: args.agent.or_else(|| engine.config.text("agent")),
-        debug: args.debug,
         worktree,
+        options: TurnOptions {
+            transport: match args.transport {
+                Some(choice) => choice,
+                None => engine
+                    .config
+                    .get("transport")
+                    .parse()
+                    .map_err(|problem: String| CliError::usage(problem, "see: kugetsu config"))?,
+            },
+            limits: args.limits.limits(&engine.config),
+            model: args.model.or_else(|| engine.config.text("model")),
+            agent: args.agent.or_else(|| engine.config.text("agent")),
+            debug: args.debug,
+        },
     };
     let mut printer = None;
     let detached = context.detached.as_ref();
     let (report, signal) = with_signals(detached.is_some(), |interrupts| {
-        engine.deliver(&request, responder, interrupts, |feed| {
+        let turn = engine.spawn(request, responder);
+        follow(turn, interrupts, |feed| {
             let show = match form {
                 _ if detached.is_some() => Show::Nothing,
                 OutputForm::Text => Show::Text,
@@ -411,7 +416,7 @@ pub(super) fn run(
             let progress = args.verbose.then_some(Verbosity::Lines);
             printer = Some(Printer::start(feed, show, progress));
             if let Some(detached) = detached {
-                detached.ready(&request.address, context);
+                detached.ready(&issue, context);
             }
         })
     })?;
@@ -425,7 +430,7 @@ pub(super) fn run(
             Some(_) => Ok(ExitStatus::Ok),
             // It came while the other one's turn was looked for, so nobody waits for that turn now.
             None if let Some(status) = signal => Ok(status),
-            None => recorded(&request.address, turn, false, form, args.events, context, output),
+            None => recorded(&issue, turn, false, form, args.events, context, output),
         };
     }
     let report = report.map_err(|error| CliError::from(error).after(signal))?;
@@ -435,6 +440,27 @@ pub(super) fn run(
     }
     summary(&report, output);
     Ok(status)
+}
+
+/// Follows a turn to its end: signals are passed on to it, and its stream to whoever shows it.
+async fn follow(
+    mut turn: TurnHandle,
+    mut interrupts: watch::Receiver<Interrupt>,
+    show: impl FnOnce(Feed),
+) -> Result<TurnReport, EngineError> {
+    let mut show = Some(show);
+    loop {
+        tokio::select! {
+            biased;
+            Ok(()) = interrupts.changed() => turn.control.interrupt(*interrupts.borrow_and_update()),
+            Some(feed) = turn.feed.ready(), if show.is_some() => {
+                if let Some(show) = show.take() {
+                    show(feed);
+                }
+            }
+            done = turn.done.wait() => return done,
+        }
+    }
 }
 
 /// Whether the next turn has something to deliver without a message.

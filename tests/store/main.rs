@@ -105,6 +105,7 @@ fn a_summary_says_of_a_record_what_the_whole_says() {
         supervisor: kugetsu_engine::process::current(),
         started: at(5),
         transport: TransportKind::Run,
+        shared: false,
     };
     let worktree = |blocked_rebase| Worktree {
         path: "/srv/14".into(),

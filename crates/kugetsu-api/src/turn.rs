@@ -98,6 +98,9 @@ pub struct LiveTurn {
     pub started: Timestamp,
     /// How it reaches opencode.
     pub transport: TransportKind,
+    /// The supervisor's process runs other turns as well: nobody ends it to end this one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
 }
 
 /// What a verdict rests on, for whoever doubts it.

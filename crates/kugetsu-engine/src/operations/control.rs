@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{Engine, EngineError, TurnReport};
 use crate::process::{self, Liveness};
 use crate::store::{Holder, RecordKey};
+use crate::turn::Interrupt;
 use crate::turn::control::{self, Signal};
 use crate::worktree::{self, Rebased};
 use kugetsu_api::{Address, BlockedRebase, LiveTurn};
@@ -31,7 +32,7 @@ impl Engine {
     pub fn live_turn(&self, address: &Address) -> Result<LiveTurn, EngineError> {
         let record = self.record(address)?;
         match record.live {
-            Some(live) if self.supervisor_lives(address, &live) => Ok(live),
+            Some(live) if self.turn_lives(address, &live) => Ok(live),
             Some(live) => Err(EngineError::NotFound {
                 problem: format!(
                     "{address} has no running turn: the supervisor of its last one (process {}) died",
@@ -64,8 +65,10 @@ impl Engine {
                 forced: false,
             });
         }
-        // Only while the number still means that process.
-        if process::is_alive(&live.supervisor) == Liveness::Alive {
+        if let Some(control) = self.turns.control(live.turn) {
+            control.interrupt(Interrupt::Terminated);
+        } else if !live.shared && process::is_alive(&live.supervisor) == Liveness::Alive {
+            // Only while the number still means that process, and only where it runs nothing else.
             process::terminate(live.supervisor.pid)?;
         }
         match self.ended_within(address, live.turn, patience)? {
@@ -73,10 +76,17 @@ impl Engine {
             None => Err(EngineError::StillRunning {
                 address: address.clone(),
                 after: patience * 2,
-                hint: format!(
-                    "its supervisor (process {} on {}) heeds no signal; end it there with: kill -9 {}",
-                    live.supervisor.pid, live.supervisor.host, live.supervisor.pid
-                ),
+                hint: if live.shared {
+                    format!(
+                        "its supervisor (process {} on {}) heeds no signal, and runs other turns as well",
+                        live.supervisor.pid, live.supervisor.host
+                    )
+                } else {
+                    format!(
+                        "its supervisor (process {} on {}) heeds no signal; end it there with: kill -9 {}",
+                        live.supervisor.pid, live.supervisor.host, live.supervisor.pid
+                    )
+                },
             }),
         }
     }

@@ -39,7 +39,7 @@ impl Engine {
         if let Some(live) = &record.live
             && live.turn == turn
         {
-            return Ok(self.supervisor_lives(address, live));
+            return Ok(self.turn_lives(address, live));
         }
         Ok(self.ended_record(&record, turn)?.is_some())
     }
@@ -76,7 +76,7 @@ impl Engine {
     ) -> Result<Option<(SessionRecord, TurnRecord)>, EngineError> {
         let mut record = self.record(address)?;
         if let Some(live) = record.live.as_ref().filter(|live| live.turn == turn) {
-            if self.supervisor_lives(address, live) {
+            if self.turn_lives(address, live) {
                 return Ok(None);
             }
             // It may have died after its last word.
@@ -121,7 +121,7 @@ impl Engine {
             .and_then(|record| record.live);
         let another = live
             .as_ref()
-            .is_some_and(|live| self.supervisor_lives(&request.address, live));
+            .is_some_and(|live| self.turn_lives(&request.address, live));
         // One that is about to begin has a name and no record yet; what does something else will never be ours.
         let another = another || holder.is_some_and(|holder| !Mode::VERBS.contains(&holder.what.as_str()));
         Ok(wanted || (!another && waited < ARRIVAL))

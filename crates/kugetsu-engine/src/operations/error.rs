@@ -178,6 +178,17 @@ pub enum EngineError {
     /// opencode's terminal interface could not be started.
     #[error("opencode cannot be started on this terminal: {0}")]
     Attach(std::io::Error),
+    /// A turn panicked: a defect of kugetsu. Its opencode has ended, and the next command adopts it as lost.
+    #[error("the turn {turn} ended by a defect of kugetsu: {message}")]
+    Panicked {
+        /// The turn.
+        turn: uuid::Uuid,
+        /// The panic's words.
+        message: String,
+    },
+    /// An invariant of the engine does not hold: a defect of kugetsu.
+    #[error("a defect of kugetsu: {0}")]
+    Internal(&'static str),
     /// The request makes no sense here.
     #[error("{problem}")]
     Usage {
@@ -212,7 +223,7 @@ impl EngineError {
                 WorktreeError::Lost { .. } => ExitStatus::NotFound,
                 WorktreeError::Git { .. } | WorktreeError::File(_) => ExitStatus::Failed,
             },
-            Self::Hook { .. } => ExitStatus::Failed,
+            Self::Hook { .. } | Self::Panicked { .. } | Self::Internal(_) => ExitStatus::Failed,
             Self::NotApplied { error, .. } => error.exit_status(),
             Self::Interrupted(Interrupt::Terminated) => ExitStatus::Terminated,
             Self::Interrupted(_) => ExitStatus::Interrupted,

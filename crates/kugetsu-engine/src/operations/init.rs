@@ -1,26 +1,23 @@
 //! `init`: the base session of a repository.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::deliver::unless_interrupted;
+use super::deliver::{Closed, Delivery, TurnSubject, aside_unless_interrupted, unless_interrupted};
 use super::repository::{origin_of, top_of};
-use super::{DEBUG_LOG, Engine, EngineError, read_database};
+use super::{DEBUG_LOG, Engine, EngineError, TurnOptions, read_database};
+use crate::aside::aside;
 use crate::fsx::crash_point;
-use crate::opencode::{DatabaseError, Launch, Opencode, Secrets, Server, SessionPatch};
-use crate::permission::Policy;
-use crate::redact::Redactor;
+use crate::opencode::{DatabaseError, Opencode, Server, SessionPatch};
 use crate::store::{Holder, Lease, RecordKey};
-use crate::transport::{Connector as _, PrivateServer, Target, TurnSpec};
-use crate::turn::status::StatusWriter;
-use crate::turn::stream::{StreamEvent, StreamWriter};
-use crate::turn::{ForkKeeper, Interrupt, Limits, Responder, Turn, supervise};
-use kugetsu_api::{BaseRecord, RepoRef, SCHEMA, SessionId, Totals, TransportKind, Verdict};
+use crate::turn::{Interrupt, Responder};
+use kugetsu_api::permission::Policy;
+use kugetsu_api::{BaseRecord, RepoRef, SCHEMA, SessionId, Totals, Verdict};
 
 /// What `init` is asked for.
 #[derive(Clone, Debug)]
@@ -41,14 +38,8 @@ pub struct InitRequest {
     pub prompt: Option<String>,
     /// The policy of its forks.
     pub policy: Policy,
-    /// What the prompt's turn may take.
-    pub limits: Limits,
-    /// `provider/model` of the prompt's turn, if not opencode's own.
-    pub model: Option<String>,
-    /// Its agent, if not opencode's own.
-    pub agent: Option<String>,
-    /// opencode's log at DEBUG into the base's `debug.log`.
-    pub debug: bool,
+    /// How the prompt's turn runs.
+    pub options: TurnOptions,
 }
 
 impl InitRequest {
@@ -81,11 +72,21 @@ pub struct InitReport {
     pub log_gap: Option<String>,
 }
 
+/// Where a base is made.
+struct InitPlace {
+    directory: PathBuf,
+    repo: RepoRef,
+    lease: Lease,
+    /// There is a base already, which `--force` replaces.
+    replaces: bool,
+    opencode: Opencode,
+}
+
 /// The journal of an `init`, below `run/`: there before opencode is asked for a session, gone when the base's record is on
 /// disk, or its user has been told of the session.
 const JOURNAL: &str = ".init.json";
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct InitJournal {
     schema: u32,
     /// The session's title until its id is known: no other's is like it.
@@ -101,10 +102,9 @@ impl Engine {
     /// unless there is a prompt.
     pub async fn init(
         &self,
-        request: &InitRequest,
+        request: InitRequest,
         mut interrupts: watch::Receiver<Interrupt>,
     ) -> Result<InitReport, EngineError> {
-        let (directory, repo) = request.place()?;
         if request
             .prompt
             .as_ref()
@@ -115,6 +115,73 @@ impl Engine {
                 hint: "without --prompt, no model is asked".to_owned(),
             });
         }
+        let engine = Arc::new(self.clone());
+        let request = Arc::new(request);
+        let InitPlace {
+            directory,
+            repo,
+            lease,
+            replaces,
+            opencode,
+        } = {
+            let (engine, request) = (Arc::clone(&engine), Arc::clone(&request));
+            aside_unless_interrupted(&mut interrupts, move || engine.init_place(&request)).await??
+        };
+        let lease = Arc::new(lease);
+        let mut record = match &request.adopt {
+            Some(session) => {
+                let (engine, request) = (Arc::clone(&engine), Arc::clone(&request));
+                let (repo, session, opencode) = (repo.clone(), session.clone(), opencode.clone());
+                aside_unless_interrupted(&mut interrupts, move || {
+                    engine.adopted_base(&request, &repo, &session, &opencode)
+                })
+                .await??
+            }
+            None => {
+                engine
+                    .made_base(&request, &repo, &directory, &opencode, &mut interrupts)
+                    .await?
+            }
+        };
+        crash_point("base_made");
+        let prompted = match &request.prompt {
+            Some(prompt) => {
+                let prompted = engine.prompt_base(&request, &lease, &record, prompt, &opencode, interrupts);
+                let prompted = prompted.await;
+                if let Err(EngineError::BasePrompt { .. }) = &prompted {
+                    // The error tells of the session.
+                    let (engine, key) = (Arc::clone(&engine), RecordKey::from(&repo));
+                    let _ = aside(move || engine.store.remove_run(&key, JOURNAL)).await;
+                }
+                Some(prompted?)
+            }
+            None => None,
+        };
+        if let Some(closed) = &prompted {
+            record.prompted = Some(Totals {
+                turns: 1,
+                cost_usd: closed.turn.cost_usd,
+                tokens: closed.turn.tokens,
+            });
+        }
+        record.updated = Timestamp::now();
+        let record = aside(move || -> Result<_, EngineError> {
+            engine.save_base(&lease, &record, request.default, replaces)?;
+            let _ = engine.store.remove_run(&RecordKey::from(&record.repo), JOURNAL);
+            Ok(record)
+        })
+        .await?;
+        let mut log_gap = None;
+        if let Some(closed) = prompted {
+            closed.status_writer.end(Verdict::Completed);
+            log_gap = closed.turn.log_gap;
+        }
+        Ok(InitReport { record, log_gap })
+    }
+
+    /// Everything that must hold before a session is made or adopted. Blocks.
+    fn init_place(&self, request: &InitRequest) -> Result<InitPlace, EngineError> {
+        let (directory, repo) = request.place()?;
         let lease = self.store.lease_base(&repo, Holder::this_process("init"), None)?;
         let old = self.store.base(&repo)?;
         if let Some(old) = &old
@@ -126,49 +193,15 @@ impl Engine {
             });
         }
         // What an earlier base's prompt left is not this one's.
-        let key = RecordKey::from(&repo);
-        self.clear_run(&key);
+        self.clear_run(&RecordKey::from(&repo));
         let opencode = self.opencode()?;
-        let mut record = match &request.adopt {
-            Some(session) => self.adopted_base(request, &repo, session, &opencode)?,
-            None => {
-                self.made_base(request, &repo, &directory, &opencode, &mut interrupts)
-                    .await?
-            }
-        };
-        crash_point("base_made");
-        let mut log_gap = None;
-        let prompted = match &request.prompt {
-            Some(prompt) => {
-                if !record.adopted {
-                    let journal = InitJournal {
-                        schema: SCHEMA,
-                        title: record.title.clone(),
-                        session: Some(record.session.clone()),
-                        prompted: true,
-                    };
-                    self.write_journal_of_init(&repo, &journal)?;
-                }
-                let prompted = self.prompt_base(request, &record, prompt, &opencode, interrupts);
-                let prompted = prompted.await;
-                if let Err(EngineError::BasePrompt { .. }) = &prompted {
-                    // The error tells of the session.
-                    let _ = self.store.remove_run(&key, JOURNAL);
-                }
-                let (status_writer, totals, gap) = prompted?;
-                record.prompted = Some(totals);
-                log_gap = gap;
-                Some(status_writer)
-            }
-            None => None,
-        };
-        record.updated = Timestamp::now();
-        self.save_base(&lease, &record, request.default, old.is_some())?;
-        let _ = self.store.remove_run(&key, JOURNAL);
-        if let Some(status_writer) = prompted {
-            status_writer.end(Verdict::Completed);
-        }
-        Ok(InitReport { record, log_gap })
+        Ok(InitPlace {
+            directory,
+            repo,
+            lease,
+            replaces: old.is_some(),
+            opencode,
+        })
     }
 
     fn save_base(
@@ -247,8 +280,8 @@ impl Engine {
     }
 
     async fn made_base(
-        &self,
-        request: &InitRequest,
+        self: &Arc<Self>,
+        request: &Arc<InitRequest>,
         repo: &RepoRef,
         directory: &Path,
         opencode: &Opencode,
@@ -257,7 +290,11 @@ impl Engine {
         let title = format!("kugetsu base: {repo}");
         let rules = request.policy.rules();
         self.database_unlocked(opencode, interrupts).await?;
-        let session = match self.forgotten_base(repo, opencode)? {
+        let forgotten = {
+            let (engine, repo, opencode) = (Arc::clone(self), repo.clone(), opencode.clone());
+            aside_unless_interrupted(interrupts, move || engine.forgotten_base(&repo, &opencode)).await??
+        };
+        let session = match forgotten {
             Some(session) => session,
             None => {
                 let mut journal = InitJournal {
@@ -266,7 +303,7 @@ impl Engine {
                     session: None,
                     prompted: false,
                 };
-                self.write_journal_of_init(repo, &journal)?;
+                self.journal_aside(repo, &journal, interrupts).await?;
                 let mut launch = self.short_launch(opencode, directory.to_owned());
                 launch.debug_log = self.debug_log(request, repo);
                 let mut server = unless_interrupted(interrupts, Server::start(&launch)).await??;
@@ -277,37 +314,52 @@ impl Engine {
                 let made = made??;
                 crash_point("base_asked");
                 journal.session = Some(made.clone());
-                self.write_journal_of_init(repo, &journal)?;
+                self.journal_aside(repo, &journal, interrupts).await?;
                 made
             }
         };
-        let patch = SessionPatch {
-            permission: Some(&rules),
-            directory: Some(directory),
-            path: None,
-            title: Some(&title),
-        };
         self.database_writable(opencode, interrupts).await?;
-        self.write_database(opencode)?.patch(&session, &patch)?;
-        let now = Timestamp::now();
-        Ok(BaseRecord {
-            schema: SCHEMA,
-            repo: repo.clone(),
-            session,
-            directory: directory.to_owned(),
-            title,
-            policy: request.policy.clone(),
-            adopted: false,
-            opencode: opencode.version.to_string(),
-            created: now,
-            updated: now,
-            prompted: None,
+        let (engine, opencode, request) = (Arc::clone(self), opencode.clone(), Arc::clone(request));
+        let (repo, directory) = (repo.clone(), directory.to_owned());
+        aside_unless_interrupted(interrupts, move || {
+            let patch = SessionPatch {
+                permission: Some(&rules),
+                directory: Some(&directory),
+                path: None,
+                title: Some(&title),
+            };
+            engine.write_database(&opencode)?.patch(&session, &patch)?;
+            let now = Timestamp::now();
+            Ok(BaseRecord {
+                schema: SCHEMA,
+                repo,
+                session,
+                directory,
+                title,
+                policy: request.policy.clone(),
+                adopted: false,
+                opencode: opencode.version.to_string(),
+                created: now,
+                updated: now,
+                prompted: None,
+            })
         })
+        .await?
+    }
+
+    async fn journal_aside(
+        self: &Arc<Self>,
+        repo: &RepoRef,
+        journal: &InitJournal,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<(), EngineError> {
+        let (engine, repo, journal) = (Arc::clone(self), repo.clone(), journal.clone());
+        aside_unless_interrupted(interrupts, move || engine.write_journal_of_init(&repo, &journal)).await?
     }
 
     fn debug_log(&self, request: &InitRequest, repo: &RepoRef) -> Option<PathBuf> {
         let folder = self.store.folder(&RecordKey::from(repo));
-        request.debug.then(|| folder.join(DEBUG_LOG))
+        request.options.debug.then(|| folder.join(DEBUG_LOG))
     }
 
     fn write_journal_of_init(&self, repo: &RepoRef, journal: &InitJournal) -> Result<(), EngineError> {
@@ -360,93 +412,55 @@ impl Engine {
         }
     }
 
-    /// Delivers the base's prompt. The keeper of the turn's status waits for the record, which comes next.
+    /// Delivers the base's prompt, as a turn like any other. Its status file is ended by the caller, who writes the
+    /// record first.
     async fn prompt_base(
         &self,
         request: &InitRequest,
+        lease: &Arc<Lease>,
         record: &BaseRecord,
         prompt: &str,
         opencode: &Opencode,
-        mut interrupts: watch::Receiver<Interrupt>,
-    ) -> Result<(StatusWriter, Totals, Option<String>), EngineError> {
-        let turn = Uuid::now_v7();
-        let key = RecordKey::from(&record.repo);
-        let folder = self.store.folder(&key);
-        let mut containment = self.containment(turn);
-        containment.grace = request.limits.grace;
-        let spec = TurnSpec {
-            launch: Launch {
-                opencode: opencode.clone(),
-                containment,
-                directory: record.directory.clone(),
-                rules: Some(record.policy.rules()),
-                debug_log: self.debug_log(request, &record.repo),
-                ready: self.config.duration("ready_timeout"),
-                secrets: Secrets::default(),
-            },
-            raw_log: Some(folder.join(format!("{turn}.raw.log"))),
-            model: request.model.clone(),
-            agent: request.agent.clone(),
+        interrupts: watch::Receiver<Interrupt>,
+    ) -> Result<Closed, EngineError> {
+        let delivery = Delivery {
+            engine: Arc::new(self.clone()),
+            lease: Arc::clone(lease),
+            opencode: opencode.clone(),
+            subject: TurnSubject::Base(record.clone()),
+            turn: Uuid::now_v7(),
+            started: Timestamp::now(),
+            prompt: prompt.to_owned(),
+            rules: record.policy.rules(),
+            responder: Responder::default(),
+            options: request.options.clone(),
+            fallback: None,
+            fork_lock: None,
         };
-        let (mut stream, _feed) = StreamWriter::open(&self.store, &key, turn)?;
-        let start = StreamEvent::AgentStart {
-            transport: TransportKind::Serve,
-            opencode: record.opencode.clone(),
-            directory: record.directory.clone(),
-        };
-        stream.write(start, &Redactor::default());
-        let link = unless_interrupted(&mut interrupts, PrivateServer.connect(&spec)).await??;
-        let (status_writer, control) = StatusWriter::start(
-            &self.store,
-            key,
-            turn,
-            Timestamp::now(),
-            record.directory.clone(),
-            None,
-        );
-        let outcome = supervise(
-            Turn {
-                spec,
-                target: Target::Session(record.session.clone()),
-                prompt: prompt.to_owned(),
-                limits: request.limits.clone(),
-                responder: Responder::default(),
-                stream,
-                interrupts,
-                control,
-            },
-            &PrivateServer,
-            link,
-            &mut NoFork,
-        )
-        .await;
-        let log_gap = outcome
-            .ending
-            .tell(&outcome.judgement, outcome.counts, outcome.proof);
-        if outcome.judgement.verdict == Verdict::Completed {
-            let totals = Totals {
-                turns: 1,
-                cost_usd: outcome.counts.cost_usd,
-                tokens: outcome.counts.tokens,
-            };
-            return Ok((status_writer, totals, log_gap));
+        let closed = delivery.run(interrupts, |_| {}).await?;
+        if closed.turn.verdict == Verdict::Completed {
+            return Ok(closed);
         }
-        status_writer.end(outcome.judgement.verdict);
+        closed.status_writer.end(closed.turn.verdict);
         Err(EngineError::BasePrompt {
             session: record.session.clone(),
-            verdict: outcome.judgement.verdict,
-            reason: outcome.judgement.reason,
+            verdict: closed.turn.verdict,
+            reason: closed.turn.reason,
         })
     }
-}
 
-/// A base is no fork.
-struct NoFork;
-
-#[async_trait]
-impl ForkKeeper for NoFork {
-    async fn fork_known(&mut self, _session: &SessionId) -> Result<(), String> {
-        Ok(())
+    /// The base's session may get its prompt from now on. Blocks.
+    pub(super) fn journal_prompt(&self, record: &BaseRecord) -> Result<(), EngineError> {
+        if record.adopted {
+            return Ok(());
+        }
+        let journal = InitJournal {
+            schema: SCHEMA,
+            title: record.title.clone(),
+            session: Some(record.session.clone()),
+            prompted: true,
+        };
+        self.write_journal_of_init(&record.repo, &journal)
     }
 }
 

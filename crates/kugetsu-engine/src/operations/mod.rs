@@ -17,10 +17,12 @@ mod query;
 mod recover;
 mod repository;
 mod request;
+mod spawn;
 mod worktree;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -36,13 +38,15 @@ pub use permit::{Permit, Subject};
 pub use prune::{Kept, Orphan, Orphans, Pruned};
 pub use query::{Action, BrokenFile, DayView, LiveView, Query, RepoView};
 pub use repository::origin_of;
-pub use request::{Mode, TransportChoice, TurnReport, TurnRequest};
+pub use request::{Mode, TransportChoice, TurnOptions, TurnReport, TurnRequest};
+pub use spawn::{TurnControl, TurnDone, TurnFeed, TurnHandle};
 pub use worktree::{RemovedWorktree, WorktreeRequest};
 
 use crate::config::{Config, Origin};
 use crate::opencode::{Database, Launch, Opencode, Search, Secrets};
-use crate::process::{self, Containment, Liveness, Output};
+use crate::process::{self, Containment, Output};
 use crate::store::Store;
+use crate::transport::{Connector, OpencodeRun, PrivateServer};
 use kugetsu_api::{Address, LiveTurn, RepoRef, SessionRecord, SessionState, SessionSummary};
 
 /// The log of `--debug`, in the session's folder.
@@ -72,27 +76,77 @@ pub struct Engine {
     pub config: Config,
     /// What surrounds us.
     pub environment: Environment,
+    connectors: Connectors,
+    /// This process runs, or may run, other turns: nobody ends it to end one of them.
+    shared_process: bool,
+    turns: spawn::TurnRegistry,
+}
+
+/// How opencode is reached.
+#[derive(Clone)]
+struct Connectors {
+    serve: Arc<dyn Connector>,
+    run: Arc<dyn Connector>,
+}
+
+impl std::fmt::Debug for Connectors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connectors")
+    }
 }
 
 impl Engine {
-    /// Whether the supervisor of a live turn of an issue still runs. Of one on another host, which may be this one
-    /// under its former name, the lease tells: it is a lock, and a supervisor holds it as long as it lives.
-    pub fn supervisor_lives(&self, address: &Address, live: &LiveTurn) -> bool {
-        match process::is_alive(&live.supervisor) {
-            Liveness::Alive => true,
-            Liveness::Dead => false,
-            Liveness::Unknown => self.store.lease_holder(&address.into()).is_some(),
+    /// An engine on this store. It takes its process for one that runs many turns.
+    pub fn new(store: Store, config: Config, environment: Environment) -> Self {
+        Self {
+            store,
+            config,
+            environment,
+            connectors: Connectors {
+                serve: Arc::new(PrivateServer),
+                run: Arc::new(OpencodeRun),
+            },
+            shared_process: true,
+            turns: spawn::TurnRegistry::default(),
         }
+    }
+
+    /// The same for a process that runs one turn and nothing else: `stop` may end it, where the turn heeds no signal.
+    #[must_use]
+    pub fn for_one_turn(mut self) -> Self {
+        self.shared_process = false;
+        self
+    }
+
+    /// The same with another way to reach servers of opencode than a private one for each turn.
+    #[must_use]
+    pub fn with_server_connector(mut self, connector: Arc<dyn Connector>) -> Self {
+        self.connectors.serve = connector;
+        self
+    }
+
+    /// Whether a live turn still runs. Its lease tells: that is a lock, which its supervisor holds for as long as the turn
+    /// runs, and which ends with a turn that panicked, also where the process goes on.
+    pub fn turn_lives(&self, address: &Address, live: &LiveTurn) -> bool {
+        let Some(holder) = self.store.lease_holder(&address.into()) else {
+            return false;
+        };
+        // The holder may be another command: one that puts in order what a dead turn left.
+        holder.is_none_or(|holder| match holder.turn {
+            Some(turn) => turn == live.turn,
+            // Of a version that did not name the turn.
+            None => holder.pid == live.supervisor.pid && holder.host == live.supervisor.host,
+        })
     }
 
     /// What a session is doing.
     pub fn state_of(&self, record: &SessionRecord) -> SessionState {
-        record.state(|live| self.supervisor_lives(&record.address, live))
+        record.state(|live| self.turn_lives(&record.address, live))
     }
 
     /// The same, of its summary.
     pub fn state_of_summary(&self, summary: &SessionSummary) -> SessionState {
-        summary.state(|live| self.supervisor_lives(&summary.address, live))
+        summary.state(|live| self.turn_lives(&summary.address, live))
     }
 
     /// The opencode to use; its version and database come from a cache where the binary has not changed.

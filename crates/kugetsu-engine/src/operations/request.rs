@@ -54,7 +54,22 @@ impl std::str::FromStr for TransportChoice {
     }
 }
 
-/// One prompt for one issue.
+/// How a turn runs.
+#[derive(Clone, Debug)]
+pub struct TurnOptions {
+    /// How it reaches opencode.
+    pub transport: TransportChoice,
+    /// What it may take.
+    pub limits: Limits,
+    /// `provider/model`, if not the session's own.
+    pub model: Option<String>,
+    /// The agent, if not the session's own.
+    pub agent: Option<String>,
+    /// opencode's log at DEBUG into the session's `debug.log`.
+    pub debug: bool,
+}
+
+/// One prompt for one session.
 #[derive(Clone, Debug)]
 pub struct TurnRequest {
     /// The issue.
@@ -67,20 +82,12 @@ pub struct TurnRequest {
     pub prompt: String,
     /// What is allowed.
     pub mode: Mode,
-    /// How it reaches opencode.
-    pub transport: TransportChoice,
-    /// What the turn may take.
-    pub limits: Limits,
     /// How long to wait for a lease that is held.
     pub wait: Option<Duration>,
-    /// `provider/model`, if not the session's own.
-    pub model: Option<String>,
-    /// The agent, if not the session's own.
-    pub agent: Option<String>,
-    /// opencode's log at DEBUG into the session's `debug.log`.
-    pub debug: bool,
     /// Whether a new session gets a git worktree.
     pub worktree: WorktreeRequest,
+    /// How the turn runs.
+    pub options: TurnOptions,
 }
 
 /// What came of it.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::StoreError;
 use crate::fsx;
@@ -32,6 +33,9 @@ pub struct Holder {
     pub since: Timestamp,
     /// What for, in a few words, such as `continue`.
     pub what: String,
+    /// The turn that it is held for, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<Uuid>,
 }
 
 impl Holder {
@@ -42,6 +46,15 @@ impl Holder {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             since: Timestamp::now(),
             what: what.into(),
+            turn: None,
+        }
+    }
+
+    /// This process for one turn, from now on.
+    pub fn of_turn(what: impl Into<String>, turn: Uuid) -> Self {
+        Self {
+            turn: Some(turn),
+            ..Self::this_process(what)
         }
     }
 

@@ -11,8 +11,13 @@ const MAX_TURNS: u64 = 256 << 20;
 
 impl Store {
     /// Adds a turn that has ended.
-    pub fn append_turn(&self, lease: &Lease, address: &Address, turn: &TurnRecord) -> Result<(), StoreError> {
-        let key = &RecordKey::from(address);
+    pub fn append_turn(
+        &self,
+        lease: &Lease,
+        key: impl Into<RecordKey>,
+        turn: &TurnRecord,
+    ) -> Result<(), StoreError> {
+        let key = &key.into();
         lease.covers(self, key)?;
         let path = self.folder(key).join(TURNS);
         self.make_folder_of(&path)?;

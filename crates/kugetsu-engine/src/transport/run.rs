@@ -303,7 +303,7 @@ impl TurnLink for RunLink {
                 if searching {
                     tokio::time::sleep(LOOK).await;
                 } else {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             };
             let said = async {

@@ -284,7 +284,7 @@ impl Supervisor<'_> {
     }
 
     /// Ends what was begun and given up before anybody had it in hand.
-    async fn sweep(&self) {
+    async fn sweep(&mut self) {
         let mark = self.turn.spec.launch.containment.mark;
         let _ = aside(move || process::sweep_marked(mark)).await;
     }
@@ -515,7 +515,7 @@ impl Supervisor<'_> {
     }
 
     /// A database that is locked at the moment says nothing, and nobody is ended for it.
-    async fn tool_runs(&self) -> bool {
+    async fn tool_runs(&mut self) -> bool {
         let Some(session) = self.session.clone() else {
             return false;
         };

@@ -300,7 +300,7 @@ pub struct Feed {
 pub struct StreamWriter {
     file: File,
     length: u64,
-    growth: Growth,
+    feed: Feed,
     subject: String,
     turn: Uuid,
     buffer: Vec<u8>,
@@ -310,25 +310,28 @@ pub struct StreamWriter {
 
 impl StreamWriter {
     /// Creates the file in the key's folder.
-    pub fn open(store: &Store, key: &RecordKey, turn: Uuid) -> Result<(Self, Feed), StoreError> {
+    pub fn open(store: &Store, key: &RecordKey, turn: Uuid) -> Result<Self, StoreError> {
         let name = format!("{turn}.events.jsonl");
         let file = store.open_log(key, &name)?;
-        let growth = Growth::default();
         let feed = Feed {
             path: store.folder(key).join(name),
-            growth: growth.clone(),
+            growth: Growth::default(),
         };
         let subject = key.reference();
-        let writer = Self {
+        Ok(Self {
             file,
             length: 0,
-            growth,
+            feed,
             subject,
             turn,
             buffer: Vec::new(),
             gap: None,
-        };
-        Ok((writer, feed))
+        })
+    }
+
+    /// What a watcher follows.
+    pub fn feed(&self) -> Feed {
+        self.feed.clone()
     }
 
     /// Appends one event, without secrets. A full disk must not end a turn whose session is safe in opencode: the file
@@ -373,13 +376,13 @@ impl StreamWriter {
         let clean = redactor.clean_bytes(&self.buffer);
         self.file.write_all(&clean)?;
         self.length += clean.len() as u64;
-        self.growth.set(self.length, false);
+        self.feed.growth.set(self.length, false);
         Ok(())
     }
 }
 
 impl Drop for StreamWriter {
     fn drop(&mut self) {
-        self.growth.set(self.length, true);
+        self.feed.growth.set(self.length, true);
     }
 }

@@ -1,0 +1,127 @@
+//! The end of a turn: its verdict checked against what opencode stored, its lines, its record.
+
+use jiff::Timestamp;
+
+use super::{Delivery, TurnReport, TurnSubject};
+use crate::aside::aside;
+use crate::operations::evidence::Stored;
+use crate::operations::{EngineError, pending};
+use crate::redact::Redactor;
+use crate::turn::status::StatusWriter;
+use crate::turn::{Counts, Interrupt, Outcome};
+use kugetsu_api::{Proof, SCHEMA, TransportKind, TurnRecord, Verdict};
+
+/// A turn that is closed on disk.
+pub(in crate::operations) struct Closed {
+    pub(in crate::operations) subject: TurnSubject,
+    pub(in crate::operations) turn: TurnRecord,
+    pub(in crate::operations) answer: String,
+    pub(in crate::operations) interrupt: Interrupt,
+    pub(in crate::operations) fallback: Option<String>,
+    /// Tells the end in the status file, once the record does.
+    pub(in crate::operations) status_writer: StatusWriter,
+}
+
+impl Closed {
+    /// What came of a session's turn.
+    pub(super) fn into_report(self) -> Result<TurnReport, EngineError> {
+        let TurnSubject::Session(record) = self.subject else {
+            return Err(EngineError::Internal("the turn of a base has no report"));
+        };
+        self.status_writer.end(self.turn.verdict);
+        Ok(TurnReport {
+            record,
+            turn: self.turn,
+            answer: self.answer,
+            interrupt: self.interrupt,
+            adopted: None,
+            fallback: self.fallback,
+            notes: Vec::new(),
+        })
+    }
+}
+
+impl Delivery {
+    pub(super) async fn close(
+        self,
+        outcome: Outcome,
+        transport: TransportKind,
+        redactor: Redactor,
+        status_writer: StatusWriter,
+    ) -> Result<Closed, EngineError> {
+        aside(move || self.close_blocking(outcome, transport, &redactor, status_writer)).await
+    }
+
+    fn close_blocking(
+        mut self,
+        outcome: Outcome,
+        transport: TransportKind,
+        redactor: &Redactor,
+        status_writer: StatusWriter,
+    ) -> Result<Closed, EngineError> {
+        let stored = Stored::since(&self.opencode, self.subject.session(), self.started);
+        let mut judgement = stored.verify(outcome.judgement);
+        judgement.reason = redactor.clean(&judgement.reason).into_owned();
+        let (cost_usd, tokens) = stored.spent(&outcome.counts);
+        let counts = Counts {
+            cost_usd,
+            tokens,
+            ..outcome.counts
+        };
+        let proof = if judgement.verdict == Verdict::Completed {
+            Proof::default()
+        } else {
+            outcome.proof
+        };
+        let log_gap = outcome.ending.tell(&judgement, counts, proof.clone());
+        let turn = TurnRecord {
+            schema: SCHEMA,
+            turn: self.turn,
+            verdict: judgement.verdict,
+            reason: judgement.reason,
+            retry_at: judgement.retry_at,
+            proof,
+            transport,
+            started: self.started,
+            ended: Timestamp::now(),
+            steps: outcome.counts.steps,
+            tool_calls: outcome.counts.tool_calls,
+            cost_usd,
+            tokens,
+            opencode: self.subject.opencode().to_owned(),
+            events: outcome.counts.events,
+            restarts: outcome.restarts,
+            answered: outcome.answered,
+            log_gap,
+        };
+        if let TurnSubject::Session(record) = &mut self.subject {
+            // A person's answer that never reached the session waits for the next turn.
+            if outcome.blocked_on.is_some() || stored.has_prompt() {
+                record.pending = outcome
+                    .blocked_on
+                    .map(|request| pending::of(&request, self.turn, redactor))
+                    .into_iter()
+                    .collect();
+            }
+            // Without a known session the journal stays: the next command looks for the fork.
+            if record.session.is_some() {
+                record.fork = None;
+            }
+        }
+        self.subject.close(&self.engine, &self.lease, &turn)?;
+        if let TurnSubject::Session(record) = &self.subject
+            && self.rules != record.policy.rules()
+        {
+            // What was allowed for one turn ends with it; the next turn writes the policy again in any case.
+            let _ = self.engine.apply_policy(&self.opencode, record);
+        }
+        Ok(Closed {
+            subject: self.subject,
+            turn,
+            answer: outcome.answer,
+            interrupt: outcome.interrupt,
+            fallback: self.fallback,
+            status_writer,
+        })
+    }
+}

@@ -1,0 +1,213 @@
+//! The session of a turn: its fork where it has none yet, and the policy that it carries.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+
+use super::{Delivery, TurnSubject, aside_unless_interrupted, unless_interrupted};
+use crate::aside::aside;
+use crate::fsx::crash_point;
+use crate::opencode::{Database, DatabaseError, Opencode, Server, SessionPatch};
+use crate::operations::{Engine, EngineError};
+use crate::permission::Rule;
+use crate::transport::{Target, TurnLink};
+use crate::turn::Interrupt;
+use kugetsu_api::{ForkIntent, SessionId, SessionRecord, TransportKind};
+
+/// How long a fork waits for the fork of another session.
+const FORK_WAIT: Duration = Duration::from_secs(60);
+
+/// How often a lock that somebody else holds is tried.
+const LOCK_LOOK: Duration = Duration::from_millis(50);
+
+impl Delivery {
+    /// Where the prompt goes, with the policy in place. A link that forks together with the prompt leaves the rest to
+    /// [`Delivery::know_fork`].
+    pub(super) async fn target(
+        &mut self,
+        kind: TransportKind,
+        link: &mut dyn TurnLink,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<Target, EngineError> {
+        let Some(session) = self.subject.session().cloned() else {
+            return self.fork(kind, link, interrupts).await;
+        };
+        self.save().await?;
+        crash_point("turn_live");
+        self.engine.database_writable(&self.opencode, interrupts).await?;
+        self.apply_rules().await?;
+        Ok(Target::Session(session))
+    }
+
+    async fn fork(
+        &mut self,
+        kind: TransportKind,
+        link: &mut dyn TurnLink,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<Target, EngineError> {
+        let prompt_sha256 = sha256(&self.prompt);
+        let aside_of_run = kind == TransportKind::Run && self.subject.worktree().is_some();
+        let ahead = aside_of_run || kind == TransportKind::Serve;
+        let asked = Instant::now();
+        loop {
+            let (engine, sha256) = (Arc::clone(&self.engine), prompt_sha256.clone());
+            let attempt = move || {
+                if ahead {
+                    // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
+                    // of the journal that is older than it.
+                    engine.store.fork_lock(Duration::ZERO)
+                } else {
+                    // Its fork is known by its prompt alone.
+                    engine.store.prompt_lock(&sha256, Duration::ZERO)
+                }
+            };
+            match aside_unless_interrupted(interrupts, attempt).await? {
+                Ok(lock) => {
+                    self.fork_lock = Some(lock);
+                    break;
+                }
+                Err(error) if !error.is_temporary() || asked.elapsed() > FORK_WAIT => {
+                    return Err(error.into());
+                }
+                Err(_) => unless_interrupted(interrupts, tokio::time::sleep(LOCK_LOOK)).await?,
+            }
+        }
+        let TurnSubject::Session(record) = &mut self.subject else {
+            return Err(EngineError::Internal("a base is not forked from another one"));
+        };
+        record.fork = Some(ForkIntent {
+            turn: self.turn,
+            asked: Timestamp::now(),
+            prompt_sha256,
+            ahead,
+        });
+        let base = record.base_session.clone();
+        self.save().await?;
+        crash_point("fork_intended");
+        let session = if aside_of_run {
+            unless_interrupted(interrupts, self.fork_aside(&base)).await??
+        } else {
+            match unless_interrupted(interrupts, link.fork(&base)).await?? {
+                Some(session) => session,
+                None => return Ok(Target::ForkOf(base)),
+            }
+        };
+        crash_point("fork_made");
+        self.know_fork(&session).await?;
+        Ok(Target::Session(session))
+    }
+
+    /// Forks through a server of its own. `opencode run --fork` in a folder that is not the base's makes the fork
+    /// and then hangs for ever (1.18.33), so a session with a worktree is forked and moved there before its prompt.
+    async fn fork_aside(&self, base: &SessionId) -> Result<SessionId, EngineError> {
+        let mut launch = self
+            .engine
+            .short_launch(&self.opencode, self.subject.directory().to_owned());
+        launch.containment.mark = self.turn;
+        let mut server = Server::start(&launch).await?;
+        let fork = server.api().fork(base).await;
+        server.stop(false).await;
+        Ok(fork?)
+    }
+
+    /// The fork's id is known: remember it first, then give the session what it must carry.
+    pub(super) async fn know_fork(&mut self, session: &SessionId) -> Result<(), EngineError> {
+        if let TurnSubject::Session(record) = &mut self.subject {
+            record.session = Some(session.clone());
+            record.fork = None;
+        }
+        self.save().await?;
+        self.fork_lock = None;
+        crash_point("fork_known");
+        self.apply_rules().await?;
+        crash_point("fork_settled");
+        Ok(())
+    }
+
+    /// Gives a session the rules of this turn. A base has had its own since it was made, and an adopted one keeps what it
+    /// came with.
+    async fn apply_rules(&self) -> Result<(), EngineError> {
+        let TurnSubject::Session(record) = &self.subject else {
+            return Ok(());
+        };
+        let (engine, opencode) = (Arc::clone(&self.engine), self.opencode.clone());
+        let (record, rules) = (record.clone(), self.rules.clone());
+        aside(move || engine.apply_rules(&opencode, &record, &rules)).await
+    }
+}
+
+impl Engine {
+    /// Waits until opencode's database can be written to. What is written then could wait itself, but nobody could
+    /// interrupt it.
+    pub(in crate::operations) async fn database_writable(
+        &self,
+        opencode: &Opencode,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<(), EngineError> {
+        let (path, wait) = (opencode.database.clone(), self.database_wait());
+        let writable = move || Database::open_write(&path, wait)?.wait_until_writable();
+        Ok(aside_unless_interrupted(interrupts, writable).await??)
+    }
+
+    /// The same before opencode itself is to write. Whatever else is wrong with the database, opencode says; where there is
+    /// none, it makes one.
+    pub(in crate::operations) async fn database_unlocked(
+        &self,
+        opencode: &Opencode,
+        interrupts: &mut watch::Receiver<Interrupt>,
+    ) -> Result<(), EngineError> {
+        match self.database_writable(opencode, interrupts).await {
+            Err(EngineError::Database(error)) if !error.is_locked() => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Writes policy, directory and title into the session's row, and reads them back. Blocks.
+    pub(in crate::operations) fn apply_policy(
+        &self,
+        opencode: &Opencode,
+        record: &SessionRecord,
+    ) -> Result<(), EngineError> {
+        self.apply_rules(opencode, record, &record.policy.rules())
+    }
+
+    /// The same with other rules than the policy's own, for one turn. Blocks.
+    pub(super) fn apply_rules(
+        &self,
+        opencode: &Opencode,
+        record: &SessionRecord,
+        rules: &[Rule],
+    ) -> Result<(), EngineError> {
+        let Some(session) = &record.session else {
+            return Ok(());
+        };
+        let patch = SessionPatch {
+            permission: Some(rules),
+            directory: Some(&record.directory),
+            path: None,
+            title: Some(&record.title),
+        };
+        match self.write_database(opencode)?.patch(session, &patch) {
+            Ok(_) => Ok(()),
+            Err(DatabaseError::NoSession { .. }) => Err(EngineError::SessionGone {
+                of: record.address.to_string(),
+                session: session.clone(),
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// SHA-256 in lower-case hexadecimal.
+fn sha256(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut hex = String::with_capacity(64);
+    for byte in Sha256::digest(text.as_bytes()) {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}
