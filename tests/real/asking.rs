@@ -155,7 +155,7 @@ on_both_versions! {
             assert!(forms.iter().all(|form| !text.contains(form.as_str())), "{text}");
         }
         let lines = output.json_lines();
-        crate::schema::assert_lines(&lines);
+        crate::support::schema::assert_lines(&lines);
         assert_eq!(lines[0]["type"], "agent_start");
         let end = lines.last().unwrap();
         assert_eq!((&end["type"], &end["verdict"]), (&json!("agent_end"), &json!("completed")));

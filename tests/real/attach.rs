@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::sshd::{HOST, Sshd};
-use crate::terminal::Terminal;
+use crate::support::sshd::{HOST, Sshd};
+use crate::support::terminal::Terminal;
 use kugetsu_testing::{Opencode, Reply, Version, World, on_both_versions};
 
 const SOON: Duration = Duration::from_mins(2);

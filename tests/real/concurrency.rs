@@ -1,6 +1,6 @@
 //! Commands side by side, on the real opencode. A gate in the model holds turns where they are; nothing sleeps.
 
-use crate::kit::{SOON, opencode_sessions, record, run, session_of, state_of, with_base};
+use crate::support::kit::{SOON, opencode_sessions, record, run, session_of, state_of, with_base};
 use kugetsu_testing::{Gate, Reply, on_both_versions};
 
 on_both_versions! {

@@ -1,7 +1,7 @@
 //! `kill -9` of kugetsu at some points, on the real opencode and both transports; `crash.rs` tries every point on the
 //! fake one.
 
-use crate::kit::{
+use crate::support::kit::{
     SOON, known_sessions, no_half_file, opencode_sessions, prompts_of, record, run, run_in, session_of,
     state_of, with_base,
 };
@@ -120,7 +120,7 @@ on_both_versions! {
 on_both_versions! {
     fn init(world: &World) {
         let other = "github.com/shoko/other";
-        for (point, repo) in [("base_asked", crate::kit::REPO), ("base_made", other)] {
+        for (point, repo) in [("base_asked", crate::support::kit::REPO), ("base_made", other)] {
             let output = run_in(world, &[("KUGETSU_CRASH_AT", point)], &["init", "--repo", repo]);
             assert_eq!(output.signal(), Some(9), "{output}");
             world.wait_nothing_left(SOON);
@@ -133,7 +133,7 @@ on_both_versions! {
         let elsewhere = world.root().join("elsewhere");
         let home = [("KUGETSU_HOME", elsewhere.to_str().expect("UTF-8"))];
         run_in(world, &home, &["init"]).expect_status(0);
-        for repo in [crate::kit::REPO, other] {
+        for repo in [crate::support::kit::REPO, other] {
             run(world, ["init", "--repo", repo]).expect_status(0);
         }
         assert_eq!(known_sessions(world), forgotten, "the bases that were made are found again");

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use crate::case::{Case, SOON};
+use crate::support::case::{Case, SOON};
 use kugetsu_testing::{Gate, HangRow, MODELS, Output, Reply, Running, Signal, Stdin, Version};
 use serde_json::json;
 
@@ -272,7 +272,7 @@ impl<'a> Held<'a> {
             &["--or-start"]
         };
         let words = [more, &["--model", "scripted/scripted", &next]].concat();
-        crate::case::expect(&case.turn("continue", &self.issue, &words), 0, "completed", "");
+        crate::support::case::expect(&case.turn("continue", &self.issue, &words), 0, "completed", "");
         HangRow {
             place: self.place,
             cause: name.to_owned(),

@@ -1,7 +1,7 @@
 //! A session's life on the real opencode: the right one is continued, it is removed and comes back, its permissions
 //! are explained, its turns are watched.
 
-use crate::kit::{SOON, known_sessions, opencode_sessions, record, run, session_of, snapshot, text};
+use crate::support::kit::{SOON, known_sessions, opencode_sessions, record, run, session_of, snapshot, text};
 use kugetsu_testing::{Gate, Reply, Request, Stdin, on_both_versions};
 use serde_json::{Value, json};
 
@@ -33,8 +33,8 @@ on_both_versions! {
         assert_eq!(opencode_sessions(world), [base.clone(), one.clone(), two.clone()].into());
         let asked = world.model.turn_requests_with("one goes on");
         assert_eq!(users(&asked[0]), ["one begins", "one goes on"]);
-        assert_eq!(crate::kit::prompts_of(world, &two), ["two begins"]);
-        assert_eq!(crate::kit::prompts_of(world, &base), [""; 0]);
+        assert_eq!(crate::support::kit::prompts_of(world, &two), ["two begins"]);
+        assert_eq!(crate::support::kit::prompts_of(world, &base), [""; 0]);
 
         let destroyed = run(world, ["destroy", "1", "-y", "--json"]);
         destroyed.expect_status(0);
@@ -57,7 +57,7 @@ on_both_versions! {
         let init = world.spawn(["init", "--prompt", "read the rules", "--json"]);
         gate.wait_arrived(SOON);
         let status = || {
-            let file = world.kugetsu_home().join("run").join(crate::kit::REPO).join("base.status.json");
+            let file = world.kugetsu_home().join("run").join(crate::support::kit::REPO).join("base.status.json");
             serde_json::from_slice::<Value>(&std::fs::read(file).unwrap()).unwrap()
         };
         assert_eq!((&status()["state"], &status()["pid"]), (&json!("running"), &json!(init.pid())));
@@ -74,7 +74,7 @@ on_both_versions! {
         world.model.on("be stopped", vec![Reply::text("never").behind(&gate)]);
         let init = world.spawn(["init", "--force", "--prompt", "be stopped"]);
         gate.wait_arrived(SOON);
-        let signal = world.kugetsu_home().join("run").join(crate::kit::REPO).join("base.signal.json");
+        let signal = world.kugetsu_home().join("run").join(crate::support::kit::REPO).join("base.signal.json");
         std::fs::write(signal.with_extension("new"), r#"{"signal": "stop"}"#).unwrap();
         std::fs::rename(signal.with_extension("new"), &signal).unwrap();
         let stopped = init.wait(SOON);
@@ -88,7 +88,7 @@ on_both_versions! {
         let forced = run(world, ["init", "--force", "--prompt-file", file, "--debug", "--json"]);
         forced.expect_status(0);
         assert_ne!(text(&forced.json()["session"]), first);
-        let log = world.kugetsu_home().join("sessions").join(crate::kit::REPO).join("base/debug.log");
+        let log = world.kugetsu_home().join("sessions").join(crate::support::kit::REPO).join("base/debug.log");
         let log = std::fs::read_to_string(log).unwrap();
         // Its turn is in it, as opencode and as kugetsu tell it.
         assert!(log.contains("DEBUG") && log.contains("providerID=scripted"), "{log}");
@@ -146,7 +146,7 @@ on_both_versions! {
         }
         let (one, two) = (session_of(world, "1"), session_of(world, "2"));
         assert_eq!(opencode_sessions(world), [base.clone(), one.clone(), two.clone()].into());
-        assert_eq!(crate::kit::prompts_of(world, &base), ["the rules are these"]);
+        assert_eq!(crate::support::kit::prompts_of(world, &base), ["the rules are these"]);
         assert_eq!(world.session(&base), row, "theirs is left as it was");
 
         let delete = world.opencode_command(["session", "delete", &one]);

@@ -8,19 +8,8 @@
 )]
 
 #[macro_use]
-#[path = "../support/case.rs"]
-mod case;
-#[path = "../support/kit.rs"]
-mod kit;
-#[path = "../support/markdown.rs"]
-mod markdown;
-#[path = "../support/schema.rs"]
-mod schema;
-#[path = "../support/sshd.rs"]
-#[allow(dead_code, reason = "another program of tests uses the rest")]
-mod sshd;
-#[path = "../support/terminal.rs"]
-mod terminal;
+#[path = "../support/mod.rs"]
+mod support;
 
 mod asking;
 mod attach;
@@ -29,7 +18,6 @@ mod control;
 mod crash;
 mod hangs;
 mod lifecycle;
-mod opencode;
 mod readme;
 mod ssh;
 mod subagents;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::sshd::{HOST, Sshd, other_home};
+use crate::support::sshd::{HOST, Sshd, other_home};
 use kugetsu_testing::{Gate, Opencode, Reply, Signal, Stdin, Version, World, on_both_versions};
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! What the subagents of a turn may take, on both transports and both real versions: the limits of the turn are theirs as
 //! well, and what they ask is answered.
 
-use crate::case::{Case, SOON, expect};
+use crate::support::case::{Case, SOON, expect};
 use kugetsu_testing::{Reply, Stdin, Version, usage};
 use serde_json::{Value, json};
 

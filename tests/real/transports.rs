@@ -8,7 +8,7 @@ mod signals;
 
 use std::time::Duration;
 
-use crate::case::{Case, SOON, expect};
+use crate::support::case::{Case, SOON, expect};
 use kugetsu_testing::{Gate, Reply, Request, Stdin, Version, usage};
 use serde_json::{Value, json};
 

@@ -1,6 +1,5 @@
 //! One test body, four tests: both transports on both real versions.
 #![allow(clippy::disallowed_macros, reason = "tests say what they ran")]
-#![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::ops::Deref;
 use std::path::PathBuf;

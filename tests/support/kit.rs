@@ -1,5 +1,4 @@
 //! What the tests of the whole command have in common.
-#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

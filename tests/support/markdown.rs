@@ -1,5 +1,4 @@
 //! The fenced blocks of the project's documents.
-#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::path::Path;
 

@@ -15,7 +15,6 @@ pub(crate) fn schema() -> Validator {
 
 /// Panics unless every line is valid.
 #[track_caller]
-#[allow(dead_code, reason = "each test file uses a part of it")]
 pub(crate) fn assert_lines(lines: &[Value]) {
     let schema = schema();
     for line in lines {

@@ -1,5 +1,4 @@
 //! A terminal of tmux, for what only a person can see.
-#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};

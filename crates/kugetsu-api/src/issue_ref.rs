@@ -5,6 +5,8 @@
 //! a file name, so a reference can never lead outside the folder that it is resolved in.
 
 mod error;
+#[cfg(test)]
+mod tests;
 mod url;
 
 use std::cell::RefCell;

@@ -2,7 +2,7 @@
 //! status on both transports and both real versions, whatever opencode's own exit status says. What goes on without
 //! end is in `real/hangs.rs`.
 
-use crate::case::{Case, SOON, expect};
+use crate::support::case::{Case, SOON, expect};
 use kugetsu_testing::Reply;
 
 on_every_combination! {

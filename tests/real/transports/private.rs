@@ -5,7 +5,7 @@ use std::path::Path;
 
 use kugetsu_testing::{Gate, Reply, on_both_versions};
 
-use crate::case::SOON;
+use crate::support::case::SOON;
 
 /// The addresses, as `/proc/net/tcp` has them, on which a process listens.
 fn listens_on(pid: u32) -> Vec<String> {

@@ -4,7 +4,7 @@
 use kugetsu_testing::{Gate, Reply};
 
 use super::signals::signal_opencode;
-use crate::case::{Case, SOON, expect};
+use crate::support::case::{Case, SOON, expect};
 
 on_every_combination! {
     fn a_crash_is_survived_and_the_prompt_is_not_sent_again(case: &Case) {

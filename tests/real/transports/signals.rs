@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::case::{Case, SOON, expect};
+use crate::support::case::{Case, SOON, expect};
 use kugetsu_testing::{Gate, Reply, Running, Signal};
 
 /// Starts a turn whose tool runs a child that left every group, a child that ignores SIGTERM, and itself.

@@ -11,6 +11,8 @@ mod lines;
 mod log_lines;
 mod run_events;
 mod server;
+#[cfg(test)]
+mod tests;
 
 pub use api::{Api, ApiError, Problem};
 pub use binary::{Opencode, OpencodeError, Search, Version, find, probe};

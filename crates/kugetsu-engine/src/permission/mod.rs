@@ -18,6 +18,8 @@
 
 mod env;
 mod explain;
+#[cfg(test)]
+mod tests;
 mod wildcard;
 
 pub use explain::{CLASSES, Explained, OTHER_TOOLS, Source, explain};

@@ -29,6 +29,8 @@ mod launch;
 mod procfs;
 mod short;
 mod sweep;
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
 mod tree;
 mod wire;
 

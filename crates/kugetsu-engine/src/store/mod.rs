@@ -12,6 +12,8 @@ mod lease;
 mod listing;
 mod lock;
 mod records;
+#[cfg(test)]
+mod tests;
 mod trash;
 mod trashed;
 mod turns;

@@ -3,6 +3,9 @@
 //! It is pure: no clock, no file, no process. Time is the time since the turn began. The machine is drawn in
 //! ARCHITECTURE.md; property tests feed it events in random order.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 

@@ -1,0 +1,574 @@
+//! The database, with the tables of both versions.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::opencode::{Database, DatabaseError, SessionPatch, prompt_matches};
+use crate::permission::{Policy, Rule};
+use kugetsu_api::{SessionId, TokenCount};
+use rusqlite::{Connection, params};
+use sha2::{Digest as _, Sha256};
+
+use super::{VERSIONS, fixture};
+
+/// A database with opencode's tables, as the versions make them.
+struct Db {
+    _root: tempfile::TempDir,
+    path: PathBuf,
+}
+
+const BASE: &str = "ses_base";
+const OTHER: &str = "ses_other";
+
+impl Db {
+    fn new(version: &str) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("opencode.db");
+        let db = Self { _root: root, path };
+        let connection = db.raw();
+        connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+        let sql = String::from_utf8(fixture(&format!("schema/{version}.sql"))).unwrap();
+        connection.execute_batch(&sql).unwrap();
+        connection
+            .execute("INSERT INTO project (id, worktree, time_created, time_updated, sandboxes) VALUES ('p', '/repo', 1, 1, '[]')", [])
+            .unwrap();
+        drop(connection);
+        db.session(BASE, "Base", 1000);
+        db.session(OTHER, "Other", 1000);
+        db
+    }
+
+    fn raw(&self) -> Connection {
+        Connection::open(&self.path).unwrap()
+    }
+
+    fn session(&self, id: &str, title: &str, created: i64) {
+        self.raw()
+            .execute(
+                "INSERT INTO session (id, project_id, slug, directory, title, version, time_created, time_updated) \
+                 VALUES (?1, 'p', 's', '/repo', ?2, '1', ?3, ?3)",
+                params![id, title, created],
+            )
+            .unwrap();
+    }
+
+    fn message(&self, id: &str, created: i64, data: &str, parts: &[&str]) {
+        let connection = self.raw();
+        connection
+            .execute(
+                "INSERT INTO message (id, session_id, time_created, time_updated, data) VALUES (?1, ?2, ?3, ?3, ?4)",
+                params![id, BASE, created, data],
+            )
+            .unwrap();
+        for (number, part) in parts.iter().enumerate() {
+            connection
+                .execute(
+                    "INSERT INTO part (id, message_id, session_id, time_created, time_updated, data) \
+                     VALUES (?1, ?2, ?3, ?4, ?4, ?5)",
+                    params![format!("{id}_{number}"), id, BASE, created, part],
+                )
+                .unwrap();
+        }
+    }
+
+    fn read(&self) -> Database {
+        Database::open_read(&self.path).unwrap()
+    }
+
+    fn write(&self) -> Database {
+        Database::open_write(&self.path, Duration::from_secs(10)).unwrap()
+    }
+
+    fn files(&self) -> Vec<String> {
+        let folder = fs::read_dir(self.path.parent().unwrap()).unwrap();
+        let mut names: Vec<String> = folder
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn id(text: &str) -> SessionId {
+    SessionId::new(text).unwrap()
+}
+
+fn each_version(test: impl Fn(&Db, &str)) {
+    for version in VERSIONS {
+        test(&Db::new(version), version);
+    }
+}
+
+#[test]
+fn sessions_are_read_without_a_trace() {
+    each_version(|db, version| {
+        let before = fs::read(&db.path).unwrap();
+        assert_eq!(db.files(), ["opencode.db"]);
+        let database = db.read();
+        let row = database.session(&id(BASE)).unwrap().unwrap();
+        assert_eq!(
+            (row.id.as_str(), row.project_id.as_str(), row.title.as_str()),
+            (BASE, "p", "Base")
+        );
+        assert_eq!(
+            (row.directory.as_path(), row.permission.as_deref()),
+            (Path::new("/repo"), None)
+        );
+        assert_eq!(
+            (row.time_created, row.time_updated, row.parent_id),
+            (1000, 1000, None)
+        );
+        assert_eq!(database.session(&id("ses_gone")).unwrap(), None);
+        let exist = database
+            .sessions_exist(&[id(BASE), id("ses_gone"), id(OTHER)])
+            .unwrap();
+        assert_eq!(exist.into_iter().collect::<Vec<_>>(), [id(BASE), id(OTHER)]);
+        drop(database);
+        assert_eq!(fs::read(&db.path).unwrap(), before, "{version}");
+        assert_eq!(db.files(), ["opencode.db"], "{version}");
+    });
+}
+
+#[test]
+fn readers_see_what_a_live_opencode_wrote() {
+    each_version(|db, _| {
+        let live = db.raw();
+        live.execute("UPDATE session SET title = 'New' WHERE id = ?1", [BASE])
+            .unwrap();
+        assert!(db.files().contains(&"opencode.db-wal".to_owned()));
+        assert_eq!(db.read().session(&id(BASE)).unwrap().unwrap().title, "New");
+        drop(live);
+        // Also through a reader that was there before, when nobody else was.
+        let early = db.read();
+        assert_eq!(early.session(&id(BASE)).unwrap().unwrap().title, "New");
+        let live = db.raw();
+        live.execute("UPDATE session SET title = 'Newer' WHERE id = ?1", [BASE])
+            .unwrap();
+        assert_eq!(early.session(&id(BASE)).unwrap().unwrap().title, "Newer");
+        drop(live);
+        assert_eq!(early.session(&id(BASE)).unwrap().unwrap().title, "Newer");
+        assert_eq!(db.read().session(&id(BASE)).unwrap().unwrap().title, "Newer");
+    });
+}
+
+type Open = fn(&Path) -> Result<Database, DatabaseError>;
+
+#[test]
+fn each_way_of_being_unusable_has_its_own_error() {
+    let root = tempfile::tempdir().unwrap();
+    let missing = root.path().join("none/opencode.db");
+    let garbage = root.path().join("garbage.db");
+    fs::write(
+        &garbage,
+        "this is no database, and long enough to be looked at as one would be by SQLite itself",
+    )
+    .unwrap();
+    let empty = root.path().join("empty.db");
+    fs::write(&empty, "").unwrap();
+    let below_file = garbage.join("opencode.db");
+    let modern = Db::new("1.18.33");
+    modern
+        .raw()
+        .execute_batch("CREATE TABLE session_v2 (id text)")
+        .unwrap();
+    let lacking = Db::new("1.3.2");
+    lacking
+        .raw()
+        .execute_batch("ALTER TABLE session DROP COLUMN permission; DROP TABLE part")
+        .unwrap();
+    let damaged = Db::new("1.3.2");
+    let mut bytes = fs::read(&damaged.path).unwrap();
+    bytes[100..].fill(0xff);
+    fs::write(&damaged.path, bytes).unwrap();
+
+    let opens: [Open; 2] = [Database::open_read, |path| {
+        Database::open_write(path, Duration::from_secs(1))
+    }];
+    for open in opens {
+        assert!(matches!(open(&missing), Err(DatabaseError::Missing { .. })));
+        assert!(matches!(open(&garbage), Err(DatabaseError::NotADatabase { .. })));
+        assert!(matches!(
+            open(root.path()),
+            Err(DatabaseError::NotADatabase { .. })
+        ));
+        assert!(matches!(open(&below_file), Err(DatabaseError::Unreadable { .. })));
+        assert!(matches!(
+            open(&damaged.path),
+            Err(DatabaseError::NotADatabase { .. })
+        ));
+        assert!(matches!(open(&modern.path), Err(DatabaseError::SessionV2 { .. })));
+        match open(&lacking.path) {
+            Err(DatabaseError::Schema { missing, .. }) => {
+                assert_eq!(missing, ["the table part", "session.permission"]);
+            }
+            other => panic!("{other:?}"),
+        }
+        match open(&empty) {
+            Err(DatabaseError::Schema { missing, .. }) => {
+                assert!(missing.contains(&"the table session".to_owned()));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(!missing.exists() && !missing.parent().unwrap().exists());
+    assert_eq!(fs::metadata(&empty).unwrap().len(), 0);
+}
+
+#[test]
+fn a_locked_database_is_locked_and_nothing_else() {
+    each_version(|db, _| {
+        let holder = db.raw();
+        holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let mut database = Database::open_write(&db.path, Duration::from_millis(50)).unwrap();
+        let patch = SessionPatch {
+            title: Some("x"),
+            ..SessionPatch::default()
+        };
+        let error = database.patch(&id(BASE), &patch).unwrap_err();
+        assert!(matches!(error, DatabaseError::Locked { .. }), "{error:?}");
+        assert!(
+            error.to_string().contains("locked by another process for 50 ms"),
+            "{error}"
+        );
+        // Reading goes on meanwhile.
+        assert_eq!(db.read().session(&id(BASE)).unwrap().unwrap().title, "Base");
+        holder.execute_batch("ROLLBACK").unwrap();
+        assert_eq!(database.patch(&id(BASE), &patch).unwrap().title, "x");
+    });
+}
+
+/// How often a thread of ours has gone to sleep.
+fn sleeps_of(thread: &str) -> u64 {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks
+        .filter(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == thread))
+        .filter_map(|task| fs::read_to_string(task.path().join("status")).ok())
+        .filter_map(|status| {
+            let mut lines = status.lines();
+            let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            count.trim().parse::<u64>().ok()
+        })
+        .sum()
+}
+
+#[test]
+fn a_lock_that_ends_in_time_is_waited_for() {
+    let db = Db::new("1.3.2");
+    let holder = db.raw();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut database = db.write();
+    std::thread::scope(|scope| {
+        let writer = std::thread::Builder::new().name("waits-for-lock".to_owned());
+        let write = move || {
+            let patch = SessionPatch {
+                title: Some("x"),
+                ..SessionPatch::default()
+            };
+            database.patch(&id(BASE), &patch)
+        };
+        let writing = writer.spawn_scoped(scope, write).unwrap();
+        // SQLite sleeps between two tries.
+        let end = Instant::now() + Duration::from_secs(9);
+        while sleeps_of("waits-for-lock") < 4 && !writing.is_finished() {
+            assert!(Instant::now() < end, "it does not try again and again");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        holder.execute_batch("COMMIT").unwrap();
+        assert_eq!(writing.join().unwrap().unwrap().title, "x");
+    });
+}
+
+fn all_columns(db: &Db, id: &str) -> Vec<(String, String)> {
+    let connection = db.raw();
+    let mut statement = connection.prepare("SELECT * FROM session WHERE id = ?1").unwrap();
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
+    statement
+        .query_row([id], |row| {
+            (0..names.len())
+                .map(|at| {
+                    Ok((
+                        names[at].clone(),
+                        format!("{:?}", row.get::<_, rusqlite::types::Value>(at)?),
+                    ))
+                })
+                .collect()
+        })
+        .unwrap()
+}
+
+#[test]
+fn a_patch_changes_what_it_says_and_nothing_else() {
+    each_version(|db, version| {
+        let rules = Policy::default().rules();
+        let before = all_columns(db, BASE);
+        let other = all_columns(db, OTHER);
+        let patch = SessionPatch {
+            permission: Some(&rules),
+            directory: Some(Path::new("/repo/.worktrees/14")),
+            path: Some("sub"),
+            title: Some("it's \"14\" \u{1f600}"),
+        };
+        let row = db.write().patch(&id(BASE), &patch).unwrap();
+        assert_eq!(row.rules().unwrap(), rules);
+        assert_eq!(row.directory, Path::new("/repo/.worktrees/14"));
+        assert_eq!(row.title, "it's \"14\" \u{1f600}");
+        assert_eq!(row.path.as_deref(), (version == "1.18.33").then_some("sub"));
+        assert!(row.time_updated > 1000);
+        assert_eq!(db.read().session(&id(BASE)).unwrap().unwrap(), row);
+
+        let after = all_columns(db, BASE);
+        let changed: Vec<&str> = before
+            .iter()
+            .zip(&after)
+            .filter(|(a, b)| a != b)
+            .map(|(a, _)| a.0.as_str())
+            .collect();
+        let mut expected = vec!["directory", "title", "permission", "time_updated"];
+        if version == "1.18.33" {
+            expected.insert(1, "path");
+        }
+        assert_eq!(changed, expected);
+        assert_eq!(all_columns(db, OTHER), other);
+        // The rules are stored as opencode writes them.
+        let stored: serde_json::Value = serde_json::from_str(row.permission.as_deref().unwrap()).unwrap();
+        assert_eq!(
+            stored[0],
+            serde_json::json!({"permission": "question", "pattern": "*", "action": "deny"})
+        );
+    });
+}
+
+#[test]
+fn what_is_already_so_is_not_written() {
+    each_version(|db, _| {
+        let rules = Policy::default().rules();
+        let patch = SessionPatch {
+            permission: Some(&rules),
+            title: Some("T"),
+            ..SessionPatch::default()
+        };
+        let first = db.write().patch(&id(BASE), &patch).unwrap();
+        let watcher = db.raw();
+        let seen = || {
+            watcher
+                .query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0))
+                .unwrap()
+        };
+        let before = seen();
+        assert_eq!(db.write().patch(&id(BASE), &patch).unwrap(), first);
+        assert_eq!(
+            db.write().patch(&id(BASE), &SessionPatch::default()).unwrap(),
+            first
+        );
+        assert_eq!(seen(), before);
+        // The order of keys in the stored JSON does not matter, the order of rules does.
+        let spelled = first.permission.clone().unwrap().replace(
+            r#"{"permission":"question","pattern":"*","action":"deny"}"#,
+            r#"{"action": "deny", "pattern": "*", "permission": "question"}"#,
+        );
+        db.raw()
+            .execute(
+                "UPDATE session SET permission = ?1 WHERE id = ?2",
+                params![spelled, BASE],
+            )
+            .unwrap();
+        let row = db.write().patch(&id(BASE), &patch).unwrap();
+        assert_eq!(row.permission.as_deref(), Some(spelled.as_str()));
+        let mut turned = rules.clone();
+        turned.reverse();
+        let patch = SessionPatch {
+            permission: Some(&turned),
+            ..SessionPatch::default()
+        };
+        assert_eq!(
+            db.write().patch(&id(BASE), &patch).unwrap().rules().unwrap(),
+            turned
+        );
+    });
+}
+
+#[test]
+fn a_patch_of_a_missing_session_is_refused() {
+    each_version(|db, _| {
+        let patch = SessionPatch {
+            title: Some("x"),
+            ..SessionPatch::default()
+        };
+        let error = db.write().patch(&id("ses_gone"), &patch).unwrap_err();
+        assert!(matches!(error, DatabaseError::NoSession { .. }), "{error:?}");
+        assert!(error.to_string().contains("ses_gone"), "{error}");
+        // And it held no lock.
+        db.raw().execute_batch("BEGIN IMMEDIATE; COMMIT").unwrap();
+    });
+}
+
+#[test]
+fn a_write_that_does_not_take_effect_is_undone_and_said() {
+    each_version(|db, _| {
+        db.raw()
+            .execute_batch(
+                "CREATE TRIGGER meddle AFTER UPDATE OF permission ON session BEGIN \
+                 UPDATE session SET permission = NULL WHERE id = new.id; END",
+            )
+            .unwrap();
+        let rules = Policy::default().rules();
+        let before = all_columns(db, BASE);
+        let patch = SessionPatch {
+            permission: Some(&rules),
+            title: Some("x"),
+            ..SessionPatch::default()
+        };
+        let error = db.write().patch(&id(BASE), &patch).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                DatabaseError::NotStored {
+                    what: "permission",
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+        assert_eq!(all_columns(db, BASE), before);
+    });
+}
+
+#[test]
+fn unreadable_rules_are_replaced() {
+    let db = Db::new("1.3.2");
+    db.raw()
+        .execute("UPDATE session SET permission = '{' WHERE id = ?1", [BASE])
+        .unwrap();
+    assert_eq!(db.read().session(&id(BASE)).unwrap().unwrap().rules(), None);
+    let rules: Vec<Rule> = vec!["edit=deny".parse().unwrap()];
+    let patch = SessionPatch {
+        permission: Some(&rules),
+        ..SessionPatch::default()
+    };
+    assert_eq!(db.write().patch(&id(BASE), &patch).unwrap().rules(), Some(rules));
+}
+
+#[test]
+fn a_forgotten_fork_is_found_again() {
+    each_version(|db, _| {
+        db.session("ses_old", "Base (fork #1)", 1500);
+        db.session("ses_fork", "Base (fork #1)", 2000);
+        db.session("ses_later", "Base (fork #1)", 3000);
+        db.session("ses_renamed", "github.com/o/r#14", 2500);
+        db.session("ses_of_other", "Other (fork #1)", 2500);
+        db.session("ses_sub", "Base (fork #1)", 2500);
+        db.raw()
+            .execute("UPDATE session SET parent_id = ?1 WHERE id = 'ses_sub'", [BASE])
+            .unwrap();
+        let database = db.read();
+        let base = database.session(&id(BASE)).unwrap().unwrap();
+        let found = |base, since| {
+            let forks = database.forks_of(base, since).unwrap();
+            forks.iter().map(|row| row.id.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&base, 2000), ["ses_fork", "ses_later"]);
+        assert_eq!(found(&base, 3001), [""; 0]);
+        // A base that is a fork itself.
+        db.session("ses_second", "Base (fork #2)", 4000);
+        let fork = database.session(&id("ses_later")).unwrap().unwrap();
+        assert_eq!(found(&fork, 3001), ["ses_second"]);
+    });
+}
+
+#[test]
+fn messages_are_evidence() {
+    each_version(|db, _| {
+        let assistant = r#"{"role":"assistant","time":{"created":11,"completed":15},"cost":0.25,
+            "tokens":{"total":107,"input":60,"output":7,"reasoning":1,"cache":{"read":40,"write":2}},"finish":"stop"}"#;
+        let failed = r#"{"role":"assistant","time":{"created":21,"completed":22},"cost":0,"tokens":{},
+            "error":{"name":"APIError","data":{"message":"bad things","statusCode":400}}}"#;
+        db.message(
+            "msg_1",
+            10,
+            r#"{"role":"user"}"#,
+            &[r#"{"type":"text","text":"\nfirst"}"#],
+        );
+        db.message(
+            "msg_2",
+            11,
+            assistant,
+            &[
+                r#"{"type":"step-start"}"#,
+                r#"{"type":"text","text":"answer"}"#,
+                "not json",
+                r#"{"type":"step-finish"}"#,
+            ],
+        );
+        db.message(
+            "msg_3",
+            20,
+            r#"{"role":"user"}"#,
+            &[
+                r#"{"type":"text","text":"second "}"#,
+                r#"{"type":"file","text":"x"}"#,
+                r#"{"type":"text","text":"added","synthetic":true}"#,
+                r#"{"type":"text","text":"prompt"}"#,
+            ],
+        );
+        db.message("msg_4", 21, failed, &[r#"{"type":"text","text":" \n"}"#]);
+        db.message("msg_5", 30, "broken", &[]);
+
+        let database = db.read();
+        let base = id(BASE);
+        assert_eq!(database.message_count(&base).unwrap(), 5);
+        assert_eq!(database.message_count(&id(OTHER)).unwrap(), 0);
+        assert_eq!(
+            database.last_user_text(&base).unwrap().as_deref(),
+            Some("second prompt")
+        );
+        assert_eq!(database.last_user_text(&id(OTHER)).unwrap(), None);
+
+        let all = database.messages_after(&base, 0).unwrap();
+        assert_eq!(
+            all.iter().map(|m| m.id.as_str()).collect::<Vec<_>>(),
+            ["msg_1", "msg_2", "msg_3", "msg_4", "msg_5"]
+        );
+        let done = &all[1];
+        assert_eq!(
+            (done.role.as_str(), done.finish.as_deref()),
+            ("assistant", Some("stop"))
+        );
+        assert_eq!((done.created_ms, done.cost_usd), (11, 0.25));
+        let tokens = TokenCount {
+            input: 60,
+            output: 7,
+            reasoning: 1,
+            cache_read: 40,
+            cache_write: 2,
+        };
+        assert_eq!((done.tokens, done.error.is_none()), (tokens, true));
+        assert_eq!(all[3].error.as_ref().unwrap()["data"]["message"], "bad things");
+        assert_eq!(all[3].finish, None);
+        assert_eq!(all[4].role, "");
+
+        let ids = |after| {
+            let messages = database.messages_after(&base, after).unwrap();
+            messages.into_iter().map(|message| message.id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(20), ["msg_4", "msg_5"]);
+        assert_eq!(ids(19), ["msg_3", "msg_4", "msg_5"]);
+    });
+}
+
+#[test]
+fn a_stored_prompt_is_recognised_with_the_one_line_feed_of_1_3_2() {
+    use std::fmt::Write as _;
+    let sha = |text: &str| {
+        Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
+            write!(hex, "{byte:02x}").unwrap();
+            hex
+        })
+    };
+    for prompt in ["fix it", "\nfix it", "", "\n"] {
+        assert!(prompt_matches(prompt, &sha(prompt)));
+        assert!(prompt_matches(&format!("\n{prompt}"), &sha(prompt)));
+        assert!(!prompt_matches(&format!("\n\n{prompt}"), &sha(prompt)));
+        assert!(!prompt_matches(&format!("{prompt}\n."), &sha(prompt)));
+    }
+}

@@ -1,0 +1,20 @@
+//! opencode's surroundings: the binary, the database, lines, events. Everything here is made by the test; what the real
+//! ones do is in `real/opencode.rs`.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test makes files as it likes, and a panic is how it fails"
+)]
+
+mod binary;
+mod database;
+mod events;
+mod real;
+
+use std::path::Path;
+
+const VERSIONS: [&str; 2] = ["1.3.2", "1.18.33"];
+
+fn fixture(path: &str) -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)).unwrap()
+}

@@ -1,0 +1,150 @@
+//! The files that references lead to: every key has its own, inside the store, and no text leads out of it.
+
+use std::path::{Component, Path, PathBuf};
+
+use kugetsu_api::{IssueRef, RefContext, RepoRef};
+use proptest::prelude::*;
+
+use crate::store::{RecordKey, Store};
+
+/// Segments that look like what the store itself writes, and any others.
+fn segment() -> impl Strategy<Value = String> {
+    let sly = [
+        "14",
+        "15",
+        "0",
+        "014",
+        "base",
+        "base.json",
+        "14.json",
+        "15.json",
+        "14.lease",
+        "base.lease",
+        "14.status.json",
+        "14.signal",
+        "14.json.broken-1",
+        ".tmp-1",
+        "base.x",
+        "a",
+        "b",
+        "a-b",
+        "-",
+        "x.lease",
+        "x.git",
+        "turns.jsonl",
+    ];
+    prop_oneof![
+        4 => prop::sample::select(sly.to_vec()).prop_map(str::to_owned),
+        1 => "[a-zA-Z0-9._~+-]{1,6}".prop_filter("a path's own names", |text| text != "." && text != ".."),
+    ]
+}
+
+fn key() -> impl Strategy<Value = RecordKey> {
+    let instance = prop::sample::select(vec!["a.b", "a.b:1", "localhost", "14.json", "base.json"]);
+    let number = prop_oneof![
+        Just(None),
+        (13_u64..17).prop_map(Some),
+        any::<u64>().prop_map(|n| Some(n.max(1)))
+    ];
+    let parts = (instance, prop::collection::vec(segment(), 2..6), number);
+    parts.prop_filter_map("a name that is only .git", |(instance, segments, number)| {
+        let repo = RepoRef::try_from(format!("{instance}/{}", segments.join("/"))).ok()?;
+        Some(match number {
+            None => RecordKey::Base(repo),
+            Some(number) => RecordKey::Session(IssueRef::new(repo, number).ok()?),
+        })
+    })
+}
+
+/// Two keys of which one often is named like a file or a folder of the other.
+fn two_keys() -> impl Strategy<Value = (RecordKey, RecordKey)> {
+    let nested = (key(), prop::collection::vec(segment(), 1..3), 13_u64..17).prop_filter_map(
+        "too deep",
+        |(a, more, n)| {
+            let repo = RepoRef::try_from(format!("{}/{}", a.repo(), more.join("/"))).ok()?;
+            Some((a, RecordKey::Session(IssueRef::new(repo, n).ok()?)))
+        },
+    );
+    prop_oneof![nested, (key(), key())]
+}
+
+/// Every path that is a file or a folder of this key alone.
+fn own_paths(store: &Store, key: &RecordKey) -> Vec<PathBuf> {
+    vec![
+        store.record_path(key),
+        store.folder(key),
+        store.run_path(key, ".lease"),
+        store.run_path(key, ".status.json"),
+        store.run_path(key, ".signal"),
+    ]
+}
+
+fn is_inside(path: &Path, root: &Path) -> bool {
+    path.strip_prefix(root).is_ok_and(|below| {
+        below
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1024, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn keys_share_no_files((a, b) in two_keys()) {
+        let store = Store::open("/home".into());
+        for mine in own_paths(&store, &a) {
+            for theirs in own_paths(&store, &b) {
+                // Also not one inside the other: no file where the other needs a folder.
+                let apart = !mine.starts_with(&theirs) && !theirs.starts_with(&mine);
+                prop_assert!(a == b || apart, "{a} has {}, {b} has {}", mine.display(), theirs.display());
+            }
+        }
+    }
+
+    #[test]
+    fn every_file_is_inside_and_is_found_back(key in key()) {
+        let store = Store::open("/home".into());
+        for (path, root) in own_paths(&store, &key).into_iter().zip(["sessions", "sessions", "run", "run", "run"]) {
+            prop_assert!(is_inside(&path, &store.home().join(root)), "{}", path.display());
+            let longest = path.components().map(|part| part.as_os_str().len()).max().unwrap();
+            prop_assert!(longest <= 255);
+        }
+        prop_assert_eq!(RecordKey::of_record(&key.record()), Some(key));
+    }
+
+    #[test]
+    fn no_text_leaves_the_folder(text in any::<String>()) {
+        check_any(&text);
+    }
+
+    #[test]
+    fn no_text_that_looks_right_leaves_the_folder(
+        text in "(https?://|ssh://|git@|HTTP://)?[a-z.:@-]{0,9}(/([a-zA-Z0-9._~-]{0,4}|\\.\\.|-|issues|pull|%2e)){0,6}[#:/?]?[0-9]{0,21}\\PC?"
+    ) {
+        check_any(&text);
+    }
+}
+
+fn check_any(text: &str) {
+    let store = Store::open("/home".into());
+    let origin = RepoRef::try_from("git.example.org/team/tool".to_owned()).unwrap();
+    let context = RefContext {
+        default_instance: Some("github.com".to_owned()),
+        origin: Some(origin),
+    };
+    for context in [context, RefContext::default()] {
+        if let Ok(issue) = IssueRef::parse(text, &context) {
+            assert!(
+                is_inside(&store.record_path(&(&issue).into()), Path::new("/home/sessions")),
+                "{text:?}"
+            );
+        }
+        if let Ok(repo) = RepoRef::parse(text, &context) {
+            assert!(
+                is_inside(&store.folder(&(&repo).into()), Path::new("/home/sessions")),
+                "{text:?}"
+            );
+        }
+    }
+}

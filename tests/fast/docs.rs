@@ -1,0 +1,218 @@
+//! What the documents say of the program is so: commands, settings, exit statuses, dependencies, links.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::support::markdown::{blocks, document};
+use clap::CommandFactory as _;
+use kugetsu::cli::Cli;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::config::SETTINGS;
+
+const DOCUMENTS: [&str; 8] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/hangs.md",
+    "docs/performance.md",
+    "docs/soak.md",
+    "skills/kugetsu/SKILL.md",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The cells of every table row.
+fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    text.lines()
+        .filter(|line| line.starts_with("| "))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+}
+
+#[test]
+fn every_command_has_its_place_in_the_readme() {
+    let readme = document("README.md");
+    let headings: Vec<_> = readme.lines().filter(|line| line.starts_with("### ")).collect();
+    for command in Cli::command()
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set())
+    {
+        let name = format!("`kugetsu {}`", command.get_name());
+        assert!(
+            headings.iter().any(|line| line.contains(&name)),
+            "README.md has no heading for {name}"
+        );
+    }
+}
+
+#[test]
+fn every_flag_in_the_readme_exists() {
+    let mut known = BTreeSet::new();
+    let root = Cli::command();
+    let hidden = ["continue", "session", "fork"].map(str::to_owned);
+    let mut commands: Vec<_> = root.get_subcommands().collect();
+    while let Some(command) = commands.pop() {
+        known.extend(
+            command
+                .get_arguments()
+                .filter_map(|one| one.get_long())
+                .map(str::to_owned),
+        );
+        commands.extend(command.get_subcommands());
+    }
+    known.extend(
+        root.get_arguments()
+            .filter_map(|one| one.get_long())
+            .map(str::to_owned),
+    );
+    // Flags of opencode, cargo and git that are told of.
+    known.extend(
+        hidden
+            .into_iter()
+            .chain(["help", "quick", "path", "format"].map(str::to_owned)),
+    );
+    for name in ["README.md", "skills/kugetsu/SKILL.md"] {
+        for word in document(name).split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')) {
+            let Some(flag) = word
+                .strip_prefix("--")
+                .filter(|flag| flag.starts_with(|c: char| c.is_ascii_lowercase()))
+            else {
+                continue;
+            };
+            assert!(
+                known.contains(flag),
+                "{name} tells of --{flag}, which no command has"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_settings_in_the_readme_are_those_of_the_program() {
+    let readme = document("README.md");
+    let told: BTreeSet<_> = rows(&readme)
+        .filter(|cells| cells.len() == 3)
+        .map(|cells| {
+            (
+                cells[0].replace('`', ""),
+                cells[1].replace('`', ""),
+                cells[2].replace('`', ""),
+            )
+        })
+        .collect();
+    for key in SETTINGS {
+        let row = (
+            key.name.to_owned(),
+            key.default.to_owned(),
+            key.help.replace('`', ""),
+        );
+        assert!(told.contains(&row), "README.md has no row {row:?}");
+    }
+}
+
+#[test]
+fn the_exit_statuses_in_the_readme_are_those_of_the_program() {
+    let readme = document("README.md");
+    let told: Vec<u8> = rows(&readme).filter_map(|cells| cells[0].parse().ok()).collect();
+    let known = [
+        ExitStatus::Ok,
+        ExitStatus::Failed,
+        ExitStatus::Blocked,
+        ExitStatus::Usage,
+        ExitStatus::NotFound,
+        ExitStatus::Unavailable,
+        ExitStatus::CannotWrite,
+        ExitStatus::TryAgain,
+        ExitStatus::Interrupted,
+        ExitStatus::Terminated,
+    ];
+    assert_eq!(told, known.map(ExitStatus::code));
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    for name in DOCUMENTS {
+        let text = document(name);
+        let folder = root().join(name).parent().unwrap().to_owned();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if let Some(anchor) = link.strip_prefix('#') {
+                let slug = |line: &str| {
+                    line.trim_start_matches('#')
+                        .trim()
+                        .to_lowercase()
+                        .replace(' ', "-")
+                };
+                let found = text
+                    .lines()
+                    .filter(|line| line.starts_with('#'))
+                    .any(|line| slug(line) == anchor);
+                assert!(found, "{name}: no heading {anchor}");
+            } else if !link.starts_with("https://") {
+                assert!(folder.join(link).exists(), "{name}: {link} does not exist");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_files_and_points_that_the_documents_name_exist() {
+    for name in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        for word in document(name)
+            .split('`')
+            .filter(|word| ["src/", "crates/"].iter().any(|top| word.starts_with(top)))
+            .filter(|word| !word.contains("VERB"))
+        {
+            assert!(root().join(word).exists(), "{name}: {word} does not exist");
+        }
+    }
+    for block in ["README.md", "CONTRIBUTING.md"]
+        .iter()
+        .flat_map(|name| blocks(name, "sh"))
+    {
+        for line in block
+            .text
+            .lines()
+            .filter_map(|line| line.strip_prefix("cargo xtask "))
+        {
+            let command = line.split_whitespace().next().unwrap();
+            let file = root().join("xtask/src").join(command).with_extension("rs");
+            assert!(
+                file.exists(),
+                "line {}: cargo xtask {command} does not exist",
+                block.line
+            );
+        }
+    }
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let architecture = document("ARCHITECTURE.md");
+    let reasons: BTreeSet<_> = rows(&architecture)
+        .flat_map(|cells| cells[0].split(", ").map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    for manifest in [
+        "Cargo.toml",
+        "crates/kugetsu-api/Cargo.toml",
+        "crates/kugetsu-engine/Cargo.toml",
+        "testing/Cargo.toml",
+        "xtask/Cargo.toml",
+    ] {
+        let table: toml::Table = document(manifest).parse().unwrap();
+        for kind in ["dependencies", "dev-dependencies"] {
+            for name in table
+                .get(kind)
+                .and_then(|list| list.as_table())
+                .into_iter()
+                .flat_map(toml::Table::keys)
+            {
+                assert!(
+                    reasons.contains(name),
+                    "ARCHITECTURE.md does not say why {name} ({manifest})"
+                );
+            }
+        }
+    }
+}

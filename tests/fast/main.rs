@@ -1,0 +1,30 @@
+//! Everything that is proven by starting `kugetsu` on the fake opencode, and the documents held against the program. One
+//! program, so that it is linked once and its tests, which mostly wait, fill the cores to the end.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests say what they measured, write and damage what they need, and may panic"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod commands;
+mod control;
+mod crash;
+mod docs;
+mod example;
+mod faults;
+mod removal;
+mod schema;
+mod skill;
+mod ssh;
+mod telling;
+mod terminal;
+mod testing;
+mod transports;
+mod unattended;
+mod upkeep;
+mod waiting;
+mod worktree;

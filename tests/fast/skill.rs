@@ -1,0 +1,183 @@
+//! Every shell block of the skill and of the README does what it says when it is typed as it stands, in order, in one
+//! new home. opencode is the fake one, so only what kugetsu makes of a command is proven here; `real/readme.rs` runs the
+//! tour on the real one.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::support::markdown::blocks;
+use clap::Parser as _;
+use kugetsu_testing::{FakeScript, Opencode, Output, ServeMode, Stdin, World, kugetsu_binary};
+
+/// Does what ssh does: gives the words after the host to a shell, as one line.
+const SSH: &str = r#"#!/bin/sh
+while :; do
+    case $1 in
+        -o) shift 2 ;;
+        --) shift; break ;;
+        -*) shift ;;
+        *) break ;;
+    esac
+done
+shift
+exec sh -c "$*"
+"#;
+
+/// A world in which `kugetsu` is on PATH and `ssh` leads back into it.
+fn world() -> World {
+    let world = World::new(Opencode::Fake);
+    world.fake(&FakeScript {
+        serve: ServeMode::Sessions,
+        ..FakeScript::default()
+    });
+    let bin = world.root().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink(kugetsu_binary(), bin.join("kugetsu")).unwrap();
+    std::fs::write(bin.join("ssh"), SSH).unwrap();
+    std::fs::set_permissions(bin.join("ssh"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(world.repo().join("prompt.md"), "do what the issue says\n").unwrap();
+    world
+}
+
+fn shell(world: &World, script: &str) -> Output {
+    let mut command = world.command("/bin/sh");
+    let path = std::env::var("PATH").unwrap_or_default();
+    command
+        .args(["-euc", script])
+        .env("PATH", format!("{}:{path}", world.root().join("bin").display()))
+        // The fake server makes sessions and runs no turn.
+        .env("KUGETSU_TRANSPORT", "run");
+    world.finish(command, Stdin::Null)
+}
+
+/// Types every block and returns what came out of each.
+fn type_blocks(world: &World, name: &str) -> Vec<Output> {
+    let mut outputs = Vec::new();
+    for block in blocks(name, "sh") {
+        if block.runs {
+            let output = shell(world, &block.text);
+            assert!(output.code() == 0, "{name}, line {}:\n{output}", block.line);
+            assert!(
+                !output.stderr().contains("error"),
+                "{name}, line {}:\n{output}",
+                block.line
+            );
+            outputs.push(output);
+        } else {
+            for line in block.text.lines().filter(|line| line.starts_with("kugetsu ")) {
+                let parsed = kugetsu::cli::Cli::try_parse_from(line.split_whitespace());
+                assert!(parsed.is_ok(), "{name}, line {}: {line}", block.line);
+            }
+        }
+    }
+    world.wait_nothing_left(std::time::Duration::from_mins(1));
+    outputs
+}
+
+#[test]
+fn every_command_of_the_skill_works_as_written() {
+    let world = world();
+    let outputs = type_blocks(&world, "skills/kugetsu/SKILL.md");
+    let all: String = outputs.iter().map(Output::stdout).collect();
+    assert!(all.contains("completed\n"), "{all}");
+
+    let arrived = |words: &str| {
+        world
+            .fake_calls()
+            .iter()
+            .filter_map(|call| call.prompt.clone())
+            .any(|prompt| prompt.contains(words))
+    };
+    assert!(arrived(
+        "- Say `what is true` and nothing else; \"quotes\" and $(dollars) arrive as they are.\n"
+    ));
+    // The one that went through ssh.
+    assert!(arrived("Make the build faster. Measure before and after.\n"));
+
+    let sessions = world.run(["list", "--json"]).json();
+    let refs: Vec<_> = sessions["sessions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["ref"].as_str().unwrap())
+        .collect();
+    let expected = [14, 15, 16, 17, 18].map(|number| format!("github.com/shoko/kugetsu#{number}"));
+    assert_eq!(refs, expected);
+}
+
+#[test]
+fn every_command_of_the_readme_works_as_written() {
+    let world = world();
+    type_blocks(&world, "README.md");
+    let sessions = world.run(["list", "--json"]).json();
+    let turns: Vec<_> = sessions["sessions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| {
+            (
+                one["typed"].as_str().unwrap().to_owned(),
+                one["totals"]["turns"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("github.com/shoko/kugetsu#14", 4),
+        ("#15", 1),
+        ("16", 1),
+        ("17", 1),
+        ("18", 1),
+        ("github.com/shoko/kugetsu#23", 2),
+    ];
+    assert_eq!(turns, expected.map(|(typed, turns)| (typed.to_owned(), turns)));
+    assert!(world.repo().join("kugetsu-start.1").metadata().unwrap().len() > 1000);
+}
+
+#[test]
+fn the_answers_file_in_the_readme_is_one() {
+    let text = &blocks("README.md", "answers")[0].text;
+    let answers: kugetsu_engine::turn::answers::Answers = serde_json::from_str(text).unwrap();
+    assert_eq!(
+        (
+            answers.questions.len(),
+            answers.permissions.len(),
+            answers.secrets.len()
+        ),
+        (1, 1, 1)
+    );
+}
+
+#[test]
+fn the_settings_files_in_the_readme_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    let mut hosts = 0;
+    for block in blocks("README.md", "toml") {
+        std::fs::write(&file, &block.text).unwrap();
+        let config = kugetsu_engine::config::Config::load(&file, |_| None);
+        hosts += config
+            .unwrap_or_else(|error| panic!("line {}: {error}", block.line))
+            .hosts()
+            .len();
+    }
+    assert_eq!(hosts, 1);
+}
+
+#[test]
+fn the_object_in_the_readme_has_the_fields_that_a_turn_prints() {
+    let world = world();
+    shell(&world, "kugetsu init").expect_status(0);
+    let printed = shell(&world, "kugetsu start 14 --output json 'fix the crash'")
+        .expect_status(0)
+        .json();
+    let shown: serde_json::Value = serde_json::from_str(&blocks("README.md", "json")[0].text).unwrap();
+    let shape = |value: &serde_json::Value| -> Vec<String> {
+        let fields = value.as_object().unwrap().iter();
+        fields
+            .flat_map(|(name, value)| match value.as_object() {
+                Some(inner) => inner.keys().map(|key| format!("{name}.{key}")).collect(),
+                None => vec![name.clone()],
+            })
+            .collect()
+    };
+    assert_eq!(shape(&shown), shape(&printed));
+}

@@ -1,0 +1,451 @@
+//! `--host`: every command through the system's ssh and a real sshd on loopback. No real opencode is needed.
+
+use std::time::Duration;
+
+use crate::support::kit;
+use crate::support::sshd::{HOST, Sshd, other_home};
+use kugetsu_testing::{FakeAttempt, FakeScript, Opencode, Output, Running, Signal, Stdin, Step, World};
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_mins(1);
+const REPO: &str = "github.com/shoko/kugetsu";
+const ISSUE: &str = "github.com/shoko/kugetsu#14";
+
+/// A world, and another host that has a base session.
+fn worlds() -> (World, Sshd) {
+    let world = World::new(Opencode::Fake);
+    let sshd = Sshd::start(&world);
+    sshd.configure(&world, &sshd.kugetsu());
+    (world, sshd)
+}
+
+/// The fake opencode makes sessions only with `run`: one of those is adopted.
+fn with_base() -> (World, Sshd) {
+    let (world, sshd) = worlds();
+    world
+        .finish(
+            world.opencode_command(["run", "--format", "json"]),
+            Stdin::text("base"),
+        )
+        .expect_status(0);
+    let session = world.sessions()[0].id.clone();
+    let repo = world.repo();
+    let init = [
+        "init",
+        "--dir",
+        repo.to_str().unwrap(),
+        "--repo",
+        REPO,
+        "--adopt",
+        &session,
+    ];
+    over(&world, init).expect_status(0);
+    (world, sshd)
+}
+
+/// Runs a command on the other host.
+#[track_caller]
+fn over<const N: usize>(world: &World, words: [&str; N]) -> Output {
+    world.run(["--host", HOST].into_iter().chain(words))
+}
+
+/// Starts a turn on the other host and waits until opencode has its prompt.
+fn start_hanging(world: &World) -> Running {
+    world.fake(&FakeScript::default().on("hang", [Step::Stderr("x".into()), Step::Hang]));
+    let running = world.spawn(["--host", HOST, "start", ISSUE, "hang on", "--transport", "run"]);
+    world.wait_until("opencode has the prompt", SOON, || {
+        world.fake_calls().iter().any(|call| {
+            call.arguments.first().is_some_and(|word| word == "run")
+                && call
+                    .prompt
+                    .as_deref()
+                    .is_some_and(|prompt| prompt.contains("hang on"))
+        })
+    });
+    running
+}
+
+fn shown(world: &World) -> Value {
+    let mut command = world.kugetsu(["show", ISSUE, "--json"]);
+    command.env("KUGETSU_HOME", other_home(world));
+    world.finish(command, Stdin::Null).json()
+}
+
+fn last_prompt(world: &World) -> String {
+    let calls = world.fake_calls();
+    calls
+        .into_iter()
+        .filter_map(|call| call.prompt)
+        .next_back()
+        .unwrap()
+}
+
+#[test]
+fn every_verb_works_there_and_leaves_nothing_here() {
+    let (world, _sshd) = with_base();
+    let started = over(&world, ["start", "#14", "first", "--output=json"]);
+    assert_eq!(started.expect_status(0).json()["verdict"], "completed");
+    assert_eq!(
+        started.json()["ref"],
+        ISSUE,
+        "#14 is of the clone that it was said in"
+    );
+    assert_eq!(
+        over(&world, ["continue", "14", "second"])
+            .expect_status(0)
+            .stdout()
+            .trim(),
+        "done"
+    );
+    assert_eq!(over(&world, ["show", "#14", "--json"]).json(), shown(&world));
+    assert_eq!(shown(&world)["totals"]["turns"], 2);
+    for words in [
+        &["list", "--json", "--state=completed,new"][..],
+        &["show", ISSUE, "--turns"],
+        &["logs", ISSUE],
+        &["logs", ISSUE, "--raw"],
+        &["permit", ISSUE],
+        &["permit", "--base", "bash:rm *=deny"],
+        &["prune", "--json"],
+        &["config", "--json"],
+        &["attach", ISSUE, "--print"],
+        &["completions", "bash"],
+        &["man"],
+    ] {
+        let there = world.run(["--host", HOST].iter().chain(words));
+        let mut command = world.kugetsu(words);
+        command.env("KUGETSU_HOME", other_home(&world));
+        let direct = world.finish(command, Stdin::Null);
+        assert_eq!(
+            there.expect_status(0).stdout(),
+            direct.stdout(),
+            "{words:?}\n{there}"
+        );
+        assert_eq!(there.stderr(), direct.stderr(), "{words:?}");
+    }
+    assert!([0, 1].contains(&over(&world, ["doctor"]).code()));
+    over(&world, ["destroy", "#14", "-y"]).expect_status(0);
+    over(&world, ["show", "#14"]).expect_status(66);
+    over(&world, ["restore", "#14"]).expect_status(0);
+    over(&world, ["destroy", "--base", "-y"]).expect_status(0);
+    assert!(!world.kugetsu_home().join("sessions").exists());
+    world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn prompts_and_arguments_arrive_byte_for_byte() {
+    let (world, _sshd) = with_base();
+    let nasty = "--it's \"quoted\" $(x) `y` \\ !! \u{1f980}\n\n\t* ~ #end ";
+    over(&world, ["start", ISSUE, "--", nasty]).expect_status(0);
+    assert_eq!(last_prompt(&world), nasty);
+    let long = nasty.repeat((1 << 20) / nasty.len() + 1);
+    let through_stdin = |words: &[&str]| {
+        let words = ["--host", HOST].iter().chain(words);
+        world.run_with(words, Stdin::text(&long)).expect_status(0);
+        assert!(
+            last_prompt(&world) == long,
+            "a prompt of {} bytes is not what arrived",
+            long.len()
+        );
+    };
+    through_stdin(&["continue", ISSUE, "-"]);
+    through_stdin(&["continue", ISSUE]);
+
+    let rule = "bash:echo 'a  b' \"c\" $HOME \\ \u{e9}";
+    over(&world, ["permit", ISSUE, &format!("{rule}=deny")]).expect_status(0);
+    let rules = shown(&world)["policy"]["rules"].to_string();
+    assert!(
+        rules.contains(&serde_json::to_string(&rule["bash:".len()..]).unwrap()),
+        "{rules}"
+    );
+}
+
+#[test]
+fn the_exit_status_is_the_one_over_there() {
+    let (world, mut sshd) = with_base();
+    over(&world, ["continue", ISSUE, "go"]).expect_status(66);
+    over(&world, ["list", "--state", "nonsense"]).expect_status(64);
+    over(&world, ["destroy", ISSUE]).expect_status(66);
+    world.fake(&FakeScript::steps([Step::Error {
+        name: "APIError".into(),
+        message: "no".into(),
+    }]));
+    over(&world, ["start", ISSUE, "go", "--transport", "run"]).expect_status(1);
+
+    let usage = over(&world, ["init"]);
+    assert!(usage.expect_status(64).stderr().contains("--dir"), "{usage}");
+    let file = over(
+        &world,
+        [
+            "init",
+            "--dir",
+            "/",
+            "--repo",
+            REPO,
+            "--prompt-file",
+            "/nowhere/x",
+        ],
+    );
+    assert!(file.expect_status(64).stderr().contains("/nowhere/x"), "{file}");
+    let terminal = over(&world, ["attach", ISSUE]);
+    assert!(
+        terminal.expect_status(64).stderr().contains("--print"),
+        "{terminal}"
+    );
+
+    sshd.configure(&world, "");
+    let absent = over(&world, ["list"]);
+    assert!(
+        absent.expect_status(69).stderr().contains("[hosts.box] kugetsu"),
+        "{absent}"
+    );
+    sshd.configure(&world, &sshd.kugetsu());
+    sshd.stop();
+    let unreachable = over(&world, ["list", "--json"]);
+    assert_eq!(unreachable.expect_status(75).json()["exit_status"], 75);
+    let option = world.run(["--host=-oProxyCommand=false", "list"]);
+    assert!(
+        option.expect_status(64).stderr().contains("no destination"),
+        "{option}"
+    );
+}
+
+#[test]
+fn the_home_over_there_can_be_named() {
+    let (world, sshd) = worlds();
+    let home = world.root().join("it's \\ another");
+    let more = format!("{}\nhome = '''{}'''", sshd.kugetsu(), home.display());
+    sshd.configure(&world, &more);
+    let config = over(&world, ["config", "--json"]);
+    assert_eq!(
+        config.expect_status(0).json()["file"],
+        home.join("config.toml").to_str().unwrap()
+    );
+}
+
+#[test]
+fn an_open_and_silent_stdin_holds_nothing_up() {
+    let (world, _sshd) = with_base();
+    for words in [&["list"][..], &["start", ISSUE, "go"], &["destroy", ISSUE, "-y"]] {
+        let words = ["--host", HOST].iter().chain(words);
+        world
+            .spawn_with(words, Stdin::OpenSilent)
+            .wait(SOON)
+            .expect_status(0);
+    }
+}
+
+#[test]
+fn the_stream_comes_as_it_is_made() {
+    let (world, _sshd) = with_base();
+    let part = serde_json::json!({"type": "text", "text": "the first word", "time": {"end": 1}});
+    let text = Step::Event {
+        kind: "text".into(),
+        part,
+    };
+    world.fake(&FakeScript::default().on_attempts(
+        "",
+        [FakeAttempt {
+            stores_prompt: true,
+            steps: vec![text, Step::Hang],
+        }],
+    ));
+    let words = [
+        "--host",
+        HOST,
+        "start",
+        ISSUE,
+        "go",
+        "--transport=run",
+        "--output=stream-json",
+    ];
+    let mut running = world.spawn(words);
+    running.wait_for_stdout("the first word", SOON);
+    running.signal(Signal::Terminate);
+    let output = running.wait(SOON);
+    let lines = output.expect_status(143).json_lines();
+    assert_eq!(lines.last().unwrap()["type"], "agent_end");
+    world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn ctrl_c_ends_the_turn_over_there() {
+    let (world, _sshd) = with_base();
+    let running = start_hanging(&world);
+    running.signal_group(Signal::Interrupt);
+    let output = running.wait(SOON);
+    assert!(output.expect_status(130).stderr().contains("aborted"), "{output}");
+    assert_eq!(shown(&world)["last"]["verdict"], "aborted");
+    world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn whoever_dies_here_the_turn_over_there_is_ended() {
+    let (world, _sshd) = with_base();
+    start_hanging(&world).kill9();
+    world.wait_nothing_left(SOON);
+    assert_eq!(shown(&world)["last"]["verdict"], "aborted");
+}
+
+#[test]
+fn a_dropped_connection_ends_the_turn_and_says_so() {
+    let (world, sshd) = with_base();
+    let running = start_hanging(&world);
+    assert!(sshd.drop_connections() > 0);
+    let output = running.wait(SOON);
+    assert!(
+        output
+            .expect_status(75)
+            .stderr()
+            .contains("the connection was lost"),
+        "{output}"
+    );
+    world.wait_nothing_left(SOON);
+    assert_eq!(shown(&world)["last"]["verdict"], "aborted");
+}
+
+/// Starts a turn of this id on the other host that hangs, and waits until opencode has its prompt, which it gives too.
+fn start_named(world: &World, turn: &str) -> (Running, Vec<String>, String) {
+    let number = &turn[turn.len() - 2..];
+    let prompt = format!("hang on {number}");
+    let issue = format!("{REPO}#{number}");
+    let words: Vec<String> = [
+        "--host",
+        HOST,
+        "start",
+        &issue,
+        &prompt,
+        "--transport=run",
+        "--turn-id",
+        turn,
+        "--output=json",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let running = world.spawn(&words);
+    world.wait_until("opencode has stored the prompt", SOON, || {
+        let sessions = world.sessions();
+        let mut prompts = sessions
+            .iter()
+            .flat_map(|session| kit::prompts_of(world, &session.id));
+        prompts.any(|stored| stored == prompt)
+    });
+    (running, words, prompt)
+}
+
+/// The processes of this program, with the command line that it has.
+fn pids_of(world: &World, program: &str) -> Vec<u32> {
+    let all = world.processes();
+    let found = all.iter().filter(|process| {
+        let first = process.command.split_whitespace().next().unwrap_or_default();
+        first.rsplit('/').next() == Some(program)
+    });
+    found.map(|process| process.pid).collect()
+}
+
+#[test]
+fn the_same_turn_after_a_lost_connection_is_told_and_not_run_again() {
+    let (world, sshd) = with_base();
+    world.fake(&FakeScript::default().on("hang", [Step::Stderr("x".into()), Step::Hang]));
+    let lost = |running: Running, turn: &str| {
+        let output = running.wait(SOON);
+        let told = output.expect_status(75).json();
+        assert_eq!(told["exit_status"], 75, "{output}");
+        assert!(
+            output.stderr().contains(&format!("--turn-id {turn}")),
+            "the way back is told\n{output}"
+        );
+    };
+    for (turn, how) in [
+        (
+            "01900000-0000-7000-8000-000000000031",
+            "the other side of the connection dies",
+        ),
+        ("01900000-0000-7000-8000-000000000032", "ssh here is killed"),
+        ("01900000-0000-7000-8000-000000000033", "kugetsu here is killed"),
+    ] {
+        let (running, words, prompt) = start_named(&world, turn);
+        match how {
+            "the other side of the connection dies" => {
+                assert!(sshd.drop_connections() > 0);
+                lost(running, turn);
+            }
+            "ssh here is killed" => {
+                let ssh = pids_of(&world, "ssh");
+                assert_eq!(ssh.len(), 1, "{:?}", world.processes());
+                let ssh = rustix::process::Pid::from_raw(ssh[0].cast_signed()).unwrap();
+                rustix::process::kill_process(ssh, rustix::process::Signal::KILL).unwrap();
+                lost(running, turn);
+            }
+            _ => running.kill9(),
+        }
+        // At once: the turn over there may still be on its way to its end.
+        let again = world.spawn(&words).wait(SOON);
+        let told = again.expect_status(143).json();
+        assert_eq!(
+            (&told["turn"], &told["verdict"], &told["exit_status"]),
+            (&json!(turn), &json!("aborted"), &json!(143)),
+            "{how}\n{again}"
+        );
+        world.wait_nothing_left(SOON);
+        // The session goes on, with another turn, and has had each prompt once.
+        let next = [
+            "--host",
+            HOST,
+            "continue",
+            told["ref"].as_str().unwrap(),
+            "go on",
+            "--transport=run",
+            "--output=json",
+        ];
+        let next = world.run(next).expect_status(0).json();
+        let session = next["session"].as_str().unwrap();
+        assert_eq!(
+            kit::prompts_of(&world, session),
+            ["base", &prompt, "go on"],
+            "{how}"
+        );
+    }
+}
+
+#[test]
+fn a_detached_turn_outlives_its_connection_and_is_found_again() {
+    let (world, sshd) = with_base();
+    let journal = Step::Event {
+        kind: "step_start".into(),
+        part: json!({"type": "step-start"}),
+    };
+    world.fake(
+        &FakeScript::default()
+            .on("hang", [journal, Step::Hang])
+            .on("slow", [Step::Pause(1500), Step::Answer("the answer".into())]),
+    );
+    let turn = "01900000-0000-7000-8000-000000000041";
+    let start = ["start", ISSUE, "hang on", "--transport=run", "--turn-id", turn];
+    let detached = world.run(["--host", HOST].iter().chain(&start).chain(&["--detach"]));
+    assert_eq!(detached.expect_status(0).stdout().trim(), turn);
+    let mut followed = world.spawn(["--host", HOST, "--json", "logs", "14", "-f"]);
+    followed.wait_for_stdout("turn_start", SOON);
+    assert!(sshd.drop_connections() > 0);
+    followed.wait(SOON).expect_status(75);
+    assert_eq!(shown(&world)["state"], "running");
+
+    let waiting = world.spawn(["--host", HOST, "wait", "14", "--output=json"]);
+    let stopped = over(&world, ["stop", "14"]);
+    assert!(stopped.expect_status(0).stdout().contains(turn), "{stopped}");
+    assert_eq!(waiting.wait(SOON).expect_status(143).json()["turn"], turn);
+    // Asked for again, it is told, whether the one who asks means to stay or not.
+    over(&world, start).expect_status(143);
+    let again = world.run(["--host", HOST].iter().chain(&start).chain(&["--detach"]));
+    assert_eq!(again.expect_status(0).stdout().trim(), turn);
+    world.wait_nothing_left(SOON);
+
+    over(&world, ["continue", "14", "slow", "--transport=run", "--detach"]).expect_status(0);
+    let followed = over(&world, ["logs", "14", "-f"]);
+    assert_eq!(followed.expect_status(0).stdout(), "the answer\n");
+    let waited = over(&world, ["wait", "14"]);
+    assert_eq!(waited.expect_status(0).stdout(), "the answer\n");
+    let session = shown(&world)["session"].as_str().unwrap().to_owned();
+    assert_eq!(kit::prompts_of(&world, &session), ["base", "hang on", "slow"]);
+    world.wait_nothing_left(SOON);
+}

@@ -1,0 +1,197 @@
+//! What a turn tells while it runs and at its end, to people and to whoever waits, on the fake opencode.
+
+use std::io::Read as _;
+use std::process::Stdio;
+
+use crate::support::kit::{SOON, fake_world, record, run, state_of};
+use kugetsu_testing::{FakeScript, Output, Step};
+use serde_json::json;
+
+fn step_finish(reason: &str, cost: f64) -> Step {
+    Step::Event {
+        kind: "step_finish".to_owned(),
+        part: json!({"type": "step-finish", "reason": reason, "cost": cost, "tokens": {"input": 10}}),
+    }
+}
+
+fn step_start() -> Step {
+    Step::Event {
+        kind: "step_start".to_owned(),
+        part: json!({"type": "step-start"}),
+    }
+}
+
+/// The last events that a summary tells.
+fn last(output: &Output) -> Vec<String> {
+    let stderr = output.stderr();
+    let lines = stderr.lines().filter_map(|line| line.strip_prefix("  last: "));
+    lines.map(str::to_owned).collect()
+}
+
+#[test]
+fn a_failed_turn_tells_its_last_five_events_to_everybody() {
+    let world = fake_world();
+    let mut steps: Vec<_> = (0..3)
+        .flat_map(|_| [step_start(), step_finish("tool-calls", 0.0)])
+        .collect();
+    steps.push(Step::Error {
+        name: "APIError".to_owned(),
+        message: "no credit".to_owned(),
+    });
+    world.fake(&FakeScript::default().on("fail", steps));
+    let id = "01900000-0000-7000-8000-000000000005";
+    let start = ["start", "1", "fail", "--transport", "run", "--turn-id", id];
+    let failed = run(&world, start);
+    failed.expect_status(1);
+    let told = last(&failed);
+    assert_eq!(told.len(), 5, "{failed}");
+    assert!(told[0].starts_with("step 2"), "the last, not the first\n{failed}");
+    assert!(
+        told[3].starts_with("step 3 ended: tool-calls, 10 tokens"),
+        "{failed}"
+    );
+    assert!(told[4].contains("no credit"), "{failed}");
+    for again in [
+        run(&world, start),
+        run(&world, ["wait", "1"]),
+        run(&world, ["wait", "1", "--output", "json"]),
+    ] {
+        again.expect_status(1);
+        assert_eq!(last(&again), told, "{again}");
+    }
+    let done = run(&world, ["continue", "1", "hi", "--transport", "run"]);
+    assert_eq!(last(done.expect_status(0)), [""; 0], "{done}");
+}
+
+#[test]
+fn verbose_tells_every_event_and_stdout_is_the_answer_alone() {
+    let world = fake_world();
+    let quiet = run(&world, ["start", "1", "hi", "--transport", "run"]);
+    let verbose = run(&world, ["start", "2", "hi", "--transport", "run", "--verbose"]);
+    for (output, lines) in [(&quiet, 0), (&verbose, 1)] {
+        assert_eq!(output.expect_status(0).stdout(), "done\n", "{output}");
+        for line in [
+            "kugetsu: step 1\n",
+            "kugetsu: said: done\n",
+            "kugetsu: step 1 ended: stop",
+        ] {
+            assert_eq!(output.stderr().matches(line).count(), lines, "{line:?}\n{output}");
+        }
+    }
+}
+
+#[test]
+fn a_turn_that_costs_too_much_is_ended() {
+    let world = fake_world();
+    let steps = [
+        step_start(),
+        step_finish("tool-calls", 0.3),
+        Step::Answer("paid".to_owned()),
+    ];
+    world.fake(&FakeScript::default().on("spend", steps).on(
+        "waste",
+        [step_start(), step_finish("tool-calls", 0.6), Step::Hang],
+    ));
+    let spend = ["start", "1", "spend", "--transport", "run", "--max-cost", "0.5"];
+    run(&world, spend).expect_status(0);
+    let waste = [
+        "continue",
+        "1",
+        "waste",
+        "--transport",
+        "run",
+        "--max-cost",
+        "0.5",
+        "--grace",
+        "1s",
+        "--timeout",
+        "20s",
+    ];
+    let ended = run(&world, waste);
+    assert!(
+        ended
+            .expect_status(1)
+            .stderr()
+            .contains("budget: 0.6000 USD of at most 0.5 USD"),
+        "{ended}"
+    );
+    assert_eq!(state_of(&world, "1"), "failed");
+    world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn a_reader_that_reads_nothing_holds_up_no_turn() {
+    let world = fake_world();
+    let flood = Step::Flood {
+        lines: 1000,
+        bytes: 1000,
+    };
+    world.fake(&FakeScript::default().on("flood", [flood, Step::Answer("dry".to_owned())]));
+    let mut command = world.kugetsu([
+        "start",
+        "1",
+        "flood",
+        "--transport",
+        "run",
+        "--output",
+        "stream-json",
+    ]);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut child = command.spawn().expect("kugetsu starts");
+    // Nobody reads, and a pipe takes 64 KiB of the megabyte.
+    world.wait_until("the turn is on record", SOON, || {
+        record(&world, "1").is_some_and(|record| record["last"]["verdict"] == "completed")
+    });
+    let mut stream = String::new();
+    let mut stdout = child.stdout.take().expect("a pipe");
+    stdout.read_to_string(&mut stream).expect("lines");
+    assert!(child.wait().expect("it ends").success());
+    assert!(
+        stream.len() > 1_000_000 && stream.ends_with('\n'),
+        "{} bytes",
+        stream.len()
+    );
+    assert!(
+        stream
+            .lines()
+            .last()
+            .is_some_and(|line| line.contains("agent_end"))
+    );
+    world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn an_output_that_cannot_tell_lines_is_refused() {
+    let world = fake_world();
+    for form in ["text", "json"] {
+        for flags in [&["--supervised"][..], &["--events", "turn_end"]] {
+            let words = [&["start", "1", "hi", "--output", form], flags].concat();
+            let output = run(&world, words);
+            let told = output.expect_status(64).stderr();
+            assert!(
+                told.contains(flags[0]) && told.contains(&format!("--output {form}")),
+                "{output}"
+            );
+            assert_eq!(output.stdout().is_empty(), form == "text", "{output}");
+        }
+    }
+    assert_eq!(world.sessions().len(), 1, "nothing was begun");
+    let events = [
+        "start",
+        "1",
+        "hi",
+        "--transport",
+        "run",
+        "--output",
+        "stream-json",
+        "--events",
+        "agent_end",
+    ];
+    assert_eq!(
+        run(&world, events).expect_status(0).json()["verdict"],
+        "completed"
+    );
+}

@@ -1,0 +1,376 @@
+//! Removing and bringing back, pruning, permissions, settings, help: where no real opencode is needed.
+
+use crate::support::kit::{
+    SOON, fake_world, prompts_of, record, refused, run, run_in, session_of, snapshot, start, state_of,
+};
+use kugetsu_testing::{FakeScript, Opencode, Stdin, Step, World};
+
+#[test]
+fn a_destroyed_session_comes_back_whole() {
+    let world = fake_world();
+    start(&world, "1", "remember this");
+    let session = session_of(&world, "1");
+    let prompts = prompts_of(&world, &session);
+    refused(&world, &["destroy", "1"], 2, &["-y"]);
+    run(&world, ["destroy", "1", "-y"]).expect_status(0);
+    assert!(world.sessions().iter().all(|row| row.id != session));
+    refused(&world, &["continue", "1", "hi"], 66, &["kugetsu start"]);
+    run(&world, ["restore", "1"]).expect_status(0);
+    assert_eq!(prompts_of(&world, &session), prompts);
+    assert_eq!(session_of(&world, "1"), session);
+    let turns = run(&world, ["show", "1", "--turns"]);
+    assert!(turns.stdout().contains("completed"), "{turns}");
+    assert!(run(&world, ["logs", "1"]).stdout().contains("done"));
+    refused(&world, &["restore", "1"], 66, &["trash"]);
+    // What has begun anew is not replaced.
+    run(&world, ["destroy", "1", "-y"]).expect_status(0);
+    start(&world, "1", "something else");
+    let newer = session_of(&world, "1");
+    refused(&world, &["restore", "1"], 64, &["destroy"]);
+    assert_eq!(session_of(&world, "1"), newer);
+    assert!(
+        world.sessions().iter().all(|row| row.id != session),
+        "the old one is not imported beside it"
+    );
+}
+
+#[test]
+fn an_export_that_is_cut_short_destroys_nothing() {
+    let world = fake_world();
+    start(&world, "1", "remember this");
+    let session = session_of(&world, "1");
+    world.fake(&FakeScript {
+        short_export: true,
+        ..FakeScript::default()
+    });
+    refused(
+        &world,
+        &["destroy", "1", "-y"],
+        69,
+        &["export", "nothing was deleted"],
+    );
+    assert!(world.sessions().iter().any(|row| row.id == session));
+    assert_eq!(session_of(&world, "1"), session);
+    world.fake(&FakeScript::default());
+    run(&world, ["destroy", "1", "-y"]).expect_status(0);
+}
+
+#[test]
+fn prune_forgets_what_opencode_has_lost() {
+    let world = fake_world();
+    start(&world, "1", "hello");
+    start(&world, "2", "hello");
+    assert!(run(&world, ["prune"]).stdout().contains("nothing to prune"));
+    let gone = session_of(&world, "1");
+    world
+        .finish(world.opencode_command(["session", "delete", &gone]), Stdin::Null)
+        .expect_status(0);
+    refused(&world, &["continue", "1", "hi"], 66, &[&gone]);
+    let before = snapshot(&world);
+    let preview = run(&world, ["prune"]);
+    preview.expect_status(0);
+    assert!(
+        preview.stdout().contains(&gone) && preview.stderr().contains("--force"),
+        "{preview}"
+    );
+    assert_eq!(
+        snapshot(&world),
+        before,
+        "without a terminal and --force nothing changes"
+    );
+    assert!(run(&world, ["doctor"]).stdout().contains(&gone));
+    let done = run(&world, ["prune", "--force", "--json"]);
+    assert_eq!(done.json()["pruned"][0]["session"], gone.as_str(), "{done}");
+    assert!(record(&world, "1").is_none() && record(&world, "2").is_some());
+    start(&world, "1", "anew");
+    assert_ne!(session_of(&world, "1"), gone);
+}
+
+#[test]
+fn permissions_are_shown_and_changed() {
+    let world = fake_world();
+    start(&world, "1", "hello");
+    let stored = || {
+        world
+            .session(&session_of(&world, "1"))
+            .permission
+            .unwrap_or_default()
+    };
+    assert!(stored().contains("question"), "{}", stored());
+    assert!(run(&world, ["permit", "1"]).stdout().contains("preset headless"));
+    let changed = run(
+        &world,
+        [
+            "permit",
+            "1",
+            "bash:git push *=deny",
+            "external_directory:/data/*=allow",
+        ],
+    );
+    changed.expect_status(0);
+    for word in ["git push *", "/data/*"] {
+        assert!(
+            stored().contains(word) && changed.stdout().contains(word),
+            "{word}: {}\n{changed}",
+            stored()
+        );
+    }
+    run(&world, ["permit", "1", "--remove", "bash:git push *"]).expect_status(0);
+    assert!(!stored().contains("git push"), "{}", stored());
+    refused(
+        &world,
+        &["permit", "1", "--remove", "bash:git push *"],
+        66,
+        &["git push *"],
+    );
+    run(&world, ["permit", "1", "--preset", "read-only"]).expect_status(0);
+    assert!(run(&world, ["permit", "1"]).stdout().contains("preset read-only"));
+    // Somebody else's change does not outlive the next turn.
+    world.sql_write("UPDATE session SET permission = NULL");
+    run(&world, ["continue", "1", "go on", "--transport", "run"]).expect_status(0);
+    assert!(stored().contains("/data/*"), "{}", stored());
+    let of_base = run(&world, ["permit", "--base", "bash:rm *=deny"]);
+    of_base.expect_status(0);
+    start(&world, "2", "hello");
+    let forked = world
+        .session(&session_of(&world, "2"))
+        .permission
+        .unwrap_or_default();
+    assert!(
+        forked.contains("rm *"),
+        "a fork carries its base's policy: {forked}"
+    );
+}
+
+#[test]
+fn settings_say_where_they_come_from() {
+    let world = World::new(Opencode::Fake);
+    std::fs::write(
+        world.kugetsu_home().join("config.toml"),
+        "timeout = \"5m\"\ninstance = \"codeberg.org\"\n",
+    )
+    .unwrap();
+    let shown = run_in(&world, &[("KUGETSU_GRACE", "3s")], &["config", "--json"]);
+    shown.expect_status(0);
+    let settings = &shown.json()["settings"];
+    assert_eq!(
+        (&settings["timeout"]["value"], &settings["timeout"]["from"]),
+        (&"5m".into(), &"config.toml".into())
+    );
+    assert_eq!(
+        (&settings["grace"]["value"], &settings["grace"]["from"]),
+        (&"3s".into(), &"KUGETSU_GRACE".into())
+    );
+    assert_eq!(settings["lock_timeout"]["from"], "default");
+    for (content, says) in [
+        ("timeout = \"soon\"", "timeout"),
+        ("colour = 1", "colour"),
+        ("[[", "TOML"),
+    ] {
+        std::fs::write(world.kugetsu_home().join("config.toml"), content).unwrap();
+        refused(&world, &["list"], 64, &["config.toml", says]);
+    }
+    // No command runs as long as the name is there, so the message is all there is to go by.
+    for (wrong, says) in [
+        ("tiemout", "did you mean `timeout`?"),
+        ("stall-timeout", "did you mean `stall_timeout`?"),
+        ("max_token", "did you mean `max_tokens`?"),
+        ("host", "did you mean `hosts`?"),
+        (
+            "default_instance",
+            "opencode, transport, instance, timeout, stall_timeout",
+        ),
+    ] {
+        std::fs::write(
+            world.kugetsu_home().join("config.toml"),
+            format!("{wrong} = \"5m\""),
+        )
+        .unwrap();
+        for command in ["list", "config"] {
+            refused(
+                &world,
+                &[command],
+                64,
+                &["config.toml: there is no setting", wrong, says],
+            );
+        }
+    }
+}
+
+#[test]
+fn a_rule_for_a_permission_that_opencode_does_not_have_is_told_of() {
+    let world = fake_world();
+    start(&world, "1", "hello");
+    let added = run(
+        &world,
+        [
+            "permit",
+            "1",
+            "bsh:*=deny",
+            "bash:rm *=deny",
+            "Edit=deny",
+            "bsh:rm=deny",
+        ],
+    );
+    added.expect_status(0);
+    assert!(added.stdout().contains("bsh=deny"), "{added}");
+    let lines: Vec<_> = added.stderr().lines().map(str::to_owned).collect();
+    assert!(
+        lines.len() == 2 && lines[0].contains("no permission `Edit` or `bsh` of its own"),
+        "{added}"
+    );
+    assert!(lines[1].contains("the known ones: bash, edit,"), "{added}");
+    // What it knows and what may be any tool is taken in silence, and so is what was there before.
+    for words in [
+        &["permit", "1", "bash:git push *=deny", "github_*=deny", "*=ask"][..],
+        &["permit", "1", "--remove", "bsh"],
+        &["permit", "1"],
+        &["permit", "1", "--explain"],
+    ] {
+        let silent = run(&world, words.iter().copied());
+        assert!(silent.expect_status(0).stderr().is_empty(), "{silent}");
+    }
+    // The rules of a base go to its forks, so the slip would too.
+    let base = run(&world, ["permit", "--base", "webfech=deny", "--json"]);
+    assert_eq!(base.expect_status(0).json()["rules"][0]["permission"], "webfech");
+    assert!(base.stderr().contains("`webfech`"), "{base}");
+}
+
+#[test]
+fn a_home_that_is_no_folder_is_told_as_such() {
+    let world = World::new(Opencode::Fake);
+    let file = world.root().join("a-file");
+    std::fs::write(&file, "").unwrap();
+    for home in [file.clone(), file.join("below")] {
+        let home = home.to_str().unwrap();
+        for words in [
+            &["list", "--json"][..],
+            &["config", "--json"],
+            &["doctor", "--json"],
+        ] {
+            let output = run_in(&world, &[("KUGETSU_HOME", home)], words);
+            assert_eq!(output.expect_status(73).json()["exit_status"], 73);
+            let says = format!("KUGETSU_HOME, {home}, is no folder");
+            assert!(output.stderr().contains(&says), "{output}");
+        }
+    }
+}
+
+#[test]
+fn help_completions_and_manual_need_nothing() {
+    let world = World::new(Opencode::Fake);
+    let bare = |arguments: &[&str]| {
+        let mut command = world.kugetsu(arguments);
+        command
+            .env_remove("HOME")
+            .env_remove("KUGETSU_HOME")
+            .env_remove("KUGETSU_OPENCODE");
+        let output = world.finish(command, Stdin::Null);
+        output.expect_status(0);
+        output.stdout()
+    };
+    for (shell, has) in [
+        ("bash", "complete -F"),
+        ("zsh", "#compdef kugetsu"),
+        ("fish", "complete -c kugetsu"),
+    ] {
+        let script = bare(&["completions", shell]);
+        assert!(
+            script.contains(has) && script.contains("continue"),
+            "{shell}: {script}"
+        );
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    for (words, name, synopsis) in [
+        (&["man"][..], "kugetsu", "\\fBkugetsu\\fR ["),
+        (&["man", "start"], "kugetsu-start", "\\fBkugetsu start\\fR ["),
+        (&["man", "ls"], "kugetsu-list", "\\fBkugetsu list\\fR ["),
+    ] {
+        let page = bare(words);
+        let title = format!(".TH {name} 1 \"\" \"kugetsu {version}\" kugetsu\n");
+        let synopsis = format!(".SH SYNOPSIS\n{synopsis}");
+        for part in [&title, &synopsis, "\\-\\-json\\fR\n", "\\-\\-host\\fR "] {
+            assert!(page.contains(part), "{part:?} is missing\n{page}");
+        }
+    }
+    assert!(bare(&["--version"]).contains(env!("CARGO_PKG_VERSION")));
+    assert!(bare(&["--help"]).contains("Exit status"));
+    for verb in [
+        "init", "start", "continue", "list", "show", "logs", "permit", "prune", "destroy", "restore",
+        "doctor",
+    ] {
+        assert!(bare(&[verb, "--help"]).contains("Usage"), "{verb}");
+        assert_eq!(bare(&["help", verb]), bare(&[verb, "--help"]));
+    }
+    assert_eq!(bare(&["help"]), bare(&["--help"]));
+    run(&world, ["help", "frobnicate"]).expect_status(64);
+}
+
+#[test]
+fn bash_completes_the_words_that_a_flag_takes() {
+    let world = World::new(Opencode::Fake);
+    let script = world.root().join("kugetsu.bash");
+    std::fs::write(&script, run(&world, ["completions", "bash"]).stdout()).unwrap();
+    for (line, offers) in [
+        (
+            &["list", "--state", ""][..],
+            "new running completed failed timeout stalled blocked quota looping void aborted lost",
+        ),
+        (&["start", "1", "--transport", ""], "auto run serve"),
+        (&["continue", "1", "--transport", "s"], "serve"),
+        (&["permit", "1", "--preset", ""], "headless read-only full"),
+        (&["init", "--preset", "r"], "read-only"),
+        (&["man", "co"], "continue config completions"),
+        (&["help", "st"], "start stop"),
+    ] {
+        let mut command = world.command("/bin/bash");
+        let complete = "source \"$0\"; COMP_WORDS=(kugetsu \"$@\"); COMP_CWORD=$#; \
+                        _kugetsu kugetsu \"${COMP_WORDS[-1]}\" \"${COMP_WORDS[-2]}\"; echo \"${COMPREPLY[*]}\"";
+        command.args(["-c", complete]).arg(&script).args(line);
+        let output = world.finish(command, Stdin::Null);
+        assert_eq!(output.expect_status(0).stdout().trim_end(), offers, "{output}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_breaks_no_turn() {
+    let world = fake_world();
+    world.fake(&FakeScript::steps([
+        Step::Flood {
+            lines: 2000,
+            bytes: 1000,
+        },
+        Step::Answer("the end".into()),
+    ]));
+    for (issue, form) in [("1", "text"), ("2", "stream-json"), ("3", "json")] {
+        let mut command = world.command("/bin/sh");
+        let script =
+            "{ \"$0\" start \"$1\" hello --transport run --output \"$2\"; echo $? > \"$3\"; } | true";
+        let status = world.root().join("status");
+        command
+            .args(["-c", script])
+            .arg(kugetsu_testing::kugetsu_binary())
+            .args([issue, form])
+            .arg(&status);
+        world.start(command, Stdin::Null).wait(SOON).expect_status(0);
+        assert_eq!(std::fs::read_to_string(&status).unwrap().trim(), "0", "{form}");
+        assert_eq!(state_of(&world, issue), "completed", "{form}");
+    }
+    for arguments in [
+        "list",
+        "completions bash",
+        "man",
+        "show 1 --turns",
+        "logs 1",
+        "config",
+    ] {
+        let mut command = world.command("/bin/bash");
+        let script = format!("\"$0\" {arguments} | true; exit ${{PIPESTATUS[0]}}");
+        command
+            .args(["-c", &script])
+            .arg(kugetsu_testing::kugetsu_binary());
+        let output = world.start(command, Stdin::Null).wait(SOON);
+        output.expect_status(0);
+        assert!(!output.stderr().contains("panicked"), "{output}");
+    }
+}

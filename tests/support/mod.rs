@@ -1,0 +1,11 @@
+//! What the test programs share.
+#![allow(dead_code, reason = "each program uses a part of it")]
+
+#[macro_use]
+pub(crate) mod case;
+pub(crate) mod http;
+pub(crate) mod kit;
+pub(crate) mod markdown;
+pub(crate) mod schema;
+pub(crate) mod sshd;
+pub(crate) mod terminal;
