@@ -11,7 +11,7 @@ use crate::step::{Failure, cargo, program, step};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Leave out the tests that run the real opencode (tests/real, tests/real_soak.rs)
+    /// Leave out the tests that run the real opencode (tests/real, tests/soak, and the modules tests::real of the engine)
     #[arg(long)]
     quick: bool,
     /// Run only the tests whose name contains this, or those of the program tests/FILTER, and no other check
@@ -39,6 +39,11 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     report(options, passed)
 }
 
+/// The programs of tests that need the real opencode.
+const REAL: [&str; 2] = ["real", "soak"];
+/// The modules of the engine's own tests that need it.
+const REAL_MODULE: &str = "tests::real::";
+
 /// One run of cargo's tests: which, and how many at a time.
 struct Pass {
     which: Vec<String>,
@@ -55,7 +60,7 @@ fn passes(options: &Options) -> Result<Vec<Pass>, Failure> {
     let files = |real: bool| -> Result<Vec<String>, Failure> {
         let names = test_files()?
             .into_iter()
-            .filter(|name| name.starts_with("real") == real);
+            .filter(|name| REAL.contains(&name.as_str()) == real);
         Ok(names.flat_map(|name| ["--test".to_owned(), name]).collect())
     };
     let programs = ["--lib", "--bins"].map(str::to_owned).to_vec();
@@ -110,6 +115,9 @@ fn run_pass(options: &Options, pass: &Pass, passed: &mut Passed) -> Result<(), F
     {
         command.arg(name);
     }
+    if options.quick {
+        command.args(["--skip", REAL_MODULE]);
+    }
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
@@ -143,7 +151,7 @@ fn is_program(name: &str) -> Result<bool, Failure> {
     Ok(test_files()?.iter().any(|program| program == name))
 }
 
-/// The programs of the integration tests; the names of those that need the real opencode begin with `real`.
+/// The programs of the integration tests.
 fn test_files() -> Result<Vec<String>, Failure> {
     let folder = workspace_root().join("tests");
     let files = std::fs::read_dir(&folder).map_err(Failure::because(folder.display()))?;

@@ -496,8 +496,8 @@ fn reference() -> impl Strategy<Value = (RepoRef, Option<IssueRef>)> {
         "x.git",
         "14.json.broken-1",
     ]);
-    let any = "[a-zA-Z0-9._~+-]{1,6}".prop_filter("a path's own names", |text| text != "." && text != "..");
-    let segment = prop_oneof![odd.prop_map(str::to_owned), any];
+    let usual = "[a-zA-Z0-9._~+-]{1,6}".prop_filter("a path's own names", |text| text != "." && text != "..");
+    let segment = prop_oneof![odd.prop_map(str::to_owned), usual];
     let number = prop_oneof![Just(None), any::<u64>().prop_map(|number| Some(number.max(1)))];
     let parts = (instance, prop::collection::vec(segment, 2..6), number);
     parts.prop_filter_map("a name that is only .git", |(instance, segments, number)| {
