@@ -173,8 +173,8 @@ impl Engine {
         .await?;
         let mut log_gap = None;
         if let Some(closed) = prompted {
-            closed.status_writer.end(Verdict::Completed);
             log_gap = closed.turn.log_gap;
+            aside(move || closed.status_writer.end(Verdict::Completed)).await;
         }
         Ok(InitReport { record, log_gap })
     }
@@ -441,11 +441,13 @@ impl Engine {
         if closed.turn.verdict == Verdict::Completed {
             return Ok(closed);
         }
-        closed.status_writer.end(closed.turn.verdict);
+        let (verdict, reason, status_writer) =
+            (closed.turn.verdict, closed.turn.reason, closed.status_writer);
+        aside(move || status_writer.end(verdict)).await;
         Err(EngineError::BasePrompt {
             session: record.session.clone(),
-            verdict: closed.turn.verdict,
-            reason: closed.turn.reason,
+            verdict,
+            reason,
         })
     }
 

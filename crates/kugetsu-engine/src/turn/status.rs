@@ -1,7 +1,7 @@
 //! The status file of a live turn, [`STATUS_FILE`]: what a turn is doing, for everybody who can read the store.
 //!
-//! One task keeps it: it writes what the supervisor has put on the [`TurnProgress`], at the latest every [`HEARTBEAT`], and
-//! looks for signals on the way. It runs on the supervisor's own event loop, so the heartbeat of a supervisor that is
+//! One task keeps it: it writes what the supervisor has put into the [`TurnProgress`], at the latest every [`HEARTBEAT`], and
+//! looks for signals on the way. It is paced by the supervisor's own event loop, so the heartbeat of a supervisor that is
 //! stuck stops. The file stays when the turn is over, as `stopped` or `error`; it is stale when it says that the turn
 //! is alive and the supervisor is dead or silent.
 
@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::Counts;
 use super::control::{self, Control, ControlMessage, SIGNAL_FILE};
+use crate::aside::aside;
 use crate::process::{self, Liveness};
 use crate::store::{RecordKey, Store};
 use crate::transport::{ToolStatus, TransportEvent};
@@ -177,21 +178,79 @@ impl TurnProgress {
     }
 }
 
-/// Keeps the status file of one turn, and listens for its signals.
+/// The status file of one turn; whoever writes it last is the one who closes it.
 #[derive(Debug)]
-pub struct StatusWriter {
+struct StatusFile {
     store: Store,
     key: RecordKey,
     progress: TurnProgress,
-    status: TurnStatus,
+    /// What does not change while the turn runs.
+    fixed: TurnStatus,
+    closed: Mutex<bool>,
+}
+
+impl StatusFile {
+    /// Writes what is known now, unless the file is closed. Blocks.
+    fn refresh(&self) {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*closed {
+            self.write(None);
+        }
+    }
+
+    /// Writes how the turn ended, once, and removes a signal that came too late. Blocks.
+    fn close(&self, verdict: Option<Verdict>) {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *closed, true) {
+            return;
+        }
+        self.progress.state(match verdict {
+            Some(Verdict::Completed | Verdict::Aborted) => RunState::Stopped,
+            _ => RunState::Error,
+        });
+        self.write(verdict);
+        let _ = self.store.remove_run(&self.key, SIGNAL_FILE);
+    }
+
+    /// On a full disk nothing is written, and the turn goes on.
+    fn write(&self, verdict: Option<Verdict>) {
+        let notes = {
+            let mut notes = self.progress.notes();
+            notes.changed = false;
+            notes.urgent = false;
+            notes.clone()
+        };
+        let now = TurnStatus {
+            state: notes.state,
+            verdict,
+            current_step: notes.step,
+            tool: notes.tools.last().map(|(_, tool)| tool.clone()),
+            completed_steps: notes.counts.steps,
+            tool_calls: notes.counts.tool_calls,
+            cost_usd: notes.counts.cost_usd,
+            tokens: notes.counts.tokens,
+            heartbeat: Timestamp::now(),
+            ..self.fixed.clone()
+        };
+        if let Ok(mut bytes) = serde_json::to_vec_pretty(&now) {
+            bytes.push(b'\n');
+            let _ = self.store.write_run_volatile(&self.key, STATUS_FILE, &bytes);
+        }
+    }
+}
+
+/// Writes the status file of one turn, and listens for its signals. A turn that ends without [`StatusWriter::end`], by a
+/// panic, is told as an error.
+#[derive(Debug)]
+pub struct StatusWriter {
+    file: Arc<StatusFile>,
     task: JoinHandle<()>,
-    over: bool,
 }
 
 impl StatusWriter {
     /// Writes the first status and begins to listen. What an earlier turn left is thrown away. Needs the event loop of
     /// the supervisor.
-    pub fn start(
+    pub async fn start(
         store: &Store,
         key: RecordKey,
         turn: Uuid,
@@ -199,67 +258,50 @@ impl StatusWriter {
         directory: PathBuf,
         worktree: Option<PathBuf>,
     ) -> (Self, Control) {
-        let status = TurnStatus {
-            schema: SCHEMA,
-            subject: key.reference(),
-            turn,
-            supervisor: process::current(),
-            state: RunState::Running,
-            verdict: None,
-            current_step: 0,
-            tool: None,
-            completed_steps: 0,
-            tool_calls: 0,
-            cost_usd: 0.0,
-            tokens: TokenCount::default(),
-            started,
-            heartbeat: started,
-            directory,
-            worktree,
-        };
-        control::drop_stale(store, &key, turn);
         let progress = TurnProgress::default();
-        write(store, &key, &status, &progress);
-        let (sender, messages) = mpsc::unbounded_channel();
-        let task = tokio::spawn(keep(
-            store.clone(),
-            key.clone(),
-            status.clone(),
-            progress.clone(),
-            sender,
-        ));
-        let control = Control {
-            messages,
-            progress: progress.clone(),
-        };
-        let status_writer = Self {
+        let file = Arc::new(StatusFile {
             store: store.clone(),
+            fixed: TurnStatus {
+                schema: SCHEMA,
+                subject: key.reference(),
+                turn,
+                supervisor: process::current(),
+                state: RunState::Running,
+                verdict: None,
+                current_step: 0,
+                tool: None,
+                completed_steps: 0,
+                tool_calls: 0,
+                cost_usd: 0.0,
+                tokens: TokenCount::default(),
+                started,
+                heartbeat: started,
+                directory,
+                worktree,
+            },
             key,
-            progress,
-            status,
-            task,
-            over: false,
-        };
-        (status_writer, control)
+            progress: progress.clone(),
+            closed: Mutex::new(false),
+        });
+        let first = Arc::clone(&file);
+        aside(move || {
+            control::drop_stale(&first.store, &first.key, turn);
+            first.refresh();
+        })
+        .await;
+        let (sender, messages) = mpsc::unbounded_channel();
+        let task = tokio::spawn(keep(Arc::clone(&file), sender));
+        (Self { file, task }, Control { messages, progress })
     }
 
-    /// The record tells how the turn ended; now the status does.
-    pub fn end(mut self, verdict: Verdict) {
+    /// The record tells how the turn ended; now the status does. Blocks.
+    pub fn end(self, verdict: Verdict) {
         self.close(Some(verdict));
     }
 
-    fn close(&mut self, verdict: Option<Verdict>) {
-        if std::mem::replace(&mut self.over, true) {
-            return;
-        }
+    fn close(&self, verdict: Option<Verdict>) {
         self.task.abort();
-        self.progress.state(match verdict {
-            Some(Verdict::Completed | Verdict::Aborted) => RunState::Stopped,
-            _ => RunState::Error,
-        });
-        self.status.verdict = verdict;
-        write(&self.store, &self.key, &self.status, &self.progress);
-        let _ = self.store.remove_run(&self.key, SIGNAL_FILE);
+        self.file.close(verdict);
     }
 }
 
@@ -269,19 +311,18 @@ impl Drop for StatusWriter {
     }
 }
 
-async fn keep(
-    store: Store,
-    key: RecordKey,
-    status: TurnStatus,
-    progress: TurnProgress,
-    messages: mpsc::UnboundedSender<ControlMessage>,
-) {
+/// Looks for signals and writes the status, until it is aborted. A disk that hangs holds up this task alone.
+async fn keep(file: Arc<StatusFile>, messages: mpsc::UnboundedSender<ControlMessage>) {
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut written = Instant::now();
     loop {
         look.tick().await;
-        let next = match control::take(&store, &key, status.turn) {
+        let taken = {
+            let file = Arc::clone(&file);
+            aside(move || control::take(&file.store, &file.key, file.fixed.turn)).await
+        };
+        let next = match taken {
             Ok(signal) => signal.map(ControlMessage::Signal),
             Err(problem) => Some(ControlMessage::Problem(problem)),
         };
@@ -289,38 +330,14 @@ async fn keep(
             let _ = messages.send(next);
         }
         let (changed, urgent) = {
-            let notes = progress.notes();
+            let notes = file.progress.notes();
             (notes.changed, notes.urgent)
         };
         let age = written.elapsed();
         if urgent || age >= HEARTBEAT || (changed && age >= PACE) {
-            write(&store, &key, &status, &progress);
+            let file = Arc::clone(&file);
+            aside(move || file.refresh()).await;
             written = Instant::now();
         }
-    }
-}
-
-/// Writes what the board says. On a full disk nothing is written, and the turn goes on.
-fn write(store: &Store, key: &RecordKey, status: &TurnStatus, progress: &TurnProgress) {
-    let notes = {
-        let mut notes = progress.notes();
-        notes.changed = false;
-        notes.urgent = false;
-        notes.clone()
-    };
-    let now = TurnStatus {
-        state: notes.state,
-        current_step: notes.step,
-        tool: notes.tools.last().map(|(_, tool)| tool.clone()),
-        completed_steps: notes.counts.steps,
-        tool_calls: notes.counts.tool_calls,
-        cost_usd: notes.counts.cost_usd,
-        tokens: notes.counts.tokens,
-        heartbeat: Timestamp::now(),
-        ..status.clone()
-    };
-    if let Ok(mut bytes) = serde_json::to_vec_pretty(&now) {
-        bytes.push(b'\n');
-        let _ = store.write_run_volatile(key, STATUS_FILE, &bytes);
     }
 }

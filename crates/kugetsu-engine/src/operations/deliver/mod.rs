@@ -69,7 +69,7 @@ impl Engine {
             .admit(id, request, responder, &mut interrupts)
             .await?;
         let closed = admitted.delivery.run(interrupts.clone(), feed).await?;
-        let mut report = closed.into_report()?;
+        let mut report = aside(move || closed.into_report()).await?;
         report.adopted = admitted.adopted;
         report.notes = admitted.notes;
         if let Err(error) = self

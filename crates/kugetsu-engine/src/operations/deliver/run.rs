@@ -168,7 +168,8 @@ impl Delivery {
             self.started,
             self.subject.directory().to_owned(),
             self.subject.worktree(),
-        );
+        )
+        .await;
         feed(stream.feed());
         let Connected {
             connector,
