@@ -1,7 +1,7 @@
 //! The state machine of one turn: what opencode says and what time it is go in, what to do comes out.
 //!
 //! It is pure: no clock, no file, no process. Time is the time since the turn began. The machine is drawn in
-//! ARCHITECTURE.md; property tests feed it events in random order.
+//! docs/turns.md; property tests feed it events in random order.
 
 #[cfg(test)]
 mod tests;
