@@ -94,7 +94,7 @@ fn query(criterion: &mut Criterion) {
     }
     fill(&store, records.into_iter());
     let config = Config::load(&home.path().join("config.toml"), |_| None).unwrap();
-    let engine = Engine::new(store, config, Environment::default());
+    let engine = Engine::open(home.path().to_owned(), config, Environment::default());
     criterion.bench_function("query_10000_sessions_100_live", |bencher| {
         bencher.iter(|| {
             let query = engine.query().unwrap();

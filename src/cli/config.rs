@@ -12,7 +12,7 @@ use kugetsu_api::exit::ExitStatus;
 pub(super) struct ConfigArgs {}
 
 pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outcome {
-    let file = context.engine.store.home().join("config.toml");
+    let file = context.engine.settings_path();
     let entries = context.engine.config.entries();
     if output.json {
         let settings: serde_json::Map<_, _> = entries

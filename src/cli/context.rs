@@ -10,9 +10,7 @@ use super::detach::Detached;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{IssueRef, RefContext, RepoRef};
 use kugetsu_engine::config::{Config, ConfigError, parse_duration};
-use kugetsu_engine::fsx;
 use kugetsu_engine::operations::{Engine, Environment, Subject, origin_of};
-use kugetsu_engine::store::Store;
 
 /// An issue's session, or a base.
 #[derive(Debug, Args)]
@@ -62,7 +60,7 @@ impl Context {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         if let Some(point) = variable("KUGETSU_CRASH_AT") {
             // For tests that prove what a `kill -9` at this point leaves behind.
-            fsx::set_crash_point(&point.to_string_lossy())
+            kugetsu_engine::set_crash_point(&point.to_string_lossy())
                 .map_err(|problem| CliError::usage(format!("KUGETSU_CRASH_AT: {problem}"), "unset it"))?;
         }
         let user_home = BaseDirs::new().map(|dirs| dirs.home_dir().to_owned());
@@ -84,7 +82,6 @@ impl Context {
         let home = here.join(home);
         let config =
             Config::load(&home.join("config.toml"), variable).map_err(|error| unusable(&home, error))?;
-        let store = Store::open(home).with_lock_wait(config.duration("lock_timeout"));
         let environment = Environment {
             home: user_home.unwrap_or_else(|| PathBuf::from("/")),
             path: variable("PATH"),
@@ -93,7 +90,7 @@ impl Context {
             program: own_program(),
         };
         Ok(Self {
-            engine: Engine::new(store, config, environment).for_one_turn(),
+            engine: Engine::open(home, config, environment).for_one_turn(),
             here,
             detached: None,
         })

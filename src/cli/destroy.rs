@@ -46,7 +46,7 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
             (format!("the base of {repo}"), engine.destroy_base(&repo)?)
         }
     };
-    engine.store.expire_trash(engine.config.duration("trash_keep"))?;
+    engine.expire_trash()?;
     if output.json {
         output.object(&json!({
             "destroyed": what,

@@ -23,8 +23,7 @@ use super::signals::with_signals;
 use super::{Cli, CliError, Outcome};
 use kugetsu_api::IssueRef;
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_engine::operations::EngineError;
-use kugetsu_engine::store::RecordKey;
+use kugetsu_engine::operations::{EngineError, Subject};
 use kugetsu_engine::turn::Interrupt;
 
 /// The word after the program's name that makes it the supervisor of a detached turn.
@@ -73,8 +72,7 @@ impl Detached {
     pub(super) fn ready(&self, issue: &IssueRef, context: &Context) {
         let live = context
             .engine
-            .store
-            .session_record(issue)
+            .find(issue)
             .ok()
             .flatten()
             .and_then(|record| record.live);
@@ -84,7 +82,7 @@ impl Detached {
                 pid: std::process::id(),
             });
         }
-        let log = context.engine.store.open_log(&RecordKey::from(issue), LOG).ok();
+        let log = context.engine.open_log(&Subject::Issue(issue.clone()), LOG).ok();
         let _ = let_go(log);
     }
 

@@ -12,9 +12,8 @@ use super::turn::LimitArgs;
 use super::{CliError, Outcome, prompt};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{SessionId, TransportKind};
-use kugetsu_engine::operations::{DEBUG_LOG, InitReport, InitRequest, TransportChoice, TurnOptions};
+use kugetsu_engine::operations::{InitReport, InitRequest, Subject, TransportChoice, TurnOptions};
 use kugetsu_engine::permission::Preset;
-use kugetsu_engine::store::RecordKey;
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
@@ -99,7 +98,7 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
     };
     if args.debug {
         let (_, repo) = request.place()?;
-        super::output::trace_to(engine.store.open_log(&RecordKey::from(&repo), DEBUG_LOG)?);
+        super::output::trace_to(engine.open_debug_log(&Subject::Base(repo))?);
     }
     let (made, signal) = with_signals(false, |interrupts| engine.init(request, interrupts))?;
     let InitReport { record, log_gap } = made.map_err(|error| CliError::from(error).after(signal))?;

@@ -70,7 +70,7 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
     };
     if output.json {
         let mut object = output.long_object("sessions");
-        let (bases, broken) = engine.store.fold_summaries(
+        let (bases, broken) = engine.list(
             |rows: &mut String, summary, text| {
                 if let Some((state, _)) = state_if_taken(&summary) {
                     add_row(rows, &summary, text, state);
@@ -89,7 +89,7 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
     }
     let mut rows = Vec::new();
     let mut all = 0;
-    let (_, broken) = engine.store.fold_summaries(
+    let (_, broken) = engine.list(
         |(seen, rows): &mut (usize, Vec<_>), summary, _| {
             *seen += 1;
             let Some((state, age)) = state_if_taken(&summary) else {

@@ -12,10 +12,9 @@ use super::output::{Output, written};
 use super::printer::{Show, Writer};
 use super::turn;
 use super::{CliError, Outcome};
+use kugetsu_api::Verdict;
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{IssueRef, SessionState, Verdict};
 use kugetsu_engine::operations::EngineError;
-use kugetsu_engine::store::RecordKey;
 
 /// How often a turn of another process is looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
@@ -51,18 +50,17 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
             problem: format!("{issue} has had no turn yet"),
             hint: format!("run one: kugetsu continue {issue}"),
         })?;
-    let ending = if args.raw { "raw.log" } else { "events.jsonl" };
-    let path = context
-        .engine
-        .store
-        .folder(&RecordKey::from(&issue))
-        .join(format!("{turn}.{ending}"));
+    let path = if args.raw {
+        context.engine.raw_log_path(&issue, turn)
+    } else {
+        context.engine.stream_path(&issue, turn)
+    };
     let show = if output.json || args.raw {
         Show::Lines(Vec::new())
     } else {
         Show::Text
     };
-    let goes_on = || runs(context, &issue, turn);
+    let goes_on = || context.engine.is_running(&issue, turn);
     if args.follow {
         wait_for(&path, goes_on);
     }
@@ -82,16 +80,6 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
         }
     }
     Ok(ExitStatus::Ok)
-}
-
-pub(super) fn runs(context: &Context, issue: &IssueRef, turn: Uuid) -> bool {
-    match context.engine.store.session_record(issue) {
-        Ok(Some(record)) => {
-            record.live.as_ref().is_some_and(|live| live.turn == turn)
-                && context.engine.state_of(&record) == SessionState::Running
-        }
-        _ => false,
-    }
 }
 
 /// Waits for a file of a turn that is just beginning: it comes in a moment. One that never came so far has none.

@@ -55,7 +55,7 @@ pub(super) fn run(args: &PruneArgs, context: &Context, output: Output) -> Outcom
         ExitStatus::Blocked
     };
     if go {
-        engine.store.expire_trash(engine.config.duration("trash_keep"))?;
+        engine.expire_trash()?;
     }
     if output.json {
         let list = |orphans: &[Orphan]| {

@@ -8,7 +8,6 @@ use super::context::Context;
 use super::output::{Output, count, money};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{SessionRecord, SessionState};
-use kugetsu_engine::store::RecordKey;
 
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
@@ -27,11 +26,11 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
     let record = engine.record(&issue)?;
     let state = engine.state_of(&record);
     let turns = if args.turns {
-        Some(engine.store.turns(&issue)?)
+        Some(engine.turns(&issue)?)
     } else {
         None
     };
-    let holder = engine.store.lease_holder(&RecordKey::from(&issue));
+    let holder = engine.in_use(&issue);
     if output.json {
         let mut value = with_state(&record, state);
         if let Some(holder) = &holder {
@@ -110,10 +109,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         };
         lines.push(format!("  last turn   {} {}{reason}", last.turn, last.verdict));
     }
-    lines.push(format!(
-        "  record      {}",
-        engine.store.record_path(&RecordKey::from(&issue)).display()
-    ));
+    lines.push(format!("  record      {}", engine.record_path(&issue).display()));
     output.text(lines.join("\n"));
     if let Some(turns) = turns {
         output.text("");

@@ -19,11 +19,10 @@ use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{IssueRef, Verdict};
 use kugetsu_engine::config::{Config, parse_model, parse_usd, print_duration};
 use kugetsu_engine::operations::{
-    DEBUG_LOG, EngineError, Mode, TransportChoice, TurnHandle, TurnOptions, TurnReport, TurnRequest,
+    EngineError, Mode, Subject, TransportChoice, TurnHandle, TurnOptions, TurnReport, TurnRequest,
     WorktreeRequest,
 };
 use kugetsu_engine::redact;
-use kugetsu_engine::store::RecordKey;
 use kugetsu_engine::turn::answers::{Answers, OnAsk, Reply, Strategy};
 use kugetsu_engine::turn::stream::{Feed, StreamEvent};
 use kugetsu_engine::turn::{Interrupt, Limits, Responder};
@@ -376,7 +375,7 @@ pub(super) fn run(
         }
     }
     if args.debug {
-        super::output::trace_to(engine.store.open_log(&RecordKey::from(&issue), DEBUG_LOG)?);
+        super::output::trace_to(engine.open_debug_log(&Subject::Issue(issue.clone()))?);
     }
     let responder = args.asking.responder(&engine.config)?;
     let request = TurnRequest {
@@ -465,7 +464,7 @@ async fn follow(
 
 /// Whether the next turn has something to deliver without a message.
 fn answers_wait(context: &Context, issue: &IssueRef) -> bool {
-    let record = context.engine.store.session_record(issue).ok().flatten();
+    let record = context.engine.find(issue).ok().flatten();
     record.is_some_and(|record| record.pending.iter().any(|pending| pending.answer.is_some()))
 }
 

@@ -13,7 +13,6 @@ use super::printer::Show;
 use super::turn::{self, OutputForm};
 use kugetsu_api::IssueRef;
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_engine::store::RecordKey;
 
 #[derive(Debug, Args)]
 pub(super) struct WaitArgs {
@@ -56,17 +55,14 @@ pub(super) fn until_end(
     let engine = &context.engine;
     let began = Instant::now();
     let over = || at_most.is_some_and(|limit| began.elapsed() >= limit);
-    let events = engine
-        .store
-        .folder(&RecordKey::from(issue))
-        .join(format!("{turn}.events.jsonl"));
+    let events = engine.stream_path(issue, turn);
     let show = match form {
         OutputForm::Text => Some(Show::Text),
         OutputForm::StreamJson => Some(Show::Lines(types)),
         OutputForm::Json => None,
     };
     if let Some(show) = show {
-        let goes_on = || !over() && logs::runs(context, issue, turn);
+        let goes_on = || !over() && engine.is_running(issue, turn);
         logs::wait_for(&events, goes_on);
         if events.exists() {
             logs::print(&events, show, true, goes_on)?;

@@ -15,3 +15,5 @@ pub mod store;
 pub mod transport;
 pub mod turn;
 pub mod worktree;
+
+pub use fsx::set_crash_point;

@@ -10,6 +10,7 @@ mod error;
 mod evidence;
 mod hooks;
 mod init;
+mod inspect;
 mod pending;
 mod permit;
 mod prune;
@@ -70,8 +71,7 @@ pub struct Environment {
 /// All operations on one store.
 #[derive(Clone, Debug)]
 pub struct Engine {
-    /// The store.
-    pub store: Store,
+    store: Store,
     /// The settings.
     pub config: Config,
     /// What surrounds us.
@@ -96,10 +96,11 @@ impl std::fmt::Debug for Connectors {
 }
 
 impl Engine {
-    /// An engine on this store. It takes its process for one that runs many turns.
-    pub fn new(store: Store, config: Config, environment: Environment) -> Self {
+    /// An engine on the store in this folder, which is made when the first file is written. It takes its process for one
+    /// that runs many turns.
+    pub fn open(home: PathBuf, config: Config, environment: Environment) -> Self {
         Self {
-            store,
+            store: Store::open(home).with_lock_wait(config.duration("lock_timeout")),
             config,
             environment,
             connectors: Connectors {
