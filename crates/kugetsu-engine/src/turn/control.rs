@@ -123,7 +123,7 @@ impl Control {
     /// The next thing that is heard; never comes where nothing is. May be cancelled.
     pub(super) async fn next(&mut self) -> ControlMessage {
         match self.messages.recv().await {
-            Some(messages) => messages,
+            Some(message) => message,
             None => std::future::pending().await,
         }
     }

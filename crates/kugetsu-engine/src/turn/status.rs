@@ -150,8 +150,8 @@ impl TurnProgress {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// opencode said something.
-    pub(super) fn messages(&self, event: &TransportEvent, counts: &Counts) {
+    /// Notes an event of opencode.
+    pub(super) fn note_event(&self, event: &TransportEvent, counts: &Counts) {
         let mut notes = self.notes();
         match event {
             TransportEvent::StepStarted => notes.step += 1,
