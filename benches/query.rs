@@ -14,9 +14,9 @@ use std::time::Duration;
 use criterion::{Criterion, criterion_group, criterion_main};
 use jiff::Timestamp;
 use kugetsu_api::{Address, LiveTurn, SessionRecord, TokenCount, TransportKind, Verdict};
-use kugetsu_engine::config::Config;
 use kugetsu_engine::operations::{Engine, Environment};
 use kugetsu_engine::process;
+use kugetsu_engine::settings::Settings;
 use kugetsu_engine::store::{Holder, RecordKey, Store};
 use kugetsu_engine::turn::status::{RunState, STATUS_FILE, TurnStatus};
 use records::{fill, record, turn};
@@ -93,8 +93,9 @@ fn query(criterion: &mut Criterion) {
         }
     }
     fill(&store, records.into_iter());
-    let config = Config::load(&home.path().join("config.toml"), |_| None).unwrap();
-    let engine = Engine::open(home.path().to_owned(), config, Environment::default());
+    let environment = Environment::default();
+    let settings = Settings::load(&home.path().join("config.toml"), &environment).unwrap();
+    let engine = Engine::open(home.path().to_owned(), settings, environment);
     criterion.bench_function("query_10000_sessions_100_live", |bencher| {
         bencher.iter(|| {
             let query = engine.query().unwrap();

@@ -13,7 +13,7 @@ pub(super) struct ConfigArgs {}
 
 pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outcome {
     let file = context.engine.settings_path();
-    let entries = context.engine.config.entries();
+    let entries = context.engine.settings().entries();
     if output.json {
         let settings: serde_json::Map<_, _> = entries
             .map(|(key, value, origin)| {
@@ -26,7 +26,7 @@ pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outc
                 (key.name.to_owned(), fields)
             })
             .collect();
-        let hosts = context.engine.config.hosts();
+        let hosts = &context.engine.settings().hosts;
         output.object(&json!({"file": file, "settings": settings, "hosts": hosts}));
         return Ok(ExitStatus::Ok);
     }
@@ -44,7 +44,7 @@ pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outc
             ]
         })
         .collect();
-    for (name, host) in context.engine.config.hosts() {
+    for (name, host) in &context.engine.settings().hosts {
         let fields = [
             ("address", host.address.clone(), "where it is, for ssh"),
             ("kugetsu", host.kugetsu.clone(), "the kugetsu program there"),

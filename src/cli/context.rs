@@ -9,8 +9,9 @@ use super::CliError;
 use super::detach::Detached;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{IssueRef, RefContext, RepoRef};
-use kugetsu_engine::config::{Config, ConfigError, parse_duration};
-use kugetsu_engine::operations::{Engine, Environment, Subject, origin_of};
+use kugetsu_engine::duration::parse_duration;
+use kugetsu_engine::operations::{Engine, Environment, Subject};
+use kugetsu_engine::settings::{Settings, SettingsError};
 
 /// An issue's session, or a base.
 #[derive(Debug, Args)]
@@ -80,17 +81,15 @@ impl Context {
         })?;
         // A relative home must mean the same folder when a turn runs elsewhere.
         let home = here.join(home);
-        let config =
-            Config::load(&home.join("config.toml"), variable).map_err(|error| unusable(&home, error))?;
-        let environment = Environment {
-            home: user_home.unwrap_or_else(|| PathBuf::from("/")),
-            path: variable("PATH"),
-            xdg_data_home: variable("XDG_DATA_HOME"),
-            opencode_db: variable("OPENCODE_DB"),
-            program: own_program(),
-        };
+        let environment = Environment::new(
+            std::env::vars_os(),
+            user_home.unwrap_or_else(|| PathBuf::from("/")),
+            own_program(),
+        );
+        let settings = Settings::load(&home.join("config.toml"), &environment)
+            .map_err(|error| unusable(&home, error))?;
         Ok(Self {
-            engine: Engine::open(home, config, environment).for_one_turn(),
+            engine: Engine::open(home, settings, environment).for_one_turn(),
             here,
             detached: None,
         })
@@ -109,7 +108,7 @@ impl Context {
         if let Some(text) = flag {
             return Ok(RepoRef::parse(text, &self.ref_context(false))?);
         }
-        match origin_of(&self.here) {
+        match self.engine.origin_of(&self.here) {
             Some(origin) => Ok(origin?),
             None => Err(CliError::usage(
                 "this is no clone with an `origin`, so it is not known which repository is meant",
@@ -119,22 +118,25 @@ impl Context {
     }
 
     fn ref_context(&self, with_origin: bool) -> RefContext {
-        let instance = self.engine.config.get("instance");
         RefContext {
-            default_instance: Some(instance.to_owned()).filter(|name| !name.is_empty()),
-            origin: with_origin.then(|| origin_of(&self.here)?.ok()).flatten(),
+            default_instance: self.engine.settings().instance.clone(),
+            origin: with_origin
+                .then(|| self.engine.origin_of(&self.here)?.ok())
+                .flatten(),
         }
     }
 }
 
 /// The file of settings is the first thing that is opened in the home, so this tells of a home that is no folder.
-fn unusable(home: &Path, error: ConfigError) -> CliError {
+fn unusable(home: &Path, error: SettingsError) -> CliError {
     match error {
-        ConfigError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotADirectory => CliError {
-            status: ExitStatus::CannotWrite,
-            message: format!("KUGETSU_HOME, {}, is no folder", home.display()),
-            hint: Some("set KUGETSU_HOME to a folder of your own".to_owned()),
-        },
+        SettingsError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotADirectory => {
+            CliError {
+                status: ExitStatus::CannotWrite,
+                message: format!("KUGETSU_HOME, {}, is no folder", home.display()),
+                hint: Some("set KUGETSU_HOME to a folder of your own".to_owned()),
+            }
+        }
         other => other.into(),
     }
 }

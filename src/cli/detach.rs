@@ -118,9 +118,11 @@ pub(super) fn launch(issue: &IssueRef, prompt: String, context: &Context, output
     };
     let order = serde_json::to_vec(&order)
         .map_err(|error| failed(format!("the arguments cannot be passed on: {error}")))?;
-    let program = context.engine.environment.program.clone();
+    let environment = context.engine.environment().clone();
     let (answer, signal) = with_signals(false, |mut interrupts| async move {
-        let mut child = tokio::process::Command::new(program)
+        let mut child = tokio::process::Command::new(environment.program())
+            .env_clear()
+            .envs(environment.variables())
             .arg0("kugetsu")
             .args([COMMAND, &issue.to_string()])
             .stdin(Stdio::piped())

@@ -36,7 +36,7 @@ impl Local for Context {
 /// Runs the command line on a host. Gives the exit status there.
 pub(super) fn run(command: &Command, matches: &ArgMatches, name: &str) -> Result<u8, CliError> {
     let context = Context::from_environment()?;
-    let settings = context.engine.config.hosts().get(name);
+    let settings = context.engine.settings().hosts.get(name);
     let host = Host::new(name, settings).map_err(|error| {
         CliError::usage(
             error.to_string(),

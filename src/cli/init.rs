@@ -11,8 +11,8 @@ use super::signals::with_signals;
 use super::turn::LimitArgs;
 use super::{CliError, Outcome, prompt};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{SessionId, TransportKind};
-use kugetsu_engine::operations::{InitReport, InitRequest, Subject, TransportChoice, TurnOptions};
+use kugetsu_api::{SessionId, TransportChoice, TransportKind};
+use kugetsu_engine::operations::{InitReport, InitRequest, Subject, TurnOptions};
 use kugetsu_engine::permission::Preset;
 
 #[derive(Debug, Args)]
@@ -59,7 +59,7 @@ pub(super) struct InitArgs {
 
 pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome {
     let engine = &context.engine;
-    let mut policy = engine.config.policy();
+    let mut policy = engine.settings().policy();
     if let Some(preset) = args.preset {
         policy.preset = preset;
     }
@@ -90,14 +90,14 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         policy,
         options: TurnOptions {
             transport: TransportChoice::Only(TransportKind::Serve),
-            limits: args.limits.limits(&engine.config),
-            model: engine.config.text("model"),
-            agent: engine.config.text("agent"),
+            limits: args.limits.limits(engine.settings()),
+            model: engine.settings().model.clone(),
+            agent: engine.settings().agent.clone(),
             debug: args.debug,
         },
     };
     if args.debug {
-        let (_, repo) = request.place()?;
+        let (_, repo) = request.place(engine)?;
         super::output::trace_to(engine.open_debug_log(&Subject::Base(repo))?);
     }
     let (made, signal) = with_signals(false, |interrupts| engine.init(request, interrupts))?;

@@ -14,7 +14,7 @@ use super::context::{Context, duration};
 use super::output::{Output, money};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{BaseRecord, RepoRef, SessionState, SessionSummary, Verdict};
-use kugetsu_engine::config::print_duration;
+use kugetsu_engine::duration::print_duration;
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {

@@ -16,14 +16,14 @@ use super::printer::{Printer, Show, Verbosity};
 use super::signals::with_signals;
 use super::{CliError, Outcome, detach, prompt, wait};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{IssueRef, Verdict};
-use kugetsu_engine::config::{Config, parse_model, parse_usd, print_duration};
+use kugetsu_api::{IssueRef, TransportChoice, Verdict};
+use kugetsu_engine::duration::print_duration;
 use kugetsu_engine::operations::{
-    EngineError, Mode, Subject, TransportChoice, TurnHandle, TurnOptions, TurnReport, TurnRequest,
-    WorktreeRequest,
+    EngineError, Mode, Subject, TurnHandle, TurnOptions, TurnReport, TurnRequest, WorktreeRequest,
 };
 use kugetsu_engine::redact;
-use kugetsu_engine::turn::answers::{Answers, OnAsk, Reply, Strategy};
+use kugetsu_engine::settings::{OnAskSetting, Settings, parse_model, parse_usd};
+use kugetsu_engine::turn::answers::{Answers, OnAsk, Reply};
 use kugetsu_engine::turn::stream::{Feed, StreamEvent};
 use kugetsu_engine::turn::{Interrupt, Limits, Responder};
 
@@ -192,24 +192,19 @@ enum OnAskForm {
 }
 
 impl AskArgs {
-    fn patience(&self, config: &Config) -> Duration {
-        self.response_timeout
-            .unwrap_or_else(|| config.duration("response_timeout"))
+    fn patience(&self, settings: &Settings) -> Duration {
+        self.response_timeout.unwrap_or(settings.response_timeout)
     }
 
-    fn responder(&self, config: &Config) -> Result<Responder, CliError> {
-        let strategy = match config.get("on_question") {
-            "cancel" => Strategy::Cancel,
-            _ => Strategy::FirstOption,
-        };
+    fn responder(&self, settings: &Settings) -> Result<Responder, CliError> {
         let block = match self.on_ask {
             Some(form) => form == OnAskForm::Block,
-            None => config.get("on_ask") == "block",
+            None => settings.on_ask == OnAskSetting::Block,
         };
         let on_ask = if block {
             OnAsk::Block
         } else {
-            OnAsk::Answer(strategy)
+            OnAsk::Answer(settings.on_question)
         };
         let answers = self
             .answers
@@ -218,7 +213,7 @@ impl AskArgs {
             .transpose()?;
         let supervisor = self
             .supervised
-            .then(|| (replies_from_stdin(), self.patience(config)));
+            .then(|| (replies_from_stdin(), self.patience(settings)));
         Ok(Responder {
             answers,
             supervisor,
@@ -315,22 +310,19 @@ pub(super) struct LimitArgs {
 }
 
 impl LimitArgs {
-    pub(super) fn limits(&self, config: &Config) -> Limits {
-        let time = |flag: Option<Duration>, name| flag.unwrap_or_else(|| config.duration(name));
+    /// The settings' limits, with those that a flag names instead.
+    pub(super) fn limits(&self, settings: &Settings) -> Limits {
+        let set = settings.limits();
         Limits {
-            timeout: time(self.timeout, "timeout"),
-            stall: time(self.stall_timeout, "stall_timeout"),
-            idle_steps: self
-                .max_steps_without_progress
-                .unwrap_or_else(|| config.number("max_steps_without_progress")),
-            cost_usd: self.max_cost.or_else(|| parse_usd(config.get("max_cost")).ok()),
-            tokens: self.max_tokens.or_else(|| config.get("max_tokens").parse().ok()),
-            quota_wait: time(self.max_quota_wait, "max_quota_wait"),
-            grace: time(self.grace, "grace"),
-            restarts: self
-                .max_restarts
-                .unwrap_or_else(|| config.get("max_restarts").parse().unwrap_or_default()),
-            ..Limits::default()
+            timeout: self.timeout.unwrap_or(set.timeout),
+            stall: self.stall_timeout.unwrap_or(set.stall),
+            idle_steps: self.max_steps_without_progress.unwrap_or(set.idle_steps),
+            cost_usd: self.max_cost.or(set.cost_usd),
+            tokens: self.max_tokens.or(set.tokens),
+            quota_wait: self.max_quota_wait.unwrap_or(set.quota_wait),
+            grace: self.grace.unwrap_or(set.grace),
+            restarts: self.max_restarts.unwrap_or(set.restarts),
+            ..set
         }
     }
 }
@@ -361,6 +353,7 @@ pub(super) fn run(
         prompt::read(message)?
     };
     let engine = &context.engine;
+    let settings = engine.settings();
     let lines = !args.events.is_empty() || args.asking.supervised;
     let form = OutputForm::chosen(args.output, lines, output);
     check_types(&args.events)?;
@@ -377,7 +370,7 @@ pub(super) fn run(
     if args.debug {
         super::output::trace_to(engine.open_debug_log(&Subject::Issue(issue.clone()))?);
     }
-    let responder = args.asking.responder(&engine.config)?;
+    let responder = args.asking.responder(engine.settings())?;
     let request = TurnRequest {
         address: issue.clone(),
         typed: reference,
@@ -387,17 +380,10 @@ pub(super) fn run(
         wait: args.wait,
         worktree,
         options: TurnOptions {
-            transport: match args.transport {
-                Some(choice) => choice,
-                None => engine
-                    .config
-                    .get("transport")
-                    .parse()
-                    .map_err(|problem: String| CliError::usage(problem, "see: kugetsu config"))?,
-            },
-            limits: args.limits.limits(&engine.config),
-            model: args.model.or_else(|| engine.config.text("model")),
-            agent: args.agent.or_else(|| engine.config.text("agent")),
+            transport: args.transport.unwrap_or(settings.transport),
+            limits: args.limits.limits(settings),
+            model: args.model.or_else(|| settings.model.clone()),
+            agent: args.agent.or_else(|| settings.agent.clone()),
             debug: args.debug,
         },
     };
@@ -614,6 +600,8 @@ pub(super) fn tell_gap(issue: &IssueRef, why: &str, output: Output) {
 
 #[cfg(test)]
 mod tests {
+    use kugetsu_engine::operations::Environment;
+
     use super::*;
 
     /// What a command would only show by how long it waits.
@@ -622,17 +610,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
         let patience = |environment: Option<&str>, flag: Option<u64>| {
-            let config = Config::load(&file, |name| {
-                let set = environment.filter(|_| name == "KUGETSU_RESPONSE_TIMEOUT");
-                set.map(std::ffi::OsString::from)
-            });
+            let set = environment.map(|value| ("KUGETSU_RESPONSE_TIMEOUT".into(), value.into()));
+            let environment = Environment::new(set, "/".into(), "kugetsu".into());
+            let settings = Settings::load(&file, &environment);
             let args = AskArgs {
                 answers: None,
                 supervised: true,
                 response_timeout: flag.map(Duration::from_secs),
                 on_ask: None,
             };
-            args.patience(&config.unwrap()).as_secs()
+            args.patience(&settings.unwrap()).as_secs()
         };
         assert_eq!(patience(None, None), 30);
         #[expect(clippy::disallowed_methods, reason = "a test's own file")]

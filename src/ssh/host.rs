@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::Command;
 
-use kugetsu_engine::config::{HostError, HostSettings};
+use kugetsu_engine::settings::{HostError, HostSettings};
 
 use super::{TETHER_COMMAND, quote, quote_path};
 

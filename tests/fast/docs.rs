@@ -7,7 +7,7 @@ use crate::support::markdown::{blocks, document};
 use clap::CommandFactory as _;
 use kugetsu::cli::Cli;
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_engine::config::SETTINGS;
+use kugetsu_engine::settings::SETTINGS;
 
 const DOCUMENTS: [&str; 13] = [
     "README.md",

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use kugetsu_api::{BaseRecord, SessionRecord, TurnRecord};
-use kugetsu_engine::config::Config;
+use kugetsu_engine::operations::Environment;
+use kugetsu_engine::settings::Settings;
 use kugetsu_engine::store::{Index, Store, record_text};
 use kugetsu_engine::turn::stream::StreamLine;
 use kugetsu_testing::{FakeScript, Opencode, ServeMode, Step, World};
@@ -85,7 +86,7 @@ fn every_file_is_read_and_written_again_as_it_was() {
     known.insert(stream);
     assert_eq!(files(&example()), known, "a file that nothing checks");
 
-    let config = Config::load(&example().join("config.toml"), |_| None).unwrap();
+    let config = Settings::load(&example().join("config.toml"), &Environment::default()).unwrap();
     assert_eq!(config.policy(), base.policy);
 }
 

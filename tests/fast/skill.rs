@@ -153,10 +153,11 @@ fn the_settings_files_in_the_readme_can_be_read() {
     let mut hosts = 0;
     for block in blocks("README.md", "toml") {
         std::fs::write(&file, &block.text).unwrap();
-        let config = kugetsu_engine::config::Config::load(&file, |_| None);
+        let environment = kugetsu_engine::operations::Environment::default();
+        let config = kugetsu_engine::settings::Settings::load(&file, &environment);
         hosts += config
             .unwrap_or_else(|error| panic!("line {}: {error}", block.line))
-            .hosts()
+            .hosts
             .len();
     }
     assert_eq!(hosts, 1);

@@ -163,8 +163,8 @@ fn settings_say_where_they_come_from() {
     );
     assert_eq!(settings["lock_timeout"]["from"], "default");
     for (content, says) in [
-        ("timeout = \"soon\"", "timeout"),
-        ("colour = 1", "colour"),
+        ("\ntimeout = \"soon\"", "line 2: `timeout`"),
+        ("colour = 1", "line 1: there is no setting `colour`"),
         ("[[", "TOML"),
     ] {
         std::fs::write(world.kugetsu_home().join("config.toml"), content).unwrap();
@@ -191,7 +191,7 @@ fn settings_say_where_they_come_from() {
                 &world,
                 &[command],
                 64,
-                &["config.toml: there is no setting", wrong, says],
+                &["config.toml, line 1: there is no setting", wrong, says],
             );
         }
     }

@@ -17,7 +17,8 @@ pub use record::{
     BaseRecord, ForkIntent, SCHEMA, SessionId, SessionRecord, SessionState, SessionSummary, Totals,
 };
 pub use turn::{
-    Answered, LiveTurn, PendingRequest, ProcessIdentity, Proof, TokenCount, TransportKind, TurnRecord,
+    Answered, LiveTurn, PendingRequest, ProcessIdentity, Proof, TokenCount, TransportChoice, TransportKind,
+    TurnRecord,
 };
 pub use verdict::Verdict;
 

@@ -34,6 +34,28 @@ impl std::fmt::Display for TransportKind {
     }
 }
 
+/// How the transport is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportChoice {
+    /// `serve` where its health check passes, else `run`.
+    Auto,
+    /// This one.
+    Only(TransportKind),
+}
+
+impl std::str::FromStr for TransportChoice {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "auto" => Ok(Self::Auto),
+            "run" => Ok(Self::Only(TransportKind::Run)),
+            "serve" => Ok(Self::Only(TransportKind::Serve)),
+            _ => Err("it is one of auto, run, serve".to_owned()),
+        }
+    }
+}
+
 /// Tokens as opencode counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenCount {

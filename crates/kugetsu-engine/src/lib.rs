@@ -4,13 +4,17 @@
 //! those that it started, and reads neither the environment nor the current directory: a request carries them.
 
 mod aside;
-pub mod config;
+mod cancel;
+pub mod duration;
+pub mod environment;
 pub mod fsx;
+mod git;
 pub mod opencode;
 pub mod operations;
 pub mod permission;
 pub mod process;
 pub mod redact;
+pub mod settings;
 pub mod store;
 pub mod transport;
 pub mod turn;

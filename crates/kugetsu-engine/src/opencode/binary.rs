@@ -13,6 +13,7 @@ mod version;
 pub use locate::find;
 pub use version::Version;
 
+use crate::environment::Environment;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt as _;
@@ -60,6 +61,8 @@ pub struct Search<'a> {
     pub xdg_data_home: Option<&'a Path>,
     /// `OPENCODE_DB`
     pub opencode_db: Option<&'a OsStr>,
+    /// Everything else that it sees.
+    pub environment: &'a Environment,
     /// The file that remembers what was found out.
     pub cache_file: &'a Path,
 }
@@ -282,6 +285,7 @@ fn start(program: &Path, args: &[&str], search: &Search<'_>) -> io::Result<Runni
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command.process_group(0).current_dir("/");
+    command.env_clear().envs(search.environment.variables());
     command
         .env("OPENCODE_DISABLE_MODELS_FETCH", "1")
         .env("OPENCODE_DISABLE_AUTOUPDATE", "1");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::deliver::check_session;
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, Environment};
 use crate::process::{self, TURN_ENV};
 use crate::store::{Holder, Lease};
 use kugetsu_api::{Address, SessionRecord};
@@ -30,6 +30,7 @@ pub struct Attachment {
     /// The value of [`process::TURN_ENV`] by which [`Attachment::end`] finds what it started.
     mark: Uuid,
     lease: Lease,
+    environment: Environment,
 }
 
 impl Attachment {
@@ -41,6 +42,8 @@ impl Attachment {
         let started = tokio::process::Command::new(&self.command.program)
             .args(&self.command.args)
             .current_dir(&self.command.directory)
+            .env_clear()
+            .envs(self.environment.variables())
             .env(TURN_ENV, self.mark.to_string())
             .spawn();
         self.lease.inherit(false)?;
@@ -86,6 +89,7 @@ impl Engine {
             command,
             mark: Uuid::now_v7(),
             lease,
+            environment: self.environment.clone(),
         })
     }
 }

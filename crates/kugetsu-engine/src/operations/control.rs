@@ -58,7 +58,7 @@ impl Engine {
     /// the supervisor.
     pub fn stop(&self, address: &Address) -> Result<Stopped, EngineError> {
         let live = self.signal(address, Signal::Stop)?;
-        let patience = self.config.duration("grace").saturating_add(SLACK);
+        let patience = self.settings.grace.saturating_add(SLACK);
         if let Some(report) = self.ended_within(address, live.turn, patience)? {
             return Ok(Stopped {
                 report,
@@ -106,7 +106,8 @@ impl Engine {
                 hint: "an issue gets one when it begins: kugetsu start --worktree".to_owned(),
             });
         };
-        let (onto, rebased) = worktree::rebase(worktree).map_err(super::worktree::of(address))?;
+        let (onto, rebased) =
+            worktree::rebase(&self.git(), worktree).map_err(super::worktree::of(address))?;
         let before = worktree.clone();
         worktree.blocked_rebase = None;
         match &rebased {

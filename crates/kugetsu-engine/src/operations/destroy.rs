@@ -111,7 +111,7 @@ impl Engine {
                 worktree: None,
             });
         };
-        let directory = existing(directory, &self.environment.home);
+        let directory = existing(directory, self.environment.home());
         self.command(
             opencode,
             directory,
@@ -151,7 +151,7 @@ impl Engine {
         let file = folder.join(PARTIAL);
         fsx::remove_file_durable(&file).or_else(missing_is_fine)?;
         let sink = self.store.open_log(key, PARTIAL)?;
-        let directory = existing(directory, &self.environment.home);
+        let directory = existing(directory, self.environment.home());
         let read = self
             .command(opencode, directory, &["export", session.as_str()], Some(sink))
             .and_then(|_| messages_of(&file, session, expected));
@@ -298,7 +298,7 @@ impl Engine {
             });
         }
         let file = export.to_string_lossy().into_owned();
-        let directory = existing(directory, &self.environment.home);
+        let directory = existing(directory, self.environment.home());
         self.command(opencode, directory, &["import", &file], None)?;
         if read_database(opencode)?.session(session)?.is_none() {
             return Err(EngineError::Command {

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::config::ConfigError;
 use crate::opencode::{ApiError, DatabaseError, OpencodeError, ServerError};
 use crate::process::ProcessError;
+use crate::settings::SettingsError;
 use crate::store::{LeaseError, StoreError};
 use crate::transport::TransportError;
 use crate::turn::Interrupt;
@@ -20,7 +20,7 @@ pub enum EngineError {
     Ref(#[from] RefError),
     /// The settings are wrong.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] SettingsError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -137,7 +137,7 @@ pub enum EngineError {
     #[error("{0} has a running turn")]
     Busy(String),
     /// A turn runs for longer than somebody would wait.
-    #[error("{address}: its turn still runs after {}", crate::config::print_duration(*.after))]
+    #[error("{address}: its turn still runs after {}", crate::duration::print_duration(*.after))]
     StillRunning {
         /// The issue.
         address: Address,
@@ -221,7 +221,7 @@ impl EngineError {
                 WorktreeError::Refused { .. } => ExitStatus::Usage,
                 WorktreeError::AtRisk { .. } => ExitStatus::Blocked,
                 WorktreeError::Lost { .. } => ExitStatus::NotFound,
-                WorktreeError::Git { .. } | WorktreeError::File(_) => ExitStatus::Failed,
+                WorktreeError::Git(_) | WorktreeError::File(_) => ExitStatus::Failed,
             },
             Self::Hook { .. } | Self::Panicked { .. } | Self::Internal(_) => ExitStatus::Failed,
             Self::NotApplied { error, .. } => error.exit_status(),

@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use super::deliver::interrupted;
 use super::{Engine, EngineError};
+use crate::aside::aside;
+use crate::cancel::Cancel;
 use crate::process::{self, GuardSpec, Output, ProcessError, Sink};
+use crate::settings::Settings;
 use crate::store::RecordKey;
 use crate::turn::Interrupt;
 use kugetsu_api::SessionRecord;
@@ -31,6 +33,15 @@ pub(super) enum HookPoint {
 }
 
 impl HookPoint {
+    fn command(self, settings: &Settings) -> Option<&str> {
+        match self {
+            Self::AfterCreate => settings.hook_after_create.as_deref(),
+            Self::BeforeTurn => settings.hook_before_turn.as_deref(),
+            Self::AfterTurn => settings.hook_after_turn.as_deref(),
+            Self::BeforeRemove => settings.hook_before_remove.as_deref(),
+        }
+    }
+
     fn setting(self) -> &'static str {
         match self {
             Self::AfterCreate => "hook_after_create",
@@ -61,7 +72,7 @@ impl Engine {
         let Some(spec) = self.hook_spec(moment, record, turn)? else {
             return Ok(());
         };
-        let ended = process::run_to_end(spec, self.config.duration("hook_timeout"));
+        let ended = process::run_until_cancelled(spec, self.settings.hook_timeout, &self.cancel);
         self.hook_ended(moment, record, ended)
     }
 
@@ -110,16 +121,20 @@ impl Engine {
         let Some(spec) = self.hook_spec(moment, record, turn)? else {
             return Ok(());
         };
-        let limit = self.config.duration("hook_timeout");
-        let running = async { spawn_blocking(move || process::run_to_end(spec, limit)).await };
+        let limit = self.settings.hook_timeout;
+        let cancel = Cancel::default();
+        let running = {
+            let cancel = cancel.clone();
+            aside(move || process::run_until_cancelled(spec, limit, &cancel))
+        };
         tokio::select! {
             // Whoever is interrupted before it begins begins nothing.
             biased;
-            wish = interrupted => Err(EngineError::Interrupted(wish)),
-            ended = running => match ended {
-                Ok(ended) => self.hook_ended(moment, record, ended),
-                Err(_) => Err(self.hook_error(moment, record, "could not be watched".to_owned())),
-            },
+            wish = interrupted => {
+                cancel.set();
+                Err(EngineError::Interrupted(wish))
+            }
+            ended = running => self.hook_ended(moment, record, ended),
         }
     }
 
@@ -129,10 +144,10 @@ impl Engine {
         record: &SessionRecord,
         turn: Option<Uuid>,
     ) -> Result<Option<GuardSpec>, EngineError> {
-        let command = self.config.get(moment.setting());
-        if command.trim().is_empty() {
+        let command = moment.command(&self.settings);
+        let Some(command) = command.filter(|command| !command.trim().is_empty()) else {
             return Ok(None);
-        }
+        };
         let key = RecordKey::from(&record.address);
         let mut log = self.store.open_log(&key, LOG)?;
         let at = Timestamp::now().strftime("%FT%TZ");
@@ -184,7 +199,7 @@ impl Engine {
             Ok(output) if output.exit.success() => return Ok(()),
             Ok(output) => format!("failed ({})", output.exit),
             Err(ProcessError::Deadline { after, .. }) => {
-                format!("did not end within {}", crate::config::print_duration(after))
+                format!("did not end within {}", crate::duration::print_duration(after))
             }
             Err(error) => format!("could not be run: {error}"),
         };

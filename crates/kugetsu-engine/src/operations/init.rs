@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::deliver::{Closed, Delivery, TurnSubject, aside_unless_interrupted, unless_interrupted};
-use super::repository::{origin_of, top_of};
+use super::deliver::{Closed, Delivery, TurnSubject, unless_interrupted};
 use super::{DEBUG_LOG, Engine, EngineError, TurnOptions, read_database};
 use crate::aside::aside;
 use crate::fsx::crash_point;
@@ -44,11 +43,11 @@ pub struct InitRequest {
 
 impl InitRequest {
     /// The folder that the base works in, and its repository.
-    pub fn place(&self) -> Result<(PathBuf, RepoRef), EngineError> {
-        let directory = directory(self)?;
+    pub fn place(&self, engine: &Engine) -> Result<(PathBuf, RepoRef), EngineError> {
+        let directory = directory(self, engine)?;
         let repo = match &self.repo {
             Some(repo) => repo.clone(),
-            None => match origin_of(&directory) {
+            None => match engine.origin_of(&directory) {
                 Some(origin) => origin?,
                 None => {
                     return Err(EngineError::Usage {
@@ -124,18 +123,19 @@ impl Engine {
             replaces,
             opencode,
         } = {
-            let (engine, request) = (Arc::clone(&engine), Arc::clone(&request));
-            aside_unless_interrupted(&mut interrupts, move || engine.init_place(&request)).await??
+            let request = Arc::clone(&request);
+            self.interruptible(&mut interrupts, move |engine| engine.init_place(&request))
+                .await?
         };
         let lease = Arc::new(lease);
         let mut record = match &request.adopt {
             Some(session) => {
-                let (engine, request) = (Arc::clone(&engine), Arc::clone(&request));
+                let request = Arc::clone(&request);
                 let (repo, session, opencode) = (repo.clone(), session.clone(), opencode.clone());
-                aside_unless_interrupted(&mut interrupts, move || {
+                self.interruptible(&mut interrupts, move |engine| {
                     engine.adopted_base(&request, &repo, &session, &opencode)
                 })
-                .await??
+                .await?
             }
             None => {
                 engine
@@ -181,7 +181,7 @@ impl Engine {
 
     /// Everything that must hold before a session is made or adopted. Blocks.
     fn init_place(&self, request: &InitRequest) -> Result<InitPlace, EngineError> {
-        let (directory, repo) = request.place()?;
+        let (directory, repo) = request.place(self)?;
         let lease = self.store.lease_base(&repo, Holder::this_process("init"), None)?;
         let old = self.store.base(&repo)?;
         if let Some(old) = &old
@@ -238,7 +238,7 @@ impl Engine {
                 hint: "its sessions are listed by: opencode session list".to_owned(),
             })?;
         if let Some(wanted) = &request.directory
-            && directory(request)?
+            && directory(request, self)?
                 != row
                     .directory
                     .canonicalize()
@@ -280,7 +280,7 @@ impl Engine {
     }
 
     async fn made_base(
-        self: &Arc<Self>,
+        &self,
         request: &Arc<InitRequest>,
         repo: &RepoRef,
         directory: &Path,
@@ -291,8 +291,9 @@ impl Engine {
         let rules = request.policy.rules();
         self.database_unlocked(opencode, interrupts).await?;
         let forgotten = {
-            let (engine, repo, opencode) = (Arc::clone(self), repo.clone(), opencode.clone());
-            aside_unless_interrupted(interrupts, move || engine.forgotten_base(&repo, &opencode)).await??
+            let (repo, opencode) = (repo.clone(), opencode.clone());
+            self.interruptible(interrupts, move |engine| engine.forgotten_base(&repo, &opencode))
+                .await?
         };
         let session = match forgotten {
             Some(session) => session,
@@ -319,9 +320,9 @@ impl Engine {
             }
         };
         self.database_writable(opencode, interrupts).await?;
-        let (engine, opencode, request) = (Arc::clone(self), opencode.clone(), Arc::clone(request));
+        let (opencode, request) = (opencode.clone(), Arc::clone(request));
         let (repo, directory) = (repo.clone(), directory.to_owned());
-        aside_unless_interrupted(interrupts, move || {
+        self.interruptible(interrupts, move |engine| {
             let patch = SessionPatch {
                 permission: Some(&rules),
                 directory: Some(&directory),
@@ -344,17 +345,20 @@ impl Engine {
                 prompted: None,
             })
         })
-        .await?
+        .await
     }
 
     async fn journal_aside(
-        self: &Arc<Self>,
+        &self,
         repo: &RepoRef,
         journal: &InitJournal,
         interrupts: &mut watch::Receiver<Interrupt>,
     ) -> Result<(), EngineError> {
-        let (engine, repo, journal) = (Arc::clone(self), repo.clone(), journal.clone());
-        aside_unless_interrupted(interrupts, move || engine.write_journal_of_init(&repo, &journal)).await?
+        let (repo, journal) = (repo.clone(), journal.clone());
+        self.interruptible(interrupts, move |engine| {
+            engine.write_journal_of_init(&repo, &journal)
+        })
+        .await
     }
 
     fn debug_log(&self, request: &InitRequest, repo: &RepoRef) -> Option<PathBuf> {
@@ -466,10 +470,12 @@ impl Engine {
     }
 }
 
-fn directory(request: &InitRequest) -> Result<PathBuf, EngineError> {
+fn directory(request: &InitRequest, engine: &Engine) -> Result<PathBuf, EngineError> {
     let wanted = match &request.directory {
         Some(directory) => request.here.join(directory),
-        None => top_of(&request.here).unwrap_or_else(|| request.here.clone()),
+        None => engine
+            .top_of(&request.here)
+            .unwrap_or_else(|| request.here.clone()),
     };
     let found = wanted.canonicalize().ok().filter(|path| path.is_dir());
     found.ok_or_else(|| EngineError::Usage {

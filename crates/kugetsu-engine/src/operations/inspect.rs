@@ -90,7 +90,7 @@ impl Engine {
 
     /// Removes for good what the trash has kept for longer than `trash_keep`.
     pub fn expire_trash(&self) -> Result<(), EngineError> {
-        self.store.expire_trash(self.config.duration("trash_keep"))?;
+        self.store.expire_trash(self.settings.trash_keep)?;
         Ok(())
     }
 }

@@ -21,7 +21,6 @@ mod request;
 mod spawn;
 mod worktree;
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,14 +37,16 @@ pub use pending::describe;
 pub use permit::{Permit, Subject};
 pub use prune::{Kept, Orphan, Orphans, Pruned};
 pub use query::{Action, BrokenFile, DayView, LiveView, Query, RepoView};
-pub use repository::origin_of;
-pub use request::{Mode, TransportChoice, TurnOptions, TurnReport, TurnRequest};
+pub use request::{Mode, TurnOptions, TurnReport, TurnRequest};
 pub use spawn::{TurnControl, TurnDone, TurnFeed, TurnHandle};
 pub use worktree::{RemovedWorktree, WorktreeRequest};
 
-use crate::config::{Config, Origin};
+use crate::cancel::Cancel;
+pub use crate::environment::Environment;
+use crate::git::GitRunner;
 use crate::opencode::{Database, Launch, Opencode, Search, Secrets};
 use crate::process::{self, Containment, Output};
+use crate::settings::{Origin, Settings};
 use crate::store::Store;
 use crate::transport::{Connector, OpencodeRun, PrivateServer};
 use kugetsu_api::{Address, LiveTurn, RepoRef, SessionRecord, SessionState, SessionSummary};
@@ -53,29 +54,14 @@ use kugetsu_api::{Address, LiveTurn, RepoRef, SessionRecord, SessionState, Sessi
 /// The log of `--debug`, in the session's folder.
 pub const DEBUG_LOG: &str = "debug.log";
 
-/// What kugetsu is told by its surroundings; nothing below reads the environment.
-#[derive(Clone, Debug, Default)]
-pub struct Environment {
-    /// The user's home.
-    pub home: PathBuf,
-    /// `PATH`.
-    pub path: Option<OsString>,
-    /// `XDG_DATA_HOME`.
-    pub xdg_data_home: Option<OsString>,
-    /// `OPENCODE_DB`.
-    pub opencode_db: Option<OsString>,
-    /// Our own program, to be run again as a guard.
-    pub program: PathBuf,
-}
-
 /// All operations on one store.
 #[derive(Clone, Debug)]
 pub struct Engine {
     store: Store,
-    /// The settings.
-    pub config: Config,
-    /// What surrounds us.
-    pub environment: Environment,
+    settings: Arc<Settings>,
+    environment: Environment,
+    /// Set for an engine whose operation somebody may end.
+    cancel: Cancel,
     connectors: Connectors,
     /// This process runs, or may run, other turns: nobody ends it to end one of them.
     shared_process: bool,
@@ -98,11 +84,12 @@ impl std::fmt::Debug for Connectors {
 impl Engine {
     /// An engine on the store in this folder, which is made when the first file is written. It takes its process for one
     /// that runs many turns.
-    pub fn open(home: PathBuf, config: Config, environment: Environment) -> Self {
+    pub fn open(home: PathBuf, settings: Settings, environment: Environment) -> Self {
         Self {
-            store: Store::open(home).with_lock_wait(config.duration("lock_timeout")),
-            config,
+            store: Store::open(home).with_lock_wait(settings.lock_timeout),
+            settings: Arc::new(settings),
             environment,
+            cancel: Cancel::default(),
             connectors: Connectors {
                 serve: Arc::new(PrivateServer),
                 run: Arc::new(OpencodeRun),
@@ -124,6 +111,28 @@ impl Engine {
     pub fn with_server_connector(mut self, connector: Arc<dyn Connector>) -> Self {
         self.connectors.serve = connector;
         self
+    }
+
+    /// The same with other settings, for the requests that come. Those that run keep theirs.
+    #[must_use]
+    pub fn with_settings(mut self, settings: Settings) -> Self {
+        self.store = self.store.with_lock_wait(settings.lock_timeout);
+        self.settings = Arc::new(settings);
+        self
+    }
+
+    /// What the programs that this engine starts see.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// The settings of this engine's requests.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn git(&self) -> GitRunner {
+        GitRunner::new(self.environment.clone(), self.cancel.clone())
     }
 
     /// Whether a live turn still runs. Its lease tells: that is a lock, which its supervisor holds for as long as the turn
@@ -152,26 +161,27 @@ impl Engine {
 
     /// The opencode to use; its version and database come from a cache where the binary has not changed.
     pub fn opencode(&self) -> Result<Opencode, EngineError> {
-        let named = Some(self.config.get("opencode")).filter(|path| !path.is_empty());
+        let named = self.settings.opencode.as_deref();
         // Told apart so that an error names the place where the wrong path stands.
-        let (by_environment, configured) = match self.config.origin("opencode") {
-            Origin::Environment(_) => (named.map(OsString::from), None),
-            Origin::Default | Origin::File => (None, named.map(PathBuf::from)),
+        let (by_environment, configured) = match self.settings.origins.opencode {
+            Origin::Environment(_) => (named.map(Path::as_os_str), None),
+            Origin::Default | Origin::File => (None, named),
         };
         let search = Search {
-            configured: configured.as_deref(),
-            env_override: by_environment.as_deref(),
-            path: self.environment.path.as_deref(),
-            home: &self.environment.home,
-            xdg_data_home: self.environment.xdg_data_home.as_deref().map(Path::new),
-            opencode_db: self.environment.opencode_db.as_deref(),
+            configured,
+            env_override: by_environment,
+            path: self.environment.get("PATH"),
+            home: self.environment.home(),
+            xdg_data_home: self.environment.get("XDG_DATA_HOME").map(Path::new),
+            opencode_db: self.environment.get("OPENCODE_DB"),
+            environment: &self.environment,
             cache_file: &self.store.home().join("run").join("opencode.json"),
         };
         Ok(crate::opencode::probe(&search)?)
     }
 
     fn database_wait(&self) -> Duration {
-        self.config.duration("database_timeout")
+        self.settings.database_timeout
     }
 
     fn write_database(&self, opencode: &Opencode) -> Result<Database, EngineError> {
@@ -181,9 +191,10 @@ impl Engine {
     /// What holds the programs that are started with this mark.
     fn containment(&self, mark: Uuid) -> Containment {
         Containment {
-            guard_program: self.environment.program.clone(),
+            guard_program: self.environment.program().to_owned(),
+            environment: self.environment.clone(),
             mark,
-            grace: self.config.duration("grace"),
+            grace: self.settings.grace,
         }
     }
 
@@ -195,7 +206,7 @@ impl Engine {
             directory,
             rules: None,
             debug_log: None,
-            ready: self.config.duration("ready_timeout"),
+            ready: self.settings.ready_timeout,
             secrets: Secrets::default(),
         }
     }
@@ -221,7 +232,7 @@ impl Engine {
         if let Some(file) = stdout {
             spec.stdout = process::Sink::File(file);
         }
-        let output = process::run_to_end(spec, Duration::from_secs(60))?;
+        let output = process::run_until_cancelled(spec, Duration::from_secs(60), &self.cancel)?;
         if output.exit.success() {
             return Ok(output);
         }

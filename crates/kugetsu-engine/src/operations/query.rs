@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Engine, EngineError};
-use crate::config::print_duration;
+use crate::duration::print_duration;
 use crate::store::RecordKey;
 use crate::turn::status::{self, RunState, STALE_AFTER};
 use kugetsu_api::{

@@ -2,29 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Engine;
 use kugetsu_api::{RefError, RepoRef};
 
-/// The top folder of the clone that holds `folder`, if one does.
-pub(super) fn top_of(folder: &Path) -> Option<PathBuf> {
-    git(folder, &["rev-parse", "--show-toplevel"]).map(PathBuf::from)
-}
+impl Engine {
+    /// The repository that a clone's `origin` names: `None` outside a clone, or without an origin. Blocks.
+    pub fn origin_of(&self, folder: &Path) -> Option<Result<RepoRef, RefError>> {
+        let url = self.git_says(folder, &["remote", "get-url", "origin"])?;
+        Some(RepoRef::from_remote_url(&url))
+    }
 
-/// The repository that a clone's `origin` names: `None` outside a clone, or without an origin.
-pub fn origin_of(folder: &Path) -> Option<Result<RepoRef, RefError>> {
-    let url = git(folder, &["remote", "get-url", "origin"])?;
-    Some(RepoRef::from_remote_url(&url))
-}
+    /// The top folder of the clone that holds `folder`, if one does. Blocks.
+    pub(super) fn top_of(&self, folder: &Path) -> Option<PathBuf> {
+        self.git_says(folder, &["rev-parse", "--show-toplevel"])
+            .map(PathBuf::from)
+    }
 
-fn git(folder: &Path, args: &[&str]) -> Option<String> {
-    let output = duct::cmd("git", args)
-        .dir(folder)
-        .stdin_null()
-        .stdout_capture()
-        .stderr_null()
-        .unchecked()
-        .run()
-        .ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    let text = text.trim();
-    (output.status.success() && !text.is_empty()).then(|| text.to_owned())
+    fn git_says(&self, folder: &Path, args: &[&str]) -> Option<String> {
+        let output = self.git().at(folder).ask(args).ok()?;
+        let text = output.text().trim().to_owned();
+        (output.ok && !text.is_empty()).then_some(text)
+    }
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::WorktreeRequest;
 use crate::turn::{Interrupt, Limits};
-use kugetsu_api::{Address, SessionRecord, TransportKind, TurnRecord};
+use kugetsu_api::{Address, SessionRecord, TransportChoice, TurnRecord};
 
 /// What may be done with an issue that has, or has not, a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,28 +28,6 @@ impl Mode {
         match self {
             Self::Start => "start",
             Self::Continue | Self::ContinueOrStart => "continue",
-        }
-    }
-}
-
-/// How the transport is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TransportChoice {
-    /// `serve` where its health check passes, else `run`.
-    Auto,
-    /// This one.
-    Only(TransportKind),
-}
-
-impl std::str::FromStr for TransportChoice {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Self, String> {
-        match word {
-            "auto" => Ok(Self::Auto),
-            "run" => Ok(Self::Only(TransportKind::Run)),
-            "serve" => Ok(Self::Only(TransportKind::Serve)),
-            _ => Err(format!("`{word}` is none of auto, run, serve")),
         }
     }
 }

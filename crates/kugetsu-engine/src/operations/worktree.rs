@@ -4,6 +4,7 @@
 //! one that the next command finishes.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -13,7 +14,7 @@ use super::{Engine, EngineError};
 use crate::fsx::{self, crash_point};
 use crate::store::{Lease, RecordKey};
 use crate::turn::Interrupt;
-use crate::worktree::{self, Made, Risk, Saved, Wish, WorktreeError};
+use crate::worktree::{self, Extras, Made, Risk, Saved, Wish, WorktreeError};
 use kugetsu_api::{Address, SessionRecord, Worktree};
 
 /// Where a worktree's work is kept, in the session's folder, with which it goes to the trash.
@@ -45,11 +46,31 @@ pub struct RemovedWorktree {
     pub branch_deleted: bool,
 }
 
+/// A worktree that stands, or none.
+struct MadeWorktree {
+    record: SessionRecord,
+    /// What a person should know.
+    notes: Vec<String>,
+    /// The record does not say yet that the worktree stands; whether its hook must run before.
+    unfinished: Option<bool>,
+}
+
+/// Whether a session that goes on has a worktree to be found or made again.
+fn wants_again(record: &mut SessionRecord) -> bool {
+    let Some(known) = &mut record.worktree else {
+        return false;
+    };
+    let stands = worktree::is_there(&known.path);
+    let wanted = !stands || known.pending;
+    known.pending |= !stands;
+    wanted
+}
+
 impl Engine {
-    /// Refuses a wish that contradicts itself.
-    pub(super) fn check_worktree_request(&self, wish: &WorktreeRequest) -> Result<(), EngineError> {
-        let wanted = wish.wanted.unwrap_or(self.config.flag("worktree"));
-        if wanted || (wish.branch.is_none() && wish.from.is_none()) {
+    /// Refuses a request that contradicts itself.
+    pub(super) fn check_worktree_request(&self, request: &WorktreeRequest) -> Result<(), EngineError> {
+        let wanted = request.wanted.unwrap_or(self.settings.worktree);
+        if wanted || (request.branch.is_none() && request.from.is_none()) {
             return Ok(());
         }
         Err(EngineError::Usage {
@@ -62,38 +83,84 @@ impl Engine {
     /// forked, found or made again for one that goes on.
     pub(super) async fn with_worktree(
         &self,
-        lease: &Lease,
+        lease: &Arc<Lease>,
         record: SessionRecord,
-        wish: &WorktreeRequest,
+        request: &WorktreeRequest,
         interrupts: &mut watch::Receiver<Interrupt>,
         notes: &mut Vec<String>,
     ) -> Result<SessionRecord, EngineError> {
-        if record.session.is_some() {
-            self.keep_worktree(lease, record, interrupts, notes).await
-        } else {
-            self.give_worktree(lease, record, wish, interrupts, notes).await
+        let made = {
+            let (lease, request) = (Arc::clone(lease), request.clone());
+            self.interruptible(interrupts, move |engine| {
+                engine.make_worktree(&lease, record, &request)
+            })
+            .await?
+        };
+        notes.extend(made.notes);
+        let Some(new) = made.unfinished else {
+            return Ok(made.record);
+        };
+        let mut record = made.record;
+        if new {
+            self.hook_or_interrupt(HookPoint::AfterCreate, &record, None, interrupts)
+                .await?;
         }
+        if let Some(worktree) = &mut record.worktree {
+            worktree.pending = false;
+        }
+        let lease = Arc::clone(lease);
+        self.interruptible(interrupts, move |engine| {
+            engine.save_record(&lease, &mut record)?;
+            crash_point("worktree_ready");
+            Ok(record)
+        })
+        .await
     }
 
-    async fn give_worktree(
+    /// Everything up to the hook. Blocks.
+    fn make_worktree(
         &self,
         lease: &Lease,
         mut record: SessionRecord,
-        wish: &WorktreeRequest,
-        interrupts: &mut watch::Receiver<Interrupt>,
+        request: &WorktreeRequest,
+    ) -> Result<MadeWorktree, EngineError> {
+        let mut notes = Vec::new();
+        let wanted = if record.session.is_some() {
+            wants_again(&mut record)
+        } else {
+            self.wants_new(&mut record, request, &mut notes)?
+        };
+        if !wanted {
+            return Ok(MadeWorktree {
+                record,
+                notes,
+                unfinished: None,
+            });
+        }
+        self.stand_worktree(lease, record, notes)
+    }
+
+    /// Whether a session that is about to be forked gets a worktree; its record has it then.
+    fn wants_new(
+        &self,
+        record: &mut SessionRecord,
+        request: &WorktreeRequest,
         notes: &mut Vec<String>,
-    ) -> Result<SessionRecord, EngineError> {
-        let wanted = wish.wanted.unwrap_or(self.config.flag("worktree"));
-        match &record.worktree {
+    ) -> Result<bool, EngineError> {
+        let wanted = request.wanted.unwrap_or(self.settings.worktree);
+        match &mut record.worktree {
             Some(known) => {
                 // Of a `start` that did not come to its turn.
                 let stands = worktree::is_there(&known.path);
-                if wish.wanted == Some(false) && !stands {
+                if request.wanted == Some(false) && !stands {
                     record.worktree = None;
-                    return Ok(record);
+                    return Ok(false);
                 }
-                let other = wish.branch.as_ref().is_some_and(|branch| *branch != known.branch);
-                if wish.wanted == Some(false) || other {
+                let other = request
+                    .branch
+                    .as_ref()
+                    .is_some_and(|branch| *branch != known.branch);
+                if request.wanted == Some(false) || other {
                     return Err(EngineError::Usage {
                         problem: format!(
                             "{} has the worktree {} on {} from an earlier start",
@@ -104,12 +171,11 @@ impl Engine {
                         hint: format!("remove it first: kugetsu destroy {}", record.address),
                     });
                 }
-                let pending = known.pending || !stands;
-                record.worktree = record.worktree.map(|known| Worktree { pending, ..known });
+                known.pending |= !stands;
             }
-            None if !wanted => return Ok(record),
+            None if !wanted => return Ok(false),
             None => {
-                let planned = self.planned(&record, wish)?;
+                let planned = self.planned(record, request)?;
                 if worktree::is_there(&planned.path) {
                     notes.push(format!(
                         "the worktree {} was there, on the branch {}, and is taken over",
@@ -120,32 +186,12 @@ impl Engine {
                 record.worktree = Some(planned);
             }
         }
-        self.finish_worktree(lease, record, interrupts, notes).await
+        Ok(true)
     }
 
-    async fn keep_worktree(
-        &self,
-        lease: &Lease,
-        mut record: SessionRecord,
-        interrupts: &mut watch::Receiver<Interrupt>,
-        notes: &mut Vec<String>,
-    ) -> Result<SessionRecord, EngineError> {
-        let Some(known) = &mut record.worktree else {
-            return Ok(record);
-        };
-        if worktree::is_there(&known.path) {
-            if !known.pending {
-                return Ok(record);
-            }
-        } else {
-            known.pending = true;
-        }
-        self.finish_worktree(lease, record, interrupts, notes).await
-    }
-
-    fn planned(&self, record: &SessionRecord, wish: &WorktreeRequest) -> Result<Worktree, EngineError> {
+    fn planned(&self, record: &SessionRecord, request: &WorktreeRequest) -> Result<Worktree, EngineError> {
         let address = &record.address;
-        let branch = wish.branch.clone().unwrap_or_else(|| {
+        let branch = request.branch.clone().unwrap_or_else(|| {
             if record.base == *address.repo() {
                 format!("kugetsu/{}", address.number())
             } else {
@@ -160,45 +206,57 @@ impl Engine {
             .folder()
             .to_string_lossy()
             .replace(':', "@");
-        worktree::plan(&Wish {
-            directory: &record.directory,
-            root: &self.worktree_root(),
-            key: Path::new(&key),
-            branch: &branch,
-            from: wish.from.as_deref().unwrap_or("HEAD"),
-        })
+        worktree::plan(
+            &self.git(),
+            &Wish {
+                directory: &record.directory,
+                root: &self.worktree_root(),
+                key: Path::new(&key),
+                branch: &branch,
+                from: request.from.as_deref().unwrap_or("HEAD"),
+            },
+        )
         .map_err(of(address))
     }
 
     fn worktree_root(&self) -> PathBuf {
-        let root = self.config.get("worktree_root");
-        match root.strip_prefix("~/") {
-            Some(below) => self.environment.home.join(below),
-            None if root.is_empty() => ROOT.into(),
-            None => root.into(),
+        match &self.settings.worktree_root {
+            None => ROOT.into(),
+            Some(root) => match root.strip_prefix("~") {
+                Ok(below) => self.environment.home().join(below),
+                Err(_) => root.clone(),
+            },
         }
     }
 
+    fn extras(&self) -> Extras {
+        let settings = &self.settings;
+        Extras::new(settings.worktree_copy.clone(), settings.worktree_link.clone())
+    }
+
     /// From what the record wants to what stands there; may be called at any point of an earlier attempt.
-    async fn finish_worktree(
+    fn stand_worktree(
         &self,
         lease: &Lease,
         mut record: SessionRecord,
-        interrupts: &mut watch::Receiver<Interrupt>,
-        notes: &mut Vec<String>,
-    ) -> Result<SessionRecord, EngineError> {
+        mut notes: Vec<String>,
+    ) -> Result<MadeWorktree, EngineError> {
         let Some(wanted) = record.worktree.clone() else {
-            return Ok(record);
+            return Ok(MadeWorktree {
+                record,
+                notes,
+                unfinished: None,
+            });
         };
         let address = record.address.clone();
         if wanted.pending {
             self.save_record(lease, &mut record)?;
             crash_point("worktree_intended");
         }
-        worktree::exclude(&wanted, &self.worktree_root());
+        worktree::exclude(&self.git(), &wanted, &self.worktree_root());
         let saved = self.store.folder(&RecordKey::from(&address)).join(BUNDLE);
         let new = record.session.is_none();
-        let made = worktree::make(&wanted, &saved, new).map_err(of(&address))?;
+        let made = worktree::make(&self.git(), &wanted, &saved, new).map_err(of(&address))?;
         crash_point("worktree_made");
         fsx::remove_file_durable(&saved).map_err(crate::store::StoreError::from)?;
         let gone = !new || !wanted.pending;
@@ -217,16 +275,13 @@ impl Engine {
         }
         record.directory = worktree::directory_in(&wanted, &record.directory);
         if wanted.pending {
-            self.config.extras().bring(&wanted).map_err(of(&address))?;
-            self.hook_or_interrupt(HookPoint::AfterCreate, &record, None, interrupts)
-                .await?;
+            self.extras().bring(&wanted).map_err(of(&address))?;
         }
-        if let Some(worktree) = &mut record.worktree {
-            worktree.pending = false;
-        }
-        self.save_record(lease, &mut record)?;
-        crash_point("worktree_ready");
-        Ok(record)
+        Ok(MadeWorktree {
+            record,
+            notes,
+            unfinished: Some(wanted.pending),
+        })
     }
 
     fn save_record(&self, lease: &Lease, record: &mut SessionRecord) -> Result<(), EngineError> {
@@ -239,7 +294,7 @@ impl Engine {
         let Some(worktree) = &record.worktree else {
             return Ok(None);
         };
-        let risk = worktree::risk(worktree, &self.config.extras()).map_err(of(&record.address))?;
+        let risk = worktree::risk(&self.git(), worktree, &self.extras()).map_err(of(&record.address))?;
         Ok(Some(risk).filter(|risk| !risk.is_empty()))
     }
 
@@ -277,10 +332,10 @@ impl Engine {
             // The hook may have worked in there.
             self.refuse_risk(record)?;
         }
-        let extras = self.config.extras();
+        let extras = self.extras();
         let file = self.store.make_folder(&RecordKey::from(address))?.join(BUNDLE);
         let saved = if worktree::is_there(&known.path) || !file.is_file() {
-            worktree::save(known, &extras, &file).map_err(of(address))?
+            worktree::save(&self.git(), known, &extras, &file).map_err(of(address))?
         } else {
             // An earlier attempt kept it and was cut off after the worktree was gone.
             Saved {
@@ -289,7 +344,7 @@ impl Engine {
             }
         };
         crash_point("worktree_saved");
-        worktree::remove(known, &extras, force).map_err(of(address))?;
+        worktree::remove(&self.git(), known, &extras, force).map_err(of(address))?;
         crash_point("worktree_removed");
         Ok(Some(RemovedWorktree {
             path: known.path.clone(),
@@ -306,7 +361,8 @@ impl Engine {
         removed: &mut Option<RemovedWorktree>,
     ) -> Result<(), EngineError> {
         if let (Some(worktree), Some(removed)) = (&record.worktree, removed) {
-            removed.branch_deleted = worktree::drop_branch(worktree).map_err(of(&record.address))?;
+            removed.branch_deleted =
+                worktree::drop_branch(&self.git(), worktree).map_err(of(&record.address))?;
         }
         Ok(())
     }
@@ -317,9 +373,9 @@ impl Engine {
             return Ok(());
         };
         let file = self.store.folder(&RecordKey::from(&record.address)).join(BUNDLE);
-        worktree::make(known, &file, record.session.is_none()).map_err(of(&record.address))?;
+        worktree::make(&self.git(), known, &file, record.session.is_none()).map_err(of(&record.address))?;
         fsx::remove_file_durable(&file).map_err(crate::store::StoreError::from)?;
-        self.config.extras().bring(known).map_err(of(&record.address))
+        self.extras().bring(known).map_err(of(&record.address))
     }
 
     /// Makes the worktree of a session in the trash again, from its branch or from what was kept of it.
@@ -327,9 +383,9 @@ impl Engine {
         let Some(known) = &record.worktree else {
             return Ok(());
         };
-        worktree::exclude(known, &self.worktree_root());
-        worktree::make(known, saved, true).map_err(of(&record.address))?;
-        self.config.extras().bring(known).map_err(of(&record.address))
+        worktree::exclude(&self.git(), known, &self.worktree_root());
+        worktree::make(&self.git(), known, saved, true).map_err(of(&record.address))?;
+        self.extras().bring(known).map_err(of(&record.address))
     }
 }
 

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::wire::{Header, Report};
 use super::{Exit, GUARD_COMMAND, ProcessError};
+use crate::environment::Environment;
 
 /// The name under which a guard shows in process lists. It holds neither `kugetsu` nor `opencode`, so that a person's
 /// `pkill -9` of either does not take the guard along and leave the tools of a turn behind.
@@ -39,6 +40,8 @@ pub struct Containment {
     /// The mark in the environment ([`super::TURN_ENV`]) of everything that the program starts: the turn's id, or an id
     /// of its own for what must not be ended with a turn.
     pub mark: Uuid,
+    /// All variables that the guard and the program see.
+    pub environment: Environment,
     /// How long after a request to end the tree is killed.
     pub grace: Duration,
 }
@@ -52,9 +55,9 @@ pub struct GuardSpec {
     pub args: Vec<OsString>,
     /// Its working directory.
     pub cwd: PathBuf,
-    /// Variables set on top of our own environment.
+    /// Variables set on top of the environment.
     pub set_env: Vec<(OsString, OsString)>,
-    /// Variables of our own environment that it must not see; they win over `set_env`.
+    /// Variables of the environment that it must not see; they win over `set_env`.
     pub remove_env: Vec<OsString>,
     /// What it reads from its stdin, which ends after it.
     pub stdin: Arc<[u8]>,
@@ -96,6 +99,8 @@ impl GuardSpec {
         })?;
         let mut command = Command::new(&self.containment.guard_program);
         command
+            .env_clear()
+            .envs(self.containment.environment.variables())
             .arg0(GUARD_NAME)
             .arg(GUARD_COMMAND)
             .arg(self.containment.mark.to_string())

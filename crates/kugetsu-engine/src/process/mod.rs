@@ -38,6 +38,7 @@ pub use guard::guard_main;
 pub use guarded::Guarded;
 pub use identity::{Liveness, current, identity_of, is_alive, terminate};
 pub use launch::{Containment, GuardSpec, Sink};
+pub(crate) use short::run_until_cancelled;
 pub use short::{Output, run_to_end};
 pub use sweep::sweep_marked;
 
@@ -116,6 +117,12 @@ pub enum ProcessError {
         after: Duration,
         /// The end of what it had written to stderr.
         stderr: String,
+    },
+    /// Somebody cancelled a short command, and it was killed.
+    #[error("{program} was cancelled")]
+    Cancelled {
+        /// The program.
+        program: PathBuf,
     },
     /// Processes that neither TERM nor KILL ended.
     #[error("processes that could not be killed: {}", list(.pids))]

@@ -10,9 +10,12 @@ use super::guarded::wake;
 use super::launch::{GuardSpec, ended};
 use super::wire::{Inbox, KILL, Report, TERMINATE};
 use super::{Exit, ProcessError, sweep};
+use crate::cancel::Cancel;
 
 /// How long after its grace period a guard has for killing and for reporting, before it is given up.
 const GUARD_SLACK: Duration = Duration::from_secs(20);
+/// How often it is looked whether somebody cancels.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long the rest of an output is waited for once the tree is gone: only what could not be killed keeps it open.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -31,7 +34,16 @@ pub struct Output {
 
 /// Runs a program under a guard until it and everything below it is gone, at most for `deadline` and then the grace
 /// period. Blocks the thread. Piped output is held in memory: give a file where it may be large.
-pub fn run_to_end(mut spec: GuardSpec, deadline: Duration) -> Result<Output, ProcessError> {
+pub fn run_to_end(spec: GuardSpec, deadline: Duration) -> Result<Output, ProcessError> {
+    run_until_cancelled(spec, deadline, &Cancel::default())
+}
+
+/// [`run_to_end`], unless somebody cancels it: then the program and everything below it is killed at once.
+pub(crate) fn run_until_cancelled(
+    mut spec: GuardSpec,
+    deadline: Duration,
+    cancel: &Cancel,
+) -> Result<Output, ProcessError> {
     let limit = Instant::now() + deadline;
     let header = spec.header()?;
     let (mut command, control) = spec.command()?;
@@ -55,7 +67,7 @@ pub fn run_to_end(mut spec: GuardSpec, deadline: Duration) -> Result<Output, Pro
     let mut phase = Phase::Running;
     let mut until = limit;
     loop {
-        match line.next(until) {
+        match line.next(until.min(Instant::now() + LOOK)) {
             Next::Report(report) => {
                 if std::mem::take(&mut first)
                     && let Err(error) = spec.started(Some(&report))
@@ -66,6 +78,13 @@ pub fn run_to_end(mut spec: GuardSpec, deadline: Duration) -> Result<Output, Pro
                 last = ended(&report).or(last);
             }
             Next::Closed => break,
+            Next::Late if Instant::now() < until => {
+                if cancel.is_set() && matches!(phase, Phase::Running | Phase::Terminating) {
+                    line.ask(KILL);
+                    (phase, until) = (Phase::Killing, Instant::now() + GUARD_SLACK);
+                    wake(Some(guard.id()));
+                }
+            }
             Next::Late => {
                 match phase {
                     Phase::Running => {
@@ -97,6 +116,11 @@ pub fn run_to_end(mut spec: GuardSpec, deadline: Duration) -> Result<Output, Pro
         },
     };
     let stderr = stderr.map(Drain::finish).unwrap_or_default();
+    if !matches!(phase, Phase::Running) && cancel.is_set() {
+        return Err(ProcessError::Cancelled {
+            program: spec.program,
+        });
+    }
     if !matches!(phase, Phase::Running) {
         let stderr = String::from_utf8_lossy(&stderr[stderr.len().saturating_sub(4096)..]).into_owned();
         return Err(ProcessError::Deadline {

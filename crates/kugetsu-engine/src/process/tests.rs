@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::environment::Environment;
 use crate::process::{
     Containment, Exit, GuardSpec, Guarded, Liveness, ProcessError, Sink, current, identity_of, is_alive,
     run_to_end, sweep_marked,
@@ -51,6 +52,7 @@ impl World {
             stdin: Vec::new().into(),
             containment: Containment {
                 guard_program: kugetsu_binary(),
+                environment: Environment::new(std::env::vars_os(), "/".into(), kugetsu_binary()),
                 mark: self.turn,
                 grace: LONG,
             },

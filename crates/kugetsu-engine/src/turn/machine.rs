@@ -503,5 +503,5 @@ fn with_last_words(text: &str, end: &End) -> String {
 }
 
 fn seconds(duration: Duration) -> String {
-    crate::config::print_duration(duration)
+    crate::duration::print_duration(duration)
 }

@@ -20,12 +20,9 @@ pub struct Extras {
 }
 
 impl Extras {
-    /// Reads the two lists, a path a line. `Err` says which path cannot be meant.
-    pub fn parse(copy: &str, link: &str) -> Result<Self, String> {
-        Ok(Self {
-            copy: paths(copy)?,
-            link: paths(link)?,
-        })
+    /// What is copied, and what is linked; see [`parse_extra`].
+    pub fn new(copy: Vec<PathBuf>, link: Vec<PathBuf>) -> Self {
+        Self { copy, link }
     }
 
     /// Brings what the clone has into the worktree.
@@ -59,21 +56,17 @@ impl Extras {
     }
 }
 
-fn paths(list: &str) -> Result<Vec<PathBuf>, String> {
-    list.lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .map(|line| {
-            let path = Path::new(line);
-            let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
-            if plain && !path.starts_with(".git") {
-                // By its components, so that a last `/` means nothing.
-                Ok(path.components().collect())
-            } else {
-                Err(format!("`{line}` is no path below the top of a clone"))
-            }
-        })
-        .collect()
+/// Reads the path of an untracked file below the top of a clone.
+pub fn parse_extra(path: &str) -> Result<PathBuf, String> {
+    let parts = Path::new(path);
+    let plain = parts
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)));
+    if plain && !parts.starts_with(".git") {
+        // By its components, so that a last `/` means nothing.
+        return Ok(parts.components().collect());
+    }
+    Err(format!("`{path}` is not a path below the top of a clone"))
 }
 
 /// Where from and where to, if there is something to bring and nothing there.

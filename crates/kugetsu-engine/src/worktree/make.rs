@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::WorktreeError;
-use super::git::{Git, Listed};
 use super::save::Bundle;
 use crate::fsx;
+use crate::git::{Git, GitRunner, Listed};
 use kugetsu_api::Worktree;
 
 /// How long a `git worktree add` that lost its kugetsu may still take before its worktree is taken for dead.
@@ -46,9 +46,9 @@ pub enum Made {
 
 /// Decides where the worktree will be, on which branch, from which commit; refuses what is somebody else's. Changes
 /// nothing.
-pub fn plan(wish: &Wish<'_>) -> Result<Worktree, WorktreeError> {
-    let repo_dir = top_of(wish.directory)?;
-    let git = Git::at(&repo_dir);
+pub(crate) fn plan(runner: &GitRunner, wish: &Wish<'_>) -> Result<Worktree, WorktreeError> {
+    let repo_dir = top_of(runner, wish.directory)?;
+    let git = runner.at(&repo_dir);
     let path = real(&repo_dir.join(wish.root)).join(wish.key);
     let branch = branch_name(&git, wish.branch)?;
     let Some(from) = git.commit(wish.from)? else {
@@ -100,7 +100,12 @@ fn base_branch(git: &Git, name: &str) -> Result<Option<String>, WorktreeError> {
 
 /// Makes the worktree that a record names, or finds it. `saved`: the file that [`save`](super::save()) wrote, if there
 /// is one. `new`: it may begin anew at its base commit where its branch is gone.
-pub fn make(worktree: &Worktree, saved: &Path, new: bool) -> Result<Made, WorktreeError> {
+pub(crate) fn make(
+    runner: &GitRunner,
+    worktree: &Worktree,
+    saved: &Path,
+    new: bool,
+) -> Result<Made, WorktreeError> {
     let Worktree {
         path,
         branch,
@@ -116,7 +121,7 @@ pub fn make(worktree: &Worktree, saved: &Path, new: bool) -> Result<Made, Worktr
             hint: "bring it back, or forget the session: kugetsu destroy".to_owned(),
         });
     }
-    let git = Git::at(repo_dir);
+    let git = runner.at(repo_dir);
     let mut all = settled(&git, path)?;
     if all.iter().any(|one| one.path == *path) && is_there(path) {
         return Ok(Made::Stood);
@@ -186,12 +191,12 @@ pub fn make(worktree: &Worktree, saved: &Path, new: bool) -> Result<Made, Worktr
 }
 
 /// Whether a worktree stands at this path, as far as one look tells.
-pub fn is_there(path: &Path) -> bool {
+pub(crate) fn is_there(path: &Path) -> bool {
     path.join(".git").symlink_metadata().is_ok()
 }
 
 /// The folder in the worktree that a folder of the clone, or of the worktree itself, corresponds to.
-pub fn directory_in(worktree: &Worktree, directory: &Path) -> PathBuf {
+pub(crate) fn directory_in(worktree: &Worktree, directory: &Path) -> PathBuf {
     let directory = real(directory);
     let below = directory
         .strip_prefix(&worktree.path)
@@ -206,8 +211,8 @@ pub fn directory_in(worktree: &Worktree, directory: &Path) -> PathBuf {
 }
 
 /// The top folder of the clone.
-fn top_of(directory: &Path) -> Result<PathBuf, WorktreeError> {
-    let said = Git::at(directory).ask(["rev-parse", "--show-toplevel"])?;
+fn top_of(runner: &GitRunner, directory: &Path) -> Result<PathBuf, WorktreeError> {
+    let said = runner.at(directory).ask(["rev-parse", "--show-toplevel"])?;
     if said.ok && !said.text().is_empty() {
         return Ok(said.text().into());
     }
@@ -333,13 +338,13 @@ fn settled(git: &Git, path: &Path) -> Result<Vec<Listed>, WorktreeError> {
 
 /// Keeps the folder of all worktrees, where it is inside the clone, out of its `git status`, without touching a file
 /// that git tracks. Where that cannot be, there is no harm but noise.
-pub fn exclude(worktree: &Worktree, root: &Path) {
-    if let Err(error) = add_exclude(worktree, root) {
+pub(crate) fn exclude(runner: &GitRunner, worktree: &Worktree, root: &Path) {
+    if let Err(error) = add_exclude(runner, worktree, root) {
         tracing::warn!("{} stays in git status: {error}", root.display());
     }
 }
 
-fn add_exclude(worktree: &Worktree, root: &Path) -> Result<(), WorktreeError> {
+fn add_exclude(runner: &GitRunner, worktree: &Worktree, root: &Path) -> Result<(), WorktreeError> {
     let repo_dir = &worktree.repo_dir;
     let root = real(&repo_dir.join(root));
     let excluded = if root == *repo_dir { &worktree.path } else { &root };
@@ -347,7 +352,9 @@ fn add_exclude(worktree: &Worktree, root: &Path) -> Result<(), WorktreeError> {
         return Ok(());
     };
     let line = format!("/{}/", below.to_string_lossy());
-    let common = Git::at(repo_dir).run(["rev-parse", "--path-format=absolute", "--git-common-dir"])?;
+    let common = runner
+        .at(repo_dir)
+        .run(["rev-parse", "--path-format=absolute", "--git-common-dir"])?;
     let info = PathBuf::from(common.text()).join("info");
     let file = info.join("exclude");
     let known = std::fs::read_to_string(&file).unwrap_or_default();

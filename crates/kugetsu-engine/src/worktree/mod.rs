@@ -5,7 +5,6 @@
 //! at any point between. What is nowhere else is [`save`]d before it is removed, and [`make`] finds it again.
 
 mod files;
-mod git;
 mod make;
 mod rebase;
 mod remove;
@@ -13,27 +12,24 @@ mod save;
 
 use std::path::PathBuf;
 
-pub use files::Extras;
-pub use make::{Made, Wish, directory_in, exclude, is_there, make, plan};
-pub use rebase::{Rebased, rebase};
-pub use remove::{drop_branch, remove};
-pub use save::{Risk, Saved, risk, save};
+pub use files::{Extras, parse_extra};
+pub use make::{Made, Wish};
+pub(crate) use make::{directory_in, exclude, is_there, make, plan};
+pub use rebase::Rebased;
+pub(crate) use rebase::rebase;
+pub(crate) use remove::{drop_branch, remove};
+pub use save::{Risk, Saved};
+pub(crate) use save::{risk, save};
 
 use crate::fsx::FsError;
+use crate::git::GitError;
 
 /// Why there is no worktree, or why it stays.
 #[derive(Debug, thiserror::Error)]
 pub enum WorktreeError {
     /// git refused, could not be run or took too long.
-    #[error("git {command} failed in {}: {problem}", .folder.display())]
-    Git {
-        /// The subcommand.
-        command: String,
-        /// Where.
-        folder: PathBuf,
-        /// What it said.
-        problem: String,
-    },
+    #[error(transparent)]
+    Git(#[from] GitError),
     /// There can be no worktree so.
     #[error("{problem}")]
     Refused {
@@ -71,7 +67,7 @@ impl WorktreeError {
             Self::AtRisk { .. } => Some(
                 "commit and push it; or remove it with --force, which keeps a copy in the trash".to_owned(),
             ),
-            Self::Git { .. } | Self::File(_) => None,
+            Self::Git(_) | Self::File(_) => None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Rebasing an issue's branch onto the branch that it began at.
 
 use super::WorktreeError;
-use super::git::{Git, last_words};
+use crate::git::{Git, GitError, GitRunner, last_words};
 use kugetsu_api::Worktree;
 
 /// What git keeps in a worktree's folder while a person or an agent is in the middle of something.
@@ -27,9 +27,9 @@ pub enum Rebased {
 /// Rebases the worktree's branch onto its base branch, or, where it began at no branch, onto what its clone has checked
 /// out; that branch's name, or the commit, and what came of it. Nothing is fetched. After conflicts everything is as it
 /// was before.
-pub fn rebase(worktree: &Worktree) -> Result<(String, Rebased), WorktreeError> {
-    let (onto, commit) = base(worktree)?;
-    let here = Git::at(&worktree.path);
+pub(crate) fn rebase(runner: &GitRunner, worktree: &Worktree) -> Result<(String, Rebased), WorktreeError> {
+    let (onto, commit) = base(runner, worktree)?;
+    let here = runner.at(&worktree.path);
     refuse_unfinished(&here, worktree)?;
     let dirty = here.ask(["status", "--porcelain", "--untracked-files=no"])?;
     if !dirty.ok || !dirty.text().is_empty() {
@@ -45,14 +45,23 @@ pub fn rebase(worktree: &Worktree) -> Result<(String, Rebased), WorktreeError> {
     {
         return Ok((onto, Rebased::UpToDate));
     }
-    let rebase = here.ask(["rebase", commit.as_str()])?;
-    if rebase.ok {
-        return Ok((onto, Rebased::Onto(commit)));
-    }
-    let failed = |problem| WorktreeError::Git {
-        command: "rebase".to_owned(),
-        folder: worktree.path.clone(),
-        problem,
+    let rebase = match here.ask(["rebase", commit.as_str()]) {
+        Ok(rebase) if rebase.ok => return Ok((onto, Rebased::Onto(commit))),
+        Ok(rebase) => rebase,
+        Err(error) => {
+            let here = here.uncancellable();
+            if unfinished(&here)?.is_some() {
+                here.ask(["rebase", "--abort"])?;
+            }
+            return Err(error.into());
+        }
+    };
+    let failed = |problem| {
+        WorktreeError::Git(GitError {
+            command: "rebase".to_owned(),
+            folder: worktree.path.clone(),
+            problem,
+        })
     };
     let files = here.ask(["diff", "--name-only", "--diff-filter=U"])?.text();
     if unfinished(&here)?.is_some() {
@@ -75,8 +84,8 @@ pub fn rebase(worktree: &Worktree) -> Result<(String, Rebased), WorktreeError> {
 }
 
 /// What a worktree is rebased onto, by name and by commit.
-fn base(worktree: &Worktree) -> Result<(String, String), WorktreeError> {
-    let clone = Git::at(&worktree.repo_dir);
+fn base(runner: &GitRunner, worktree: &Worktree) -> Result<(String, String), WorktreeError> {
+    let clone = runner.at(&worktree.repo_dir);
     let Some(branch) = &worktree.base_branch else {
         let commit = clone.run(["rev-parse", "--verify", "HEAD^{commit}"])?.text();
         let branch = clone.ask(["symbolic-ref", "--quiet", "--short", "HEAD"])?;

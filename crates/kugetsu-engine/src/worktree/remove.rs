@@ -3,20 +3,25 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use super::git::Git;
 use super::save;
 use super::{Extras, WorktreeError, is_there};
 use crate::fsx;
+use crate::git::GitRunner;
 use kugetsu_api::Worktree;
 
 /// Removes the worktree; its branch stays. Without `force`, git itself refuses one that is not clean. One that is
 /// gone already is no fault.
-pub fn remove(worktree: &Worktree, extras: &Extras, force: bool) -> Result<(), WorktreeError> {
+pub(crate) fn remove(
+    runner: &GitRunner,
+    worktree: &Worktree,
+    extras: &Extras,
+    force: bool,
+) -> Result<(), WorktreeError> {
     let path = &worktree.path;
     if !worktree.repo_dir.is_dir() {
         return Ok(());
     }
-    let git = Git::at(&worktree.repo_dir);
+    let git = runner.at(&worktree.repo_dir);
     let registered = git.worktrees()?.iter().any(|one| one.path == *path);
     if registered {
         let mut args: Vec<&OsStr> = vec!["worktree".as_ref(), "remove".as_ref()];
@@ -24,7 +29,7 @@ pub fn remove(worktree: &Worktree, extras: &Extras, force: bool) -> Result<(), W
             // Twice: one that is locked as well.
             args.extend([OsStr::new("--force"); 2]);
         } else {
-            save::take_back(worktree, extras)?;
+            save::take_back(runner, worktree, extras)?;
         }
         args.push(path.as_os_str());
         git.run(args)?;
@@ -35,11 +40,11 @@ pub fn remove(worktree: &Worktree, extras: &Extras, force: bool) -> Result<(), W
 
 /// Deletes the branch, whose commits must be kept or merged; whether it is gone. One that is checked out elsewhere
 /// stays.
-pub fn drop_branch(worktree: &Worktree) -> Result<bool, WorktreeError> {
+pub(crate) fn drop_branch(runner: &GitRunner, worktree: &Worktree) -> Result<bool, WorktreeError> {
     if !worktree.repo_dir.is_dir() {
         return Ok(false);
     }
-    let git = Git::at(&worktree.repo_dir);
+    let git = runner.at(&worktree.repo_dir);
     if git.branch(&worktree.branch)?.is_none() {
         return Ok(true);
     }

@@ -7,9 +7,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use super::git::Git;
 use super::{Extras, WorktreeError, is_there};
 use crate::fsx;
+use crate::git::{Git, GitRunner};
 use kugetsu_api::Worktree;
 
 /// Where the commit of what was not committed is kept while it is packed or unpacked.
@@ -73,19 +73,19 @@ pub struct Saved {
 }
 
 /// Looks for what would be lost with the worktree.
-pub fn risk(worktree: &Worktree, extras: &Extras) -> Result<Risk, WorktreeError> {
+pub(crate) fn risk(runner: &GitRunner, worktree: &Worktree, extras: &Extras) -> Result<Risk, WorktreeError> {
     if !worktree.repo_dir.is_dir() {
         return Ok(Risk::default());
     }
     let stands = is_there(&worktree.path);
     let mut risk = Risk::default();
     if stands {
-        risk.files = changes(worktree, extras)?
+        risk.files = changes(runner, worktree, extras)?
             .into_iter()
             .map(|change| change.path)
             .collect();
     }
-    let git = Git::at(if stands {
+    let git = runner.at(if stands {
         &worktree.path
     } else {
         &worktree.repo_dir
@@ -100,7 +100,7 @@ pub fn risk(worktree: &Worktree, extras: &Extras) -> Result<Risk, WorktreeError>
     }
     args.extend(["--not", "--remotes"].map(str::to_owned));
     args.extend(git.commit(&worktree.base_commit)?);
-    args.extend(Git::at(&worktree.repo_dir).commit("HEAD")?);
+    args.extend(runner.at(&worktree.repo_dir).commit("HEAD")?);
     args.push("--".to_owned());
     let count = git.run(args)?.text();
     // A number that cannot be read must not count as nothing.
@@ -115,8 +115,8 @@ struct Change {
     submodule: bool,
 }
 
-fn changes(worktree: &Worktree, extras: &Extras) -> Result<Vec<Change>, WorktreeError> {
-    let said = Git::at(&worktree.path).run([
+fn changes(runner: &GitRunner, worktree: &Worktree, extras: &Extras) -> Result<Vec<Change>, WorktreeError> {
+    let said = runner.at(&worktree.path).run([
         "status",
         "--porcelain=v2",
         "-z",
@@ -151,8 +151,14 @@ fn changes(worktree: &Worktree, extras: &Extras) -> Result<Vec<Change>, Worktree
 
 /// Takes the untracked files that were brought, and that nobody has changed, away again, so that git finds the
 /// worktree clean.
-pub(super) fn take_back(worktree: &Worktree, extras: &Extras) -> Result<(), WorktreeError> {
-    let said = Git::at(&worktree.path).run(["ls-files", "--others", "--exclude-standard", "-z"])?;
+pub(super) fn take_back(
+    runner: &GitRunner,
+    worktree: &Worktree,
+    extras: &Extras,
+) -> Result<(), WorktreeError> {
+    let said = runner
+        .at(&worktree.path)
+        .run(["ls-files", "--others", "--exclude-standard", "-z"])?;
     for name in said.stdout.split(|&byte| byte == 0) {
         let name = Path::new(OsStr::from_bytes(name));
         if !name.as_os_str().is_empty() && extras.brought(worktree, name) {
@@ -164,8 +170,13 @@ pub(super) fn take_back(worktree: &Worktree, extras: &Extras) -> Result<(), Work
 
 /// Keeps what the worktree and its branch have beyond the base commit in the file `to`, which is replaced. Where
 /// there is nothing to keep, no file is written, and an older one stays.
-pub fn save(worktree: &Worktree, extras: &Extras, to: &Path) -> Result<Saved, WorktreeError> {
-    let git = Git::at(&worktree.repo_dir);
+pub(crate) fn save(
+    runner: &GitRunner,
+    worktree: &Worktree,
+    extras: &Extras,
+    to: &Path,
+) -> Result<Saved, WorktreeError> {
+    let git = runner.at(&worktree.repo_dir);
     let mut saved = Saved::default();
     if !worktree.repo_dir.is_dir() {
         return Ok(saved);
@@ -178,7 +189,7 @@ pub fn save(worktree: &Worktree, extras: &Extras, to: &Path) -> Result<Saved, Wo
         saved.branch = true;
         refs.push(format!("refs/heads/{}", worktree.branch));
     }
-    let packed = match commit_changes(worktree, extras, to)? {
+    let packed = match commit_changes(runner, worktree, extras, to)? {
         Some(commit) => {
             let name = format!("{SAVED}{}", uuid::Uuid::new_v4().simple());
             git.run(["update-ref", &name, &commit])?;
@@ -229,6 +240,7 @@ fn write(git: &Git, refs: &[String], base: Option<&str>, to: &Path) -> Result<()
 /// A commit on top of the worktree's head with all that is not committed; the worktree and its index stay as they
 /// are. None where there is nothing.
 fn commit_changes(
+    runner: &GitRunner,
     worktree: &Worktree,
     extras: &Extras,
     beside: &Path,
@@ -236,8 +248,8 @@ fn commit_changes(
     if !is_there(&worktree.path) {
         return Ok(None);
     }
-    let found = changes(worktree, extras)?;
-    let git = Git::at(&worktree.path);
+    let found = changes(runner, worktree, extras)?;
+    let git = runner.at(&worktree.path);
     let head = git.commit("HEAD")?;
     let tip = git.branch(&worktree.branch)?;
     if found.is_empty() && head == tip {
@@ -372,7 +384,8 @@ impl Bundle {
         for name in self.heads.iter().filter(|name| name.starts_with(SAVED)) {
             self.fetch(git, name)?;
             let source = format!("--source={name}");
-            Git::at(&worktree.path).run(["restore", &source, "--worktree", "--", ":/"])?;
+            git.at(&worktree.path)
+                .run(["restore", &source, "--worktree", "--", ":/"])?;
             git.run(["update-ref", "-d", name])?;
         }
         Ok(())

@@ -6,19 +6,25 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::environment::Environment;
 use crate::opencode::{OpencodeError, Search, Version, find, probe};
 
 /// A folder with programs, and a search in it.
 struct Place {
     root: tempfile::TempDir,
     cache: PathBuf,
+    environment: Environment,
 }
 
 impl Place {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let cache = root.path().join("cache/opencode.json");
-        Self { root, cache }
+        Self {
+            root,
+            cache,
+            environment: Environment::default(),
+        }
     }
 
     /// A search that finds nothing.
@@ -30,6 +36,7 @@ impl Place {
             home: Path::new("/home/dev"),
             xdg_data_home: None,
             opencode_db: None,
+            environment: &self.environment,
             cache_file: &self.cache,
         }
     }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::environment::Environment;
 use crate::opencode::{
     Database, OpencodeError, RunEvent, RunEventKind, RunLine, Search, SessionPatch, agent_rules_args,
     parse_agent_rules, parse_line, probe, prompt_matches,
@@ -134,6 +135,7 @@ on_both_versions! {
         let path = std::env::join_paths([modules.join(".bin"), "/usr/bin".into(), "/bin".into()]).unwrap();
         let home = world.home();
         let cache = world.kugetsu_home().join("cache/opencode.json");
+        let environment = Environment::default();
         let search = Search {
             configured: None,
             env_override: None,
@@ -141,6 +143,7 @@ on_both_versions! {
             home: &home,
             xdg_data_home: None,
             opencode_db: None,
+            environment: &environment,
             cache_file: &cache,
         };
         let found = probe(&search).unwrap();

@@ -8,16 +8,18 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{Delivery, Mode, TurnSubject, aside_unless_interrupted};
+use super::{Delivery, Mode, TurnSubject};
 use crate::fsx::crash_point;
 use crate::opencode::Opencode;
 use crate::operations::hooks::HookPoint;
 use crate::operations::recover::was_prompted;
-use crate::operations::request::{TransportChoice, TurnRequest};
+use crate::operations::request::TurnRequest;
 use crate::operations::{Engine, EngineError, pending, read_database};
 use crate::store::{Holder, Lease, LeaseError};
 use crate::turn::{Interrupt, Responder};
-use kugetsu_api::{BaseRecord, SCHEMA, SessionRecord, Totals, TransportKind, TurnRecord, Verdict};
+use kugetsu_api::{
+    BaseRecord, SCHEMA, SessionRecord, Totals, TransportChoice, TransportKind, TurnRecord, Verdict,
+};
 
 /// How often a lease that somebody else holds is tried.
 const LEASE_LOOK: Duration = Duration::from_millis(50);
@@ -57,26 +59,19 @@ impl Engine {
         let lease = Arc::new(lease);
         crash_point("turn_leased");
         let found = {
-            let (engine, lease, request) = (Arc::clone(&self), Arc::clone(&lease), Arc::clone(&request));
-            let mut interrupts_of_database = interrupts.clone();
-            let opencode = {
-                let engine = Arc::clone(&engine);
-                aside_unless_interrupted(interrupts, move || engine.opencode()).await??
-            };
-            let record = {
-                let (engine, request) = (Arc::clone(&engine), Arc::clone(&request));
-                aside_unless_interrupted(interrupts, move || engine.store.session_record(&request.address))
-                    .await??
-            };
+            let address = request.address.clone();
+            let looked =
+                move |engine: &Self| Ok((engine.opencode()?, engine.store.session_record(&address)?));
+            let (opencode, record) = self.interruptible(interrupts, looked).await?;
             if record.as_ref().is_some_and(|record| record.fork.is_some()) {
                 // Its fork, once found, is given its policy.
-                self.database_writable(&opencode, &mut interrupts_of_database)
-                    .await?;
+                self.database_writable(&opencode, interrupts).await?;
             }
-            aside_unless_interrupted(interrupts, move || {
+            let (lease, request) = (Arc::clone(&lease), Arc::clone(&request));
+            self.interruptible(interrupts, move |engine| {
                 engine.found_under_lease(&request, &lease, opencode, record)
             })
-            .await??
+            .await?
         };
         let Found {
             opencode,
@@ -136,10 +131,10 @@ impl Engine {
         let asked = Instant::now();
         let mut first = true;
         loop {
-            let (engine, request) = (Arc::clone(self), Arc::clone(request));
+            let request = Arc::clone(request);
             let nobody_asks = *interrupts.borrow() == Interrupt::None;
             let check = std::mem::take(&mut first);
-            let attempt = move || -> Result<Option<Lease>, EngineError> {
+            let attempt = move |engine: &Self| {
                 // A turn that is asked for again is no mistake; what is found under the lease decides.
                 if check && request.turn.is_none() {
                     let record = engine.store.session_record(&request.address)?;
@@ -155,7 +150,7 @@ impl Engine {
                     other => Ok(Some(other?)),
                 }
             };
-            if let Some(lease) = aside_unless_interrupted(interrupts, attempt).await?? {
+            if let Some(lease) = self.interruptible(interrupts, attempt).await? {
                 return Ok(lease);
             }
             tokio::select! {

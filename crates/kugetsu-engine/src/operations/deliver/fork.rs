@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
-use super::{Delivery, TurnSubject, aside_unless_interrupted, unless_interrupted};
+use super::{Delivery, TurnSubject, unless_interrupted};
 use crate::aside::aside;
 use crate::fsx::crash_point;
 use crate::opencode::{Database, DatabaseError, Opencode, Server, SessionPatch};
@@ -53,27 +53,27 @@ impl Delivery {
         let ahead = aside_of_run || kind == TransportKind::Serve;
         let asked = Instant::now();
         loop {
-            let (engine, sha256) = (Arc::clone(&self.engine), prompt_sha256.clone());
-            let attempt = move || {
-                if ahead {
+            let sha256 = prompt_sha256.clone();
+            let attempt = move |engine: &Engine| {
+                let lock = if ahead {
                     // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
                     // of the journal that is older than it.
                     engine.store.fork_lock(Duration::ZERO)
                 } else {
                     // Its fork is known by its prompt alone.
                     engine.store.prompt_lock(&sha256, Duration::ZERO)
-                }
+                };
+                Ok(lock?)
             };
-            match aside_unless_interrupted(interrupts, attempt).await? {
+            match self.engine.interruptible(interrupts, attempt).await {
                 Ok(lock) => {
                     self.fork_lock = Some(lock);
                     break;
                 }
-                Err(error) if !error.is_temporary() || asked.elapsed() > FORK_WAIT => {
-                    return Err(error.into());
-                }
-                Err(_) => unless_interrupted(interrupts, tokio::time::sleep(LOCK_LOOK)).await?,
+                Err(EngineError::Store(error)) if error.is_temporary() && asked.elapsed() <= FORK_WAIT => {}
+                Err(error) => return Err(error),
             }
+            unless_interrupted(interrupts, tokio::time::sleep(LOCK_LOOK)).await?;
         }
         let TurnSubject::Session(record) = &mut self.subject else {
             return Err(EngineError::Internal("a base is not forked from another one"));
@@ -148,8 +148,10 @@ impl Engine {
         interrupts: &mut watch::Receiver<Interrupt>,
     ) -> Result<(), EngineError> {
         let (path, wait) = (opencode.database.clone(), self.database_wait());
-        let writable = move || Database::open_write(&path, wait)?.wait_until_writable();
-        Ok(aside_unless_interrupted(interrupts, writable).await??)
+        self.interruptible(interrupts, move |_| {
+            Ok(Database::open_write(&path, wait)?.wait_until_writable()?)
+        })
+        .await
     }
 
     /// The same before opencode itself is to write. Whatever else is wrong with the database, opencode says; where there is

@@ -16,6 +16,7 @@ mod run;
 mod subject;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -24,6 +25,7 @@ use uuid::Uuid;
 use super::request::{Mode, TurnOptions, TurnReport, TurnRequest};
 use super::{Engine, EngineError};
 use crate::aside::aside;
+use crate::cancel::Cancel;
 use crate::opencode::Opencode;
 use crate::permission::Rule;
 use crate::store::{Lease, Lock};
@@ -124,11 +126,38 @@ pub(super) async fn unless_interrupted<F: Future>(
     }
 }
 
-/// [`aside`] for as long as nobody wants the turn to end. What was begun goes on to its end all the same; only for work
-/// that may be done again, or found half done, by the next command.
-pub(super) async fn aside_unless_interrupted<T: Send + 'static>(
-    interrupts: &mut watch::Receiver<Interrupt>,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, EngineError> {
-    unless_interrupted(interrupts, aside(work)).await
+/// How long work that was interrupted has to end by itself, before it is left to the next command.
+const TO_END: Duration = Duration::from_millis(500);
+
+impl Engine {
+    /// Runs blocking work aside of the event loop until it is done or somebody interrupts. The work gets an engine of its
+    /// own, whose git is ended by the interrupt.
+    ///
+    /// Interrupted work that does not end soon goes on, with all that it holds, and its result is lost. So this is only for
+    /// work that may be done again, or found half done, by the next command.
+    pub async fn interruptible<T: Send + 'static>(
+        &self,
+        interrupts: &mut watch::Receiver<Interrupt>,
+        work: impl FnOnce(&Self) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let asked = *interrupts.borrow();
+        if asked != Interrupt::None {
+            return Err(EngineError::Interrupted(asked));
+        }
+        let cancel = Cancel::default();
+        let engine = Self {
+            cancel: cancel.clone(),
+            ..self.clone()
+        };
+        let mut work = std::pin::pin!(aside(move || work(&engine)));
+        let asked = tokio::select! {
+            done = &mut work => return done,
+            asked = interrupted(interrupts) => asked,
+        };
+        cancel.set();
+        match tokio::time::timeout(TO_END, work).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(_)) | Err(_) => Err(EngineError::Interrupted(asked)),
+        }
+    }
 }

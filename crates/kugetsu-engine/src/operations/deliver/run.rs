@@ -10,7 +10,6 @@ use super::{Closed, Delivery, unless_interrupted};
 use crate::aside::aside;
 use crate::fsx::crash_point;
 use crate::opencode::{Launch, Secrets};
-use crate::operations::request::TransportChoice;
 use crate::operations::{DEBUG_LOG, EngineError};
 use crate::process;
 use crate::redact::Redactor;
@@ -18,7 +17,7 @@ use crate::transport::{Connector, Target, TransportError, TurnLink, TurnSpec};
 use crate::turn::status::StatusWriter;
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
 use crate::turn::{self, ForkKeeper, Interrupt, Turn};
-use kugetsu_api::{LiveTurn, SessionId, TransportKind};
+use kugetsu_api::{LiveTurn, SessionId, TransportChoice, TransportKind};
 
 /// opencode within reach, for one turn.
 struct Connected {
@@ -88,7 +87,7 @@ impl Delivery {
                 directory: self.subject.directory().to_owned(),
                 rules: Some(self.rules.clone()),
                 debug_log: self.options.debug.then(|| folder.join(DEBUG_LOG)),
-                ready: self.engine.config.duration("ready_timeout"),
+                ready: self.engine.settings.ready_timeout,
                 secrets: self
                     .responder
                     .answers

@@ -1,0 +1,288 @@
+//! The only place that runs git: it never asks, never waits for ever, can be ended, and speaks the same words in every
+//! locale.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cancel::Cancel;
+use crate::environment::Environment;
+use crate::process::{self, Containment, GuardSpec, ProcessError, Sink};
+use uuid::Uuid;
+
+/// How long one git may take. The checkout of a large repository takes the longest.
+const LIMIT: Duration = Duration::from_mins(10);
+/// How long another git's worktree may be half made.
+const HALF_MADE: Duration = Duration::from_secs(5);
+/// How often a half made worktree is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long a git that took too long has to end.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A git that failed, could not be run, took too long or was cancelled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("git {command} failed in {}: {problem}", .folder.display())]
+pub struct GitError {
+    /// The subcommand.
+    pub command: String,
+    /// Where.
+    pub folder: PathBuf,
+    /// What it said.
+    pub problem: String,
+}
+
+/// Runs git in the environment of a request, until somebody cancels it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GitRunner {
+    environment: Environment,
+    cancel: Cancel,
+}
+
+impl GitRunner {
+    pub(crate) fn new(environment: Environment, cancel: Cancel) -> Self {
+        Self { environment, cancel }
+    }
+
+    /// git in this folder.
+    pub(crate) fn at(&self, folder: &Path) -> Git {
+        Git {
+            runner: self.clone(),
+            folder: folder.to_owned(),
+            variables: Vec::new(),
+        }
+    }
+}
+
+/// git in one folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Git {
+    runner: GitRunner,
+    folder: PathBuf,
+    variables: Vec<(&'static str, OsString)>,
+}
+
+/// What git printed, and whether it exited with 0.
+pub(crate) struct GitOutput {
+    pub(crate) ok: bool,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl GitOutput {
+    /// The output without its last line end.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout)
+            .trim_end_matches('\n')
+            .to_owned()
+    }
+}
+
+impl Git {
+    /// git in another folder.
+    pub(crate) fn at(&self, folder: &Path) -> Self {
+        self.runner.at(folder)
+    }
+
+    /// The same, which nobody can cancel: for what must be taken back after a cancelled command.
+    pub(crate) fn uncancellable(mut self) -> Self {
+        self.runner.cancel = Cancel::default();
+        self
+    }
+
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.variables.push((name, value.into()));
+        self
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Runs git, whatever its exit status. Many commands look at every worktree, and another git may be making one at this
+    /// moment, whose file `commondir` is there and empty: git gives up on it, and succeeds a moment later.
+    pub(crate) fn ask<A: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+    ) -> Result<GitOutput, GitError> {
+        let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        let end = Instant::now() + HALF_MADE;
+        loop {
+            let output = self.ask_once(&args)?;
+            let half_made = !output.ok
+                && last_words(&output.stderr).starts_with("failed to read ")
+                && output.stderr.contains("/commondir");
+            if !half_made || Instant::now() >= end {
+                return Ok(output);
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn ask_once(&self, args: &[OsString]) -> Result<GitOutput, GitError> {
+        let cancelled = || self.error(args, "it was cancelled".to_owned());
+        if self.runner.cancel.is_set() {
+            return Err(cancelled());
+        }
+        let ended = process::run_until_cancelled(self.spec(args), LIMIT, &self.runner.cancel);
+        match ended {
+            Ok(output) => Ok(GitOutput {
+                ok: output.exit.success(),
+                stdout: output.stdout,
+                stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            }),
+            Err(ProcessError::Cancelled { .. }) => Err(cancelled()),
+            Err(ProcessError::Deadline { .. }) => {
+                Err(self.error(args, format!("it did not end within {} s", LIMIT.as_secs())))
+            }
+            Err(ProcessError::Start { reason, .. }) => Err(self.error(args, reason)),
+            Err(error) => Err(self.error(args, error.to_string())),
+        }
+    }
+
+    /// git under a guard. What a repository's configuration may make git run is to be hardened here.
+    fn spec(&self, args: &[OsString]) -> GuardSpec {
+        let fixed = [
+            ("LC_ALL", "C"),
+            ("GIT_TERMINAL_PROMPT", "0"),
+            // A look must not write into the index.
+            ("GIT_OPTIONAL_LOCKS", "0"),
+        ];
+        let fixed = fixed.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let own = self.variables.iter();
+        let own = own.map(|(name, value)| (OsString::from(name), value.clone()));
+        // A git that runs us from one of its hooks sets some, which would lead ours to the wrong repository.
+        let foreign = self.runner.environment.variables().map(|(name, _)| name);
+        let foreign =
+            foreign.filter(|name| name.as_encoded_bytes().starts_with(b"GIT_") && !is_of_user(name));
+        let set_env: Vec<_> = fixed.into_iter().chain(own).collect();
+        let set = |name: &OsString| set_env.iter().any(|(set, _)| set == name);
+        GuardSpec {
+            program: "git".into(),
+            args: args.to_vec(),
+            cwd: self.folder.clone(),
+            remove_env: foreign.filter(|name| !set(name)).cloned().collect(),
+            set_env,
+            stdin: Arc::from([]),
+            containment: Containment {
+                guard_program: self.runner.environment.program().to_owned(),
+                environment: self.runner.environment.clone(),
+                mark: Uuid::now_v7(),
+                grace: GRACE,
+            },
+            stdout: Sink::Piped,
+            stderr: Sink::Piped,
+        }
+    }
+
+    fn error(&self, args: &[OsString], problem: String) -> GitError {
+        GitError {
+            command: subcommand(args),
+            folder: self.folder.clone(),
+            problem,
+        }
+    }
+
+    /// Runs git; an error unless it exits with 0.
+    pub(crate) fn run<A: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+    ) -> Result<GitOutput, GitError> {
+        let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        let said = self.ask(&args)?;
+        if said.ok {
+            return Ok(said);
+        }
+        Err(self.error(&args, last_words(&said.stderr)))
+    }
+
+    /// The commit that a name stands for.
+    pub(crate) fn commit(&self, name: &str) -> Result<Option<String>, GitError> {
+        let name = format!("{name}^{{commit}}");
+        let said = self.ask(["rev-parse", "--verify", "--quiet", "--end-of-options", &name])?;
+        Ok(said.ok.then(|| said.text()))
+    }
+
+    /// The commit that a branch stands at.
+    pub(crate) fn branch(&self, name: &str) -> Result<Option<String>, GitError> {
+        self.commit(&format!("refs/heads/{name}"))
+    }
+
+    /// The worktrees of this repository, the main one first.
+    pub(crate) fn worktrees(&self) -> Result<Vec<Listed>, GitError> {
+        let said = self.run(["worktree", "list", "--porcelain", "-z"])?;
+        Ok(listed(&said.text()))
+    }
+}
+
+/// A line of `git worktree list`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) path: PathBuf,
+    /// Without `refs/heads/`; none where the head is detached.
+    pub(crate) branch: Option<String>,
+    /// Why it is locked.
+    pub(crate) locked: Option<String>,
+}
+
+fn listed(text: &str) -> Vec<Listed> {
+    let mut all: Vec<Listed> = Vec::new();
+    for field in text.split('\0') {
+        let (word, rest) = field.split_once(' ').unwrap_or((field, ""));
+        match (word, all.last_mut()) {
+            ("worktree", _) => all.push(Listed {
+                path: rest.into(),
+                ..Listed::default()
+            }),
+            ("branch", Some(last)) => {
+                last.branch = rest.strip_prefix("refs/heads/").map(str::to_owned);
+            }
+            ("locked", Some(last)) => last.locked = Some(rest.to_owned()),
+            _ => {}
+        }
+    }
+    all
+}
+
+/// The variables of git that are the user's own settings, and lead to no repository.
+fn is_of_user(name: &OsStr) -> bool {
+    const OF_USER: [&str; 7] = [
+        "GIT_ASKPASS",
+        "GIT_AUTHOR_",
+        "GIT_COMMITTER_",
+        "GIT_CONFIG_",
+        "GIT_EXEC_PATH",
+        "GIT_SSH",
+        "GIT_TRACE",
+    ];
+    name != "GIT_CONFIG_PARAMETERS"
+        && OF_USER
+            .iter()
+            .any(|start| name.as_encoded_bytes().starts_with(start.as_bytes()))
+}
+
+/// Git's subcommand, without what would make the message long.
+fn subcommand(args: &[OsString]) -> String {
+    args.iter()
+        .take(2)
+        .map(|arg| arg.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The line that says what is wrong: git puts it after `fatal:` or `error:`, progress before it, at times on the same
+/// line, and advice behind it.
+pub(crate) fn last_words(stderr: &str) -> String {
+    let lines = || {
+        let lines = stderr.split(['\n', '\r']).map(str::trim);
+        lines.filter(|line| !line.is_empty() && !line.starts_with("hint:"))
+    };
+    lines()
+        .find_map(|line| {
+            line.strip_prefix("fatal: ")
+                .or_else(|| line.strip_prefix("error: "))
+        })
+        .or_else(|| lines().next_back())
+        .unwrap_or("it said nothing")
+        .to_owned()
+}

@@ -1,0 +1,138 @@
+//! Every setting, once: name, type, default, how it is read, meaning.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::values::{
+    OnAskSetting, boolean, choice, count, duration, optional, optional_count, optional_model, optional_usd,
+    paths, positive, rules,
+};
+use super::{HostSettings, Origin, SettingKey};
+use crate::turn::answers::Strategy;
+use kugetsu_api::TransportChoice;
+use kugetsu_api::permission::{Preset, Rule};
+
+/// Makes the struct of typed values, the struct of their origins, the list of keys and the function that types the texts.
+macro_rules! settings {
+    ($($name:ident: $type:ty = $default:literal, $read:expr, $help:literal;)*) => {
+        /// Every setting with its typed value. A request works with one snapshot from its beginning to its end.
+        #[derive(Clone, Debug)]
+        pub struct Settings {
+            $(#[doc = $help] pub $name: $type,)*
+            /// The hosts that have a name, by that name: the tables `[hosts.NAME]`.
+            pub hosts: BTreeMap<String, HostSettings>,
+            /// Where the values came from.
+            pub origins: Origins,
+            texts: Vec<String>,
+        }
+
+        /// Where the value of each setting came from.
+        #[derive(Clone, Debug, Default)]
+        pub struct Origins {
+            $(#[doc = concat!("Where `", stringify!($name), "` came from.")] pub $name: Origin,)*
+        }
+
+        /// Every setting, in the order in which documents list them.
+        pub const SETTINGS: &[SettingKey] = &[
+            $(SettingKey { name: stringify!($name), default: $default, help: $help },)*
+        ];
+
+        impl Settings {
+            /// Types the text of each setting, in the order of [`SETTINGS`]. The error has the place of the setting there.
+            pub(super) fn typed(
+                texts: Vec<String>,
+                origins: Vec<Origin>,
+                hosts: BTreeMap<String, HostSettings>,
+            ) -> Result<Self, (usize, String)> {
+                let mut place = 0..;
+                let mut text = texts.iter();
+                let mut origin = origins.into_iter();
+                Ok(Self {
+                    $($name: {
+                        let place = place.next().unwrap_or_default();
+                        let text = text.next().map_or($default, String::as_str);
+                        let read: fn(&str) -> Result<$type, String> = $read;
+                        read(text).map_err(|problem| (place, problem))?
+                    },)*
+                    hosts,
+                    origins: Origins { $($name: origin.next().unwrap_or_default(),)* },
+                    texts,
+                })
+            }
+
+            /// Every setting: its key, its value as it would be typed, where that came from.
+            pub fn entries(&self) -> impl Iterator<Item = (&'static SettingKey, &str, &Origin)> {
+                let origins = [$(&self.origins.$name,)*];
+                let texts = self.texts.iter().map(String::as_str);
+                SETTINGS.iter().zip(texts).zip(origins).map(|((key, text), origin)| (key, text, origin))
+            }
+        }
+    };
+}
+
+settings! {
+    opencode: Option<PathBuf> = "", optional,
+        "the opencode program; empty: the one in PATH";
+    transport: TransportChoice = "auto", choice,
+        "how turns reach opencode: auto, run or serve";
+    instance: Option<String> = "github.com", optional,
+        "the forge that owner/repo#14 means";
+    timeout: Duration = "1h", duration,
+        "how long a turn may take";
+    stall_timeout: Duration = "10m", duration,
+        "how long a turn may go without progress of any kind";
+    max_quota_wait: Duration = "10m", duration,
+        "how long a turn waits for a provider that asks to come back later";
+    max_steps_without_progress: NonZeroU32 = "5", positive,
+        "steps in a row without a finish reason after which a turn is looping";
+    max_restarts: u32 = "3", count,
+        "how often opencode is started again after it crashed during a turn";
+    max_cost: Option<f64> = "", optional_usd,
+        "US dollars after which a turn is ended; empty: no limit";
+    max_tokens: Option<u64> = "", optional_count,
+        "tokens after which a turn is ended; empty: no limit";
+    model: Option<String> = "", optional_model,
+        "the model of every turn, as provider/model; empty: the session's own";
+    agent: Option<String> = "", optional,
+        "the agent of every turn; empty: the session's own";
+    on_ask: OnAskSetting = "answer", choice,
+        "what becomes of a request that nothing answers: answer (by the default) or block (the turn)";
+    response_timeout: Duration = "30s", duration,
+        "how long a supervisor's reply is waited for before the default answers";
+    on_question: Strategy = "first_option", choice,
+        "how a question is answered that nobody answers: first_option or cancel";
+    grace: Duration = "10s", duration,
+        "between asking opencode to end and killing it";
+    ready_timeout: Duration = "30s", duration,
+        "how long opencode's server may take to become ready";
+    database_timeout: Duration = "10s", duration,
+        "how long to wait for opencode's database while it is locked";
+    lock_timeout: Duration = "10s", duration,
+        "how long to wait for a lock of the store";
+    preset: Preset = "headless", choice,
+        "the permission preset of new bases: headless, read-only or full";
+    rules: Vec<Rule> = "", rules,
+        "permission rules of new bases after the preset, as a list: [\"bash:git push *=deny\"]";
+    worktree: bool = "false", boolean,
+        "whether each new session gets a git worktree of its own: true or false";
+    worktree_root: Option<PathBuf> = "", optional,
+        "the folder of all worktrees; empty: .worktrees in each clone";
+    worktree_copy: Vec<PathBuf> = "", paths,
+        "files that git does not track and that are copied into a new worktree, as a list: [\".env\"]";
+    worktree_link: Vec<PathBuf> = "", paths,
+        "files that git does not track and that a new worktree gets links to, as a list: [\"opencode.json\"]";
+    hook_after_create: Option<String> = "", optional,
+        "shell command in a new worktree, before its first turn; a failure stops the turn";
+    hook_before_turn: Option<String> = "", optional,
+        "shell command in the session's directory before every turn; a failure stops the turn";
+    hook_after_turn: Option<String> = "", optional,
+        "shell command in the session's directory after every turn; a failure is a warning";
+    hook_before_remove: Option<String> = "", optional,
+        "shell command in a worktree before it is removed; a failure stops that, unless it is forced";
+    hook_timeout: Duration = "60s", duration,
+        "how long a hook may take";
+    trash_keep: Duration = "720h", duration,
+        "how long the trash keeps what destroy and prune removed";
+}

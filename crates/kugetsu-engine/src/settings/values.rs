@@ -1,0 +1,132 @@
+//! How the text of a setting is read. An error says what the value must be; the caller names the setting.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::duration::parse_duration;
+use crate::turn::answers::Strategy;
+use crate::worktree::parse_extra;
+use kugetsu_api::permission::Rule;
+
+/// What becomes of a request of opencode that nothing answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnAskSetting {
+    /// The default answers it.
+    Answer,
+    /// The turn ends as blocked.
+    Block,
+}
+
+impl FromStr for OnAskSetting {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "answer" => Ok(Self::Answer),
+            "block" => Ok(Self::Block),
+            _ => Err("it is one of answer, block".to_owned()),
+        }
+    }
+}
+
+impl FromStr for Strategy {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "first_option" => Ok(Self::FirstOption),
+            "cancel" => Ok(Self::Cancel),
+            _ => Err("it is one of first_option, cancel".to_owned()),
+        }
+    }
+}
+
+/// One of several words.
+pub(super) fn choice<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|problem: T::Err| problem.to_string())
+}
+
+/// Any text; empty means none.
+pub(super) fn optional<T: From<String>>(text: &str) -> Result<Option<T>, String> {
+    Ok((!text.is_empty()).then(|| T::from(text.to_owned())))
+}
+
+pub(super) fn optional_model(text: &str) -> Result<Option<String>, String> {
+    unless_empty(text, parse_model)
+}
+
+pub(super) fn optional_usd(text: &str) -> Result<Option<f64>, String> {
+    unless_empty(text, parse_usd)
+}
+
+pub(super) fn optional_count(text: &str) -> Result<Option<u64>, String> {
+    unless_empty(text, whole)
+}
+
+fn unless_empty<T>(text: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    read(text).map(Some)
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+}
+
+pub(super) fn count(text: &str) -> Result<u32, String> {
+    whole(text)
+}
+
+pub(super) fn positive(text: &str) -> Result<NonZeroU32, String> {
+    text.parse()
+        .map_err(|_| "it is a whole number of at least 1".to_owned())
+}
+
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "it is one of true, false".to_owned())
+}
+
+/// Permission rules, one on each line.
+pub(super) fn rules(text: &str) -> Result<Vec<Rule>, String> {
+    lines(text, |line| {
+        line.parse::<Rule>().map_err(|error| error.to_string())
+    })
+}
+
+/// Paths below the top of a clone, one on each line.
+pub(super) fn paths(text: &str) -> Result<Vec<PathBuf>, String> {
+    lines(text, parse_extra)
+}
+
+fn lines<T>(text: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .map(read)
+        .collect()
+}
+
+fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "it is a whole number".to_owned())
+}
+
+/// Reads an amount of US dollars.
+pub fn parse_usd(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err("it is an amount of US dollars such as 0.50".to_owned()),
+    }
+}
+
+/// Reads a model as opencode takes it. Without its provider, `opencode serve` would take the session's own model instead.
+pub fn parse_model(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        Some((provider, model)) if !provider.is_empty() && !model.is_empty() => Ok(text.to_owned()),
+        _ => Err(format!(
+            "`{text}` is not a model: write PROVIDER/MODEL, as `opencode models` lists them"
+        )),
+    }
+}
