@@ -18,7 +18,7 @@ use kugetsu_engine::operations::{Attachment, EngineError};
 
 #[derive(Debug, Args)]
 pub(super) struct AttachArgs {
-    /// The issue
+    /// The session
     #[arg(value_name = "REF")]
     reference: String,
 
@@ -28,7 +28,7 @@ pub(super) struct AttachArgs {
 }
 
 pub(super) fn run(args: &AttachArgs, context: &Context, output: Output) -> Outcome {
-    let issue = context.issue(&args.reference)?;
+    let issue = context.address(&args.reference)?;
     let engine = &context.engine;
     if args.print {
         let command = engine.attach_command(&issue)?;

@@ -8,19 +8,19 @@ use directories::BaseDirs;
 use super::CliError;
 use super::detach::Detached;
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{IssueRef, RefContext, RepoRef};
+use kugetsu_api::{Address, RefContext, RepoRef};
 use kugetsu_engine::duration::parse_duration;
 use kugetsu_engine::operations::{Engine, Environment, Subject};
 use kugetsu_engine::settings::{Settings, SettingsError};
 
-/// An issue's session, or a base.
+/// A session, or a base.
 #[derive(Debug, Args)]
 pub(super) struct IssueOrBase {
-    /// The issue; not with --base
+    /// The session; not with --base
     #[arg(value_name = "REF", required_unless_present = "base", conflicts_with = "base")]
     reference: Option<String>,
 
-    /// The base of the clone's repository instead of an issue's session
+    /// The base of the clone's repository instead of a session
     #[arg(long)]
     base: bool,
 
@@ -32,7 +32,7 @@ pub(super) struct IssueOrBase {
 impl IssueOrBase {
     pub(super) fn subject(&self, context: &Context) -> Result<Subject, CliError> {
         Ok(match &self.reference {
-            Some(reference) => Subject::Issue(context.issue(reference)?),
+            Some(reference) => Subject::Issue(context.address(reference)?),
             None => Subject::Base(context.repo(self.repo.as_deref())?),
         })
     }
@@ -96,11 +96,9 @@ impl Context {
     }
 
     /// Reads a reference; asks git for the clone's origin only where the reference needs it.
-    pub(super) fn issue(&self, text: &str) -> Result<IssueRef, CliError> {
-        Ok(IssueRef::parse(
-            text,
-            &self.ref_context(text.starts_with('#') || !text.contains('#')),
-        )?)
+    pub(super) fn address(&self, text: &str) -> Result<Address, CliError> {
+        let context = self.ref_context(Address::needs_clone(text));
+        Ok(Address::parse(text, &context)?)
     }
 
     /// The repository that is meant without a reference: the flag, else the clone's origin.

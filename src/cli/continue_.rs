@@ -11,7 +11,7 @@ use kugetsu_engine::operations::{Mode, WorktreeRequest};
 
 #[derive(Debug, Args)]
 pub(super) struct ContinueArgs {
-    /// The issue
+    /// The session
     #[arg(value_name = "REF")]
     reference: String,
 

@@ -21,7 +21,7 @@ use super::context::Context;
 use super::output::Output;
 use super::signals::with_signals;
 use super::{Cli, CliError, Outcome};
-use kugetsu_api::IssueRef;
+use kugetsu_api::Address;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_engine::operations::{EngineError, Subject};
 use kugetsu_engine::turn::Interrupt;
@@ -69,7 +69,7 @@ impl Detached {
     }
 
     /// The turn is on record: says so, and lets go of what we had from the command that started us.
-    pub(super) fn ready(&self, issue: &IssueRef, context: &Context) {
+    pub(super) fn ready(&self, issue: &Address, context: &Context) {
         let live = context
             .engine
             .find(issue)
@@ -111,7 +111,7 @@ fn let_go(log: Option<std::fs::File>) -> std::io::Result<()> {
 }
 
 /// Runs the command of this process again, detached, and says what came of it.
-pub(super) fn launch(issue: &IssueRef, prompt: String, context: &Context, output: Output) -> Outcome {
+pub(super) fn launch(issue: &Address, prompt: String, context: &Context, output: Output) -> Outcome {
     let order = Order {
         args: std::env::args_os().collect(),
         prompt,
@@ -187,7 +187,7 @@ pub(super) fn launch(issue: &IssueRef, prompt: String, context: &Context, output
 }
 
 /// The turn's id.
-pub(super) fn tell(issue: &IssueRef, turn: Uuid, pid: Option<u32>, output: Output) -> Outcome {
+pub(super) fn tell(issue: &Address, turn: Uuid, pid: Option<u32>, output: Output) -> Outcome {
     if output.json {
         output.object(&json!({"ref": issue, "turn": turn, "pid": pid, "detached": true}));
     } else {

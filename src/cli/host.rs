@@ -24,8 +24,8 @@ const SSH_FAILED: u8 = 255;
 const PASSED_ON: u32 = 2;
 
 impl Local for Context {
-    fn issue(&self, text: &str) -> Result<String, CliError> {
-        Ok(self.issue(text)?.to_string())
+    fn address(&self, text: &str) -> Result<String, CliError> {
+        Ok(self.address(text)?.to_string())
     }
 
     fn repo(&self) -> Result<String, CliError> {

@@ -22,7 +22,7 @@ pub(super) const LOOK: Duration = Duration::from_millis(100);
 /// Prints the answer of the newest turn. With --json: every event of it, a JSON object a line.
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
-    /// The issue
+    /// The session
     #[arg(value_name = "REF")]
     reference: String,
 
@@ -40,7 +40,7 @@ pub(super) struct LogsArgs {
 }
 
 pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome {
-    let issue = context.issue(&args.reference)?;
+    let issue = context.address(&args.reference)?;
     let record = context.engine.record(&issue)?;
     let turn = args
         .turn

@@ -14,7 +14,7 @@ pub(super) struct PendingArgs {}
 
 #[derive(Debug, Args)]
 pub(super) struct AnswerArgs {
-    /// The issue
+    /// The session
     #[arg(value_name = "REF")]
     reference: String,
 
@@ -49,7 +49,7 @@ pub(super) fn list(_args: &PendingArgs, context: &Context, output: Output) -> Ou
 }
 
 pub(super) fn answer(args: &AnswerArgs, context: &Context, output: Output) -> Outcome {
-    let issue = context.issue(&args.reference)?;
+    let issue = context.address(&args.reference)?;
     let answer = match args.answer.as_slice() {
         [one] => Value::from(one.as_str()),
         more => Value::from(more),

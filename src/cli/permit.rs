@@ -16,7 +16,7 @@ use kugetsu_engine::permission::{CLASSES, Preset, Rule};
 
 #[derive(Debug, Args)]
 pub(super) struct PermitArgs {
-    /// The issue; not with --base
+    /// The session; not with --base
     #[arg(value_name = "REF", required_unless_present = "base")]
     reference: Option<String>,
 
@@ -58,7 +58,7 @@ pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcom
         (Subject::Base(repo), words)
     } else {
         let reference = args.reference.unwrap_or_default();
-        (Subject::Issue(context.issue(&reference)?), args.rules)
+        (Subject::Issue(context.address(&reference)?), args.rules)
     };
     let change = change(&words, &args.remove, args.preset)?;
     let engine = &context.engine;

@@ -11,7 +11,7 @@ use kugetsu_api::{SessionRecord, SessionState};
 
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
-    /// The issue
+    /// The session
     #[arg(value_name = "REF")]
     reference: String,
 
@@ -21,7 +21,7 @@ pub(super) struct ShowArgs {
 }
 
 pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome {
-    let issue = context.issue(&args.reference)?;
+    let issue = context.address(&args.reference)?;
     let engine = &context.engine;
     let record = engine.record(&issue)?;
     let state = engine.state_of(&record);

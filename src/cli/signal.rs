@@ -6,14 +6,14 @@ use serde_json::json;
 use super::Outcome;
 use super::context::Context;
 use super::output::Output;
-use kugetsu_api::IssueRef;
+use kugetsu_api::Address;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_engine::turn::control::Signal;
 use kugetsu_engine::worktree::Rebased;
 
 #[derive(Debug, Args)]
 pub(super) struct SignalArgs {
-    /// The issue
+    /// The session
     #[arg(value_name = "REF")]
     reference: String,
 
@@ -36,7 +36,7 @@ enum Wish {
 }
 
 pub(super) fn run(args: &SignalArgs, context: &Context, output: Output) -> Outcome {
-    let issue = context.issue(&args.reference)?;
+    let issue = context.address(&args.reference)?;
     let signal = match args.wish {
         Wish::Pause => Signal::Pause,
         Wish::Resume => Signal::Resume,
@@ -57,7 +57,7 @@ pub(super) fn run(args: &SignalArgs, context: &Context, output: Output) -> Outco
     Ok(ExitStatus::Ok)
 }
 
-fn rebase(issue: &IssueRef, context: &Context, output: Output) -> Outcome {
+fn rebase(issue: &Address, context: &Context, output: Output) -> Outcome {
     let (onto, rebased) = context.engine.rebase(issue)?;
     let (word, files, status) = match &rebased {
         Rebased::UpToDate => ("up_to_date", &[][..], ExitStatus::Ok),

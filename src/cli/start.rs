@@ -11,7 +11,7 @@ use kugetsu_engine::operations::Mode;
 
 #[derive(Debug, Args)]
 pub(super) struct StartArgs {
-    /// The issue
+    /// The session
     #[arg(value_name = "REF")]
     reference: String,
 

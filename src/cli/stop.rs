@@ -10,13 +10,13 @@ use kugetsu_api::exit::ExitStatus;
 
 #[derive(Debug, Args)]
 pub(super) struct StopArgs {
-    /// The issue
+    /// The session
     #[arg(value_name = "REF")]
     reference: String,
 }
 
 pub(super) fn run(args: &StopArgs, context: &Context, output: Output) -> Outcome {
-    let issue = context.issue(&args.reference)?;
+    let issue = context.address(&args.reference)?;
     let stopped = context.engine.stop(&issue)?;
     let turn = &stopped.report.turn;
     if output.json {

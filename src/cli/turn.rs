@@ -16,7 +16,7 @@ use super::printer::{Printer, Show, Verbosity};
 use super::signals::with_signals;
 use super::{CliError, Outcome, detach, prompt, wait};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{IssueRef, TransportChoice, Verdict};
+use kugetsu_api::{Address, TransportChoice, Verdict};
 use kugetsu_engine::duration::print_duration;
 use kugetsu_engine::operations::{
     EngineError, Mode, Subject, TurnHandle, TurnOptions, TurnReport, TurnRequest, WorktreeRequest,
@@ -337,7 +337,7 @@ pub(super) fn run(
     context: &Context,
     output: Output,
 ) -> Outcome {
-    let issue = context.issue(&reference)?;
+    let issue = context.address(&reference)?;
     args.check_form()?;
     if args.asking.supervised && (message.is_empty() || message == ["-"]) {
         return Err(CliError::usage(
@@ -449,7 +449,7 @@ async fn follow(
 }
 
 /// Whether the next turn has something to deliver without a message.
-fn answers_wait(context: &Context, issue: &IssueRef) -> bool {
+fn answers_wait(context: &Context, issue: &Address) -> bool {
     let record = context.engine.find(issue).ok().flatten();
     record.is_some_and(|record| record.pending.iter().any(|pending| pending.answer.is_some()))
 }
@@ -479,7 +479,7 @@ pub(super) fn exit_of(report: &TurnReport, signal: Option<ExitStatus>) -> ExitSt
 
 /// A turn that was asked for before: its end is waited for, or, detached, only its id is told.
 fn recorded(
-    issue: &IssueRef,
+    issue: &Address,
     turn: Uuid,
     detach: bool,
     form: OutputForm,
@@ -591,7 +591,7 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
 }
 
 /// Why text is missing in what was printed of a turn.
-pub(super) fn tell_gap(issue: &IssueRef, why: &str, output: Output) {
+pub(super) fn tell_gap(issue: &Address, why: &str, output: Output) {
     output.note(format!(
         "  what is printed, and the turn's log, may have a gap: {why}"
     ));

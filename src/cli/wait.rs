@@ -11,12 +11,12 @@ use super::logs;
 use super::output::Output;
 use super::printer::Show;
 use super::turn::{self, OutputForm};
-use kugetsu_api::IssueRef;
+use kugetsu_api::Address;
 use kugetsu_api::exit::ExitStatus;
 
 #[derive(Debug, Args)]
 pub(super) struct WaitArgs {
-    /// The issue
+    /// The session
     #[arg(value_name = "REF")]
     reference: String,
 
@@ -34,7 +34,7 @@ pub(super) struct WaitArgs {
 }
 
 pub(super) fn run(args: &WaitArgs, context: &Context, output: Output) -> Outcome {
-    let issue = context.issue(&args.reference)?;
+    let issue = context.address(&args.reference)?;
     let turn = match args.turn {
         Some(turn) => turn,
         None => context.engine.newest_turn(&issue)?,
@@ -45,7 +45,7 @@ pub(super) fn run(args: &WaitArgs, context: &Context, output: Output) -> Outcome
 
 /// Prints a turn from its beginning until it has ended, and how it ended; the exit status is the turn's.
 pub(super) fn until_end(
-    issue: &IssueRef,
+    issue: &Address,
     turn: Uuid,
     at_most: Option<Duration>,
     (form, types): (OutputForm, Vec<String>),

@@ -77,7 +77,7 @@ fn every_file_is_read_and_written_again_as_it_was() {
         let record: SessionRecord = file(&format!("sessions/{path}"), record_text);
         assert_eq!(record.address.to_string(), reference);
         assert_eq!(record.base_session, base.session);
-        let turns = format!("{REPO}/{}/turns.jsonl", record.address.number());
+        let turns = format!("{REPO}/{}/turns.jsonl", record.address.issue().unwrap().number());
         assert_eq!(lines::<TurnRecord>(&turns) as u64, record.totals.turns);
         known.extend([format!("sessions/{path}"), turns]);
     }

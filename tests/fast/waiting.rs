@@ -2,7 +2,7 @@
 
 use crate::support::kit;
 use crate::support::kit::{REPO, SOON, fake_world, record, run, session_of};
-use kugetsu_api::{IssueRef, RefContext};
+use kugetsu_api::{Address, RefContext};
 use kugetsu_engine::store::{Holder, Store};
 use kugetsu_testing::{FakeScript, Running, Signal, Step, World};
 
@@ -159,7 +159,7 @@ fn who_asks_for_a_turn_by_its_id_waits_for_turns_alone() {
     let world = world();
     run(&world, ["start", "1", "hello", "--transport", "run"]).expect_status(0);
     let store = Store::open(world.kugetsu_home());
-    let issue = IssueRef::parse(&format!("{REPO}#1"), &RefContext::default()).unwrap();
+    let issue = Address::parse(&format!("{REPO}#1"), &RefContext::default()).unwrap();
     let holder = Holder::this_process("attach");
     let _lease = store.lease_session(&issue, holder, None).unwrap();
     let id = "01900000-0000-7000-8000-000000000005";

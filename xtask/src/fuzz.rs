@@ -10,7 +10,7 @@ use kugetsu_testing::workspace_root;
 
 use crate::step::{Failure, cargo, program};
 
-const TARGETS: [&str; 3] = ["issue_ref", "record", "run_events"];
+const TARGETS: [&str; 3] = ["address", "record", "run_events"];
 
 /// What makes the compiler record which edges an input takes, and check arithmetic.
 const FLAGS: [&str; 7] = [

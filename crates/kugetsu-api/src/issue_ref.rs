@@ -1,4 +1,4 @@
-//! Issue references: the address of a session, and the name of every file that belongs to it.
+//! Issues and repositories as people and records name them.
 //!
 //! Equality, order, hashes and files go by the canonical form, `instance/owner[/group...]/repo#number` in lower
 //! case: no forge tells two repositories apart by case alone. Every accepted character is plain ASCII and safe in
@@ -14,9 +14,10 @@ use std::cell::RefCell;
 use serde::{Deserialize, Serialize};
 
 pub use error::RefError;
+pub(crate) use url::scheme;
 
 /// The longest canonical form of an issue, in bytes.
-const MAX_BYTES: usize = 1000;
+pub(crate) const MAX_BYTES: usize = 1000;
 /// The longest canonical form of a repository: leaves room for `#` and the largest number.
 const MAX_REPO_BYTES: usize = MAX_BYTES - 21;
 /// The longest segment, in bytes: leaves room for endings in a file name of 255.
@@ -62,23 +63,27 @@ impl IssueRef {
     /// Reads every form that a person may write: the canonical one in any case, `owner/repo#14`, `#14`, `14`, and
     /// the URL of an issue or pull request on GitHub, GitLab, Gitea, Forgejo or Codeberg.
     pub fn parse(text: &str, context: &RefContext) -> Result<Self, RefError> {
-        if let Some(scheme) = url::scheme(text) {
+        if let Some(scheme) = scheme(text) {
             return url::issue(text, scheme);
         }
-        let piece = Piece::whole(text)?;
-        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Self::new(origin(text, context)?, number(piece)?);
+        Self::read(Piece::whole(text)?, context)
+    }
+
+    /// As [`IssueRef::parse`], except that it may be part of a longer text and is not a URL.
+    pub(crate) fn read(piece: Piece<'_>, context: &RefContext) -> Result<Self, RefError> {
+        if !piece.is_empty() && piece.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Self::new(origin(piece, context)?, number(piece)?);
         }
         match piece.split_once('#') {
             None => {
                 repo(piece, context)?;
                 Err(RefError::NoNumber {
-                    text: text.to_owned(),
+                    text: piece.whole.to_owned(),
                 })
             }
             Some((before, after)) if before.is_empty() => {
                 let number = number(after)?;
-                Self::new(origin(text, context)?, number)
+                Self::new(origin(piece, context)?, number)
             }
             Some((before, after)) => {
                 let repo = repo(before, context)?;
@@ -116,7 +121,7 @@ impl IssueRef {
 impl RepoRef {
     /// Reads `instance/owner/repo`, `owner/repo`, the repository's web address or its git remote.
     pub fn parse(text: &str, context: &RefContext) -> Result<Self, RefError> {
-        if let Some(scheme) = url::scheme(text) {
+        if let Some(scheme) = scheme(text) {
             return match scheme {
                 "http" | "https" => url::repo(text, scheme),
                 _ => url::remote(text),
@@ -213,10 +218,10 @@ impl RepoRef {
 
 /// A piece of the text that was written; knows where it begins, for the messages.
 #[derive(Clone, Copy)]
-struct Piece<'a> {
-    whole: &'a str,
-    start: usize,
-    text: &'a str,
+pub(crate) struct Piece<'a> {
+    pub(crate) whole: &'a str,
+    pub(crate) start: usize,
+    pub(crate) text: &'a str,
 }
 
 impl std::ops::Deref for Piece<'_> {
@@ -230,14 +235,19 @@ impl std::ops::Deref for Piece<'_> {
 impl<'a> Piece<'a> {
     /// The whole text, when it is neither empty nor too long.
     fn whole(text: &'a str) -> Result<Self, RefError> {
+        Self::whole_up_to(text, MAX_BYTES)
+    }
+
+    /// As [`Piece::whole`], with a limit in bytes.
+    pub(crate) fn whole_up_to(text: &'a str, max: usize) -> Result<Self, RefError> {
         if text.is_empty() {
             return Err(RefError::Empty);
         }
-        if text.len() > MAX_BYTES {
+        if text.len() > max {
             return Err(RefError::TooLong {
                 text: text.to_owned(),
                 bytes: text.len(),
-                max: MAX_BYTES,
+                max,
             });
         }
         Ok(Self {
@@ -248,7 +258,7 @@ impl<'a> Piece<'a> {
     }
 
     /// `length` bytes from `offset` on; both on character boundaries.
-    fn part(self, offset: usize, length: usize) -> Self {
+    pub(crate) fn part(self, offset: usize, length: usize) -> Self {
         Self {
             whole: self.whole,
             start: self.start + offset,
@@ -256,13 +266,13 @@ impl<'a> Piece<'a> {
         }
     }
 
-    fn split_once(self, separator: char) -> Option<(Self, Self)> {
+    pub(crate) fn split_once(self, separator: char) -> Option<(Self, Self)> {
         let at = self.text.find(separator)?;
         let after = at + separator.len_utf8();
         Some((self.part(0, at), self.part(after, self.text.len() - after)))
     }
 
-    fn rsplit_once(self, separator: char) -> Option<(Self, Self)> {
+    pub(crate) fn rsplit_once(self, separator: char) -> Option<(Self, Self)> {
         let at = self.text.rfind(separator)?;
         let after = at + separator.len_utf8();
         Some((self.part(0, at), self.part(after, self.text.len() - after)))
@@ -286,7 +296,7 @@ impl<'a> Piece<'a> {
     }
 
     /// Refuses the first character that `good` does not take.
-    fn check_characters(
+    pub(crate) fn check_characters(
         self,
         part: &'static str,
         allowed: &'static str,
@@ -380,7 +390,7 @@ fn looks_like_instance(segment: &str) -> bool {
 }
 
 /// Reads `instance/owner/repo` and `owner/repo`.
-fn repo(piece: Piece<'_>, context: &RefContext) -> Result<RepoRef, RefError> {
+pub(crate) fn repo(piece: Piece<'_>, context: &RefContext) -> Result<RepoRef, RefError> {
     let text = || piece.whole.to_owned();
     let segments = piece.segments();
     if let Some(empty) = segments.iter().find(|segment| segment.is_empty()) {
@@ -425,14 +435,14 @@ fn repo(piece: Piece<'_>, context: &RefContext) -> Result<RepoRef, RefError> {
     }
 }
 
-fn origin(text: &str, context: &RefContext) -> Result<RepoRef, RefError> {
+pub(crate) fn origin(piece: Piece<'_>, context: &RefContext) -> Result<RepoRef, RefError> {
     context.origin.clone().ok_or_else(|| RefError::NotInClone {
-        text: text.to_owned(),
+        text: piece.whole.to_owned(),
     })
 }
 
 /// Reads an issue's number; leading zeros do no harm.
-fn number(piece: Piece<'_>) -> Result<u64, RefError> {
+pub(crate) fn number(piece: Piece<'_>) -> Result<u64, RefError> {
     let bad = || RefError::BadNumber {
         text: piece.whole.to_owned(),
         number: piece.text.to_owned(),
@@ -454,7 +464,7 @@ thread_local! {
 }
 
 /// Reads a repository as a file names it: in full.
-fn repo_in_full(piece: Piece<'_>) -> Result<RepoRef, RefError> {
+pub(crate) fn repo_in_full(piece: Piece<'_>) -> Result<RepoRef, RefError> {
     LAST.with_borrow_mut(|last| match last {
         // The canonical form of what is canonical is itself.
         Some(last) if last.0 == piece.text => Ok(last.clone()),

@@ -1,9 +1,10 @@
-//! The words of kugetsu on the wire and on disk: issue references, records, turns, verdicts, permission rules, exit
+//! The words of kugetsu on the wire and on disk: addresses, records, turns, verdicts, permission rules, exit
 //! statuses.
 //!
 //! Plain data with its checks. This crate must not know files, processes, clocks beyond a time stamp, or opencode's
 //! interfaces.
 
+mod address;
 pub mod exit;
 mod issue_ref;
 pub mod permission;
@@ -12,6 +13,7 @@ mod turn;
 mod verdict;
 mod worktree;
 
+pub use address::{Address, AddressName};
 pub use issue_ref::{IssueRef, RefContext, RefError, RepoRef};
 pub use record::{
     BaseRecord, ForkIntent, SCHEMA, SessionId, SessionRecord, SessionState, SessionSummary, Totals,
@@ -21,7 +23,4 @@ pub use turn::{
     TurnRecord,
 };
 pub use verdict::Verdict;
-
-/// What names a session.
-pub type Address = IssueRef;
 pub use worktree::{BlockedRebase, Worktree};

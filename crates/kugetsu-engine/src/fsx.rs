@@ -412,6 +412,61 @@ pub fn rename_durable(from: &Path, to: &Path) -> Result<()> {
     sync_folder(folder_of(from))
 }
 
+/// Moves what is in a folder into another one, which is made below `root` if it is not there, and waits until all names
+/// are on the disk. What is called `except` stays. Nothing is replaced: where a name is taken, a number is added to it.
+pub fn move_entries(root: &Path, from: &Path, to: &Path, except: &str) -> Result<()> {
+    create_dir_all_durable(root, to)?;
+    for name in names_in(from, except)? {
+        let mut target = to.join(&name);
+        let mut number = 0;
+        while target.symlink_metadata().is_ok() {
+            number += 1;
+            let mut other = name.clone();
+            other.push(format!(".{number}"));
+            target = to.join(other);
+        }
+        let source = from.join(&name);
+        fs::rename(&source, target).map_err(|error| FsError::new("move", &source, error))?;
+        crash_point("moved");
+    }
+    sync_folder(to)?;
+    sync_folder(from)
+}
+
+/// The names in a folder without `except`; none where there is no folder.
+pub fn names_in(folder: &Path, except: &str) -> Result<Vec<std::ffi::OsString>> {
+    let reading = |source| FsError::new("read the folder", folder, source);
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(reading(source)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(reading)?.file_name();
+        if name != except {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Removes a folder that is empty; any other stays.
+pub fn remove_empty_dir(folder: &Path) -> Result<()> {
+    match fs::remove_dir(folder) {
+        Ok(()) => sync_folder(folder_of(folder)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
+            Ok(())
+        }
+        Err(source) => Err(FsError::new("remove", folder, source)),
+    }
+}
+
 /// Copies a file of any size to a place where nothing is yet, and waits until it is on the disk.
 pub fn copy_durable(from: &Path, to: &Path) -> Result<()> {
     let reading = |source| FsError::new("read", from, source);

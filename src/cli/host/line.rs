@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::cli::{CliError, prompt, turn};
 use crate::ssh::MAX_FRAME;
+use kugetsu_api::Address;
 
 /// One argument on its way.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub(super) struct Line {
 /// What only this side can answer.
 pub(super) trait Local {
     /// The whole reference.
-    fn issue(&self, text: &str) -> Result<String, CliError>;
+    fn address(&self, text: &str) -> Result<String, CliError>;
     /// The repository of the clone.
     fn repo(&self) -> Result<String, CliError>;
 }
@@ -91,7 +92,9 @@ impl Line {
             let id = arg.get_id().as_str();
             let given = values(matches, id);
             match (id, given.first().and_then(|value| value.to_str())) {
-                ("reference", Some(text)) if !base && of_this_clone(text) => self.plain(local.issue(text)?),
+                ("reference", Some(text)) if !base && Address::needs_clone(text) => {
+                    self.plain(local.address(text)?);
+                }
                 // Words go through stdin as well: there, arguments can be seen by everybody and are short. Whether a
                 // stdin is read at all where there are none is decided there.
                 ("message", None | Some("-")) if !live && given.len() < 2 => {
@@ -204,12 +207,6 @@ impl Line {
     }
 }
 
-/// `#14` and `14` mean the repository of the clone that they are said in.
-fn of_this_clone(text: &str) -> bool {
-    let number = text.strip_prefix('#').unwrap_or(text);
-    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
-}
-
 fn flag(matches: &ArgMatches, id: &str) -> bool {
     matches!(matches.try_get_one::<bool>(id), Ok(Some(true)))
 }
@@ -242,11 +239,12 @@ mod tests {
     struct ThisClone;
 
     impl Local for ThisClone {
-        fn issue(&self, text: &str) -> Result<String, CliError> {
-            Ok(format!(
-                "github.com/shoko/kugetsu#{}",
-                text.trim_start_matches('#')
-            ))
+        fn address(&self, text: &str) -> Result<String, CliError> {
+            let context = kugetsu_api::RefContext {
+                origin: kugetsu_api::RepoRef::try_from(self.repo()?).ok(),
+                ..Default::default()
+            };
+            Ok(Address::parse(text, &context)?.to_string())
         }
 
         fn repo(&self) -> Result<String, CliError> {
@@ -292,6 +290,22 @@ mod tests {
             (
                 &["--host=h", "--json", "show", "14"],
                 &["show", "--json", "--", "github.com/shoko/kugetsu#14"],
+            ),
+            (
+                &["stop", "14/review", "--host", "h"],
+                &["stop", "--", "github.com/shoko/kugetsu#14/review"],
+            ),
+            (
+                &["stop", "#14/1.2", "--host", "h"],
+                &["stop", "--", "github.com/shoko/kugetsu#14/1.2"],
+            ),
+            (
+                &["stop", "~nightly", "--host", "h"],
+                &["stop", "--", "github.com/shoko/kugetsu~nightly"],
+            ),
+            (
+                &["stop", "a/b~nightly", "--host", "h"],
+                &["stop", "--", "a/b~nightly"],
             ),
             (
                 &["show", "--host", "h", "a/b#14", "--turns"],

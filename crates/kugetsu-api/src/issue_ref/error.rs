@@ -113,6 +113,18 @@ pub enum RefError {
         /// The part in question.
         number: String,
     },
+    /// A role, or a session's name, that is not valid.
+    #[error("`{}`: `{}` is not a valid {part}: {why}", Shown(.text), Shown(.name))]
+    BadName {
+        /// What was written.
+        text: String,
+        /// The part in question.
+        name: String,
+        /// Which part it is.
+        part: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// An issue where a repository is meant.
     #[error("`{}` names an issue where a repository is asked for; leave out the `#` and what follows", Shown(.text))]
     NotARepo {

@@ -16,7 +16,7 @@ const SSH_HOSTS: [(&str, &str); 3] = [
 ];
 
 /// The scheme of a URL, in lower case where it is one that is known.
-pub(super) fn scheme(text: &str) -> Option<&str> {
+pub(crate) fn scheme(text: &str) -> Option<&str> {
     let (scheme, _) = text.split_once("://")?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
     if scheme.is_empty() || !scheme.bytes().all(plain) {

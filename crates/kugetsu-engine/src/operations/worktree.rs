@@ -1,4 +1,4 @@
-//! The worktree of an issue: given by `start`, found again by `continue`, kept and removed by `destroy` and `prune`.
+//! The worktree of a session: given by `start`, found again by `continue`, kept and removed by `destroy` and `prune`.
 //!
 //! It is in the record before git makes it and until after git has removed it, so that a crash at any point leaves
 //! one that the next command finishes.
@@ -27,7 +27,7 @@ const ROOT: &str = ".worktrees";
 pub struct WorktreeRequest {
     /// As it was said; else the setting decides.
     pub wanted: Option<bool>,
-    /// The branch to make, instead of `kugetsu/<number>`.
+    /// The branch to make, instead of `kugetsu/14`, `kugetsu/14-review` or `kugetsu/@nightly`.
     pub branch: Option<String>,
     /// Where it begins, instead of what the base's clone has checked out.
     pub from: Option<String>,
@@ -191,27 +191,14 @@ impl Engine {
 
     fn planned(&self, record: &SessionRecord, request: &WorktreeRequest) -> Result<Worktree, EngineError> {
         let address = &record.address;
-        let branch = request.branch.clone().unwrap_or_else(|| {
-            if record.base == *address.repo() {
-                format!("kugetsu/{}", address.number())
-            } else {
-                // In the clone of another repository, which may have an issue of this number as well.
-                let path: Vec<_> = address.segments().collect();
-                format!("kugetsu/{}/{}", path.join("/"), address.number())
-            }
-        });
-        // The store's rule, which gives no two issues the same path, and none inside another's; without the colon
-        // before a port, which would split a PATH.
-        let key = RecordKey::from(address)
-            .folder()
-            .to_string_lossy()
-            .replace(':', "@");
+        let branch = request.branch.clone().unwrap_or_else(|| branch_of(record));
+        let key = RecordKey::from(address).worktree();
         worktree::plan(
             &self.git(),
             &Wish {
                 directory: &record.directory,
                 root: &self.worktree_root(),
-                key: Path::new(&key),
+                key: &key,
                 branch: &branch,
                 from: request.from.as_deref().unwrap_or("HEAD"),
             },
@@ -387,6 +374,22 @@ impl Engine {
         worktree::make(&self.git(), known, saved, true).map_err(of(&record.address))?;
         self.extras().bring(known).map_err(of(&record.address))
     }
+}
+
+/// The branch that a session gets where none was named. No two sessions get the same one: a number has no `-`, and neither
+/// a number nor an owner begins with `@`. git takes no `~` in a branch, and no `kugetsu/14/review` beside `kugetsu/14`.
+fn branch_of(record: &SessionRecord) -> String {
+    let leaf = match &record.address {
+        Address::Issue(issue) => issue.number().to_string(),
+        Address::Role(issue, role) => format!("{}-{role}", issue.number()),
+        Address::Named(_, name) => format!("@{name}"),
+    };
+    if record.base == *record.address.repo() {
+        return format!("kugetsu/{leaf}");
+    }
+    // In the clone of another repository, which may have an issue of this number as well.
+    let path: Vec<_> = record.address.segments().collect();
+    format!("kugetsu/{}/{leaf}", path.join("/"))
 }
 
 /// Says whose worktree it is.

@@ -232,16 +232,16 @@ impl Store {
         let mut expected = Index::default();
         for key in keys {
             let (name, file) = Index::entry(key);
-            let (wanted, has) = match key {
-                RecordKey::Base(_) => (&mut expected.bases, &index.bases),
-                RecordKey::Session(_) => (&mut expected.issues, &index.issues),
-            };
-            if has.get(&name) != Some(&file) {
+            if index.map(key).get(&name) != Some(&file) {
                 findings.push(Finding::FileWithoutEntry { key: key.clone() });
             }
-            wanted.insert(name, file);
+            expected.map_mut(key).insert(name, file);
         }
-        for (has, wanted) in [(&index.bases, &expected.bases), (&index.issues, &expected.issues)] {
+        for (has, wanted) in [
+            (&index.bases, &expected.bases),
+            (&index.issues, &expected.issues),
+            (&index.sessions, &expected.sessions),
+        ] {
             findings.extend(has.iter().filter(|(name, _)| !wanted.contains_key(*name)).map(
                 |(name, file)| Finding::EntryWithoutFile {
                     name: name.clone(),

@@ -10,7 +10,7 @@ use super::listing::Folder;
 use super::records::{self, Probe};
 use super::{Lock, RecordKey, Store, StoreError, layout};
 use crate::fsx;
-use kugetsu_api::{RepoRef, SCHEMA};
+use kugetsu_api::{Address, RepoRef, SCHEMA};
 
 /// Enough for a million entries.
 const MAX_INDEX: u64 = 512 << 20;
@@ -28,6 +28,9 @@ pub struct Index {
     /// The file of every issue's session, by its reference.
     #[serde(default)]
     pub issues: BTreeMap<String, String>,
+    /// The file of every other session, by its address: roles of issues, sessions without an issue.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sessions: BTreeMap<String, String>,
 }
 
 impl Default for Index {
@@ -37,6 +40,7 @@ impl Default for Index {
             base: None,
             bases: BTreeMap::new(),
             issues: BTreeMap::new(),
+            sessions: BTreeMap::new(),
         }
     }
 }
@@ -48,6 +52,8 @@ pub struct IndexReport {
     pub bases: usize,
     /// How many issues there are now.
     pub issues: usize,
+    /// How many other sessions there are now.
+    pub sessions: usize,
     /// Records that were not in the index.
     pub added: Vec<String>,
     /// Entries whose record is gone.
@@ -65,7 +71,7 @@ pub(crate) enum OnDisk {
 
 impl Index {
     fn entries(&self) -> impl Iterator<Item = (&String, &String)> {
-        self.bases.iter().chain(&self.issues)
+        self.bases.iter().chain(&self.issues).chain(&self.sessions)
     }
 
     /// The name and the file of a key.
@@ -77,10 +83,19 @@ impl Index {
         (name, key.record().to_string_lossy().into_owned())
     }
 
-    fn map(&mut self, key: &RecordKey) -> &mut BTreeMap<String, String> {
+    pub(crate) fn map(&self, key: &RecordKey) -> &BTreeMap<String, String> {
+        match key {
+            RecordKey::Base(_) => &self.bases,
+            RecordKey::Session(Address::Issue(_)) => &self.issues,
+            RecordKey::Session(_) => &self.sessions,
+        }
+    }
+
+    pub(crate) fn map_mut(&mut self, key: &RecordKey) -> &mut BTreeMap<String, String> {
         match key {
             RecordKey::Base(_) => &mut self.bases,
-            RecordKey::Session(_) => &mut self.issues,
+            RecordKey::Session(Address::Issue(_)) => &mut self.issues,
+            RecordKey::Session(_) => &mut self.sessions,
         }
     }
 }
@@ -169,7 +184,7 @@ impl Store {
             if index.base.is_none() && matches!(key, RecordKey::Base(_)) {
                 index.base = Some(file.clone());
             }
-            index.map(key).insert(name, file.clone()).as_ref() != Some(&file)
+            index.map_mut(key).insert(name, file.clone()).as_ref() != Some(&file)
         })
     }
 
@@ -181,7 +196,7 @@ impl Store {
             if was_default {
                 index.base = None;
             }
-            index.map(key).remove(&name).is_some() || was_default
+            index.map_mut(key).remove(&name).is_some() || was_default
         })
     }
 
@@ -236,7 +251,7 @@ impl Store {
         let mut index = Index::default();
         for key in self.walk()?.folders.iter().flat_map(Folder::keys) {
             let (name, file) = Index::entry(&key);
-            index.map(&key).insert(name, file);
+            index.map_mut(&key).insert(name, file);
         }
         index.base = match &old {
             Some(old)
@@ -251,6 +266,7 @@ impl Store {
         };
         report.bases = index.bases.len();
         report.issues = index.issues.len();
+        report.sessions = index.sessions.len();
         let before = old.clone().unwrap_or_default();
         let missing_in = |a: &Index, b: &Index| -> Vec<String> {
             let there: std::collections::BTreeSet<_> = b.entries().collect();

@@ -1,17 +1,27 @@
 //! Which file belongs to which key: pure rules, no file is touched.
 //!
-//! A key is an issue, or the base of a repository. Its record is `instance/owner/.../repo/<number>.json` (or
-//! `base.json`), and `instance/owner/.../repo/<number>/` (or `base/`) is the folder of everything else that is kept of it.
-//! The files of its live turn stand at the same place below `run/`, with other endings.
+//! A key is a session's address, or the base of a repository. Its record and the folder of everything else that is kept
+//! of it are, below the folder `instance/owner/.../repo/`:
+//!
+//! | key | record | folder |
+//! |---|---|---|
+//! | base | `base.json` | `base/` |
+//! | issue `#14` | `14.json` | `14/` |
+//! | role `#14/review` | `14/at/review.json` | `14/at/review/` |
+//! | session `~nightly` | `~nightly.json` | `~nightly@/` |
+//!
+//! The files of a live turn stand beside the place of the folder, below `run/`, with other endings.
 //!
 //! The rules are injective. A repository has at least two segments below its instance, so the two uppermost
 //! folders never hold records. Below them, a group could be named like a record or a record's folder; such a segment
-//! is written with `@` before it, a character that no segment may have.
+//! is written with `@` before it, a character that no segment may have. A group may begin with `~`, so the folder of a
+//! session without an issue has an `@` at its end. A role or a name has no dot that a letter follows, so that no role is
+//! another one's record or lease.
 
 use std::path::{Path, PathBuf};
 
 use crate::fsx;
-use kugetsu_api::{Address, RepoRef};
+use kugetsu_api::{Address, AddressName, IssueRef, RepoRef};
 
 /// The file of the index, in the home folder.
 pub(crate) const INDEX: &str = "index.json";
@@ -23,18 +33,27 @@ pub(crate) const RUN: &str = "run";
 /// The folder of what was removed, in the home folder.
 pub(crate) const TRASH: &str = "trash";
 
+/// The folder of the roles, in the folder of their issue.
+pub(crate) const ROLES: &str = "at";
+
 /// What a file is kept of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordKey {
     /// The base session of a repository.
     Base(RepoRef),
-    /// The session of an issue.
+    /// The session of an address.
     Session(Address),
 }
 
 impl From<&Address> for RecordKey {
     fn from(address: &Address) -> Self {
         Self::Session(address.clone())
+    }
+}
+
+impl From<&IssueRef> for RecordKey {
+    fn from(issue: &IssueRef) -> Self {
+        Self::Session(issue.clone().into())
     }
 }
 
@@ -62,7 +81,7 @@ impl RecordKey {
         }
     }
 
-    /// The issue's reference, or the base's repository.
+    /// The session's address, or the base's repository.
     pub fn reference(&self) -> String {
         match self {
             Self::Base(repo) => repo.to_string(),
@@ -72,7 +91,7 @@ impl RecordKey {
 
     /// The record's path below `sessions/`, such as `github.com/shoko/kugetsu/14.json`.
     pub fn record(&self) -> PathBuf {
-        self.with_ending(".json")
+        repo_folder(self.repo()).join(self.slot().record())
     }
 
     /// The folder's path below `sessions/`, such as `github.com/shoko/kugetsu/14`.
@@ -85,23 +104,116 @@ impl RecordKey {
         self.with_ending(ending)
     }
 
+    /// The path of the key's worktree below the folder of all worktrees. Unlike the folder of a role, no worktree is
+    /// inside another one.
+    pub fn worktree(&self) -> PathBuf {
+        let mut path = repo_folder(self.repo());
+        path.push(match self.slot() {
+            Slot::Role(number, role) => format!("{number}@{role}"),
+            other => other.stem(),
+        });
+        // Without the colon before a port, which would split a PATH.
+        path.to_string_lossy().replace(':', "@").into()
+    }
+
     fn with_ending(&self, ending: &str) -> PathBuf {
         let mut path = repo_folder(self.repo());
-        path.push(match self {
-            Self::Base(_) => format!("base{ending}"),
-            Self::Session(address) => format!("{}{ending}", address.number()),
-        });
+        path.push(format!("{}{ending}", self.slot().stem()));
         path
+    }
+
+    fn slot(&self) -> Slot {
+        match self {
+            Self::Base(_) => Slot::Base,
+            Self::Session(Address::Issue(issue)) => Slot::Issue(issue.number()),
+            Self::Session(Address::Role(issue, role)) => Slot::Role(issue.number(), role.clone()),
+            Self::Session(Address::Named(_, name)) => Slot::Named(name.clone()),
+        }
     }
 
     /// The key whose record this is, from its path below `sessions/`; nothing where no key's record is.
     pub fn of_record(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
-        let repo = repo_of(path.parent()?)?;
-        match Entry::of(name) {
-            Entry::Base => Some(Self::Base(repo)),
-            Entry::Record(number) => Some(Self::Session(Address::new(repo, number).ok()?)),
-            _ => None,
+        let folder = path.parent()?;
+        if let Some(repo) = repo_of(folder) {
+            let slot = match Entry::of(name) {
+                Entry::Base => Slot::Base,
+                Entry::Record(number) => Slot::Issue(number),
+                Entry::Named(name) => Slot::Named(name),
+                _ => return None,
+            };
+            return slot.key(&repo);
+        }
+        if folder.file_name()? != ROLES {
+            return None;
+        }
+        let issue = folder.parent()?;
+        let Entry::Folder(number) = Entry::of(issue.file_name()?.to_str()?) else {
+            return None;
+        };
+        let RoleEntry::Record(role) = RoleEntry::of(name) else {
+            return None;
+        };
+        Slot::Role(number, role).key(&repo_of(issue.parent()?)?)
+    }
+}
+
+/// A key within its repository. In the order of the addresses, with the base first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Slot {
+    Base,
+    Issue(u64),
+    Role(u64, AddressName),
+    Named(AddressName),
+}
+
+impl Slot {
+    /// The record's path in the repository's folder.
+    pub(crate) fn record(&self) -> String {
+        match self {
+            // The folder's name has an end that tells it from a group's, which no record needs.
+            Self::Named(name) => format!("~{name}.json"),
+            _ => format!("{}.json", self.stem()),
+        }
+    }
+
+    fn stem(&self) -> String {
+        match self {
+            Self::Base => "base".to_owned(),
+            Self::Issue(number) => number.to_string(),
+            Self::Role(number, role) => format!("{number}/{ROLES}/{role}"),
+            Self::Named(name) => format!("~{name}@"),
+        }
+    }
+
+    /// The key in this repository; nothing for the number 0.
+    pub(crate) fn key(&self, repo: &RepoRef) -> Option<RecordKey> {
+        let issue = |number| IssueRef::new(repo.clone(), number).ok();
+        Some(RecordKey::Session(match self {
+            Self::Base => return Some(RecordKey::Base(repo.clone())),
+            Self::Issue(number) => Address::Issue(issue(*number)?),
+            Self::Role(number, role) => Address::Role(issue(*number)?, role.clone()),
+            Self::Named(name) => Address::Named(repo.clone(), name.clone()),
+        }))
+    }
+
+    /// Whether this is the place of an address in its repository.
+    pub(crate) fn is_of(&self, address: &Address) -> bool {
+        match (self, address) {
+            (Self::Issue(number), Address::Issue(issue)) => *number == issue.number(),
+            (Self::Role(number, role), Address::Role(issue, own)) => *number == issue.number() && role == own,
+            (Self::Named(name), Address::Named(_, own)) => name == own,
+            _ => false,
+        }
+    }
+
+    /// As [`Address`] is ordered.
+    pub(crate) fn order(&self) -> impl Ord + '_ {
+        match self {
+            Self::Base => (0, 0, None),
+            Self::Issue(number) => (1, *number, None),
+            Self::Role(number, role) => (1, *number, Some(role)),
+            Self::Named(name) => (2, 0, Some(name)),
         }
     }
 }
@@ -146,16 +258,20 @@ fn is_reserved(segment: &str) -> bool {
 }
 
 /// What stands under a name in the folder of a repository, or of a group of repositories.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
     /// The record of the issue with this number.
     Record(u64),
+    /// The record of the session with this name.
+    Named(AddressName),
     /// The record of the base.
     Base,
-    /// Named like a record, and found by no key: leading zeros, no number of an issue.
+    /// Named like a record, and found by no key: leading zeros, no number of an issue, no valid name.
     Stray,
-    /// The folder of a key.
-    Folder,
+    /// The folder of the issue with this number, with its roles.
+    Folder(u64),
+    /// The folder of another key.
+    OtherFolder,
     /// A group's or a repository's folder, or anything else.
     Other,
 }
@@ -163,14 +279,43 @@ pub(crate) enum Entry {
 impl Entry {
     pub(crate) fn of(name: &str) -> Self {
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let issue = |text: &str| text.parse().ok().filter(|_| !text.starts_with('0'));
         match name.strip_suffix(".json") {
             Some("base") => Self::Base,
-            Some(stem) if is_number(stem) => match stem.parse() {
-                Ok(number) if !stem.starts_with('0') => Self::Record(number),
-                _ => Self::Stray,
+            Some(stem) if is_number(stem) => issue(stem).map_or(Self::Stray, Self::Record),
+            Some(stem) => match stem.strip_prefix('~') {
+                Some(name) => canonical(name).map_or(Self::Stray, Self::Named),
+                None => Self::Other,
             },
-            None if name == "base" || is_number(name) => Self::Folder,
-            _ => Self::Other,
+            None if is_number(name) => issue(name).map_or(Self::OtherFolder, Self::Folder),
+            None if name == "base" || (name.starts_with('~') && name.ends_with('@')) => Self::OtherFolder,
+            None => Self::Other,
         }
     }
+}
+
+/// What stands under a name in the folder of an issue's roles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RoleEntry {
+    /// The record of this role.
+    Record(AddressName),
+    /// Named like a record, and found by no key.
+    Stray,
+    /// The folder of a role, or anything else.
+    Other,
+}
+
+impl RoleEntry {
+    pub(crate) fn of(name: &str) -> Self {
+        match name.strip_suffix(".json") {
+            Some(_) if name.starts_with(fsx::TEMP_PREFIX) => Self::Other,
+            Some(stem) => canonical(stem).map_or(Self::Stray, Self::Record),
+            None => Self::Other,
+        }
+    }
+}
+
+/// A role or a name as a file is named after it: in lower case.
+fn canonical(text: &str) -> Option<AddressName> {
+    AddressName::new(text).ok().filter(|name| name.as_str() == text)
 }

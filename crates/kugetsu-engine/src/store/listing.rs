@@ -13,11 +13,11 @@ use std::sync::mpsc;
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-use super::layout::{self, Entry};
+use super::layout::{self, Entry, RoleEntry, Slot};
 use super::records::{self, MAX_RECORD, Record};
 use super::{RecordKey, Store, StoreError};
 use crate::fsx::{self, FsError};
-use kugetsu_api::{Address, BaseRecord, RepoRef, SessionRecord, SessionSummary};
+use kugetsu_api::{BaseRecord, RepoRef, SessionRecord, SessionSummary};
 
 /// A file or folder that could not be read, and why.
 pub type Broken = (PathBuf, String);
@@ -37,21 +37,15 @@ pub(crate) struct Folder {
     open: OwnedFd,
     repo: RepoRef,
     base: bool,
-    /// In ascending order.
-    issues: Vec<u64>,
+    /// In the order of their addresses.
+    sessions: Vec<Slot>,
 }
 
 impl Folder {
     /// The keys whose records are here.
     pub(crate) fn keys(&self) -> impl Iterator<Item = RecordKey> {
-        let issues = self
-            .issues
-            .iter()
-            .filter_map(|number| Address::new(self.repo.clone(), *number).ok());
-        self.base
-            .then(|| RecordKey::Base(self.repo.clone()))
-            .into_iter()
-            .chain(issues.map(RecordKey::Session))
+        let base = self.base.then_some(&Slot::Base).into_iter();
+        base.chain(&self.sessions).filter_map(|slot| slot.key(&self.repo))
     }
 }
 
@@ -74,8 +68,8 @@ const FILE: OFlags = OFlags::RDONLY
     .union(OFlags::NONBLOCK)
     .union(OFlags::CLOEXEC);
 
-/// One file to read: its folder, and the issue's number, or nothing for the base.
-type Wanted<'a> = (&'a Folder, Option<u64>);
+/// One file to read: its repository's folder, and which of the folder's records it is.
+type Wanted<'a> = (&'a Folder, &'a Slot);
 
 impl Store {
     /// Every issue's record.
@@ -150,23 +144,17 @@ impl Store {
     }
 }
 
-impl Folder {
-    fn name(number: Option<u64>) -> String {
-        number.map_or_else(|| "base.json".to_owned(), |number| format!("{number}.json"))
-    }
-}
-
 impl Walk {
     fn session_records(&self) -> Vec<Wanted<'_>> {
         let folders = self.folders.iter();
         folders
-            .flat_map(|folder| folder.issues.iter().map(move |number| (folder, Some(*number))))
+            .flat_map(|folder| folder.sessions.iter().map(move |slot| (folder, slot)))
             .collect()
     }
 
     fn read_bases(&self) -> (Vec<BaseRecord>, Vec<Broken>) {
         let with_base = self.folders.iter().filter(|folder| folder.base);
-        let wanted: Vec<_> = with_base.map(|folder| (folder, None)).collect();
+        let wanted: Vec<_> = with_base.map(|folder| (folder, &Slot::Base)).collect();
         let mut found = Vec::new();
         let add = |block: &mut Vec<_>, record, _: &str| block.push(record);
         let broken = read_all(&wanted, add, |block| found.extend(block));
@@ -188,6 +176,57 @@ impl Walk {
         }
     }
 
+    fn stray(&mut self, path: PathBuf) {
+        let why = "it is named like a record, and is none".to_owned();
+        self.broken.push((path, why));
+    }
+
+    /// Finds the records of an issue's roles. Most issues have none, which one system call tells.
+    fn roles(&mut self, repo: &Path, open: &OwnedFd, number: u64, sessions: &mut Vec<Slot>) {
+        let below = format!("{number}/{}", layout::ROLES);
+        let entries = match rustix::fs::openat(open, below.as_str(), FOLDER, Mode::empty()) {
+            Ok(open) => rustix::fs::Dir::new(open),
+            Err(errno) => Err(errno),
+        };
+        let path = || repo.join(&below);
+        let entries = match entries {
+            Ok(entries) => entries,
+            // With O_DIRECTORY, a link is no folder either.
+            Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) if path().is_symlink() => {
+                return self.symlinks.push(path());
+            }
+            Err(errno) => return self.broken(path(), errno),
+        };
+        for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(errno) => return self.broken(path(), errno),
+            };
+            let Ok(name) = entry.file_name().to_str() else {
+                let name = entry.file_name().to_string_lossy();
+                self.broken
+                    .push((path().join(&*name), "its name is not UTF-8".to_owned()));
+                continue;
+            };
+            let mut kind = entry.file_type();
+            if kind == FileType::Unknown {
+                kind = std::fs::symlink_metadata(path().join(name)).map_or(FileType::Unknown, |found| {
+                    FileType::from_raw_mode(std::os::unix::fs::MetadataExt::mode(&found))
+                });
+            }
+            match (kind, RoleEntry::of(name)) {
+                (FileType::Symlink, _) => self.symlinks.push(path().join(name)),
+                (FileType::RegularFile, RoleEntry::Record(role)) => sessions.push(Slot::Role(number, role)),
+                (_, RoleEntry::Record(_)) => {
+                    self.broken
+                        .push((path().join(name), "it is not a plain file".to_owned()));
+                }
+                (_, RoleEntry::Stray) => self.stray(path().join(name)),
+                (_, RoleEntry::Other) => {}
+            }
+        }
+    }
+
     fn descend(&mut self, path: PathBuf, open: OwnedFd, root: &Path, depth: usize) {
         let entries = match rustix::fs::Dir::read_from(&open) {
             Ok(entries) => entries,
@@ -195,7 +234,7 @@ impl Walk {
         };
         // The folders of instances and owners hold no records.
         let holds_records = depth >= 3;
-        let (mut base, mut issues, mut folders) = (false, Vec::new(), Vec::new());
+        let (mut base, mut sessions, mut folders) = (false, Vec::new(), Vec::new());
         for entry in entries {
             let entry = match entry {
                 Ok(entry) => entry,
@@ -223,17 +262,16 @@ impl Walk {
             match (kind, shape) {
                 (FileType::Symlink, _) => self.symlinks.push(path.join(name)),
                 (FileType::RegularFile, Entry::Base) => base = true,
-                (FileType::RegularFile, Entry::Record(number)) => issues.push(number),
-                (_, Entry::Base | Entry::Record(_)) => {
+                (FileType::RegularFile, Entry::Record(number)) => sessions.push(Slot::Issue(number)),
+                (FileType::RegularFile, Entry::Named(name)) => sessions.push(Slot::Named(name)),
+                (FileType::Directory, Entry::Folder(number)) => {
+                    self.roles(&path, &open, number, &mut sessions);
+                }
+                (_, Entry::Base | Entry::Record(_) | Entry::Named(_)) => {
                     self.broken
                         .push((path.join(name), "it is not a plain file".to_owned()));
                 }
-                (_, Entry::Stray) => {
-                    self.broken.push((
-                        path.join(name),
-                        "it is named like a record, and is none".to_owned(),
-                    ));
-                }
+                (_, Entry::Stray) => self.stray(path.join(name)),
                 (FileType::Directory, Entry::Other) => folders.push(name.to_owned()),
                 _ => {}
             }
@@ -245,16 +283,16 @@ impl Walk {
                 Err(errno) => self.broken(below, errno),
             }
         }
-        if base || !issues.is_empty() {
+        if base || !sessions.is_empty() {
             match path.strip_prefix(root).ok().and_then(layout::repo_of) {
                 Some(repo) => {
-                    issues.sort_unstable();
+                    sessions.sort_unstable_by(|a: &Slot, b| a.order().cmp(&b.order()));
                     self.folders.push(Folder {
                         path,
                         open,
                         repo,
                         base,
-                        issues,
+                        sessions,
                     });
                 }
                 None => self
@@ -333,29 +371,25 @@ fn read_block<R: Record, T: Default>(
 ) -> Block<T> {
     let mut made = T::default();
     let mut broken = Vec::new();
-    for (folder, number) in wanted {
-        if let Some((record, text)) = read_quickly::<R>(folder, *number, buffer) {
+    for (folder, slot) in wanted {
+        if let Some((record, text)) = read_quickly::<R>(folder, slot, buffer) {
             add(&mut made, record, text);
             continue;
         }
-        match read_with_care(folder, *number) {
+        match read_with_care(folder, slot) {
             Ok(Some((record, text))) => add(&mut made, record, &text),
             // Removed since the walk.
             Ok(None) => {}
             Err(StoreError::Broken { path, why }) => broken.push((path, why)),
-            Err(error) => broken.push((folder.path.join(Folder::name(*number)), error.to_string())),
+            Err(error) => broken.push((folder.path.join(slot.record()), error.to_string())),
         }
     }
     (made, broken)
 }
 
 /// Three system calls for a record: nothing where anything is unusual, such as a large one.
-fn read_quickly<'a, R: Record>(
-    folder: &Folder,
-    number: Option<u64>,
-    buffer: &'a mut [u8],
-) -> Option<(R, &'a str)> {
-    let open = rustix::fs::openat(&folder.open, Folder::name(number), FILE, Mode::empty()).ok()?;
+fn read_quickly<'a, R: Record>(folder: &Folder, slot: &Slot, buffer: &'a mut [u8]) -> Option<(R, &'a str)> {
+    let open = rustix::fs::openat(&folder.open, slot.record(), FILE, Mode::empty()).ok()?;
     let length = rustix::io::read(&open, &mut *buffer).ok()?;
     // Checked as a whole, not string by string.
     if length == buffer.len() {
@@ -367,21 +401,14 @@ fn read_quickly<'a, R: Record>(
         return None;
     }
     let record = R::understand(text).ok()?;
-    record.belongs(&folder.repo, number).then_some((record, text))
+    record.belongs(&folder.repo, slot).then_some((record, text))
 }
 
 /// Reads the whole file, and says what is wrong with it.
-fn read_with_care<R: Record>(
-    folder: &Folder,
-    number: Option<u64>,
-) -> Result<Option<(R, String)>, StoreError> {
-    let path = folder.path.join(Folder::name(number));
-    let key = match number {
-        None => RecordKey::Base(folder.repo.clone()),
-        Some(number) => match Address::new(folder.repo.clone(), number) {
-            Ok(address) => RecordKey::Session(address),
-            Err(error) => return Err(StoreError::broken(&path, error.to_string())),
-        },
+fn read_with_care<R: Record>(folder: &Folder, slot: &Slot) -> Result<Option<(R, String)>, StoreError> {
+    let path = folder.path.join(slot.record());
+    let Some(key) = slot.key(&folder.repo) else {
+        return Err(StoreError::broken(&path, "it has no valid name".to_owned()));
     };
     match fsx::read_bounded(&path, MAX_RECORD) {
         Ok(bytes) => {

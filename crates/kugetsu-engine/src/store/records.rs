@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::ser::Formatter;
 use serde_json::{Map, Value};
 
+use super::layout::Slot;
 use super::{Lease, RecordKey, Store, StoreError, trash};
 use crate::fsx;
 use kugetsu_api::{Address, BaseRecord, RepoRef, SCHEMA, SessionRecord, SessionSummary};
@@ -32,11 +33,11 @@ pub(crate) trait Record: DeserializeOwned + Send {
         }
     }
 
-    /// Whether it is this repository's base, or this issue of it.
-    fn belongs(&self, repo: &RepoRef, number: Option<u64>) -> bool {
+    /// Whether it belongs at this place of the repository.
+    fn belongs(&self, repo: &RepoRef, slot: &Slot) -> bool {
         match self.owner() {
-            Owner::Base(own) => own == repo && number.is_none(),
-            Owner::Session(own) => own.repo() == repo && number == Some(own.number()),
+            Owner::Base(own) => own == repo && *slot == Slot::Base,
+            Owner::Session(own) => own.repo() == repo && slot.is_of(own),
         }
     }
 }

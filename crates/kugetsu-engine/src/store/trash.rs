@@ -4,6 +4,9 @@
 //! first, and the record's move is what decides: before it the key has its session still, after it the entry can be
 //! restored. What a crash leaves half done is found by [`Store::check`](super::Store::check) and finished, or taken
 //! back, by `fix`. All of it happens under the index's lock.
+//!
+//! The folder of an issue also holds the sessions of its roles, which stay where they are and may be running. So what
+//! belongs to the issue is moved name by name, through `session.part`: while that is there, the move is half done.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,7 +41,7 @@ pub struct TrashEntry {
     pub schema: u32,
     /// The entry's name.
     pub id: TrashId,
-    /// The issue, when it was an issue's session.
+    /// The session's address, when it was no base.
     #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Address>,
     /// The repository, when it was a base.
@@ -72,6 +75,7 @@ struct Place {
     folder: PathBuf,
     trashed_record: PathBuf,
     trashed_folder: PathBuf,
+    partial_folder: PathBuf,
     record: PathBuf,
     session_folder: PathBuf,
 }
@@ -92,6 +96,7 @@ impl TrashEntry {
         Some(Place {
             trashed_record: folder.join(RECORD),
             trashed_folder: folder.join("session"),
+            partial_folder: folder.join("session.part"),
             record: store.record_path(&key),
             session_folder: store.folder(&key),
             folder,
@@ -229,7 +234,7 @@ impl Store {
             when,
             why: why.to_owned(),
             record: key.record(),
-            folder: exists(&self.folder(key)).then(|| key.folder()),
+            folder: has_own(&self.folder(key)).then(|| key.folder()),
             restored: None,
         }
     }
@@ -253,11 +258,22 @@ impl Store {
     }
 
     fn move_folder_out(&self, place: &Place) -> Result<(), StoreError> {
-        if exists(&place.session_folder) && !exists(&place.trashed_folder) {
+        let begun = exists(&place.partial_folder);
+        if (begun || has_own(&place.session_folder)) && !exists(&place.trashed_folder) {
             fsx::refuse_symlinks(&self.home, &place.session_folder)?;
-            fsx::rename_durable(&place.session_folder, &place.trashed_folder)?;
+            self.move_own(&place.session_folder, &place.partial_folder)?;
+            fsx::rename_durable(&place.partial_folder, &place.trashed_folder)?;
         }
+        fsx::remove_empty_dir(&place.session_folder)?;
         fsx::crash_point("trash_folder_moved");
+        Ok(())
+    }
+
+    /// Moves what is in the folder of a session, without the sessions of its roles.
+    fn move_own(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        if exists(from) {
+            fsx::move_entries(&self.home, from, to, layout::ROLES)?;
+        }
         Ok(())
     }
 
@@ -278,21 +294,27 @@ impl Store {
                 path: place.record,
             });
         }
+        // An earlier restore was cut off on its way: from the start again.
+        if exists(&place.partial_folder) {
+            self.finish_entry(&lock, &entry)?;
+        }
         // First of all, so that a crash after the record's move cannot make this look like an entry never begun.
         entry.restored = Some(Timestamp::now());
         let file = place.folder.join(ENTRY);
         fsx::write_atomic(&file, &records::encode(&entry, &file)?)?;
         self.make_folder_of(&place.record)?;
         if exists(&place.trashed_folder) {
-            if exists(&place.session_folder) {
+            fsx::refuse_symlinks(&self.home, &place.session_folder)?;
+            if has_own(&place.session_folder) {
                 // Logs of an attempt that never got a record: kept with the entry.
-                fsx::refuse_symlinks(&self.home, &place.session_folder)?;
                 let aside = place
                     .folder
                     .join(format!("replaced-{}", Timestamp::now().as_millisecond()));
-                fsx::rename_durable(&place.session_folder, &aside)?;
+                self.move_own(&place.session_folder, &aside)?;
             }
-            fsx::rename_durable(&place.trashed_folder, &place.session_folder)?;
+            fsx::rename_durable(&place.trashed_folder, &place.partial_folder)?;
+            self.move_own(&place.partial_folder, &place.session_folder)?;
+            fsx::remove_empty_dir(&place.partial_folder)?;
         }
         fsx::crash_point("restore_folder_moved");
         fsx::rename_durable(&place.trashed_record, &place.record)?;
@@ -349,7 +371,7 @@ impl Store {
                 if entry.folder.is_some()
                     && !exists(&place.trashed_folder)
                     && !exists(&place.record)
-                    && exists(&place.session_folder) =>
+                    && (exists(&place.partial_folder) || has_own(&place.session_folder)) =>
             {
                 Some(Half::FolderLeft)
             }
@@ -406,6 +428,11 @@ fn remove_if_empty(folder: &Path) -> Result<(), StoreError> {
     } else {
         Ok(fsx::remove_dir_all_durable(folder)?)
     }
+}
+
+/// Whether a session's folder holds more than the sessions of its roles. One that cannot be read is taken to.
+fn has_own(folder: &Path) -> bool {
+    fsx::names_in(folder, layout::ROLES).map_or(true, |names| !names.is_empty())
 }
 
 fn exists(path: &Path) -> bool {

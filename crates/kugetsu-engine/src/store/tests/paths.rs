@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use kugetsu_api::{IssueRef, RefContext, RepoRef};
+use kugetsu_api::{Address, AddressName, IssueRef, RefContext, RepoRef};
 use proptest::prelude::*;
 
 use crate::store::{RecordKey, Store};
@@ -39,6 +39,26 @@ fn segment() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Roles and names, among them those that look like files of the store.
+fn name() -> impl Strategy<Value = AddressName> {
+    let sly = [
+        "at", "base", "14", "1.2", "review", "turns", "lease", "a-b", "a_b",
+    ];
+    prop_oneof![
+        prop::sample::select(sly.to_vec()).prop_map(str::to_owned),
+        "[a-zA-Z0-9][a-zA-Z0-9._-]{0,5}".prop_map(|text| text),
+    ]
+    .prop_filter_map("a name", |text| AddressName::new(&text).ok())
+}
+
+/// The session of an issue, or of one of its roles.
+fn of_issue(issue: IssueRef, role: Option<AddressName>) -> RecordKey {
+    RecordKey::Session(match role {
+        None => Address::Issue(issue),
+        Some(role) => Address::Role(issue, role),
+    })
+}
+
 fn key() -> impl Strategy<Value = RecordKey> {
     let instance = prop::sample::select(vec!["a.b", "a.b:1", "localhost", "14.json", "base.json"]);
     let number = prop_oneof![
@@ -46,25 +66,37 @@ fn key() -> impl Strategy<Value = RecordKey> {
         (13_u64..17).prop_map(Some),
         any::<u64>().prop_map(|n| Some(n.max(1)))
     ];
-    let parts = (instance, prop::collection::vec(segment(), 2..6), number);
-    parts.prop_filter_map("a name that is only .git", |(instance, segments, number)| {
-        let repo = RepoRef::try_from(format!("{instance}/{}", segments.join("/"))).ok()?;
-        Some(match number {
-            None => RecordKey::Base(repo),
-            Some(number) => RecordKey::Session(IssueRef::new(repo, number).ok()?),
-        })
-    })
+    let parts = (
+        instance,
+        prop::collection::vec(segment(), 2..6),
+        number,
+        prop::option::of(name()),
+    );
+    parts.prop_filter_map(
+        "a name that is only .git",
+        |(instance, segments, number, name)| {
+            let repo = RepoRef::try_from(format!("{instance}/{}", segments.join("/"))).ok()?;
+            Some(match (number, name) {
+                (None, None) => RecordKey::Base(repo),
+                (None, Some(name)) => RecordKey::Session(Address::Named(repo, name)),
+                (Some(number), role) => of_issue(IssueRef::new(repo, number).ok()?, role),
+            })
+        },
+    )
 }
 
 /// Two keys of which one often is named like a file or a folder of the other.
 fn two_keys() -> impl Strategy<Value = (RecordKey, RecordKey)> {
-    let nested = (key(), prop::collection::vec(segment(), 1..3), 13_u64..17).prop_filter_map(
-        "too deep",
-        |(a, more, n)| {
-            let repo = RepoRef::try_from(format!("{}/{}", a.repo(), more.join("/"))).ok()?;
-            Some((a, RecordKey::Session(IssueRef::new(repo, n).ok()?)))
-        },
+    let more = (
+        prop::collection::vec(segment(), 0..3),
+        13_u64..17,
+        prop::option::of(name()),
     );
+    let nested = (key(), more).prop_filter_map("too deep", |(a, (more, n, role))| {
+        let folders: Vec<_> = std::iter::once(a.repo().to_string()).chain(more).collect();
+        let repo = RepoRef::try_from(folders.join("/")).ok()?;
+        Some((a, of_issue(IssueRef::new(repo, n).ok()?, role)))
+    });
     prop_oneof![nested, (key(), key())]
 }
 
@@ -97,7 +129,9 @@ proptest! {
             for theirs in own_paths(&store, &b) {
                 // Also not one inside the other: no file where the other needs a folder.
                 let apart = !mine.starts_with(&theirs) && !theirs.starts_with(&mine);
-                prop_assert!(a == b || apart, "{a} has {}, {b} has {}", mine.display(), theirs.display());
+                // But for the roles of an issue, which are in a folder of their own within the issue's.
+                let of_one_issue = is_role_of(&a, &b) || is_role_of(&b, &a);
+                prop_assert!(a == b || apart || (of_one_issue && mine != theirs), "{a} has {}, {b} has {}", mine.display(), theirs.display());
             }
         }
     }
@@ -120,9 +154,16 @@ proptest! {
 
     #[test]
     fn no_text_that_looks_right_leaves_the_folder(
-        text in "(https?://|ssh://|git@|HTTP://)?[a-z.:@-]{0,9}(/([a-zA-Z0-9._~-]{0,4}|\\.\\.|-|issues|pull|%2e)){0,6}[#:/?]?[0-9]{0,21}\\PC?"
+        text in "(https?://|ssh://|git@|HTTP://)?[a-z.:@-]{0,9}(/([a-zA-Z0-9._~-]{0,4}|\\.\\.|-|issues|pull|%2e)){0,6}[#:/?~]?[0-9]{0,21}(/[a-z0-9.]{0,4})?\\PC?"
     ) {
         check_any(&text);
+    }
+}
+
+fn is_role_of(role: &RecordKey, issue: &RecordKey) -> bool {
+    match (role, issue) {
+        (RecordKey::Session(Address::Role(of, _)), RecordKey::Session(Address::Issue(issue))) => of == issue,
+        _ => false,
     }
 }
 
@@ -134,11 +175,13 @@ fn check_any(text: &str) {
         origin: Some(origin),
     };
     for context in [context, RefContext::default()] {
-        if let Ok(issue) = IssueRef::parse(text, &context) {
+        if let Ok(address) = Address::parse(text, &context) {
+            let key = RecordKey::from(&address);
             assert!(
-                is_inside(&store.record_path(&(&issue).into()), Path::new("/home/sessions")),
+                is_inside(&store.record_path(&key), Path::new("/home/sessions")),
                 "{text:?}"
             );
+            assert_eq!(RecordKey::of_record(&key.record()), Some(key), "{text:?}");
         }
         if let Ok(repo) = RepoRef::parse(text, &context) {
             assert!(

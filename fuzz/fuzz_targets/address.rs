@@ -3,7 +3,7 @@
 
 use std::path::{Component, Path};
 
-use kugetsu_api::{IssueRef, RefContext, RepoRef};
+use kugetsu_api::{Address, RefContext, RepoRef};
 use kugetsu_engine::store::{RecordKey, Store};
 use libfuzzer_sys::fuzz_target;
 
@@ -25,10 +25,10 @@ fuzz_target!(|text: &str| {
     let origin = RepoRef::try_from("git.example.org/team/tool".to_owned()).ok();
     let full = RefContext { default_instance: Some("github.com".to_owned()), origin };
     for context in [RefContext::default(), full] {
-        match IssueRef::parse(text, &context) {
-            Ok(issue) => {
-                check(&store, &(&issue).into());
-                assert_eq!(IssueRef::try_from(issue.to_string()), Ok(issue));
+        match Address::parse(text, &context) {
+            Ok(address) => {
+                check(&store, &(&address).into());
+                assert_eq!(Address::try_from(address.to_string()), Ok(address));
             }
             Err(error) => assert!(!error.to_string().chars().any(char::is_control)),
         }
