@@ -270,6 +270,7 @@ fn processes_make_records_at_once_and_the_index_has_them_all() {
     let children: Vec<_> = (1..=4)
         .map(|child: u64| {
             another_process(NAME, &[store.home().to_str().unwrap(), &child.to_string()])
+                .stdout(Stdio::null())
                 .spawn()
                 .unwrap()
         })
