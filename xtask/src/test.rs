@@ -4,6 +4,7 @@ mod programs;
 mod results;
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use kugetsu_testing::{HangRow, Version};
@@ -64,12 +65,12 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// How many tests run at a time. A real opencode costs a core, and each of its tests waits now and then; of the
-    /// others, most only wait.
+    /// How many tests run at a time. A real opencode keeps a core busy, and each of its tests waits now and then; the
+    /// other tests mostly wait.
     fn threads(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let threads = if self.real { cores * 2 } else { cores * 4 };
-        threads.clamp(2, 8)
+        let threads = if self.real { cores * 2 } else { cores * 6 };
+        threads.clamp(2, 16)
     }
 }
 
@@ -96,12 +97,16 @@ fn plan<'a>(options: &Options, programs: &'a [TestProgram]) -> Result<Vec<Run<'a
 fn tests(options: &Options, runs: &[Run<'_>], results: &mut Results) -> Result<(), Failure> {
     // What an earlier run measured would pass for this one's. There may be none.
     let _ = std::fs::remove_dir_all(HangRow::folder());
+    let memory = folder_in_memory();
     for run in runs {
         let name = &run.program.name;
         let threads = run.threads();
         println!("=== {name}: {} tests, {threads} at a time", run.tests.len());
         results.expect(name, &run.tests);
-        let success = heard(run.program.run(&run.tests, threads), name, |line| {
+        // The real opencode runs where its users have it: on a disk.
+        let temporary = memory.as_deref().filter(|_| !run.real);
+        let command = run.program.run(&run.tests, threads, temporary);
+        let success = heard(command, name, |line| {
             results.line(line);
         })?;
         results.ended(success);
@@ -120,6 +125,17 @@ fn tests(options: &Options, runs: &[Run<'_>], results: &mut Results) -> Result<(
             failed.join("\n  ")
         ))),
     }
+}
+
+/// A folder in memory for what tests write, where there is one with room in which programs can be executed. Half of the
+/// time of the tests of crashes is spent on waiting for the disk.
+fn folder_in_memory() -> Option<PathBuf> {
+    const ROOM: u64 = 4 << 30;
+    let folder = PathBuf::from("/dev/shm");
+    let state = rustix::fs::statvfs(&folder).ok()?;
+    let fits = state.f_bavail * state.f_frsize >= ROOM;
+    let executes = !state.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC);
+    (fits && executes && std::env::var_os("TMPDIR").is_none()).then_some(folder)
 }
 
 /// Runs a command to its end, passes its stdout on and shows each line to `hear`. Whether it succeeded.

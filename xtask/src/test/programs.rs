@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use kugetsu_testing::workspace_root;
 use serde_json::Value;
 
 use crate::step::{Failure, cargo};
@@ -87,16 +88,26 @@ impl TestProgram {
             .collect())
     }
 
-    /// The command that runs these tests and says of each how long it took.
-    pub(super) fn run(&self, tests: &[String], threads: usize) -> Command {
+    /// The command that runs these tests and says of each how long it took. `temporary` is where they make their
+    /// worlds, instead of where the environment says.
+    pub(super) fn run(&self, tests: &[String], threads: usize, temporary: Option<&Path>) -> Command {
         let mut command = self.command();
+        if let Some(folder) = temporary {
+            command.env("TMPDIR", folder);
+        }
         command
             .arg("--exact")
             .args(tests)
             .arg(format!("--test-threads={threads}"))
             .args(["-Z", "unstable-options", "--report-time"])
             // A stable test harness has the option as well, and takes it where this is set.
-            .env("RUSTC_BOOTSTRAP", "1");
+            .env("RUSTC_BOOTSTRAP", "1")
+            // insta would ask cargo for it.
+            .env("INSTA_WORKSPACE_ROOT", workspace_root());
+        // Snapshots that differ fail their test and are written only where that is asked for.
+        if std::env::var_os("INSTA_UPDATE").is_none() {
+            command.env("INSTA_UPDATE", "no");
+        }
         command
     }
 
