@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// The variable that names the script's file.
 pub const SCRIPT_VARIABLE: &str = "FAKE_OPENCODE";
@@ -59,6 +60,14 @@ impl FakeScript {
         )
     }
 
+    /// Its server makes sessions and forks, and runs no turns.
+    pub fn serving() -> Self {
+        Self {
+            serve: ServeMode::Sessions,
+            ..Self::default()
+        }
+    }
+
     /// Adds: the first `run` whose prompt contains `needle` does the first attempt, and so on; the last one repeats.
     #[must_use]
     pub fn on_attempts(mut self, needle: impl Into<String>, attempts: impl Into<Vec<FakeAttempt>>) -> Self {
@@ -67,6 +76,24 @@ impl FakeScript {
             attempts: attempts.into(),
         });
         self
+    }
+}
+
+impl Step {
+    /// The event that begins a step.
+    pub fn step_start() -> Self {
+        Self::Event {
+            kind: "step_start".to_owned(),
+            part: json!({"type": "step-start"}),
+        }
+    }
+
+    /// The event that ends a step: why, and what it cost in USD.
+    pub fn step_finish(reason: &str, cost: f64) -> Self {
+        Self::Event {
+            kind: "step_finish".to_owned(),
+            part: json!({"type": "step-finish", "reason": reason, "cost": cost, "tokens": {"input": 10}}),
+        }
     }
 }
 

@@ -11,6 +11,8 @@
     reason = "test support reports by panicking, as assertions do"
 )]
 
+mod documents;
+pub mod example;
 pub mod fake;
 mod hangs;
 mod model;
@@ -18,6 +20,7 @@ mod soak;
 mod tour;
 mod world;
 
+pub use documents::{Block, blocks, document, files_below};
 pub use fake::{FakeAttempt, FakeCall, FakeRun, FakeScript, ServeMode, Step};
 pub use hangs::HangRow;
 pub use model::{Gate, ModelServer, Reply, Request, ToolCall, usage};

@@ -1,7 +1,6 @@
 //! `kill -9` of kugetsu at every point where it writes: no half file, no lease that stays held, at most one session for
 //! an issue, and none in opencode that the next command does not know.
 //!
-
 //! On the fake opencode, which is quick enough to try every point; `real/crash.rs` tries some on the real one.
 
 use std::collections::BTreeMap;

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::support::markdown::{blocks, document};
 use clap::CommandFactory as _;
 use kugetsu::cli::Cli;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_engine::settings::SETTINGS;
+use kugetsu_testing::{blocks, document};
 
 const DOCUMENTS: [&str; 13] = [
     "README.md",

@@ -1,110 +1,13 @@
-//! `sessions-example/` is a true example of kugetsu's home: its files mean to the code what they say, and they have
-//! the fields and types of what the code writes today. When they have changed: `cargo xtask example` writes it anew.
+//! `sessions-example/` is a true example of kugetsu's home: its files have the fields and types of what the code
+//! writes today. That the code reads them is tested in the engine. When they have changed: `cargo xtask example` writes it anew.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use kugetsu_api::{BaseRecord, SessionRecord, TurnRecord};
-use kugetsu_engine::operations::Environment;
-use kugetsu_engine::settings::Settings;
-use kugetsu_engine::store::{Index, Store, record_text};
-use kugetsu_engine::turn::stream::StreamLine;
-use kugetsu_testing::{FakeScript, Opencode, ServeMode, Step, World};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use kugetsu_testing::{FakeScript, Opencode, ServeMode, Step, World, example};
 use serde_json::{Value, json};
 
 const REPO: &str = "sessions/github.com/shoko/kugetsu";
-
-fn example() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("sessions-example")
-}
-
-fn text(home: &Path, name: &str) -> String {
-    let path = home.join(name);
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// Every file of the folder, by its path in it.
-fn files(folder: &Path) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                found.insert(path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned());
-            }
-        }
-    }
-    found
-}
-
-/// The stream files of the first turn of issue 14.
-fn stream(home: &Path) -> String {
-    let folder = format!("{REPO}/14/");
-    files(home)
-        .into_iter()
-        .find(|name| name.starts_with(&folder) && name.ends_with(".events.jsonl"))
-        .expect("a stream")
-}
-
-#[test]
-fn every_file_is_read_and_written_again_as_it_was() {
-    fn file<T: DeserializeOwned>(name: &str, write: impl Fn(&T) -> serde_json::Result<Vec<u8>>) -> T {
-        let text = text(&example(), name);
-        let value: T = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let again = String::from_utf8(write(&value).unwrap()).unwrap();
-        assert_eq!(again.trim_end(), text.trim_end(), "{name}");
-        value
-    }
-    fn lines<T: Serialize + DeserializeOwned>(name: &str) -> usize {
-        let text = text(&example(), name);
-        for line in text.lines() {
-            let value: T = serde_json::from_str(line).unwrap_or_else(|error| panic!("{name}: {error}"));
-            assert_eq!(serde_json::to_string(&value).unwrap(), line, "{name}");
-        }
-        text.lines().count()
-    }
-
-    let index: Index = file("index.json", serde_json::to_vec_pretty);
-    let base: BaseRecord = file(&format!("sessions/{}", index.base.unwrap()), record_text);
-    let mut known: BTreeSet<String> = ["config.toml", "index.json"].map(str::to_owned).into();
-    known.insert(format!("{REPO}/base.json"));
-    for (reference, path) in index.issues {
-        let record: SessionRecord = file(&format!("sessions/{path}"), record_text);
-        assert_eq!(record.address.to_string(), reference);
-        assert_eq!(record.base_session, base.session);
-        let turns = format!("{REPO}/{}/turns.jsonl", record.address.issue().unwrap().number());
-        assert_eq!(lines::<TurnRecord>(&turns) as u64, record.totals.turns);
-        known.extend([format!("sessions/{path}"), turns]);
-    }
-    let stream = stream(&example());
-    assert!(lines::<StreamLine>(&stream) > 5);
-    known.insert(stream);
-    assert_eq!(files(&example()), known, "a file that nothing checks");
-
-    let config = Settings::load(&example().join("config.toml"), &Environment::default()).unwrap();
-    assert_eq!(config.policy(), base.policy);
-}
-
-#[test]
-fn the_store_finds_nothing_wrong_with_it() {
-    let home = tempfile::tempdir().unwrap();
-    for name in files(&example()) {
-        let to = home.path().join(&name);
-        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-        std::fs::copy(example().join(name), to).unwrap();
-    }
-    let store = Store::open(home.path().to_owned());
-    assert_eq!(store.check(), []);
-    assert_eq!(store.session_records().unwrap().found.len(), 2);
-    let report = store.rebuild_index().unwrap();
-    assert_eq!((report.bases, report.issues), (1, 2));
-    assert_eq!(text(home.path(), "index.json"), text(&example(), "index.json"));
-}
 
 /// A value with nothing but its structure: fields and types.
 fn shape(value: &Value) -> Value {
@@ -141,7 +44,7 @@ fn key(name: &str) -> String {
 /// The shapes of the events in a stream, by their type.
 fn events(home: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let mut shapes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for line in text(home, &stream(home)).lines() {
+    for line in example::text(home, &example::stream(home)).lines() {
         let mut event: Value = serde_json::from_str(line).unwrap();
         // The arguments of a tool are the tool's; under `serve` a call is told of before they are complete.
         if let Some(input) = event.get_mut("input") {
@@ -182,7 +85,7 @@ fn it_has_the_structure_of_what_is_written_today() {
             .on("badkey", [refused]),
     );
     std::fs::copy(
-        example().join("config.toml"),
+        example::folder().join("config.toml"),
         world.kugetsu_home().join("config.toml"),
     )
     .unwrap();
@@ -203,8 +106,8 @@ fn it_has_the_structure_of_what_is_written_today() {
     let home = world.kugetsu_home();
 
     let same = |name: &str, parse: fn(&str) -> Value| {
-        let of = |home: &Path| shape(&parse(&text(home, name)));
-        assert_eq!(of(&example()), of(&home), "{name}");
+        let of = |home: &Path| shape(&parse(&example::text(home, name)));
+        assert_eq!(of(&example::folder()), of(&home), "{name}");
     };
     let whole = |text: &str| serde_json::from_str(text).unwrap();
     let lines = |text: &str| {
@@ -219,7 +122,7 @@ fn it_has_the_structure_of_what_is_written_today() {
     for issue in ["14", "15"] {
         same(&format!("{REPO}/{issue}/turns.jsonl"), lines);
     }
-    let mut shown = events(&example());
+    let mut shown = events(&example::folder());
     // `opencode run`, which the fake plays, tells of a tool only when it is over.
     shown.remove("tool_execution_update").expect("one in the example");
     assert_eq!(shown, events(&home));

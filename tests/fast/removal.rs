@@ -4,12 +4,11 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use crate::support::kit;
 use crate::support::kit::{
-    REPO, SOON, fake_session, fake_world, opencode_sessions, prompts_of, record, record_path, refused, run,
-    run_in, session_of, start, state_of, text,
+    self, REPO, SOON, fake_session, fake_world, opencode_sessions, prompts_of, record, record_path, refused,
+    run, run_in, serving_world, session_of, start, state_of, text,
 };
-use kugetsu_testing::{FakeScript, Opencode, ServeMode, Stdin, World};
+use kugetsu_testing::{Opencode, Stdin, World};
 use serde_json::Value;
 
 #[track_caller]
@@ -26,16 +25,6 @@ fn delete(world: &World, session: &str) {
             Stdin::Null,
         )
         .expect_status(0);
-}
-
-/// A world whose opencode makes sessions through its server, and no base yet.
-fn serving_world() -> World {
-    let world = World::new(Opencode::Fake);
-    world.fake(&FakeScript {
-        serve: ServeMode::Sessions,
-        ..FakeScript::default()
-    });
-    world
 }
 
 fn base_path(world: &World) -> PathBuf {

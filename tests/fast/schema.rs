@@ -19,7 +19,7 @@ fn the_checked_in_schema_is_that_of_the_code() {
     let kept = std::fs::read_to_string(&path).unwrap();
     assert_eq!(
         kept, made,
-        "write it anew with: KUGETSU_BLESS=1 cargo test --test schema"
+        "write it anew with: KUGETSU_BLESS=1 cargo xtask test schema::"
     );
 }
 

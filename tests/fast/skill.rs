@@ -4,9 +4,10 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::support::markdown::blocks;
+use crate::support::kit::serving_world;
 use clap::Parser as _;
-use kugetsu_testing::{FakeScript, Opencode, Output, ServeMode, Stdin, World, kugetsu_binary};
+use kugetsu_testing::blocks;
+use kugetsu_testing::{Output, Stdin, World, kugetsu_binary};
 
 /// Does what ssh does: gives the words after the host to a shell, as one line.
 const SSH: &str = r#"#!/bin/sh
@@ -24,11 +25,7 @@ exec sh -c "$*"
 
 /// A world in which `kugetsu` is on PATH and `ssh` leads back into it.
 fn world() -> World {
-    let world = World::new(Opencode::Fake);
-    world.fake(&FakeScript {
-        serve: ServeMode::Sessions,
-        ..FakeScript::default()
-    });
+    let world = serving_world();
     let bin = world.root().join("bin");
     std::fs::create_dir(&bin).unwrap();
     std::os::unix::fs::symlink(kugetsu_binary(), bin.join("kugetsu")).unwrap();
@@ -130,37 +127,6 @@ fn every_command_of_the_readme_works_as_written() {
     ];
     assert_eq!(turns, expected.map(|(typed, turns)| (typed.to_owned(), turns)));
     assert!(world.repo().join("kugetsu-start.1").metadata().unwrap().len() > 1000);
-}
-
-#[test]
-fn the_answers_file_in_the_readme_is_one() {
-    let text = &blocks("README.md", "answers")[0].text;
-    let answers: kugetsu_engine::turn::answers::Answers = serde_json::from_str(text).unwrap();
-    assert_eq!(
-        (
-            answers.questions.len(),
-            answers.permissions.len(),
-            answers.secrets.len()
-        ),
-        (1, 1, 1)
-    );
-}
-
-#[test]
-fn the_settings_files_in_the_readme_can_be_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("config.toml");
-    let mut hosts = 0;
-    for block in blocks("README.md", "toml") {
-        std::fs::write(&file, &block.text).unwrap();
-        let environment = kugetsu_engine::operations::Environment::default();
-        let config = kugetsu_engine::settings::Settings::load(&file, &environment);
-        hosts += config
-            .unwrap_or_else(|error| panic!("line {}: {error}", block.line))
-            .hosts
-            .len();
-    }
-    assert_eq!(hosts, 1);
 }
 
 #[test]

@@ -1,15 +1,9 @@
 //! `--host`: every command through the system's ssh and a real sshd on loopback. No real opencode is needed.
 
-use std::time::Duration;
-
-use crate::support::kit;
+use crate::support::kit::{self, ISSUE, REPO, SOON, fake_prompts, fake_session};
 use crate::support::sshd::{HOST, Sshd, other_home};
 use kugetsu_testing::{FakeAttempt, FakeScript, Opencode, Output, Running, Signal, Stdin, Step, World};
 use serde_json::{Value, json};
-
-const SOON: Duration = Duration::from_mins(1);
-const REPO: &str = "github.com/shoko/kugetsu";
-const ISSUE: &str = "github.com/shoko/kugetsu#14";
 
 /// A world, and another host that has a base session.
 fn worlds() -> (World, Sshd) {
@@ -22,13 +16,7 @@ fn worlds() -> (World, Sshd) {
 /// The fake opencode makes sessions only with `run`: one of those is adopted.
 fn with_base() -> (World, Sshd) {
     let (world, sshd) = worlds();
-    world
-        .finish(
-            world.opencode_command(["run", "--format", "json"]),
-            Stdin::text("base"),
-        )
-        .expect_status(0);
-    let session = world.sessions()[0].id.clone();
+    let session = fake_session(&world);
     let repo = world.repo();
     let init = [
         "init",
@@ -69,15 +57,6 @@ fn shown(world: &World) -> Value {
     let mut command = world.kugetsu(["show", ISSUE, "--json"]);
     command.env("KUGETSU_HOME", other_home(world));
     world.finish(command, Stdin::Null).json()
-}
-
-fn last_prompt(world: &World) -> String {
-    let calls = world.fake_calls();
-    calls
-        .into_iter()
-        .filter_map(|call| call.prompt)
-        .next_back()
-        .unwrap()
 }
 
 #[test]
@@ -137,13 +116,13 @@ fn prompts_and_arguments_arrive_byte_for_byte() {
     let (world, _sshd) = with_base();
     let nasty = "--it's \"quoted\" $(x) `y` \\ !! \u{1f980}\n\n\t* ~ #end ";
     over(&world, ["start", ISSUE, "--", nasty]).expect_status(0);
-    assert_eq!(last_prompt(&world), nasty);
+    assert_eq!(fake_prompts(&world).pop().unwrap(), nasty);
     let long = nasty.repeat((1 << 20) / nasty.len() + 1);
     let through_stdin = |words: &[&str]| {
         let words = ["--host", HOST].iter().chain(words);
         world.run_with(words, Stdin::text(&long)).expect_status(0);
         assert!(
-            last_prompt(&world) == long,
+            fake_prompts(&world).pop().unwrap() == long,
             "a prompt of {} bytes is not what arrived",
             long.len()
         );
@@ -402,7 +381,7 @@ fn the_same_turn_after_a_lost_connection_is_told_and_not_run_again() {
         let session = next["session"].as_str().unwrap();
         assert_eq!(
             kit::prompts_of(&world, session),
-            ["base", &prompt, "go on"],
+            ["the base", &prompt, "go on"],
             "{how}"
         );
     }
@@ -411,10 +390,7 @@ fn the_same_turn_after_a_lost_connection_is_told_and_not_run_again() {
 #[test]
 fn a_detached_turn_outlives_its_connection_and_is_found_again() {
     let (world, sshd) = with_base();
-    let journal = Step::Event {
-        kind: "step_start".into(),
-        part: json!({"type": "step-start"}),
-    };
+    let journal = Step::step_start();
     world.fake(
         &FakeScript::default()
             .on("hang", [journal, Step::Hang])
@@ -446,6 +422,6 @@ fn a_detached_turn_outlives_its_connection_and_is_found_again() {
     let waited = over(&world, ["wait", "14"]);
     assert_eq!(waited.expect_status(0).stdout(), "the answer\n");
     let session = shown(&world)["session"].as_str().unwrap().to_owned();
-    assert_eq!(kit::prompts_of(&world, &session), ["base", "hang on", "slow"]);
+    assert_eq!(kit::prompts_of(&world, &session), ["the base", "hang on", "slow"]);
     world.wait_nothing_left(SOON);
 }

@@ -5,21 +5,6 @@ use std::process::Stdio;
 
 use crate::support::kit::{SOON, fake_world, record, run, state_of};
 use kugetsu_testing::{FakeScript, Output, Step};
-use serde_json::json;
-
-fn step_finish(reason: &str, cost: f64) -> Step {
-    Step::Event {
-        kind: "step_finish".to_owned(),
-        part: json!({"type": "step-finish", "reason": reason, "cost": cost, "tokens": {"input": 10}}),
-    }
-}
-
-fn step_start() -> Step {
-    Step::Event {
-        kind: "step_start".to_owned(),
-        part: json!({"type": "step-start"}),
-    }
-}
 
 /// The last events that a summary tells.
 fn last(output: &Output) -> Vec<String> {
@@ -32,7 +17,7 @@ fn last(output: &Output) -> Vec<String> {
 fn a_failed_turn_tells_its_last_five_events_to_everybody() {
     let world = fake_world();
     let mut steps: Vec<_> = (0..3)
-        .flat_map(|_| [step_start(), step_finish("tool-calls", 0.0)])
+        .flat_map(|_| [Step::step_start(), Step::step_finish("tool-calls", 0.0)])
         .collect();
     steps.push(Step::Error {
         name: "APIError".to_owned(),
@@ -84,13 +69,17 @@ fn verbose_tells_every_event_and_stdout_is_the_answer_alone() {
 fn a_turn_that_costs_too_much_is_ended() {
     let world = fake_world();
     let steps = [
-        step_start(),
-        step_finish("tool-calls", 0.3),
+        Step::step_start(),
+        Step::step_finish("tool-calls", 0.3),
         Step::Answer("paid".to_owned()),
     ];
     world.fake(&FakeScript::default().on("spend", steps).on(
         "waste",
-        [step_start(), step_finish("tool-calls", 0.6), Step::Hang],
+        [
+            Step::step_start(),
+            Step::step_finish("tool-calls", 0.6),
+            Step::Hang,
+        ],
     ));
     let spend = ["start", "1", "spend", "--transport", "run", "--max-cost", "0.5"];
     run(&world, spend).expect_status(0);

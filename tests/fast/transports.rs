@@ -1,28 +1,12 @@
 //! What the real opencode will not do on demand: ending with nothing done, garbage, floods, a server that does not
 //! come up. A fake one does it.
 
-use std::time::Duration;
-
+use crate::support::kit::{SOON, scripted_world};
+use crate::support::proc::field;
 use kugetsu_testing::{
     FakeAttempt, FakeScript, Opencode, Output, Running, ServeMode, Signal, Stdin, Step, World,
 };
 use serde_json::Value;
-
-const SOON: Duration = Duration::from_mins(2);
-
-fn world(script: &FakeScript) -> World {
-    let world = World::new(Opencode::Fake);
-    world.fake(script);
-    // A base without a server: an adopted session.
-    let made = world.finish(
-        world.opencode_command(["run", "--format", "json"]),
-        Stdin::text("a base"),
-    );
-    made.expect_status(0);
-    let base = world.sessions()[0].id.clone();
-    world.run(["init", "--adopt", &base]).expect_status(0);
-    world
-}
 
 fn begin(world: &World, transport: &str) -> Running {
     world.spawn([
@@ -56,7 +40,7 @@ fn raw_log(world: &World) -> Vec<u8> {
 
 #[test]
 fn an_endless_flood_meets_the_timeout() {
-    let world = world(&FakeScript::default().on(
+    let world = scripted_world(&FakeScript::default().on(
         "endless",
         [Step::Flood {
             lines: usize::MAX,
@@ -89,7 +73,7 @@ fn the_stream_ends_with_the_verdict_that_was_checked() {
         kind: "step_finish".into(),
         part: serde_json::json!({"type": "step-finish", "reason": "stop", "cost": 0, "tokens": {}}),
     };
-    let world = world(&FakeScript::steps([finish]));
+    let world = scripted_world(&FakeScript::steps([finish]));
     let output = world
         .spawn(["start", "#1", "--json", "--transport", "run", "lie"])
         .wait(SOON);
@@ -116,7 +100,7 @@ fn a_failure_comes_with_its_proof() {
             message: "no such model".to_owned(),
         },
     ];
-    let world = world(&FakeScript::default().on("fake it", steps));
+    let world = scripted_world(&FakeScript::default().on("fake it", steps));
     let output = turn(&world, "run");
     let result = expect(&output, 1, "failed");
     let proof = &result["proof"];
@@ -160,7 +144,7 @@ fn expect(output: &Output, status: i32, verdict: &str) -> Value {
 
 #[test]
 fn an_end_with_nothing_done_is_void() {
-    let world = world(&FakeScript::default().on("fake it", [Step::Exit(0)]));
+    let world = scripted_world(&FakeScript::default().on("fake it", [Step::Exit(0)]));
     let result = expect(&turn(&world, "run"), 1, "void");
     assert_eq!(result["answer"], "");
     world.wait_nothing_left(SOON);
@@ -172,7 +156,7 @@ fn an_error_with_exit_status_0_is_a_failure() {
         name: "APIError".to_owned(),
         message: "no such key".to_owned(),
     };
-    let world = world(&FakeScript::default().on("fake it", [error, Step::Exit(0)]));
+    let world = scripted_world(&FakeScript::default().on("fake it", [error, Step::Exit(0)]));
     let result = expect(&turn(&world, "run"), 1, "failed");
     assert_eq!(result["reason"], "APIError: no such key");
 }
@@ -196,7 +180,7 @@ fn garbage_between_events_loses_nothing() {
     steps.push(Step::BigLine(10 << 20));
     steps.push(Step::Answer("the answer".to_owned()));
     steps.push(Step::Raw("half a line at the end".to_owned()));
-    let world = world(&FakeScript::default().on("fake it", steps));
+    let world = scripted_world(&FakeScript::default().on("fake it", steps));
     let output = turn(&world, "run");
     let result = expect(&output, 73, "completed");
     assert_eq!(result["answer"], "the answer");
@@ -226,10 +210,9 @@ fn garbage_between_events_loses_nothing() {
 }
 
 /// The most memory that a process has had so far, in KiB.
-fn high_water(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse().ok()
+fn high_water(pid: u32) -> u64 {
+    let most = field(pid, "VmHWM").and_then(|most| most.strip_suffix(" kB")?.trim().parse().ok());
+    most.unwrap_or(0)
 }
 
 #[test]
@@ -238,11 +221,11 @@ fn a_flood_of_events_does_not_fill_the_memory() {
         lines: 1000,
         bytes: 100 * 1000,
     };
-    let world = world(&FakeScript::default().on("fake it", [flood, Step::Answer("dry".to_owned())]));
+    let world = scripted_world(&FakeScript::default().on("fake it", [flood, Step::Answer("dry".to_owned())]));
     let mut running = begin(&world, "run");
     let mut most = 0;
     world.wait_until("the turn has ended", SOON, || {
-        most = most.max(high_water(running.pid()).unwrap_or(0));
+        most = most.max(high_water(running.pid()));
         !running.is_alive()
     });
     let result = expect(&running.wait(SOON), 0, "completed");
@@ -258,7 +241,7 @@ fn auto_takes_run_where_no_server_comes_up_and_says_so_once() {
         serve: ServeMode::Refuse,
         ..FakeScript::default().on("fake it", [Step::Answer("by run".to_owned())])
     };
-    let world = world(&script);
+    let world = scripted_world(&script);
     let output = turn(&world, "auto");
     let result = expect(&output, 0, "completed");
     assert_eq!(
@@ -283,7 +266,7 @@ fn auto_takes_run_where_the_server_says_nothing() {
         serve: ServeMode::Silent,
         ..FakeScript::default().on("fake it", [Step::Answer("by run".to_owned())])
     };
-    let world = world(&script);
+    let world = scripted_world(&script);
     let base = world.sessions()[0].id.clone();
     // Whoever does not want to wait for it need not.
     for words in [
@@ -359,7 +342,7 @@ fn an_opencode_that_stays_after_its_answer_is_ended() {
             Step::Hang,
         ],
     );
-    let world = world(&script);
+    let world = scripted_world(&script);
     let result = expect(&turn(&world, "run"), 0, "completed");
     assert_eq!(result["answer"], "said it all");
     world.wait_nothing_left(SOON);
@@ -380,7 +363,7 @@ fn an_opencode_that_finds_its_database_locked_at_its_start_is_started_again() {
             stores_prompt: true,
             steps: vec![Step::Answer("done".to_owned())],
         };
-        let world = world(&FakeScript::default().on_attempts("fake it", [locked, answers]));
+        let world = scripted_world(&FakeScript::default().on_attempts("fake it", [locked, answers]));
         let result = expect(&turn(&world, "run"), 0, "completed");
         assert_eq!(result["restarts"], 1, "{result}");
     }

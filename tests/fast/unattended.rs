@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::markdown::{Block, blocks, document};
 use crate::support::sshd::{HOST, Sshd, other_home};
+use kugetsu_testing::{Block, blocks, document};
 use kugetsu_testing::{
     FakeScript, Opencode, Output, Running, Stdin, Step, World, fake_binary, kugetsu_binary,
 };

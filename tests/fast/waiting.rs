@@ -1,9 +1,7 @@
 //! Two commands on one issue: who is refused, who waits, and who may stop waiting.
 
-use crate::support::kit;
-use crate::support::kit::{REPO, SOON, fake_world, record, run, session_of};
-use kugetsu_api::{Address, RefContext};
-use kugetsu_engine::store::{Holder, Store};
+use crate::support::kit::{self, SOON, fake_world, hold_lease, record, run, scripted_world, session_of};
+use crate::support::proc::{SIGINT, has_signal};
 use kugetsu_testing::{FakeScript, Running, Signal, Step, World};
 
 /// A turn that hangs in opencode until it is killed.
@@ -19,9 +17,7 @@ fn held(world: &World, arguments: &[&str]) -> Running {
 }
 
 fn world() -> World {
-    let world = fake_world();
-    world.fake(&FakeScript::default().on("hang", [Step::Hang]));
-    world
+    scripted_world(&FakeScript::default().on("hang", [Step::Hang]))
 }
 
 #[test]
@@ -65,7 +61,7 @@ fn a_wait_ends_with_the_turn_before_or_with_a_signal() {
     let patient = world.spawn(["continue", "1", "but this", "--wait", "--transport", "run"]);
     // Before it catches signals, one would end it as any program.
     world.wait_until("it listens to signals", SOON, || {
-        catches_interrupt(impatient.pid())
+        has_signal(impatient.pid(), "SigCgt", SIGINT)
     });
     assert!(impatient.is_alive());
     impatient.signal(Signal::Interrupt);
@@ -110,14 +106,6 @@ fn logs_that_follow_a_turn_wait_for_its_beginning() {
     world.wait_nothing_left(SOON);
 }
 
-fn catches_interrupt(pid: u32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let mask = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    // SIGINT is number 2.
-    mask.is_some_and(|mask| mask & (1 << 1) != 0)
-}
-
 #[test]
 fn two_starts_of_one_issue_make_one_session() {
     let world = fake_world();
@@ -158,10 +146,7 @@ fn starts_of_different_issues_get_different_sessions() {
 fn who_asks_for_a_turn_by_its_id_waits_for_turns_alone() {
     let world = world();
     run(&world, ["start", "1", "hello", "--transport", "run"]).expect_status(0);
-    let store = Store::open(world.kugetsu_home());
-    let issue = Address::parse(&format!("{REPO}#1"), &RefContext::default()).unwrap();
-    let holder = Holder::this_process("attach");
-    let _lease = store.lease_session(&issue, holder, None).unwrap();
+    let _lease = hold_lease(&world, "1", "attach");
     let id = "01900000-0000-7000-8000-000000000005";
     // Ended after a minute, which is how long it would wait for a turn that is about to begin.
     let refused = world.run(["continue", "1", "hi", "--turn-id", id]);

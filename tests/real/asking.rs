@@ -2,24 +2,12 @@
 //! And what a secret must never reach.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use crate::support::kit::{SOON, colour_question, files_with};
 use kugetsu_testing::{Gate, Output, Reply, Stdin, ToolCall, World, on_both_versions};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_mins(2);
 const SECRET: &str = "k9!\"very-secret\\value\n2";
-
-fn question() -> Reply {
-    Reply::tool(
-        "question",
-        json!({"questions": [{
-            "header": "Colour",
-            "question": "Which colour?",
-            "options": [{"label": "red", "description": "r"}, {"label": "green", "description": "g"}],
-        }]}),
-    )
-}
 
 /// A question of two parts; the first takes several labels.
 fn two_questions() -> Reply {
@@ -92,25 +80,6 @@ fn answers(world: &World, content: &Value) -> String {
     file.display().to_string()
 }
 
-/// Every file below a folder that holds one of these, in any form that JSON gives them.
-fn files_with(folder: &Path, words: &[String]) -> Vec<String> {
-    let mut found = Vec::new();
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return found;
-    };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        if path.is_dir() {
-            found.extend(files_with(&path, words));
-        } else {
-            let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).into_owned();
-            if words.iter().any(|word| text.contains(word)) {
-                found.push(path.display().to_string());
-            }
-        }
-    }
-    found
-}
-
 on_both_versions! {
     fn a_file_answers_questions_and_permissions_and_its_secrets_stay_secret(world: &World) {
         init(world);
@@ -119,7 +88,7 @@ on_both_versions! {
         let file = format!("{outside}/note.txt");
         std::fs::create_dir_all(&outside).unwrap();
         world.model.on("ask the file", vec![
-            question(),
+            colour_question(),
             Reply::Tools(vec![ToolCall {
                 name: "write".to_owned(),
                 arguments: json!({"filePath": file, "content": "hello"}),
@@ -167,7 +136,7 @@ on_both_versions! {
 
     fn a_supervisor_answers_and_the_default_stands_in_for_a_silent_one(world: &World) {
         init(world);
-        world.model.on("ask the supervisor", vec![question(), Reply::text("thanks")]);
+        world.model.on("ask the supervisor", vec![colour_question(), Reply::text("thanks")]);
         let mut running = world.start(
             world.kugetsu(["start", "#1", "--transport", "serve", "--supervised", "ask the supervisor"]),
             Stdin::OpenSilent,
@@ -188,7 +157,7 @@ on_both_versions! {
         let requests = world.model.turn_requests_with("ask the supervisor");
         assert!(requests.last().unwrap().tool_results()[0].contains("green"));
 
-        world.model.on("ask nobody", vec![question(), Reply::text("thanks")]);
+        world.model.on("ask nobody", vec![colour_question(), Reply::text("thanks")]);
         let running = world.start(
             world.kugetsu([
                 "continue", "#1", "--transport", "serve", "--supervised", "--response-timeout", "1s", "ask nobody",
@@ -204,7 +173,7 @@ on_both_versions! {
 
     fn a_blocked_turn_waits_for_a_person_and_the_next_turn_delivers_the_answer(world: &World) {
         init(world);
-        world.model.on("ask a person", vec![question(), Reply::text("never")]);
+        world.model.on("ask a person", vec![colour_question(), Reply::text("never")]);
         let output = world
             .spawn(["start", "#1", "--transport", "serve", "--on-ask", "block", "--output", "json", "ask a person"])
             .wait(SOON);
@@ -263,7 +232,7 @@ on_both_versions! {
             if let Some(strategy) = strategy {
                 answers(world, &json!({"defaults": {"strategy": strategy}}));
             }
-            world.model.on(prompt, vec![question(), Reply::text("thanks")]);
+            world.model.on(prompt, vec![colour_question(), Reply::text("thanks")]);
             let words = [&["continue", "#1", "--transport", "serve", "--output", "stream-json", prompt], flags].concat();
             let mut command = world.kugetsu(words);
             // The file goes before the setting.

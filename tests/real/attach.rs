@@ -1,13 +1,10 @@
 //! `attach`: opencode's own terminal interface on an issue's session, in a terminal of tmux.
 
-use std::time::Duration;
-
+use crate::support::kit::{ISSUE, SOON};
+use crate::support::proc::field;
 use crate::support::sshd::{HOST, Sshd};
 use crate::support::terminal::Terminal;
 use kugetsu_testing::{Opencode, Reply, Version, World, on_both_versions};
-
-const SOON: Duration = Duration::from_mins(2);
-const ISSUE: &str = "github.com/shoko/kugetsu#14";
 
 on_both_versions! {
     fn the_session_is_shown_and_held_until_the_person_leaves(world: &World) {
@@ -52,7 +49,8 @@ on_both_versions! {
         let terminal = Terminal::start(world, &format!("'{}' attach '{ISSUE}'; {wait}", kugetsu.display()));
         terminal.wait_for("the word is mellon");
         let opencode = holder().unwrap();
-        kill("-KILL", parent_of(opencode));
+        let guard = field(opencode, "PPid").unwrap().parse().unwrap();
+        kill("-KILL", guard);
         refused();
         assert_eq!(holder(), Some(opencode));
         kill("-KILL", opencode);
@@ -70,12 +68,6 @@ fn kill(signal: &str, pid: u64) {
         .args([signal, &pid.to_string()])
         .status();
     assert!(killed.unwrap().success(), "{signal} {pid}");
-}
-
-fn parent_of(pid: u64) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    line.unwrap().trim().parse().unwrap()
 }
 
 mod the_session_of_another_host_is_shown_here_and_held_there {

@@ -1,27 +1,12 @@
 //! Pausing, resuming, stopping and detaching on the real opencode, both versions and both transports.
 
-use std::time::Duration;
-
+use crate::support::kit::{SOON, status};
 use kugetsu_testing::{Gate, Reply, Signal, Stdin, World, on_both_versions};
-use serde_json::{Value, json};
-
-const SOON: Duration = Duration::from_mins(2);
-const FOLDER: &str = "github.com/shoko/kugetsu";
-
-fn status(world: &World) -> Value {
-    let file = world
-        .kugetsu_home()
-        .join("run")
-        .join(FOLDER)
-        .join("14.status.json");
-    let read = std::fs::read(file).ok();
-    read.and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or(Value::Null)
-}
+use serde_json::json;
 
 fn wait_for_state(world: &World, state: &str) {
     world.wait_until(&format!("it is {state}"), SOON, || {
-        status(world)["state"] == state
+        status(world, "14").unwrap_or_default()["state"] == state
     });
 }
 
@@ -57,7 +42,7 @@ fn pause_resume_and_stop(world: &World, transport: &str) {
     );
     world.run(["signal", "14", "resume"]).expect_status(0);
     second.wait_arrived(SOON);
-    assert_eq!(status(world)["state"], "running");
+    assert_eq!(status(world, "14").unwrap_or_default()["state"], "running");
     second.open();
     let output = turn.wait(SOON);
     output.expect_status(0);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::markdown::blocks;
+use kugetsu_testing::blocks;
 use kugetsu_testing::{Opencode, Stdin, Version, World, kugetsu_binary, script_tour};
 
 /// Each command of a session at the terminal, with what it printed.

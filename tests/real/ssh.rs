@@ -1,13 +1,10 @@
 //! Commands on another host with the real opencode there, through a real sshd on loopback.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
+use crate::support::kit::{SOON, colour_question, files_with};
 use crate::support::sshd::{HOST, Sshd, other_home};
 use kugetsu_testing::{Gate, Opencode, Reply, Signal, Stdin, Version, World, on_both_versions};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_mins(2);
 const PROMPT: &str = "fix it: 'single' \"double\" $(x) `y` \\ \u{1f980}\n\n end";
 
 on_both_versions! {
@@ -80,35 +77,6 @@ fn with_base() -> (World, Sshd) {
     (world, sshd)
 }
 
-fn question() -> Reply {
-    let options = [
-        json!({"label": "red", "description": "r"}),
-        json!({"label": "green", "description": "g"}),
-    ];
-    let question = json!({"header": "Colour", "question": "Which colour?", "options": options});
-    Reply::tool("question", json!({"questions": [question]}))
-}
-
-/// Every file below a folder that holds the word.
-fn files_with(folder: &Path, word: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for path in std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-    {
-        if path.is_dir() {
-            found.extend(files_with(&path, word));
-        } else if path.is_file()
-            && String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).contains(word)
-        {
-            found.push(path);
-        }
-    }
-    found
-}
-
 mod who_asks_there_is_answered_from_here {
     use super::*;
 
@@ -142,13 +110,13 @@ mod who_asks_there_is_answered_from_here {
             let length = Reply::bash("echo \"it has ${#TOKEN} bytes\"");
             world.model.on(
                 prompt,
-                vec![question(), length, Reply::text("answered").behind(&gate)],
+                vec![colour_question(), length, Reply::text("answered").behind(&gate)],
             );
             let more = Some(more.to_owned()).filter(|word| !word.is_empty());
             let running = world.spawn(words(verb, prompt).into_iter().chain(more));
             gate.wait_arrived(SOON);
             assert_eq!(
-                files_with(world.root(), SECRET),
+                files_with(world.root(), &[SECRET]),
                 std::slice::from_ref(&file),
                 "while the turn runs"
             );
@@ -174,7 +142,7 @@ mod who_asks_there_is_answered_from_here {
                 "{results:?}"
             );
             assert_eq!(
-                files_with(world.root(), SECRET),
+                files_with(world.root(), &[SECRET]),
                 std::slice::from_ref(&file),
                 "when it is over"
             );
@@ -192,9 +160,10 @@ mod who_asks_there_is_answered_from_here {
     #[test]
     fn by_a_supervisor_on_stdin() {
         let (world, _sshd) = with_base();
-        world
-            .model
-            .on("ask the supervisor", vec![question(), Reply::text("thanks")]);
+        world.model.on(
+            "ask the supervisor",
+            vec![colour_question(), Reply::text("thanks")],
+        );
         let words = [
             "--host",
             HOST,

@@ -1,22 +1,15 @@
 //! A session with a worktree works there on the real opencode: both versions, both transports, and the tools too.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
+use crate::support::kit::{ISSUE, SOON, worktree_of};
 use kugetsu_testing::{Output, Reply, Stdin, World, on_both_versions};
-
-const REF: &str = "github.com/shoko/kugetsu#14";
-const SOON: Duration = Duration::from_mins(3);
 
 fn run(world: &World, arguments: &[&str]) -> Output {
     let output = world.start(world.kugetsu(arguments), Stdin::Null).wait(SOON);
     output.expect_status(0);
     world.wait_nothing_left(SOON);
     output
-}
-
-fn expected(world: &World) -> PathBuf {
-    world.repo().join(".worktrees/github.com/shoko/kugetsu/14")
 }
 
 /// A turn whose tool writes where it is into a new file of this name.
@@ -27,7 +20,7 @@ fn turn(world: &World, arguments: &[&str], file: &str) {
     world.model.on(prompt.clone(), vec![tool, Reply::text("written")]);
     let output = run(world, &[arguments, &["--output", "json", &prompt]].concat());
     let result = output.json();
-    let path = expected(world);
+    let path = worktree_of(world, "14");
     assert_eq!(result["verdict"], "completed", "{output}");
     assert_eq!(result["directory"], path.to_str().unwrap(), "{output}");
     let there = std::fs::read_to_string(path.join(file)).unwrap_or_else(|error| panic!("{error}\n{output}"));
@@ -65,14 +58,14 @@ on_both_versions! {
         run(world, &["init"]);
         turn(world, &["start", "14", "--worktree", "--transport", "run"], "one");
         // Taken away and brought back, from opencode as well as from git.
-        let session = world.run(["show", REF, "--json"]).json()["session"].clone();
+        let session = world.run(["show", ISSUE, "--json"]).json()["session"].clone();
         world.run(["destroy", "14", "-y"]).expect_status(2);
         run(world, &["destroy", "14", "-y", "--force"]);
-        assert!(!expected(world).exists());
+        assert!(!worktree_of(world, "14").exists());
         assert!(world.sessions().iter().all(|row| row.id != session));
         run(world, &["restore", "14"]);
-        assert!(expected(world).join("one").exists());
+        assert!(worktree_of(world, "14").join("one").exists());
         turn(world, &["continue", "14", "--transport", "serve"], "two");
-        assert_eq!(world.run(["show", REF, "--json"]).json()["session"], session);
+        assert_eq!(world.run(["show", ISSUE, "--json"]).json()["session"], session);
     }
 }

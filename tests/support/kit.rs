@@ -1,17 +1,22 @@
 //! What the tests of the whole command have in common.
 
 use std::collections::BTreeSet;
+use std::fs::{File, TryLockError};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use kugetsu_testing::{Opencode, Output, Running, Stdin, World};
-use serde_json::Value;
+pub(crate) use kugetsu_testing::files_below;
+use kugetsu_testing::{FakeScript, Opencode, Output, Reply, Running, Stdin, World};
+use serde_json::{Value, json};
 
 /// Far more than anything takes on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_mins(3);
 /// The world's repository.
 pub(crate) const REPO: &str = "github.com/shoko/kugetsu";
+/// The issue `14` of the world's repository, in full.
+pub(crate) const ISSUE: &str = "github.com/shoko/kugetsu#14";
 
 /// Runs to the end, with an empty stdin and a generous deadline.
 #[track_caller]
@@ -54,6 +59,30 @@ pub(crate) fn fake_world() -> World {
     world
 }
 
+/// [`fake_world`] with a script for what comes after the base.
+#[track_caller]
+pub(crate) fn scripted_world(script: &FakeScript) -> World {
+    let world = fake_world();
+    world.fake(script);
+    world
+}
+
+/// A world whose opencode makes sessions through its server, and no base yet.
+pub(crate) fn serving_world() -> World {
+    let world = World::new(Opencode::Fake);
+    world.fake(&FakeScript::serving());
+    world
+}
+
+/// The prompts that the fake was given, in order.
+pub(crate) fn fake_prompts(world: &World) -> Vec<String> {
+    world
+        .fake_calls()
+        .into_iter()
+        .filter_map(|call| call.prompt)
+        .collect()
+}
+
 /// A session that the fake makes, as its user would.
 #[track_caller]
 pub(crate) fn fake_session(world: &World) -> String {
@@ -81,6 +110,44 @@ pub(crate) fn record_path(world: &World, issue: &str) -> PathBuf {
         .join(format!("{issue}.json"))
 }
 
+/// A file of an issue's turn below `run`.
+pub(crate) fn run_file(world: &World, issue: &str, ending: &str) -> PathBuf {
+    world
+        .kugetsu_home()
+        .join("run")
+        .join(REPO)
+        .join(format!("{issue}{ending}"))
+}
+
+/// The status file of an issue's turn.
+pub(crate) fn status(world: &World, issue: &str) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(run_file(world, issue, ".status.json")).ok()?).ok()
+}
+
+/// Holds an issue's lease as another process would that does this with it.
+pub(crate) fn hold_lease(world: &World, issue: &str, what: &str) -> File {
+    let mut file = File::create(run_file(world, issue, ".lease")).expect("a file of the store");
+    file.try_lock().expect("nobody holds the lease");
+    let holder = json!({
+        "pid": std::process::id(), "host": "elsewhere", "since": "2026-01-01T00:00:00Z", "what": what,
+    });
+    writeln!(file, "{holder}").expect("a file of the store");
+    file
+}
+
+/// Whether a process holds an issue's lease.
+pub(crate) fn has_lease(world: &World, issue: &str) -> bool {
+    let Ok(file) = File::open(run_file(world, issue, ".lease")) else {
+        return false;
+    };
+    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
+/// The folder of an issue's worktree.
+pub(crate) fn worktree_of(world: &World, issue: &str) -> PathBuf {
+    world.repo().join(".worktrees").join(REPO).join(issue)
+}
+
 /// An issue's record; nothing where there is none.
 #[track_caller]
 pub(crate) fn record(world: &World, issue: &str) -> Option<Value> {
@@ -106,21 +173,18 @@ pub(crate) fn state_of(world: &World, issue: &str) -> String {
     text(&shown.json()["state"])
 }
 
-/// Every file below a folder.
-pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                folders.push(entry.path());
-            } else {
-                found.push(entry.path());
-            }
-        }
-    }
-    found.sort();
-    found
+/// Every file below a folder that holds one of these words.
+pub(crate) fn files_with(folder: &Path, words: &[impl AsRef<str>]) -> Vec<PathBuf> {
+    let holds = |path: &PathBuf| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        words.iter().any(|word| text.contains(word.as_ref()))
+    };
+    files_below(folder)
+        .into_iter()
+        .filter(|path| path.is_file())
+        .filter(holds)
+        .collect()
 }
 
 /// Every file of the store but locks, leases and the cache of what opencode is, with what it holds.
@@ -199,4 +263,16 @@ pub(crate) fn refused(world: &World, arguments: &[&str], status: i32, says: &[&s
         }
     }
     assert_eq!(snapshot(world), before, "{arguments:?} changed the store");
+}
+
+/// The model asks which colour: `red` or `green`.
+pub(crate) fn colour_question() -> Reply {
+    Reply::tool(
+        "question",
+        json!({"questions": [{
+            "header": "Colour",
+            "question": "Which colour?",
+            "options": [{"label": "red", "description": "r"}, {"label": "green", "description": "g"}],
+        }]}),
+    )
 }

@@ -5,7 +5,7 @@
 pub(crate) mod case;
 pub(crate) mod http;
 pub(crate) mod kit;
-pub(crate) mod markdown;
+pub(crate) mod proc;
 pub(crate) mod schema;
 pub(crate) mod sshd;
 pub(crate) mod terminal;

@@ -5,6 +5,8 @@
 
 mod aside;
 mod cancel;
+#[cfg(test)]
+mod documents;
 pub mod duration;
 pub mod environment;
 pub mod fsx;

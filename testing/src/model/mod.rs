@@ -37,8 +37,11 @@ pub mod usage {
     pub const OUTPUT_PRICE: f64 = 2.0;
     /// USD per million cached input tokens.
     pub const CACHE_READ_PRICE: f64 = 0.1;
-    /// USD of one answered request: (60 * 1.0 + 40 * 0.1 + 20 * 2.0) / 1,000,000.
-    pub const COST: f64 = 0.000_104;
+    /// USD of one answered request.
+    pub const COST: f64 = ((INPUT - CACHED) as f64 * INPUT_PRICE
+        + CACHED as f64 * CACHE_READ_PRICE
+        + OUTPUT as f64 * OUTPUT_PRICE)
+        / 1e6;
 }
 
 /// A call of a tool that the model asks for.

@@ -1,31 +1,33 @@
-//! The fenced blocks of the project's documents.
+//! The project's documents, their fenced blocks.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use crate::workspace_root;
 
 /// What stands before a block that is not to be run, with the reason.
 const NOT_RUN: &str = "<!-- not run: ";
 
 /// A fenced block.
 #[derive(Debug)]
-pub(crate) struct Block {
+pub struct Block {
     /// The word after the fence, such as `sh`.
-    pub(crate) language: String,
+    pub language: String,
     /// Where its fence is, counted from 1.
-    pub(crate) line: usize,
+    pub line: usize,
     /// Whether it may be run.
-    pub(crate) runs: bool,
+    pub runs: bool,
     /// What is in it.
-    pub(crate) text: String,
+    pub text: String,
 }
 
 /// The text of a document of the project.
-pub(crate) fn document(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+pub fn document(name: &str) -> String {
+    let path = workspace_root().join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// The blocks of a document in this language; a document without one is a mistake.
-pub(crate) fn blocks(name: &str, language: &str) -> Vec<Block> {
+pub fn blocks(name: &str, language: &str) -> Vec<Block> {
     let text = document(name);
     let mut found: Vec<Block> = Vec::new();
     let (mut open, mut before) = (None, "");
@@ -47,5 +49,22 @@ pub(crate) fn blocks(name: &str, language: &str) -> Vec<Block> {
     assert!(open.is_none(), "{name}: the last block is not closed");
     found.retain(|block| block.language == language);
     assert!(!found.is_empty(), "{name} has no block in {language}");
+    found
+}
+
+/// Every file below a folder, in order.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(entry.path());
+            } else {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort();
     found
 }

@@ -1,87 +1,22 @@
-//! Worktrees and hooks, on real git. opencode is scripted: its part is in `real/worktree.rs`.
+//! Where a worktree is, what it begins with, and what an interrupted start leaves.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use kugetsu_testing::{FakeScript, Opencode, Output, ServeMode, Stdin, World};
+use crate::support::kit::{ISSUE, worktree_of};
+use kugetsu_testing::Stdin;
 use serde_json::Value;
 
-const REF: &str = "github.com/shoko/kugetsu#14";
-
-/// A world with a base, whose opencode forks through `serve` and answers through `run`.
-fn world() -> World {
-    let world = World::new(Opencode::Fake);
-    world.fake(&FakeScript {
-        serve: ServeMode::Sessions,
-        ..FakeScript::default()
-    });
-    fs::create_dir_all(world.kugetsu_home()).unwrap();
-    configure(&world, "");
-    world.run(["init"]).expect_status(0);
-    world
-}
-
-fn configure(world: &World, settings: &str) {
-    let text = format!("transport = \"run\"\n{settings}\n");
-    fs::write(world.kugetsu_home().join("config.toml"), text).unwrap();
-}
-
-fn start(world: &World, more: &[&str]) -> Output {
-    world.run([&["start", "14", "do it"], more].concat())
-}
-
-fn started(world: &World) -> PathBuf {
-    start(world, &["--worktree"]).expect_status(0);
-    expected(world)
-}
-
-fn expected(world: &World) -> PathBuf {
-    world.repo().join(".worktrees/github.com/shoko/kugetsu/14")
-}
-
-fn show(world: &World) -> Value {
-    world.run(["show", REF, "--json"]).json()
-}
-
-/// `run`s of the fake: the folders that turns ran in.
-fn turn_folders(world: &World) -> Vec<PathBuf> {
-    let calls = world.fake_calls();
-    let runs = calls.into_iter().filter(|call| call.arguments[0] == "run");
-    runs.map(|call| call.directory).collect()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn commit(world: &World, folder: &Path, file: &str) {
-    fs::write(folder.join(file), "work\n").unwrap();
-    world.git(folder, ["add", "--all"]);
-    world.git(folder, ["commit", "--quiet", "--message", file]);
-}
-
-fn branches(world: &World) -> String {
-    world
-        .git(
-            &world.repo(),
-            ["branch", "--list", "kugetsu/*", "--format=%(refname:short)"],
-        )
-        .stdout()
-}
-
-fn worktrees(world: &World) -> usize {
-    let listed = world.git(&world.repo(), ["worktree", "list"]).stdout();
-    listed.lines().count() - 1
-}
+use super::*;
 
 #[test]
 fn a_turn_runs_in_a_worktree_of_its_own() {
     let world = world();
     let output = start(&world, &["--worktree", "--output", "json"]);
     let result = output.expect_status(0).json();
-    let path = expected(&world);
+    let path = worktree_of(&world, "14");
     let head = world.git(&world.repo(), ["rev-parse", "HEAD"]).stdout();
     assert_eq!(result["directory"], text(&path), "{output}");
     assert_eq!(result["worktree"]["path"], text(&path));
@@ -101,7 +36,7 @@ fn a_turn_runs_in_a_worktree_of_its_own() {
     assert_eq!(show(&world)["worktree"], result["worktree"]);
     let listed = world.run(["list", "--json"]).json();
     assert_eq!(listed["sessions"][0]["worktree"], result["worktree"]);
-    let shown = world.run(["show", REF]).stdout();
+    let shown = world.run(["show", ISSUE]).stdout();
     assert!(
         shown.contains(&format!(
             "worktree    {} (branch kugetsu/14 from ",
@@ -198,7 +133,7 @@ fn what_is_not_the_issues_own_is_refused() {
             assert!(output.stderr().contains(word), "{word}\n{output}");
         }
         assert_eq!(turn_folders(&world), Vec::<PathBuf>::new());
-        world.run(["show", REF]).expect_status(66);
+        world.run(["show", ISSUE]).expect_status(66);
     };
     refused(&["--branch", "x"], &["--worktree"]);
     refused(
@@ -214,7 +149,7 @@ fn what_is_not_the_issues_own_is_refused() {
     );
     world.git(&world.repo(), ["branch", "kugetsu/14"]);
     refused(&["--worktree"], &["branch kugetsu/14 already", "worktree add"]);
-    let path = expected(&world);
+    let path = worktree_of(&world, "14");
     fs::create_dir_all(&path).unwrap();
     fs::write(path.join("mine"), "").unwrap();
     refused(&["--worktree"], &["in the way", "worktree_root"]);
@@ -310,12 +245,12 @@ fn a_start_that_was_killed_is_finished_by_the_next() {
         world.finish(first, Stdin::Null).expect_status(137);
         world.wait_nothing_left(Duration::from_secs(30));
         start(&world, &["--worktree"]).expect_status(0);
-        assert_eq!(turn_folders(&world), [expected(&world)], "{point}");
+        assert_eq!(turn_folders(&world), [worktree_of(&world, "14")], "{point}");
         assert_eq!(worktrees(&world), 1, "{point}");
         assert_eq!(branches(&world), "kugetsu/14\n", "{point}");
         assert_eq!(world.sessions().len(), 2, "{point}: base and fork");
         assert_eq!(
-            fs::read_to_string(expected(&world).join("made")).unwrap(),
+            fs::read_to_string(worktree_of(&world, "14").join("made")).unwrap(),
             "made\n",
             "{point}"
         );
@@ -333,7 +268,7 @@ fn a_branch_that_a_killed_git_left_is_the_issues_own() {
     // git makes the branch before the worktree. Nobody else's would be taken.
     world.git(&world.repo(), ["branch", "kugetsu/14"]);
     start(&world, &["--worktree"]).expect_status(0);
-    assert_eq!(turn_folders(&world), [expected(&world)]);
+    assert_eq!(turn_folders(&world), [worktree_of(&world, "14")]);
 }
 
 #[test]
@@ -343,7 +278,7 @@ fn what_a_killed_git_left_is_made_anew() {
     first.env("KUGETSU_CRASH_AT", "worktree_intended");
     world.finish(first, Stdin::Null).expect_status(137);
     // As git leaves it when it is killed while it checks files out.
-    let path = expected(&world);
+    let path = worktree_of(&world, "14");
     world.git(
         &world.repo(),
         ["worktree", "add", "--quiet", "-b", "kugetsu/14", text(&path)],
@@ -399,314 +334,6 @@ fn untracked_configuration_is_brought_along() {
         output.expect_status(64);
         assert!(output.stderr().contains(bad), "{output}");
     }
-}
-
-#[test]
-fn hooks_run_around_a_turn() {
-    let world = world();
-    let log = world.root().join("hooks");
-    let say = |moment: &str| {
-        let line = format!(
-            "echo \"{moment} $PWD $KUGETSU_REF $KUGETSU_WORKTREE_PATH $KUGETSU_BRANCH $KUGETSU_SESSION $KUGETSU_TURN_ID\" >> {}",
-            text(&log)
-        );
-        format!("hook_{moment} = {line:?}\n")
-    };
-    let all = ["after_create", "before_turn", "after_turn", "before_remove"]
-        .map(say)
-        .concat();
-    configure(&world, &all);
-    let result = start(&world, &["--worktree", "--output", "json"])
-        .expect_status(0)
-        .json();
-    world.run(["continue", "14", "more"]).expect_status(0);
-    world.run(["destroy", "14", "-y"]).expect_status(0);
-    let path = expected(&world);
-    let lines: Vec<Vec<String>> = fs::read_to_string(&log)
-        .unwrap()
-        .lines()
-        .map(|line| line.split(' ').map(str::to_owned).collect())
-        .collect();
-    let moments: Vec<_> = lines.iter().map(|line| line[0].as_str()).collect();
-    assert_eq!(
-        moments,
-        [
-            "after_create",
-            "before_turn",
-            "after_turn",
-            "before_turn",
-            "after_turn",
-            "before_remove"
-        ]
-    );
-    for line in &lines {
-        assert_eq!(
-            line[1..5],
-            [text(&path), REF, text(&path), "kugetsu/14"],
-            "{line:?}"
-        );
-    }
-    assert_eq!(lines[2][5], result["session"].as_str().unwrap());
-    assert_eq!(lines[2][6], result["turn"].as_str().unwrap());
-}
-
-#[test]
-fn a_hook_that_fails_stops_what_it_guards() {
-    let world = world();
-    let log = world
-        .kugetsu_home()
-        .join("sessions/github.com/shoko/kugetsu/14/hooks.log");
-    configure(&world, "hook_after_create = \"echo no compiler; exit 3\"");
-    let output = start(&world, &["--worktree"]);
-    output.expect_status(1);
-    for word in [
-        "hook_after_create",
-        "exit status 3",
-        "nothing was sent",
-        text(&log),
-    ] {
-        assert!(output.stderr().contains(word), "{word}\n{output}");
-    }
-    assert!(fs::read_to_string(&log).unwrap().contains("no compiler"));
-    // It is run again, since it has not ended well yet.
-    configure(
-        &world,
-        "hook_after_create = \"touch made\"\nhook_before_turn = \"exit 4\"",
-    );
-    let output = start(&world, &["--worktree"]);
-    output.expect_status(1);
-    assert!(output.stderr().contains("hook_before_turn"), "{output}");
-    assert!(expected(&world).join("made").exists());
-    assert_eq!(turn_folders(&world), Vec::<PathBuf>::new());
-    assert_eq!(world.sessions().len(), 1, "the base alone");
-
-    configure(
-        &world,
-        "hook_after_turn = \"exit 5\"\nhook_before_remove = \"exit 6\"",
-    );
-    let output = start(&world, &["--worktree"]);
-    output.expect_status(0);
-    assert!(
-        output.stderr().contains("hook_after_turn failed (exit status 5)"),
-        "{output}"
-    );
-    fs::remove_file(expected(&world).join("made")).unwrap();
-    let output = world.run(["destroy", "14", "-y"]);
-    output.expect_status(1);
-    assert!(output.stderr().contains("nothing was removed"), "{output}");
-    assert!(expected(&world).exists());
-    world.run(["continue", "14", "more"]).expect_status(0);
-    world.run(["destroy", "14", "-y", "--force"]).expect_status(0);
-    assert!(!expected(&world).exists());
-}
-
-#[test]
-fn a_hook_has_its_time_and_leaves_nothing() {
-    let world = world();
-    configure(
-        &world,
-        "hook_timeout = \"1s\"\ngrace = \"1s\"\nhook_before_turn = \"setsid sleep 500 & trap '' TERM; sleep 500\"",
-    );
-    let output = start(&world, &[]);
-    output.expect_status(1);
-    assert!(output.stderr().contains("did not end within 1s"), "{output}");
-    world.wait_nothing_left(Duration::from_secs(30));
-}
-
-#[test]
-fn an_interrupt_ends_a_hook() {
-    let world = world();
-    configure(&world, "hook_before_turn = \"touch began; sleep 500\"");
-    let running = world.spawn(["start", "14", "do it"]);
-    let began = world.repo().join("began");
-    world.wait_until("the hook runs", Duration::from_secs(30), || began.exists());
-    running.signal(kugetsu_testing::Signal::Interrupt);
-    running.wait(Duration::from_secs(30)).expect_status(130);
-    world.wait_nothing_left(Duration::from_secs(30));
-
-    // After the turn as well: what was done stays done.
-    configure(&world, "hook_after_turn = \"touch after; sleep 500\"");
-    let running = world.spawn(["start", "14", "do it"]);
-    let after = world.repo().join("after");
-    world.wait_until("the hook runs", Duration::from_secs(30), || after.exists());
-    running.signal(kugetsu_testing::Signal::Interrupt);
-    let output = running.wait(Duration::from_secs(30));
-    output.expect_status(0);
-    assert!(
-        output.stderr().contains("hook_after_turn was interrupted"),
-        "{output}"
-    );
-    world.wait_nothing_left(Duration::from_secs(30));
-    let shown = world.run(["show", "14", "--json"]).json();
-    assert_eq!(shown["last"]["verdict"], "completed", "{shown}");
-}
-
-#[test]
-fn work_that_is_nowhere_else_is_not_destroyed() {
-    let world = world();
-    let path = started(&world);
-    let refused = |words: &str| {
-        let output = world.run(["destroy", "14", "-y"]);
-        output.expect_status(2);
-        assert!(output.stderr().contains(words), "{output}");
-        assert!(output.stderr().contains("--force"), "{output}");
-        assert!(path.exists());
-        world.run(["show", REF]).expect_status(0);
-    };
-    fs::write(path.join("new file"), "work\n").unwrap();
-    refused("1 file not committed (new file)");
-    commit(&world, &path, "committed");
-    refused("1 commit not pushed");
-    fs::write(path.join("README.md"), "changed\n").unwrap();
-    refused("1 file not committed (README.md) and 1 commit not pushed");
-    world.git(&path, ["checkout", "README.md"]);
-    // A head that has left the branch counts as well.
-    world.git(&path, ["switch", "--quiet", "--detach"]);
-    commit(&world, &path, "detached");
-    refused("2 commits not pushed");
-    world.git(&path, ["switch", "--quiet", "-C", "kugetsu/14"]);
-
-    world.bare_remote();
-    world.git(&path, ["push", "--quiet", "origin", "kugetsu/14"]);
-    world.run(["destroy", "14", "-y"]).expect_status(0);
-    assert!(!world.repo().join(".worktrees").exists());
-    assert_eq!(branches(&world), "");
-    // The commits are kept even so.
-    world.run(["restore", "14"]).expect_status(0);
-    assert!(path.join("detached").exists());
-    assert_eq!(
-        world.git(&path, ["branch", "--show-current"]).stdout(),
-        "kugetsu/14\n"
-    );
-    world.run(["continue", "14", "more"]).expect_status(0);
-    assert_eq!(turn_folders(&world)[1], path);
-}
-
-#[test]
-fn what_is_merged_into_the_clones_branch_is_safe() {
-    let world = world();
-    let path = started(&world);
-    commit(&world, &path, "done");
-    world.git(&world.repo(), ["merge", "--quiet", "kugetsu/14"]);
-    world.run(["destroy", "14", "-y"]).expect_status(0);
-    assert_eq!(branches(&world), "");
-}
-
-fn make_a_mess(world: &World, path: &Path) {
-    commit(world, path, "committed");
-    fs::write(path.join("README.md"), "changed\n").unwrap();
-    fs::write(path.join("new"), "new\n").unwrap();
-    fs::write(path.join("staged"), "staged\n").unwrap();
-    world.git(path, ["add", "staged"]);
-    fs::write(path.join("added and gone"), "").unwrap();
-    world.git(path, ["add", "added and gone"]);
-    fs::remove_file(path.join("added and gone")).unwrap();
-    fs::remove_file(path.join("opencode.json")).unwrap();
-}
-
-fn assert_mess(world: &World, path: &Path) {
-    assert!(path.join("committed").exists());
-    assert_eq!(fs::read_to_string(path.join("README.md")).unwrap(), "changed\n");
-    assert_eq!(fs::read_to_string(path.join("new")).unwrap(), "new\n");
-    assert_eq!(fs::read_to_string(path.join("staged")).unwrap(), "staged\n");
-    assert!(!path.join("opencode.json").exists());
-    let log = world.git(path, ["log", "--format=%s"]).stdout();
-    assert_eq!(log, "committed\nBegin repo\n");
-    assert_eq!(
-        world.git(path, ["branch", "--show-current"]).stdout(),
-        "kugetsu/14\n"
-    );
-    let refs = world
-        .git(&world.repo(), ["for-each-ref", "refs/kugetsu"])
-        .stdout();
-    assert_eq!(refs, "", "nothing stays but the branch");
-}
-
-#[test]
-fn forced_the_work_goes_to_the_trash_and_comes_back() {
-    let world = world();
-    let path = started(&world);
-    make_a_mess(&world, &path);
-    let output = world.run(["destroy", "14", "-y", "--force", "--json"]);
-    let removed = output.expect_status(0).json();
-    assert_eq!(removed["worktree"]["branch_deleted"], true, "{output}");
-    assert_eq!(removed["worktree"]["saved_commits"], true);
-    assert_eq!(removed["worktree"]["saved_changes"], true);
-    assert!(!path.exists());
-    assert_eq!(branches(&world), "");
-    world.git(&world.repo(), ["reflog", "expire", "--expire=now", "--all"]);
-    world.git(&world.repo(), ["gc", "--quiet", "--prune=now"]);
-    world.run(["restore", "14"]).expect_status(0);
-    assert_mess(&world, &path);
-    world.run(["continue", "14", "more"]).expect_status(0);
-    assert_mess(&world, &path);
-}
-
-#[test]
-fn a_destroy_that_was_killed_loses_no_work() {
-    for point in [
-        "worktree_saved",
-        "worktree_removed",
-        "trash_record_moved",
-        "destroy_trashed",
-    ] {
-        let world = world();
-        let path = started(&world);
-        make_a_mess(&world, &path);
-        let mut destroy = world.kugetsu(["destroy", "14", "-y", "--force"]);
-        destroy.env("KUGETSU_CRASH_AT", point);
-        world.finish(destroy, Stdin::Null).expect_status(137);
-        let there = world.run(["show", REF]).code() == 0;
-        assert_eq!(there, point.starts_with("worktree"), "{point}");
-        if there {
-            world.run(["continue", "14", "more"]).expect_status(0);
-        } else {
-            world.run(["doctor", "--fix"]);
-            world.run(["restore", "14"]).expect_status(0);
-        }
-        assert_mess(&world, &path);
-    }
-    // Said again, it finishes, and what was kept the first time is not lost.
-    let world = world();
-    let path = started(&world);
-    make_a_mess(&world, &path);
-    let mut destroy = world.kugetsu(["destroy", "14", "-y", "--force"]);
-    destroy.env("KUGETSU_CRASH_AT", "worktree_removed");
-    world.finish(destroy, Stdin::Null).expect_status(137);
-    world.run(["destroy", "14", "-y", "--force"]).expect_status(0);
-    world.run(["restore", "14"]).expect_status(0);
-    assert_mess(&world, &path);
-}
-
-#[test]
-fn a_repository_inside_cannot_be_kept_and_so_is_not_removed() {
-    let world = world();
-    let path = started(&world);
-    let inside = path.join("inside");
-    fs::create_dir(&inside).unwrap();
-    world.git(&inside, ["init", "--quiet"]);
-    commit(&world, &inside, "file");
-    let output = world.run(["destroy", "14", "-y", "--force"]);
-    output.expect_status(64);
-    assert!(output.stderr().contains("inside"), "{output}");
-    assert!(inside.join("file").exists());
-    world.run(["continue", "14", "more"]).expect_status(0);
-}
-
-#[test]
-fn prune_keeps_work_as_destroy_does() {
-    let world = world();
-    let path = started(&world);
-    make_a_mess(&world, &path);
-    let session = show(&world)["session"].as_str().unwrap().to_owned();
-    let delete = world.opencode_command(["session", "delete", &session]);
-    world.finish(delete, Stdin::Null).expect_status(0);
-    world.run(["prune"]).expect_status(0);
-    assert!(path.exists());
-    let output = world.run(["prune", "--force", "--json"]);
-    assert_eq!(output.expect_status(0).json()["pruned"][0]["ref"], REF);
-    assert!(!path.exists());
-    assert_eq!(branches(&world), "");
 }
 
 /// What another `git worktree add` leaves for a moment: git 2.47 dies of it with "failed to read .../commondir: Success".

@@ -1,0 +1,213 @@
+//! `signal rebase`, between turns.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use crate::support::kit::{SOON, scripted_world};
+use kugetsu_testing::{FakeScript, ServeMode, World};
+use serde_json::{Value, json};
+
+use super::*;
+
+#[test]
+fn a_rebase_moves_the_worktree_between_turns_or_leaves_it_alone() {
+    let (world, tree) = world_with_worktree();
+    let commit = |folder: &std::path::Path, file: &str, text: &str| commit(&world, folder, file, text);
+    let rebase = ["signal", "14", "rebase", "--json"];
+    assert_eq!(world.run(rebase).expect_status(0).json()["result"], "up_to_date");
+    commit(&tree, "theirs", "a");
+    let head = commit(&world.repo(), "ours", "a");
+    assert_eq!(world.run(rebase).expect_status(0).json()["result"], "rebased");
+    assert!(tree.join("ours").exists() && tree.join("theirs").exists());
+    assert_eq!(record_of(&world)["worktree"]["base_commit"], head.as_str());
+
+    let before = commit(&tree, "both", "a");
+    commit(&world.repo(), "both", "b");
+    let blocked = world.run(rebase);
+    assert_eq!(
+        blocked.expect_status(2).json()["conflicts"],
+        json!(["both"]),
+        "{blocked}"
+    );
+    assert_eq!(world.git(&tree, ["rev-parse", "HEAD"]).stdout().trim(), before);
+    assert_eq!(world.git(&tree, ["status", "--porcelain"]).stdout(), "");
+    let json = world.run(["show", "14", "--json"]).expect_status(0).json();
+    assert_eq!(json["state"], "blocked", "{json}");
+    let shown = world.run(["show", "14"]).expect_status(0).stdout();
+    assert!(
+        shown.contains("onto main is blocked: conflicts in both"),
+        "{shown}"
+    );
+    let query = world.run(["query"]).expect_status(0).json();
+    assert_eq!(query["sessions"]["blocked"], 1, "{query}");
+    let action = &query["actions"][0];
+    assert!(
+        action["why"].as_str().unwrap().contains("conflicts in both"),
+        "{query}"
+    );
+    assert!(
+        action["action"].as_str().unwrap().contains("rebase onto main"),
+        "{query}"
+    );
+    std::fs::write(tree.join("both"), "c").unwrap();
+    world.run(rebase).expect_status(64);
+    world.git(&tree, ["checkout", "both"]).expect_status(0);
+    // Not while a turn runs there.
+    let turn = world.spawn(["continue", "14", "hang", "--transport", "run"]);
+    world.wait_until("it runs", SOON, || state(&world) == "running");
+    world.run(rebase).expect_status(75);
+    world.run(["stop", "14"]).expect_status(0);
+    turn.wait(SOON).expect_status(143);
+    // What a turn made of it, the next rebase finds out.
+    assert_eq!(world.run(["query"]).expect_status(0).json()["actions"], json!([]));
+}
+
+/// A world whose issue has a session in a worktree.
+fn world_with_worktree() -> (World, PathBuf) {
+    let world = scripted_world(&FakeScript {
+        serve: ServeMode::Sessions,
+        ..hanging()
+    });
+    world
+        .run(["start", "14", "hi", "--transport", "run", "--worktree"])
+        .expect_status(0);
+    let tree = PathBuf::from(record_of(&world)["worktree"]["path"].as_str().unwrap());
+    (world, tree)
+}
+
+/// A commit in some folder.
+fn commit(world: &World, folder: &std::path::Path, file: &str, text: &str) -> String {
+    std::fs::write(folder.join(file), text).unwrap();
+    world.git(folder, ["add", file]).expect_status(0);
+    world.git(folder, ["commit", "-m", file]).expect_status(0);
+    head(world, folder)
+}
+
+fn head(world: &World, folder: &std::path::Path) -> String {
+    world
+        .git(folder, ["rev-parse", "HEAD"])
+        .stdout()
+        .trim()
+        .to_owned()
+}
+
+#[test]
+fn a_rebase_leaves_what_somebody_is_in_the_middle_of() {
+    let (world, tree) = world_with_worktree();
+    commit(&world, &tree, "first", "a");
+    commit(&world, &tree, "second", "a");
+    commit(&world, &world.repo(), "ours", "a");
+    let refused = |says: &str, hint: &str| {
+        let before = (head(&world, &tree), world.git(&tree, ["status"]).stdout());
+        let output = world.run(["signal", "14", "rebase"]);
+        let told = output.expect_status(64).stderr();
+        assert!(told.contains(says) && told.contains(hint), "{output}");
+        let after = (head(&world, &tree), world.git(&tree, ["status"]).stdout());
+        assert_eq!(after, before, "{output}");
+    };
+    // An agent stopped at `edit`: the tree is clean, and `rebase --abort` would throw its place away.
+    let edit = "sequence.editor=sed -i 1s/^pick/edit/";
+    world
+        .git(&tree, ["-c", edit, "rebase", "-i", "HEAD~2"])
+        .expect_status(0);
+    refused("a rebase is in progress", "git rebase --abort");
+    world.git(&tree, ["rebase", "--continue"]).expect_status(0);
+    // A merge of nothing is as clean.
+    let merge = ["merge", "--no-commit", "-s", "ours", "main"];
+    world.git(&tree, merge).expect_status(0);
+    refused("a merge is in progress", "git merge --abort");
+    world.git(&tree, ["merge", "--abort"]).expect_status(0);
+
+    world.git(&tree, ["checkout", "--detach"]).expect_status(0);
+    refused("on no branch instead of kugetsu/14", "git switch kugetsu/14");
+    world.git(&tree, ["checkout", "-b", "other"]).expect_status(0);
+    refused(
+        "on the branch other instead of kugetsu/14",
+        "git switch kugetsu/14",
+    );
+    world.git(&tree, ["checkout", "kugetsu/14"]).expect_status(0);
+
+    // Where neither the rebase nor its end succeeds, both are told.
+    let hook = world.repo().join(".git/hooks/post-checkout");
+    std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    std::fs::write(
+        &hook,
+        "#!/bin/sh\n: > \"$(git rev-parse --git-dir)/index.lock\"\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&hook, PermissionsExt::from_mode(0o755)).unwrap();
+    let output = world.run(["signal", "14", "rebase"]);
+    let told = output.expect_status(1).stderr();
+    assert!(
+        told.matches("index.lock").count() >= 2 && told.contains("rebase --abort"),
+        "{output}"
+    );
+}
+
+#[test]
+fn a_rebase_goes_onto_the_branch_that_the_worktree_began_at() {
+    let world = scripted_world(&FakeScript {
+        serve: ServeMode::Sessions,
+        ..hanging()
+    });
+    let repo = world.repo();
+    let begin = |issue: &str, more: &[&str]| {
+        let mut words = vec!["start", issue, "hi", "--transport", "run", "--worktree"];
+        words.extend(more);
+        world.run(words).expect_status(0);
+        world.run(["show", issue, "--json"]).json()["worktree"].clone()
+    };
+    let rebase = |issue: &str| world.run(["signal", issue, "rebase", "--json"]);
+    world.git(&repo, ["branch", "release"]).expect_status(0);
+    let start = head(&world, &repo);
+    assert_eq!(begin("14", &[])["base_branch"], "main");
+    assert_eq!(begin("15", &["--from", "release"])["base_branch"], "release");
+    assert_eq!(begin("16", &["--from", &start])["base_branch"], Value::Null);
+
+    world.git(&repo, ["checkout", "release"]).expect_status(0);
+    let release = commit(&world, &repo, "fix", "a");
+    world.git(&repo, ["checkout", "main"]).expect_status(0);
+    let main = commit(&world, &repo, "feature", "a");
+    world
+        .git(&repo, ["checkout", "-b", "elsewhere", &start])
+        .expect_status(0);
+    let elsewhere = commit(&world, &repo, "draft", "a");
+    for (issue, branch, commit) in [
+        ("14", "main", &main),
+        ("15", "release", &release),
+        ("16", "elsewhere", &elsewhere),
+    ] {
+        let told = rebase(issue).expect_status(0).json();
+        assert_eq!(
+            (&told["onto"], &told["result"]),
+            (&json!(branch), &json!("rebased")),
+            "{issue}"
+        );
+        let worktree = world.run(["show", issue, "--json"]).json()["worktree"].clone();
+        assert_eq!(worktree["base_commit"], commit.as_str(), "{worktree}");
+        assert_eq!(
+            head(&world, std::path::Path::new(worktree["path"].as_str().unwrap())),
+            *commit
+        );
+    }
+    world.git(&repo, ["branch", "-D", "release"]).expect_status(0);
+    let gone = rebase("15");
+    assert!(
+        gone.expect_status(64).stderr().contains("base branch release"),
+        "{gone}"
+    );
+}
+
+#[test]
+fn a_rebase_without_a_worktree_says_so() {
+    let world = scripted_world(&FakeScript::default());
+    world.run(["signal", "14", "rebase"]).expect_status(66);
+    world
+        .run(["start", "14", "hi", "--transport", "run"])
+        .expect_status(0);
+    let refused = world.run(["signal", "14", "rebase"]);
+    assert!(
+        refused.expect_status(64).stderr().contains("worktree"),
+        "{refused}"
+    );
+}

@@ -1,0 +1,23 @@
+//! What Linux tells of a process.
+
+use std::fmt::Display;
+
+/// SIGINT.
+pub(crate) const SIGINT: u32 = 2;
+/// SIGTERM.
+pub(crate) const SIGTERM: u32 = 15;
+
+/// A field of `/proc/PID/status`; nothing where the process is gone.
+pub(crate) fn field(pid: impl Display, name: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let value = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(value.trim().to_owned())
+}
+
+/// Whether a signal is in one of the masks: `SigCgt` (caught), `SigIgn` (ignored), `ShdPnd` (waiting to be delivered).
+pub(crate) fn has_signal(pid: u32, mask: &str, signal: u32) -> bool {
+    let mask = field(pid, mask).and_then(|mask| u64::from_str_radix(&mask, 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+}
