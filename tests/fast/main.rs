@@ -17,6 +17,7 @@ mod crash;
 mod docs;
 mod example;
 mod faults;
+mod interrupts;
 mod output;
 mod removal;
 mod schema;

@@ -18,6 +18,7 @@ mod control;
 mod crash;
 mod hangs;
 mod lifecycle;
+mod one_process;
 mod readme;
 mod ssh;
 mod subagents;

@@ -175,7 +175,8 @@ impl World {
         command
     }
 
-    fn environment(&self) -> Vec<(&'static str, OsString)> {
+    /// All variables that the commands of this world see.
+    pub fn environment(&self) -> Vec<(&'static str, OsString)> {
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
         // Nothing listens on port 9 (discard): whoever asks beyond loopback is refused at once.
         let nowhere = OsString::from("http://127.0.0.1:9");

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::Value;
+use uuid::Uuid;
 
 pub use run::OpencodeRun;
 pub use serve::PrivateServer;
@@ -32,6 +33,13 @@ pub struct TurnSpec {
     pub model: Option<String>,
     /// The agent, if not the session's own.
     pub agent: Option<String>,
+}
+
+impl TurnSpec {
+    /// The turn's id, which marks every process that it starts.
+    pub fn turn(&self) -> Uuid {
+        self.launch.containment.mark
+    }
 }
 
 /// Where a prompt goes.

@@ -1,0 +1,165 @@
+//! Ctrl-C while git hangs: it is answered at every step, git is ended, and the next command goes on.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::support::kit::{SOON, run};
+use kugetsu_testing::{FakeScript, Opencode, ServeMode, Signal, Stdin, World};
+
+/// A `git` that counts its calls and hangs at the one that it is told; everything else the real one does. It hangs in a
+/// child, as a git does whose hook hangs.
+const GIT: &str = r#"#!/bin/sh
+calls=$(($(cat "$CALLS" 2>/dev/null || echo 0) + 1))
+echo $calls > "$CALLS.new" && mv "$CALLS.new" "$CALLS"
+if [ "$calls" = "$HANG_AT" ]; then
+    sleep 100000
+fi
+PATH="${PATH#*:}" exec git "$@"
+"#;
+
+struct Slow {
+    world: World,
+}
+
+impl Slow {
+    fn new() -> Self {
+        let world = World::new(Opencode::Fake);
+        world.fake(&FakeScript {
+            serve: ServeMode::Sessions,
+            ..FakeScript::default()
+        });
+        fs::create_dir_all(world.kugetsu_home()).unwrap();
+        fs::write(world.kugetsu_home().join("config.toml"), "transport = \"run\"\n").unwrap();
+        run(&world, ["init"]).expect_status(0);
+        let bin = world.root().join("bin");
+        fs::create_dir(&bin).unwrap();
+        fs::write(bin.join("git"), GIT).unwrap();
+        fs::set_permissions(bin.join("git"), fs::Permissions::from_mode(0o755)).unwrap();
+        Self { world }
+    }
+
+    fn calls(&self) -> PathBuf {
+        self.world.root().join("git-calls")
+    }
+
+    fn counted(&self) -> u32 {
+        let text = fs::read_to_string(self.calls()).unwrap_or_default();
+        text.trim().parse().unwrap_or_default()
+    }
+
+    fn command(&self, words: &[&str], hang_at: u32) -> Command {
+        let _ = fs::remove_file(self.calls());
+        let mut command = self.world.kugetsu(words);
+        let path = std::env::var("PATH").unwrap();
+        command
+            .env(
+                "PATH",
+                format!("{}:{path}", self.world.root().join("bin").display()),
+            )
+            .env("CALLS", self.calls())
+            .env("HANG_AT", hang_at.to_string());
+        command
+    }
+
+    /// How many times a command calls git when none hangs.
+    fn calls_of(&self, words: &[&str], status: i32) -> u32 {
+        let done = self.world.start(self.command(words, 0), Stdin::Null).wait(SOON);
+        done.expect_status(status);
+        self.counted()
+    }
+
+    /// Runs a command whose git hangs at a call, and sends SIGINT then: it must end with 130 and leave nothing.
+    fn interrupted(&self, words: &[&str], hang_at: u32) {
+        let running = self.world.start(self.command(words, hang_at), Stdin::Null);
+        let what = format!("git call {hang_at} of {words:?}");
+        self.world.wait_until(&what, SOON, || self.counted() == hang_at);
+        running.signal(Signal::Interrupt);
+        let ended = running.wait(SOON);
+        assert_eq!(ended.code(), 130, "{what}\n{ended}");
+        self.world.wait_nothing_left(SOON);
+    }
+}
+
+#[test]
+fn every_git_of_a_start_with_a_worktree_can_be_interrupted() {
+    let slow = Slow::new();
+    let calls = slow.calls_of(&["start", "100", "hi", "--worktree"], 0);
+    assert!(calls > 5, "{calls} calls of git");
+    for call in 1..=calls {
+        let issue = call.to_string();
+        let words = ["start", &issue, "hi", "--worktree"];
+        slow.interrupted(&words, call);
+        assert_eq!(
+            run(&slow.world, ["doctor", "--fix", "--json"]).json()["exit_status"],
+            0,
+            "call {call}"
+        );
+        run(&slow.world, words).expect_status(0);
+        let worktree = slow
+            .world
+            .repo()
+            .join(".worktrees/github.com/shoko/kugetsu")
+            .join(&issue);
+        assert!(worktree.join(".git").exists(), "call {call}");
+    }
+}
+
+#[test]
+fn every_git_of_a_continue_whose_worktree_is_gone_can_be_interrupted() {
+    let slow = Slow::new();
+    run(&slow.world, ["start", "14", "hi", "--worktree"]).expect_status(0);
+    let worktree = slow.world.repo().join(".worktrees/github.com/shoko/kugetsu/14");
+    let words = ["continue", "14", "more"];
+    fs::remove_dir_all(&worktree).unwrap();
+    let calls = slow.calls_of(&words, 0);
+    assert!(calls > 1, "{calls} calls of git");
+    for call in 1..=calls {
+        fs::remove_dir_all(&worktree).unwrap();
+        slow.interrupted(&words, call);
+        run(&slow.world, words).expect_status(0);
+        assert!(worktree.join(".git").exists(), "call {call}");
+    }
+}
+
+#[test]
+fn every_git_of_a_rebase_can_be_interrupted() {
+    let slow = Slow::new();
+    run(&slow.world, ["start", "14", "hi", "--worktree"]).expect_status(0);
+    let repo = slow.world.repo();
+    let words = ["signal", "14", "rebase"];
+    let advance = |name: &str| {
+        fs::write(repo.join(name), "more\n").unwrap();
+        slow.world.git(&repo, ["add", name]);
+        slow.world.git(&repo, ["commit", "--quiet", "--message", name]);
+    };
+    advance("first");
+    let calls = slow.calls_of(&words, 0);
+    assert!(calls > 3, "{calls} calls of git");
+    for call in 1..=calls {
+        advance(&format!("call-{call}"));
+        slow.interrupted(&words, call);
+        run(&slow.world, words).expect_status(0);
+    }
+}
+
+#[test]
+fn a_git_of_a_destroy_can_be_interrupted() {
+    let slow = Slow::new();
+    let start = |issue: &str| run(&slow.world, ["start", issue, "hi", "--worktree"]);
+    start("100").expect_status(0);
+    let calls = slow.calls_of(&["destroy", "100", "-y"], 0);
+    assert!(calls > 3, "{calls} calls of git");
+    // A command that blocks ends with the signal itself, at whichever call.
+    for call in [1, calls / 2, calls] {
+        let issue = call.to_string();
+        start(&issue).expect_status(0);
+        let words = ["destroy", &issue, "-y"];
+        slow.interrupted(&words, call);
+        // The last git may have come after the record's move.
+        let again = run(&slow.world, words);
+        assert!([0, 66].contains(&again.code()), "call {call}\n{again}");
+        assert_eq!(run(&slow.world, ["show", &issue]).code(), 66, "call {call}");
+    }
+}
