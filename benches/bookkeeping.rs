@@ -21,7 +21,7 @@ use kugetsu_engine::opencode::{Database, SessionPatch};
 use kugetsu_engine::permission::Policy;
 use kugetsu_engine::process;
 use kugetsu_engine::redact::Redactor;
-use kugetsu_engine::store::{Holder, RecordKey, Store};
+use kugetsu_engine::store::{RecordKey, Store, this_process};
 use kugetsu_engine::transport::TransportEvent;
 use kugetsu_engine::turn::stream::{StreamEvent, StreamWriter};
 use kugetsu_engine::turn::{Limits, Machine};
@@ -43,7 +43,7 @@ fn start(store: &Store, number: u64) {
     let id = Uuid::now_v7();
     black_box(store.session_record(&address).unwrap());
     let lease = store
-        .lease_session(&address, Holder::this_process("start"), None)
+        .lease_session(&address, this_process("start"), None)
         .unwrap();
     let mut record = record(number);
     let session = record.session.take();

@@ -17,7 +17,7 @@ use kugetsu_api::{Address, LiveTurn, SessionRecord, TokenCount, TransportKind, V
 use kugetsu_engine::operations::{Engine, Environment};
 use kugetsu_engine::process;
 use kugetsu_engine::settings::Settings;
-use kugetsu_engine::store::{Holder, RecordKey, Store};
+use kugetsu_engine::store::{RecordKey, Store, holder_of_turn};
 use kugetsu_engine::turn::status::{RunState, STATUS_FILE, TurnStatus};
 use records::{fill, record, turn};
 use uuid::Uuid;
@@ -85,7 +85,7 @@ fn query(criterion: &mut Criterion) {
     let mut leases = Vec::new();
     for record in &records {
         if let Some(live) = &record.live {
-            let holder = Holder::of_turn("continue", live.turn);
+            let holder = holder_of_turn("continue", live.turn);
             leases.push(store.lease_session(&record.address, holder, None).unwrap());
             let bytes = serde_json::to_vec_pretty(&status(record, live)).unwrap();
             let key = RecordKey::from(&record.address);

@@ -6,14 +6,14 @@ use std::os::unix::process::ExitStatusExt as _;
 
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::context::Context;
 use super::output::Output;
-use super::{CliError, Outcome};
+use super::{CommandError, Outcome};
 use crate::ssh::quote;
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::output::AttachOutput;
 use kugetsu_engine::operations::{Attachment, EngineError};
 
 #[derive(Debug, Args)]
@@ -48,8 +48,8 @@ pub(super) fn run(args: &AttachArgs, context: &Context, output: Output) -> Outco
 }
 
 /// There is nobody to show anything to.
-pub(super) fn no_terminal() -> CliError {
-    CliError::usage(
+pub(super) fn no_terminal() -> CommandError {
+    CommandError::usage(
         "attach draws on a terminal, and this is none",
         "see the command that it runs: kugetsu attach REF --print; over ssh, give it one: ssh -t",
     )
@@ -67,12 +67,12 @@ fn print(command: &kugetsu_engine::operations::AttachCommand, output: Output) {
     }
     let text = |word: &OsStr| word.to_string_lossy().into_owned();
     if output.json {
-        output.object(&json!({
-            "directory": text(command.directory.as_os_str()),
-            "program": text(command.program.as_os_str()),
-            "arguments": command.args.iter().map(|word| text(word)).collect::<Vec<_>>(),
-            "shell": text(&shell),
-        }));
+        output.object(AttachOutput {
+            directory: text(command.directory.as_os_str()),
+            program: text(command.program.as_os_str()),
+            arguments: command.args.iter().map(|word| text(word)).collect(),
+            shell: text(&shell),
+        });
     } else {
         output.text(text(&shell));
     }
@@ -80,7 +80,7 @@ fn print(command: &kugetsu_engine::operations::AttachCommand, output: Output) {
 
 #[tokio::main(flavor = "current_thread")]
 async fn run_on_terminal(attachment: &mut Attachment) -> Outcome {
-    let failed = |error| CliError::from(EngineError::Attach(error));
+    let failed = |error| CommandError::from(EngineError::Attach(error));
     // Listened to before it starts. What the terminal sends goes to opencode as well, which decides what it means;
     // kugetsu stays, for the lease.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;

@@ -6,6 +6,7 @@ use clap_complete::Shell;
 use super::Outcome;
 use super::output::Output;
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::output::CompletionsOutput;
 
 #[derive(Debug, Args)]
 pub(super) struct CompletionsArgs {
@@ -16,6 +17,6 @@ pub(super) struct CompletionsArgs {
 pub(super) fn run(args: &CompletionsArgs, command: &mut Command, output: Output) -> Outcome {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, command, "kugetsu", &mut script);
-    output.file("script", &script);
+    output.file(&script, |script| CompletionsOutput { script });
     Ok(ExitStatus::Ok)
 }

@@ -1,12 +1,12 @@
 //! `kugetsu config`.
 
 use clap::Args;
-use serde_json::json;
 
 use super::Outcome;
 use super::context::Context;
 use super::output::Output;
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::output::{ConfigOutput, HostView, SettingView};
 
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgs {}
@@ -15,19 +15,29 @@ pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outc
     let file = context.engine.settings_path();
     let entries = context.engine.settings().entries();
     if output.json {
-        let settings: serde_json::Map<_, _> = entries
-            .map(|(key, value, origin)| {
-                let fields = json!({
-                    "value": value,
-                    "from": origin.to_string(),
-                    "default": key.default,
-                    "help": key.help,
-                });
-                (key.name.to_owned(), fields)
-            })
-            .collect();
-        let hosts = &context.engine.settings().hosts;
-        output.object(&json!({"file": file, "settings": settings, "hosts": hosts}));
+        let settings = entries.map(|(key, value, origin)| {
+            let view = SettingView {
+                value: value.to_owned(),
+                from: origin.to_string(),
+                default: key.default.to_owned(),
+                help: key.help.to_owned(),
+            };
+            (key.name.to_owned(), view)
+        });
+        let hosts = context.engine.settings().hosts.iter().map(|(name, host)| {
+            let view = HostView {
+                address: host.address.clone(),
+                kugetsu: host.kugetsu.clone(),
+                home: host.home.clone(),
+                ssh: host.ssh.clone(),
+            };
+            (name.clone(), view)
+        });
+        output.object(ConfigOutput {
+            file,
+            settings: settings.collect(),
+            hosts: hosts.collect(),
+        });
         return Ok(ExitStatus::Ok);
     }
     let mut rows: Vec<_> = entries

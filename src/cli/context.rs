@@ -1,14 +1,14 @@
 //! What the environment tells, read once.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use directories::BaseDirs;
 
-use super::CliError;
+use super::CommandError;
 use super::detach::Detached;
-use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{Address, RefContext, RepoRef};
+use kugetsu_api::{Address, ErrorCode, RefContext, RepoRef};
 use kugetsu_engine::duration::parse_duration;
 use kugetsu_engine::operations::{Engine, Environment, Subject};
 use kugetsu_engine::settings::{Settings, SettingsError};
@@ -30,10 +30,14 @@ pub(super) struct IssueOrBase {
 }
 
 impl IssueOrBase {
-    pub(super) fn subject(&self, context: &Context) -> Result<Subject, CliError> {
+    pub(super) fn subject(&self, context: &Context) -> Result<Subject, CommandError> {
         Ok(match &self.reference {
             Some(reference) => Subject::Issue(context.address(reference)?),
-            None => Subject::Base(context.repo(self.repo.as_deref())?),
+            None => {
+                let repo = context.repo(self.repo.as_deref())?;
+                context.concerns(&repo);
+                Subject::Base(repo)
+            }
         })
     }
 
@@ -54,27 +58,31 @@ pub(super) struct Context {
     pub(super) here: PathBuf,
     /// This process supervises a detached turn.
     pub(super) detached: Option<Detached>,
+    /// The issue, or the repository of a base, that the command line names.
+    named: OnceCell<String>,
 }
 
 impl Context {
-    pub(super) fn from_environment() -> Result<Self, CliError> {
+    pub(super) fn from_environment() -> Result<Self, CommandError> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         if let Some(point) = variable("KUGETSU_CRASH_AT") {
             // For tests that prove what a `kill -9` at this point leaves behind.
             kugetsu_engine::set_crash_point(&point.to_string_lossy())
-                .map_err(|problem| CliError::usage(format!("KUGETSU_CRASH_AT: {problem}"), "unset it"))?;
+                .map_err(|problem| CommandError::usage(format!("KUGETSU_CRASH_AT: {problem}"), "unset it"))?;
         }
         let user_home = BaseDirs::new().map(|dirs| dirs.home_dir().to_owned());
         let home = variable("KUGETSU_HOME")
             .map(PathBuf::from)
             .or_else(|| Some(user_home.as_ref()?.join(".kugetsu")))
-            .ok_or_else(|| CliError {
-                status: ExitStatus::CannotWrite,
-                message: "there is no home folder to keep sessions in".to_owned(),
-                hint: Some("set KUGETSU_HOME to a folder of your own".to_owned()),
+            .ok_or_else(|| {
+                CommandError::new(
+                    ErrorCode::StoreUnwritable,
+                    "there is no home folder to keep sessions in",
+                )
+                .hint("set KUGETSU_HOME to a folder of your own")
             })?;
         let here = std::env::current_dir().map_err(|error| {
-            CliError::usage(
+            CommandError::usage(
                 format!("the current directory cannot be used: {error}"),
                 "change into one that exists",
             )
@@ -92,23 +100,39 @@ impl Context {
             engine: Engine::open(home, settings, environment).for_one_turn(),
             here,
             detached: None,
+            named: OnceCell::new(),
         })
     }
 
     /// Reads a reference; asks git for the clone's origin only where the reference needs it.
-    pub(super) fn address(&self, text: &str) -> Result<Address, CliError> {
+    pub(super) fn address(&self, text: &str) -> Result<Address, CommandError> {
         let context = self.ref_context(Address::needs_clone(text));
-        Ok(Address::parse(text, &context)?)
+        let address = Address::parse(text, &context)?;
+        self.concerns(&address);
+        Ok(address)
+    }
+
+    /// An error of the command is about this, where it names nothing itself.
+    fn concerns(&self, subject: &impl ToString) {
+        self.named.get_or_init(|| subject.to_string());
+    }
+
+    /// The error, about what the command line names.
+    pub(super) fn complete(&self, error: CommandError) -> CommandError {
+        match self.named.get() {
+            Some(subject) => error.about(subject),
+            None => error,
+        }
     }
 
     /// The repository that is meant without a reference: the flag, else the clone's origin.
-    pub(super) fn repo(&self, flag: Option<&str>) -> Result<RepoRef, CliError> {
+    pub(super) fn repo(&self, flag: Option<&str>) -> Result<RepoRef, CommandError> {
         if let Some(text) = flag {
             return Ok(RepoRef::parse(text, &self.ref_context(false))?);
         }
         match self.engine.origin_of(&self.here) {
             Some(origin) => Ok(origin?),
-            None => Err(CliError::usage(
+            None => Err(CommandError::usage(
                 "this is no clone with an `origin`, so it is not known which repository is meant",
                 "say it: --repo instance/owner/repo",
             )),
@@ -126,14 +150,12 @@ impl Context {
 }
 
 /// The file of settings is the first thing that is opened in the home, so this tells of a home that is no folder.
-fn unusable(home: &Path, error: SettingsError) -> CliError {
+fn unusable(home: &Path, error: SettingsError) -> CommandError {
     match error {
         SettingsError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotADirectory => {
-            CliError {
-                status: ExitStatus::CannotWrite,
-                message: format!("KUGETSU_HOME, {}, is no folder", home.display()),
-                hint: Some("set KUGETSU_HOME to a folder of your own".to_owned()),
-            }
+            let message = format!("KUGETSU_HOME, {}, is no folder", home.display());
+            CommandError::new(ErrorCode::StoreUnwritable, message)
+                .hint("set KUGETSU_HOME to a folder of your own")
         }
         other => other.into(),
     }

@@ -6,7 +6,7 @@ use super::context::Context;
 use super::output::Output;
 use super::turn::{self, TurnArgs};
 use super::worktree::WorktreeArgs;
-use super::{CliError, Outcome};
+use super::{CommandError, Outcome};
 use kugetsu_engine::operations::{Mode, WorktreeRequest};
 
 #[derive(Debug, Args)]
@@ -38,7 +38,7 @@ pub(super) fn run(args: ContinueArgs, context: &Context, output: Output) -> Outc
     };
     let worktree: WorktreeRequest = args.worktree.into();
     if mode == Mode::Continue && worktree != WorktreeRequest::default() {
-        return Err(CliError::usage(
+        return Err(CommandError::usage(
             "a session has its worktree from its start",
             "begin it where it has none yet: --or-start",
         ));

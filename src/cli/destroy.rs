@@ -3,12 +3,13 @@
 use std::io::IsTerminal as _;
 
 use clap::Args;
-use serde_json::json;
 
 use super::context::{Context, IssueOrBase};
 use super::output::{Output, confirm, count};
-use super::{CliError, Outcome};
+use super::{CommandError, Outcome};
+use kugetsu_api::ErrorCode;
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::output::{DestroyOutput, RemovedWorktreeView};
 use kugetsu_engine::operations::Subject;
 
 #[derive(Debug, Args)]
@@ -48,19 +49,19 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
     };
     engine.expire_trash()?;
     if output.json {
-        output.object(&json!({
-            "destroyed": what,
-            "session": removed.session,
-            "deleted_from_opencode": removed.deleted,
-            "messages_exported": removed.messages,
-            "worktree": removed.worktree.as_ref().map(|worktree| json!({
-                "path": worktree.path,
-                "branch": worktree.branch,
-                "branch_deleted": worktree.branch_deleted,
-                "saved_commits": worktree.saved.branch,
-                "saved_changes": worktree.saved.changes,
-            })),
-        }));
+        output.object(DestroyOutput {
+            destroyed: what,
+            session: removed.session,
+            deleted_from_opencode: removed.deleted,
+            messages_exported: removed.messages,
+            worktree: removed.worktree.map(|worktree| RemovedWorktreeView {
+                path: worktree.path,
+                branch: worktree.branch,
+                branch_deleted: worktree.branch_deleted,
+                saved_commits: worktree.saved.branch,
+                saved_changes: worktree.saved.changes,
+            }),
+        });
         return Ok(ExitStatus::Ok);
     }
     let session = removed
@@ -100,23 +101,19 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
     Ok(ExitStatus::Ok)
 }
 
-fn sure(args: &DestroyArgs, question: &str) -> Result<(), CliError> {
+fn sure(args: &DestroyArgs, question: &str) -> Result<(), CommandError> {
     if args.yes {
         return Ok(());
     }
     if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
-        return Err(CliError {
-            status: ExitStatus::Blocked,
-            message: "nobody is here to be asked, so nothing was changed".to_owned(),
-            hint: Some("say that you mean it: -y".to_owned()),
-        });
+        return Err(CommandError::new(
+            ErrorCode::NeedsConfirmation,
+            "nobody is here to be asked, so nothing was changed",
+        )
+        .hint("say that you mean it: -y"));
     }
     if confirm(question) {
         return Ok(());
     }
-    Err(CliError {
-        status: ExitStatus::Failed,
-        message: "nothing was changed".to_owned(),
-        hint: None,
-    })
+    Err(CommandError::new(ErrorCode::NotConfirmed, "nothing was changed"))
 }

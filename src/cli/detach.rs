@@ -13,16 +13,16 @@ use std::process::Stdio;
 use clap::Parser as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use uuid::Uuid;
 
 use super::context::Context;
 use super::output::Output;
 use super::signals::with_signals;
-use super::{Cli, CliError, Outcome};
-use kugetsu_api::Address;
+use super::{Cli, CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::output::DetachedOutput;
+use kugetsu_api::{Address, ErrorCode, ErrorDetail};
 use kugetsu_engine::operations::{EngineError, Subject};
 use kugetsu_engine::turn::Interrupt;
 
@@ -48,11 +48,7 @@ enum Word {
     /// A turn of this id is on record already.
     Recorded { turn: Uuid },
     /// It came to nothing.
-    Failed {
-        status: u8,
-        message: String,
-        hint: Option<String>,
-    },
+    Failed(ErrorDetail),
 }
 
 /// The new process, as the verb that runs in it sees it.
@@ -117,7 +113,7 @@ pub(super) fn launch(issue: &Address, prompt: String, context: &Context, output:
         prompt,
     };
     let order = serde_json::to_vec(&order)
-        .map_err(|error| failed(format!("the arguments cannot be passed on: {error}")))?;
+        .map_err(|error| failed("the arguments cannot be passed on").caused_by(error))?;
     let environment = context.engine.environment().clone();
     let (answer, signal) = with_signals(false, |mut interrupts| async move {
         let mut child = tokio::process::Command::new(environment.program())
@@ -170,38 +166,31 @@ pub(super) fn launch(issue: &Address, prompt: String, context: &Context, output:
         Ok(Word::Ready { turn, pid }) => tell(issue, turn, Some(pid), output).map(interrupted),
         Ok(Word::Recorded { turn }) => tell(issue, turn, None, output).map(interrupted),
         _ if let Some(signal) = signal => Ok(signal),
-        Ok(Word::Failed {
-            status,
-            message,
-            hint,
-        }) => Err(CliError {
-            status: ExitStatus::from_code(status).unwrap_or(ExitStatus::Failed),
-            message,
-            hint,
+        Ok(Word::Failed(error)) => Err(CommandError::told(error)),
+        Err(_) => Err(match answer {
+            Err(error) => failed("the supervisor cannot be started").caused_by(error),
+            Ok(_) => failed("the supervisor died before the turn was recorded"),
         }),
-        Err(_) => Err(failed(match answer {
-            Err(error) => format!("the supervisor cannot be started: {error}"),
-            Ok(_) => "the supervisor died before the turn was recorded".to_owned(),
-        })),
     }
 }
 
 /// The turn's id.
 pub(super) fn tell(issue: &Address, turn: Uuid, pid: Option<u32>, output: Output) -> Outcome {
     if output.json {
-        output.object(&json!({"ref": issue, "turn": turn, "pid": pid, "detached": true}));
+        output.object(DetachedOutput {
+            address: issue.clone(),
+            turn,
+            pid,
+            detached: true,
+        });
     } else {
         output.text(turn.to_string());
     }
     Ok(ExitStatus::Ok)
 }
 
-fn failed(message: String) -> CliError {
-    CliError {
-        status: ExitStatus::Failed,
-        message,
-        hint: Some("try it without --detach".to_owned()),
-    }
+fn failed(message: &str) -> CommandError {
+    CommandError::new(ErrorCode::DetachFailed, message).hint("try it without --detach")
 }
 
 /// The new process.
@@ -227,33 +216,26 @@ pub(super) fn child_main() -> ExitStatus {
     let mut context = match Context::from_environment() {
         Ok(context) => context,
         Err(error) => {
-            let status = error.status;
-            detached.say(&error.into_word());
-            return status;
+            detached.say(&failure(&error));
+            return error.exit_status();
         }
     };
     context.detached = Some(detached);
     match super::dispatch(cli.verb, &context, output) {
         Ok(status) => status,
         Err(error) => {
-            let status = error.status;
+            let error = context.complete(error);
             match &context.detached {
-                Some(detached) if detached.asked.get() => detached.say(&error.into_word()),
-                _ => output.note(format!("kugetsu: {}", error.message)),
+                Some(detached) if detached.asked.get() => detached.say(&failure(&error)),
+                _ => output.note(error.for_people()),
             }
-            status
+            error.exit_status()
         }
     }
 }
 
-impl CliError {
-    fn into_word(self) -> Word {
-        Word::Failed {
-            status: self.status.code(),
-            message: self.message,
-            hint: self.hint,
-        }
-    }
+fn failure(error: &CommandError) -> Word {
+    Word::Failed(error.for_programs().body.error)
 }
 
 /// Says that a turn of this id is on record, where that is why a turn did not run.

@@ -1,29 +1,19 @@
 //! `kugetsu doctor`.
 
 use clap::Args;
-use serde_json::json;
 
 use super::Outcome;
 use super::context::Context;
 use super::output::Output;
+use kugetsu_api::Health;
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_engine::operations::Health;
+use kugetsu_api::output::DoctorOutput;
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     /// Put right what a machine can
     #[arg(long)]
     fix: bool,
-}
-
-fn word(health: Health) -> &'static str {
-    match health {
-        Health::Good => "ok",
-        Health::Fixed => "fixed",
-        Health::Fixable => "fixable",
-        Health::Bad => "bad",
-        Health::Unknown => "unknown",
-    }
 }
 
 pub(super) fn run(args: &DoctorArgs, context: &Context, output: Output) -> Outcome {
@@ -41,17 +31,16 @@ pub(super) fn run(args: &DoctorArgs, context: &Context, output: Output) -> Outco
         ExitStatus::Ok
     };
     if output.json {
-        let rows: Vec<_> = checks
-            .iter()
-            .map(|check| json!({"what": check.what, "health": word(check.health), "detail": check.detail}))
-            .collect();
-        output.object(&json!({"checks": rows, "exit_status": status.code()}));
+        output.object(DoctorOutput {
+            checks,
+            exit_status: status.code(),
+        });
         return Ok(status);
     }
     for check in &checks {
         output.text(format!(
             "{:<8} {}: {}",
-            word(check.health),
+            check.health.as_str(),
             check.what,
             check.detail
         ));

@@ -13,9 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use line::{Input, Line, Local, Word};
 
-use super::CliError;
+use super::CommandError;
 use super::context::Context;
 use crate::ssh::{Frame, Host};
+use kugetsu_api::ErrorCode;
 use kugetsu_api::exit::ExitStatus;
 
 /// What ssh itself ends with when there is no connection, or none any more.
@@ -24,21 +25,21 @@ const SSH_FAILED: u8 = 255;
 const PASSED_ON: u32 = 2;
 
 impl Local for Context {
-    fn address(&self, text: &str) -> Result<String, CliError> {
+    fn address(&self, text: &str) -> Result<String, CommandError> {
         Ok(self.address(text)?.to_string())
     }
 
-    fn repo(&self) -> Result<String, CliError> {
+    fn repo(&self) -> Result<String, CommandError> {
         Ok(self.repo(None)?.to_string())
     }
 }
 
 /// Runs the command line on a host. Gives the exit status there.
-pub(super) fn run(command: &Command, matches: &ArgMatches, name: &str) -> Result<u8, CliError> {
+pub(super) fn run(command: &Command, matches: &ArgMatches, name: &str) -> Result<u8, CommandError> {
     let context = Context::from_environment()?;
     let settings = context.engine.settings().hosts.get(name);
     let host = Host::new(name, settings).map_err(|error| {
-        CliError::usage(
+        CommandError::usage(
             error.to_string(),
             "or name it in config.toml: [hosts.NAME] address = \"user@host\"",
         )
@@ -48,22 +49,18 @@ pub(super) fn run(command: &Command, matches: &ArgMatches, name: &str) -> Result
         return on_terminal(&host, &line);
     }
     let turn = line.turn.clone();
-    let (status, asked) = runtime()?
-        .block_on(tether(&host, line))
-        .map_err(|error| CliError {
-            status: ExitStatus::Unavailable,
-            message: format!("ssh cannot be run: {error}"),
-            hint: None,
-        })?;
+    let (status, asked) = runtime()?.block_on(tether(&host, line)).map_err(no_ssh)?;
     verdict(&host, status, asked, turn.as_deref())
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
-    super::signals::event_loop().map_err(|error| CliError {
-        status: ExitStatus::Failed,
-        message: format!("the system gives no event loop: {error}"),
-        hint: None,
+fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
+    super::signals::event_loop().map_err(|error| {
+        CommandError::new(ErrorCode::System, "the system gives no event loop").caused_by(error)
     })
+}
+
+fn no_ssh(error: std::io::Error) -> CommandError {
+    CommandError::new(ErrorCode::SshUnavailable, "ssh cannot be run").caused_by(error)
 }
 
 /// Runs the line through a tether, and passes signals on. Gives what ssh ended with, and the status that the first
@@ -152,7 +149,7 @@ fn read_stdin(frames: &mpsc::Sender<Frame>) {
     let _ = frames.send(Frame::EndOfInput);
 }
 
-fn on_terminal(host: &Host, line: &Line) -> Result<u8, CliError> {
+fn on_terminal(host: &Host, line: &Line) -> Result<u8, CommandError> {
     if !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
         return Err(super::attach::no_terminal());
     }
@@ -164,11 +161,7 @@ fn on_terminal(host: &Host, line: &Line) -> Result<u8, CliError> {
             Word::File { .. } => None,
         })
         .collect();
-    let status = host.on_terminal(&words).status().map_err(|error| CliError {
-        status: ExitStatus::Unavailable,
-        message: format!("ssh cannot be run: {error}"),
-        hint: None,
-    })?;
+    let status = host.on_terminal(&words).status().map_err(no_ssh)?;
     verdict(host, code_of(status), None, None)
 }
 
@@ -181,27 +174,30 @@ fn code_of(status: std::process::ExitStatus) -> u8 {
 }
 
 /// Tells the statuses of ssh and of the shell over there from those of kugetsu.
-fn verdict(host: &Host, status: u8, asked: Option<ExitStatus>, turn: Option<&str>) -> Result<u8, CliError> {
+fn verdict(
+    host: &Host,
+    status: u8,
+    asked: Option<ExitStatus>,
+    turn: Option<&str>,
+) -> Result<u8, CommandError> {
     let name = &host.name;
     match (status, asked) {
         (SSH_FAILED, Some(asked)) => Ok(asked.code()),
-        (SSH_FAILED, None) => Err(CliError {
-            status: ExitStatus::TryAgain,
-            message: format!(
-                "{name} cannot be reached, or the connection was lost; a command there was ended"
-            ),
-            hint: Some(match turn {
-                Some(turn) => format!("the same command with --turn-id {turn} runs the turn at most once"),
-                None => format!("try it alone: ssh {name} true"),
-            }),
-        }),
-        (126 | 127, _) => Err(CliError {
-            status: ExitStatus::Unavailable,
-            message: format!("{} cannot be run on {name}", host.program().display()),
-            hint: Some(format!(
-                "say where it is, in config.toml: [hosts.{name}] kugetsu = \"~/.cargo/bin/kugetsu\""
-            )),
-        }),
+        (SSH_FAILED, None) => Err(CommandError::new(
+            ErrorCode::ConnectionLost,
+            format!("{name} cannot be reached, or the connection was lost; a command there was ended"),
+        )
+        .hint(match turn {
+            Some(turn) => format!("the same command with --turn-id {turn} runs the turn at most once"),
+            None => format!("try it alone: ssh {name} true"),
+        })),
+        (126 | 127, _) => Err(CommandError::new(
+            ErrorCode::RemoteMissing,
+            format!("{} cannot be run on {name}", host.program().display()),
+        )
+        .hint(format!(
+            "say where it is, in config.toml: [hosts.{name}] kugetsu = \"~/.cargo/bin/kugetsu\""
+        ))),
         _ => Ok(status),
     }
 }

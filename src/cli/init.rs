@@ -9,7 +9,7 @@ use super::output::{Output, count, money};
 use super::permit::presets;
 use super::signals::with_signals;
 use super::turn::LimitArgs;
-use super::{CliError, Outcome, prompt};
+use super::{CommandError, Outcome, prompt};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{SessionId, TransportChoice, TransportKind};
 use kugetsu_engine::operations::{InitReport, InitRequest, Subject, TurnOptions};
@@ -72,7 +72,7 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         .adopt
         .map(|id| {
             SessionId::new(id.clone()).ok_or_else(|| {
-                CliError::usage(
+                CommandError::usage(
                     format!("`{id}` is no session id of opencode"),
                     "it looks like ses_...; `opencode session list` shows them",
                 )
@@ -101,9 +101,9 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         super::output::trace_to(engine.open_debug_log(&Subject::Base(repo))?);
     }
     let (made, signal) = with_signals(false, |interrupts| engine.init(request, interrupts))?;
-    let InitReport { record, log_gap } = made.map_err(|error| CliError::from(error).after(signal))?;
+    let InitReport { record, log_gap } = made.map_err(|error| CommandError::from(error).after(signal))?;
     if output.json {
-        output.object(&record);
+        output.document(&record);
     } else {
         let verb = if record.adopted { "adopted" } else { "made" };
         output.text(format!(

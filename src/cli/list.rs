@@ -1,19 +1,19 @@
 //! `kugetsu list`. Reads records; takes no lock and starts nothing.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use jiff::Timestamp;
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::Outcome;
 use super::context::{Context, duration};
 use super::output::{Output, money};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{BaseRecord, RepoRef, SessionState, SessionSummary, Verdict};
+use kugetsu_api::output::ListRest;
+use kugetsu_api::{BrokenFile, RepoRef, SessionState, SessionSummary, Verdict};
 use kugetsu_engine::duration::print_duration;
 
 #[derive(Debug, Args)]
@@ -78,13 +78,8 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
             },
             |rows| object.rows(&rows),
         )?;
-        object.end(&Rest {
-            bases: &bases,
-            broken: broken
-                .iter()
-                .map(|(path, problem)| BrokenFile { path, problem })
-                .collect(),
-        });
+        let broken = broken.into_iter().map(broken_file).collect();
+        object.end(&ListRest { bases, broken });
         return Ok(ExitStatus::Ok);
     }
     let mut rows = Vec::new();
@@ -145,7 +140,7 @@ fn add_row(rows: &mut String, summary: &SessionSummary, text: &str, state: Sessi
     if !summary.passes_on() {
         let mut record: Map<String, Value> =
             serde_json::from_str(text).expect("the store gives objects that can be read as a whole");
-        record.insert("state".to_owned(), json!(state.as_str()));
+        record.insert("state".to_owned(), Value::from(state.as_str()));
         rows.push_str(&Value::Object(record).to_string());
         return;
     }
@@ -164,17 +159,8 @@ fn add_row(rows: &mut String, summary: &SessionSummary, text: &str, state: Sessi
     rows.push_str("\"}");
 }
 
-/// What `--json` prints beside the sessions.
-#[derive(Serialize)]
-struct Rest<'a> {
-    bases: &'a [BaseRecord],
-    broken: Vec<BrokenFile<'a>>,
-}
-
-#[derive(Serialize)]
-struct BrokenFile<'a> {
-    path: &'a Path,
-    problem: &'a str,
+pub(super) fn broken_file((path, problem): (PathBuf, String)) -> BrokenFile {
+    BrokenFile { path, problem }
 }
 
 fn age(summary: &SessionSummary, now: Timestamp) -> Duration {

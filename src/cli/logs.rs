@@ -11,7 +11,8 @@ use super::context::Context;
 use super::output::{Output, written};
 use super::printer::{Show, Writer};
 use super::turn;
-use super::{CliError, Outcome};
+use super::{CommandError, Outcome};
+use kugetsu_api::ErrorCode;
 use kugetsu_api::Verdict;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_engine::operations::EngineError;
@@ -47,6 +48,7 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
         .or(record.live.as_ref().map(|live| live.turn))
         .or(record.last.as_ref().map(|last| last.turn))
         .ok_or_else(|| EngineError::NotFound {
+            code: ErrorCode::NoTurn,
             problem: format!("{issue} has had no turn yet"),
             hint: format!("run one: kugetsu continue {issue}"),
         })?;
@@ -89,8 +91,14 @@ pub(super) fn wait_for(path: &Path, goes_on: impl Fn() -> bool) {
     }
 }
 
-pub(super) fn print(path: &Path, show: Show, follow: bool, runs: impl Fn() -> bool) -> Result<(), CliError> {
+pub(super) fn print(
+    path: &Path,
+    show: Show,
+    follow: bool,
+    runs: impl Fn() -> bool,
+) -> Result<(), CommandError> {
     let file = std::fs::File::open(path).map_err(|error| EngineError::NotFound {
+        code: ErrorCode::NoLog,
         problem: format!("there is no log {}: {error}", path.display()),
         hint: "kugetsu show REF --turns lists the turns".to_owned(),
     })?;

@@ -4,8 +4,9 @@ use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Command};
 
 use super::output::Output;
-use super::{CliError, Outcome};
+use super::{CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::output::ManOutput;
 
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {
@@ -35,10 +36,9 @@ pub(super) fn run(args: &ManArgs, command: Command, output: Output) -> Outcome {
     command.build();
     let command = match &args.command {
         None => command,
-        Some(name) => command
-            .find_subcommand(name)
-            .cloned()
-            .ok_or_else(|| CliError::usage(format!("there is no command `{name}`"), "see: kugetsu --help"))?,
+        Some(name) => command.find_subcommand(name).cloned().ok_or_else(|| {
+            CommandError::usage(format!("there is no command `{name}`"), "see: kugetsu --help")
+        })?,
     };
     let mut page = Vec::new();
     let source = format!("kugetsu {}", command.get_version().unwrap_or_default());
@@ -49,8 +49,8 @@ pub(super) fn run(args: &ManArgs, command: Command, output: Output) -> Outcome {
         .manual("kugetsu")
         .render(&mut page)
         .map_err(|error| {
-            CliError::usage(format!("the page cannot be made: {error}"), "see: kugetsu --help")
+            CommandError::usage(format!("the page cannot be made: {error}"), "see: kugetsu --help")
         })?;
-    output.file("page", &page);
+    output.file(&page, |page| ManOutput { page });
     Ok(ExitStatus::Ok)
 }

@@ -8,6 +8,7 @@ mod continue_;
 mod destroy;
 mod detach;
 mod doctor;
+mod error;
 mod host;
 mod init;
 mod list;
@@ -35,8 +36,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use context::Context;
+pub(crate) use error::CommandError;
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_engine::operations::EngineError;
 use output::Output;
 
 /// An issue reference becomes the address of a durable, headless opencode session
@@ -126,45 +127,7 @@ impl Verb {
 }
 
 /// What a verb comes to: an exit status, or an error that is printed.
-type Outcome = Result<ExitStatus, CliError>;
-
-/// An error on its way to the user.
-#[derive(Debug)]
-pub(crate) struct CliError {
-    status: ExitStatus,
-    message: String,
-    hint: Option<String>,
-}
-
-impl CliError {
-    fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self {
-            status: ExitStatus::Usage,
-            message: message.into(),
-            hint: Some(hint.into()),
-        }
-    }
-
-    /// The error of an operation during which this signal was heard: whoever interrupted a wait, or a start-up, is told
-    /// so by the status.
-    fn after(self, signal: Option<ExitStatus>) -> Self {
-        Self {
-            status: signal.unwrap_or(self.status),
-            ..self
-        }
-    }
-}
-
-impl<E: Into<EngineError>> From<E> for CliError {
-    fn from(error: E) -> Self {
-        let error: EngineError = error.into();
-        Self {
-            status: error.exit_status(),
-            message: error.to_string(),
-            hint: error.hint(),
-        }
-    }
-}
+type Outcome = Result<ExitStatus, CommandError>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
@@ -212,7 +175,7 @@ pub fn main() -> ExitCode {
         Ok(status) => status.into(),
         Err(error) => {
             of_errors.error(&error);
-            error.status.into()
+            error.exit_status().into()
         }
     }
 }
@@ -223,13 +186,13 @@ pub fn tether_main() -> u8 {
 }
 
 /// What clap says over several lines, for an object: what is wrong, and its advice where it has some.
-fn misunderstood(error: &clap::Error) -> CliError {
+fn misunderstood(error: &clap::Error) -> CommandError {
     let text = error.to_string();
     let mut paragraphs = text.split("\n\n");
     let words: Vec<_> = paragraphs.next().unwrap_or_default().split_whitespace().collect();
     let message = words.join(" ");
     let tip = paragraphs.find_map(|text| text.trim().strip_prefix("tip: "));
-    CliError::usage(
+    CommandError::usage(
         message.strip_prefix("error: ").unwrap_or(&message),
         tip.unwrap_or("see: kugetsu --help"),
     )
@@ -266,7 +229,8 @@ fn run(verb: Verb, output: Output) -> Outcome {
         Verb::Man(args) => return man::run(&args, Cli::command(), output),
         other => other,
     };
-    dispatch(verb, &Context::from_environment()?, output)
+    let context = Context::from_environment()?;
+    dispatch(verb, &context, output).map_err(|error| context.complete(error))
 }
 
 fn dispatch(verb: Verb, context: &Context, output: Output) -> Outcome {

@@ -3,14 +3,12 @@
 use std::io::{IsTerminal as _, Write};
 use std::sync::OnceLock;
 
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
 
-use super::CliError;
-use kugetsu_api::exit::ExitStatus;
-
-/// The schema of everything that `--json` prints.
-pub(super) const SCHEMA: u32 = 1;
+use super::CommandError;
+use kugetsu_api::ErrorCode;
+use kugetsu_api::output::{Document, OUTPUT_SCHEMA};
 
 /// Where and how to print.
 #[derive(Clone, Copy, Debug)]
@@ -35,31 +33,30 @@ impl Output {
     }
 
     /// An object for programs, on one line of stdout, with the schema.
-    pub(super) fn object(self, value: &impl Serialize) {
-        let mut object = serde_json::Map::from_iter([("schema".to_owned(), json!(SCHEMA))]);
-        match serde_json::to_value(value) {
-            Ok(Value::Object(fields)) => object.extend(fields),
-            Ok(other) => {
-                object.insert("value".to_owned(), other);
-            }
-            Err(error) => {
-                object.insert("error".to_owned(), json!(error.to_string()));
-            }
+    pub(super) fn object<T: Serialize + JsonSchema>(self, body: T) {
+        self.document(&Document::new(body));
+    }
+
+    /// An object that has its schema already, on one line of stdout; its fields are in the order of the alphabet.
+    pub(super) fn document<T: Serialize + JsonSchema>(self, document: &T) {
+        match serde_json::to_value(document) {
+            Ok(value) => self.text(value.to_string()),
+            // Such as a path that is not UTF-8.
+            Err(error) => written(Err(error.into())),
         }
-        self.text(Value::Object(object).to_string());
     }
 
     /// The same for an object with a field of so many rows that they go out as they come.
     pub(super) fn long_object(self, field: &str) -> LongObject {
         LongObject {
-            head: Some(format!("{{\"schema\":{SCHEMA},\"{field}\":[")),
+            head: Some(format!("{{\"schema\":{OUTPUT_SCHEMA},\"{field}\":[")),
         }
     }
 
-    /// A whole file for another program, on stdout; with `--json` as the field `name` of an object.
-    pub(super) fn file(self, name: &str, bytes: &[u8]) {
+    /// A whole file for another program, on stdout; with `--json` as an object.
+    pub(super) fn file<T: Serialize + JsonSchema>(self, bytes: &[u8], object: impl FnOnce(String) -> T) {
         if self.json {
-            return self.object(&json!({name: String::from_utf8_lossy(bytes)}));
+            return self.object(object(String::from_utf8_lossy(bytes).into_owned()));
         }
         let mut stdout = std::io::stdout().lock();
         written(stdout.write_all(bytes).and_then(|()| stdout.flush()));
@@ -71,22 +68,16 @@ impl Output {
     }
 
     /// An error: on stderr for people, and on stdout for programs.
-    pub(super) fn error(self, error: &CliError) {
-        self.note(format!("kugetsu: {}", error.message));
-        if let Some(hint) = &error.hint {
-            self.note(format!("  {hint}"));
-        }
+    pub(super) fn error(self, error: &CommandError) {
+        self.note(error.for_people());
         if self.json {
             self.error_object(error);
         }
     }
 
     /// An error for programs alone.
-    pub(super) fn error_object(self, error: &CliError) {
-        self.object(&json!({
-            "error": {"message": error.message, "hint": error.hint},
-            "exit_status": error.status.code(),
-        }));
+    pub(super) fn error_object(self, error: &CommandError) {
+        self.document(&error.for_programs());
     }
 
     /// A table for people: columns, no lines, so that it can be cut and grepped.
@@ -177,12 +168,10 @@ pub(super) fn written(result: std::io::Result<()>) {
 }
 
 /// Why something that should be on stdout is not.
-pub(super) fn unwritten() -> Option<CliError> {
-    Some(CliError {
-        message: format!("the output could not be written to stdout: {}", UNWRITTEN.get()?),
-        hint: Some("what was done is done and on record; see: kugetsu show, kugetsu logs".to_owned()),
-        status: ExitStatus::CannotWrite,
-    })
+pub(super) fn unwritten() -> Option<CommandError> {
+    let message = format!("the output could not be written to stdout: {}", UNWRITTEN.get()?);
+    let error = CommandError::new(ErrorCode::OutputUnwritable, message);
+    Some(error.hint("what was done is done and on record; see: kugetsu show, kugetsu logs"))
 }
 
 /// Costs are fractions of a cent as often as dollars.

@@ -1,12 +1,14 @@
 //! `kugetsu pending` and `kugetsu answer`.
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Outcome;
 use super::context::Context;
 use super::output::Output;
+use kugetsu_api::SessionRecord;
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::output::{PendingOutput, PendingSession};
 use kugetsu_engine::operations::describe;
 
 #[derive(Debug, Args)]
@@ -26,11 +28,8 @@ pub(super) struct AnswerArgs {
 pub(super) fn list(_args: &PendingArgs, context: &Context, output: Output) -> Outcome {
     let records = context.engine.pending()?;
     if output.json {
-        let rows: Vec<_> = records
-            .iter()
-            .map(|record| json!({"ref": record.address, "requests": record.pending}))
-            .collect();
-        output.object(&json!({"pending": rows}));
+        let pending = records.into_iter().map(requests).collect();
+        output.object(PendingOutput { pending });
         return Ok(ExitStatus::Ok);
     }
     if records.is_empty() {
@@ -56,9 +55,16 @@ pub(super) fn answer(args: &AnswerArgs, context: &Context, output: Output) -> Ou
     };
     let record = context.engine.answer(&issue, &answer)?;
     if output.json {
-        output.object(&json!({"ref": issue, "requests": record.pending}));
+        output.object(requests(record));
     } else {
         output.text(format!("stored; deliver it with: kugetsu continue {issue}"));
     }
     Ok(ExitStatus::Ok)
+}
+
+fn requests(record: SessionRecord) -> PendingSession {
+    PendingSession {
+        address: record.address,
+        requests: record.pending,
+    }
 }

@@ -5,12 +5,12 @@ use std::str::FromStr as _;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use serde_json::json;
 
 use super::context::Context;
 use super::output::Output;
-use super::{CliError, Outcome};
+use super::{CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::output::{ExplainOutput, PermitOutput};
 use kugetsu_engine::operations::{EngineError, Permit, Subject};
 use kugetsu_engine::permission::{CLASSES, Preset, Rule};
 
@@ -74,19 +74,9 @@ pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcom
     if args.explain {
         let explained = engine.explain(&subject)?;
         if output.json {
-            let rows: Vec<_> = explained
-                .iter()
-                .map(|row| {
-                    json!({
-                        "permission": row.permission,
-                        "pattern": row.pattern,
-                        "action": row.action,
-                        "source": row.source.to_string(),
-                        "could_ask": row.could_ask,
-                    })
-                })
-                .collect();
-            output.object(&json!({"permissions": rows}));
+            output.object(ExplainOutput {
+                permissions: explained,
+            });
         } else {
             let rows = explained
                 .iter()
@@ -110,11 +100,12 @@ pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcom
         return Ok(ExitStatus::Ok);
     }
     if output.json {
-        output.object(&json!({
-            "preset": policy.preset,
-            "rules": policy.rules,
-            "effective": policy.rules(),
-        }));
+        let effective = policy.rules();
+        output.object(PermitOutput {
+            preset: policy.preset,
+            rules: policy.rules,
+            effective,
+        });
     } else {
         output.text(format!("preset {}", policy.preset));
         for rule in policy.rules() {
@@ -146,13 +137,13 @@ fn tell_of_unknown(added: &[Rule], output: Output) {
     output.note(format!("  the known ones: {}", CLASSES.join(", ")));
 }
 
-fn change(words: &[String], remove: &[String], preset: Option<Preset>) -> Result<Permit, CliError> {
+fn change(words: &[String], remove: &[String], preset: Option<Preset>) -> Result<Permit, CommandError> {
     let example = "such as `bash:git push *=deny` or `external_directory:/data/*=allow`";
     Ok(Permit {
         preset,
         add: words
             .iter()
-            .map(|word| Rule::from_str(word).map_err(|error| CliError::usage(error.to_string(), example)))
+            .map(|word| Rule::from_str(word).map_err(|error| CommandError::usage(error.to_string(), example)))
             .collect::<Result<_, _>>()?,
         remove: remove
             .iter()

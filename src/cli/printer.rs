@@ -7,8 +7,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::output::written;
+use kugetsu_api::{StreamEvent, StreamLine};
 use kugetsu_engine::redact::Redactor;
-use kugetsu_engine::turn::stream::{Feed, StreamEvent, StreamLine};
+use kugetsu_engine::turn::stream::{Feed, in_words};
 
 /// How long a reader of stdout may take nothing after the turn is over, before the rest is left in the file.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -103,10 +104,8 @@ fn words(line: &[u8]) -> Option<String> {
     if head.windows(piece.len()).any(|window| window == piece) {
         return None;
     }
-    serde_json::from_slice::<StreamLine>(line)
-        .ok()?
-        .event
-        .in_words(&Redactor::default())
+    let line = serde_json::from_slice::<StreamLine>(line).ok()?;
+    in_words(&line.event, &Redactor::default())
 }
 
 /// Writes lines of the stream to stdout.

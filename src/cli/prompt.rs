@@ -3,13 +3,13 @@
 use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
 
-use super::CliError;
+use super::CommandError;
 
 /// The prompt, byte for byte.
-pub(super) fn read(words: &[String]) -> Result<String, CliError> {
+pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
     let from_stdin = match words {
         [] if std::io::stdin().is_terminal() => {
-            return Err(CliError::usage(
+            return Err(CommandError::usage(
                 "there is no message",
                 "write it after the reference, or pipe it in and write `-`",
             ));
@@ -21,10 +21,10 @@ pub(super) fn read(words: &[String]) -> Result<String, CliError> {
     let text = if from_stdin {
         let mut bytes = Vec::new();
         std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| {
-            CliError::usage(format!("stdin cannot be read: {error}"), "pipe the message in")
+            CommandError::usage(format!("stdin cannot be read: {error}"), "pipe the message in")
         })?;
         String::from_utf8(bytes).map_err(|_| {
-            CliError::usage(
+            CommandError::usage(
                 "the message on stdin is not UTF-8",
                 "convert it first, with iconv",
             )
@@ -36,9 +36,9 @@ pub(super) fn read(words: &[String]) -> Result<String, CliError> {
 }
 
 /// The prompt in a file.
-pub(super) fn read_file(path: &Path) -> Result<String, CliError> {
+pub(super) fn read_file(path: &Path) -> Result<String, CommandError> {
     let text = std::fs::read_to_string(path).map_err(|error| {
-        CliError::usage(
+        CommandError::usage(
             format!("the prompt file {} cannot be read: {error}", path.display()),
             "name a file of UTF-8 text",
         )
@@ -46,9 +46,9 @@ pub(super) fn read_file(path: &Path) -> Result<String, CliError> {
     not_empty(text)
 }
 
-fn not_empty(text: String) -> Result<String, CliError> {
+fn not_empty(text: String) -> Result<String, CommandError> {
     if text.trim().is_empty() {
-        return Err(CliError::usage(
+        return Err(CommandError::usage(
             "the message is empty",
             "write it after the reference, or pipe it in and write `-`",
         ));

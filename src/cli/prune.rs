@@ -3,12 +3,13 @@
 use std::io::IsTerminal as _;
 
 use clap::Args;
-use serde_json::json;
 
 use super::Outcome;
 use super::context::Context;
+use super::list::broken_file;
 use super::output::{Output, confirm, count};
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::output::{KeptView, OrphanView, PruneOutput};
 use kugetsu_engine::operations::{Orphan, Pruned};
 
 #[derive(Debug, Args)]
@@ -58,18 +59,16 @@ pub(super) fn run(args: &PruneArgs, context: &Context, output: Output) -> Outcom
         engine.expire_trash()?;
     }
     if output.json {
-        let list = |orphans: &[Orphan]| {
-            orphans
-                .iter()
-                .map(|orphan| json!({"ref": orphan.address, "session": orphan.session}))
-                .collect::<Vec<_>>()
-        };
-        output.object(&json!({"orphans": list(&orphans), "pruned": list(&pruned.gone),
-            "kept": pruned.kept.iter()
-                .map(|kept| json!({"ref": kept.orphan.address, "why": kept.why})).collect::<Vec<_>>(),
-            "broken": listed.broken.iter()
-                .map(|(path, why)| json!({"path": path, "problem": why})).collect::<Vec<_>>(),
-        }));
+        let kept = pruned.kept.into_iter().map(|kept| KeptView {
+            address: kept.orphan.address,
+            why: kept.why,
+        });
+        output.object(PruneOutput {
+            orphans: orphans.into_iter().map(view).collect(),
+            pruned: pruned.gone.into_iter().map(view).collect(),
+            kept: kept.collect(),
+            broken: listed.broken.into_iter().map(broken_file).collect(),
+        });
     } else if go {
         output.text(format!(
             "moved {} of {} to the trash; kugetsu restore brings a record back",
@@ -86,4 +85,11 @@ pub(super) fn run(args: &PruneArgs, context: &Context, output: Output) -> Outcom
         output.note("nothing was changed; do it with: kugetsu prune --force");
     }
     Ok(status)
+}
+
+fn view(orphan: Orphan) -> OrphanView {
+    OrphanView {
+        address: orphan.address,
+        session: orphan.session,
+    }
 }

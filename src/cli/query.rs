@@ -11,6 +11,6 @@ use kugetsu_api::exit::ExitStatus;
 pub(super) struct QueryArgs {}
 
 pub(super) fn run(_args: &QueryArgs, context: &Context, output: Output) -> Outcome {
-    output.object(&context.engine.query()?);
+    output.object(context.engine.query()?);
     Ok(ExitStatus::Ok)
 }

@@ -1,13 +1,12 @@
 //! `kugetsu restore`.
 
 use clap::Args;
-use serde_json::json;
 
 use super::Outcome;
 use super::context::{Context, IssueOrBase};
 use super::output::Output;
-use super::show::with_state;
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::output::SessionWithState;
 use kugetsu_engine::operations::Subject;
 
 #[derive(Debug, Args)]
@@ -22,7 +21,7 @@ pub(super) fn run(args: &RestoreArgs, context: &Context, output: Output) -> Outc
         Subject::Base(repo) => {
             let record = engine.restore_base(&repo)?;
             if output.json {
-                output.object(&json!(record));
+                output.document(&record);
             } else {
                 output.text(format!(
                     "restored the base of {} ({})",
@@ -33,7 +32,8 @@ pub(super) fn run(args: &RestoreArgs, context: &Context, output: Output) -> Outc
         Subject::Issue(issue) => {
             let record = engine.restore(&issue)?;
             if output.json {
-                output.object(&with_state(&record, engine.state_of(&record)));
+                let state = engine.state_of(&record);
+                output.document(&SessionWithState { record, state });
             } else {
                 let session = record
                     .session

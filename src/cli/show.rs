@@ -1,13 +1,13 @@
 //! `kugetsu show`. One record; takes no lock and starts nothing.
 
 use clap::Args;
-use serde_json::{Value, json};
 
 use super::Outcome;
 use super::context::Context;
 use super::output::{Output, count, money};
+use kugetsu_api::SessionState;
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{SessionRecord, SessionState};
+use kugetsu_api::output::{SessionWithState, ShowOutput};
 
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
@@ -32,14 +32,11 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
     };
     let holder = engine.in_use(&issue);
     if output.json {
-        let mut value = with_state(&record, state);
-        if let Some(holder) = &holder {
-            value["in_use"] = json!(holder);
-        }
-        if let Some(turns) = turns {
-            value["turn_list"] = json!(turns);
-        }
-        output.object(&value);
+        output.document(&ShowOutput {
+            session: SessionWithState { record, state },
+            in_use: holder,
+            turn_list: turns,
+        });
         return Ok(ExitStatus::Ok);
     }
     let mut lines = vec![
@@ -133,11 +130,4 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         );
     }
     Ok(ExitStatus::Ok)
-}
-
-/// The record as it is, with the state beside it.
-pub(super) fn with_state(record: &SessionRecord, state: SessionState) -> Value {
-    let mut value = json!(record);
-    value["state"] = json!(state.as_str());
-    value
 }

@@ -1,14 +1,13 @@
 //! `kugetsu signal`.
 
 use clap::{Args, ValueEnum};
-use serde_json::json;
 
 use super::Outcome;
 use super::context::Context;
 use super::output::Output;
-use kugetsu_api::Address;
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_engine::turn::control::Signal;
+use kugetsu_api::output::{RebaseOutput, RebaseResult, SignalOutput};
+use kugetsu_api::{Address, Signal};
 use kugetsu_engine::worktree::Rebased;
 
 #[derive(Debug, Args)]
@@ -45,12 +44,12 @@ pub(super) fn run(args: &SignalArgs, context: &Context, output: Output) -> Outco
     };
     let live = context.engine.signal(&issue, signal)?;
     if output.json {
-        output.object(&json!({
-            "ref": issue,
-            "turn": live.turn,
-            "signal": signal,
-            "pid": live.supervisor.pid,
-        }));
+        output.object(SignalOutput {
+            address: issue,
+            turn: live.turn,
+            signal,
+            pid: live.supervisor.pid,
+        });
     } else {
         output.text(format!("{issue}: sent {} to turn {}", signal.as_str(), live.turn));
     }
@@ -59,16 +58,20 @@ pub(super) fn run(args: &SignalArgs, context: &Context, output: Output) -> Outco
 
 fn rebase(issue: &Address, context: &Context, output: Output) -> Outcome {
     let (onto, rebased) = context.engine.rebase(issue)?;
-    let (word, files, status) = match &rebased {
-        Rebased::UpToDate => ("up_to_date", &[][..], ExitStatus::Ok),
-        Rebased::Onto(_) => ("rebased", &[][..], ExitStatus::Ok),
-        Rebased::Conflicts(files) => ("blocked", &files[..], ExitStatus::Blocked),
+    let (result, files, status) = match &rebased {
+        Rebased::UpToDate => (RebaseResult::UpToDate, &[][..], ExitStatus::Ok),
+        Rebased::Onto(_) => (RebaseResult::Rebased, &[][..], ExitStatus::Ok),
+        Rebased::Conflicts(files) => (RebaseResult::Blocked, &files[..], ExitStatus::Blocked),
     };
     if output.json {
-        output.object(&json!({
-            "ref": issue, "signal": "rebase", "onto": onto, "result": word, "conflicts": files,
-            "exit_status": status.code(),
-        }));
+        output.object(RebaseOutput {
+            address: issue.clone(),
+            signal: "rebase".to_owned(),
+            onto,
+            result,
+            conflicts: files.to_vec(),
+            exit_status: status.code(),
+        });
         return Ok(status);
     }
     match &rebased {

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{CliError, ExitStatus};
+use super::{CommandError, ExitStatus};
+use kugetsu_api::ErrorCode;
 use kugetsu_engine::turn::Interrupt;
 
 /// Runs an operation that listens to signals. The status is that of the first signal, if one came. A detached one has no
@@ -18,7 +19,7 @@ use kugetsu_engine::turn::Interrupt;
 pub(super) fn with_signals<T, F: Future<Output = T>>(
     detached: bool,
     operation: impl FnOnce(watch::Receiver<Interrupt>) -> F,
-) -> Result<(T, Option<ExitStatus>), CliError> {
+) -> Result<(T, Option<ExitStatus>), CommandError> {
     let (sender, receiver) = watch::channel(Interrupt::None);
     let received = Arc::default();
     listen(detached, sender, Arc::clone(&received)).map_err(no_runtime)?;
@@ -113,11 +114,10 @@ impl Signals {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
-fn no_runtime(error: std::io::Error) -> CliError {
-    CliError {
-        status: ExitStatus::Failed,
-        message: format!("the system gives no event loop, no thread or no signals: {error}"),
-        hint: None,
-    }
+fn no_runtime(error: std::io::Error) -> CommandError {
+    CommandError::new(
+        ErrorCode::System,
+        "the system gives no event loop, no thread or no signals",
+    )
+    .caused_by(error)
 }

@@ -1,12 +1,12 @@
 //! `kugetsu stop`.
 
 use clap::Args;
-use serde_json::json;
 
 use super::Outcome;
 use super::context::Context;
 use super::output::Output;
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::output::StopOutput;
 
 #[derive(Debug, Args)]
 pub(super) struct StopArgs {
@@ -20,13 +20,13 @@ pub(super) fn run(args: &StopArgs, context: &Context, output: Output) -> Outcome
     let stopped = context.engine.stop(&issue)?;
     let turn = &stopped.report.turn;
     if output.json {
-        output.object(&json!({
-            "ref": issue,
-            "turn": turn.turn,
-            "verdict": turn.verdict,
-            "reason": turn.reason,
-            "forced": stopped.forced,
-        }));
+        output.object(StopOutput {
+            address: issue,
+            turn: turn.turn,
+            verdict: turn.verdict,
+            reason: turn.reason.clone(),
+            forced: stopped.forced,
+        });
     } else {
         let how = if stopped.forced { ", by SIGTERM" } else { "" };
         output.text(format!(

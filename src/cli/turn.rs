@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgMatches, Args, ValueEnum};
-use serde_json::json;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -14,8 +13,9 @@ use super::context::{Context, duration};
 use super::output::{Output, count, money};
 use super::printer::{Printer, Show, Verbosity};
 use super::signals::with_signals;
-use super::{CliError, Outcome, detach, prompt, wait};
+use super::{CommandError, Outcome, detach, prompt, wait};
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::output::TurnOutput;
 use kugetsu_api::{Address, TransportChoice, Verdict};
 use kugetsu_engine::duration::print_duration;
 use kugetsu_engine::operations::{
@@ -51,7 +51,7 @@ impl OutputForm {
 
 impl TurnArgs {
     /// Refuses a form that cannot tell what is asked for: events and requests are lines.
-    fn check_form(&self) -> Result<(), CliError> {
+    fn check_form(&self) -> Result<(), CommandError> {
         let word = match self.output {
             Some(OutputForm::Text) => "text",
             Some(OutputForm::Json) => "json",
@@ -62,7 +62,7 @@ impl TurnArgs {
             (false, false) => "--events",
             (false, true) => return Ok(()),
         };
-        Err(CliError::usage(
+        Err(CommandError::usage(
             format!("{flag} prints JSON lines, and --output {word} prints none"),
             format!("leave --output out, or use --output stream-json with {flag}"),
         ))
@@ -86,7 +86,7 @@ const FOR_EVER: &str = "3650d";
 
 /// Refuses a length of time that stands right after a `--wait` without a value: whoever wrote it meant it for that, and
 /// the model would be paid to read it instead.
-pub(super) fn check_wait(matches: &ArgMatches) -> Result<(), CliError> {
+pub(super) fn check_wait(matches: &ArgMatches) -> Result<(), CommandError> {
     let Some(("start" | "continue", given)) = matches.subcommand() else {
         return Ok(());
     };
@@ -102,7 +102,7 @@ pub(super) fn check_wait(matches: &ArgMatches) -> Result<(), CliError> {
         .zip(places)
         .find(|(_, place)| at.is_some_and(|at| *place == at + 1));
     match next {
-        Some((word, _)) if bare && duration(word).is_ok() => Err(CliError::usage(
+        Some((word, _)) if bare && duration(word).is_ok() => Err(CommandError::usage(
             format!(
                 "`{word}` after --wait would be a part of the message: --wait takes its value only with `=`"
             ),
@@ -196,7 +196,7 @@ impl AskArgs {
         self.response_timeout.unwrap_or(settings.response_timeout)
     }
 
-    fn responder(&self, settings: &Settings) -> Result<Responder, CliError> {
+    fn responder(&self, settings: &Settings) -> Result<Responder, CommandError> {
         let block = match self.on_ask {
             Some(form) => form == OnAskForm::Block,
             None => settings.on_ask == OnAskSetting::Block,
@@ -223,14 +223,14 @@ impl AskArgs {
 }
 
 /// The text of an answers file, which is known to be one.
-pub(super) fn answers_text(path: &Path) -> Result<String, CliError> {
+pub(super) fn answers_text(path: &Path) -> Result<String, CommandError> {
     read_answers(path).map(|(text, _)| text)
 }
 
 /// A mistake in the file is told by place, never by content: it holds secrets.
-fn read_answers(path: &Path) -> Result<(String, Answers), CliError> {
+fn read_answers(path: &Path) -> Result<(String, Answers), CommandError> {
     let wrong = |problem: String| {
-        CliError::usage(
+        CommandError::usage(
             format!("the answers file {} cannot be used: {problem}", path.display()),
             "it is JSON with questions, secrets, permissions and defaults",
         )
@@ -340,7 +340,7 @@ pub(super) fn run(
     let issue = context.address(&reference)?;
     args.check_form()?;
     if args.asking.supervised && (message.is_empty() || message == ["-"]) {
-        return Err(CliError::usage(
+        return Err(CommandError::usage(
             "with --supervised stdin carries the replies, so the message cannot come from there",
             "write the message after the reference",
         ));
@@ -418,10 +418,10 @@ pub(super) fn run(
             None => recorded(&issue, turn, false, form, args.events, context, output),
         };
     }
-    let report = report.map_err(|error| CliError::from(error).after(signal))?;
+    let report = report.map_err(|error| CommandError::from(error).after(signal))?;
     let status = exit_of(&report, signal);
     if form == OutputForm::Json {
-        output.object(&result(&report, status));
+        output.object(result(&report, status));
     }
     summary(&report, output);
     Ok(status)
@@ -454,13 +454,13 @@ fn answers_wait(context: &Context, issue: &Address) -> bool {
     record.is_some_and(|record| record.pending.iter().any(|pending| pending.answer.is_some()))
 }
 
-fn check_types(types: &[String]) -> Result<(), CliError> {
+fn check_types(types: &[String]) -> Result<(), CommandError> {
     match types
         .iter()
         .find(|word| !StreamEvent::TYPES.contains(&word.as_str()))
     {
         None => Ok(()),
-        Some(word) => Err(CliError::usage(
+        Some(word) => Err(CommandError::usage(
             format!("`{word}` is no type of event"),
             format!("the types are {}", StreamEvent::TYPES.join(", ")),
         )),
@@ -493,36 +493,36 @@ fn recorded(
     wait::until_end(issue, turn, None, (form, types), context, output)
 }
 
-pub(super) fn result(report: &TurnReport, status: ExitStatus) -> serde_json::Value {
+pub(super) fn result(report: &TurnReport, status: ExitStatus) -> TurnOutput {
     let turn = &report.turn;
-    json!({
-        "ref": report.record.address,
-        "session": report.record.session,
-        "turn": turn.turn,
-        "verdict": turn.verdict,
-        "reason": turn.reason,
-        "exit_status": status.code(),
-        "answer": report.answer,
-        "transport": turn.transport,
-        "opencode": turn.opencode,
-        "directory": report.record.directory,
-        "worktree": report.record.worktree,
-        "notes": report.notes,
-        "started": turn.started,
-        "ended": turn.ended,
-        "steps": turn.steps,
-        "tool_calls": turn.tool_calls,
-        "cost_usd": turn.cost_usd,
-        "tokens": turn.tokens,
-        "totals": report.record.totals,
-        "events": turn.events,
-        "restarts": turn.restarts,
-        "answered": turn.answered,
-        "pending": report.record.pending,
-        "retry_at": turn.retry_at,
-        "log_gap": turn.log_gap,
-        "proof": turn.proof,
-    })
+    TurnOutput {
+        address: report.record.address.clone(),
+        session: report.record.session.clone(),
+        turn: turn.turn,
+        verdict: turn.verdict,
+        reason: turn.reason.clone(),
+        exit_status: status.code(),
+        answer: report.answer.clone(),
+        transport: turn.transport,
+        opencode: turn.opencode.clone(),
+        directory: report.record.directory.clone(),
+        worktree: report.record.worktree.clone(),
+        notes: report.notes.clone(),
+        started: turn.started,
+        ended: turn.ended,
+        steps: turn.steps,
+        tool_calls: turn.tool_calls,
+        cost_usd: turn.cost_usd,
+        tokens: turn.tokens,
+        totals: report.record.totals,
+        events: turn.events,
+        restarts: turn.restarts,
+        answered: turn.answered,
+        pending: report.record.pending.clone(),
+        retry_at: turn.retry_at,
+        log_gap: turn.log_gap.clone(),
+        proof: turn.proof.clone(),
+    }
 }
 
 pub(super) fn summary(report: &TurnReport, output: Output) {

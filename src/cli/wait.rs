@@ -72,7 +72,7 @@ pub(super) fn until_end(
     let report = engine.wait_turn(issue, turn, left)?;
     let status: ExitStatus = turn::exit_of(&report, None);
     if form == OutputForm::Json {
-        output.object(&turn::result(&report, status));
+        output.object(turn::result(&report, status));
     }
     turn::summary(&report, output);
     Ok(status)

@@ -16,6 +16,7 @@ pub mod example;
 pub mod fake;
 mod hangs;
 mod model;
+pub mod schema;
 mod soak;
 mod tour;
 mod world;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use clap::CommandFactory as _;
 use kugetsu::cli::Cli;
+use kugetsu_api::ErrorCode;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_engine::settings::SETTINGS;
 use kugetsu_testing::{blocks, document};
@@ -134,6 +135,27 @@ fn the_exit_statuses_in_the_readme_are_those_of_the_program() {
         ExitStatus::Terminated,
     ];
     assert_eq!(told, known.map(ExitStatus::code));
+}
+
+#[test]
+fn the_error_codes_in_the_readme_are_those_of_the_program() {
+    let readme = document("README.md");
+    let told: Vec<Vec<_>> = rows(&readme)
+        .filter(|cells| cells.len() == 4 && cells[1].parse::<u8>().is_ok())
+        .map(|cells| cells.iter().map(|cell| (*cell).to_owned()).collect())
+        .collect();
+    let known: Vec<Vec<_>> = ErrorCode::ALL
+        .iter()
+        .map(|code| {
+            vec![
+                format!("`{code}`"),
+                code.exit_status().code().to_string(),
+                if code.retryable() { "yes" } else { "no" }.to_owned(),
+                code.meaning().to_owned(),
+            ]
+        })
+        .collect();
+    assert_eq!(told, known);
 }
 
 #[test]

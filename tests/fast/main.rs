@@ -15,6 +15,7 @@ mod commands;
 mod control;
 mod crash;
 mod docs;
+mod errors;
 mod example;
 mod faults;
 mod interrupts;

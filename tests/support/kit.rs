@@ -257,7 +257,7 @@ pub(crate) fn refused(world: &World, arguments: &[&str], status: i32, says: &[&s
             let value = output.json();
             assert_eq!(value["schema"], 1, "{output}");
             assert_eq!(value["exit_status"], status, "{output}");
-            assert!(value["error"]["message"].is_string(), "{output}");
+            assert_eq!(value["error"]["exit_status"], status, "{output}");
         } else {
             assert_eq!(output.stdout(), "", "{output}");
         }

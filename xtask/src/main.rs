@@ -11,6 +11,7 @@ mod example;
 mod fuzz;
 mod opencode;
 mod packages;
+mod schema;
 mod soak;
 mod step;
 mod test;
@@ -38,6 +39,8 @@ enum Command {
     Demo,
     /// Write sessions-example anew, with the real opencode
     Example,
+    /// Write docs/schema anew: the JSON Schema of everything that programs read from kugetsu
+    Schema,
     /// Measure what kugetsu costs, and print it as a table
     Bench(bench::Options),
     /// Run the fuzz targets, with the stable compiler
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Demo => demo::run(),
         Command::Example => example::run(),
+        Command::Schema => schema::run(),
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Soak(options) => soak::run(&options),

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
+use schemars::JsonSchema;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,7 @@ use crate::{Address, LiveTurn, PendingRequest, RepoRef, TokenCount, TurnRecord, 
 pub const SCHEMA: u32 = 1;
 
 /// opencode's id of a session, `ses_...`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct SessionId(String);
 
@@ -45,7 +46,7 @@ impl std::fmt::Display for SessionId {
 }
 
 /// What is remembered of a repository's base session (`base.json`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BaseRecord {
     /// The schema of this file.
     pub schema: u32,
@@ -74,7 +75,7 @@ pub struct BaseRecord {
 }
 
 /// What is remembered of an issue's session (`<number>.json`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SessionRecord {
     /// The schema of this file.
     pub schema: u32,
@@ -160,7 +161,7 @@ struct BlockedOnly {
 
 /// The journal of one fork: on disk before opencode is asked, gone when the fork's id is on disk. With it,
 /// the next command finds the session that a crash left behind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ForkIntent {
     /// The turn that asked for the fork.
     pub turn: uuid::Uuid,
@@ -175,7 +176,7 @@ pub struct ForkIntent {
 }
 
 /// Sums over the turns of a session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Totals {
     /// Turns that have ended, whatever their verdict.
     pub turns: u64,
@@ -230,6 +231,16 @@ impl SessionState {
         }
     }
 
+    /// Every state, in the order in which the documents list them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        [Self::New, Self::Running]
+            .into_iter()
+            .chain(Verdict::ALL.map(|verdict| match verdict {
+                Verdict::Lost => Self::Lost,
+                other => Self::Ended(other),
+            }))
+    }
+
     /// The word for people and for `--json`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -238,6 +249,22 @@ impl SessionState {
             Self::Lost => "lost",
             Self::Ended(verdict) => verdict.as_str(),
         }
+    }
+}
+
+impl std::fmt::Display for SessionState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for SessionState {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        Self::all()
+            .find(|state| state.as_str() == word)
+            .ok_or_else(|| format!("`{word}` is not a state of a session"))
     }
 }
 

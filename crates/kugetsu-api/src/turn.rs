@@ -1,6 +1,7 @@
 //! A turn: one prompt delivered to a session, until it ends in a verdict.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -9,7 +10,7 @@ use crate::exit::ExitStatus;
 use crate::{SCHEMA, Verdict};
 
 /// How turns reach opencode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TransportKind {
     /// One `opencode run` per turn.
@@ -57,7 +58,7 @@ impl std::str::FromStr for TransportChoice {
 }
 
 /// Tokens as opencode counts them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenCount {
     /// Prompt tokens that were not in the provider's cache.
     #[serde(default)]
@@ -96,7 +97,7 @@ impl std::ops::AddAssign for TokenCount {
 }
 
 /// A process, told apart from a later one with the same number.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessIdentity {
     /// The host's name.
     pub host: String,
@@ -110,7 +111,7 @@ pub struct ProcessIdentity {
 }
 
 /// A turn that is running.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LiveTurn {
     /// The turn's id, a UUID v7.
     pub turn: Uuid,
@@ -126,7 +127,7 @@ pub struct LiveTurn {
 }
 
 /// What a verdict rests on, for whoever doubts it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Proof {
     /// The error as opencode reported it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,7 +145,7 @@ impl Proof {
 }
 
 /// A turn that has ended: a line of `turns.jsonl`, and `last` in the record.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TurnRecord {
     /// The schema of this line.
     pub schema: u32,
@@ -223,7 +224,7 @@ impl TurnRecord {
 }
 
 /// How many requests of a turn were answered, and by whom.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Answered {
     /// By the answers file.
     pub file: u64,
@@ -234,7 +235,7 @@ pub struct Answered {
 }
 
 /// Something that a turn was blocked on: it waits in the record for a person's answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PendingRequest {
     /// opencode's id of the request.
     pub request: String,
@@ -245,6 +246,7 @@ pub struct PendingRequest {
     /// `permission` or `question`.
     pub kind: String,
     /// The permission and its patterns, or the questions with their options.
+    #[schemars(with = "crate::RequestDetail")]
     pub detail: Value,
     /// What a person answered; the next turn delivers it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

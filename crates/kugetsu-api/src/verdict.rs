@@ -3,12 +3,13 @@
 //! A verdict is a claim about evidence (events, stored messages, how the process went away), never about
 //! opencode's exit status alone, which is 0 after an API error on 1.3.2.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::ExitStatus;
 
 /// How a turn ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// The model finished its answer and opencode stored it.

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The linked git worktree that an issue's session works in. It is in the record before git is asked for it, so
 /// whatever stands at its path and on its branch afterwards is the issue's own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Worktree {
     /// Its top folder. Absolute.
     pub path: PathBuf,
@@ -32,7 +33,7 @@ pub struct Worktree {
 }
 
 /// A rebase that did not happen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BlockedRebase {
     /// The branch, or the commit.
     pub onto: String,

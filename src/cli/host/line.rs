@@ -10,7 +10,7 @@ use std::path::Path;
 use clap::{Arg, ArgMatches, Command};
 use uuid::Uuid;
 
-use crate::cli::{CliError, prompt, turn};
+use crate::cli::{CommandError, prompt, turn};
 use crate::ssh::MAX_FRAME;
 use kugetsu_api::Address;
 
@@ -49,9 +49,9 @@ pub(super) struct Line {
 /// What only this side can answer.
 pub(super) trait Local {
     /// The whole reference.
-    fn address(&self, text: &str) -> Result<String, CliError>;
+    fn address(&self, text: &str) -> Result<String, CommandError>;
     /// The repository of the clone.
-    fn repo(&self) -> Result<String, CliError>;
+    fn repo(&self) -> Result<String, CommandError>;
 }
 
 impl Line {
@@ -59,13 +59,18 @@ impl Line {
         command: &Command,
         matches: &ArgMatches,
         local: &impl Local,
-    ) -> Result<Self, CliError> {
+    ) -> Result<Self, CommandError> {
         let mut line = Self::default();
         line.add(command, matches, local)?;
         Ok(line)
     }
 
-    fn add(&mut self, command: &Command, matches: &ArgMatches, local: &impl Local) -> Result<(), CliError> {
+    fn add(
+        &mut self,
+        command: &Command,
+        matches: &ArgMatches,
+        local: &impl Local,
+    ) -> Result<(), CommandError> {
         let (mut options, positionals): (Vec<&Arg>, Vec<&Arg>) =
             command.get_arguments().partition(|arg| !arg.is_positional());
         // Each is repeated below its verb.
@@ -116,7 +121,7 @@ impl Line {
         Ok(())
     }
 
-    fn add_option(&mut self, arg: &Arg, matches: &ArgMatches) -> Result<(), CliError> {
+    fn add_option(&mut self, arg: &Arg, matches: &ArgMatches) -> Result<(), CommandError> {
         let id = arg.get_id().as_str();
         let Some(long) = arg.get_long() else {
             return Ok(());
@@ -157,11 +162,11 @@ impl Line {
         command: &Command,
         matches: &ArgMatches,
         local: &impl Local,
-    ) -> Result<(), CliError> {
+    ) -> Result<(), CommandError> {
         let has = |id: &str| command.get_arguments().any(|arg| arg.get_id() == id);
         let verb = command.get_name();
         if verb == "init" && !on_command_line(matches, "dir") {
-            return Err(CliError::usage(
+            return Err(CommandError::usage(
                 "on another host there is no current directory to make a base of",
                 "name the clone there: --dir DIRECTORY",
             ));
@@ -194,10 +199,10 @@ impl Line {
         self.words.extend(words.into_iter().map(Word::Plain));
     }
 
-    fn file(&mut self, option: &'static str, content: Vec<u8>) -> Result<(), CliError> {
+    fn file(&mut self, option: &'static str, content: Vec<u8>) -> Result<(), CommandError> {
         // The option's name goes with it.
         if content.len() > MAX_FRAME - 100 {
-            return Err(CliError::usage(
+            return Err(CommandError::usage(
                 format!("{option}: more than 64 MiB cannot be sent"),
                 "copy the file to the host and run the command there",
             ));
@@ -239,7 +244,7 @@ mod tests {
     struct ThisClone;
 
     impl Local for ThisClone {
-        fn address(&self, text: &str) -> Result<String, CliError> {
+        fn address(&self, text: &str) -> Result<String, CommandError> {
             let context = kugetsu_api::RefContext {
                 origin: kugetsu_api::RepoRef::try_from(self.repo()?).ok(),
                 ..Default::default()
@@ -247,7 +252,7 @@ mod tests {
             Ok(Address::parse(text, &context)?.to_string())
         }
 
-        fn repo(&self) -> Result<String, CliError> {
+        fn repo(&self) -> Result<String, CommandError> {
             Ok("github.com/shoko/kugetsu".to_owned())
         }
     }

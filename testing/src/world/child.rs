@@ -1,14 +1,17 @@
 //! A started command: its output as it comes, its end by a deadline, signals by its id.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::processes::{self, Signal};
+use crate::schema;
 
 /// How long after a child's end its pipes may stay open in the hands of others before they are left alone.
 const PIPE_GRACE: Duration = Duration::from_secs(2);
@@ -35,6 +38,8 @@ impl Stdin {
 #[derive(Clone, Debug)]
 pub struct Output {
     what: String,
+    /// Those of kugetsu; none for another program.
+    arguments: Option<Vec<String>>,
     status: ExitStatus,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
@@ -70,20 +75,40 @@ impl Output {
         String::from_utf8_lossy(&self.stderr).into_owned()
     }
 
-    /// Stdout as one JSON value; panics with everything where it is none.
+    /// Stdout as one JSON value; panics with everything where it is none, or where kugetsu printed it and it is not valid
+    /// by the schema of its command.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.stdout)
-            .unwrap_or_else(|error| panic!("stdout is no JSON: {error}\n{self}"))
+        let value = serde_json::from_slice(&self.stdout)
+            .unwrap_or_else(|error| panic!("stdout is no JSON: {error}\n{self}"));
+        self.check_schema(&value);
+        value
     }
 
-    /// Stdout as a JSON value a line; panics with everything where a line is none.
+    /// Stdout as a JSON value a line; panics with everything where a line is none, or is not valid as for
+    /// [`Output::json`].
     #[track_caller]
     pub fn json_lines(&self) -> Vec<serde_json::Value> {
         let parse = |line: &str| {
-            serde_json::from_str(line).unwrap_or_else(|error| panic!("no JSON: {error}: {line}\n{self}"))
+            let value =
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("no JSON: {error}: {line}\n{self}"));
+            self.check_schema(&value);
+            value
         };
         self.stdout().lines().map(parse).collect()
+    }
+
+    #[track_caller]
+    fn check_schema(&self, value: &serde_json::Value) {
+        let Some(name) = self
+            .arguments
+            .as_ref()
+            .and_then(|arguments| schema::of_command(arguments, value))
+        else {
+            return;
+        };
+        let problems = schema::problems(name, value);
+        assert!(problems.is_empty(), "{}\n{self}", problems.join("\n"));
     }
 
     /// Panics with everything unless the exit status is this one.
@@ -166,6 +191,7 @@ impl Told {
 /// A command that may still be alive. Dropping it kills it.
 pub struct Running {
     told: Told,
+    arguments: Option<Vec<String>>,
     child: Child,
     stdin: Option<ChildStdin>,
     readers: Vec<JoinHandle<()>>,
@@ -174,7 +200,7 @@ pub struct Running {
 /// The program and its arguments, without the long environment.
 fn described(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    let quote = |word: &std::ffi::OsStr| {
+    let quote = |word: &OsStr| {
         let word = word.to_string_lossy();
         let plain = !word.is_empty()
             && word
@@ -189,9 +215,15 @@ fn described(command: &Command) -> String {
     words.map(quote).collect::<Vec<_>>().join(" ")
 }
 
+fn arguments_of_kugetsu(command: &Command) -> Option<Vec<String>> {
+    let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
+    (Path::new(command.get_program()).file_name() == Some(OsStr::new("kugetsu"))).then(|| words.collect())
+}
+
 impl Running {
     pub(super) fn start(mut command: Command, stdin: Stdin) -> Self {
         let what = described(&command);
+        let arguments = arguments_of_kugetsu(&command);
         command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -217,6 +249,7 @@ impl Running {
         let (stderr, err) = collect(child.stderr.take().expect("stderr was piped"));
         Self {
             told: Told { what, stdout, stderr },
+            arguments,
             child,
             stdin: pipe,
             readers: vec![out, err],
@@ -299,6 +332,7 @@ impl Running {
         }
         Output {
             what: self.told.what.clone(),
+            arguments: self.arguments.clone(),
             status,
             stdout: taken(&self.told.stdout),
             stderr: taken(&self.told.stderr),

@@ -1,17 +1,20 @@
 //! Permission rules as opencode keeps them, and the policies that are made of them.
 
+mod explain;
 mod preset;
 mod rule;
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use explain::{Explained, Source};
 pub use preset::PresetError;
 pub use rule::{ActionError, RuleError};
 
 /// What a rule does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// The tool call goes through.
@@ -27,7 +30,7 @@ pub enum Action {
 ///
 /// opencode expands a leading `~` or `$HOME` in its configuration and nowhere else, so a rule for a session
 /// must have gone through [`Rule::expand_home`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Rule {
     /// The permission class, or a wildcard: `bash`, `edit`, `external_directory`, `*`.
     pub permission: String,
@@ -38,7 +41,7 @@ pub struct Rule {
 }
 
 /// A named set of rules that a policy begins with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
     /// Nothing waits for a person.
@@ -51,7 +54,7 @@ pub enum Preset {
 }
 
 /// The permission rules that a session must carry: a preset, then rules of its own. The last match wins.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Policy {
     /// Where it begins.
     pub preset: Preset,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::deliver::check_session;
 use super::{Engine, EngineError, Environment};
 use crate::process::{self, TURN_ENV};
-use crate::store::{Holder, Lease};
+use crate::store::{Holder, Lease, this_process};
 use kugetsu_api::{Address, SessionRecord};
 
 /// What opens opencode's terminal interface on a session. Measured on 1.3.2 and 1.18.33: `--session ID`, in the
@@ -76,9 +76,7 @@ impl Engine {
     /// Takes the lease, brings the record in order and writes the policy, as before every turn.
     pub fn attach(&self, address: &Address) -> Result<Attachment, EngineError> {
         self.record(address)?;
-        let lease = self
-            .store
-            .lease_session(address, Holder::this_process("attach"), None)?;
+        let lease = self.store.lease_session(address, this_process("attach"), None)?;
         let opencode = self.opencode()?;
         let mut record = self.record(address)?;
         self.adopt(&lease, &mut record, Some(&opencode))?;

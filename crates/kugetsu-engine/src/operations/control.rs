@@ -7,11 +7,11 @@ use uuid::Uuid;
 
 use super::{Engine, EngineError, TurnReport};
 use crate::process::{self, Liveness};
-use crate::store::{Holder, RecordKey};
+use crate::store::{RecordKey, this_process};
 use crate::turn::Interrupt;
 use crate::turn::control::{self, Signal};
 use crate::worktree::{self, Rebased};
-use kugetsu_api::{Address, BlockedRebase, LiveTurn};
+use kugetsu_api::{Address, BlockedRebase, ErrorCode, LiveTurn};
 
 /// How often a turn of another process is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -34,6 +34,7 @@ impl Engine {
         match record.live {
             Some(live) if self.turn_lives(address, &live) => Ok(live),
             Some(live) => Err(EngineError::NotFound {
+                code: ErrorCode::NotRunning,
                 problem: format!(
                     "{address} has no running turn: the supervisor of its last one (process {}) died",
                     live.supervisor.pid
@@ -41,6 +42,7 @@ impl Engine {
                 hint: format!("adopt it: kugetsu continue {address}, or kugetsu doctor --fix"),
             }),
             None => Err(EngineError::NotFound {
+                code: ErrorCode::NotRunning,
                 problem: format!("{address} has no running turn"),
                 hint: format!("run one: kugetsu continue {address}"),
             }),
@@ -97,7 +99,7 @@ impl Engine {
         self.record(address)?;
         let lease = self
             .store
-            .lease_session(address, Holder::this_process("signal rebase"), None)?;
+            .lease_session(address, this_process("signal rebase"), None)?;
         let mut record = self.record(address)?;
         self.adopt(&lease, &mut record, None)?;
         let Some(worktree) = &mut record.worktree else {

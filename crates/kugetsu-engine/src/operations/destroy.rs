@@ -14,10 +14,10 @@ use super::worktree::BUNDLE;
 use super::{Engine, EngineError, RemovedWorktree, read_database};
 use crate::fsx::{self, FsError, crash_point};
 use crate::opencode::{Opencode, SessionPatch};
-use crate::store::{Holder, Lease, RecordKey, StoreError, TrashEntry};
+use crate::store::{Lease, RecordKey, StoreError, TrashEntry, this_process};
 use crate::turn::control::SIGNAL_FILE;
 use crate::turn::status::STATUS_FILE;
-use kugetsu_api::{Address, BaseRecord, RepoRef, SessionId, SessionRecord};
+use kugetsu_api::{Address, BaseRecord, ErrorCode, RepoRef, SessionId, SessionRecord};
 
 /// What `destroy` did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +40,7 @@ impl Engine {
         if !force {
             self.refuse_risk(&record)?;
         }
-        let lease = self
-            .store
-            .lease_session(address, Holder::this_process("destroy"), None)?;
+        let lease = self.store.lease_session(address, this_process("destroy"), None)?;
         let opencode = self.opencode()?;
         let mut record = self.record(address)?;
         self.adopt(&lease, &mut record, Some(&opencode))?;
@@ -72,9 +70,7 @@ impl Engine {
 
     /// Removes a repository's base. The sessions forked from it are sessions of their own and stay.
     pub fn destroy_base(&self, repo: &RepoRef) -> Result<Removed, EngineError> {
-        let lease = self
-            .store
-            .lease_base(repo, Holder::this_process("destroy"), None)?;
+        let lease = self.store.lease_base(repo, this_process("destroy"), None)?;
         let record = self.own_base(repo)?;
         if record.adopted {
             self.clear_run(&repo.into());
@@ -171,9 +167,7 @@ impl Engine {
     /// Brings back what `destroy` or `prune` removed last of an issue, also where `destroy` was cut off on its way.
     pub fn restore(&self, address: &Address) -> Result<SessionRecord, EngineError> {
         let key = RecordKey::from(address);
-        let lease = self
-            .store
-            .lease_session(address, Holder::this_process("restore"), None)?;
+        let lease = self.store.lease_session(address, this_process("restore"), None)?;
         let opencode = self.opencode()?;
         let there = self.store.session_record(address)?;
         let half = match &there {
@@ -204,9 +198,7 @@ impl Engine {
     /// The same for a repository's base. It becomes the default one where there is none.
     pub fn restore_base(&self, repo: &RepoRef) -> Result<BaseRecord, EngineError> {
         let key = RecordKey::from(repo);
-        let lease = self
-            .store
-            .lease_base(repo, Holder::this_process("restore"), None)?;
+        let lease = self.store.lease_base(repo, this_process("restore"), None)?;
         let opencode = self.opencode()?;
         let there = self.store.base(repo)?;
         let half = match &there {
@@ -290,6 +282,7 @@ impl Engine {
         }
         if !export.is_file() {
             return Err(EngineError::NotFound {
+                code: ErrorCode::NotInTrash,
                 problem: format!("the trash has the record of {key} and no export of its session"),
                 hint: match key {
                     RecordKey::Session(address) => format!("begin it anew: kugetsu start {address}"),

@@ -10,7 +10,7 @@ use super::{Engine, EngineError, Mode, TurnReport, TurnRequest};
 use crate::store::{Holder, RecordKey};
 use crate::turn::stream::{StreamEvent, StreamLine};
 use crate::turn::{INTERRUPTED, Interrupt};
-use kugetsu_api::{Address, SessionRecord, TurnRecord, Verdict};
+use kugetsu_api::{Address, ErrorCode, SessionRecord, TurnRecord, Verdict};
 
 /// How long whoever asks for a turn by its id waits for one that holds the lease and has not said its id yet: it
 /// starts opencode first.
@@ -26,6 +26,7 @@ impl Engine {
             .map(|live| live.turn)
             .or(record.last.as_ref().map(|last| last.turn))
             .ok_or_else(|| EngineError::NotFound {
+                code: ErrorCode::NoTurn,
                 problem: format!("{address} has had no turn yet"),
                 hint: format!("run one: kugetsu continue {address}"),
             })
@@ -85,6 +86,7 @@ impl Engine {
         let ended = match self.ended_record(&record, turn)? {
             Some(ended) => ended,
             None => lost(&record, turn).ok_or_else(|| EngineError::NotFound {
+                code: ErrorCode::NoTurn,
                 problem: format!("{address} has no turn {turn}"),
                 hint: format!("list them: kugetsu show {address} --turns"),
             })?,

@@ -1,51 +1,24 @@
 //! `doctor`: is everything there that a turn needs, and is the store in order?
 
 use super::{Engine, EngineError, read_database};
-use crate::store::{Fixed, Holder};
+use crate::store::{Fixed, this_process};
 use crate::worktree::is_there;
 use kugetsu_api::{Address, SessionState};
+use kugetsu_api::{Check, Health};
 
-/// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// As it should be.
-    Good,
-    /// Put right just now.
-    Fixed,
-    /// `doctor --fix` can put it right.
-    Fixable,
-    /// Only a person can.
-    Bad,
-    /// Not known, since something that it needs is bad.
-    Unknown,
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    /// What.
-    pub what: String,
-    /// How it is.
-    pub health: Health,
-    /// What was found, and what to do.
-    pub detail: String,
-    /// True where the trouble is opencode's and not the store's.
-    pub opencode: bool,
-}
-
-impl Check {
-    fn new(what: impl Into<String>, health: Health, detail: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            health,
-            detail: detail.into(),
-            opencode: false,
-        }
+fn check(what: impl Into<String>, health: Health, detail: impl Into<String>) -> Check {
+    Check {
+        what: what.into(),
+        health,
+        detail: detail.into(),
+        opencode: false,
     }
+}
 
-    fn of_opencode(mut self) -> Self {
-        self.opencode = true;
-        self
+fn check_of_opencode(what: impl Into<String>, health: Health, detail: impl Into<String>) -> Check {
+    Check {
+        opencode: true,
+        ..check(what, health, detail)
     }
 }
 
@@ -53,8 +26,8 @@ impl Engine {
     /// Looks at everything; with `fix` puts right what a machine can.
     pub fn doctor(&self, fix: bool) -> Result<Vec<Check>, EngineError> {
         let mut checks = vec![match self.store.refuse_unwritable() {
-            Ok(()) => Check::new("store", Health::Good, self.store.home().display().to_string()),
-            Err(error) => Check::new("store", Health::Bad, error.to_string().replace('\n', "; ")),
+            Ok(()) => check("store", Health::Good, self.store.home().display().to_string()),
+            Err(error) => check("store", Health::Bad, error.in_full().replace('\n', "; ")),
         }];
         self.check_store(fix, &mut checks);
         let database = self.check_opencode(&mut checks);
@@ -67,24 +40,24 @@ impl Engine {
         for finding in self.store.check() {
             let text = finding.to_string();
             if !finding.is_fixable() {
-                checks.push(Check::new("store", Health::Bad, text));
+                checks.push(check("store", Health::Bad, text));
             } else if fix && finding.is_of_index() && index_is_new {
-                checks.push(Check::new("store", Health::Fixed, text));
+                checks.push(check("store", Health::Fixed, text));
             } else if fix {
                 let fixed = self.store.fix(&finding);
                 index_is_new |= finding.is_of_index() && fixed.is_ok();
                 checks.push(match fixed {
-                    Ok(Fixed::Done) => Check::new("store", Health::Fixed, text),
-                    Ok(Fixed::MovedAside(to)) => Check::new(
+                    Ok(Fixed::Done) => check("store", Health::Fixed, text),
+                    Ok(Fixed::MovedAside(to)) => check(
                         "store",
                         Health::Fixed,
                         format!("{text}; it is now {}", to.display()),
                     ),
-                    Ok(Fixed::NotByMachine) => Check::new("store", Health::Bad, text),
-                    Err(error) => Check::new("store", Health::Bad, format!("{text}: {error}")),
+                    Ok(Fixed::NotByMachine) => check("store", Health::Bad, text),
+                    Err(error) => check("store", Health::Bad, format!("{text}: {}", error.in_full())),
                 });
             } else {
-                checks.push(Check::new("store", Health::Fixable, text));
+                checks.push(check("store", Health::Fixable, text));
             }
         }
     }
@@ -118,17 +91,15 @@ impl Engine {
                     Health::Fixable,
                     format!("{text}; the next continue makes it again"),
                 ),
-                Err(error) => (Health::Bad, format!("{text}: {error}")),
+                Err(error) => (Health::Bad, format!("{text}: {}", error.in_full())),
             };
-            checks.push(Check::new(record.address.to_string(), health, text));
+            checks.push(check(record.address.to_string(), health, text));
         }
         Ok(())
     }
 
     fn remake_worktree(&self, address: &Address) -> Result<(), EngineError> {
-        let _lease = self
-            .store
-            .lease_session(address, Holder::this_process("doctor"), None)?;
+        let _lease = self.store.lease_session(address, this_process("doctor"), None)?;
         let record = self.record(address)?;
         self.remade_worktree(&record)
     }
@@ -138,7 +109,7 @@ impl Engine {
         let opencode = match self.opencode() {
             Ok(opencode) => opencode,
             Err(error) => {
-                checks.push(Check::new("opencode", Health::Bad, error.to_string()).of_opencode());
+                checks.push(check_of_opencode("opencode", Health::Bad, error.to_string()));
                 return false;
             }
         };
@@ -147,7 +118,7 @@ impl Engine {
         } else {
             ""
         };
-        checks.push(Check::new(
+        checks.push(check(
             "opencode",
             Health::Good,
             format!("{} {}{shim}", opencode.version, opencode.program.display()),
@@ -155,11 +126,11 @@ impl Engine {
         match read_database(&opencode) {
             Ok(_) => {
                 let path = opencode.database.display().to_string();
-                checks.push(Check::new("database", Health::Good, path));
+                checks.push(check("database", Health::Good, path));
                 true
             }
             Err(error) => {
-                checks.push(Check::new("database", Health::Bad, error.to_string()).of_opencode());
+                checks.push(check_of_opencode("database", Health::Bad, error.to_string()));
                 false
             }
         }
@@ -175,29 +146,33 @@ impl Engine {
             }
             let text = "its last turn's supervisor died";
             if !fix {
-                checks.push(Check::new(address.to_string(), Health::Fixable, text));
+                checks.push(check(address.to_string(), Health::Fixable, text));
                 continue;
             }
             let adopted = self
                 .store
-                .lease_session(&address, Holder::this_process("doctor"), None)
+                .lease_session(&address, this_process("doctor"), None)
                 .map_err(EngineError::from)
                 .and_then(|lease| {
                     let mut record = self.record(&address)?;
                     self.adopt(&lease, &mut record, None)
                 });
             checks.push(match adopted {
-                Ok(_) => Check::new(
+                Ok(_) => check(
                     address.to_string(),
                     Health::Fixed,
                     format!("{text}; the turn is closed as lost"),
                 ),
-                Err(error) => Check::new(address.to_string(), Health::Bad, format!("{text}: {error}")),
+                Err(error) => check(
+                    address.to_string(),
+                    Health::Bad,
+                    format!("{text}: {}", error.in_full()),
+                ),
             });
         }
         self.check_worktrees(fix, checks)?;
         if !database {
-            checks.push(Check::new(
+            checks.push(check(
                 "sessions",
                 Health::Unknown,
                 "without opencode's database nobody can tell which sessions exist",
@@ -207,13 +182,13 @@ impl Engine {
         let orphans = match self.orphans() {
             Ok(orphans) => orphans.found,
             Err(error @ (EngineError::Unknown(_) | EngineError::WrongDatabase { .. })) => {
-                checks.push(Check::new("sessions", Health::Bad, error.to_string()).of_opencode());
+                checks.push(check_of_opencode("sessions", Health::Bad, error.to_string()));
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
         for orphan in orphans {
-            checks.push(Check::new(
+            checks.push(check(
                 orphan.address.to_string(),
                 Health::Bad,
                 format!(
@@ -227,7 +202,7 @@ impl Engine {
         let existing = read_database(&self.opencode()?)?.sessions_exist(&ids)?;
         for base in bases {
             if !existing.contains(&base.session) {
-                checks.push(Check::new(
+                checks.push(check(
                     base.repo.to_string(),
                     Health::Bad,
                     format!(
@@ -238,7 +213,7 @@ impl Engine {
             }
             let gone = !base.directory.is_dir();
             if gone {
-                checks.push(Check::new(
+                checks.push(check(
                     base.repo.to_string(),
                     Health::Bad,
                     format!("the base's directory {} does not exist", base.directory.display()),

@@ -10,7 +10,7 @@ use crate::transport::TransportError;
 use crate::turn::Interrupt;
 use crate::worktree::WorktreeError;
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{Address, RefError, RepoRef, SessionId, Verdict};
+use kugetsu_api::{Address, ErrorCode, RefError, RepoRef, SessionId, Verdict};
 
 /// See the module.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ pub enum EngineError {
     Database(#[from] DatabaseError),
     /// opencode's database cannot be read at the moment, so nothing is known of any session.
     #[error("{0}")]
-    Unknown(DatabaseError),
+    Unknown(#[source] DatabaseError),
     /// A database without any session of the store is another one, and tells nothing of them.
     #[error("opencode's database {} knows none of your sessions: is it the right one?", .database.display())]
     WrongDatabase {
@@ -54,6 +54,7 @@ pub enum EngineError {
     #[error("{error}; the change is on record all the same, and {then}")]
     NotApplied {
         /// Why.
+        #[source]
         error: Box<EngineError>,
         /// What will go by it.
         then: &'static str,
@@ -133,9 +134,6 @@ pub enum EngineError {
         /// The folder.
         directory: PathBuf,
     },
-    /// A turn runs, and what was asked would pull the session from under it.
-    #[error("{0} has a running turn")]
-    Busy(String),
     /// A turn runs for longer than somebody would wait.
     #[error("{address}: its turn still runs after {}", crate::duration::print_duration(*.after))]
     StillRunning {
@@ -177,7 +175,7 @@ pub enum EngineError {
     },
     /// opencode's terminal interface could not be started.
     #[error("opencode cannot be started on this terminal: {0}")]
-    Attach(std::io::Error),
+    Attach(#[source] std::io::Error),
     /// A turn panicked: a defect of kugetsu. Its opencode has ended, and the next command adopts it as lost.
     #[error("the turn {turn} ended by a defect of kugetsu: {message}")]
     Panicked {
@@ -200,6 +198,8 @@ pub enum EngineError {
     /// There is nothing of that name.
     #[error("{problem}")]
     NotFound {
+        /// What kind of thing.
+        code: ErrorCode,
         /// What.
         problem: String,
         /// What to do instead.
@@ -208,62 +208,116 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// The kind of error.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Ref(_) => ErrorCode::InvalidRef,
+            Self::Config(_) => ErrorCode::InvalidSetting,
+            Self::Store(error) | Self::Lease(LeaseError::Store(error)) => code_of_store(error),
+            Self::Lease(LeaseError::Held { .. }) => ErrorCode::InUse,
+            Self::Opencode(
+                OpencodeError::NotFound | OpencodeError::Missing { .. } | OpencodeError::NotExecutable { .. },
+            ) => ErrorCode::OpencodeMissing,
+            Self::Opencode(_) => ErrorCode::OpencodeUnusable,
+            Self::Database(error) => code_of_database(error),
+            Self::Unknown(_) => ErrorCode::DatabaseUnusable,
+            Self::WrongDatabase { .. } => ErrorCode::WrongDatabase,
+            Self::InitCutOff { .. } => ErrorCode::InitCutOff,
+            Self::NotApplied { error, .. } => error.code(),
+            Self::Transport(error) => match error {
+                TransportError::Database(error) => code_of_database(error),
+                TransportError::Process(_) => ErrorCode::ProcessFailed,
+                TransportError::Log { .. } => ErrorCode::LogUnwritable,
+                _ => ErrorCode::OpencodeFailed,
+            },
+            Self::Server(ServerError::Process(_)) | Self::Process(_) | Self::Attach(_) => {
+                ErrorCode::ProcessFailed
+            }
+            Self::Server(_) | Self::Api(_) | Self::Command { .. } => ErrorCode::OpencodeFailed,
+            Self::Worktree { source, .. } => match source {
+                WorktreeError::Refused { .. } => ErrorCode::WorktreeRefused,
+                WorktreeError::AtRisk { .. } => ErrorCode::WorkAtRisk,
+                WorktreeError::Lost { .. } => ErrorCode::WorktreeLost,
+                WorktreeError::Git { .. } => ErrorCode::GitFailed,
+                WorktreeError::File(_) => ErrorCode::WorktreeFile,
+            },
+            Self::Hook { .. } => ErrorCode::HookFailed,
+            Self::Interrupted(Interrupt::Terminated) => ErrorCode::Terminated,
+            Self::Interrupted(_) => ErrorCode::Interrupted,
+            Self::AlreadyStarted { .. } => ErrorCode::AlreadyHasSession,
+            Self::NoSession(_) => ErrorCode::NoSession,
+            Self::NoBase(_) => ErrorCode::NoBase,
+            Self::BaseExists { .. } => ErrorCode::BaseExists,
+            Self::SessionGone { .. } => ErrorCode::SessionGone,
+            Self::DirectoryGone { .. } => ErrorCode::DirectoryGone,
+            Self::StillRunning { .. } => ErrorCode::WaitTimeout,
+            Self::Recorded(_) => ErrorCode::TurnRecorded,
+            Self::Export { .. } => ErrorCode::ExportIncomplete,
+            Self::BasePrompt { verdict, .. } => match verdict {
+                Verdict::Quota => ErrorCode::Quota,
+                Verdict::Blocked => ErrorCode::Blocked,
+                // By a signal file: whoever got a signal tells that instead.
+                Verdict::Aborted => ErrorCode::Terminated,
+                _ => ErrorCode::BasePromptFailed,
+            },
+            Self::Panicked { .. } | Self::Internal(_) => ErrorCode::Internal,
+            Self::Usage { .. } => ErrorCode::Usage,
+            Self::NotFound { code, .. } => *code,
+        }
+    }
+
     /// The exit status of a command that fails so.
     pub fn exit_status(&self) -> ExitStatus {
+        self.code().exit_status()
+    }
+
+    /// Whether the same request, unchanged, may succeed later.
+    pub fn retryable(&self) -> bool {
         match self {
-            Self::Ref(_)
-            | Self::Config(_)
-            | Self::AlreadyStarted { .. }
-            | Self::BaseExists { .. }
-            | Self::InitCutOff { .. }
-            | Self::Usage { .. } => ExitStatus::Usage,
-            Self::Worktree { source, .. } => match source {
-                WorktreeError::Refused { .. } => ExitStatus::Usage,
-                WorktreeError::AtRisk { .. } => ExitStatus::Blocked,
-                WorktreeError::Lost { .. } => ExitStatus::NotFound,
-                WorktreeError::Git(_) | WorktreeError::File(_) => ExitStatus::Failed,
-            },
-            Self::Hook { .. } | Self::Panicked { .. } | Self::Internal(_) => ExitStatus::Failed,
-            Self::NotApplied { error, .. } => error.exit_status(),
-            Self::Interrupted(Interrupt::Terminated) => ExitStatus::Terminated,
-            Self::Interrupted(_) => ExitStatus::Interrupted,
-            Self::NoSession(_)
-            | Self::NoBase(_)
-            | Self::SessionGone { .. }
-            | Self::DirectoryGone { .. }
-            | Self::NotFound { .. } => ExitStatus::NotFound,
-            Self::Store(StoreError::NotInTrash { .. }) => ExitStatus::NotFound,
-            Self::Store(StoreError::Exists { .. }) => ExitStatus::Usage,
-            Self::Store(error) if error.is_temporary() => ExitStatus::TryAgain,
-            Self::Lease(LeaseError::Store(error)) if !error.is_temporary() => ExitStatus::CannotWrite,
-            Self::Store(_) => ExitStatus::CannotWrite,
-            Self::Lease(_) | Self::Busy(_) | Self::StillRunning { .. } | Self::Recorded(_) => {
-                ExitStatus::TryAgain
+            Self::Unknown(error) => error.is_locked(),
+            Self::NotApplied { error, .. } => error.retryable(),
+            _ => self.code().retryable(),
+        }
+    }
+
+    /// The issue, or the repository of a base, that it is about, where it names one.
+    pub fn address(&self) -> Option<String> {
+        match self {
+            Self::Worktree { of, .. } | Self::Hook { of, .. } => Some(of.to_string()),
+            Self::AlreadyStarted { address, .. }
+            | Self::NoSession(address)
+            | Self::StillRunning { address, .. } => Some(address.to_string()),
+            Self::NoBase(repo) | Self::BaseExists { repo, .. } | Self::InitCutOff { repo, .. } => {
+                Some(repo.to_string())
             }
-            Self::Database(error) if error.is_locked() => ExitStatus::TryAgain,
-            Self::Transport(TransportError::Database(error)) if error.is_locked() => ExitStatus::TryAgain,
-            // By a signal file: whoever got a signal tells that instead.
-            Self::BasePrompt {
-                verdict: Verdict::Aborted,
-                ..
-            } => ExitStatus::Terminated,
-            Self::BasePrompt { verdict, .. } => verdict.exit_status(),
-            Self::Opencode(_)
-            | Self::Database(_)
-            | Self::Unknown(_)
-            | Self::WrongDatabase { .. }
-            | Self::Transport(_)
-            | Self::Server(_)
-            | Self::Api(_)
-            | Self::Process(_)
-            | Self::Attach(_)
-            | Self::Export { .. }
-            | Self::Command { .. } => ExitStatus::Unavailable,
+            Self::SessionGone { of, .. } | Self::DirectoryGone { of, .. } => Some(of.clone()),
+            Self::Lease(LeaseError::Held { key, .. })
+            | Self::Store(StoreError::Exists { key, .. } | StoreError::NotInTrash { key }) => {
+                Some(key.reference())
+            }
+            Self::NotApplied { error, .. } => error.address(),
+            _ => None,
         }
     }
 
     /// What to do next, where the message does not say it already.
-    pub fn hint(&self) -> Option<String> {
+    pub fn hints(&self) -> Vec<String> {
+        self.hint().into_iter().collect()
+    }
+
+    /// The message, with the store's advice on a line of its own; for texts that have no place for hints.
+    pub(super) fn in_full(&self) -> String {
+        match self {
+            Self::Store(error) | Self::Lease(LeaseError::Store(error)) => error.in_full(),
+            Self::Lease(error) => match error.hint() {
+                Some(hint) => format!("{self}\n{hint}"),
+                None => self.to_string(),
+            },
+            _ => self.to_string(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
         match self {
             Self::AlreadyStarted { address, .. } => Some(format!("go on with it: kugetsu continue {address}")),
             Self::NoSession(address) => Some(format!("begin it: kugetsu start {address}")),
@@ -276,6 +330,8 @@ impl EngineError {
                 "keep it: kugetsu init --force --adopt {session}; or begin anew after: opencode session delete {session}"
             )),
             Self::NotApplied { error, .. } => error.hint(),
+            Self::Store(error) => error.hint().map(str::to_owned),
+            Self::Lease(error) => error.hint().map(str::to_owned),
             // Only an issue's name has a `#`.
             Self::SessionGone { of, .. } if of.contains('#') => {
                 Some("see what is orphaned with: kugetsu prune".to_owned())
@@ -290,7 +346,6 @@ impl EngineError {
             }
             Self::Worktree { source, .. } => source.hint(),
             Self::Hook { log, .. } => Some(format!("what it said is in {}", log.display())),
-            Self::Busy(_) => Some("wait for it: kugetsu wait REF; or end it: kugetsu stop REF".to_owned()),
             Self::StillRunning { hint, .. } => Some(hint.clone()),
             Self::Usage { hint, .. } | Self::NotFound { hint, .. } if !hint.is_empty() => Some(hint.clone()),
             Self::Transport(_) | Self::Server(_) => {
@@ -298,5 +353,95 @@ impl EngineError {
             }
             _ => None,
         }
+    }
+}
+
+fn code_of_store(error: &StoreError) -> ErrorCode {
+    match error {
+        StoreError::Full { .. }
+        | StoreError::ReadOnly { .. }
+        | StoreError::Permission { .. }
+        | StoreError::Symlink { .. }
+        | StoreError::Io { .. } => ErrorCode::StoreUnwritable,
+        StoreError::Broken { .. } => ErrorCode::RecordBroken,
+        StoreError::Newer { .. } => ErrorCode::RecordNewer,
+        StoreError::LockTimeout { .. } => ErrorCode::LockTimeout,
+        StoreError::WrongLease { .. } => ErrorCode::WrongLease,
+        StoreError::Exists { .. } => ErrorCode::AlreadyHasSession,
+        StoreError::NotInTrash { .. } => ErrorCode::NotInTrash,
+    }
+}
+
+fn code_of_database(error: &DatabaseError) -> ErrorCode {
+    if error.is_locked() {
+        ErrorCode::DatabaseLocked
+    } else {
+        ErrorCode::DatabaseUnusable
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn locked() -> DatabaseError {
+        DatabaseError::Locked {
+            path: PathBuf::from("/db"),
+            waited: Duration::from_secs(1),
+        }
+    }
+
+    #[test]
+    fn a_locked_database_is_worth_another_try_whatever_the_command() {
+        let error = EngineError::Database(locked());
+        assert_eq!(
+            (error.code(), error.retryable()),
+            (ErrorCode::DatabaseLocked, true)
+        );
+        let error = EngineError::Transport(locked().into());
+        assert_eq!(
+            (error.code(), error.retryable()),
+            (ErrorCode::DatabaseLocked, true)
+        );
+        let error = EngineError::Unknown(locked());
+        assert_eq!(
+            (error.code(), error.retryable()),
+            (ErrorCode::DatabaseUnusable, true)
+        );
+        assert!(error.source().is_some());
+    }
+
+    #[test]
+    fn the_prompt_of_init_fails_with_the_code_of_its_verdict() {
+        for (verdict, code) in [
+            (Verdict::Quota, ErrorCode::Quota),
+            (Verdict::Blocked, ErrorCode::Blocked),
+            (Verdict::Aborted, ErrorCode::Terminated),
+            (Verdict::Timeout, ErrorCode::BasePromptFailed),
+        ] {
+            let error = EngineError::BasePrompt {
+                session: SessionId::new("ses_1").unwrap(),
+                verdict,
+                reason: String::new(),
+            };
+            assert_eq!(error.code(), code);
+        }
+    }
+
+    #[test]
+    fn what_is_on_record_and_not_in_opencode_tells_why_it_is_not() {
+        let error = EngineError::NotApplied {
+            error: Box::new(EngineError::NoBase(
+                RepoRef::try_from("a.b/c/d".to_owned()).unwrap(),
+            )),
+            then: "it goes by it",
+        };
+        assert_eq!(error.code(), ErrorCode::NoBase);
+        assert_eq!(error.address().as_deref(), Some("a.b/c/d"));
+        assert_eq!(error.hints().len(), 1);
+        assert!(error.source().is_some());
     }
 }

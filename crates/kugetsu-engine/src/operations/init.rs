@@ -13,7 +13,7 @@ use super::{DEBUG_LOG, Engine, EngineError, TurnOptions, read_database};
 use crate::aside::aside;
 use crate::fsx::crash_point;
 use crate::opencode::{DatabaseError, Opencode, Server, SessionPatch};
-use crate::store::{Holder, Lease, RecordKey};
+use crate::store::{Lease, RecordKey, this_process};
 use crate::turn::{Interrupt, Responder};
 use kugetsu_api::permission::Policy;
 use kugetsu_api::{BaseRecord, RepoRef, SCHEMA, SessionId, Totals, Verdict};
@@ -182,7 +182,7 @@ impl Engine {
     /// Everything that must hold before a session is made or adopted. Blocks.
     fn init_place(&self, request: &InitRequest) -> Result<InitPlace, EngineError> {
         let (directory, repo) = request.place(self)?;
-        let lease = self.store.lease_base(&repo, Holder::this_process("init"), None)?;
+        let lease = self.store.lease_base(&repo, this_process("init"), None)?;
         let old = self.store.base(&repo)?;
         if let Some(old) = &old
             && !request.force
@@ -234,6 +234,7 @@ impl Engine {
         let row = read_database(opencode)?
             .session(session)?
             .ok_or_else(|| EngineError::NotFound {
+                code: kugetsu_api::ErrorCode::NotFound,
                 problem: format!("opencode has no session {session}"),
                 hint: "its sessions are listed by: opencode session list".to_owned(),
             })?;

@@ -30,13 +30,14 @@ use uuid::Uuid;
 pub use attach::{AttachCommand, Attachment};
 pub use control::Stopped;
 pub use destroy::Removed;
-pub use doctor::{Check, Health};
 pub use error::EngineError;
 pub use init::{InitReport, InitRequest};
+pub use kugetsu_api::{
+    Action, BrokenFile, Check, DayView, ErrorCode, Health, LiveState, LiveView, PendingView, Query, RepoView,
+};
 pub use pending::describe;
 pub use permit::{Permit, Subject};
 pub use prune::{Kept, Orphan, Orphans, Pruned};
-pub use query::{Action, BrokenFile, DayView, LiveView, Query, RepoView};
 pub use request::{Mode, TurnOptions, TurnReport, TurnRequest};
 pub use spawn::{TurnControl, TurnDone, TurnFeed, TurnHandle};
 pub use worktree::{RemovedWorktree, WorktreeRequest};
@@ -254,6 +255,7 @@ impl Engine {
     /// The base of a repository that must have one of its own.
     pub fn own_base(&self, repo: &RepoRef) -> Result<kugetsu_api::BaseRecord, EngineError> {
         self.store.base(repo)?.ok_or_else(|| EngineError::NotFound {
+            code: ErrorCode::NoBase,
             problem: format!("{repo} has no base session of its own"),
             hint: "one is made inside a clone of it: kugetsu init".to_owned(),
         })

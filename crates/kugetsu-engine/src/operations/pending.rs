@@ -10,10 +10,10 @@ use uuid::Uuid;
 use super::{Engine, EngineError};
 use crate::permission::{Action, Rule};
 use crate::redact::Redactor;
-use crate::store::Holder;
+use crate::store::this_process;
 use crate::transport::{Answer, Question, Request, RequestKind};
 use crate::turn::answers::interpret;
-use kugetsu_api::{Address, PendingRequest, SessionRecord};
+use kugetsu_api::{Address, ErrorCode, PendingRequest, SessionRecord};
 
 /// A request as the record keeps it.
 pub(super) fn of(request: &Request, turn: Uuid, redactor: &Redactor) -> PendingRequest {
@@ -115,12 +115,11 @@ impl Engine {
 
     /// Stores a person's answer to what an issue's last turn was blocked on; the next turn delivers it.
     pub fn answer(&self, address: &Address, answer: &Value) -> Result<SessionRecord, EngineError> {
-        let lease = self
-            .store
-            .lease_session(address, Holder::this_process("answer"), None)?;
+        let lease = self.store.lease_session(address, this_process("answer"), None)?;
         let mut record = self.record(address)?;
         let Some(pending) = record.pending.first_mut() else {
             return Err(EngineError::NotFound {
+                code: ErrorCode::NothingPending,
                 problem: format!("nothing of {address} waits for an answer"),
                 hint: match record.blocked_rebase() {
                     Some(blocked) => format!("its rebase {blocked}; kugetsu query says what to do"),

@@ -3,8 +3,8 @@
 use super::{Engine, EngineError};
 use crate::opencode::{SessionPatch, agent_rules_args, parse_agent_rules};
 use crate::permission::{Explained, Policy, Preset, Rule, explain};
-use crate::store::Holder;
-use kugetsu_api::{Address, RepoRef};
+use crate::store::this_process;
+use kugetsu_api::{Address, ErrorCode, RepoRef};
 
 /// Whose policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,7 @@ impl Permit {
                 .retain(|rule| !(rule.permission == *permission && rule.pattern == *pattern));
             if policy.rules.len() == before {
                 return Err(EngineError::NotFound {
+                    code: ErrorCode::NotFound,
                     problem: format!("there is no rule for {permission}:{pattern} beside the preset's"),
                     hint: "a rule of the preset is overruled by adding another one after it".to_owned(),
                 });
@@ -69,7 +70,7 @@ impl Engine {
 
     /// Changes a policy, in the record and, for an issue, in opencode's database, read back.
     pub fn permit(&self, subject: &Subject, change: &Permit) -> Result<Policy, EngineError> {
-        let holder = Holder::this_process("permit");
+        let holder = this_process("permit");
         match subject {
             Subject::Issue(address) => {
                 let lease = self.store.lease_session(address, holder, None)?;

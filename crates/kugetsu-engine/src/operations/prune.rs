@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Engine, EngineError};
 use crate::opencode::{Database, Opencode};
-use crate::store::{Holder, RecordKey};
+use crate::store::{RecordKey, this_process};
 use kugetsu_api::{Address, SessionId, SessionState};
 
 /// A record without its session.
@@ -91,7 +91,7 @@ impl Engine {
         for orphan in orphans {
             let Ok(lease) = self
                 .store
-                .lease_session(&orphan.address, Holder::this_process("prune"), None)
+                .lease_session(&orphan.address, this_process("prune"), None)
             else {
                 continue;
             };

@@ -8,125 +8,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
-use serde::Serialize;
-use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::{Engine, EngineError};
 use crate::duration::print_duration;
 use crate::store::RecordKey;
 use crate::turn::status::{self, RunState, STALE_AFTER};
-use kugetsu_api::{
-    Address, LiveTurn, RepoRef, SessionRecord, SessionState, TokenCount, Totals, TransportKind, Verdict,
-};
-
-/// See the module.
-#[derive(Clone, Debug, Serialize)]
-pub struct Query {
-    /// When the store was read.
-    pub time: Timestamp,
-    /// How many sessions are in each state; every state is there. `total` is their sum.
-    pub sessions: BTreeMap<String, u64>,
-    /// The turns that run, and those whose supervisor gives no sign of life.
-    pub live: Vec<LiveView>,
-    /// The requests that wait for a person; those that are answered wait for the next turn alone.
-    pub pending: Vec<Value>,
-    /// All sessions together.
-    pub totals: Totals,
-    /// By the day (UTC) on which the turns ended, oldest first.
-    pub days: Vec<DayView>,
-    /// By the issue's repository.
-    pub repositories: Vec<RepoView>,
-    /// What to do next, for each session that needs something.
-    pub actions: Vec<Action>,
-    /// Records that could not be read.
-    pub broken: Vec<BrokenFile>,
-}
-
-/// A turn that runs, or should.
-#[derive(Clone, Debug, Serialize)]
-pub struct LiveView {
-    /// The issue.
-    #[serde(rename = "ref")]
-    pub address: Address,
-    /// The turn.
-    pub turn: Uuid,
-    /// The supervisor's process id.
-    pub pid: u32,
-    /// Its host.
-    pub host: String,
-    /// How the turn reaches opencode.
-    pub transport: TransportKind,
-    /// `starting` (no status yet), `running` or `paused`.
-    pub state: &'static str,
-    /// The supervisor is dead, or has written nothing for 30 s.
-    pub stale: bool,
-    /// When the turn started.
-    pub started: Timestamp,
-    /// The last sign of life.
-    pub heartbeat: Option<Timestamp>,
-    /// The step that the model is at.
-    pub current_step: u64,
-    /// The tool that runs.
-    pub tool: Option<String>,
-    /// Steps that are done.
-    pub completed_steps: u64,
-    /// US dollars so far.
-    pub cost_usd: f64,
-    /// Tokens so far.
-    pub tokens: TokenCount,
-}
-
-/// One day.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct DayView {
-    /// Which, in UTC.
-    pub day: Date,
-    /// Turns that ended.
-    pub turns: u64,
-    /// What they cost, in US dollars.
-    pub cost_usd: f64,
-    /// What they used.
-    pub tokens: TokenCount,
-}
-
-/// One repository.
-#[derive(Clone, Debug, Serialize)]
-pub struct RepoView {
-    /// Which.
-    pub repo: RepoRef,
-    /// Its sessions.
-    pub sessions: u64,
-    /// Their turns that ended.
-    pub turns: u64,
-    /// What they cost, in US dollars.
-    pub cost_usd: f64,
-    /// What they used.
-    pub tokens: TokenCount,
-}
-
-/// What to do next about one session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Action {
-    /// The issue.
-    #[serde(rename = "ref")]
-    pub address: Address,
-    /// The session's state.
-    pub state: &'static str,
-    /// A command.
-    pub action: String,
-    /// Why.
-    pub why: String,
-}
-
-/// A record that could not be read.
-#[derive(Clone, Debug, Serialize)]
-pub struct BrokenFile {
-    /// The file.
-    pub path: std::path::PathBuf,
-    /// Why.
-    pub problem: String,
-}
+use kugetsu_api::{Action, BrokenFile, DayView, LiveState, LiveView, PendingView, Query, RepoView};
+use kugetsu_api::{LiveTurn, RepoRef, SessionRecord, SessionState, TokenCount, Totals, Verdict};
 
 /// What some records make together.
 #[derive(Default)]
@@ -136,7 +24,7 @@ struct Sums {
     totals: Totals,
     days: BTreeMap<Date, Totals>,
     repositories: BTreeMap<RepoRef, (u64, Totals)>,
-    pending: Vec<Value>,
+    pending: Vec<PendingView>,
     live: Vec<LiveView>,
     actions: Vec<Action>,
 }
@@ -209,12 +97,12 @@ impl Engine {
             days: sums
                 .days
                 .into_iter()
-                .map(|(day, sum)| DayView::new(day, &sum))
+                .map(|(day, sum)| day_view(day, &sum))
                 .collect(),
             repositories: sums
                 .repositories
                 .into_iter()
-                .map(|(repo, (sessions, sum))| RepoView::new(repo, sessions, &sum))
+                .map(|(repo, (sessions, sum))| repo_view(repo, sessions, &sum))
                 .collect(),
             actions: sums.actions,
             broken: broken
@@ -240,10 +128,10 @@ impl Engine {
             host: live.supervisor.host.clone(),
             transport: live.transport,
             state: match &status {
-                None => "starting",
-                // The turn is over, and its record is being written.
-                Some(status) if status.state.is_over() => RunState::Running.as_str(),
-                Some(status) => status.state.as_str(),
+                None => LiveState::Starting,
+                Some(status) if status.state == RunState::Paused => LiveState::Paused,
+                // Also one that is over, and whose record is being written.
+                Some(_) => LiveState::Running,
             },
             stale: state == SessionState::Lost || silent,
             started: live.started,
@@ -260,14 +148,13 @@ impl Engine {
 }
 
 /// The requests of a session that wait for a person.
-fn pending(record: &SessionRecord) -> Vec<Value> {
+fn pending(record: &SessionRecord) -> Vec<PendingView> {
     let requests = record.pending.iter();
     requests
         .filter(|request| request.answer.is_none())
-        .map(|request| {
-            let mut value = json!(request);
-            value["ref"] = json!(record.address);
-            value
+        .map(|request| PendingView {
+            address: record.address.clone(),
+            request: request.clone(),
         })
         .collect()
 }
@@ -295,7 +182,7 @@ fn action(
                     print_duration(Duration::from_secs(silent.unwrap_or_default().as_secs()))
                 );
                 (format!("kugetsu stop {address}"), why)
-            } else if live.state == "paused" {
+            } else if live.state == LiveState::Paused {
                 (
                     format!("kugetsu signal {address} resume"),
                     "it is paused".to_owned(),
@@ -360,31 +247,27 @@ fn action(
     };
     Some(Action {
         address: address.clone(),
-        state: state.as_str(),
+        state,
         action,
         why,
     })
 }
 
-impl DayView {
-    fn new(day: Date, sum: &Totals) -> Self {
-        Self {
-            day,
-            turns: sum.turns,
-            cost_usd: sum.cost_usd,
-            tokens: sum.tokens,
-        }
+fn day_view(day: Date, sum: &Totals) -> DayView {
+    DayView {
+        day,
+        turns: sum.turns,
+        cost_usd: sum.cost_usd,
+        tokens: sum.tokens,
     }
 }
 
-impl RepoView {
-    fn new(repo: RepoRef, sessions: u64, sum: &Totals) -> Self {
-        Self {
-            repo,
-            sessions,
-            turns: sum.turns,
-            cost_usd: sum.cost_usd,
-            tokens: sum.tokens,
-        }
+fn repo_view(repo: RepoRef, sessions: u64, sum: &Totals) -> RepoView {
+    RepoView {
+        repo,
+        sessions,
+        turns: sum.turns,
+        cost_usd: sum.cost_usd,
+        tokens: sum.tokens,
     }
 }

@@ -1,8 +1,7 @@
 //! What a session may do, class by class, and where each answer comes from.
 
-use serde::Serialize;
-
-use super::{Action, Policy, Preset, Rule, wildcard};
+use super::{Action, Policy, Rule, wildcard};
+pub use kugetsu_api::permission::{Explained, Source};
 
 /// The classes that opencode itself asks about (measured on 1.3.2 and 1.18.33; `todoread`, `codesearch` and `list`
 /// are asked for by 1.3.2 only, `workflow_tool_approval` by 1.18.33 only).
@@ -48,51 +47,6 @@ const DEFAULT_AGENT: &[(&str, &str, Action)] = &[
     ("question", "*", Action::Allow),
     ("plan_enter", "*", Action::Allow),
 ];
-
-/// Where an answer comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// The preset of the session's policy.
-    Session(Preset),
-    /// A rule that was added to the session's policy.
-    SessionRule,
-    /// The agent: opencode's configuration, or a path that its agent is given.
-    Agent,
-    /// What opencode does without any configuration.
-    Default,
-}
-
-impl std::fmt::Display for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Session(preset) => write!(f, "preset {preset}"),
-            Self::SessionRule => f.write_str("session rule"),
-            Self::Agent => f.write_str("agent"),
-            Self::Default => f.write_str("opencode"),
-        }
-    }
-}
-
-impl Serialize for Source {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// One line of an explanation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Explained {
-    /// The class; [`OTHER_TOOLS`] for tools that no class names.
-    pub permission: String,
-    /// The inputs that it is about; `*` is everything that no other line of the class speaks of.
-    pub pattern: String,
-    /// What will happen.
-    pub action: Action,
-    /// Where this comes from.
-    pub source: Source,
-    /// True when a person would be asked.
-    pub could_ask: bool,
-}
 
 /// What a session with this policy may do: for each class the action for everything, then the patterns that
 /// differ, in the order in which opencode looks at them (the last match wins). Rules that later ones make

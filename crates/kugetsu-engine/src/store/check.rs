@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::index::{Index, OnDisk};
 use super::listing::Folder;
 use super::trash::Half;
-use super::{Holder, LeaseError, RecordKey, Store, StoreError, TrashId, layout, lock, records};
+use super::{LeaseError, RecordKey, Store, StoreError, TrashId, layout, lock, records, this_process};
 use crate::fsx;
 use kugetsu_api::{BaseRecord, SCHEMA, SessionRecord};
 
@@ -272,7 +272,7 @@ impl Store {
             },
             other => Finding::Unreadable {
                 path: self.home.to_path_buf(),
-                why: other.to_string(),
+                why: other.in_full(),
             },
         }
     }
@@ -296,7 +296,7 @@ impl Store {
                 else {
                     return Ok(Fixed::NotByMachine);
                 };
-                let holder = Holder::this_process("move a broken record aside");
+                let holder = this_process("move a broken record aside");
                 let _lease = self
                     .lease(key.clone(), holder, None)
                     .map_err(|error| match error {

@@ -12,7 +12,7 @@ use crate::fsx::FsError;
 #[non_exhaustive]
 pub enum StoreError {
     /// No room.
-    #[error("cannot write {}: the disk is full ({source})\nfree some space and try again; nothing was lost", .path.display())]
+    #[error("cannot write {}: the disk is full ({source})", .path.display())]
     Full {
         /// What was written.
         path: PathBuf,
@@ -21,19 +21,19 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A read-only file system.
-    #[error("cannot write {}: the file system is read-only\nset KUGETSU_HOME to a folder that can be written", .path.display())]
+    #[error("cannot write {}: the file system is read-only", .path.display())]
     ReadOnly {
         /// What was written.
         path: PathBuf,
     },
     /// Not allowed.
-    #[error("no permission to use {}\nset its owner and mode, or set KUGETSU_HOME to a folder of your own", .path.display())]
+    #[error("no permission to use {}", .path.display())]
     Permission {
         /// What was opened.
         path: PathBuf,
     },
     /// A symbolic link where the store keeps a file or a folder.
-    #[error("{} is a symbolic link; the store follows none\nreplace it by what it points to", .path.display())]
+    #[error("{} is a symbolic link; the store follows none", .path.display())]
     Symlink {
         /// The link.
         path: PathBuf,
@@ -50,7 +50,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A file that cannot be understood.
-    #[error("{} cannot be read: {why}\n`kugetsu doctor --fix` moves it aside; nothing is overwritten", .path.display())]
+    #[error("{} cannot be read: {why}", .path.display())]
     Broken {
         /// The file.
         path: PathBuf,
@@ -58,7 +58,7 @@ pub enum StoreError {
         why: String,
     },
     /// A file that a newer version wrote.
-    #[error("{} has schema {found}, and this kugetsu knows {known}\nuse the newer kugetsu that wrote it; this one does not change it", .path.display())]
+    #[error("{} has schema {found}, and this kugetsu knows {known}", .path.display())]
     Newer {
         /// The file.
         path: PathBuf,
@@ -68,7 +68,7 @@ pub enum StoreError {
         known: u32,
     },
     /// Someone else held a lock for too long.
-    #[error("waited {:.1} s for {}, held by {}\ntry again later", .waited.as_secs_f64(), .lock.display(), Holder::show(.holder.as_ref()))]
+    #[error("waited {:.1} s for {}, held by {}", .waited.as_secs_f64(), .lock.display(), Holder::show(.holder.as_ref()))]
     LockTimeout {
         /// The lock's file.
         lock: PathBuf,
@@ -86,7 +86,7 @@ pub enum StoreError {
         wanted: RecordKey,
     },
     /// A restore would replace what is there.
-    #[error("{key} has a session again: {} exists\nremove it first with `kugetsu destroy`", .path.display())]
+    #[error("{key} has a session again: {} exists", .path.display())]
     Exists {
         /// What was to be restored.
         key: RecordKey,
@@ -131,6 +131,29 @@ impl StoreError {
         matches!(self, Self::LockTimeout { .. })
     }
 
+    /// What to do next.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Full { .. } => "free some space and try again; nothing was lost",
+            Self::ReadOnly { .. } => "set KUGETSU_HOME to a folder that can be written",
+            Self::Permission { .. } => "set its owner and mode, or set KUGETSU_HOME to a folder of your own",
+            Self::Symlink { .. } => "replace it by what it points to",
+            Self::Broken { .. } => "`kugetsu doctor --fix` moves it aside; nothing is overwritten",
+            Self::Newer { .. } => "use the newer kugetsu that wrote it; this one does not change it",
+            Self::LockTimeout { .. } => "try again later",
+            Self::Exists { .. } => "remove it first with `kugetsu destroy`",
+            Self::Io { .. } | Self::WrongLease { .. } | Self::NotInTrash { .. } => return None,
+        })
+    }
+
+    /// The message and, on a line of its own, what to do next; for texts that have no other place for it.
+    pub fn in_full(&self) -> String {
+        match self.hint() {
+            Some(hint) => format!("{self}\n{hint}"),
+            None => self.to_string(),
+        }
+    }
+
     pub(crate) fn broken(path: &Path, why: impl Into<String>) -> Self {
         Self::Broken {
             path: path.to_owned(),
@@ -143,7 +166,7 @@ impl StoreError {
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
     /// Someone else runs a turn there.
-    #[error("{key} is in use by {}\ntry again later, or wait for it with --wait", Holder::show(.holder.as_ref()))]
+    #[error("{key} is in use by {}", Holder::show(.holder.as_ref()))]
     Held {
         /// What is leased.
         key: RecordKey,
@@ -153,4 +176,14 @@ pub enum LeaseError {
     /// The lease's file cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl LeaseError {
+    /// What to do next.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Held { .. } => Some("try again later, or wait for it with --wait"),
+            Self::Store(error) => error.hint(),
+        }
+    }
 }

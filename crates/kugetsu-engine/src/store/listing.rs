@@ -381,7 +381,7 @@ fn read_block<R: Record, T: Default>(
             // Removed since the walk.
             Ok(None) => {}
             Err(StoreError::Broken { path, why }) => broken.push((path, why)),
-            Err(error) => broken.push((folder.path.join(slot.record()), error.to_string())),
+            Err(error) => broken.push((folder.path.join(slot.record()), error.in_full())),
         }
     }
     (made, broken)

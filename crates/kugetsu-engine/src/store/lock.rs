@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::StoreError;
 use crate::fsx;
+use kugetsu_api::Holder;
 
 /// How long a writer waits for a short lock.
 pub(crate) const SHORT_WAIT: Duration = Duration::from_secs(10);
@@ -22,55 +22,22 @@ pub(crate) const SHORT_WAIT: Duration = Duration::from_secs(10);
 /// How long even an attempt without waiting goes on.
 const PATIENCE: Duration = Duration::from_millis(30);
 
-/// Who holds a lock or a lease; for people, never to decide whether it is held.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    /// The process id.
-    pub pid: u32,
-    /// The host's name.
-    pub host: String,
-    /// Since when.
-    pub since: Timestamp,
-    /// What for, in a few words, such as `continue`.
-    pub what: String,
-    /// The turn that it is held for, if it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub turn: Option<Uuid>,
-}
-
-impl Holder {
-    /// This process, from now on.
-    pub fn this_process(what: impl Into<String>) -> Self {
-        Self {
-            pid: std::process::id(),
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            since: Timestamp::now(),
-            what: what.into(),
-            turn: None,
-        }
-    }
-
-    /// This process for one turn, from now on.
-    pub fn of_turn(what: impl Into<String>, turn: Uuid) -> Self {
-        Self {
-            turn: Some(turn),
-            ..Self::this_process(what)
-        }
-    }
-
-    pub(crate) fn show(holder: Option<&Self>) -> String {
-        holder.map_or_else(|| "a process that left no name".to_owned(), ToString::to_string)
+/// This process as a holder, from now on; `what` says what for, in a few words.
+pub fn this_process(what: impl Into<String>) -> Holder {
+    Holder {
+        pid: std::process::id(),
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        since: Timestamp::now(),
+        what: what.into(),
+        turn: None,
     }
 }
 
-impl std::fmt::Display for Holder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let since = self.since.strftime("%Y-%m-%d %H:%M:%S UTC");
-        write!(f, "process {} on {} since {since}", self.pid, self.host)?;
-        if !self.what.is_empty() {
-            write!(f, " ({})", self.what)?;
-        }
-        Ok(())
+/// This process as a holder for one turn, from now on.
+pub fn holder_of_turn(what: impl Into<String>, turn: Uuid) -> Holder {
+    Holder {
+        turn: Some(turn),
+        ..this_process(what)
     }
 }
 

@@ -30,12 +30,13 @@ use rustix::io::Errno;
 pub use check::{Finding, Fixed};
 pub use error::{LeaseError, StoreError};
 pub use index::{Index, IndexReport};
+pub use kugetsu_api::{Holder, TrashEntry, TrashId};
 pub use layout::RecordKey;
 pub use lease::Lease;
 pub use listing::{Broken, Listing};
-pub use lock::{Holder, Lock};
+pub use lock::{Lock, holder_of_turn, this_process};
 pub use records::record_text;
-pub use trash::{Restored, TrashEntry, TrashId};
+pub use trash::Restored;
 
 use crate::fsx::{self, FsError};
 use lock::Attempt;
@@ -198,7 +199,7 @@ impl Store {
     fn lock(&self, name: &str, what: &str, wait: Duration) -> Result<Lock, StoreError> {
         let path = self.home.join(name);
         self.make_folder_of(&path)?;
-        match Lock::acquire(&path, &Holder::this_process(what), wait)? {
+        match Lock::acquire(&path, &this_process(what), wait)? {
             Attempt::Taken(lock) => Ok(lock),
             Attempt::Held(holder) => Err(lock::timed_out(path, wait, holder)),
         }

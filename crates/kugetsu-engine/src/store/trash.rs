@@ -12,54 +12,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use super::records;
 use super::{Lease, Lock, RecordKey, Store, StoreError, layout};
 use crate::fsx::{self, FsError};
-use kugetsu_api::{Address, BaseRecord, RepoRef, SCHEMA};
+use kugetsu_api::{Address, BaseRecord, RepoRef, SCHEMA, TrashEntry, TrashId};
 
 const ENTRY: &str = "entry.json";
 const RECORD: &str = "record.json";
 const MAX_ENTRY: u64 = 1 << 20;
-
-/// The name of an entry: `<UTC time>-<random>`; later ones sort last.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct TrashId(String);
-
-impl std::fmt::Display for TrashId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// `entry.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TrashEntry {
-    /// The schema of this file.
-    pub schema: u32,
-    /// The entry's name.
-    pub id: TrashId,
-    /// The session's address, when it was no base.
-    #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<Address>,
-    /// The repository, when it was a base.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repo: Option<RepoRef>,
-    /// When it was removed.
-    pub when: Timestamp,
-    /// Why, for people.
-    pub why: String,
-    /// Where the record was, below `sessions/`.
-    pub record: PathBuf,
-    /// Where the folder was, below `sessions/`; absent when there was none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub folder: Option<PathBuf>,
-    /// When it was put back, or that was begun.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restored: Option<Timestamp>,
-}
 
 /// What was put back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,20 +41,20 @@ struct Place {
     session_folder: PathBuf,
 }
 
-impl TrashEntry {
-    /// What was removed; nothing where the file says neither.
-    pub fn key(&self) -> Option<RecordKey> {
-        match (&self.address, &self.repo) {
-            (Some(address), _) => Some(address.into()),
-            (None, Some(repo)) => Some(repo.into()),
-            (None, None) => None,
-        }
+/// What was removed; nothing where the file says neither.
+pub(super) fn key_of(entry: &TrashEntry) -> Option<RecordKey> {
+    match (&entry.address, &entry.repo) {
+        (Some(address), _) => Some(address.into()),
+        (None, Some(repo)) => Some(repo.into()),
+        (None, None) => None,
     }
+}
 
-    fn place(&self, store: &Store) -> Option<Place> {
-        let key = self.key()?;
-        let folder = store.trash_folder().join(&self.id.0);
-        Some(Place {
+impl Place {
+    fn of(entry: &TrashEntry, store: &Store) -> Option<Self> {
+        let key = key_of(entry)?;
+        let folder = store.trash_folder().join(entry.id.as_str());
+        Some(Self {
             trashed_record: folder.join(RECORD),
             trashed_folder: folder.join("session"),
             partial_folder: folder.join("session.part"),
@@ -138,7 +99,7 @@ impl Store {
             folder: None,
             ..self.new_entry(&key, why)
         };
-        let folder = self.trash_folder().join(&entry.id.0);
+        let folder = self.trash_folder().join(entry.id.as_str());
         let copied = self.stage(&entry, &key, &folder).and_then(|()| {
             let old = fsx::read_bounded(&self.record_path(&key), MAX_ENTRY)?;
             Ok(fsx::write_atomic(&folder.join(RECORD), &old)?)
@@ -157,11 +118,7 @@ impl Store {
         let entries = self.trash_entries()?;
         Ok(entries
             .into_iter()
-            .filter(|entry| {
-                entry
-                    .place(self)
-                    .is_some_and(|place| exists(&place.trashed_record))
-            })
+            .filter(|entry| Place::of(entry, self).is_some_and(|place| exists(&place.trashed_record)))
             .collect())
     }
 
@@ -183,7 +140,7 @@ impl Store {
         for entry in self.trash_entries()? {
             let age = Duration::try_from(now.duration_since(entry.when)).unwrap_or_default();
             if age > older_than && self.half_done(&entry).is_none() {
-                fsx::remove_dir_all_durable(&self.trash_folder().join(&entry.id.0))?;
+                fsx::remove_dir_all_durable(&self.trash_folder().join(entry.id.as_str()))?;
                 gone.push(entry);
             }
         }
@@ -195,7 +152,7 @@ impl Store {
         let lock = self.index_lock("move to the trash")?;
         let entry = self.new_entry(key, why);
         let id = entry.id.clone();
-        let folder = self.trash_folder().join(&id.0);
+        let folder = self.trash_folder().join(id.as_str());
         let staged = self.stage(&entry, key, &folder);
         if let Err(error) = staged.and_then(|()| self.move_record_out(&entry)) {
             // Best effort, since `check` finds what stays; never with the record in it.
@@ -204,7 +161,7 @@ impl Store {
             }
             return Err(error);
         }
-        if let Some(place) = entry.place(self) {
+        if let Some(place) = Place::of(&entry, self) {
             self.move_folder_out(&place)?;
         }
         self.leave(&lock, key)?;
@@ -216,7 +173,7 @@ impl Store {
         let unique = uuid::Uuid::new_v4().simple().to_string();
         TrashEntry {
             schema: SCHEMA,
-            id: TrashId(format!(
+            id: TrashId::new(format!(
                 "{}-{}",
                 when.strftime("%Y%m%dT%H%M%S%.3fZ"),
                 &unique[..8]
@@ -249,7 +206,7 @@ impl Store {
     }
 
     fn move_record_out(&self, entry: &TrashEntry) -> Result<(), StoreError> {
-        let Some(place) = entry.place(self) else {
+        let Some(place) = Place::of(entry, self) else {
             return Ok(());
         };
         fsx::rename_durable(&place.record, &place.trashed_record)?;
@@ -284,10 +241,10 @@ impl Store {
             .trash_list()?
             .into_iter()
             .rev()
-            .find(|entry| entry.key().as_ref() == Some(key));
+            .find(|entry| key_of(entry).as_ref() == Some(key));
         let nothing = || StoreError::NotInTrash { key: key.clone() };
         let mut entry = newest.ok_or_else(nothing)?;
-        let place = entry.place(self).ok_or_else(nothing)?;
+        let place = Place::of(&entry, self).ok_or_else(nothing)?;
         if exists(&place.record) {
             return Err(StoreError::Exists {
                 key: key.clone(),
@@ -352,7 +309,7 @@ impl Store {
                 .ok()
                 .and_then(|bytes| serde_json::from_slice::<TrashEntry>(&bytes).ok());
             // The name decides where its files are looked for, so the two must agree.
-            if let Some(entry) = parsed.filter(|entry| name == entry.id.0.as_str()) {
+            if let Some(entry) = parsed.filter(|entry| name == entry.id.as_str()) {
                 entries.push(entry);
             } else {
                 tracing::warn!(path = %path.display(), "not an entry of the trash");
@@ -364,7 +321,7 @@ impl Store {
 
     /// What a crash left of an entry.
     pub(crate) fn half_done(&self, entry: &TrashEntry) -> Option<Half> {
-        let place = entry.place(self)?;
+        let place = Place::of(entry, self)?;
         match (exists(&place.trashed_record), entry.restored) {
             (false, None) => Some(Half::NotBegun),
             (true, _)
@@ -381,7 +338,7 @@ impl Store {
 
     /// Finishes, or takes back, what a crash left of an entry.
     pub(crate) fn finish_entry(&self, lock: &Lock, entry: &TrashEntry) -> Result<(), StoreError> {
-        let Some(place) = entry.place(self) else {
+        let Some(place) = Place::of(entry, self) else {
             return Ok(());
         };
         match self.half_done(entry) {
@@ -389,7 +346,7 @@ impl Store {
             Some(Half::NotBegun) => Ok(fsx::remove_dir_all_durable(&place.folder)?),
             Some(Half::FolderLeft) => {
                 self.move_folder_out(&place)?;
-                if let Some(key) = entry.key() {
+                if let Some(key) = key_of(entry) {
                     self.leave(lock, &key)?;
                 }
                 Ok(())
@@ -406,7 +363,7 @@ pub(crate) fn finish_leftover(store: &Store, key: &RecordKey) -> Result<(), Stor
     }
     let lock = store.index_lock("finish what was interrupted")?;
     for entry in store.trash_entries()? {
-        if entry.key().as_ref() == Some(key) && store.half_done(&entry) == Some(Half::FolderLeft) {
+        if key_of(&entry).as_ref() == Some(key) && store.half_done(&entry) == Some(Half::FolderLeft) {
             store.finish_entry(&lock, &entry)?;
         }
     }

@@ -19,7 +19,7 @@ impl Store {
         self.trash_list()?
             .into_iter()
             .rev()
-            .find(|entry| entry.key().as_ref() == Some(key))
+            .find(|entry| trash::key_of(entry).as_ref() == Some(key))
             .ok_or_else(|| StoreError::NotInTrash { key: key.clone() })
     }
 

@@ -20,7 +20,7 @@ pub use serve::PrivateServer;
 
 use crate::opencode::{DatabaseError, Launch};
 use crate::process::{Exit, ProcessError};
-use kugetsu_api::{SessionId, TokenCount, TransportKind};
+use kugetsu_api::{QuestionDetail, RequestDetail, SessionId, TokenCount, TransportKind};
 
 /// A turn, as far as a transport needs to know it.
 #[derive(Clone, Debug)]
@@ -238,22 +238,21 @@ impl RequestKind {
     }
 
     /// What is asked, for programs.
-    pub fn detail(&self) -> Value {
+    pub fn detail(&self) -> RequestDetail {
         match self {
-            Self::Permission { permission, patterns } => {
-                serde_json::json!({"permission": permission, "patterns": patterns})
+            Self::Permission { permission, patterns } => RequestDetail::Permission {
+                permission: permission.clone(),
+                patterns: patterns.clone(),
+            },
+            Self::Question(questions) => {
+                let questions = questions.iter().map(|question| QuestionDetail {
+                    header: question.header.clone(),
+                    question: question.question.clone(),
+                    options: question.options.clone(),
+                    multiple: question.multiple,
+                });
+                RequestDetail::Questions(questions.collect())
             }
-            Self::Question(questions) => questions
-                .iter()
-                .map(|question| {
-                    serde_json::json!({
-                        "header": question.header,
-                        "question": question.question,
-                        "options": question.options,
-                        "multiple": question.multiple,
-                    })
-                })
-                .collect(),
         }
     }
 }

@@ -5,59 +5,14 @@
 //! not at all. A signal that names another turn is thrown away: it came too late for the turn that it was meant for.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::store::{Holder, RecordKey, Store, StoreError};
+use crate::store::{RecordKey, Store, StoreError, this_process};
+pub use kugetsu_api::{SIGNAL_SCHEMA as SCHEMA, Signal, SignalFile};
 
 /// The ending of the signal file.
 pub const SIGNAL_FILE: &str = ".signal.json";
-
-/// The schema of the signal file.
-pub const SCHEMA: u32 = 1;
-
-/// What may be wanted of a live turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Signal {
-    /// Stop before the next step, keep the place.
-    Pause,
-    /// Go on after a pause.
-    Resume,
-    /// End the turn.
-    Stop,
-}
-
-impl Signal {
-    /// The word of the command line and of the file.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::Stop => "stop",
-        }
-    }
-}
-
-/// What the signal file holds. Written by hand, `signal` alone is enough.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SignalFile {
-    /// The schema of the file.
-    #[serde(default)]
-    pub schema: u32,
-    /// The turn that is meant; without it, whichever runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub turn: Option<Uuid>,
-    /// What is wanted.
-    pub signal: Signal,
-    /// When.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sent: Option<Timestamp>,
-    /// By whom; for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<Holder>,
-}
 
 /// Puts a signal there for a live turn. One that is not taken yet is replaced.
 pub fn send(store: &Store, key: &RecordKey, turn: Uuid, signal: Signal) -> Result<(), StoreError> {
@@ -66,7 +21,7 @@ pub fn send(store: &Store, key: &RecordKey, turn: Uuid, signal: Signal) -> Resul
         turn: Some(turn),
         signal,
         sent: Some(Timestamp::now()),
-        from: Some(Holder::this_process(format!("signal {}", signal.as_str()))),
+        from: Some(this_process(format!("signal {}", signal.as_str()))),
     };
     let bytes = serde_json::to_vec_pretty(&file).map_err(|error| StoreError::Io {
         action: "encode",

@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use serde_json::json;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::answers::AnsweredBy;
-use super::stream::{StreamEvent, StreamWriter};
+use super::stream::{StreamEvent, StreamWriter, in_words};
 use crate::redact::{Pieces, Redactor};
 use crate::transport::{Answer, ErrorPayload, Request, ToolCall, ToolStatus, TransportEvent};
-use kugetsu_api::Proof;
+use kugetsu_api::{Proof, RequestAnswer};
 
 /// How much of an answer is kept beside the stream, in bytes.
 const KEPT_ANSWER: usize = 4 * 1024 * 1024;
@@ -16,6 +17,13 @@ const KEPT_ANSWER: usize = 4 * 1024 * 1024;
 const KEPT_ERROR: usize = 4 * 1024;
 /// How many of the last events are kept in words.
 const LAST: usize = 5;
+
+/// What is kept of an error that is too large to be kept whole.
+#[derive(Serialize)]
+struct ShortError<'a> {
+    name: &'a str,
+    message: &'a str,
+}
 
 /// Keeps what is needed to tell beginnings from continuations.
 #[derive(Debug)]
@@ -68,7 +76,7 @@ impl StreamEncoder {
     }
 
     fn remember(&mut self, event: &StreamEvent) {
-        if let Some(words) = event.in_words(&self.redactor)
+        if let Some(words) = in_words(event, &self.redactor)
             && self.last.back() != Some(&words)
         {
             if self.last.len() == LAST {
@@ -83,12 +91,16 @@ impl StreamEncoder {
         let error = error.map(|error| {
             let whole = error.payload.to_string();
             let kept = if whole.len() > KEPT_ERROR || error.payload.is_null() {
-                json!({"name": error.name, "message": error.message}).to_string()
+                let error = ShortError {
+                    name: &error.name,
+                    message: &error.message,
+                };
+                serde_json::to_string(&error).unwrap_or_default()
             } else {
                 whole
             };
             let clean = self.redactor.clean(&kept);
-            serde_json::from_str(&clean).unwrap_or_else(|_| json!(clean))
+            serde_json::from_str(&clean).unwrap_or_else(|_| Value::from(clean.as_ref()))
         });
         Proof {
             error,
@@ -263,9 +275,9 @@ impl StreamEncoder {
         stream: &mut StreamWriter,
     ) {
         let answer = match answer {
-            Answer::Allow => json!("allow"),
-            Answer::Reject => json!("reject"),
-            Answer::Labels(labels) => json!(labels),
+            Answer::Allow => RequestAnswer::Word("allow".to_owned()),
+            Answer::Reject => RequestAnswer::Word("reject".to_owned()),
+            Answer::Labels(labels) => RequestAnswer::Labels(labels.clone()),
         };
         self.write(
             stream,

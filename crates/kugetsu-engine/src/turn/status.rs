@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -18,15 +17,14 @@ use uuid::Uuid;
 use super::Counts;
 use super::control::{self, Control, ControlMessage, SIGNAL_FILE};
 use crate::aside::aside;
-use crate::process::{self, Liveness};
+use crate::process;
 use crate::store::{RecordKey, Store};
 use crate::transport::{ToolStatus, TransportEvent};
-use kugetsu_api::{ProcessIdentity, TokenCount, Verdict};
+pub use kugetsu_api::{RunState, STATUS_SCHEMA as SCHEMA, TurnStatus};
+use kugetsu_api::{TokenCount, Verdict};
 
 /// The ending of the status file.
 pub const STATUS_FILE: &str = ".status.json";
-/// The schema of the status file.
-pub const SCHEMA: u32 = 1;
 /// The longest time between two writes of a live turn; a reader may rely on 5 s.
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
 /// A live turn that has written nothing for so long is stale.
@@ -35,94 +33,6 @@ pub const STALE_AFTER: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(250);
 /// The shortest time between two writes that only tell of progress.
 const PACE: Duration = Duration::from_secs(1);
-
-/// What a turn is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RunState {
-    /// It runs.
-    #[default]
-    Running,
-    /// It was paused and waits to be resumed; opencode does not run.
-    Paused,
-    /// It is over: completed, or ended because somebody wanted it.
-    Stopped,
-    /// It is over, with any other verdict.
-    Error,
-}
-
-impl RunState {
-    /// The word in the file.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Stopped => "stopped",
-            Self::Error => "error",
-        }
-    }
-
-    /// Whether the turn is over.
-    pub fn is_over(self) -> bool {
-        matches!(self, Self::Stopped | Self::Error)
-    }
-}
-
-/// What the status file holds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TurnStatus {
-    /// The schema of the file.
-    pub schema: u32,
-    /// The issue, or the base's repository.
-    #[serde(rename = "ref")]
-    pub subject: String,
-    /// The turn.
-    pub turn: Uuid,
-    /// The supervisor: `host`, `pid`, `start_ticks`, `boot_id`.
-    #[serde(flatten)]
-    pub supervisor: ProcessIdentity,
-    /// What the turn is doing.
-    pub state: RunState,
-    /// How it ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub verdict: Option<Verdict>,
-    /// The step that the model is at, from 1; 0 before the first.
-    pub current_step: u64,
-    /// The tool that runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool: Option<String>,
-    /// Steps that are done.
-    pub completed_steps: u64,
-    /// Tool calls that ended.
-    pub tool_calls: u64,
-    /// US dollars so far.
-    pub cost_usd: f64,
-    /// Tokens so far.
-    pub tokens: TokenCount,
-    /// When the turn started.
-    pub started: Timestamp,
-    /// When this was written.
-    pub heartbeat: Timestamp,
-    /// Where it works.
-    pub directory: PathBuf,
-    /// The git worktree that it works in, if it has one of its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub worktree: Option<PathBuf>,
-}
-
-impl TurnStatus {
-    /// How old the last sign of life is.
-    pub fn age(&self, now: Timestamp) -> Duration {
-        Duration::try_from(now.duration_since(self.heartbeat)).unwrap_or_default()
-    }
-
-    /// Whether it tells of a turn that is alive, and cannot be believed: the supervisor is dead, or silent for
-    /// [`STALE_AFTER`].
-    pub fn is_stale(&self, now: Timestamp) -> bool {
-        !self.state.is_over()
-            && (process::is_alive(&self.supervisor) == Liveness::Dead || self.age(now) > STALE_AFTER)
-    }
-}
 
 /// The status of the turn that runs, or ran last, for this key. A file that is none is taken for missing: it is worth
 /// nothing beside the record.

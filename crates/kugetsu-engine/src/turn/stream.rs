@@ -1,4 +1,4 @@
-//! The public stream of a turn: what `<turn>.events.jsonl` holds, a JSON object a line.
+//! Writes the public stream of a turn, `<turn>.events.jsonl`, and tells readers that it has grown.
 //!
 //! The file is the only buffer between a turn and whoever watches it: the supervisor appends, and every
 //! reader, in this process or another, follows the file. A slow or vanished reader cannot hold up a turn.
@@ -10,257 +10,61 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use uuid::Uuid;
 
 use crate::redact::Redactor;
 use crate::store::{RecordKey, Store, StoreError};
-use kugetsu_api::{Proof, SessionId, TokenCount, TransportKind, Verdict};
+pub use kugetsu_api::{STREAM_SCHEMA as SCHEMA, StreamEvent, StreamLine};
 
-/// The schema of every line.
-pub const SCHEMA: u32 = 1;
-
-/// One line of the stream.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct StreamLine {
-    /// The schema of this line, 1.
-    pub schema: u32,
-    /// When it happened, RFC 3339 in UTC.
-    #[schemars(with = "String")]
-    pub time: Timestamp,
-    /// The issue; the repository for a base's turn.
-    #[serde(rename = "ref")]
-    pub subject: String,
-    /// The turn, a UUID v7.
-    #[schemars(with = "String")]
-    pub turn: Uuid,
-    /// What happened.
-    #[serde(flatten)]
-    pub event: StreamEvent,
-}
-
-/// What happened. `agent_*` frames the turn as kugetsu knows it, `turn_*` a step of the model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum StreamEvent {
-    /// The first line.
-    AgentStart {
-        /// How the turn reaches opencode.
-        #[schemars(with = "String")]
-        transport: TransportKind,
-        /// opencode's version.
-        opencode: String,
-        /// The working directory.
-        directory: PathBuf,
-    },
-    /// A step of the model begins.
-    TurnStart {
-        /// Which, from 1.
-        step: u64,
-    },
-    /// A part of the answer begins.
-    MessageStart {
-        /// opencode's id of the part.
-        message: String,
-        /// True for reasoning.
-        reasoning: bool,
-    },
-    /// A piece of the answer.
-    MessageUpdate {
-        /// opencode's id of the part.
-        message: String,
-        /// True for reasoning.
-        reasoning: bool,
-        /// What is new.
-        delta: String,
-    },
-    /// A part of the answer is complete.
-    MessageEnd {
-        /// opencode's id of the part.
-        message: String,
-        /// True for reasoning.
-        reasoning: bool,
-        /// All of it.
-        text: String,
-    },
-    /// A tool begins.
-    ToolExecutionStart {
-        /// The model's id of the call.
-        call: String,
-        /// The tool.
-        tool: String,
-        /// Its arguments.
-        input: Value,
-    },
-    /// A tool goes on.
-    ToolExecutionUpdate {
-        /// The model's id of the call.
-        call: String,
-        /// The tool.
-        tool: String,
-        /// What it does, for people.
-        title: String,
-        /// Its arguments as known by now.
-        input: Value,
-    },
-    /// A tool ended.
-    ToolExecutionEnd {
-        /// The model's id of the call.
-        call: String,
-        /// The tool.
-        tool: String,
-        /// What it did, for people.
-        title: String,
-        /// What it printed.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        output: Option<String>,
-        /// Why it failed.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        error: Option<String>,
-    },
-    /// opencode asked a person.
-    ExtensionUiRequest {
-        /// opencode's id of the request.
-        request: String,
-        /// `permission` or `question`.
-        kind: String,
-        /// What was asked: the permission and its patterns, or the questions with their options.
-        detail: Value,
-    },
-    /// A request was answered.
-    ExtensionUiResponse {
-        /// opencode's id of the request.
-        request: String,
-        /// `"allow"`, `"reject"`, or for each question the labels chosen.
-        answer: Value,
-        /// `answers`, `supervisor` or `default`.
-        by: String,
-    },
-    /// Words beside the work: an error, a retry, a diagnostic of opencode.
-    Notice {
-        /// `error`, `warning`, `retry`, `restart`, `control` (paused, resumed) or `diagnostic`.
-        level: String,
-        /// The words.
-        message: String,
-    },
-    /// A step of the model ended.
-    TurnEnd {
-        /// Which, from 1.
-        step: u64,
-        /// The model's reason.
-        reason: String,
-        /// US dollars.
-        cost_usd: f64,
-        /// Tokens of the step.
-        #[schemars(with = "Value")]
-        tokens: TokenCount,
-    },
-    /// The last line.
-    AgentEnd {
-        /// How the turn ended.
-        #[schemars(with = "String")]
-        verdict: Verdict,
-        /// Why; empty when completed.
-        reason: String,
-        /// The session, if one is known.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(with = "Option<String>")]
-        session: Option<SessionId>,
-        /// Model steps.
-        steps: u64,
-        /// Tool calls.
-        tool_calls: u64,
-        /// US dollars.
-        cost_usd: f64,
-        /// Tokens.
-        #[schemars(with = "Value")]
-        tokens: TokenCount,
-        /// How long the turn took, in milliseconds.
-        duration_ms: u64,
-        /// How often opencode was started again after a crash.
-        restarts: u32,
-        /// When to try again, for a quota.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(with = "Option<String>")]
-        retry_at: Option<Timestamp>,
-        /// What the verdict rests on: the error as opencode reported it, the last events in words. Absent when completed.
-        #[serde(default, skip_serializing_if = "Proof::is_empty")]
-        #[schemars(with = "Value")]
-        proof: Proof,
-        /// The exit status of the command, unless a signal ended it.
-        exit_status: u8,
-    },
-}
-
-impl StreamEvent {
-    /// Every type, as it stands in `type`.
-    pub const TYPES: [&str; 13] = [
-        "agent_start",
-        "turn_start",
-        "message_start",
-        "message_update",
-        "message_end",
-        "tool_execution_start",
-        "tool_execution_update",
-        "tool_execution_end",
-        "extension_ui_request",
-        "extension_ui_response",
-        "notice",
-        "turn_end",
-        "agent_end",
-    ];
-
-    /// The event in a few words for people; `None` for pieces of text, which people read as text.
-    pub fn in_words(&self, redactor: &Redactor) -> Option<String> {
-        // Secrets go first: of one that is cut in two, the beginning would stay.
-        let cut = |text: &str| -> String {
-            let clean = redactor.clean(text);
-            let line = clean.lines().next().unwrap_or_default();
-            line.chars().take(120).collect()
-        };
-        Some(match self {
-            Self::AgentStart {
-                transport, opencode, ..
-            } => format!("turn through opencode {opencode} ({transport})"),
-            Self::TurnStart { step } => format!("step {step}"),
-            Self::ToolExecutionStart { tool, input, .. } => format!("{tool} {}", cut(&input.to_string())),
-            Self::ToolExecutionEnd {
-                tool,
-                error: Some(error),
-                ..
-            } => format!("{tool} failed: {}", cut(error)),
-            Self::ToolExecutionEnd { tool, title, .. } => format!("{tool} done: {}", cut(title)),
-            Self::ExtensionUiRequest { kind, detail, .. } => {
-                format!("{kind} asked: {}", cut(&detail.to_string()))
-            }
-            Self::ExtensionUiResponse { answer, by, .. } => {
-                format!("answered by {by}: {}", cut(&answer.to_string()))
-            }
-            Self::Notice { level, message } => format!("{level}: {}", cut(message)),
-            Self::TurnEnd {
-                step,
-                reason,
-                cost_usd,
-                tokens,
-            } => {
-                format!(
-                    "step {step} ended: {reason}, {} tokens, {cost_usd:.6} USD",
-                    tokens.total()
-                )
-            }
-            Self::MessageEnd {
-                reasoning: false,
-                text,
-                ..
-            } => format!("said: {}", cut(text)),
-            Self::AgentEnd { .. }
-            | Self::MessageStart { .. }
-            | Self::MessageUpdate { .. }
-            | Self::MessageEnd { .. }
-            | Self::ToolExecutionUpdate { .. } => return None,
-        })
-    }
+/// The event in a few words for people; `None` for pieces of text, which people read as text.
+pub fn in_words(event: &StreamEvent, redactor: &Redactor) -> Option<String> {
+    // Secrets go first: of one that is cut in two, the beginning would stay.
+    let cut = |text: &str| -> String {
+        let clean = redactor.clean(text);
+        let line = clean.lines().next().unwrap_or_default();
+        line.chars().take(120).collect()
+    };
+    Some(match event {
+        StreamEvent::AgentStart {
+            transport, opencode, ..
+        } => format!("turn through opencode {opencode} ({transport})"),
+        StreamEvent::TurnStart { step } => format!("step {step}"),
+        StreamEvent::ToolExecutionStart { tool, input, .. } => format!("{tool} {}", cut(&input.to_string())),
+        StreamEvent::ToolExecutionEnd {
+            tool,
+            error: Some(error),
+            ..
+        } => format!("{tool} failed: {}", cut(error)),
+        StreamEvent::ToolExecutionEnd { tool, title, .. } => format!("{tool} done: {}", cut(title)),
+        StreamEvent::ExtensionUiRequest { kind, detail, .. } => {
+            format!("{kind} asked: {}", cut(&detail.to_string()))
+        }
+        StreamEvent::ExtensionUiResponse { answer, by, .. } => {
+            format!("answered by {by}: {}", cut(&answer.to_string()))
+        }
+        StreamEvent::Notice { level, message } => format!("{level}: {}", cut(message)),
+        StreamEvent::TurnEnd {
+            step,
+            reason,
+            cost_usd,
+            tokens,
+        } => {
+            format!(
+                "step {step} ended: {reason}, {} tokens, {cost_usd:.6} USD",
+                tokens.total()
+            )
+        }
+        StreamEvent::MessageEnd {
+            reasoning: false,
+            text,
+            ..
+        } => format!("said: {}", cut(text)),
+        StreamEvent::AgentEnd { .. }
+        | StreamEvent::MessageStart { .. }
+        | StreamEvent::MessageUpdate { .. }
+        | StreamEvent::MessageEnd { .. }
+        | StreamEvent::ToolExecutionUpdate { .. } => return None,
+    })
 }
 
 /// Tells readers in this process that the file has grown, or that nothing more will come.

@@ -15,7 +15,7 @@ use crate::operations::hooks::HookPoint;
 use crate::operations::recover::was_prompted;
 use crate::operations::request::TurnRequest;
 use crate::operations::{Engine, EngineError, pending, read_database};
-use crate::store::{Holder, Lease, LeaseError};
+use crate::store::{Lease, LeaseError, holder_of_turn};
 use crate::turn::{Interrupt, Responder};
 use kugetsu_api::{
     BaseRecord, SCHEMA, SessionRecord, Totals, TransportChoice, TransportKind, TurnRecord, Verdict,
@@ -140,7 +140,7 @@ impl Engine {
                     let record = engine.store.session_record(&request.address)?;
                     refuse_wrong_mode(&request, record.as_ref())?;
                 }
-                let holder = Holder::of_turn(request.mode.verb(), id);
+                let holder = holder_of_turn(request.mode.verb(), id);
                 match engine.store.lease_session(&request.address, holder, None) {
                     Err(LeaseError::Held { holder, .. })
                         if nobody_asks && engine.may_wait(&request, holder.as_ref(), asked.elapsed())? =>

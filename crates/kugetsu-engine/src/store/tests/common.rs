@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::permission::Policy;
-use crate::store::{Finding, Holder, Lease, RecordKey, Store};
+use crate::store::{Finding, Holder, Lease, RecordKey, Store, this_process};
 use jiff::Timestamp;
 use kugetsu_api::{
     Address, BaseRecord, Proof, RepoRef, SCHEMA, SessionId, SessionRecord, TokenCount, Totals, TransportKind,
@@ -27,7 +27,7 @@ pub(crate) fn repo(text: &str) -> RepoRef {
 }
 
 pub(crate) fn me() -> Holder {
-    Holder::this_process("test")
+    this_process("test")
 }
 
 pub(crate) fn issue_record(address: &Address, title: &str) -> SessionRecord {

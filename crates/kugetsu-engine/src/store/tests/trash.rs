@@ -26,7 +26,10 @@ fn what_is_trashed_comes_back_whole() {
         (listed.len(), &listed[0].id, listed[0].why.as_str()),
         (1, &id, "destroy")
     );
-    assert_eq!(listed[0].key(), Some(RecordKey::from(&address)));
+    assert_eq!(
+        crate::store::trash::key_of(&listed[0]),
+        Some(RecordKey::from(&address))
+    );
     assert_eq!(
         listed[0].record.to_str(),
         Some("github.com/shoko/kugetsu/14.json")

@@ -1,0 +1,164 @@
+//! Errors as programs see them: a stable code, what to do next, and whether the same command may succeed later.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::exit::ExitStatus;
+
+/// The codes in one table: name, word, exit status, whether trying again helps, meaning.
+macro_rules! codes {
+    ($($name:ident, $word:literal, $status:ident, $retryable:literal, $meaning:literal;)+) => {
+        /// Why a command failed. A code means one thing, has one exit status, and is never renamed; new ones may come.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum ErrorCode {
+            $(#[doc = $meaning] $name,)+
+        }
+
+        impl ErrorCode {
+            /// Every code, by exit status, in the order in which the documents list them.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The word of `--json`, in kebab-case.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $word,)+
+                }
+            }
+
+            /// What it means, in a phrase for people.
+            pub fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => $meaning,)+
+                }
+            }
+
+            /// The exit status of a command that fails so.
+            pub fn exit_status(self) -> ExitStatus {
+                match self {
+                    $(Self::$name => ExitStatus::$status,)+
+                }
+            }
+
+            /// Whether the same command, unchanged, may succeed later.
+            pub fn retryable(self) -> bool {
+                match self {
+                    $(Self::$name => $retryable,)+
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    HookFailed, "hook-failed", Failed, false, "a hook that must succeed did not";
+    GitFailed, "git-failed", Failed, false, "git refused, could not be run, or took too long";
+    WorktreeFile, "worktree-file", Failed, false, "a file of a worktree could not be copied, linked or removed";
+    BasePromptFailed, "base-prompt-failed", Failed, false, "the prompt of `init` did not complete, so no base was made";
+    NotConfirmed, "not-confirmed", Failed, false, "a person was asked and did not say yes";
+    DetachFailed, "detach-failed", Failed, false, "the process of a detached turn could not be started, or died before the turn was recorded";
+    System, "system", Failed, false, "the operating system refused a thread, an event loop or a signal handler";
+    Internal, "internal", Failed, false, "a defect of kugetsu";
+    Blocked, "blocked", Blocked, false, "the prompt of `init` waits for a person's answer";
+    NeedsConfirmation, "needs-confirmation", Blocked, false, "a person must agree, and there is no terminal to ask on";
+    WorkAtRisk, "work-at-risk", Blocked, false, "a worktree holds work that is nowhere else";
+    Usage, "usage", Usage, false, "the command line, or what it asks for, is not valid";
+    InvalidRef, "invalid-ref", Usage, false, "a reference or a repository is not valid, or cannot be completed";
+    InvalidSetting, "invalid-setting", Usage, false, "`config.toml`, or a variable of the environment, is not valid";
+    AlreadyHasSession, "already-has-session", Usage, false, "`start`, or `restore`, of an issue or a base that has a session";
+    BaseExists, "base-exists", Usage, false, "`init` where there is a base already";
+    InitCutOff, "init-cut-off", Usage, false, "an earlier `init` was killed after its prompt had reached opencode";
+    WorktreeRefused, "worktree-refused", Usage, false, "there cannot be a worktree as asked for";
+    NoSession, "no-session", NotFound, false, "the issue has no session yet";
+    NoBase, "no-base", NotFound, false, "the repository has no base session";
+    NoTurn, "no-turn", NotFound, false, "the session has had no turn, or not the one that was named";
+    NotRunning, "not-running", NotFound, false, "no turn runs on the session";
+    NothingPending, "nothing-pending", NotFound, false, "nothing of the session waits for an answer";
+    NoLog, "no-log", NotFound, false, "the turn has no such log";
+    NotInTrash, "not-in-trash", NotFound, false, "the trash has nothing, or not enough, to restore";
+    SessionGone, "session-gone", NotFound, false, "opencode no longer has the session";
+    DirectoryGone, "directory-gone", NotFound, false, "the session's directory does not exist";
+    WorktreeLost, "worktree-lost", NotFound, false, "the worktree and its branch are gone, and nothing is left to make them from";
+    NotFound, "not-found", NotFound, false, "anything else that was named does not exist";
+    OpencodeMissing, "opencode-missing", Unavailable, false, "opencode is not installed, or not where the settings say";
+    OpencodeUnusable, "opencode-unusable", Unavailable, false, "opencode does not answer as opencode, or its version is not supported";
+    OpencodeFailed, "opencode-failed", Unavailable, true, "opencode did not start, broke off, or refused a command";
+    DatabaseUnusable, "database-unusable", Unavailable, false, "opencode's database is missing, damaged, or not as known";
+    WrongDatabase, "wrong-database", Unavailable, false, "opencode's database knows none of the store's sessions";
+    ExportIncomplete, "export-incomplete", Unavailable, false, "opencode's export of a session is not whole, so nothing was deleted";
+    ProcessFailed, "process-failed", Unavailable, true, "a process could not be started, or not be ended";
+    LogUnwritable, "log-unwritable", Unavailable, false, "the log of opencode's words could not be opened";
+    SshUnavailable, "ssh-unavailable", Unavailable, false, "`ssh` cannot be run here";
+    RemoteMissing, "remote-missing", Unavailable, false, "kugetsu cannot be run on the other host";
+    StoreUnwritable, "store-unwritable", CannotWrite, false, "kugetsu's store cannot be read or written: its disk, its permissions, its kind of file";
+    RecordBroken, "record-broken", CannotWrite, false, "a file of the store is damaged";
+    RecordNewer, "record-newer", CannotWrite, false, "a newer kugetsu wrote a file of the store";
+    WrongLease, "wrong-lease", CannotWrite, false, "a write to the store was not covered by its lease: a defect of kugetsu";
+    OutputUnwritable, "output-unwritable", CannotWrite, false, "the output could not be written to stdout; what was done is on record";
+    InUse, "in-use", TryAgain, true, "another process holds the session: a turn, `attach`, or a command that changes it";
+    TurnRecorded, "turn-recorded", TryAgain, true, "the turn of this id is on record already";
+    WaitTimeout, "wait-timeout", TryAgain, true, "the turn still runs after the time that was to be waited for";
+    LockTimeout, "lock-timeout", TryAgain, true, "another process held a lock of the store for too long";
+    DatabaseLocked, "database-locked", TryAgain, true, "another process held opencode's database for too long";
+    Quota, "quota", TryAgain, true, "the model's provider asks to come back later";
+    ConnectionLost, "connection-lost", TryAgain, true, "the other host cannot be reached, or the connection was lost";
+    Interrupted, "interrupted", Interrupted, true, "SIGINT (Ctrl-C) ended the command before its turn began";
+    Terminated, "terminated", Terminated, true, "SIGTERM, SIGHUP or `stop` ended the command before its turn had a result";
+}
+
+impl std::fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a command prints when it fails and stdout is for programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ErrorOutput {
+    /// What went wrong.
+    pub error: ErrorDetail,
+    /// `error.exit_status` again, for scripts written before that field.
+    pub exit_status: u8,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ErrorDetail {
+    /// The kind of error; stable.
+    pub code: ErrorCode,
+    /// What happened, for people; its words may change.
+    pub message: String,
+    /// What to do next, for people, the most likely one first.
+    pub hints: Vec<String>,
+    /// The first hint again, for scripts written before `hints`.
+    pub hint: Option<String>,
+    /// The address, or the repository of a base, that it is about.
+    #[serde(rename = "ref")]
+    pub subject: Option<String>,
+    /// Whether the same command, unchanged, may succeed later.
+    pub retryable: bool,
+    /// The exit status of the command.
+    pub exit_status: u8,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_its_word_in_json() {
+        for code in ErrorCode::ALL {
+            let json = serde_json::to_value(code).ok();
+            assert_eq!(json.as_ref().and_then(|word| word.as_str()), Some(code.as_str()));
+        }
+    }
+
+    #[test]
+    fn codes_stand_in_the_order_of_their_exit_statuses() {
+        let statuses: Vec<_> = ErrorCode::ALL
+            .iter()
+            .map(|code| code.exit_status().code())
+            .collect();
+        assert!(statuses.is_sorted());
+    }
+}

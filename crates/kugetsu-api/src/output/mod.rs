@@ -1,0 +1,128 @@
+//! Everything that `--json` and `--output json` print, and the files that other programs read or write, as types with a
+//! JSON Schema.
+
+mod control;
+mod session;
+mod setup;
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
+use serde::{Deserialize, Serialize};
+
+pub use control::{
+    AttachOutput, DetachedOutput, RebaseOutput, RebaseResult, SignalOutput, StopOutput, TurnOutput,
+};
+pub use session::{
+    DestroyOutput, KeptView, ListOutput, ListRest, ListedSession, ListedTurn, ListedWorktree, OrphanView,
+    PendingOutput, PendingSession, PruneOutput, RemovedWorktreeView, SessionWithState, ShowOutput,
+};
+pub use setup::{
+    CompletionsOutput, ConfigOutput, DoctorOutput, ExplainOutput, HostView, ManOutput, PermitOutput,
+    SettingView,
+};
+
+use crate::{BaseRecord, ErrorOutput, Query, SignalFile, StreamLine, TrashEntry, TurnRecord, TurnStatus};
+
+/// The schema of everything that `--json` prints and that is not a record or a line of the stream.
+pub const OUTPUT_SCHEMA: u32 = 1;
+
+/// An object with its schema.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Document<T> {
+    /// The schema of the object, 1.
+    pub schema: u32,
+    /// Its other fields.
+    #[serde(flatten)]
+    pub body: T,
+}
+
+impl<T> Document<T> {
+    /// The object in the schema that this version writes.
+    pub fn new(body: T) -> Self {
+        Self {
+            schema: OUTPUT_SCHEMA,
+            body,
+        }
+    }
+}
+
+/// A JSON Schema that is checked in as `docs/schema/NAME.schema.json`.
+#[derive(Clone, Copy, Debug)]
+pub struct NamedSchema {
+    /// The name of the file, without its ending.
+    pub name: &'static str,
+    /// What has it: the command, or the file.
+    pub of: &'static str,
+    /// Makes it.
+    pub make: fn() -> Schema,
+}
+
+/// Every schema.
+pub const SCHEMAS: &[NamedSchema] = &[
+    readable::<StreamLine>(
+        "event",
+        "a line of `start`, `continue`, `wait` and `logs` with `--json`, and of `TURN.events.jsonl`",
+    ),
+    of::<Document<TurnOutput>>("turn", "`start`, `continue` and `wait` with `--output json`"),
+    of::<Document<DetachedOutput>>("detached", "`start` and `continue` with `--detach`"),
+    of::<BaseRecord>("base", "`init`, `restore --base`, and `base.json`"),
+    of::<SessionWithState>("session", "`restore`; without `state` the record of an issue"),
+    readable::<Document<ListOutput>>("list", "`list`"),
+    of::<ShowOutput>("show", "`show`"),
+    readable::<TurnRecord>("turn-record", "a line of `turns.jsonl`"),
+    of::<Document<AttachOutput>>("attach", "`attach --print`"),
+    of::<Document<StopOutput>>("stop", "`stop`"),
+    of::<Document<SignalOutput>>("signal", "`signal`"),
+    of::<Document<RebaseOutput>>("rebase", "`signal REF rebase`"),
+    of::<Document<Query>>("query", "`query`"),
+    of::<Document<PermitOutput>>("permit", "`permit`"),
+    of::<Document<ExplainOutput>>("explain", "`permit --explain`"),
+    of::<Document<PendingOutput>>("pending", "`pending`"),
+    of::<Document<PendingSession>>("answer", "`answer`"),
+    of::<Document<PruneOutput>>("prune", "`prune`"),
+    of::<Document<DestroyOutput>>("destroy", "`destroy`"),
+    of::<Document<DoctorOutput>>("doctor", "`doctor`"),
+    of::<Document<ConfigOutput>>("config", "`config`"),
+    of::<Document<CompletionsOutput>>("completions", "`completions`"),
+    of::<Document<ManOutput>>("man", "`man`"),
+    of::<Document<ErrorOutput>>("error", "every command that fails"),
+    readable::<TurnStatus>("status-file", "`14.status.json`"),
+    readable::<TrashEntry>("trash-entry", "`entry.json` in the trash"),
+    readable::<SignalFile>("signal-file", "`14.signal.json`"),
+];
+
+impl NamedSchema {
+    /// The text of the file. Its title and description tell what it is the schema of.
+    pub fn text(&self) -> String {
+        let mut schema = (self.make)();
+        schema.insert("title".to_owned(), format!("kugetsu {}", self.name).into());
+        schema.insert("description".to_owned(), self.of.into());
+        let mut text = format!("{:#}", schema.to_value());
+        text.push('\n');
+        text
+    }
+}
+
+/// What this version writes: every field that it always writes is required.
+const fn of<T: JsonSchema>(name: &'static str, of: &'static str) -> NamedSchema {
+    NamedSchema {
+        name,
+        of,
+        make: || {
+            let settings = SchemaSettings::draft2020_12().for_serialize();
+            settings.into_generator().into_root_schema_for::<T>()
+        },
+    }
+}
+
+/// What this version reads, also where an older one wrote it: what has a default may be absent.
+const fn readable<T: JsonSchema>(name: &'static str, of: &'static str) -> NamedSchema {
+    NamedSchema {
+        name,
+        of,
+        make: || {
+            let settings = SchemaSettings::draft2020_12();
+            settings.into_generator().into_root_schema_for::<T>()
+        },
+    }
+}

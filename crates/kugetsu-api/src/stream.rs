@@ -1,0 +1,196 @@
+//! The public stream of a turn: what `TURN.events.jsonl` holds, a JSON object a line.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{Proof, RequestAnswer, RequestDetail, SessionId, TokenCount, TransportKind, Verdict};
+
+/// The schema of every line.
+pub const STREAM_SCHEMA: u32 = 1;
+
+/// One line of the stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StreamLine {
+    /// The schema of this line, 1.
+    pub schema: u32,
+    /// When it happened, RFC 3339 in UTC.
+    pub time: Timestamp,
+    /// The issue; the repository for a base's turn.
+    #[serde(rename = "ref")]
+    pub subject: String,
+    /// The turn, a UUID v7.
+    pub turn: Uuid,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: StreamEvent,
+}
+
+/// What happened. `agent_*` frames the turn as kugetsu knows it, `turn_*` a step of the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum StreamEvent {
+    /// The first line.
+    AgentStart {
+        /// How the turn reaches opencode.
+        transport: TransportKind,
+        /// opencode's version.
+        opencode: String,
+        /// The working directory.
+        directory: PathBuf,
+    },
+    /// A step of the model begins.
+    TurnStart {
+        /// Which, from 1.
+        step: u64,
+    },
+    /// A part of the answer begins.
+    MessageStart {
+        /// opencode's id of the part.
+        message: String,
+        /// True for reasoning.
+        reasoning: bool,
+    },
+    /// A piece of the answer.
+    MessageUpdate {
+        /// opencode's id of the part.
+        message: String,
+        /// True for reasoning.
+        reasoning: bool,
+        /// What is new.
+        delta: String,
+    },
+    /// A part of the answer is complete.
+    MessageEnd {
+        /// opencode's id of the part.
+        message: String,
+        /// True for reasoning.
+        reasoning: bool,
+        /// All of it.
+        text: String,
+    },
+    /// A tool begins.
+    ToolExecutionStart {
+        /// The model's id of the call.
+        call: String,
+        /// The tool.
+        tool: String,
+        /// Its arguments.
+        input: Value,
+    },
+    /// A tool goes on.
+    ToolExecutionUpdate {
+        /// The model's id of the call.
+        call: String,
+        /// The tool.
+        tool: String,
+        /// What it does, for people.
+        title: String,
+        /// Its arguments as known by now.
+        input: Value,
+    },
+    /// A tool ended.
+    ToolExecutionEnd {
+        /// The model's id of the call.
+        call: String,
+        /// The tool.
+        tool: String,
+        /// What it did, for people.
+        title: String,
+        /// What it printed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output: Option<String>,
+        /// Why it failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// opencode asked a person.
+    ExtensionUiRequest {
+        /// opencode's id of the request.
+        request: String,
+        /// `permission` or `question`.
+        kind: String,
+        /// What was asked: the permission and its patterns, or the questions with their options.
+        detail: RequestDetail,
+    },
+    /// A request was answered.
+    ExtensionUiResponse {
+        /// opencode's id of the request.
+        request: String,
+        /// `"allow"`, `"reject"`, or for each question the labels chosen.
+        answer: RequestAnswer,
+        /// `answers`, `supervisor` or `default`.
+        by: String,
+    },
+    /// Words beside the work: an error, a retry, a diagnostic of opencode.
+    Notice {
+        /// `error`, `warning`, `retry`, `restart`, `control` (paused, resumed) or `diagnostic`.
+        level: String,
+        /// The words.
+        message: String,
+    },
+    /// A step of the model ended.
+    TurnEnd {
+        /// Which, from 1.
+        step: u64,
+        /// The model's reason.
+        reason: String,
+        /// US dollars.
+        cost_usd: f64,
+        /// Tokens of the step.
+        tokens: TokenCount,
+    },
+    /// The last line.
+    AgentEnd {
+        /// How the turn ended.
+        verdict: Verdict,
+        /// Why; empty when completed.
+        reason: String,
+        /// The session, if one is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session: Option<SessionId>,
+        /// Model steps.
+        steps: u64,
+        /// Tool calls.
+        tool_calls: u64,
+        /// US dollars.
+        cost_usd: f64,
+        /// Tokens.
+        tokens: TokenCount,
+        /// How long the turn took, in milliseconds.
+        duration_ms: u64,
+        /// How often opencode was started again after a crash.
+        restarts: u32,
+        /// When to try again, for a quota.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_at: Option<Timestamp>,
+        /// What the verdict rests on: the error as opencode reported it, the last events in words. Absent when completed.
+        #[serde(default, skip_serializing_if = "Proof::is_empty")]
+        proof: Proof,
+        /// The exit status of the command, unless a signal ended it.
+        exit_status: u8,
+    },
+}
+
+impl StreamEvent {
+    /// Every type, as it stands in `type`.
+    pub const TYPES: [&str; 13] = [
+        "agent_start",
+        "turn_start",
+        "message_start",
+        "message_update",
+        "message_end",
+        "tool_execution_start",
+        "tool_execution_update",
+        "tool_execution_end",
+        "extension_ui_request",
+        "extension_ui_response",
+        "notice",
+        "turn_end",
+        "agent_end",
+    ];
+}

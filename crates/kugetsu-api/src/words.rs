@@ -1,0 +1,81 @@
+//! JSON Schemas, and serde where it cannot be derived, of the types that are one word or one string in JSON.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::permission::{Preset, Source};
+use crate::{Address, RepoRef, SessionState};
+
+/// A type that is a string in JSON: what the string is, and an example.
+macro_rules! string_schema {
+    ($kind:ty, $name:literal, $description:literal) => {
+        impl JsonSchema for $kind {
+            fn schema_name() -> Cow<'static, str> {
+                $name.into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({"type": "string", "description": $description})
+            }
+        }
+    };
+}
+
+string_schema!(
+    Address,
+    "Address",
+    "What names a session, in canonical form: `REPO#NUMBER`, `REPO#NUMBER/ROLE` or `REPO~NAME`, where REPO is `instance/owner[/group...]/repo`."
+);
+string_schema!(
+    RepoRef,
+    "RepoRef",
+    "A repository in canonical form: `instance/owner[/group...]/repo`."
+);
+
+/// A type that is one of some words in JSON.
+macro_rules! word_schema {
+    ($kind:ty, $name:literal, $description:literal, $words:expr) => {
+        impl JsonSchema for $kind {
+            fn schema_name() -> Cow<'static, str> {
+                $name.into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({"type": "string", "description": $description, "enum": $words})
+            }
+        }
+
+        impl Serialize for $kind {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $kind {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let word = Cow::<'de, str>::deserialize(deserializer)?;
+                word.parse().map_err(de::Error::custom)
+            }
+        }
+    };
+}
+
+word_schema!(
+    SessionState,
+    "SessionState",
+    "What a session is doing, or how its last turn ended.",
+    SessionState::all().map(SessionState::as_str).collect::<Vec<_>>()
+);
+word_schema!(
+    Source,
+    "Source",
+    "Where the answer about a permission comes from.",
+    Preset::ALL
+        .into_iter()
+        .map(Source::Session)
+        .chain([Source::SessionRule, Source::Agent, Source::Default])
+        .map(|source| source.to_string())
+        .collect::<Vec<_>>()
+);

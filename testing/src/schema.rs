@@ -1,0 +1,114 @@
+//! Holds what kugetsu prints, and the files that it writes, against the JSON Schemas in docs/schema.
+//!
+//! The checked-in files are taken, as other programs would take them. They permit fields that they do not name, so that a
+//! newer kugetsu may print more; here such a field is an error, since it would be one that no type has.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use jsonschema::Validator;
+use serde_json::Value;
+
+use crate::world::workspace_root;
+
+static VALIDATORS: LazyLock<BTreeMap<String, Validator>> = LazyLock::new(|| {
+    let folder = workspace_root().join("docs/schema");
+    let files = std::fs::read_dir(&folder).expect("docs/schema is checked in");
+    files
+        .map(|file| {
+            let path = file.expect("the folder can be read").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = name.trim_end_matches(".schema.json").to_owned();
+            let text = std::fs::read(&path).expect("a file of the repository");
+            let mut schema: Value = serde_json::from_slice(&text).expect("a schema is JSON");
+            close(&mut schema);
+            (name, jsonschema::validator_for(&schema).expect("a valid schema"))
+        })
+        .collect()
+});
+
+/// Refuses fields that are not named. Nothing refers to a definition but as the value of a field, so closing each by
+/// itself is right.
+fn close(schema: &mut Value) {
+    if let Some(definitions) = schema.get_mut("$defs").and_then(Value::as_object_mut) {
+        definitions.values_mut().for_each(close_one);
+    }
+    close_one(schema);
+}
+
+fn close_one(schema: &mut Value) {
+    if let Some(schema) = schema.as_object_mut()
+        && schema.contains_key("properties")
+        && !schema.contains_key("additionalProperties")
+    {
+        schema.insert("unevaluatedProperties".to_owned(), false.into());
+    }
+}
+
+/// What is wrong with a value by the schema `docs/schema/NAME.schema.json`; empty where nothing is.
+pub fn problems(name: &str, value: &Value) -> Vec<String> {
+    let validator = VALIDATORS
+        .get(name)
+        .unwrap_or_else(|| panic!("docs/schema has no {name}.schema.json"));
+    validator
+        .iter_errors(value)
+        .map(|error| format!("{name}.schema.json: {}: {error}", error.instance_path()))
+        .collect()
+}
+
+/// Panics unless the value is valid by the schema `docs/schema/NAME.schema.json`.
+#[track_caller]
+pub fn assert_valid(name: &str, value: &Value) {
+    let problems = problems(name, value);
+    assert!(problems.is_empty(), "{}\n{value:#}", problems.join("\n"));
+}
+
+/// The schema of what a command line of kugetsu prints on stdout for programs; none where it prints something else.
+pub(crate) fn of_command(arguments: &[String], value: &Value) -> Option<&'static str> {
+    if value.get("error").is_some_and(Value::is_object) {
+        return Some("error");
+    }
+    let mut words = arguments.iter().map(String::as_str);
+    let verb = loop {
+        match words.next()? {
+            "--host" => {
+                words.next();
+            }
+            option if option.starts_with('-') => {}
+            verb => break verb,
+        }
+    };
+    let has = |flag: &str| arguments.iter().any(|word| word == flag);
+    let one_object = has("--output=json")
+        || arguments
+            .windows(2)
+            .any(|pair| pair[0] == "--output" && pair[1] == "json");
+    Some(match verb {
+        "start" | "continue" if has("--detach") => "detached",
+        "start" | "continue" | "wait" if one_object => "turn",
+        "start" | "continue" | "wait" => "event",
+        "logs" if has("--raw") => return None,
+        "logs" => "event",
+        "init" => "base",
+        "restore" if has("--base") => "base",
+        "restore" => "session",
+        "list" | "ls" => "list",
+        "show" => "show",
+        "attach" => "attach",
+        "stop" => "stop",
+        "signal" if has("rebase") => "rebase",
+        "signal" => "signal",
+        "query" => "query",
+        "permit" if has("--explain") => "explain",
+        "permit" => "permit",
+        "pending" => "pending",
+        "answer" => "answer",
+        "prune" => "prune",
+        "destroy" => "destroy",
+        "doctor" => "doctor",
+        "config" => "config",
+        "completions" => "completions",
+        "man" => "man",
+        other => panic!("no schema is known for `kugetsu {other}`"),
+    })
+}

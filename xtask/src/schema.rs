@@ -1,0 +1,22 @@
+//! Writes the JSON Schemas that are checked in, from the types of kugetsu-api.
+
+use kugetsu_api::output::SCHEMAS;
+use kugetsu_testing::workspace_root;
+
+use crate::step::Failure;
+
+pub(crate) fn run() -> Result<(), Failure> {
+    let folder = workspace_root().join("docs/schema");
+    let failed = |error: std::io::Error| Failure::new(format!("{}: {error}", folder.display()));
+    // What has no type any more must not stay.
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).map_err(failed)?;
+    }
+    std::fs::create_dir_all(&folder).map_err(failed)?;
+    for schema in SCHEMAS {
+        let path = folder.join(format!("{}.schema.json", schema.name));
+        std::fs::write(path, schema.text()).map_err(failed)?;
+    }
+    println!("{}: {} files", folder.display(), SCHEMAS.len());
+    Ok(())
+}
