@@ -107,7 +107,7 @@ fn request(engine: &Engine, number: u64, id: Uuid) -> TurnRequest {
         worktree: WorktreeRequest::default(),
         options: TurnOptions {
             // Through both; the one that panics goes through the connector that makes it.
-            transport: TransportChoice::Only(if number % 2 == 0 {
+            transport: TransportChoice::Only(if number.is_multiple_of(2) {
                 TransportKind::Serve
             } else {
                 TransportKind::Run

@@ -91,6 +91,7 @@ codes! {
     SshUnavailable, "ssh-unavailable", Unavailable, false, "`ssh` cannot be run here";
     RemoteMissing, "remote-missing", Unavailable, false, "kugetsu cannot be run on the other host";
     StoreUnwritable, "store-unwritable", CannotWrite, false, "kugetsu's store cannot be read or written: its disk, its permissions, its kind of file";
+    RecordTooLarge, "record-too-large", CannotWrite, false, "a record would be larger than any command reads; the old one is unchanged";
     RecordBroken, "record-broken", CannotWrite, false, "a file of the store is damaged";
     RecordNewer, "record-newer", CannotWrite, false, "a newer kugetsu wrote a file of the store";
     WrongLease, "wrong-lease", CannotWrite, false, "a write to the store was not covered by its lease: a defect of kugetsu";

@@ -4,7 +4,7 @@
 //! file in the same folder, write, sync, rename, sync the folder. Prompts and answers are private, so files get
 //! mode 0600 and folders 0700. No symbolic link is followed below the root that a caller names.
 //!
-//! [`crash_point`]s mark the moments at which tests kill the process.
+//! The [`points`] are the moments at which tests kill the process.
 
 #![expect(
     clippy::disallowed_methods,
@@ -15,8 +15,24 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The crash points of writing files.
+pub(crate) mod points {
+    crate::crash::crash_points! {
+        FOLDER_MADE = "folder_made";
+        TEMP_CREATED = "temp_created";
+        TEMP_HALF_WRITTEN = "temp_half_written";
+        TEMP_WRITTEN = "temp_written";
+        TEMP_SYNCED = "temp_synced";
+        RENAMED = "renamed";
+        FOLDER_SYNCED = "folder_synced";
+        APPEND_OPENED = "append_opened";
+        APPEND_HALF_WRITTEN = "append_half_written";
+        APPEND_WRITTEN = "append_written";
+        MOVED = "moved";
+    }
+}
 
 /// What the names of temporary files begin with.
 pub const TEMP_PREFIX: &str = ".tmp-";
@@ -95,7 +111,7 @@ fn options() -> OpenOptions {
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, bytes)?;
     sync_folder(folder_of(path))?;
-    crash_point("folder_synced");
+    points::FOLDER_SYNCED.pass();
     Ok(())
 }
 
@@ -114,7 +130,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = fs::remove_file(&temp);
         return Err(error);
     }
-    crash_point("renamed");
+    points::RENAMED.pass();
     Ok(())
 }
 
@@ -157,17 +173,17 @@ fn write_temp(temp: &Path, bytes: &[u8]) -> Result<()> {
         .create_new(true)
         .open(temp)
         .map_err(failed)?;
-    crash_point("temp_created");
-    if crash_armed("temp_half_written") {
+    points::TEMP_CREATED.pass();
+    if points::TEMP_HALF_WRITTEN.is_armed() {
         file.write_all(&bytes[..bytes.len() / 2]).map_err(failed)?;
-        crash_point("temp_half_written");
+        points::TEMP_HALF_WRITTEN.pass();
         file.write_all(&bytes[bytes.len() / 2..]).map_err(failed)?;
     } else {
         file.write_all(bytes).map_err(failed)?;
     }
-    crash_point("temp_written");
+    points::TEMP_WRITTEN.pass();
     file.sync_all().map_err(failed)?;
-    crash_point("temp_synced");
+    points::TEMP_SYNCED.pass();
     Ok(())
 }
 
@@ -207,17 +223,17 @@ pub fn append_line_durable(path: &Path, line: &[u8]) -> Result<()> {
     }
     bytes.extend_from_slice(line);
     bytes.push(b'\n');
-    crash_point("append_opened");
-    if crash_armed("append_half_written") {
+    points::APPEND_OPENED.pass();
+    if points::APPEND_HALF_WRITTEN.is_armed() {
         (&file).write_all(&bytes[..bytes.len() / 2]).map_err(failed)?;
-        crash_point("append_half_written");
+        points::APPEND_HALF_WRITTEN.pass();
         (&file).write_all(&bytes[bytes.len() / 2..]).map_err(failed)?;
     } else if let Err(source) = (&file).write_all(&bytes) {
         // A full disk may have taken a part: give it back.
         let _ = file.set_len(length);
         return Err(failed(source));
     }
-    crash_point("append_written");
+    points::APPEND_WRITTEN.pass();
     file.sync_data().map_err(failed)?;
     if length == 0 {
         sync_folder(folder_of(path))?;
@@ -355,7 +371,7 @@ fn make_folder_if_missing(path: &Path) -> Result<()> {
 fn make_folder(path: &Path, durable: bool) -> Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {
-            crash_point("folder_made");
+            points::FOLDER_MADE.pass();
             if durable {
                 sync_folder(folder_of(path))
             } else {
@@ -407,7 +423,7 @@ pub fn remove_dir_all_durable(path: &Path) -> Result<()> {
 /// sure that nothing is in the way: a file there would be replaced.
 pub fn rename_durable(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(|source| FsError::new("move", from, source))?;
-    crash_point("moved");
+    points::MOVED.pass();
     sync_folder(folder_of(to))?;
     sync_folder(folder_of(from))
 }
@@ -427,7 +443,7 @@ pub fn move_entries(root: &Path, from: &Path, to: &Path, except: &str) -> Result
         }
         let source = from.join(&name);
         fs::rename(&source, target).map_err(|error| FsError::new("move", &source, error))?;
-        crash_point("moved");
+        points::MOVED.pass();
     }
     sync_folder(to)?;
     sync_folder(from)
@@ -481,117 +497,4 @@ pub fn copy_durable(from: &Path, to: &Path) -> Result<()> {
 /// Whether a file's name is that of a temporary file.
 pub fn is_temp_name(name: &std::ffi::OsStr) -> bool {
     name.as_encoded_bytes().starts_with(TEMP_PREFIX.as_bytes())
-}
-
-/// Every place at which [`crash_point`] may be told to kill the process.
-pub const CRASH_POINTS: &[&str] = &[
-    "folder_made",
-    "temp_created",
-    "temp_half_written",
-    "temp_written",
-    "temp_synced",
-    "renamed",
-    "folder_synced",
-    "append_opened",
-    "append_half_written",
-    "append_written",
-    "moved",
-    "lease_locked",
-    "lease_written",
-    "record_saved",
-    "index_locked",
-    "index_saved",
-    "trash_entry_written",
-    "trash_record_moved",
-    "trash_folder_moved",
-    "restore_folder_moved",
-    "restore_record_moved",
-    // From here on: passed by whole operations only, not by the store alone.
-    "turn_leased",
-    "fork_intended",
-    "fork_made",
-    "fork_known",
-    "fork_settled",
-    "turn_live",
-    "turn_ended",
-    "request_recorded",
-    "turn_logged",
-    "base_asked",
-    "base_made",
-    "destroy_deleted",
-    "destroy_trashed",
-    "worktree_intended",
-    "worktree_made",
-    "worktree_ready",
-    "worktree_saved",
-    "worktree_removed",
-];
-
-/// What [`crash_point`] does.
-enum Crash {
-    /// Kills the process when this point has been passed so many times more.
-    At(String, u64),
-    /// Writes the point's name here.
-    Log(File),
-}
-
-static CRASH_ARMED: AtomicBool = AtomicBool::new(false);
-static CRASH: Mutex<Option<Crash>> = Mutex::new(None);
-
-/// Arms [`CRASH_POINTS`], for tests. `name`, or `name:n` for the n-th time it is passed: the process then kills itself
-/// there as `kill -9` would. `log:FILE`: nothing is killed, and the name of each point that is passed is a line of FILE.
-pub fn set_crash_point(spec: &str) -> std::result::Result<(), String> {
-    let (name, rest) = spec.split_once(':').unwrap_or((spec, "1"));
-    let crash = if name == "log" {
-        let file = OpenOptions::new().create(true).append(true).open(rest);
-        Crash::Log(file.map_err(|error| format!("{rest}: {error}"))?)
-    } else if CRASH_POINTS.contains(&name) {
-        match rest.parse() {
-            Ok(count @ 1..) => Crash::At(name.to_owned(), count),
-            _ => return Err(format!("`{rest}` is no count of passes")),
-        }
-    } else {
-        return Err(format!(
-            "`{name}` is no crash point; there are: {}",
-            CRASH_POINTS.join(", ")
-        ));
-    };
-    *CRASH.lock().unwrap_or_else(PoisonError::into_inner) = Some(crash);
-    CRASH_ARMED.store(true, Ordering::SeqCst);
-    Ok(())
-}
-
-/// Whether somebody wants to know of this point.
-fn crash_armed(name: &str) -> bool {
-    CRASH_ARMED.load(Ordering::Relaxed)
-        && match CRASH.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            Some(Crash::At(at, _)) => at == name,
-            Some(Crash::Log(_)) => true,
-            None => false,
-        }
-}
-
-/// Dies here when [`set_crash_point`] asked for it.
-pub fn crash_point(name: &str) {
-    debug_assert!(CRASH_POINTS.contains(&name), "{name} is not listed");
-    if !crash_armed(name) {
-        return;
-    }
-    let mut crash = CRASH.lock().unwrap_or_else(PoisonError::into_inner);
-    match crash.as_mut() {
-        Some(Crash::Log(file)) => {
-            let _ = writeln!(file, "{name}");
-        }
-        Some(Crash::At(_, left)) => {
-            *left -= 1;
-            if *left == 0 {
-                let us = rustix::process::getpid();
-                let _ = rustix::process::kill_process(us, rustix::process::Signal::KILL);
-                loop {
-                    std::thread::park();
-                }
-            }
-        }
-        None => {}
-    }
 }

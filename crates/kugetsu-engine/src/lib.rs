@@ -5,6 +5,7 @@
 
 mod aside;
 mod cancel;
+mod crash;
 #[cfg(test)]
 mod documents;
 pub mod duration;
@@ -22,4 +23,12 @@ pub mod transport;
 pub mod turn;
 pub mod worktree;
 
-pub use fsx::set_crash_point;
+/// Has the process kill itself at one of the crash points, for tests. `name`, or `name:n` for the n-th time that the point
+/// is passed; `log:FILE` writes the names of the points that are passed into FILE instead. The error says which names
+/// there are.
+pub fn set_crash_point(spec: &str) -> Result<(), String> {
+    crash::arm(
+        spec,
+        &[fsx::points::ALL, store::points::ALL, operations::points::ALL],
+    )
+}

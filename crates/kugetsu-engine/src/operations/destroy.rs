@@ -12,8 +12,9 @@ use serde_json::Value;
 
 use super::worktree::BUNDLE;
 use super::{Engine, EngineError, RemovedWorktree, read_database};
-use crate::fsx::{self, FsError, crash_point};
+use crate::fsx::{self, FsError};
 use crate::opencode::{Opencode, SessionPatch};
+use crate::operations::points;
 use crate::store::{Lease, RecordKey, StoreError, TrashEntry, this_process};
 use crate::turn::control::SIGNAL_FILE;
 use crate::turn::status::STATUS_FILE;
@@ -52,10 +53,10 @@ impl Engine {
         )?;
         let mut worktree = self.remove_worktree(&record, force)?;
         let removed = self.delete(&opencode, record.session.clone(), clone_of(&record), export)?;
-        crash_point("destroy_deleted");
+        points::DESTROY_DELETED.pass();
         self.clear_run(&address.into());
         self.store.trash_session(&lease, address, "destroy")?;
-        crash_point("destroy_trashed");
+        points::DESTROY_TRASHED.pass();
         self.drop_worktree_branch(&record, &mut worktree)?;
         Ok(Removed { worktree, ..removed })
     }
@@ -85,10 +86,10 @@ impl Engine {
         let opencode = self.opencode()?;
         let export = self.export(&opencode, &repo.into(), Some(&record.session), &record.directory)?;
         let removed = self.delete(&opencode, Some(record.session), &record.directory, export)?;
-        crash_point("destroy_deleted");
+        points::DESTROY_DELETED.pass();
         self.clear_run(&repo.into());
         self.store.trash_base(&lease, repo, "destroy --base")?;
-        crash_point("destroy_trashed");
+        points::DESTROY_TRASHED.pass();
         Ok(removed)
     }
 

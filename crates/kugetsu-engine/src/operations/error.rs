@@ -363,6 +363,7 @@ fn code_of_store(error: &StoreError) -> ErrorCode {
         | StoreError::Permission { .. }
         | StoreError::Symlink { .. }
         | StoreError::Io { .. } => ErrorCode::StoreUnwritable,
+        StoreError::RecordTooLarge { .. } => ErrorCode::RecordTooLarge,
         StoreError::Broken { .. } => ErrorCode::RecordBroken,
         StoreError::Newer { .. } => ErrorCode::RecordNewer,
         StoreError::LockTimeout { .. } => ErrorCode::LockTimeout,

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::deliver::{Closed, Delivery, TurnSubject, unless_interrupted};
 use super::{DEBUG_LOG, Engine, EngineError, TurnOptions, read_database};
 use crate::aside::aside;
-use crate::fsx::crash_point;
 use crate::opencode::{DatabaseError, Opencode, Server, SessionPatch};
+use crate::operations::points;
 use crate::store::{Lease, RecordKey, this_process};
 use crate::turn::{Interrupt, Responder};
 use kugetsu_api::permission::Policy;
@@ -143,7 +143,7 @@ impl Engine {
                     .await?
             }
         };
-        crash_point("base_made");
+        points::BASE_MADE.pass();
         let prompted = match &request.prompt {
             Some(prompt) => {
                 let prompted = engine.prompt_base(&request, &lease, &record, prompt, &opencode, interrupts);
@@ -314,7 +314,7 @@ impl Engine {
                 let at_once = *interrupts.borrow() == Interrupt::Now;
                 server.stop(at_once).await;
                 let made = made??;
-                crash_point("base_asked");
+                points::BASE_ASKED.pass();
                 journal.session = Some(made.clone());
                 self.journal_aside(repo, &journal, interrupts).await?;
                 made

@@ -1,5 +1,29 @@
 //! Whole operations: what the command line, and any other front end, calls.
 
+/// The crash points of whole operations.
+pub(crate) mod points {
+    crate::crash::crash_points! {
+        TURN_LEASED = "turn_leased";
+        FORK_INTENDED = "fork_intended";
+        FORK_MADE = "fork_made";
+        FORK_KNOWN = "fork_known";
+        FORK_SETTLED = "fork_settled";
+        TURN_LIVE = "turn_live";
+        TURN_ENDED = "turn_ended";
+        REQUEST_RECORDED = "request_recorded";
+        TURN_LOGGED = "turn_logged";
+        BASE_ASKED = "base_asked";
+        BASE_MADE = "base_made";
+        DESTROY_DELETED = "destroy_deleted";
+        DESTROY_TRASHED = "destroy_trashed";
+        WORKTREE_INTENDED = "worktree_intended";
+        WORKTREE_MADE = "worktree_made";
+        WORKTREE_READY = "worktree_ready";
+        WORKTREE_SAVED = "worktree_saved";
+        WORKTREE_REMOVED = "worktree_removed";
+    }
+}
+
 mod attach;
 mod control;
 mod deliver;

@@ -11,7 +11,8 @@ use tokio::sync::watch;
 
 use super::hooks::HookPoint;
 use super::{Engine, EngineError};
-use crate::fsx::{self, crash_point};
+use crate::fsx;
+use crate::operations::points;
 use crate::store::{Lease, RecordKey};
 use crate::turn::Interrupt;
 use crate::worktree::{self, Extras, Made, Risk, Saved, Wish, WorktreeError};
@@ -111,7 +112,7 @@ impl Engine {
         let lease = Arc::clone(lease);
         self.interruptible(interrupts, move |engine| {
             engine.save_record(&lease, &mut record)?;
-            crash_point("worktree_ready");
+            points::WORKTREE_READY.pass();
             Ok(record)
         })
         .await
@@ -238,13 +239,13 @@ impl Engine {
         let address = record.address.clone();
         if wanted.pending {
             self.save_record(lease, &mut record)?;
-            crash_point("worktree_intended");
+            points::WORKTREE_INTENDED.pass();
         }
         worktree::exclude(&self.git(), &wanted, &self.worktree_root());
         let saved = self.store.folder(&RecordKey::from(&address)).join(BUNDLE);
         let new = record.session.is_none();
         let made = worktree::make(&self.git(), &wanted, &saved, new).map_err(of(&address))?;
-        crash_point("worktree_made");
+        points::WORKTREE_MADE.pass();
         fsx::remove_file_durable(&saved).map_err(crate::store::StoreError::from)?;
         let gone = !new || !wanted.pending;
         match made {
@@ -330,9 +331,9 @@ impl Engine {
                 changes: true,
             }
         };
-        crash_point("worktree_saved");
+        points::WORKTREE_SAVED.pass();
         worktree::remove(&self.git(), known, &extras, force).map_err(of(address))?;
-        crash_point("worktree_removed");
+        points::WORKTREE_REMOVED.pass();
         Ok(Some(RemovedWorktree {
             path: known.path.clone(),
             branch: known.branch.clone(),

@@ -336,7 +336,7 @@ impl Store {
 
     /// Whether a record's file is there and cannot be understood.
     fn still_broken(path: &Path, key: &RecordKey) -> Result<bool, StoreError> {
-        let bytes = match fsx::read_bounded(path, records::MAX_RECORD) {
+        let bytes = match fsx::read_bounded(path, super::encoding::MAX_RECORD) {
             Ok(bytes) => bytes,
             Err(error) if error.is_not_found() => return Ok(false),
             Err(fsx::FsError::TooLarge { .. } | fsx::FsError::NotAFile { .. }) => return Ok(true),

@@ -49,6 +49,16 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+    /// A record that no reader would take.
+    #[error("cannot write {}: the record would have {size} bytes, and {max} are the most; the old one is as it was", .path.display())]
+    RecordTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// How large it would be.
+        size: u64,
+        /// The limit in bytes.
+        max: u64,
+    },
     /// A file that cannot be understood.
     #[error("{} cannot be read: {why}", .path.display())]
     Broken {
@@ -138,6 +148,9 @@ impl StoreError {
             Self::ReadOnly { .. } => "set KUGETSU_HOME to a folder that can be written",
             Self::Permission { .. } => "set its owner and mode, or set KUGETSU_HOME to a folder of your own",
             Self::Symlink { .. } => "replace it by what it points to",
+            Self::RecordTooLarge { .. } => {
+                "the turn is in turns.jsonl; begin a new session: kugetsu destroy, then kugetsu start"
+            }
             Self::Broken { .. } => "`kugetsu doctor --fix` moves it aside; nothing is overwritten",
             Self::Newer { .. } => "use the newer kugetsu that wrote it; this one does not change it",
             Self::LockTimeout { .. } => "try again later",

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::listing::Folder;
-use super::records::{self, Probe};
+use super::records::Probe;
 use super::{Lock, RecordKey, Store, StoreError, layout};
 use crate::fsx;
 use kugetsu_api::{Address, RepoRef, SCHEMA};
@@ -227,13 +227,13 @@ impl Store {
 
     fn write_index(&self, index: &Index, lasting: bool) -> Result<(), StoreError> {
         let path = self.index_path();
-        let bytes = records::encode(index, &path)?;
+        let bytes = super::encoding::encode(index, &path)?;
         if lasting {
             fsx::write_atomic(&path, &bytes)?;
         } else {
             fsx::write_atomic_brief(&path, &bytes)?;
         }
-        fsx::crash_point("index_saved");
+        super::points::INDEX_SAVED.pass();
         Ok(())
     }
 

@@ -13,8 +13,9 @@ use std::sync::mpsc;
 
 use rustix::fs::{FileType, Mode, OFlags};
 
+use super::encoding::MAX_RECORD;
 use super::layout::{self, Entry, RoleEntry, Slot};
-use super::records::{self, MAX_RECORD, Record};
+use super::records::{self, Record};
 use super::{RecordKey, Store, StoreError};
 use crate::fsx::{self, FsError};
 use kugetsu_api::{BaseRecord, RepoRef, SessionRecord, SessionSummary};

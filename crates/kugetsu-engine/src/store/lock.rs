@@ -97,9 +97,9 @@ impl Lock {
             return Ok(None);
         }
         let mut lock = Self { file, shared: false };
-        fsx::crash_point("lease_locked");
+        super::points::LEASE_LOCKED.pass();
         lock.name(holder);
-        fsx::crash_point("lease_written");
+        super::points::LEASE_WRITTEN.pass();
         Ok(Some(lock))
     }
 

@@ -5,6 +5,7 @@
 //! lease, the index and the trash only under the index's lock, which is held for milliseconds.
 
 mod check;
+mod encoding;
 mod error;
 mod index;
 mod layout;
@@ -15,8 +16,23 @@ mod records;
 #[cfg(test)]
 mod tests;
 mod trash;
-mod trashed;
 mod turns;
+
+/// The crash points of the store.
+pub(crate) mod points {
+    crate::crash::crash_points! {
+        LEASE_LOCKED = "lease_locked";
+        LEASE_WRITTEN = "lease_written";
+        RECORD_SAVED = "record_saved";
+        INDEX_LOCKED = "index_locked";
+        INDEX_SAVED = "index_saved";
+        TRASH_ENTRY_WRITTEN = "trash_entry_written";
+        TRASH_RECORD_MOVED = "trash_record_moved";
+        TRASH_FOLDER_MOVED = "trash_folder_moved";
+        RESTORE_FOLDER_MOVED = "restore_folder_moved";
+        RESTORE_RECORD_MOVED = "restore_record_moved";
+    }
+}
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -28,6 +44,7 @@ use rustix::fs::Access;
 use rustix::io::Errno;
 
 pub use check::{Finding, Fixed};
+pub use encoding::record_text;
 pub use error::{LeaseError, StoreError};
 pub use index::{Index, IndexReport};
 pub use kugetsu_api::{Holder, TrashEntry, TrashId};
@@ -35,7 +52,6 @@ pub use layout::RecordKey;
 pub use lease::Lease;
 pub use listing::{Broken, Listing};
 pub use lock::{Lock, holder_of_turn, this_process};
-pub use records::record_text;
 pub use trash::Restored;
 
 use crate::fsx::{self, FsError};
@@ -192,7 +208,7 @@ impl Store {
 
     fn index_lock(&self, what: &str) -> Result<Lock, StoreError> {
         let lock = self.lock("index.lock", what, self.lock_wait)?;
-        fsx::crash_point("index_locked");
+        points::INDEX_LOCKED.pass();
         Ok(lock)
     }
 

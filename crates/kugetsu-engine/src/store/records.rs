@@ -1,20 +1,16 @@
 //! Reading and writing records.
 
-use std::io::Write;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::ser::Formatter;
 use serde_json::{Map, Value};
 
+use super::encoding::{MAX_RECORD, record_bytes};
 use super::layout::Slot;
 use super::{Lease, RecordKey, Store, StoreError, trash};
 use crate::fsx;
 use kugetsu_api::{Address, BaseRecord, RepoRef, SCHEMA, SessionRecord, SessionSummary};
-
-/// No record is larger.
-pub(crate) const MAX_RECORD: u64 = 4 << 20;
 
 /// A record, or what is read of one.
 pub(crate) trait Record: DeserializeOwned + Send {
@@ -199,66 +195,8 @@ impl Store {
             Err(error) if error.is_not_found() => trash::finish_leftover(self, &key)?,
             Err(error) => return Err(error.into()),
         }
-        let text = record_text(record).map_err(not_encoded(&path))?;
-        fsx::write_atomic(&path, &text)?;
-        fsx::crash_point("record_saved");
+        fsx::write_atomic(&path, &record_bytes(record, &path)?)?;
+        super::points::RECORD_SAVED.pass();
         self.enter(&key)
-    }
-}
-
-/// A file's bytes, one line at least, the way a person can read them.
-pub(crate) fn encode<T: Serialize>(value: &T, path: &Path) -> Result<Vec<u8>, StoreError> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(not_encoded(path))?;
-    bytes.push(b'\n');
-    Ok(bytes)
-}
-
-fn not_encoded(path: &Path) -> impl FnOnce(serde_json::Error) -> StoreError {
-    let path = path.to_owned();
-    move |error| StoreError::Io {
-        action: "encode",
-        path,
-        source: error.into(),
-    }
-}
-
-/// A record as its file has it: each of its fields on a line of its own, with all that the field holds. So it fits on
-/// a screen, and who reads ten thousand of them does not spend a quarter of the time on indents.
-pub fn record_text<T: Serialize>(record: &T) -> serde_json::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut writer = serde_json::Serializer::with_formatter(&mut bytes, FieldPerLine::default());
-    record.serialize(&mut writer)?;
-    bytes.push(b'\n');
-    Ok(bytes)
-}
-
-#[derive(Default)]
-struct FieldPerLine {
-    /// How many objects are open.
-    depth: usize,
-}
-
-impl Formatter for FieldPerLine {
-    fn begin_object<W: ?Sized + Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        self.depth += 1;
-        writer.write_all(b"{")
-    }
-
-    fn end_object<W: ?Sized + Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        self.depth -= 1;
-        writer.write_all(if self.depth == 0 { b"\n}" } else { b"}" })
-    }
-
-    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        writer.write_all(match (self.depth, first) {
-            (1, true) => b"\n  ",
-            (1, false) => b",\n  ",
-            (_, true) => b"",
-            (_, false) => b",",
-        })
-    }
-
-    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        writer.write_all(if self.depth == 1 { b": " } else { b":" })
     }
 }

@@ -9,9 +9,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{Delivery, Mode, TurnSubject};
-use crate::fsx::crash_point;
 use crate::opencode::Opencode;
 use crate::operations::hooks::HookPoint;
+use crate::operations::points;
 use crate::operations::recover::was_prompted;
 use crate::operations::request::TurnRequest;
 use crate::operations::{Engine, EngineError, pending, read_database};
@@ -57,7 +57,7 @@ impl Engine {
         let request = Arc::new(request);
         let lease = self.admission_lease(id, &request, interrupts).await?;
         let lease = Arc::new(lease);
-        crash_point("turn_leased");
+        points::TURN_LEASED.pass();
         let found = {
             let address = request.address.clone();
             let looked =

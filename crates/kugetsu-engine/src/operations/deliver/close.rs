@@ -71,7 +71,7 @@ impl Delivery {
         let proof = if judgement.verdict == Verdict::Completed {
             Proof::default()
         } else {
-            outcome.proof
+            bounded(outcome.proof)
         };
         let log_gap = outcome.ending.tell(&judgement, counts, proof.clone());
         let turn = TurnRecord {
@@ -124,4 +124,21 @@ impl Delivery {
             status_writer,
         })
     }
+}
+
+/// How much of opencode's own error is kept, in bytes of JSON: an answer of a provider may be of any size, and a record has
+/// a limit.
+const MAX_ERROR: usize = 64 << 10;
+
+/// The proof without an error that is too large for a record; its beginning stays, as text.
+fn bounded(proof: Proof) -> Proof {
+    let error = proof.error.map(|error| {
+        let mut text = error.to_string();
+        if text.len() <= MAX_ERROR {
+            return error;
+        }
+        text.truncate(text.floor_char_boundary(MAX_ERROR));
+        serde_json::Value::String(text)
+    });
+    Proof { error, ..proof }
 }

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use super::{Delivery, TurnSubject, unless_interrupted};
 use crate::aside::aside;
-use crate::fsx::crash_point;
 use crate::opencode::{Database, DatabaseError, Opencode, Server, SessionPatch};
+use crate::operations::points;
 use crate::operations::{Engine, EngineError};
 use crate::permission::Rule;
 use crate::transport::{Target, TurnLink};
@@ -36,7 +36,7 @@ impl Delivery {
             return self.fork(kind, link, interrupts).await;
         };
         self.save().await?;
-        crash_point("turn_live");
+        points::TURN_LIVE.pass();
         self.engine.database_writable(&self.opencode, interrupts).await?;
         self.apply_rules().await?;
         Ok(Target::Session(session))
@@ -86,7 +86,7 @@ impl Delivery {
         });
         let base = record.base_session.clone();
         self.save().await?;
-        crash_point("fork_intended");
+        points::FORK_INTENDED.pass();
         let session = if aside_of_run {
             unless_interrupted(interrupts, self.fork_aside(&base)).await??
         } else {
@@ -95,7 +95,7 @@ impl Delivery {
                 None => return Ok(Target::ForkOf(base)),
             }
         };
-        crash_point("fork_made");
+        points::FORK_MADE.pass();
         self.know_fork(&session).await?;
         Ok(Target::Session(session))
     }
@@ -121,9 +121,9 @@ impl Delivery {
         }
         self.save().await?;
         self.fork_lock = None;
-        crash_point("fork_known");
+        points::FORK_KNOWN.pass();
         self.apply_rules().await?;
-        crash_point("fork_settled");
+        points::FORK_SETTLED.pass();
         Ok(())
     }
 

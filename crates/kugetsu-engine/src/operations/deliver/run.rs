@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use super::admit::needs_serve;
 use super::{Closed, Delivery, unless_interrupted};
 use crate::aside::aside;
-use crate::fsx::crash_point;
 use crate::opencode::{Launch, Secrets};
+use crate::operations::points;
 use crate::operations::{DEBUG_LOG, EngineError};
 use crate::process;
 use crate::redact::Redactor;
@@ -192,7 +192,7 @@ impl Delivery {
         };
         let outcome = turn::supervise(turn, connector.as_ref(), link, &mut keeper).await;
         let problem = keeper.problem;
-        crash_point("turn_ended");
+        points::TURN_ENDED.pass();
         let closed = self
             .close(outcome, connector.kind(), redactor, status_writer)
             .await?;

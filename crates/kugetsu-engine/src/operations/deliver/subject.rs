@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use kugetsu_api::{BaseRecord, LiveTurn, SessionId, SessionRecord, TurnRecord, Verdict};
 
-use crate::fsx::crash_point;
+use crate::operations::points;
 use crate::operations::{Engine, EngineError};
 use crate::store::{Lease, RecordKey};
 
@@ -109,7 +109,7 @@ impl TurnSubject {
                     // The line tells the verdict and not the request: after a crash behind it, a person must find both.
                     record.updated = Timestamp::now();
                     engine.store.save_session(lease, record)?;
-                    crash_point("request_recorded");
+                    points::REQUEST_RECORDED.pass();
                 }
                 engine.close_turn(lease, record, turn)
             }
@@ -127,7 +127,7 @@ impl Engine {
         turn: &TurnRecord,
     ) -> Result<(), EngineError> {
         self.store.append_turn(lease, &record.address, turn)?;
-        crash_point("turn_logged");
+        points::TURN_LOGGED.pass();
         record.ended(turn);
         self.store.save_session(lease, record)?;
         Ok(())

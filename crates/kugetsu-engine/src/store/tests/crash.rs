@@ -77,7 +77,7 @@ fn perform_with(store: &Store, operation: &str, lease: &crate::store::Lease) {
 fn a_kill_at_any_moment_leaves_the_old_or_the_new() {
     if let Some(role) = role() {
         let store = Store::open(Path::new(&role[0]).into());
-        fsx::set_crash_point(&role[2]).unwrap();
+        crate::set_crash_point(&role[2]).unwrap();
         return perform(&store, &role[1]);
     }
     let mut passed = BTreeSet::new();
@@ -104,14 +104,11 @@ fn a_kill_at_any_moment_leaves_the_old_or_the_new() {
                     break;
                 }
                 kills += 1;
-                passed.insert(*point);
+                passed.insert(point);
             }
         }
     }
-    let missed: Vec<_> = own_points()
-        .iter()
-        .filter(|point| !passed.contains(*point))
-        .collect();
+    let missed: Vec<_> = own_points().filter(|point| !passed.contains(point)).collect();
     assert!(missed.is_empty(), "no operation passes {missed:?}");
     println!("{kills} kills at {} points, nothing lost", passed.len());
 }
@@ -230,14 +227,14 @@ fn a_new_session_does_not_inherit_the_folder_that_a_crash_left() {
 
 #[test]
 fn crash_points_are_named_or_refused() {
-    let error = fsx::set_crash_point("nowhere").unwrap_err();
+    let error = crate::set_crash_point("nowhere").unwrap_err();
     assert!(error.contains("temp_written"), "{error}");
-    assert!(fsx::set_crash_point("renamed:0").is_err());
-    assert!(fsx::set_crash_point("renamed:x").is_err());
+    assert!(crate::set_crash_point("renamed:0").is_err());
+    assert!(crate::set_crash_point("renamed:x").is_err());
 }
 
-/// The points that operations of the store pass; those behind them belong to whole operations.
-fn own_points() -> &'static [&'static str] {
-    let end = fsx::CRASH_POINTS.iter().position(|point| *point == "turn_leased");
-    &fsx::CRASH_POINTS[..end.expect("the first point of the whole operations")]
+/// The points that operations of the store pass.
+fn own_points() -> impl Iterator<Item = &'static str> {
+    let points = fsx::points::ALL.iter().chain(crate::store::points::ALL);
+    points.map(|point| point.name())
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::store::encoding::{MAX_RECORD, record_text};
 use crate::store::{RecordKey, StoreError};
 
 use super::common::*;
@@ -172,4 +173,40 @@ fn the_trash_expires() {
         Err(StoreError::NotInTrash { .. })
     ));
     store.restore_session(&lease(&store, &new), &new).unwrap();
+}
+
+#[test]
+fn the_largest_record_is_written_destroyed_and_restored_and_no_larger_one_is_written() {
+    let (_folder, store) = store();
+    let address = address("github.com/shoko/kugetsu#14");
+    let lease = lease(&store, &address);
+    let with_title = |length: usize| issue_record(&address, &"x".repeat(length));
+    let overhead = record_text(&with_title(0)).unwrap().len();
+    let largest = usize::try_from(MAX_RECORD).unwrap() - overhead;
+
+    store.save_session(&lease, &with_title(largest)).unwrap();
+    assert_eq!(
+        std::fs::metadata(store.record_path(&RecordKey::from(&address)))
+            .unwrap()
+            .len(),
+        MAX_RECORD
+    );
+    let error = store.save_session(&lease, &with_title(largest + 1)).unwrap_err();
+    assert!(
+        matches!(error, StoreError::RecordTooLarge { max: MAX_RECORD, .. }),
+        "{error}"
+    );
+    assert_eq!(
+        store.session_record(&address).unwrap().unwrap().title.len(),
+        largest
+    );
+
+    store.trash_session(&lease, &address, "destroy").unwrap();
+    let entry = store.newest_trashed(&RecordKey::from(&address)).unwrap();
+    assert_eq!(store.trashed_session(&entry).unwrap().title.len(), largest);
+    store.restore_session(&lease, &address).unwrap();
+    assert_eq!(
+        store.session_record(&address).unwrap().unwrap().title.len(),
+        largest
+    );
 }

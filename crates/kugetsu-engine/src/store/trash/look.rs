@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-use super::{Lease, RecordKey, Store, StoreError, TrashEntry, layout, trash};
+use super::TrashEntry;
 use crate::fsx;
+use crate::store::encoding::MAX_RECORD;
+use crate::store::{Lease, RecordKey, Store, StoreError, layout};
 use kugetsu_api::{BaseRecord, SessionId, SessionRecord};
-
-const MAX_RECORD: u64 = 1 << 20;
 
 impl Store {
     /// Moves the folder of a removed session after its record, where a crash came between.
     pub fn finish_removal(&self, lease: &Lease) -> Result<(), StoreError> {
-        trash::finish_leftover(self, lease.key())
+        super::finish_leftover(self, lease.key())
     }
 
     /// The newest entry of a key that can be restored.
@@ -19,7 +19,7 @@ impl Store {
         self.trash_list()?
             .into_iter()
             .rev()
-            .find(|entry| trash::key_of(entry).as_ref() == Some(key))
+            .find(|entry| super::key_of(entry).as_ref() == Some(key))
             .ok_or_else(|| StoreError::NotInTrash { key: key.clone() })
     }
 

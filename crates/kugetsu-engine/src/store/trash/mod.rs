@@ -8,12 +8,14 @@
 //! The folder of an issue also holds the sessions of its roles, which stay where they are and may be running. So what
 //! belongs to the issue is moved name by name, through `session.part`: while that is there, the move is half done.
 
+mod look;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::records;
+use super::encoding;
 use super::{Lease, Lock, RecordKey, Store, StoreError, layout};
 use crate::fsx::{self, FsError};
 use kugetsu_api::{Address, BaseRecord, RepoRef, SCHEMA, TrashEntry, TrashId};
@@ -200,8 +202,8 @@ impl Store {
         let file = folder.join(ENTRY);
         fsx::refuse_symlinks(&self.home, &self.record_path(key))?;
         self.make_folder_of(&file)?;
-        fsx::write_atomic(&file, &records::encode(entry, &file)?)?;
-        fsx::crash_point("trash_entry_written");
+        fsx::write_atomic(&file, &encoding::encode(entry, &file)?)?;
+        crate::store::points::TRASH_ENTRY_WRITTEN.pass();
         Ok(())
     }
 
@@ -210,7 +212,7 @@ impl Store {
             return Ok(());
         };
         fsx::rename_durable(&place.record, &place.trashed_record)?;
-        fsx::crash_point("trash_record_moved");
+        crate::store::points::TRASH_RECORD_MOVED.pass();
         Ok(())
     }
 
@@ -222,7 +224,7 @@ impl Store {
             fsx::rename_durable(&place.partial_folder, &place.trashed_folder)?;
         }
         fsx::remove_empty_dir(&place.session_folder)?;
-        fsx::crash_point("trash_folder_moved");
+        crate::store::points::TRASH_FOLDER_MOVED.pass();
         Ok(())
     }
 
@@ -258,7 +260,7 @@ impl Store {
         // First of all, so that a crash after the record's move cannot make this look like an entry never begun.
         entry.restored = Some(Timestamp::now());
         let file = place.folder.join(ENTRY);
-        fsx::write_atomic(&file, &records::encode(&entry, &file)?)?;
+        fsx::write_atomic(&file, &encoding::encode(&entry, &file)?)?;
         self.make_folder_of(&place.record)?;
         if exists(&place.trashed_folder) {
             fsx::refuse_symlinks(&self.home, &place.session_folder)?;
@@ -273,9 +275,9 @@ impl Store {
             self.move_own(&place.partial_folder, &place.session_folder)?;
             fsx::remove_empty_dir(&place.partial_folder)?;
         }
-        fsx::crash_point("restore_folder_moved");
+        crate::store::points::RESTORE_FOLDER_MOVED.pass();
         fsx::rename_durable(&place.trashed_record, &place.record)?;
-        fsx::crash_point("restore_record_moved");
+        crate::store::points::RESTORE_RECORD_MOVED.pass();
         drop(lock);
         self.enter(key)?;
         remove_if_empty(&place.folder)?;

@@ -1,0 +1,109 @@
+//! Crash points: the moments at which tests kill the process, to prove what the next command finds.
+//!
+//! Each layer declares its own points with [`crash_points!`](crate::crash::crash_points) and passes them with
+//! [`CrashPoint::pass`]. This module knows no layer.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// A moment that has a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CrashPoint(&'static str);
+
+/// Declares the crash points of a layer: a constant for each, and `ALL`.
+macro_rules! crash_points {
+    ($($constant:ident = $name:literal;)*) => {
+        use crate::crash::CrashPoint;
+
+        $(pub(crate) const $constant: CrashPoint = CrashPoint::declare($name);)*
+
+        /// Every crash point of this layer.
+        pub(crate) const ALL: &[CrashPoint] = &[$($constant),*];
+    };
+}
+pub(crate) use crash_points;
+
+/// What a point that is passed does.
+enum Armed {
+    /// Kills the process when this point has been passed so many times more.
+    At(CrashPoint, u64),
+    /// Writes the point's name here.
+    Log(File),
+}
+
+static IS_ARMED: AtomicBool = AtomicBool::new(false);
+static ARMED: Mutex<Option<Armed>> = Mutex::new(None);
+
+/// Arms one of the points. `name`, or `name:n` for the n-th time it is passed: the process then kills itself there as
+/// `kill -9` would. `log:FILE`: nothing is killed, and the name of each point that is passed is a line of FILE.
+pub(crate) fn arm(spec: &str, points: &[&[CrashPoint]]) -> Result<(), String> {
+    let (name, rest) = spec.split_once(':').unwrap_or((spec, "1"));
+    let known = || points.iter().copied().flatten().copied();
+    let armed = if name == "log" {
+        let file = crate::fsx::create_append(std::path::Path::new(rest));
+        Armed::Log(file.map_err(|error| error.to_string())?)
+    } else if let Some(point) = known().find(|point| point.0 == name) {
+        match rest.parse() {
+            Ok(count @ 1..) => Armed::At(point, count),
+            _ => return Err(format!("`{rest}` is not a count of passes")),
+        }
+    } else {
+        let names: Vec<_> = known().map(|point| point.0).collect();
+        return Err(format!(
+            "`{name}` is not a crash point; there are: {}",
+            names.join(", ")
+        ));
+    };
+    *ARMED.lock().unwrap_or_else(PoisonError::into_inner) = Some(armed);
+    IS_ARMED.store(true, Ordering::SeqCst);
+    Ok(())
+}
+
+impl CrashPoint {
+    /// Only for [`crash_points!`].
+    pub(crate) const fn declare(name: &'static str) -> Self {
+        Self(name)
+    }
+
+    /// The name that [`arm`] takes.
+    #[cfg(test)]
+    pub(crate) fn name(self) -> &'static str {
+        self.0
+    }
+
+    /// Whether somebody wants to know of this point.
+    pub(crate) fn is_armed(self) -> bool {
+        IS_ARMED.load(Ordering::Relaxed)
+            && match ARMED.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+                Some(Armed::At(at, _)) => *at == self,
+                Some(Armed::Log(_)) => true,
+                None => false,
+            }
+    }
+
+    /// Dies here when [`arm`] asked for it.
+    pub(crate) fn pass(self) {
+        if !self.is_armed() {
+            return;
+        }
+        let mut armed = ARMED.lock().unwrap_or_else(PoisonError::into_inner);
+        match armed.as_mut() {
+            Some(Armed::Log(file)) => {
+                let _ = writeln!(file, "{}", self.0);
+            }
+            Some(Armed::At(_, left)) => {
+                *left -= 1;
+                if *left == 0 {
+                    let us = rustix::process::getpid();
+                    let _ = rustix::process::kill_process(us, rustix::process::Signal::KILL);
+                    loop {
+                        std::thread::park();
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+}
