@@ -42,8 +42,12 @@ pub(crate) fn arm(spec: &str, points: &[&[CrashPoint]]) -> Result<(), String> {
     let (name, rest) = spec.split_once(':').unwrap_or((spec, "1"));
     let known = || points.iter().copied().flatten().copied();
     let armed = if name == "log" {
-        let file = crate::fsx::create_append(std::path::Path::new(rest));
-        Armed::Log(file.map_err(|error| error.to_string())?)
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a log of a test, and fsx has crash points itself"
+        )]
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(rest);
+        Armed::Log(file.map_err(|error| format!("{rest}: {error}"))?)
     } else if let Some(point) = known().find(|point| point.0 == name) {
         match rest.parse() {
             Ok(count @ 1..) => Armed::At(point, count),

@@ -43,6 +43,8 @@ mod recover;
 mod repository;
 mod request;
 mod spawn;
+#[cfg(test)]
+mod tests;
 mod worktree;
 
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::values::{
     OnAskSetting, boolean, choice, count, duration, optional, optional_count, optional_model, optional_usd,
-    paths, positive, rules,
+    paths, positive, rules as rule_list,
 };
 use super::{HostSettings, Origin, SettingKey};
 use crate::turn::answers::Strategy;
@@ -25,7 +25,7 @@ macro_rules! settings {
             pub hosts: BTreeMap<String, HostSettings>,
             /// Where the values came from.
             pub origins: Origins,
-            texts: Vec<String>,
+            texts: [String; COUNT],
         }
 
         /// Where the value of each setting came from.
@@ -33,6 +33,9 @@ macro_rules! settings {
         pub struct Origins {
             $(#[doc = concat!("Where `", stringify!($name), "` came from.")] pub $name: Origin,)*
         }
+
+        /// How many settings there are.
+        pub(super) const COUNT: usize = SETTINGS.len();
 
         /// Every setting, in the order in which documents list them.
         pub const SETTINGS: &[SettingKey] = &[
@@ -42,24 +45,22 @@ macro_rules! settings {
         impl Settings {
             /// Types the text of each setting, in the order of [`SETTINGS`]. The error has the place of the setting there.
             pub(super) fn typed(
-                texts: Vec<String>,
-                origins: Vec<Origin>,
+                texts: [String; COUNT],
+                origins: [Origin; COUNT],
                 hosts: BTreeMap<String, HostSettings>,
             ) -> Result<Self, (usize, String)> {
-                let mut place = 0..;
-                let mut text = texts.iter();
-                let mut origin = origins.into_iter();
-                Ok(Self {
-                    $($name: {
-                        let place = place.next().unwrap_or_default();
-                        let text = text.next().map_or($default, String::as_str);
-                        let read: fn(&str) -> Result<$type, String> = $read;
-                        read(text).map_err(|problem| (place, problem))?
-                    },)*
-                    hosts,
-                    origins: Origins { $($name: origin.next().unwrap_or_default(),)* },
-                    texts,
-                })
+                // The compiler counts: one name for each text and each origin.
+                let places: [usize; COUNT] = std::array::from_fn(|place| place);
+                let [$($name),*] = places;
+                $(let $name = {
+                    let read: fn(&str) -> Result<$type, String> = $read;
+                    read(&texts[$name]).map_err(|problem| ($name, problem))?
+                };)*
+                let origins = {
+                    let [$($name),*] = origins;
+                    Origins { $($name),* }
+                };
+                Ok(Self { $($name,)* hosts, origins, texts })
             }
 
             /// Every setting: its key, its value as it would be typed, where that came from.
@@ -113,7 +114,7 @@ settings! {
         "how long to wait for a lock of the store";
     preset: Preset = "headless", choice,
         "the permission preset of new bases: headless, read-only or full";
-    rules: Vec<Rule> = "", rules,
+    rules: Vec<Rule> = "", rule_list,
         "permission rules of new bases after the preset, as a list: [\"bash:git push *=deny\"]";
     worktree: bool = "false", boolean,
         "whether each new session gets a git worktree of its own: true or false";

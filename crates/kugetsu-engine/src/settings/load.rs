@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::declare::COUNT;
 use super::{HostSettings, Origin, SETTINGS, Settings};
 use crate::environment::Environment;
 
@@ -66,11 +67,9 @@ impl Settings {
             line: error.span().map_or(1, |span| line_of(&text, span.start)),
             message: error.message().trim().replace('\n', " "),
         })?;
-        let mut values: Vec<(String, Origin)> = SETTINGS
-            .iter()
-            .map(|key| (key.default.to_owned(), Origin::Default))
-            .collect();
-        let mut lines = vec![0; SETTINGS.len()];
+        let mut values: [(String, Origin); COUNT] =
+            std::array::from_fn(|place| (SETTINGS[place].default.to_owned(), Origin::Default));
+        let mut lines = [0; COUNT];
         let mut hosts = BTreeMap::new();
         for (name, value) in table.get_ref() {
             let line = line_of(&text, name.span().start);
@@ -94,10 +93,10 @@ impl Settings {
                 *value = (text.to_string_lossy().into_owned(), Origin::Environment(variable));
             }
         }
-        let given = values.clone();
-        let (texts, origins) = values.into_iter().unzip();
+        let texts = values.each_ref().map(|(text, _)| text.clone());
+        let origins = values.each_ref().map(|(_, origin)| origin.clone());
         Self::typed(texts, origins, hosts).map_err(|(place, problem)| {
-            let (value, origin) = &given[place];
+            let (value, origin) = &values[place];
             SettingsError::Value {
                 origin: match origin {
                     Origin::File => at(file, lines[place]),

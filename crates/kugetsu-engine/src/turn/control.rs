@@ -71,7 +71,7 @@ pub enum ControlMessage {
 #[derive(Debug)]
 pub struct Control {
     pub(super) messages: mpsc::UnboundedReceiver<ControlMessage>,
-    pub(super) progress: super::status::TurnProgress,
+    pub(super) progress: super::progress::TurnProgress,
 }
 
 impl Control {

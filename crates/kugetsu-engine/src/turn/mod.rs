@@ -8,6 +8,7 @@ pub mod control;
 mod encoder;
 mod limits;
 mod machine;
+mod progress;
 mod resume;
 pub mod status;
 pub mod stream;

@@ -6,7 +6,7 @@
 //! is alive and the supervisor is dead or silent.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -14,12 +14,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::Counts;
 use super::control::{self, Control, ControlMessage, SIGNAL_FILE};
+use super::progress::TurnProgress;
 use crate::aside::aside;
 use crate::process;
 use crate::store::{RecordKey, Store};
-use crate::transport::{ToolStatus, TransportEvent};
 pub use kugetsu_api::{RunState, STATUS_SCHEMA as SCHEMA, TurnStatus};
 use kugetsu_api::{TokenCount, Verdict};
 
@@ -39,53 +38,6 @@ const PACE: Duration = Duration::from_secs(1);
 pub fn read(store: &Store, key: &RecordKey) -> Option<TurnStatus> {
     let bytes = store.read_run(key, STATUS_FILE).ok()??;
     serde_json::from_slice(&bytes).ok()
-}
-
-/// What the supervisor tells the keeper, in memory only.
-#[derive(Clone, Debug, Default)]
-pub(super) struct TurnProgress(Arc<Mutex<Notes>>);
-
-#[derive(Clone, Debug, Default)]
-struct Notes {
-    state: RunState,
-    step: u64,
-    tools: Vec<(String, String)>,
-    counts: Counts,
-    changed: bool,
-    urgent: bool,
-}
-
-impl TurnProgress {
-    fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes an event of opencode.
-    pub(super) fn note_event(&self, event: &TransportEvent, counts: &Counts) {
-        let mut notes = self.notes();
-        match event {
-            TransportEvent::StepStarted => notes.step += 1,
-            TransportEvent::Tool(call) => {
-                notes.tools.retain(|(id, _)| *id != call.call);
-                if matches!(call.status, ToolStatus::Pending | ToolStatus::Running) {
-                    notes.tools.push((call.call.clone(), call.tool.clone()));
-                }
-            }
-            TransportEvent::StepFinished { .. } => notes.tools.clear(),
-            TransportEvent::SubagentStep { .. } => {}
-            _ => return,
-        }
-        notes.counts = *counts;
-        notes.changed = true;
-    }
-
-    /// The turn was paused or goes on; written at the next look.
-    pub(super) fn state(&self, state: RunState) {
-        let mut notes = self.notes();
-        notes.state = state;
-        notes.tools.clear();
-        notes.urgent = true;
-    }
 }
 
 /// The status file of one turn; whoever writes it last is the one who closes it.

@@ -1,0 +1,154 @@
+//! What a process with many requests relies on: what is started sees the environment of its request alone, and a request
+//! keeps the settings that it began with.
+
+use kugetsu_api::{Address, RefContext, TransportChoice, TransportKind, Verdict};
+use kugetsu_testing::{FakeScript, Opencode, ServeMode, World, kugetsu_binary};
+
+use super::{Engine, Environment, Mode, TurnOptions, TurnRequest, WorktreeRequest};
+use crate::settings::Settings;
+use crate::turn::Responder;
+
+fn environment(world: &World) -> Environment {
+    let variables = world.environment().into_iter();
+    let variables = variables.map(|(name, value)| (name.into(), value));
+    Environment::new(variables, world.home(), kugetsu_binary())
+}
+
+fn settings(world: &World) -> Settings {
+    Settings::load(&world.kugetsu_home().join("config.toml"), &environment(world)).unwrap()
+}
+
+fn configure(world: &World, text: &str) {
+    #[expect(clippy::disallowed_methods, reason = "a file of the test's world")]
+    std::fs::write(world.kugetsu_home().join("config.toml"), text).unwrap();
+}
+
+/// A world with a base, whose opencode is scripted.
+fn world() -> World {
+    let world = World::new(Opencode::Fake);
+    world.fake(&FakeScript {
+        serve: ServeMode::Sessions,
+        ..FakeScript::default()
+    });
+    world.run(["init"]).expect_status(0);
+    world
+}
+
+fn request(engine: &Engine, number: u64) -> TurnRequest {
+    let address = Address::parse(
+        &format!("github.com/shoko/kugetsu#{number}"),
+        &RefContext::default(),
+    )
+    .unwrap();
+    TurnRequest {
+        typed: address.to_string(),
+        address,
+        turn: None,
+        prompt: "hello".to_owned(),
+        mode: Mode::Start,
+        wait: None,
+        worktree: WorktreeRequest {
+            wanted: Some(true),
+            ..WorktreeRequest::default()
+        },
+        options: TurnOptions {
+            transport: TransportChoice::Only(TransportKind::Run),
+            limits: engine.settings().limits(),
+            model: None,
+            agent: None,
+            debug: false,
+        },
+    }
+}
+
+fn run(engine: &Engine, number: u64) -> Verdict {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut turn = engine.spawn(request(engine, number), Responder::default());
+        turn.done.wait().await.unwrap().turn.verdict
+    })
+}
+
+/// The test's own process has variables that the world has not: `CARGO_MANIFEST_DIR` at least, which cargo sets.
+#[test]
+fn what_is_started_sees_the_environment_of_the_request_alone() {
+    let world = world();
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+    let seen = world.root().join("seen");
+    let bin = world.root().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let program = |name: &str, text: String| {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = bin.join(name);
+        #[expect(clippy::disallowed_methods, reason = "a file of the test's world")]
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    program(
+        "git",
+        format!(
+            "#!/bin/sh\nenv >> {0}.git\nPATH=\"${{PATH#*:}}\" exec git \"$@\"\n",
+            seen.display()
+        ),
+    );
+    program(
+        "opencode",
+        format!(
+            "#!/bin/sh\nenv >> {0}.opencode\nexec \"$REAL_OPENCODE\" \"$@\"\n",
+            seen.display()
+        ),
+    );
+    configure(
+        &world,
+        &format!("hook_before_turn = \"env > {}.hook\"\n", seen.display()),
+    );
+    let mut variables: std::collections::BTreeMap<_, _> = world.environment().into_iter().collect();
+    let real = variables
+        .insert("KUGETSU_OPENCODE", bin.join("opencode").into())
+        .unwrap();
+    variables.insert("REAL_OPENCODE", real);
+    let path = variables.remove("PATH").unwrap().into_string().unwrap();
+    variables.insert("PATH", format!("{}:{path}", bin.display()).into());
+    variables.insert("OF_THE_REQUEST", "yes".into());
+    let variables = variables.into_iter().map(|(name, value)| (name.into(), value));
+    let environment = Environment::new(variables, world.home(), kugetsu_binary());
+    let settings = Settings::load(&world.kugetsu_home().join("config.toml"), &environment).unwrap();
+    let engine = Engine::open(world.kugetsu_home(), settings, environment);
+
+    assert_eq!(run(&engine, 1), Verdict::Completed);
+    for what in ["git", "opencode", "hook"] {
+        let seen = std::fs::read_to_string(seen.with_extension(what)).unwrap();
+        assert!(seen.contains("OF_THE_REQUEST=yes"), "{what}: {seen}");
+        assert!(!seen.contains("CARGO_MANIFEST_DIR"), "{what}: {seen}");
+    }
+}
+
+#[test]
+fn a_request_keeps_the_settings_that_it_began_with() {
+    let world = world();
+    configure(&world, "hook_before_turn = \"false\"\n");
+    let before = Engine::open(world.kugetsu_home(), settings(&world), environment(&world));
+    let handle = before.clone();
+    configure(&world, "grace = \"3s\"\n");
+    let after = before.clone().with_settings(settings(&world));
+
+    assert_eq!(after.settings().grace.as_secs(), 3);
+    assert_eq!(after.settings().hook_before_turn, None);
+    assert_eq!(handle.settings().hook_before_turn.as_deref(), Some("false"));
+    assert_eq!(run(&after, 1), Verdict::Completed);
+    // One registry: a turn of either is a turn of this process.
+    assert!(handle.running_here().is_empty());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let error = runtime.block_on(async {
+        let mut turn = handle.spawn(request(&handle, 2), Responder::default());
+        assert_eq!(after.running_here(), [turn.id]);
+        turn.done.wait().await.unwrap_err()
+    });
+    assert!(error.to_string().contains("hook_before_turn"), "{error}");
+}

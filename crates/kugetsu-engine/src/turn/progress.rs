@@ -1,0 +1,54 @@
+//! What a running turn is doing, shared between its supervisor and the writer of its status file.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Counts;
+use crate::transport::{ToolStatus, TransportEvent};
+use kugetsu_api::RunState;
+
+/// What the supervisor tells the writer of the status file, in memory only.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TurnProgress(Arc<Mutex<Notes>>);
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Notes {
+    pub(super) state: RunState,
+    pub(super) step: u64,
+    pub(super) tools: Vec<(String, String)>,
+    pub(super) counts: Counts,
+    pub(super) changed: bool,
+    pub(super) urgent: bool,
+}
+
+impl TurnProgress {
+    pub(super) fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes an event of opencode.
+    pub(super) fn note_event(&self, event: &TransportEvent, counts: &Counts) {
+        let mut notes = self.notes();
+        match event {
+            TransportEvent::StepStarted => notes.step += 1,
+            TransportEvent::Tool(call) => {
+                notes.tools.retain(|(id, _)| *id != call.call);
+                if matches!(call.status, ToolStatus::Pending | ToolStatus::Running) {
+                    notes.tools.push((call.call.clone(), call.tool.clone()));
+                }
+            }
+            TransportEvent::StepFinished { .. } => notes.tools.clear(),
+            TransportEvent::SubagentStep { .. } => {}
+            _ => return,
+        }
+        notes.counts = *counts;
+        notes.changed = true;
+    }
+
+    /// The turn was paused or goes on; written at the next look.
+    pub(super) fn state(&self, state: RunState) {
+        let mut notes = self.notes();
+        notes.state = state;
+        notes.tools.clear();
+        notes.urgent = true;
+    }
+}
