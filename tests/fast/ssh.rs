@@ -184,7 +184,7 @@ fn the_exit_status_is_the_one_over_there() {
     assert_eq!(unreachable.expect_status(75).json()["exit_status"], 75);
     let option = world.run(["--host=-oProxyCommand=false", "list"]);
     assert!(
-        option.expect_status(64).stderr().contains("no destination"),
+        option.expect_status(64).stderr().contains("not a destination"),
         "{option}"
     );
 }

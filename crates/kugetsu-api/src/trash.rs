@@ -38,7 +38,7 @@ pub struct TrashEntry {
     pub schema: u32,
     /// The entry's name.
     pub id: TrashId,
-    /// The session's address, when it was no base.
+    /// The session's address, unless it was a base.
     #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Address>,
     /// The repository, when it was a base.
@@ -50,7 +50,7 @@ pub struct TrashEntry {
     pub why: String,
     /// Where the record was, below `sessions/`.
     pub record: PathBuf,
-    /// Where the folder was, below `sessions/`; absent when there was none.
+    /// Where the folder was, below `sessions/`; absent if there was no folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
     /// When it was put back, or that was begun.

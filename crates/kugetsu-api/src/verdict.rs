@@ -65,7 +65,7 @@ impl Verdict {
         }
     }
 
-    /// The same, unless a result could not be told whole: that is no success.
+    /// The same, unless the output has a gap: then a completed turn does not count as a success.
     pub fn exit_status_told(self, whole: bool) -> ExitStatus {
         match self {
             Self::Completed if !whole => ExitStatus::CannotWrite,
@@ -101,6 +101,6 @@ impl std::str::FromStr for Verdict {
         Self::ALL
             .into_iter()
             .find(|verdict| verdict.as_str() == word)
-            .ok_or_else(|| format!("`{word}` is no verdict"))
+            .ok_or_else(|| format!("`{word}` is not a verdict"))
     }
 }

@@ -330,7 +330,7 @@ fn create_dir_all(root: &Path, folder: &Path, durable: bool) -> Result<()> {
     })
 }
 
-/// Refuses `path` when it, or a folder between it and `root`, is a symbolic link. What is missing is no fault.
+/// Refuses `path` when it, or a folder between it and `root`, is a symbolic link. A missing path is not an error.
 pub fn refuse_symlinks(root: &Path, path: &Path) -> Result<()> {
     each_below(root, path, refuse_symlink)
 }
@@ -401,7 +401,7 @@ pub fn sync_file(path: &Path) -> Result<()> {
         .map_err(failed)
 }
 
-/// Removes a file, and waits until it is gone from the disk. A file that is not there is no fault.
+/// Removes a file, and waits until it is gone from the disk. A missing file is not an error.
 pub fn remove_file_durable(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Ok(()) => sync_folder(folder_of(path)),
@@ -410,7 +410,7 @@ pub fn remove_file_durable(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a folder and all that is in it; links in it are removed, not followed. One that is not there is no fault.
+/// Removes a folder and all that is in it; links in it are removed, not followed. A missing folder is not an error.
 pub fn remove_dir_all_durable(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Ok(()) => sync_folder(folder_of(path)),

@@ -1,6 +1,6 @@
-//! Why a text is no reference, and what to write instead.
+//! Why a text is not a valid reference, and what to write instead.
 
-/// Why a text is no reference. Every message shows the text with everything unusual escaped.
+/// Why a text is not a valid reference. Every message shows the text with everything unusual escaped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RefError {
@@ -63,8 +63,8 @@ pub enum RefError {
         /// Where it begins, from 1.
         position: usize,
     },
-    /// The first part is no host with an optional port.
-    #[error("`{}`: `{}` is no instance: {why}; write the forge's host, such as github.com or git.example.org:3000", Shown(.text), Shown(.instance))]
+    /// The first part is not a host with an optional port.
+    #[error("`{}`: `{}` is not a valid instance: {why}; write the forge's host, such as github.com or git.example.org:3000", Shown(.text), Shown(.instance))]
     BadInstance {
         /// What was written.
         text: String,
@@ -73,7 +73,7 @@ pub enum RefError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// Three or more segments, and the first is no instance.
+    /// Three or more segments, and the first is not an instance.
     #[error("`{}` does not begin with an instance (`{}` has no dot and no port); write the instance first, such as github.com/{}", Shown(.text), Shown(.first), Shown(.text))]
     NoInstance {
         /// What was written.
@@ -82,19 +82,19 @@ pub enum RefError {
         first: String,
     },
     /// Owner and repository only, and no default instance.
-    #[error("`{}` names no instance, and no default one is configured; write it first, such as github.com/{}, or set `instance` in config.toml", Shown(.text), Shown(.text))]
+    #[error("`{}` has no instance, and no default instance is configured; write github.com/{}, or set `instance` in config.toml", Shown(.text), Shown(.text))]
     NoDefaultInstance {
         /// What was written.
         text: String,
     },
     /// A number alone, outside a clone.
-    #[error("`{}` alone needs a clone to stand in, with a remote `origin` on a forge; write the whole reference, such as github.com/shoko/kugetsu#14", Shown(.text))]
+    #[error("`{}` alone needs a clone with a remote `origin` as the current directory; write the whole reference, such as github.com/shoko/kugetsu#14", Shown(.text))]
     NotInClone {
         /// What was written.
         text: String,
     },
     /// Not enough segments for owner and repository.
-    #[error("`{}` names no owner and repository; write owner/repo after the instance, such as github.com/shoko/kugetsu", Shown(.text))]
+    #[error("`{}` is not an issue or a repository: use 14, owner/repo#14 or its URL", Shown(.text))]
     TooFewSegments {
         /// What was written.
         text: String,
@@ -106,7 +106,7 @@ pub enum RefError {
         text: String,
     },
     /// A number that no issue has.
-    #[error("`{}`: `{}` is no issue number; write digits only, from 1 to {}", Shown(.text), Shown(.number), u64::MAX)]
+    #[error("`{}`: `{}` is not a valid issue number; write digits only, from 1 to {}", Shown(.text), Shown(.number), u64::MAX)]
     BadNumber {
         /// What was written.
         text: String,

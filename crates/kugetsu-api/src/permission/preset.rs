@@ -78,7 +78,7 @@ impl Preset {
 
 /// A word that names no preset.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no permission preset: it is `headless`, `read-only` or `full`")]
+#[error("`{0}` is not a permission preset: it is `headless`, `read-only` or `full`")]
 pub struct PresetError(pub String);
 
 impl FromStr for Preset {

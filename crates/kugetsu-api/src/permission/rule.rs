@@ -10,16 +10,16 @@ const MAX_PATTERN: usize = 4096;
 /// Longest class taken, in bytes.
 const MAX_CLASS: usize = 200;
 
-/// Why a text is no rule.
+/// Why a text is not a valid rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RuleError {
     /// There is no `=`.
     #[error(
-        "`{0}` is no permission rule: write `permission[:pattern]=action`, for example `bash:git push *=deny`"
+        "`{0}` is not a valid permission rule: write `permission[:pattern]=action`, for example `bash:git push *=deny`"
     )]
     NoAction(String),
-    /// What follows the last `=` is no action.
-    #[error("`{action}` in the rule `{rule}` is no action: it is `allow`, `deny` or `ask`")]
+    /// What follows the last `=` is not an action.
+    #[error("`{action}` in the rule `{rule}` is not an action: it is `allow`, `deny` or `ask`")]
     Action {
         /// The whole text.
         rule: String,
@@ -28,7 +28,7 @@ pub enum RuleError {
     },
     /// What precedes the `:` cannot be a permission class.
     #[error(
-        "`{class}` in the rule `{rule}` is no permission class: it is a tool's or class's name such as `bash`, `edit`, \
+        "`{class}` in the rule `{rule}` is not a valid permission class: it is a tool's or class's name such as `bash`, `edit`, \
          `external_directory`, and `*` stands for any characters"
     )]
     Class {
@@ -126,9 +126,9 @@ impl Action {
     }
 }
 
-/// A word that is no action.
+/// A word that is not an action.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no action: it is `allow`, `deny` or `ask`")]
+#[error("`{0}` is not an action: it is `allow`, `deny` or `ask`")]
 pub struct ActionError(pub String);
 
 impl FromStr for Action {

@@ -65,14 +65,14 @@ fn nonsense_is_refused_and_says_what_to_write() {
         ("edit", "write `permission[:pattern]=action`"),
         (
             "edit=maybe",
-            "`maybe` in the rule `edit=maybe` is no action: it is `allow`, `deny` or `ask`",
+            "`maybe` in the rule `edit=maybe` is not an action: it is `allow`, `deny` or `ask`",
         ),
-        ("edit=", "is no action"),
-        ("=deny", "is no permission class"),
-        (":x=deny", "is no permission class"),
-        ("ba?h=deny", "is no permission class"),
-        ("7=deny", "is no permission class"),
-        ("b sh=deny", "is no permission class"),
+        ("edit=", "is not an action"),
+        ("=deny", "is not a valid permission class"),
+        (":x=deny", "is not a valid permission class"),
+        ("ba?h=deny", "is not a valid permission class"),
+        ("7=deny", "is not a valid permission class"),
+        ("b sh=deny", "is not a valid permission class"),
         ("bash:=deny", "an empty pattern"),
         ("bash:a\0b=deny", "a control character"),
         ("bash:a\nb=deny", "a control character"),
@@ -95,7 +95,7 @@ fn presets_have_names() {
     let error = "yolo".parse::<Preset>().unwrap_err().to_string();
     assert_eq!(
         error,
-        "`yolo` is no permission preset: it is `headless`, `read-only` or `full`"
+        "`yolo` is not a permission preset: it is `headless`, `read-only` or `full`"
     );
     assert_eq!(Preset::default(), Preset::Headless);
 }

@@ -296,7 +296,7 @@ impl Watch {
                     // A stopped process takes SIGTERM only when it goes on.
                     tree::signal(&target, Signal::CONT);
                 }
-                // A grace beyond the clock's range is no limit; a day stands for it.
+                // A grace period beyond the clock's range becomes a day.
                 let until = asked.unwrap_or_else(|| Instant::now() + Duration::from_hours(24));
                 self.phase = Phase::Terminating { until };
             }
@@ -363,7 +363,7 @@ impl Watch {
     }
 }
 
-/// Where reports go; nowhere when stdin is no socket or nobody listens any more.
+/// Where reports go; nowhere if stdin is not a socket or nobody listens any more.
 struct Reports(Option<File>);
 
 impl Reports {

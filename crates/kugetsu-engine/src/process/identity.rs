@@ -51,7 +51,7 @@ pub fn is_alive(identity: &ProcessIdentity) -> Liveness {
     }
 }
 
-/// Asks a process to end (SIGTERM). One that is gone is no fault.
+/// Asks a process to end (SIGTERM). A process that is gone is not an error.
 pub fn terminate(pid: u32) -> Result<(), ProcessError> {
     let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {
         return Ok(());

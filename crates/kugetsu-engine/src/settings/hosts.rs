@@ -23,7 +23,7 @@ pub struct HostSettings {
 /// What is wrong with a host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no destination for ssh; it is a name of ~/.ssh/config, host, user@host or ssh://user@host:port"
+    "`{0}` is not a destination for ssh; it is a name of ~/.ssh/config, host, user@host or ssh://user@host:port"
 )]
 pub struct HostError(pub String);
 

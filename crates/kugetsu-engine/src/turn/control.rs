@@ -41,7 +41,7 @@ pub(super) fn drop_stale(store: &Store, key: &RecordKey, turn: Uuid) {
     }
 }
 
-/// Takes the signal that is there for this turn. `Err`: something was there that is none, in words for people.
+/// Takes the signal that is there for this turn. `Err` says in words what was there instead of a signal.
 pub(super) fn take(store: &Store, key: &RecordKey, turn: Uuid) -> Result<Option<Signal>, String> {
     let bytes = match store.take_run(key, SIGNAL_FILE) {
         Ok(Some(bytes)) => bytes,
@@ -54,7 +54,9 @@ pub(super) fn take(store: &Store, key: &RecordKey, turn: Uuid) -> Result<Option<
         }
         Ok(file) if file.turn.is_some_and(|meant| meant != turn) => Ok(None),
         Ok(file) => Ok(Some(file.signal)),
-        Err(error) => Err(format!("the signal file was no signal and was removed: {error}")),
+        Err(error) => Err(format!(
+            "the signal file was not a valid signal and was removed: {error}"
+        )),
     }
 }
 
@@ -63,7 +65,7 @@ pub(super) fn take(store: &Store, key: &RecordKey, turn: Uuid) -> Result<Option<
 pub enum ControlMessage {
     /// A signal.
     Signal(Signal),
-    /// Something that was none.
+    /// A file that was not a valid signal.
     Problem(String),
 }
 

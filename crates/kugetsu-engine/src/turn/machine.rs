@@ -476,7 +476,7 @@ fn is_over(reason: &str) -> bool {
     matches!(reason, "stop" | "end_turn" | "end-turn")
 }
 
-/// Reasons that are none: such a step says nothing, and may be followed by the next one without end.
+/// Finish reasons that say nothing: steps with them can follow each other without end.
 fn is_idle(reason: &str) -> bool {
     !is_over(reason) && reason != "tool-calls"
 }

@@ -127,7 +127,7 @@ impl StreamEnd {
 #[async_trait]
 pub trait ForkKeeper: Send {
     /// Called once, as soon as the id is known. When it fails, the turn ends as failed, since a session that cannot be
-    /// remembered is no result.
+    /// remembered is not a result.
     async fn fork_known(&mut self, session: &SessionId) -> Result<(), String>;
 }
 

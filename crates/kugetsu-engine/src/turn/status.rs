@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// The shortest time between two writes that only tell of progress.
 const PACE: Duration = Duration::from_secs(1);
 
-/// The status of the turn that runs, or ran last, for this key. A file that is none is taken for missing: it is worth
+/// The status of the turn that runs, or ran last, for this key. A file that is not a valid status counts as missing: it is worth
 /// nothing beside the record.
 pub fn read(store: &Store, key: &RecordKey) -> Option<TurnStatus> {
     let bytes = store.read_run(key, STATUS_FILE).ok()??;

@@ -276,7 +276,7 @@ impl Supervisor<'_> {
         };
         self.turn.target = Target::Session(session.clone());
         self.machine.reborn(self.began.elapsed());
-        // Not knowing is no reason to send a prompt twice.
+        // If this cannot be known, the prompt must not be sent again.
         let (database, started) = (self.database(), self.started);
         let stored_turn = aside(move || stored_turn(&database, &session, started)).await?;
         Ok(match stored_turn {
