@@ -275,7 +275,7 @@ impl Supervisor<'_> {
             return Ok(Ok(self.turn.prompt.clone()));
         };
         self.turn.target = Target::Session(session.clone());
-        self.machine.reborn(self.began.elapsed());
+        self.machine.restarted(self.began.elapsed());
         // Not knowing is no reason to send a prompt twice.
         let (database, started) = (self.database(), self.started);
         let stored_turn = aside(move || stored_turn(&database, &session, started)).await?;
