@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use reqwest::{Client, Method, RequestBuilder, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::message::TurnAnswer;
@@ -59,6 +59,24 @@ pub enum Problem {
     /// The body is not what the API promises.
     #[error("unexpected answer: {0}")]
     Shape(String),
+}
+
+impl ApiError {
+    /// The server has no such session or request.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.problem, Problem::Status { status: 404, .. })
+    }
+
+    /// The server does not take the request, and would not take it another time.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self.problem,
+            Problem::Status {
+                status: 400..=499,
+                ..
+            }
+        )
+    }
 }
 
 impl Api {
@@ -191,13 +209,12 @@ impl Api {
         model: Option<&str>,
         agent: Option<&str>,
     ) -> Result<TurnAnswer, ApiError> {
-        let mut body = json!({"parts": [{"type": "text", "text": text}]});
-        if let Some((provider, model)) = model.and_then(|name| name.split_once('/')) {
-            body["model"] = json!({"providerID": provider, "modelID": model});
-        }
-        if let Some(agent) = agent {
-            body["agent"] = json!(agent);
-        }
+        let model = model.and_then(|name| name.split_once('/'));
+        let body = json!(PromptBody {
+            parts: [TextPart { kind: "text", text }],
+            model: model.map(|(provider, model)| ModelName { provider, model }),
+            agent,
+        });
         let path = format!("/session/{session}/message");
         self.call(Method::POST, &path, Some(&body), Some).await
     }
@@ -267,6 +284,30 @@ impl PermissionReply {
             Self::Reject => "reject",
         }
     }
+}
+
+#[derive(Serialize)]
+struct PromptBody<'a> {
+    parts: [TextPart<'a>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<ModelName<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct TextPart<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    text: &'a str,
+}
+
+#[derive(Serialize)]
+struct ModelName<'a> {
+    #[serde(rename = "providerID")]
+    provider: &'a str,
+    #[serde(rename = "modelID")]
+    model: &'a str,
 }
 
 #[derive(Default, Deserialize)]

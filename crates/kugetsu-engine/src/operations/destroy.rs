@@ -109,7 +109,7 @@ impl Engine {
         self.command(opencode, directory, &commands::delete_args(&session), None)?;
         if read_database(opencode)?.session(&session)?.is_some() {
             return Err(EngineError::Command {
-                command: format!("session delete {session}"),
+                command: commands::delete_args(&session).join(" "),
                 problem: "the session is still there".to_owned(),
             });
         }
@@ -288,7 +288,7 @@ impl Engine {
         self.command(opencode, directory, &commands::import_args(&file), None)?;
         if read_database(opencode)?.session(session)?.is_none() {
             return Err(EngineError::Command {
-                command: format!("import {file}"),
+                command: commands::import_args(&file).join(" "),
                 problem: "the session is not there afterwards".to_owned(),
             });
         }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde_json::Value;
 use uuid::Uuid;
 
 pub use run::OpencodeRun;

@@ -1,38 +1,32 @@
 //! A turn through one `opencode run`: the prompt on its standard input, events on its standard output.
 
-use std::collections::{HashSet, VecDeque};
-use std::path::PathBuf;
+mod fork_search;
+mod output;
+mod subagents;
+
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use tokio::io::AsyncReadExt as _;
-use tokio::process::ChildStdout;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use self::fork_search::ForkSearch;
+use self::output::read_events;
+use self::subagents::Subagents;
 use super::raw_log::RawLog;
 use super::{
     Answer, Connector, End, ErrorPayload, Request, Target, TransportError, TransportEvent, TurnLink, TurnSpec,
 };
 use crate::opencode::commands::{self, RunPrompt};
-use crate::opencode::{
-    Database, DatabaseError, LineSplitter, RunEvent, RunEventKind, RunLine, SessionRow, SplitLine,
-    StderrReport, StderrTail, begins_as_text, is_same_prompt, parse_line, read_stderr, wait_until_read,
-};
+use crate::opencode::{StderrReport, StderrTail, read_stderr, wait_until_read};
 use crate::process::Guarded;
 use kugetsu_api::{SessionId, TransportKind};
 
 /// How often the database is asked for the new fork. Its row is there before the first request to the model,
 /// seconds before the first event names it.
 const LOOK: Duration = Duration::from_millis(25);
-
-/// How often the database is asked what subagents do: `run` says nothing of them.
-const SUBAGENTS: Duration = Duration::from_secs(2);
-
-/// How far back each such look begins before the latest change that was seen: rows are not written in the order of their
-/// times.
-const LATE: i64 = 5000;
 
 /// Reaches opencode through one `opencode run` for each prompt.
 #[derive(Clone, Copy, Debug)]
@@ -54,123 +48,6 @@ struct RunLink {
     subagents: Option<Subagents>,
     /// Events that are known and not handed out yet.
     queued: VecDeque<TransportEvent>,
-}
-
-/// Looks at what subagents do, in the database.
-struct Subagents {
-    database: PathBuf,
-    /// Ours, once it is known.
-    session: Option<SessionId>,
-    since_ms: i64,
-    reported: HashSet<String>,
-    /// When their text and tools last changed, or a request to the model last failed: what is older is no progress.
-    progress_ms: i64,
-    /// opencode has made its first step: it has the database open, so that a look is not the first connection.
-    open: bool,
-    next: tokio::time::Instant,
-}
-
-impl Subagents {
-    fn begin(spec: &TurnSpec, target: &Target) -> Self {
-        let now = Timestamp::now().as_millisecond();
-        Self {
-            database: spec.launch.opencode.database.clone(),
-            session: match target {
-                Target::Session(session) => Some(session.clone()),
-                Target::ForkOf(_) => None,
-            },
-            since_ms: now,
-            reported: HashSet::new(),
-            progress_ms: now,
-            open: false,
-            next: tokio::time::Instant::now() + SUBAGENTS,
-        }
-    }
-
-    /// What has happened since the last look. A database that cannot be read says nothing.
-    fn look(&mut self) -> Vec<TransportEvent> {
-        self.next = tokio::time::Instant::now() + SUBAGENTS;
-        let Some(session) = self.session.as_ref().filter(|_| self.open) else {
-            return Vec::new();
-        };
-        let from = self.since_ms.max(self.progress_ms - LATE);
-        let work = Database::open_read(&self.database).and_then(|database| database.subagents(session, from));
-        let Ok(work) = work else {
-            return Vec::new();
-        };
-        let mut events: Vec<TransportEvent> = work
-            .steps
-            .into_iter()
-            .filter(|step| self.reported.insert(step.part.clone()))
-            .map(|step| TransportEvent::SubagentStep {
-                session: step.session,
-                reason: step.reason,
-                cost_usd: step.cost_usd,
-                tokens: step.tokens,
-            })
-            .collect();
-        if work.changed_ms > self.progress_ms {
-            self.progress_ms = work.changed_ms;
-            events.push(TransportEvent::Activity);
-        }
-        events
-    }
-}
-
-/// Looks for the fork that `opencode run --fork` makes.
-struct ForkSearch {
-    /// Open for as long as the search. Opened anew for every look, it would again and again be the first
-    /// connection, which locks the database to set up its write-ahead log; a starting 1.18.33 was seen to die of
-    /// "database is locked".
-    database: Database,
-    base: SessionRow,
-    since: Timestamp,
-    known: HashSet<SessionId>,
-    prompt: String,
-}
-
-impl ForkSearch {
-    /// Forks of the base that were there before are not it.
-    fn begin(spec: &TurnSpec, base: &SessionId, prompt: &str) -> Result<Self, TransportError> {
-        let since = Timestamp::now();
-        let database = Database::open_read(&spec.launch.opencode.database)?;
-        let base = database
-            .session(base)?
-            .ok_or_else(|| TransportError::NoSuchSession(base.clone()))?;
-        let known = database
-            .forks_of(&base, since.as_millisecond())?
-            .into_iter()
-            .map(|row| row.id)
-            .collect();
-        Ok(Self {
-            database,
-            base,
-            since,
-            known,
-            prompt: prompt.to_owned(),
-        })
-    }
-
-    /// Whether an event names a session that is new and that opencode has: an event may be garbage.
-    fn exists(&self, session: &SessionId) -> bool {
-        *session != self.base.id
-            && !self.known.contains(session)
-            && matches!(self.database.session(session), Ok(Some(_)))
-    }
-
-    /// The fork that holds our prompt. A fork that somebody makes by hand meanwhile holds another one.
-    fn look(&self) -> Result<Option<SessionId>, DatabaseError> {
-        for row in self.database.forks_of(&self.base, self.since.as_millisecond())? {
-            let known = self.known.contains(&row.id);
-            if !known
-                && let Some(text) = self.database.last_user_text(&row.id)?
-                && is_same_prompt(&text, &self.prompt)
-            {
-                return Ok(Some(row.id));
-            }
-        }
-        Ok(None)
-    }
 }
 
 impl RunLink {
@@ -392,95 +269,4 @@ impl TurnLink for RunLink {
             task.abort();
         }
     }
-}
-
-/// Reads standard output to its end: every byte into the raw log, every event to the supervisor.
-async fn read_events(mut stdout: ChildStdout, mut raw: RawLog, events: mpsc::Sender<TransportEvent>) {
-    let mut lines = LineSplitter::default();
-    let mut chunk = vec![0; 64 * 1024];
-    loop {
-        let mut out = Vec::new();
-        let read = stdout.read(&mut chunk).await.unwrap_or(0);
-        if !raw.wants_lines() {
-            raw.bytes(&chunk[..read]);
-        }
-        let take = |line: SplitLine<'_>| {
-            if raw.wants_lines() {
-                let (SplitLine::Whole(bytes) | SplitLine::TooLong { prefix: bytes, .. }) = line;
-                raw.line(bytes);
-            }
-            take_line(&line, &mut out);
-        };
-        if read == 0 {
-            std::mem::take(&mut lines).finish(take);
-        } else {
-            lines.push(&chunk[..read], take);
-        }
-        for event in out {
-            // With nobody left to listen, the pipe is still read, so that opencode does not spin on it
-            // (anomalyco/opencode#33653).
-            let _ = events.send(event).await;
-        }
-        if read == 0 {
-            return;
-        }
-    }
-}
-
-fn take_line(line: &SplitLine<'_>, out: &mut Vec<TransportEvent>) {
-    match line {
-        SplitLine::Whole(bytes) => match parse_line(bytes) {
-            RunLine::Event(event) => translate(event, out),
-            RunLine::Notice(text) if text.trim().is_empty() => {}
-            RunLine::Notice(text) => out.push(TransportEvent::Notice(text)),
-            RunLine::Unknown { session, .. } => {
-                out.extend(session.map(TransportEvent::Session));
-                out.push(TransportEvent::Activity);
-            }
-        },
-        SplitLine::TooLong { prefix, length } => {
-            let what = format!("opencode wrote a line of {length} bytes, which is too long to be read");
-            if begins_as_text(prefix) {
-                out.push(TransportEvent::Unread(what));
-            } else {
-                out.extend([TransportEvent::Notice(what), TransportEvent::Activity]);
-            }
-        }
-    }
-}
-
-fn translate(event: RunEvent, out: &mut Vec<TransportEvent>) {
-    out.extend(event.session.map(TransportEvent::Session));
-    match event.kind {
-        RunEventKind::StepStart => out.push(TransportEvent::StepStarted),
-        RunEventKind::Text { part, text } => whole_text(part, text, false, out),
-        RunEventKind::Reasoning { part, text } => whole_text(part, text, true, out),
-        RunEventKind::Tool(call) => out.push(TransportEvent::Tool(call)),
-        RunEventKind::StepFinish {
-            reason,
-            cost_usd,
-            tokens,
-        } => out.push(TransportEvent::StepFinished {
-            reason,
-            cost_usd,
-            tokens,
-        }),
-        RunEventKind::Error(error) => out.push(TransportEvent::Error(error)),
-    }
-}
-
-/// `run` prints a part when it is complete, so its one piece is all of it.
-fn whole_text(part: String, text: String, reasoning: bool, out: &mut Vec<TransportEvent>) {
-    if !text.is_empty() {
-        out.push(TransportEvent::Text {
-            part: part.clone(),
-            reasoning,
-            delta: text.clone(),
-        });
-    }
-    out.push(TransportEvent::TextEnded {
-        part,
-        reasoning,
-        text,
-    });
 }

@@ -20,7 +20,7 @@ use super::serve_events::{Listener, ServerReport, poll_waiting};
 use super::{
     Answer, Connector, End, Request, RequestKind, Target, TransportError, TransportEvent, TurnLink, TurnSpec,
 };
-use crate::opencode::{Api, ApiError, PermissionReply, Problem, Server, ServerError, TurnAnswer};
+use crate::opencode::{Api, ApiError, PermissionReply, Server, ServerError, TurnAnswer};
 use kugetsu_api::{SessionId, TransportKind};
 
 /// How often what waits is looked up beside the event stream.
@@ -154,14 +154,13 @@ impl Connector for PrivateServer {
 #[async_trait]
 impl TurnLink for ServerLink {
     async fn fork(&mut self, base: &SessionId) -> Result<Option<SessionId>, TransportError> {
-        self.api()
-            .fork(base)
-            .await
-            .map(Some)
-            .map_err(|error| match error.problem {
-                Problem::Status { status: 404, .. } => TransportError::NoSuchSession(base.clone()),
-                _ => error.into(),
-            })
+        self.api().fork(base).await.map(Some).map_err(|error| {
+            if error.is_not_found() {
+                TransportError::NoSuchSession(base.clone())
+            } else {
+                error.into()
+            }
+        })
     }
 
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {
@@ -251,18 +250,13 @@ impl TurnLink for ServerLink {
         };
         match answered {
             // Withdrawn meanwhile, such as with the step that asked.
-            Err(ApiError {
-                problem: Problem::Status { status: 404, .. },
-                ..
-            }) => Ok(()),
-            // What opencode does not take it would not take another time: the request must not stay open for that.
-            Err(ApiError {
-                problem: Problem::Status {
-                    status: 400..=499, ..
-                },
-                request: what,
-            }) => {
-                tracing::warn!("{what}: the answer was not taken, so the request is refused");
+            Err(error) if error.is_not_found() => Ok(()),
+            // The request must not stay open for an answer that opencode does not take.
+            Err(error) if error.is_refusal() => {
+                tracing::warn!(
+                    "{}: the answer was not taken, so the request is refused",
+                    error.request
+                );
                 match &request.kind {
                     RequestKind::Permission { .. } => {
                         api.reply_permission(&request.id, PermissionReply::Reject).await?;
