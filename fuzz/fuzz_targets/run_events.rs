@@ -1,7 +1,7 @@
 #![no_main]
 //! Whatever opencode prints, in whatever pieces: no panic, no line lost, bounded memory.
 
-use kugetsu_engine::opencode::{KEPT_PREFIX, SplitLine, LineSplitter, RunLine, parse_line, rejected_permission};
+use kugetsu_engine::opencode::{MAX_PREFIX, SplitLine, LineSplitter, RunLine, parse_line, rejected_permission};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
             SplitLine::TooLong { prefix, length } => (prefix, length),
         };
         if let SplitLine::TooLong { .. } = line {
-            assert_eq!(bytes.len(), KEPT_PREFIX);
+            assert_eq!(bytes.len(), MAX_PREFIX);
         }
         match parse_line(bytes) {
             RunLine::Notice(text) => {

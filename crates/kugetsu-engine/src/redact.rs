@@ -1,6 +1,9 @@
 //! Keeps secrets out of everything that is written, also where a tool prints one or the model repeats it.
 
 use std::borrow::Cow;
+use std::ops::Range;
+
+use aho_corasick::AhoCorasick;
 
 /// What stands in a secret's place.
 const MASK: &str = "***";
@@ -11,6 +14,8 @@ pub const SHORTEST: usize = 4;
 #[derive(Clone, Default)]
 pub struct Redactor {
     forms: Vec<String>,
+    /// Finds all forms at once; `None` where there is nothing to hide.
+    matcher: Option<AhoCorasick>,
 }
 
 impl std::fmt::Debug for Redactor {
@@ -46,8 +51,12 @@ impl Redactor {
                 );
             }
         }
-        forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
-        Self { forms }
+        // Fails only where the forms have more bytes than an automaton has states: gigabytes.
+        let matcher = AhoCorasick::new(&forms).expect("secrets fit into memory many times over");
+        Self {
+            matcher: (!forms.is_empty()).then_some(matcher),
+            forms,
+        }
     }
 
     /// Whether there is nothing to hide.
@@ -55,32 +64,57 @@ impl Redactor {
         self.forms.is_empty()
     }
 
+    /// Where secrets are, from the first to the last. Forms that overlap make one range, so that nothing of either is left
+    /// to be seen.
+    fn secrets_in(&self, bytes: &[u8]) -> Vec<Range<usize>> {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        // In the order of their ends.
+        for found in self
+            .matcher
+            .iter()
+            .flat_map(|matcher| matcher.find_overlapping_iter(bytes))
+        {
+            let mut range = found.range();
+            while let Some(last) = ranges.pop_if(|last| last.end > range.start) {
+                range.start = range.start.min(last.start);
+            }
+            ranges.push(range);
+        }
+        ranges
+    }
+
     /// The text without secrets.
     pub fn clean<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        let mut clean = Cow::Borrowed(text);
-        for form in &self.forms {
-            if clean.contains(form.as_str()) {
-                clean = Cow::Owned(clean.replace(form.as_str(), MASK));
-            }
+        let secrets = self.secrets_in(text.as_bytes());
+        if secrets.is_empty() {
+            return Cow::Borrowed(text);
         }
-        clean
+        let mut clean = String::with_capacity(text.len());
+        let mut at = 0;
+        for secret in secrets {
+            clean.push_str(&text[at..secret.start]);
+            clean.push_str(MASK);
+            at = secret.end;
+        }
+        clean.push_str(&text[at..]);
+        Cow::Owned(clean)
     }
 
     /// The bytes of a line without secrets.
     pub fn clean_bytes<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
-        if self.forms.is_empty() {
+        let secrets = self.secrets_in(bytes);
+        if secrets.is_empty() {
             return Cow::Borrowed(bytes);
         }
-        match String::from_utf8_lossy(bytes) {
-            Cow::Borrowed(text) => match self.clean(text) {
-                Cow::Borrowed(clean) => Cow::Borrowed(clean.as_bytes()),
-                Cow::Owned(clean) => Cow::Owned(clean.into_bytes()),
-            },
-            Cow::Owned(text) => match self.clean(&text) {
-                Cow::Borrowed(_) => Cow::Borrowed(bytes),
-                Cow::Owned(clean) => Cow::Owned(clean.into_bytes()),
-            },
+        let mut clean = Vec::with_capacity(bytes.len());
+        let mut at = 0;
+        for secret in secrets {
+            clean.extend_from_slice(&bytes[at..secret.start]);
+            clean.extend_from_slice(MASK.as_bytes());
+            at = secret.end;
         }
+        clean.extend_from_slice(&bytes[at..]);
+        Cow::Owned(clean)
     }
 
     /// How many bytes at the end of the text might be the beginning of a secret.
@@ -138,6 +172,24 @@ mod tests {
             out += &pieces.finish();
             assert_eq!(out, "before *** after s3cr and s3", "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn nothing_of_secrets_that_overlap_is_left() {
+        let secrets = ["abcdef".to_owned(), "defghij".to_owned(), "efgh".to_owned()];
+        let redactor = Redactor::new(&secrets);
+        for (text, clean) in [
+            ("xabcdefghijx", "x***x"),
+            ("abcdefgh", "***"),
+            ("abcdefefgh", "******"),
+            ("abcdef abcde", "*** abcde"),
+            ("", ""),
+        ] {
+            assert_eq!(redactor.clean(text), clean);
+            assert_eq!(&*redactor.clean_bytes(text.as_bytes()), clean.as_bytes());
+        }
+        let line = [b"\xff".as_slice(), b"defghij", b"\xfe"].concat();
+        assert_eq!(&*redactor.clean_bytes(&line), b"\xff***\xfe");
     }
 
     #[test]

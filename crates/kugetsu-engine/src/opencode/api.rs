@@ -4,15 +4,24 @@
 use std::path::Path;
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use reqwest::{Client, Method, RequestBuilder, Response};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::message::TurnAnswer;
+use super::requests::{PermissionAsked, QuestionsAsked, SessionStatus, SessionStatuses};
+use super::server_events::EventStream;
+use super::tolerant::{self, Tolerant, tolerant, tolerant_objects};
 use crate::permission::Rule;
 use kugetsu_api::SessionId;
 
 /// How long any call may take but the one that runs a turn. The first call for a directory starts opencode's
 /// instance there, which takes seconds on a busy machine.
 const CALL: Duration = Duration::from_secs(60);
+
+/// What is encoded in a header, beside all that is not ASCII: opencode decodes the percent form (both versions).
+const HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 /// A connection to one server, for one directory.
 #[derive(Clone, Debug)]
@@ -52,6 +61,24 @@ pub enum Problem {
     Shape(String),
 }
 
+impl ApiError {
+    /// The server has no such session or request.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.problem, Problem::Status { status: 404, .. })
+    }
+
+    /// The server does not take the request, and would not take it another time.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self.problem,
+            Problem::Status {
+                status: 400..=499,
+                ..
+            }
+        )
+    }
+}
+
 impl Api {
     /// For the server at `url` (`http://127.0.0.1:PORT`); `directory` selects opencode's instance.
     pub fn new(url: String, password: String, directory: &Path) -> Self {
@@ -64,7 +91,7 @@ impl Api {
             client,
             url,
             password,
-            directory: percent_encode(&directory.to_string_lossy()),
+            directory: utf8_percent_encode(&directory.to_string_lossy(), HEADER).to_string(),
         }
     }
 
@@ -101,127 +128,211 @@ impl Api {
         }))
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ApiError> {
-        let failed = |problem| ApiError {
+    /// Sends a request; the body of its answer.
+    async fn body(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Vec<u8>, ApiError> {
+        let response = self.send(method.clone(), path, body).await?;
+        let read = tokio::time::timeout(limit(path), response.bytes()).await;
+        let problem = match read {
+            Ok(Ok(bytes)) => return Ok(bytes.into()),
+            Ok(Err(error)) => Problem::Connection(chain(&error)),
+            Err(_) => late(),
+        };
+        Err(ApiError {
             request: format!("{method} {path}"),
             problem,
+        })
+    }
+
+    /// Sends a request and reads its answer. An answer with another meaning than `read` expects is an error that shows
+    /// the beginning of its body.
+    async fn call<T: Tolerant, R>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        read: impl FnOnce(T) -> Option<R>,
+    ) -> Result<R, ApiError> {
+        let bytes = self.body(method.clone(), path, body).await?;
+        let parsed = if bytes.is_empty() {
+            Ok(T::default())
+        } else {
+            tolerant::from_slice(&bytes)
         };
-        let response = self.send(method.clone(), path, body).await?;
-        let bytes = match tokio::time::timeout(limit(path), response.bytes()).await {
-            Ok(read) => read.map_err(|error| failed(Problem::Connection(chain(&error))))?,
-            Err(_) => return Err(failed(late())),
+        let problem = match parsed.map(read) {
+            Ok(Some(read)) => return Ok(read),
+            Ok(None) => String::from_utf8_lossy(&bytes).chars().take(400).collect(),
+            Err(error) => error.to_string(),
         };
-        if bytes.is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(&bytes).map_err(|error| failed(Problem::Shape(error.to_string())))
+        Err(ApiError {
+            request: format!("{method} {path}"),
+            problem: Problem::Shape(problem),
+        })
+    }
+
+    /// Sends a request whose answer says nothing but that it was taken.
+    async fn order(&self, path: &str, body: Option<&Value>) -> Result<(), ApiError> {
+        self.call(Method::POST, path, body, |Ignored| Some(())).await
     }
 
     /// The server's version, once it is healthy.
     pub async fn health(&self) -> Result<String, ApiError> {
-        let answer = self.call(Method::GET, "/global/health", None).await?;
-        match (answer["healthy"].as_bool(), answer["version"].as_str()) {
-            (Some(true), Some(version)) => Ok(version.to_owned()),
-            _ => Err(ApiError {
-                request: "GET /global/health".to_owned(),
-                problem: Problem::Shape(answer.to_string()),
-            }),
-        }
+        self.call(Method::GET, "/global/health", None, |health: Health| {
+            health.version.filter(|_| health.healthy)
+        })
+        .await
     }
 
-    fn session_id(request: &str, answer: &Value) -> Result<SessionId, ApiError> {
-        answer["id"]
-            .as_str()
-            .and_then(SessionId::new)
-            .ok_or_else(|| ApiError {
-                request: request.to_owned(),
-                problem: Problem::Shape(answer.to_string().chars().take(400).collect()),
-            })
+    async fn new_session(&self, path: &str, body: &Value) -> Result<SessionId, ApiError> {
+        self.call(Method::POST, path, Some(body), |made: NewSession| {
+            made.id.and_then(SessionId::new)
+        })
+        .await
     }
 
     /// Makes an empty session. `permission` is honoured here on both versions.
     pub async fn create_session(&self, title: &str, permission: &[Rule]) -> Result<SessionId, ApiError> {
         let body = json!({"title": title, "permission": permission});
-        let answer = self.call(Method::POST, "/session", Some(&body)).await?;
-        Self::session_id("POST /session", &answer)
+        self.new_session("/session", &body).await
     }
 
     /// Forks a session with all its messages. The fork has no permission rules: both versions.
     pub async fn fork(&self, base: &SessionId) -> Result<SessionId, ApiError> {
-        let path = format!("/session/{base}/fork");
-        let answer = self.call(Method::POST, &path, Some(&json!({}))).await?;
-        Self::session_id(&path, &answer)
+        self.new_session(&format!("/session/{base}/fork"), &json!({}))
+            .await
     }
 
-    /// Delivers a prompt and answers when the turn is over: the last assistant message, `info` and `parts`.
+    /// Delivers a prompt and answers when the turn is over, with the last assistant message.
     pub async fn message(
         &self,
         session: &SessionId,
         text: &str,
         model: Option<&str>,
         agent: Option<&str>,
-    ) -> Result<Value, ApiError> {
-        let mut body = json!({"parts": [{"type": "text", "text": text}]});
-        if let Some((provider, model)) = model.and_then(|name| name.split_once('/')) {
-            body["model"] = json!({"providerID": provider, "modelID": model});
-        }
-        if let Some(agent) = agent {
-            body["agent"] = json!(agent);
-        }
-        self.call(Method::POST, &format!("/session/{session}/message"), Some(&body))
-            .await
+    ) -> Result<TurnAnswer, ApiError> {
+        let model = model.and_then(|name| name.split_once('/'));
+        let body = json!(PromptBody {
+            parts: [TextPart { kind: "text", text }],
+            model: model.map(|(provider, model)| ModelName { provider, model }),
+            agent,
+        });
+        let path = format!("/session/{session}/message");
+        self.call(Method::POST, &path, Some(&body), Some).await
     }
 
     /// Asks the server to end the session's turn.
     pub async fn abort(&self, session: &SessionId) -> Result<(), ApiError> {
-        self.call(Method::POST, &format!("/session/{session}/abort"), None)
-            .await
-            .map(drop)
+        self.order(&format!("/session/{session}/abort"), None).await
     }
 
-    /// What is busy or waits for a retry: an object with session ids as keys; idle sessions are absent.
-    pub async fn status(&self) -> Result<Value, ApiError> {
-        self.call(Method::GET, "/session/status", None).await
+    /// What is busy or waits for a retry; idle sessions are absent.
+    pub async fn status(&self) -> Result<Vec<SessionStatus>, ApiError> {
+        self.call(
+            Method::GET,
+            "/session/status",
+            None,
+            |SessionStatuses(statuses)| Some(statuses),
+        )
+        .await
     }
 
     /// Permission requests that wait, of every session of the directory.
-    pub async fn permissions(&self) -> Result<Value, ApiError> {
-        self.call(Method::GET, "/permission", None).await
+    pub async fn permissions(&self) -> Result<Vec<PermissionAsked>, ApiError> {
+        self.call(Method::GET, "/permission", None, Some).await
     }
 
     /// Questions that wait, of every session of the directory.
-    pub async fn questions(&self) -> Result<Value, ApiError> {
-        self.call(Method::GET, "/question", None).await
+    pub async fn questions(&self) -> Result<Vec<QuestionsAsked>, ApiError> {
+        self.call(Method::GET, "/question", None, Some).await
     }
 
-    /// Answers a permission request: `once`, `always` or `reject`.
-    pub async fn reply_permission(&self, id: &str, reply: &str) -> Result<(), ApiError> {
-        let body = json!({"reply": reply});
-        self.call(Method::POST, &format!("/permission/{id}/reply"), Some(&body))
-            .await
-            .map(drop)
+    /// Answers a permission request.
+    pub async fn reply_permission(&self, id: &str, reply: PermissionReply) -> Result<(), ApiError> {
+        let body = json!({"reply": reply.as_str()});
+        self.order(&format!("/permission/{id}/reply"), Some(&body)).await
     }
 
     /// Answers a question with the labels chosen for each of its parts.
     pub async fn reply_question(&self, id: &str, answers: &[Vec<String>]) -> Result<(), ApiError> {
         let body = json!({"answers": answers});
-        self.call(Method::POST, &format!("/question/{id}/reply"), Some(&body))
-            .await
-            .map(drop)
+        self.order(&format!("/question/{id}/reply"), Some(&body)).await
     }
 
     /// Leaves a question unanswered: its tool call fails, and the model is told so.
     pub async fn reject_question(&self, id: &str) -> Result<(), ApiError> {
-        self.call(Method::POST, &format!("/question/{id}/reject"), None)
-            .await
-            .map(drop)
+        self.order(&format!("/question/{id}/reject"), None).await
     }
 
     /// The stream of server-sent events of the directory's instance.
-    pub async fn events(&self) -> Result<Response, ApiError> {
-        self.send(Method::GET, "/event", None).await
+    pub async fn events(&self) -> Result<EventStream, ApiError> {
+        self.send(Method::GET, "/event", None).await.map(EventStream::new)
     }
 }
+
+/// An answer to a permission request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PermissionReply {
+    /// This once.
+    Once,
+    /// No.
+    Reject,
+}
+
+impl PermissionReply {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Once => "once",
+            Self::Reject => "reject",
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct PromptBody<'a> {
+    parts: [TextPart<'a>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<ModelName<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct TextPart<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    text: &'a str,
+}
+
+#[derive(Serialize)]
+struct ModelName<'a> {
+    #[serde(rename = "providerID")]
+    provider: &'a str,
+    #[serde(rename = "modelID")]
+    model: &'a str,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Health {
+    #[serde(deserialize_with = "tolerant")]
+    healthy: bool,
+    #[serde(deserialize_with = "tolerant")]
+    version: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NewSession {
+    #[serde(deserialize_with = "tolerant")]
+    id: Option<String>,
+}
+
+tolerant_objects!(Health, NewSession);
+
+/// An answer of any form.
+#[derive(Default)]
+struct Ignored;
+
+impl Tolerant for Ignored {}
 
 /// How long the server may take with a request. A turn is as long as it is; whoever supervises it owns its time.
 fn limit(path: &str) -> Duration {
@@ -234,19 +345,6 @@ fn limit(path: &str) -> Duration {
 
 fn late() -> Problem {
     Problem::Connection(format!("no answer within {} s", CALL.as_secs()))
-}
-
-/// An HTTP header carries ASCII only; opencode decodes the percent form (both versions).
-fn percent_encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_graphic() && byte != b'%' {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
 }
 
 /// reqwest's own text leaves out the cause.

@@ -13,7 +13,7 @@ mod handle;
 mod messages;
 
 pub use error::DatabaseError;
-pub use messages::{SUBAGENT_TOOL, StoredMessage, SubagentStep, SubagentWork, prompt_matches};
+pub use messages::{StoredMessage, SubagentStep, SubagentWork, is_same_prompt, prompt_matches};
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

@@ -126,11 +126,11 @@ impl StderrTail {
     }
 }
 
-/// Waits until what an opencode that has ended wrote last has been read; not for long, since what it left behind may
-/// hold the pipe open.
-pub async fn drained(pump: &mut JoinHandle<()>) {
-    if !pump.is_finished() {
-        let _ = tokio::time::timeout(Duration::from_secs(1), pump).await;
+/// Waits until a task of [`read_stderr`] has read what an opencode that has ended wrote last; not for long, since what
+/// opencode left behind may hold the pipe open.
+pub async fn wait_until_read(reader: &mut JoinHandle<()>) {
+    if !reader.is_finished() {
+        let _ = tokio::time::timeout(Duration::from_secs(1), reader).await;
     }
 }
 
@@ -144,23 +144,23 @@ pub enum StderrReport {
 }
 
 /// Reads opencode's standard error to its end, so that it never blocks on it; keeps the last lines that are
-/// words for people, and all of it in the debug log. `said` hears of what the turn depends on.
-pub async fn pump_stderr(
+/// words for people, and all of it in the debug log. `reports` gets what the turn depends on.
+pub async fn read_stderr(
     pipe: impl AsyncRead + Unpin,
     tail: StderrTail,
     debug_log: Option<PathBuf>,
     redactor: Redactor,
-    said: Option<mpsc::Sender<StderrReport>>,
+    reports: Option<mpsc::Sender<StderrReport>>,
 ) {
     let mut log = debug_log.and_then(|path| fsx::create_append(&path).ok());
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
     // The rest of a line of the log whose beginning has been read: 1.3.2 logs a whole request with its failure.
     let mut skipping = false;
-    let hear = |what: StderrReport| {
-        if let Some(said) = &said {
-            // Full: nobody listens, or enough has been heard.
-            let _ = said.try_send(what);
+    let report = |what: StderrReport| {
+        if let Some(reports) = &reports {
+            // Full: nobody listens, or enough was reported.
+            let _ = reports.try_send(what);
         }
     };
     let mut take = |line: &[u8], skipping: bool| {
@@ -173,11 +173,11 @@ pub async fn pump_stderr(
             return skipping;
         }
         if let Some(message) = failed_attempt(&text) {
-            hear(StderrReport::AttemptFailed(message));
+            report(StderrReport::AttemptFailed(message));
             return true;
         }
         if let Some(refusal) = refused_agent(&text) {
-            hear(StderrReport::AgentRefused(refusal.to_owned()));
+            report(StderrReport::AgentRefused(refusal.to_owned()));
         }
         if let Some(failure) = server_failure(&text) {
             tail.push(failure.to_owned());

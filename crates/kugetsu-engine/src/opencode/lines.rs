@@ -4,7 +4,7 @@
 pub const MAX_LINE: usize = 4 * 1024 * 1024;
 
 /// What is kept of a line that is longer than [`MAX_LINE`], in bytes.
-pub const KEPT_PREFIX: usize = 64 * 1024;
+pub const MAX_PREFIX: usize = 64 * 1024;
 
 /// A line, without its line feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub enum SplitLine<'a> {
     Whole(&'a [u8]),
     /// A line of more than [`MAX_LINE`] bytes.
     TooLong {
-        /// Its first [`KEPT_PREFIX`] bytes.
+        /// Its first [`MAX_PREFIX`] bytes.
         prefix: &'a [u8],
         /// How long it is, in bytes.
         length: u64,
@@ -64,10 +64,10 @@ impl LineSplitter {
             self.partial.extend_from_slice(bytes);
         } else {
             self.overlong = Some((self.partial.len() + bytes.len()) as u64);
-            let missing = KEPT_PREFIX.saturating_sub(self.partial.len());
-            self.partial.truncate(KEPT_PREFIX);
+            let missing = MAX_PREFIX.saturating_sub(self.partial.len());
+            self.partial.truncate(MAX_PREFIX);
             self.partial.extend_from_slice(&bytes[..missing.min(bytes.len())]);
-            self.partial.shrink_to(KEPT_PREFIX);
+            self.partial.shrink_to(MAX_PREFIX);
         }
     }
 
@@ -80,6 +80,6 @@ impl LineSplitter {
             },
         });
         self.partial.clear();
-        self.partial.shrink_to(KEPT_PREFIX);
+        self.partial.shrink_to(MAX_PREFIX);
     }
 }

@@ -4,29 +4,37 @@
 
 mod api;
 mod binary;
+pub mod commands;
 mod config;
 mod database;
 mod environment;
 mod lines;
 mod log_lines;
+mod message;
+mod reported_error;
+mod requests;
 mod run_events;
 mod server;
+mod server_events;
 #[cfg(test)]
 mod tests;
+mod tolerant;
 
-pub use api::{Api, ApiError, Problem};
+pub use api::{Api, ApiError, PermissionReply, Problem};
 pub use binary::{Opencode, OpencodeError, Search, Version, find, probe};
 pub use config::{ConfigError, agent_rules_args, parse_agent_rules};
 pub use database::{
-    Database, DatabaseError, SUBAGENT_TOOL, SessionPatch, SessionRow, StoredMessage, SubagentStep,
-    SubagentWork, prompt_matches,
+    Database, DatabaseError, SessionPatch, SessionRow, StoredMessage, SubagentStep, SubagentWork,
+    is_same_prompt, prompt_matches,
 };
-pub use environment::{Launch, Secrets, StderrReport, StderrTail, drained, pump_stderr};
-pub use lines::{KEPT_PREFIX, LineSplitter, MAX_LINE, SplitLine};
+pub use environment::{Launch, Secrets, StderrReport, StderrTail, read_stderr, wait_until_read};
+pub use lines::{LineSplitter, MAX_LINE, MAX_PREFIX, SplitLine};
 pub(crate) use log_lines::found_database_locked;
-pub(crate) use run_events::cost;
+pub use message::{Finish, Role, ToolCall, ToolStatus, TurnAnswer};
+pub use reported_error::{ErrorKind, ErrorPayload, Refusal, refusal};
+pub use requests::{PermissionAsked, QuestionAsked, QuestionOption, QuestionsAsked, Retry, SessionStatus};
 pub use run_events::{
-    RejectedPermission, RunEvent, RunEventKind, RunLine, error_summary, parse_line, rejected_permission,
-    token_count,
+    RejectedPermission, RunEvent, RunEventKind, RunLine, begins_as_text, parse_line, rejected_permission,
 };
 pub use server::{Server, ServerError};
+pub use server_events::{EventStream, PartState, ServerEvent, ServerEventKind, StreamedEvent, Subagent};

@@ -7,8 +7,14 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Map, Value};
+use serde::de::MapAccess;
+use serde::de::value::MapAccessDeserializer;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Number, Value};
 
+use super::message::Part;
+use super::tolerant::{self, Tolerant, tolerant};
+use super::{ErrorPayload, Finish, ToolCall, ToolStatus};
 use kugetsu_api::{SessionId, TokenCount};
 
 /// What is kept of a line that is no event, in bytes.
@@ -63,40 +69,18 @@ pub enum RunEventKind {
         text: String,
     },
     /// A tool call that has ended.
-    ToolUse {
-        /// The model's id of the call.
-        call: String,
-        /// The tool's name.
-        tool: String,
-        /// `completed` or `error`.
-        status: String,
-        /// What it did, in a few words.
-        title: Option<String>,
-        /// What the model passed.
-        input: Value,
-        /// What the tool answered.
-        output: Option<String>,
-        /// Why it failed.
-        error: Option<String>,
-    },
+    Tool(ToolCall),
     /// A request to the model has been answered.
     StepFinish {
-        /// `stop`, `tool-calls`, `length`, `unknown`, ...
-        reason: String,
+        /// Why the model ended the step.
+        reason: Finish,
         /// What it cost, in US dollars.
         cost_usd: f64,
         /// What it used.
         tokens: TokenCount,
     },
     /// The turn failed.
-    Error {
-        /// `APIError`, `UnknownError`, ...
-        name: String,
-        /// For people; the name where it has none.
-        message: String,
-        /// All of it.
-        payload: Value,
-    },
+    Error(ErrorPayload),
 }
 
 /// A permission that was asked for and refused because nobody is there.
@@ -110,17 +94,23 @@ pub struct RejectedPermission {
 
 /// Reads one line. Never fails: what is no event is a notice or unknown.
 pub fn parse_line(line: &[u8]) -> RunLine {
-    let value = serde_json::from_slice(line).or_else(|error| {
+    let object = tolerant::from_slice(line).or_else(|error| {
         // Invalid UTF-8 inside an event is no reason to lose the event.
         match String::from_utf8_lossy(line) {
-            Cow::Owned(repaired) => serde_json::from_str(&repaired),
+            Cow::Owned(repaired) => tolerant::from_slice(repaired.as_bytes()),
             Cow::Borrowed(_) => Err(error),
         }
     });
-    match value {
-        Ok(Value::Object(object)) => event(object),
+    match object {
+        Ok(Some(object)) => LineObject::into_line(object),
         _ => RunLine::Notice(notice(line)),
     }
+}
+
+/// Whether a line that is too long to be read is a piece of the answer, by its beginning. Quotes inside of a JSON string
+/// have a backslash before them.
+pub fn begins_as_text(prefix: &[u8]) -> bool {
+    memchr::memmem::find(prefix, b"\"type\":\"text\"").is_some()
 }
 
 /// Reads the notice `permission requested: CLASS (INPUTS); auto-rejecting`, which `run` prints for every `ask`.
@@ -135,117 +125,83 @@ pub fn rejected_permission(notice: &str) -> Option<RejectedPermission> {
     })
 }
 
-/// Reads opencode's `tokens` object, as it stands in events, stored messages and API answers. What is missing or no
-/// number counts as 0.
-pub fn token_count(tokens: &Value) -> TokenCount {
-    let count = |value: &Value| {
-        // A float beyond the range of u64 becomes the nearest one that is in it.
-        value
-            .as_u64()
-            .or_else(|| value.as_f64().map(|float| float as u64))
-            .unwrap_or(0)
-    };
-    TokenCount {
-        input: count(&tokens["input"]),
-        output: count(&tokens["output"]),
-        reasoning: count(&tokens["reasoning"]),
-        cache_read: count(&tokens["cache"]["read"]),
-        cache_write: count(&tokens["cache"]["write"]),
+/// A line that is a JSON object.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct LineObject {
+    #[serde(rename = "type", deserialize_with = "tolerant")]
+    event_type: String,
+    #[serde(rename = "sessionID", deserialize_with = "tolerant")]
+    session: Option<String>,
+    #[serde(deserialize_with = "tolerant")]
+    timestamp: Option<Number>,
+    #[serde(deserialize_with = "tolerant")]
+    part: Part,
+    #[serde(deserialize_with = "present")]
+    error: Option<Value>,
+}
+
+impl Tolerant for Option<LineObject> {
+    fn from_object<'de, A: MapAccess<'de>>(object: A) -> Result<Self, A::Error> {
+        LineObject::deserialize(MapAccessDeserializer::new(object)).map(Some)
     }
 }
 
-/// The name and the message of opencode's `error` object, as it stands in events, stored messages and API answers.
-pub fn error_summary(error: &Value) -> (String, String) {
-    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-    let name = text(&error["name"]).unwrap_or_else(|| "Error".to_owned());
-    let message = text(&error["data"]["message"])
-        .or_else(|| text(&error["message"]))
-        .or_else(|| text(error))
-        .unwrap_or_else(|| name.clone());
-    (name, message)
+/// A value that is there, `null` included.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
 }
 
-fn event(mut object: Map<String, Value>) -> RunLine {
-    let kind = string(object.get_mut("type")).unwrap_or_default();
-    let session = string(object.get_mut("sessionID")).and_then(SessionId::new);
-    let timestamp_ms = object.get("timestamp").map_or(0, milliseconds);
-    let mut part = object.remove("part").unwrap_or_default();
-    let message = string(part.get_mut("messageID"));
-    match event_kind(&kind, &mut part, object.remove("error")) {
-        Some(kind) => RunLine::Event(RunEvent {
-            session,
-            message,
-            timestamp_ms,
-            kind,
-        }),
-        None => RunLine::Unknown { kind, session },
-    }
-}
-
-fn event_kind(kind: &str, part: &mut Value, error: Option<Value>) -> Option<RunEventKind> {
-    Some(match kind {
-        "step_start" => RunEventKind::StepStart,
-        "text" | "reasoning" => {
-            let text = string(part.get_mut("text"))?;
-            let part = string(part.get_mut("id")).unwrap_or_default();
-            if kind == "text" {
-                RunEventKind::Text { part, text }
-            } else {
-                RunEventKind::Reasoning { part, text }
-            }
-        }
-        "tool_use" => {
-            let tool = string(part.get_mut("tool"))?;
-            let call = string(part.get_mut("callID")).unwrap_or_default();
-            let state = part.get_mut("state")?;
-            RunEventKind::ToolUse {
-                call,
-                tool,
-                status: string(state.get_mut("status"))?,
-                title: string(state.get_mut("title")),
-                input: state.get_mut("input").map(Value::take).unwrap_or_default(),
-                output: string(state.get_mut("output")),
-                error: string(state.get_mut("error")),
-            }
-        }
-        "step_finish" => RunEventKind::StepFinish {
-            reason: string(part.get_mut("reason"))?,
-            cost_usd: cost(&part["cost"]),
-            tokens: token_count(&part["tokens"]),
-        },
-        "error" => {
-            let payload = error?;
-            let (name, message) = error_summary(&payload);
-            RunEventKind::Error {
-                name,
+impl LineObject {
+    fn into_line(mut self) -> RunLine {
+        let session = self.session.take().and_then(SessionId::new);
+        let timestamp_ms = self.timestamp.take().map_or(0, |number| {
+            let float = || number.as_f64().map(|float| float as i64);
+            number.as_i64().or_else(float).unwrap_or(0)
+        });
+        let message = self.part.message.take();
+        let event_type = std::mem::take(&mut self.event_type);
+        match self.into_kind(&event_type) {
+            Some(kind) => RunLine::Event(RunEvent {
+                session,
                 message,
-                payload,
-            }
+                timestamp_ms,
+                kind,
+            }),
+            None => RunLine::Unknown {
+                kind: event_type,
+                session,
+            },
         }
-        _ => return None,
-    })
-}
+    }
 
-/// A cost in US dollars; 0 for what can be none.
-pub(crate) fn cost(value: &Value) -> f64 {
-    value
-        .as_f64()
-        .filter(|cost| cost.is_finite() && *cost >= 0.0)
-        .unwrap_or(0.0)
-}
-
-fn milliseconds(value: &Value) -> i64 {
-    value
-        .as_i64()
-        .or_else(|| value.as_f64().map(|float| float as i64))
-        .unwrap_or(0)
-}
-
-/// Takes the string out of its place.
-fn string(place: Option<&mut Value>) -> Option<String> {
-    match place.map(Value::take) {
-        Some(Value::String(text)) => Some(text),
-        _ => None,
+    /// `None` where the type is not known, or what an event of this type must have is missing.
+    fn into_kind(self, event_type: &str) -> Option<RunEventKind> {
+        let part = self.part;
+        Some(match event_type {
+            "step_start" => RunEventKind::StepStart,
+            "text" => RunEventKind::Text {
+                part: part.id.unwrap_or_default(),
+                text: part.text?,
+            },
+            "reasoning" => RunEventKind::Reasoning {
+                part: part.id.unwrap_or_default(),
+                text: part.text?,
+            },
+            "tool_use" => {
+                part.tool.as_ref()?;
+                part.state.status.as_ref()?;
+                // What has ended in a way that is not known has not ended well.
+                RunEventKind::Tool(part.into_tool_call(ToolStatus::Failed))
+            }
+            "step_finish" => RunEventKind::StepFinish {
+                reason: part.reason?,
+                cost_usd: part.cost_usd,
+                tokens: part.tokens,
+            },
+            "error" => RunEventKind::Error(ErrorPayload::read(self.error?)),
+            _ => return None,
+        })
     }
 }
 

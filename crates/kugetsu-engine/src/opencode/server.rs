@@ -3,7 +3,7 @@
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinHandle;
 
-use super::environment::{Launch, drained, pump_stderr};
+use super::environment::{Launch, read_stderr, wait_until_read};
 use super::{Api, ApiError, Problem, StderrTail, found_database_locked};
 use crate::process::{Exit, Guarded, ProcessError};
 
@@ -17,7 +17,7 @@ pub struct Server {
     process: Guarded,
     api: Api,
     stderr: StderrTail,
-    pumps: Vec<JoinHandle<()>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 /// Why there is no server.
@@ -83,9 +83,9 @@ impl Server {
         spec.remove_env.push("OPENCODE_SERVER_USERNAME".into());
         let mut process = Guarded::spawn(spec).await?;
         let stderr = StderrTail::default();
-        let mut pumps = Vec::new();
+        let mut readers = Vec::new();
         if let Some(pipe) = process.stderr.take() {
-            pumps.push(tokio::spawn(pump_stderr(
+            readers.push(tokio::spawn(read_stderr(
                 pipe,
                 stderr.clone(),
                 launch.debug_log.clone(),
@@ -109,8 +109,8 @@ impl Server {
             Ok(Some(url)) => url,
             Ok(None) => {
                 let exit = process.wait().await;
-                for pump in &mut pumps {
-                    drained(pump).await;
+                for reader in &mut readers {
+                    wait_until_read(reader).await;
                 }
                 return Err(not_ready(&format!("it ended ({exit})"), &stderr));
             }
@@ -123,7 +123,7 @@ impl Server {
                 ));
             }
         };
-        pumps.push(tokio::spawn(async move {
+        readers.push(tokio::spawn(async move {
             // A server that cannot write its standard output may spin or stop: keep reading.
             while let Ok(Some(_)) = lines.next_line().await {}
         }));
@@ -132,7 +132,7 @@ impl Server {
             process,
             api,
             stderr,
-            pumps,
+            readers,
         };
         match tokio::time::timeout_at(until, server.api.health()).await {
             Ok(Ok(_)) => Ok(server),
@@ -164,8 +164,8 @@ impl Server {
     /// Waits until the server has ended, and its last words are read. Cancel-safe.
     pub async fn ended(&mut self) -> Exit {
         let exit = self.process.wait().await;
-        for pump in &mut self.pumps {
-            drained(pump).await;
+        for reader in &mut self.readers {
+            wait_until_read(reader).await;
         }
         exit
     }
@@ -178,8 +178,8 @@ impl Server {
             self.process.terminate().await;
         }
         let _ = self.process.wait().await;
-        for pump in self.pumps.drain(..) {
-            pump.abort();
+        for reader in self.readers.drain(..) {
+            reader.abort();
         }
     }
 }

@@ -7,12 +7,12 @@ use uuid::Uuid;
 
 use super::deliver::check_session;
 use super::{Engine, EngineError, Environment};
+use crate::opencode::commands;
 use crate::process::{self, TURN_ENV};
 use crate::store::{Holder, Lease, this_process};
 use kugetsu_api::{Address, SessionRecord};
 
-/// What opens opencode's terminal interface on a session. Measured on 1.3.2 and 1.18.33: `--session ID`, in the
-/// session's own directory.
+/// What opens opencode's terminal interface on a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttachCommand {
     /// opencode.
@@ -99,7 +99,7 @@ fn command(record: &SessionRecord, program: PathBuf) -> Result<AttachCommand, En
         .ok_or_else(|| EngineError::NoSession(record.address.clone()))?;
     Ok(AttachCommand {
         program,
-        args: vec!["--session".into(), session.as_str().into()],
+        args: commands::attach_args(session),
         directory: record.directory.clone(),
     })
 }

@@ -8,12 +8,10 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
 use super::worktree::BUNDLE;
 use super::{Engine, EngineError, RemovedWorktree, read_database};
 use crate::fsx::{self, FsError};
-use crate::opencode::{Opencode, SessionPatch};
+use crate::opencode::{Opencode, SessionPatch, commands};
 use crate::operations::points;
 use crate::store::{Lease, RecordKey, StoreError, TrashEntry, this_process};
 use crate::turn::control::SIGNAL_FILE;
@@ -109,15 +107,10 @@ impl Engine {
             });
         };
         let directory = existing(directory, self.environment.home());
-        self.command(
-            opencode,
-            directory,
-            &["session", "delete", session.as_str()],
-            None,
-        )?;
+        self.command(opencode, directory, &commands::delete_args(&session), None)?;
         if read_database(opencode)?.session(&session)?.is_some() {
             return Err(EngineError::Command {
-                command: format!("session delete {session}"),
+                command: commands::delete_args(&session).join(" "),
                 problem: "the session is still there".to_owned(),
             });
         }
@@ -150,7 +143,7 @@ impl Engine {
         let sink = self.store.open_log(key, PARTIAL)?;
         let directory = existing(directory, self.environment.home());
         let read = self
-            .command(opencode, directory, &["export", session.as_str()], Some(sink))
+            .command(opencode, directory, &commands::export_args(session), Some(sink))
             .and_then(|_| messages_of(&file, session, expected));
         if read.is_err() {
             // Whatever opencode makes of a full disk: that is the cause.
@@ -293,10 +286,10 @@ impl Engine {
         }
         let file = export.to_string_lossy().into_owned();
         let directory = existing(directory, self.environment.home());
-        self.command(opencode, directory, &["import", &file], None)?;
+        self.command(opencode, directory, &commands::import_args(&file), None)?;
         if read_database(opencode)?.session(session)?.is_none() {
             return Err(EngineError::Command {
-                command: format!("import {file}"),
+                command: commands::import_args(&file).join(" "),
                 problem: "the session is not there afterwards".to_owned(),
             });
         }
@@ -323,16 +316,18 @@ fn messages_of(file: &Path, session: &SessionId, expected: u64) -> Result<usize,
         problem,
     };
     let reader = File::open(file).map_err(|error| distrust(error.to_string()))?;
-    let export: Value = serde_json::from_reader(std::io::BufReader::new(reader))
-        .map_err(|error| distrust(format!("it is no JSON: {error}")))?;
-    if export["info"]["id"].as_str() != Some(session.as_str()) {
+    let export = commands::parse_export(std::io::BufReader::new(reader))
+        .map_err(|error| distrust(format!("it is not valid JSON: {error}")))?;
+    if export.session != session.as_str() {
         return Err(distrust("it is of another session".to_owned()));
     }
-    let messages = export["messages"].as_array().map_or(0, Vec::len);
-    if messages as u64 != expected {
-        return Err(distrust(format!("it has {messages} messages of {expected}")));
+    if export.messages as u64 != expected {
+        return Err(distrust(format!(
+            "it has {} messages of {expected}",
+            export.messages
+        )));
     }
-    Ok(messages)
+    Ok(export.messages)
 }
 
 fn missing_is_fine(error: FsError) -> Result<(), StoreError> {

@@ -10,12 +10,12 @@ use kugetsu_api::{SessionId, TokenCount, Verdict};
 
 /// One look at the database. What could not be read is absent and proves nothing.
 #[derive(Default)]
-pub(super) struct Stored {
+pub(super) struct StoredEvidence {
     messages: Option<Vec<StoredMessage>>,
     spent: Option<(f64, TokenCount)>,
 }
 
-impl Stored {
+impl StoredEvidence {
     /// What a session holds since a turn started.
     pub(super) fn since(opencode: &Opencode, session: Option<&SessionId>, started: Timestamp) -> Self {
         let Some((session, database)) = session.zip(read_database(opencode).ok()) else {
@@ -31,7 +31,7 @@ impl Stored {
     /// Whether the prompt has reached the session.
     pub(super) fn has_prompt(&self) -> bool {
         let mut messages = self.messages.iter().flatten();
-        messages.any(|message| message.role == "user")
+        messages.any(StoredMessage::is_prompt)
     }
 
     /// What was spent, by the database alone: for a turn whose events nobody heard.
@@ -54,18 +54,16 @@ impl Stored {
         let Some(messages) = &self.messages else {
             return judgement;
         };
-        let is_answer = |message: &&StoredMessage| message.role == "assistant";
-        match (judgement.verdict, messages.last().filter(is_answer)) {
-            (Verdict::Completed, None) if !messages.iter().any(|message| is_answer(&message)) => {
+        let last = messages.last().filter(|message| message.is_answer());
+        match (judgement.verdict, last) {
+            (Verdict::Completed, None) if !messages.iter().any(StoredMessage::is_answer) => {
                 Judgement::new(Verdict::Void, "opencode reported an answer and stored none")
             }
             // Behind the prompt alone: a fork's copy of the base's answers stands before it.
             (Verdict::Void, Some(message)) => {
                 if let Some(error) = &message.error {
-                    let name = error["name"].as_str().unwrap_or("error");
-                    let text = error["data"]["message"].as_str().unwrap_or_default();
-                    Judgement::new(Verdict::Failed, format!("{name}: {text}"))
-                } else if message.finish.as_deref() == Some("stop") {
+                    Judgement::new(Verdict::Failed, format!("{}: {}", error.name, error.message))
+                } else if message.is_end_of_answer() {
                     Judgement::new(Verdict::Completed, "")
                 } else {
                     judgement

@@ -6,9 +6,9 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::evidence::Stored;
+use super::evidence::StoredEvidence;
 use super::{Engine, EngineError, read_database};
-use crate::opencode::{Database, Opencode, SessionRow, prompt_matches};
+use crate::opencode::{Database, Opencode, SessionRow, StoredMessage, prompt_matches};
 use crate::process;
 use crate::store::Lease;
 use kugetsu_api::{ForkIntent, SessionId, SessionRecord, TurnRecord};
@@ -63,8 +63,8 @@ impl Engine {
         let probed = opencode.is_none().then(|| self.opencode().ok()).flatten();
         let stored = opencode
             .or(probed.as_ref())
-            .map_or_else(Stored::default, |opencode| {
-                Stored::since(opencode, record.session.as_ref(), live.started)
+            .map_or_else(StoredEvidence::default, |opencode| {
+                StoredEvidence::since(opencode, record.session.as_ref(), live.started)
             });
         if stored.has_prompt() {
             forget_delivered(record, live.turn);
@@ -161,7 +161,7 @@ fn new_prompt(database: &Database, fork: &SessionRow) -> Result<Option<String>, 
 /// the fork is its own; how many the base has says nothing, since a base may be talked to as well.
 fn is_prompted(database: &Database, fork: &SessionRow) -> Result<bool, EngineError> {
     let own = database.messages_after(&fork.id, fork.time_created - 1)?;
-    Ok(own.iter().any(|message| message.role == "user"))
+    Ok(own.iter().any(StoredMessage::is_prompt))
 }
 
 /// Whether a prompt has reached a session since it was forked.

@@ -3,6 +3,7 @@
 //! A transport turns what opencode says into [`TransportEvent`]s and nothing more: it gives no verdict, keeps no
 //! record and waits for nothing by itself. Whoever drives it (the supervisor of the turn) owns time.
 
+mod raw_log;
 mod run;
 mod serve;
 mod serve_events;
@@ -12,11 +13,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde_json::Value;
 use uuid::Uuid;
 
 pub use run::OpencodeRun;
 pub use serve::PrivateServer;
+
+pub use crate::opencode::{ErrorPayload, Finish, ToolCall, ToolStatus};
 
 use crate::opencode::{DatabaseError, Launch};
 use crate::process::{Exit, ProcessError};
@@ -119,8 +121,8 @@ pub enum TransportEvent {
     Tool(ToolCall),
     /// A model step ended.
     StepFinished {
-        /// The model's reason: `stop`, `tool-calls`, `length`, `unknown`...
-        reason: String,
+        /// The model's reason.
+        reason: Finish,
         /// US dollars.
         cost_usd: f64,
         /// Tokens of the step.
@@ -131,7 +133,7 @@ pub enum TransportEvent {
         /// The subagent's session.
         session: String,
         /// The model's reason.
-        reason: String,
+        reason: Finish,
         /// US dollars.
         cost_usd: f64,
         /// Tokens of the step.
@@ -139,7 +141,7 @@ pub enum TransportEvent {
     },
     /// opencode waits and will ask the model again.
     Retrying {
-        /// The how-manieth try, from 1.
+        /// The number of the try that failed, from 1.
         attempt: u64,
         /// Why.
         message: String,
@@ -160,49 +162,6 @@ pub enum TransportEvent {
     Unread(String),
     /// The turn is over for opencode, or opencode is gone.
     Ended(End),
-}
-
-/// A tool call.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ToolCall {
-    /// The model's id of the call.
-    pub call: String,
-    /// The tool's name.
-    pub tool: String,
-    /// Where it stands.
-    pub status: ToolStatus,
-    /// What opencode calls it for people.
-    pub title: String,
-    /// Its arguments.
-    pub input: Value,
-    /// What it printed, once it has ended well.
-    pub output: Option<String>,
-    /// Why it failed.
-    pub error: Option<String>,
-}
-
-/// Where a tool call stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ToolStatus {
-    /// Its arguments are being written.
-    Pending,
-    /// It runs.
-    Running,
-    /// It ended well.
-    Completed,
-    /// It failed or was refused.
-    Failed,
-}
-
-/// An error as opencode reports it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ErrorPayload {
-    /// The error's name: `APIError`, `ProviderAuthError`, `MessageAbortedError`...
-    pub name: String,
-    /// What it says.
-    pub message: String,
-    /// All of it.
-    pub payload: Value,
 }
 
 /// Something that opencode asks a person.
@@ -310,7 +269,7 @@ pub struct End {
     /// How the process went away, for a transport with a process per turn or when the server died.
     pub exit: Option<Exit>,
     /// The model's reason for its last step, as the server answered.
-    pub finish: Option<String>,
+    pub finish: Option<Finish>,
     /// What could not be delivered or heard.
     pub broken: Option<String>,
     /// opencode's last words on its standard error, oldest first.

@@ -5,37 +5,28 @@
 //! since event streams drop (anomalyco/opencode#38458).
 //!
 //! The server belongs to this turn alone. What rests on that, for whoever lends one server to turn after turn: every
-//! question and permission that the poll finds is this turn's ([`waiting`]); the rules and secrets are in the server's
+//! question and permission that the poll finds is this turn's ([`poll_waiting`]); the rules and secrets are in the server's
 //! environment ([`TurnSpec::launch`]); the end of the server is the end of everything that the turn started
 //! ([`TurnLink::close`]); what a server says on its standard error is evidence of this turn ([`End::stderr`]).
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::serve_events::{Listener, waiting};
+use super::raw_log::RawLog;
+use super::serve_events::{Listener, ServerReport, poll_waiting};
 use super::{
     Answer, Connector, End, Request, RequestKind, Target, TransportError, TransportEvent, TurnLink, TurnSpec,
 };
-use crate::opencode::{Api, ApiError, Problem, Server, ServerError};
+use crate::opencode::{Api, ApiError, PermissionReply, Server, ServerError, TurnAnswer};
 use kugetsu_api::{SessionId, TransportKind};
 
 /// How often what waits is looked up beside the event stream.
 const POLL: Duration = Duration::from_secs(2);
 /// How long the event stream may lag behind the answer to the prompt.
 const LAG: Duration = Duration::from_millis(500);
-
-/// What the tasks report.
-pub(super) enum ServerReport {
-    Event(TransportEvent),
-    /// The session went idle.
-    Idle,
-    /// The request that delivered the prompt was answered.
-    Answered(Result<Value, ApiError>),
-}
 
 /// Reaches opencode through a server of the turn's own.
 #[derive(Clone, Copy, Debug)]
@@ -49,11 +40,14 @@ struct ServerLink {
     sender: mpsc::Sender<ServerReport>,
     reports: mpsc::Receiver<ServerReport>,
     tasks: Vec<JoinHandle<()>>,
-    answer: Option<Result<Value, ApiError>>,
+    answer: Option<Result<TurnAnswer, ApiError>>,
     idle: bool,
+    /// When the session counts as idle, once the prompt is answered.
     idle_by: Option<tokio::time::Instant>,
-    said_text: bool,
-    gone: bool,
+    /// Whether any text of the answer came by the stream.
+    streamed_text: bool,
+    /// Whether the server has ended.
+    ended: bool,
 }
 
 impl From<ServerError> for TransportError {
@@ -80,10 +74,10 @@ impl ServerLink {
     }
 
     /// Takes in one report; an event for the caller, if it is one.
-    fn take(&mut self, reports: ServerReport) -> Option<TransportEvent> {
-        match reports {
+    fn take(&mut self, report: ServerReport) -> Option<TransportEvent> {
+        match report {
             ServerReport::Event(event) => {
-                self.said_text |= matches!(event, TransportEvent::Text { reasoning: false, .. });
+                self.streamed_text |= matches!(event, TransportEvent::Text { reasoning: false, .. });
                 Some(event)
             }
             ServerReport::Idle => {
@@ -106,11 +100,11 @@ impl ServerLink {
         }
         match self.answer.take()? {
             Ok(answer) => {
-                let finish = answer["info"]["finish"].as_str().map(str::to_owned);
-                let text = answer_text(&answer);
-                if !self.said_text && !text.is_empty() {
+                let finish = answer.finish().cloned();
+                let text = answer.text();
+                if !self.streamed_text && !text.is_empty() {
                     // The stream dropped: the answer is here, so the user gets it.
-                    self.said_text = true;
+                    self.streamed_text = true;
                     self.answer = Some(Ok(answer));
                     return Some(TransportEvent::Text {
                         part: "answer".to_owned(),
@@ -132,15 +126,6 @@ impl ServerLink {
     }
 }
 
-fn answer_text(answer: &Value) -> String {
-    let parts = answer["parts"].as_array().map(Vec::as_slice).unwrap_or_default();
-    parts
-        .iter()
-        .filter(|part| part["type"] == "text" && part["synthetic"] != true)
-        .filter_map(|part| part["text"].as_str())
-        .collect()
-}
-
 #[async_trait]
 impl Connector for PrivateServer {
     fn kind(&self) -> TransportKind {
@@ -160,8 +145,8 @@ impl Connector for PrivateServer {
             answer: None,
             idle: false,
             idle_by: None,
-            said_text: false,
-            gone: false,
+            streamed_text: false,
+            ended: false,
         }))
     }
 }
@@ -169,14 +154,13 @@ impl Connector for PrivateServer {
 #[async_trait]
 impl TurnLink for ServerLink {
     async fn fork(&mut self, base: &SessionId) -> Result<Option<SessionId>, TransportError> {
-        self.api()
-            .fork(base)
-            .await
-            .map(Some)
-            .map_err(|error| match error.problem {
-                Problem::Status { status: 404, .. } => TransportError::NoSuchSession(base.clone()),
-                _ => error.into(),
-            })
+        self.api().fork(base).await.map(Some).map_err(|error| {
+            if error.is_not_found() {
+                TransportError::NoSuchSession(base.clone())
+            } else {
+                error.into()
+            }
+        })
     }
 
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {
@@ -186,7 +170,7 @@ impl TurnLink for ServerLink {
                 let fork = self.api().fork(base).await?;
                 let _ = self
                     .sender
-                    .send(ServerReport::Event(TransportEvent::Session(fork.clone())))
+                    .send(TransportEvent::Session(fork.clone()).into())
                     .await;
                 fork
             }
@@ -195,18 +179,18 @@ impl TurnLink for ServerLink {
         let api = self.api();
         // Listening begins before the prompt is delivered, so that nothing of the turn is missed.
         let stream = api.events().await?;
-        let listener = Listener::new(
-            session.clone(),
+        let raw = RawLog::open(
             self.spec.raw_log.as_deref(),
             self.spec.launch.secrets.redactor.clone(),
         )?;
+        let listener = Listener::new(session.clone(), raw);
         self.tasks.push(tokio::spawn(listener.run(
             api.clone(),
             stream,
             self.sender.clone(),
         )));
         self.tasks
-            .push(tokio::spawn(waiting(api.clone(), self.sender.clone(), POLL)));
+            .push(tokio::spawn(poll_waiting(api.clone(), self.sender.clone(), POLL)));
         let (sender, text) = (self.sender.clone(), text.to_owned());
         let (model, agent) = (self.spec.model.clone(), self.spec.agent.clone());
         self.tasks.push(tokio::spawn(async move {
@@ -231,13 +215,13 @@ impl TurnLink for ServerLink {
             };
             tokio::select! {
                 biased;
-                Some(reports) = self.reports.recv() => {
-                    if let Some(event) = self.take(reports) {
+                Some(report) = self.reports.recv() => {
+                    if let Some(event) = self.take(report) {
                         return event;
                     }
                 }
-                exit = self.server.ended(), if !self.gone => {
-                    self.gone = true;
+                exit = self.server.ended(), if !self.ended => {
+                    self.ended = true;
                     return TransportEvent::Ended(End {
                         exit: Some(exit),
                         broken: Some("opencode serve ended during the turn".to_owned()),
@@ -254,9 +238,11 @@ impl TurnLink for ServerLink {
         let api = self.api();
         let answered = match (&request.kind, answer) {
             (RequestKind::Permission { .. }, Answer::Allow) => {
-                api.reply_permission(&request.id, "once").await
+                api.reply_permission(&request.id, PermissionReply::Once).await
             }
-            (RequestKind::Permission { .. }, _) => api.reply_permission(&request.id, "reject").await,
+            (RequestKind::Permission { .. }, _) => {
+                api.reply_permission(&request.id, PermissionReply::Reject).await
+            }
             (RequestKind::Question(_), Answer::Labels(labels)) => {
                 api.reply_question(&request.id, labels).await
             }
@@ -264,20 +250,17 @@ impl TurnLink for ServerLink {
         };
         match answered {
             // Withdrawn meanwhile, such as with the step that asked.
-            Err(ApiError {
-                problem: Problem::Status { status: 404, .. },
-                ..
-            }) => Ok(()),
-            // What opencode does not take it would not take another time: the request must not stay open for that.
-            Err(ApiError {
-                problem: Problem::Status {
-                    status: 400..=499, ..
-                },
-                request: what,
-            }) => {
-                tracing::warn!("{what}: the answer was not taken, so the request is refused");
+            Err(error) if error.is_not_found() => Ok(()),
+            // The request must not stay open for an answer that opencode does not take.
+            Err(error) if error.is_refusal() => {
+                tracing::warn!(
+                    "{}: the answer was not taken, so the request is refused",
+                    error.request
+                );
                 match &request.kind {
-                    RequestKind::Permission { .. } => api.reply_permission(&request.id, "reject").await?,
+                    RequestKind::Permission { .. } => {
+                        api.reply_permission(&request.id, PermissionReply::Reject).await?;
+                    }
                     RequestKind::Question(_) => api.reject_question(&request.id).await?,
                 }
                 Ok(())

@@ -155,7 +155,7 @@ impl StreamEncoder {
                     stream,
                     StreamEvent::TurnEnd {
                         step,
-                        reason: reason.clone(),
+                        reason: reason.to_string(),
                         cost_usd: *cost_usd,
                         tokens: *tokens,
                     },

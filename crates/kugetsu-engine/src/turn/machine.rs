@@ -12,9 +12,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::Limits;
-use crate::opencode::{SUBAGENT_TOOL, found_database_locked, rejected_permission};
+use crate::opencode::{ErrorKind, Refusal, found_database_locked, refusal, rejected_permission};
 use crate::process::Exit;
-use crate::transport::{End, ErrorPayload, Request, RequestKind, ToolStatus, TransportEvent};
+use crate::transport::{End, ErrorPayload, Finish, Request, RequestKind, ToolStatus, TransportEvent};
 use kugetsu_api::{TokenCount, Verdict};
 
 /// What the supervisor must do now.
@@ -64,12 +64,13 @@ pub struct Machine {
     idle_steps: u32,
     /// The same of each subagent, by its session.
     subagents_idle: HashMap<String, u32>,
-    last_reason: Option<String>,
+    last_reason: Option<Finish>,
     answer_over: bool,
     error: Option<ErrorPayload>,
-    rejected: Option<String>,
+    /// The tool call that was refused last, and its error.
+    refused: Option<(Refusal, String)>,
     /// The permission that was asked for last.
-    wanted: Option<String>,
+    asked_permission: Option<String>,
     asked: HashSet<String>,
     tools: HashSet<String>,
     waits_since: Option<Duration>,
@@ -105,8 +106,8 @@ impl Machine {
             last_reason: None,
             answer_over: false,
             error: None,
-            rejected: None,
-            wanted: None,
+            refused: None,
+            asked_permission: None,
             asked: HashSet::new(),
             tools: HashSet::new(),
             waits_since: None,
@@ -227,15 +228,17 @@ impl Machine {
                     // Its arguments are still being written: the model may fall silent over them.
                     ToolStatus::Pending => {}
                     // What a subagent does is told by the subagent.
-                    ToolStatus::Running if call.tool == SUBAGENT_TOOL => {}
+                    ToolStatus::Running if call.is_subagent() => {}
                     ToolStatus::Running => {
                         self.tools.insert(call.call.clone());
                     }
                     ToolStatus::Completed | ToolStatus::Failed => {
                         self.tools.remove(&call.call);
                         self.counts.tool_calls += 1;
-                        if let Some(error) = call.error.as_deref().filter(|error| is_rejection(error)) {
-                            self.rejected = Some(format!("{}: {error}", call.tool));
+                        if let Some(error) = &call.error
+                            && let Some(refusal) = refusal(error)
+                        {
+                            self.refused = Some((refusal, format!("{}: {error}", call.tool)));
                         }
                     }
                 }
@@ -256,7 +259,7 @@ impl Machine {
             TransportEvent::Asked(request) => {
                 self.last_progress = at;
                 if let RequestKind::Permission { permission, patterns } = &request.kind {
-                    self.wanted = Some(format!("{permission} on {}", patterns.join(", ")));
+                    self.asked_permission = Some(format!("{permission} on {}", patterns.join(", ")));
                 }
                 if self.asked.insert(request.id.clone()) {
                     Step::Ask(request.clone())
@@ -275,17 +278,17 @@ impl Machine {
         }
     }
 
-    fn step_finished(&mut self, reason: &str, cost_usd: f64, tokens: TokenCount, at: Duration) -> Step {
+    fn step_finished(&mut self, reason: &Finish, cost_usd: f64, tokens: TokenCount, at: Duration) -> Step {
         self.progress(at);
         self.tools.clear();
         self.error = None;
         self.counts.steps += 1;
-        self.last_reason = Some(reason.to_owned());
-        self.answer_over = is_over(reason);
+        self.last_reason = Some(reason.clone());
+        self.answer_over = reason.is_over();
         if let Some(judgement) = self.spend(cost_usd, tokens) {
             return Step::Stop(judgement);
         }
-        if !is_idle(reason) {
+        if !reason.is_idle() {
             self.idle_steps = 0;
             return Step::Go;
         }
@@ -300,7 +303,7 @@ impl Machine {
     fn subagent_step(
         &mut self,
         session: &str,
-        reason: &str,
+        reason: &Finish,
         cost_usd: f64,
         tokens: TokenCount,
         at: Duration,
@@ -309,7 +312,7 @@ impl Machine {
         if let Some(judgement) = self.spend(cost_usd, tokens) {
             return Step::Stop(judgement);
         }
-        if !is_idle(reason) {
+        if !reason.is_idle() {
             self.subagents_idle.remove(session);
             return Step::Go;
         }
@@ -359,7 +362,7 @@ impl Machine {
     }
 
     /// opencode was started again: what the old process was doing is over.
-    pub fn reborn(&mut self, at: Duration) {
+    pub fn restarted(&mut self, at: Duration) {
         self.tools.clear();
         self.subagents_idle.clear();
         self.answer_over = false;
@@ -393,62 +396,52 @@ impl Machine {
     /// opencode is done: what do the events prove?
     fn judge(&self, end: &End, now: Timestamp) -> Judgement {
         if let Some(error) = &self.error {
-            let status = error.payload["data"]["statusCode"].as_u64();
-            let later = error.payload["data"]["isRetryable"] == true;
-            if later && status.is_some_and(|status| status == 429 || status >= 500) {
-                // 1.18.33 asks six times within 70 s and then hands on what the provider said.
-                return Judgement {
-                    retry_at: retry_at(&error.payload, now),
+            let text = format!("{}: {}", error.name, error.message);
+            return match error.kind {
+                ErrorKind::ProviderUnavailable { retry_after } => Judgement {
+                    retry_at: retry_after.and_then(|wait| now.checked_add(wait).ok()),
                     ..Judgement::new(
                         Verdict::Quota,
                         format!("the model's provider gave no answer: {}", error.message),
                     )
-                };
-            }
-            let text = format!("{}: {}", error.name, error.message);
-            return Judgement::new(
-                Verdict::Failed,
-                if text.contains("Check server logs") {
-                    with_last_words(&text, end)
-                } else {
-                    text
                 },
-            );
+                ErrorKind::CauseInLog => Judgement::new(Verdict::Failed, with_last_words(&text, end)),
+                ErrorKind::Other => Judgement::new(Verdict::Failed, text),
+            };
         }
         if let Some(broken) = end.broken.as_ref().filter(|_| !self.answer_over) {
             return Judgement::new(Verdict::Failed, with_last_words(broken, end));
         }
-        let reason = end.finish.as_deref().or(self.last_reason.as_deref());
-        match reason {
-            Some(reason) if is_over(reason) => Judgement::new(Verdict::Completed, ""),
-            Some("length") => Judgement::new(
+        match end.finish.as_ref().or(self.last_reason.as_ref()) {
+            Some(reason) if reason.is_over() => Judgement::new(Verdict::Completed, ""),
+            Some(Finish::Length) => Judgement::new(
                 Verdict::Failed,
                 "the answer was cut off at the model's output limit",
             ),
-            Some("content-filter") => Judgement::new(
+            Some(Finish::ContentFilter) => Judgement::new(
                 Verdict::Failed,
                 "the answer was withheld by the provider's content filter",
             ),
-            Some(reason) => {
-                if let Some(rejected) = self.rejected.as_ref().filter(|said| said.contains(DISMISSED)) {
-                    return Judgement::new(Verdict::Failed, format!("a question was cancelled: {rejected}"));
+            Some(reason) => match &self.refused {
+                Some((Refusal::Question, call)) => {
+                    Judgement::new(Verdict::Failed, format!("a question was cancelled: {call}"))
                 }
-                if let Some(rejected) = &self.rejected {
+                Some((Refusal::Permission, call)) => {
                     // `run` says what was asked for on its standard error alone.
-                    let told = || end.stderr.iter().rev().find_map(|line| rejected_permission(line));
-                    let what = self
-                        .wanted
-                        .clone()
-                        .or_else(|| told().map(|told| format!("{} on {}", told.permission, told.patterns)))
-                        .map_or_else(String::new, |what| format!("{what}: "));
-                    return Judgement::new(
-                        Verdict::Failed,
-                        format!("a permission was refused: {what}{rejected}"),
-                    );
+                    let on_stderr = || {
+                        let lines = end.stderr.iter().rev();
+                        let rejected = lines.map(String::as_str).find_map(rejected_permission)?;
+                        Some(format!("{} on {}", rejected.permission, rejected.patterns))
+                    };
+                    let what = self.asked_permission.clone().or_else(on_stderr);
+                    let what = what.map_or_else(String::new, |what| format!("{what}: "));
+                    Judgement::new(Verdict::Failed, format!("a permission was refused: {what}{call}"))
                 }
-                let text = format!("opencode ended in the middle of its work (last step: {reason})");
-                Judgement::new(Verdict::Failed, with_last_words(&text, end))
-            }
+                None => {
+                    let text = format!("opencode ended in the middle of its work (last step: {reason})");
+                    Judgement::new(Verdict::Failed, with_last_words(&text, end))
+                }
+            },
             None => match end.exit {
                 Some(Exit::Code(0)) | None => {
                     Judgement::new(Verdict::Void, "opencode ended without doing anything")
@@ -462,37 +455,11 @@ impl Machine {
     }
 }
 
-/// When the provider may be asked again, by the `retry-after` in seconds of its answer (RFC 9110, 10.2.3), which opencode
-/// hands on with the error.
-fn retry_at(payload: &serde_json::Value, now: Timestamp) -> Option<Timestamp> {
-    let seconds = payload["data"]["responseHeaders"]["retry-after"].as_str()?;
-    let seconds: u32 = seconds.trim().parse().ok()?;
-    now.checked_add(jiff::SignedDuration::from_secs(seconds.into()))
-        .ok()
-}
-
-/// Reasons after which the model has said all it wanted to.
-fn is_over(reason: &str) -> bool {
-    matches!(reason, "stop" | "end_turn" | "end-turn")
-}
-
-/// Finish reasons that say nothing: steps with them can follow each other without end.
-fn is_idle(reason: &str) -> bool {
-    !is_over(reason) && reason != "tool-calls"
-}
-
 fn looping(steps: u32, whose: &str) -> Judgement {
     Judgement::new(
         Verdict::Looping,
         format!("{steps} steps{whose} in a row ended without a finish reason"),
     )
-}
-
-/// What opencode says of a question that was cancelled (both versions).
-const DISMISSED: &str = "dismissed this question";
-
-fn is_rejection(error: &str) -> bool {
-    error.contains("rejected permission") || error.contains(DISMISSED)
 }
 
 fn with_last_words(text: &str, end: &End) -> String {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use crate::opencode::{Database, DatabaseError};
+use crate::opencode::{Database, DatabaseError, StoredMessage};
 use kugetsu_api::SessionId;
 
 /// What is delivered to a session that holds the prompt, and whose answer a crash cut off.
@@ -31,13 +31,10 @@ pub(super) fn stored_turn(
 ) -> Result<StoredTurn, DatabaseError> {
     let database = Database::open_read(database)?;
     let messages = database.messages_after(session, started.as_millisecond())?;
-    if !messages.iter().any(|message| message.role == "user") {
+    if !messages.iter().any(StoredMessage::is_prompt) {
         return Ok(StoredTurn::Nothing);
     }
-    let complete = messages
-        .last()
-        .is_some_and(|message| message.role == "assistant" && message.finish.as_deref() == Some("stop"));
-    if complete {
+    if messages.last().is_some_and(StoredMessage::is_end_of_answer) {
         return Ok(StoredTurn::Answer);
     }
     // Under the lease every message since then is of this turn; the last one may be opencode's own, such as that of

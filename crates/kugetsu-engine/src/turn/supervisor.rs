@@ -275,7 +275,7 @@ impl Supervisor<'_> {
             return Ok(Ok(self.turn.prompt.clone()));
         };
         self.turn.target = Target::Session(session.clone());
-        self.machine.reborn(self.began.elapsed());
+        self.machine.restarted(self.began.elapsed());
         // If this cannot be known, the prompt must not be sent again.
         let (database, started) = (self.database(), self.started);
         let stored_turn = aside(move || stored_turn(&database, &session, started)).await?;

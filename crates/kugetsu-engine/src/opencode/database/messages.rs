@@ -1,38 +1,51 @@
 //! What a session holds: the evidence for a verdict.
 //!
-//! Measured on 1.3.2 and 1.18.33: `message.data` is JSON with `role`; a user's message has nothing else of interest;
-//! an assistant's has `time {created, completed}`, `cost`, `tokens`, `finish` (`stop`, `tool-calls`, ...) when the model
-//! answered, and `error {name, data {message, ...}}` when it did not (then without `finish`). One turn stores a user's
-//! message and one assistant's message per step. The text is in `part.data` (`type`, `text`).
+//! Measured on 1.3.2 and 1.18.33: `message.data` and `part.data` are the JSON objects that events have as well. Their ids
+//! and sessions are in columns.
 
 use rusqlite::{OptionalExtension, params};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{Database, DatabaseError};
-use crate::opencode::run_events::{cost, token_count};
+use crate::opencode::message::{MessageInfo, Part, SUBAGENT_TOOL};
+use crate::opencode::tolerant::{self, Tolerant};
+use crate::opencode::{ErrorPayload, Finish, Role};
 use kugetsu_api::{SessionId, TokenCount};
-
-/// The tool that starts a subagent and waits for it.
-pub const SUBAGENT_TOOL: &str = "task";
 
 /// A message as stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredMessage {
     /// `msg_...`
     pub id: String,
-    /// `user` or `assistant`.
-    pub role: String,
+    /// Who wrote it.
+    pub role: Role,
     /// When it was created, in milliseconds since the epoch.
     pub created_ms: i64,
-    /// Why the model ended its step: `stop`, `tool-calls`, `length`, `unknown`, ...
-    pub finish: Option<String>,
-    /// opencode's error object.
-    pub error: Option<Value>,
+    /// Why the model ended its step.
+    pub finish: Option<Finish>,
+    /// Why there is no answer of the model.
+    pub error: Option<ErrorPayload>,
     /// What the step cost, in US dollars.
     pub cost_usd: f64,
     /// What the step used.
     pub tokens: TokenCount,
+}
+
+impl StoredMessage {
+    /// Whether it is a prompt.
+    pub fn is_prompt(&self) -> bool {
+        self.role == Role::User
+    }
+
+    /// Whether it is a step of an answer, complete or not.
+    pub fn is_answer(&self) -> bool {
+        self.role == Role::Assistant
+    }
+
+    /// Whether it is the last step of an answer: the model has said all that it wanted to.
+    pub fn is_end_of_answer(&self) -> bool {
+        self.is_answer() && self.finish == Some(Finish::Stop)
+    }
 }
 
 /// What the subagents of a session have done.
@@ -52,7 +65,7 @@ pub struct SubagentStep {
     /// The subagent's session.
     pub session: String,
     /// Why the model ended it.
-    pub reason: String,
+    pub reason: Finish,
     /// What it cost, in US dollars.
     pub cost_usd: f64,
     /// What it used.
@@ -102,9 +115,9 @@ impl Database {
             let rows = statement.query_map(params![id.as_str(), since_ms], |row| row.get::<_, String>(0))?;
             let mut spent = (0.0, TokenCount::default());
             for row in rows {
-                let data: Value = serde_json::from_str(&row?).unwrap_or_default();
-                spent.0 += cost(&data["cost"]);
-                spent.1 += token_count(&data["tokens"]);
+                let info: MessageInfo = read(&row?);
+                spent.0 += info.cost_usd;
+                spent.1 += info.tokens;
             }
             Ok(spent)
         })
@@ -127,13 +140,13 @@ impl Database {
             while let Some(row) = rows.next()? {
                 work.changed_ms = work.changed_ms.max(row.get(2)?);
                 if row.get_ref(3)?.as_str() == Ok("step-finish") {
-                    let data: Value = serde_json::from_str(&row.get::<_, String>(4)?).unwrap_or_default();
+                    let step: Part = read(&row.get::<_, String>(4)?);
                     work.steps.push(SubagentStep {
                         part: row.get(0)?,
                         session: row.get(1)?,
-                        reason: data["reason"].as_str().unwrap_or("unknown").to_owned(),
-                        cost_usd: cost(&data["cost"]),
-                        tokens: token_count(&data["tokens"]),
+                        reason: step.reason.unwrap_or_default(),
+                        cost_usd: step.cost_usd,
+                        tokens: step.tokens,
                     });
                 }
             }
@@ -178,37 +191,33 @@ impl Database {
     }
 }
 
-/// Is the stored prompt the one with this SHA-256 (lower-case hexadecimal)? 1.3.2 puts one line feed before a prompt
-/// that it reads from stdin; nothing else may differ.
+/// Whether the stored prompt is the one with this SHA-256 (lower-case hexadecimal). 1.3.2 puts one line feed before a
+/// prompt that it reads from stdin; nothing else may differ.
 pub fn prompt_matches(stored: &str, sha256: &str) -> bool {
-    let is = |text: &str| hex(&Sha256::digest(text)) == sha256;
+    let is = |text: &str| hex::encode(Sha256::digest(text)) == sha256;
     is(stored) || stored.strip_prefix('\n').is_some_and(is)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+/// Whether the stored prompt is this one, but for line feeds before it.
+pub fn is_same_prompt(stored: &str, prompt: &str) -> bool {
+    stored.trim_start_matches('\n') == prompt.trim_start_matches('\n')
+}
+
+/// What cannot be read is empty.
+fn read<T: Tolerant>(data: &str) -> T {
+    tolerant::from_slice(data.as_bytes()).unwrap_or_default()
 }
 
 fn stored_message(id: String, created_ms: i64, data: &str) -> StoredMessage {
     // A message that cannot be read is still a message; it proves nothing else.
-    let mut data: Value = serde_json::from_str(data).unwrap_or_default();
-    let string = |value: &Value| value.as_str().map(str::to_owned);
+    let info: MessageInfo = read(data);
     StoredMessage {
         id,
-        role: string(&data["role"]).unwrap_or_default(),
+        role: info.role,
         created_ms,
-        finish: string(&data["finish"]),
-        cost_usd: cost(&data["cost"]),
-        tokens: token_count(&data["tokens"]),
-        error: data
-            .get_mut("error")
-            .map(Value::take)
-            .filter(|error| !error.is_null()),
+        finish: info.finish,
+        error: info.error,
+        cost_usd: info.cost_usd,
+        tokens: info.tokens,
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::opencode::{Database, DatabaseError, SessionPatch, prompt_matches};
+use crate::opencode::{Database, DatabaseError, Finish, Role, SessionPatch, prompt_matches};
 use crate::permission::{Policy, Rule};
 use kugetsu_api::{SessionId, TokenCount};
 use rusqlite::{Connection, params};
@@ -531,8 +531,8 @@ fn messages_are_evidence() {
         );
         let done = &all[1];
         assert_eq!(
-            (done.role.as_str(), done.finish.as_deref()),
-            ("assistant", Some("stop"))
+            (done.role, done.finish.as_ref()),
+            (Role::Assistant, Some(&Finish::Stop))
         );
         assert_eq!((done.created_ms, done.cost_usd), (11, 0.25));
         let tokens = TokenCount {
@@ -543,9 +543,12 @@ fn messages_are_evidence() {
             cache_write: 2,
         };
         assert_eq!((done.tokens, done.error.is_none()), (tokens, true));
-        assert_eq!(all[3].error.as_ref().unwrap()["data"]["message"], "bad things");
+        assert_eq!(
+            all[3].error.as_ref().unwrap().payload["data"]["message"],
+            "bad things"
+        );
         assert_eq!(all[3].finish, None);
-        assert_eq!(all[4].role, "");
+        assert_eq!(all[4].role, Role::Other);
 
         let ids = |after| {
             let messages = database.messages_after(&base, after).unwrap();
@@ -558,13 +561,7 @@ fn messages_are_evidence() {
 
 #[test]
 fn a_stored_prompt_is_recognised_with_the_one_line_feed_of_1_3_2() {
-    use std::fmt::Write as _;
-    let sha = |text: &str| {
-        Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
-            write!(hex, "{byte:02x}").unwrap();
-            hex
-        })
-    };
+    let sha = |text: &str| hex::encode(Sha256::digest(text));
     for prompt in ["fix it", "\nfix it", "", "\n"] {
         assert!(prompt_matches(prompt, &sha(prompt)));
         assert!(prompt_matches(&format!("\n{prompt}"), &sha(prompt)));

@@ -1,10 +1,13 @@
 //! Lines and the events in them, with real output of both versions.
 
 use crate::opencode::{
-    KEPT_PREFIX, LineSplitter, MAX_LINE, RunEventKind, RunLine, SplitLine, parse_line, rejected_permission,
+    ErrorKind, ErrorPayload, Finish, LineSplitter, MAX_LINE, MAX_PREFIX, PartState, Refusal, Role,
+    RunEventKind, RunLine, ServerEvent, ServerEventKind, SplitLine, Subagent, ToolStatus, parse_line,
+    refusal, rejected_permission,
 };
 use kugetsu_api::{SessionId, TokenCount};
 use proptest::prelude::*;
+use serde_json::{Value, json};
 
 use super::{VERSIONS, fixture};
 
@@ -40,7 +43,7 @@ fn overlong_lines_keep_their_beginning_and_length() {
             assert_eq!(lines[0].0, b"short");
             assert_eq!(
                 (lines[1].0.as_slice(), lines[1].1),
-                (&data[6..6 + KEPT_PREFIX], over as u64)
+                (&data[6..6 + MAX_PREFIX], over as u64)
             );
             assert_eq!(lines[2].0, b"next");
         }
@@ -55,7 +58,7 @@ fn overlong_lines_keep_their_beginning_and_length() {
     let lines = split(&open, &[MAX_LINE, 3]);
     assert_eq!(
         (lines.len(), lines[0].0.len(), lines[0].1),
-        (1, KEPT_PREFIX, MAX_LINE as u64 + 5)
+        (1, MAX_PREFIX, MAX_LINE as u64 + 5)
     );
 }
 
@@ -74,7 +77,7 @@ fn real_output_is_understood() {
                             .is_some_and(|id| id.as_str().starts_with("ses_")),
                         "{event:?}"
                     );
-                    let is_error = matches!(event.kind, RunEventKind::Error { .. });
+                    let is_error = matches!(event.kind, RunEventKind::Error(_));
                     assert_eq!(event.message.is_some_and(|id| id.starts_with("msg_")), !is_error);
                     events.push(event.kind);
                 }
@@ -99,7 +102,7 @@ fn real_output_is_understood() {
             cache_write: 0,
         };
         let finish = |reason: &str| RunEventKind::StepFinish {
-            reason: reason.to_owned(),
+            reason: reason.into(),
             cost_usd: 0.000_078,
             tokens,
         };
@@ -110,49 +113,36 @@ fn real_output_is_understood() {
         );
         assert_eq!(events[2], finish("stop"));
         match &events[4] {
-            RunEventKind::ToolUse {
-                call,
-                tool,
-                status,
-                title,
-                input,
-                output,
-                error,
-            } => {
+            RunEventKind::Tool(call) => {
                 assert_eq!(
-                    (call.as_str(), tool.as_str(), status.as_str()),
-                    ("call_4_1", "read", "error")
+                    (call.call.as_str(), call.tool.as_str(), call.status),
+                    ("call_4_1", "read", ToolStatus::Failed)
                 );
-                assert_eq!((title, output), (&None, &None));
-                assert_eq!(input["filePath"], "/nonexistent/x");
-                assert!(error.as_ref().unwrap().contains("rejected permission"));
+                assert_eq!((call.title.as_str(), &call.output), ("", &None));
+                assert_eq!(call.input["filePath"], "/nonexistent/x");
+                let error = call.error.as_deref().unwrap();
+                assert!(error.contains("rejected permission"));
+                assert_eq!(refusal(error), Some(Refusal::Permission));
             }
             other => panic!("{other:?}"),
         }
         match &events[5] {
-            RunEventKind::ToolUse {
-                tool,
-                status,
-                title,
-                output,
-                error,
-                ..
-            } => {
-                assert_eq!((tool.as_str(), status.as_str()), ("bash", "completed"));
-                assert!(title.is_some());
-                assert_eq!((output.as_deref(), error), (Some("hi\nerr\n"), &None));
+            RunEventKind::Tool(call) => {
+                assert_eq!((call.tool.as_str(), call.status), ("bash", ToolStatus::Completed));
+                assert!(!call.title.is_empty());
+                assert_eq!((call.output.as_deref(), &call.error), (Some("hi\nerr\n"), &None));
             }
             other => panic!("{other:?}"),
         }
         assert_eq!(events[6], finish("tool-calls"));
         match &events[7] {
-            RunEventKind::Error {
-                name,
-                message,
-                payload,
-            } => {
-                assert_eq!((name.as_str(), message.as_str()), ("APIError", "bad things"));
-                assert_eq!(payload["data"]["statusCode"], 400);
+            RunEventKind::Error(error) => {
+                assert_eq!(
+                    (error.name.as_str(), error.message.as_str()),
+                    ("APIError", "bad things")
+                );
+                assert_eq!(error.kind, ErrorKind::Other);
+                assert_eq!(error.payload["data"]["statusCode"], 400);
             }
             other => panic!("{other:?}"),
         }
@@ -249,8 +239,232 @@ fn odd_numbers_and_bytes_do_no_harm() {
         panic!()
     };
     assert!(
-        matches!(event.kind, RunEventKind::Error { name, message, .. } if name == "Error" && message == "plain")
+        matches!(event.kind, RunEventKind::Error(error) if error.name == "Error" && error.message == "plain")
     );
+}
+
+fn server_event(event: &Value) -> ServerEvent {
+    ServerEvent::parse(event.to_string().as_bytes()).expect("an event")
+}
+
+fn part_state(part: &Value) -> PartState {
+    let event = server_event(&json!({"type": "message.part.updated", "properties": {"part": part}}));
+    match event.kind {
+        ServerEventKind::Part { state, .. } => state,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Events as 1.18.33 sends them; 1.3.2 leaves out `properties.sessionID` where a message or a part tells it.
+#[test]
+fn events_of_the_server_are_understood() {
+    let updated = json!({"type": "message.updated", "properties": {"info": {
+        "id": "msg_1", "sessionID": "ses_1", "role": "user", "time": {"created": 1}}}});
+    let event = server_event(&updated);
+    assert_eq!((event.session.as_str(), event.subagent), ("ses_1", None));
+    let kind = ServerEventKind::Message {
+        message: "msg_1".into(),
+        role: Role::User,
+    };
+    assert_eq!(event.kind, kind);
+
+    let created = json!({"type": "session.created", "properties": {"sessionID": "ses_2",
+        "info": {"id": "ses_2", "parentID": "ses_1", "title": "x"}}});
+    let subagent = Subagent {
+        session: "ses_2".into(),
+        parent: "ses_1".into(),
+    };
+    assert_eq!(server_event(&created).subagent, Some(subagent.clone()));
+    // One that goes on is told by the tool that waits for it, and by no other tool.
+    let mut waits = json!({"type": "message.part.updated", "properties": {"part": {"id": "prt_1", "sessionID": "ses_1",
+        "messageID": "msg_2", "type": "tool", "tool": "task", "callID": "call_1",
+        "state": {"status": "running", "input": {"a": [1]}, "metadata": {"sessionId": "ses_2"}}}}});
+    let event = server_event(&waits);
+    assert_eq!(event.subagent, Some(subagent));
+    match event.kind {
+        ServerEventKind::Part {
+            message,
+            state: PartState::Tool(call),
+        } => {
+            assert_eq!(message.as_deref(), Some("msg_2"));
+            assert_eq!(call.status, ToolStatus::Running);
+            assert_eq!(call.input, json!({"a": [1]}));
+            assert!(call.is_subagent());
+        }
+        other => panic!("{other:?}"),
+    }
+    waits["properties"]["part"]["tool"] = json!("bash");
+    assert_eq!(server_event(&waits).subagent, None);
+
+    let delta = |field: &str| {
+        let event = json!({"type": "message.part.delta", "properties": {"sessionID": "ses_1", "messageID": "msg_2",
+            "partID": "prt_2", "field": field, "delta": "hel"}});
+        match server_event(&event).kind {
+            ServerEventKind::Delta { part, text, .. } => (part, text),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(delta("text"), (Some("prt_2".into()), Some("hel".into())));
+    assert_eq!(delta("input"), (Some("prt_2".into()), None));
+
+    let text = |time: Value| {
+        let part = json!({"type": "reasoning", "id": "prt_2", "text": "hm", "time": time});
+        match part_state(&part) {
+            PartState::Text {
+                part,
+                reasoning,
+                text,
+                ended,
+            } => {
+                assert_eq!(
+                    (part.as_deref(), reasoning, text.as_str()),
+                    (Some("prt_2"), true, "hm")
+                );
+                ended
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(text(json!({"start": 1, "end": 2})));
+    assert!(!text(json!({"start": 1})) && !text(json!({"end": null})) && !text(Value::Null));
+    let step = part_state(&json!({"type": "step-finish", "cost": 0.5, "tokens": {"input": 3}}));
+    let tokens = TokenCount {
+        input: 3,
+        ..TokenCount::default()
+    };
+    let finished = PartState::StepFinished {
+        reason: Finish::Unknown,
+        cost_usd: 0.5,
+        tokens,
+    };
+    assert_eq!(step, finished);
+
+    let status = |status: Value| {
+        server_event(
+            &json!({"type": "session.status", "properties": {"sessionID": "ses_1", "status": status}}),
+        )
+        .kind
+    };
+    match status(json!({"type": "retry", "attempt": 3, "message": "later", "next": 1000.0})) {
+        ServerEventKind::Retrying(retry) => {
+            assert_eq!((retry.attempt, retry.message.as_str()), (3, "later"));
+            assert_eq!(retry.next.map(jiff::Timestamp::as_second), Some(1));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(status(json!({"type": "busy"})), ServerEventKind::Other);
+
+    let asked = json!({"type": "question.asked", "properties": {"id": "que_1", "sessionID": "ses_1", "questions": [
+        {"header": "h", "question": "q", "options": [{"label": "a", "description": "d"}, {"label": "b"}], "multiple": true},
+        "odd"]}});
+    match server_event(&asked).kind {
+        ServerEventKind::QuestionsAsked(asked) => {
+            assert_eq!((asked.id.as_str(), asked.questions.len()), ("que_1", 2));
+            let labels: Vec<_> = asked.questions[0]
+                .options
+                .iter()
+                .map(|o| o.label.as_str())
+                .collect();
+            assert_eq!((labels, asked.questions[0].multiple), (vec!["a", "b"], true));
+        }
+        other => panic!("{other:?}"),
+    }
+    let asked = json!({"type": "permission.asked", "properties": {"id": "per_1", "sessionID": "ses_1",
+        "permission": "bash", "patterns": ["rm *"], "metadata": {}, "always": []}});
+    match server_event(&asked).kind {
+        ServerEventKind::PermissionAsked(asked) => {
+            assert_eq!((asked.id.as_str(), asked.permission.as_str()), ("per_1", "bash"));
+            assert_eq!(asked.patterns, ["rm *"]);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn odd_events_of_the_server_do_no_harm() {
+    for odd in [
+        json!([]),
+        json!({}),
+        json!({"type": 7, "properties": []}),
+        json!({"type": "brand.new", "properties": {"sessionID": {"x": 1}, "info": "text", "part": [[]]}}),
+        json!({"type": "permission.replied", "properties": {"requestID": null}}),
+    ] {
+        let event = server_event(&odd);
+        assert_eq!(
+            (event.session.as_str(), event.kind),
+            ("", ServerEventKind::Other),
+            "{odd}"
+        );
+    }
+    assert_eq!(ServerEvent::parse(b"{\"type\":"), None);
+    let event = json!({"type": "message.part.updated", "properties": {"part": {"type": "brand-new", "sessionID": "ses_1",
+        "text": 7, "state": "x", "cost": -3, "tokens": "many", "time": 1}}});
+    let event = server_event(&event);
+    assert_eq!(event.session, "ses_1");
+    assert!(matches!(
+        event.kind,
+        ServerEventKind::Part {
+            state: PartState::Other,
+            ..
+        }
+    ));
+    assert_eq!(
+        part_state(&json!({"type": "tool", "state": {"status": "paused"}})),
+        part_state(&json!({"type": "tool", "state": {"status": "pending"}}))
+    );
+}
+
+#[test]
+fn errors_have_kinds() {
+    let kind = |error: Value| ErrorPayload::read(error).kind;
+    let api = |status: Value, retryable: bool| {
+        json!({"name": "APIError", "data": {"message": "no", "statusCode": status, "isRetryable": retryable,
+            "responseHeaders": {"retry-after": " 9 "}}})
+    };
+    let unavailable = ErrorKind::ProviderUnavailable {
+        retry_after: Some(std::time::Duration::from_secs(9)),
+    };
+    for status in [429, 500, 529] {
+        assert_eq!(kind(api(json!(status), true)), unavailable);
+        assert_eq!(kind(api(json!(status), false)), ErrorKind::Other);
+    }
+    assert_eq!(kind(api(json!(401), true)), ErrorKind::Other);
+    assert_eq!(kind(api(json!("429"), true)), ErrorKind::Other);
+    let unknown = json!({"name": "UnknownError", "data": {"message": "Unexpected server error. Check server logs for details."}});
+    assert_eq!(kind(unknown), ErrorKind::CauseInLog);
+    for odd in [
+        Value::Null,
+        json!([1]),
+        json!(7),
+        json!({"name": "", "data": "x"}),
+    ] {
+        let error = ErrorPayload::read(odd.clone());
+        assert_eq!((error.kind, error.name.as_str()), (ErrorKind::Other, "Error"));
+        assert_eq!((error.message.as_str(), error.payload), ("Error", odd));
+    }
+    assert_eq!(
+        refusal("The user dismissed this question"),
+        Some(Refusal::Question)
+    );
+    assert_eq!(refusal("file not found"), None);
+}
+
+#[test]
+fn a_finish_keeps_its_word() {
+    for word in [
+        "stop",
+        "tool-calls",
+        "length",
+        "content-filter",
+        "unknown",
+        "end_turn",
+        "",
+    ] {
+        assert_eq!(Finish::from(word).as_str(), word);
+    }
+    assert!(Finish::from("end_turn").is_over() && !Finish::from("end_turn").is_idle());
+    assert!(Finish::from("unknown").is_idle() && Finish::from("").is_idle());
+    assert!(!Finish::ToolCalls.is_idle() && !Finish::ToolCalls.is_over());
 }
 
 fn mutated() -> impl Strategy<Value = Vec<u8>> {

@@ -1,14 +1,13 @@
 //! What is known of opencode, held against the real one in both versions: binary, database, events, permissions.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::environment::Environment;
 use crate::opencode::{
-    Database, OpencodeError, RunEvent, RunEventKind, RunLine, Search, SessionPatch, agent_rules_args,
-    parse_agent_rules, parse_line, probe, prompt_matches,
+    Database, Finish, OpencodeError, Role, RunEvent, RunEventKind, RunLine, Search, SessionPatch, ToolStatus,
+    agent_rules_args, parse_agent_rules, parse_line, probe, prompt_matches,
 };
 use crate::permission::{Action, Explained, Policy, Preset, Rule, Source, env_json, evaluate, explain};
 use kugetsu_api::{SessionId, TokenCount};
@@ -74,27 +73,25 @@ impl Turn {
     }
 
     /// How each tool call ended, by its first argument.
-    fn tools(&self) -> BTreeMap<String, (String, String)> {
+    fn tools(&self) -> BTreeMap<String, (ToolStatus, String)> {
         let tool = |event: &RunEvent| match &event.kind {
-            RunEventKind::ToolUse {
-                input,
-                status,
-                output,
-                error,
-                ..
-            } => {
+            RunEventKind::Tool(call) => {
                 let input = ["command", "filePath", "description"]
                     .iter()
-                    .find_map(|name| input[name].as_str());
-                let said = error.clone().or_else(|| output.clone()).unwrap_or_default();
-                Some((input.unwrap_or_default().to_owned(), (status.clone(), said)))
+                    .find_map(|name| call.input[name].as_str());
+                let said = call
+                    .error
+                    .clone()
+                    .or_else(|| call.output.clone())
+                    .unwrap_or_default();
+                Some((input.unwrap_or_default().to_owned(), (call.status, said)))
             }
             _ => None,
         };
         self.events.iter().filter_map(tool).collect()
     }
 
-    fn last_reason(&self) -> Option<String> {
+    fn last_reason(&self) -> Option<Finish> {
         let reason = |event: &RunEvent| match &event.kind {
             RunEventKind::StepFinish { reason, .. } => Some(reason.clone()),
             _ => None,
@@ -235,7 +232,7 @@ on_both_versions! {
             let command_asked = command.split(" ||").next().unwrap();
             let denied = evaluate(&rules, "bash", command_asked).is_some_and(|rule| rule.action == Action::Deny);
             let (status, said) = &tools[command];
-            assert_eq!(said.contains("rule which prevents"), denied, "{command}: {status} {said}");
+            assert_eq!(said.contains("rule which prevents"), denied, "{command}: {status:?} {said}");
         }
         assert!(tools["printf"].1.contains("rule which prevents"), "a trailing ` *` matches nothing as well");
         assert!(!tools["printfx || true"].1.contains("rule which prevents"));
@@ -245,7 +242,7 @@ on_both_versions! {
             assert_eq!(said.contains("rule which prevents"), !path.ends_with("seen.txt"), "{path}: {said}");
         }
         // A denial is no end: the model had its say.
-        assert_eq!(turn.last_reason().as_deref(), Some("stop"), "{}", turn.output);
+        assert_eq!(turn.last_reason(), Some(Finish::Stop), "{}", turn.output);
     }
 
     fn subagents_are_bound_by_the_environment(world: &World) {
@@ -259,8 +256,8 @@ on_both_versions! {
         ]);
         let policy = policy(Preset::Headless, &["edit:*.txt=deny"]);
         let turn = turn(world, None, Some(&policy), "delegate");
-        assert_eq!(turn.last_reason().as_deref(), Some("stop"), "{}", turn.output);
-        assert_eq!(turn.tools()["sub"].0, "completed");
+        assert_eq!(turn.last_reason(), Some(Finish::Stop), "{}", turn.output);
+        assert_eq!(turn.tools()["sub"].0, ToolStatus::Completed);
         assert_eq!(world.model.turn_requests_with("please write").len(), 3);
         assert!(!target.exists());
     }
@@ -280,10 +277,10 @@ on_both_versions! {
         let stored = open().last_user_text(&id).unwrap().unwrap();
         assert!(prompt_matches(&stored, &sha256(prompt)), "{stored:?}");
         let messages = open().messages_after(&id, 0).unwrap();
-        let roles: Vec<_> = messages.iter().map(|message| message.role.as_str()).collect();
-        assert_eq!(roles, ["user", "assistant"]);
+        let roles: Vec<_> = messages.iter().map(|message| message.role).collect();
+        assert_eq!(roles, [Role::User, Role::Assistant]);
         let answer = &messages[1];
-        assert_eq!((answer.finish.as_deref(), &answer.error), (Some("stop"), &None));
+        assert_eq!((answer.finish.as_ref(), &answer.error), (Some(&Finish::Stop), &None));
         assert!((answer.cost_usd - usage::COST).abs() < 1e-9, "{answer:?}");
         let finished = first.events.iter().find_map(|event| match &event.kind {
             RunEventKind::StepFinish { tokens, .. } => Some(*tokens),
@@ -297,14 +294,14 @@ on_both_versions! {
         world.model.on("fail", [Reply::status(400, "bad things")]);
         let failed = turn(world, Some(id.as_str()), None, "fail");
         let error = failed.events.iter().find_map(|event| match &event.kind {
-            RunEventKind::Error { name, message, .. } => Some((name.clone(), message.clone())),
+            RunEventKind::Error(error) => Some((error.name.clone(), error.message.clone())),
             _ => None,
         });
         assert_eq!(error, Some(("APIError".into(), "bad things".into())));
         let since = open().messages_after(&id, answer.created_ms).unwrap();
         assert_eq!(since.len(), 2);
-        assert_eq!(since[1].error.as_ref().unwrap()["data"]["message"], "bad things");
-        assert_eq!(since[1].finish.as_deref(), None);
+        assert_eq!(since[1].error.as_ref().unwrap().payload["data"]["message"], "bad things");
+        assert_eq!(since[1].finish, None);
 
         // A patch, under the eyes of opencode.
         let rules = Policy::default().rules();
@@ -335,8 +332,5 @@ on_both_versions! {
 }
 
 fn sha256(text: &str) -> String {
-    Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
-        write!(hex, "{byte:02x}").unwrap();
-        hex
-    })
+    hex::encode(Sha256::digest(text))
 }

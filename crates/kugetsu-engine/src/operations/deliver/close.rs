@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::{Delivery, TurnReport, TurnSubject};
 use crate::aside::aside;
-use crate::operations::evidence::Stored;
+use crate::operations::evidence::StoredEvidence;
 use crate::operations::{EngineError, pending};
 use crate::redact::Redactor;
 use crate::turn::status::StatusWriter;
@@ -59,7 +59,7 @@ impl Delivery {
         redactor: &Redactor,
         status_writer: StatusWriter,
     ) -> Result<Closed, EngineError> {
-        let stored = Stored::since(&self.opencode, self.subject.session(), self.started);
+        let stored = StoredEvidence::since(&self.opencode, self.subject.session(), self.started);
         let mut judgement = stored.verify(outcome.judgement);
         judgement.reason = redactor.clean(&judgement.reason).into_owned();
         let (cost_usd, tokens) = stored.spent(&outcome.counts);

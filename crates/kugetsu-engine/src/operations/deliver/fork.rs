@@ -205,11 +205,5 @@ impl Engine {
 
 /// SHA-256 in lower-case hexadecimal.
 fn sha256(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut hex = String::with_capacity(64);
-    for byte in Sha256::digest(text.as_bytes()) {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex
+    hex::encode(Sha256::digest(text))
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::process::Exit;
-use crate::transport::{End, ErrorPayload, Request, RequestKind, ToolCall, ToolStatus, TransportEvent};
+use crate::transport::{
+    End, ErrorPayload, Finish, Request, RequestKind, ToolCall, ToolStatus, TransportEvent,
+};
 use crate::turn::{Judgement, Limits, Machine, Step};
 use jiff::Timestamp;
 use kugetsu_api::{TokenCount, Verdict};
@@ -32,7 +34,7 @@ fn second(second: i64) -> Timestamp {
 
 fn step_finished(reason: &str, cost_usd: f64, tokens: u64) -> TransportEvent {
     TransportEvent::StepFinished {
-        reason: reason.to_owned(),
+        reason: Finish::from(reason),
         cost_usd,
         tokens: TokenCount {
             output: tokens,
@@ -112,11 +114,10 @@ fn event() -> impl Strategy<Value = TransportEvent> {
             kind: RequestKind::Permission { permission: "bash".to_owned(), patterns: vec!["rm *".to_owned()] },
         })),
         1 => Just(TransportEvent::Answered("per_1".to_owned())),
-        1 => (200..600_u64, any::<bool>()).prop_map(|(status, again)| TransportEvent::Error(ErrorPayload {
-            name: "APIError".to_owned(),
-            message: "the provider says no".to_owned(),
-            payload: json!({"name": "APIError", "data": {"statusCode": status, "isRetryable": again}}),
-        })),
+        1 => (200..600_u64, any::<bool>()).prop_map(|(status, again)| TransportEvent::Error(ErrorPayload::read(json!({
+            "name": "APIError",
+            "data": {"message": "the provider says no", "statusCode": status, "isRetryable": again},
+        })))),
         1 => Just(TransportEvent::Activity),
         1 => Just(TransportEvent::Notice("a word".to_owned())),
         1 => end().prop_map(TransportEvent::Ended),
@@ -135,7 +136,7 @@ fn end() -> impl Strategy<Value = End> {
     let stderr = prop::sample::select(vec![vec![], vec!["Error: database is locked".to_owned()]]);
     (exits, finishes, any::<bool>(), stderr).prop_map(|(exit, finish, broken, stderr)| End {
         exit,
-        finish: finish.map(str::to_owned),
+        finish: finish.map(Finish::from),
         broken: broken.then(|| "the connection broke".to_owned()),
         stderr,
     })
@@ -249,8 +250,8 @@ impl Run {
 /// Whose step this event ends, where it is a subagent's, and why.
 fn step(event: &TransportEvent) -> Option<(Option<&str>, &str)> {
     match event {
-        TransportEvent::StepFinished { reason, .. } => Some((None, reason)),
-        TransportEvent::SubagentStep { session, reason, .. } => Some((Some(session), reason)),
+        TransportEvent::StepFinished { reason, .. } => Some((None, reason.as_str())),
+        TransportEvent::SubagentStep { session, reason, .. } => Some((Some(session), reason.as_str())),
         _ => None,
     }
 }
@@ -268,12 +269,13 @@ fn a_quota_tells_when_to_try_again() {
         (json!(null), None),
     ] {
         let mut machine = Machine::new(limits());
-        let payload = json!({"data": {"statusCode": 429, "isRetryable": true, "responseHeaders": {"retry-after": header}}});
-        let error = ErrorPayload {
-            name: "APIError".to_owned(),
-            message: "later".to_owned(),
-            payload,
-        };
+        let payload = json!({"name": "APIError", "data": {
+            "message": "later",
+            "statusCode": 429,
+            "isRetryable": true,
+            "responseHeaders": {"retry-after": header},
+        }});
+        let error = ErrorPayload::read(payload);
         machine.event(&TransportEvent::Error(error), Duration::ZERO, second(10));
         let Step::Done(judgement) =
             machine.event(&TransportEvent::Ended(End::default()), Duration::ZERO, second(10))
@@ -315,7 +317,7 @@ proptest! {
         };
         prop_assert!(judgement.reason.is_empty());
         let named = match run.fed.last() {
-            Some(TransportEvent::Ended(end)) => end.finish.as_deref(),
+            Some(TransportEvent::Ended(end)) => end.finish.as_ref().map(Finish::as_str),
             _ => None,
         };
         let last = named.or(run.reasons().last().copied());

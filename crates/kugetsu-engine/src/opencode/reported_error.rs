@@ -1,0 +1,160 @@
+//! The errors that opencode reports, and what they mean for a turn.
+//!
+//! Everywhere the same object (measured on 1.3.2 and 1.18.33): `{name, data: {message, ...}}`; an `APIError` has
+//! `data.statusCode`, `data.isRetryable` and `data.responseHeaders` as well. An error that `run` makes itself may be a
+//! plain text or `{name, message}`.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Number, Value};
+
+use super::tolerant::{Tolerant, tolerant, tolerant_objects};
+
+/// An error as opencode reports it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ErrorPayload {
+    /// What it means for the turn.
+    pub kind: ErrorKind,
+    /// The error's name, for people and logs.
+    pub name: String,
+    /// What it says; the name where it says nothing.
+    pub message: String,
+    /// All of it, as opencode wrote it.
+    pub payload: Value,
+}
+
+/// What an error means for a turn. Errors that a turn treats alike are of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The model's provider gives no answer now and may give one later.
+    ProviderUnavailable {
+        /// How long the provider wants to be left alone, where it says so.
+        retry_after: Option<Duration>,
+    },
+    /// The error names no cause: the cause is in opencode's log.
+    CauseInLog,
+    /// Anything else: asking again would not help.
+    Other,
+}
+
+impl ErrorPayload {
+    /// Reads opencode's error object.
+    pub fn read(payload: Value) -> Self {
+        // An object in memory is valid JSON, and nothing else can fail.
+        let error: ErrorObject = tolerant(&payload).unwrap_or_default();
+        let named = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let kind = error.data.kind();
+        let name = named(error.name).unwrap_or_else(|| "Error".to_owned());
+        let message = named(error.data.message)
+            .or_else(|| named(error.message))
+            .unwrap_or_else(|| name.clone());
+        let kind = match kind {
+            // 1.18.33, where a failure has no type of its own: the message is no more than this.
+            ErrorKind::Other if format!("{name}: {message}").contains("Check server logs") => {
+                ErrorKind::CauseInLog
+            }
+            kind => kind,
+        };
+        Self {
+            kind,
+            name,
+            message,
+            payload,
+        }
+    }
+
+    /// An error that opencode did not report, but that ends its turn all the same.
+    pub fn outside(name: &str, message: String) -> Self {
+        Self {
+            kind: ErrorKind::Other,
+            name: name.to_owned(),
+            message,
+            payload: Value::Null,
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ErrorObject {
+    #[serde(deserialize_with = "tolerant")]
+    name: Option<String>,
+    #[serde(deserialize_with = "tolerant")]
+    message: Option<String>,
+    #[serde(deserialize_with = "tolerant")]
+    data: ErrorData,
+}
+
+impl Tolerant for ErrorObject {
+    fn from_text(text: &str) -> Self {
+        Self {
+            message: Some(text.to_owned()),
+            ..Self::default()
+        }
+    }
+
+    fn from_object<'de, A: serde::de::MapAccess<'de>>(object: A) -> Result<Self, A::Error> {
+        Self::deserialize(serde::de::value::MapAccessDeserializer::new(object))
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ErrorData {
+    #[serde(deserialize_with = "tolerant")]
+    message: Option<String>,
+    /// The HTTP status that the provider answered with.
+    #[serde(deserialize_with = "tolerant")]
+    status_code: Option<Number>,
+    #[serde(deserialize_with = "tolerant")]
+    is_retryable: bool,
+    #[serde(deserialize_with = "tolerant")]
+    response_headers: ResponseHeaders,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct ResponseHeaders {
+    #[serde(deserialize_with = "tolerant")]
+    retry_after: Option<String>,
+}
+
+tolerant_objects!(ErrorData, ResponseHeaders);
+
+impl ErrorData {
+    fn kind(&self) -> ErrorKind {
+        let status = self.status_code.as_ref().and_then(Number::as_u64);
+        // 1.18.33 asks six times within 70 s and then hands on what the provider said.
+        if self.is_retryable && status.is_some_and(|status| status == 429 || status >= 500) {
+            // In seconds (RFC 9110, 10.2.3); the form with a date is not read.
+            let seconds = self.response_headers.retry_after.as_deref();
+            let seconds = seconds.and_then(|text| text.trim().parse::<u32>().ok());
+            return ErrorKind::ProviderUnavailable {
+                retry_after: seconds.map(|seconds| Duration::from_secs(seconds.into())),
+            };
+        }
+        ErrorKind::Other
+    }
+}
+
+/// Why a tool call was not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A permission was refused.
+    Permission,
+    /// A question was left without an answer.
+    Question,
+}
+
+/// Whether a tool call failed because it was refused. Measured on 1.3.2 and 1.18.33: "The user rejected permission to
+/// use this specific tool call." and "The user dismissed this question".
+pub fn refusal(tool_error: &str) -> Option<Refusal> {
+    if tool_error.contains("dismissed this question") {
+        Some(Refusal::Question)
+    } else if tool_error.contains("rejected permission") {
+        Some(Refusal::Permission)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,126 @@
+//! What a session waits for: a person who allows or answers something, or the next try after a failed request to the
+//! model. The objects are the same in events and in the lists of the API (measured on 1.3.2 and 1.18.33).
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::MapAccess;
+use serde_json::Number;
+
+use super::tolerant::{Read, Tolerant, tolerant, tolerant_objects};
+
+/// A permission that is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct PermissionAsked {
+    /// `per_...`; empty where the object has none.
+    #[serde(deserialize_with = "tolerant")]
+    pub id: String,
+    /// The permission class.
+    #[serde(deserialize_with = "tolerant")]
+    pub permission: String,
+    /// What it applies to.
+    #[serde(deserialize_with = "tolerant")]
+    pub patterns: Vec<String>,
+}
+
+/// Questions that the model asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct QuestionsAsked {
+    /// `que_...`; empty where the object has none.
+    #[serde(deserialize_with = "tolerant")]
+    pub id: String,
+    /// In order.
+    #[serde(deserialize_with = "tolerant")]
+    pub questions: Vec<QuestionAsked>,
+}
+
+/// One question.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct QuestionAsked {
+    /// A few words.
+    #[serde(deserialize_with = "tolerant")]
+    pub header: String,
+    /// The whole question.
+    #[serde(deserialize_with = "tolerant")]
+    pub question: String,
+    /// What may be chosen.
+    #[serde(deserialize_with = "tolerant")]
+    pub options: Vec<QuestionOption>,
+    /// More than one may be chosen.
+    #[serde(deserialize_with = "tolerant")]
+    pub multiple: bool,
+}
+
+/// An option of a question.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct QuestionOption {
+    /// What is chosen by.
+    #[serde(deserialize_with = "tolerant")]
+    pub label: String,
+}
+
+/// What a session does at the moment.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct SessionStatus {
+    /// `busy`, `idle` or `retry`.
+    #[serde(rename = "type", deserialize_with = "tolerant")]
+    kind: String,
+    #[serde(deserialize_with = "tolerant")]
+    attempt: Option<Number>,
+    #[serde(deserialize_with = "tolerant")]
+    message: Option<String>,
+    /// In milliseconds since the epoch.
+    #[serde(deserialize_with = "tolerant")]
+    next: Option<Number>,
+}
+
+/// A failed request to the model that will be made again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// The number of the try that failed, from 1.
+    pub attempt: u64,
+    /// Why it failed.
+    pub message: String,
+    /// When the next one is made.
+    pub next: Option<Timestamp>,
+}
+
+impl SessionStatus {
+    /// The try that the session waits for, if it waits for one.
+    pub fn into_retry(self) -> Option<Retry> {
+        (self.kind == "retry").then(|| Retry {
+            attempt: self.attempt.and_then(|number| number.as_u64()).unwrap_or(1),
+            message: self.message.unwrap_or_else(|| "no reason given".to_owned()),
+            next: self
+                .next
+                .and_then(|number| number.as_f64())
+                .and_then(|ms| Timestamp::from_millisecond(ms as i64).ok()),
+        })
+    }
+}
+
+/// The answer of `GET /session/status`: an object with session ids as keys.
+#[derive(Debug, Default)]
+pub(super) struct SessionStatuses(pub(super) Vec<SessionStatus>);
+
+impl Tolerant for SessionStatuses {
+    fn from_object<'de, A: MapAccess<'de>>(mut object: A) -> Result<Self, A::Error> {
+        let mut statuses = Vec::new();
+        while let Some((_, Read(status))) = object.next_entry::<String, _>()? {
+            statuses.push(status);
+        }
+        Ok(Self(statuses))
+    }
+}
+
+tolerant_objects!(
+    PermissionAsked,
+    QuestionsAsked,
+    QuestionAsked,
+    QuestionOption,
+    SessionStatus
+);
