@@ -75,63 +75,63 @@ macro_rules! settings {
 
 settings! {
     opencode: Option<PathBuf> = "", optional,
-        "the opencode program; empty: the one in PATH";
+        "the opencode program; empty: the one on PATH";
     transport: TransportChoice = "auto", choice,
         "how turns reach opencode: auto, run or serve";
     instance: Option<String> = "github.com", optional,
-        "the forge that owner/repo#14 means";
+        "the forge of a reference that names none, such as owner/repo#14";
     timeout: Duration = "1h", duration,
         "how long a turn may take";
     stall_timeout: Duration = "10m", duration,
-        "how long a turn may go without progress of any kind";
+        "how long a turn may go without any progress";
     max_quota_wait: Duration = "10m", duration,
-        "how long a turn waits for a provider that asks to come back later";
+        "how long a turn waits when the provider asks it to retry later";
     max_steps_without_progress: NonZeroU32 = "5", positive,
-        "steps in a row without a finish reason after which a turn is looping";
+        "consecutive steps without a finish reason that end a turn as looping";
     max_restarts: u32 = "3", count,
-        "how often opencode is started again after it crashed during a turn";
+        "how often opencode is restarted after a crash during a turn";
     max_cost: Option<f64> = "", optional_usd,
-        "US dollars after which a turn is ended; empty: no limit";
+        "cost in US dollars above which a turn is ended; empty: no limit";
     max_tokens: Option<u64> = "", optional_count,
-        "tokens after which a turn is ended; empty: no limit";
+        "number of tokens above which a turn is ended; empty: no limit";
     model: Option<String> = "", optional_model,
         "the model of every turn, as provider/model; empty: the session's own";
     agent: Option<String> = "", optional,
         "the agent of every turn; empty: the session's own";
     on_ask: OnAskSetting = "answer", choice,
-        "what becomes of a request that nothing answers: answer (by the default) or block (the turn)";
+        "what to do with a request that nobody answers: answer (use the default) or block (end the turn)";
     response_timeout: Duration = "30s", duration,
-        "how long a supervisor's reply is waited for before the default answers";
+        "how long to wait for a supervisor's reply before the default applies";
     on_question: Strategy = "first_option", choice,
-        "how a question is answered that nobody answers: first_option or cancel";
+        "the default answer to a question: first_option or cancel";
     grace: Duration = "10s", duration,
-        "between asking opencode to end and killing it";
+        "how long opencode may take to end before it is killed";
     ready_timeout: Duration = "30s", duration,
         "how long opencode's server may take to become ready";
     database_timeout: Duration = "10s", duration,
-        "how long to wait for opencode's database while it is locked";
+        "how long to wait while opencode's database is locked";
     lock_timeout: Duration = "10s", duration,
         "how long to wait for a lock of the store";
     preset: Preset = "headless", choice,
         "the permission preset of new bases: headless, read-only or full";
     rules: Vec<Rule> = "", rule_list,
-        "permission rules of new bases after the preset, as a list: [\"bash:git push *=deny\"]";
+        "permission rules of new bases, added after the preset, as a list: [\"bash:git push *=deny\"]";
     worktree: bool = "false", boolean,
-        "whether each new session gets a git worktree of its own: true or false";
+        "whether each new session gets its own git worktree: true or false";
     worktree_root: Option<PathBuf> = "", optional,
         "the folder of all worktrees; empty: .worktrees in each clone";
     worktree_copy: Vec<PathBuf> = "", paths,
-        "files that git does not track and that are copied into a new worktree, as a list: [\".env\"]";
+        "untracked files to copy into a new worktree, as a list: [\".env\"]";
     worktree_link: Vec<PathBuf> = "", paths,
-        "files that git does not track and that a new worktree gets links to, as a list: [\"opencode.json\"]";
+        "untracked files to link into a new worktree, as a list: [\"opencode.json\"]";
     hook_after_create: Option<String> = "", optional,
-        "shell command in a new worktree, before its first turn; a failure stops the turn";
+        "shell command to run in a new worktree before its first turn; a failure stops the turn";
     hook_before_turn: Option<String> = "", optional,
-        "shell command in the session's directory before every turn; a failure stops the turn";
+        "shell command to run in the session's directory before every turn; a failure stops the turn";
     hook_after_turn: Option<String> = "", optional,
-        "shell command in the session's directory after every turn; a failure is a warning";
+        "shell command to run in the session's directory after every turn; a failure is only a warning";
     hook_before_remove: Option<String> = "", optional,
-        "shell command in a worktree before it is removed; a failure stops that, unless it is forced";
+        "shell command to run in a worktree before its removal; a failure stops the removal unless it is forced";
     hook_timeout: Duration = "60s", duration,
         "how long a hook may take";
     trash_keep: Duration = "720h", duration,
