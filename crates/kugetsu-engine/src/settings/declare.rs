@@ -101,7 +101,7 @@ settings! {
     on_ask: OnAskSetting = "answer", choice,
         "what to do with a request that nobody answers: answer (use the default) or block (end the turn)";
     response_timeout: Duration = "30s", duration,
-        "how long to wait for a supervisor's reply before the default applies";
+        "how long to wait for a reply with --supervised before the default applies";
     on_question: Strategy = "first_option", choice,
         "the default answer to a question: first_option or cancel";
     grace: Duration = "10s", duration,
