@@ -3,30 +3,27 @@
 mod fork_search;
 mod output;
 mod subagents;
+mod watch;
 
-use std::collections::VecDeque;
-use std::time::Duration;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use self::fork_search::ForkSearch;
 use self::output::read_events;
 use self::subagents::Subagents;
+use self::watch::{Report, SharedSearch, Watch, look_for_fork};
 use super::raw_log::RawLog;
 use super::{
     Answer, Connector, End, ErrorPayload, Request, Target, TransportError, TransportEvent, TurnLink, TurnSpec,
 };
+use crate::aside::aside;
 use crate::opencode::commands::{self, RunPrompt};
-use crate::opencode::{StderrReport, StderrTail, read_stderr, wait_until_read};
+use crate::opencode::{StderrTail, read_stderr, wait_until_read};
 use crate::process::Guarded;
 use kugetsu_api::{SessionId, TransportKind};
-
-/// How often the database is asked for the new fork. Its row is there before the first request to the model,
-/// seconds before the first event names it.
-const LOOK: Duration = Duration::from_millis(25);
 
 /// Reaches opencode through one `opencode run` for each prompt.
 #[derive(Clone, Copy, Debug)]
@@ -36,28 +33,13 @@ pub struct OpencodeRun;
 struct RunLink {
     spec: TurnSpec,
     process: Option<Guarded>,
-    events: Option<mpsc::Receiver<TransportEvent>>,
+    reports: Option<mpsc::Receiver<Report>>,
+    search: SharedSearch,
     stderr: StderrTail,
-    stderr_reports: Option<mpsc::Receiver<StderrReport>>,
     /// Why another agent than the one asked for would have run the turn.
     agent_refused: Option<String>,
-    failed_attempts: u64,
     tasks: Vec<JoinHandle<()>>,
     stderr_reader: Option<JoinHandle<()>>,
-    search: Option<ForkSearch>,
-    subagents: Option<Subagents>,
-    /// Events that are known and not handed out yet.
-    queued: VecDeque<TransportEvent>,
-}
-
-impl RunLink {
-    fn found(&mut self, fork: SessionId) -> TransportEvent {
-        self.search = None;
-        if let Some(subagents) = &mut self.subagents {
-            subagents.session = Some(fork.clone());
-        }
-        TransportEvent::Session(fork)
-    }
 }
 
 #[async_trait]
@@ -70,16 +52,12 @@ impl Connector for OpencodeRun {
         Ok(Box::new(RunLink {
             spec: spec.clone(),
             process: None,
-            events: None,
+            reports: None,
+            search: SharedSearch::default(),
             stderr: StderrTail::default(),
-            stderr_reports: None,
             agent_refused: None,
-            failed_attempts: 0,
             tasks: Vec::new(),
             stderr_reader: None,
-            search: None,
-            subagents: None,
-            queued: VecDeque::new(),
         }))
     }
 }
@@ -91,11 +69,12 @@ impl TurnLink for RunLink {
     }
 
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {
-        self.subagents = Some(Subagents::begin(&self.spec, target));
         let (session, fork) = match target {
             Target::Session(session) => (session, false),
             Target::ForkOf(base) => {
-                self.search = Some(ForkSearch::begin(&self.spec, base, text)?);
+                let (spec, base_id, text) = (self.spec.clone(), base.clone(), text.to_owned());
+                let search = aside(move || ForkSearch::begin(&spec, &base_id, &text)).await?;
+                self.search = SharedSearch::new(Some(search).into());
                 (base, true)
             }
         };
@@ -112,10 +91,11 @@ impl TurnLink for RunLink {
         let redactor = &self.spec.launch.secrets.redactor;
         let raw = RawLog::open(self.spec.raw_log.as_deref(), redactor.clone())?;
         let mut process = Guarded::spawn(spec).await?;
+        let mut stderr_reports = None;
         if let Some(pipe) = process.stderr.take() {
             let debug_log = self.spec.launch.debug_log.clone();
             let (reporter, reports) = mpsc::channel(64);
-            self.stderr_reports = Some(reports);
+            stderr_reports = Some(reports);
             self.stderr_reader = Some(tokio::spawn(read_stderr(
                 pipe,
                 self.stderr.clone(),
@@ -133,116 +113,65 @@ impl TurnLink for RunLink {
                 ));
             }
         }
-        self.events = Some(events);
+        let (reporter, reports) = mpsc::channel(256);
+        let watch = Watch {
+            events,
+            stderr: stderr_reports,
+            search: Arc::clone(&self.search),
+            subagents: Subagents::begin(&self.spec, target),
+            reports: reporter,
+            failed_attempts: 0,
+        };
+        self.tasks.push(tokio::spawn(watch.run()));
+        self.reports = Some(reports);
         self.process = Some(process);
         Ok(())
     }
 
     async fn next(&mut self) -> TransportEvent {
-        let (Some(process), Some(events)) = (&mut self.process, &mut self.events) else {
+        let (Some(process), Some(reports)) = (&mut self.process, &mut self.reports) else {
             return TransportEvent::Ended(End {
                 broken: Some("no prompt was delivered".to_owned()),
                 ..End::default()
             });
         };
-        loop {
-            if let Some(event) = self.queued.pop_front() {
-                return event;
-            }
-            let subagents_due = self.subagents.as_ref().filter(|subagents| subagents.open);
-            let subagents_due = subagents_due.map(|subagents| subagents.next);
-            let subagents_look = async {
-                match subagents_due {
-                    Some(due) => tokio::time::sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let searching = self.search.is_some();
-            let look = async {
-                if searching {
-                    tokio::time::sleep(LOOK).await;
-                } else {
-                    std::future::pending::<()>().await;
-                }
-            };
-            let stderr_report = async {
-                match &mut self.stderr_reports {
-                    Some(reports) => reports.recv().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                event = events.recv() => match event {
-                    Some(TransportEvent::Session(session)) => {
-                        if self.search.as_ref().is_some_and(|search| search.exists(&session)) {
-                            return self.found(session);
-                        }
-                    }
-                    Some(event) => {
-                        if let Some(subagents) = &mut self.subagents {
-                            subagents.open |= event == TransportEvent::StepStarted;
-                            if matches!(&event, TransportEvent::Tool(call) if call.is_subagent()) {
-                                // It has ended: what it cost counts before the next step begins.
-                                self.queued.extend(subagents.look());
-                            }
-                        }
-                        return event;
-                    }
-                    None => {
-                        // A fork that said nothing may have been made all the same.
-                        let exit = process.wait().await;
-                        match self.search.take().map(|search| search.look()) {
-                            Some(Ok(Some(fork))) => return TransportEvent::Session(fork),
-                            // An error, so that the turn ends: in a new life the prompt might be sent twice.
-                            Some(Err(error)) => return TransportEvent::Error(ErrorPayload::outside(
-                                "Database",
-                                format!("whether opencode made the fork is not known: {error}"),
-                            )),
-                            Some(Ok(None)) | None => {}
-                        }
-                        if let Some(message) = self.agent_refused.take() {
-                            return TransportEvent::Error(ErrorPayload::outside("Agent", message));
-                        }
-                        // Its last words are evidence.
-                        if let Some(reader) = &mut self.stderr_reader {
-                            wait_until_read(reader).await;
-                        }
-                        return TransportEvent::Ended(End {
-                            exit: Some(exit),
-                            stderr: self.stderr.lines(),
-                            ..End::default()
-                        });
-                    }
-                },
-                report = stderr_report => match report {
-                    Some(StderrReport::AgentRefused(message)) => {
-                        process.kill().await;
-                        self.agent_refused = Some(message);
-                    }
-                    Some(StderrReport::AttemptFailed(message)) => {
-                        self.failed_attempts += 1;
-                        if let Some(subagents) = &mut self.subagents {
-                            // What was done before is no progress afterwards.
-                            self.queued.extend(subagents.look());
-                            subagents.progress_ms = Timestamp::now().as_millisecond();
-                        }
-                        self.queued.push_back(TransportEvent::Retrying { attempt: self.failed_attempts, message, next: None });
-                    }
-                    None => self.stderr_reports = None,
-                },
-                () = look => {
-                    if let Some(Ok(Some(fork))) = self.search.as_ref().map(ForkSearch::look) {
-                        return self.found(fork);
-                    }
-                }
-                () = subagents_look => {
-                    if let Some(subagents) = &mut self.subagents {
-                        self.queued.extend(subagents.look());
-                    }
+        while let Some(report) = reports.recv().await {
+            match report {
+                Report::Event(event) => return event,
+                Report::AgentRefused(message) => {
+                    self.agent_refused = Some(message);
+                    process.kill().await;
                 }
             }
         }
+        // The output has ended. From here on everything may be cancelled and begun again.
+        let exit = process.wait().await;
+        // A fork that said nothing may have been made all the same.
+        let found = look_for_fork(&self.search).await;
+        self.search = SharedSearch::default();
+        match found {
+            Some(Ok(Some(fork))) => return TransportEvent::Session(fork),
+            // An error, so that the turn ends: in a new life the prompt might be sent twice.
+            Some(Err(error)) => {
+                return TransportEvent::Error(ErrorPayload::outside(
+                    "Database",
+                    format!("whether opencode made the fork is not known: {error}"),
+                ));
+            }
+            Some(Ok(None)) | None => {}
+        }
+        if let Some(message) = self.agent_refused.take() {
+            return TransportEvent::Error(ErrorPayload::outside("Agent", message));
+        }
+        // Its last words are evidence.
+        if let Some(reader) = &mut self.stderr_reader {
+            wait_until_read(reader).await;
+        }
+        TransportEvent::Ended(End {
+            exit: Some(exit),
+            stderr: self.stderr.lines(),
+            ..End::default()
+        })
     }
 
     async fn answer(&mut self, _request: &Request, _answer: &Answer) -> Result<(), TransportError> {

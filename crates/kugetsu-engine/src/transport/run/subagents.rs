@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::opencode::Database;
+use crate::opencode::{Database, SubagentWork};
 use crate::transport::{Target, TransportEvent, TurnSpec};
 use kugetsu_api::SessionId;
 
@@ -48,15 +48,20 @@ impl Subagents {
         }
     }
 
-    /// What has happened since the last look. A database that cannot be read says nothing.
-    pub(super) fn look(&mut self) -> Vec<TransportEvent> {
+    /// What to read now, where there is something to read.
+    pub(super) fn begin_look(&mut self) -> Option<Look> {
         self.next = tokio::time::Instant::now() + SUBAGENTS;
-        let Some(session) = self.session.as_ref().filter(|_| self.open) else {
-            return Vec::new();
-        };
-        let from = self.since_ms.max(self.progress_ms - LATE);
-        let work = Database::open_read(&self.database).and_then(|database| database.subagents(session, from));
-        let Ok(work) = work else {
+        let session = self.session.clone().filter(|_| self.open)?;
+        Some(Look {
+            database: self.database.clone(),
+            session,
+            from: self.since_ms.max(self.progress_ms - LATE),
+        })
+    }
+
+    /// What has happened since the last look. A database that could not be read says nothing.
+    pub(super) fn end_look(&mut self, work: Option<SubagentWork>) -> Vec<TransportEvent> {
+        let Some(work) = work else {
             return Vec::new();
         };
         let mut events: Vec<TransportEvent> = work
@@ -75,5 +80,20 @@ impl Subagents {
             events.push(TransportEvent::Activity);
         }
         events
+    }
+}
+
+/// One look into the database.
+pub(super) struct Look {
+    database: PathBuf,
+    session: SessionId,
+    from: i64,
+}
+
+impl Look {
+    /// Reads what subagents did. Blocks.
+    pub(super) fn read(&self) -> Option<SubagentWork> {
+        let database = Database::open_read(&self.database).ok()?;
+        database.subagents(&self.session, self.from).ok()
     }
 }

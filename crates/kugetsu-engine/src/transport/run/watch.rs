@@ -1,0 +1,172 @@
+//! Puts together what one `opencode run` says on its two outputs and what only the database tells, in a task of its own:
+//! the database is asked aside of the event loop, and whoever listens may stop listening at any moment.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::fork_search::ForkSearch;
+use super::subagents::Subagents;
+use crate::aside::aside;
+use crate::opencode::StderrReport;
+use crate::transport::TransportEvent;
+use kugetsu_api::SessionId;
+
+/// How often the database is asked for the new fork. Its row is there before the first request to the model,
+/// seconds before the first event names it.
+const LOOK: Duration = Duration::from_millis(25);
+
+/// A search that goes on until the fork is found, here or at the end of opencode.
+pub(super) type SharedSearch = Arc<Mutex<Option<ForkSearch>>>;
+
+/// What the task reports.
+pub(super) enum Report {
+    Event(TransportEvent),
+    /// Another agent than the one asked for would run the turn.
+    AgentRefused(String),
+}
+
+/// See the module.
+pub(super) struct Watch {
+    pub(super) events: mpsc::Receiver<TransportEvent>,
+    pub(super) stderr: Option<mpsc::Receiver<StderrReport>>,
+    pub(super) search: SharedSearch,
+    pub(super) subagents: Subagents,
+    pub(super) reports: mpsc::Sender<Report>,
+    pub(super) failed_attempts: u64,
+}
+
+impl Watch {
+    /// Until opencode's output ends, or nobody listens.
+    pub(super) async fn run(mut self) {
+        let mut searching = lock(&self.search).is_some();
+        loop {
+            let subagents_due = self.subagents.open.then_some(self.subagents.next);
+            let sleeping = async {
+                match subagents_due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let look = async {
+                if searching {
+                    tokio::time::sleep(LOOK).await;
+                } else {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let stderr = async {
+                match &mut self.stderr {
+                    Some(reports) => reports.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let told = tokio::select! {
+                biased;
+                event = self.events.recv() => match event {
+                    Some(TransportEvent::Session(session)) => {
+                        if searching && self.is_fork(&session).await {
+                            searching = false;
+                            self.found(session).await
+                        } else {
+                            true
+                        }
+                    }
+                    Some(event) => self.event(event).await,
+                    None => return,
+                },
+                report = stderr => match report {
+                    Some(StderrReport::AgentRefused(message)) => {
+                        self.reports.send(Report::AgentRefused(message)).await.is_ok()
+                    }
+                    Some(StderrReport::AttemptFailed(message)) => self.attempt_failed(message).await,
+                    None => {
+                        self.stderr = None;
+                        true
+                    }
+                },
+                () = look => match look_for_fork(&self.search).await {
+                    Some(Ok(Some(fork))) => {
+                        searching = false;
+                        self.found(fork).await
+                    }
+                    // A database that cannot be read at the moment is asked again.
+                    _ => true,
+                },
+                () = sleeping => self.look_at_subagents().await,
+            };
+            if !told {
+                return;
+            }
+        }
+    }
+
+    async fn send(&self, event: TransportEvent) -> bool {
+        self.reports.send(Report::Event(event)).await.is_ok()
+    }
+
+    async fn event(&mut self, event: TransportEvent) -> bool {
+        self.subagents.open |= event == TransportEvent::StepStarted;
+        let subagent_ended = matches!(&event, TransportEvent::Tool(call) if call.is_subagent());
+        self.send(event).await
+            // What it cost counts before the next step begins.
+            && (!subagent_ended || self.look_at_subagents().await)
+    }
+
+    async fn attempt_failed(&mut self, message: String) -> bool {
+        self.failed_attempts += 1;
+        // What was done before does not count as progress afterwards.
+        let told = self.look_at_subagents().await;
+        self.subagents.progress_ms = Timestamp::now().as_millisecond();
+        told && self
+            .send(TransportEvent::Retrying {
+                attempt: self.failed_attempts,
+                message,
+                next: None,
+            })
+            .await
+    }
+
+    async fn look_at_subagents(&mut self) -> bool {
+        let Some(look) = self.subagents.begin_look() else {
+            return true;
+        };
+        let work = aside(move || look.read()).await;
+        for event in self.subagents.end_look(work) {
+            if !self.send(event).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn is_fork(&self, session: &SessionId) -> bool {
+        let (search, session) = (Arc::clone(&self.search), session.clone());
+        aside(move || {
+            lock(&search)
+                .as_ref()
+                .is_some_and(|search| search.exists(&session))
+        })
+        .await
+    }
+
+    async fn found(&mut self, fork: SessionId) -> bool {
+        *lock(&self.search) = None;
+        self.subagents.session = Some(fork.clone());
+        self.send(TransportEvent::Session(fork)).await
+    }
+}
+
+/// Looks for the fork once, aside. `None`: nobody searches.
+pub(super) async fn look_for_fork(
+    search: &SharedSearch,
+) -> Option<Result<Option<SessionId>, crate::opencode::DatabaseError>> {
+    let search = Arc::clone(search);
+    aside(move || lock(&search).as_ref().map(ForkSearch::look)).await
+}
+
+fn lock(search: &SharedSearch) -> std::sync::MutexGuard<'_, Option<ForkSearch>> {
+    search.lock().unwrap_or_else(PoisonError::into_inner)
+}
