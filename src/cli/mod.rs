@@ -58,7 +58,10 @@ pub struct Cli {
 }
 
 const EXIT_HELP: &str = "\
-A REF is instance/owner/repo#14, an issue's URL, owner/repo#14, or #14 inside a clone.
+A REF names a session. Inside a clone of the repository, what stands before # or ~ may be left out.
+  instance/owner/repo#14         of an issue; also owner/repo#14, the issue's URL, 14
+  instance/owner/repo#14/review  another one of the same issue; also 14/review
+  instance/owner/repo~nightly    without an issue; also owner/repo~nightly, ~nightly
 
 Exit status:
   0   completed                       69  opencode missing or unusable

@@ -1,6 +1,9 @@
 //! Sessions that are not an issue's own: roles of an issue, and sessions without an issue.
 
-use crate::support::kit::{fake_world, refused, run};
+use std::fs;
+
+use crate::support::kit::{fake_world, refused, run, serving_world};
+use kugetsu_testing::Stdin;
 use serde_json::Value;
 
 const REPO: &str = "github.com/shoko/kugetsu";
@@ -111,6 +114,107 @@ fn an_issue_is_destroyed_and_restored_without_its_roles() {
         run(&world, ["doctor", "--json"]).expect_status(0).json()["exit_status"],
         0
     );
+}
+
+#[test]
+fn each_session_has_a_worktree_and_a_branch_of_its_own() {
+    let world = serving_world();
+    let seen = world.root().join("seen");
+    fs::create_dir_all(world.kugetsu_home()).unwrap();
+    let hook = format!("echo $KUGETSU_REF $KUGETSU_BRANCH >> {}", seen.display());
+    let settings = format!("transport = \"run\"\nworktree = true\nhook_before_turn = {hook:?}\n");
+    fs::write(world.kugetsu_home().join("config.toml"), settings).unwrap();
+    run(&world, ["init"]).expect_status(0);
+    let all = [
+        ("14", "#14", "14", "kugetsu/14"),
+        ("14/review", "#14/review", "14@review", "kugetsu/14-review"),
+        ("14/1.2", "#14/1.2", "14@1.2", "kugetsu/14-1.2"),
+        ("~nightly", "~nightly", "~nightly@", "kugetsu/@nightly"),
+        ("~14", "~14", "~14@", "kugetsu/@14"),
+    ];
+    let root = world.repo().join(".worktrees").join(REPO);
+    for (address, _, folder, branch) in all {
+        run(&world, ["start", address, "hello"]).expect_status(0);
+        let worktree = &run(&world, ["show", address, "--json"]).json()["worktree"];
+        assert_eq!(worktree["path"], root.join(folder).to_str().unwrap());
+        assert_eq!(worktree["branch"], branch);
+        assert!(root.join(folder).join(".git").is_file(), "{folder}");
+    }
+    let expected: String = all
+        .iter()
+        .map(|(_, rest, _, branch)| format!("{REPO}{rest} {branch}\n"))
+        .collect();
+    assert_eq!(fs::read_to_string(&seen).unwrap(), expected);
+
+    // Of these, only the issue's goes, and it comes back.
+    run(&world, ["destroy", "14", "-y"]).expect_status(0);
+    assert!(!root.join("14").exists());
+    for (_, _, folder, _) in &all[1..] {
+        assert!(root.join(folder).join(".git").is_file(), "{folder}");
+    }
+    run(&world, ["destroy", "14/review", "-y"]).expect_status(0);
+    assert!(!root.join("14@review").exists());
+    for address in ["14/review", "14"] {
+        run(&world, ["restore", address]).expect_status(0);
+        run(&world, ["continue", address, "more"]).expect_status(0);
+    }
+}
+
+#[test]
+fn roles_and_names_are_filtered_queried_pruned_and_answered_for() {
+    let world = fake_world();
+    for address in ["14/review", "~nightly"] {
+        run(&world, ["start", address, "hello", "--transport", "run"]).expect_status(0);
+        // Short forms, full forms and other cases name the same session.
+        let full = run(&world, ["show", address, "--json"]).json()["ref"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        for other in [full.clone(), full.to_uppercase()] {
+            assert_eq!(run(&world, ["show", &other, "--json"]).json()["ref"], full);
+        }
+        run(&world, ["permit", address, "edit=ask"]).expect_status(0);
+        run(&world, ["attach", address, "--print"]).expect_status(0);
+        run(&world, ["wait", address]).expect_status(0);
+        refused(&world, &["stop", address], 66, &["no running turn"]);
+        refused(&world, &["start", address, "again"], 64, &["continue"]);
+    }
+    // The issue itself has no session.
+    refused(&world, &["show", "14"], 66, &["no session"]);
+    let of_repo = run(&world, ["list", "--repo", REPO, "--json"]);
+    assert_eq!(refs(&of_repo.json()).len(), 2);
+    let of_other = run(&world, ["list", "--repo", "github.com/shoko/other", "--json"]);
+    assert_eq!(refs(&of_other.json()).len(), 0);
+    let query = run(&world, ["query"]);
+    query.expect_status(0);
+    for address in ["#14/review", "~nightly"] {
+        assert!(
+            query.stdout().contains(&format!("{REPO}{address}")) || query.json()["totals"]["turns"] == 2,
+            "{query}"
+        );
+    }
+
+    // Both sessions are lost to opencode, and the records go to the trash.
+    for address in ["14/review", "~nightly"] {
+        let session = run(&world, ["show", address, "--json"]).json()["session"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        world
+            .finish(
+                world.opencode_command(["session", "delete", &session]),
+                Stdin::Null,
+            )
+            .expect_status(0);
+    }
+    let index = world.kugetsu_home().join("index.json");
+    let index = || serde_json::from_slice::<Value>(&fs::read(&index).unwrap()).unwrap();
+    let names: Vec<_> = index()["sessions"].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(names, [format!("{REPO}#14/review"), format!("{REPO}~nightly")]);
+    let pruned = run(&world, ["prune", "--force"]);
+    pruned.expect_status(0);
+    assert_eq!(refs(&run(&world, ["list", "--json"]).json()).len(), 0, "{pruned}");
+    assert!(index()["sessions"].is_null());
 }
 
 #[test]

@@ -103,7 +103,9 @@ impl Address {
 
     /// Whether a text names its repository only by the clone that it is written in: `14`, `#14`, `14/review`, `~NAME`.
     pub fn needs_clone(text: &str) -> bool {
-        if text.starts_with(['#', '~']) {
+        let name = text.strip_prefix('~');
+        // In `~owner/repo#14`, the owner begins with `~`.
+        if text.starts_with('#') || name.is_some_and(|name| !name.contains(['/', '#', '~'])) {
             return true;
         }
         let number = text.split_once('/').map_or(text, |(number, _)| number);

@@ -35,6 +35,8 @@ fn accepted_forms() {
         ),
         ("git.sr.ht/~user/tool~x", "git.sr.ht/~user/tool~x"),
         ("git.sr.ht/~user/tool#3/x", "git.sr.ht/~user/tool#3/x"),
+        ("~user/tool#3", "github.com/~user/tool#3"),
+        ("~user/tool~x", "github.com/~user/tool~x"),
         (
             "https://github.com/shoko/kugetsu/issues/14",
             "github.com/shoko/kugetsu#14",
@@ -90,7 +92,14 @@ fn short_forms_need_the_clone() {
         assert!(Address::needs_clone(text), "{text}");
         assert!(Address::parse(text, &RefContext::default()).is_err(), "{text}");
     }
-    for text in ["o/r#14", "o/r~x", "github.com/o/r#14/review"] {
+    for text in [
+        "o/r#14",
+        "o/r~x",
+        "github.com/o/r#14/review",
+        "~o/r#14",
+        "~o/r~x",
+        "https://github.com/o/r/issues/14",
+    ] {
         assert!(!Address::needs_clone(text), "{text}");
     }
 }

@@ -31,10 +31,18 @@ fn bystander() -> Address {
     address("github.com/shoko/kugetsu#15")
 }
 
+/// A role of the subject, whose files are in the subject's folder.
+fn role_of_subject() -> Address {
+    address("github.com/shoko/kugetsu#14/review")
+}
+
 /// What is there before the operation.
 fn prepare(store: &Store, operation: &str) {
     let address = subject();
     save(store, &bystander(), "bystander").unwrap();
+    save(store, &role_of_subject(), "role").unwrap();
+    let role = lease(store, &role_of_subject());
+    store.append_turn(&role, &role_of_subject(), &turn(7)).unwrap();
     save_base(store, address.repo(), 0);
     let lease = lease(store, &address);
     match operation {
@@ -131,6 +139,11 @@ fn verify(store: &Store, operation: &str, what: &str, finished: bool) {
         listing.found.iter().any(|record| record.title == "bystander"),
         "{what}"
     );
+    assert!(
+        listing.found.iter().any(|record| record.title == "role"),
+        "{what}"
+    );
+    assert_eq!(store.turns(&role_of_subject()).unwrap(), [turn(7)], "{what}");
     drop(
         store
             .lease_session(&address, me(), None)
@@ -178,6 +191,7 @@ fn verify(store: &Store, operation: &str, what: &str, finished: bool) {
     // And the same operation once more, where it was not done.
     if Some(&here) != allowed.last() || operation == "append" {
         perform(store, operation);
+        assert_eq!(store.turns(&role_of_subject()).unwrap(), [turn(7)], "{what}");
         assert_eq!(Some(&whereabouts(store)), allowed.last(), "{what}, done again");
         assert_eq!(store.check(), [], "{what}, done again");
     }
@@ -223,6 +237,25 @@ fn a_new_session_does_not_inherit_the_folder_that_a_crash_left() {
     std::fs::remove_file(record_path(&store, &address)).unwrap();
     store.restore_session(&held, &address).unwrap();
     assert_eq!(store.turns(&address).unwrap(), [turn(1)]);
+}
+
+#[test]
+fn a_restore_that_was_cut_off_is_taken_back_before_its_files_are_looked_for() {
+    let (_folder, store) = store();
+    let address = subject();
+    let held = lease(&store, &address);
+    store.save_session(&held, &issue_record(&address, "old")).unwrap();
+    store.append_turn(&held, &address, &turn(1)).unwrap();
+    let id = store.trash_session(&held, &address, "destroy").unwrap();
+    // As a kill leaves it before the first file is back.
+    let trashed = store.home().join("trash").join(id.to_string());
+    std::fs::rename(trashed.join("session"), trashed.join("session.part")).unwrap();
+    store.finish_removal(&held).unwrap();
+    let entry = store.newest_trashed(held.key()).unwrap();
+    assert!(store.trashed_file(&entry, "turns.jsonl").is_file());
+    store.restore_session(&held, &address).unwrap();
+    assert_eq!(store.turns(&address).unwrap(), [turn(1)]);
+    assert_eq!(store.check(), []);
 }
 
 #[test]

@@ -32,6 +32,11 @@ fn segment() -> impl Strategy<Value = String> {
         "x.lease",
         "x.git",
         "turns.jsonl",
+        "at",
+        "14-a-b",
+        "~base",
+        "~base.json",
+        "~base.signal",
     ];
     prop_oneof![
         4 => prop::sample::select(sly.to_vec()).prop_map(str::to_owned),
@@ -133,6 +138,23 @@ proptest! {
                 let of_one_issue = is_role_of(&a, &b) || is_role_of(&b, &a);
                 prop_assert!(a == b || apart || (of_one_issue && mine != theirs), "{a} has {}, {b} has {}", mine.display(), theirs.display());
             }
+        }
+    }
+
+    #[test]
+    fn no_worktree_is_inside_another((a, b) in two_keys()) {
+        let (mine, theirs) = (a.worktree(), b.worktree());
+        let apart = !mine.starts_with(&theirs) && !theirs.starts_with(&mine);
+        prop_assert!(a == b || apart, "{a} has {}, {b} has {}", mine.display(), theirs.display());
+        prop_assert!(is_inside(&Path::new("/w").join(&mine), Path::new("/w")));
+        prop_assert!(!mine.to_string_lossy().contains(':'));
+    }
+
+    #[test]
+    fn the_order_of_addresses_agrees_with_equality((a, b) in two_keys()) {
+        if let (RecordKey::Session(a), RecordKey::Session(b)) = (a, b) {
+            prop_assert_eq!(a == b, a.cmp(&b).is_eq());
+            prop_assert_eq!(a.cmp(&b), b.cmp(&a).reverse());
         }
     }
 

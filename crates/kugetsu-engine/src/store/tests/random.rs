@@ -28,8 +28,12 @@ const REPOS: [&str; 3] = [
     "gitlab.com/g/sub/14",
 ];
 
+/// Two issues, a role of the first and a session without an issue, of each repository.
+const SESSIONS: usize = 12;
+
 fn key_of(number: usize) -> Address {
-    address(&format!("{}#{}", REPOS[number % 3], 13 + number / 3))
+    let rest = ["#13", "#14", "#13/review", "~nightly"][number / 3];
+    address(&format!("{}{rest}", REPOS[number % 3]))
 }
 
 fn repo_of(number: usize) -> RepoRef {
@@ -38,11 +42,11 @@ fn repo_of(number: usize) -> RepoRef {
 
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        4 => (0..6_usize).prop_map(Operation::Save),
+        4 => (0..SESSIONS).prop_map(Operation::Save),
         2 => (0..3_usize).prop_map(Operation::SaveBase),
-        2 => (0..6_usize).prop_map(Operation::Trash),
+        2 => (0..SESSIONS).prop_map(Operation::Trash),
         1 => (0..3_usize).prop_map(Operation::TrashBase),
-        2 => (0..6_usize).prop_map(Operation::Restore),
+        2 => (0..SESSIONS).prop_map(Operation::Restore),
         1 => prop::option::of(0..3_usize).prop_map(Operation::SetDefault),
         1 => Just(Operation::Rebuild),
         1 => Just(Operation::LoseIndex),
@@ -51,10 +55,10 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// What should be there: titles of issues, bases, and the trash of each, newest last.
+/// What should be there: titles of sessions, bases, and the trash of each, newest last.
 #[derive(Default)]
 struct Model {
-    issues: BTreeMap<Address, String>,
+    sessions: BTreeMap<Address, String>,
     bases: BTreeMap<RepoRef, i64>,
     trash: BTreeMap<Address, Vec<String>>,
 }
@@ -65,7 +69,7 @@ fn apply(store: &Store, model: &mut Model, at: usize, operation: &Operation) {
         Operation::Save(number) => {
             let address = key_of(*number);
             save(store, &address, &at.to_string()).unwrap();
-            model.issues.insert(address, at.to_string());
+            model.sessions.insert(address, at.to_string());
         }
         Operation::SaveBase(number) => {
             let repo = repo_of(*number);
@@ -78,8 +82,8 @@ fn apply(store: &Store, model: &mut Model, at: usize, operation: &Operation) {
         Operation::Trash(number) => {
             let address = key_of(*number);
             let result = store.trash_session(&lease(store, &address), &address, "test");
-            assert_eq!(result.is_ok(), model.issues.contains_key(&address));
-            if let Some(title) = model.issues.remove(&address) {
+            assert_eq!(result.is_ok(), model.sessions.contains_key(&address));
+            if let Some(title) = model.sessions.remove(&address) {
                 model.trash.entry(address).or_default().push(title);
             }
         }
@@ -96,10 +100,10 @@ fn apply(store: &Store, model: &mut Model, at: usize, operation: &Operation) {
             let trashed = model.trash.entry(address.clone()).or_default();
             match store.restore_session(&lease(store, &address), &address) {
                 Ok(_) => {
-                    assert!(!model.issues.contains_key(&address));
-                    model.issues.insert(address, trashed.pop().unwrap());
+                    assert!(!model.sessions.contains_key(&address));
+                    model.sessions.insert(address, trashed.pop().unwrap());
                 }
-                Err(StoreError::Exists { .. }) => assert!(model.issues.contains_key(&address)),
+                Err(StoreError::Exists { .. }) => assert!(model.sessions.contains_key(&address)),
                 Err(StoreError::NotInTrash { .. }) => assert!(trashed.is_empty()),
                 Err(error) => panic!("{error}"),
             }
@@ -123,7 +127,7 @@ fn check(store: &Store, model: &Model) {
         .into_iter()
         .map(|record| (record.address, record.title))
         .collect();
-    assert_eq!(found, model.issues);
+    assert_eq!(found, model.sessions);
     let bases: BTreeMap<_, _> = store
         .bases()
         .unwrap()
@@ -139,7 +143,7 @@ fn check(store: &Store, model: &Model) {
             .map(|(repo, created)| (repo.clone(), at(*created)))
             .collect()
     );
-    for number in 0..6 {
+    for number in 0..SESSIONS {
         let address = key_of(number);
         assert_eq!(
             store
@@ -147,7 +151,7 @@ fn check(store: &Store, model: &Model) {
                 .unwrap()
                 .map(|record| record.title)
                 .as_ref(),
-            model.issues.get(&address)
+            model.sessions.get(&address)
         );
     }
     if let Some(default) = store.default_base().unwrap() {
@@ -157,6 +161,11 @@ fn check(store: &Store, model: &Model) {
 
 fn index_of(model: &Model, base: Option<String>) -> Index {
     let file = |key: RecordKey| key.record().to_str().unwrap().to_owned();
+    let entries = |wanted: fn(&Address) -> bool| {
+        let keys = model.sessions.keys().filter(|address| wanted(address));
+        keys.map(|address| (address.to_string(), file(address.into())))
+            .collect()
+    };
     Index {
         base,
         bases: model
@@ -164,11 +173,8 @@ fn index_of(model: &Model, base: Option<String>) -> Index {
             .keys()
             .map(|repo| (repo.to_string(), file(repo.into())))
             .collect(),
-        issues: model
-            .issues
-            .keys()
-            .map(|address| (address.to_string(), file(address.into())))
-            .collect(),
+        issues: entries(|address| matches!(address, Address::Issue(_))),
+        sessions: entries(|address| !matches!(address, Address::Issue(_))),
         ..Index::default()
     }
 }

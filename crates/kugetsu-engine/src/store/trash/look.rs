@@ -11,7 +11,8 @@ use kugetsu_api::{BaseRecord, SessionId, SessionRecord};
 impl Store {
     /// Moves the folder of a removed session after its record, where a crash came between.
     pub fn finish_removal(&self, lease: &Lease) -> Result<(), StoreError> {
-        super::finish_leftover(self, lease.key())
+        // A restore that was cut off leaves a folder in the trash alone.
+        super::finish_moves(self, lease.key())
     }
 
     /// The newest entry of a key that can be restored.

@@ -360,9 +360,14 @@ impl Store {
 /// Moves the folder of an earlier session, which a crash left behind, after its record: the session that is about to
 /// get a record must not inherit it.
 pub(crate) fn finish_leftover(store: &Store, key: &RecordKey) -> Result<(), StoreError> {
-    if !exists(&store.folder(key)) {
-        return Ok(());
+    if exists(&store.folder(key)) {
+        finish_moves(store, key)?;
     }
+    Ok(())
+}
+
+/// Finishes, or takes back, every move of a key's folder that a crash interrupted.
+fn finish_moves(store: &Store, key: &RecordKey) -> Result<(), StoreError> {
     let lock = store.index_lock("finish what was interrupted")?;
     for entry in store.trash_entries()? {
         if key_of(&entry).as_ref() == Some(key) && store.half_done(&entry) == Some(Half::FolderLeft) {
