@@ -7,9 +7,9 @@ fn main() -> ExitCode {
     let first = std::env::args_os().nth(1);
     if first
         .as_ref()
-        .is_some_and(|word| word == kugetsu_engine::process::GUARD_COMMAND)
+        .is_some_and(|word| word == kugetsu_engine::GUARD_COMMAND)
     {
-        return ExitCode::from(kugetsu_engine::process::guard_main());
+        return ExitCode::from(kugetsu_engine::guard_main());
     }
     if first.is_some_and(|word| word == kugetsu::ssh::TETHER_COMMAND) {
         return ExitCode::from(kugetsu::cli::tether_main());

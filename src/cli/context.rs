@@ -7,7 +7,7 @@ use clap::Args;
 use directories::BaseDirs;
 
 use super::CommandError;
-use super::detach::Detached;
+use super::detached::Detached;
 use kugetsu_api::{Address, ErrorCode, RefContext, RepoRef};
 use kugetsu_engine::duration::parse_duration;
 use kugetsu_engine::operations::{Engine, Environment, Subject};

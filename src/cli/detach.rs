@@ -5,9 +5,8 @@
 //! not. Then the new process lets go of everything that it had from us, and the command ends. The new process leads a
 //! session of its own from its first moment, so no signal of a terminal reaches it.
 
-use std::cell::Cell;
 use std::ffi::OsString;
-use std::io::{BufRead as _, Read as _, Write as _};
+use std::io::{BufRead as _, Read as _};
 use std::process::Stdio;
 
 use clap::Parser as _;
@@ -17,93 +16,24 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use uuid::Uuid;
 
 use super::context::Context;
+use super::detached::{Detached, Word};
 use super::output::Output;
 use super::signals::with_signals;
 use super::{Cli, CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::DetachedOutput;
-use kugetsu_api::{Address, ErrorCode, ErrorDetail};
-use kugetsu_engine::operations::{EngineError, Subject};
+use kugetsu_api::{Address, ErrorCode};
+use kugetsu_engine::operations::EngineError;
 use kugetsu_engine::turn::Interrupt;
 
 /// The word after the program's name that makes it the supervisor of a detached turn.
 pub(super) const COMMAND: &str = "supervise-detached";
-
-/// The log of detached supervisors, in the session's folder.
-const LOG: &str = "supervisor.log";
 
 /// What the new process is to do.
 #[derive(Serialize, Deserialize)]
 struct Order {
     args: Vec<OsString>,
     prompt: String,
-}
-
-/// What came of it.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Word {
-    /// The turn is on record and runs.
-    Ready { turn: Uuid, pid: u32 },
-    /// A turn of this id is on record already.
-    Recorded { turn: Uuid },
-    /// It came to nothing.
-    Failed(ErrorDetail),
-}
-
-/// The new process, as the verb that runs in it sees it.
-#[derive(Debug)]
-pub(super) struct Detached {
-    prompt: String,
-    /// Whether somebody still waits for a word.
-    asked: Cell<bool>,
-}
-
-impl Detached {
-    pub(super) fn prompt(&self) -> String {
-        self.prompt.clone()
-    }
-
-    /// The turn is on record: says so, and lets go of what we had from the command that started us.
-    pub(super) fn ready(&self, issue: &Address, context: &Context) {
-        let live = context
-            .engine
-            .find(issue)
-            .ok()
-            .flatten()
-            .and_then(|record| record.live);
-        if let Some(live) = live {
-            self.say(&Word::Ready {
-                turn: live.turn,
-                pid: std::process::id(),
-            });
-        }
-        let log = context.engine.open_log(&Subject::Issue(issue.clone()), LOG).ok();
-        let _ = let_go(log);
-    }
-
-    fn say(&self, word: &Word) {
-        if self.asked.replace(false) {
-            let mut stdout = std::io::stdout().lock();
-            // Whoever asked may be gone; the turn is not.
-            let _ = serde_json::to_writer(&mut stdout, word);
-            let _ = stdout.write_all(b"\n");
-            let _ = stdout.flush();
-        }
-    }
-}
-
-/// Stdin and stdout become the null device, stderr the log.
-fn let_go(log: Option<std::fs::File>) -> std::io::Result<()> {
-    let null = std::fs::File::open("/dev/null")?;
-    let sink = rustix::fs::open("/dev/null", rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty())?;
-    rustix::stdio::dup2_stdin(&null)?;
-    rustix::stdio::dup2_stdout(&sink)?;
-    match log {
-        Some(log) => rustix::stdio::dup2_stderr(&log)?,
-        None => rustix::stdio::dup2_stderr(&sink)?,
-    }
-    Ok(())
 }
 
 /// Runs the command of this process again, detached, and says what came of it.
@@ -209,10 +139,7 @@ pub(super) fn child_main() -> ExitStatus {
         return ExitStatus::Usage;
     };
     let output = Output::new(cli.json);
-    let detached = Detached {
-        prompt,
-        asked: Cell::new(true),
-    };
+    let detached = Detached::new(prompt);
     let mut context = match Context::from_environment() {
         Ok(context) => context,
         Err(error) => {
@@ -226,7 +153,7 @@ pub(super) fn child_main() -> ExitStatus {
         Err(error) => {
             let error = context.complete(error);
             match &context.detached {
-                Some(detached) if detached.asked.get() => detached.say(&failure(&error)),
+                Some(detached) if detached.is_asked() => detached.say(&failure(&error)),
                 _ => output.note(error.for_people()),
             }
             error.exit_status()

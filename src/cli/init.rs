@@ -11,9 +11,9 @@ use super::signals::with_signals;
 use super::turn::LimitArgs;
 use super::{CommandError, Outcome, prompt};
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::permission::Preset;
 use kugetsu_api::{SessionId, TransportChoice, TransportKind};
 use kugetsu_engine::operations::{InitReport, InitRequest, Subject, TurnOptions};
-use kugetsu_engine::permission::Preset;
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {

@@ -8,9 +8,9 @@ use clap::Args;
 use uuid::Uuid;
 
 use super::context::Context;
+use super::ending;
 use super::output::{Output, written};
 use super::printer::{Show, Writer};
-use super::turn;
 use super::{CommandError, Outcome};
 use kugetsu_api::ErrorCode;
 use kugetsu_api::Verdict;
@@ -78,7 +78,7 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
             output.note(format!("  {}", ended.reason));
         }
         if let Some(why) = &ended.log_gap {
-            turn::tell_gap(&issue, why, output);
+            ending::tell_gap(&issue, why, output);
         }
     }
     Ok(ExitStatus::Ok)

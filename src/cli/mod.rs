@@ -7,8 +7,11 @@ mod context;
 mod continue_;
 mod destroy;
 mod detach;
+mod detached;
 mod doctor;
+mod ending;
 mod error;
+mod form;
 mod host;
 mod init;
 mod list;
@@ -123,7 +126,7 @@ impl Verb {
         match self {
             Self::Start(args) => args.turn.prints_json(),
             Self::Continue(args) => args.turn.prints_json(),
-            Self::Wait(args) => args.output.is_some_and(|form| form != turn::OutputForm::Text),
+            Self::Wait(args) => args.output.is_some_and(|form| form != form::OutputForm::Text),
             _ => false,
         }
     }

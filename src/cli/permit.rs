@@ -11,8 +11,9 @@ use super::output::Output;
 use super::{CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{ExplainOutput, PermitOutput};
+use kugetsu_api::permission::{Preset, Rule};
+use kugetsu_engine::CLASSES;
 use kugetsu_engine::operations::{EngineError, Permit, Subject};
-use kugetsu_engine::permission::{CLASSES, Preset, Rule};
 
 #[derive(Debug, Args)]
 pub(super) struct PermitArgs {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::output::written;
 use kugetsu_api::{StreamEvent, StreamLine};
-use kugetsu_engine::redact::Redactor;
+use kugetsu_engine::Redactor;
 use kugetsu_engine::turn::stream::{Feed, in_words};
 
 /// How long a reader of stdout may take nothing after the turn is over, before the rest is left in the file.

@@ -8,7 +8,7 @@ use super::output::Output;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{RebaseOutput, RebaseResult, SignalOutput};
 use kugetsu_api::{Address, Signal};
-use kugetsu_engine::worktree::Rebased;
+use kugetsu_engine::Rebased;
 
 #[derive(Debug, Args)]
 pub(super) struct SignalArgs {

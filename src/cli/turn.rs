@@ -10,44 +10,22 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::context::{Context, duration};
-use super::output::{Output, count, money};
+use super::ending::{exit_of, result, summary};
+use super::form::OutputForm;
+use super::output::Output;
 use super::printer::{Printer, Show, Verbosity};
 use super::signals::with_signals;
 use super::{CommandError, Outcome, detach, prompt, wait};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::output::TurnOutput;
-use kugetsu_api::{Address, TransportChoice, Verdict};
-use kugetsu_engine::duration::print_duration;
+use kugetsu_api::{Address, TransportChoice};
+use kugetsu_engine::SHORTEST_SECRET;
 use kugetsu_engine::operations::{
     EngineError, Mode, Subject, TurnHandle, TurnOptions, TurnReport, TurnRequest, WorktreeRequest,
 };
-use kugetsu_engine::redact;
 use kugetsu_engine::settings::{OnAskSetting, Settings, parse_model, parse_usd};
 use kugetsu_engine::turn::answers::{Answers, OnAsk, Reply};
 use kugetsu_engine::turn::stream::{Feed, StreamEvent};
 use kugetsu_engine::turn::{Interrupt, Limits, Responder};
-
-/// How a turn is shown on stdout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum OutputForm {
-    /// The answer's text as it comes.
-    Text,
-    /// One object at the end.
-    Json,
-    /// Every event as a JSON line.
-    StreamJson,
-}
-
-impl OutputForm {
-    /// The form that was asked for, one way or the other; `lines`: by something that only lines can tell.
-    pub(super) fn chosen(form: Option<Self>, lines: bool, output: Output) -> Self {
-        form.unwrap_or(if lines || output.json {
-            Self::StreamJson
-        } else {
-            Self::Text
-        })
-    }
-}
 
 impl TurnArgs {
     /// Refuses a form that cannot tell what is asked for: events and requests are lines.
@@ -241,12 +219,11 @@ fn read_answers(path: &Path) -> Result<(String, Answers), CommandError> {
     let short = answers
         .secrets
         .iter()
-        .find(|(_, value)| value.len() < redact::SHORTEST);
+        .find(|(_, value)| value.len() < SHORTEST_SECRET);
     match short {
         None => Ok((text, answers)),
         Some((name, _)) => Err(wrong(format!(
-            "the secret {name} has fewer than {} bytes, so it cannot be kept out of the logs",
-            redact::SHORTEST
+            "the secret {name} has fewer than {SHORTEST_SECRET} bytes, so it cannot be kept out of the logs"
         ))),
     }
 }
@@ -401,7 +378,7 @@ pub(super) fn run(
             let progress = args.verbose.then_some(Verbosity::Lines);
             printer = Some(Printer::start(feed, show, progress));
             if let Some(detached) = detached {
-                detached.ready(&issue, context);
+                detached.ready(&issue, engine);
             }
         })
     })?;
@@ -467,16 +444,6 @@ fn check_types(types: &[String]) -> Result<(), CommandError> {
     }
 }
 
-/// The exit status of a command whose turn ended so; `signal`: of the signal that this process had.
-pub(super) fn exit_of(report: &TurnReport, signal: Option<ExitStatus>) -> ExitStatus {
-    match (report.turn.verdict, signal, report.interrupt) {
-        (Verdict::Aborted, Some(signal), _) => signal,
-        (Verdict::Aborted, None, Interrupt::Interrupted) => ExitStatus::Interrupted,
-        (Verdict::Aborted, None, _) => ExitStatus::Terminated,
-        _ => report.turn.exit_status(),
-    }
-}
-
 /// A turn that was asked for before: its end is waited for, or, detached, only its id is told.
 fn recorded(
     issue: &Address,
@@ -491,111 +458,6 @@ fn recorded(
         return detach::tell(issue, turn, None, output);
     }
     wait::until_end(issue, turn, None, (form, types), context, output)
-}
-
-pub(super) fn result(report: &TurnReport, status: ExitStatus) -> TurnOutput {
-    let turn = &report.turn;
-    TurnOutput {
-        address: report.record.address.clone(),
-        session: report.record.session.clone(),
-        turn: turn.turn,
-        verdict: turn.verdict,
-        reason: turn.reason.clone(),
-        exit_status: status.code(),
-        answer: report.answer.clone(),
-        transport: turn.transport,
-        opencode: turn.opencode.clone(),
-        directory: report.record.directory.clone(),
-        worktree: report.record.worktree.clone(),
-        notes: report.notes.clone(),
-        started: turn.started,
-        ended: turn.ended,
-        steps: turn.steps,
-        tool_calls: turn.tool_calls,
-        cost_usd: turn.cost_usd,
-        tokens: turn.tokens,
-        totals: report.record.totals,
-        events: turn.events,
-        restarts: turn.restarts,
-        answered: turn.answered,
-        pending: report.record.pending.clone(),
-        retry_at: turn.retry_at,
-        log_gap: turn.log_gap.clone(),
-        proof: turn.proof.clone(),
-    }
-}
-
-pub(super) fn summary(report: &TurnReport, output: Output) {
-    let turn = &report.turn;
-    if let Some(lost) = &report.adopted {
-        output.note(format!("kugetsu: the turn before was lost: {}", lost.reason));
-    }
-    if let Some(fallback) = &report.fallback {
-        output.note(format!("kugetsu: {fallback}"));
-    }
-    for note in &report.notes {
-        output.note(format!("kugetsu: {note}"));
-    }
-    if report.record.base != *report.record.address.repo() {
-        output.note(format!(
-            "kugetsu: {} has no base of its own; the session is a fork of the default base {}",
-            report.record.address.repo(),
-            report.record.base
-        ));
-    }
-    let took = Duration::try_from(turn.ended.duration_since(turn.started)).unwrap_or_default();
-    let mut parts = vec![
-        count(turn.events, "event"),
-        count(turn.tool_calls, "tool call"),
-        count(turn.tokens.total(), "token"),
-        money(turn.cost_usd),
-    ];
-    if turn.restarts > 0 {
-        parts.push(count(u64::from(turn.restarts), "restart"));
-    }
-    let answered = turn.answered;
-    if answered != kugetsu_api::Answered::default() {
-        parts.push(format!(
-            "{} from the file, {} from the supervisor, {} by default",
-            count(answered.file, "answer"),
-            answered.supervisor,
-            answered.default
-        ));
-    }
-    output.note(format!(
-        "kugetsu: {} {} in {}: {}",
-        report.record.address,
-        turn.verdict,
-        print_duration(took),
-        parts.join(", "),
-    ));
-    if !turn.reason.is_empty() {
-        output.note(format!("  {}", turn.reason));
-    }
-    if let Some(why) = &turn.log_gap {
-        tell_gap(&report.record.address, why, output);
-    }
-    if let Some(at) = turn.retry_at {
-        output.note(format!("  try again after {at}"));
-    }
-    if turn.verdict == Verdict::Blocked {
-        let issue = &report.record.address;
-        output.note(format!(
-            "  answer it with: kugetsu answer {issue} allow|deny|LABEL, then: kugetsu continue {issue}"
-        ));
-    } else if turn.verdict != Verdict::Completed && turn.verdict != Verdict::Aborted {
-        for line in &turn.proof.last_events {
-            output.note(format!("  last: {line}"));
-        }
-    }
-}
-
-/// Why text is missing in what was printed of a turn.
-pub(super) fn tell_gap(issue: &Address, why: &str, output: Output) {
-    output.note(format!(
-        "  what is printed, and the turn's log, may have a gap: {why}"
-    ));
-    output.note(format!("  opencode has all of it: kugetsu attach {issue}"));
 }
 
 #[cfg(test)]

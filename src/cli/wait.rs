@@ -7,10 +7,11 @@ use uuid::Uuid;
 
 use super::Outcome;
 use super::context::{Context, duration};
+use super::ending;
+use super::form::OutputForm;
 use super::logs;
 use super::output::Output;
 use super::printer::Show;
-use super::turn::{self, OutputForm};
 use kugetsu_api::Address;
 use kugetsu_api::exit::ExitStatus;
 
@@ -70,10 +71,10 @@ pub(super) fn until_end(
     }
     let left = at_most.map(|limit| limit.saturating_sub(began.elapsed()));
     let report = engine.wait_turn(issue, turn, left)?;
-    let status: ExitStatus = turn::exit_of(&report, None);
+    let status: ExitStatus = ending::exit_of(&report, None);
     if form == OutputForm::Json {
-        output.object(turn::result(&report, status));
+        output.object(ending::result(&report, status));
     }
-    turn::summary(&report, output);
+    ending::summary(&report, output);
     Ok(status)
 }

@@ -140,10 +140,11 @@ fn each_session_has_a_worktree_and_a_branch_of_its_own() {
         assert_eq!(worktree["branch"], branch);
         assert!(root.join(folder).join(".git").is_file(), "{folder}");
     }
-    let expected: String = all
+    let expected: Vec<_> = all
         .iter()
         .map(|(_, rest, _, branch)| format!("{REPO}{rest} {branch}\n"))
         .collect();
+    let expected = expected.concat();
     assert_eq!(fs::read_to_string(&seen).unwrap(), expected);
 
     // Of these, only the goes, and it comes back.

@@ -37,7 +37,7 @@ pub enum Sink {
 pub struct Containment {
     /// Our own binary, which serves as the guard. `/proc/self/exe` stays right while a new version is installed over it.
     pub guard_program: PathBuf,
-    /// The mark in the environment ([`super::TURN_ENV`]) of everything that the program starts: the turn's id, or an id
+    /// The mark in the environment (`KUGETSU_TURN`) of everything that the program starts: the turn's id, or an id
     /// of its own for what must not be ended with a turn.
     pub mark: Uuid,
     /// All variables that the guard and the program see.

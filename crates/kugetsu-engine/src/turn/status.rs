@@ -1,6 +1,6 @@
 //! The status file of a live turn, [`STATUS_FILE`]: what a turn is doing, for everybody who can read the store.
 //!
-//! One task keeps it: it writes what the supervisor has put into the [`TurnProgress`], at the latest every [`HEARTBEAT`], and
+//! One task keeps it: it writes what the supervisor has put into `TurnProgress`, at the latest every [`HEARTBEAT`], and
 //! looks for signals on the way. It is paced by the supervisor's own event loop, so the heartbeat of a supervisor that is
 //! stuck stops. The file stays when the turn is over, as `stopped` or `error`; it is stale when it says that the turn
 //! is alive and the supervisor is dead or silent.
