@@ -19,6 +19,7 @@ mod errors;
 mod example;
 mod faults;
 mod interrupts;
+mod old_home;
 mod output;
 mod removal;
 mod schema;

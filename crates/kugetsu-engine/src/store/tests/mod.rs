@@ -13,6 +13,7 @@ mod common;
 mod crash;
 mod faults;
 mod leases;
+mod old_home;
 mod paths;
 mod random;
 mod trash;
