@@ -133,7 +133,7 @@ impl Context {
         match self.engine.origin_of(&self.here) {
             Some(origin) => Ok(origin?),
             None => Err(CommandError::usage(
-                "this is no clone with an `origin`, so it is not known which repository is meant",
+                "this folder is not in a clone with an `origin`, so the repository is not known",
                 "say it: --repo instance/owner/repo",
             )),
         }
@@ -153,7 +153,7 @@ impl Context {
 fn unusable(home: &Path, error: SettingsError) -> CommandError {
     match error {
         SettingsError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotADirectory => {
-            let message = format!("KUGETSU_HOME, {}, is no folder", home.display());
+            let message = format!("KUGETSU_HOME, {}, is not a folder", home.display());
             CommandError::new(ErrorCode::StoreUnwritable, message)
                 .hint("set KUGETSU_HOME to a folder of your own")
         }

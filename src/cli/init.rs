@@ -73,7 +73,7 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         .map(|id| {
             SessionId::new(id.clone()).ok_or_else(|| {
                 CommandError::usage(
-                    format!("`{id}` is no session id of opencode"),
+                    format!("`{id}` is not a session id of opencode"),
                     "it looks like ses_...; `opencode session list` shows them",
                 )
             })

@@ -116,7 +116,7 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
         output.note(if all == 0 {
             "no sessions yet; begin one with: kugetsu start REF \"what to do\""
         } else {
-            "no session is so"
+            "no session matches"
         });
         return Ok(ExitStatus::Ok);
     }

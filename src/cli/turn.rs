@@ -105,7 +105,7 @@ pub(super) struct TurnArgs {
     #[arg(long, conflicts_with_all = ["supervised", "verbose", "events"])]
     detach: bool,
 
-    /// The turn's id, a UUID of your choice: asked for again, the same turn is waited for, not run twice
+    /// The turn's id, a UUID of your choice; a repeated command with the same id waits for that turn and prints its result instead of running it twice
     #[arg(long, value_name = "UUID")]
     turn_id: Option<Uuid>,
 
@@ -438,7 +438,7 @@ fn check_types(types: &[String]) -> Result<(), CommandError> {
     {
         None => Ok(()),
         Some(word) => Err(CommandError::usage(
-            format!("`{word}` is no type of event"),
+            format!("`{word}` is not a type of event"),
             format!("the types are {}", StreamEvent::TYPES.join(", ")),
         )),
     }

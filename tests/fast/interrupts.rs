@@ -19,6 +19,9 @@ fi
 PATH="${PATH#*:}" exec git "$@"
 "#;
 
+/// How many interrupted commands run at once.
+const AT_ONCE: u32 = 4;
+
 struct Slow {
     world: World,
 }
@@ -40,17 +43,18 @@ impl Slow {
         Self { world }
     }
 
-    fn calls(&self) -> PathBuf {
-        self.world.root().join("git-calls")
+    /// Where the calls of a command are counted: commands may run at once.
+    fn calls(&self, hang_at: u32) -> PathBuf {
+        self.world.root().join(format!("git-calls-{hang_at}"))
     }
 
-    fn counted(&self) -> u32 {
-        let text = fs::read_to_string(self.calls()).unwrap_or_default();
+    fn counted(&self, hang_at: u32) -> u32 {
+        let text = fs::read_to_string(self.calls(hang_at)).unwrap_or_default();
         text.trim().parse().unwrap_or_default()
     }
 
     fn command(&self, words: &[&str], hang_at: u32) -> Command {
-        let _ = fs::remove_file(self.calls());
+        let _ = fs::remove_file(self.calls(hang_at));
         let mut command = self.world.kugetsu(words);
         let path = std::env::var("PATH").unwrap();
         command
@@ -58,7 +62,7 @@ impl Slow {
                 "PATH",
                 format!("{}:{path}", self.world.root().join("bin").display()),
             )
-            .env("CALLS", self.calls())
+            .env("CALLS", self.calls(hang_at))
             .env("HANG_AT", hang_at.to_string());
         command
     }
@@ -67,18 +71,18 @@ impl Slow {
     fn calls_of(&self, words: &[&str], status: i32) -> u32 {
         let done = self.world.start(self.command(words, 0), Stdin::Null).wait(SOON);
         done.expect_status(status);
-        self.counted()
+        self.counted(0)
     }
 
     /// Runs a command whose git hangs at a call, and sends SIGINT then: it must end with 130 and leave nothing.
     fn interrupted(&self, words: &[&str], hang_at: u32) {
         let running = self.world.start(self.command(words, hang_at), Stdin::Null);
         let what = format!("git call {hang_at} of {words:?}");
-        self.world.wait_until(&what, SOON, || self.counted() == hang_at);
+        self.world
+            .wait_until(&what, SOON, || self.counted(hang_at) == hang_at);
         running.signal(Signal::Interrupt);
         let ended = running.wait(SOON);
         assert_eq!(ended.code(), 130, "{what}\n{ended}");
-        self.world.wait_nothing_left(SOON);
     }
 }
 
@@ -87,23 +91,25 @@ fn every_git_of_a_start_with_a_worktree_can_be_interrupted() {
     let slow = Slow::new();
     let calls = slow.calls_of(&["start", "100", "hi", "--worktree"], 0);
     assert!(calls > 5, "{calls} calls of git");
-    for call in 1..=calls {
-        let issue = call.to_string();
-        let words = ["start", &issue, "hi", "--worktree"];
-        slow.interrupted(&words, call);
-        assert_eq!(
-            run(&slow.world, ["doctor", "--fix", "--json"]).json()["exit_status"],
-            0,
-            "call {call}"
-        );
-        run(&slow.world, words).expect_status(0);
-        let worktree = slow
-            .world
-            .repo()
-            .join(".worktrees/github.com/shoko/kugetsu")
-            .join(&issue);
-        assert!(worktree.join(".git").exists(), "call {call}");
-    }
+    // Mostly waiting, so some of them at once.
+    std::thread::scope(|scope| {
+        for first in 1..=AT_ONCE {
+            let slow = &slow;
+            scope.spawn(move || {
+                for call in (first..=calls).step_by(AT_ONCE as usize) {
+                    let issue = call.to_string();
+                    let words = ["start", &issue, "hi", "--worktree"];
+                    slow.interrupted(&words, call);
+                    run(&slow.world, words).expect_status(0);
+                    let worktrees = slow.world.repo().join(".worktrees/github.com/shoko/kugetsu");
+                    assert!(worktrees.join(&issue).join(".git").exists(), "call {call}");
+                }
+            });
+        }
+    });
+    slow.world.wait_nothing_left(SOON);
+    let checked = run(&slow.world, ["doctor", "--json"]);
+    assert_eq!(checked.json()["exit_status"], 0, "{checked}");
 }
 
 #[test]
@@ -118,6 +124,7 @@ fn every_git_of_a_continue_whose_worktree_is_gone_can_be_interrupted() {
     for call in 1..=calls {
         fs::remove_dir_all(&worktree).unwrap();
         slow.interrupted(&words, call);
+        slow.world.wait_nothing_left(SOON);
         run(&slow.world, words).expect_status(0);
         assert!(worktree.join(".git").exists(), "call {call}");
     }
@@ -140,6 +147,7 @@ fn every_git_of_a_rebase_can_be_interrupted() {
     for call in 1..=calls {
         advance(&format!("call-{call}"));
         slow.interrupted(&words, call);
+        slow.world.wait_nothing_left(SOON);
         run(&slow.world, words).expect_status(0);
     }
 }
@@ -157,6 +165,7 @@ fn a_git_of_a_destroy_can_be_interrupted() {
         start(&issue).expect_status(0);
         let words = ["destroy", &issue, "-y"];
         slow.interrupted(&words, call);
+        slow.world.wait_nothing_left(SOON);
         // The last git may have come after the record's move.
         let again = run(&slow.world, words);
         assert!([0, 66].contains(&again.code()), "call {call}\n{again}");

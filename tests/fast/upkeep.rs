@@ -250,7 +250,7 @@ fn a_home_that_is_no_folder_is_told_as_such() {
         ] {
             let output = run_in(&world, &[("KUGETSU_HOME", home)], words);
             assert_eq!(output.expect_status(73).json()["exit_status"], 73);
-            let says = format!("KUGETSU_HOME, {home}, is no folder");
+            let says = format!("KUGETSU_HOME, {home}, is not a folder");
             assert!(output.stderr().contains(&says), "{output}");
         }
     }

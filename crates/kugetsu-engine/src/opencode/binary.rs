@@ -84,7 +84,7 @@ pub enum OpencodeError {
         origin: &'static str,
     },
     /// It is there and cannot be run.
-    #[error("{} ({origin}) is no program that can be run: make it executable, or set KUGETSU_OPENCODE to opencode", path.display())]
+    #[error("{} ({origin}) is not a program that can be run: make it executable, or set KUGETSU_OPENCODE to opencode", path.display())]
     NotExecutable {
         /// The file.
         path: PathBuf,

@@ -51,7 +51,7 @@ impl InitRequest {
                 Some(origin) => origin?,
                 None => {
                     return Err(EngineError::Usage {
-                        problem: format!("{} is no clone with an `origin`", directory.display()),
+                        problem: format!("{} is not in a clone with an `origin`", directory.display()),
                         hint: "say which repository it is: kugetsu init --repo instance/owner/repo"
                             .to_owned(),
                     });
@@ -480,7 +480,7 @@ fn directory(request: &InitRequest, engine: &Engine) -> Result<PathBuf, EngineEr
     };
     let found = wanted.canonicalize().ok().filter(|path| path.is_dir());
     found.ok_or_else(|| EngineError::Usage {
-        problem: format!("{} is no directory", wanted.display()),
+        problem: format!("{} is not a directory", wanted.display()),
         hint: "name the clone with: kugetsu init --dir DIRECTORY".to_owned(),
     })
 }

@@ -178,7 +178,7 @@ impl Walk {
     }
 
     fn stray(&mut self, path: PathBuf) {
-        let why = "it is named like a record, and is none".to_owned();
+        let why = "it has the name of a record, but is not a valid one".to_owned();
         self.broken.push((path, why));
     }
 
@@ -296,9 +296,10 @@ impl Walk {
                         sessions,
                     });
                 }
-                None => self
-                    .broken
-                    .push((path, "it holds records, and is no repository's folder".to_owned())),
+                None => self.broken.push((
+                    path,
+                    "it holds records, but is not the folder of a repository".to_owned(),
+                )),
             }
         }
     }

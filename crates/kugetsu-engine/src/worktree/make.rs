@@ -290,7 +290,7 @@ fn adoptable(git: &Git, all: &[Listed], path: &Path, branch: &str) -> Result<(),
 fn in_the_way(path: &Path, repo_dir: &Path) -> WorktreeError {
     WorktreeError::Refused {
         problem: format!(
-            "{} is in the way: it is no worktree of {}",
+            "{} is in the way: it is not a worktree of {}",
             path.display(),
             repo_dir.display()
         ),

@@ -62,7 +62,7 @@ pub enum DatabaseError {
         path: PathBuf,
     },
     /// It is no SQLite database, or a damaged one.
-    #[error("{} is no usable SQLite database: {reason}", path.display())]
+    #[error("{} is not a usable SQLite database: {reason}", path.display())]
     NotADatabase {
         /// The file.
         path: PathBuf,

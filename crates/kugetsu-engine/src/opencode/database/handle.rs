@@ -182,7 +182,7 @@ fn check_file(path: &Path) -> Result<(), DatabaseError> {
         Ok(metadata) if metadata.is_file() => Ok(()),
         Ok(_) => Err(DatabaseError::NotADatabase {
             path: path.to_owned(),
-            reason: "it is no file".to_owned(),
+            reason: "it is not a file".to_owned(),
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(DatabaseError::Missing {
             path: path.to_owned(),
