@@ -18,11 +18,11 @@ use kugetsu_engine::operations::{Attachment, EngineError};
 
 #[derive(Debug, Args)]
 pub(super) struct AttachArgs {
-    /// The session
+    /// The address of the session, such as 14 or owner/repo#14
     #[arg(value_name = "REF")]
     reference: String,
 
-    /// Print the shell command instead of running it; it takes no lease
+    /// Print the shell command instead of running it; takes no lease
     #[arg(long)]
     print: bool,
 }

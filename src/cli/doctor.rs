@@ -11,7 +11,7 @@ use kugetsu_api::output::DoctorOutput;
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// Put right what a machine can
+    /// Repair what needs no decision
     #[arg(long)]
     fix: bool,
 }

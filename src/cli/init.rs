@@ -17,35 +17,35 @@ use kugetsu_engine::operations::{InitReport, InitRequest, Subject, TurnOptions};
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
-    /// The folder that the sessions work in [default: the top of the clone around the current one]
+    /// The folder that the sessions work in [default: the top of the current clone]
     #[arg(long, value_name = "DIRECTORY")]
     dir: Option<PathBuf>,
 
-    /// The repository, where the clone's `origin` does not tell
+    /// The repository, if the clone's `origin` does not name it
     #[arg(long, value_name = "[INSTANCE/]OWNER/REPO")]
     repo: Option<String>,
 
-    /// Replace the base that is there; the old one's record goes to the trash
+    /// Replace the existing base; its record goes to the trash
     #[arg(long)]
     force: bool,
 
-    /// Make it the default base, which serves repositories that have none of their own
+    /// Make it the default base, which is used for repositories without a base of their own
     #[arg(long)]
     default: bool,
 
-    /// Take this session of opencode as the base instead of making one
+    /// Use this opencode session as the base instead of a new one
     #[arg(long, value_name = "SESSION")]
     adopt: Option<String>,
 
-    /// Deliver this to the base once, so that every fork begins with it; the only thing that asks the model
+    /// Deliver this prompt to the base once, so that every fork begins with it; runs a turn on the model
     #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
     prompt: Option<String>,
 
-    /// The same from a file
+    /// Like --prompt, read from a file
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
 
-    /// The permission preset of its forks [config: preset]
+    /// The permission preset of the forks [config: preset]
     #[arg(long, value_parser = presets())]
     preset: Option<Preset>,
 

@@ -18,7 +18,7 @@ use kugetsu_engine::duration::print_duration;
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// Only sessions in this state, or in one of several with commas between; may be given often
+    /// Only sessions in one of these states, separated by commas; repeatable
     #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = states())]
     state: Vec<String>,
 

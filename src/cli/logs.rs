@@ -23,11 +23,11 @@ pub(super) const LOOK: Duration = Duration::from_millis(100);
 /// Prints the answer of the newest turn. With --json: every event of it, a JSON object a line.
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
-    /// The session
+    /// The address of the session, such as 14 or owner/repo#14
     #[arg(value_name = "REF")]
     reference: String,
 
-    /// Go on printing until the turn ends
+    /// Keep printing until the turn ends
     #[arg(short, long)]
     follow: bool,
 
@@ -35,7 +35,7 @@ pub(super) struct LogsArgs {
     #[arg(long, value_name = "TURN")]
     turn: Option<Uuid>,
 
-    /// What opencode itself said, as it came; the README tells what is left out
+    /// Print opencode's own output
     #[arg(long)]
     raw: bool,
 }

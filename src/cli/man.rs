@@ -10,7 +10,7 @@ use kugetsu_api::output::ManOutput;
 
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {
-    /// The page of this command instead of the main one
+    /// The command [default: the main page]
     command: Option<String>,
 }
 

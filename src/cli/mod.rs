@@ -43,7 +43,7 @@ pub(crate) use error::CommandError;
 use kugetsu_api::exit::ExitStatus;
 use output::Output;
 
-/// An issue reference becomes the address of a durable, headless opencode session
+/// Run and resume one opencode session per issue
 #[derive(Debug, Parser)]
 #[command(name = "kugetsu", version, propagate_version = true)]
 #[command(after_help = EXIT_HELP)]
@@ -51,11 +51,11 @@ pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
 
-    /// Print JSON on stdout instead of text for people; start, continue and logs print a line an event
+    /// Print JSON on stdout instead of text; start, continue, wait and logs print one line per event
     #[arg(long, global = true)]
     json: bool,
 
-    /// Run the command on this host with ssh: user@host, or a name from [hosts] in config.toml
+    /// Run the command on another host over ssh: user@host, or a name from [hosts] in config.toml
     #[arg(long, global = true, value_name = "HOST")]
     host: Option<String>,
 }
@@ -75,11 +75,11 @@ Exit status:
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Make, or adopt, the base session of a repository
+    /// Make or adopt the base session of a repository
     Init(init::InitArgs),
-    /// Begin an issue: fork its session from the base and run the first turn
+    /// Start a session: fork it from the base and run its first turn
     Start(start::StartArgs),
-    /// Run one more turn on an issue's session
+    /// Continue a session: run one more turn
     Continue(continue_::ContinueArgs),
     /// List the sessions
     #[command(visible_alias = "ls")]
@@ -88,29 +88,29 @@ enum Verb {
     Show(show::ShowArgs),
     /// Open the session in opencode's own terminal interface
     Attach(attach::AttachArgs),
-    /// Print the answer of a turn, or all that happened in it
+    /// Print the answer or the events of a turn
     Logs(logs::LogsArgs),
-    /// Wait for the end of a turn that runs elsewhere; the exit status is the turn's
+    /// Wait for a turn of another process, and exit with its status
     Wait(wait::WaitArgs),
-    /// End the turn that runs on an issue's session, and wait until it has ended
+    /// Stop the running turn of a session, and wait until it has ended
     Stop(stop::StopArgs),
-    /// Pause, resume or stop the turn that runs on an issue's session
+    /// Pause, resume or stop the running turn of a session, or rebase its worktree
     Signal(signal::SignalArgs),
-    /// Print one JSON object about all sessions: states, live turns, totals, what to do next
+    /// Print one JSON object about all sessions: states, live turns, totals, next commands
     Query(query::QueryArgs),
-    /// Show, change and explain what a session may do
+    /// Show, change or explain the permissions of a session
     Permit(permit::PermitArgs),
-    /// List what blocked turns wait for, and the answers that the next continue delivers
+    /// List the requests of blocked turns, and the answers that the next continue delivers
     Pending(pending::PendingArgs),
-    /// Answer what a turn was blocked on; the next continue delivers it
+    /// Answer the request of a blocked turn; the next continue delivers the answer
     Answer(pending::AnswerArgs),
-    /// Forget the sessions that opencode no longer has
+    /// Move the records of sessions that opencode no longer has to the trash
     Prune(prune::PruneArgs),
     /// Remove a session from opencode and from kugetsu; it can be restored
     Destroy(destroy::DestroyArgs),
-    /// Bring back what destroy or prune removed
+    /// Restore a session that destroy or prune removed
     Restore(restore::RestoreArgs),
-    /// Check that everything is there and in order
+    /// Check the store, opencode, its database and the sessions
     Doctor(doctor::DoctorArgs),
     /// Show every setting and where its value came from
     Config(config::ConfigArgs),

@@ -16,11 +16,11 @@ pub(super) struct PendingArgs {}
 
 #[derive(Debug, Args)]
 pub(super) struct AnswerArgs {
-    /// The session
+    /// The address of the session, such as 14 or owner/repo#14
     #[arg(value_name = "REF")]
     reference: String,
 
-    /// `allow` or `deny` for a permission; the label for a question, or one for each question
+    /// `allow` or `deny` for a permission; one label per question
     #[arg(value_name = "ANSWER", required = true)]
     answer: Vec<String>,
 }

@@ -21,11 +21,11 @@ pub(super) struct PermitArgs {
     #[arg(value_name = "REF", required_unless_present = "base")]
     reference: Option<String>,
 
-    /// Rules to add, as permission[:pattern]=allow|deny|ask; without any, what is permitted is shown
+    /// Rules to add, as permission[:pattern]=allow|deny|ask; without a rule, show the policy
     #[arg(value_name = "RULE")]
     rules: Vec<String>,
 
-    /// The base of the clone's repository, and so its forks to come
+    /// The base of the clone's repository, and thereby future forks
     #[arg(long)]
     base: bool,
 
@@ -33,15 +33,15 @@ pub(super) struct PermitArgs {
     #[arg(long, value_name = "[INSTANCE/]OWNER/REPO", requires = "base")]
     repo: Option<String>,
 
-    /// Take a rule away, as permission[:pattern]; may be given often
+    /// Remove a rule, as permission[:pattern]; repeatable
     #[arg(long, value_name = "PERMISSION[:PATTERN]")]
     remove: Vec<String>,
 
-    /// Begin with this preset
+    /// Replace the preset
     #[arg(long, value_name = "PRESET", value_parser = presets())]
     preset: Option<Preset>,
 
-    /// For every permission: what will apply, where that comes from, and what could still ask
+    /// Explain for every permission what applies, why, and what could still ask
     #[arg(long)]
     explain: bool,
 }

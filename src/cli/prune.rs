@@ -14,7 +14,7 @@ use kugetsu_engine::operations::{Orphan, Pruned};
 
 #[derive(Debug, Args)]
 pub(super) struct PruneArgs {
-    /// Do it without asking, also where a worktree has work that is not committed or not pushed; the trash keeps it
+    /// Do not ask, and also remove worktrees with uncommitted or unpushed work; the trash keeps that work
     #[arg(long)]
     force: bool,
 }

@@ -11,7 +11,7 @@ use kugetsu_api::output::{SessionWithState, ShowOutput};
 
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
-    /// The session
+    /// The address of the session, such as 14 or owner/repo#14
     #[arg(value_name = "REF")]
     reference: String,
 

@@ -12,22 +12,22 @@ use kugetsu_engine::Rebased;
 
 #[derive(Debug, Args)]
 pub(super) struct SignalArgs {
-    /// The session
+    /// The address of the session, such as 14 or owner/repo#14
     #[arg(value_name = "REF")]
     reference: String,
 
-    /// What is wanted of its turn
+    /// The signal to send
     #[arg(value_name = "SIGNAL", value_enum)]
     wish: Wish,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Wish {
-    /// End opencode's work before its next step, and keep the place: the turn stays, and keeps the session
+    /// End opencode before its next step; the turn stays paused and keeps the session
     Pause,
-    /// Let a paused turn go on where it stopped
+    /// Continue a paused turn
     Resume,
-    /// End the turn; `kugetsu stop` does it and waits
+    /// Stop the turn; `kugetsu stop` also waits for its end
     Stop,
     /// Between turns: rebase the worktree onto the branch that it began at (where it began at none: onto what its clone has
     /// checked out)

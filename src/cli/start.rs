@@ -11,11 +11,11 @@ use kugetsu_engine::operations::Mode;
 
 #[derive(Debug, Args)]
 pub(super) struct StartArgs {
-    /// The session
+    /// The address of the session, such as 14 or owner/repo#14
     #[arg(value_name = "REF")]
     reference: String,
 
-    /// What to do; `-`, or nothing where stdin is a pipe: read it from stdin
+    /// The prompt; `-`, or no message when stdin is a pipe, reads it from stdin
     #[arg(value_name = "MESSAGE")]
     message: Vec<String>,
 

@@ -10,7 +10,7 @@ use kugetsu_api::output::StopOutput;
 
 #[derive(Debug, Args)]
 pub(super) struct StopArgs {
-    /// The session
+    /// The address of the session, such as 14 or owner/repo#14
     #[arg(value_name = "REF")]
     reference: String,
 }

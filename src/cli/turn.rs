@@ -93,7 +93,7 @@ pub(super) fn check_wait(matches: &ArgMatches) -> Result<(), CommandError> {
 /// The flags of everything that runs a turn.
 #[derive(Debug, Args)]
 pub(super) struct TurnArgs {
-    /// How the turn reaches opencode [config: transport]
+    /// How kugetsu reaches opencode [config: transport]
     #[arg(long, value_name = "HOW", value_parser = transports())]
     transport: Option<TransportChoice>,
 
@@ -101,7 +101,7 @@ pub(super) struct TurnArgs {
     #[arg(long, value_enum)]
     output: Option<OutputForm>,
 
-    /// Print the turn's id and return as soon as the turn is on record; it goes on by itself
+    /// Print the turn's id and return as soon as the turn is on record; the turn continues in the background
     #[arg(long, conflicts_with_all = ["supervised", "verbose", "events"])]
     detach: bool,
 
@@ -112,11 +112,11 @@ pub(super) struct TurnArgs {
     #[command(flatten)]
     limits: LimitArgs,
 
-    /// Wait until a turn that runs on the session has ended, at most this long
+    /// If a turn runs on the session, wait for its end, at most this long
     #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = FOR_EVER, require_equals = true, value_parser = duration)]
     wait: Option<Duration>,
 
-    /// The model, as provider/model, instead of the session's own [config: model]
+    /// Use this model, as provider/model, instead of the session's own [config: model]
     #[arg(long, value_parser = parse_model)]
     model: Option<String>,
 
@@ -127,7 +127,7 @@ pub(super) struct TurnArgs {
     #[command(flatten)]
     asking: AskArgs,
 
-    /// Tell on stderr what the turn does while it runs
+    /// Report progress on stderr
     #[arg(long)]
     verbose: bool,
 
@@ -143,7 +143,7 @@ pub(super) struct TurnArgs {
 /// Who answers when opencode asks.
 #[derive(Debug, Args)]
 struct AskArgs {
-    /// A JSON file with answers to questions and permission requests, and with secrets for opencode's environment
+    /// JSON file with answers to questions and permission requests, and with secrets for opencode's environment
     #[arg(long, value_name = "FILE")]
     answers: Option<PathBuf>,
 
@@ -151,7 +151,7 @@ struct AskArgs {
     #[arg(long)]
     supervised: bool,
 
-    /// How long to wait for a supervisor's reply before the default answers [config: response_timeout]
+    /// How long to wait for a reply with --supervised before the default applies [config: response_timeout]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     response_timeout: Option<Duration>,
 
@@ -257,15 +257,15 @@ pub(super) struct LimitArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
 
-    /// How long it may go without progress of any kind [config: stall_timeout]
+    /// How long the turn may go without any progress [config: stall_timeout]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     stall_timeout: Option<Duration>,
 
-    /// How long to wait for a provider that asks to come back later [config: max_quota_wait]
+    /// How long to wait when the provider asks to retry later [config: max_quota_wait]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     max_quota_wait: Option<Duration>,
 
-    /// Steps in a row without a finish reason after which the turn is looping [config: max_steps_without_progress]
+    /// End the turn as looping after this many consecutive steps without a finish reason [config: max_steps_without_progress]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_steps_without_progress: Option<u32>,
 
@@ -277,7 +277,7 @@ pub(super) struct LimitArgs {
     #[arg(long, value_name = "N")]
     max_tokens: Option<u64>,
 
-    /// How often to start opencode again after it crashed [config: max_restarts]
+    /// How often to restart opencode after a crash [config: max_restarts]
     #[arg(long, value_name = "N")]
     max_restarts: Option<u32>,
 

@@ -17,11 +17,11 @@ use kugetsu_api::exit::ExitStatus;
 
 #[derive(Debug, Args)]
 pub(super) struct WaitArgs {
-    /// The session
+    /// The address of the session, such as 14 or owner/repo#14
     #[arg(value_name = "REF")]
     reference: String,
 
-    /// Wait at most this long; the turn goes on
+    /// Wait at most this long; the turn continues
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
 

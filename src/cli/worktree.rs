@@ -15,7 +15,7 @@ pub(super) struct WorktreeArgs {
     #[arg(long, overrides_with = "worktree")]
     no_worktree: bool,
 
-    /// The branch to make for the worktree, instead of kugetsu/<number>
+    /// The branch to create for the worktree [default: kugetsu/NUMBER]
     #[arg(long, value_name = "NAME")]
     branch: Option<String>,
 

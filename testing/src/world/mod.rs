@@ -37,7 +37,7 @@ pub const MODELS: &str = "OPENCODE_MODELS_PATH";
 /// The variable whose value names the world that a process belongs to.
 const MARKER: &str = "KUGETSU_TEST_WORLD";
 /// How long [`World::run`] lets a command live.
-const DEADLINE: Duration = Duration::from_mins(1);
+const DEADLINE: Duration = Duration::from_mins(3);
 /// How many commands a failure shows.
 const LAST: usize = 4;
 
@@ -222,7 +222,7 @@ impl World {
         command
     }
 
-    /// Runs `kugetsu` to its end, with an empty stdin; panics when it takes longer than 60 s.
+    /// Runs `kugetsu` to its end, with an empty stdin; panics when it takes longer than 3 minutes.
     #[track_caller]
     pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Output {
         self.finish(self.kugetsu(arguments), Stdin::Null)
@@ -248,7 +248,7 @@ impl World {
         self.start(self.kugetsu(arguments), stdin)
     }
 
-    /// Runs any command to its end; panics when it takes longer than 60 s.
+    /// Runs any command to its end; panics when it takes longer than 3 minutes.
     #[track_caller]
     pub fn finish(&self, command: Command, stdin: Stdin) -> Output {
         self.start(command, stdin).wait(DEADLINE)
