@@ -19,7 +19,6 @@ mod control;
 mod crash;
 mod hangs;
 mod lifecycle;
-mod one_process;
 mod readme;
 mod ssh;
 mod subagents;

@@ -1,11 +1,35 @@
 //! A short soak on the real opencode: turns through both transports side by side, while supervisors and opencodes
 //! are killed. `cargo xtask soak` does the same for longer.
-#![allow(clippy::disallowed_macros, reason = "a soak says what it did")]
+//!
+//! Each test here starts more opencodes than the machine has cores, so one runs after the other, and none beside those of
+//! `tests/real`.
+#![allow(
+    dead_code,
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a soak says what it did, writes what it needs, may panic, and needs a part of the support alone"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod one_process;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kugetsu_testing::{SoakPlan, SoakTally, on_both_versions, soak};
 
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Until this is dropped, no other test of this program runs.
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 on_both_versions! {
     fn kills_lose_no_session_and_double_none(world: &World) {
+        let _alone = alone();
         let plan = SoakPlan { turns: 16, seed: 2773 };
         let tally = soak(world, &plan);
         println!("seed {}", plan.seed);

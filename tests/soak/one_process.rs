@@ -122,6 +122,7 @@ fn request(engine: &Engine, number: u64, id: Uuid) -> TurnRequest {
 
 on_both_versions! {
     fn sixteen_turns_run_in_one_process(world: &World) {
+        let _alone = crate::alone();
         with_base(world);
         std::fs::write(world.kugetsu_home().join("config.toml"), "ready_timeout = \"5m\"\ntimeout = \"10m\"\n").unwrap();
         let gate = Gate::new();
