@@ -2,9 +2,10 @@
 
 use clap::{Args, ValueEnum};
 
-use super::Outcome;
 use super::context::Context;
 use super::output::Output;
+use super::signals::with_signals;
+use super::{CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{RebaseOutput, RebaseResult, SignalOutput};
 use kugetsu_api::{Address, Signal};
@@ -18,11 +19,11 @@ pub(super) struct SignalArgs {
 
     /// The signal to send
     #[arg(value_name = "SIGNAL", value_enum)]
-    wish: Wish,
+    action: Action,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Wish {
+enum Action {
     /// End opencode before its next step; the turn stays paused and keeps the session
     Pause,
     /// Continue a paused turn
@@ -36,11 +37,11 @@ enum Wish {
 
 pub(super) fn run(args: &SignalArgs, context: &Context, output: Output) -> Outcome {
     let issue = context.address(&args.reference)?;
-    let signal = match args.wish {
-        Wish::Pause => Signal::Pause,
-        Wish::Resume => Signal::Resume,
-        Wish::Stop => Signal::Stop,
-        Wish::Rebase => return rebase(&issue, context, output),
+    let signal = match args.action {
+        Action::Pause => Signal::Pause,
+        Action::Resume => Signal::Resume,
+        Action::Stop => Signal::Stop,
+        Action::Rebase => return rebase(&issue, context, output),
     };
     let live = context.engine.signal(&issue, signal)?;
     if output.json {
@@ -57,7 +58,8 @@ pub(super) fn run(args: &SignalArgs, context: &Context, output: Output) -> Outco
 }
 
 fn rebase(issue: &Address, context: &Context, output: Output) -> Outcome {
-    let (onto, rebased) = context.engine.rebase(issue)?;
+    let (rebased, signal) = with_signals(false, |interrupts| context.engine.rebase(issue, interrupts))?;
+    let (onto, rebased) = rebased.map_err(|error| CommandError::from(error).after(signal))?;
     let (result, files, status) = match &rebased {
         Rebased::UpToDate => (RebaseResult::UpToDate, &[][..], ExitStatus::Ok),
         Rebased::Onto(_) => (RebaseResult::Rebased, &[][..], ExitStatus::Ok),

@@ -1,4 +1,4 @@
-//! Ctrl-C while git hangs: it is answered at every step, git is ended, and the next command goes on.
+//! Ctrl-C while git or the disk hangs: the command ends at every step, git is ended, and the next command goes on.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -171,4 +171,96 @@ fn a_git_of_a_destroy_can_be_interrupted() {
         assert!([0, 66].contains(&again.code()), "call {call}\n{again}");
         assert_eq!(run(&slow.world, ["show", &issue]).code(), 66, "call {call}");
     }
+}
+
+/// The points of a write at which a slow disk makes it wait: before the file is synced, before its folder is, and after an
+/// append.
+const WAITS: [&str; 4] = ["folder_made", "temp_written", "renamed", "append_written"];
+
+/// Runs a command whose write hangs at the pass of this point, and sends SIGINT then. Whether there was such a pass; if
+/// there was none, the command has ended well.
+fn interrupted_on_a_slow_disk(world: &World, words: &[&str], point: &str, pass: usize) -> bool {
+    let what = format!("pass {pass} of {point} in {words:?}");
+    let hangs = world.root().join(format!("hangs-{point}-{pass}"));
+    let mut command = world.kugetsu(words);
+    command.env(
+        "KUGETSU_CRASH_AT",
+        format!("stall:{point}:{pass}:{}", hangs.display()),
+    );
+    let mut running = world.start(command, Stdin::Null);
+    world.wait_until(&what, SOON, || hangs.exists() || !running.is_alive());
+    if !hangs.exists() {
+        let ended = running.wait(SOON);
+        assert_eq!(ended.code(), 0, "{what}\n{ended}");
+        return false;
+    }
+    running.signal(Signal::Interrupt);
+    let ended = running.wait(SOON);
+    assert_eq!(ended.code(), 130, "{what}\n{ended}");
+    true
+}
+
+#[test]
+fn every_write_of_a_start_with_a_worktree_can_be_interrupted() {
+    let slow = Slow::new();
+    let world = &slow.world;
+    std::thread::scope(|scope| {
+        for (number, point) in WAITS.into_iter().enumerate() {
+            scope.spawn(move || {
+                for pass in 1.. {
+                    let issue = format!("{}{pass}", number + 1);
+                    let words = ["start", &issue, "hi", "--worktree"];
+                    if !interrupted_on_a_slow_disk(world, &words, point, pass) {
+                        assert!(pass > 1, "{point} is never passed");
+                        return;
+                    }
+                    // Where the prompt has arrived, the session goes on.
+                    let again = run(world, words);
+                    let again = match again.code() {
+                        64 => run(world, ["continue", &issue, "hi"]),
+                        _ => again,
+                    };
+                    again.expect_status(0);
+                }
+            });
+        }
+    });
+    world.wait_nothing_left(SOON);
+    let checked = run(world, ["doctor", "--json"]);
+    assert_eq!(checked.json()["exit_status"], 0, "{checked}");
+}
+
+/// A hook of git that hangs while the rebase is under way.
+#[test]
+fn an_interrupted_rebase_is_taken_back() {
+    let slow = Slow::new();
+    let world = &slow.world;
+    run(world, ["start", "14", "hi", "--worktree"]).expect_status(0);
+    let repo = world.repo();
+    let worktree = repo.join(".worktrees/github.com/shoko/kugetsu/14");
+    for (folder, name) in [(&worktree, "theirs"), (&repo, "ours")] {
+        fs::write(folder.join(name), "more\n").unwrap();
+        world.git(folder, ["add", name]);
+        world.git(folder, ["commit", "--quiet", "--message", name]);
+    }
+    let head = || world.git(&worktree, ["rev-parse", "HEAD"]).stdout();
+    let before = head();
+    let (hook, hangs) = (repo.join(".git/hooks/post-checkout"), world.root().join("hangs"));
+    fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    fs::write(
+        &hook,
+        format!("#!/bin/sh\n[ -e {0} ] || {{ touch {0}; sleep 100000; }}\n", hangs.display()),
+    )
+    .unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let running = world.start(world.kugetsu(["signal", "14", "rebase"]), Stdin::Null);
+    world.wait_until("the rebase hangs", SOON, || hangs.exists());
+    running.signal(Signal::Interrupt);
+    let ended = running.wait(SOON);
+    assert_eq!(ended.code(), 130, "{ended}");
+    world.wait_nothing_left(SOON);
+    assert_eq!(head(), before);
+    let branch = world.git(&worktree, ["symbolic-ref", "--short", "HEAD"]).stdout();
+    assert_eq!(branch.trim(), "kugetsu/14");
+    run(world, ["signal", "14", "rebase"]).expect_status(0);
 }

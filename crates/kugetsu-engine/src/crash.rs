@@ -1,10 +1,11 @@
-//! Crash points: the moments at which tests kill the process, to prove what the next command finds.
+//! Crash points: the moments at which tests kill the process or have it hang, to prove what the next command finds.
 //!
 //! Each layer declares its own points with [`crash_points!`](crate::crash::crash_points) and passes them with
 //! [`CrashPoint::pass`]. This module knows no layer.
 
 use std::fs::File;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -29,6 +30,8 @@ pub(crate) use crash_points;
 enum Armed {
     /// Kills the process when this point has been passed so many times more.
     At(CrashPoint, u64),
+    /// Stops the thread for ever when this point has been passed so many times more, and then makes this file.
+    Stall(CrashPoint, u64, PathBuf),
     /// Writes the point's name here.
     Log(File),
 }
@@ -38,31 +41,44 @@ static ARMED: Mutex<Option<Armed>> = Mutex::new(None);
 
 /// Arms one of the points. `name`, or `name:n` for the n-th time it is passed: the process then kills itself there as
 /// `kill -9` would. `log:FILE`: nothing is killed, and the name of each point that is passed is a line of FILE.
+/// `stall:name:n:FILE`: the thread that passes the point for the n-th time stops there for ever, as it would on a disk that
+/// hangs; FILE is made then.
 pub(crate) fn arm(spec: &str, points: &[&[CrashPoint]]) -> Result<(), String> {
-    let (name, rest) = spec.split_once(':').unwrap_or((spec, "1"));
-    let known = || points.iter().copied().flatten().copied();
-    let armed = if name == "log" {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a log of a test, and fsx has crash points itself"
-        )]
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(rest);
-        Armed::Log(file.map_err(|error| format!("{rest}: {error}"))?)
-    } else if let Some(point) = known().find(|point| point.0 == name) {
-        match rest.parse() {
-            Ok(count @ 1..) => Armed::At(point, count),
-            _ => return Err(format!("`{rest}` is not a count of passes")),
-        }
-    } else {
-        let names: Vec<_> = known().map(|point| point.0).collect();
-        return Err(format!(
-            "`{name}` is not a crash point; there are: {}",
-            names.join(", ")
-        ));
+    let point = |name: &str| {
+        let known = || points.iter().copied().flatten();
+        known().find(|point| point.0 == name).copied().ok_or_else(|| {
+            let names: Vec<_> = known().map(|point| point.0).collect();
+            format!(
+                "`{name}` is not a crash point; there are: {}",
+                names.join(", ")
+            )
+        })
+    };
+    let count = |text: &str| match text.parse() {
+        Ok(count @ 1..) => Ok(count),
+        _ => Err(format!("`{text}` is not a count of passes")),
+    };
+    let words: Vec<&str> = spec.splitn(4, ':').collect();
+    let armed = match words[..] {
+        ["log", ..] => Armed::Log(make(spec.trim_start_matches("log:"))?),
+        ["stall", name, passes, file] => Armed::Stall(point(name)?, count(passes)?, file.into()),
+        [name] => Armed::At(point(name)?, 1),
+        [name, passes] => Armed::At(point(name)?, count(passes)?),
+        _ => return Err(format!("`{spec}` is not NAME, NAME:N, log:FILE or stall:NAME:N:FILE")),
     };
     *ARMED.lock().unwrap_or_else(PoisonError::into_inner) = Some(armed);
     IS_ARMED.store(true, Ordering::SeqCst);
     Ok(())
+}
+
+fn make(file: impl AsRef<Path>) -> Result<File, String> {
+    let file = file.as_ref();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a file of a test, and fsx has crash points itself"
+    )]
+    let made = std::fs::OpenOptions::new().create(true).append(true).open(file);
+    made.map_err(|error| format!("{}: {error}", file.display()))
 }
 
 impl CrashPoint {
@@ -81,7 +97,7 @@ impl CrashPoint {
     pub(crate) fn is_armed(self) -> bool {
         IS_ARMED.load(Ordering::Relaxed)
             && match ARMED.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-                Some(Armed::At(at, _)) => *at == self,
+                Some(Armed::At(at, _) | Armed::Stall(at, ..)) => *at == self,
                 Some(Armed::Log(_)) => true,
                 None => false,
             }
@@ -102,6 +118,17 @@ impl CrashPoint {
                 if *left == 0 {
                     let us = rustix::process::getpid();
                     let _ = rustix::process::kill_process(us, rustix::process::Signal::KILL);
+                    loop {
+                        std::thread::park();
+                    }
+                }
+            }
+            Some(Armed::Stall(_, left, file)) => {
+                *left -= 1;
+                if *left == 0 {
+                    let _ = make(file);
+                    *armed = None;
+                    drop(armed);
                     loop {
                         std::thread::park();
                     }

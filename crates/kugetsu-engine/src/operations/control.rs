@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::interrupts::Interrupts;
 use super::{Engine, EngineError, TurnReport};
 use crate::process::{self, Liveness};
 use crate::store::{RecordKey, this_process};
@@ -15,6 +17,8 @@ use kugetsu_api::{Address, BlockedRebase, ErrorCode, LiveTurn};
 
 /// How often a turn of another process is looked at.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long git may take to undo an interrupted rebase. A second interrupt ends that as well.
+const REBASE_ABORT: Duration = Duration::from_secs(10);
 /// How much longer than the grace period a turn may take to end.
 const SLACK: Duration = Duration::from_secs(10);
 
@@ -93,9 +97,29 @@ impl Engine {
         }
     }
 
-    /// Between turns: rebases the worktree onto its base branch. That branch, and what came of it; after conflicts
-    /// the worktree is as it was before, and the record names them.
-    pub fn rebase(&self, address: &Address) -> Result<(String, Rebased), EngineError> {
+    /// Between turns: rebases the worktree onto its base branch. Gives that branch and the result. After conflicts
+    /// and after an interrupt the worktree is as it was before; the record names conflicts.
+    pub async fn rebase(
+        &self,
+        address: &Address,
+        interrupts: watch::Receiver<Interrupt>,
+    ) -> Result<(String, Rebased), EngineError> {
+        let mut interrupts = Interrupts::from(interrupts);
+        let of = address.clone();
+        self.begun(REBASE_ABORT, &mut interrupts, move |engine| engine.rebase_blocking(&of))
+            .await
+            .map_err(|error| match error {
+                EngineError::Interrupted(interrupt) => EngineError::InterruptedWhile {
+                    of: address.to_string(),
+                    doing: "its branch was being rebased",
+                    interrupt,
+                    hint: format!("try again: kugetsu signal {address} rebase"),
+                },
+                error => error,
+            })
+    }
+
+    fn rebase_blocking(&self, address: &Address) -> Result<(String, Rebased), EngineError> {
         self.record(address)?;
         let lease = self
             .store

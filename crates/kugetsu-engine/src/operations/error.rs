@@ -96,6 +96,18 @@ pub enum EngineError {
     /// A signal came before the turn began.
     #[error("interrupted before the model was asked")]
     Interrupted(Interrupt),
+    /// A signal came while something was done that is not a turn, or is the end of one.
+    #[error("{of}: interrupted while {doing}")]
+    InterruptedWhile {
+        /// The session's address, or the base's repository.
+        of: String,
+        /// What was being done, such as `the branch was rebased`.
+        doing: &'static str,
+        /// The signal.
+        interrupt: Interrupt,
+        /// What to do next.
+        hint: String,
+    },
     /// `start` on an issue that has a session.
     #[error("{address} already has a session ({session})")]
     AlreadyStarted {
@@ -242,8 +254,10 @@ impl EngineError {
                 WorktreeError::File(_) => ErrorCode::WorktreeFile,
             },
             Self::Hook { .. } => ErrorCode::HookFailed,
-            Self::Interrupted(Interrupt::Terminated) => ErrorCode::Terminated,
-            Self::Interrupted(_) => ErrorCode::Interrupted,
+            Self::Interrupted(interrupt) | Self::InterruptedWhile { interrupt, .. } => match interrupt {
+                Interrupt::Terminated => ErrorCode::Terminated,
+                _ => ErrorCode::Interrupted,
+            },
             Self::AlreadyStarted { .. } => ErrorCode::AlreadyHasSession,
             Self::NoSession(_) => ErrorCode::NoSession,
             Self::NoBase(_) => ErrorCode::NoBase,
@@ -290,7 +304,9 @@ impl EngineError {
             Self::NoBase(repo) | Self::BaseExists { repo, .. } | Self::InitCutOff { repo, .. } => {
                 Some(repo.to_string())
             }
-            Self::SessionGone { of, .. } | Self::DirectoryGone { of, .. } => Some(of.clone()),
+            Self::SessionGone { of, .. }
+            | Self::DirectoryGone { of, .. }
+            | Self::InterruptedWhile { of, .. } => Some(of.clone()),
             Self::Lease(LeaseError::Held { key, .. })
             | Self::Store(StoreError::Exists { key, .. } | StoreError::NotInTrash { key }) => {
                 Some(key.reference())
@@ -320,6 +336,7 @@ impl EngineError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::AlreadyStarted { address, .. } => Some(format!("go on with it: kugetsu continue {address}")),
+            Self::InterruptedWhile { hint, .. } => Some(hint.clone()),
             Self::NoSession(address) => Some(format!("begin it: kugetsu start {address}")),
             Self::NoBase(_) => Some("make one inside a clone of the repository: kugetsu init".to_owned()),
             Self::BasePrompt { session, .. } => Some(format!(

@@ -7,17 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::deliver::interrupted;
+use super::interrupts::Interrupts;
 use super::{Engine, EngineError};
-use crate::aside::aside;
-use crate::cancel::Cancel;
 use crate::process::{self, GuardSpec, Output, ProcessError, Sink};
 use crate::settings::Settings;
-use crate::store::RecordKey;
-use crate::turn::Interrupt;
+use crate::store::{Lease, RecordKey};
 use kugetsu_api::SessionRecord;
 
 /// The log of all hooks of a session, in its folder.
@@ -65,86 +61,42 @@ impl Engine {
     /// Runs a hook and waits for it; one that is not set has ended well.
     pub(super) fn hook(
         &self,
-        moment: HookPoint,
+        point: HookPoint,
         record: &SessionRecord,
         turn: Option<Uuid>,
     ) -> Result<(), EngineError> {
-        let Some(spec) = self.hook_spec(moment, record, turn)? else {
+        let Some(spec) = self.hook_spec(point, record, turn)? else {
             return Ok(());
         };
         let ended = process::run_until_cancelled(spec, self.settings.hook_timeout, &self.cancel);
-        self.hook_ended(moment, record, ended)
+        self.hook_ended(point, record, ended)
     }
 
-    /// [`Engine::hook`] for the event loop; an interrupt ends the wait, and the end of this process the hook.
-    pub(super) async fn hook_or_interrupt(
+    /// [`Engine::hook`] for the event loop: an interrupt ends the hook. The lease is held until the hook is gone.
+    pub(super) async fn interruptible_hook(
         &self,
-        moment: HookPoint,
+        point: HookPoint,
         record: &SessionRecord,
         turn: Option<Uuid>,
-        interrupts: &mut watch::Receiver<Interrupt>,
+        lease: &Arc<Lease>,
+        interrupts: &mut Interrupts,
     ) -> Result<(), EngineError> {
-        self.hook_until(moment, record, turn, interrupted(interrupts))
-            .await
-    }
-
-    /// The hook after a turn. What ended the turn does not end it; a later interrupt does.
-    pub(super) async fn hook_after_turn(
-        &self,
-        record: &SessionRecord,
-        turn: Uuid,
-        ended_by: Interrupt,
-        mut interrupts: watch::Receiver<Interrupt>,
-    ) -> Result<(), EngineError> {
-        let wish = *interrupts.borrow_and_update();
-        let later = async {
-            // A wish that the turn did not end by is meant for what comes now.
-            if wish != ended_by && wish != Interrupt::None {
-                return wish;
-            }
-            match interrupts.changed().await {
-                Ok(()) => *interrupts.borrow(),
-                Err(_) => std::future::pending().await,
-            }
-        };
-        self.hook_until(HookPoint::AfterTurn, record, Some(turn), later)
-            .await
-    }
-
-    async fn hook_until(
-        &self,
-        moment: HookPoint,
-        record: &SessionRecord,
-        turn: Option<Uuid>,
-        interrupted: impl Future<Output = Interrupt>,
-    ) -> Result<(), EngineError> {
-        let Some(spec) = self.hook_spec(moment, record, turn)? else {
-            return Ok(());
-        };
-        let limit = self.settings.hook_timeout;
-        let cancel = Cancel::default();
-        let running = {
-            let cancel = cancel.clone();
-            aside(move || process::run_until_cancelled(spec, limit, &cancel))
-        };
-        tokio::select! {
-            // Whoever is interrupted before it begins begins nothing.
-            biased;
-            wish = interrupted => {
-                cancel.set();
-                Err(EngineError::Interrupted(wish))
-            }
-            ended = running => self.hook_ended(moment, record, ended),
-        }
+        let (record, lease) = (record.clone(), Arc::clone(lease));
+        self.interruptible(interrupts, move |engine| {
+            let ended = engine.hook(point, &record, turn);
+            drop(lease);
+            ended
+        })
+        .await
     }
 
     fn hook_spec(
         &self,
-        moment: HookPoint,
+        point: HookPoint,
         record: &SessionRecord,
         turn: Option<Uuid>,
     ) -> Result<Option<GuardSpec>, EngineError> {
-        let command = moment.command(&self.settings);
+        let command = point.command(&self.settings);
         let Some(command) = command.filter(|command| !command.trim().is_empty()) else {
             return Ok(None);
         };
@@ -154,7 +106,7 @@ impl Engine {
         let _ = writeln!(
             log,
             "== {at} {}: {}",
-            moment.setting(),
+            point.setting(),
             command.replace('\n', "; ")
         );
         let text = |text: Option<String>| text.unwrap_or_default().into();
@@ -191,7 +143,7 @@ impl Engine {
 
     fn hook_ended(
         &self,
-        moment: HookPoint,
+        point: HookPoint,
         record: &SessionRecord,
         ended: Result<Output, ProcessError>,
     ) -> Result<(), EngineError> {
@@ -203,19 +155,19 @@ impl Engine {
             }
             Err(error) => format!("could not be run: {error}"),
         };
-        Err(self.hook_error(moment, record, problem))
+        Err(self.hook_error(point, record, problem))
     }
 
-    fn hook_error(&self, moment: HookPoint, record: &SessionRecord, problem: String) -> EngineError {
+    fn hook_error(&self, point: HookPoint, record: &SessionRecord, problem: String) -> EngineError {
         let key = RecordKey::from(&record.address);
         if let Ok(mut log) = self.store.open_log(&key, LOG) {
-            let _ = writeln!(log, "== {}: it {problem}", moment.setting());
+            let _ = writeln!(log, "== {}: it {problem}", point.setting());
         }
         EngineError::Hook {
             of: record.address.clone(),
-            name: moment.setting(),
+            name: point.setting(),
             problem,
-            stopped: moment.stopped(),
+            stopped: point.stopped(),
             log: self.hooks_log(record),
         }
     }

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::deliver::{Closed, Delivery, TurnSubject, unless_interrupted};
+use super::deliver::{Closed, Delivery, TurnSubject};
+use super::interrupts::{Interrupts, TO_END};
 use super::{DEBUG_LOG, Engine, EngineError, TurnOptions, read_database};
-use crate::aside::aside;
 use crate::opencode::{DatabaseError, Opencode, Server, SessionPatch};
 use crate::operations::points;
 use crate::store::{Lease, RecordKey, this_process};
@@ -102,8 +102,9 @@ impl Engine {
     pub async fn init(
         &self,
         request: InitRequest,
-        mut interrupts: watch::Receiver<Interrupt>,
+        interrupts: watch::Receiver<Interrupt>,
     ) -> Result<InitReport, EngineError> {
+        let mut interrupts = Interrupts::from(interrupts);
         if request
             .prompt
             .as_ref()
@@ -139,19 +140,20 @@ impl Engine {
             }
             None => {
                 engine
-                    .made_base(&request, &repo, &directory, &opencode, &mut interrupts)
+                    .made_base(&request, &repo, &directory, &opencode, &lease, &mut interrupts)
                     .await?
             }
         };
         points::BASE_MADE.pass();
         let prompted = match &request.prompt {
             Some(prompt) => {
-                let prompted = engine.prompt_base(&request, &lease, &record, prompt, &opencode, interrupts);
+                let prompted = engine.prompt_base(&request, &lease, &record, prompt, &opencode, &mut interrupts);
                 let prompted = prompted.await;
                 if let Err(EngineError::BasePrompt { .. }) = &prompted {
                     // The error tells of the session.
-                    let (engine, key) = (Arc::clone(&engine), RecordKey::from(&repo));
-                    let _ = aside(move || engine.store.remove_run(&key, JOURNAL)).await;
+                    let key = RecordKey::from(&repo);
+                    let remove = move |engine: &Self| Ok(engine.store.remove_run(&key, JOURNAL)?);
+                    let _ = self.begun(TO_END, &mut interrupts, remove).await;
                 }
                 Some(prompted?)
             }
@@ -165,16 +167,27 @@ impl Engine {
             });
         }
         record.updated = Timestamp::now();
-        let record = aside(move || -> Result<_, EngineError> {
-            engine.save_base(&lease, &record, request.default, replaces)?;
-            let _ = engine.store.remove_run(&RecordKey::from(&record.repo), JOURNAL);
-            Ok(record)
-        })
-        .await?;
+        let record = self
+            .begun(TO_END, &mut interrupts, move |engine| {
+                engine.save_base(&lease, &record, request.default, replaces)?;
+                let _ = engine.store.remove_run(&RecordKey::from(&record.repo), JOURNAL);
+                Ok(record)
+            })
+            .await
+            .map_err(|error| match error {
+                EngineError::Interrupted(interrupt) => EngineError::InterruptedWhile {
+                    hint: "run the same `kugetsu init` again".to_owned(),
+                    of: repo.to_string(),
+                    doing: "the base was being recorded",
+                    interrupt,
+                },
+                error => error,
+            })?;
         let mut log_gap = None;
         if let Some(closed) = prompted {
             log_gap = closed.turn.log_gap;
-            aside(move || closed.status_writer.end(Verdict::Completed)).await;
+            self.end_status(closed.status_writer, Verdict::Completed, &mut interrupts)
+                .await;
         }
         Ok(InitReport { record, log_gap })
     }
@@ -286,7 +299,8 @@ impl Engine {
         repo: &RepoRef,
         directory: &Path,
         opencode: &Opencode,
-        interrupts: &mut watch::Receiver<Interrupt>,
+        lease: &Arc<Lease>,
+        interrupts: &mut Interrupts,
     ) -> Result<BaseRecord, EngineError> {
         let title = format!("kugetsu base: {repo}");
         let rules = request.policy.rules();
@@ -305,18 +319,18 @@ impl Engine {
                     session: None,
                     prompted: false,
                 };
-                self.journal_aside(repo, &journal, interrupts).await?;
+                self.journal_aside(repo, &journal, lease, interrupts).await?;
                 let mut launch = self.short_launch(opencode, directory.to_owned());
                 launch.debug_log = self.debug_log(request, repo);
-                let mut server = unless_interrupted(interrupts, Server::start(&launch)).await??;
-                let made =
-                    unless_interrupted(interrupts, server.api().create_session(&journal.title, &rules)).await;
-                let at_once = *interrupts.borrow() == Interrupt::Now;
-                server.stop(at_once).await;
+                let mut server = interrupts.or(Server::start(&launch)).await??;
+                let made = interrupts
+                    .or(server.api().create_session(&journal.title, &rules))
+                    .await;
+                server.stop(made.is_err()).await;
                 let made = made??;
                 points::BASE_ASKED.pass();
                 journal.session = Some(made.clone());
-                self.journal_aside(repo, &journal, interrupts).await?;
+                self.journal_aside(repo, &journal, lease, interrupts).await?;
                 made
             }
         };
@@ -353,11 +367,14 @@ impl Engine {
         &self,
         repo: &RepoRef,
         journal: &InitJournal,
-        interrupts: &mut watch::Receiver<Interrupt>,
+        lease: &Arc<Lease>,
+        interrupts: &mut Interrupts,
     ) -> Result<(), EngineError> {
-        let (repo, journal) = (repo.clone(), journal.clone());
+        let (repo, journal, lease) = (repo.clone(), journal.clone(), Arc::clone(lease));
         self.interruptible(interrupts, move |engine| {
-            engine.write_journal_of_init(&repo, &journal)
+            let written = engine.write_journal_of_init(&repo, &journal);
+            drop(lease);
+            written
         })
         .await
     }
@@ -426,7 +443,7 @@ impl Engine {
         record: &BaseRecord,
         prompt: &str,
         opencode: &Opencode,
-        interrupts: watch::Receiver<Interrupt>,
+        interrupts: &mut Interrupts,
     ) -> Result<Closed, EngineError> {
         let delivery = Delivery {
             engine: Arc::new(self.clone()),
@@ -441,14 +458,14 @@ impl Engine {
             options: request.options.clone(),
             fallback: None,
             fork_lock: None,
+            writing: Arc::default(),
         };
         let closed = delivery.run(interrupts, |_| {}).await?;
         if closed.turn.verdict == Verdict::Completed {
             return Ok(closed);
         }
-        let (verdict, reason, status_writer) =
-            (closed.turn.verdict, closed.turn.reason, closed.status_writer);
-        aside(move || status_writer.end(verdict)).await;
+        let (verdict, reason) = (closed.turn.verdict, closed.turn.reason);
+        self.end_status(closed.status_writer, verdict, interrupts).await;
         Err(EngineError::BasePrompt {
             session: record.session.clone(),
             verdict,

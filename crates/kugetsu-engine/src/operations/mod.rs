@@ -35,6 +35,7 @@ mod evidence;
 mod hooks;
 mod init;
 mod inspect;
+mod interrupts;
 mod pending;
 mod permit;
 mod prune;

@@ -1,6 +1,5 @@
 //! Turns as handles: many of them may run in one process.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{oneshot, watch};
@@ -76,31 +75,35 @@ pub struct TurnControl {
 }
 
 impl TurnControl {
-    /// Wants the turn to end; [`Interrupt::Now`] without the grace period. A turn that is over ignores it.
+    /// Asks the turn to end; [`Interrupt::Now`] without the grace period. A turn that is over ignores it.
     pub fn interrupt(&self, interrupt: Interrupt) {
-        let _ = self.interrupts.send(interrupt);
+        self.interrupts
+            .send_modify(|newest| *newest = interrupt.max(*newest));
     }
 }
 
-/// The turns that run in this process.
+/// The turns that run in this process, the oldest first. A turn that was spawned twice with one id is here twice: the
+/// second one waits for the lease of the first.
 #[derive(Clone, Debug, Default)]
-pub(super) struct TurnRegistry(Arc<Mutex<HashMap<Uuid, TurnControl>>>);
+pub(super) struct TurnRegistry(Arc<Mutex<Vec<(Uuid, TurnControl)>>>);
 
 impl TurnRegistry {
-    fn turns(&self) -> MutexGuard<'_, HashMap<Uuid, TurnControl>> {
+    fn turns(&self) -> MutexGuard<'_, Vec<(Uuid, TurnControl)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The control of a turn, while it runs.
     pub(super) fn control(&self, turn: Uuid) -> Option<TurnControl> {
-        self.turns().get(&turn).cloned()
+        let turns = self.turns();
+        let found = turns.iter().find(|(id, _)| *id == turn);
+        found.map(|(_, control)| control.clone())
     }
 
     fn register(&self, turn: Uuid, control: TurnControl) -> Registered {
-        self.turns().insert(turn, control);
+        self.turns().push((turn, control.clone()));
         Registered {
             registry: self.clone(),
-            turn,
+            control,
         }
     }
 }
@@ -108,12 +111,15 @@ impl TurnRegistry {
 /// Takes a turn out of the registry when it is over, however it ended.
 struct Registered {
     registry: TurnRegistry,
-    turn: Uuid,
+    control: TurnControl,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.registry.turns().remove(&self.turn);
+        let own = &self.control.interrupts;
+        self.registry
+            .turns()
+            .retain(|(_, other)| !other.interrupts.same_channel(own));
     }
 }
 
@@ -132,7 +138,9 @@ impl Engine {
             let ready = |feed| {
                 let _ = feeds.send(feed);
             };
-            engine.deliver(id, request, responder, receiver, ready).await
+            engine
+                .deliver(id, request, responder, receiver.into(), ready)
+                .await
         });
         TurnHandle {
             id,
@@ -142,8 +150,11 @@ impl Engine {
         }
     }
 
-    /// The ids of the turns that run in this process, in no order.
+    /// The ids of the turns that run in this process, the oldest first.
     pub fn running_here(&self) -> Vec<Uuid> {
-        self.turns.turns().keys().copied().collect()
+        let mut ids: Vec<_> = self.turns.turns().iter().map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 }

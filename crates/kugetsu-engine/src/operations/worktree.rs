@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
 
 use super::hooks::HookPoint;
+use super::interrupts::Interrupts;
 use super::{Engine, EngineError};
 use crate::fsx;
 use crate::operations::points;
 use crate::store::{Lease, RecordKey};
-use crate::turn::Interrupt;
 use crate::worktree::{self, Extras, Made, Risk, Saved, Wish, WorktreeError};
 use kugetsu_api::{Address, SessionRecord, Worktree};
 
@@ -87,7 +86,7 @@ impl Engine {
         lease: &Arc<Lease>,
         record: SessionRecord,
         request: &WorktreeRequest,
-        interrupts: &mut watch::Receiver<Interrupt>,
+        interrupts: &mut Interrupts,
         notes: &mut Vec<String>,
     ) -> Result<SessionRecord, EngineError> {
         let made = {
@@ -103,7 +102,7 @@ impl Engine {
         };
         let mut record = made.record;
         if new {
-            self.hook_or_interrupt(HookPoint::AfterCreate, &record, None, interrupts)
+            self.interruptible_hook(HookPoint::AfterCreate, &record, None, lease, interrupts)
                 .await?;
         }
         if let Some(worktree) = &mut record.worktree {

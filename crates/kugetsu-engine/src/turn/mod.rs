@@ -33,8 +33,8 @@ use stream::{StreamEvent, StreamWriter};
 /// The reason of a turn that SIGINT ended.
 pub const INTERRUPTED: &str = "interrupted";
 
-/// A request from outside to end a turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A request from outside to end a turn. A greater one is more urgent; an interrupt never becomes less urgent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Interrupt {
     /// The turn goes on.
     None,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -107,12 +107,13 @@ impl StatusFile {
 pub struct StatusWriter {
     file: Arc<StatusFile>,
     task: JoinHandle<()>,
+    first_write: Option<oneshot::Receiver<()>>,
 }
 
 impl StatusWriter {
-    /// Writes the first status and begins to listen. What an earlier turn left is thrown away. Needs the event loop of
-    /// the supervisor.
-    pub async fn start(
+    /// Begins to write the status and to listen. What an earlier turn left is thrown away. Needs the event loop of the
+    /// supervisor.
+    pub fn start(
         store: &Store,
         key: RecordKey,
         turn: Uuid,
@@ -145,18 +146,26 @@ impl StatusWriter {
             progress: progress.clone(),
             closed: Mutex::new(false),
         });
-        let first = Arc::clone(&file);
-        aside(move || {
-            control::drop_stale(&first.store, &first.key, turn);
-            first.refresh();
-        })
-        .await;
         let (sender, messages) = mpsc::unbounded_channel();
-        let task = tokio::spawn(keep(Arc::clone(&file), sender));
-        (Self { file, task }, Control { messages, progress })
+        let (first_writes, first_write) = oneshot::channel();
+        let task = tokio::spawn(keep(Arc::clone(&file), sender, first_writes));
+        let writer = Self {
+            file,
+            task,
+            first_write: Some(first_write),
+        };
+        (writer, Control { messages, progress })
     }
 
-    /// The record tells how the turn ended; now the status does. Blocks.
+    /// Waits until readers find the status of this turn. May be cancelled.
+    pub async fn wait_until_written(&mut self) {
+        if let Some(first_write) = &mut self.first_write {
+            let _ = first_write.await;
+            self.first_write = None;
+        }
+    }
+
+    /// Writes how the turn ended, which the record must have by now. Blocks.
     pub fn end(self, verdict: Verdict) {
         self.close(Some(verdict));
     }
@@ -167,6 +176,7 @@ impl StatusWriter {
     }
 }
 
+/// After a panic alone this writes anything, and blocks the event loop for it.
 impl Drop for StatusWriter {
     fn drop(&mut self) {
         self.close(None);
@@ -174,7 +184,18 @@ impl Drop for StatusWriter {
 }
 
 /// Looks for signals and writes the status, until it is aborted. A disk that hangs holds up this task alone.
-async fn keep(file: Arc<StatusFile>, messages: mpsc::UnboundedSender<ControlMessage>) {
+async fn keep(
+    file: Arc<StatusFile>,
+    messages: mpsc::UnboundedSender<ControlMessage>,
+    first_write: oneshot::Sender<()>,
+) {
+    let first = Arc::clone(&file);
+    aside(move || {
+        control::drop_stale(&first.store, &first.key, first.fixed.turn);
+        first.refresh();
+    })
+    .await;
+    let _ = first_write.send(());
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut written = Instant::now();

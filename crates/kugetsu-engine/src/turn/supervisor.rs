@@ -410,7 +410,8 @@ impl Supervisor<'_> {
         {
             self.session = Some(id.clone());
             if let Err(problem) = self.fork_keeper.fork_known(id).await {
-                return Step::Stop(Judgement::new(Verdict::Failed, problem));
+                let judgement = self.interrupted();
+                return Step::Stop(judgement.unwrap_or_else(|| Judgement::new(Verdict::Failed, problem)));
             }
         }
         if let TransportEvent::Answered(id) = event {

@@ -45,11 +45,13 @@ pub(crate) fn rebase(runner: &GitRunner, worktree: &Worktree) -> Result<(String,
     {
         return Ok((onto, Rebased::UpToDate));
     }
-    let rebase = match here.ask(["rebase", commit.as_str()]) {
+    let rebase = here.ask(["rebase", commit.as_str()]);
+    // From here on, a rebase that has stopped must be taken back.
+    let here = here.uncancellable();
+    let rebase = match rebase {
         Ok(rebase) if rebase.ok => return Ok((onto, Rebased::Onto(commit))),
         Ok(rebase) => rebase,
         Err(error) => {
-            let here = here.uncancellable();
             if unfinished(&here)?.is_some() {
                 here.ask(["rebase", "--abort"])?;
             }

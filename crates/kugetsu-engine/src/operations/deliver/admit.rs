@@ -5,18 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{Delivery, Mode, TurnSubject};
 use crate::opencode::Opencode;
 use crate::operations::hooks::HookPoint;
-use crate::operations::points;
+use crate::operations::interrupts::Interrupts;
 use crate::operations::recover::was_prompted;
 use crate::operations::request::TurnRequest;
-use crate::operations::{Engine, EngineError, pending, read_database};
+use crate::operations::{Engine, EngineError, pending, points, read_database};
 use crate::store::{Lease, LeaseError, holder_of_turn};
-use crate::turn::{Interrupt, Responder};
+use crate::turn::Responder;
 use kugetsu_api::{
     BaseRecord, SCHEMA, SessionRecord, Totals, TransportChoice, TransportKind, TurnRecord, Verdict,
 };
@@ -46,7 +45,7 @@ impl Engine {
         id: Uuid,
         request: TurnRequest,
         responder: Responder,
-        interrupts: &mut watch::Receiver<Interrupt>,
+        interrupts: &mut Interrupts,
     ) -> Result<Admitted, EngineError> {
         if responder.is_interactive()
             && request.options.transport == TransportChoice::Only(TransportKind::Run)
@@ -96,8 +95,10 @@ impl Engine {
         let record = self
             .with_worktree(&lease, record, &request.worktree, interrupts, &mut notes)
             .await?;
-        let record = check_directory(record)?;
-        self.hook_or_interrupt(HookPoint::BeforeTurn, &record, Some(id), interrupts)
+        let record = self
+            .interruptible(interrupts, move |_| check_directory(record))
+            .await?;
+        self.interruptible_hook(HookPoint::BeforeTurn, &record, Some(id), &lease, interrupts)
             .await?;
         let delivery = Delivery {
             engine: self,
@@ -112,6 +113,7 @@ impl Engine {
             options: request.options.clone(),
             fallback: None,
             fork_lock: None,
+            writing: Arc::default(),
         };
         Ok(Admitted {
             delivery,
@@ -126,13 +128,12 @@ impl Engine {
         self: &Arc<Self>,
         id: Uuid,
         request: &Arc<TurnRequest>,
-        interrupts: &mut watch::Receiver<Interrupt>,
+        interrupts: &mut Interrupts,
     ) -> Result<Lease, EngineError> {
         let asked = Instant::now();
         let mut first = true;
         loop {
             let request = Arc::clone(request);
-            let nobody_asks = *interrupts.borrow() == Interrupt::None;
             let check = std::mem::take(&mut first);
             let attempt = move |engine: &Self| {
                 // A turn that is asked for again is no mistake; what is found under the lease decides.
@@ -143,7 +144,7 @@ impl Engine {
                 let holder = holder_of_turn(request.mode.verb(), id);
                 match engine.store.lease_session(&request.address, holder, None) {
                     Err(LeaseError::Held { holder, .. })
-                        if nobody_asks && engine.may_wait(&request, holder.as_ref(), asked.elapsed())? =>
+                        if engine.may_wait(&request, holder.as_ref(), asked.elapsed())? =>
                     {
                         Ok(None)
                     }
@@ -153,10 +154,7 @@ impl Engine {
             if let Some(lease) = self.interruptible(interrupts, attempt).await? {
                 return Ok(lease);
             }
-            tokio::select! {
-                () = tokio::time::sleep(LEASE_LOOK) => {}
-                _ = interrupts.changed() => {}
-            }
+            interrupts.or(tokio::time::sleep(LEASE_LOOK)).await?;
         }
     }
 

@@ -1,11 +1,13 @@
 //! The end of a turn: its verdict checked against what opencode stored, its lines, its record.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
-use super::{Delivery, TurnReport, TurnSubject};
-use crate::aside::aside;
+use super::{Delivery, TurnReport, TurnSubject, locked};
 use crate::operations::evidence::StoredEvidence;
-use crate::operations::{EngineError, pending};
+use crate::operations::interrupts::{Interrupts, TO_END};
+use crate::operations::{Engine, EngineError, pending};
 use crate::redact::Redactor;
 use crate::turn::status::StatusWriter;
 use crate::turn::{Counts, Interrupt, Outcome};
@@ -18,18 +20,17 @@ pub(in crate::operations) struct Closed {
     pub(in crate::operations) answer: String,
     pub(in crate::operations) interrupt: Interrupt,
     pub(in crate::operations) fallback: Option<String>,
-    /// Tells the end in the status file, once the record does.
+    /// Writes the end into the status file, after the record has it.
     pub(in crate::operations) status_writer: StatusWriter,
 }
 
 impl Closed {
-    /// What came of a session's turn.
-    pub(super) fn into_report(self) -> Result<TurnReport, EngineError> {
+    /// The report of a session's turn, and the status file, whose end is still to be written.
+    pub(super) fn into_report(self) -> Result<(TurnReport, StatusWriter), EngineError> {
         let TurnSubject::Session(record) = self.subject else {
             return Err(EngineError::Internal("the turn of a base has no report"));
         };
-        self.status_writer.end(self.turn.verdict);
-        Ok(TurnReport {
+        let report = TurnReport {
             record,
             turn: self.turn,
             answer: self.answer,
@@ -37,19 +38,37 @@ impl Closed {
             adopted: None,
             fallback: self.fallback,
             notes: Vec::new(),
-        })
+        };
+        Ok((report, self.status_writer))
     }
 }
 
 impl Delivery {
+    /// Ends the turn on disk. Only an interrupt that came after the turn's own end cuts it off.
     pub(super) async fn close(
         self,
         outcome: Outcome,
         transport: TransportKind,
         redactor: Redactor,
         status_writer: StatusWriter,
+        interrupts: &mut Interrupts,
     ) -> Result<Closed, EngineError> {
-        aside(move || self.close_blocking(outcome, transport, &redactor, status_writer)).await
+        interrupts.heed(outcome.interrupt);
+        let engine = Arc::clone(&self.engine);
+        let of = self.subject.key().reference();
+        let close = move |_: &Engine| self.close_blocking(outcome, transport, &redactor, status_writer);
+        engine
+            .begun(TO_END, interrupts, close)
+            .await
+            .map_err(|error| match error {
+                EngineError::Interrupted(interrupt) => EngineError::InterruptedWhile {
+                    hint: format!("the next command on {of} completes the record, or: kugetsu doctor --fix"),
+                    of,
+                    doing: "the end of the turn was being recorded",
+                    interrupt,
+                },
+                error => error,
+            })
     }
 
     fn close_blocking(
@@ -108,7 +127,10 @@ impl Delivery {
                 record.fork = None;
             }
         }
-        self.subject.close(&self.engine, &self.lease, &turn)?;
+        {
+            let _writing = locked(&self.writing);
+            self.subject.close(&self.engine, &self.lease, &turn)?;
+        }
         if let TurnSubject::Session(record) = &self.subject
             && self.rules != record.policy.rules()
         {

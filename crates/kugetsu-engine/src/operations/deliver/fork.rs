@@ -5,16 +5,13 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::watch;
 
-use super::{Delivery, TurnSubject, unless_interrupted};
-use crate::aside::aside;
+use super::{Delivery, TurnSubject};
 use crate::opencode::{Database, DatabaseError, Opencode, Server, SessionPatch};
-use crate::operations::points;
-use crate::operations::{Engine, EngineError};
+use crate::operations::interrupts::Interrupts;
+use crate::operations::{Engine, EngineError, points};
 use crate::permission::Rule;
 use crate::transport::{Target, TurnLink};
-use crate::turn::Interrupt;
 use kugetsu_api::{ForkIntent, SessionId, SessionRecord, TransportKind};
 
 /// How long a fork waits for the fork of another session.
@@ -30,15 +27,14 @@ impl Delivery {
         &mut self,
         kind: TransportKind,
         link: &mut dyn TurnLink,
-        interrupts: &mut watch::Receiver<Interrupt>,
+        interrupts: &mut Interrupts,
     ) -> Result<Target, EngineError> {
         let Some(session) = self.subject.session().cloned() else {
             return self.fork(kind, link, interrupts).await;
         };
-        self.save().await?;
+        self.save(interrupts).await?;
         points::TURN_LIVE.pass();
-        self.engine.database_writable(&self.opencode, interrupts).await?;
-        self.apply_rules().await?;
+        self.apply_rules(interrupts).await?;
         Ok(Target::Session(session))
     }
 
@@ -46,7 +42,7 @@ impl Delivery {
         &mut self,
         kind: TransportKind,
         link: &mut dyn TurnLink,
-        interrupts: &mut watch::Receiver<Interrupt>,
+        interrupts: &mut Interrupts,
     ) -> Result<Target, EngineError> {
         let prompt_sha256 = sha256(&self.prompt);
         let aside_of_run = kind == TransportKind::Run && self.subject.worktree().is_some();
@@ -73,7 +69,7 @@ impl Delivery {
                 Err(EngineError::Store(error)) if error.is_temporary() && asked.elapsed() <= FORK_WAIT => {}
                 Err(error) => return Err(error),
             }
-            unless_interrupted(interrupts, tokio::time::sleep(LOCK_LOOK)).await?;
+            interrupts.or(tokio::time::sleep(LOCK_LOOK)).await?;
         }
         let TurnSubject::Session(record) = &mut self.subject else {
             return Err(EngineError::Internal("a base is not forked from another one"));
@@ -85,18 +81,18 @@ impl Delivery {
             ahead,
         });
         let base = record.base_session.clone();
-        self.save().await?;
+        self.save(interrupts).await?;
         points::FORK_INTENDED.pass();
         let session = if aside_of_run {
-            unless_interrupted(interrupts, self.fork_aside(&base)).await??
+            interrupts.or(self.fork_aside(&base)).await??
         } else {
-            match unless_interrupted(interrupts, link.fork(&base)).await?? {
+            match interrupts.or(link.fork(&base)).await?? {
                 Some(session) => session,
                 None => return Ok(Target::ForkOf(base)),
             }
         };
         points::FORK_MADE.pass();
-        self.know_fork(&session).await?;
+        self.know_fork(&session, interrupts).await?;
         Ok(Target::Session(session))
     }
 
@@ -114,28 +110,39 @@ impl Delivery {
     }
 
     /// The fork's id is known: remember it first, then give the session what it must carry.
-    pub(super) async fn know_fork(&mut self, session: &SessionId) -> Result<(), EngineError> {
+    pub(super) async fn know_fork(
+        &mut self,
+        session: &SessionId,
+        interrupts: &mut Interrupts,
+    ) -> Result<(), EngineError> {
         if let TurnSubject::Session(record) = &mut self.subject {
             record.session = Some(session.clone());
             record.fork = None;
         }
-        self.save().await?;
+        self.save(interrupts).await?;
         self.fork_lock = None;
         points::FORK_KNOWN.pass();
-        self.apply_rules().await?;
+        self.apply_rules(interrupts).await?;
         points::FORK_SETTLED.pass();
         Ok(())
     }
 
     /// Gives a session the rules of this turn. A base has had its own since it was made, and an adopted one keeps what it
     /// came with.
-    async fn apply_rules(&self) -> Result<(), EngineError> {
+    async fn apply_rules(&self, interrupts: &mut Interrupts) -> Result<(), EngineError> {
         let TurnSubject::Session(record) = &self.subject else {
             return Ok(());
         };
-        let (engine, opencode) = (Arc::clone(&self.engine), self.opencode.clone());
+        self.engine.database_writable(&self.opencode, interrupts).await?;
+        let (lease, opencode) = (Arc::clone(&self.lease), self.opencode.clone());
         let (record, rules) = (record.clone(), self.rules.clone());
-        aside(move || engine.apply_rules(&opencode, &record, &rules)).await
+        self.engine
+            .interruptible(interrupts, move |engine| {
+                let applied = engine.apply_rules(&opencode, &record, &rules);
+                drop(lease);
+                applied
+            })
+            .await
     }
 }
 
@@ -145,7 +152,7 @@ impl Engine {
     pub(in crate::operations) async fn database_writable(
         &self,
         opencode: &Opencode,
-        interrupts: &mut watch::Receiver<Interrupt>,
+        interrupts: &mut Interrupts,
     ) -> Result<(), EngineError> {
         let (path, wait) = (opencode.database.clone(), self.database_wait());
         self.interruptible(interrupts, move |_| {
@@ -159,7 +166,7 @@ impl Engine {
     pub(in crate::operations) async fn database_unlocked(
         &self,
         opencode: &Opencode,
-        interrupts: &mut watch::Receiver<Interrupt>,
+        interrupts: &mut Interrupts,
     ) -> Result<(), EngineError> {
         match self.database_writable(opencode, interrupts).await {
             Err(EngineError::Database(error)) if !error.is_locked() => Ok(()),

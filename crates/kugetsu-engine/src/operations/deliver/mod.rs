@@ -4,10 +4,10 @@
 //! [`run`] reaches opencode and supervises the turn; [`close`] checks the verdict against what opencode stored and writes
 //! the record.
 //!
-//! The order of what is written is the whole point. Before opencode is asked for a fork, the record says that one is
-//! wanted; as soon as its id is known, the record holds it; the policy is in the database before (serve) or right after
-//! (run, which has it by environment from the first prompt) the prompt goes out. So a crash at any point leaves a session
-//! that the next command finds, or nothing.
+//! The order of the writes makes a turn survive a crash. Before opencode is asked for a fork, the record says that a fork
+//! is wanted. As soon as the fork's id is known, the record holds it. The policy is in the database before the prompt goes
+//! out (serve), or right after (run, which has the policy in its environment from the first prompt on). So a crash at any
+//! point leaves a session that the next command finds, or nothing.
 
 mod admit;
 mod close;
@@ -15,28 +15,29 @@ mod fork;
 mod run;
 mod subject;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::hooks::HookPoint;
+use super::interrupts::{Interrupts, TO_END};
 use super::request::{Mode, TurnOptions, TurnReport, TurnRequest};
 use super::{Engine, EngineError};
-use crate::aside::aside;
-use crate::cancel::Cancel;
 use crate::opencode::Opencode;
 use crate::permission::Rule;
 use crate::store::{Lease, Lock};
+use crate::turn::Responder;
+use crate::turn::status::StatusWriter;
 use crate::turn::stream::Feed;
-use crate::turn::{Interrupt, Responder};
+use kugetsu_api::Verdict;
 
+use admit::Admitted;
 pub(super) use admit::check_session;
 pub(super) use close::Closed;
 pub(super) use subject::TurnSubject;
 
-/// A turn that was admitted, on its way to its verdict.
+/// An admitted turn, until its verdict.
 pub(super) struct Delivery {
     pub(super) engine: Arc<Engine>,
     pub(super) lease: Arc<Lease>,
@@ -55,6 +56,8 @@ pub(super) struct Delivery {
     pub(super) fallback: Option<String>,
     /// Held until the fork that was asked for is known.
     pub(super) fork_lock: Option<Lock>,
+    /// Held by each write of the record: an interrupted one may still be on its way when the next begins.
+    pub(super) writing: Arc<Mutex<()>>,
 }
 
 impl Engine {
@@ -64,20 +67,34 @@ impl Engine {
         id: Uuid,
         request: TurnRequest,
         responder: Responder,
-        mut interrupts: watch::Receiver<Interrupt>,
+        mut interrupts: Interrupts,
         feed: impl FnOnce(Feed) + Send,
     ) -> Result<TurnReport, EngineError> {
-        let admitted = Arc::clone(&self)
+        let Admitted {
+            delivery,
+            adopted,
+            notes,
+        } = Arc::clone(&self)
             .admit(id, request, responder, &mut interrupts)
             .await?;
-        let closed = admitted.delivery.run(interrupts.clone(), feed).await?;
-        let mut report = aside(move || closed.into_report()).await?;
-        report.adopted = admitted.adopted;
-        report.notes = admitted.notes;
-        if let Err(error) = self
-            .hook_after_turn(&report.record, id, report.interrupt, interrupts)
-            .await
-        {
+        // Held to the end of this function: the next turn begins after the hook.
+        let lease = Arc::clone(&delivery.lease);
+        let (mut report, status_writer) = match delivery.run(&mut interrupts, feed).await {
+            Ok(closed) => closed.into_report()?,
+            Err(error) => {
+                for note in notes {
+                    tracing::warn!("{note}");
+                }
+                return Err(error);
+            }
+        };
+        self.end_status(status_writer, report.turn.verdict, &mut interrupts)
+            .await;
+        report.adopted = adopted;
+        report.notes = notes;
+        let (point, record) = (HookPoint::AfterTurn, &report.record);
+        let hook = self.interruptible_hook(point, record, Some(id), &lease, &mut interrupts);
+        if let Err(error) = hook.await {
             let note = match error {
                 EngineError::Interrupted(_) => "hook_after_turn was interrupted".to_owned(),
                 error => error.to_string(),
@@ -87,77 +104,41 @@ impl Engine {
         }
         Ok(report)
     }
+
+    /// Writes the end of a turn into its status file. An interrupt cuts that off: the record has the end already.
+    pub(super) async fn end_status(
+        &self,
+        status_writer: StatusWriter,
+        verdict: Verdict,
+        interrupts: &mut Interrupts,
+    ) {
+        let end = move |_: &Self| {
+            status_writer.end(verdict);
+            Ok(())
+        };
+        let _ = self.begun(TO_END, interrupts, end).await;
+    }
 }
 
 impl Delivery {
-    /// Writes the subject's record aside.
-    async fn save(&mut self) -> Result<(), EngineError> {
+    /// Writes the subject's record.
+    async fn save(&mut self, interrupts: &mut Interrupts) -> Result<(), EngineError> {
+        let write = self.record_write();
+        self.engine.interruptible(interrupts, write).await
+    }
+
+    /// A write of the subject's record, as blocking work. A write that an interrupt has left alone ends before it.
+    fn record_write(&mut self) -> impl FnOnce(&Engine) -> Result<(), EngineError> + Send + use<> {
         self.subject.touch();
-        let (engine, lease, subject) = (
-            Arc::clone(&self.engine),
-            Arc::clone(&self.lease),
-            self.subject.clone(),
-        );
-        aside(move || subject.save(&engine, &lease)).await
-    }
-}
-
-/// Waits until somebody wants the turn to end.
-pub(super) async fn interrupted(interrupts: &mut watch::Receiver<Interrupt>) -> Interrupt {
-    let wish = interrupts
-        .wait_for(|wish| *wish != Interrupt::None)
-        .await
-        .map(|wish| *wish);
-    match wish {
-        Ok(wish) => wish,
-        Err(_) => std::future::pending().await,
-    }
-}
-
-/// Does something for as long as nobody wants the turn to end.
-pub(super) async fn unless_interrupted<F: Future>(
-    interrupts: &mut watch::Receiver<Interrupt>,
-    work: F,
-) -> Result<F::Output, EngineError> {
-    tokio::select! {
-        biased;
-        wish = interrupted(interrupts) => Err(EngineError::Interrupted(wish)),
-        done = work => Ok(done),
-    }
-}
-
-/// How long work that was interrupted has to end by itself, before it is left to the next command.
-const TO_END: Duration = Duration::from_millis(500);
-
-impl Engine {
-    /// Runs blocking work aside of the event loop until it is done or somebody interrupts. The work gets an engine of its
-    /// own, whose git is ended by the interrupt.
-    ///
-    /// Interrupted work that does not end soon goes on, with all that it holds, and its result is lost. So this is only for
-    /// work that may be done again, or found half done, by the next command.
-    pub async fn interruptible<T: Send + 'static>(
-        &self,
-        interrupts: &mut watch::Receiver<Interrupt>,
-        work: impl FnOnce(&Self) -> Result<T, EngineError> + Send + 'static,
-    ) -> Result<T, EngineError> {
-        let asked = *interrupts.borrow();
-        if asked != Interrupt::None {
-            return Err(EngineError::Interrupted(asked));
-        }
-        let cancel = Cancel::default();
-        let engine = Self {
-            cancel: cancel.clone(),
-            ..self.clone()
-        };
-        let mut work = std::pin::pin!(aside(move || work(&engine)));
-        let asked = tokio::select! {
-            done = &mut work => return done,
-            asked = interrupted(interrupts) => asked,
-        };
-        cancel.set();
-        match tokio::time::timeout(TO_END, work).await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(_)) | Err(_) => Err(EngineError::Interrupted(asked)),
+        let (lease, subject) = (Arc::clone(&self.lease), self.subject.clone());
+        let writing = Arc::clone(&self.writing);
+        move |engine| {
+            let _writing = locked(&writing);
+            subject.save(engine, &lease)
         }
     }
+}
+
+fn locked(writing: &Mutex<()>) -> MutexGuard<'_, ()> {
+    writing.lock().unwrap_or_else(PoisonError::into_inner)
 }
