@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use uuid::Uuid;
 
 use super::context::Context;
-use super::detached::{Detached, Word};
+use super::detached::{DetachReport, Detached};
 use super::output::Output;
 use super::signals::with_signals;
 use super::{Cli, CommandError, Outcome};
@@ -45,7 +45,7 @@ pub(super) fn launch(issue: &Address, prompt: String, context: &Context, output:
     let order = serde_json::to_vec(&order)
         .map_err(|error| failed("the arguments cannot be passed on").caused_by(error))?;
     let environment = context.engine.environment().clone();
-    let (answer, signal) = with_signals(false, |mut interrupts| async move {
+    let (answer, signal) = with_signals(false, async move |mut interrupts| {
         let mut child = tokio::process::Command::new(environment.program())
             .env_clear()
             .envs(environment.variables())
@@ -89,14 +89,14 @@ pub(super) fn launch(issue: &Address, prompt: String, context: &Context, output:
         Ok(answer) => answer.lines().next().and_then(Result::ok).unwrap_or_default(),
         Err(_) => String::new(),
     };
-    let word = serde_json::from_str::<Word>(&line);
+    let report = serde_json::from_str::<DetachReport>(&line);
     // A signal may have come too late for the turn not to begin.
     let interrupted = |status| signal.unwrap_or(status);
-    match word {
-        Ok(Word::Ready { turn, pid }) => tell(issue, turn, Some(pid), output).map(interrupted),
-        Ok(Word::Recorded { turn }) => tell(issue, turn, None, output).map(interrupted),
+    match report {
+        Ok(DetachReport::Ready { turn, pid }) => tell(issue, turn, Some(pid), output).map(interrupted),
+        Ok(DetachReport::Recorded { turn }) => tell(issue, turn, None, output).map(interrupted),
         _ if let Some(signal) = signal => Ok(signal),
-        Ok(Word::Failed(error)) => Err(CommandError::told(error)),
+        Ok(DetachReport::Failed(error)) => Err(CommandError::told(error)),
         Err(_) => Err(match answer {
             Err(error) => failed("the supervisor cannot be started").caused_by(error),
             Ok(_) => failed("the supervisor died before the turn was recorded"),
@@ -143,7 +143,7 @@ pub(super) fn child_main() -> ExitStatus {
     let mut context = match Context::from_environment() {
         Ok(context) => context,
         Err(error) => {
-            detached.say(&failure(&error));
+            detached.report(&failure(&error));
             return error.exit_status();
         }
     };
@@ -153,7 +153,7 @@ pub(super) fn child_main() -> ExitStatus {
         Err(error) => {
             let error = context.complete(error);
             match &context.detached {
-                Some(detached) if detached.is_asked() => detached.say(&failure(&error)),
+                Some(detached) if detached.is_awaited() => detached.report(&failure(&error)),
                 _ => output.note(error.for_people()),
             }
             error.exit_status()
@@ -161,17 +161,17 @@ pub(super) fn child_main() -> ExitStatus {
     }
 }
 
-fn failure(error: &CommandError) -> Word {
-    Word::Failed(error.for_programs().body.error)
+fn failure(error: &CommandError) -> DetachReport {
+    DetachReport::Failed(error.for_programs().body.error)
 }
 
-/// Says that a turn of this id is on record, where that is why a turn did not run.
-pub(super) fn say_recorded(error: &EngineError, context: &Context) -> Option<Uuid> {
+/// Reports that a turn of this id is on record, if that is why no turn ran.
+pub(super) fn report_recorded(error: &EngineError, context: &Context) -> Option<Uuid> {
     let EngineError::Recorded(turn) = error else {
         return None;
     };
     if let Some(detached) = &context.detached {
-        detached.say(&Word::Recorded { turn: *turn });
+        detached.report(&DetachReport::Recorded { turn: *turn });
     }
     Some(*turn)
 }

@@ -1,5 +1,5 @@
-//! The supervisor of a detached turn, as the verb that runs in it sees it: what it says to the command that started it, and
-//! how it lets go of what it had from that command.
+//! The supervisor process of a detached turn, as the verb that runs in it sees it: its report to the command that started
+//! it, and the release of the streams that it has from that command.
 
 use std::cell::Cell;
 use std::io::Write as _;
@@ -13,15 +13,15 @@ use kugetsu_engine::operations::{Engine, Subject};
 /// The log of detached supervisors, in the session's folder.
 const LOG: &str = "supervisor.log";
 
-/// What came of it.
+/// The one line that the new process writes to the command that started it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Word {
+pub(super) enum DetachReport {
     /// The turn is on record and runs.
     Ready { turn: Uuid, pid: u32 },
     /// A turn of this id is on record already.
     Recorded { turn: Uuid },
-    /// It came to nothing.
+    /// No turn began.
     Failed(ErrorDetail),
 }
 
@@ -29,16 +29,16 @@ pub(super) enum Word {
 #[derive(Debug)]
 pub(super) struct Detached {
     prompt: String,
-    /// Whether somebody still waits for a word.
-    asked: Cell<bool>,
+    /// Whether the command that started us still waits for a report.
+    awaited: Cell<bool>,
 }
 
 impl Detached {
-    /// With this prompt; whoever started the process waits for one word.
+    /// A process for a turn with this prompt. The command that started it waits for one report.
     pub(super) fn new(prompt: String) -> Self {
         Self {
             prompt,
-            asked: Cell::new(true),
+            awaited: Cell::new(true),
         }
     }
 
@@ -46,36 +46,43 @@ impl Detached {
         self.prompt.clone()
     }
 
-    /// The turn is on record: says so, and lets go of what we had from the command that started us.
-    pub(super) fn ready(&self, issue: &Address, engine: &Engine) {
-        let live = engine.find(issue).ok().flatten().and_then(|record| record.live);
-        if let Some(live) = live {
-            self.say(&Word::Ready {
-                turn: live.turn,
-                pid: std::process::id(),
-            });
-        }
-        let log = engine.open_log(&Subject::Issue(issue.clone()), LOG).ok();
-        let _ = let_go(log);
+    /// Reports that the turn is on record, and lets go of the streams that the command that started us has given us. Does
+    /// not block.
+    pub(super) fn ready(&self, turn: Uuid, issue: &Address, engine: &Engine) {
+        self.report(&DetachReport::Ready {
+            turn,
+            pid: std::process::id(),
+        });
+        let (engine, subject) = (engine.clone(), Subject::Issue(issue.clone()));
+        tokio::task::spawn_blocking(move || {
+            let log = engine.open_log(&subject, LOG);
+            let log = log
+                .inspect_err(|error| tracing::warn!("{LOG} cannot be opened: {error}"))
+                .ok();
+            if let Err(error) = let_go(log) {
+                tracing::warn!("the streams of the command that started this process stay open: {error}");
+            }
+        });
     }
 
-    /// Whether somebody still waits for a word.
-    pub(super) fn is_asked(&self) -> bool {
-        self.asked.get()
+    /// Whether the command that started us still waits for a report.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.awaited.get()
     }
 
-    pub(super) fn say(&self, word: &Word) {
-        if self.asked.replace(false) {
+    /// Reports to the command that started us, once.
+    pub(super) fn report(&self, report: &DetachReport) {
+        if self.awaited.replace(false) {
             let mut stdout = std::io::stdout().lock();
-            // Whoever asked may be gone; the turn is not.
-            let _ = serde_json::to_writer(&mut stdout, word);
+            // That command may have ended. The turn goes on.
+            let _ = serde_json::to_writer(&mut stdout, report);
             let _ = stdout.write_all(b"\n");
             let _ = stdout.flush();
         }
     }
 }
 
-/// Stdin and stdout become the null device, stderr the log.
+/// Replaces stdin and stdout by the null device, and stderr by the log.
 fn let_go(log: Option<std::fs::File>) -> std::io::Result<()> {
     let null = std::fs::File::open("/dev/null")?;
     let sink = rustix::fs::open("/dev/null", rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty())?;

@@ -100,7 +100,7 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         let (_, repo) = request.place(engine)?;
         super::output::trace_to(engine.open_debug_log(&Subject::Base(repo))?);
     }
-    let (made, signal) = with_signals(false, |interrupts| engine.init(request, interrupts))?;
+    let (made, signal) = with_signals(false, async |interrupts| engine.init(request, interrupts).await)?;
     let InitReport { record, log_gap } = made.map_err(|error| CommandError::from(error).after(signal))?;
     if output.json {
         output.document(&record);

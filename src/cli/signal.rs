@@ -58,7 +58,9 @@ pub(super) fn run(args: &SignalArgs, context: &Context, output: Output) -> Outco
 }
 
 fn rebase(issue: &Address, context: &Context, output: Output) -> Outcome {
-    let (rebased, signal) = with_signals(false, |interrupts| context.engine.rebase(issue, interrupts))?;
+    let (rebased, signal) = with_signals(false, async |interrupts| {
+        context.engine.rebase(issue, interrupts).await
+    })?;
     let (onto, rebased) = rebased.map_err(|error| CommandError::from(error).after(signal))?;
     let (result, files, status) = match &rebased {
         Rebased::UpToDate => (RebaseResult::UpToDate, &[][..], ExitStatus::Ok),

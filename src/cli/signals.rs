@@ -1,6 +1,5 @@
-//! Signals become wishes of the turn: the first one ends it, the second one at once.
+//! Signals become interrupts of the operation: the first one ends it, the second one ends it at once.
 
-use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -10,51 +9,51 @@ use super::{CommandError, ExitStatus};
 use kugetsu_api::ErrorCode;
 use kugetsu_engine::turn::Interrupt;
 
-/// Runs an operation that listens to signals. The status is that of the first signal, if one came. A detached one has no
-/// terminal that could hang up, and goes on where somebody says so all the same.
+/// Runs an operation that signals interrupt. The status is that of the first signal, if one came. A detached operation
+/// ignores SIGHUP, since it has no terminal that could hang up.
 ///
-/// What comes after the operation, such as printing or waiting for another turn, is ended by a signal as it would be
-/// without a handler. One that comes in the operation's last moments, when it looks no more, is a wish that came too
-/// late. For one operation of a process: a second one's signals would end it.
-pub(super) fn with_signals<T, F: Future<Output = T>>(
+/// After the operation, while its result is printed for instance, a signal ends the process as it would without a handler.
+/// A signal in the operation's last moments, when nothing looks for interrupts any more, has no effect. A process may call
+/// this for one operation only: signals would end the process during a second one.
+pub(super) fn with_signals<T>(
     detached: bool,
-    operation: impl FnOnce(watch::Receiver<Interrupt>) -> F,
+    operation: impl AsyncFnOnce(watch::Receiver<Interrupt>) -> T,
 ) -> Result<(T, Option<ExitStatus>), CommandError> {
     let (sender, receiver) = watch::channel(Interrupt::None);
     let received = Arc::default();
     listen(detached, sender, Arc::clone(&received)).map_err(no_runtime)?;
     let runtime = event_loop().map_err(no_runtime)?;
-    let result = runtime.block_on(async { operation(receiver).await });
-    // What blocks, such as a hook that was interrupted, is not waited for.
+    let result = runtime.block_on(operation(receiver));
+    // Blocking work that an interrupt has left alone is not waited for.
     runtime.shutdown_background();
     let mut received = locked(&received);
     received.over = true;
     Ok((result, received.first))
 }
 
-/// What has been heard during the operation.
+/// The signals that came during the operation.
 #[derive(Default)]
-struct ReceivedSignal {
-    /// The status of the first signal that came.
+struct ReceivedSignals {
+    /// The status of the first signal.
     first: Option<ExitStatus>,
-    /// The operation is over: a signal is no wish any more, it ends the process.
+    /// The operation is over, so a signal ends the process.
     over: bool,
 }
 
-/// Listens from now until the process ends, on a thread of its own: whatever the others do, a signal is heard.
+/// Listens from now until the process ends, on a thread of its own, which no work of another thread can hold up.
 fn listen(
     detached: bool,
     sender: watch::Sender<Interrupt>,
-    received: Arc<Mutex<ReceivedSignal>>,
+    received: Arc<Mutex<ReceivedSignals>>,
 ) -> std::io::Result<()> {
     let runtime = event_loop()?;
     let mut signals = {
         let _entered = runtime.enter();
         Signals::listen(detached)?
     };
-    let hear = move || {
+    let listen = move || {
         loop {
-            let (wish, status) = runtime.block_on(signals.next());
+            let (interrupt, status) = runtime.block_on(signals.next());
             let mut received = locked(&received);
             if received.over {
                 #[expect(
@@ -63,18 +62,18 @@ fn listen(
                 )]
                 std::process::exit(status.code().into());
             }
-            let wish = if received.first.is_some() {
+            let interrupt = if received.first.is_some() {
                 Interrupt::Now
             } else {
-                wish
+                interrupt
             };
             received.first.get_or_insert(status);
-            let _ = sender.send(wish);
+            let _ = sender.send(interrupt);
         }
     };
     std::thread::Builder::new()
         .name("signals".to_owned())
-        .spawn(hear)
+        .spawn(listen)
         .map(drop)
 }
 
@@ -82,7 +81,7 @@ pub(super) fn event_loop() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-fn locked(received: &Mutex<ReceivedSignal>) -> MutexGuard<'_, ReceivedSignal> {
+fn locked(received: &Mutex<ReceivedSignals>) -> MutexGuard<'_, ReceivedSignals> {
     received.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -366,8 +366,9 @@ pub(super) fn run(
     };
     let mut printer = None;
     let detached = context.detached.as_ref();
-    let (report, signal) = with_signals(detached.is_some(), |interrupts| {
+    let (report, signal) = with_signals(detached.is_some(), async |interrupts| {
         let turn = engine.spawn(request, responder);
+        let id = turn.id;
         follow(turn, interrupts, |feed| {
             let show = match form {
                 _ if detached.is_some() => Show::Nothing,
@@ -378,15 +379,16 @@ pub(super) fn run(
             let progress = args.verbose.then_some(Verbosity::Lines);
             printer = Some(Printer::start(feed, show, progress));
             if let Some(detached) = detached {
-                detached.ready(&issue, engine);
+                detached.ready(id, &issue, engine);
             }
         })
+        .await
     })?;
     if let Some(printer) = printer {
         printer.finish();
     }
     if let Err(error) = &report
-        && let Some(turn) = detach::say_recorded(error, context)
+        && let Some(turn) = detach::report_recorded(error, context)
     {
         return match detached {
             Some(_) => Ok(ExitStatus::Ok),

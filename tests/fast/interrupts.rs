@@ -249,7 +249,10 @@ fn an_interrupted_rebase_is_taken_back() {
     fs::create_dir_all(hook.parent().unwrap()).unwrap();
     fs::write(
         &hook,
-        format!("#!/bin/sh\n[ -e {0} ] || {{ touch {0}; sleep 100000; }}\n", hangs.display()),
+        format!(
+            "#!/bin/sh\n[ -e {0} ] || {{ touch {0}; sleep 100000; }}\n",
+            hangs.display()
+        ),
     )
     .unwrap();
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();

@@ -48,10 +48,7 @@ pub(crate) fn arm(spec: &str, points: &[&[CrashPoint]]) -> Result<(), String> {
         let known = || points.iter().copied().flatten();
         known().find(|point| point.0 == name).copied().ok_or_else(|| {
             let names: Vec<_> = known().map(|point| point.0).collect();
-            format!(
-                "`{name}` is not a crash point; there are: {}",
-                names.join(", ")
-            )
+            format!("`{name}` is not a crash point; there are: {}", names.join(", "))
         })
     };
     let count = |text: &str| match text.parse() {
@@ -64,7 +61,11 @@ pub(crate) fn arm(spec: &str, points: &[&[CrashPoint]]) -> Result<(), String> {
         ["stall", name, passes, file] => Armed::Stall(point(name)?, count(passes)?, file.into()),
         [name] => Armed::At(point(name)?, 1),
         [name, passes] => Armed::At(point(name)?, count(passes)?),
-        _ => return Err(format!("`{spec}` is not NAME, NAME:N, log:FILE or stall:NAME:N:FILE")),
+        _ => {
+            return Err(format!(
+                "`{spec}` is not NAME, NAME:N, log:FILE or stall:NAME:N:FILE"
+            ));
+        }
     };
     *ARMED.lock().unwrap_or_else(PoisonError::into_inner) = Some(armed);
     IS_ARMED.store(true, Ordering::SeqCst);

@@ -147,3 +147,22 @@ fn an_interrupt_ends_a_hook() {
     let shown = world.run(["show", "14", "--json"]).json();
     assert_eq!(shown["last"]["verdict"], "completed", "{shown}");
 }
+
+/// The hook may read the session, and the next turn must find what the hook has made.
+#[test]
+fn the_next_turn_begins_after_the_hook() {
+    let world = world();
+    configure(
+        &world,
+        "hook_after_turn = \"touch after; while [ ! -e go ]; do sleep 0.02; done\"",
+    );
+    let running = world.spawn(["start", "14", "do it"]);
+    let after = world.repo().join("after");
+    world.wait_until("the hook runs", Duration::from_secs(30), || after.exists());
+    let meanwhile = world.run(["continue", "14", "more"]);
+    fs::write(world.repo().join("go"), "").unwrap();
+    meanwhile.expect_status(75);
+    assert!(meanwhile.stderr().contains("in use"), "{meanwhile}");
+    running.wait(Duration::from_secs(30)).expect_status(0);
+    world.run(["continue", "14", "more"]).expect_status(0);
+}

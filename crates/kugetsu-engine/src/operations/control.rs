@@ -106,17 +106,19 @@ impl Engine {
     ) -> Result<(String, Rebased), EngineError> {
         let mut interrupts = Interrupts::from(interrupts);
         let of = address.clone();
-        self.begun(REBASE_ABORT, &mut interrupts, move |engine| engine.rebase_blocking(&of))
-            .await
-            .map_err(|error| match error {
-                EngineError::Interrupted(interrupt) => EngineError::InterruptedWhile {
-                    of: address.to_string(),
-                    doing: "its branch was being rebased",
-                    interrupt,
-                    hint: format!("try again: kugetsu signal {address} rebase"),
-                },
-                error => error,
-            })
+        self.begun(REBASE_ABORT, &mut interrupts, move |engine| {
+            engine.rebase_blocking(&of)
+        })
+        .await
+        .map_err(|error| match error {
+            EngineError::Interrupted(interrupt) => EngineError::InterruptedWhile {
+                of: address.to_string(),
+                doing: "its branch was being rebased",
+                interrupt,
+                hint: format!("try again: kugetsu signal {address} rebase"),
+            },
+            error => error,
+        })
     }
 
     fn rebase_blocking(&self, address: &Address) -> Result<(String, Rebased), EngineError> {

@@ -147,7 +147,8 @@ impl Engine {
         points::BASE_MADE.pass();
         let prompted = match &request.prompt {
             Some(prompt) => {
-                let prompted = engine.prompt_base(&request, &lease, &record, prompt, &opencode, &mut interrupts);
+                let prompted =
+                    engine.prompt_base(&request, &lease, &record, prompt, &opencode, &mut interrupts);
                 let prompted = prompted.await;
                 if let Err(EngineError::BasePrompt { .. }) = &prompted {
                     // The error tells of the session.

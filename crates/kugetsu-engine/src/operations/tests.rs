@@ -4,9 +4,11 @@
 use kugetsu_api::{Address, RefContext, TransportChoice, TransportKind, Verdict};
 use kugetsu_testing::{FakeScript, Opencode, ServeMode, World, kugetsu_binary};
 
-use super::{Engine, Environment, Mode, TurnOptions, TurnRequest, WorktreeRequest};
+use super::{Engine, EngineError, Environment, Mode, TurnOptions, TurnRequest, WorktreeRequest};
 use crate::settings::Settings;
-use crate::turn::Responder;
+use crate::turn::{Interrupt, Responder};
+
+const SOON: std::time::Duration = std::time::Duration::from_secs(60);
 
 fn environment(world: &World) -> Environment {
     let variables = world.environment().into_iter();
@@ -151,4 +153,45 @@ fn a_request_keeps_the_settings_that_it_began_with() {
         turn.done.wait().await.unwrap_err()
     });
     assert!(error.to_string().contains("hook_before_turn"), "{error}");
+}
+
+/// A caller that is not sure whether its request arrived spawns the turn again. That must not hide the turn that runs.
+#[test]
+fn a_turn_that_is_spawned_twice_can_still_be_ended() {
+    let world = world();
+    configure(
+        &world,
+        "hook_before_turn = \"touch hook; while :; do sleep 0.02; done\"\n",
+    );
+    let engine = Engine::open(world.kugetsu_home(), settings(&world), environment(&world));
+    let id = uuid::Uuid::now_v7();
+    let request = || TurnRequest {
+        turn: Some(id),
+        worktree: WorktreeRequest::default(),
+        ..request(&engine, 1)
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut first = engine.spawn(request(), Responder::default());
+        let hook = world.repo().join("hook");
+        world.wait_until("the first turn has the lease", SOON, || hook.exists());
+        let mut second = engine.spawn(request(), Responder::default());
+        assert_eq!(engine.running_here(), [id]);
+        second.control.interrupt(Interrupt::Interrupted);
+        let error = second.done.wait().await.unwrap_err();
+        assert!(matches!(error, EngineError::Interrupted(_)), "{error}");
+
+        assert_eq!(engine.running_here(), [id]);
+        engine.turns.control(id).unwrap().interrupt(Interrupt::Terminated);
+        let error = first.done.wait().await.unwrap_err();
+        assert!(
+            matches!(error, EngineError::Interrupted(Interrupt::Terminated)),
+            "{error}"
+        );
+        assert!(engine.running_here().is_empty());
+    });
+    world.wait_nothing_left(SOON);
 }

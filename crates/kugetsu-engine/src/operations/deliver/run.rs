@@ -34,9 +34,7 @@ impl Delivery {
     ) -> Result<Closed, EngineError> {
         if self.subject.session().is_none() {
             // The fork is opencode's to write, and a locked database fails it in four different ways.
-            self.engine
-                .database_writable(&self.opencode, interrupts)
-                .await?;
+            self.engine.database_writable(&self.opencode, interrupts).await?;
         }
         let spec = self.spec();
         let connected = match self.connect(spec.clone(), interrupts).await {
@@ -69,8 +67,9 @@ impl Delivery {
                     return Err(needs_serve());
                 }
                 Err(TransportError::NotReady(why)) => {
-                    let what =
-                        format!("opencode serve is not usable, so this turn goes through opencode run: {why}");
+                    let what = format!(
+                        "opencode serve is not usable, so this turn goes through opencode run: {why}"
+                    );
                     tracing::warn!("{what}");
                     self.fallback = Some(what);
                     let link = interrupts.or(run.connect(&spec)).await??;
