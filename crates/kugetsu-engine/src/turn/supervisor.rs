@@ -278,7 +278,11 @@ impl Supervisor<'_> {
         self.machine.restarted(self.began.elapsed());
         // If this cannot be known, the prompt must not be sent again.
         let (database, started) = (self.database(), self.started);
-        let stored_turn = aside(move || stored_turn(&database, &session, started)).await?;
+        let look = aside(move || stored_turn(&database, &session, started));
+        let stored_turn = match self.in_time(look).await {
+            Ok(stored_turn) => stored_turn?,
+            Err(judgement) => return Ok(Err(judgement)),
+        };
         Ok(match stored_turn {
             StoredTurn::Nothing => Ok(self.turn.prompt.clone()),
             StoredTurn::Prompt => Ok(go_on.to_owned()),
@@ -378,11 +382,15 @@ impl Supervisor<'_> {
             reply = reply => self.replied(link, &reply).await,
             () = overdue => self.overdue(link).await,
             () = tokio::time::sleep_until(deadline) => {
-                // `run` tells of a tool only when it has ended, and neither transport of a subagent's that only goes on;
-                // the database knows of both. Nor is it silent who waits for an answer, which has a limit of its own.
+                // `run` reports a tool only when the tool has ended, and neither transport reports a subagent's tool that
+                // keeps running; the database has both. A wait for an answer has a limit of its own.
                 let at = self.began.elapsed();
-                if self.machine.is_silent(at) && (!self.asked.is_empty() || self.tool_runs().await) {
-                    self.machine.alive(at);
+                if self.machine.is_silent(at) {
+                    match self.waits_or_works().await {
+                        Ok(true) => self.machine.alive(at),
+                        Ok(false) => {}
+                        Err(judgement) => return Next::Step(Step::Stop(judgement)),
+                    }
                 }
                 self.machine.tick(at)
             }
@@ -390,14 +398,18 @@ impl Supervisor<'_> {
         Next::Step(step)
     }
 
-    /// A database that is locked at the moment says nothing, and nobody is ended for it.
-    async fn tool_runs(&mut self) -> bool {
+    /// Whether a silent turn waits for an answer or runs a tool. A locked database proves nothing, so it counts as yes.
+    async fn waits_or_works(&mut self) -> Result<bool, Judgement> {
+        if !self.asked.is_empty() {
+            return Ok(true);
+        }
         let Some(session) = self.session.clone() else {
-            return false;
+            return Ok(false);
         };
         let (database, since) = (self.database(), self.life_began.as_millisecond());
         let runs = move || Database::open_read(&database)?.tool_runs(&session, since);
-        aside(runs).await.unwrap_or_else(|error| error.is_locked())
+        let runs = self.in_time(aside(runs)).await?;
+        Ok(runs.unwrap_or_else(|error| error.is_locked()))
     }
 
     fn database(&self) -> PathBuf {
