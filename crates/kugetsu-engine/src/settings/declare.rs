@@ -6,15 +6,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::values::{
-    OnAskSetting, boolean, choice, count, duration, optional, optional_count, optional_model, optional_usd,
-    paths, positive, rules as rule_list,
+    OnAskSetting, Shape, Shaped, boolean, choice, count, duration, optional, optional_count, optional_model,
+    optional_usd, paths, positive, rules as rule_list,
 };
 use super::{HostSettings, Origin, SettingKey};
 use crate::turn::answers::Strategy;
 use kugetsu_api::TransportChoice;
 use kugetsu_api::permission::{Preset, Rule};
 
-/// Makes the struct of typed values, the struct of their origins, the list of keys and the function that types the texts.
+/// Makes the struct of typed values, the struct of their origins, the lists of keys and shapes and the function that
+/// types the texts.
 macro_rules! settings {
     ($($name:ident: $type:ty = $default:literal, $read:expr, $help:literal;)*) => {
         /// Every setting with its typed value. A request works with one snapshot from its beginning to its end.
@@ -41,6 +42,9 @@ macro_rules! settings {
         pub const SETTINGS: &[SettingKey] = &[
             $(SettingKey { name: stringify!($name), default: $default, help: $help },)*
         ];
+
+        /// What TOML value each setting takes, in the order of [`SETTINGS`].
+        pub(super) const SHAPES: [Shape; COUNT] = [$(<$type as Shaped>::SHAPE),*];
 
         impl Settings {
             /// Types the text of each setting, in the order of [`SETTINGS`]. The error has the place of the setting there.
