@@ -22,7 +22,7 @@ macro_rules! settings {
         #[derive(Clone, Debug)]
         pub struct Settings {
             $(#[doc = $help] pub $name: $type,)*
-            /// The hosts that have a name, by that name: the tables `[hosts.NAME]`.
+            /// The hosts by their names: the tables `[hosts.NAME]`.
             pub hosts: BTreeMap<String, HostSettings>,
             /// Where the values came from.
             pub origins: Origins,
@@ -47,13 +47,13 @@ macro_rules! settings {
         pub(super) const SHAPES: [Shape; COUNT] = [$(<$type as Shaped>::SHAPE),*];
 
         impl Settings {
-            /// Types the text of each setting, in the order of [`SETTINGS`]. The error has the place of the setting there.
+            /// Reads the text of each setting, in the order of [`SETTINGS`]. The error has the index there.
             pub(super) fn typed(
                 texts: [String; COUNT],
                 origins: [Origin; COUNT],
                 hosts: BTreeMap<String, HostSettings>,
             ) -> Result<Self, (usize, String)> {
-                // The compiler counts: one name for each text and each origin.
+                // The patterns make the compiler check that each name has one text and one origin.
                 let places: [usize; COUNT] = std::array::from_fn(|place| place);
                 let [$($name),*] = places;
                 $(let $name = {
@@ -67,7 +67,7 @@ macro_rules! settings {
                 Ok(Self { $($name,)* hosts, origins, texts })
             }
 
-            /// Every setting: its key, its value as it would be typed, where that came from.
+            /// Every setting: its key, its value as a person would write it, and the origin of the value.
             pub fn entries(&self) -> impl Iterator<Item = (&'static SettingKey, &str, &Origin)> {
                 let origins = [$(&self.origins.$name,)*];
                 let texts = self.texts.iter().map(String::as_str);

@@ -14,13 +14,13 @@ use super::values::Shape;
 use super::{HostSettings, Origin, SETTINGS, Settings};
 use crate::environment::Environment;
 
-/// The one name in the file that is not a setting: the tables of the hosts, `[hosts.NAME]`.
+/// The only name in the file that is not a setting: it holds the tables of the hosts, `[hosts.NAME]`.
 const HOSTS: &str = "hosts";
 
 /// What is wrong with the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// The file is there and cannot be read.
+    /// The file exists and cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
         /// The file.
@@ -173,7 +173,8 @@ fn at(file: &Path, line: usize) -> String {
     format!("{}, line {line}", file.display())
 }
 
-/// What the author of this name may have meant. Every command fails as long as the name is there, so none is named.
+/// Suggests the settings that an unknown name may stand for. The message names no command such as `kugetsu config`,
+/// because every command fails until the name is corrected.
 fn instead_of(name: &str) -> String {
     let known = || SETTINGS.iter().map(|key| key.name).chain([HOSTS]);
     let near = known()

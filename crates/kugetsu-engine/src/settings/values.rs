@@ -12,12 +12,12 @@ use crate::worktree::parse_extra;
 use kugetsu_api::TransportChoice;
 use kugetsu_api::permission::{Preset, Rule};
 
-/// What becomes of a request of opencode that nothing answers.
+/// What to do with a request of opencode that nobody answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnAskSetting {
-    /// The default answers it.
+    /// Answer with the default.
     Answer,
-    /// The turn ends as blocked.
+    /// End the turn as blocked.
     Block,
 }
 
@@ -185,7 +185,7 @@ pub fn parse_usd(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Reads a model as opencode takes it. Without its provider, `opencode serve` would take the session's own model instead.
+/// Reads a model in opencode's form. If the provider were missing, `opencode serve` would use the session's own model.
 pub fn parse_model(text: &str) -> Result<String, String> {
     match text.split_once('/') {
         Some((provider, model)) if !provider.is_empty() && !model.is_empty() => Ok(text.to_owned()),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::environment::Environment;
 use crate::settings::{SETTINGS, Settings, SettingsError};
 
+#[expect(clippy::disallowed_methods, reason = "a test's own file")]
 fn load(text: &str, variables: Vec<(OsString, OsString)>) -> Result<Settings, SettingsError> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");
