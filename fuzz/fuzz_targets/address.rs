@@ -1,4 +1,4 @@
-//! No text makes the parser panic, and none that it accepts leads outside the sessions folder.
+//! No text makes the parser panic, and no address that it accepts has a path outside the sessions folder.
 #![no_main]
 
 use std::path::{Component, Path};

@@ -1,4 +1,4 @@
-//! Whatever stands in a record's file: no panic, and what is understood is written so that it is understood again.
+//! Any bytes in a record's file: no panic, and a record that can be read is the same after it is written and read again.
 #![no_main]
 
 use kugetsu_api::{BaseRecord, SessionRecord, SessionSummary};

@@ -1,5 +1,5 @@
 #![no_main]
-//! Whatever opencode prints, in whatever pieces: no panic, no line lost, bounded memory.
+//! Any output of opencode, in chunks of any size: no panic, no line lost, bounded memory.
 
 use kugetsu_engine::opencode::{MAX_PREFIX, SplitLine, LineSplitter, RunLine, parse_line, rejected_permission};
 use libfuzzer_sys::fuzz_target;

@@ -56,13 +56,13 @@ pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outc
         .collect();
     for (name, host) in &context.engine.settings().hosts {
         let fields = [
-            ("address", host.address.clone(), "where it is, for ssh"),
-            ("kugetsu", host.kugetsu.clone(), "the kugetsu program there"),
-            ("home", host.home.clone(), "KUGETSU_HOME there"),
+            ("address", host.address.clone(), "its destination for ssh"),
+            ("kugetsu", host.kugetsu.clone(), "the kugetsu program on it"),
+            ("home", host.home.clone(), "KUGETSU_HOME on it"),
             (
                 "ssh",
                 (!host.ssh.is_empty()).then(|| host.ssh.join(" ")),
-                "further arguments of ssh",
+                "more arguments of ssh",
             ),
         ];
         rows.extend(fields.into_iter().filter_map(|(field, value, help)| {
@@ -72,7 +72,7 @@ pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outc
     }
     output.table(&["SETTING", "VALUE", "FROM", "MEANING"], rows);
     output.note(format!(
-        "settings are read from {}; KUGETSU_<SETTING> in the environment overrules it",
+        "settings are read from {}; KUGETSU_<SETTING> in the environment overrides them",
         file.display()
     ));
     Ok(ExitStatus::Ok)

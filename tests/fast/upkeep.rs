@@ -1,5 +1,8 @@
 //! Removing and bringing back, pruning, permissions, settings, help: where no real opencode is needed.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use crate::support::kit::{
     SOON, fake_world, prompts_of, record, refused, run, run_in, session_of, snapshot, start, state_of,
 };
@@ -165,12 +168,38 @@ fn settings_say_where_they_come_from() {
     for (content, says) in [
         ("\ntimeout = \"soon\"", "line 2: `timeout`"),
         ("colour = 1", "line 1: there is no setting `colour`"),
+        (
+            "\nagent = { a = 1 }",
+            "line 2: `agent` must be a string in quotes, not a table",
+        ),
+        (
+            "model = [\"x/y\", \"x/z\"]",
+            "line 1: `model` must be a string in quotes, not a list",
+        ),
+        (
+            "rules = [\n\"bash=deny\",\n1]",
+            "line 3: `rules` must be a list of strings, and no item may be a number",
+        ),
         ("[[", "TOML"),
     ] {
         std::fs::write(world.kugetsu_home().join("config.toml"), content).unwrap();
         refused(&world, &["list"], 64, &["config.toml", says]);
     }
-    // No command runs as long as the name is there, so the message is all there is to go by.
+    std::fs::remove_file(world.kugetsu_home().join("config.toml")).unwrap();
+    let mut command = world.kugetsu(["list", "--json"]);
+    command.env("KUGETSU_AGENT", OsStr::from_bytes(b"a\xff"));
+    let unreadable = world.finish(command, Stdin::Null);
+    assert_eq!(
+        unreadable.expect_status(64).json()["error"]["code"],
+        "invalid-setting"
+    );
+    assert!(
+        unreadable
+            .stderr()
+            .contains("KUGETSU_AGENT: `agent` cannot be `a\u{fffd}`: it is not valid UTF-8"),
+        "{unreadable}"
+    );
+    // No command runs while the file has a wrong name, so the message must be enough to find it.
     for (wrong, says) in [
         ("tiemout", "did you mean `timeout`?"),
         ("stall-timeout", "did you mean `stall_timeout`?"),

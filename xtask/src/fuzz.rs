@@ -1,7 +1,7 @@
-//! `cargo xtask fuzz`: runs the fuzz targets, each for so long.
+//! `cargo xtask fuzz`: runs each fuzz target for a given time.
 //!
-//! cargo-fuzz wants a nightly compiler, for its sanitizers. They look for faults of memory, which safe code has none of;
-//! coverage is what finds inputs, and the stable compiler can be told to record it (the options are those of cargo-fuzz:
+//! cargo-fuzz needs a nightly compiler for its sanitizers. Sanitizers find memory errors, which safe code does not have.
+//! Coverage guides the search for inputs, and the stable compiler can record it (the options are those of cargo-fuzz:
 //! <https://github.com/rust-fuzz/cargo-fuzz/blob/main/src/project.rs>).
 
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::step::{Failure, cargo, program};
 
 const TARGETS: [&str; 3] = ["address", "record", "run_events"];
 
-/// What makes the compiler record which edges an input takes, and check arithmetic.
+/// Compiler flags that record which branches an input takes, and that check arithmetic.
 const FLAGS: [&str; 7] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -43,7 +43,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         "--manifest-path",
         "fuzz/Cargo.toml",
     ]);
-    // With a target of its own, what runs while it is built is not instrumented.
+    // With an explicit target, cargo does not instrument build scripts and procedural macros.
     build
         .args(["--target", &host, "--target-dir", "fuzz/target"])
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
@@ -57,7 +57,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             std::fs::create_dir_all(folder).map_err(Failure::because(folder.display()))?;
         }
         let mut fuzz = Command::new(folder.join("target").join(&host).join("release").join(name));
-        // What it finds goes into the first folder; the others are where it begins.
+        // libFuzzer stores new inputs in the first folder and only reads the others.
         fuzz.arg(corpus)
             .arg(workspace_root().join("sessions-example"))
             .arg(format!("-artifact_prefix={}/", found.display()))
@@ -68,7 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The compiler's own platform.
+/// The platform that the compiler itself runs on.
 fn host() -> Result<String, Failure> {
     let output = Command::new("rustc")
         .arg("-vV")

@@ -12,12 +12,18 @@ use super::wire::{Inbox, KILL, Report, TERMINATE};
 use super::{Exit, ProcessError, sweep};
 use crate::cancel::Cancel;
 
-/// How long after its grace period a guard has for killing and for reporting, before it is given up.
+/// How long a guard may take to kill and to report after the grace period, before it is killed itself.
 const GUARD_SLACK: Duration = Duration::from_secs(20);
-/// How often it is looked whether somebody cancels.
-const LOOK: Duration = Duration::from_millis(20);
-/// How long the rest of an output is waited for once the tree is gone: only what could not be killed keeps it open.
-const DRAIN: Duration = Duration::from_secs(2);
+/// How long a cancelled command may go unnoticed.
+const CANCEL_INTERVAL: Duration = Duration::from_millis(20);
+/// How long to wait for the end of an output after the process tree is gone. Only a process that could not be killed
+/// keeps the pipe open.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// The longest stdout that is accepted. The longest one that callers parse is git's list of untracked files: a million
+/// names of 100 bytes each take 100 MB.
+const STDOUT_LIMIT: usize = 128 << 20;
+/// How much of the end of stderr is kept. Callers search only its last lines.
+const STDERR_TAIL: usize = 64 << 10;
 
 /// What a short command did.
 #[derive(Debug)]
@@ -26,19 +32,20 @@ pub struct Output {
     pub exit: Exit,
     /// What it wrote to stdout, where that was piped.
     pub stdout: Vec<u8>,
-    /// What it wrote to stderr, where that was piped.
+    /// The last 64 KiB of what it wrote to stderr, where that was piped.
     pub stderr: Vec<u8>,
     /// Processes that it left behind and that could not be killed.
     pub left: Vec<u32>,
 }
 
 /// Runs a program under a guard until it and everything below it is gone, at most for `deadline` and then the grace
-/// period. Blocks the thread. Piped output is held in memory: give a file where it may be large.
+/// period. Blocks the thread. Piped output is held in memory, and more than 128 MiB on stdout is an error, so that no
+/// caller parses a part of it: give a file where it may be larger.
 pub fn run_to_end(spec: GuardSpec, deadline: Duration) -> Result<Output, ProcessError> {
     run_until_cancelled(spec, deadline, &Cancel::default())
 }
 
-/// [`run_to_end`], unless somebody cancels it: then the program and everything below it is killed at once.
+/// [`run_to_end`] that can be cancelled: then the program and everything below it is killed at once.
 pub(crate) fn run_until_cancelled(
     mut spec: GuardSpec,
     deadline: Duration,
@@ -49,25 +56,32 @@ pub(crate) fn run_until_cancelled(
     let (mut command, control) = spec.command()?;
     let mut guard = command.spawn().map_err(|source| spec.guard_error(source))?;
     drop(command);
-    let stdout = guard.stdout.take().map(Drain::start);
-    let stderr = guard.stderr.take().map(Drain::start);
+    let stdout = guard
+        .stdout
+        .take()
+        .map(|pipe| Drain::start(pipe, Keep::UpTo(STDOUT_LIMIT)));
+    let stderr = guard
+        .stderr
+        .take()
+        .map(|pipe| Drain::start(pipe, Keep::Tail(STDERR_TAIL)));
 
-    let mut line = Line {
+    let mut socket = ControlSocket {
         control,
         inbox: Inbox::default(),
         queue: std::collections::VecDeque::new(),
     };
-    // A guard that dies meanwhile shows in the missing report; one that does not read runs into the deadline.
-    let _ = line.control.set_write_timeout(Some(left(limit)));
-    if line.control.write_all(&header).is_ok() {
-        let _ = line.control.write_all(&spec.stdin);
+    // A write that fails needs no handling: a dead guard sends no report, and a guard that does not read runs into the
+    // deadline.
+    let _ = socket.control.set_write_timeout(Some(left(limit)));
+    if socket.control.write_all(&header).is_ok() {
+        let _ = socket.control.write_all(&spec.stdin);
     }
     let mut first = true;
     let mut last = None;
     let mut phase = Phase::Running;
     let mut until = limit;
     loop {
-        match line.next(until.min(Instant::now() + LOOK)) {
+        match socket.next(until.min(Instant::now() + CANCEL_INTERVAL)) {
             Next::Report(report) => {
                 if std::mem::take(&mut first)
                     && let Err(error) = spec.started(Some(&report))
@@ -80,7 +94,7 @@ pub(crate) fn run_until_cancelled(
             Next::Closed => break,
             Next::Late if Instant::now() < until => {
                 if cancel.is_set() && matches!(phase, Phase::Running | Phase::Terminating) {
-                    line.ask(KILL);
+                    socket.ask(KILL);
                     (phase, until) = (Phase::Killing, Instant::now() + GUARD_SLACK);
                     wake(Some(guard.id()));
                 }
@@ -88,14 +102,14 @@ pub(crate) fn run_until_cancelled(
             Next::Late => {
                 match phase {
                     Phase::Running => {
-                        line.ask(TERMINATE);
+                        socket.ask(TERMINATE);
                         (phase, until) = (
                             Phase::Terminating,
                             Instant::now() + spec.containment.grace + GUARD_SLACK,
                         );
                     }
                     Phase::Terminating => {
-                        line.ask(KILL);
+                        socket.ask(KILL);
                         (phase, until) = (Phase::Killing, Instant::now() + GUARD_SLACK);
                     }
                     Phase::Killing => {
@@ -115,7 +129,7 @@ pub(crate) fn run_until_cancelled(
             _ => (Exit::GuardLost, Vec::new()),
         },
     };
-    let stderr = stderr.map(Drain::finish).unwrap_or_default();
+    let stderr = stderr.map(Drain::finish).unwrap_or_default().bytes;
     if !matches!(phase, Phase::Running) && cancel.is_set() {
         return Err(ProcessError::Cancelled {
             program: spec.program,
@@ -135,9 +149,15 @@ pub(crate) fn run_until_cancelled(
         });
     }
     let stdout = stdout.map(Drain::finish).unwrap_or_default();
+    if let Some(problem) = stdout.problem {
+        return Err(ProcessError::System {
+            what: "cannot use the output of a command",
+            source: std::io::Error::other(format!("{}: {problem}", spec.program.display())),
+        });
+    }
     Ok(Output {
         exit,
-        stdout,
+        stdout: stdout.bytes,
         stderr,
         left: left_behind,
     })
@@ -156,14 +176,14 @@ enum Next {
     Late,
 }
 
-/// Our end of the control socket.
-struct Line {
+/// The supervisor's end of the guard's control socket.
+struct ControlSocket {
     control: UnixStream,
     inbox: Inbox,
     queue: std::collections::VecDeque<Report>,
 }
 
-impl Line {
+impl ControlSocket {
     fn next(&mut self, until: Instant) -> Next {
         let mut chunk = [0; 4096];
         loop {
@@ -193,44 +213,94 @@ impl Line {
     }
 }
 
-/// The time left, never zero: a timeout of zero is refused by the system.
+/// The time left, never zero: the system refuses a timeout of zero.
 fn left(until: Instant) -> Duration {
     until
         .saturating_duration_since(Instant::now())
         .max(Duration::from_millis(1))
 }
 
+/// Which part of an output is kept. All of it is read, so that the program never waits for its reader.
+#[derive(Clone, Copy)]
+enum Keep {
+    /// All of it; a longer output is a problem.
+    UpTo(usize),
+    /// Its last bytes.
+    Tail(usize),
+}
+
+/// What was read of an output.
+#[derive(Default)]
+struct Collected {
+    bytes: Vec<u8>,
+    /// Why `bytes` is not what it should be.
+    problem: Option<String>,
+}
+
+impl Collected {
+    fn add(&mut self, chunk: &[u8], keep: Keep) {
+        if self.problem.is_some() {
+            return;
+        }
+        self.bytes.extend_from_slice(chunk);
+        match keep {
+            Keep::UpTo(limit) if self.bytes.len() > limit => {
+                self.bytes = Vec::new();
+                self.problem = Some(format!("it wrote more than {} MiB to stdout", limit >> 20));
+            }
+            // Cutting at twice the limit moves each byte once at most.
+            Keep::Tail(limit) if self.bytes.len() > 2 * limit => self.cut_to(limit),
+            Keep::UpTo(_) | Keep::Tail(_) => {}
+        }
+    }
+
+    fn cut_to(&mut self, limit: usize) {
+        self.bytes.drain(..self.bytes.len().saturating_sub(limit));
+    }
+}
+
 /// Reads an output to its end in a thread of its own.
 struct Drain {
-    bytes: Arc<Mutex<Vec<u8>>>,
+    collected: Arc<Mutex<Collected>>,
+    keep: Keep,
     done: Receiver<()>,
 }
 
 impl Drain {
-    fn start(mut from: impl Read + Send + 'static) -> Self {
-        let bytes = Arc::new(Mutex::new(Vec::new()));
+    fn start(mut from: impl Read + Send + 'static, keep: Keep) -> Self {
+        let collected = Arc::new(Mutex::new(Collected::default()));
         let (finished, done) = channel();
-        let into = Arc::clone(&bytes);
+        let into = Arc::clone(&collected);
         std::thread::spawn(move || {
+            let lock = || into.lock().unwrap_or_else(PoisonError::into_inner);
             let mut chunk = vec![0; 64 << 10];
             loop {
                 match from.read(&mut chunk) {
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                    Ok(0) | Err(_) => break,
-                    Ok(count) => {
-                        into.lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .extend_from_slice(&chunk[..count]);
+                    Ok(0) => break,
+                    Ok(count) => lock().add(&chunk[..count], keep),
+                    Err(error) => {
+                        lock().problem = Some(format!("its output could not be read: {error}"));
+                        break;
                     }
                 }
             }
             let _ = finished.send(());
         });
-        Self { bytes, done }
+        Self {
+            collected,
+            keep,
+            done,
+        }
     }
 
-    fn finish(self) -> Vec<u8> {
-        let _ = self.done.recv_timeout(DRAIN);
-        std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+    fn finish(self) -> Collected {
+        let _ = self.done.recv_timeout(DRAIN_LIMIT);
+        let mut collected =
+            std::mem::take(&mut *self.collected.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Keep::Tail(limit) = self.keep {
+            collected.cut_to(limit);
+        }
+        collected
     }
 }

@@ -6,22 +6,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::values::{
-    OnAskSetting, boolean, choice, count, duration, optional, optional_count, optional_model, optional_usd,
-    paths, positive, rules as rule_list,
+    OnAskSetting, Shape, Shaped, boolean, choice, count, duration, optional, optional_count, optional_model,
+    optional_usd, paths, positive, rules as rule_list,
 };
 use super::{HostSettings, Origin, SettingKey};
 use crate::turn::answers::Strategy;
 use kugetsu_api::TransportChoice;
 use kugetsu_api::permission::{Preset, Rule};
 
-/// Makes the struct of typed values, the struct of their origins, the list of keys and the function that types the texts.
+/// Makes the struct of typed values, the struct of their origins, the lists of keys and shapes and the function that
+/// types the texts.
 macro_rules! settings {
     ($($name:ident: $type:ty = $default:literal, $read:expr, $help:literal;)*) => {
         /// Every setting with its typed value. A request works with one snapshot from its beginning to its end.
         #[derive(Clone, Debug)]
         pub struct Settings {
             $(#[doc = $help] pub $name: $type,)*
-            /// The hosts that have a name, by that name: the tables `[hosts.NAME]`.
+            /// The hosts by their names: the tables `[hosts.NAME]`.
             pub hosts: BTreeMap<String, HostSettings>,
             /// Where the values came from.
             pub origins: Origins,
@@ -42,14 +43,17 @@ macro_rules! settings {
             $(SettingKey { name: stringify!($name), default: $default, help: $help },)*
         ];
 
+        /// What TOML value each setting takes, in the order of [`SETTINGS`].
+        pub(super) const SHAPES: [Shape; COUNT] = [$(<$type as Shaped>::SHAPE),*];
+
         impl Settings {
-            /// Types the text of each setting, in the order of [`SETTINGS`]. The error has the place of the setting there.
+            /// Reads the text of each setting, in the order of [`SETTINGS`]. The error has the index there.
             pub(super) fn typed(
                 texts: [String; COUNT],
                 origins: [Origin; COUNT],
                 hosts: BTreeMap<String, HostSettings>,
             ) -> Result<Self, (usize, String)> {
-                // The compiler counts: one name for each text and each origin.
+                // The patterns make the compiler check that each name has one text and one origin.
                 let places: [usize; COUNT] = std::array::from_fn(|place| place);
                 let [$($name),*] = places;
                 $(let $name = {
@@ -63,7 +67,7 @@ macro_rules! settings {
                 Ok(Self { $($name,)* hosts, origins, texts })
             }
 
-            /// Every setting: its key, its value as it would be typed, where that came from.
+            /// Every setting: its key, its value as a person would write it, and the origin of the value.
             pub fn entries(&self) -> impl Iterator<Item = (&'static SettingKey, &str, &Origin)> {
                 let origins = [$(&self.origins.$name,)*];
                 let texts = self.texts.iter().map(String::as_str);

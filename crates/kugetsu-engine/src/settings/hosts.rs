@@ -1,4 +1,4 @@
-//! What the settings say of other hosts: the tables `[hosts.NAME]`.
+//! The settings of other hosts: the tables `[hosts.NAME]`.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,21 +6,21 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostSettings {
-    /// What `ssh` is given as the destination; without it, the table's name.
+    /// The destination for `ssh`; if absent, the table's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// The kugetsu program there; without it, the one in the `PATH` of the shell that `ssh` starts.
+    /// The kugetsu program on the host; if absent, the one on the `PATH` of the shell that `ssh` starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kugetsu: Option<String>,
-    /// `KUGETSU_HOME` there.
+    /// `KUGETSU_HOME` on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<String>,
-    /// Further arguments of `ssh`, before the destination.
+    /// Arguments of `ssh` that precede the destination.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ssh: Vec<String>,
 }
 
-/// What is wrong with a host.
+/// The address of a host is not a destination for `ssh`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is not a destination for ssh; it is a name of ~/.ssh/config, host, user@host or ssh://user@host:port"
@@ -28,7 +28,7 @@ pub struct HostSettings {
 pub struct HostError(pub String);
 
 impl HostSettings {
-    /// What `ssh` is given as the destination of the host with this name.
+    /// The destination for `ssh` of the host with this name.
     pub fn destination(&self, name: &str) -> Result<String, HostError> {
         let address = self.address.as_deref().unwrap_or(name);
         // A leading dash would be an option of ssh, such as ProxyCommand.

@@ -1,22 +1,26 @@
 //! Reads `config.toml` and the environment over it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::declare::COUNT;
+use super::declare::{COUNT, SHAPES};
+use super::values::Shape;
 use super::{HostSettings, Origin, SETTINGS, Settings};
 use crate::environment::Environment;
 
-/// The one name in the file that is not a setting: the tables of the hosts, `[hosts.NAME]`.
+/// The only name in the file that is not a setting: it holds the tables of the hosts, `[hosts.NAME]`.
 const HOSTS: &str = "hosts";
 
 /// What is wrong with the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// The file is there and cannot be read.
+    /// The file exists and cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
         /// The file.
@@ -44,7 +48,31 @@ pub enum SettingsError {
         /// The name.
         name: String,
     },
-    /// A value that the setting cannot have.
+    /// A kind of value that the setting cannot have, such as a table or a list.
+    #[error("{path}, line {line}: `{name}` must be {must}")]
+    Kind {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The setting, or `hosts`.
+        name: String,
+        /// What it must be, and what it is instead.
+        must: String,
+    },
+    /// A host that cannot be used as it is described.
+    #[error("{path}, line {line}: `{name}` is not a valid host: {problem}")]
+    Host {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The name of its table.
+        name: String,
+        /// Why not.
+        problem: String,
+    },
+    /// A value of the right kind that the setting cannot have.
     #[error("{origin}: `{name}` cannot be `{value}`: {problem}")]
     Value {
         /// The file with the line, or the variable.
@@ -84,14 +112,29 @@ impl Settings {
                     name: name.get_ref().clone().into_owned(),
                 });
             };
-            values[place] = (plain(value.get_ref()), Origin::File);
+            let written = text_of(value, SHAPES[place]).map_err(|(offset, instead)| SettingsError::Kind {
+                path: file.to_owned(),
+                line: line_of(&text, offset),
+                name: SETTINGS[place].name.to_owned(),
+                must: format!("{}, {instead}", SHAPES[place]),
+            })?;
+            values[place] = (written, Origin::File);
             lines[place] = line;
         }
         for (key, value) in SETTINGS.iter().zip(&mut values) {
             let variable = format!("KUGETSU_{}", key.name.to_uppercase());
-            if let Some(text) = environment.get(&variable) {
-                *value = (text.to_string_lossy().into_owned(), Origin::Environment(variable));
-            }
+            let Some(given) = environment.get(&variable) else {
+                continue;
+            };
+            let Some(text) = given.to_str() else {
+                return Err(SettingsError::Value {
+                    origin: variable,
+                    name: key.name.to_owned(),
+                    value: given.to_string_lossy().into_owned(),
+                    problem: "it is not valid UTF-8".to_owned(),
+                });
+            };
+            *value = (text.to_owned(), Origin::Environment(variable));
         }
         let texts = values.each_ref().map(|(text, _)| text.clone());
         let origins = values.each_ref().map(|(_, origin)| origin.clone());
@@ -103,7 +146,7 @@ impl Settings {
                     other => other.to_string(),
                 },
                 name: SETTINGS[place].name.to_owned(),
-                value: value.clone(),
+                value: value.replace('\n', ", "),
                 problem,
             }
         })
@@ -130,7 +173,8 @@ fn at(file: &Path, line: usize) -> String {
     format!("{}, line {line}", file.display())
 }
 
-/// What the author of this name may have meant. Every command fails as long as the name is there, so none is named.
+/// Suggests the settings that an unknown name may stand for. The message names no command such as `kugetsu config`,
+/// because every command fails until the name is corrected.
 fn instead_of(name: &str) -> String {
     let known = || SETTINGS.iter().map(|key| key.name).chain([HOSTS]);
     let near = known()
@@ -148,54 +192,78 @@ fn read_hosts(
     text: &str,
     value: &Spanned<DeValue<'_>>,
 ) -> Result<BTreeMap<String, HostSettings>, SettingsError> {
-    let wrong = |offset: usize, name: String, value: String, problem: String| SettingsError::Value {
-        origin: at(file, line_of(text, offset)),
-        name,
-        value,
-        problem,
-    };
     let DeValue::Table(table) = value.get_ref() else {
-        let problem = "it is a table for each host: [hosts.NAME]".to_owned();
-        let shown = plain(value.get_ref());
-        return Err(wrong(value.span().start, HOSTS.to_owned(), shown, problem));
+        return Err(SettingsError::Kind {
+            path: file.to_owned(),
+            line: line_of(text, value.span().start),
+            name: HOSTS.to_owned(),
+            must: format!(
+                "a table for each host, [hosts.NAME], not {}",
+                kind(value.get_ref())
+            ),
+        });
     };
     let mut hosts = BTreeMap::new();
     for (name, value) in table {
-        let full = format!("{HOSTS}.{}", name.get_ref());
-        let offset = name.span().start;
+        let wrong = |offset: usize, problem: String| SettingsError::Host {
+            path: file.to_owned(),
+            line: line_of(text, offset),
+            name: format!("{HOSTS}.{}", name.get_ref()),
+            problem,
+        };
+        let start = name.span().start;
         let settings: HostSettings = serde::Deserialize::deserialize(toml::de::ValueDeserializer::from(
             value.clone(),
         ))
         .map_err(|error: toml::de::Error| {
-            let offset = error.span().map_or(offset, |span| span.start);
-            let problem = error.message().replace('\n', " ");
-            wrong(offset, full.clone(), plain(value.get_ref()), problem)
+            let offset = error.span().map_or(start, |span| span.start);
+            wrong(offset, error.message().replace('\n', " "))
         })?;
         settings
             .destination(name.get_ref())
-            .map_err(|error| wrong(offset, full, plain(value.get_ref()), error.to_string()))?;
+            .map_err(|error| wrong(start, error.to_string()))?;
         hosts.insert(name.get_ref().clone().into_owned(), settings);
     }
     Ok(hosts)
 }
 
-/// A value as a person would type it; the items of a list are lines.
-fn plain(value: &DeValue<'_>) -> String {
+/// The text that the setting's reader gets: what a person would write into the environment. The error has the place in
+/// the file and says what stands there instead.
+fn text_of(value: &Spanned<DeValue<'_>>, shape: Shape) -> Result<String, (usize, String)> {
+    let DeValue::Array(items) = value.get_ref() else {
+        return match (value.get_ref(), shape) {
+            (DeValue::String(text), _) => Ok(text.clone().into_owned()),
+            (DeValue::Integer(number), Shape::Number | Shape::Duration) => Ok(number.to_string()),
+            (DeValue::Float(number), Shape::Number | Shape::Duration) => Ok(number.to_string()),
+            (DeValue::Boolean(yes), Shape::Boolean) => Ok(yes.to_string()),
+            (other, _) => Err((value.span().start, format!("not {}", kind(other)))),
+        };
+    };
+    if shape != Shape::List {
+        return Err((value.span().start, "not a list".to_owned()));
+    }
+    let mut lines = Vec::new();
+    for item in items {
+        let wrong = match item.get_ref() {
+            DeValue::String(text) if text.contains('\n') => "with no line break in any of them".to_owned(),
+            DeValue::String(text) => {
+                lines.push(text.as_ref());
+                continue;
+            }
+            other => format!("and no item may be {}", kind(other)),
+        };
+        return Err((item.span().start, wrong));
+    }
+    Ok(lines.join("\n"))
+}
+
+fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
-        DeValue::String(text) => text.clone().into_owned(),
-        DeValue::Integer(number) => number.to_string(),
-        DeValue::Float(number) => number.to_string(),
-        DeValue::Boolean(yes) => yes.to_string(),
-        DeValue::Datetime(time) => time.to_string(),
-        DeValue::Array(items) => items
-            .iter()
-            .map(|item| plain(item.get_ref()))
-            .collect::<Vec<_>>()
-            .join("\n"),
-        DeValue::Table(table) => table
-            .iter()
-            .map(|(name, value)| format!("{} = {}", name.get_ref(), plain(value.get_ref())))
-            .collect::<Vec<_>>()
-            .join(", "),
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
     }
 }

@@ -1,4 +1,5 @@
-//! How the text of a setting is read. An error says what the value must be; the caller names the setting.
+//! What TOML value a setting takes, and how its text is read. An error says what the value must be; the caller names the
+//! setting.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -8,14 +9,15 @@ use std::time::Duration;
 use crate::duration::parse_duration;
 use crate::turn::answers::Strategy;
 use crate::worktree::parse_extra;
-use kugetsu_api::permission::Rule;
+use kugetsu_api::TransportChoice;
+use kugetsu_api::permission::{Preset, Rule};
 
-/// What becomes of a request of opencode that nothing answers.
+/// What to do with a request of opencode that nobody answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnAskSetting {
-    /// The default answers it.
+    /// Answer with the default.
     Answer,
-    /// The turn ends as blocked.
+    /// End the turn as blocked.
     Block,
 }
 
@@ -41,6 +43,68 @@ impl FromStr for Strategy {
             _ => Err("it is one of first_option, cancel".to_owned()),
         }
     }
+}
+
+/// What kind of TOML value a setting takes. Whether a value of the right kind is valid is for the setting's reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    Text,
+    /// Text with a unit, or a number of seconds.
+    Duration,
+    /// May also be in quotes: `max_cost = ""` is documented.
+    Number,
+    /// May also be in quotes.
+    Boolean,
+    /// Strings of one line each. A single string may stand for a list, with one item on each line, as in the environment.
+    List,
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Text => "a string in quotes",
+            Self::Duration => "a length of time in quotes, such as \"10m\"",
+            Self::Number => "a number",
+            Self::Boolean => "true or false",
+            Self::List => "a list of strings",
+        })
+    }
+}
+
+/// A type of a setting. Its shape follows from the type, so no declaration can leave the shape out.
+pub(super) trait Shaped {
+    const SHAPE: Shape;
+}
+
+macro_rules! shapes {
+    ($($type:ty: $shape:ident),* $(,)?) => {
+        $(impl Shaped for $type {
+            const SHAPE: Shape = Shape::$shape;
+        })*
+    };
+}
+
+shapes! {
+    String: Text,
+    PathBuf: Text,
+    TransportChoice: Text,
+    OnAskSetting: Text,
+    Strategy: Text,
+    Preset: Text,
+    Duration: Duration,
+    u32: Number,
+    NonZeroU32: Number,
+    u64: Number,
+    f64: Number,
+    bool: Boolean,
+}
+
+impl<T: Shaped> Shaped for Option<T> {
+    const SHAPE: Shape = T::SHAPE;
+}
+
+impl<T> Shaped for Vec<T> {
+    const SHAPE: Shape = Shape::List;
 }
 
 /// One of several words.
@@ -121,7 +185,7 @@ pub fn parse_usd(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Reads a model as opencode takes it. Without its provider, `opencode serve` would take the session's own model instead.
+/// Reads a model in opencode's form. If the provider were missing, `opencode serve` would use the session's own model.
 pub fn parse_model(text: &str) -> Result<String, String> {
     match text.split_once('/') {
         Some((provider, model)) if !provider.is_empty() && !model.is_empty() => Ok(text.to_owned()),

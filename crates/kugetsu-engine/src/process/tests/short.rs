@@ -26,6 +26,36 @@ fn a_short_command_gives_its_output() {
 }
 
 #[test]
+fn a_short_command_that_writes_too_much_runs_to_its_end_and_its_output_is_refused() {
+    let world = World::new();
+    let folder = tempfile::tempdir().unwrap();
+    let end = folder.path().join("end");
+    let spec = world.spec(&format!(
+        "head -c 134217729 /dev/zero && echo > '{}'",
+        end.display()
+    ));
+    let program = spec.program.display().to_string();
+    // Only the length: a failure must not print 128 MiB.
+    let ended = run_to_end(spec, LONG).map(|output| output.stdout.len());
+    assert_eq!(
+        ended.unwrap_err().to_string(),
+        format!("cannot use the output of a command: {program}: it wrote more than 128 MiB to stdout")
+    );
+    assert!(end.exists(), "it was read to its end");
+}
+
+#[test]
+fn a_short_command_keeps_the_end_of_a_long_stderr() {
+    let world = World::new();
+    let mut spec = world.spec("{ head -c 1000000 /dev/zero; echo the reason; } >&2; echo out");
+    spec.stderr = Sink::Piped;
+    let output = run_to_end(spec, LONG).unwrap();
+    assert_eq!(output.stdout, b"out\n");
+    assert_eq!(output.stderr.len(), 64 << 10);
+    assert!(output.stderr.ends_with(b"\0the reason\n"));
+}
+
+#[test]
 fn a_short_command_can_write_to_a_file() {
     let world = World::new();
     let mut spec = world.spec("echo out");
