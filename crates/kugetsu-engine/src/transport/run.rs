@@ -3,6 +3,8 @@
 mod fork_search;
 mod output;
 mod subagents;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::sync::Arc;

@@ -50,13 +50,19 @@ impl Subagents {
 
     /// What to read now, where there is something to read.
     pub(super) fn begin_look(&mut self) -> Option<Look> {
-        self.next = tokio::time::Instant::now() + SUBAGENTS;
+        self.wait_for_next_look();
         let session = self.session.clone().filter(|_| self.open)?;
         Some(Look {
             database: self.database.clone(),
             session,
             from: self.since_ms.max(self.progress_ms - LATE),
         })
+    }
+
+    /// Puts the next look off by the whole pause. Called at the end of a look as well, because a locked database can take
+    /// longer than the pause.
+    pub(super) fn wait_for_next_look(&mut self) {
+        self.next = tokio::time::Instant::now() + SUBAGENTS;
     }
 
     /// What has happened since the last look. A database that could not be read says nothing.

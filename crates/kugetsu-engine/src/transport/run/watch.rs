@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::fork_search::ForkSearch;
 use super::subagents::Subagents;
@@ -16,7 +17,7 @@ use kugetsu_api::SessionId;
 
 /// How often the database is asked for the new fork. Its row is there before the first request to the model,
 /// seconds before the first event names it.
-const LOOK: Duration = Duration::from_millis(25);
+const FORK_POLL: Duration = Duration::from_millis(25);
 
 /// A search that goes on until the fork is found, here or at the end of opencode.
 pub(super) type SharedSearch = Arc<Mutex<Option<ForkSearch>>>;
@@ -42,29 +43,34 @@ impl Watch {
     /// Until opencode's output ends, or nobody listens.
     pub(super) async fn run(mut self) {
         let mut searching = lock(&self.search).is_some();
+        let mut next_search = Instant::now() + FORK_POLL;
         loop {
             let subagents_due = self.subagents.open.then_some(self.subagents.next);
-            let sleeping = async {
-                match subagents_due {
-                    Some(due) => tokio::time::sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let look = async {
-                if searching {
-                    tokio::time::sleep(LOOK).await;
-                } else {
-                    std::future::pending::<()>().await;
-                }
-            };
+            let next_search_due = searching.then_some(next_search);
             let stderr = async {
                 match &mut self.stderr {
                     Some(reports) => reports.recv().await,
                     None => std::future::pending().await,
                 }
             };
-            let told = tokio::select! {
+            // What is due comes before the events: an opencode that never pauses would keep it from being done.
+            let is_open = tokio::select! {
                 biased;
+                () = until(next_search_due) => {
+                    let began = Instant::now();
+                    // A database that cannot be read at the moment is asked again.
+                    let found = look_for_fork(&self.search).await.and_then(Result::ok).flatten();
+                    // A locked database is waited for, and the events have as much time as that took.
+                    next_search = Instant::now() + FORK_POLL.max(began.elapsed());
+                    match found {
+                        Some(fork) => {
+                            searching = false;
+                            self.found(fork).await
+                        }
+                        None => true,
+                    }
+                }
+                () = until(subagents_due) => self.look_at_subagents().await,
                 event = self.events.recv() => match event {
                     Some(TransportEvent::Session(session)) => {
                         if searching && self.is_fork(&session).await {
@@ -87,22 +93,14 @@ impl Watch {
                         true
                     }
                 },
-                () = look => match look_for_fork(&self.search).await {
-                    Some(Ok(Some(fork))) => {
-                        searching = false;
-                        self.found(fork).await
-                    }
-                    // A database that cannot be read at the moment is asked again.
-                    _ => true,
-                },
-                () = sleeping => self.look_at_subagents().await,
             };
-            if !told {
+            if !is_open {
                 return;
             }
         }
     }
 
+    /// Reports an event. False: nobody listens any more, and the task ends.
     async fn send(&self, event: TransportEvent) -> bool {
         self.reports.send(Report::Event(event)).await.is_ok()
     }
@@ -118,15 +116,16 @@ impl Watch {
     async fn attempt_failed(&mut self, message: String) -> bool {
         self.failed_attempts += 1;
         // What was done before does not count as progress afterwards.
-        let told = self.look_at_subagents().await;
+        let is_open = self.look_at_subagents().await;
         self.subagents.progress_ms = Timestamp::now().as_millisecond();
-        told && self
-            .send(TransportEvent::Retrying {
-                attempt: self.failed_attempts,
-                message,
-                next: None,
-            })
-            .await
+        is_open
+            && self
+                .send(TransportEvent::Retrying {
+                    attempt: self.failed_attempts,
+                    message,
+                    next: None,
+                })
+                .await
     }
 
     async fn look_at_subagents(&mut self) -> bool {
@@ -134,6 +133,7 @@ impl Watch {
             return true;
         };
         let work = aside(move || look.read()).await;
+        self.subagents.wait_for_next_look();
         for event in self.subagents.end_look(work) {
             if !self.send(event).await {
                 return false;
@@ -156,6 +156,14 @@ impl Watch {
         *lock(&self.search) = None;
         self.subagents.session = Some(fork.clone());
         self.send(TransportEvent::Session(fork)).await
+    }
+}
+
+/// Waits for a moment; for ever where there is none.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 
