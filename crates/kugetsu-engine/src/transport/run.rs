@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use self::fork_search::ForkSearch;
 use self::output::read_events;
 use self::subagents::Subagents;
-use self::watch::{Report, SharedSearch, Watch, look_for_fork};
+use self::watch::{Report, SharedSearch, Watch, find_fork};
 use super::raw_log::RawLog;
 use super::{
     Answer, Connector, End, ErrorPayload, Request, Target, TransportError, TransportEvent, TurnLink, TurnSpec,
@@ -149,7 +149,7 @@ impl TurnLink for RunLink {
         // The output has ended. From here on everything may be cancelled and begun again.
         let exit = process.wait().await;
         // A fork that said nothing may have been made all the same.
-        let found = look_for_fork(&self.search).await;
+        let found = find_fork(&self.search).await;
         self.search = SharedSearch::default();
         match found {
             Some(Ok(Some(fork))) => return TransportEvent::Session(fork),

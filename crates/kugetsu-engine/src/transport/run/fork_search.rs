@@ -18,6 +18,8 @@ pub(super) struct ForkSearch {
     since: Timestamp,
     known: HashSet<SessionId>,
     prompt: String,
+    /// Sessions that an event named while the database could not be read.
+    unchecked: Vec<SessionId>,
 }
 
 impl ForkSearch {
@@ -39,18 +41,38 @@ impl ForkSearch {
             since,
             known,
             prompt: prompt.to_owned(),
+            unchecked: Vec::new(),
         })
     }
 
-    /// Whether an event names a session that is new and that opencode has: an event may be garbage.
-    pub(super) fn exists(&self, session: &SessionId) -> bool {
-        *session != self.base.id
-            && !self.known.contains(session)
-            && matches!(self.database.session(session), Ok(Some(_)))
+    /// Whether the session that an event names is the fork: one that is new and that opencode has, since an event may be
+    /// garbage. Where the database cannot tell, [`ForkSearch::find`] asks again.
+    pub(super) fn is_fork(&mut self, session: &SessionId) -> Result<bool, DatabaseError> {
+        if self.unchecked.contains(session) {
+            // Every event names it, and a locked database would be waited for each time.
+            return Ok(false);
+        }
+        let exists = self.exists(session);
+        if exists.is_err() {
+            self.unchecked.push(session.clone());
+        }
+        exists
     }
 
-    /// The fork that holds our prompt. A fork that somebody makes by hand meanwhile holds another one.
-    pub(super) fn look(&self) -> Result<Option<SessionId>, DatabaseError> {
+    fn exists(&self, session: &SessionId) -> Result<bool, DatabaseError> {
+        let is_new = *session != self.base.id && !self.known.contains(session);
+        Ok(is_new && self.database.session(session)?.is_some())
+    }
+
+    /// The session that an event named, or the fork that holds our prompt. A fork that somebody makes by hand meanwhile
+    /// holds another one.
+    pub(super) fn find(&mut self) -> Result<Option<SessionId>, DatabaseError> {
+        while let Some(session) = self.unchecked.first() {
+            if self.exists(session)? {
+                return Ok(Some(session.clone()));
+            }
+            self.unchecked.remove(0);
+        }
         for row in self.database.forks_of(&self.base, self.since.as_millisecond())? {
             let known = self.known.contains(&row.id);
             if !known

@@ -5,14 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::fork_search::ForkSearch;
 use super::subagents::Subagents;
-use super::watch::{Report, SharedSearch, Watch};
+use super::watch::{Report, SharedSearch, Watch, find_fork};
 use crate::environment::Environment;
 use crate::opencode::tests::database::{BASE, Db};
 use crate::opencode::{Launch, Opencode, Secrets, Version};
@@ -143,4 +143,90 @@ async fn a_fork_is_found_while_events_never_pause() {
     drop(watched.reports);
     flood.await.unwrap();
     watched.task.await.unwrap();
+}
+
+/// A lock on the whole database, against readers as well, as another process may hold one.
+struct Lock(Connection);
+
+impl Lock {
+    fn take(db: &Db) -> Self {
+        let connection = db.raw();
+        connection
+            .execute_batch("BEGIN EXCLUSIVE; UPDATE session SET title = title")
+            .unwrap();
+        Self(connection)
+    }
+
+    fn end(self) {
+        self.0.execute_batch("ROLLBACK").unwrap();
+    }
+}
+
+/// A database whose locks keep readers out: with a write-ahead log, writers do not.
+fn without_log() -> Db {
+    let db = Db::new("1.18.33");
+    db.raw().pragma_update(None, "journal_mode", "DELETE").unwrap();
+    db
+}
+
+#[test]
+fn a_fork_that_a_locked_database_hides_is_asked_for_again() {
+    let db = without_log();
+    let mut search = ForkSearch::begin(&spec(&db.path), &id(BASE), PROMPT).unwrap();
+    // Its prompt is not stored yet, so that only the event tells which fork it is.
+    make_fork(&db);
+    let lock = Lock::take(&db);
+    assert!(search.is_fork(&id(FORK)).unwrap_err().is_locked());
+    assert!(search.is_fork(&id("ses_garbage")).unwrap_err().is_locked());
+    assert!(search.find().unwrap_err().is_locked());
+    lock.end();
+    assert_eq!(search.find().unwrap(), Some(id(FORK)));
+    // Until somebody has taken it in, it is the answer.
+    assert_eq!(search.find().unwrap(), Some(id(FORK)));
+}
+
+#[test]
+fn a_session_that_is_not_there_is_not_the_fork() {
+    let db = without_log();
+    let mut search = ForkSearch::begin(&spec(&db.path), &id(BASE), PROMPT).unwrap();
+    assert!(!search.is_fork(&id("ses_garbage")).unwrap());
+    assert!(!search.is_fork(&id(BASE)).unwrap());
+    let lock = Lock::take(&db);
+    assert!(search.is_fork(&id("ses_garbage")).unwrap_err().is_locked());
+    lock.end();
+    assert_eq!(search.find().unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_event_that_names_the_fork_of_a_locked_database_is_not_lost() {
+    let db = without_log();
+    let mut watched = Watched::begin(&db);
+    make_fork(&db);
+    let lock = Lock::take(&db);
+    for event in [TransportEvent::Session(id(FORK)), TransportEvent::Activity] {
+        watched.events.send(event).await.unwrap();
+    }
+    // The event before it has been dealt with.
+    assert_eq!(watched.event().await, TransportEvent::Activity);
+    lock.end();
+    assert_eq!(watched.event().await, TransportEvent::Session(id(FORK)));
+}
+
+#[tokio::test]
+async fn a_fork_that_could_not_be_checked_is_found_at_the_end_of_the_output() {
+    let db = without_log();
+    let mut watched = Watched::begin(&db);
+    make_fork(&db);
+    let lock = Lock::take(&db);
+    watched
+        .events
+        .send(TransportEvent::Session(id(FORK)))
+        .await
+        .unwrap();
+    drop(watched.events);
+    watched.task.await.unwrap();
+    assert!(watched.reports.recv().await.is_none());
+    assert!(find_fork(&watched.search).await.unwrap().unwrap_err().is_locked());
+    lock.end();
+    assert_eq!(find_fork(&watched.search).await.unwrap().unwrap(), Some(id(FORK)));
 }

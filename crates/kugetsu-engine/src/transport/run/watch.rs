@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::fork_search::ForkSearch;
 use super::subagents::Subagents;
 use crate::aside::aside;
-use crate::opencode::StderrReport;
+use crate::opencode::{DatabaseError, StderrReport};
 use crate::transport::TransportEvent;
 use kugetsu_api::SessionId;
 
@@ -59,7 +59,7 @@ impl Watch {
                 () = until(next_search_due) => {
                     let began = Instant::now();
                     // A database that cannot be read at the moment is asked again.
-                    let found = look_for_fork(&self.search).await.and_then(Result::ok).flatten();
+                    let found = find_fork(&self.search).await.and_then(Result::ok).flatten();
                     // A locked database is waited for, and the events have as much time as that took.
                     next_search = Instant::now() + FORK_POLL.max(began.elapsed());
                     match found {
@@ -142,14 +142,11 @@ impl Watch {
         true
     }
 
+    /// False as well where the database cannot be read: the search keeps the session for its next look.
     async fn is_fork(&self, session: &SessionId) -> bool {
         let (search, session) = (Arc::clone(&self.search), session.clone());
-        aside(move || {
-            lock(&search)
-                .as_ref()
-                .is_some_and(|search| search.exists(&session))
-        })
-        .await
+        let is_fork = aside(move || lock(&search).as_mut().map(|search| search.is_fork(&session))).await;
+        matches!(is_fork, Some(Ok(true)))
     }
 
     async fn found(&mut self, fork: SessionId) -> bool {
@@ -168,11 +165,9 @@ async fn until(moment: Option<Instant>) {
 }
 
 /// Looks for the fork once, aside. `None`: nobody searches.
-pub(super) async fn look_for_fork(
-    search: &SharedSearch,
-) -> Option<Result<Option<SessionId>, crate::opencode::DatabaseError>> {
+pub(super) async fn find_fork(search: &SharedSearch) -> Option<Result<Option<SessionId>, DatabaseError>> {
     let search = Arc::clone(search);
-    aside(move || lock(&search).as_ref().map(ForkSearch::look)).await
+    aside(move || lock(&search).as_mut().map(ForkSearch::find)).await
 }
 
 fn lock(search: &SharedSearch) -> std::sync::MutexGuard<'_, Option<ForkSearch>> {
