@@ -1,10 +1,15 @@
 //! The file that keeps opencode's own words of a turn.
+//!
+//! The file is opened aside of the event loop. The writes are on it: they are appends without a sync, which end in the
+//! system's cache, and a job on the blocking pool for each line would cost more than the write. On a disk that hangs, a
+//! write holds up the event loop.
 
 use std::fs::File;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::TransportError;
+use crate::aside::aside;
 use crate::fsx;
 use crate::redact::Redactor;
 
@@ -15,17 +20,20 @@ pub(super) struct RawLog {
 }
 
 impl RawLog {
-    pub(super) fn open(path: Option<&Path>, redactor: Redactor) -> Result<Self, TransportError> {
-        let open = |path: &Path| {
-            fsx::create_append(path).map_err(|error| TransportError::Log {
-                path: path.to_owned(),
+    /// Opens the file, and makes it where it is missing. Without a path, nothing is kept.
+    pub(super) async fn open(path: Option<PathBuf>, redactor: Redactor) -> Result<Self, TransportError> {
+        let open = |path: PathBuf| match fsx::create_append(&path) {
+            Ok(file) => Ok(file),
+            Err(error) => Err(TransportError::Log {
                 message: error.to_string(),
-            })
+                path,
+            }),
         };
-        Ok(Self {
-            file: path.map(open).transpose()?,
-            redactor,
-        })
+        let file = match path {
+            Some(path) => Some(aside(move || open(path)).await?),
+            None => None,
+        };
+        Ok(Self { file, redactor })
     }
 
     /// Whether what is written must come by lines: a secret may lie across two reads.

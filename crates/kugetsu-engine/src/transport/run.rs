@@ -40,8 +40,26 @@ struct RunLink {
     stderr: StderrTail,
     /// Why another agent than the one asked for would have run the turn.
     agent_refused: Option<String>,
+    /// The process is still to be killed. Kept here because [`TurnLink::next`] may be cancelled before that is done.
+    kill_due: bool,
     tasks: Vec<JoinHandle<()>>,
     stderr_reader: Option<JoinHandle<()>>,
+}
+
+impl RunLink {
+    fn new(spec: &TurnSpec) -> Self {
+        Self {
+            spec: spec.clone(),
+            process: None,
+            reports: None,
+            search: SharedSearch::default(),
+            stderr: StderrTail::default(),
+            agent_refused: None,
+            kill_due: false,
+            tasks: Vec::new(),
+            stderr_reader: None,
+        }
+    }
 }
 
 #[async_trait]
@@ -51,16 +69,7 @@ impl Connector for OpencodeRun {
     }
 
     async fn connect(&self, spec: &TurnSpec) -> Result<Box<dyn TurnLink>, TransportError> {
-        Ok(Box::new(RunLink {
-            spec: spec.clone(),
-            process: None,
-            reports: None,
-            search: SharedSearch::default(),
-            stderr: StderrTail::default(),
-            agent_refused: None,
-            tasks: Vec::new(),
-            stderr_reader: None,
-        }))
+        Ok(Box::new(RunLink::new(spec)))
     }
 }
 
@@ -90,8 +99,8 @@ impl TurnLink for RunLink {
                 text,
             },
         );
-        let redactor = &self.spec.launch.secrets.redactor;
-        let raw = RawLog::open(self.spec.raw_log.as_deref(), redactor.clone())?;
+        let redactor = self.spec.launch.secrets.redactor.clone();
+        let raw = RawLog::open(self.spec.raw_log.clone(), redactor).await?;
         let mut process = Guarded::spawn(spec).await?;
         let mut stderr_reports = None;
         if let Some(pipe) = process.stderr.take() {
@@ -137,13 +146,18 @@ impl TurnLink for RunLink {
                 ..End::default()
             });
         };
-        while let Some(report) = reports.recv().await {
-            match report {
-                Report::Event(event) => return event,
-                Report::AgentRefused(message) => {
+        loop {
+            if self.kill_due {
+                process.kill().await;
+                self.kill_due = false;
+            }
+            match reports.recv().await {
+                Some(Report::Event(event)) => return event,
+                Some(Report::AgentRefused(message)) => {
                     self.agent_refused = Some(message);
-                    process.kill().await;
+                    self.kill_due = true;
                 }
+                None => break,
             }
         }
         // The output has ended. From here on everything may be cancelled and begun again.

@@ -179,10 +179,8 @@ impl TurnLink for ServerLink {
         let api = self.api();
         // Listening begins before the prompt is delivered, so that nothing of the turn is missed.
         let stream = api.events().await?;
-        let raw = RawLog::open(
-            self.spec.raw_log.as_deref(),
-            self.spec.launch.secrets.redactor.clone(),
-        )?;
+        let redactor = self.spec.launch.secrets.redactor.clone();
+        let raw = RawLog::open(self.spec.raw_log.clone(), redactor).await?;
         let listener = Listener::new(session.clone(), raw);
         self.tasks.push(tokio::spawn(listener.run(
             api.clone(),

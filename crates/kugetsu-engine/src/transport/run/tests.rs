@@ -1,8 +1,11 @@
-//! What is read of one `opencode run` beside its events, with a database that the test makes.
+//! The link to one `opencode run`, and what is read beside its events, with a database that the test makes.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+use std::future::poll_fn;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use rusqlite::{Connection, params};
@@ -10,15 +13,17 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use super::RunLink;
 use super::fork_search::ForkSearch;
 use super::subagents::Subagents;
 use super::watch::{Report, SharedSearch, Watch, find_fork};
 use crate::environment::Environment;
 use crate::opencode::tests::database::{BASE, Db};
 use crate::opencode::{Launch, Opencode, Secrets, Version};
-use crate::process::Containment;
-use crate::transport::{Target, TransportEvent, TurnSpec};
+use crate::process::{Containment, Guarded};
+use crate::transport::{Target, TransportEvent, TurnLink as _, TurnSpec};
 use kugetsu_api::SessionId;
+use kugetsu_testing::kugetsu_binary;
 
 /// Far more than anything here takes.
 const SOON: Duration = Duration::from_secs(60);
@@ -229,4 +234,69 @@ async fn a_fork_that_could_not_be_checked_is_found_at_the_end_of_the_output() {
     assert!(find_fork(&watched.search).await.unwrap().unwrap_err().is_locked());
     lock.end();
     assert_eq!(find_fork(&watched.search).await.unwrap().unwrap(), Some(id(FORK)));
+}
+
+/// How often a task may go on at once before tokio makes it yield.
+async fn budget() -> usize {
+    tokio::task::yield_now().await;
+    let mut count = 0;
+    poll_fn(|context| {
+        while pin!(tokio::task::consume_budget()).poll(context).is_ready() {
+            count += 1;
+        }
+        Poll::Ready(())
+    })
+    .await;
+    count
+}
+
+#[tokio::test]
+async fn an_opencode_that_refused_the_agent_is_killed_although_next_was_cancelled() {
+    let mut spec = spec(Path::new("/nonexistent/opencode.db"));
+    let containment = &mut spec.launch.containment;
+    containment.guard_program = kugetsu_binary();
+    containment.environment = Environment::new(std::env::vars_os(), "/".into(), kugetsu_binary());
+    spec.launch.opencode.program = "/bin/sleep".into();
+    spec.launch.directory = "/".into();
+    let process = Guarded::spawn(spec.launch.guard_spec(vec!["3600".into()]))
+        .await
+        .unwrap();
+    let (reporter, reports) = mpsc::channel(1);
+    let refused = Report::AgentRefused("agent \"nosuch\" not found".to_owned());
+    reporter.send(refused).await.ok().unwrap();
+    let mut link = RunLink {
+        process: Some(process),
+        reports: Some(reports),
+        ..RunLink::new(&spec)
+    };
+
+    // The report is taken in, and the request to kill the process is not sent: the task has to yield between them.
+    let budget = budget().await;
+    tokio::task::yield_now().await;
+    poll_fn(|context| {
+        for _ in 1..budget {
+            assert!(pin!(tokio::task::consume_budget()).poll(context).is_ready());
+        }
+        assert!(pin!(link.next()).poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    assert!(link.agent_refused.is_some());
+
+    // opencode's output ends with it, as it does where a task reads the output.
+    let next = async {
+        let mut ended = pin!(link.next());
+        tokio::select! {
+            biased;
+            _ = &mut ended => panic!("the output is open"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(reporter);
+        ended.await
+    };
+    match tokio::time::timeout(SOON, next).await {
+        Ok(TransportEvent::Error(error)) => assert!(error.message.contains("nosuch"), "{error:?}"),
+        Ok(other) => panic!("{other:?}"),
+        Err(_) => panic!("opencode goes on"),
+    }
 }
