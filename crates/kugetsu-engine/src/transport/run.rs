@@ -38,7 +38,7 @@ struct RunLink {
     reports: Option<mpsc::Receiver<Report>>,
     search: SharedSearch,
     stderr: StderrTail,
-    /// Why another agent than the one asked for would have run the turn.
+    /// opencode's reason for running the turn with another agent than the one asked for.
     agent_refused: Option<String>,
     /// The process is still to be killed. Kept here because [`TurnLink::next`] may be cancelled before that is done.
     kill_due: bool,
@@ -160,14 +160,14 @@ impl TurnLink for RunLink {
                 None => break,
             }
         }
-        // The output has ended. From here on everything may be cancelled and begun again.
+        // The output has ended. Everything from here on may be cancelled and begun again.
         let exit = process.wait().await;
-        // A fork that said nothing may have been made all the same.
+        // opencode may have made the fork and printed nothing.
         let found = find_fork(&self.search).await;
         self.search = SharedSearch::default();
         match found {
             Some(Ok(Some(fork))) => return TransportEvent::Session(fork),
-            // An error, so that the turn ends: in a new life the prompt might be sent twice.
+            // An error ends the turn. A restart could deliver the prompt twice.
             Some(Err(error)) => {
                 return TransportEvent::Error(ErrorPayload::outside(
                     "Database",
@@ -179,7 +179,7 @@ impl TurnLink for RunLink {
         if let Some(message) = self.agent_refused.take() {
             return TransportEvent::Error(ErrorPayload::outside("Agent", message));
         }
-        // Its last words are evidence.
+        // The last lines on standard error are evidence.
         if let Some(reader) = &mut self.stderr_reader {
             wait_until_read(reader).await;
         }

@@ -1,4 +1,4 @@
-//! The session that `opencode run --fork` makes, found in the database before the first event names it.
+//! Finds the session that `opencode run --fork` makes in the database, before the first event names it.
 
 use std::collections::HashSet;
 
@@ -8,11 +8,10 @@ use crate::opencode::{Database, DatabaseError, SessionRow, is_same_prompt};
 use crate::transport::{TransportError, TurnSpec};
 use kugetsu_api::SessionId;
 
-/// Looks for the fork that `opencode run --fork` makes.
+/// The search for the fork that one `opencode run --fork` makes.
 pub(super) struct ForkSearch {
-    /// Open for as long as the search. Opened anew for every look, it would again and again be the first
-    /// connection, which locks the database to set up its write-ahead log; a starting 1.18.33 was seen to die of
-    /// "database is locked".
+    /// Stays open for the whole search. A connection for each query could be the first one to the database, which locks it
+    /// to set up its write-ahead log: a starting 1.18.33 was seen to fail with "database is locked".
     database: Database,
     base: SessionRow,
     since: Timestamp,
@@ -23,7 +22,7 @@ pub(super) struct ForkSearch {
 }
 
 impl ForkSearch {
-    /// Forks of the base that were there before are not it.
+    /// Begins before opencode is started: forks that exist already are ruled out. Blocks.
     pub(super) fn begin(spec: &TurnSpec, base: &SessionId, prompt: &str) -> Result<Self, TransportError> {
         let since = Timestamp::now();
         let database = Database::open_read(&spec.launch.opencode.database)?;
@@ -46,7 +45,7 @@ impl ForkSearch {
     }
 
     /// Whether the session that an event names is the fork: one that is new and that opencode has, since an event may be
-    /// garbage. Where the database cannot tell, [`ForkSearch::find`] asks again.
+    /// garbage. Where the database cannot tell, [`ForkSearch::find`] asks again. Blocks.
     pub(super) fn is_fork(&mut self, session: &SessionId) -> Result<bool, DatabaseError> {
         if self.unchecked.contains(session) {
             // Every event names it, and a locked database would be waited for each time.
@@ -64,8 +63,8 @@ impl ForkSearch {
         Ok(is_new && self.database.session(session)?.is_some())
     }
 
-    /// The session that an event named, or the fork that holds our prompt. A fork that somebody makes by hand meanwhile
-    /// holds another one.
+    /// The session that an event named, or the fork that holds the turn's prompt. A fork that somebody makes by hand at the
+    /// same time holds another prompt.
     pub(super) fn find(&mut self) -> Result<Option<SessionId>, DatabaseError> {
         while let Some(session) = self.unchecked.first() {
             if self.exists(session)? {
