@@ -122,7 +122,7 @@ impl Watched {
             Ok(Some(Report::Event(event))) => event,
             Ok(Some(Report::AgentRefused(message))) => panic!("{message}"),
             Ok(None) => panic!("the watch has ended"),
-            Err(_) => panic!("nothing is reported"),
+            Err(elapsed) => panic!("nothing is reported: {elapsed}"),
         }
     }
 }
@@ -130,6 +130,7 @@ impl Watched {
 #[tokio::test]
 async fn a_fork_is_found_while_events_never_pause() {
     let db = Db::new("1.18.33");
+    let _live = live(&db);
     let mut watched = Watched::begin(&db);
     let events = watched.events.clone();
     let flood = tokio::spawn(async move { while events.send(TransportEvent::Activity).await.is_ok() {} });
@@ -150,41 +151,45 @@ async fn a_fork_is_found_while_events_never_pause() {
     watched.task.await.unwrap();
 }
 
-/// A lock on the whole database, against readers as well, as another process may hold one.
-struct Lock(Connection);
-
-impl Lock {
-    fn take(db: &Db) -> Self {
-        let connection = db.raw();
-        connection
-            .execute_batch("BEGIN EXCLUSIVE; UPDATE session SET title = title")
-            .unwrap();
-        Self(connection)
-    }
-
-    fn end(self) {
-        self.0.execute_batch("ROLLBACK").unwrap();
-    }
+/// The connection of a live opencode. While it is open, a reader never takes the file for one that nobody changes.
+fn live(db: &Db) -> Connection {
+    let live = db.raw();
+    live.execute("UPDATE session SET title = title", []).unwrap();
+    live
 }
 
-/// A database whose locks keep readers out: with a write-ahead log, writers do not.
-fn without_log() -> Db {
-    let db = Db::new("1.18.33");
-    db.raw().pragma_update(None, "journal_mode", "DELETE").unwrap();
-    db
+/// Makes every query for a session fail, until [`show_sessions`].
+fn hide_sessions(live: &Connection) {
+    live.execute_batch("ALTER TABLE session RENAME TO hidden")
+        .unwrap();
+}
+
+fn show_sessions(live: &Connection) {
+    live.execute_batch("ALTER TABLE hidden RENAME TO session")
+        .unwrap();
 }
 
 #[test]
 fn a_fork_that_a_locked_database_hides_is_asked_for_again() {
-    let db = without_log();
+    let db = Db::new("1.18.33");
+    let other = db.raw();
+    // With a write-ahead log, a writer does not keep readers out.
+    other.pragma_update(None, "journal_mode", "DELETE").unwrap();
+    let begin = |how: &str| {
+        other
+            .execute_batch(&format!("BEGIN {how}; UPDATE session SET title = title"))
+            .unwrap();
+    };
+    begin("IMMEDIATE");
     let mut search = ForkSearch::begin(&spec(&db.path), &id(BASE), PROMPT).unwrap();
+    other.execute_batch("COMMIT").unwrap();
     // Its prompt is not stored yet, so that only the event tells which fork it is.
     make_fork(&db);
-    let lock = Lock::take(&db);
+    begin("EXCLUSIVE");
     assert!(search.is_fork(&id(FORK)).unwrap_err().is_locked());
-    assert!(search.is_fork(&id("ses_garbage")).unwrap_err().is_locked());
-    assert!(search.find().unwrap_err().is_locked());
-    lock.end();
+    // The next event that names it does not wait again.
+    assert!(!search.is_fork(&id(FORK)).unwrap());
+    other.execute_batch("COMMIT").unwrap();
     assert_eq!(search.find().unwrap(), Some(id(FORK)));
     // Until somebody has taken it in, it is the answer.
     assert_eq!(search.find().unwrap(), Some(id(FORK)));
@@ -192,37 +197,43 @@ fn a_fork_that_a_locked_database_hides_is_asked_for_again() {
 
 #[test]
 fn a_session_that_is_not_there_is_not_the_fork() {
-    let db = without_log();
+    let db = Db::new("1.18.33");
+    let live = live(&db);
     let mut search = ForkSearch::begin(&spec(&db.path), &id(BASE), PROMPT).unwrap();
     assert!(!search.is_fork(&id("ses_garbage")).unwrap());
     assert!(!search.is_fork(&id(BASE)).unwrap());
-    let lock = Lock::take(&db);
-    assert!(search.is_fork(&id("ses_garbage")).unwrap_err().is_locked());
-    lock.end();
+    hide_sessions(&live);
+    search.is_fork(&id("ses_garbage")).unwrap_err();
+    search.find().unwrap_err();
+    show_sessions(&live);
     assert_eq!(search.find().unwrap(), None);
+    make_fork(&db);
+    assert!(search.is_fork(&id(FORK)).unwrap());
 }
 
 #[tokio::test]
-async fn an_event_that_names_the_fork_of_a_locked_database_is_not_lost() {
-    let db = without_log();
+async fn an_event_that_names_the_fork_of_an_unreadable_database_is_not_lost() {
+    let db = Db::new("1.18.33");
+    let live = live(&db);
     let mut watched = Watched::begin(&db);
     make_fork(&db);
-    let lock = Lock::take(&db);
+    hide_sessions(&live);
     for event in [TransportEvent::Session(id(FORK)), TransportEvent::Activity] {
         watched.events.send(event).await.unwrap();
     }
     // The event before it has been dealt with.
     assert_eq!(watched.event().await, TransportEvent::Activity);
-    lock.end();
+    show_sessions(&live);
     assert_eq!(watched.event().await, TransportEvent::Session(id(FORK)));
 }
 
 #[tokio::test]
 async fn a_fork_that_could_not_be_checked_is_found_at_the_end_of_the_output() {
-    let db = without_log();
+    let db = Db::new("1.18.33");
+    let live = live(&db);
     let mut watched = Watched::begin(&db);
     make_fork(&db);
-    let lock = Lock::take(&db);
+    hide_sessions(&live);
     watched
         .events
         .send(TransportEvent::Session(id(FORK)))
@@ -231,8 +242,8 @@ async fn a_fork_that_could_not_be_checked_is_found_at_the_end_of_the_output() {
     drop(watched.events);
     watched.task.await.unwrap();
     assert!(watched.reports.recv().await.is_none());
-    assert!(find_fork(&watched.search).await.unwrap().unwrap_err().is_locked());
-    lock.end();
+    find_fork(&watched.search).await.unwrap().unwrap_err();
+    show_sessions(&live);
     assert_eq!(find_fork(&watched.search).await.unwrap().unwrap(), Some(id(FORK)));
 }
 
@@ -297,6 +308,6 @@ async fn an_opencode_that_refused_the_agent_is_killed_although_next_was_cancelle
     match tokio::time::timeout(SOON, next).await {
         Ok(TransportEvent::Error(error)) => assert!(error.message.contains("nosuch"), "{error:?}"),
         Ok(other) => panic!("{other:?}"),
-        Err(_) => panic!("opencode goes on"),
+        Err(elapsed) => panic!("opencode goes on: {elapsed}"),
     }
 }
