@@ -4,10 +4,13 @@
 //! A transport turns the output of opencode into [`TransportEvent`]s. It gives no verdict, writes no record and sets no
 //! time limit to a turn: those belong to the turn's supervisor.
 
+mod auto;
 mod raw_log;
 mod run;
 mod serve;
 mod serve_events;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,13 +19,15 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+pub use auto::{AutoConnector, Connected};
 pub use run::OpencodeRun;
 pub use serve::PrivateServer;
 
 pub use crate::opencode::{ErrorPayload, Finish, ToolCall, ToolStatus};
 
+use crate::aside::aside;
 use crate::opencode::{DatabaseError, Launch};
-use crate::process::{Exit, ProcessError};
+use crate::process::{self, Exit, ProcessError};
 use kugetsu_api::{QuestionDetail, RequestDetail, SessionId, TokenCount, TransportKind};
 
 /// The part of a turn that a transport needs to know.
@@ -54,6 +59,15 @@ pub enum Target {
     ForkOf(SessionId),
 }
 
+/// The fork that a turn's session is to be made by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForkRequest {
+    /// The session to be forked.
+    pub base: SessionId,
+    /// The fork's directory, which is the link's ([`TurnSpec::launch`]), is not the base's: the session has a worktree.
+    pub other_directory: bool,
+}
+
 /// A way to reach opencode, such as [`PrivateServer`] and [`OpencodeRun`]. A connector makes links, each for one turn.
 #[async_trait]
 pub trait Connector: Send + Sync {
@@ -63,6 +77,15 @@ pub trait Connector: Send + Sync {
     /// Makes a link, and for a server waits until it is ready. Called again after opencode crashed during a turn. Nothing
     /// that is started here outlives the link, or this future where it is dropped.
     async fn connect(&self, spec: &TurnSpec) -> Result<Box<dyn TurnLink>, TransportError>;
+
+    /// Ends everything that a dropped [`connect`](Connector::connect), or a dropped call of one of its links, has left of
+    /// this turn. By default those are the processes that carry the turn's mark.
+    async fn abandon(&self, spec: &TurnSpec) {
+        let turn = spec.turn();
+        if let Err(error) = aside(move || process::sweep_marked(turn)).await {
+            tracing::warn!("what turn {turn} had started could not be ended: {error}");
+        }
+    }
 }
 
 /// The link to opencode for one turn, until opencode ends or crashes. The contract, which the tests hold every
@@ -76,6 +99,17 @@ pub trait TurnLink: Send {
     /// Makes the fork before the first prompt. `None`: this link makes the fork together with the prompt, and the fork's id
     /// arrives as [`TransportEvent::Session`].
     async fn fork(&mut self, base: &SessionId) -> Result<Option<SessionId>, TransportError>;
+
+    /// Whether [`fork_ahead`](TurnLink::fork_ahead) makes this fork. Where it does not, the fork is made together with the
+    /// prompt. Known before the fork is asked for, because the journal of a fork depends on it.
+    fn forks_ahead(&self, _request: &ForkRequest) -> bool {
+        true
+    }
+
+    /// Makes the fork before the first prompt, exactly where [`forks_ahead`](TurnLink::forks_ahead) says so.
+    async fn fork_ahead(&mut self, request: &ForkRequest) -> Result<Option<SessionId>, TransportError> {
+        self.fork(&request.base).await
+    }
 
     /// Delivers the prompt, byte for byte.
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError>;

@@ -4,7 +4,7 @@ mod fork_search;
 mod output;
 mod subagents;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod watch;
 
 use std::sync::Arc;
@@ -18,12 +18,14 @@ use self::output::read_events;
 use self::subagents::Subagents;
 use self::watch::{Report, SharedSearch, Watch, find_fork};
 use super::raw_log::RawLog;
+use super::serve;
 use super::{
-    Answer, Connector, End, ErrorPayload, Request, Target, TransportError, TransportEvent, TurnLink, TurnSpec,
+    Answer, Connector, End, ErrorPayload, ForkRequest, Request, Target, TransportError, TransportEvent,
+    TurnLink, TurnSpec,
 };
 use crate::aside::aside;
 use crate::opencode::commands::{self, RunPrompt};
-use crate::opencode::{StderrTail, read_stderr, wait_until_read};
+use crate::opencode::{Launch, Secrets, Server, StderrTail, read_stderr, wait_until_read};
 use crate::process::Guarded;
 use kugetsu_api::{SessionId, TransportKind};
 
@@ -77,6 +79,28 @@ impl Connector for OpencodeRun {
 impl TurnLink for RunLink {
     async fn fork(&mut self, _base: &SessionId) -> Result<Option<SessionId>, TransportError> {
         Ok(None)
+    }
+
+    /// `opencode run --fork` in a directory that is not the base's makes the fork and then hangs (1.18.33).
+    fn forks_ahead(&self, request: &ForkRequest) -> bool {
+        request.other_directory
+    }
+
+    async fn fork_ahead(&mut self, request: &ForkRequest) -> Result<Option<SessionId>, TransportError> {
+        if !self.forks_ahead(request) {
+            return Ok(None);
+        }
+        // The server runs no prompt, so it needs neither the rules nor the secrets, and its log is not the turn's.
+        let launch = Launch {
+            rules: None,
+            debug_log: None,
+            secrets: Secrets::default(),
+            ..self.spec.launch.clone()
+        };
+        let mut server = Server::start(&launch).await?;
+        let forked = serve::fork(&server, &request.base).await;
+        server.stop(false).await;
+        forked.map(Some)
     }
 
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {

@@ -68,6 +68,17 @@ impl From<ApiError> for TransportError {
     }
 }
 
+/// Forks a session through a server.
+pub(super) async fn fork(server: &Server, base: &SessionId) -> Result<SessionId, TransportError> {
+    server.api().fork(base).await.map_err(|error| {
+        if error.is_not_found() {
+            TransportError::NoSuchSession(base.clone())
+        } else {
+            error.into()
+        }
+    })
+}
+
 impl ServerLink {
     fn api(&self) -> Api {
         self.server.api().clone()
@@ -157,13 +168,7 @@ impl Connector for PrivateServer {
 #[async_trait]
 impl TurnLink for ServerLink {
     async fn fork(&mut self, base: &SessionId) -> Result<Option<SessionId>, TransportError> {
-        self.api().fork(base).await.map(Some).map_err(|error| {
-            if error.is_not_found() {
-                TransportError::NoSuchSession(base.clone())
-            } else {
-                error.into()
-            }
-        })
+        fork(&self.server, base).await.map(Some)
     }
 
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {

@@ -26,15 +26,15 @@ use kugetsu_api::SessionId;
 use kugetsu_testing::kugetsu_binary;
 
 /// Far more than anything here takes.
-const SOON: Duration = Duration::from_secs(60);
+pub(in crate::transport) const SOON: Duration = Duration::from_secs(60);
 const PROMPT: &str = "fix the crash";
 const FORK: &str = "ses_fork";
 
-fn id(text: &str) -> SessionId {
+pub(in crate::transport) fn id(text: &str) -> SessionId {
     SessionId::new(text).unwrap()
 }
 
-fn spec(database: &Path) -> TurnSpec {
+pub(in crate::transport) fn spec(database: &Path) -> TurnSpec {
     TurnSpec {
         launch: Launch {
             opencode: Opencode {
