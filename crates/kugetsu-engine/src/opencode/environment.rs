@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::Opencode;
 use super::log_lines::{failed_attempt, is_log_line, refused_agent, server_failure};
 use super::run_events::notice;
+use crate::aside::aside;
 use crate::fsx;
 use crate::permission::{Rule, env_json};
 use crate::process::{Containment, GuardSpec, Sink};
@@ -152,7 +153,10 @@ pub async fn read_stderr(
     redactor: Redactor,
     reports: Option<mpsc::Sender<StderrReport>>,
 ) {
-    let mut log = debug_log.and_then(|path| fsx::create_append(&path).ok());
+    let mut log = match debug_log {
+        Some(path) => aside(move || fsx::create_append(&path)).await.ok(),
+        None => None,
+    };
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
     // The rest of a line of the log whose beginning has been read: 1.3.2 logs a whole request with its failure.

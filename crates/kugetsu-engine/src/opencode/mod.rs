@@ -17,7 +17,7 @@ mod run_events;
 mod server;
 mod server_events;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tolerant;
 
 pub use api::{Api, ApiError, PermissionReply, Problem};

@@ -1,12 +1,16 @@
-//! How a turn reaches opencode: one child per turn (`run`) or its HTTP server (`serve`), behind one pair of traits.
+//! How a turn reaches opencode: through an HTTP server (`serve`) or through one process for each prompt (`run`). Both are a
+//! [`Connector`], which makes a [`TurnLink`] for one turn.
 //!
-//! A transport turns what opencode says into [`TransportEvent`]s and nothing more: it gives no verdict, keeps no
-//! record and waits for nothing by itself. Whoever drives it (the supervisor of the turn) owns time.
+//! A transport turns the output of opencode into [`TransportEvent`]s. It gives no verdict, writes no record and sets no
+//! time limit to a turn: those belong to the turn's supervisor.
 
+mod auto;
 mod raw_log;
 mod run;
 mod serve;
 mod serve_events;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,25 +19,27 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+pub use auto::{AutoConnector, Connected};
 pub use run::OpencodeRun;
 pub use serve::PrivateServer;
 
 pub use crate::opencode::{ErrorPayload, Finish, ToolCall, ToolStatus};
 
+use crate::aside::aside;
 use crate::opencode::{DatabaseError, Launch};
-use crate::process::{Exit, ProcessError};
+use crate::process::{self, Exit, ProcessError};
 use kugetsu_api::{QuestionDetail, RequestDetail, SessionId, TokenCount, TransportKind};
 
-/// A turn, as far as a transport needs to know it.
+/// The part of a turn that a transport needs to know.
 #[derive(Clone, Debug)]
 pub struct TurnSpec {
-    /// How opencode is started for it: in the session's directory, with its rules, marked with the turn's id.
+    /// How opencode is started: in the session's directory, with the turn's rules, marked with the turn's id.
     pub launch: Launch,
-    /// Where opencode's own words go, as they come but for secrets.
+    /// The file that keeps the output of opencode, with secrets masked.
     pub raw_log: Option<PathBuf>,
-    /// `provider/model`, if not the session's own.
+    /// `provider/model`; `None` for the session's own.
     pub model: Option<String>,
-    /// The agent, if not the session's own.
+    /// The agent; `None` for the session's own.
     pub agent: Option<String>,
 }
 
@@ -44,55 +50,84 @@ impl TurnSpec {
     }
 }
 
-/// Where a prompt goes.
+/// The session that a prompt goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// To this session.
+    /// This session.
     Session(SessionId),
-    /// To a fork of this session that is made with the prompt.
+    /// A fork of this session, which is made together with the prompt.
     ForkOf(SessionId),
 }
 
-/// One way to reach opencode: it makes a link for one turn. A private server and `opencode run` are two of them.
-#[async_trait]
-pub trait Connector: Send + Sync {
-    /// Which way this is.
-    fn kind(&self) -> TransportKind;
-
-    /// Makes ready for one turn; asked again after opencode crashed in the middle of one. Nothing that is started here
-    /// outlives the link, or this future where it is dropped.
-    async fn connect(&self, spec: &TurnSpec) -> Result<Box<dyn TurnLink>, TransportError>;
+/// The fork that a turn's session is to be made by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForkRequest {
+    /// The session to be forked.
+    pub base: SessionId,
+    /// The fork's directory, which is the link's ([`TurnSpec::launch`]), is not the base's: the session has a worktree.
+    pub other_directory: bool,
 }
 
-/// The link to opencode for one turn, and one life of opencode in it. The contract, tested against every implementation
-/// on every version:
+/// A way to reach opencode, such as [`PrivateServer`] and [`OpencodeRun`]. A connector makes links, each for one turn.
+#[async_trait]
+pub trait Connector: Send + Sync {
+    /// Which way it is, for records and events.
+    fn kind(&self) -> TransportKind;
+
+    /// Makes a link, and for a server waits until it is ready. Called again after opencode crashed during a turn. Nothing
+    /// that is started here outlives the link, or this future where it is dropped.
+    async fn connect(&self, spec: &TurnSpec) -> Result<Box<dyn TurnLink>, TransportError>;
+
+    /// Ends everything that a dropped [`connect`](Connector::connect), or a dropped call of one of its links, has left of
+    /// this turn. By default those are the processes that carry the turn's mark.
+    async fn abandon(&self, spec: &TurnSpec) {
+        let turn = spec.turn();
+        if let Err(error) = aside(move || process::sweep_marked(turn)).await {
+            tracing::warn!("what turn {turn} had started could not be ended: {error}");
+        }
+    }
+}
+
+/// The link to opencode for one turn, until opencode ends or crashes. The contract, which the tests hold every
+/// implementation to, on every version:
 ///
 /// - [`next`](TurnLink::next) is cancel-safe, and after [`TransportEvent::Ended`] it is not called again;
 /// - after [`close`](TurnLink::close) nothing that the turn started is alive;
 /// - a link that is dropped without it ends what the turn started within a second.
 #[async_trait]
 pub trait TurnLink: Send {
-    /// Forks ahead of the first prompt. `None`: this link forks together with the prompt, and the fork's id arrives as
-    /// [`TransportEvent::Session`].
+    /// Makes the fork before the first prompt. `None`: this link makes the fork together with the prompt, and the fork's id
+    /// arrives as [`TransportEvent::Session`].
     async fn fork(&mut self, base: &SessionId) -> Result<Option<SessionId>, TransportError>;
+
+    /// Whether [`fork_ahead`](TurnLink::fork_ahead) makes this fork. Where it does not, the fork is made together with the
+    /// prompt. Known before the fork is asked for, because the journal of a fork depends on it.
+    fn forks_ahead(&self, _request: &ForkRequest) -> bool {
+        true
+    }
+
+    /// Makes the fork before the first prompt, exactly where [`forks_ahead`](TurnLink::forks_ahead) says so.
+    async fn fork_ahead(&mut self, request: &ForkRequest) -> Result<Option<SessionId>, TransportError> {
+        self.fork(&request.base).await
+    }
 
     /// Delivers the prompt, byte for byte.
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError>;
 
-    /// The next thing that opencode says.
+    /// Waits for the next event.
     async fn next(&mut self) -> TransportEvent;
 
     /// Answers a permission request or a question.
     async fn answer(&mut self, request: &Request, answer: &Answer) -> Result<(), TransportError>;
 
-    /// Asks opencode to end the turn; what follows still arrives as events.
+    /// Asks opencode to end the turn. Its last output still arrives as events.
     async fn abort(&mut self);
 
-    /// Ends everything that the turn started. `now`: without the grace period.
+    /// Ends everything that the turn started; with `now`, without the grace period.
     async fn close(&mut self, now: bool);
 }
 
-/// What opencode says during a turn, the same words for both transports.
+/// An event of a turn, the same for all transports.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TransportEvent {
     /// The fork that was made with the prompt has this id.
@@ -105,7 +140,7 @@ pub enum TransportEvent {
         part: String,
         /// True for reasoning.
         reasoning: bool,
-        /// What is new.
+        /// The text that is new.
         delta: String,
     },
     /// A part of the answer is complete.
@@ -114,7 +149,7 @@ pub enum TransportEvent {
         part: String,
         /// True for reasoning.
         reasoning: bool,
-        /// All of it.
+        /// The whole text.
         text: String,
     },
     /// A tool call changed its state.
@@ -128,7 +163,7 @@ pub enum TransportEvent {
         /// Tokens of the step.
         tokens: TokenCount,
     },
-    /// A model step of a subagent ended: it costs like any other, and says nothing about the turn's own answer.
+    /// A model step of a subagent ended. Its cost counts; it is not part of the turn's answer.
     SubagentStep {
         /// The subagent's session.
         session: String,
@@ -139,48 +174,48 @@ pub enum TransportEvent {
         /// Tokens of the step.
         tokens: TokenCount,
     },
-    /// opencode waits and will ask the model again.
+    /// A request to the model failed, and opencode will make it again.
     Retrying {
-        /// The number of the try that failed, from 1.
+        /// The number of the failed attempt, from 1.
         attempt: u64,
-        /// Why.
+        /// Why it failed.
         message: String,
-        /// When it asks again, where it says so.
+        /// When the next attempt begins, where opencode says so.
         next: Option<Timestamp>,
     },
-    /// opencode waits for a person.
+    /// opencode waits for the answer to a request.
     Asked(Request),
-    /// A request was answered or withdrawn.
+    /// The request with this id was answered or withdrawn.
     Answered(String),
-    /// Something went wrong in the turn.
+    /// An error in the turn.
     Error(ErrorPayload),
-    /// Work went on that is told in no other event (a subagent's, a heartbeat of a running tool).
+    /// Progress that no other event shows: a subagent works, or a tool that runs gives a sign of life.
     Activity,
-    /// Words of opencode that are no event: diagnostics.
+    /// Output that is not an event, for diagnosis.
     Notice(String),
-    /// opencode said something that could not be read, so that a part of the answer may be missing: what it was.
+    /// A description of output that could not be read, so that a part of the answer may be missing.
     Unread(String),
-    /// The turn is over for opencode, or opencode is gone.
+    /// opencode has ended the turn, or has ended itself.
     Ended(End),
 }
 
-/// Something that opencode asks a person.
+/// A request of opencode to a person.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     /// opencode's id, `per_...` or `que_...`.
     pub id: String,
-    /// What is asked.
+    /// What it asks for.
     pub kind: RequestKind,
 }
 
-/// What is asked.
+/// What a [`Request`] asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RequestKind {
-    /// May this be done?
+    /// Permission to do something.
     Permission {
         /// The permission class.
         permission: String,
-        /// What it applies to.
+        /// The patterns that it applies to.
         patterns: Vec<String>,
     },
     /// Questions, each with its options.
@@ -196,7 +231,7 @@ impl RequestKind {
         }
     }
 
-    /// What is asked, for programs.
+    /// The details, for programs.
     pub fn detail(&self) -> RequestDetail {
         match self {
             Self::Permission { permission, patterns } => RequestDetail::Permission {
@@ -216,7 +251,7 @@ impl RequestKind {
     }
 }
 
-/// What is asked, for people, in one line.
+/// One line for people.
 impl std::fmt::Display for RequestKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -242,41 +277,41 @@ impl std::fmt::Display for RequestKind {
 /// One question with its options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// A few words.
+    /// A title of a few words.
     pub header: String,
     /// The whole question.
     pub question: String,
     /// The labels that may be chosen.
     pub options: Vec<String>,
-    /// More than one may be chosen.
+    /// Whether more than one label may be chosen.
     pub multiple: bool,
 }
 
 /// An answer to a [`Request`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The permission is given for this once.
+    /// Give the permission, for this request only.
     Allow,
-    /// The permission is refused, or the question is not answered.
+    /// Refuse the permission, or leave the questions unanswered.
     Reject,
-    /// For each question the labels chosen.
+    /// The chosen labels, for each question.
     Labels(Vec<Vec<String>>),
 }
 
-/// How the turn ended for opencode: evidence, no verdict.
+/// How opencode ended the turn: evidence for a verdict, not a verdict.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct End {
-    /// How the process went away, for a transport with a process per turn or when the server died.
+    /// How the process ended, for `run` and for a server that ended during the turn.
     pub exit: Option<Exit>,
-    /// The model's reason for its last step, as the server answered.
+    /// The model's reason for ending its last step, from the server's response to the prompt.
     pub finish: Option<Finish>,
-    /// What could not be delivered or heard.
+    /// Why the prompt could not be delivered, or its result not received.
     pub broken: Option<String>,
-    /// opencode's last words on its standard error, oldest first.
+    /// The last lines on opencode's standard error, oldest first.
     pub stderr: Vec<String>,
 }
 
-/// What keeps a turn from beginning.
+/// Why a transport cannot begin a turn, or cannot do what a turn asks for.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TransportError {
     /// opencode could not be started.
@@ -285,12 +320,12 @@ pub enum TransportError {
     /// The server never became ready.
     #[error("opencode serve did not become ready: {0}")]
     NotReady(String),
-    /// The server refused or broke off a request.
+    /// The server refused a request, or the connection broke.
     #[error("opencode serve failed on {request}: {message}")]
     Request {
         /// Method and path.
         request: String,
-        /// What it answered, or how the connection broke.
+        /// The server's response, or how the connection broke.
         message: String,
     },
     /// opencode does not know the session.
@@ -302,7 +337,7 @@ pub enum TransportError {
     /// A log file could not be opened.
     #[error("cannot write {path}: {message}")]
     Log {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// Why.
         message: String,

@@ -1,39 +1,48 @@
-//! The file that keeps opencode's own words of a turn.
+//! The raw log of a turn: what opencode printed or sent, as it came.
+//!
+//! The file is opened aside of the event loop. The writes are on it: they are appends without a sync, which end in the
+//! system's cache, and a job on the blocking pool for each line would cost more than the write. On a disk that hangs, a
+//! write holds up the event loop.
 
 use std::fs::File;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::TransportError;
+use crate::aside::aside;
 use crate::fsx;
 use crate::redact::Redactor;
 
-/// The raw log of a turn, where it has one.
+/// The raw log of a turn. Without a file, nothing is kept.
 pub(super) struct RawLog {
     file: Option<File>,
     redactor: Redactor,
 }
 
 impl RawLog {
-    pub(super) fn open(path: Option<&Path>, redactor: Redactor) -> Result<Self, TransportError> {
-        let open = |path: &Path| {
-            fsx::create_append(path).map_err(|error| TransportError::Log {
-                path: path.to_owned(),
+    /// Opens the file and makes it where it is missing.
+    pub(super) async fn open(path: Option<PathBuf>, redactor: Redactor) -> Result<Self, TransportError> {
+        let open = |path: PathBuf| match fsx::create_append(&path) {
+            Ok(file) => Ok(file),
+            Err(error) => Err(TransportError::Log {
                 message: error.to_string(),
-            })
+                path,
+            }),
         };
-        Ok(Self {
-            file: path.map(open).transpose()?,
-            redactor,
-        })
+        let file = match path {
+            Some(path) => Some(aside(move || open(path)).await?),
+            None => None,
+        };
+        Ok(Self { file, redactor })
     }
 
-    /// Whether what is written must come by lines: a secret may lie across two reads.
+    /// Whether only whole lines may be written: a secret may lie across two reads.
     pub(super) fn wants_lines(&self) -> bool {
         !self.redactor.is_empty()
     }
 
-    /// Writes a line without the secrets in it. The log is a convenience: a turn does not end with it.
+    /// Writes a line and masks the secrets in it. A failed write is ignored: the log is a convenience, and no turn fails
+    /// because of it.
     pub(super) fn line(&mut self, line: &[u8]) {
         if let Some(file) = &mut self.file {
             let _ = file.write_all(&self.redactor.clean_bytes(line));
@@ -41,7 +50,7 @@ impl RawLog {
         }
     }
 
-    /// Writes bytes as they are: only where the turn has no secrets.
+    /// Writes bytes unmasked. Only for turns without secrets.
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
         if let Some(file) = &mut self.file {
             let _ = file.write_all(bytes);

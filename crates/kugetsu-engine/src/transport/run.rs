@@ -3,6 +3,8 @@
 mod fork_search;
 mod output;
 mod subagents;
+#[cfg(test)]
+pub(super) mod tests;
 mod watch;
 
 use std::sync::Arc;
@@ -14,14 +16,16 @@ use tokio::task::JoinHandle;
 use self::fork_search::ForkSearch;
 use self::output::read_events;
 use self::subagents::Subagents;
-use self::watch::{Report, SharedSearch, Watch, look_for_fork};
+use self::watch::{Report, SharedSearch, Watch, find_fork};
 use super::raw_log::RawLog;
+use super::serve;
 use super::{
-    Answer, Connector, End, ErrorPayload, Request, Target, TransportError, TransportEvent, TurnLink, TurnSpec,
+    Answer, Connector, End, ErrorPayload, ForkRequest, Request, Target, TransportError, TransportEvent,
+    TurnLink, TurnSpec,
 };
 use crate::aside::aside;
 use crate::opencode::commands::{self, RunPrompt};
-use crate::opencode::{StderrTail, read_stderr, wait_until_read};
+use crate::opencode::{Launch, Secrets, Server, StderrTail, read_stderr, wait_until_read};
 use crate::process::Guarded;
 use kugetsu_api::{SessionId, TransportKind};
 
@@ -36,10 +40,28 @@ struct RunLink {
     reports: Option<mpsc::Receiver<Report>>,
     search: SharedSearch,
     stderr: StderrTail,
-    /// Why another agent than the one asked for would have run the turn.
+    /// opencode's reason for running the turn with another agent than the one asked for.
     agent_refused: Option<String>,
+    /// The process is still to be killed. Kept here because [`TurnLink::next`] may be cancelled before that is done.
+    kill_due: bool,
     tasks: Vec<JoinHandle<()>>,
     stderr_reader: Option<JoinHandle<()>>,
+}
+
+impl RunLink {
+    fn new(spec: &TurnSpec) -> Self {
+        Self {
+            spec: spec.clone(),
+            process: None,
+            reports: None,
+            search: SharedSearch::default(),
+            stderr: StderrTail::default(),
+            agent_refused: None,
+            kill_due: false,
+            tasks: Vec::new(),
+            stderr_reader: None,
+        }
+    }
 }
 
 #[async_trait]
@@ -49,16 +71,7 @@ impl Connector for OpencodeRun {
     }
 
     async fn connect(&self, spec: &TurnSpec) -> Result<Box<dyn TurnLink>, TransportError> {
-        Ok(Box::new(RunLink {
-            spec: spec.clone(),
-            process: None,
-            reports: None,
-            search: SharedSearch::default(),
-            stderr: StderrTail::default(),
-            agent_refused: None,
-            tasks: Vec::new(),
-            stderr_reader: None,
-        }))
+        Ok(Box::new(RunLink::new(spec)))
     }
 }
 
@@ -66,6 +79,28 @@ impl Connector for OpencodeRun {
 impl TurnLink for RunLink {
     async fn fork(&mut self, _base: &SessionId) -> Result<Option<SessionId>, TransportError> {
         Ok(None)
+    }
+
+    /// `opencode run --fork` in a directory that is not the base's makes the fork and then hangs (1.18.33).
+    fn forks_ahead(&self, request: &ForkRequest) -> bool {
+        request.other_directory
+    }
+
+    async fn fork_ahead(&mut self, request: &ForkRequest) -> Result<Option<SessionId>, TransportError> {
+        if !self.forks_ahead(request) {
+            return Ok(None);
+        }
+        // The server runs no prompt, so it needs neither the rules nor the secrets, and its log is not the turn's.
+        let launch = Launch {
+            rules: None,
+            debug_log: None,
+            secrets: Secrets::default(),
+            ..self.spec.launch.clone()
+        };
+        let mut server = Server::start(&launch).await?;
+        let forked = serve::fork(&server, &request.base).await;
+        server.stop(false).await;
+        forked.map(Some)
     }
 
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {
@@ -88,8 +123,8 @@ impl TurnLink for RunLink {
                 text,
             },
         );
-        let redactor = &self.spec.launch.secrets.redactor;
-        let raw = RawLog::open(self.spec.raw_log.as_deref(), redactor.clone())?;
+        let redactor = self.spec.launch.secrets.redactor.clone();
+        let raw = RawLog::open(self.spec.raw_log.clone(), redactor).await?;
         let mut process = Guarded::spawn(spec).await?;
         let mut stderr_reports = None;
         if let Some(pipe) = process.stderr.take() {
@@ -135,23 +170,28 @@ impl TurnLink for RunLink {
                 ..End::default()
             });
         };
-        while let Some(report) = reports.recv().await {
-            match report {
-                Report::Event(event) => return event,
-                Report::AgentRefused(message) => {
+        loop {
+            if self.kill_due {
+                process.kill().await;
+                self.kill_due = false;
+            }
+            match reports.recv().await {
+                Some(Report::Event(event)) => return event,
+                Some(Report::AgentRefused(message)) => {
                     self.agent_refused = Some(message);
-                    process.kill().await;
+                    self.kill_due = true;
                 }
+                None => break,
             }
         }
-        // The output has ended. From here on everything may be cancelled and begun again.
+        // The output has ended. Everything from here on may be cancelled and begun again.
         let exit = process.wait().await;
-        // A fork that said nothing may have been made all the same.
-        let found = look_for_fork(&self.search).await;
+        // opencode may have made the fork and printed nothing.
+        let found = find_fork(&self.search).await;
         self.search = SharedSearch::default();
         match found {
             Some(Ok(Some(fork))) => return TransportEvent::Session(fork),
-            // An error, so that the turn ends: in a new life the prompt might be sent twice.
+            // An error ends the turn. A restart could deliver the prompt twice.
             Some(Err(error)) => {
                 return TransportEvent::Error(ErrorPayload::outside(
                     "Database",
@@ -163,7 +203,7 @@ impl TurnLink for RunLink {
         if let Some(message) = self.agent_refused.take() {
             return TransportEvent::Error(ErrorPayload::outside("Agent", message));
         }
-        // Its last words are evidence.
+        // The last lines on standard error are evidence.
         if let Some(reader) = &mut self.stderr_reader {
             wait_until_read(reader).await;
         }

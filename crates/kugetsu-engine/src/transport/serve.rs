@@ -1,13 +1,13 @@
 //! A turn through a private `opencode serve`.
 //!
-//! Three things run beside each other, all reporting into one channel: the stream of events, the request
-//! that delivers the prompt (its answer is the evidence of the turn's end), and a slow poll of what waits,
-//! since event streams drop (anomalyco/opencode#38458).
+//! Three tasks run side by side and report into one channel: one reads the stream of events, one delivers the prompt (the
+//! response is the evidence of the turn's end), and one polls open requests and retries every two seconds, because event
+//! streams drop (anomalyco/opencode#38458).
 //!
-//! The server belongs to this turn alone. What rests on that, for whoever lends one server to turn after turn: every
-//! question and permission that the poll finds is this turn's ([`poll_waiting`]); the rules and secrets are in the server's
-//! environment ([`TurnSpec::launch`]); the end of the server is the end of everything that the turn started
-//! ([`TurnLink::close`]); what a server says on its standard error is evidence of this turn ([`End::stderr`]).
+//! The server belongs to this turn alone. A connector that lends one server to several turns must replace what follows
+//! from that: every question and permission that the poll finds is this turn's ([`poll_waiting`]); the rules and secrets
+//! are in the server's environment ([`TurnSpec::launch`]); the end of the server is the end of everything that the turn
+//! started ([`TurnLink::close`]); the server's standard error is evidence of this turn ([`End::stderr`]).
 
 use std::time::Duration;
 
@@ -23,16 +23,16 @@ use super::{
 use crate::opencode::{Api, ApiError, PermissionReply, Server, ServerError, TurnAnswer};
 use kugetsu_api::{SessionId, TransportKind};
 
-/// How often what waits is looked up beside the event stream.
-const POLL: Duration = Duration::from_secs(2);
-/// How long the event stream may lag behind the answer to the prompt.
-const LAG: Duration = Duration::from_millis(500);
+/// How often open requests and retries are polled.
+const WAITING_POLL: Duration = Duration::from_secs(2);
+/// How long the event stream may lag behind the response to the prompt.
+const STREAM_LAG: Duration = Duration::from_millis(500);
 
-/// Reaches opencode through a server of the turn's own.
+/// Reaches opencode through a server that is started for one turn.
 #[derive(Clone, Copy, Debug)]
 pub struct PrivateServer;
 
-/// The link to a server.
+/// The link of [`PrivateServer`].
 struct ServerLink {
     spec: TurnSpec,
     server: Server,
@@ -42,11 +42,11 @@ struct ServerLink {
     tasks: Vec<JoinHandle<()>>,
     answer: Option<Result<TurnAnswer, ApiError>>,
     idle: bool,
-    /// When the session counts as idle, once the prompt is answered.
-    idle_by: Option<tokio::time::Instant>,
-    /// Whether any text of the answer came by the stream.
+    /// When the session counts as idle although no event says so. Set once the prompt is answered.
+    idle_deadline: Option<tokio::time::Instant>,
+    /// The stream has brought text of the answer.
     streamed_text: bool,
-    /// Whether the server has ended.
+    /// The server has ended.
     ended: bool,
 }
 
@@ -68,12 +68,23 @@ impl From<ApiError> for TransportError {
     }
 }
 
+/// Forks a session through a server.
+pub(super) async fn fork(server: &Server, base: &SessionId) -> Result<SessionId, TransportError> {
+    server.api().fork(base).await.map_err(|error| {
+        if error.is_not_found() {
+            TransportError::NoSuchSession(base.clone())
+        } else {
+            error.into()
+        }
+    })
+}
+
 impl ServerLink {
     fn api(&self) -> Api {
         self.server.api().clone()
     }
 
-    /// Takes in one report; an event for the caller, if it is one.
+    /// Takes in one report. Returns the event in it for the caller.
     fn take(&mut self, report: ServerReport) -> Option<TransportEvent> {
         match report {
             ServerReport::Event(event) => {
@@ -86,15 +97,18 @@ impl ServerLink {
             }
             ServerReport::Answered(answer) => {
                 self.answer = Some(answer);
-                self.idle_by = Some(tokio::time::Instant::now() + LAG);
+                self.idle_deadline = Some(tokio::time::Instant::now() + STREAM_LAG);
                 None
             }
         }
     }
 
-    /// The end, once the prompt's answer is there and the stream has caught up.
+    /// The end of the turn, once the prompt is answered and the stream has caught up.
     fn end(&mut self) -> Option<TransportEvent> {
-        let caught_up = self.idle || self.idle_by.is_some_and(|by| tokio::time::Instant::now() >= by);
+        let caught_up = self.idle
+            || self
+                .idle_deadline
+                .is_some_and(|deadline| tokio::time::Instant::now() >= deadline);
         if !caught_up {
             return None;
         }
@@ -103,7 +117,7 @@ impl ServerLink {
                 let finish = answer.finish().cloned();
                 let text = answer.text();
                 if !self.streamed_text && !text.is_empty() {
-                    // The stream dropped: the answer is here, so the user gets it.
+                    // The stream dropped the text, and the response has it.
                     self.streamed_text = true;
                     self.answer = Some(Ok(answer));
                     return Some(TransportEvent::Text {
@@ -144,7 +158,7 @@ impl Connector for PrivateServer {
             tasks: Vec::new(),
             answer: None,
             idle: false,
-            idle_by: None,
+            idle_deadline: None,
             streamed_text: false,
             ended: false,
         }))
@@ -154,13 +168,7 @@ impl Connector for PrivateServer {
 #[async_trait]
 impl TurnLink for ServerLink {
     async fn fork(&mut self, base: &SessionId) -> Result<Option<SessionId>, TransportError> {
-        self.api().fork(base).await.map(Some).map_err(|error| {
-            if error.is_not_found() {
-                TransportError::NoSuchSession(base.clone())
-            } else {
-                error.into()
-            }
-        })
+        fork(&self.server, base).await.map(Some)
     }
 
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {
@@ -177,20 +185,21 @@ impl TurnLink for ServerLink {
         };
         self.session = Some(session.clone());
         let api = self.api();
-        // Listening begins before the prompt is delivered, so that nothing of the turn is missed.
+        // The stream is open before the prompt is delivered, so that no event of the turn is missed.
         let stream = api.events().await?;
-        let raw = RawLog::open(
-            self.spec.raw_log.as_deref(),
-            self.spec.launch.secrets.redactor.clone(),
-        )?;
+        let redactor = self.spec.launch.secrets.redactor.clone();
+        let raw = RawLog::open(self.spec.raw_log.clone(), redactor).await?;
         let listener = Listener::new(session.clone(), raw);
         self.tasks.push(tokio::spawn(listener.run(
             api.clone(),
             stream,
             self.sender.clone(),
         )));
-        self.tasks
-            .push(tokio::spawn(poll_waiting(api.clone(), self.sender.clone(), POLL)));
+        self.tasks.push(tokio::spawn(poll_waiting(
+            api.clone(),
+            self.sender.clone(),
+            WAITING_POLL,
+        )));
         let (sender, text) = (self.sender.clone(), text.to_owned());
         let (model, agent) = (self.spec.model.clone(), self.spec.agent.clone());
         self.tasks.push(tokio::spawn(async move {
@@ -208,8 +217,8 @@ impl TurnLink for ServerLink {
                 return event;
             }
             let lag = async {
-                match self.idle_by {
-                    Some(by) => tokio::time::sleep_until(by).await,
+                match self.idle_deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
                     None => std::future::pending().await,
                 }
             };
@@ -249,12 +258,12 @@ impl TurnLink for ServerLink {
             (RequestKind::Question(_), _) => api.reject_question(&request.id).await,
         };
         match answered {
-            // Withdrawn meanwhile, such as with the step that asked.
+            // opencode withdrew the request, for instance because the step that made it ended.
             Err(error) if error.is_not_found() => Ok(()),
-            // The request must not stay open for an answer that opencode does not take.
+            // opencode does not accept the answer, and the request must not stay open.
             Err(error) if error.is_refusal() => {
                 tracing::warn!(
-                    "{}: the answer was not taken, so the request is refused",
+                    "{}: opencode did not accept the answer, so the request is refused",
                     error.request
                 );
                 match &request.kind {

@@ -1,4 +1,4 @@
-//! What a server tells of a turn, by its stream of events and by its lists of what waits, as [`ServerReport`]s.
+//! Turns the events of a server, and its lists of open requests and retries, into [`ServerReport`]s.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::opencode::{
 };
 use kugetsu_api::SessionId;
 
-/// How long to wait before the stream is opened again.
-const REOPEN: Duration = Duration::from_millis(200);
+/// The pause before the stream is opened again.
+const REOPEN_PAUSE: Duration = Duration::from_millis(200);
 
-/// What the tasks around a server report.
+/// A report of one of the tasks around a server.
 pub(super) enum ServerReport {
     Event(TransportEvent),
     /// The session went idle.
@@ -31,18 +31,18 @@ impl From<TransportEvent> for ServerReport {
     }
 }
 
-/// Listens to one session and to the sessions of its subagents.
+/// Reads the events of one session and of its subagents' sessions.
 pub(super) struct Listener {
     session: SessionId,
-    /// Sessions whose parent chain leads to ours: a subagent's request blocks our turn as well.
+    /// The turn's session and those of its subagents, whose requests block the turn as well.
     family: HashSet<String>,
-    /// Messages that are the user's: their parts are no answer.
+    /// The user's messages, whose parts do not belong to the answer.
     prompts: HashSet<String>,
     parts: HashMap<String, SentPart>,
     raw: RawLog,
 }
 
-/// What has been passed on of a text part.
+/// How much of a text part has been reported.
 #[derive(Default)]
 struct SentPart {
     /// In bytes.
@@ -61,7 +61,7 @@ impl Listener {
         }
     }
 
-    /// Passes on what the stream brings until nobody listens; opens it again when it drops.
+    /// Reports events until the receiver is dropped. Opens the stream again when it ends.
     pub(super) async fn run(
         mut self,
         api: Api,
@@ -80,7 +80,7 @@ impl Listener {
                 continue;
             }
             loop {
-                tokio::time::sleep(REOPEN).await;
+                tokio::time::sleep(REOPEN_PAUSE).await;
                 if reports.is_closed() {
                     return;
                 }
@@ -99,7 +99,7 @@ impl Listener {
                     self.event(event, data, out);
                 }
             }
-            // What cannot be read is told, and its beginning kept.
+            // The event is not read: a notice says so, and the raw log keeps its beginning.
             StreamedEvent::TooLong { prefix, length } => {
                 let length_note = format!("[{length} bytes in all]");
                 self.raw.line(&[prefix, length_note.as_bytes()].concat());
@@ -123,12 +123,12 @@ impl Listener {
         match event.kind {
             ServerEventKind::PermissionAsked(asked) => out.extend(permission(asked).map(Into::into)),
             ServerEventKind::QuestionsAsked(asked) => out.extend(questions(asked).map(Into::into)),
-            kind if event.session == self.session.as_str() => self.own(kind, out),
-            kind => out.extend(subagent(kind, event.session).map(Into::into)),
+            kind if event.session == self.session.as_str() => self.own_event(kind, out),
+            kind => out.extend(subagent_event(kind, event.session).map(Into::into)),
         }
     }
 
-    fn own(&mut self, kind: ServerEventKind, out: &mut Vec<ServerReport>) {
+    fn own_event(&mut self, kind: ServerEventKind, out: &mut Vec<ServerReport>) {
         match kind {
             ServerEventKind::Idle => out.push(ServerReport::Idle),
             ServerEventKind::Retrying(retry) => out.push(retrying(retry).into()),
@@ -194,7 +194,7 @@ impl Listener {
                 ended,
             } => {
                 if let Some(part) = &part {
-                    out.extend(self.missed(part, reasoning, &text).map(Into::into));
+                    out.extend(self.missing_text(part, reasoning, &text).map(Into::into));
                 }
                 if !ended {
                     return;
@@ -211,8 +211,8 @@ impl Listener {
         out.push(event.into());
     }
 
-    /// The end of a text that no delta brought, because the stream was opened again in between.
-    fn missed(&mut self, part: &str, reasoning: bool, text: &str) -> Option<TransportEvent> {
+    /// The rest of a text, where deltas were lost because the stream had to be opened again.
+    fn missing_text(&mut self, part: &str, reasoning: bool, text: &str) -> Option<TransportEvent> {
         let sent = self.parts.entry(part.to_owned()).or_default();
         sent.reasoning = reasoning;
         let new = text.get(sent.length..).filter(|new| !new.is_empty())?;
@@ -225,9 +225,9 @@ impl Listener {
     }
 }
 
-/// What a subagent says. Its text and tools are progress. That it is busy is not: it is busy between two tries that both
-/// fail as well.
-fn subagent(kind: ServerEventKind, session: String) -> Option<TransportEvent> {
+/// The event of a subagent. Its text and tools are progress. A busy status is not, because a subagent is busy between two
+/// failed attempts as well.
+fn subagent_event(kind: ServerEventKind, session: String) -> Option<TransportEvent> {
     match kind {
         ServerEventKind::Retrying(retry) => Some(retrying(retry)),
         ServerEventKind::Part {
@@ -284,8 +284,8 @@ fn request(id: String, kind: RequestKind) -> Option<TransportEvent> {
     (!id.is_empty()).then_some(TransportEvent::Asked(Request { id, kind }))
 }
 
-/// Looks up, again and again, what waits on a person or on a retry: it shows nowhere else when an event is
-/// lost. The server is this turn's own, so every request in it is this turn's, a subagent's included.
+/// Polls the open requests and the retries, which show nowhere else when an event is lost. The server belongs to this
+/// turn, so every request in it does, those of subagents included.
 pub(super) async fn poll_waiting(api: Api, reports: mpsc::Sender<ServerReport>, every: Duration) {
     let mut known = HashSet::new();
     loop {

@@ -13,16 +13,16 @@ use sha2::{Digest as _, Sha256};
 use super::{VERSIONS, fixture};
 
 /// A database with opencode's tables, as the versions make them.
-struct Db {
+pub(crate) struct Db {
     _root: tempfile::TempDir,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
-const BASE: &str = "ses_base";
+pub(crate) const BASE: &str = "ses_base";
 const OTHER: &str = "ses_other";
 
 impl Db {
-    fn new(version: &str) -> Self {
+    pub(crate) fn new(version: &str) -> Self {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("opencode.db");
         let db = Self { _root: root, path };
@@ -39,11 +39,11 @@ impl Db {
         db
     }
 
-    fn raw(&self) -> Connection {
+    pub(crate) fn raw(&self) -> Connection {
         Connection::open(&self.path).unwrap()
     }
 
-    fn session(&self, id: &str, title: &str, created: i64) {
+    pub(crate) fn session(&self, id: &str, title: &str, created: i64) {
         self.raw()
             .execute(
                 "INSERT INTO session (id, project_id, slug, directory, title, version, time_created, time_updated) \

@@ -7,13 +7,13 @@
 )]
 
 mod binary;
-mod database;
+pub(crate) mod database;
 mod events;
 mod real;
 
 use std::path::Path;
 
-const VERSIONS: [&str; 2] = ["1.3.2", "1.18.33"];
+pub(crate) const VERSIONS: [&str; 2] = ["1.3.2", "1.18.33"];
 
 fn fixture(path: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)).unwrap()

@@ -1,4 +1,4 @@
-//! The session that `opencode run --fork` makes, found in the database before the first event names it.
+//! Finds the session that `opencode run --fork` makes in the database, before the first event names it.
 
 use std::collections::HashSet;
 
@@ -8,20 +8,21 @@ use crate::opencode::{Database, DatabaseError, SessionRow, is_same_prompt};
 use crate::transport::{TransportError, TurnSpec};
 use kugetsu_api::SessionId;
 
-/// Looks for the fork that `opencode run --fork` makes.
+/// The search for the fork that one `opencode run --fork` makes.
 pub(super) struct ForkSearch {
-    /// Open for as long as the search. Opened anew for every look, it would again and again be the first
-    /// connection, which locks the database to set up its write-ahead log; a starting 1.18.33 was seen to die of
-    /// "database is locked".
+    /// Stays open for the whole search. A connection for each query could be the first one to the database, which locks it
+    /// to set up its write-ahead log: a starting 1.18.33 was seen to fail with "database is locked".
     database: Database,
     base: SessionRow,
     since: Timestamp,
     known: HashSet<SessionId>,
     prompt: String,
+    /// Sessions that an event named while the database could not be read.
+    unchecked: Vec<SessionId>,
 }
 
 impl ForkSearch {
-    /// Forks of the base that were there before are not it.
+    /// Begins before opencode is started: forks that exist already are ruled out. Blocks.
     pub(super) fn begin(spec: &TurnSpec, base: &SessionId, prompt: &str) -> Result<Self, TransportError> {
         let since = Timestamp::now();
         let database = Database::open_read(&spec.launch.opencode.database)?;
@@ -39,18 +40,38 @@ impl ForkSearch {
             since,
             known,
             prompt: prompt.to_owned(),
+            unchecked: Vec::new(),
         })
     }
 
-    /// Whether an event names a session that is new and that opencode has: an event may be garbage.
-    pub(super) fn exists(&self, session: &SessionId) -> bool {
-        *session != self.base.id
-            && !self.known.contains(session)
-            && matches!(self.database.session(session), Ok(Some(_)))
+    /// Whether the session that an event names is the fork: one that is new and that opencode has, since an event may be
+    /// garbage. Where the database cannot tell, [`ForkSearch::find`] asks again. Blocks.
+    pub(super) fn is_fork(&mut self, session: &SessionId) -> Result<bool, DatabaseError> {
+        if self.unchecked.contains(session) {
+            // Every event names it, and a locked database would be waited for each time.
+            return Ok(false);
+        }
+        let exists = self.exists(session);
+        if exists.is_err() {
+            self.unchecked.push(session.clone());
+        }
+        exists
     }
 
-    /// The fork that holds our prompt. A fork that somebody makes by hand meanwhile holds another one.
-    pub(super) fn look(&self) -> Result<Option<SessionId>, DatabaseError> {
+    fn exists(&self, session: &SessionId) -> Result<bool, DatabaseError> {
+        let is_new = *session != self.base.id && !self.known.contains(session);
+        Ok(is_new && self.database.session(session)?.is_some())
+    }
+
+    /// The session that an event named, or the fork that holds the turn's prompt. A fork that somebody makes by hand at the
+    /// same time holds another prompt.
+    pub(super) fn find(&mut self) -> Result<Option<SessionId>, DatabaseError> {
+        while let Some(session) = self.unchecked.first() {
+            if self.exists(session)? {
+                return Ok(Some(session.clone()));
+            }
+            self.unchecked.remove(0);
+        }
         for row in self.database.forks_of(&self.base, self.since.as_millisecond())? {
             let known = self.known.contains(&row.id);
             if !known

@@ -1,4 +1,4 @@
-//! What `opencode run` prints, as [`TransportEvent`]s.
+//! Turns the standard output of `opencode run` into [`TransportEvent`]s.
 
 use tokio::io::AsyncReadExt as _;
 use tokio::process::ChildStdout;
@@ -8,7 +8,7 @@ use crate::opencode::{LineSplitter, RunEvent, RunEventKind, RunLine, SplitLine, 
 use crate::transport::TransportEvent;
 use crate::transport::raw_log::RawLog;
 
-/// Reads standard output to its end: every byte into the raw log, every event to the supervisor.
+/// Reads standard output to its end. Every byte goes into the raw log, every event to the receiver.
 pub(super) async fn read_events(
     mut stdout: ChildStdout,
     mut raw: RawLog,
@@ -35,8 +35,7 @@ pub(super) async fn read_events(
             lines.push(&chunk[..read], take);
         }
         for event in out {
-            // With nobody left to listen, the pipe is still read, so that opencode does not spin on it
-            // (anomalyco/opencode#33653).
+            // Without a receiver, the pipe is still read: opencode spins on a full one (anomalyco/opencode#33653).
             let _ = events.send(event).await;
         }
         if read == 0 {
@@ -87,7 +86,7 @@ fn translate(event: RunEvent, out: &mut Vec<TransportEvent>) {
     }
 }
 
-/// `run` prints a part when it is complete, so its one piece is all of it.
+/// `run` prints a part once it is complete, so one delta holds the whole text.
 fn whole_text(part: String, text: String, reasoning: bool, out: &mut Vec<TransportEvent>) {
     if !text.is_empty() {
         out.push(TransportEvent::Text {

@@ -1,4 +1,4 @@
-//! What the subagents of a turn do, which `opencode run` does not tell: it is read from the database.
+//! Reads the work of a turn's subagents from the database, because `opencode run` does not print it.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -10,25 +10,27 @@ use crate::opencode::{Database, SubagentWork};
 use crate::transport::{Target, TransportEvent, TurnSpec};
 use kugetsu_api::SessionId;
 
-/// How often the database is asked what subagents do: `run` says nothing of them.
-const SUBAGENTS: Duration = Duration::from_secs(2);
+/// The pause between two queries.
+const QUERY_PAUSE: Duration = Duration::from_secs(2);
 
-/// How far back each such look begins before the latest change that was seen: rows are not written in the order of their
+/// How far before the latest known change a query begins, in milliseconds: rows are not written in the order of their
 /// times.
-const LATE: i64 = 5000;
+const QUERY_OVERLAP_MS: i64 = 5000;
 
-/// Looks at what subagents do, in the database.
+/// The subagents of a turn, as far as their work is known.
 pub(super) struct Subagents {
     database: PathBuf,
-    /// Ours, once it is known.
+    /// The turn's session, once it is known.
     pub(super) session: Option<SessionId>,
     since_ms: i64,
     reported: HashSet<String>,
-    /// When their text and tools last changed, or a request to the model last failed: what is older is no progress.
+    /// When text and tools of the subagents last changed, or a request to the model last failed. An older change does not
+    /// count as progress.
     pub(super) progress_ms: i64,
-    /// opencode has made its first step: it has the database open, so that a look is not the first connection.
-    pub(super) open: bool,
-    pub(super) next: tokio::time::Instant,
+    /// opencode has begun its first step. It has the database open by then, so that a query is not the first connection.
+    pub(super) database_open: bool,
+    /// When the next query is due.
+    pub(super) next_query: tokio::time::Instant,
 }
 
 impl Subagents {
@@ -43,24 +45,30 @@ impl Subagents {
             since_ms: now,
             reported: HashSet::new(),
             progress_ms: now,
-            open: false,
-            next: tokio::time::Instant::now() + SUBAGENTS,
+            database_open: false,
+            next_query: tokio::time::Instant::now() + QUERY_PAUSE,
         }
     }
 
-    /// What to read now, where there is something to read.
-    pub(super) fn begin_look(&mut self) -> Option<Look> {
-        self.next = tokio::time::Instant::now() + SUBAGENTS;
-        let session = self.session.clone().filter(|_| self.open)?;
-        Some(Look {
+    /// The next query; `None` while there is nothing to ask for.
+    pub(super) fn query(&mut self) -> Option<SubagentQuery> {
+        self.postpone_query();
+        let session = self.session.clone().filter(|_| self.database_open)?;
+        Some(SubagentQuery {
             database: self.database.clone(),
             session,
-            from: self.since_ms.max(self.progress_ms - LATE),
+            from: self.since_ms.max(self.progress_ms - QUERY_OVERLAP_MS),
         })
     }
 
-    /// What has happened since the last look. A database that could not be read says nothing.
-    pub(super) fn end_look(&mut self, work: Option<SubagentWork>) -> Vec<TransportEvent> {
+    /// Puts the next query off by the whole pause. Called after a query as well, because a locked database can take longer
+    /// than the pause.
+    pub(super) fn postpone_query(&mut self) {
+        self.next_query = tokio::time::Instant::now() + QUERY_PAUSE;
+    }
+
+    /// The events of what is new in the result of a query. `None`: the database could not be read.
+    pub(super) fn take_result(&mut self, work: Option<SubagentWork>) -> Vec<TransportEvent> {
         let Some(work) = work else {
             return Vec::new();
         };
@@ -83,15 +91,15 @@ impl Subagents {
     }
 }
 
-/// One look into the database.
-pub(super) struct Look {
+/// One query of the database.
+pub(super) struct SubagentQuery {
     database: PathBuf,
     session: SessionId,
     from: i64,
 }
 
-impl Look {
-    /// Reads what subagents did. Blocks.
+impl SubagentQuery {
+    /// Asks the database. Blocks.
     pub(super) fn read(&self) -> Option<SubagentWork> {
         let database = Database::open_read(&self.database).ok()?;
         database.subagents(&self.session, self.from).ok()
