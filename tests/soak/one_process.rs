@@ -10,7 +10,8 @@ use kugetsu_engine::operations::{
 };
 use kugetsu_engine::settings::Settings;
 use kugetsu_engine::transport::{
-    Answer, Connector, PrivateServer, Request, Target, TransportError, TransportEvent, TurnLink, TurnSpec,
+    Answer, Connector, ForkRequest, PrivateServer, Request, Target, TransportError, TransportEvent, TurnLink,
+    TurnSpec,
 };
 use kugetsu_engine::turn::Responder;
 use kugetsu_testing::{Gate, Reply, World, kugetsu_binary, on_both_versions};
@@ -47,8 +48,12 @@ impl Connector for Panicking {
 
 #[async_trait]
 impl TurnLink for PanickingLink {
-    async fn fork(&mut self, base: &SessionId) -> Result<Option<SessionId>, TransportError> {
-        self.link.fork(base).await
+    fn forks_ahead(&self, request: &ForkRequest) -> bool {
+        self.link.forks_ahead(request)
+    }
+
+    async fn fork(&mut self, request: &ForkRequest) -> Result<Option<SessionId>, TransportError> {
+        self.link.fork(request).await
     }
 
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {

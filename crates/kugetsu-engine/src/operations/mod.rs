@@ -76,7 +76,7 @@ use crate::opencode::{Database, Launch, Opencode, Search, Secrets};
 use crate::process::{self, Containment, Output};
 use crate::settings::{Origin, Settings};
 use crate::store::Store;
-use crate::transport::{Connector, OpencodeRun, PrivateServer};
+use crate::transport::{AutoConnector, Connector};
 use kugetsu_api::{Address, LiveTurn, RepoRef, SessionRecord, SessionState, SessionSummary};
 
 /// The log of `--debug`, in the session's folder.
@@ -90,23 +90,10 @@ pub struct Engine {
     environment: Environment,
     /// Set for an engine whose operation somebody may end.
     cancel: Cancel,
-    connectors: Connectors,
+    connectors: AutoConnector,
     /// This process runs, or may run, other turns: nobody ends it to end one of them.
     shared_process: bool,
     turns: spawn::TurnRegistry,
-}
-
-/// How opencode is reached.
-#[derive(Clone)]
-struct Connectors {
-    serve: Arc<dyn Connector>,
-    run: Arc<dyn Connector>,
-}
-
-impl std::fmt::Debug for Connectors {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Connectors")
-    }
 }
 
 impl Engine {
@@ -118,10 +105,7 @@ impl Engine {
             settings: Arc::new(settings),
             environment,
             cancel: Cancel::default(),
-            connectors: Connectors {
-                serve: Arc::new(PrivateServer),
-                run: Arc::new(OpencodeRun),
-            },
+            connectors: AutoConnector::default(),
             shared_process: true,
             turns: spawn::TurnRegistry::default(),
         }

@@ -170,14 +170,19 @@ fn a_turn_that_is_spawned_twice_can_still_be_ended() {
         worktree: WorktreeRequest::default(),
         ..request(&engine, 1)
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
         let mut first = engine.spawn(request(), Responder::default());
         let hook = world.repo().join("hook");
-        world.wait_until("the first turn has the lease", SOON, || hook.exists());
+        let leased = async {
+            while !hook.exists() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(SOON, leased).await.expect("the hook runs");
         let mut second = engine.spawn(request(), Responder::default());
         assert_eq!(engine.running_here(), [id]);
         second.control.interrupt(Interrupt::Interrupted);

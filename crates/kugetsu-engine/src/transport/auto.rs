@@ -25,11 +25,11 @@ pub struct Connected {
 }
 
 impl AutoConnector {
-    /// The connector of one way.
-    pub fn of(&self, kind: TransportKind) -> &Arc<dyn Connector> {
-        match kind {
-            TransportKind::Serve => &self.serve,
-            TransportKind::Run => &self.run,
+    /// The connector that is tried first.
+    pub fn first(&self, choice: TransportChoice) -> &Arc<dyn Connector> {
+        match choice {
+            TransportChoice::Only(TransportKind::Serve) | TransportChoice::Auto => &self.serve,
+            TransportChoice::Only(TransportKind::Run) => &self.run,
         }
     }
 
@@ -40,10 +40,7 @@ impl AutoConnector {
         spec: &TurnSpec,
         choice: TransportChoice,
     ) -> Result<Connected, TransportError> {
-        let first = match choice {
-            TransportChoice::Only(kind) => self.of(kind),
-            TransportChoice::Auto => &self.serve,
-        };
+        let first = self.first(choice);
         match first.connect(spec).await {
             Ok(link) => Ok(Connected {
                 connector: Arc::clone(first),

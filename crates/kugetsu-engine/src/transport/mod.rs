@@ -96,20 +96,13 @@ pub trait Connector: Send + Sync {
 /// - a link that is dropped without it ends what the turn started within a second.
 #[async_trait]
 pub trait TurnLink: Send {
-    /// Makes the fork before the first prompt. `None`: this link makes the fork together with the prompt, and the fork's id
-    /// arrives as [`TransportEvent::Session`].
-    async fn fork(&mut self, base: &SessionId) -> Result<Option<SessionId>, TransportError>;
+    /// Whether [`fork`](TurnLink::fork) makes this fork. If not, the fork is made together with the prompt. The journal of a
+    /// fork depends on it, so it is known before the fork is asked for.
+    fn forks_ahead(&self, request: &ForkRequest) -> bool;
 
-    /// Whether [`fork_ahead`](TurnLink::fork_ahead) makes this fork. Where it does not, the fork is made together with the
-    /// prompt. Known before the fork is asked for, because the journal of a fork depends on it.
-    fn forks_ahead(&self, _request: &ForkRequest) -> bool {
-        true
-    }
-
-    /// Makes the fork before the first prompt, exactly where [`forks_ahead`](TurnLink::forks_ahead) says so.
-    async fn fork_ahead(&mut self, request: &ForkRequest) -> Result<Option<SessionId>, TransportError> {
-        self.fork(&request.base).await
-    }
+    /// Makes the fork before the first prompt if [`forks_ahead`](TurnLink::forks_ahead). `None`: the fork will be made
+    /// together with the prompt, and its id will arrive as [`TransportEvent::Session`].
+    async fn fork(&mut self, request: &ForkRequest) -> Result<Option<SessionId>, TransportError>;
 
     /// Delivers the prompt, byte for byte.
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError>;

@@ -77,16 +77,12 @@ impl Connector for OpencodeRun {
 
 #[async_trait]
 impl TurnLink for RunLink {
-    async fn fork(&mut self, _base: &SessionId) -> Result<Option<SessionId>, TransportError> {
-        Ok(None)
-    }
-
     /// `opencode run --fork` in a directory that is not the base's makes the fork and then hangs (1.18.33).
     fn forks_ahead(&self, request: &ForkRequest) -> bool {
         request.other_directory
     }
 
-    async fn fork_ahead(&mut self, request: &ForkRequest) -> Result<Option<SessionId>, TransportError> {
+    async fn fork(&mut self, request: &ForkRequest) -> Result<Option<SessionId>, TransportError> {
         if !self.forks_ahead(request) {
             return Ok(None);
         }

@@ -18,7 +18,8 @@ use tokio::task::JoinHandle;
 use super::raw_log::RawLog;
 use super::serve_events::{Listener, ServerReport, poll_waiting};
 use super::{
-    Answer, Connector, End, Request, RequestKind, Target, TransportError, TransportEvent, TurnLink, TurnSpec,
+    Answer, Connector, End, ForkRequest, Request, RequestKind, Target, TransportError, TransportEvent,
+    TurnLink, TurnSpec,
 };
 use crate::opencode::{Api, ApiError, PermissionReply, Server, ServerError, TurnAnswer};
 use kugetsu_api::{SessionId, TransportKind};
@@ -167,8 +168,12 @@ impl Connector for PrivateServer {
 
 #[async_trait]
 impl TurnLink for ServerLink {
-    async fn fork(&mut self, base: &SessionId) -> Result<Option<SessionId>, TransportError> {
-        fork(&self.server, base).await.map(Some)
+    fn forks_ahead(&self, _request: &ForkRequest) -> bool {
+        true
+    }
+
+    async fn fork(&mut self, request: &ForkRequest) -> Result<Option<SessionId>, TransportError> {
+        fork(&self.server, &request.base).await.map(Some)
     }
 
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {

@@ -116,7 +116,7 @@ async fn run_forks_ahead_in_another_directory_than_the_bases_alone() {
     };
     assert!(link.forks_ahead(&request(true)));
     assert!(!link.forks_ahead(&request(false)));
-    assert_eq!(link.fork_ahead(&request(false)).await.unwrap(), None);
+    assert_eq!(link.fork(&request(false)).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -146,12 +146,12 @@ async fn run_forks_into_another_directory_by_a_server_that_ends_at_once() {
         base: base.clone(),
         other_directory: true,
     };
-    let fork = link.fork_ahead(&request(&base)).await.unwrap().unwrap();
+    let fork = link.fork(&request(&base)).await.unwrap().unwrap();
     assert_ne!(fork, base);
     assert!(world.sessions().iter().any(|session| session.id == fork.as_str()));
 
     // The server ends as well where it does not make the fork.
-    link.fork_ahead(&request(&id("ses_gone"))).await.unwrap_err();
+    link.fork(&request(&id("ses_gone"))).await.unwrap_err();
     for call in &world.fake_calls()[before..] {
         assert_eq!((call.arguments[0].as_str(), &call.permission), ("serve", &None));
         assert_eq!(call.directory, world.tmp());

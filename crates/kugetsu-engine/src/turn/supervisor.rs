@@ -16,7 +16,6 @@ use super::status::RunState;
 use super::{ForkKeeper, INTERRUPTED, Interrupt, Outcome, StreamEnd, Turn};
 use crate::aside::aside;
 use crate::opencode::{Database, DatabaseError};
-use crate::process;
 use crate::transport::{Connector, Request, Target, TransportError, TransportEvent, TurnLink};
 use kugetsu_api::{Answered, SessionId, Verdict};
 
@@ -90,7 +89,7 @@ impl Supervisor<'_> {
         let judgement = loop {
             let life_end = match link.take() {
                 Some(mut link) => {
-                    let life_end = self.run_life(link.as_mut(), &prompt).await;
+                    let life_end = self.run_life(connector, link.as_mut(), &prompt).await;
                     self.close(link.as_mut()).await;
                     life_end
                 }
@@ -103,7 +102,7 @@ impl Supervisor<'_> {
                         }
                         Ok(Err(error)) => LifeEnd::Crashed(error.to_string()),
                         Err(judgement) => {
-                            self.sweep().await;
+                            connector.abandon(&self.turn.spec).await;
                             LifeEnd::Judged(judgement)
                         }
                     }
@@ -157,12 +156,6 @@ impl Supervisor<'_> {
             Some(judgement) => judgement,
             None => self.machine.timed_out(),
         })
-    }
-
-    /// Ends what was begun and given up before anybody had it in hand.
-    async fn sweep(&mut self) {
-        let mark = self.turn.spec.launch.containment.mark;
-        let _ = aside(move || process::sweep_marked(mark)).await;
     }
 
     /// What to deliver after a crash: waits, and looks at what the session holds already, since a prompt is
@@ -291,7 +284,12 @@ impl Supervisor<'_> {
     }
 
     /// One life of opencode, from the prompt on.
-    async fn run_life(&mut self, link: &mut dyn TurnLink, prompt: &str) -> LifeEnd {
+    async fn run_life(
+        &mut self,
+        connector: &dyn Connector,
+        link: &mut dyn TurnLink,
+        prompt: &str,
+    ) -> LifeEnd {
         self.life_began = Timestamp::now();
         let target = self.turn.target.clone();
         match self.in_time(link.prompt(&target, prompt)).await {
@@ -303,7 +301,7 @@ impl Supervisor<'_> {
             Ok(Err(error)) => return LifeEnd::Judged(Judgement::new(Verdict::Failed, error.to_string())),
             Err(judgement) => {
                 self.abort(link).await;
-                self.sweep().await;
+                connector.abandon(&self.turn.spec).await;
                 return LifeEnd::Judged(judgement);
             }
         }

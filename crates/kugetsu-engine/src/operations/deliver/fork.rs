@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::{Delivery, TurnSubject};
-use crate::opencode::{Database, DatabaseError, Opencode, Server, SessionPatch};
+use crate::opencode::{Database, DatabaseError, Opencode, SessionPatch};
 use crate::operations::interrupts::Interrupts;
 use crate::operations::{Engine, EngineError, points};
 use crate::permission::Rule;
-use crate::transport::{Target, TurnLink};
-use kugetsu_api::{ForkIntent, SessionId, SessionRecord, TransportKind};
+use crate::transport::{ForkRequest, Target, TurnLink};
+use kugetsu_api::{ForkIntent, SessionId, SessionRecord};
 
 /// How long a fork waits for the fork of another session.
 const FORK_WAIT: Duration = Duration::from_secs(60);
@@ -25,12 +25,11 @@ impl Delivery {
     /// [`Delivery::know_fork`].
     pub(super) async fn target(
         &mut self,
-        kind: TransportKind,
         link: &mut dyn TurnLink,
         interrupts: &mut Interrupts,
     ) -> Result<Target, EngineError> {
         let Some(session) = self.subject.session().cloned() else {
-            return self.fork(kind, link, interrupts).await;
+            return self.fork(link, interrupts).await;
         };
         self.save(interrupts).await?;
         points::TURN_LIVE.pass();
@@ -40,13 +39,18 @@ impl Delivery {
 
     async fn fork(
         &mut self,
-        kind: TransportKind,
         link: &mut dyn TurnLink,
         interrupts: &mut Interrupts,
     ) -> Result<Target, EngineError> {
         let prompt_sha256 = sha256(&self.prompt);
-        let aside_of_run = kind == TransportKind::Run && self.subject.worktree().is_some();
-        let ahead = aside_of_run || kind == TransportKind::Serve;
+        let TurnSubject::Session(record) = &self.subject else {
+            return Err(EngineError::Internal("a base is not forked from another one"));
+        };
+        let request = ForkRequest {
+            base: record.base_session.clone(),
+            other_directory: self.subject.worktree().is_some(),
+        };
+        let ahead = link.forks_ahead(&request);
         let asked = Instant::now();
         loop {
             let sha256 = prompt_sha256.clone();
@@ -80,33 +84,14 @@ impl Delivery {
             prompt_sha256,
             ahead,
         });
-        let base = record.base_session.clone();
         self.save(interrupts).await?;
         points::FORK_INTENDED.pass();
-        let session = if aside_of_run {
-            interrupts.or(self.fork_aside(&base)).await??
-        } else {
-            match interrupts.or(link.fork(&base)).await?? {
-                Some(session) => session,
-                None => return Ok(Target::ForkOf(base)),
-            }
+        let Some(session) = interrupts.or(link.fork(&request)).await?? else {
+            return Ok(Target::ForkOf(request.base));
         };
         points::FORK_MADE.pass();
         self.know_fork(&session, interrupts).await?;
         Ok(Target::Session(session))
-    }
-
-    /// Forks through a server of its own. `opencode run --fork` in a folder that is not the base's makes the fork
-    /// and then hangs for ever (1.18.33), so a session with a worktree is forked and moved there before its prompt.
-    async fn fork_aside(&self, base: &SessionId) -> Result<SessionId, EngineError> {
-        let mut launch = self
-            .engine
-            .short_launch(&self.opencode, self.subject.directory().to_owned());
-        launch.containment.mark = self.turn;
-        let mut server = Server::start(&launch).await?;
-        let fork = server.api().fork(base).await;
-        server.stop(false).await;
-        Ok(fork?)
     }
 
     /// The fork's id is known: remember it first, then give the session what it must carry.

@@ -6,24 +6,16 @@ use async_trait::async_trait;
 
 use super::admit::needs_serve;
 use super::{Closed, Delivery};
-use crate::aside::aside;
 use crate::opencode::{Launch, Secrets};
 use crate::operations::interrupts::{Interrupts, TO_END};
 use crate::operations::{DEBUG_LOG, EngineError, points};
 use crate::process;
 use crate::redact::Redactor;
-use crate::transport::{Connector, Target, TransportError, TurnLink, TurnSpec};
+use crate::transport::{Connected, Connector, Target, TurnSpec};
 use crate::turn::status::StatusWriter;
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
 use crate::turn::{self, ForkKeeper, Turn};
-use kugetsu_api::{LiveTurn, SessionId, TransportChoice, TransportKind};
-
-/// opencode within reach, for one turn.
-struct Connected {
-    connector: Arc<dyn Connector>,
-    spec: TurnSpec,
-    link: Box<dyn TurnLink>,
-}
+use kugetsu_api::{LiveTurn, SessionId};
 
 impl Delivery {
     /// Delivers the prompt and supervises the turn until it is closed on disk.
@@ -37,63 +29,31 @@ impl Delivery {
             self.engine.database_writable(&self.opencode, interrupts).await?;
         }
         let spec = self.spec();
-        let connected = match self.connect(spec.clone(), interrupts).await {
-            Ok(connected) => connected,
-            Err(error) => {
-                self.abandon(&spec).await;
-                return Err(error);
+        let connectors = self.engine.connectors.clone();
+        let connect = connectors.connect(&spec, self.options.transport);
+        let mut connected = match interrupts.or(connect).await {
+            Ok(connected) => connected?,
+            Err(interrupted) => {
+                let connector = connectors.first(self.options.transport);
+                self.abandon(connector, &spec).await;
+                return Err(interrupted);
             }
         };
-        self.through(connected, interrupts, feed).await
+        self.fallback = connected.fallback.take();
+        if self.fallback.is_some() && self.responder.is_interactive() {
+            return Err(needs_serve());
+        }
+        self.through(connected, spec, interrupts, feed).await
     }
 
-    /// Reaches opencode in the way that the turn's options name.
-    async fn connect(
-        &mut self,
-        spec: TurnSpec,
-        interrupts: &mut Interrupts,
-    ) -> Result<Connected, EngineError> {
-        let serve = self.engine.connectors.serve.clone();
-        let run = self.engine.connectors.run.clone();
-        let (connector, link) = match self.options.transport {
-            TransportChoice::Only(kind) => {
-                let connector = if kind == TransportKind::Run { run } else { serve };
-                let link = interrupts.or(connector.connect(&spec)).await??;
-                (connector, link)
-            }
-            TransportChoice::Auto => match interrupts.or(serve.connect(&spec)).await? {
-                Ok(link) => (serve, link),
-                Err(TransportError::NotReady(_)) if self.responder.is_interactive() => {
-                    return Err(needs_serve());
-                }
-                Err(TransportError::NotReady(why)) => {
-                    let what = format!(
-                        "opencode serve is not usable, so this turn goes through opencode run: {why}"
-                    );
-                    tracing::warn!("{what}");
-                    self.fallback = Some(what);
-                    let link = interrupts.or(run.connect(&spec)).await??;
-                    (run, link)
-                }
-                Err(other) => return Err(other.into()),
-            },
-        };
-        Ok(Connected {
-            connector,
-            spec,
-            link,
-        })
-    }
-
-    /// Ends what an attempt to reach opencode has left, while the lease is held. An attempt that was interrupted may have
-    /// started opencode already.
-    async fn abandon(&self, spec: &TurnSpec) {
-        let (lease, mark) = (Arc::clone(&self.lease), spec.launch.containment.mark);
-        let swept = aside(move || {
-            let _ = process::sweep_marked(mark);
+    /// Ends what an interrupted step has left of opencode, while the lease is held.
+    async fn abandon(&self, connector: &Arc<dyn Connector>, spec: &TurnSpec) {
+        let (lease, connector, spec) = (Arc::clone(&self.lease), Arc::clone(connector), spec.clone());
+        let ended = tokio::spawn(async move {
+            connector.abandon(&spec).await;
             drop(lease);
         });
-        let _ = tokio::time::timeout(TO_END, swept).await;
+        let _ = tokio::time::timeout(TO_END, ended).await;
     }
 
     fn spec(&self) -> TurnSpec {
@@ -123,17 +83,20 @@ impl Delivery {
     async fn through(
         mut self,
         mut connected: Connected,
+        spec: TurnSpec,
         interrupts: &mut Interrupts,
         feed: impl FnOnce(Feed) + Send,
     ) -> Result<Closed, EngineError> {
         let error = match self.prepare(&mut connected, interrupts).await {
-            Ok(prepared) => return self.supervise(connected, prepared, interrupts, feed).await,
+            Ok(prepared) => {
+                return self.supervise(connected, spec, prepared, interrupts, feed).await;
+            }
             Err(error) => error,
         };
         let at_once = matches!(error, EngineError::Interrupted(_));
         connected.link.close(at_once).await;
         if at_once {
-            self.abandon(&connected.spec).await;
+            self.abandon(&connected.connector, &spec).await;
         }
         self.subject.withdraw();
         let withdrawal = self.record_write();
@@ -158,7 +121,7 @@ impl Delivery {
         };
         self.subject.begin(live, self.opencode.version.to_string());
         let link = connected.link.as_mut();
-        let target = self.target(kind, link, interrupts).await?;
+        let target = self.target(link, interrupts).await?;
         let (key, turn) = (self.subject.key(), self.turn);
         let mut stream = self
             .engine
@@ -183,6 +146,7 @@ impl Delivery {
     async fn supervise(
         mut self,
         connected: Connected,
+        spec: TurnSpec,
         (target, stream): (Target, StreamWriter),
         interrupts: &mut Interrupts,
         feed: impl FnOnce(Feed) + Send,
@@ -198,11 +162,7 @@ impl Delivery {
         // The turn itself ends by an interrupt that comes here.
         let _ = interrupts.or(status_writer.wait_until_written()).await;
         feed(stream.feed());
-        let Connected {
-            connector,
-            spec,
-            link,
-        } = connected;
+        let Connected { connector, link, .. } = connected;
         let redactor = spec.launch.secrets.redactor.clone();
         let turn = Turn {
             spec,
