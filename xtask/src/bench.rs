@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,10 @@ pub(crate) struct Options {
     /// Measure only this
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
+
+    /// Another kugetsu program: the whole processes that read records take turns with those of this one
+    #[arg(long, value_name = "PROGRAM")]
+    against: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -56,6 +60,11 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     )?;
     program("build", &mut cargo(&["build", "--workspace"]))?;
     let binary = workspace_root().join("target/release/kugetsu");
+    let other = match &options.against {
+        // The commands run in another folder.
+        Some(path) => Some(std::fs::canonicalize(path).map_err(Failure::because(path.display()))?),
+        None => None,
+    };
     let mut rows = Vec::new();
     if wanted(Part::Bookkeeping) {
         program(
@@ -73,7 +82,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         criterion(&mut rows)?;
     }
     if wanted(Part::Reading) {
-        reading(&binary, &mut rows)?;
+        reading(&binary, other.as_deref(), &mut rows)?;
     }
     if wanted(Part::Memory) {
         memory(&binary, &mut rows)?;
@@ -177,8 +186,22 @@ fn milliseconds(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }
 
+/// Calls two programs in turn, each as often before the other as after it.
+fn in_turn(
+    mut call: impl FnMut(&Path) -> Result<Duration, Failure>,
+    programs: [&Path; 2],
+) -> Result<[Duration; 2], Failure> {
+    let mut times: [Vec<Duration>; 2] = Default::default();
+    for round in 0..CALLS {
+        for place in [round % 2, (round + 1) % 2] {
+            times[place].push(call(programs[place])?);
+        }
+    }
+    Ok(times.map(median))
+}
+
 /// Whole processes that read records, with 10 and with 10,000 of them.
-fn reading(binary: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> {
+fn reading(binary: &Path, other: Option<&Path>, rows: &mut Vec<Row>) -> Result<(), Failure> {
     let world = World::new(Opencode::Fake);
     world.fake(&FakeScript::steps([Step::Answer("done".to_owned())]));
     quiet(&mut kugetsu(
@@ -213,8 +236,22 @@ fn reading(binary: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> {
                 &[(Way::File, goal)][..]
             };
             for (way, goal) in ways {
-                let call = || way.measure(&world, &mut kugetsu(&world, binary, &arguments));
-                let times = (0..CALLS).map(|_| call()).collect::<Result<_, _>>()?;
+                let call = |program: &Path| way.measure(&world, &mut kugetsu(&world, program, &arguments));
+                let measured = match other {
+                    None => {
+                        let times = (0..CALLS).map(|_| call(binary)).collect::<Result<_, _>>()?;
+                        milliseconds(median(times))
+                    }
+                    Some(other) => {
+                        let [own, others] = in_turn(call, [binary, other])?;
+                        let ratio = own.as_secs_f64() / others.as_secs_f64();
+                        format!(
+                            "{ratio:.2} times ({} against {})",
+                            milliseconds(own),
+                            milliseconds(others)
+                        )
+                    }
+                };
                 rows.push(Row {
                     what: format!(
                         "`kugetsu {}`, {sessions} sessions, whole process, {}",
@@ -222,7 +259,7 @@ fn reading(binary: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> {
                         way.in_words()
                     ),
                     goal,
-                    measured: milliseconds(median(times)),
+                    measured,
                 });
             }
         }
