@@ -219,7 +219,7 @@ fn reading(binary: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> {
                     what: format!(
                         "`kugetsu {}`, {sessions} sessions, whole process, {}",
                         arguments.join(" "),
-                        way.in_words()
+                        way.describe()
                     ),
                     goal,
                     measured: milliseconds(median(times)),
@@ -238,7 +238,7 @@ enum Way {
 }
 
 impl Way {
-    fn in_words(self) -> &'static str {
+    fn describe(self) -> &'static str {
         match self {
             Self::File => "into a file",
             Self::Pipe => "read through a pipe",

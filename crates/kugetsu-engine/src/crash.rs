@@ -1,14 +1,15 @@
-//! Crash points: the moments at which tests kill the process, to prove what the next command finds.
+//! Crash points: named places in the code at which tests kill the process, to check the state that the next command
+//! finds.
 //!
-//! Each layer declares its own points with [`crash_points!`](crate::crash::crash_points) and passes them with
-//! [`CrashPoint::pass`]. This module knows no layer.
+//! Each layer declares its own points with [`crash_points!`](crate::crash::crash_points) and calls [`CrashPoint::pass`]
+//! at each one. This module depends on no layer.
 
 use std::fs::File;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// A moment that has a name.
+/// A named place in the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CrashPoint(&'static str);
 
@@ -25,19 +26,19 @@ macro_rules! crash_points {
 }
 pub(crate) use crash_points;
 
-/// What a point that is passed does.
+/// The effect of passing a crash point.
 enum Armed {
-    /// Kills the process when this point has been passed so many times more.
+    /// Kills the process when this point has been passed this many more times.
     At(CrashPoint, u64),
-    /// Writes the point's name here.
+    /// Appends the point's name to this file.
     Log(File),
 }
 
 static IS_ARMED: AtomicBool = AtomicBool::new(false);
 static ARMED: Mutex<Option<Armed>> = Mutex::new(None);
 
-/// Arms one of the points. `name`, or `name:n` for the n-th time it is passed: the process then kills itself there as
-/// `kill -9` would. `log:FILE`: nothing is killed, and the name of each point that is passed is a line of FILE.
+/// Arms a crash point. With `name`, or `name:n` for the n-th pass, the process kills itself there as `kill -9` would.
+/// With `log:FILE`, the process stays alive and appends the name of each point that it passes to FILE.
 pub(crate) fn arm(spec: &str, points: &[&[CrashPoint]]) -> Result<(), String> {
     let (name, rest) = spec.split_once(':').unwrap_or((spec, "1"));
     let known = || points.iter().copied().flatten().copied();
@@ -66,18 +67,18 @@ pub(crate) fn arm(spec: &str, points: &[&[CrashPoint]]) -> Result<(), String> {
 }
 
 impl CrashPoint {
-    /// Only for [`crash_points!`].
+    /// Only for use by [`crash_points!`].
     pub(crate) const fn declare(name: &'static str) -> Self {
         Self(name)
     }
 
-    /// The name that [`arm`] takes.
+    /// The name that [`arm`] accepts.
     #[cfg(test)]
     pub(crate) fn name(self) -> &'static str {
         self.0
     }
 
-    /// Whether somebody wants to know of this point.
+    /// Whether [`arm`] selected this point.
     pub(crate) fn is_armed(self) -> bool {
         IS_ARMED.load(Ordering::Relaxed)
             && match ARMED.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
@@ -87,7 +88,7 @@ impl CrashPoint {
             }
     }
 
-    /// Dies here when [`arm`] asked for it.
+    /// Dies here if [`arm`] selected this point.
     pub(crate) fn pass(self) {
         if !self.is_armed() {
             return;

@@ -1,4 +1,4 @@
-//! Short commands with a deadline, through the same guard, without async: opencode's `export`, `import`, `db path`.
+//! Runs short commands with a deadline through the guard, without async: opencode's `export`, `import` and `db path`.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,33 +12,33 @@ use super::wire::{Inbox, KILL, Report, TERMINATE};
 use super::{Exit, ProcessError, sweep};
 use crate::cancel::Cancel;
 
-/// How long after its grace period a guard has for killing and for reporting, before it is given up.
+/// The time beyond its grace period that a guard has to kill and report before we give up on it.
 const GUARD_SLACK: Duration = Duration::from_secs(20);
-/// How often it is looked whether somebody cancels.
-const LOOK: Duration = Duration::from_millis(20);
-/// How long the rest of an output is waited for once the tree is gone: only what could not be killed keeps it open.
+/// The interval between checks for cancellation.
+const CANCEL_POLL: Duration = Duration::from_millis(20);
+/// How long to wait for the rest of the output once the tree is gone. Only an unkillable process keeps it open.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// What a short command did.
+/// The result of a short command.
 #[derive(Debug)]
 pub struct Output {
     /// How it ended.
     pub exit: Exit,
-    /// What it wrote to stdout, where that was piped.
+    /// Its stdout, if piped.
     pub stdout: Vec<u8>,
-    /// What it wrote to stderr, where that was piped.
+    /// Its stderr, if piped.
     pub stderr: Vec<u8>,
     /// Processes that it left behind and that could not be killed.
     pub left: Vec<u32>,
 }
 
-/// Runs a program under a guard until it and everything below it is gone, at most for `deadline` and then the grace
-/// period. Blocks the thread. Piped output is held in memory: give a file where it may be large.
+/// Runs a program under a guard until the program and everything below it is gone. The limit is `deadline` plus the
+/// grace period. Blocks the thread. Holds piped output in memory: use a file for large output.
 pub fn run_to_end(spec: GuardSpec, deadline: Duration) -> Result<Output, ProcessError> {
     run_until_cancelled(spec, deadline, &Cancel::default())
 }
 
-/// [`run_to_end`], unless somebody cancels it: then the program and everything below it is killed at once.
+/// Like [`run_to_end`], but cancellable: on cancellation, the program and everything below it is killed at once.
 pub(crate) fn run_until_cancelled(
     mut spec: GuardSpec,
     deadline: Duration,
@@ -57,7 +57,7 @@ pub(crate) fn run_until_cancelled(
         inbox: Inbox::default(),
         queue: std::collections::VecDeque::new(),
     };
-    // A guard that dies meanwhile shows in the missing report; one that does not read runs into the deadline.
+    // If the guard dies while we write, its report is missing; if it does not read, the deadline ends it.
     let _ = line.control.set_write_timeout(Some(left(limit)));
     if line.control.write_all(&header).is_ok() {
         let _ = line.control.write_all(&spec.stdin);
@@ -67,7 +67,7 @@ pub(crate) fn run_until_cancelled(
     let mut phase = Phase::Running;
     let mut until = limit;
     loop {
-        match line.next(until.min(Instant::now() + LOOK)) {
+        match line.next(until.min(Instant::now() + CANCEL_POLL)) {
             Next::Report(report) => {
                 if std::mem::take(&mut first)
                     && let Err(error) = spec.started(Some(&report))
@@ -193,14 +193,14 @@ impl Line {
     }
 }
 
-/// The time left, never zero: a timeout of zero is refused by the system.
+/// The remaining time, never zero, because the system rejects a timeout of zero.
 fn left(until: Instant) -> Duration {
     until
         .saturating_duration_since(Instant::now())
         .max(Duration::from_millis(1))
 }
 
-/// Reads an output to its end in a thread of its own.
+/// Reads an output to its end in a separate thread.
 struct Drain {
     bytes: Arc<Mutex<Vec<u8>>>,
     done: Receiver<()>,
