@@ -1,4 +1,4 @@
-//! `kugetsu attach`: opencode's own terminal interface on an issue's session.
+//! `kugetsu attach`: opencode's own terminal interface on a session.
 
 use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal as _;
@@ -40,14 +40,14 @@ pub(super) fn run(args: &AttachArgs, context: &Context, output: Output) -> Outco
     }
     let mut attachment = engine.attach(&issue)?;
     let ended = run_on_terminal(&mut attachment);
-    // Whatever way it ended: nothing of it runs on, and then the lease goes.
+    // However opencode ended, its processes end here, and then the lease is released.
     let swept = attachment.end();
     let status = ended?;
     swept?;
     Ok(status)
 }
 
-/// There is nobody to show anything to.
+/// The error for an `attach` without a terminal.
 pub(super) fn no_terminal() -> CommandError {
     CommandError::usage(
         "attach draws on a terminal, and this is none",
@@ -59,18 +59,18 @@ fn print(command: &kugetsu_engine::operations::AttachCommand, output: Output) {
     let mut shell = OsString::from("cd ");
     shell.push(quote(command.directory.as_os_str()));
     shell.push(" &&");
-    for word in
+    for argument in
         std::iter::once(command.program.as_os_str()).chain(command.args.iter().map(OsString::as_os_str))
     {
         shell.push(" ");
-        shell.push(quote(word));
+        shell.push(quote(argument));
     }
-    let text = |word: &OsStr| word.to_string_lossy().into_owned();
+    let text = |argument: &OsStr| argument.to_string_lossy().into_owned();
     if output.json {
         output.object(AttachOutput {
             directory: text(command.directory.as_os_str()),
             program: text(command.program.as_os_str()),
-            arguments: command.args.iter().map(|word| text(word)).collect(),
+            arguments: command.args.iter().map(|argument| text(argument)).collect(),
             shell: text(&shell),
         });
     } else {
@@ -81,20 +81,20 @@ fn print(command: &kugetsu_engine::operations::AttachCommand, output: Output) {
 #[tokio::main(flavor = "current_thread")]
 async fn run_on_terminal(attachment: &mut Attachment) -> Outcome {
     let failed = |error| CommandError::from(EngineError::Attach(error));
-    // Listened to before it starts. What the terminal sends goes to opencode as well, which decides what it means;
-    // kugetsu stays, for the lease.
+    // The handlers are installed before opencode starts. The terminal sends its signals to opencode as well, which
+    // decides what they mean. kugetsu stays to hold the lease.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut quit = signal(SignalKind::quit()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
     let mut child = attachment.start().map_err(failed)?;
-    let mut asked = None;
+    let mut signalled = None;
     loop {
         let number = tokio::select! {
             status = child.wait() => {
                 let status = status.map_err(failed)?;
-                return Ok(match (asked, status.code(), status.signal()) {
-                    (Some(asked), _, _) => asked,
+                return Ok(match (signalled, status.code(), status.signal()) {
+                    (Some(signalled), _, _) => signalled,
                     (None, Some(0), _) => ExitStatus::Ok,
                     (None, _, Some(2)) => ExitStatus::Interrupted,
                     (None, _, _) => ExitStatus::Failed,
@@ -105,9 +105,9 @@ async fn run_on_terminal(attachment: &mut Attachment) -> Outcome {
             _ = terminate.recv() => Signal::TERM,
             _ = hangup.recv() => Signal::HUP,
         };
-        // A second one does not wait for opencode.
-        let number = if asked.is_some() { Signal::KILL } else { number };
-        asked = Some(ExitStatus::Terminated);
+        // A second signal does not wait for opencode.
+        let number = if signalled.is_some() { Signal::KILL } else { number };
+        signalled = Some(ExitStatus::Terminated);
         if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
             let _ = kill_process(pid, number);
         }

@@ -30,7 +30,7 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
     let engine = &context.engine;
     let (what, removed) = match args.subject.subject(context)? {
         Subject::Issue(issue) => {
-            // What stands against it is said before anybody is asked.
+            // Obstacles are reported before the user is asked.
             let record = engine.record(&issue)?;
             if !args.force {
                 engine.refuse_risk(&record)?;

@@ -1,4 +1,4 @@
-//! What is said of a turn that has ended: its exit status, its result, its summary.
+//! Reports a turn that has ended: its exit status, its result, its summary.
 
 use super::output::{Output, count, money};
 use kugetsu_api::exit::ExitStatus;
@@ -9,7 +9,7 @@ use kugetsu_engine::operations::TurnReport;
 use kugetsu_engine::turn::Interrupt;
 use std::time::Duration;
 
-/// The exit status of a command whose turn ended so; `signal`: of the signal that this process had.
+/// The exit status of a command whose turn has ended. `signal` is the status for a signal that this process received.
 pub(super) fn exit_of(report: &TurnReport, signal: Option<ExitStatus>) -> ExitStatus {
     match (report.turn.verdict, signal, report.interrupt) {
         (Verdict::Aborted, Some(signal), _) => signal,
@@ -99,7 +99,7 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
         output.note(format!("  {}", turn.reason));
     }
     if let Some(why) = &turn.log_gap {
-        tell_gap(&report.record.address, why, output);
+        warn_of_gap(&report.record.address, why, output);
     }
     if let Some(at) = turn.retry_at {
         output.note(format!("  try again after {at}"));
@@ -116,8 +116,8 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
     }
 }
 
-/// Why text is missing in what was printed of a turn.
-pub(super) fn tell_gap(issue: &Address, why: &str, output: Output) {
+/// Warns that text is missing from a turn's output.
+pub(super) fn warn_of_gap(issue: &Address, why: &str, output: Output) {
     output.note(format!(
         "  what is printed, and the turn's log, may have a gap: {why}"
     ));

@@ -1,5 +1,5 @@
-//! An error on its way to the user: its kind, its causes and its hints are kept apart until one function renders them for
-//! people and one for programs.
+//! Errors for the user. The kind, the causes and the hints stay separate until one function renders them for people and
+//! another for programs.
 
 use std::error::Error;
 
@@ -32,7 +32,7 @@ impl CommandError {
         }
     }
 
-    /// An error that another process of kugetsu has told.
+    /// An error that another process of kugetsu reported.
     pub(super) fn told(error: ErrorDetail) -> Self {
         Self {
             code: error.code,
@@ -44,31 +44,31 @@ impl CommandError {
         }
     }
 
-    /// What was asked for is not valid.
+    /// An error about invalid input.
     pub(super) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::new(ErrorCode::Usage, message).hint(hint)
     }
 
-    /// Adds what to do next.
+    /// Adds a next step.
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
     }
 
-    /// Names the error behind it. People are shown it after the message, with those behind it.
+    /// Adds the underlying error. People see it after the message, followed by its own causes.
     pub(super) fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// Names the issue or the repository that it is about, where the error itself names none.
+    /// Adds the session or repository that the error is about, if the error does not name one.
     pub(super) fn about(mut self, subject: &impl ToString) -> Self {
         self.subject.get_or_insert_with(|| subject.to_string());
         self
     }
 
-    /// The error of an operation during which this signal was heard: whoever interrupted a wait, or a start-up, is told
-    /// so by the code and the status.
+    /// The error of an operation during which this signal arrived: if the user interrupted a wait or a start, the code
+    /// and status say so.
     pub(super) fn after(mut self, signal: Option<ExitStatus>) -> Self {
         let code = match signal {
             Some(ExitStatus::Interrupted) => ErrorCode::Interrupted,
@@ -84,21 +84,21 @@ impl CommandError {
         self.code.exit_status()
     }
 
-    /// The message and the causes that it does not tell already.
+    /// The message and any causes that the message does not already contain.
     fn message(&self) -> String {
         let mut text = self.message.clone();
         let mut cause = self.source.as_deref().map(|source| source as &dyn Error);
         while let Some(error) = cause {
-            let words = error.to_string();
-            if !text.contains(&words) {
-                text = format!("{text}: {words}");
+            let cause_text = error.to_string();
+            if !text.contains(&cause_text) {
+                text = format!("{text}: {cause_text}");
             }
             cause = error.source();
         }
         text
     }
 
-    /// For people: the message after the program's name, then each hint on a line of its own.
+    /// Renders for people: the message after the program's name, then each hint on a separate line.
     pub(super) fn for_people(&self) -> String {
         let mut text = format!("kugetsu: {}", self.message());
         for hint in &self.hints {
@@ -108,7 +108,7 @@ impl CommandError {
         text
     }
 
-    /// For programs.
+    /// Renders for programs.
     pub(super) fn for_programs(&self) -> Document<ErrorOutput> {
         let exit_status = self.exit_status().code();
         Document::new(ErrorOutput {
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_is_told_once() {
+    fn a_cause_is_reported_once() {
         let error =
             CommandError::new(ErrorCode::System, "no event loop").caused_by(io::Error::other("no memory"));
         assert_eq!(error.for_people(), "kugetsu: no event loop: no memory");
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_that_was_heard_is_what_the_command_ended_by() {
+    fn a_received_signal_decides_the_status_of_the_command() {
         let error = || CommandError::new(ErrorCode::InUse, "in use");
         assert_eq!(error().after(None).exit_status(), ExitStatus::TryAgain);
         for (signal, code) in [

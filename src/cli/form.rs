@@ -1,13 +1,13 @@
-//! How a turn is shown on stdout: `--output`, `--json`, `--events`.
+//! The form of a turn's output on stdout: `--output`, `--json`, `--events`.
 
 use clap::ValueEnum;
 
 use super::output::Output;
 
-/// How a turn is shown on stdout.
+/// The form of a turn's output on stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum OutputForm {
-    /// The answer's text as it comes.
+    /// The answer's text as it arrives.
     Text,
     /// One object at the end.
     Json,
@@ -16,7 +16,7 @@ pub(super) enum OutputForm {
 }
 
 impl OutputForm {
-    /// The form that was asked for, one way or the other; `lines`: by something that only lines can tell.
+    /// The requested form. `lines` is true if another option only makes sense with lines.
     pub(super) fn chosen(form: Option<Self>, lines: bool, output: Output) -> Self {
         form.unwrap_or(if lines || output.json {
             Self::StreamJson

@@ -1,6 +1,6 @@
-//! `--host`: the same command on another host.
+//! `--host`: runs the same command on another host.
 //!
-//! A tether over there runs it: arguments and stdin go to it as frames, stdout and stderr come back untouched.
+//! A tether on that host runs it. Arguments and stdin travel as frames; stdout and stderr come back unchanged.
 
 mod line;
 
@@ -11,7 +11,7 @@ use clap::{ArgMatches, Command};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-use line::{Input, Line, Local, Word};
+use line::{Argument, Input, Line, Local};
 
 use super::CommandError;
 use super::context::Context;
@@ -19,9 +19,9 @@ use crate::ssh::{Frame, Host};
 use kugetsu_api::ErrorCode;
 use kugetsu_api::exit::ExitStatus;
 
-/// What ssh itself ends with when there is no connection, or none any more.
+/// ssh's own exit status for a failed or lost connection.
 const SSH_FAILED: u8 = 255;
-/// How many signals are passed on. The next one gives up the connection: the other host may not be there.
+/// How many signals are passed on. The next one gives up the connection, because the other host may not respond.
 const PASSED_ON: u32 = 2;
 
 impl Local for Context {
@@ -34,7 +34,7 @@ impl Local for Context {
     }
 }
 
-/// Runs the command line on a host. Gives the exit status there.
+/// Runs the command line on a host. Returns its exit status there.
 pub(super) fn run(command: &Command, matches: &ArgMatches, name: &str) -> Result<u8, CommandError> {
     let context = Context::from_environment()?;
     let settings = context.engine.settings().hosts.get(name);
@@ -63,8 +63,7 @@ fn no_ssh(error: std::io::Error) -> CommandError {
     CommandError::new(ErrorCode::SshUnavailable, "ssh cannot be run").caused_by(error)
 }
 
-/// Runs the line through a tether, and passes signals on. Gives what ssh ended with, and the status that the first
-/// signal asked for.
+/// Runs the line through a tether and passes signals on. Returns ssh's exit status and the status for the first signal.
 async fn tether(host: &Host, line: Line) -> std::io::Result<(u8, Option<ExitStatus>)> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -98,14 +97,13 @@ async fn tether(host: &Host, line: Line) -> std::io::Result<(u8, Option<ExitStat
     }
 }
 
-/// Starts to send the line, and all frames that come later. The connection's stdin stays open as long as what this
-/// gives is kept.
+/// Sends the line and then all later frames. The connection's stdin stays open as long as the returned sender exists.
 fn send(line: Line, mut pipe: std::io::PipeWriter) -> mpsc::Sender<Frame> {
     let (frames, waiting) = mpsc::channel();
     for word in line.words {
         let _ = frames.send(match word {
-            Word::Plain(word) => Frame::Argument(word),
-            Word::File { option, content } => Frame::File {
+            Argument::Plain(word) => Frame::Argument(word),
+            Argument::File { option, content } => Frame::File {
                 option: option.into(),
                 content,
             },
@@ -129,7 +127,7 @@ fn send(line: Line, mut pipe: std::io::PipeWriter) -> mpsc::Sender<Frame> {
     }
     std::thread::spawn(move || {
         for frame in waiting {
-            // ssh says itself why there is no connection.
+            // ssh itself reports why there is no connection.
             if frame.write(&mut pipe).is_err() || pipe.flush().is_err() {
                 return;
             }
@@ -157,15 +155,15 @@ fn on_terminal(host: &Host, line: &Line) -> Result<u8, CommandError> {
         .words
         .iter()
         .filter_map(|word| match word {
-            Word::Plain(word) => Some(word.clone()),
-            Word::File { .. } => None,
+            Argument::Plain(word) => Some(word.clone()),
+            Argument::File { .. } => None,
         })
         .collect();
     let status = host.on_terminal(&words).status().map_err(no_ssh)?;
     verdict(host, code_of(status), None, None)
 }
 
-/// What ssh ended with. One that was killed, by us when it is asked a third time or by somebody else, has lost its
+/// ssh's exit status. A killed ssh, whether by us after the third signal or by someone else, counts as a lost
 /// connection.
 fn code_of(status: std::process::ExitStatus) -> u8 {
     status
@@ -173,7 +171,7 @@ fn code_of(status: std::process::ExitStatus) -> u8 {
         .map_or(SSH_FAILED, |code| u8::try_from(code).unwrap_or(SSH_FAILED))
 }
 
-/// Tells the statuses of ssh and of the shell over there from those of kugetsu.
+/// Distinguishes the exit statuses of ssh and of the remote shell from those of kugetsu.
 fn verdict(
     host: &Host,
     status: u8,

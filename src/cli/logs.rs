@@ -1,4 +1,4 @@
-//! `kugetsu logs`: a turn's stream, whether it runs or is over.
+//! `kugetsu logs`: the stream of a turn that is running or over.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -17,10 +17,10 @@ use kugetsu_api::Verdict;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_engine::operations::EngineError;
 
-/// How often a turn of another process is looked at.
-pub(super) const LOOK: Duration = Duration::from_millis(100);
+/// The interval between checks of a turn in another process.
+pub(super) const POLL: Duration = Duration::from_millis(100);
 
-/// Prints the answer of the newest turn. With --json: every event of it, a JSON object a line.
+/// Print the answer of the newest turn. With --json: every event of the turn, one JSON object per line.
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
     /// The address of the session, such as 14 or owner/repo#14
@@ -31,7 +31,7 @@ pub(super) struct LogsArgs {
     #[arg(short, long)]
     follow: bool,
 
-    /// This turn instead of the newest one; `kugetsu show REF --turns` lists them
+    /// The turn to print [default: the newest one]; `kugetsu show REF --turns` lists them
     #[arg(long, value_name = "TURN")]
     turn: Option<Uuid>,
 
@@ -68,7 +68,7 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
     }
     let for_people = show == Show::Text;
     print(&path, show, args.follow, goes_on)?;
-    // What is printed of a turn that was cut short, mostly nothing, does not tell that it was.
+    // The output of an interrupted turn, often empty, does not show that the turn was interrupted.
     if for_people
         && let Ok(Some((_, ended))) = context.engine.end_of(&issue, turn)
         && (ended.verdict != Verdict::Completed || ended.log_gap.is_some())
@@ -78,16 +78,16 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
             output.note(format!("  {}", ended.reason));
         }
         if let Some(why) = &ended.log_gap {
-            ending::tell_gap(&issue, why, output);
+            ending::warn_of_gap(&issue, why, output);
         }
     }
     Ok(ExitStatus::Ok)
 }
 
-/// Waits for a file of a turn that is just beginning: it comes in a moment. One that never came so far has none.
+/// Waits for the file of a turn that is just starting. A turn that failed before its first event has no file.
 pub(super) fn wait_for(path: &Path, goes_on: impl Fn() -> bool) {
     while !path.exists() && goes_on() {
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL);
     }
 }
 
@@ -106,7 +106,7 @@ pub(super) fn print(
     let mut writer = Writer::new(show);
     let mut line = Vec::new();
     loop {
-        // Asked before reading: what a turn writes before it ends is read after it has ended.
+        // Checked before reading, so that everything a turn writes before its end is read.
         let more = follow && runs();
         loop {
             let Ok(read) = reader.read_until(b'\n', &mut line) else {
@@ -128,6 +128,6 @@ pub(super) fn print(
             written(writer.end());
             return Ok(());
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL);
     }
 }

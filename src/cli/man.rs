@@ -14,7 +14,7 @@ pub(super) struct ManArgs {
     command: Option<String>,
 }
 
-/// Only the whole of the commands knows what its pages are.
+/// Sets the possible page names, which only the complete command tree knows.
 pub(super) fn with_pages(command: Command) -> Command {
     let pages: Vec<_> = command
         .get_subcommands()
@@ -31,7 +31,7 @@ pub(super) fn with_pages(command: Command) -> Command {
 }
 
 pub(super) fn run(args: &ManArgs, command: Command, output: Output) -> Outcome {
-    // Built, a command knows the one above it and its global options.
+    // Once built, a command knows its parent and its global options.
     let mut command = command.disable_help_subcommand(true);
     command.build();
     let command = match &args.command {
@@ -43,7 +43,7 @@ pub(super) fn run(args: &ManArgs, command: Command, output: Output) -> Outcome {
     let mut page = Vec::new();
     let source = format!("kugetsu {}", command.get_version().unwrap_or_default());
     clap_mangen::Man::new(command)
-        // An empty word would be no word at all, and the source stand where a reader looks for the date.
+        // With an empty date, `man` would show the source in the place of the date.
         .date("\"\"")
         .source(source)
         .manual("kugetsu")

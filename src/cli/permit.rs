@@ -25,11 +25,11 @@ pub(super) struct PermitArgs {
     #[arg(value_name = "RULE")]
     rules: Vec<String>,
 
-    /// The base of the clone's repository, and thereby future forks
+    /// Change the base of the clone's repository, and thereby future forks
     #[arg(long)]
     base: bool,
 
-    /// The base of this repository
+    /// The repository whose base to change
     #[arg(long, value_name = "[INSTANCE/]OWNER/REPO", requires = "base")]
     repo: Option<String>,
 
@@ -46,29 +46,29 @@ pub(super) struct PermitArgs {
     explain: bool,
 }
 
-/// The presets, for a command line.
+/// A parser of preset names for the command line.
 pub(super) fn presets() -> impl TypedValueParser<Value = Preset> {
-    PossibleValuesParser::new(Preset::ALL.map(Preset::as_str)).try_map(|word| word.parse())
+    PossibleValuesParser::new(Preset::ALL.map(Preset::as_str)).try_map(|argument| argument.parse())
 }
 
 pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcome {
-    // With --base there is no REF, so the first word is a rule as well.
-    let (subject, words) = if args.base {
+    // With --base there is no REF, so the first argument is a rule too.
+    let (subject, arguments) = if args.base {
         let repo = context.repo(args.repo.as_deref())?;
-        let words = args.reference.into_iter().chain(args.rules).collect();
-        (Subject::Base(repo), words)
+        let arguments = args.reference.into_iter().chain(args.rules).collect();
+        (Subject::Base(repo), arguments)
     } else {
         let reference = args.reference.unwrap_or_default();
         (Subject::Issue(context.address(&reference)?), args.rules)
     };
-    let change = change(&words, &args.remove, args.preset)?;
+    let change = change(&arguments, &args.remove, args.preset)?;
     let engine = &context.engine;
     let policy = if change.is_empty() {
         engine.policy(&subject)?
     } else {
         let policy = engine.permit(&subject, &change);
         if matches!(policy, Ok(_) | Err(EngineError::NotApplied { .. })) {
-            tell_of_unknown(&change.add, output);
+            warn_of_unknown(&change.add, output);
         }
         policy?
     };
@@ -121,8 +121,9 @@ pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcom
     Ok(ExitStatus::Ok)
 }
 
-/// A slip of the pen would look like protection. It cannot be refused: MCP servers and plugins bring tools of their own.
-fn tell_of_unknown(added: &[Rule], output: Output) {
+/// Warns of unknown classes, because a typing error would look like protection. They cannot be refused: MCP servers and
+/// plugins add tools with their own classes.
+fn warn_of_unknown(added: &[Rule], output: Output) {
     let unknown: BTreeSet<_> = added
         .iter()
         .map(|rule| rule.permission.as_str())
@@ -138,18 +139,20 @@ fn tell_of_unknown(added: &[Rule], output: Output) {
     output.note(format!("  the known ones: {}", CLASSES.join(", ")));
 }
 
-fn change(words: &[String], remove: &[String], preset: Option<Preset>) -> Result<Permit, CommandError> {
+fn change(arguments: &[String], remove: &[String], preset: Option<Preset>) -> Result<Permit, CommandError> {
     let example = "such as `bash:git push *=deny` or `external_directory:/data/*=allow`";
     Ok(Permit {
         preset,
-        add: words
+        add: arguments
             .iter()
-            .map(|word| Rule::from_str(word).map_err(|error| CommandError::usage(error.to_string(), example)))
+            .map(|argument| {
+                Rule::from_str(argument).map_err(|error| CommandError::usage(error.to_string(), example))
+            })
             .collect::<Result<_, _>>()?,
         remove: remove
             .iter()
-            .map(|word| {
-                let (permission, pattern) = word.split_once(':').unwrap_or((word, "*"));
+            .map(|argument| {
+                let (permission, pattern) = argument.split_once(':').unwrap_or((argument, "*"));
                 (permission.to_owned(), pattern.to_owned())
             })
             .collect(),

@@ -1,4 +1,4 @@
-//! Prints a turn while it runs, by following its file. Whatever becomes of stdout, the turn does not notice.
+//! Prints a turn while it runs by following its file. Problems with stdout never affect the turn.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -9,30 +9,30 @@ use std::time::Duration;
 use super::output::written;
 use kugetsu_api::{StreamEvent, StreamLine};
 use kugetsu_engine::Redactor;
-use kugetsu_engine::turn::stream::{Feed, in_words};
+use kugetsu_engine::turn::stream::{Feed, describe};
 
-/// How long a reader of stdout may take nothing after the turn is over, before the rest is left in the file.
+/// How long, after the turn is over, a reader of stdout may read nothing before the rest is left in the file.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What is shown on stdout.
+/// The output on stdout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Show {
     /// The answer's text.
     Text,
-    /// Lines as they are: those of these types, or all where none is named.
+    /// The lines as they are: those of the given types, or all of them if none is given.
     Lines(Vec<String>),
     /// Nothing.
     Nothing,
 }
 
-/// What is told on stderr meanwhile.
+/// The output on stderr during the turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verbosity {
-    /// A line an event.
+    /// One line per event.
     Lines,
 }
 
-/// A thread that prints.
+/// A thread that prints a turn.
 #[derive(Debug)]
 pub(super) struct Printer {
     thread: JoinHandle<()>,
@@ -46,7 +46,7 @@ impl Printer {
         Self { thread, progress }
     }
 
-    /// Waits until everything is printed, for as long as somebody reads.
+    /// Waits until everything is printed, as long as there is a reader.
     pub(super) fn finish(self) {
         while !self.thread.is_finished() {
             match self.progress.recv_timeout(PATIENCE) {
@@ -81,7 +81,7 @@ fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, moved: &mpsc::S
             {
                 let _ = writeln!(std::io::stderr().lock(), "kugetsu: {words}");
             }
-            // A reader that has gone away ends the printing and nothing else.
+            // A vanished reader only ends the printing.
             if !closed && let Err(error) = writer.line(&line) {
                 closed = true;
                 written(Err(error));
@@ -97,7 +97,8 @@ fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, moved: &mpsc::S
     }
 }
 
-/// Pieces of text are most of a stream, and have no words: they are not parsed for them.
+/// Describes a line for people. Pieces of text make up most of a stream and have no description, so they are not
+/// parsed.
 fn words(line: &[u8]) -> Option<String> {
     let head = &line[..line.len().min(400)];
     let piece = b"\"type\":\"message_update\"";
@@ -105,7 +106,7 @@ fn words(line: &[u8]) -> Option<String> {
         return None;
     }
     let line = serde_json::from_slice::<StreamLine>(line).ok()?;
-    in_words(&line.event, &Redactor::default())
+    describe(&line.event, &Redactor::default())
 }
 
 /// Writes lines of the stream to stdout.

@@ -1,4 +1,4 @@
-//! Where a prompt comes from: the words of the command line, or stdin.
+//! Reads the prompt from the command line or from stdin.
 
 use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
@@ -35,7 +35,7 @@ pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
     not_empty(text)
 }
 
-/// The prompt in a file.
+/// Reads the prompt from a file.
 pub(super) fn read_file(path: &Path) -> Result<String, CommandError> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         CommandError::usage(

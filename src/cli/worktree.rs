@@ -4,7 +4,7 @@ use clap::Args;
 
 use kugetsu_engine::operations::WorktreeRequest;
 
-/// Whether a new session gets a worktree, and which.
+/// Whether a new session gets a worktree, and which one.
 #[derive(Debug, Args)]
 pub(super) struct WorktreeArgs {
     /// Give the session a git worktree of its own [config: worktree]
@@ -19,8 +19,8 @@ pub(super) struct WorktreeArgs {
     #[arg(long, value_name = "NAME")]
     branch: Option<String>,
 
-    /// Where the branch begins, instead of what the base's clone has checked out; a branch that is named here is what it
-    /// is rebased onto
+    /// Where the branch starts [default: what the base's clone has checked out]; if this names a branch, later rebases
+    /// go onto that branch
     #[arg(long, value_name = "COMMIT")]
     from: Option<String>,
 }

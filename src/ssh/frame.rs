@@ -1,5 +1,6 @@
-//! What goes from the local kugetsu to the tether on the other host: a byte for the kind, the length in four bytes
-//! (big endian), the content. First the arguments, then `Run`, then stdin and signals until the connection ends.
+//! The messages from the local kugetsu to the tether on the other host: one byte for the kind, four bytes for the
+//! length (big endian), then the content. First come the arguments, then `Run`, then stdin and signals until the
+//! connection ends.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, Read, Write};
@@ -13,33 +14,33 @@ pub const MAX_FRAME: usize = 64 * 1024 * 1024;
 pub enum Frame {
     /// The next argument.
     Argument(OsString),
-    /// The next argument is this option with, behind a `=`, the name of a file that holds `content`.
+    /// The next argument: this option, then `=` and the name of a file that holds `content`.
     File {
-        /// The option, `--` included.
+        /// The option, including `--`.
         option: OsString,
-        /// What the file holds.
+        /// The content of the file.
         content: Vec<u8>,
     },
-    /// The arguments are complete: start.
+    /// The arguments are complete: start the command.
     Run,
     /// More of the command's stdin.
     Input(Vec<u8>),
     /// The command's stdin ends.
     EndOfInput,
-    /// A signal for the command, by its number, which is the same on every system for those that are sent.
+    /// A signal for the command, by number. The signals that are sent have the same number on every system.
     Signal(u8),
 }
 
-/// Frames that cannot be read.
+/// A frame that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The connection ended in the middle of a frame, or failed.
     #[error("the connection failed: {0}")]
     Io(#[from] std::io::Error),
-    /// No kind of frame that this version knows.
+    /// A kind of frame that this version does not know.
     #[error("the other side speaks another protocol (frame kind {0}); use the same version on both hosts")]
     Unknown(u8),
-    /// Longer than any frame may be.
+    /// The content exceeds the longest allowed.
     #[error("a frame of {0} bytes is too long")]
     TooLong(usize),
 }
@@ -48,7 +49,7 @@ impl Frame {
     /// Writes the frame; the caller flushes. A content longer than [`MAX_FRAME`] is an error.
     pub fn write(&self, to: &mut impl Write) -> Result<(), FrameError> {
         let (kind, parts): (u8, [&[u8]; 2]) = match self {
-            Self::Argument(word) => (b'A', [word.as_bytes(), &[]]),
+            Self::Argument(argument) => (b'A', [argument.as_bytes(), &[]]),
             Self::File { option, content } => {
                 let name = option.as_bytes();
                 let mut prefixed = Vec::with_capacity(name.len() + 1);
@@ -64,7 +65,7 @@ impl Frame {
         put(to, kind, parts)
     }
 
-    /// Reads the next frame; nothing at the end of the connection.
+    /// Reads the next frame; `None` at the end of the connection.
     pub fn read(from: &mut impl Read) -> Result<Option<Self>, FrameError> {
         let mut kind = [0];
         loop {
@@ -81,7 +82,7 @@ impl Frame {
         if length > MAX_FRAME {
             return Err(FrameError::TooLong(length));
         }
-        // Not allocated ahead: the length is a claim until the bytes are there.
+        // Not allocated in advance, because the length is only a claim until the bytes arrive.
         let mut content = Vec::new();
         from.take(length as u64).read_to_end(&mut content)?;
         if content.len() < length {
@@ -131,10 +132,10 @@ mod tests {
 
     fn frame() -> impl Strategy<Value = Frame> {
         let bytes = || proptest::collection::vec(any::<u8>(), 0..64);
-        let word = || proptest::collection::vec(1_u8.., 0..64).prop_map(OsString::from_vec);
+        let argument = || proptest::collection::vec(1_u8.., 0..64).prop_map(OsString::from_vec);
         prop_oneof![
-            word().prop_map(Frame::Argument),
-            (word(), bytes()).prop_map(|(option, content)| Frame::File { option, content }),
+            argument().prop_map(Frame::Argument),
+            (argument(), bytes()).prop_map(|(option, content)| Frame::File { option, content }),
             Just(Frame::Run),
             bytes().prop_map(Frame::Input),
             Just(Frame::EndOfInput),

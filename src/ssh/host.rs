@@ -1,4 +1,4 @@
-//! The other host: where it is, what kugetsu is there, and the `ssh` command that runs it.
+//! The other host: its address, its kugetsu program, and the `ssh` command that runs it.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -8,17 +8,17 @@ use kugetsu_engine::settings::{HostError, HostSettings};
 
 use super::{TETHER_COMMAND, quote, quote_path};
 
-/// A host that commands can be run on.
+/// A host on which commands can run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// As it was asked for.
+    /// The name that the user gave.
     pub name: String,
     address: String,
     settings: HostSettings,
 }
 
 impl Host {
-    /// A host by its name, with what the settings say of it.
+    /// The host with this name and its settings.
     pub fn new(name: &str, settings: Option<&HostSettings>) -> Result<Self, HostError> {
         let settings = settings.cloned().unwrap_or_default();
         let address = settings.destination(name)?;
@@ -29,7 +29,7 @@ impl Host {
         })
     }
 
-    /// The command that the shell of the other host reads: kugetsu with these arguments.
+    /// The command for the other host's shell: kugetsu with these arguments.
     pub fn remote_command(&self, arguments: &[OsString]) -> OsString {
         let mut command = OsString::from("exec ");
         if let Some(home) = &self.settings.home {
@@ -45,10 +45,11 @@ impl Host {
         command
     }
 
-    /// The command that starts a tether there. `ask`: whether ssh may ask for passwords on the terminal.
+    /// The command that starts a tether on the host. `ask` decides whether ssh may prompt for passwords on the
+    /// terminal.
     ///
-    /// ssh is started with the signals ignored, which it leaves so: Ctrl-C, which a terminal sends to it as well,
-    /// must reach the command over there, and ssh has to bring back what it then says.
+    /// ssh starts with signals ignored and keeps them ignored. A terminal sends Ctrl-C to ssh too, but Ctrl-C must
+    /// reach the remote command, and ssh has to return the output that follows.
     pub fn tether(&self, ask: bool) -> Command {
         let mut command = Command::new("/bin/sh");
         command.args([
@@ -63,7 +64,7 @@ impl Host {
         command
     }
 
-    /// The command that runs kugetsu there on this terminal.
+    /// The command that runs kugetsu on the host in this terminal.
     pub fn on_terminal(&self, arguments: &[OsString]) -> Command {
         let mut command = Command::new("ssh");
         self.arguments(&mut command, true);
@@ -73,7 +74,7 @@ impl Host {
     }
 
     fn arguments(&self, command: &mut Command, ask: bool) {
-        // Of an option that is given twice ssh takes the first, so the user's own win.
+        // If an option is given twice, ssh uses the first one, so the user's options take precedence.
         command.args(self.settings.ssh.iter().map(OsStr::new));
         for option in [
             "ConnectTimeout=20",
@@ -87,7 +88,7 @@ impl Host {
         }
     }
 
-    /// Where kugetsu is looked for over there, for messages.
+    /// The path of kugetsu on the other host, for messages.
     pub fn program(&self) -> PathBuf {
         self.settings.kugetsu.as_deref().unwrap_or("kugetsu").into()
     }

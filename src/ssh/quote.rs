@@ -1,15 +1,15 @@
-//! Words that a shell reads as they are.
+//! Quotes arguments so that a shell reads them unchanged.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
-/// Quotes a word so that a shell hands it on byte for byte. The form means the same to every POSIX shell and to
-/// fish: neither a quote nor a backslash ever stands inside single quotes, because there fish reads `\\` and `\'`
-/// differently. A NUL, which no word can hold, is left out.
-pub fn quote(word: &OsStr) -> OsString {
-    let bytes = word.as_bytes();
+/// Quotes an argument so that a shell passes it on byte for byte. The form has the same meaning in every POSIX shell
+/// and in fish: neither a quote nor a backslash is ever inside single quotes, where fish reads `\\` and `\'`
+/// differently. A NUL, which no argument can hold, is left out.
+pub fn quote(argument: &OsStr) -> OsString {
+    let bytes = argument.as_bytes();
     if !bytes.is_empty() && bytes.iter().all(|byte| is_plain(*byte)) {
-        return word.to_owned();
+        return argument.to_owned();
     }
     if bytes.is_empty() {
         return "''".into();
@@ -67,12 +67,12 @@ mod tests {
 
     use super::*;
 
-    /// What a shell makes of the quoted words: each with a NUL behind it.
-    fn read_by(shell: &str, words: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    /// The arguments that a shell reads from the quoted text, each followed by a NUL.
+    fn read_by(shell: &str, arguments: &[Vec<u8>]) -> Vec<Vec<u8>> {
         let mut script = OsString::from("printf '%s\\0'");
-        for word in words {
+        for argument in arguments {
             script.push(" ");
-            script.push(quote(OsStr::from_bytes(word)));
+            script.push(quote(OsStr::from_bytes(argument)));
         }
         let output = Command::new(shell).arg("-c").arg(script).output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -85,7 +85,7 @@ mod tests {
         read
     }
 
-    fn words() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    fn arguments() -> impl Strategy<Value = Vec<Vec<u8>>> {
         let nasty = proptest::sample::select(b"'\"\\$`!~*?[]{}()<>|&;#%^= \t\n\r-ab\xc3\xa9\xff".to_vec());
         let byte = prop_oneof![3 => nasty, 1 => 1_u8..=255];
         proptest::collection::vec(proptest::collection::vec(byte, 0..24), 1..6)
@@ -95,15 +95,15 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(200))]
 
         #[test]
-        fn shells_read_every_word_byte_for_byte(words in words()) {
+        fn shells_read_every_argument_byte_for_byte(arguments in arguments()) {
             for shell in ["sh", "bash"] {
-                prop_assert_eq!(&read_by(shell, &words), &words, "{}", shell);
+                prop_assert_eq!(&read_by(shell, &arguments), &arguments, "{}", shell);
             }
         }
 
         #[test]
-        fn nothing_that_fish_reads_otherwise_is_inside_single_quotes(word in words()) {
-            let quoted = quote(OsStr::from_bytes(&word[0])).into_vec();
+        fn nothing_that_fish_reads_otherwise_is_inside_single_quotes(argument in arguments()) {
+            let quoted = quote(OsStr::from_bytes(&argument[0])).into_vec();
             let mut bytes = quoted.iter();
             let mut inside = false;
             while let Some(byte) = bytes.next() {
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_leading_tilde_is_the_home_of_the_other_host() {
-        for (path, wanted) in [
+        for (path, expected) in [
             ("~/.local/bin/kugetsu", "/h o/.local/bin/kugetsu"),
             ("~/a b'c", "/h o/a b'c"),
             ("~/", "/h o/"),
@@ -141,7 +141,7 @@ mod tests {
                 .env("HOME", "/h o")
                 .output()
                 .unwrap();
-            assert_eq!(String::from_utf8_lossy(&output.stdout), wanted);
+            assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The tether: runs a command of kugetsu for one on another host, and ends it with the connection.
+//! The tether: runs a command of kugetsu on behalf of another host, and ends it with the connection.
 //!
-//! Without a terminal, sshd tells a command neither of Ctrl-C nor of a connection that is gone: it would run on.
-//! The tether reads its stdin all the time, passes signals on, and takes the end of the stdin for a hang-up.
-//! stdout and stderr are the command's own; nothing stands between them and ssh.
+//! Without a terminal, sshd informs a command neither of Ctrl-C nor of a lost connection, so the command would keep
+//! running. The tether reads its stdin all the time, passes signals on, and treats the end of stdin as a hang-up.
+//! stdout and stderr belong to the command; nothing stands between them and ssh.
 
 use std::ffi::OsString;
 use std::io::{BufReader, PipeReader, PipeWriter, Read, Write as _};
@@ -19,33 +19,33 @@ use tokio::sync::mpsc;
 
 use super::{Frame, FrameError};
 
-/// The exit status of a command line that cannot be meant so, `EX_USAGE`.
+/// The exit status for an invalid command line, `EX_USAGE`.
 const USAGE: u8 = 64;
-/// The exit status where the command cannot be started, `EX_UNAVAILABLE`.
+/// The exit status if the command cannot be started, `EX_UNAVAILABLE`.
 const UNAVAILABLE: u8 = 69;
 
-/// The main function of a tether. `program` is our own. Gives the command's exit status, 128 and its number after a
-/// signal.
+/// The main function of a tether. `program` is our own binary. Returns the command's exit status, or 128 plus the
+/// number of the signal that ended it.
 pub fn tether_main(program: &Path) -> u8 {
     match run(program) {
         Ok(status) => status,
         Err((status, problem)) => {
-            // The one line that is not the command's own.
+            // The only line that the command itself does not write.
             let _ = writeln!(std::io::stderr().lock(), "kugetsu: {problem}");
             status
         }
     }
 }
 
-/// The command line as the frames gave it.
+/// The command line from the frames.
 #[derive(Default)]
 struct CommandLine {
     arguments: Vec<OsString>,
     files: Vec<SentFile>,
 }
 
-/// A file that came over the connection. It may hold secrets, so it is never on a disk: the command inherits a pipe, and
-/// its argument names that.
+/// A file that arrived over the connection. It may hold secrets, so it is never on a disk: the command inherits a pipe,
+/// and its argument names that pipe.
 struct SentFile {
     reader: PipeReader,
     writer: PipeWriter,
@@ -67,7 +67,8 @@ impl SentFile {
         format!("/dev/fd/{}", self.reader.as_raw_fd())
     }
 
-    /// The command has the pipe. Nobody else keeps its reading end, so a command that ends without reading ends this too.
+    /// Writes the content after the command has inherited the pipe. No one else holds the reading end, so this also
+    /// ends if the command exits without reading.
     fn write(self) {
         let Self {
             reader,
@@ -81,8 +82,8 @@ impl SentFile {
 
 enum Event {
     Signal(Signal),
-    /// What is left of the way to the command's stdin comes with it: a stdin that was cut must not end, or half a
-    /// prompt is taken for a whole one.
+    /// The connection ended. Carries the sender to the command's stdin, which must stay open: if stdin ended here, the
+    /// command would take half a prompt for a whole one.
     Lost(Option<Sender<Vec<u8>>>),
 }
 
@@ -106,17 +107,17 @@ fn command_line(frames: &mut impl Read) -> Result<CommandLine, FrameError> {
     let mut line = CommandLine::default();
     loop {
         match Frame::read(frames)? {
-            Some(Frame::Argument(word)) => line.arguments.push(word),
+            Some(Frame::Argument(argument)) => line.arguments.push(argument),
             Some(Frame::File { option, content }) => {
                 let file = SentFile::new(content)?;
-                let mut word = option;
-                word.push("=");
-                word.push(file.path());
-                line.arguments.push(word);
+                let mut argument = option;
+                argument.push("=");
+                argument.push(file.path());
+                line.arguments.push(argument);
                 line.files.push(file);
             }
             Some(Frame::Run) => return Ok(line),
-            // A signal before the start: there is nothing to end, and nothing will be.
+            // A signal before the start: there is no command to end, and none will start.
             Some(Frame::Input(_) | Frame::EndOfInput | Frame::Signal(_)) | None => {
                 return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
             }
@@ -135,7 +136,7 @@ async fn supervise(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut command = tokio::process::Command::from(command);
     let mut child = command.spawn()?;
-    // It holds the other end of the child's stdin.
+    // `command` holds the other end of the child's stdin.
     drop(command);
     files.into_iter().for_each(SentFile::write);
     let (events, mut received) = mpsc::unbounded_channel();
@@ -152,7 +153,7 @@ async fn supervise(
                     _cut = pieces;
                     Signal::HUP
                 }
-                // Its last event is `Lost`.
+                // The last event is always `Lost`.
                 None => {
                     connected = false;
                     continue;
@@ -162,20 +163,20 @@ async fn supervise(
             _ = terminate.recv() => Signal::TERM,
             _ = hangup.recv() => Signal::HUP,
         };
-        // Its id is gone from `child` once it has been waited for, so this reaches nobody else.
+        // `child` has no id after it has been waited for, so this never signals another process.
         if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
             let _ = kill_process(pid, number);
         }
     }
 }
 
-/// Reads frames until the connection ends. The input is written by a thread of its own, so that a command that does
-/// not read it is still told of signals.
+/// Reads frames until the connection ends. A separate thread writes the input, so that a command that does not read its
+/// stdin still receives signals.
 fn read_on(mut frames: impl Read, mut input: PipeWriter, events: &mpsc::UnboundedSender<Event>) {
     let (pieces, waiting) = channel::<Vec<u8>>();
     std::thread::spawn(move || {
         for piece in waiting {
-            // A command may end its stdin unread.
+            // A command may close its stdin without reading it.
             if input.write_all(&piece).is_err() {
                 return;
             }

@@ -1,10 +1,10 @@
-//! The project's documents, their fenced blocks.
+//! The fenced blocks of the project's documents.
 
 use std::path::{Path, PathBuf};
 
 use crate::workspace_root;
 
-/// What stands before a block that is not to be run, with the reason.
+/// The marker before a block that must not be run; a reason follows.
 const NOT_RUN: &str = "<!-- not run: ";
 
 /// A fenced block.
@@ -12,11 +12,11 @@ const NOT_RUN: &str = "<!-- not run: ";
 pub struct Block {
     /// The word after the fence, such as `sh`.
     pub language: String,
-    /// Where its fence is, counted from 1.
+    /// The line number of its fence, from 1.
     pub line: usize,
     /// Whether it may be run.
     pub runs: bool,
-    /// What is in it.
+    /// The content.
     pub text: String,
 }
 
@@ -26,7 +26,7 @@ pub fn document(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The blocks of a document in this language; a document without one is a mistake.
+/// The blocks of a document in this language. Panics if there are none.
 pub fn blocks(name: &str, language: &str) -> Vec<Block> {
     let text = document(name);
     let mut found: Vec<Block> = Vec::new();

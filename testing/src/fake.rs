@@ -1,14 +1,14 @@
 //! The script of the fake `opencode`, shared by the tests that write it and the program that plays it.
 //!
-//! The fake is only for what the real one cannot be made to do on demand. It keeps a database with the tables and
-//! columns that both real versions have, takes its prompt from stdin as they do, and does what its script says.
+//! The fake is only for behaviour that the real opencode does not show on demand. It keeps a database with the tables
+//! and columns that both real versions have, takes its prompt from stdin as they do, and follows its script.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// The variable that names the script's file.
+/// The variable that names the script file.
 pub const SCRIPT_VARIABLE: &str = "FAKE_OPENCODE";
 
 /// The whole behaviour of the fake.
@@ -19,13 +19,13 @@ pub struct FakeScript {
     pub version: String,
     /// What `serve` does.
     pub serve: ServeMode,
-    /// Columns of `session` that its database lacks.
+    /// Columns of `session` to leave out of its database.
     pub missing_columns: Vec<String>,
     /// Whether `export` leaves out the last message, as truncated exports do.
     pub short_export: bool,
     /// Whether `run` and `serve` ignore SIGTERM.
     pub ignore_term: bool,
-    /// What `run` does; the first whose needle is in the prompt counts. Without any, it answers "done".
+    /// What `run` does: the first entry whose needle is in the prompt. Without entries, it answers "done".
     pub runs: Vec<FakeRun>,
 }
 
@@ -43,12 +43,12 @@ impl Default for FakeScript {
 }
 
 impl FakeScript {
-    /// A script whose every `run` does these steps.
+    /// A script whose every `run` plays these steps.
     pub fn steps(steps: impl Into<Vec<Step>>) -> Self {
         Self::default().on("", steps)
     }
 
-    /// Adds: a `run` whose prompt contains `needle` does these steps.
+    /// Adds a `run` that plays these steps if its prompt contains `needle`.
     #[must_use]
     pub fn on(self, needle: impl Into<String>, steps: impl Into<Vec<Step>>) -> Self {
         self.on_attempts(
@@ -60,7 +60,7 @@ impl FakeScript {
         )
     }
 
-    /// Its server makes sessions and forks, and runs no turns.
+    /// A script whose server creates and forks sessions and runs no turns.
     pub fn serving() -> Self {
         Self {
             serve: ServeMode::Sessions,
@@ -68,7 +68,8 @@ impl FakeScript {
         }
     }
 
-    /// Adds: the first `run` whose prompt contains `needle` does the first attempt, and so on; the last one repeats.
+    /// Adds attempts: the first `run` whose prompt contains `needle` plays the first attempt, and so on; the last one
+    /// repeats.
     #[must_use]
     pub fn on_attempts(mut self, needle: impl Into<String>, attempts: impl Into<Vec<FakeAttempt>>) -> Self {
         self.runs.push(FakeRun {
@@ -88,7 +89,7 @@ impl Step {
         }
     }
 
-    /// The event that ends a step: why, and what it cost in USD.
+    /// The event that ends a step, with its finish reason and its cost in USD.
     pub fn step_finish(reason: &str, cost: f64) -> Self {
         Self::Event {
             kind: "step_finish".to_owned(),
@@ -101,23 +102,24 @@ impl Step {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServeMode {
-    /// Says that it cannot and exits 1.
+    /// Prints an error and exits 1.
     #[default]
     Refuse,
-    /// Lives without ever printing that it listens.
+    /// Runs without ever printing that it listens.
     Silent,
-    /// Answers its health check, makes sessions and forks them; runs no turns.
+    /// Answers its health check, creates sessions and forks them; runs no turns.
     Sessions,
-    /// Finds its database locked so many times and exits 1, as one that starts beside others may; then as `Sessions`.
+    /// Exits 1 with a locked database this many times, as an opencode that starts beside others may; then acts like
+    /// `Sessions`.
     Locked(usize),
 }
 
-/// What `run` does with some prompts.
+/// What `run` does with matching prompts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FakeRun {
-    /// Fits where the prompt contains it.
+    /// Matches a prompt that contains it.
     pub needle: String,
-    /// One after the other; the last one repeats.
+    /// Played one after the other; the last one repeats.
     pub attempts: Vec<FakeAttempt>,
 }
 
@@ -126,17 +128,17 @@ pub struct FakeRun {
 pub struct FakeAttempt {
     /// Whether the prompt becomes a stored message before the first step.
     pub stores_prompt: bool,
-    /// Done in order; after the last one the fake exits 0.
+    /// Played in order; after the last one, the fake exits 0.
     pub steps: Vec<Step>,
 }
 
-/// One thing that the fake does.
+/// One action of the fake.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// A whole answer: `step_start`, `text`, `step_finish` with `reason: stop`, and the stored message.
     Answer(String),
-    /// One event line of this type; the value becomes its `part`, `type` and `sessionID` are added.
+    /// One event line of this type. The value becomes its `part`; `type` and `sessionID` are added.
     Event {
         /// E.g. `step_finish`.
         kind: String,
@@ -150,48 +152,48 @@ pub enum Step {
         /// The text for people.
         message: String,
     },
-    /// This text on stdout, flushed, with no line end added.
+    /// Prints this text to stdout, flushed, without adding a line end.
     Raw(String),
-    /// These bytes on stdout, flushed, e.g. invalid UTF-8.
+    /// Prints these bytes to stdout, flushed, e.g. invalid UTF-8.
     Bytes(Vec<u8>),
-    /// This text on stderr, flushed, with no line end added.
+    /// Prints this text to stderr, flushed, without adding a line end.
     Stderr(String),
-    /// A pause of so many milliseconds.
+    /// Pauses for this many milliseconds.
     Pause(u64),
-    /// Makes the first file, and waits for the second.
+    /// Creates the first file and waits for the second.
     Meet(PathBuf, PathBuf),
-    /// One `text` event whose text is so many bytes long.
+    /// One `text` event with a text of this many bytes.
     BigLine(usize),
-    /// So many `text` events.
+    /// Many `text` events.
     Flood {
-        /// How many lines.
+        /// The number of lines.
         lines: usize,
         /// The length of the text in each.
         bytes: usize,
     },
-    /// Starts a process that leaves the process group and session and is no child of the fake any more.
+    /// Starts a process that leaves the process group and session and is no longer a child of the fake.
     Orphan {
-        /// Whether it ignores SIGTERM; it also does where the fake itself does.
+        /// Whether the process ignores SIGTERM. It also does if the fake itself does.
         ignore_term: bool,
         /// Whether it keeps the fake's stdout open.
         holds_stdout: bool,
     },
-    /// Lives for ever (ten minutes, so that nothing stays behind).
+    /// Hangs for ever (ten minutes, so that no process stays behind).
     Hang,
-    /// Holds the write lock of the database for so many milliseconds, then goes on.
+    /// Holds the write lock of the database for this many milliseconds, then continues.
     LockDatabase(u64),
-    /// Ends with this status.
+    /// Exits with this status.
     Exit(i32),
 }
 
 /// One call of the fake.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FakeCall {
-    /// Its arguments, the program's name not included.
+    /// Its arguments, without the program's name.
     pub arguments: Vec<String>,
-    /// Where it was called.
+    /// Its working directory.
     pub directory: PathBuf,
-    /// What came on stdin, for `run`.
+    /// Its stdin, for `run`.
     pub prompt: Option<String>,
     /// `OPENCODE_PERMISSION`.
     pub permission: Option<String>,
@@ -199,7 +201,7 @@ pub struct FakeCall {
     pub pid: u32,
 }
 
-/// The folder that opencode keeps its state in.
+/// The folder in which opencode keeps its state.
 pub fn data_folder(home: &Path) -> PathBuf {
     home.join(".local/share/opencode")
 }
@@ -209,7 +211,7 @@ pub fn calls_file(home: &Path) -> PathBuf {
     data_folder(home).join("fake-calls.jsonl")
 }
 
-/// The calls so far; a line that is being written is left out.
+/// The calls so far, without an incomplete last line.
 pub fn calls(home: &Path) -> Vec<FakeCall> {
     let text = std::fs::read_to_string(calls_file(home)).unwrap_or_default();
     text.lines()

@@ -1,4 +1,4 @@
-//! What the tests of `tests/real/hangs.rs` measured, handed on to `cargo xtask test` as a file for each row.
+//! Measurements of the tests in `tests/real/hangs.rs`, passed to `cargo xtask test` as one file per row.
 
 use std::path::PathBuf;
 
@@ -6,28 +6,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::workspace_root;
 
-/// One cause of a hang, on one version through one transport: how the turn ended, and what was left of it.
+/// One cause of a hang on one version and transport, with the outcome of the turn.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HangRow {
     /// Its place in the table.
     pub place: usize,
-    /// What would hang.
+    /// The cause of the hang.
     pub cause: String,
     /// opencode's version.
     pub opencode: String,
     /// The transport.
     pub transport: String,
-    /// The limit that the turn had, as the flag or setting it was given by.
+    /// The turn's limit, as the flag or setting that sets it.
     pub limit: String,
     /// Seconds from the command to its end.
     pub seconds: f64,
-    /// The verdict; `-` where no turn began.
+    /// The verdict; `-` if no turn began.
     pub verdict: String,
     /// The exit status.
     pub status: i32,
-    /// Processes that were left.
+    /// The number of processes left behind.
     pub left: usize,
-    /// Whether a `continue` completed once the cause was gone.
+    /// Whether `continue` completed after the cause was removed.
     pub continued: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Test support for kugetsu: a scripted model server, a scripted fake `opencode`, a hermetic world.
 //!
-//! Only the model is scripted where the real opencode can be used; the fake opencode is for what the real one cannot
-//! be made to do on demand. Nothing here sleeps for luck: a test stops at a [`Gate`], or polls with a deadline.
+//! Tests use the real opencode with a scripted model where possible; the fake opencode is for behaviour that the real
+//! one does not show on demand. Nothing here relies on sleeping: a test waits at a [`Gate`] or polls with a deadline.
 #![allow(
     clippy::disallowed_methods,
     reason = "test support builds worlds, it keeps no durable state"

@@ -1,7 +1,7 @@
-//! Holds what kugetsu prints, and the files that it writes, against the JSON Schemas in docs/schema.
+//! Validates kugetsu's output and files against the JSON Schemas in docs/schema.
 //!
-//! The checked-in files are taken, as other programs would take them. They permit fields that they do not name, so that a
-//! newer kugetsu may print more; here such a field is an error, since it would be one that no type has.
+//! It uses the checked-in files, as other programs would. They permit unknown fields, so that a newer kugetsu may add
+//! some. Here, an unknown field is an error, because no type has it.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -27,8 +27,7 @@ static VALIDATORS: LazyLock<BTreeMap<String, Validator>> = LazyLock::new(|| {
         .collect()
 });
 
-/// Refuses fields that are not named. Nothing refers to a definition but as the value of a field, so closing each by
-/// itself is right.
+/// Forbids unknown fields. Definitions are only referred to as the values of fields, so each can be closed separately.
 fn close(schema: &mut Value) {
     if let Some(definitions) = schema.get_mut("$defs").and_then(Value::as_object_mut) {
         definitions.values_mut().for_each(close_one);
@@ -45,7 +44,7 @@ fn close_one(schema: &mut Value) {
     }
 }
 
-/// What is wrong with a value by the schema `docs/schema/NAME.schema.json`; empty where nothing is.
+/// The violations of the schema `docs/schema/NAME.schema.json` in a value; empty if it is valid.
 pub fn problems(name: &str, value: &Value) -> Vec<String> {
     let validator = VALIDATORS
         .get(name)
@@ -63,7 +62,7 @@ pub fn assert_valid(name: &str, value: &Value) {
     assert!(problems.is_empty(), "{}\n{value:#}", problems.join("\n"));
 }
 
-/// The schema of what a command line of kugetsu prints on stdout for programs; none where it prints something else.
+/// The schema of the JSON that a command line of kugetsu prints on stdout; `None` if it prints something else.
 pub(crate) fn of_command(arguments: &[String], value: &Value) -> Option<&'static str> {
     if value.get("error").is_some_and(Value::is_object) {
         return Some("error");

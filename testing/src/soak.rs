@@ -1,8 +1,8 @@
-//! A soak: many turns side by side on a few issues, while supervisors and opencodes are killed at random.
+//! A soak test: many concurrent turns on a few issues, while supervisors and opencodes are killed at random.
 //!
-//! What the turns are follows from the seed alone; when a kill strikes depends on the machine. So nothing is said
-//! of how many turns complete, only of what must hold however it went: no session is lost or doubled, no prompt is in
-//! a session twice, no lease is stuck, no process is left. What does not hold is a problem, and is told in words.
+//! The seed alone determines the turns, but the machine's speed affects when a kill strikes. The test therefore makes
+//! no claim about how many turns complete. It checks what must hold in every case: no session is lost or duplicated, no
+//! prompt is in a session twice, no lease stays held, no process is left. Each violation is reported as a problem.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,40 +11,40 @@ use std::time::{Duration, Instant};
 
 use crate::{Gate, Output, Reply, Running, Signal, World};
 
-/// Callers at a time: two for each issue.
+/// Concurrent callers: two for each issue.
 const CALLERS: usize = 8;
 /// Issues that they compete for.
 const ISSUES: usize = 4;
-/// What turns go through, in a random order.
+/// The transports, used in a random order.
 const TRANSPORTS: [&str; 2] = ["run", "serve"];
-/// How long one command may take, its wait for the lease included.
+/// The time limit of one command, including its wait for the lease.
 const LIMIT: Duration = Duration::from_mins(15);
-/// How long after the last turn its processes may take to go.
+/// How long processes may remain after the last turn.
 const GONE: Duration = Duration::from_mins(1);
-/// The longest delay of a kill that strikes by the clock: a bit more than a turn takes.
+/// The longest delay of a timed kill: slightly longer than a turn takes.
 const LATEST_KILL: u64 = 5000;
 
-/// What is to be done.
+/// The parameters of a soak.
 #[derive(Clone, Copy, Debug)]
 pub struct SoakPlan {
-    /// How many turns.
+    /// The number of turns.
     pub turns: usize,
-    /// What everything random follows from.
+    /// The seed of all randomness.
     pub seed: u64,
 }
 
 /// How turns ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SoakCounts {
-    /// Turns that were asked for.
+    /// Turns that were started.
     pub turns: usize,
     /// Turns that completed.
     pub completed: usize,
     /// Turns whose supervisor was killed.
     pub lost: usize,
-    /// Turns that failed because their opencode went away and no restart was left.
+    /// Turns that failed because their opencode died and no restart was left.
     pub failed: usize,
-    /// Turns that were refused since another one ran.
+    /// Turns that were refused because another one was running.
     pub busy: usize,
     /// Supervisors killed.
     pub supervisors_killed: usize,
@@ -52,23 +52,23 @@ pub struct SoakCounts {
     pub opencodes_killed: usize,
 }
 
-/// What came of it.
+/// The results of a soak.
 #[derive(Clone, Debug, Default)]
 pub struct SoakTally {
     /// How the turns through each transport ended.
     pub by_transport: BTreeMap<&'static str, SoakCounts>,
-    /// Sessions that opencode has in the end.
+    /// The number of sessions in opencode at the end.
     pub sessions: usize,
-    /// Leases that are still held in the end.
+    /// The number of leases still held at the end.
     pub leases: usize,
-    /// Processes that are still alive in the end.
+    /// The number of processes still alive at the end.
     pub processes: usize,
-    /// Whatever must not be.
+    /// Every violation.
     pub problems: Vec<String>,
 }
 
 impl SoakTally {
-    /// The sessions that opencode must have: the base, and one for each issue.
+    /// The number of sessions that opencode must have: the base, and one for each issue.
     pub const SESSIONS: usize = 1 + ISSUES;
 
     /// The head of a Markdown table of tallies.
@@ -92,7 +92,7 @@ impl SoakTally {
         sum
     }
 
-    /// Its rows of that table: one for each transport, and one for the world that they share.
+    /// The table rows: one for each transport, and one for the world that they share.
     pub fn rows(&self, opencode: &str) -> String {
         let row = |transport: &str, counts: &SoakCounts, end: &str| {
             format!(
@@ -124,7 +124,7 @@ impl SoakTally {
     }
 }
 
-/// SplitMix64: small, and the same everywhere.
+/// SplitMix64, which is small and gives the same numbers on every machine.
 struct Random(u64);
 
 impl Random {
@@ -145,7 +145,7 @@ impl Random {
     }
 }
 
-/// Who is killed.
+/// The process to kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Victim {
     Nobody,
@@ -153,16 +153,16 @@ enum Victim {
     Opencode,
 }
 
-/// When.
+/// When to kill.
 #[derive(Clone, Debug)]
 enum Moment {
-    /// So long after the command began, wherever it stands then.
+    /// This long after the command started, whatever its progress.
     After(Duration),
-    /// When the model has the prompt, and before it answers.
+    /// After the model has received the prompt and before it answers.
     AtModel(Gate),
 }
 
-/// One turn as the seed has it.
+/// One turn as the seed determines it.
 struct Planned {
     number: usize,
     issue: usize,
@@ -177,7 +177,7 @@ struct Planned {
 
 impl Planned {
     fn new(plan: &SoakPlan, number: usize) -> Self {
-        // Each turn has its own numbers, so that no turn depends on how the others went.
+        // Each turn has its own random numbers, so that no turn depends on the outcome of others.
         let mut random = Random(plan.seed ^ (number as u64).wrapping_mul(0xd134_2543_de82_ef95));
         let prompt = format!("soak turn {number:04}.");
         let victim = random.pick(&[
@@ -207,10 +207,10 @@ impl Planned {
             issue: number % ISSUES + 1,
             prompt,
             transport: random.pick(&TRANSPORTS),
-            // A turn that is to be killed at the model must come that far.
+            // A turn that is to be killed at the model must get that far.
             waits: random.below(4) > 0 || matches!(moment, Moment::AtModel(_)) && victim != Victim::Nobody,
-            // Only who loses its opencode anyhow goes without one: opencodes that start at the same moment may find
-            // the database locked, and are started again where a restart is left.
+            // Only a turn that loses its opencode anyway runs without a restart: opencodes that start at the same
+            // moment may find the database locked, and are restarted if a restart is left.
             restarts: if victim == Victim::Opencode {
                 random.pick(&["0", "0", "1"])
             } else {
@@ -254,7 +254,7 @@ impl Planned {
     }
 }
 
-/// Whether opencode went away before the kill, since another one that began at the same moment held its database.
+/// Whether opencode exited before the kill because another opencode that started at the same moment held its database.
 fn found_it_locked(output: &Output) -> bool {
     let told = output.stdout() + &output.stderr();
     ["database is locked", "Failed to run the query", "Failed query"]
@@ -262,11 +262,11 @@ fn found_it_locked(output: &Output) -> bool {
         .any(|words| told.contains(words))
 }
 
-/// What all callers see.
+/// The state that all callers share.
 struct Shared<'a> {
     world: &'a World,
     tally: Mutex<SoakTally>,
-    /// The session of each issue, as the first turn that completed told it.
+    /// The session of each issue, as its first completed turn reported it.
     sessions: Mutex<BTreeMap<usize, String>>,
     /// The prompts of turns that completed, with their issue.
     completed: Mutex<Vec<(usize, String)>>,
@@ -290,7 +290,7 @@ impl Shared<'_> {
         self.tally().problems.push(text);
     }
 
-    /// One turn from its command to its end, with the kill that it is planned to suffer.
+    /// Runs one planned turn from its command to its end, including its planned kill.
     fn turn(&self, planned: &Planned) {
         let world = self.world;
         world.model.on(planned.prompt.as_str(), planned.reply.clone());
@@ -368,7 +368,7 @@ impl Shared<'_> {
     }
 }
 
-/// Runs the turns of a plan in a world with the real opencode, `init` first, and looks at what is left.
+/// Runs `init` and the turns of a plan in a world with the real opencode, and checks what is left.
 pub fn soak(world: &World, plan: &SoakPlan) -> SoakTally {
     world.spawn(["init"]).wait(LIMIT).expect_status(0);
     let shared = Shared {
@@ -390,7 +390,7 @@ pub fn soak(world: &World, plan: &SoakPlan) -> SoakTally {
     finish(shared)
 }
 
-/// Everything that must hold when the last turn is over.
+/// Checks everything that must hold after the last turn.
 fn finish(shared: Shared<'_>) -> SoakTally {
     let world = shared.world;
     let mut tally = shared.tally.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -477,7 +477,7 @@ fn finish(shared: Shared<'_>) -> SoakTally {
     tally
 }
 
-/// No prompt stands twice anywhere, and that of a completed turn stands in its own session.
+/// Checks that no prompt is stored twice, and that the prompt of every completed turn is in its own session.
 fn prompts(
     world: &World,
     issues: &BTreeMap<usize, String>,
@@ -507,7 +507,7 @@ fn prompts(
     }
 }
 
-/// The session of each issue, as `list` tells.
+/// The session of each issue according to `list`.
 fn listed(world: &World, problems: &mut Vec<String>) -> BTreeMap<usize, String> {
     let output = world.spawn(["list", "--json"]).wait(LIMIT);
     if output.code() != 0 {
@@ -527,7 +527,7 @@ fn listed(world: &World, problems: &mut Vec<String>) -> BTreeMap<usize, String> 
         .collect()
 }
 
-/// How many lease files below a folder are locked.
+/// The number of locked lease files below a folder.
 fn held_leases(folder: &Path) -> usize {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries

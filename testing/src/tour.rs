@@ -1,10 +1,10 @@
-//! The model's side of the tour in the README, which the demo shows and a test types.
+//! The model's replies in the README's tour, which the demo shows and a test runs.
 
 use std::time::Duration;
 
 use crate::{Reply, World};
 
-/// Has the world's model say what it says in the tour, a word every `pace`.
+/// Makes the world's model give the tour's replies, one word every `pace`.
 pub fn script_tour(world: &World, pace: Duration) {
     let words = |text: &str| Reply::chunks(text.split_inclusive(' '), pace);
     let fixed = words("The index was read before it was checked. I check it first now.");

@@ -1,4 +1,4 @@
-//! Sessions that are not an issue's own: roles of an issue, and sessions without an issue.
+//! Sessions other than an issue's own: roles of an issue, and sessions without an issue.
 
 use std::fs;
 
@@ -147,7 +147,7 @@ fn each_session_has_a_worktree_and_a_branch_of_its_own() {
     let expected = expected.concat();
     assert_eq!(fs::read_to_string(&seen).unwrap(), expected);
 
-    // Of these, only the issue's goes, and it comes back.
+    // Only the issue's session is destroyed and restored.
     run(&world, ["destroy", "14", "-y"]).expect_status(0);
     assert!(!root.join("14").exists());
     for (_, _, folder, _) in &all[1..] {
@@ -195,7 +195,7 @@ fn roles_and_names_are_filtered_queried_pruned_and_answered_for() {
         );
     }
 
-    // Both sessions are lost to opencode, and the records go to the trash.
+    // opencode has lost both sessions, and the records go to the trash.
     for address in ["14/review", "~nightly"] {
         let session = run(&world, ["show", address, "--json"]).json()["session"]
             .as_str()

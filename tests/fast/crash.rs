@@ -1,20 +1,21 @@
-//! `kill -9` of kugetsu at every point where it writes: no half file, no lease that stays held, at most one session for
-//! an issue, and none in opencode that the next command does not know.
+//! `kill -9` of kugetsu at every crash point: no partial file, no lease that stays held, at most one session for an
+//! issue, and no session in opencode that the next command does not know.
 //!
-//! On the fake opencode, which is quick enough to try every point; `real/crash.rs` tries some on the real one.
+//! The fake opencode is fast enough to try every point; `real/crash.rs` tries some on the real one.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::support::kit::{
-    SOON, fake_session, fake_world, files_below, known_sessions, no_half_file, opencode_sessions, prompts_of,
-    record, record_path, run, run_in, session_of, start, state_of,
+    SOON, fake_session, fake_world, files_below, known_sessions, no_partial_file, opencode_sessions,
+    prompts_of, record, record_path, run, run_in, session_of, start, state_of,
 };
 use kugetsu_testing::{Opencode, Output, World};
 use serde_json::{Value, json};
 
-/// Runs a command to its end to learn what points it passes, and how often. Then once for every pass of each of them,
-/// and kills it there. `prepare` and `check` are told the number of the attempt, so that each has an issue of its own.
+/// Runs a command to its end to learn which points it passes, and how often. Then runs the command once for each pass
+/// of each point and kills it there. `prepare` and `check` receive the number of the attempt, so that each attempt has
+/// an issue of its own.
 #[track_caller]
 fn at_every_point(
     world: &World,
@@ -34,16 +35,16 @@ fn at_every_point(
         prepare(&issue);
         let output = crash(world, &at, &command(&issue));
         if output.signal().is_none() {
-            // How often a turn writes its status depends on how long it takes, and some folders are made only once.
+            // The number of status writes depends on how long the turn takes, and some folders are created only once.
             output.expect_status(0);
             continue;
         }
         assert_eq!(output.signal(), Some(9), "{at}\n{output}");
-        // The guard ends opencode; nobody has to come by for that.
+        // The guard ends opencode without help from another command.
         world.wait_nothing_left(SOON);
-        no_half_file(world);
+        no_partial_file(world);
         check(&issue, &at);
-        no_half_file(world);
+        no_partial_file(world);
         killed_at.push(at);
     }
     killed_at
@@ -91,7 +92,7 @@ fn start_can_be_killed_anywhere() {
                 }
                 Some(record) => assert_eq!(record["last"]["verdict"], "completed", "{at}"),
             }
-            // Whoever tries again gets it done: by a new start, or by being told that it has begun.
+            // A retry succeeds: either by a new start, or by the error that the session already exists.
             let again = run(
                 &world,
                 ["start", issue, "the first message", "--transport", "run"],
@@ -112,7 +113,7 @@ fn start_can_be_killed_anywhere() {
                 again.expect_status(0);
             }
             all_known(&world, at);
-            // The base and one session an issue.
+            // The base and one session per issue.
             let records = known_sessions(&world).len();
             assert_eq!(opencode_sessions(&world).len(), records, "{at}");
             let prompts = prompts_of(&world, &session_of(&world, issue));
@@ -275,7 +276,7 @@ fn init_can_be_killed_anywhere() {
         |number| words(&["init", "--adopt", &session, "--repo", &repo(number)]),
         |number, at| {
             let again = run(&world, ["init", "--adopt", &session, "--repo", &repo(number)]);
-            // Done before it was killed, or done now.
+            // The work was done before the kill, or is done now.
             assert!([0, 64].contains(&again.code()), "{at}\n{again}");
             let issue = format!("{}#1", repo(number));
             run(&world, ["start", &issue, "hello", "--transport", "run"]).expect_status(0);
@@ -298,7 +299,8 @@ fn permit_can_be_killed_anywhere() {
             let wanted = |rules: &Value| rules.to_string().contains(&format!("rule {number} *"));
             let shown = run(&world, ["permit", "1", "--json"]);
             shown.expect_status(0);
-            // What the record has reaches opencode with the next turn, and what it lacks can be permitted again.
+            // The next turn writes the record's policy into opencode; a permission that the record lacks can be added
+            // again.
             if !wanted(&shown.json()["effective"]) {
                 run(&world, ["permit", "1", &rule(number)]).expect_status(0);
             }
@@ -335,7 +337,8 @@ fn prune_can_be_killed_anywhere() {
             let pruned = again.json()["pruned"].as_array().map(Vec::len);
             assert_eq!(pruned, Some(usize::from(there)), "{at}\n{again}");
             assert!(record(&world, issue).is_none(), "{at}");
-            // Half an entry is finished by whoever writes the issue next, and its turns are still in the trash.
+            // The next command that writes the issue finishes a partial entry, and the issue's turns are still in the
+            // trash.
             start(&world, issue, "anew");
             let shown = run(&world, ["show", issue, "--turns", "--json"]).json();
             assert_eq!(
@@ -376,7 +379,8 @@ fn doctor_can_be_killed_anywhere() {
             if record(&world, "1000").is_none() {
                 run(&world, ["restore", "1000"]).expect_status(0);
             }
-            // Half an entry in the trash, a turn that nobody closed, a temporary file, a broken record, no index.
+            // The damage: a partial entry in the trash, an unfinished turn, a temporary file, a broken record, no
+            // index.
             for (at, command) in [
                 ("trash_record_moved", words(&["destroy", "1000", "-y"])),
                 (
@@ -397,7 +401,7 @@ fn doctor_can_be_killed_anywhere() {
         |issue, at| {
             run(&world, ["doctor", "--fix"]).expect_status(0);
             assert!(!stale.exists() && !broken.exists(), "{at}");
-            // A temporary file of an earlier kill is left alone until it is a minute old, which may be right now.
+            // A temporary file of an earlier kill is removed only when it is a minute old, which may be at any moment.
             world.wait_until("doctor finds nothing", SOON, || {
                 run(&world, ["doctor", "--fix"]).code() == 0 && run(&world, ["doctor"]).code() == 0
             });
@@ -419,7 +423,7 @@ fn doctor_can_be_killed_anywhere() {
     );
 }
 
-/// A person's answer that waits in a record, for a permission.
+/// Adds to a record a permission request with a person's answer.
 fn answered(world: &World, issue: &str) {
     let mut left = record(world, issue).expect("a record");
     left["pending"] = json!([{
@@ -432,7 +436,7 @@ fn answered(world: &World, issue: &str) {
 #[test]
 fn an_answer_is_delivered_once_whenever_the_turn_that_delivers_it_is_killed() {
     let world = fake_world();
-    // Before the prompt went out, after it, and between the turn's line and its record.
+    // Before the prompt was sent, after it was sent, and between the turn's line and its record.
     for (number, point) in (1..).zip(["turn_live", "turn_ended", "turn_logged"]) {
         let issue = number.to_string();
         start(&world, &issue, "hello");

@@ -1,4 +1,4 @@
-//! What the documents say of the program is so: commands, settings, exit statuses, dependencies, links.
+//! The documents agree with the program: commands, settings, exit statuses, dependencies, links.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -73,7 +73,7 @@ fn every_flag_in_the_readme_exists() {
             .filter_map(|one| one.get_long())
             .map(str::to_owned),
     );
-    // Flags of opencode, cargo and git that are told of.
+    // Flags of opencode, cargo and git that the documents mention.
     known.extend(
         hidden
             .into_iter()
@@ -98,7 +98,7 @@ fn every_flag_in_the_readme_exists() {
 #[test]
 fn the_settings_in_the_readme_are_those_of_the_program() {
     let readme = document("README.md");
-    let told: BTreeSet<_> = rows(&readme)
+    let reported: BTreeSet<_> = rows(&readme)
         .filter(|cells| cells.len() == 3)
         .map(|cells| {
             (
@@ -114,14 +114,14 @@ fn the_settings_in_the_readme_are_those_of_the_program() {
             key.default.to_owned(),
             key.help.replace('`', ""),
         );
-        assert!(told.contains(&row), "README.md has no row {row:?}");
+        assert!(reported.contains(&row), "README.md has no row {row:?}");
     }
 }
 
 #[test]
 fn the_exit_statuses_in_the_readme_are_those_of_the_program() {
     let readme = document("README.md");
-    let told: Vec<u8> = rows(&readme).filter_map(|cells| cells[0].parse().ok()).collect();
+    let reported: Vec<u8> = rows(&readme).filter_map(|cells| cells[0].parse().ok()).collect();
     let known = [
         ExitStatus::Ok,
         ExitStatus::Failed,
@@ -134,13 +134,13 @@ fn the_exit_statuses_in_the_readme_are_those_of_the_program() {
         ExitStatus::Interrupted,
         ExitStatus::Terminated,
     ];
-    assert_eq!(told, known.map(ExitStatus::code));
+    assert_eq!(reported, known.map(ExitStatus::code));
 }
 
 #[test]
 fn the_error_codes_in_the_readme_are_those_of_the_program() {
     let readme = document("README.md");
-    let told: Vec<Vec<_>> = rows(&readme)
+    let reported: Vec<Vec<_>> = rows(&readme)
         .filter(|cells| cells.len() == 4 && cells[1].parse::<u8>().is_ok())
         .map(|cells| cells.iter().map(|cell| (*cell).to_owned()).collect())
         .collect();
@@ -155,7 +155,7 @@ fn the_error_codes_in_the_readme_are_those_of_the_program() {
             ]
         })
         .collect();
-    assert_eq!(told, known);
+    assert_eq!(reported, known);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Errors for programs: each situation has its own code, and people are told the same.
+//! Errors for programs: each situation has its own code, and people see the same message.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::support::kit::{REPO, SOON, fake_world, record, record_path, run, run_in, start};
 
-/// It failed with this code: the object says all that the code means, and stderr has the same words.
+/// Checks that the command failed with this code, that the object has the code's status, and that stderr has the same
+/// text.
 #[track_caller]
 fn coded(output: &Output, code: ErrorCode) -> Value {
     let printed = output.json();
@@ -24,7 +25,7 @@ fn coded(output: &Output, code: ErrorCode) -> Value {
     let hints = error["hints"].as_array().unwrap();
     let words = hints.iter().chain([&error["message"]]);
     for words in words.map(|words| words.as_str().unwrap()) {
-        // clap shows more of a wrong command line to people, over several lines.
+        // For an invalid command line, clap shows people more text, over several lines.
         assert!(
             code == ErrorCode::Usage || output.stderr().contains(words),
             "{words:?}\n{output}"
@@ -38,20 +39,20 @@ fn what_means_wrong_usage_has_a_code_each() {
     let world = fake_world();
     start(&world, "1", "work");
     let issue = format!("{REPO}#1");
-    let said = |arguments: &[&str], code| coded(&run(&world, arguments.iter().copied()), code);
-    let error = said(&["start", "1", "again", "--json"], ErrorCode::AlreadyHasSession);
+    let fails_with = |arguments: &[&str], code| coded(&run(&world, arguments.iter().copied()), code);
+    let error = fails_with(&["start", "1", "again", "--json"], ErrorCode::AlreadyHasSession);
     assert_eq!(error["ref"], issue);
     assert_eq!(
         error["hint"],
         format!("go on with it: kugetsu continue {issue}"),
         "{error}"
     );
-    let error = said(&["init", "--json"], ErrorCode::BaseExists);
+    let error = fails_with(&["init", "--json"], ErrorCode::BaseExists);
     assert_eq!(error["ref"], REPO);
-    said(&["list", "--json", "--no-such-flag"], ErrorCode::Usage);
-    said(&["start", "2", " ", "--json"], ErrorCode::Usage);
-    said(&["show", "a b", "--json"], ErrorCode::InvalidRef);
-    said(
+    fails_with(&["list", "--json", "--no-such-flag"], ErrorCode::Usage);
+    fails_with(&["start", "2", " ", "--json"], ErrorCode::Usage);
+    fails_with(&["show", "a b", "--json"], ErrorCode::InvalidRef);
+    fails_with(
         &["start", "2", "work", "--worktree", "--branch", "a..b", "--json"],
         ErrorCode::WorktreeRefused,
     );
@@ -60,7 +61,7 @@ fn what_means_wrong_usage_has_a_code_each() {
     coded(&wrong, ErrorCode::InvalidSetting);
     run(&world, ["destroy", "1", "-y"]).expect_status(0);
     start(&world, "1", "work");
-    said(&["restore", "1", "--json"], ErrorCode::AlreadyHasSession);
+    fails_with(&["restore", "1", "--json"], ErrorCode::AlreadyHasSession);
 }
 
 #[test]
@@ -78,15 +79,15 @@ fn what_means_try_again_has_a_code_each() {
     ));
     crate::support::kit::with_base(&world);
     start(&world, "1", "work");
-    let said = |arguments: &[&str], code| coded(&run(&world, arguments.iter().copied()), code);
+    let fails_with = |arguments: &[&str], code| coded(&run(&world, arguments.iter().copied()), code);
     let turn = world.spawn(["continue", "1", "hang", "--transport", "run", "--json"]);
     world.wait_until("the turn runs", SOON, || {
         turn.stdout_so_far().contains("agent_start")
     });
-    let error = said(&["continue", "1", "work", "--json"], ErrorCode::InUse);
+    let error = fails_with(&["continue", "1", "work", "--json"], ErrorCode::InUse);
     assert_eq!(error["ref"], format!("{REPO}#1"));
-    said(&["permit", "1", "bash=deny", "--json"], ErrorCode::InUse);
-    let error = said(
+    fails_with(&["permit", "1", "bash=deny", "--json"], ErrorCode::InUse);
+    let error = fails_with(
         &["wait", "1", "--timeout", "100ms", "--output", "json"],
         ErrorCode::WaitTimeout,
     );
@@ -130,21 +131,21 @@ fn what_means_try_again_has_a_code_each() {
 #[test]
 fn what_is_not_there_has_a_code_each() {
     let world = fake_world();
-    let said = |arguments: &[&str], code| coded(&run(&world, arguments.iter().copied()), code);
-    said(&["show", "1", "--json"], ErrorCode::NoSession);
-    said(&["restore", "1", "--json"], ErrorCode::NotInTrash);
-    said(
+    let fails_with = |arguments: &[&str], code| coded(&run(&world, arguments.iter().copied()), code);
+    fails_with(&["show", "1", "--json"], ErrorCode::NoSession);
+    fails_with(&["restore", "1", "--json"], ErrorCode::NotInTrash);
+    fails_with(
         &["permit", "--base", "--repo", "a/b", "--json"],
         ErrorCode::NoBase,
     );
     start(&world, "1", "work");
-    said(&["stop", "1", "--json"], ErrorCode::NotRunning);
-    let error = said(&["answer", "1", "allow", "--json"], ErrorCode::NothingPending);
+    fails_with(&["stop", "1", "--json"], ErrorCode::NotRunning);
+    let error = fails_with(&["answer", "1", "allow", "--json"], ErrorCode::NothingPending);
     assert_eq!(error["ref"], format!("{REPO}#1"), "the issue of the command line");
     let unknown = "01900000-0000-7000-8000-000000000005";
-    said(&["wait", "1", "--turn", unknown, "--json"], ErrorCode::NoTurn);
-    said(&["logs", "1", "--turn", unknown, "--json"], ErrorCode::NoLog);
-    said(
+    fails_with(&["wait", "1", "--turn", unknown, "--json"], ErrorCode::NoTurn);
+    fails_with(&["logs", "1", "--turn", unknown, "--json"], ErrorCode::NoLog);
+    fails_with(
         &["permit", "1", "--remove", "bash", "--json"],
         ErrorCode::NotFound,
     );
@@ -164,17 +165,17 @@ fn what_is_not_there_has_a_code_each() {
 fn what_needs_a_person_and_what_is_wrong_with_the_store_have_a_code_each() {
     let world = fake_world();
     start(&world, "1", "work");
-    let said = |arguments: &[&str], code| coded(&run(&world, arguments.iter().copied()), code);
-    said(&["destroy", "1", "--json"], ErrorCode::NeedsConfirmation);
+    let fails_with = |arguments: &[&str], code| coded(&run(&world, arguments.iter().copied()), code);
+    fails_with(&["destroy", "1", "--json"], ErrorCode::NeedsConfirmation);
     let path = record_path(&world, "1");
     std::fs::write(&path, "{").unwrap();
-    let error = said(&["show", "1", "--json"], ErrorCode::RecordBroken);
+    let error = fails_with(&["show", "1", "--json"], ErrorCode::RecordBroken);
     assert!(
         !error["message"].as_str().unwrap().contains('\n'),
         "advice is a hint: {error}"
     );
     std::fs::write(&path, "{\"schema\": 9}").unwrap();
-    said(&["show", "1", "--json"], ErrorCode::RecordNewer);
+    fails_with(&["show", "1", "--json"], ErrorCode::RecordNewer);
     let file = world.root().join("a-file");
     std::fs::write(&file, "").unwrap();
     let home = file.to_string_lossy().into_owned();

@@ -1,5 +1,5 @@
-//! `sessions-example/` is a true example of kugetsu's home: its files have the fields and types of what the code
-//! writes today. That the code reads them is tested in the engine. When they have changed: `cargo xtask example` writes it anew.
+//! `sessions-example/` matches the code: its files have the fields and types that the code writes today. The engine's
+//! tests check that the code reads them. After a change, `cargo xtask example` writes it again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 const REPO: &str = "sessions/github.com/shoko/kugetsu";
 
-/// A value with nothing but its structure: fields and types.
+/// The structure of a value: only fields and types.
 fn shape(value: &Value) -> Value {
     match value {
         Value::Null => json!("null"),
@@ -17,7 +17,7 @@ fn shape(value: &Value) -> Value {
         Value::Number(number) if number.is_f64() => json!("float"),
         Value::Number(_) => json!("integer"),
         Value::String(_) => json!("string"),
-        // The different shapes in it, each once.
+        // The distinct shapes of the items.
         Value::Array(items) => {
             let shapes: BTreeMap<_, _> = items
                 .iter()
@@ -26,7 +26,7 @@ fn shape(value: &Value) -> Value {
                 .collect();
             shapes.into_values().collect()
         }
-        // The error in a proof is opencode's own.
+        // The error in the proof is opencode's own.
         Value::Object(fields) if fields.contains_key("last_events") => json!("proof"),
         Value::Object(fields) => fields
             .iter()
@@ -35,7 +35,7 @@ fn shape(value: &Value) -> Value {
     }
 }
 
-/// The example's days are not today.
+/// Replaces a day, because the example's days are in the past.
 fn key(name: &str) -> String {
     let day = name.parse::<jiff::civil::Date>().is_ok();
     if day { "a day".to_owned() } else { name.to_owned() }
@@ -46,7 +46,7 @@ fn events(home: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let mut shapes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in example::text(home, &example::stream(home)).lines() {
         let mut event: Value = serde_json::from_str(line).unwrap();
-        // The arguments of a tool are the tool's; under `serve` a call is told of before they are complete.
+        // A tool's arguments depend on the tool, and `serve` reports a call before its arguments are complete.
         if let Some(input) = event.get_mut("input") {
             *input = Value::Null;
         }
@@ -123,7 +123,7 @@ fn it_has_the_structure_of_what_is_written_today() {
         same(&format!("{REPO}/{issue}/turns.jsonl"), lines);
     }
     let mut shown = events(&example::folder());
-    // `opencode run`, which the fake plays, tells of a tool only when it is over.
+    // `opencode run`, which the fake plays, reports a tool only when it has ended.
     shown.remove("tool_execution_update").expect("one in the example");
     assert_eq!(shown, events(&home));
 }

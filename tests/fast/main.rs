@@ -1,5 +1,5 @@
-//! Everything that is proven by starting `kugetsu` on the fake opencode, and the documents held against the program. One
-//! program, so that it is linked once and its tests, which mostly wait, fill the cores to the end.
+//! Tests that start `kugetsu` on the fake opencode, and tests that compare the documents with the program. They are one
+//! program, so that it is linked once and its tests, which mostly wait, keep all cores busy.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,

@@ -1,4 +1,4 @@
-//! A home folder of version 0.1, from before sessions had roles and names: it is read, continued and rewritten.
+//! A home folder of version 0.1, from before roles and names, is read, continued and rewritten.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -124,13 +124,13 @@ fn an_old_home_is_continued_and_rewritten() {
     assert_eq!(record(&world, 1)["totals"]["turns"], 3);
     run(&world, ["permit", "1", "edit=deny"]).expect_status(0);
 
-    // A person's answer goes out with the next turn.
+    // The next turn delivers a person's answer.
     run(&world, ["continue", "8", "go on"]).expect_status(0);
     assert_eq!(record(&world, 8)["pending"], Value::Null);
     run(&world, ["answer", "7", "allow"]).expect_status(0);
     run(&world, ["continue", "7"]).expect_status(0);
 
-    // What a killed supervisor left is put in order.
+    // The state that a killed supervisor left is repaired.
     run(&world, ["continue", "6", "and now"]).expect_status(0);
     let shown = run(&world, ["show", "6", "--turns", "--json"]).json();
     assert_eq!(shown["turn_list"][0]["verdict"], "lost");
@@ -139,7 +139,7 @@ fn an_old_home_is_continued_and_rewritten() {
 
     run(&world, ["destroy", "1", "-y"]).expect_status(0);
     run(&world, ["restore", "1"]).expect_status(0);
-    // What the old version put into the trash comes back.
+    // An entry that the old version put into the trash can be restored.
     run(&world, ["restore", "3"]).expect_status(0);
     run(&world, ["continue", "3", "back"]).expect_status(0);
     assert_eq!(record(&world, 3)["totals"]["turns"], 2);

@@ -1,5 +1,6 @@
-//! What people read, whole: help, lists, reports and errors, held against the snapshots in `snapshots/`. After a wanted
-//! change, `INSTA_UPDATE=always cargo xtask test output::` writes them anew, and the diff shows what people will see.
+//! Complete output for people (help, lists, reports and errors), compared with the snapshots in `snapshots/`. After an
+//! intended change, run `INSTA_UPDATE=always cargo xtask test output::` to update them; the diff shows what people will
+//! see.
 
 use clap::CommandFactory as _;
 use insta::assert_snapshot;
@@ -7,7 +8,7 @@ use kugetsu_testing::{FakeScript, Opencode, Output, Running, Signal, Step, World
 
 use crate::support::kit::{SOON, record_path, run, run_in, scripted_world, session_of, start, status};
 
-/// A world whose opencode answers, fails, asks or hangs, as the prompt says.
+/// A world whose opencode answers, fails, asks or hangs, depending on the prompt.
 fn world() -> World {
     let error = Step::Error {
         name: "APIError".to_owned(),
@@ -29,8 +30,8 @@ fn hanging(world: &World, issue: &str) -> Running {
     turn
 }
 
-/// Exit status, stdout and stderr, without what differs from run to run.
-fn told(world: &World, output: &Output) -> String {
+/// Exit status, stdout and stderr, without parts that differ between runs.
+fn transcript(world: &World, output: &Output) -> String {
     let mut text = format!("status: {}\n", output.code());
     for (name, stream) in [("stdout", output.stdout()), ("stderr", output.stderr())] {
         if !stream.is_empty() {
@@ -49,7 +50,7 @@ fn told(world: &World, output: &Output) -> String {
     )
 }
 
-/// What differs from run to run, and what stands for it.
+/// The parts that differ between runs, and their placeholders.
 const FILTERS: [(&str, &str); 7] = [
     (r"ses_[0-9A-Za-z]+", "[SESSION]"),
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "[TURN]"),
@@ -58,12 +59,12 @@ const FILTERS: [(&str, &str); 7] = [
         "[TIME]",
     ),
     (r"process \d+", "process [PID]"),
-    // Columns are as wide as what stands in them.
+    // Column widths depend on their contents.
     (r" {2,}", "  "),
     (r"─{4,}", "────"),
     (r" +\n", "\n"),
 ];
-/// A length of time that was measured.
+/// A measured duration.
 const SPAN: (&str, &str) = (r"\b\d+(\.\d+)? ?(ms|s|m)\b( ago)?", "[SPAN]");
 
 /// Compares with the snapshot of this name.
@@ -78,10 +79,14 @@ fn compare(name: &str, text: &str, filters: &[(&str, &str)]) {
     settings.bind(|| assert_snapshot!(name, text));
 }
 
-/// Compares what a command told.
+/// Compares a command's output with a snapshot.
 #[track_caller]
-fn compare_told(name: &str, world: &World, output: &Output) {
-    compare(name, &told(world, output), &[&FILTERS[..], &[SPAN]].concat());
+fn compare_output(name: &str, world: &World, output: &Output) {
+    compare(
+        name,
+        &transcript(world, output),
+        &[&FILTERS[..], &[SPAN]].concat(),
+    );
 }
 
 #[test]
@@ -100,7 +105,7 @@ fn the_help_of_every_verb() {
 #[test]
 fn lists_and_reports() {
     let world = world();
-    compare_told("list-empty", &world, &run(&world, ["list"]));
+    compare_output("list-empty", &world, &run(&world, ["list"]));
     start(&world, "1", "hello");
     run(&world, ["start", "2", "fail", "--transport", "run"]).expect_status(1);
     run(&world, ["continue", "1", "nothing", "--transport", "run"]).expect_status(1);
@@ -116,7 +121,7 @@ fn lists_and_reports() {
         ("prune-nothing", &["prune"]),
         ("doctor", &["doctor"]),
     ] {
-        compare_told(name, &world, &run(&world, words.iter().copied()));
+        compare_output(name, &world, &run(&world, words.iter().copied()));
     }
     turn.signal(Signal::Terminate);
     turn.wait(SOON);
@@ -127,7 +132,7 @@ fn lists_and_reports() {
         ("destroy", &["destroy", "2", "-y"]),
         ("restore", &["restore", "2"]),
     ] {
-        compare_told(name, &world, &run(&world, words.iter().copied()));
+        compare_output(name, &world, &run(&world, words.iter().copied()));
     }
 }
 
@@ -136,9 +141,9 @@ fn an_error_of_every_exit_status() {
     let world = world();
     start(&world, "1", "hello");
     let failed = run(&world, ["start", "2", "fail", "--transport", "run"]);
-    compare_told("error-1-failed", &world, &failed);
+    compare_output("error-1-failed", &world, &failed);
     let void = run(&world, ["start", "5", "nothing", "--transport", "run"]);
-    compare_told("error-1-void", &world, &void);
+    compare_output("error-1-void", &world, &void);
     for (name, words) in [
         ("error-2-not-confirmed", &["destroy", "1"][..]),
         ("error-64-reference", &["show", "abc"]),
@@ -146,17 +151,17 @@ fn an_error_of_every_exit_status() {
         ("error-64-flag", &["list", "--colour"]),
         ("error-66-session", &["show", "99"]),
     ] {
-        compare_told(name, &world, &run(&world, words.iter().copied()));
+        compare_output(name, &world, &run(&world, words.iter().copied()));
     }
     let empty = World::new(Opencode::Fake);
     let no_base = run(&empty, ["start", "1", "hello"]);
-    compare_told("error-66-base", &empty, &no_base);
+    compare_output("error-66-base", &empty, &no_base);
     let missing = run_in(
         &world,
         &[("KUGETSU_OPENCODE", "/nonexistent/opencode")],
         &["continue", "1", "hello"],
     );
-    compare_told("error-69-opencode-missing", &world, &missing);
+    compare_output("error-69-opencode-missing", &world, &missing);
     let home = world.root().join("no-folder");
     std::fs::write(&home, "").unwrap();
     let unwritable = run_in(
@@ -164,20 +169,20 @@ fn an_error_of_every_exit_status() {
         &[("KUGETSU_HOME", home.to_str().unwrap())],
         &["init", "--adopt", &session_of(&world, "1")],
     );
-    compare_told("error-73-home", &world, &unwritable);
+    compare_output("error-73-home", &world, &unwritable);
     let turn = hanging(&world, "3");
     let busy = run(&world, ["continue", "3", "too"]);
-    compare_told("error-75-in-use", &world, &busy);
+    compare_output("error-75-in-use", &world, &busy);
     turn.signal(Signal::Interrupt);
-    compare_told("error-130-interrupted", &world, &turn.wait(SOON));
+    compare_output("error-130-interrupted", &world, &turn.wait(SOON));
     let turn = hanging(&world, "4");
     turn.signal(Signal::Terminate);
-    compare_told("error-143-terminated", &world, &turn.wait(SOON));
+    compare_output("error-143-terminated", &world, &turn.wait(SOON));
 }
 
 #[test]
 fn the_settings_of_a_new_machine() {
     let world = World::new(Opencode::Fake);
     let output = run(&world, ["config"]);
-    compare("config", &told(&world, &output), &FILTERS);
+    compare("config", &transcript(&world, &output), &FILTERS);
 }

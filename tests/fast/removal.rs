@@ -1,5 +1,5 @@
-//! What is removed, replaced or lost on the way: no session and no base goes without a copy that can be brought back, and
-//! nothing is taken for gone that is only out of sight.
+//! Removal, replacement and loss of sessions and bases: each leaves a copy that can be restored, and nothing that is
+//! only temporarily unreachable counts as gone.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ fn base_path(world: &World) -> PathBuf {
     world.kugetsu_home().join("sessions").join(REPO).join("base.json")
 }
 
-/// The session of the base; nothing where there is none.
+/// The session of the base; `None` if there is no base.
 fn base(world: &World) -> Option<String> {
     let bytes = std::fs::read(base_path(world)).ok()?;
     let record: Value = serde_json::from_slice(&bytes).expect("whole");
@@ -44,7 +44,7 @@ fn change_record(world: &World, issue: &str, change: impl FnOnce(&mut Value)) {
     std::fs::write(record_path(world, issue), changed.to_string()).expect("the record is written");
 }
 
-/// Somebody talks to the base by hand.
+/// Sends a message to the base without kugetsu.
 fn talk_to(world: &World, session: &str) {
     let command = world.opencode_command(["run", "--format", "json", "--session", session]);
     world
@@ -92,7 +92,7 @@ fn what_is_removed_leaves_nothing_but_its_lease_in_run() {
     };
     for issue in ["1", "2"] {
         start(&world, issue, "hello");
-        // One that came when nothing listened any more.
+        // A signal that arrived after the turn.
         std::fs::write(run_folder.join(format!("{issue}.signal.json")), "{}").expect("a file");
     }
     assert_eq!(
@@ -157,7 +157,7 @@ fn a_base_that_is_replaced_leaves_no_gap() {
     run(&world, ["init", "--force", "--adopt", &new]).expect_status(0);
     refused(&world, &["restore", "--base"], 64, &["base"]);
     run(&world, ["destroy", "--base", "-y"]).expect_status(0);
-    // The newest first.
+    // The newest entry is restored first.
     run(&world, ["restore", "--base"]).expect_status(0);
     assert_eq!(base(&world), Some(new));
     std::fs::remove_file(base_path(&world)).unwrap();
@@ -295,7 +295,7 @@ fn a_supervisor_of_a_host_that_is_no_more_is_dead() {
 }
 
 #[test]
-fn what_opencode_said_is_nobody_elses_business() {
+fn opencodes_output_is_private() {
     let world = World::new(Opencode::Fake);
     run(&world, ["doctor"]);
     let folder = world.kugetsu_home().join("run");

@@ -1,5 +1,5 @@
-//! Everything that programs read from kugetsu has a JSON Schema, checked in and true. That every object which any test
-//! reads is valid is seen to by `Output::json` and `Output::json_lines` of the tests' world.
+//! Everything that programs read from kugetsu has a correct, checked-in JSON Schema. `Output::json` and
+//! `Output::json_lines` of the tests' world validate every object that any test reads.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -105,7 +105,7 @@ fn the_files_that_a_turn_leaves_are_valid() {
 }
 
 #[test]
-fn a_signal_needs_no_more_than_its_word() {
+fn a_signal_file_needs_only_the_signal() {
     assert_valid("signal-file", &json!({"signal": "pause"}));
     let whole = json!({
         "schema": 1, "turn": "01a1fbdd-6d77-7679-95ff-a3c0af00cef8", "signal": "stop", "sent": "2026-01-01T00:00:00Z",

@@ -1,6 +1,5 @@
-//! Every shell block of the skill and of the README does what it says when it is typed as it stands, in order, in one
-//! new home. opencode is the fake one, so only what kugetsu makes of a command is proven here; `real/readme.rs` runs the
-//! tour on the real one.
+//! Every shell block of the skill and of the README works when typed as it stands, in order, in one new home. These
+//! tests use the fake opencode, so they only prove kugetsu's part; `real/readme.rs` runs the tour on the real one.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -9,7 +8,7 @@ use clap::Parser as _;
 use kugetsu_testing::blocks;
 use kugetsu_testing::{Output, Stdin, World, kugetsu_binary};
 
-/// Does what ssh does: gives the words after the host to a shell, as one line.
+/// A stand-in for ssh: passes the words after the host to a shell as one line.
 const SSH: &str = r#"#!/bin/sh
 while :; do
     case $1 in
@@ -41,12 +40,12 @@ fn shell(world: &World, script: &str) -> Output {
     command
         .args(["-euc", script])
         .env("PATH", format!("{}:{path}", world.root().join("bin").display()))
-        // The fake server makes sessions and runs no turn.
+        // The fake's server creates sessions but runs no turns.
         .env("KUGETSU_TRANSPORT", "run");
     world.finish(command, Stdin::Null)
 }
 
-/// Types every block and returns what came out of each.
+/// Runs every block and returns the output of each.
 fn type_blocks(world: &World, name: &str) -> Vec<Output> {
     let mut outputs = Vec::new();
     for block in blocks(name, "sh") {
@@ -87,7 +86,7 @@ fn every_command_of_the_skill_works_as_written() {
     assert!(arrived(
         "- Say `what is true` and nothing else; \"quotes\" and $(dollars) arrive as they are.\n"
     ));
-    // The one that went through ssh.
+    // The prompt that went through ssh.
     assert!(arrived("Make the build faster. Measure before and after.\n"));
 
     let sessions = world.run(["list", "--json"]).json();

@@ -1,11 +1,11 @@
-//! `--host`: every command through the system's ssh and a real sshd on loopback. No real opencode is needed.
+//! `--host`: every command through the system's ssh and a real sshd on loopback, with the fake opencode.
 
 use crate::support::kit::{self, ISSUE, REPO, SOON, fake_prompts, fake_session};
 use crate::support::sshd::{HOST, Sshd, other_home};
 use kugetsu_testing::{FakeAttempt, FakeScript, Opencode, Output, Running, Signal, Stdin, Step, World};
 use serde_json::{Value, json};
 
-/// A world, and another host that has a base session.
+/// A world, and another host with a base session.
 fn worlds() -> (World, Sshd) {
     let world = World::new(Opencode::Fake);
     let sshd = Sshd::start(&world);
@@ -13,7 +13,7 @@ fn worlds() -> (World, Sshd) {
     (world, sshd)
 }
 
-/// The fake opencode makes sessions only with `run`: one of those is adopted.
+/// The fake opencode creates sessions only with `run`, so one of those is adopted.
 fn with_base() -> (World, Sshd) {
     let (world, sshd) = worlds();
     let session = fake_session(&world);
@@ -259,7 +259,7 @@ fn ctrl_c_ends_the_turn_over_there() {
 }
 
 #[test]
-fn whoever_dies_here_the_turn_over_there_is_ended() {
+fn the_remote_turn_ends_whichever_local_process_dies() {
     let (world, _sshd) = with_base();
     start_hanging(&world).kill9();
     world.wait_nothing_left(SOON);
@@ -267,7 +267,7 @@ fn whoever_dies_here_the_turn_over_there_is_ended() {
 }
 
 #[test]
-fn a_dropped_connection_ends_the_turn_and_says_so() {
+fn a_dropped_connection_ends_the_turn_and_is_reported() {
     let (world, sshd) = with_base();
     let running = start_hanging(&world);
     assert!(sshd.drop_connections() > 0);
@@ -283,7 +283,8 @@ fn a_dropped_connection_ends_the_turn_and_says_so() {
     assert_eq!(shown(&world)["last"]["verdict"], "aborted");
 }
 
-/// Starts a turn of this id on the other host that hangs, and waits until opencode has its prompt, which it gives too.
+/// Starts a turn with this id that hangs on the other host, and waits until opencode has its prompt. Returns the prompt
+/// too.
 fn start_named(world: &World, turn: &str) -> (Running, Vec<String>, String) {
     let number = &turn[turn.len() - 2..];
     let prompt = format!("hang on {number}");
@@ -312,7 +313,7 @@ fn start_named(world: &World, turn: &str) -> (Running, Vec<String>, String) {
     (running, words, prompt)
 }
 
-/// The processes of this program, with the command line that it has.
+/// The processes that run this program, according to their command lines.
 fn pids_of(world: &World, program: &str) -> Vec<u32> {
     let all = world.processes();
     let found = all.iter().filter(|process| {
@@ -323,16 +324,16 @@ fn pids_of(world: &World, program: &str) -> Vec<u32> {
 }
 
 #[test]
-fn the_same_turn_after_a_lost_connection_is_told_and_not_run_again() {
+fn the_same_turn_after_a_lost_connection_is_reported_and_not_run_again() {
     let (world, sshd) = with_base();
     world.fake(&FakeScript::default().on("hang", [Step::Stderr("x".into()), Step::Hang]));
     let lost = |running: Running, turn: &str| {
         let output = running.wait(SOON);
-        let told = output.expect_status(75).json();
-        assert_eq!(told["exit_status"], 75, "{output}");
+        let reported = output.expect_status(75).json();
+        assert_eq!(reported["exit_status"], 75, "{output}");
         assert!(
             output.stderr().contains(&format!("--turn-id {turn}")),
-            "the way back is told\n{output}"
+            "the command to repeat is shown\n{output}"
         );
     };
     for (turn, how) in [
@@ -358,21 +359,21 @@ fn the_same_turn_after_a_lost_connection_is_told_and_not_run_again() {
             }
             _ => running.kill9(),
         }
-        // At once: the turn over there may still be on its way to its end.
+        // Refused at once: the remote turn may not have ended yet.
         let again = world.spawn(&words).wait(SOON);
-        let told = again.expect_status(143).json();
+        let reported = again.expect_status(143).json();
         assert_eq!(
-            (&told["turn"], &told["verdict"], &told["exit_status"]),
+            (&reported["turn"], &reported["verdict"], &reported["exit_status"]),
             (&json!(turn), &json!("aborted"), &json!(143)),
             "{how}\n{again}"
         );
         world.wait_nothing_left(SOON);
-        // The session goes on, with another turn, and has had each prompt once.
+        // The session continues with another turn, and has received each prompt once.
         let next = [
             "--host",
             HOST,
             "continue",
-            told["ref"].as_str().unwrap(),
+            reported["ref"].as_str().unwrap(),
             "go on",
             "--transport=run",
             "--output=json",
@@ -410,7 +411,7 @@ fn a_detached_turn_outlives_its_connection_and_is_found_again() {
     let stopped = over(&world, ["stop", "14"]);
     assert!(stopped.expect_status(0).stdout().contains(turn), "{stopped}");
     assert_eq!(waiting.wait(SOON).expect_status(143).json()["turn"], turn);
-    // Asked for again, it is told, whether the one who asks means to stay or not.
+    // Repeating the command reports the result, with or without `--detach`.
     over(&world, start).expect_status(143);
     let again = world.run(["--host", HOST].iter().chain(&start).chain(&["--detach"]));
     assert_eq!(again.expect_status(0).stdout().trim(), turn);

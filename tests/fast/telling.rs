@@ -1,4 +1,4 @@
-//! What a turn tells while it runs and at its end, to people and to whoever waits, on the fake opencode.
+//! A turn's messages during its run and at its end, for people and for waiting programs, on the fake opencode.
 
 use std::io::Read as _;
 use std::process::Stdio;
@@ -6,7 +6,7 @@ use std::process::Stdio;
 use crate::support::kit::{SOON, fake_world, record, run, state_of};
 use kugetsu_testing::{FakeScript, Output, Step};
 
-/// The last events that a summary tells.
+/// The last events in a summary.
 fn last(output: &Output) -> Vec<String> {
     let stderr = output.stderr();
     let lines = stderr.lines().filter_map(|line| line.strip_prefix("  last: "));
@@ -28,21 +28,24 @@ fn a_failed_turn_tells_its_last_five_events_to_everybody() {
     let start = ["start", "1", "fail", "--transport", "run", "--turn-id", id];
     let failed = run(&world, start);
     failed.expect_status(1);
-    let told = last(&failed);
-    assert_eq!(told.len(), 5, "{failed}");
-    assert!(told[0].starts_with("step 2"), "the last, not the first\n{failed}");
+    let reported = last(&failed);
+    assert_eq!(reported.len(), 5, "{failed}");
     assert!(
-        told[3].starts_with("step 3 ended: tool-calls, 10 tokens"),
+        reported[0].starts_with("step 2"),
+        "the last, not the first\n{failed}"
+    );
+    assert!(
+        reported[3].starts_with("step 3 ended: tool-calls, 10 tokens"),
         "{failed}"
     );
-    assert!(told[4].contains("no credit"), "{failed}");
+    assert!(reported[4].contains("no credit"), "{failed}");
     for again in [
         run(&world, start),
         run(&world, ["wait", "1"]),
         run(&world, ["wait", "1", "--output", "json"]),
     ] {
         again.expect_status(1);
-        assert_eq!(last(&again), told, "{again}");
+        assert_eq!(last(&again), reported, "{again}");
     }
     let done = run(&world, ["continue", "1", "hi", "--transport", "run"]);
     assert_eq!(last(done.expect_status(0)), [""; 0], "{done}");
@@ -130,7 +133,7 @@ fn a_reader_that_reads_nothing_holds_up_no_turn() {
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     let mut child = command.spawn().expect("kugetsu starts");
-    // Nobody reads, and a pipe takes 64 KiB of the megabyte.
+    // Nobody reads stdout, and a pipe holds 64 KiB of the megabyte.
     world.wait_until("the turn is on record", SOON, || {
         record(&world, "1").is_some_and(|record| record["last"]["verdict"] == "completed")
     });
@@ -153,15 +156,15 @@ fn a_reader_that_reads_nothing_holds_up_no_turn() {
 }
 
 #[test]
-fn an_output_that_cannot_tell_lines_is_refused() {
+fn an_output_form_without_lines_is_refused_with_events() {
     let world = fake_world();
     for form in ["text", "json"] {
         for flags in [&["--supervised"][..], &["--events", "turn_end"]] {
             let words = [&["start", "1", "hi", "--output", form], flags].concat();
             let output = run(&world, words);
-            let told = output.expect_status(64).stderr();
+            let reported = output.expect_status(64).stderr();
             assert!(
-                told.contains(flags[0]) && told.contains(&format!("--output {form}")),
+                reported.contains(flags[0]) && reported.contains(&format!("--output {form}")),
                 "{output}"
             );
             assert_eq!(output.stdout().is_empty(), form == "text", "{output}");

@@ -1,13 +1,13 @@
-//! What only a person at a terminal sees: questions that are asked there, and colour. On the fake opencode, in tmux.
+//! Behaviour at a terminal: interactive questions and colour. With the fake opencode, in tmux.
 
 use crate::support::kit::{fake_world, opencode_sessions, record, run, session_of, snapshot, start};
 use crate::support::terminal::Terminal;
 use kugetsu_testing::{World, kugetsu_binary};
 
-/// A terminal that runs `kugetsu` with these words, then tells its exit status and waits.
+/// A terminal that runs `kugetsu` with these arguments, then prints its exit status and waits.
 fn kugetsu<'a>(world: &'a World, words: &str) -> Terminal<'a> {
     let binary = kugetsu_binary();
-    // The shell outlives Ctrl-C, and its children do not inherit that.
+    // The shell survives Ctrl-C, and its children do not inherit the trap.
     let shell = format!(
         "trap : INT; '{}' {words}; echo status $?; exec sleep 600",
         binary.display()
@@ -31,7 +31,7 @@ fn answer<'a>(world: &'a World, words: &str, keys: &[&str], status: i32) -> Term
 }
 
 #[test]
-fn prune_and_destroy_do_what_a_person_says() {
+fn prune_and_destroy_follow_the_persons_answer() {
     let world = fake_world();
     for issue in ["1", "2"] {
         start(&world, issue, "hello");

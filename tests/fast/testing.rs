@@ -1,4 +1,4 @@
-//! The test support does what it promises; no real opencode is needed here.
+//! Tests of the test support, without the real opencode.
 
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,7 +33,7 @@ fn fake_run(world: &World, arguments: &[&str], prompt: &str) -> Output {
     world.finish(world.opencode_command(arguments), Stdin::text(prompt))
 }
 
-/// Bit 14 of the signals that a process ignores is SIGTERM, number 15.
+/// SIGTERM is signal 15, so bit 14 of the mask of ignored signals.
 // The model.
 
 #[test]
@@ -182,7 +182,7 @@ fn a_gate_holds_the_reply_until_it_is_opened() {
     model.on("held", vec![Reply::text("through").behind(&gate)]);
     let mut held = send(&model, &turn(&["held"]));
     gate.wait_arrived(SOON);
-    // Another session is served meanwhile, and nothing has come for this one.
+    // Another session is served meanwhile, and this one has received nothing.
     assert_eq!(ask(&model, &turn(&["free"])).text(), "done");
     held.set_nonblocking(true).unwrap();
     assert_eq!(
@@ -286,7 +286,7 @@ fn nothing_of_the_callers_environment_but_path_reaches_a_command() {
 }
 
 #[test]
-fn a_command_that_does_not_end_is_killed_and_what_it_printed_is_told() {
+fn a_command_that_does_not_end_is_killed_and_its_output_reported() {
     let world = World::new(Opencode::Fake);
     let mut command = world.command("sh");
     command.args(["-c", "echo to stdout; echo to stderr >&2; exec sleep 600"]);
@@ -334,7 +334,7 @@ fn signals_and_silent_stdin_reach_the_command() {
 // The fake opencode.
 
 #[test]
-fn the_fake_answers_and_keeps_what_it_was_told() {
+fn the_fake_answers_and_stores_its_prompt() {
     let world = World::new(Opencode::Fake);
     let output = fake_run(&world, &["--title", "base"], "say \"hi\"\n");
     let events = output.expect_status(0).json_lines();
@@ -456,7 +456,7 @@ fn the_fake_floods_and_sends_what_is_no_event() {
 }
 
 #[test]
-fn the_fakes_half_line_comes_before_its_other_half() {
+fn the_fakes_partial_line_comes_before_its_rest() {
     let world = fake(&FakeScript::steps([
         Step::Raw("{\"a\":".into()),
         Step::Hang,
@@ -545,7 +545,7 @@ fn the_fakes_orphans_outlive_it_but_not_the_world() {
             .collect();
         sleepers.len() == 2 && sleepers.iter().all(|process| process.parent != pid)
     });
-    // The whole group is told to end, and only the orphans are no part of it.
+    // The signal reaches the whole group, which the orphans have left.
     running.signal_group(Signal::Terminate);
     let output = running.wait(SOON);
     assert_eq!(output.signal(), Some(15));
@@ -601,7 +601,7 @@ fn the_fakes_database_can_be_locked_and_lack_columns() {
 }
 
 #[test]
-fn the_fake_serves_only_as_told() {
+fn the_fake_serves_only_as_scripted() {
     let world = World::new(Opencode::Fake);
     let serve = || world.opencode_command(["serve", "--port", "0"]);
     assert!(

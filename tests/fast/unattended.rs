@@ -17,7 +17,7 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_mins(2);
 const README: &str = "README.md";
 const HEADING: &str = "## CI, cron and ssh";
-/// The languages of the section's blocks; there is one of each.
+/// The languages of the section's blocks, one block each.
 const LANGUAGES: [&str; 4] = ["yaml", "crontab", "bash", "sh"];
 
 /// The section's block in this language.
@@ -39,10 +39,10 @@ fn block(language: &str) -> Block {
     block
 }
 
-/// A machine on which kugetsu is installed as README tells, with a base of the repository.
+/// A machine on which kugetsu is installed as the README describes, with a base of the repository.
 struct Machine {
     world: World,
-    /// Where kugetsu is in PATH.
+    /// The folder in PATH that contains kugetsu.
     bin: PathBuf,
 }
 
@@ -56,7 +56,7 @@ impl Machine {
         machine
             .world
             .fake(&FakeScript::default().on("hold", [Step::Stderr("x".into()), Step::Hang]));
-        // What it is to do comes to the fake in a variable, which no caller sets.
+        // The fake finds its script through a variable, which no real caller sets.
         let script = machine.world.command("true");
         let script = script
             .get_envs()
@@ -73,7 +73,7 @@ impl Machine {
         );
         let home = machine.world.home().join(".kugetsu");
         std::fs::create_dir(&home).unwrap();
-        // The fake opencode serves no turns.
+        // The fake opencode's server runs no turns.
         let config = format!("opencode = \"{}\"\ntransport = \"run\"\n", opencode.display());
         std::fs::write(home.join("config.toml"), config).unwrap();
         let base = machine.world.opencode_command(["run", "--format", "json"]);
@@ -86,7 +86,7 @@ impl Machine {
         machine
     }
 
-    /// A program in an environment that has only these variables and HOME, and the mark of the world.
+    /// A program in an environment with only these variables, HOME, and the world's marker.
     fn bare(&self, program: &str, environment: &[(&str, &str)]) -> Command {
         let mark = self.world.command("true");
         let mark = mark
@@ -103,7 +103,7 @@ impl Machine {
         command
     }
 
-    /// PATH with kugetsu in it, and before it whatever is in this folder.
+    /// A PATH with kugetsu in it, preceded by this folder.
     fn path(&self, first: &Path) -> String {
         format!(
             "{}:{}:/usr/local/bin:/usr/bin:/bin",
@@ -123,7 +123,7 @@ impl Machine {
         self.spawn(words).wait(SOON)
     }
 
-    /// A turn on this issue that runs until it is stopped.
+    /// Starts a turn on this issue that runs until it is stopped.
     fn hold(&self, issue: &str) -> Running {
         let prompt = format!("hold {issue}");
         let held = self.spawn(&["continue", issue, "--or-start", &prompt]);
@@ -168,7 +168,7 @@ fn every_block_of_the_section_is_run_by_a_test_here() {
 fn the_step_of_ci_runs_as_a_runner_runs_it() {
     let machine = Machine::new();
     let yaml = block("yaml").text;
-    // What the keyword `shell: bash` makes of a script; a runner does not set -u.
+    // The command that the keyword `shell: bash` runs; a runner does not set -u.
     assert!(yaml.contains("\n  shell: bash\n"), "{yaml}");
     let (_, script) = yaml.split_once("  run: |\n").unwrap();
     let lines = script.lines().map(|line| line.strip_prefix("    ").unwrap());
@@ -199,11 +199,11 @@ fn the_step_of_ci_runs_as_a_runner_runs_it() {
     assert_eq!(first.expect_status(0).stdout(), "completed \ndone\n", "{first}");
     assert_eq!(result()["ref"], "github.com/shoko/kugetsu#17");
     let turn = result()["turn"].clone();
-    // The job is run again: told, and not paid again.
+    // Running the job again reports the result without paying again.
     let again = step("1001", &script);
     assert_eq!(again.expect_status(0).stdout(), first.stdout(), "{again}");
     assert_eq!((machine.prompts_with("changelog"), &result()["turn"]), (1, &turn));
-    // Another run is another turn.
+    // Another job means another turn.
     step("1002", &script).expect_status(0);
     assert_eq!(machine.prompts_with("changelog"), 2);
     assert_ne!(result()["turn"], turn);
@@ -222,8 +222,8 @@ fn the_step_of_ci_runs_as_a_runner_runs_it() {
     machine.world.wait_nothing_left(SOON);
 }
 
-/// What cron makes of the part after the five fields: the first `%` ends the command and begins stdin, where each is a
-/// line feed; `\%` is a percent sign.
+/// Splits the part after the five fields as cron does: the first `%` ends the command and starts stdin, where every
+/// further `%` is a line feed; `\%` is a percent sign.
 fn cron_command(text: &str) -> (String, Stdin) {
     let mut parts = vec![String::new()];
     let mut characters = text.chars().peekable();
@@ -351,13 +351,13 @@ fn a_delivery_of_a_webhook_begins_one_turn() {
 fn the_lines_for_ssh_reach_a_real_sshd() {
     let machine = Machine::new();
     let world = &machine.world;
-    // A login there finds kugetsu in its PATH.
+    // On that host, a login shell finds kugetsu in its PATH.
     let sshd = Sshd::start_with(world, |folder| {
         format!("SetEnv PATH={}:/usr/bin:/bin", folder.display())
     });
     std::fs::create_dir_all(other_home(world)).unwrap();
     std::fs::write(other_home(world).join("config.toml"), "transport = \"run\"\n").unwrap();
-    // ssh takes its settings from the home in /etc/passwd, whatever HOME says.
+    // ssh reads its settings from the home in /etc/passwd, regardless of HOME.
     let config = world.root().join("ssh_config");
     std::fs::write(&config, sshd.client_config()).unwrap();
     let bin = world.root().join("bin");

@@ -1,4 +1,4 @@
-//! Two commands on one issue: who is refused, who waits, and who may stop waiting.
+//! Two commands on one issue: refusing, waiting, and giving up a wait.
 
 use crate::support::kit::{self, SOON, fake_world, hold_lease, record, run, scripted_world, session_of};
 use crate::support::proc::{SIGINT, has_signal};
@@ -59,7 +59,7 @@ fn a_wait_ends_with_the_turn_before_or_with_a_signal() {
     let first = held(&world, &["continue", "1", "hang", "--transport", "run"]);
     let mut impatient = world.spawn(["continue", "1", "not this", "--wait", "--transport", "run"]);
     let patient = world.spawn(["continue", "1", "but this", "--wait", "--transport", "run"]);
-    // Before it catches signals, one would end it as any program.
+    // Before the process catches signals, a signal would end it like any program.
     world.wait_until("it listens to signals", SOON, || {
         has_signal(impatient.pid(), "SigCgt", SIGINT)
     });
@@ -78,7 +78,7 @@ fn a_wait_ends_with_the_turn_before_or_with_a_signal() {
 fn logs_that_follow_a_turn_wait_for_its_beginning() {
     let world = world();
     run(&world, ["start", "1", "hi", "--transport", "run"]).expect_status(0);
-    // The turn is on record, and before its stream begins it writes into opencode's database.
+    // The turn is on record, and it writes into opencode's database before its stream begins.
     let locked = world.lock_database();
     let turn = kit::start_in(
         &world,
@@ -92,7 +92,8 @@ fn logs_that_follow_a_turn_wait_for_its_beginning() {
         world.spawn(["logs", "1", "-f"]),
         world.spawn(["logs", "1", "-f", "--raw"]),
     ];
-    // Without -f there is nothing to print yet; one that is begun later has ended when those before it have looked.
+    // Without -f, there is nothing to print yet. By the time a later `logs` has ended, the earlier ones have read the
+    // file.
     run(&world, ["logs", "1"]).expect_status(66);
     run(&world, ["logs", "1", "--raw"]).expect_status(66);
     for one in &mut followers {
@@ -148,7 +149,7 @@ fn who_asks_for_a_turn_by_its_id_waits_for_turns_alone() {
     run(&world, ["start", "1", "hello", "--transport", "run"]).expect_status(0);
     let _lease = hold_lease(&world, "1", "attach");
     let id = "01900000-0000-7000-8000-000000000005";
-    // Ended after a minute, which is how long it would wait for a turn that is about to begin.
+    // Ended after a minute, which is how long the command waits for a turn that is about to begin.
     let refused = world.run(["continue", "1", "hi", "--turn-id", id]);
     assert!(
         refused.expect_status(75).stderr().contains("(attach)"),

@@ -1,4 +1,4 @@
-//! Sessions that are not an issue's own, on the real opencode.
+//! Sessions other than an issue's own, on the real opencode.
 
 use crate::support::kit::{SOON, opencode_sessions, run, text};
 use kugetsu_testing::{Request, on_both_versions};
@@ -26,7 +26,7 @@ on_both_versions! {
             let asked = world.model.turn_requests_with(&prompt);
             assert_eq!(users(&asked[0]), [format!("{address} begins"), prompt]);
         }
-        // The issue goes and comes back; its role stays.
+        // The issue is destroyed and restored; its role stays.
         run(world, ["destroy", "14", "-y"]).expect_status(0);
         assert!(!opencode_sessions(world).contains(issue));
         run(world, ["destroy", "~nightly", "-y"]).expect_status(0);

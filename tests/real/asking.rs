@@ -1,5 +1,5 @@
-//! Who answers when opencode asks, on both real versions: a file, a supervisor, the default, or a person later.
-//! And what a secret must never reach.
+//! Answers to opencode's requests on both real versions: from a file, a supervisor, the default, or a person later.
+//! Secrets must not leak.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ fn two_questions() -> Reply {
     )
 }
 
-/// A folder that the policy asks about, since it is outside the project; removed at the end.
+/// A folder outside the project, which the policy therefore asks about; removed at the end.
 struct Outside(PathBuf);
 
 impl Outside {
@@ -49,8 +49,8 @@ impl Drop for Outside {
     }
 }
 
-/// What the model was told by the tools after this prompt.
-fn told(world: &World, prompt: &str) -> String {
+/// The tool results that the model received after this prompt.
+fn tool_results(world: &World, prompt: &str) -> String {
     let requests = world.model.turn_requests_with(prompt);
     requests
         .last()
@@ -58,7 +58,7 @@ fn told(world: &World, prompt: &str) -> String {
         .unwrap_or_default()
 }
 
-/// A turn of issue 1 that answers itself, to its end.
+/// Runs a turn of issue 1 to its end, with its stdin closed.
 fn turn(world: &World, verb: &str, more: &[&str], prompt: &str) -> Output {
     let words = [
         &[verb, "#1", "--transport", "serve", "--output", "json"],
@@ -149,7 +149,7 @@ on_both_versions! {
             .find(|line| line["type"] == "extension_ui_request")
             .unwrap();
         assert_eq!(request["detail"][0]["options"], json!(["red", "green"]), "{request}");
-        // Nonsense first: it must neither answer nor harm.
+        // Invalid replies first: they must have no effect.
         running.write_stdin(b"no json\n{\"request\": \"que_other\", \"answer\": \"red\"}\n");
         let reply = json!({"request": request["request"], "answer": ["green"]});
         running.write_stdin(format!("{reply}\n").as_bytes());
@@ -206,7 +206,7 @@ on_both_versions! {
         let path = answers(world, &json!({"questions": {"Colours": ["red", "blue"], "Which size?": "large"}}));
         let listed = turn(world, "start", &["--answers", &path], "ask in parts");
         assert_eq!(listed.expect_status(0).json()["answered"]["file"], 1, "{listed}");
-        let results = told(world, "ask in parts");
+        let results = tool_results(world, "ask in parts");
         assert!(["red", "blue", "large"].iter().all(|label| results.contains(label)), "{results}");
         assert!(!results.contains("green"), "{results}");
 
@@ -216,9 +216,9 @@ on_both_versions! {
             {"permission": "external_directory", "pattern": "/var/tmp/*", "action": "deny"},
         ]}));
         let refused = turn(world, "continue", &["--answers", &path], "be refused");
-        let told = refused.expect_status(1).json();
-        assert_eq!(told["answered"]["file"], 1, "{refused}");
-        assert!(told["reason"].as_str().unwrap().contains("refused: external_directory"), "{refused}");
+        let reported = refused.expect_status(1).json();
+        assert_eq!(reported["answered"]["file"], 1, "{refused}");
+        assert!(reported["reason"].as_str().unwrap().contains("refused: external_directory"), "{refused}");
         assert!(!outside.has("refused"), "{refused}");
 
         let path = answers(world, &json!({"defaults": {"strategy": "first_option"}}));
@@ -235,7 +235,7 @@ on_both_versions! {
             world.model.on(prompt, vec![colour_question(), Reply::text("thanks")]);
             let words = [&["continue", "#1", "--transport", "serve", "--output", "stream-json", prompt], flags].concat();
             let mut command = world.kugetsu(words);
-            // The file goes before the setting.
+            // The file takes precedence over the setting.
             command.env("KUGETSU_ON_QUESTION", "cancel");
             let output = world.start(command, Stdin::OpenSilent).wait(SOON);
             let lines = output.json_lines();
@@ -288,7 +288,7 @@ on_both_versions! {
             assert_eq!(killed.signal(), Some(9), "{killed}");
             world.wait_nothing_left(SOON);
         };
-        // The turn's line is written, and its record is not.
+        // The turn's line is written; its record is not.
         killed("start", "write outside", "turn_logged");
         world.run(["doctor", "--fix"]).expect_status(0);
         assert_eq!(waiting()[0]["kind"], "permission");
@@ -316,7 +316,7 @@ on_both_versions! {
         assert_eq!(world.run(["query"]).json()["actions"], json!([]));
 
         world.model.on("once more", vec![outside.write("third"), Reply::text("never")]);
-        // Before the line: the turn is lost, and what it asked is not.
+        // Killed before the line: the turn is lost, but its request is not.
         killed("continue", "once more", "request_recorded");
         world.run(["answer", "#1", "deny"]).expect_status(0);
         world.model.on("You may not use external_directory", vec![outside.write("fourth"), Reply::text("so be it")]);

@@ -1,4 +1,4 @@
-//! `attach`: opencode's own terminal interface on an issue's session, in a terminal of tmux.
+//! `attach`: opencode's own terminal interface on a session, in a tmux terminal.
 
 use crate::support::kit::{ISSUE, SOON};
 use crate::support::proc::field;
@@ -32,7 +32,7 @@ on_both_versions! {
         };
         refused();
 
-        // The prompt is empty, so this leaves.
+        // With an empty prompt, Ctrl-C leaves the interface.
         terminal.press(&["C-c"]);
         world.wait_until("the interface has ended", SOON, || terminal.ended().is_some());
         assert_eq!(terminal.ended().as_deref(), Some("0"), "{}", terminal.screen());
@@ -43,7 +43,7 @@ on_both_versions! {
         world.spawn(["continue", ISSUE, "afterwards"]).wait(SOON).expect_status(0);
         world.wait_nothing_left(SOON);
 
-        // Where kugetsu is killed, the person is still there.
+        // After kugetsu is killed, opencode's interface still runs.
         let over = world.root().join("over");
         let wait = format!("while [ ! -e '{}' ]; do sleep 0.1; done", over.display());
         let terminal = Terminal::start(world, &format!("'{}' attach '{ISSUE}'; {wait}", kugetsu.display()));
@@ -108,7 +108,7 @@ mod the_session_of_another_host_is_shown_here_and_held_there {
         drop(terminal);
         world.wait_nothing_left(SOON);
 
-        // A connection that is lost takes the interface along, and the lease is free.
+        // A lost connection ends the interface and releases the lease.
         let terminal = Terminal::start(&world, &attach);
         terminal.wait_for("the word is mellon");
         assert!(sshd.drop_connections() > 0);

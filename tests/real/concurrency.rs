@@ -1,4 +1,4 @@
-//! Commands side by side, on the real opencode. A gate in the model holds turns where they are; nothing sleeps.
+//! Concurrent commands on the real opencode. A gate in the model holds turns in place; no test sleeps.
 
 use crate::support::kit::{SOON, opencode_sessions, record, run, session_of, state_of, with_base};
 use kugetsu_testing::{Gate, Reply, on_both_versions};
@@ -8,7 +8,7 @@ on_both_versions! {
         let base = with_base(world);
         let gate = Gate::new();
         world.model.on("the same words", vec![Reply::text("both").behind(&gate)]);
-        // The same words, so that nothing but the session tells the two apart; one through each transport.
+        // The same prompt, so that only the session distinguishes the two; one on each transport.
         let first = world.spawn(["start", "1", "the same words", "--transport", "run"]);
         let second = world.spawn(["start", "2", "the same words"]);
         gate.wait_arrivals(2, SOON);
@@ -22,7 +22,7 @@ on_both_versions! {
         assert_ne!(one, two);
         assert_eq!(opencode_sessions(world), [base, one, two].into());
 
-        // Two continues of one issue: one runs, the other is told who does; or it waits.
+        // Two continues of one issue: one runs; the other reports the holder, or waits.
         let gate = Gate::new();
         world.model.on("held here", vec![Reply::text("later").behind(&gate)]);
         let first = world.spawn(["continue", "1", "held here"]);
@@ -62,7 +62,7 @@ on_both_versions! {
         third.expect_status(64);
         assert!(third.stderr().contains("kugetsu continue github.com/shoko/kugetsu#1"), "{third}");
 
-        // At the very same moment.
+        // At the same moment.
         let both = [
             world.spawn(["start", "2", "a race"]),
             world.spawn(["start", "2", "a race"]),

@@ -10,8 +10,8 @@ fn wait_for_state(world: &World, state: &str) {
     });
 }
 
-/// The turn requests whose last user message is this prompt; 1.3.2 puts one line feed before what comes on stdin.
-fn asked(world: &World, prompt: &str) -> usize {
+/// The number of turn requests whose last user message is this prompt. 1.3.2 adds one line feed before stdin.
+fn requests_with(world: &World, prompt: &str) -> usize {
     let requests = world.model.turn_requests();
     requests
         .iter()
@@ -19,7 +19,7 @@ fn asked(world: &World, prompt: &str) -> usize {
         .count()
 }
 
-/// Paused while the model thinks, resumed, paused again and stopped.
+/// A turn is paused while the model thinks, resumed, paused again and stopped.
 fn pause_resume_and_stop(world: &World, transport: &str) {
     world.run(["init"]).expect_status(0);
     let first = Gate::new();
@@ -33,7 +33,7 @@ fn pause_resume_and_stop(world: &World, transport: &str) {
     world.wait_until("only the supervisor is left", SOON, || {
         world.processes().iter().all(|process| process.pid == supervisor)
     });
-    assert_eq!(asked(world, "think"), 1);
+    assert_eq!(requests_with(world, "think"), 1);
 
     let second = Gate::new();
     world.model.on(
@@ -47,7 +47,7 @@ fn pause_resume_and_stop(world: &World, transport: &str) {
     let output = turn.wait(SOON);
     output.expect_status(0);
     assert!(output.stdout().ends_with("and on\n"), "{output}");
-    assert_eq!(asked(world, "think"), 1, "the prompt is not sent again");
+    assert_eq!(requests_with(world, "think"), 1, "the prompt is not sent again");
     let record = world.run(["show", "14", "--json"]).json();
     assert_eq!(
         (&record["last"]["turn"], &record["totals"]["turns"]),
@@ -92,14 +92,14 @@ on_both_versions! {
         shell.signal_group(Signal::Kill);
         shell.wait(SOON);
         gate.wait_arrived(SOON);
-        // The client tries again, and waits; another one asks for the end.
+        // The client repeats the command and waits; another client stops the turn.
         let again = world.spawn(["start", "14", "work", "--turn-id", id, "--output", "json"]);
         let waiting = world.spawn(["wait", "14"]);
         gate.open();
-        let told = again.wait(SOON).expect_status(0).json();
-        assert_eq!((&told["turn"], &told["answer"]), (&json!(id), &json!("the work is done")));
+        let reported = again.wait(SOON).expect_status(0).json();
+        assert_eq!((&reported["turn"], &reported["answer"]), (&json!(id), &json!("the work is done")));
         assert_eq!(waiting.wait(SOON).expect_status(0).stdout(), "the work is done\n");
-        assert_eq!(asked(world, "work"), 1);
+        assert_eq!(requests_with(world, "work"), 1);
         world.wait_nothing_left(SOON);
     }
 }

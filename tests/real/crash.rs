@@ -1,13 +1,13 @@
-//! `kill -9` of kugetsu at some points, on the real opencode and both transports; `crash.rs` tries every point on the
-//! fake one.
+//! `kill -9` of kugetsu at some crash points, on the real opencode and both transports. `fast/crash.rs` tries every
+//! point on the fake one.
 
 use crate::support::kit::{
-    SOON, known_sessions, no_half_file, opencode_sessions, prompts_of, record, run, run_in, session_of,
+    SOON, known_sessions, no_partial_file, opencode_sessions, prompts_of, record, run, run_in, session_of,
     state_of, with_base,
 };
 use kugetsu_testing::{Gate, Reply, World, on_both_versions};
 
-/// Kills `start` at a point and sees that nothing of it lives on.
+/// Kills `start` at a point and checks that none of its processes survive.
 #[track_caller]
 fn killed(world: &World, transport: &str, issue: &str, point: &str) {
     let prompt = format!("begin {issue}");
@@ -20,17 +20,17 @@ fn killed(world: &World, transport: &str, issue: &str, point: &str) {
 #[track_caller]
 fn left_in_order(world: &World, issue: &str, point: &str) {
     world.wait_nothing_left(SOON);
-    no_half_file(world);
+    no_partial_file(world);
     assert_eq!(state_of(world, issue), "lost", "{point}");
 }
 
-/// The rules that opencode has of an issue's session.
+/// The permission rules in opencode's row of an issue's session.
 #[track_caller]
 fn policy(world: &World, issue: &str) -> Option<String> {
     world.session(&session_of(world, issue)).permission
 }
 
-/// One `doctor --fix` makes every session of opencode one that a record names, and no turn is live.
+/// Checks that after one `doctor --fix`, a record names every session of opencode and no turn is live.
 #[track_caller]
 fn adopted(world: &World, issues: &[&str], sessions: usize) {
     run(world, ["doctor", "--fix"]).expect_status(0);
@@ -44,7 +44,7 @@ fn adopted(world: &World, issues: &[&str], sessions: usize) {
     }
     assert_eq!(opencode_sessions(world).len(), sessions);
     assert_eq!(known_sessions(world), opencode_sessions(world));
-    no_half_file(world);
+    no_partial_file(world);
 }
 
 on_both_versions! {
@@ -57,7 +57,7 @@ on_both_versions! {
         assert!(policy(world, "4").is_none(), "it was killed before the policy was written");
         killed(world, "serve", "5", "fork_settled");
         let settled = policy(world, "5").expect("it was killed after the policy was written");
-        // In the middle of a turn, with a tool running that left opencode's process group.
+        // In the middle of a turn, while a tool runs that has left opencode's process group.
         world.model.on("begin 6", vec![Reply::bash("sleep 600")]);
         let turn = world.spawn(["start", "6", "begin 6", "--transport", "serve"]);
         world.wait_until("the tool runs", SOON, || {
@@ -72,7 +72,7 @@ on_both_versions! {
         }
         assert_eq!(prompts_of(world, &session_of(world, "3")), ["begin 3"]);
 
-        // What never got its prompt may be started; what did, is continued.
+        // A session that never got its prompt can be started; one that did is continued.
         for issue in ["1", "4", "5"] {
             let session = session_of(world, issue);
             let prompt = format!("begin {issue}");
@@ -124,12 +124,12 @@ on_both_versions! {
             let output = run_in(world, &[("KUGETSU_CRASH_AT", point)], &["init", "--repo", repo]);
             assert_eq!(output.signal(), Some(9), "{output}");
             world.wait_nothing_left(SOON);
-            no_half_file(world);
+            no_partial_file(world);
         }
         run(world, ["start", "1", "hi"]).expect_status(66);
         let forgotten = opencode_sessions(world);
         assert_eq!(forgotten.len(), 2);
-        // Another home's base is its own.
+        // A base of another kugetsu home is separate.
         let elsewhere = world.root().join("elsewhere");
         let home = [("KUGETSU_HOME", elsewhere.to_str().expect("UTF-8"))];
         run_in(world, &home, &["init"]).expect_status(0);
@@ -144,7 +144,7 @@ on_both_versions! {
         gate.wait_arrived(SOON);
         cut_off.kill9();
         world.wait_nothing_left(SOON);
-        no_half_file(world);
+        no_partial_file(world);
         let prompted = opencode_sessions(world)
             .into_iter()
             .find(|session| !prompts_of(world, session).is_empty())

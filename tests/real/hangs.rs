@@ -1,8 +1,8 @@
-//! Everything that is known to make opencode hang, as a table: each turn ends by itself within the limit it was
-//! given, with its verdict and exit status, leaves nothing running, and its session goes on once the cause is gone.
-//! Both transports, both real versions.
+//! Every known cause of a hang in opencode, as a table. Each turn ends by itself within its limit, with the expected
+//! verdict and exit status, and leaves no process running. Its session continues once the cause is removed. Both
+//! transports, both real versions.
 //!
-//! Each row is measured into a file; `cargo xtask test` prints them, and `docs/hangs.md` shows them.
+//! Each row is measured into a file; `cargo xtask test` prints the rows, and `docs/hangs.md` shows them.
 
 use std::time::Instant;
 
@@ -10,13 +10,13 @@ use crate::support::case::{Case, SOON};
 use kugetsu_testing::{Gate, HangRow, MODELS, Output, Reply, Running, Signal, Stdin, Version};
 use serde_json::json;
 
-/// Something that hangs, how long it may, and how its turn ends.
+/// A cause of a hang, its limits, and the expected end of the turn.
 struct Row {
     name: &'static str,
     cause: Cause,
-    /// The flag or setting that ends it, or would.
+    /// The flag or setting that limits the turn.
     limit: [&'static str; 2],
-    /// The verdict, the exit status, and what the reason says: on 1.3.2, and on 1.18.33.
+    /// The verdict, the exit status, and part of the reason, on 1.3.2 and on 1.18.33.
     ends: [End; 2],
 }
 
@@ -25,15 +25,15 @@ type End = (&'static str, i32, &'static str);
 enum Cause {
     /// kugetsu's own stdin is a pipe that never ends.
     OpenStdin,
-    /// The model answers so, for ever.
+    /// The model gives these replies for ever.
     Model(fn(&Case) -> Vec<Reply>),
-    /// A rule leaves this permission to a person, and the model wants to write outside the project.
+    /// A rule sets this permission to `ask`, and the model wants to write outside the project.
     Ask(&'static str),
     /// No configuration names a model.
     NoModel,
-    /// Another program holds the write lock of opencode's database from before the command.
+    /// Another program holds the write lock of opencode's database since before the command.
     DatabaseLocked,
-    /// A tool that ignores SIGTERM, with a child of the same kind that left every group.
+    /// A tool that ignores SIGTERM, with a child that does too and has left every process group.
     StubbornTool,
     /// opencode gets SIGSTOP while the model thinks.
     Stopped,
@@ -97,7 +97,7 @@ const TABLE: [Row; 12] = [
         name: "no model configured",
         cause: Cause::NoModel,
         limit: ["--max-quota-wait", "1s"],
-        // Both take a model of their own, which they cannot reach without a network; 1.18.33 tries again.
+        // Both versions choose a default model, which is unreachable without a network; 1.18.33 retries.
         ends: [("failed", 1, "onnect"), ("quota", 75, "onnect")],
     },
     Row {
@@ -133,7 +133,7 @@ fn question(_: &Case) -> Vec<Reply> {
     vec![Reply::tool("question", question), Reply::text("went on")]
 }
 
-/// A turn that is held up by one row of the table.
+/// A turn held up by one row of the table.
 struct Held<'a> {
     case: &'a Case,
     row: &'a Row,
@@ -173,17 +173,17 @@ impl<'a> Held<'a> {
         self.case.start(command, stdin)
     }
 
-    fn model_says(&self, replies: Vec<Reply>) {
+    fn model_replies(&self, replies: Vec<Reply>) {
         self.case.model.on(self.prompt.as_str(), replies);
     }
 
-    /// Sets up the cause, waits for the turn's end, and takes the cause away.
+    /// Sets up the cause, waits for the turn's end, and removes the cause.
     fn to_its_end(&self) -> Output {
         let case = self.case;
         match &self.row.cause {
             Cause::OpenStdin => self.begin(Stdin::OpenSilent).wait(SOON),
             Cause::Model(replies) => {
-                self.model_says(replies(case));
+                self.model_replies(replies(case));
                 self.begin(Stdin::Null).wait(SOON)
             }
             Cause::Ask(permission) => {
@@ -192,7 +192,7 @@ impl<'a> Held<'a> {
                     .expect_status(0);
                 let outside = case.home().join("outside.txt");
                 let write = json!({"filePath": outside, "content": "no"});
-                self.model_says(vec![Reply::tool("write", write), Reply::text("went on")]);
+                self.model_replies(vec![Reply::tool("write", write), Reply::text("went on")]);
                 let output = self.begin(Stdin::Null).wait(SOON);
                 assert!(!outside.exists(), "{output}");
                 output
@@ -212,7 +212,7 @@ impl<'a> Held<'a> {
                 self.begin(Stdin::Null).wait(SOON)
             }
             Cause::StubbornTool => {
-                self.model_says(vec![Reply::bash(
+                self.model_replies(vec![Reply::bash(
                     "setsid sh -c 'trap \"\" TERM INT HUP; touch far; while :; do sleep 1; done' >/dev/null 2>&1 & \
                      trap '' TERM; touch near; sleep 600",
                 )]);
@@ -225,7 +225,7 @@ impl<'a> Held<'a> {
             }
             Cause::Stopped => {
                 let gate = Gate::new();
-                self.model_says(vec![Reply::text("never").behind(&gate)]);
+                self.model_replies(vec![Reply::text("never").behind(&gate)]);
                 let running = self.begin(Stdin::Null);
                 gate.wait_arrived(SOON);
                 let opencode = case.opencode_of(running.pid()).expect("its opencode runs");
@@ -243,7 +243,7 @@ impl<'a> Held<'a> {
         }
     }
 
-    /// Whether it ended as the table says, and goes on now that the cause is gone.
+    /// Checks the turn's end against the table, and that the session continues without the cause.
     #[track_caller]
     fn check(&self, seconds: f64, output: &Output, left: usize) {
         let (case, name) = (self.case, self.row.name);
@@ -254,7 +254,7 @@ impl<'a> Held<'a> {
         }];
         output.expect_status(status);
         let result = output.json();
-        // What keeps a turn from beginning is an error, and no verdict.
+        // A turn that could not begin gives an error and no verdict.
         let (ended, why) = if result.get("error").is_some() {
             ("-".to_owned(), output.stderr())
         } else {
@@ -264,7 +264,7 @@ impl<'a> Held<'a> {
         assert_eq!(ended, verdict, "{output}");
         assert!(why.contains(reason), "the reason lacks {reason:?}\n{output}");
 
-        // What never began has no session, and begins now. A session stays with the model that it had last.
+        // A turn that never began has no session, so it starts now. A session keeps the last model that it used.
         let next = format!("what comes after {name}");
         let more: &[&str] = if case.has_session(self.place as u64 + 1) {
             &[]
@@ -289,7 +289,7 @@ impl<'a> Held<'a> {
     }
 }
 
-/// Holds turns up at the same time, each by a row of the table, checks their ends, and writes what was measured.
+/// Holds turns up concurrently, one for each row, checks their ends, and writes the measurements.
 #[track_caller]
 fn hang<const N: usize>(case: &Case, names: [&str; N]) {
     let held = names.map(|name| {
@@ -314,7 +314,7 @@ fn hang<const N: usize>(case: &Case, names: [&str; N]) {
     case.wait_nothing_left(SOON);
 }
 
-// Rows that share a world share its `init`, and follow one another where they would only fight for the processor.
+// Rows that share a world share its `init`. Rows that would compete for the processor run one after the other.
 on_every_combination! {
     fn what_asks(case: &Case) {
         hang(case, ["a question in a fork"]);
@@ -326,7 +326,7 @@ on_every_combination! {
         hang(case, ["429 without end"]);
         hang(case, ["500 without end"]);
         hang(case, ["a stream cut short without end"]);
-        // What opencode had begun before it heard of the end may still have been asked.
+        // opencode may still have sent a request that it had begun before it was told to end.
         let asked = case.model.turn_requests_with("hang by a stream").len();
         assert!((3..=6).contains(&asked), "{asked} requests, each of them paid");
         hang(case, ["a model that never answers"]);

@@ -1,5 +1,5 @@
-//! A session's life on the real opencode: the right one is continued, it is removed and comes back, its permissions
-//! are explained, its turns are watched.
+//! The life of a session on the real opencode: continuing the right session, removing and restoring it, explaining its
+//! permissions, following its turns.
 
 use crate::support::kit::{SOON, known_sessions, opencode_sessions, record, run, session_of, snapshot, text};
 use kugetsu_testing::{Gate, Reply, Request, Stdin, on_both_versions};
@@ -27,7 +27,7 @@ on_both_versions! {
 
         run(world, ["start", "1", "one begins", "--transport", "run"]).expect_status(0);
         run(world, ["start", "2", "two begins", "--transport", "run"]).expect_status(0);
-        // The newest session is #2's, which is where 1.3.2 goes with --continue.
+        // The newest session is #2's, which 1.3.2 would continue with --continue.
         run(world, ["continue", "1", "one goes on", "--transport", "run"]).expect_status(0);
         let (one, two) = (session_of(world, "1"), session_of(world, "2"));
         assert_eq!(opencode_sessions(world), [base.clone(), one.clone(), two.clone()].into());
@@ -90,7 +90,7 @@ on_both_versions! {
         assert_ne!(text(&forced.json()["session"]), first);
         let log = world.kugetsu_home().join("sessions").join(crate::support::kit::REPO).join("base/debug.log");
         let log = std::fs::read_to_string(log).unwrap();
-        // Its turn is in it, as opencode and as kugetsu tell it.
+        // The log holds the turn, both from opencode and from kugetsu.
         assert!(log.contains("DEBUG") && log.contains("providerID=scripted"), "{log}");
         assert_eq!(run(world, ["list", "--json"]).json()["bases"].as_array().map(Vec::len), Some(1));
 

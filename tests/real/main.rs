@@ -1,5 +1,5 @@
-//! Everything that is proven on the real opencode. One program, so that its tests fill the cores to the end: most of
-//! their time is opencode's, and a program for each subject would wait for its own slowest test.
+//! Tests on the real opencode. They are one program, so that they keep all cores busy: they mostly wait for opencode,
+//! and with several programs, each would wait for its own slowest test.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,

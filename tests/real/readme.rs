@@ -1,11 +1,11 @@
-//! The tour in the README, typed on the real opencode: what comes out is what it says.
+//! The README's tour on the real opencode: the output matches the text.
 
 use std::time::Duration;
 
 use kugetsu_testing::blocks;
 use kugetsu_testing::{Opencode, Stdin, Version, World, kugetsu_binary, script_tour};
 
-/// Each command of a session at the terminal, with what it printed.
+/// Each command of a terminal session, with its output.
 fn commands(session: &str) -> Vec<(&str, String)> {
     let mut commands: Vec<(&str, String)> = Vec::new();
     for line in session.lines() {
@@ -19,12 +19,12 @@ fn commands(session: &str) -> Vec<(&str, String)> {
     commands
 }
 
-/// Takes out of a text what differs from one run to the next: ids, times, how long something took.
+/// Replaces the parts of a text that differ between runs: ids, times, durations.
 fn redacted(text: &str) -> String {
     let mut lines = Vec::new();
     for line in text.trim_end().lines() {
         let mut words: Vec<String> = line.split_whitespace().map(word).collect();
-        // How many pieces an answer comes in depends on the machine.
+        // The number of pieces of an answer depends on the machine.
         if let Some(at) = words
             .iter()
             .position(|word| word == "events,")

@@ -1,4 +1,4 @@
-//! Commands on another host with the real opencode there, through a real sshd on loopback.
+//! Commands on another host with the real opencode, through a real sshd on loopback.
 
 use crate::support::kit::{SOON, colour_question, files_with};
 use crate::support::sshd::{HOST, Sshd, other_home};
@@ -147,7 +147,7 @@ mod who_asks_there_is_answered_from_here {
                 "when it is over"
             );
         }
-        // A mistake in it is told by its name here.
+        // An error in the file is reported with the file's local name.
         std::fs::write(&file, "{\"secrets\": 1}").unwrap();
         let wrong = world.run(words("continue", "never"));
         assert!(
@@ -195,7 +195,7 @@ mod who_asks_there_is_answered_from_here {
     }
 }
 
-mod the_same_turn_after_a_lost_connection_is_told_and_not_run_again {
+mod the_same_turn_after_a_lost_connection_is_reported_and_not_run_again {
     use super::*;
 
     #[test]
@@ -221,9 +221,9 @@ mod the_same_turn_after_a_lost_connection_is_told_and_not_run_again {
         assert!(sshd.drop_connections() > 0);
         cut.wait(SOON).expect_status(75);
         let again = world.spawn(words).wait(SOON);
-        let told = again.expect_status(143).json();
+        let reported = again.expect_status(143).json();
         assert_eq!(
-            (&told["turn"], &told["verdict"]),
+            (&reported["turn"], &reported["verdict"]),
             (&json!(turn), &json!("aborted")),
             "{again}"
         );

@@ -1,11 +1,11 @@
-//! What the subagents of a turn may take, on both transports and both real versions: the limits of the turn are theirs as
-//! well, and what they ask is answered.
+//! Subagents of a turn, on both transports and both real versions: the turn's limits apply to them, and their requests
+//! are answered.
 
 use crate::support::case::{Case, SOON, expect};
 use kugetsu_testing::{Reply, Stdin, Version, usage};
 use serde_json::{Value, json};
 
-/// The model delegates, and the subagent answers so.
+/// The model delegates, and the subagent receives these replies.
 fn delegate(case: &Case, words: &str, replies: Vec<Reply>) {
     let prompt = format!("subagent, {words}");
     let task = json!({"description": "a part of it", "prompt": prompt, "subagent_type": "general"});
@@ -16,7 +16,7 @@ fn delegate(case: &Case, words: &str, replies: Vec<Reply>) {
     case.model.on(prompt, replies);
 }
 
-/// Asks to come back in a second, which opencode does.
+/// A reply that asks the client to retry in a second, which opencode does.
 fn later() -> Reply {
     match Reply::status(429, "come back later") {
         Reply::Status { code, body, .. } => Reply::Status {
@@ -40,7 +40,7 @@ on_every_combination! {
         };
         assert_eq!((total(&result), &result["steps"]), (4 * a_request, &json!(2)), "{output}");
 
-        // It would never end by itself.
+        // The model would never stop by itself.
         let commands = (0..6).map(|n| Reply::bash(format!("echo {n}"))).chain([Reply::Hang]);
         delegate(case, "spend", commands.collect());
         let limit = (4 * a_request - 1).to_string();
@@ -53,7 +53,7 @@ on_every_combination! {
     }
 
     fn what_a_subagent_does_or_fails_to_do_is_the_turns(case: &Case) {
-        // Both mostly wait, so they do it beside the others.
+        // Both mostly wait, so they run concurrently with the others.
         let limits = ["--stall-timeout", "15s", "--timeout", "2m", "--grace", "1s"];
         delegate(case, "fall silent", vec![Reply::bash("echo begun"), Reply::Hang]);
         let silent = case.begin("start", "#3", &[&limits[..], &["delegate: fall silent"]].concat());
@@ -77,12 +77,12 @@ on_every_combination! {
     }
 }
 
-/// A command that takes so long.
+/// A command that takes this many seconds.
 fn take_seconds(seconds: u32) -> String {
     format!("end=$(($(date +%s) + {seconds})); while [ $(date +%s) -lt $end ]; do sleep 1; done; echo done")
 }
 
-/// On one transport on both versions.
+/// Makes a test for one transport on both versions.
 macro_rules! on_transport {
     ($transport:literal, $name:ident, $body:ident) => {
         mod $name {
@@ -102,7 +102,7 @@ macro_rules! on_transport {
 }
 
 on_transport!("serve", what_a_subagent_asks, is_answered);
-on_transport!("serve", what_is_asked_before_there_is_a_subagent, is_waited_for);
+on_transport!("serve", requests_before_there_is_a_subagent, is_waited_for);
 on_transport!("run", a_subagent_that_works_again, waits_no_more);
 
 fn is_answered(case: &Case) {
@@ -125,16 +125,16 @@ fn is_answered(case: &Case) {
     assert!(!outside.exists());
 }
 
-/// A turn that waits for an answer is not stalled, also where no tool runs but the one that delegates.
+/// A turn that waits for an answer is not stalled, even if the only running tool is the one that delegates.
 fn is_waited_for(case: &Case) {
     case.to_end(["permit", "--base", "task=ask"], Stdin::Null)
         .expect_status(0);
     delegate(case, "nothing", vec![Reply::text("never asked for")]);
-    // A refusal ends a turn of opencode's.
+    // A rejected request ends opencode's turn.
     answered_by_default(case, "delegate: nothing", (1, "failed", 1));
 }
 
-/// Nobody answers: the turn ends with this verdict and so many answers by default.
+/// Nobody answers: the turn ends with this verdict and this many default answers.
 fn answered_by_default(case: &Case, message: &str, expected: (i32, &str, u64)) {
     let words = [
         "start",
@@ -165,7 +165,7 @@ fn answered_by_default(case: &Case, message: &str, expected: (i32, &str, u64)) {
     case.wait_nothing_left(SOON);
 }
 
-/// `run` tells of a subagent's failed request, and of nothing that it does afterwards.
+/// `run` reports a subagent's failed request but nothing that the subagent does afterwards.
 fn waits_no_more(case: &Case) {
     delegate(
         case,

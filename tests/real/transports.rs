@@ -1,5 +1,5 @@
-//! The contract of the transports, kept by both on both real versions: what reaches the model, what comes back,
-//! what a session carries, and how a turn ends.
+//! The contract of the transports, on both transports and both real versions: what the model receives, what the user
+//! gets back, what a session holds, and how a turn ends.
 
 mod endings;
 mod private;
@@ -17,7 +17,7 @@ fn close(value: &Value, wanted: f64) {
     assert!((value - wanted).abs() < 1e-9, "{value} is not {wanted}");
 }
 
-/// What so many answered requests use.
+/// The token usage of this many answered requests.
 fn tokens(requests: u64) -> Value {
     json!({
         "input": requests * (usage::INPUT - usage::CACHED),
@@ -58,12 +58,12 @@ on_every_combination! {
         }
         assert_eq!(record["last"]["tokens"], tokens(1));
         assert_eq!(record["session"], result["session"]);
-        // The second turn went on where the first one ended.
+        // The second turn continues where the first one ended.
         let last = case.model.turn_requests_with("once more").pop().unwrap();
         assert_eq!(last.user_texts().len(), 2, "{:?}", last.user_texts());
         assert!(last.assistant_texts().iter().any(|text| text == "it works"));
 
-        // Deleted behind our back: nothing is asked, and nothing else is continued instead.
+        // The session was deleted without kugetsu: nothing is sent, and no other session is continued instead.
         let id = case.row(1).id;
         case.sql_write(&format!("DELETE FROM session WHERE id = '{id}'"));
         let asked = case.model.turn_requests().len();
@@ -85,7 +85,7 @@ on_every_combination! {
             let output = case.turn_with("continue", "#1", &["-"], Stdin::text(text.as_str()));
             expect(&output, 0, "completed", "");
         }
-        // `run` of 1.3.2 puts one line feed before what comes on its stdin; nothing else ever differs.
+        // `run` of 1.3.2 adds one line feed before the prompt on its stdin; nothing else ever differs.
         let added = match (case.transport, case.version) {
             ("run", Version::V1_3_2) => "\n",
             _ => "",
@@ -106,7 +106,7 @@ on_every_combination! {
         let running = case.begin("start", "#7", &["look"]);
         gate.wait_arrived(SOON);
         if case.transport == "run" {
-            // The environment covers the first prompt; the row follows the fork.
+            // The environment covers the first prompt; the row is written after the fork.
             let id = || case.record(7)["session"].as_str().map(str::to_owned);
             case.wait_until("the row has rules", SOON, || id().is_some_and(|id| case.session(&id).permission.is_some()));
         }
@@ -120,7 +120,7 @@ on_every_combination! {
         assert_eq!(row.directory, case.repo().to_str().unwrap());
         assert_eq!(row.title, "github.com/shoko/kugetsu#7");
         assert_eq!(record["live"]["transport"], case.transport);
-        // Neither did opencode change it behind our back, nor was the tool on offer.
+        // opencode did not change the row afterwards, and did not offer the tool.
         assert_eq!(case.row(7).title, "github.com/shoko/kugetsu#7");
         let offered = case.model.turn_requests()[0].tool_names();
         assert!(!offered.iter().any(|tool| tool == "question"), "{offered:?}");

@@ -1,4 +1,4 @@
-//! A session with a worktree works there on the real opencode: both versions, both transports, and the tools too.
+//! A session with a worktree works in it on the real opencode: both versions, both transports, and the tools too.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ fn run(world: &World, arguments: &[&str]) -> Output {
     output
 }
 
-/// A turn whose tool writes where it is into a new file of this name.
+/// A turn whose tool writes its working directory into a new file of this name.
 fn turn(world: &World, arguments: &[&str], file: &str) {
     let calls = world.model.turn_requests().len();
     let prompt = format!("write {file}");
@@ -26,7 +26,7 @@ fn turn(world: &World, arguments: &[&str], file: &str) {
     let there = std::fs::read_to_string(path.join(file)).unwrap_or_else(|error| panic!("{error}\n{output}"));
     assert_eq!(Path::new(there.trim()), path, "{output}");
     assert!(!world.repo().join(file).exists(), "{output}");
-    // The model was told the same.
+    // The model received the same directory.
     let results = world.model.turn_requests()[calls..]
         .last()
         .map(kugetsu_testing::Request::tool_results);
@@ -35,7 +35,7 @@ fn turn(world: &World, arguments: &[&str], file: &str) {
         results.iter().any(|text| text.trim() == there.trim()),
         "{results:?}\n{output}"
     );
-    // And opencode's row names it.
+    // opencode's row names it too.
     let session = result["session"].as_str().unwrap();
     let rows = world.sessions();
     let row = rows
@@ -57,7 +57,7 @@ on_both_versions! {
     fn started_through_run_and_continued_through_serve(world: &World) {
         run(world, &["init"]);
         turn(world, &["start", "14", "--worktree", "--transport", "run"], "one");
-        // Taken away and brought back, from opencode as well as from git.
+        // The worktree is removed and restored, both in opencode and in git.
         let session = world.run(["show", ISSUE, "--json"]).json()["session"].clone();
         world.run(["destroy", "14", "-y"]).expect_status(2);
         run(world, &["destroy", "14", "-y", "--force"]);

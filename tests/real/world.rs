@@ -1,4 +1,4 @@
-//! The hermetic world works: the real opencode answers in it, on both versions, and nothing of it stays behind.
+//! The hermetic world works: the real opencode answers in it, on both versions, and leaves nothing behind.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ on_both_versions! {
         assert_eq!(costs, [usage::COST, usage::COST], "{output}");
 
         let requests = world.model.turn_requests();
-        // 1.3.2 puts one line feed before what comes on stdin.
+        // 1.3.2 adds one line feed before stdin.
         let arrived = requests[0].last_user_text();
         assert_eq!(arrived.strip_prefix('\n').unwrap_or(&arrived), prompt);
         assert_eq!(requests[1].tool_results(), ["from the tool\n"]);
@@ -47,7 +47,7 @@ on_both_versions! {
         world.wait_nothing_left(SOON);
     }
 
-    fn what_a_world_knows_of_opencode_is_not_asked_again(world: &World) {
+    fn a_world_does_not_query_opencode_again(world: &World) {
         let known = || std::fs::read_to_string(world.kugetsu_home().join("run/opencode.json")).unwrap();
         let before = known();
         world.spawn(["doctor"]).wait(Duration::from_mins(1));

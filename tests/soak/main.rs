@@ -1,8 +1,8 @@
-//! A short soak on the real opencode: turns through both transports side by side, while supervisors and opencodes
-//! are killed. `cargo xtask soak` does the same for longer.
+//! A short soak on the real opencode: concurrent turns on both transports, while supervisors and opencodes are killed.
+//! `cargo xtask soak` runs a longer one.
 //!
-//! Each test here starts more opencodes than the machine has cores, so one runs after the other, and none beside those of
-//! `tests/real`.
+//! Each test here starts more opencodes than the machine has cores, so the tests run one after the other, and never
+//! beside those of `tests/real`.
 #![allow(
     dead_code,
     clippy::disallowed_macros,
@@ -22,7 +22,7 @@ use kugetsu_testing::{SoakPlan, SoakTally, on_both_versions, soak};
 
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Until this is dropped, no other test of this program runs.
+/// While this value lives, no other test of this program runs.
 fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -37,7 +37,7 @@ on_both_versions! {
         assert!(tally.problems.is_empty(), "seed {}: {}", plan.seed, tally.problems.join("\n"));
         let all = tally.all();
         assert_eq!(all.turns, plan.turns);
-        // Those that are struck at the model are struck on any machine.
+        // Kills at the model strike on every machine.
         assert!(all.supervisors_killed > 0 && all.opencodes_killed > 0, "{all:?}");
         assert!(all.completed > 0 && tally.by_transport.len() == 2, "{tally:?}");
     }

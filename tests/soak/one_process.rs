@@ -1,4 +1,5 @@
-//! Many turns in one process, as a daemon runs them: one that panics and two that are stopped leave the others alone.
+//! Many turns in one process, as a daemon runs them. One turn that panics and two that are stopped do not affect the
+//! others.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ const PANICS: u64 = 2;
 const STOPPED_FROM_OUTSIDE: u64 = 4;
 const STOPPED_HERE: u64 = 5;
 
-/// Private servers, of whose links one panics in the middle of its turn.
+/// A connector of private servers whose link panics in the middle of one given turn.
 struct Panicking(Uuid);
 
 struct PanickingLink {
@@ -111,7 +112,7 @@ fn request(engine: &Engine, number: u64, id: Uuid) -> TurnRequest {
         wait: None,
         worktree: WorktreeRequest::default(),
         options: TurnOptions {
-            // Through both; the one that panics goes through the connector that makes it.
+            // Turns use both transports; the one that panics uses the connector above.
             transport: TransportChoice::Only(if number.is_multiple_of(2) {
                 TransportKind::Serve
             } else {
@@ -172,7 +173,7 @@ on_both_versions! {
             assert!(engine.running_here().is_empty(), "none is left in the registry");
         });
         gate.open();
-        // Its process is this one, which lives; its lease is not held.
+        // Its process is this one, which is alive, but its lease is free.
         assert_eq!(state_of(world, "2"), "lost");
         for number in (1..=TURNS).filter(|number| *number != PANICS) {
             assert_ne!(state_of(world, &number.to_string()), "running");

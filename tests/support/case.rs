@@ -1,4 +1,4 @@
-//! One test body, four tests: both transports on both real versions.
+//! Turns one test body into four tests: both transports on both real versions.
 #![allow(clippy::disallowed_macros, reason = "tests say what they ran")]
 
 use std::ops::Deref;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use kugetsu_testing::{Opencode, Output, Running, SessionRow, Stdin, Version, World};
 use serde_json::Value;
 
-/// For whatever must happen, on a machine that has other things to do.
+/// A deadline for anything that must happen, even on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_mins(4);
 
-/// A world with a base, and the transport that its turns take.
+/// A world with a base, and the transport of its turns.
 pub(crate) struct Case {
     world: World,
     pub(crate) version: Version,
@@ -39,7 +39,7 @@ impl Case {
         case
     }
 
-    /// `kugetsu` to its end, however busy the machine is.
+    /// Runs `kugetsu` to its end, with a deadline for busy machines.
     #[track_caller]
     pub(crate) fn to_end<const N: usize>(&self, words: [&str; N], stdin: Stdin) -> Output {
         self.start(self.kugetsu(words), stdin).wait(SOON)
@@ -51,18 +51,18 @@ impl Case {
         words
     }
 
-    /// `kugetsu VERB ISSUE --json --transport ... MORE`, still running.
+    /// Starts `kugetsu VERB ISSUE --json --transport ... MORE`.
     pub(crate) fn begin(&self, verb: &str, issue: &str, more: &[&str]) -> Running {
         self.spawn(self.words(verb, issue, more))
     }
 
-    /// The same to its end.
+    /// The same, run to its end.
     #[track_caller]
     pub(crate) fn turn(&self, verb: &str, issue: &str, more: &[&str]) -> Output {
         self.turn_with(verb, issue, more, Stdin::Null)
     }
 
-    /// The same with something on stdin.
+    /// The same with this stdin.
     #[track_caller]
     pub(crate) fn turn_with(&self, verb: &str, issue: &str, more: &[&str], stdin: Stdin) -> Output {
         self.start(self.kugetsu(self.words(verb, issue, more)), stdin)
@@ -95,7 +95,7 @@ impl Case {
     }
 }
 
-/// Fails unless the turn ended with this status and verdict and its reason has `words`.
+/// Fails unless the turn ended with this status and verdict and its reason contains `words`.
 #[track_caller]
 pub(crate) fn expect(output: &Output, status: i32, verdict: &str, words: &str) {
     output.expect_status(status);

@@ -1,4 +1,4 @@
-//! A bare HTTP client for talking to the scripted model as opencode does.
+//! A minimal HTTP client that talks to the scripted model as opencode does.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -20,7 +20,7 @@ pub(crate) fn turn(messages: &[&str]) -> Value {
 /// Sends a request and returns the open connection.
 pub(crate) fn send(model: &ModelServer, body: &Value) -> TcpStream {
     let mut stream = TcpStream::connect(model.address()).unwrap();
-    // An answer that never ends shall fail its test, not stop it.
+    // An answer that never ends must fail its test rather than block it.
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let body = body.to_string();
     let head = format!(
@@ -32,9 +32,9 @@ pub(crate) fn send(model: &ModelServer, body: &Value) -> TcpStream {
     stream
 }
 
-/// An answer, as far as it came.
+/// An answer, possibly incomplete.
 pub(crate) struct Answer {
-    /// The head and the body as they came, chunk sizes included.
+    /// The head and the body as received, including chunk sizes.
     pub(crate) raw: String,
 }
 
@@ -54,7 +54,7 @@ impl Answer {
         }
     }
 
-    /// Whether the end of the body came, and not just the end of the connection.
+    /// Whether the body ended properly, rather than only the connection.
     pub(crate) fn is_complete(&self) -> bool {
         let Some((head, body)) = self.raw.split_once("\r\n\r\n") else {
             return false;
@@ -65,7 +65,7 @@ impl Answer {
         }
     }
 
-    /// The body of an answer that is no stream.
+    /// The body of an answer that is not a stream.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(self.raw.split_once("\r\n\r\n").unwrap().1).unwrap()
     }
@@ -98,7 +98,7 @@ impl Answer {
     }
 }
 
-/// Sends a request and reads its whole answer.
+/// Sends a request and reads the whole answer.
 pub(crate) fn ask(model: &ModelServer, body: &Value) -> Answer {
     Answer::read(send(model, body))
 }

@@ -1,4 +1,4 @@
-//! What the tests of the whole command have in common.
+//! Helpers shared by the tests of the whole command.
 
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
@@ -11,14 +11,14 @@ pub(crate) use kugetsu_testing::files_below;
 use kugetsu_testing::{FakeScript, Opencode, Output, Reply, Running, Stdin, World};
 use serde_json::{Value, json};
 
-/// Far more than anything takes on a busy machine.
+/// A deadline far beyond what anything takes on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_mins(3);
 /// The world's repository.
 pub(crate) const REPO: &str = "github.com/shoko/kugetsu";
 /// The issue `14` of the world's repository, in full.
 pub(crate) const ISSUE: &str = "github.com/shoko/kugetsu#14";
 
-/// Runs to the end, with an empty stdin and a generous deadline.
+/// Runs to the end with an empty stdin and a generous deadline.
 #[track_caller]
 pub(crate) fn run<'a>(world: &World, arguments: impl IntoIterator<Item = &'a str>) -> Output {
     world.spawn(arguments).wait(SOON)
@@ -30,14 +30,14 @@ pub(crate) fn run_in(world: &World, environment: &[(&str, &str)], arguments: &[&
     start_in(world, environment, arguments).wait(SOON)
 }
 
-/// Starts it with settings in the environment.
+/// Starts the command with settings in the environment.
 pub(crate) fn start_in(world: &World, environment: &[(&str, &str)], arguments: &[&str]) -> Running {
     let mut command: Command = world.kugetsu(arguments);
     command.envs(environment.iter().copied());
     world.start(command, Stdin::Null)
 }
 
-/// A world with a base: made by `init`, or, since the fake does not serve, adopted. Gives the base's session.
+/// Gives the world a base: made by `init`, or adopted if the fake does not serve. Returns the base's session.
 #[track_caller]
 pub(crate) fn with_base(world: &World) -> String {
     if world.opencode() == Opencode::Fake {
@@ -59,7 +59,7 @@ pub(crate) fn fake_world() -> World {
     world
 }
 
-/// [`fake_world`] with a script for what comes after the base.
+/// [`fake_world`] with a script for the calls after the base exists.
 #[track_caller]
 pub(crate) fn scripted_world(script: &FakeScript) -> World {
     let world = fake_world();
@@ -67,14 +67,14 @@ pub(crate) fn scripted_world(script: &FakeScript) -> World {
     world
 }
 
-/// A world whose opencode makes sessions through its server, and no base yet.
+/// A world whose opencode creates sessions through its server, without a base.
 pub(crate) fn serving_world() -> World {
     let world = World::new(Opencode::Fake);
     world.fake(&FakeScript::serving());
     world
 }
 
-/// The prompts that the fake was given, in order.
+/// The prompts that the fake received, in order.
 pub(crate) fn fake_prompts(world: &World) -> Vec<String> {
     world
         .fake_calls()
@@ -83,7 +83,7 @@ pub(crate) fn fake_prompts(world: &World) -> Vec<String> {
         .collect()
 }
 
-/// A session that the fake makes, as its user would.
+/// A session that the fake created without kugetsu.
 #[track_caller]
 pub(crate) fn fake_session(world: &World) -> String {
     let command = world.opencode_command(["run", "--format", "json"]);
@@ -92,7 +92,7 @@ pub(crate) fn fake_session(world: &World) -> String {
     text(&made.json_lines()[0]["sessionID"])
 }
 
-/// A JSON string; panics where it is none.
+/// A JSON string; panics if the value is not a string.
 #[track_caller]
 pub(crate) fn text(value: &Value) -> String {
     value
@@ -124,7 +124,7 @@ pub(crate) fn status(world: &World, issue: &str) -> Option<Value> {
     serde_json::from_slice(&std::fs::read(run_file(world, issue, ".status.json")).ok()?).ok()
 }
 
-/// Holds an issue's lease as another process would that does this with it.
+/// Holds an issue's lease as another process would, with `what` as the purpose.
 pub(crate) fn hold_lease(world: &World, issue: &str, what: &str) -> File {
     let mut file = File::create(run_file(world, issue, ".lease")).expect("a file of the store");
     file.try_lock().expect("nobody holds the lease");
@@ -148,7 +148,7 @@ pub(crate) fn worktree_of(world: &World, issue: &str) -> PathBuf {
     world.repo().join(".worktrees").join(REPO).join(issue)
 }
 
-/// An issue's record; nothing where there is none.
+/// An issue's record; `None` if there is none.
 #[track_caller]
 pub(crate) fn record(world: &World, issue: &str) -> Option<Value> {
     let path = record_path(world, issue);
@@ -165,7 +165,7 @@ pub(crate) fn session_of(world: &World, issue: &str) -> String {
     text(&record(world, issue).expect("a record")["session"])
 }
 
-/// The state that `show` tells.
+/// The state that `show` prints.
 #[track_caller]
 pub(crate) fn state_of(world: &World, issue: &str) -> String {
     let shown = run(world, ["show", issue, "--json"]);
@@ -173,7 +173,7 @@ pub(crate) fn state_of(world: &World, issue: &str) -> String {
     text(&shown.json()["state"])
 }
 
-/// Every file below a folder that holds one of these words.
+/// Every file below a folder that contains one of these words.
 pub(crate) fn files_with(folder: &Path, words: &[impl AsRef<str>]) -> Vec<PathBuf> {
     let holds = |path: &PathBuf| {
         let bytes = std::fs::read(path).unwrap_or_default();
@@ -187,7 +187,7 @@ pub(crate) fn files_with(folder: &Path, words: &[impl AsRef<str>]) -> Vec<PathBu
         .collect()
 }
 
-/// Every file of the store but locks, leases and the cache of what opencode is, with what it holds.
+/// Every file of the store with its content, except locks, leases and the cache of opencode's properties.
 pub(crate) fn snapshot(world: &World) -> Vec<(PathBuf, Vec<u8>)> {
     let run = world.kugetsu_home().join("run");
     files_below(&world.kugetsu_home())
@@ -197,9 +197,9 @@ pub(crate) fn snapshot(world: &World) -> Vec<(PathBuf, Vec<u8>)> {
         .collect()
 }
 
-/// Panics when a file that is to be whole is not.
+/// Panics if a file that must be complete is not.
 #[track_caller]
-pub(crate) fn no_half_file(world: &World) {
+pub(crate) fn no_partial_file(world: &World) {
     for path in files_below(&world.kugetsu_home()) {
         if path.extension().is_some_and(|ending| ending == "json") {
             let bytes = std::fs::read(&path).unwrap_or_default();
@@ -209,7 +209,7 @@ pub(crate) fn no_half_file(world: &World) {
     }
 }
 
-/// The sessions that records, live or in the trash, name.
+/// The sessions that records name, live or in the trash.
 pub(crate) fn known_sessions(world: &World) -> BTreeSet<String> {
     files_below(&world.kugetsu_home())
         .into_iter()
@@ -230,7 +230,7 @@ pub(crate) fn prompts_of(world: &World, session: &str) -> Vec<String> {
     world.prompts(session)
 }
 
-/// Starts an issue through `opencode run`; it completes.
+/// Starts an issue through `opencode run`, to its completion.
 #[track_caller]
 pub(crate) fn start(world: &World, issue: &str, message: &str) -> Output {
     let output = run(world, ["start", issue, message, "--transport", "run"]);
@@ -238,7 +238,8 @@ pub(crate) fn start(world: &World, issue: &str, message: &str) -> Output {
     output
 }
 
-/// It fails so, changes nothing in the store, and says this; with `--json` as well, and then on stdout too.
+/// Checks that a command fails with this status and these words and changes nothing in the store; with `--json` too,
+/// and then on stdout as well.
 #[track_caller]
 pub(crate) fn refused(world: &World, arguments: &[&str], status: i32, says: &[&str]) {
     let before = snapshot(world);

@@ -1,4 +1,4 @@
-//! What the test programs share.
+//! Helpers shared by the test programs.
 #![allow(dead_code, reason = "each program uses a part of it")]
 
 #[macro_use]

@@ -1,4 +1,4 @@
-//! What Linux tells of a process.
+//! Reads process information from Linux.
 
 use std::fmt::Display;
 
@@ -7,7 +7,7 @@ pub(crate) const SIGINT: u32 = 2;
 /// SIGTERM.
 pub(crate) const SIGTERM: u32 = 15;
 
-/// A field of `/proc/PID/status`; nothing where the process is gone.
+/// A field of `/proc/PID/status`; `None` if the process is gone.
 pub(crate) fn field(pid: impl Display, name: &str) -> Option<String> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let value = status
@@ -16,7 +16,7 @@ pub(crate) fn field(pid: impl Display, name: &str) -> Option<String> {
     Some(value.trim().to_owned())
 }
 
-/// Whether a signal is in one of the masks: `SigCgt` (caught), `SigIgn` (ignored), `ShdPnd` (waiting to be delivered).
+/// Whether a signal is in one of the masks: `SigCgt` (caught), `SigIgn` (ignored), `ShdPnd` (pending).
 pub(crate) fn has_signal(pid: u32, mask: &str, signal: u32) -> bool {
     let mask = field(pid, mask).and_then(|mask| u64::from_str_radix(&mask, 16).ok());
     mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)

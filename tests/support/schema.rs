@@ -1,4 +1,4 @@
-//! The JSON Schema of a turn's stream, as it is checked in.
+//! The checked-in JSON Schema of a turn's stream.
 
 use kugetsu_testing::schema::assert_valid;
 use serde_json::Value;

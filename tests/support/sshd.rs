@@ -1,4 +1,4 @@
-//! A real `sshd` of the test's own: free port on loopback, own keys, own configuration, ended by its id.
+//! A real `sshd` for one test: free port on loopback, own keys, own configuration, ended by its id.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use kugetsu_testing::{World, kugetsu_binary};
 /// The name of the host in [`Sshd::configure`].
 pub(crate) const HOST: &str = "box";
 
-/// A running sshd, and what a client needs to get in.
+/// A running sshd, and the files that a client needs to connect.
 pub(crate) struct Sshd {
     child: Child,
     folder: PathBuf,
@@ -19,15 +19,16 @@ pub(crate) struct Sshd {
 }
 
 impl Sshd {
-    /// Starts one for this world. The kugetsu behind it has the world's environment, and a store and a home of the
-    /// other host.
+    /// Starts an sshd for this world. Its kugetsu has the world's environment, but the store and home of the other
+    /// host.
     pub(crate) fn start(world: &World) -> Self {
         Self::start_with(world, |_| String::new())
     }
 
-    /// [`Sshd::start`] with more lines in its configuration. They may name its folder, in which `kugetsu` is.
+    /// [`Sshd::start`] with additional lines in its configuration. These may name its folder, which contains `kugetsu`.
     pub(crate) fn start_with(world: &World, more: impl Fn(&Path) -> String) -> Self {
-        // Where it drops its privileges to when root starts it; Debian's service makes it, and there may be none.
+        // sshd drops its privileges to this folder when root starts it. Debian's service creates it, so it may be
+        // missing.
         if rustix::process::geteuid().is_root() {
             std::fs::create_dir_all("/run/sshd").unwrap();
         }
@@ -43,7 +44,7 @@ impl Sshd {
         }
         std::fs::copy(folder.join("user.pub"), folder.join("authorized_keys")).unwrap();
         write_wrapper(world, &folder);
-        // Someone else may take a port between the look and the start; then another one is tried.
+        // Another process may take the port before sshd starts; then another port is tried.
         for _ in 0..5 {
             let port = TcpListener::bind("127.0.0.1:0")
                 .unwrap()
@@ -59,7 +60,7 @@ impl Sshd {
         panic!("sshd does not start: {}", log(&folder));
     }
 
-    /// Writes the host [`HOST`] into the world's `config.toml`; `more` is added to its table.
+    /// Adds the host [`HOST`] to the world's `config.toml`, with `more` in its table.
     pub(crate) fn configure(&self, world: &World, more: &str) {
         let user = rustix::process::getuid().as_raw();
         let name = passwd_name(user);
@@ -75,7 +76,7 @@ impl Sshd {
         std::fs::write(world.kugetsu_home().join("config.toml"), text).unwrap();
     }
 
-    /// What `~/.ssh/config` says of the host [`HOST`].
+    /// The entry for [`HOST`] in `~/.ssh/config`.
     pub(crate) fn client_config(&self) -> String {
         let path = |name: &str| self.folder.join(name).display().to_string();
         format!(
@@ -93,18 +94,18 @@ impl Sshd {
         format!("kugetsu = \"{}\"", self.folder.join("kugetsu").display())
     }
 
-    /// Kills the processes that serve the connections which are open: what the client sees of a dropped connection.
+    /// Kills the processes that serve open connections, so that the client sees dropped connections.
     pub(crate) fn drop_connections(&self) -> usize {
         let sessions = children(self.child.id());
         for pid in &sessions {
             let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
-            // The one that serves the user, where sshd has two, is its child, and sees its end.
+            // If sshd uses two processes, the one that serves the user is the child and notices the other's end.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
         sessions.len()
     }
 
-    /// Ends it; nobody can connect any more.
+    /// Stops sshd, so that nobody can connect any more.
     pub(crate) fn stop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -130,7 +131,7 @@ fn serve(folder: &Path, port: u16, more: &str) -> Option<Child> {
     );
     std::fs::write(&config, text).unwrap();
     let log = std::fs::File::create(folder.join("log")).unwrap();
-    // sshd runs itself again for each connection, and wants its absolute path for that.
+    // sshd executes itself again for each connection and needs its absolute path for that.
     let mut child = Command::new("/usr/sbin/sshd")
         .args(["-D", "-e", "-f"])
         .arg(&config)
@@ -158,7 +159,7 @@ fn log(folder: &Path) -> String {
     std::fs::read_to_string(folder.join("log")).unwrap_or_default()
 }
 
-/// `kugetsu` of the other host: sshd gives a login's environment, this gives the world's.
+/// Writes `kugetsu` of the other host: sshd gives it a login's environment, and this wrapper adds the world's.
 fn write_wrapper(world: &World, folder: &Path) {
     let command = world.kugetsu(std::iter::empty::<&str>());
     let mut script = String::from("#!/bin/sh\n");

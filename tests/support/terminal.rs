@@ -1,4 +1,4 @@
-//! A terminal of tmux, for what only a person can see.
+//! A tmux terminal, for output that only a person would see.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,25 +6,25 @@ use std::time::Duration;
 
 use kugetsu_testing::{Stdin, World};
 
-/// Far more than anything takes on a busy machine.
+/// A deadline far beyond what anything takes on a busy machine.
 const SOON: Duration = Duration::from_mins(2);
 
-/// A tmux server of the test's own, ended with it.
+/// A tmux server for one test, ended with it.
 pub(crate) struct Terminal<'a> {
     world: &'a World,
-    /// Of its socket: the server of an earlier terminal may still be on its way out.
+    /// The name of its socket, unique because the server of an earlier terminal may still be exiting.
     name: String,
-    /// The file that its exit status goes to.
+    /// The file that receives the exit status.
     status: PathBuf,
 }
 
 impl<'a> Terminal<'a> {
-    /// A terminal that runs this and stays when it has ended.
+    /// A terminal that runs this command and stays open after it.
     pub(crate) fn start(world: &'a World, shell: &str) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("kugetsu-test-{}", COUNT.fetch_add(1, Ordering::SeqCst));
         let status = world.root().join(format!("{name}.status"));
-        // tmux sometimes leaves what has ended unreaped, and then knows no status; Ctrl-C must not end the shell.
+        // tmux sometimes leaves an ended process unreaped and then has no status for it; Ctrl-C must not end the shell.
         let shell = format!("trap : INT; {shell}; echo $? > '{}'", status.display());
         let terminal = Self { world, name, status };
         let config = world.root().join("tmux.conf");
@@ -49,7 +49,7 @@ impl<'a> Terminal<'a> {
         self.tmux(&[&["send-keys"], keys].concat());
     }
 
-    /// What is on the screen.
+    /// The text on the screen.
     pub(crate) fn screen(&self) -> String {
         self.tmux(&["capture-pane", "-p"])
     }
@@ -59,12 +59,12 @@ impl<'a> Terminal<'a> {
         self.tmux(&["capture-pane", "-p", "-e"])
     }
 
-    /// Whether the cursor can be seen.
+    /// Whether the cursor is visible.
     pub(crate) fn shows_cursor(&self) -> bool {
         self.tmux(&["display-message", "-p", "#{cursor_flag}"]).trim() == "1"
     }
 
-    /// Waits until this is on the screen; panics when what runs there ends without it.
+    /// Waits until the screen shows this text; panics if the command ends first.
     #[track_caller]
     pub(crate) fn wait_for(&self, text: &str) {
         self.world
@@ -76,7 +76,7 @@ impl<'a> Terminal<'a> {
             });
     }
 
-    /// The exit status, once it has ended.
+    /// The exit status, once the command has ended.
     pub(crate) fn ended(&self) -> Option<String> {
         let status = std::fs::read_to_string(&self.status).ok()?;
         status.ends_with('\n').then(|| status.trim().to_owned())

@@ -256,7 +256,7 @@ fn reading(binary: &Path, other: Option<&Path>, rows: &mut Vec<Row>) -> Result<(
                     what: format!(
                         "`kugetsu {}`, {sessions} sessions, whole process, {}",
                         arguments.join(" "),
-                        way.in_words()
+                        way.describe()
                     ),
                     goal,
                     measured,
@@ -275,7 +275,7 @@ enum Way {
 }
 
 impl Way {
-    fn in_words(self) -> &'static str {
+    fn describe(self) -> &'static str {
         match self {
             Self::File => "into a file",
             Self::Pipe => "read through a pipe",

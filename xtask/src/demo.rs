@@ -1,4 +1,4 @@
-//! The one-minute tour: real `kugetsu`, real opencode, and a model that is scripted so that it needs no key.
+//! The one-minute tour: the real `kugetsu`, the real opencode, and a scripted model, so that no key is needed.
 
 use std::io::Write;
 use std::path::Path;
@@ -19,7 +19,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         &mut cargo(&["build", "--package", "kugetsu", "--bin", "kugetsu"]),
     )?;
     let world = World::before_first_use(Opencode::Real(VERSION));
-    // Slow enough to be seen coming.
+    // Slow enough for people to see text arrive.
     script_tour(&world, Duration::from_millis(40));
     println!("\nopencode {VERSION} in a new home and a new clone of https://github.com/shoko/kugetsu.git;");
     println!("only the model is scripted.\n");
@@ -50,7 +50,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     }
 }
 
-/// Types a command, lets its output through as it comes, and fails where it fails.
+/// Shows and runs a command, passes its output through, and fails if the command fails.
 fn kugetsu(world: &World, arguments: &[&str]) -> Result<(), Failure> {
     let quoted = |word: &&str| {
         if word.contains(' ') {
@@ -62,7 +62,7 @@ fn kugetsu(world: &World, arguments: &[&str]) -> Result<(), Failure> {
     let line = std::iter::once("kugetsu".to_owned()).chain(arguments.iter().map(quoted));
     let line = line.collect::<Vec<_>>().join(" ");
     println!("$ {line}");
-    // Not left in our buffer while the command writes.
+    // Flushed before the command writes.
     let _ = std::io::stdout().flush();
     let status = world
         .kugetsu(arguments)

@@ -1,4 +1,4 @@
-//! Writes `sessions-example/` anew: what the real kugetsu leaves on disk after two issues on the real opencode.
+//! Regenerates `sessions-example/`: the real kugetsu's files after two issues on the real opencode.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::opencode;
 use crate::step::{Failure, cargo, program};
 
 const VERSION: Version = Version::V1_18_33;
-/// Stands in the example for the folder that the sessions worked in.
+/// The placeholder in the example for the sessions' folder.
 const DIRECTORY: &str = "/home/ada/kugetsu";
 const CONFIG: &str = "\
 # Every setting is optional. `kugetsu config` lists them all, with their values and where they come from.
@@ -63,9 +63,9 @@ pub(crate) fn run() -> Result<(), Failure> {
         let name = file.strip_prefix(world.kugetsu_home()).unwrap_or(&file);
         let shown = name.to_string_lossy();
         if shown.ends_with(".events.jsonl") {
-            // Ids of turns sort by time: the first stream is the one with a tool in it.
+            // Turn ids sort by time, so the first stream is the one with a tool call.
             streams.push(name.to_owned());
-        } else if !shown.starts_with("run/") && kept(&shown) {
+        } else if !shown.starts_with("run/") && keep(&shown) {
             copy(&file, &example.join(name), &repo)?;
         }
     }
@@ -77,8 +77,8 @@ pub(crate) fn run() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is for people to read: settings, index, records, turns.
-fn kept(name: &str) -> bool {
+/// Whether a file is meant for people to read: settings, index, records, turns.
+fn keep(name: &str) -> bool {
     ["config.toml", ".json", "turns.jsonl"]
         .iter()
         .any(|ending| name.ends_with(ending))

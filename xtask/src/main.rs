@@ -37,15 +37,15 @@ enum Command {
     Test(test::Options),
     /// Show a base session, two issues, a continued one, the list and the records, with the real opencode
     Demo,
-    /// Write sessions-example anew, with the real opencode
+    /// Regenerate sessions-example with the real opencode
     Example,
-    /// Write docs/schema anew: the JSON Schema of everything that programs read from kugetsu
+    /// Regenerate docs/schema: the JSON Schema of everything that programs read from kugetsu
     Schema,
     /// Measure what kugetsu costs, and print it as a table
     Bench(bench::Options),
     /// Run the fuzz targets, with the stable compiler
     Fuzz(fuzz::Options),
-    /// Run many turns side by side and kill at random, with the real opencode, and print what came of it as a table
+    /// Run many concurrent turns with random kills on the real opencode, and print the results as a table
     Soak(soak::Options),
 }
 

@@ -1,7 +1,7 @@
 //! Installs the real opencode versions that the tests run on.
 //!
-//! Only the platform package's binary is needed, so install scripts are not run. The stamp that says "installed" is
-//! written after that binary has answered with its version; an install that was cut off is done again.
+//! Only the platform package's binary is needed, so install scripts are not run. The stamp that marks a version as
+//! installed is written after its binary has answered with the version; an interrupted install is repeated.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use kugetsu_testing::{STAMP, Version, binaries_in};
 use crate::step::{Failure, step};
 
 const TRIES: u32 = 3;
-/// Before the second try; longer before each further one.
+/// The pause before the second attempt; it grows with each further one.
 const PAUSE: Duration = Duration::from_secs(4);
 
 /// Installs every version.
@@ -21,12 +21,12 @@ pub(crate) fn install_all() -> Result<(), Failure> {
     Version::ALL.into_iter().try_for_each(install)
 }
 
-/// Installs one version where it is not installed yet.
+/// Installs one version unless it is already installed.
 pub(crate) fn install(version: Version) -> Result<(), Failure> {
     step(&format!("opencode {version}"), || {
         let folder = version.folder();
         fs::create_dir_all(&folder).map_err(Failure::because(folder.display()))?;
-        // Two of us at once would mix their files; the lock ends with this process.
+        // Two concurrent installs would mix their files; the lock ends with this process.
         let path = folder.with_file_name("lock");
         let lock = File::create(&path).map_err(Failure::because(path.display()))?;
         lock.lock().map_err(Failure::because(path.display()))?;
@@ -107,7 +107,7 @@ fn fetch(version: Version, folder: &Path, npm: &Path, pause: Duration) -> Result
         } else {
             format!("npm install {package}: {status}")
         };
-        // What is half there would be taken for complete by npm.
+        // npm would take a partial install for a complete one.
         let _ = fs::remove_dir_all(folder.join("node_modules"));
     }
     Err(Failure::new(format!(
@@ -121,8 +121,8 @@ fn fetch(version: Version, folder: &Path, npm: &Path, pause: Duration) -> Result
 mod tests {
     use super::*;
 
-    /// A folder to install into, and an npm whose attempts are written down in `attempts`. `install` is what it does with
-    /// `$attempt`, its number, and `$bin`, where the binary belongs.
+    /// A folder to install into, and a fake npm that records its attempts in `attempts`. `install` is its script, with
+    /// `$attempt`, its number, and `$bin`, the path of the binary.
     fn npm(install: &str) -> (tempfile::TempDir, PathBuf, PathBuf) {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("1.3.2");
@@ -134,8 +134,8 @@ mod tests {
              bin='{root}/1.3.2/node_modules/opencode-linux-x64/bin'\n{install}\n",
             root = root.path().display()
         );
-        // By a shell: while we had it open for writing, a child of another test could inherit that, and nobody could
-        // run it.
+        // A shell writes the file: while this process had it open for writing, a child of another test could inherit
+        // the descriptor, and nobody could execute the file.
         let write = "printf '%s' \"$1\" > \"$2\"; chmod +x \"$2\"";
         let mut shell = Command::new("sh");
         shell.args(["-c", write, "sh", &script]).arg(&program);
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn an_install_that_fails_is_tried_again() {
-        // The network is gone; then half a package comes; then all of it.
+        // First the network is gone, then half a package arrives, then all of it.
         let (root, folder, npm) = npm(
             "case $attempt in 1) exit 1;; 2) mkdir -p $bin; touch $bin/opencode $bin/half; exit 0;; esac\n\
              mkdir -p $bin; printf '#!/bin/sh\\necho 1.3.2\\n' > $bin/opencode; chmod +x $bin/opencode",
@@ -174,11 +174,11 @@ mod tests {
     }
 
     #[test]
-    fn an_install_that_always_fails_says_what_to_look_at() {
+    fn an_install_that_always_fails_reports_what_to_check() {
         for (install, why) in [
             ("exit 7", "npm install opencode-ai@1.3.2: exit status: 7"),
             ("exit 0", "npm brought no binary of opencode-ai@1.3.2"),
-            // Another version is none.
+            // A binary with another version does not count.
             (
                 "mkdir -p $bin; printf '#!/bin/sh\\necho 1.3.3\\n' > $bin/opencode; chmod +x $bin/opencode",
                 "npm brought no binary of opencode-ai@1.3.2",

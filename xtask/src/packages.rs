@@ -1,10 +1,10 @@
-//! What the tests need from the operating system: found, or installed where that can be done.
+//! Programs that the tests need from the operating system, installed if possible.
 
 use std::process::Command;
 
 use crate::step::{Failure, program};
 
-/// A program, and the Debian package that has it.
+/// A program, and the Debian package that contains it.
 const NEEDED: [(&str, &str); 6] = [
     ("git", "git"),
     ("jq", "jq"),
@@ -14,7 +14,7 @@ const NEEDED: [(&str, &str); 6] = [
     ("sshd", "openssh-server"),
 ];
 
-/// Sees to it that all of them are there.
+/// Installs the missing programs.
 pub(crate) fn install_missing() -> Result<(), Failure> {
     let mut missing: Vec<_> = NEEDED
         .iter()
@@ -43,7 +43,7 @@ pub(crate) fn install_missing() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a program is in `PATH`, or where Debian keeps those of administrators.
+/// Whether a program is in `PATH` or in Debian's folders for administrators' programs.
 pub(crate) fn installed(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

@@ -1,4 +1,4 @@
-//! Writes the JSON Schemas that are checked in, from the types of kugetsu-api.
+//! Writes the checked-in JSON Schemas from the types of kugetsu-api.
 
 use kugetsu_api::output::SCHEMAS;
 use kugetsu_testing::workspace_root;
@@ -8,7 +8,7 @@ use crate::step::Failure;
 pub(crate) fn run() -> Result<(), Failure> {
     let folder = workspace_root().join("docs/schema");
     let failed = |error: std::io::Error| Failure::new(format!("{}: {error}", folder.display()));
-    // What has no type any more must not stay.
+    // Removes schemas that no longer have a type.
     if folder.exists() {
         std::fs::remove_dir_all(&folder).map_err(failed)?;
     }

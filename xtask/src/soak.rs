@@ -1,5 +1,5 @@
-//! `cargo xtask soak`: many turns and random kills on the real opencode, each version in a world of its own, and a
-//! table of what came of it.
+//! `cargo xtask soak`: many turns and random kills on the real opencode, one world per version, with a table of the
+//! results.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ pub(crate) struct Options {
     /// Turns on each version, through both transports
     #[arg(long, default_value_t = 200)]
     turns: usize,
-    /// What everything random follows from
+    /// The seed of all randomness
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Only on this version
@@ -28,8 +28,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     println!("seed {}, {cores} cores, 8 callers on 4 issues", options.seed);
     println!("{}", SoakTally::HEAD);
     let mut problems = Vec::new();
-    let wanted = |version: &Version| options.opencode.is_none_or(|only| only == *version);
-    for version in Version::ALL.into_iter().filter(wanted) {
+    let versions = |version: &Version| options.opencode.is_none_or(|only| only == *version);
+    for version in Version::ALL.into_iter().filter(versions) {
         let plan = SoakPlan {
             turns: options.turns,
             seed: options.seed,

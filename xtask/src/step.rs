@@ -1,4 +1,4 @@
-//! Running other programs as named steps that end the command where they fail.
+//! Runs other programs as named steps; the command ends at the first failure.
 
 use std::fmt::Display;
 use std::process::{Command, ExitStatus};
@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use kugetsu_testing::workspace_root;
 
-/// Why a command ends, and with which exit status.
+/// Why a command failed, and its exit status.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) message: String,
@@ -21,7 +21,7 @@ impl Failure {
         }
     }
 
-    /// A program that ended with another status than 0; that status becomes ours.
+    /// A program that failed; its status becomes ours.
     pub(crate) fn of_status(name: &str, status: ExitStatus) -> Self {
         let code = status
             .code()
@@ -39,14 +39,14 @@ impl Failure {
     }
 }
 
-/// The cargo that runs us, in the workspace.
+/// The cargo that runs this program, in the workspace.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(workspace_root());
     command
 }
 
-/// Does something under a headline and tells how long it took.
+/// Runs a step under a headline and prints how long it took.
 pub(crate) fn step<T>(name: &str, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     println!("=== {name}");
     let start = Instant::now();
@@ -56,7 +56,7 @@ pub(crate) fn step<T>(name: &str, work: impl FnOnce() -> Result<T, Failure>) -> 
     done
 }
 
-/// A step that is one program.
+/// A step that runs one program.
 pub(crate) fn program(name: &str, command: &mut Command) -> Result<(), Failure> {
     step(name, || {
         let status = command.status().map_err(Failure::because(name))?;

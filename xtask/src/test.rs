@@ -1,4 +1,4 @@
-//! Everything that must pass, in the order in which it fails fastest.
+//! Runs every check and test, fastest failures first.
 
 mod programs;
 mod results;
@@ -20,7 +20,7 @@ pub(crate) struct Options {
     /// Leave out the tests that run the real opencode (the programs real and soak, the modules tests::real)
     #[arg(long)]
     quick: bool,
-    /// Run only the tests whose name contains this, or those of the program of this name (fast, real, soak,
+    /// Run only the tests whose name contains this, or those of the program with this name (fast, real, soak,
     /// kugetsu-engine, ...), and no other check
     filter: Option<String>,
 }
@@ -65,8 +65,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// How many tests run at a time. A real opencode keeps a core busy, and each of its tests waits now and then; the
-    /// other tests mostly wait.
+    /// The number of concurrent tests. A real opencode keeps a core busy but waits now and then; the other tests mostly
+    /// wait.
     fn threads(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let threads = if self.real { cores * 2 } else { cores * 6 };
@@ -74,7 +74,7 @@ impl Run<'_> {
     }
 }
 
-/// What is to run: everything that needs no real opencode first.
+/// The runs: everything that needs no real opencode comes first.
 fn plan<'a>(options: &Options, programs: &'a [TestProgram]) -> Result<Vec<Run<'a>>, Failure> {
     let filter = options.filter.as_deref();
     let called = |program: &TestProgram| filter.is_some_and(|filter| program.is_called(filter));
@@ -95,7 +95,7 @@ fn plan<'a>(options: &Options, programs: &'a [TestProgram]) -> Result<Vec<Run<'a
 }
 
 fn tests(options: &Options, runs: &[Run<'_>], results: &mut Results) -> Result<(), Failure> {
-    // What an earlier run measured would pass for this one's. There may be none.
+    // Measurements of an earlier run must not count for this one. There may be none.
     let _ = std::fs::remove_dir_all(HangRow::folder());
     let memory = folder_in_memory();
     for run in runs {
@@ -103,10 +103,10 @@ fn tests(options: &Options, runs: &[Run<'_>], results: &mut Results) -> Result<(
         let threads = run.threads();
         println!("=== {name}: {} tests, {threads} at a time", run.tests.len());
         results.expect(name, &run.tests);
-        // The real opencode runs where its users have it: on a disk.
+        // The real opencode runs on a disk, as it does for its users.
         let temporary = memory.as_deref().filter(|_| !run.real);
         let command = run.program.run(&run.tests, threads, temporary);
-        let success = heard(command, name, |line| {
+        let success = run_by_line(command, name, |line| {
             results.line(line);
         })?;
         results.ended(success);
@@ -127,8 +127,8 @@ fn tests(options: &Options, runs: &[Run<'_>], results: &mut Results) -> Result<(
     }
 }
 
-/// A folder in memory for what tests write, where there is one with room in which programs can be executed. Half of the
-/// time of the tests of crashes is spent on waiting for the disk.
+/// A folder in memory for files that tests write, if there is one with enough room that allows executing programs.
+/// Crash tests spend half of their time waiting for the disk.
 fn folder_in_memory() -> Option<PathBuf> {
     const ROOM: u64 = 4 << 30;
     let folder = PathBuf::from("/dev/shm");
@@ -138,8 +138,8 @@ fn folder_in_memory() -> Option<PathBuf> {
     (fits && executes && std::env::var_os("TMPDIR").is_none()).then_some(folder)
 }
 
-/// Runs a command to its end, passes its stdout on and shows each line to `hear`. Whether it succeeded.
-fn heard(mut command: Command, name: &str, mut hear: impl FnMut(&str)) -> Result<bool, Failure> {
+/// Runs a command to its end, passes its stdout on, and calls `on_line` with each line. Returns whether it succeeded.
+fn run_by_line(mut command: Command, name: &str, mut on_line: impl FnMut(&str)) -> Result<bool, Failure> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
@@ -155,9 +155,9 @@ fn heard(mut command: Command, name: &str, mut hear: impl FnMut(&str)) -> Result
         .map_err(Failure::because(name))?
         > 0
     {
-        // Whoever reads us may go; the tests still count.
+        // A vanished reader must not stop the tests.
         let _ = std::io::stdout().write_all(&line);
-        hear(&String::from_utf8_lossy(&line));
+        on_line(&String::from_utf8_lossy(&line));
         line.clear();
     }
     Ok(child.wait().map_err(Failure::because(name))?.success())

@@ -1,23 +1,23 @@
-//! What opencode asks a person, and what it is answered.
+//! What opencode asks a person, and the answers.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What is asked.
+/// The content of a request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum RequestDetail {
-    /// May this be done?
+    /// A permission to do something.
     Permission {
         /// The permission class.
         permission: String,
-        /// What it applies to.
+        /// The commands or paths that the permission covers.
         patterns: Vec<String>,
     },
     /// Questions, each with its options.
     Questions(Vec<QuestionDetail>),
-    /// What another program wrote into a stream or a record; kugetsu itself writes none.
+    /// Content that another program wrote into a stream or a record. kugetsu itself never writes it.
     #[schemars(skip)]
     Other(Value),
 }
@@ -25,9 +25,9 @@ pub enum RequestDetail {
 /// One question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QuestionDetail {
-    /// A few words.
+    /// A short title.
     pub header: String,
-    /// All of it.
+    /// The full text.
     pub question: String,
     /// The labels to choose from.
     pub options: Vec<String>,
@@ -35,24 +35,24 @@ pub struct QuestionDetail {
     pub multiple: bool,
 }
 
-/// What a request was answered.
+/// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum RequestAnswer {
     /// `allow` or `reject`.
-    Word(String),
-    /// For each question the labels that were chosen.
+    Decision(String),
+    /// The chosen labels for each question.
     Labels(Vec<Vec<String>>),
 }
 
-/// As it is in JSON.
+/// Formats as JSON.
 impl std::fmt::Display for RequestDetail {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write_json(self, f)
     }
 }
 
-/// As it is in JSON.
+/// Formats as JSON.
 impl std::fmt::Display for RequestAnswer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write_json(self, f)

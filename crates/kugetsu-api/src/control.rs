@@ -1,4 +1,4 @@
-//! What steers a live turn: the signal file, and who holds what.
+//! Control of a live turn: the signal file, and the holder of a lock.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -8,20 +8,20 @@ use uuid::Uuid;
 /// The schema of the signal file.
 pub const SIGNAL_SCHEMA: u32 = 1;
 
-/// What may be wanted of a live turn.
+/// A signal to a live turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Signal {
-    /// Stop before the next step, keep the place.
+    /// Stop before the next step and keep the place.
     Pause,
-    /// Go on after a pause.
+    /// Continue after a pause.
     Resume,
     /// End the turn.
     Stop,
 }
 
 impl Signal {
-    /// The word of the command line and of the file.
+    /// The name on the command line and in the file.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pause => "pause",
@@ -31,43 +31,43 @@ impl Signal {
     }
 }
 
-/// What the signal file holds. Written by hand, `signal` alone is enough.
+/// The content of the signal file. In a file written by hand, `signal` alone is enough.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SignalFile {
     /// The schema of the file.
     #[serde(default)]
     pub schema: u32,
-    /// The turn that is meant; without it, whichever runs.
+    /// The turn that the signal is for; if absent, any live turn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn: Option<Uuid>,
-    /// What is wanted.
+    /// The signal.
     pub signal: Signal,
-    /// When.
+    /// When it was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent: Option<Timestamp>,
-    /// By whom; for people.
+    /// The sender, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Holder>,
 }
 
-/// Who holds a lock or a lease; for people, never to decide whether it is held.
+/// The holder of a lock or a lease. For people only; it never decides whether the lock is held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Holder {
     /// The process id.
     pub pid: u32,
     /// The host's name.
     pub host: String,
-    /// Since when.
+    /// When the holder took the lock.
     pub since: Timestamp,
-    /// What for, in a few words, such as `continue`.
+    /// The purpose in a few words, such as `continue`.
     pub what: String,
-    /// The turn that it is held for, if it is.
+    /// The turn that it is held for, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn: Option<Uuid>,
 }
 
 impl Holder {
-    /// How to name whoever holds something in a sentence.
+    /// A phrase that names the holder.
     pub fn show(holder: Option<&Self>) -> String {
         holder.map_or_else(|| "a process that left no name".to_owned(), ToString::to_string)
     }

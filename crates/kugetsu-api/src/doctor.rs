@@ -1,27 +1,27 @@
-//! What `doctor` finds.
+//! The findings of `doctor`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
-    /// As it should be.
+    /// No problem.
     #[serde(rename = "ok")]
     Good,
-    /// Put right just now.
+    /// The problem was repaired just now.
     Fixed,
     /// `doctor --fix` can put it right.
     Fixable,
-    /// Only a person can.
+    /// Only a person can repair it.
     Bad,
-    /// Not known, since something that it needs is bad.
+    /// Unknown, because something that the check needs is bad.
     Unknown,
 }
 
 impl Health {
-    /// The word for people and for `--json`.
+    /// The name for people and for `--json`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Good => "ok",
@@ -33,16 +33,16 @@ impl Health {
     }
 }
 
-/// One thing that was looked at.
+/// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Check {
-    /// What.
+    /// The subject of the check.
     pub what: String,
-    /// How it is.
+    /// The result.
     pub health: Health,
-    /// What was found, and what to do.
+    /// The finding, and what to do.
     pub detail: String,
-    /// True where the trouble is opencode's and not the store's; it decides the exit status and is not printed.
+    /// True if the problem is in opencode and not in the store. It decides the exit status and is not printed.
     #[serde(skip)]
     pub opencode: bool,
 }

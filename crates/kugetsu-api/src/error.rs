@@ -1,14 +1,15 @@
-//! Errors as programs see them: a stable code, what to do next, and whether the same command may succeed later.
+//! Errors for programs: a stable code, the next step, and whether the same command may succeed later.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::ExitStatus;
 
-/// The codes in one table: name, word, exit status, whether trying again helps, meaning.
+/// Declares the codes in one table: variant, code, exit status, whether a retry helps, meaning.
 macro_rules! codes {
-    ($($name:ident, $word:literal, $status:ident, $retryable:literal, $meaning:literal;)+) => {
-        /// Why a command failed. A code means one thing, has one exit status, and is never renamed; new ones may come.
+    ($($name:ident, $code:literal, $status:ident, $retryable:literal, $meaning:literal;)+) => {
+        /// Why a command failed. Each code has one meaning and one exit status and is never renamed. New codes may be
+        /// added.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
         #[serde(rename_all = "kebab-case")]
         pub enum ErrorCode {
@@ -19,21 +20,21 @@ macro_rules! codes {
             /// Every code, by exit status, in the order in which the documents list them.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
-            /// The word of `--json`, in kebab-case.
+            /// The code in `--json`, in kebab-case.
             pub fn as_str(self) -> &'static str {
                 match self {
-                    $(Self::$name => $word,)+
+                    $(Self::$name => $code,)+
                 }
             }
 
-            /// What it means, in a phrase for people.
+            /// The meaning, as a phrase for people.
             pub fn meaning(self) -> &'static str {
                 match self {
                     $(Self::$name => $meaning,)+
                 }
             }
 
-            /// The exit status of a command that fails so.
+            /// The exit status of a command that fails with this code.
             pub fn exit_status(self) -> ExitStatus {
                 match self {
                     $(Self::$name => ExitStatus::$status,)+
@@ -113,27 +114,27 @@ impl std::fmt::Display for ErrorCode {
     }
 }
 
-/// What a command prints when it fails and stdout is for programs.
+/// The output of a failed command whose stdout is for programs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorOutput {
-    /// What went wrong.
+    /// The error.
     pub error: ErrorDetail,
-    /// `error.exit_status` again, for scripts written before that field.
+    /// The same as `error.exit_status`, for scripts written before that field.
     pub exit_status: u8,
 }
 
-/// What went wrong.
+/// Details of an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorDetail {
     /// The kind of error; stable.
     pub code: ErrorCode,
-    /// What happened, for people; its words may change.
+    /// What happened, for people. The wording may change.
     pub message: String,
-    /// What to do next, for people, the most likely one first.
+    /// The next steps for people, most likely first.
     pub hints: Vec<String>,
-    /// The first hint again, for scripts written before `hints`.
+    /// The first hint, for scripts written before `hints`.
     pub hint: Option<String>,
-    /// The address, or the repository of a base, that it is about.
+    /// The address of the session, or the repository of the base, that the error is about.
     #[serde(rename = "ref")]
     pub subject: Option<String>,
     /// Whether the same command, unchanged, may succeed later.
@@ -147,10 +148,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_is_its_word_in_json() {
+    fn a_code_is_a_string_in_json() {
         for code in ErrorCode::ALL {
             let json = serde_json::to_value(code).ok();
-            assert_eq!(json.as_ref().and_then(|word| word.as_str()), Some(code.as_str()));
+            assert_eq!(json.as_ref().and_then(|code| code.as_str()), Some(code.as_str()));
         }
     }
 

@@ -1,22 +1,22 @@
 //! The exit status of every command, in one place. The numbers from 64 up are those of BSD's `sysexits.h`.
 
-/// What the process tells its caller by its exit status.
+/// The exit status of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum ExitStatus {
     /// 0: done; for a turn: the verdict is `completed`.
     Ok = 0,
-    /// 1: the turn failed, timed out, stalled, looped, was void or lost; or the command failed otherwise.
+    /// 1: the turn failed, timed out, stalled, looped, was void or was lost; or the command failed for another reason.
     Failed = 1,
     /// 2: a person is needed.
     Blocked = 2,
-    /// 64: the command line cannot be meant so (`EX_USAGE`).
+    /// 64: the command line is not valid (`EX_USAGE`).
     Usage = 64,
     /// 66: no such session or base (`EX_NOINPUT`).
     NotFound = 66,
     /// 69: opencode, or its database, is missing or unusable (`EX_UNAVAILABLE`).
     Unavailable = 69,
-    /// 73: kugetsu's own store cannot be read or written, or its output not be written (`EX_CANTCREAT`).
+    /// 73: kugetsu's own store cannot be read or written, or its output cannot be written (`EX_CANTCREAT`).
     CannotWrite = 73,
     /// 75: try again later: a lease is held, a quota or a budget is used up, a database is locked (`EX_TEMPFAIL`).
     TryAgain = 75,
@@ -27,12 +27,12 @@ pub enum ExitStatus {
 }
 
 impl ExitStatus {
-    /// The number handed to the operating system.
+    /// The status as a number for the operating system.
     pub fn code(self) -> u8 {
         self as u8
     }
 
-    /// The status of this number.
+    /// The status with this number.
     pub fn from_code(code: u8) -> Option<Self> {
         [
             Self::Ok,

@@ -1,8 +1,8 @@
-//! The words of kugetsu on the wire and on disk: addresses, records, turns, verdicts, events, permission rules,
-//! everything that `--json` prints, error codes, exit statuses.
+//! kugetsu's data formats on the wire and on disk: addresses, records, turns, verdicts, events, permission rules, the
+//! output of `--json`, error codes and exit statuses.
 //!
-//! Plain data with its checks. This crate must not know files, processes, clocks beyond a time stamp, or opencode's
-//! interfaces.
+//! This crate holds plain data and its validation. It must not know files, processes, opencode's interfaces, or clocks
+//! (except as time stamps).
 
 mod address;
 mod asking;
@@ -17,10 +17,10 @@ mod query;
 mod record;
 mod status;
 mod stream;
+mod strings;
 mod trash;
 mod turn;
 mod verdict;
-mod words;
 mod worktree;
 
 pub use address::{Address, AddressName};

@@ -1,4 +1,4 @@
-//! What `query` prints: everything that another program asks of the store at once.
+//! The output of `query`: a summary of the whole store for other programs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,39 +11,38 @@ use uuid::Uuid;
 
 use crate::{Address, PendingRequest, RepoRef, SessionState, TokenCount, Totals, TransportKind};
 
-/// All sessions at one moment. Totals are those of the sessions that are there: what `destroy` removed is in the trash, with its
-/// numbers.
+/// All sessions at one moment. Totals cover the existing sessions; the trash keeps the numbers of destroyed sessions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Query {
     /// When the store was read.
     pub time: Timestamp,
-    /// How many sessions are in each state; every state is there. `total` is their sum.
+    /// The number of sessions in each state, including states without sessions. `total` is their sum.
     pub sessions: BTreeMap<String, u64>,
-    /// The turns that run, and those whose supervisor gives no sign of life.
+    /// The live turns, including those whose supervisor shows no sign of life.
     pub live: Vec<LiveView>,
-    /// The requests that wait for a person; those that are answered wait for the next turn alone.
+    /// The requests that wait for a person. Answered requests, which wait for the next turn, are not included.
     pub pending: Vec<PendingView>,
-    /// All sessions together.
+    /// Totals of all sessions.
     pub totals: Totals,
-    /// By the day (UTC) on which the turns ended, oldest first.
+    /// Totals by the day (UTC) on which the turns ended, oldest first.
     pub days: Vec<DayView>,
-    /// By the issue's repository.
+    /// Totals by the issue's repository.
     pub repositories: Vec<RepoView>,
-    /// What to do next, for each session that needs something.
+    /// The next step for each session that needs something.
     pub actions: Vec<Action>,
     /// Records that could not be read.
     pub broken: Vec<BrokenFile>,
 }
 
-/// What a live turn is doing.
+/// The state of a live turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LiveState {
-    /// There is no status yet: opencode is being started.
+    /// There is no status yet: opencode is starting.
     Starting,
-    /// It runs.
+    /// The turn runs.
     Running,
-    /// It was paused and waits to be resumed.
+    /// The turn is paused.
     Paused,
 }
 
@@ -53,38 +52,38 @@ pub struct PendingView {
     /// The session that asked.
     #[serde(rename = "ref")]
     pub address: Address,
-    /// What it asked.
+    /// The request.
     #[serde(flatten)]
     pub request: PendingRequest,
 }
 
-/// A turn that runs, or should.
+/// A live turn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LiveView {
-    /// The issue.
+    /// The session's address.
     #[serde(rename = "ref")]
     pub address: Address,
-    /// The turn.
+    /// The turn's id.
     pub turn: Uuid,
     /// The supervisor's process id.
     pub pid: u32,
-    /// Its host.
+    /// The supervisor's host.
     pub host: String,
     /// How the turn reaches opencode.
     pub transport: TransportKind,
-    /// What it is doing.
+    /// The turn's state.
     pub state: LiveState,
-    /// The supervisor is dead, or has written nothing for 30 s.
+    /// True if the supervisor is dead or has written nothing for 30 s.
     pub stale: bool,
     /// When the turn started.
     pub started: Timestamp,
     /// The last sign of life.
     pub heartbeat: Option<Timestamp>,
-    /// The step that the model is at.
+    /// The number of the current step.
     pub current_step: u64,
-    /// The tool that runs.
+    /// The tool that is running.
     pub tool: Option<String>,
-    /// Steps that are done.
+    /// The number of finished steps.
     pub completed_steps: u64,
     /// US dollars so far.
     pub cost_usd: f64,
@@ -92,45 +91,45 @@ pub struct LiveView {
     pub tokens: TokenCount,
 }
 
-/// One day.
+/// Totals of one day.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DayView {
-    /// Which, in UTC.
+    /// The day in UTC.
     pub day: Date,
-    /// Turns that ended.
+    /// The number of turns that ended.
     pub turns: u64,
-    /// What they cost, in US dollars.
+    /// Their cost in US dollars.
     pub cost_usd: f64,
-    /// What they used.
+    /// Their tokens.
     pub tokens: TokenCount,
 }
 
-/// One repository.
+/// Totals of one repository.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RepoView {
-    /// Which.
+    /// The repository.
     pub repo: RepoRef,
-    /// Its sessions.
+    /// The number of its sessions.
     pub sessions: u64,
-    /// Their turns that ended.
+    /// The number of turns that ended.
     pub turns: u64,
-    /// What they cost, in US dollars.
+    /// Their cost in US dollars.
     pub cost_usd: f64,
-    /// What they used.
+    /// Their tokens.
     pub tokens: TokenCount,
 }
 
-/// What to do next about one session.
+/// The next step for one session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Action {
-    /// The issue.
+    /// The session's address.
     #[serde(rename = "ref")]
     pub address: Address,
     /// The session's state.
     pub state: SessionState,
-    /// A command.
+    /// The command to run.
     pub action: String,
-    /// Why.
+    /// The reason.
     pub why: String,
 }
 
@@ -139,6 +138,6 @@ pub struct Action {
 pub struct BrokenFile {
     /// The file.
     pub path: PathBuf,
-    /// Why.
+    /// The reason.
     pub problem: String,
 }

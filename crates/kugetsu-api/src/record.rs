@@ -1,7 +1,7 @@
-//! The records: what is remembered of a base session and of an issue's session, one JSON file each.
+//! The records of a base and of an issue's session, one JSON file each.
 //!
-//! Records are the truth; everything else on disk can be rebuilt from them. A record of a newer schema is
-//! read but never rewritten.
+//! Records are authoritative; everything else on disk can be rebuilt from them. A record of a newer schema is read but
+//! never rewritten.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,8 +24,8 @@ pub const SCHEMA: u32 = 1;
 pub struct SessionId(String);
 
 impl SessionId {
-    /// Takes an id as opencode prints it: `ses` and at least one more character, ASCII letters, digits,
-    /// `_` and `-` only.
+    /// Accepts an id as opencode prints it: `ses` and at least one more character; only ASCII letters, digits, `_` and
+    /// `-`.
     pub fn new(id: impl Into<String>) -> Option<Self> {
         let id = id.into();
         let rest = id.strip_prefix("ses")?;
@@ -33,7 +33,7 @@ impl SessionId {
         (!rest.is_empty() && id.len() <= 128 && rest.bytes().all(plain)).then_some(Self(id))
     }
 
-    /// The id as opencode knows it.
+    /// The id as opencode prints it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -45,53 +45,53 @@ impl std::fmt::Display for SessionId {
     }
 }
 
-/// What is remembered of a repository's base session (`base.json`).
+/// The record of a repository's base (`base.json`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BaseRecord {
     /// The schema of this file.
     pub schema: u32,
-    /// The repository whose issue sessions are forked from here.
+    /// The repository whose sessions are forked from this base.
     pub repo: RepoRef,
     /// opencode's session.
     pub session: SessionId,
-    /// The working directory of the base and, without a worktree, of its forks. Absolute.
+    /// The working directory of the base and, unless they have a worktree, of its forks. Absolute.
     pub directory: PathBuf,
-    /// The title given in opencode.
+    /// The session's title in opencode.
     pub title: String,
     /// The policy that forks of this base start with.
     pub policy: Policy,
-    /// True when the session existed before and was adopted (`init --adopt`): `destroy --base` leaves it in opencode.
+    /// True if the session existed before and was adopted (`init --adopt`): `destroy --base` leaves it in opencode.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopted: bool,
-    /// The version of opencode that made or adopted it.
+    /// The version of opencode that created or adopted it.
     pub opencode: String,
-    /// When the record was made.
+    /// When the record was created.
     pub created: Timestamp,
     /// When the record last changed.
     pub updated: Timestamp,
-    /// What its prompt cost, where a model was asked.
+    /// The cost of the base's prompt, if it had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompted: Option<Totals>,
 }
 
-/// What is remembered of an issue's session (`<number>.json`).
+/// The record of an issue's session (`<number>.json`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SessionRecord {
     /// The schema of this file.
     pub schema: u32,
-    /// The issue, in canonical form.
+    /// The session's address, in canonical form.
     #[serde(rename = "ref")]
     pub address: Address,
-    /// The reference as it was first typed.
+    /// The address as it was first typed.
     pub typed: String,
     /// opencode's session; absent until the fork is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
-    /// The journal of a fork that was asked for and whose id is not known yet.
+    /// The journal of a fork that was requested and whose id is not known yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fork: Option<ForkIntent>,
-    /// The repository of the base that it was forked from: another one than the issue's where the default
-    /// base served.
+    /// The repository of the base that the session was forked from. It differs from the issue's repository if the
+    /// default base was used.
     pub base: RepoRef,
     /// The base's session at the time of the fork.
     pub base_session: SessionId,
@@ -100,20 +100,20 @@ pub struct SessionRecord {
     /// The git worktree that the directory is in, if the session has one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worktree: Option<Worktree>,
-    /// The title given in opencode.
+    /// The session's title in opencode.
     pub title: String,
-    /// The policy that the session must carry; re-applied and verified before every turn.
+    /// The session's policy, applied again and verified before every turn.
     pub policy: Policy,
     /// The version of opencode that ran the last turn.
     pub opencode: String,
-    /// When the record was made.
+    /// When the record was created.
     pub created: Timestamp,
     /// When the record last changed.
     pub updated: Timestamp,
     /// The turn that is running, or was when its supervisor died.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<LiveTurn>,
-    /// The turn that ended last.
+    /// The last turn that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<TurnRecord>,
     /// Sums over all turns that have ended.
@@ -122,18 +122,18 @@ pub struct SessionRecord {
     /// The same sums by the day (UTC) on which the turns ended.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub days: BTreeMap<Date, Totals>,
-    /// What the last turn was blocked on.
+    /// The requests that blocked the last turn.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<PendingRequest>,
 }
 
-/// What a listing needs to know of an issue's session: so much of its record is understood, and the rest of the file only
-/// has to be JSON. Whatever acts on a session, `query` and `doctor` read it all.
+/// The fields of a session's record that a listing reads. The rest of the file only has to be valid JSON. Commands that
+/// act on a session, `query` and `doctor` read the whole record.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct SessionSummary {
     /// The schema of the file.
     pub schema: u32,
-    /// The issue, in canonical form.
+    /// The session's address, in canonical form.
     #[serde(rename = "ref")]
     pub address: Address,
     /// opencode's session; absent until the fork is known.
@@ -159,30 +159,31 @@ struct BlockedOnly {
     blocked_rebase: Option<IgnoredAny>,
 }
 
-/// The journal of one fork: on disk before opencode is asked, gone when the fork's id is on disk. With it,
-/// the next command finds the session that a crash left behind.
+/// The journal of one fork. It is on disk before opencode receives the request, and gone once the fork's id is on disk.
+/// With it, the next command finds the session that a crash left behind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ForkIntent {
-    /// The turn that asked for the fork.
+    /// The turn that requested the fork.
     pub turn: uuid::Uuid,
-    /// When it asked: the fork is not older than this.
+    /// When the turn requested it. The fork is not older than this.
     pub asked: Timestamp,
-    /// SHA-256 of the first prompt, in lower-case hexadecimal: tells this fork from another one of the same base.
+    /// SHA-256 of the first prompt, in lower-case hexadecimal. It distinguishes this fork from another fork of the same
+    /// base.
     pub prompt_sha256: String,
-    /// True when the fork is made ahead of its prompt: only then may one without a prompt be it. Older journals do not
-    /// say, and then it is not.
+    /// True if the fork is made ahead of its prompt; only then can a session without a prompt be this fork. Older
+    /// journals lack this field, which counts as false.
     #[serde(default)]
     pub ahead: bool,
 }
 
-/// Sums over the turns of a session.
+/// Totals over the turns of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Totals {
-    /// Turns that have ended, whatever their verdict.
+    /// The number of turns that have ended, whatever their verdict.
     pub turns: u64,
-    /// What they cost, in US dollars, as opencode computes it.
+    /// Their cost in US dollars, as opencode computes it.
     pub cost_usd: f64,
-    /// What they used.
+    /// Their tokens.
     pub tokens: TokenCount,
 }
 
@@ -194,7 +195,7 @@ impl Totals {
         self.tokens += turn.tokens;
     }
 
-    /// Adds the sums of others.
+    /// Adds other totals.
     pub fn merge(&mut self, other: &Self) {
         self.turns += other.turns;
         self.cost_usd += other.cost_usd;
@@ -202,16 +203,16 @@ impl Totals {
     }
 }
 
-/// What a session is doing, as `list` and `show` tell it.
+/// The state of a session, as `list` and `show` print it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SessionState {
-    /// It has a session, or will have one, and no turn has ended or is running.
+    /// No turn has ended or is running.
     New,
-    /// A turn is running, and its supervisor lives.
+    /// A turn is running, and its supervisor is alive.
     Running,
     /// A turn was running, and its supervisor is dead.
     Lost,
-    /// The last turn ended so; or `blocked`, by a rebase that conflicts kept from happening.
+    /// The verdict of the last turn; or `blocked`, if conflicts prevented a rebase.
     Ended(Verdict),
 }
 
@@ -241,7 +242,7 @@ impl SessionState {
             }))
     }
 
-    /// The word for people and for `--json`.
+    /// The name for people and for `--json`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::New => "new",
@@ -261,15 +262,15 @@ impl std::fmt::Display for SessionState {
 impl std::str::FromStr for SessionState {
     type Err = String;
 
-    fn from_str(word: &str) -> Result<Self, String> {
+    fn from_str(name: &str) -> Result<Self, String> {
         Self::all()
-            .find(|state| state.as_str() == word)
-            .ok_or_else(|| format!("`{word}` is not a state of a session"))
+            .find(|state| state.as_str() == name)
+            .ok_or_else(|| format!("`{name}` is not a state of a session"))
     }
 }
 
 impl SessionSummary {
-    /// As [`SessionRecord::state`].
+    /// Like [`SessionRecord::state`].
     pub fn state(&self, alive: impl FnOnce(&LiveTurn) -> bool) -> SessionState {
         let last = self.last.as_ref().map(|turn| turn.verdict);
         let worktree = self.worktree.as_ref();
@@ -277,14 +278,15 @@ impl SessionSummary {
         SessionState::of(self.live.as_ref(), last, blocked, alive)
     }
 
-    /// Whether the record's fields are this version's, and a state can be put beside them.
+    /// Whether the record has this version's fields, so that a state can be added to it.
     pub fn passes_on(&self) -> bool {
         self.schema == SCHEMA && self.state.is_none()
     }
 }
 
 impl SessionRecord {
-    /// A turn has ended: it is counted and remembered, none is live, and what a rebase was blocked by may be gone.
+    /// Records the end of a turn: adds it to the totals, stores it as the last turn, and clears the live turn and the
+    /// blocked rebase.
     pub fn ended(&mut self, turn: &TurnRecord) {
         self.count(turn);
         self.last = Some(turn.clone());
@@ -295,20 +297,20 @@ impl SessionRecord {
         self.updated = Timestamp::now();
     }
 
-    /// Counts a turn that has ended.
+    /// Adds a turn that has ended to the totals.
     pub fn count(&mut self, turn: &TurnRecord) {
         self.totals.add(turn);
         let day = turn.ended.to_zoned(jiff::tz::TimeZone::UTC).date();
         self.days.entry(day).or_default().add(turn);
     }
 
-    /// What the session is doing. `alive` answers whether the supervisor of a live turn still runs.
+    /// The session's state. `alive` decides whether the supervisor of a live turn still runs.
     pub fn state(&self, alive: impl FnOnce(&LiveTurn) -> bool) -> SessionState {
         let last = self.last.as_ref().map(|turn| turn.verdict);
         SessionState::of(self.live.as_ref(), last, self.blocked_rebase().is_some(), alive)
     }
 
-    /// The rebase that conflicts kept from happening.
+    /// The rebase that conflicts prevented.
     pub fn blocked_rebase(&self) -> Option<&crate::BlockedRebase> {
         self.worktree.as_ref()?.blocked_rebase.as_ref()
     }

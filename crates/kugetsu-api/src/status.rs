@@ -1,4 +1,4 @@
-//! The status file of a turn: what the turn is doing, for every program that can read the store.
+//! The status file of a turn: its current activity, for every program that can read the store.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,23 +13,23 @@ use crate::{ProcessIdentity, TokenCount, Verdict};
 /// The schema of the status file.
 pub const STATUS_SCHEMA: u32 = 1;
 
-/// What a turn is doing.
+/// The state of a turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
-    /// It runs.
+    /// The turn runs.
     #[default]
     Running,
-    /// It was paused and waits to be resumed; opencode does not run.
+    /// The turn is paused; opencode does not run.
     Paused,
-    /// It is over: completed, or ended because somebody wanted it.
+    /// The turn is over: completed, or ended on request.
     Stopped,
-    /// It is over, with any other verdict.
+    /// The turn is over, with any other verdict.
     Error,
 }
 
 impl RunState {
-    /// The word in the file.
+    /// The name in the file.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -45,32 +45,32 @@ impl RunState {
     }
 }
 
-/// What the status file holds.
+/// The content of the status file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TurnStatus {
     /// The schema of the file.
     pub schema: u32,
-    /// The issue, or the base's repository.
+    /// The session's address, or the base's repository.
     #[serde(rename = "ref")]
     pub subject: String,
-    /// The turn.
+    /// The turn's id.
     pub turn: Uuid,
     /// The supervisor: `host`, `pid`, `start_ticks`, `boot_id`.
     #[serde(flatten)]
     pub supervisor: ProcessIdentity,
-    /// What the turn is doing.
+    /// The turn's state.
     pub state: RunState,
-    /// How it ended.
+    /// How the turn ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
-    /// The step that the model is at, from 1; 0 before the first.
+    /// The number of the current step, from 1; 0 before the first.
     pub current_step: u64,
-    /// The tool that runs.
+    /// The tool that is running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<String>,
-    /// Steps that are done.
+    /// The number of finished steps.
     pub completed_steps: u64,
-    /// Tool calls that ended.
+    /// The number of finished tool calls.
     pub tool_calls: u64,
     /// US dollars so far.
     pub cost_usd: f64,
@@ -78,17 +78,17 @@ pub struct TurnStatus {
     pub tokens: TokenCount,
     /// When the turn started.
     pub started: Timestamp,
-    /// When this was written.
+    /// When this file was written.
     pub heartbeat: Timestamp,
-    /// Where it works.
+    /// The turn's working directory.
     pub directory: PathBuf,
-    /// The git worktree that it works in, if it has one of its own.
+    /// The session's git worktree, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worktree: Option<PathBuf>,
 }
 
 impl TurnStatus {
-    /// How old the last sign of life is.
+    /// The age of the last heartbeat.
     pub fn age(&self, now: Timestamp) -> Duration {
         Duration::try_from(now.duration_since(self.heartbeat)).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! The public stream of a turn: what `TURN.events.jsonl` holds, a JSON object a line.
+//! The public stream of a turn: the lines of `TURN.events.jsonl`, one JSON object per line.
 
 use std::path::PathBuf;
 
@@ -20,17 +20,17 @@ pub struct StreamLine {
     pub schema: u32,
     /// When it happened, RFC 3339 in UTC.
     pub time: Timestamp,
-    /// The issue; the repository for a base's turn.
+    /// The session's address, or the repository for a base's turn.
     #[serde(rename = "ref")]
     pub subject: String,
-    /// The turn, a UUID v7.
+    /// The turn's id, a UUID v7.
     pub turn: Uuid,
-    /// What happened.
+    /// The event.
     #[serde(flatten)]
     pub event: StreamEvent,
 }
 
-/// What happened. `agent_*` frames the turn as kugetsu knows it, `turn_*` a step of the model.
+/// One event. `agent_*` frames the turn as kugetsu sees it; `turn_*` frames a step of the model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum StreamEvent {
@@ -45,7 +45,7 @@ pub enum StreamEvent {
     },
     /// A step of the model begins.
     TurnStart {
-        /// Which, from 1.
+        /// The step's number, from 1.
         step: u64,
     },
     /// A part of the answer begins.
@@ -61,7 +61,7 @@ pub enum StreamEvent {
         message: String,
         /// True for reasoning.
         reasoning: bool,
-        /// What is new.
+        /// The new text.
         delta: String,
     },
     /// A part of the answer is complete.
@@ -70,7 +70,7 @@ pub enum StreamEvent {
         message: String,
         /// True for reasoning.
         reasoning: bool,
-        /// All of it.
+        /// The whole text.
         text: String,
     },
     /// A tool begins.
@@ -79,18 +79,18 @@ pub enum StreamEvent {
         call: String,
         /// The tool.
         tool: String,
-        /// Its arguments.
+        /// The tool's arguments.
         input: Value,
     },
-    /// A tool goes on.
+    /// A running tool reports progress.
     ToolExecutionUpdate {
         /// The model's id of the call.
         call: String,
         /// The tool.
         tool: String,
-        /// What it does, for people.
+        /// A description for people.
         title: String,
-        /// Its arguments as known by now.
+        /// The arguments known so far.
         input: Value,
     },
     /// A tool ended.
@@ -99,9 +99,9 @@ pub enum StreamEvent {
         call: String,
         /// The tool.
         tool: String,
-        /// What it did, for people.
+        /// A description for people.
         title: String,
-        /// What it printed.
+        /// The tool's output.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         output: Option<String>,
         /// Why it failed.
@@ -114,30 +114,30 @@ pub enum StreamEvent {
         request: String,
         /// `permission` or `question`.
         kind: String,
-        /// What was asked: the permission and its patterns, or the questions with their options.
+        /// The content of the request: the permission and its patterns, or the questions with their options.
         detail: RequestDetail,
     },
     /// A request was answered.
     ExtensionUiResponse {
         /// opencode's id of the request.
         request: String,
-        /// `"allow"`, `"reject"`, or for each question the labels chosen.
+        /// `"allow"`, `"reject"`, or the chosen labels for each question.
         answer: RequestAnswer,
-        /// `answers`, `supervisor` or `default`.
+        /// The source of the answer: `answers`, `supervisor` or `default`.
         by: String,
     },
-    /// Words beside the work: an error, a retry, a diagnostic of opencode.
+    /// A message about the turn: an error, a retry, a diagnostic of opencode.
     Notice {
         /// `error`, `warning`, `retry`, `restart`, `control` (paused, resumed) or `diagnostic`.
         level: String,
-        /// The words.
+        /// The text.
         message: String,
     },
     /// A step of the model ended.
     TurnEnd {
-        /// Which, from 1.
+        /// The step's number, from 1.
         step: u64,
-        /// The model's reason.
+        /// The model's finish reason.
         reason: String,
         /// US dollars.
         cost_usd: f64,
@@ -148,7 +148,7 @@ pub enum StreamEvent {
     AgentEnd {
         /// How the turn ended.
         verdict: Verdict,
-        /// Why; empty when completed.
+        /// The reason; empty when completed.
         reason: String,
         /// The session, if one is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -168,16 +168,17 @@ pub enum StreamEvent {
         /// When to try again, for a quota.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_at: Option<Timestamp>,
-        /// What the verdict rests on: the error as opencode reported it, the last events in words. Absent when completed.
+        /// The evidence for the verdict: the error as opencode reported it, and the last events as text. Absent when
+        /// completed.
         #[serde(default, skip_serializing_if = "Proof::is_empty")]
         proof: Proof,
-        /// The exit status of the command, unless a signal ended it.
+        /// The exit status of the command, unless a signal ended the command.
         exit_status: u8,
     },
 }
 
 impl StreamEvent {
-    /// Every type, as it stands in `type`.
+    /// Every event type, as in the field `type`.
     pub const TYPES: [&str; 13] = [
         "agent_start",
         "turn_start",

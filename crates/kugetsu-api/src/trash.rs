@@ -1,4 +1,4 @@
-//! What the trash remembers of a session that was removed.
+//! The trash's description of a removed session.
 
 use std::path::PathBuf;
 
@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Address, RepoRef};
 
-/// The name of an entry: `<UTC time>-<random>`; later ones sort last.
+/// The name of an entry: `<UTC time>-<random>`. Later entries sort last.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct TrashId(String);
 
 impl TrashId {
-    /// The entry of this name.
+    /// The id with this name.
     pub fn new(name: impl Into<String>) -> Self {
         Self(name.into())
     }
 
-    /// The name, which is also that of the entry's folder.
+    /// The name, which is also the name of the entry's folder.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -31,7 +31,7 @@ impl std::fmt::Display for TrashId {
     }
 }
 
-/// `entry.json`.
+/// The content of `entry.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TrashEntry {
     /// The schema of this file.
@@ -41,19 +41,19 @@ pub struct TrashEntry {
     /// The session's address, unless it was a base.
     #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Address>,
-    /// The repository, when it was a base.
+    /// The repository, if it was a base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo: Option<RepoRef>,
     /// When it was removed.
     pub when: Timestamp,
-    /// Why, for people.
+    /// The reason, for people.
     pub why: String,
-    /// Where the record was, below `sessions/`.
+    /// The record's original path, relative to `sessions/`.
     pub record: PathBuf,
-    /// Where the folder was, below `sessions/`; absent if there was no folder.
+    /// The folder's original path, relative to `sessions/`; absent if there was no folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
-    /// When it was put back, or that was begun.
+    /// When it was restored, or when an unfinished restore began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<Timestamp>,
 }

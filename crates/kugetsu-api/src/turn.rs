@@ -1,4 +1,4 @@
-//! A turn: one prompt delivered to a session, until it ends in a verdict.
+//! A turn: one prompt delivered to a session, from its start to its verdict.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -20,7 +20,7 @@ pub enum TransportKind {
 }
 
 impl TransportKind {
-    /// The word of the command line and of records.
+    /// The name on the command line and in records.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Run => "run",
@@ -38,17 +38,17 @@ impl std::fmt::Display for TransportKind {
 /// How the transport is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransportChoice {
-    /// `serve` where its health check passes, else `run`.
+    /// `serve` if its health check passes, otherwise `run`.
     Auto,
-    /// This one.
+    /// A fixed transport.
     Only(TransportKind),
 }
 
 impl std::str::FromStr for TransportChoice {
     type Err = String;
 
-    fn from_str(word: &str) -> Result<Self, String> {
-        match word {
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
             "auto" => Ok(Self::Auto),
             "run" => Ok(Self::Only(TransportKind::Run)),
             "serve" => Ok(Self::Only(TransportKind::Serve)),
@@ -63,7 +63,7 @@ pub struct TokenCount {
     /// Prompt tokens that were not in the provider's cache.
     #[serde(default)]
     pub input: u64,
-    /// Answer tokens.
+    /// Tokens of the answer.
     #[serde(default)]
     pub output: u64,
     /// Tokens spent on reasoning.
@@ -96,16 +96,16 @@ impl std::ops::AddAssign for TokenCount {
     }
 }
 
-/// A process, told apart from a later one with the same number.
+/// The identity of a process, distinct from a later process with the same id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessIdentity {
     /// The host's name.
     pub host: String,
     /// The process id.
     pub pid: u32,
-    /// When the process started, in clock ticks since boot (field 22 of `/proc/<pid>/stat`); 0 where there is no `/proc`.
+    /// When the process started, in clock ticks since boot (field 22 of `/proc/<pid>/stat`); 0 if there is no `/proc`.
     pub start_ticks: u64,
-    /// The kernel's id of this boot (`/proc/sys/kernel/random/boot_id`); empty where there is none.
+    /// The kernel's id of this boot (`/proc/sys/kernel/random/boot_id`); empty if there is none.
     #[serde(default)]
     pub boot_id: String,
 }
@@ -115,30 +115,30 @@ pub struct ProcessIdentity {
 pub struct LiveTurn {
     /// The turn's id, a UUID v7.
     pub turn: Uuid,
-    /// The supervisor.
+    /// The supervisor's process.
     pub supervisor: ProcessIdentity,
     /// When the turn started.
     pub started: Timestamp,
-    /// How it reaches opencode.
+    /// How the turn reaches opencode.
     pub transport: TransportKind,
-    /// The supervisor's process runs other turns as well: nobody ends it to end this one.
+    /// True if the supervisor's process also runs other turns, so it must not be ended to end this turn.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared: bool,
 }
 
-/// What a verdict rests on, for whoever doubts it.
+/// The evidence for a verdict.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Proof {
     /// The error as opencode reported it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Value>,
-    /// The last events in words, oldest first.
+    /// The last events as text, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last_events: Vec<String>,
 }
 
 impl Proof {
-    /// Whether there is nothing in it.
+    /// Whether there is no evidence.
     pub fn is_empty(&self) -> bool {
         self.error.is_none() && self.last_events.is_empty()
     }
@@ -151,30 +151,30 @@ pub struct TurnRecord {
     pub schema: u32,
     /// The turn's id, a UUID v7.
     pub turn: Uuid,
-    /// How it ended.
+    /// How the turn ended.
     pub verdict: Verdict,
-    /// Why, in one line for people; empty when completed.
+    /// The reason in one line for people; empty when completed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// When the model's provider may answer again, for a quota whose end it told.
+    /// For a quota: when the model's provider may answer again, if the provider reported it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,
-    /// What the verdict rests on; empty when completed.
+    /// The evidence for the verdict; empty when completed.
     #[serde(default, skip_serializing_if = "Proof::is_empty")]
     pub proof: Proof,
-    /// How it reached opencode.
+    /// How the turn reached opencode.
     pub transport: TransportKind,
     /// When it started.
     pub started: Timestamp,
     /// When it ended.
     pub ended: Timestamp,
-    /// Model steps finished.
+    /// The number of finished model steps.
     pub steps: u64,
-    /// Tool calls made.
+    /// The number of tool calls.
     pub tool_calls: u64,
     /// Cost in US dollars, as opencode computes it.
     pub cost_usd: f64,
-    /// Tokens used.
+    /// The tokens.
     pub tokens: TokenCount,
     /// The version of opencode.
     pub opencode: String,
@@ -184,21 +184,21 @@ pub struct TurnRecord {
     /// How often opencode was started again after a crash.
     #[serde(default)]
     pub restarts: u32,
-    /// Requests that were answered.
+    /// The number of answered requests, by source.
     #[serde(default)]
     pub answered: Answered,
-    /// Why events are missing in the turn's log, and with them text in what was printed from it.
+    /// Why events are missing from the turn's log, and text from the output made from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_gap: Option<String>,
 }
 
 impl TurnRecord {
-    /// The exit status of a command whose turn it was.
+    /// The exit status of a command that ran this turn.
     pub fn exit_status(&self) -> ExitStatus {
-        self.verdict.exit_status_told(self.log_gap.is_none())
+        self.verdict.exit_status_of_output(self.log_gap.is_none())
     }
 
-    /// A turn whose supervisor died: nobody heard the end of it. `opencode` is the version that ran it.
+    /// The record of a turn whose supervisor died before the end. `opencode` is the version that ran it.
     pub fn lost(live: &LiveTurn, opencode: &str) -> Self {
         Self {
             schema: SCHEMA,
@@ -223,7 +223,7 @@ impl TurnRecord {
     }
 }
 
-/// How many requests of a turn were answered, and by whom.
+/// The number of answered requests of a turn, by source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Answered {
     /// By the answers file.
@@ -234,21 +234,21 @@ pub struct Answered {
     pub default: u64,
 }
 
-/// Something that a turn was blocked on: it waits in the record for a person's answer.
+/// A request that blocked a turn and waits in the record for a person's answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PendingRequest {
     /// opencode's id of the request.
     pub request: String,
-    /// The turn that asked.
+    /// The turn that made the request.
     pub turn: Uuid,
-    /// When.
+    /// When it was made.
     pub asked: Timestamp,
     /// `permission` or `question`.
     pub kind: String,
     /// The permission and its patterns, or the questions with their options.
     #[schemars(with = "crate::RequestDetail")]
     pub detail: Value,
-    /// What a person answered; the next turn delivers it.
+    /// A person's answer; the next turn delivers it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<Value>,
 }

@@ -1,6 +1,6 @@
-//! How a turn ended, and the exit status that says so to a shell.
+//! How a turn ended, and the exit status that represents it in a shell.
 //!
-//! A verdict is a claim about evidence (events, stored messages, how the process went away), never about
+//! A verdict is a claim about evidence: events, stored messages and how the process ended. It never depends on
 //! opencode's exit status alone, which is 0 after an API error on 1.3.2.
 
 use schemars::JsonSchema;
@@ -22,15 +22,15 @@ pub enum Verdict {
     Stalled,
     /// A person must answer something before the turn can go on.
     Blocked,
-    /// The model's provider asks to come back later than the turn may wait.
+    /// The model's provider asked for a longer wait than the turn allows.
     Quota,
     /// Step after step without progress.
     Looping,
-    /// It ended with no work and no error.
+    /// The turn ended with no work and no error.
     Void,
-    /// Ended by a signal or by `kugetsu stop`.
+    /// A signal or `kugetsu stop` ended the turn.
     Aborted,
-    /// The supervisor died before it could give a verdict.
+    /// The supervisor died before it could record a verdict.
     Lost,
 }
 
@@ -49,7 +49,7 @@ impl Verdict {
         Self::Lost,
     ];
 
-    /// The word used in records, in `--json` and on the terminal.
+    /// The name in records, in `--json` and on the terminal.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "completed",
@@ -65,16 +65,16 @@ impl Verdict {
         }
     }
 
-    /// The same, unless the output has a gap: then a completed turn does not count as a success.
-    pub fn exit_status_told(self, whole: bool) -> ExitStatus {
+    /// The exit status of the verdict, except that a completed turn whose output has a gap does not count as a success.
+    pub fn exit_status_of_output(self, whole: bool) -> ExitStatus {
         match self {
             Self::Completed if !whole => ExitStatus::CannotWrite,
             verdict => verdict.exit_status(),
         }
     }
 
-    /// The exit status of a command whose turn ended so. An abort by a signal is reported by the caller as
-    /// 130 or 143 instead, since only it knows which signal came.
+    /// The exit status of a command whose turn ended with this verdict. After an abort by a signal, the caller uses 130
+    /// or 143 instead, because only the caller knows the signal.
     pub fn exit_status(self) -> ExitStatus {
         match self {
             Self::Completed => ExitStatus::Ok,
@@ -97,10 +97,10 @@ impl std::fmt::Display for Verdict {
 impl std::str::FromStr for Verdict {
     type Err = String;
 
-    fn from_str(word: &str) -> Result<Self, String> {
+    fn from_str(name: &str) -> Result<Self, String> {
         Self::ALL
             .into_iter()
-            .find(|verdict| verdict.as_str() == word)
-            .ok_or_else(|| format!("`{word}` is not a verdict"))
+            .find(|verdict| verdict.as_str() == name)
+            .ok_or_else(|| format!("`{name}` is not a verdict"))
     }
 }

@@ -1,4 +1,4 @@
-//! What a record remembers of its issue's git worktree.
+//! The part of a record that describes an issue's git worktree.
 
 use std::path::PathBuf;
 
@@ -6,36 +6,36 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The linked git worktree that an issue's session works in. It is in the record before git is asked for it, so
-/// whatever stands at its path and on its branch afterwards is the issue's own.
+/// The linked git worktree that an issue's session works in. The record names it before git creates it, so anything
+/// found later at its path or on its branch belongs to the issue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Worktree {
-    /// Its top folder. Absolute.
+    /// The worktree's top folder, as an absolute path.
     pub path: PathBuf,
-    /// The branch that it was made on, without `refs/heads/`.
+    /// The branch that the worktree was created on, without `refs/heads/`.
     pub branch: String,
-    /// The commit that the branch began at, in full.
+    /// The commit that the branch started from, in full.
     pub base_commit: String,
-    /// The branch that it began at, and is rebased onto: without `refs/heads/`, or one of a remote in full. None where it
-    /// began at a commit; older records do not say.
+    /// The branch that the worktree's branch started from and is rebased onto: a local branch without `refs/heads/`, or
+    /// the full name of a remote branch. None if it started from a commit. Older records lack this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_branch: Option<String>,
-    /// The rebase that conflicts kept from happening, until a turn has ended or a rebase has gone well.
+    /// The last rebase that conflicts prevented. Cleared when a turn ends or a rebase succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked_rebase: Option<BlockedRebase>,
-    /// The top folder of the clone that it is linked to. Absolute.
+    /// The top folder of the clone that the worktree is linked to, as an absolute path.
     pub repo_dir: PathBuf,
-    /// When it was asked for.
+    /// When the worktree was requested.
     pub created: Timestamp,
-    /// True until it stands, has its untracked files, and the hook `after_create` has ended well.
+    /// True until the worktree exists, has its untracked files, and the hook `after_create` has succeeded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pending: bool,
 }
 
-/// A rebase that did not happen.
+/// A rebase that conflicts prevented.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BlockedRebase {
-    /// The branch, or the commit.
+    /// The target: a branch or a commit.
     pub onto: String,
     /// The files in conflict.
     pub conflicts: Vec<String>,

@@ -1,7 +1,8 @@
-//! Crash points: the moments at which tests kill the process or have it hang, to prove what the next command finds.
+//! Crash points: named places in the code at which tests kill the process, or have it hang, to check the state that the
+//! next command finds.
 //!
-//! Each layer declares its own points with [`crash_points!`](crate::crash::crash_points) and passes them with
-//! [`CrashPoint::pass`]. This module knows no layer.
+//! Each layer declares its own points with [`crash_points!`](crate::crash::crash_points) and calls [`CrashPoint::pass`]
+//! at each one. This module depends on no layer.
 
 use std::fs::File;
 use std::io::Write;
@@ -26,23 +27,22 @@ macro_rules! crash_points {
 }
 pub(crate) use crash_points;
 
-/// What a point that is passed does.
+/// The effect of passing a crash point.
 enum Armed {
-    /// Kills the process when this point has been passed so many times more.
+    /// Kills the process when this point has been passed this many more times.
     At(CrashPoint, u64),
-    /// Stops the thread for ever when this point has been passed so many times more, and then makes this file.
+    /// Stops the thread for ever when this point has been passed this many more times, and makes this file then.
     Stall(CrashPoint, u64, PathBuf),
-    /// Writes the point's name here.
+    /// Appends the point's name to this file.
     Log(File),
 }
 
 static IS_ARMED: AtomicBool = AtomicBool::new(false);
 static ARMED: Mutex<Option<Armed>> = Mutex::new(None);
 
-/// Arms one of the points. `name`, or `name:n` for the n-th time it is passed: the process then kills itself there as
-/// `kill -9` would. `log:FILE`: nothing is killed, and the name of each point that is passed is a line of FILE.
-/// `stall:name:n:FILE`: the thread that passes the point for the n-th time stops there for ever, as it would on a disk that
-/// hangs; FILE is made then.
+/// Arms a crash point. With `name`, or `name:n` for the n-th pass, the process kills itself there as `kill -9` would.
+/// With `stall:name:n:FILE`, the thread of the n-th pass stops there for ever, as on a disk that hangs, and FILE is made.
+/// With `log:FILE`, the process stays alive and appends the name of each point that it passes to FILE.
 pub(crate) fn arm(spec: &str, points: &[&[CrashPoint]]) -> Result<(), String> {
     let point = |name: &str| {
         let known = || points.iter().copied().flatten();
@@ -83,7 +83,7 @@ fn make(file: impl AsRef<Path>) -> Result<File, String> {
 }
 
 impl CrashPoint {
-    /// Only for [`crash_points!`].
+    /// Only for use by [`crash_points!`].
     pub(crate) const fn declare(name: &'static str) -> Self {
         Self(name)
     }

@@ -1,14 +1,14 @@
-//! Lengths of time as people type and read them.
+//! Durations as people type and read them.
 
 use std::time::Duration;
 
-/// A length of time: `90s`, `10m`, `1h 30m`, `30d`, or a number of seconds. At most 10 years, so that sums of two
-/// never overflow.
+/// Parses a duration: `90s`, `10m`, `1h 30m`, `30d`, or a number of seconds. The maximum is 10 years, so that the sum
+/// of two never overflows.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_hours(24 * 3660);
     let wrong = || "it is a length of time such as 90s, 10m, 1h30m or 7d".to_owned();
     let text = text.trim();
-    // A day is 24 hours here, which jiff rightly does not take for granted.
+    // A day is 24 hours here. jiff rightly does not assume that, so days are parsed separately.
     let (days, rest) = match text.split_once('d') {
         Some((days, rest)) if days.bytes().all(|byte| byte.is_ascii_digit()) => {
             (days.parse::<u32>().map_err(|_| wrong())?, rest.trim())
@@ -30,7 +30,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
-/// A length of time for people, to the second: `1h30m`, `45s`, `0.3s`.
+/// Formats a duration for people, to the second: `1h30m`, `45s`, `0.3s`.
 pub fn print_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     if seconds < 10 {

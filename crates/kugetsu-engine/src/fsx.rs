@@ -1,10 +1,10 @@
-//! The only raw file writes.
+//! The only code that writes files directly.
 //!
-//! A write that returned is on the disk, and a reader sees the old file or the new one, never a part: temporary
-//! file in the same folder, write, sync, rename, sync the folder. Prompts and answers are private, so files get
-//! mode 0600 and folders 0700. No symbolic link is followed below the root that a caller names.
+//! A write that has returned is on the disk, and a reader sees either the old file or the new one, never a part of it.
+//! The order of steps: temporary file in the same folder, write, sync, rename, sync the folder. Prompts and answers are
+//! private, so files get mode 0600 and folders 0700. Below the root that a caller names, no symbolic link is followed.
 //!
-//! The [`points`] are the moments at which tests kill the process.
+//! [`points`] lists the places at which tests kill the process.
 
 #![expect(
     clippy::disallowed_methods,
@@ -34,25 +34,25 @@ pub(crate) mod points {
     }
 }
 
-/// What the names of temporary files begin with.
+/// Prefix of temporary files' names.
 pub const TEMP_PREFIX: &str = ".tmp-";
 
 /// Why a file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FsError {
-    /// It is a symbolic link, or lies behind one.
+    /// The path is a symbolic link, or lies behind one.
     #[error("{} is a symbolic link, which is not followed", .path.display())]
     Symlink {
         /// The link.
         path: PathBuf,
     },
-    /// It is a folder, a pipe or a device.
+    /// The path is a folder, a pipe or a device.
     #[error("{} is not a plain file", .path.display())]
     NotAFile {
-        /// What was opened.
+        /// The path.
         path: PathBuf,
     },
-    /// It is larger than its reader takes.
+    /// The file exceeds its reader's limit.
     #[error("{} is larger than {max} bytes", .path.display())]
     TooLarge {
         /// The file.
@@ -60,20 +60,20 @@ pub enum FsError {
         /// The limit in bytes.
         max: u64,
     },
-    /// The system said no.
+    /// A system error.
     #[error("cannot {action} {}: {source}", .path.display())]
     Io {
-        /// What was tried.
+        /// The failed action.
         action: &'static str,
-        /// On what.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl FsError {
-    /// The file or folder in question.
+    /// The file or folder of the error.
     pub fn path(&self) -> &Path {
         match self {
             Self::Symlink { path }
@@ -83,14 +83,14 @@ impl FsError {
         }
     }
 
-    /// Whether there is no such file.
+    /// Whether the file does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
     fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
-        // What O_NOFOLLOW answers at a symbolic link.
+        // The error of O_NOFOLLOW at a symbolic link.
         if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
             return Self::Symlink { path };
         }
@@ -107,7 +107,7 @@ fn options() -> OpenOptions {
     options
 }
 
-/// Replaces `path`, or makes it, with exactly `bytes`. The folder must be there.
+/// Creates or replaces `path` with exactly `bytes`. The folder must exist.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, bytes)?;
     sync_folder(folder_of(path))?;
@@ -115,8 +115,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// As [`write_atomic`], except that the old file may be back after a power cut; whole, like the new one.
-pub fn write_atomic_brief(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Like [`write_atomic`], except that a power cut may bring the whole old file back.
+pub fn write_atomic_relaxed(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, bytes)
 }
 
@@ -126,7 +126,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let written = write_temp(&temp, bytes)
         .and_then(|()| fs::rename(&temp, path).map_err(|source| FsError::new("replace", path, source)));
     if let Err(error) = written {
-        // Best effort: what stays is found by its name.
+        // Best effort: a leftover is recognisable by its name.
         let _ = fs::remove_file(&temp);
         return Err(error);
     }
@@ -134,8 +134,8 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// As [`write_atomic`], but without waiting for the disk: a reader still sees the old file or the new one, and after a
-/// power failure either, or nothing, may be there. For what is worth nothing after its writer's death.
+/// Like [`write_atomic`], without waiting for the disk. A reader still sees either the old file or the new one; after a
+/// power cut, either of them or none may exist. For files that are worthless after their writer's death.
 pub fn write_atomic_volatile(path: &Path, bytes: &[u8]) -> Result<()> {
     refuse_symlink(path)?;
     let temp = temp_beside(path);
@@ -152,8 +152,8 @@ pub fn write_atomic_volatile(path: &Path, bytes: &[u8]) -> Result<()> {
     written
 }
 
-/// Takes a file away and gives its bytes, at most `max`: of several that take it at once one gets it, and a writer that
-/// replaces it at the same time has either been read or has left a new file. Nothing: there is no file.
+/// Removes a file and returns its bytes, at most `max`. Of several concurrent callers, one gets the file. A concurrent
+/// replacement is either read or remains as a new file. Returns `None` if there is no file.
 pub fn take(path: &Path, max: u64) -> Result<Option<Vec<u8>>> {
     let temp = temp_beside(path);
     match fs::rename(path, &temp) {
@@ -205,9 +205,9 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Adds one line, which holds no line end itself, and waits until it is on the disk. A last line that an earlier
-/// crash left without its end is closed first, so that it spoils no other. The caller sees to it that nobody else
-/// writes to the file.
+/// Appends one line, which must not contain a line end, and waits until it is on the disk. First closes an incomplete
+/// last line that an earlier crash left, so that it spoils no other line. The caller ensures that no one else writes to
+/// the file.
 pub fn append_line_durable(path: &Path, line: &[u8]) -> Result<()> {
     let failed = |source| FsError::new("append to", path, source);
     debug_assert!(!line.contains(&b'\n'), "a line holds no line end");
@@ -229,7 +229,7 @@ pub fn append_line_durable(path: &Path, line: &[u8]) -> Result<()> {
         points::APPEND_HALF_WRITTEN.pass();
         (&file).write_all(&bytes[bytes.len() / 2..]).map_err(failed)?;
     } else if let Err(source) = (&file).write_all(&bytes) {
-        // A full disk may have taken a part: give it back.
+        // A full disk may have taken part of the line: remove that part.
         let _ = file.set_len(length);
         return Err(failed(source));
     }
@@ -241,7 +241,7 @@ pub fn append_line_durable(path: &Path, line: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Opens a log to append to, and makes it when it is not there. Not synced.
+/// Opens a log for appending, and creates it if it does not exist. Not synced.
 pub fn create_append(path: &Path) -> Result<File> {
     open_append(path)
 }
@@ -251,7 +251,7 @@ fn open_append(path: &Path) -> Result<File> {
     plain(opened.map_err(|source| FsError::new("open", path, source))?, path)
 }
 
-/// Opens a file to lock it, and makes it when it is not there.
+/// Opens a lock file, and creates it if it does not exist.
 pub(crate) fn open_lock(path: &Path) -> Result<File> {
     let opened = options().read(true).write(true).create(true).open(path);
     plain(opened.map_err(|source| FsError::new("open", path, source))?, path)
@@ -278,7 +278,7 @@ pub fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads an open file of at most `max` bytes into `bytes`, which is emptied first.
+/// Reads an open file of at most `max` bytes into `bytes`, which is cleared first.
 fn read_open(file: &File, path: &Path, max: u64, bytes: &mut Vec<u8>) -> Result<()> {
     let failed = |source| FsError::new("read", path, source);
     let metadata = file.metadata().map_err(failed)?;
@@ -289,7 +289,7 @@ fn read_open(file: &File, path: &Path, max: u64, bytes: &mut Vec<u8>) -> Result<
     }
     bytes.clear();
     if metadata.len() <= max {
-        // One byte more than it holds, so that the first read sees the end.
+        // One byte more than the file's size, so that the first read detects the end.
         bytes.reserve(usize::try_from(metadata.len()).unwrap_or(0) + 1);
         file.take(max + 1).read_to_end(bytes).map_err(failed)?;
     }
@@ -302,14 +302,14 @@ fn read_open(file: &File, path: &Path, max: u64, bytes: &mut Vec<u8>) -> Result<
     Ok(())
 }
 
-/// Makes `folder` and what is missing above it, down from `root`, each on the disk before the next. Nothing between
-/// `root` and `folder` may be a symbolic link; `root` itself may be one.
+/// Creates `folder` and its missing parents down from `root`, each on the disk before the next. Nothing between `root`
+/// and `folder` may be a symbolic link; `root` itself may be one.
 pub fn create_dir_all_durable(root: &Path, folder: &Path) -> Result<()> {
     create_dir_all(root, folder, true)
 }
 
-/// As [`create_dir_all_durable`], without the wait: for what is worth nothing after a reboot.
-pub fn create_dir_all_brief(root: &Path, folder: &Path) -> Result<()> {
+/// Like [`create_dir_all_durable`], without waiting for the disk; for folders that are worthless after a reboot.
+pub fn create_dir_all_volatile(root: &Path, folder: &Path) -> Result<()> {
     create_dir_all(root, folder, false)
 }
 
@@ -330,7 +330,7 @@ fn create_dir_all(root: &Path, folder: &Path, durable: bool) -> Result<()> {
     })
 }
 
-/// Refuses `path` when it, or a folder between it and `root`, is a symbolic link. A missing path is not an error.
+/// Fails if `path`, or a folder between it and `root`, is a symbolic link. A missing path is not an error.
 pub fn refuse_symlinks(root: &Path, path: &Path) -> Result<()> {
     each_below(root, path, refuse_symlink)
 }
@@ -378,7 +378,7 @@ fn make_folder(path: &Path, durable: bool) -> Result<()> {
                 Ok(())
             }
         }
-        // Someone else was faster.
+        // Another process created it first.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => refuse_symlink(path),
         Err(source) => Err(FsError::new("make the folder", path, source)),
     }
@@ -392,7 +392,7 @@ pub fn sync_folder(folder: &Path) -> Result<()> {
         .map_err(failed)
 }
 
-/// Waits until what another process wrote into a file is on the disk.
+/// Waits until the data that another process wrote into a file is on the disk.
 pub fn sync_file(path: &Path) -> Result<()> {
     refuse_symlink(path)?;
     let failed = |source| FsError::new("sync", path, source);
@@ -401,7 +401,7 @@ pub fn sync_file(path: &Path) -> Result<()> {
         .map_err(failed)
 }
 
-/// Removes a file, and waits until it is gone from the disk. A missing file is not an error.
+/// Removes a file and waits until the removal is on the disk. A missing file is not an error.
 pub fn remove_file_durable(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Ok(()) => sync_folder(folder_of(path)),
@@ -410,7 +410,7 @@ pub fn remove_file_durable(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a folder and all that is in it; links in it are removed, not followed. A missing folder is not an error.
+/// Removes a folder and its contents. Links inside are removed, not followed. A missing folder is not an error.
 pub fn remove_dir_all_durable(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Ok(()) => sync_folder(folder_of(path)),
@@ -419,8 +419,8 @@ pub fn remove_dir_all_durable(path: &Path) -> Result<()> {
     }
 }
 
-/// Moves a file or folder within one file system, and waits until both names are on the disk. The caller has made
-/// sure that nothing is in the way: a file there would be replaced.
+/// Moves a file or folder within one file system, and waits until both names are on the disk. The caller ensures that
+/// the target does not exist: a file there would be replaced.
 pub fn rename_durable(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(|source| FsError::new("move", from, source))?;
     points::MOVED.pass();
@@ -428,8 +428,9 @@ pub fn rename_durable(from: &Path, to: &Path) -> Result<()> {
     sync_folder(folder_of(from))
 }
 
-/// Moves what is in a folder into another one, which is made below `root` if it is not there, and waits until all names
-/// are on the disk. What is called `except` stays. Nothing is replaced: where a name is taken, a number is added to it.
+/// Moves the contents of a folder into another one, which is created below `root` if necessary, and waits until all
+/// names are on the disk. The entry named `except` stays. Replaces nothing: an entry whose name is taken gets a number
+/// appended.
 pub fn move_entries(root: &Path, from: &Path, to: &Path, except: &str) -> Result<()> {
     create_dir_all_durable(root, to)?;
     for name in names_in(from, except)? {
@@ -449,7 +450,7 @@ pub fn move_entries(root: &Path, from: &Path, to: &Path, except: &str) -> Result
     sync_folder(from)
 }
 
-/// The names in a folder without `except`; none where there is no folder.
+/// The names in a folder without `except`; empty if there is no folder.
 pub fn names_in(folder: &Path, except: &str) -> Result<Vec<std::ffi::OsString>> {
     let reading = |source| FsError::new("read the folder", folder, source);
     let entries = match fs::read_dir(folder) {
@@ -467,7 +468,7 @@ pub fn names_in(folder: &Path, except: &str) -> Result<Vec<std::ffi::OsString>> 
     Ok(names)
 }
 
-/// Removes a folder that is empty; any other stays.
+/// Removes an empty folder; any other stays.
 pub fn remove_empty_dir(folder: &Path) -> Result<()> {
     match fs::remove_dir(folder) {
         Ok(()) => sync_folder(folder_of(folder)),
@@ -483,7 +484,7 @@ pub fn remove_empty_dir(folder: &Path) -> Result<()> {
     }
 }
 
-/// Copies a file of any size to a place where nothing is yet, and waits until it is on the disk.
+/// Copies a file of any size to a path that does not exist yet, and waits until it is on the disk.
 pub fn copy_durable(from: &Path, to: &Path) -> Result<()> {
     let reading = |source| FsError::new("read", from, source);
     let writing = |source| FsError::new("write", to, source);
@@ -494,7 +495,7 @@ pub fn copy_durable(from: &Path, to: &Path) -> Result<()> {
     sync_folder(folder_of(to))
 }
 
-/// Whether a file's name is that of a temporary file.
+/// Whether a file name is that of a temporary file.
 pub fn is_temp_name(name: &std::ffi::OsStr) -> bool {
     name.as_encoded_bytes().starts_with(TEMP_PREFIX.as_bytes())
 }

@@ -1,5 +1,5 @@
-//! The only place that runs git: it never asks, never waits for ever, can be ended, and speaks the same words in every
-//! locale.
+//! The only code that runs git. git never prompts, always has a time limit, can be cancelled, and prints the same
+//! messages in every locale.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -11,28 +11,28 @@ use crate::environment::Environment;
 use crate::process::{self, Containment, GuardSpec, ProcessError, Sink};
 use uuid::Uuid;
 
-/// How long one git may take. The checkout of a large repository takes the longest.
+/// The time limit of one git command. Checking out a large repository takes longest.
 const LIMIT: Duration = Duration::from_mins(10);
-/// How long another git's worktree may be half made.
-const HALF_MADE: Duration = Duration::from_secs(5);
-/// How often a half made worktree is looked at.
-const LOOK: Duration = Duration::from_millis(20);
-/// How long a git that took too long has to end.
+/// How long another git may leave a worktree incomplete.
+const INCOMPLETE_LIMIT: Duration = Duration::from_secs(5);
+/// The interval between checks of an incomplete worktree.
+const INCOMPLETE_POLL: Duration = Duration::from_millis(20);
+/// How long a git that exceeded its limit has to end.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A git that failed, could not be run, took too long or was cancelled.
+/// git failed, could not be run, took too long or was cancelled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("git {command} failed in {}: {problem}", .folder.display())]
 pub struct GitError {
     /// The subcommand.
     pub command: String,
-    /// Where.
+    /// The folder that git ran in.
     pub folder: PathBuf,
-    /// What it said.
+    /// git's message.
     pub problem: String,
 }
 
-/// Runs git in the environment of a request, until somebody cancels it.
+/// Runs git in the environment of a request. Can be cancelled.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GitRunner {
     environment: Environment,
@@ -54,7 +54,7 @@ impl GitRunner {
     }
 }
 
-/// git in one folder.
+/// Runs git in one folder.
 #[derive(Clone, Debug)]
 pub(crate) struct Git {
     runner: GitRunner,
@@ -62,7 +62,7 @@ pub(crate) struct Git {
     variables: Vec<(&'static str, OsString)>,
 }
 
-/// What git printed, and whether it exited with 0.
+/// The output of git, and whether git exited with 0.
 pub(crate) struct GitOutput {
     pub(crate) ok: bool,
     pub(crate) stdout: Vec<u8>,
@@ -79,12 +79,12 @@ impl GitOutput {
 }
 
 impl Git {
-    /// git in another folder.
+    /// Runs git in another folder.
     pub(crate) fn at(&self, folder: &Path) -> Self {
         self.runner.at(folder)
     }
 
-    /// The same, which nobody can cancel: for what must be taken back after a cancelled command.
+    /// The same, but not cancellable, for undoing the effects of a cancelled command.
     pub(crate) fn uncancellable(mut self) -> Self {
         self.runner.cancel = Cancel::default();
         self
@@ -99,23 +99,24 @@ impl Git {
         &self.folder
     }
 
-    /// Runs git, whatever its exit status. Many commands look at every worktree, and another git may be making one at this
-    /// moment, whose file `commondir` is there and empty: git gives up on it, and succeeds a moment later.
+    /// Runs git and accepts any exit status. Many commands read every worktree. If another git is just creating a
+    /// worktree, its file `commondir` exists and is empty, and git fails on it but succeeds a moment later, so such a
+    /// failure is retried.
     pub(crate) fn ask<A: AsRef<OsStr>>(
         &self,
         args: impl IntoIterator<Item = A>,
     ) -> Result<GitOutput, GitError> {
         let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
-        let end = Instant::now() + HALF_MADE;
+        let end = Instant::now() + INCOMPLETE_LIMIT;
         loop {
             let output = self.ask_once(&args)?;
-            let half_made = !output.ok
-                && last_words(&output.stderr).starts_with("failed to read ")
+            let is_incomplete = !output.ok
+                && error_line(&output.stderr).starts_with("failed to read ")
                 && output.stderr.contains("/commondir");
-            if !half_made || Instant::now() >= end {
+            if !is_incomplete || Instant::now() >= end {
                 return Ok(output);
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(INCOMPLETE_POLL);
         }
     }
 
@@ -140,18 +141,19 @@ impl Git {
         }
     }
 
-    /// git under a guard. What a repository's configuration may make git run is to be hardened here.
+    /// Runs git under a guard. Any hardening against programs that a repository's configuration makes git run belongs
+    /// here.
     fn spec(&self, args: &[OsString]) -> GuardSpec {
         let fixed = [
             ("LC_ALL", "C"),
             ("GIT_TERMINAL_PROMPT", "0"),
-            // A look must not write into the index.
+            // A read must not write into the index.
             ("GIT_OPTIONAL_LOCKS", "0"),
         ];
         let fixed = fixed.map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let own = self.variables.iter();
         let own = own.map(|(name, value)| (OsString::from(name), value.clone()));
-        // A git that runs us from one of its hooks sets some, which would lead ours to the wrong repository.
+        // If one of git's hooks runs kugetsu, git has set variables that would lead our git to the wrong repository.
         let foreign = self.runner.environment.variables().map(|(name, _)| name);
         let foreign =
             foreign.filter(|name| name.as_encoded_bytes().starts_with(b"GIT_") && !is_of_user(name));
@@ -183,7 +185,7 @@ impl Git {
         }
     }
 
-    /// Runs git; an error unless it exits with 0.
+    /// Runs git; fails unless git exits with 0.
     pub(crate) fn run<A: AsRef<OsStr>>(
         &self,
         args: impl IntoIterator<Item = A>,
@@ -193,17 +195,17 @@ impl Git {
         if said.ok {
             return Ok(said);
         }
-        Err(self.error(&args, last_words(&said.stderr)))
+        Err(self.error(&args, error_line(&said.stderr)))
     }
 
-    /// The commit that a name stands for.
+    /// The commit that a name resolves to.
     pub(crate) fn commit(&self, name: &str) -> Result<Option<String>, GitError> {
         let name = format!("{name}^{{commit}}");
         let said = self.ask(["rev-parse", "--verify", "--quiet", "--end-of-options", &name])?;
         Ok(said.ok.then(|| said.text()))
     }
 
-    /// The commit that a branch stands at.
+    /// The commit that a branch points to.
     pub(crate) fn branch(&self, name: &str) -> Result<Option<String>, GitError> {
         self.commit(&format!("refs/heads/{name}"))
     }
@@ -215,13 +217,13 @@ impl Git {
     }
 }
 
-/// A line of `git worktree list`.
+/// One worktree in the output of `git worktree list`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) path: PathBuf,
-    /// Without `refs/heads/`; none where the head is detached.
+    /// The branch without `refs/heads/`; none if the head is detached.
     pub(crate) branch: Option<String>,
-    /// Why it is locked.
+    /// The reason of its lock, if it is locked.
     pub(crate) locked: Option<String>,
 }
 
@@ -244,7 +246,7 @@ fn listed(text: &str) -> Vec<Listed> {
     all
 }
 
-/// The variables of git that are the user's own settings, and lead to no repository.
+/// Whether a git variable is one of the user's own settings and leads to no repository.
 fn is_of_user(name: &OsStr) -> bool {
     const OF_USER: [&str; 7] = [
         "GIT_ASKPASS",
@@ -261,7 +263,7 @@ fn is_of_user(name: &OsStr) -> bool {
             .any(|start| name.as_encoded_bytes().starts_with(start.as_bytes()))
 }
 
-/// Git's subcommand, without what would make the message long.
+/// git's subcommand, without arguments that would make a message long.
 fn subcommand(args: &[OsString]) -> String {
     args.iter()
         .take(2)
@@ -270,9 +272,9 @@ fn subcommand(args: &[OsString]) -> String {
         .join(" ")
 }
 
-/// The line that says what is wrong: git puts it after `fatal:` or `error:`, progress before it, at times on the same
-/// line, and advice behind it.
-pub(crate) fn last_words(stderr: &str) -> String {
+/// Finds the line with the error. git prints it after `fatal:` or `error:`, with progress before it, at times on the
+/// same line, and advice after it.
+pub(crate) fn error_line(stderr: &str) -> String {
     let lines = || {
         let lines = stderr.split(['\n', '\r']).map(str::trim);
         lines.filter(|line| !line.is_empty() && !line.starts_with("hint:"))
@@ -283,6 +285,6 @@ pub(crate) fn last_words(stderr: &str) -> String {
                 .or_else(|| line.strip_prefix("error: "))
         })
         .or_else(|| lines().next_back())
-        .unwrap_or("it said nothing")
+        .unwrap_or("it printed nothing")
         .to_owned()
 }

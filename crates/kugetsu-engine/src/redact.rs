@@ -1,20 +1,20 @@
-//! Keeps secrets out of everything that is written, also where a tool prints one or the model repeats it.
+//! Keeps secrets out of all written output, even if a tool prints one or the model repeats it.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use aho_corasick::AhoCorasick;
 
-/// What stands in a secret's place.
+/// The replacement for a secret.
 const MASK: &str = "***";
-/// Shorter values would mask ordinary words, so they cannot be secrets.
+/// The shortest secret. Masking shorter values would mask ordinary words.
 pub const SHORTEST: usize = 4;
 
-/// Replaces secrets in text. Also knows how they look inside a JSON string.
+/// Replaces secrets in text, including their forms inside JSON strings.
 #[derive(Clone, Default)]
 pub struct Redactor {
     forms: Vec<String>,
-    /// Finds all forms at once; `None` where there is nothing to hide.
+    /// Finds all forms in one pass; `None` if there are no secrets.
     matcher: Option<AhoCorasick>,
 }
 
@@ -25,7 +25,7 @@ impl std::fmt::Debug for Redactor {
 }
 
 impl Redactor {
-    /// For these values.
+    /// A redactor of these values.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a String>) -> Self {
         let mut forms = Vec::new();
         for secret in secrets {
@@ -35,13 +35,13 @@ impl Redactor {
             let quoted = serde_json::Value::from(secret.as_str()).to_string();
             let inner = quoted[1..quoted.len() - 1].to_owned();
             if inner != *secret {
-                // A JSON document may stand inside a JSON string again.
+                // A JSON document may be nested inside a JSON string.
                 let twice = serde_json::Value::from(inner.as_str()).to_string();
                 forms.push(twice[1..twice.len() - 1].to_owned());
                 forms.push(inner);
             }
             forms.push(secret.clone());
-            // Logs are written by lines, so each line of a key or certificate is a secret of its own.
+            // Logs are written line by line, so each line of a key or certificate is a secret of its own.
             if secret.contains('\n') {
                 forms.extend(
                     secret
@@ -51,7 +51,7 @@ impl Redactor {
                 );
             }
         }
-        // Fails only where the forms have more bytes than an automaton has states: gigabytes.
+        // Fails only if the forms have more bytes than an automaton has states: gigabytes.
         let matcher = AhoCorasick::new(&forms).expect("secrets fit into memory many times over");
         Self {
             matcher: (!forms.is_empty()).then_some(matcher),
@@ -59,16 +59,16 @@ impl Redactor {
         }
     }
 
-    /// Whether there is nothing to hide.
+    /// Whether there are no secrets.
     pub fn is_empty(&self) -> bool {
         self.forms.is_empty()
     }
 
-    /// Where secrets are, from the first to the last. Forms that overlap make one range, so that nothing of either is left
-    /// to be seen.
+    /// The ranges that hold secrets, in order. Overlapping forms are merged into one range, so that no part of either
+    /// remains visible.
     fn secrets_in(&self, bytes: &[u8]) -> Vec<Range<usize>> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
-        // In the order of their ends.
+        // The matches arrive in the order of their ends.
         for found in self
             .matcher
             .iter()
@@ -83,7 +83,7 @@ impl Redactor {
         ranges
     }
 
-    /// The text without secrets.
+    /// The text with secrets masked.
     pub fn clean<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let secrets = self.secrets_in(text.as_bytes());
         if secrets.is_empty() {
@@ -100,7 +100,7 @@ impl Redactor {
         Cow::Owned(clean)
     }
 
-    /// The bytes of a line without secrets.
+    /// The bytes of a line with secrets masked.
     pub fn clean_bytes<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
         let secrets = self.secrets_in(bytes);
         if secrets.is_empty() {
@@ -117,7 +117,7 @@ impl Redactor {
         Cow::Owned(clean)
     }
 
-    /// How many bytes at the end of the text might be the beginning of a secret.
+    /// The number of bytes at the end of the text that might be the beginning of a secret.
     pub(crate) fn undecided(&self, text: &str) -> usize {
         let longest = self.forms.iter().map(String::len).max().unwrap_or(0);
         let from = text.floor_char_boundary(text.len().saturating_sub(longest.saturating_sub(1)));
@@ -129,14 +129,14 @@ impl Redactor {
     }
 }
 
-/// Redacts a text that comes in pieces: what might be the beginning of a secret is held back.
+/// Redacts text that arrives in pieces: text that might be the beginning of a secret is held back.
 #[derive(Debug, Default)]
 pub struct Pieces {
     held: String,
 }
 
 impl Pieces {
-    /// Takes a piece; what is safe to pass on.
+    /// Takes a piece and returns the text that is safe to pass on.
     pub fn push(&mut self, redactor: &Redactor, piece: &str) -> String {
         if redactor.is_empty() {
             return piece.to_owned();
@@ -150,7 +150,7 @@ impl Pieces {
         pass
     }
 
-    /// What is left when no more comes.
+    /// Returns the remaining text after the last piece.
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }

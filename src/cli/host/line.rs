@@ -1,7 +1,7 @@
-//! The command line for the other host.
+//! Builds the command line for the other host.
 //!
-//! It is written anew from what was understood of the one here, because some of it only means something here: a
-//! file to read, a prompt on stdin, `#14` in this clone.
+//! The line is written anew from the parsed one, because some arguments only have a meaning on this host: a file to
+//! read, a prompt on stdin, `#14` in this clone.
 
 use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal as _;
@@ -14,41 +14,41 @@ use crate::cli::{CommandError, prompt, turn};
 use crate::ssh::MAX_FRAME;
 use kugetsu_api::Address;
 
-/// One argument on its way.
+/// One argument to send.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Word {
+pub(super) enum Argument {
     Plain(OsString),
-    /// An option whose file is here.
+    /// An option with a file on this host.
     File {
         option: &'static str,
         content: Vec<u8>,
     },
 }
 
-/// What the command over there finds on its stdin.
+/// The stdin of the remote command.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) enum Input {
     #[default]
     Nothing,
     Bytes(Vec<u8>),
-    /// Our own, as it comes.
+    /// This process's own stdin, as it arrives.
     Live,
 }
 
 /// A command line for the other host.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    pub(super) words: Vec<Word>,
+    pub(super) words: Vec<Argument>,
     pub(super) input: Input,
     /// The id that makes a repeated `start` or `continue` the same turn.
     pub(super) turn: Option<String>,
-    /// It draws on the terminal.
+    /// Whether the command draws on the terminal.
     pub(super) terminal: bool,
 }
 
-/// What only this side can answer.
+/// Questions that only this host can answer.
 pub(super) trait Local {
-    /// The whole reference.
+    /// The full address.
     fn address(&self, text: &str) -> Result<String, CommandError>;
     /// The repository of the clone.
     fn repo(&self) -> Result<String, CommandError>;
@@ -73,7 +73,7 @@ impl Line {
     ) -> Result<(), CommandError> {
         let (mut options, positionals): (Vec<&Arg>, Vec<&Arg>) =
             command.get_arguments().partition(|arg| !arg.is_positional());
-        // Each is repeated below its verb.
+        // The verb's own matches repeat every global option.
         if matches.subcommand().is_some() {
             options.retain(|arg| !arg.is_global_set());
         }
@@ -100,8 +100,8 @@ impl Line {
                 ("reference", Some(text)) if !base && Address::needs_clone(text) => {
                     self.plain(local.address(text)?);
                 }
-                // Words go through stdin as well: there, arguments can be seen by everybody and are short. Whether a
-                // stdin is read at all where there are none is decided there.
+                // Prompts go through stdin, because arguments on the other host are visible to everybody and limited in
+                // length. The remote command decides whether to read stdin if there is no prompt.
                 ("message", None | Some("-")) if !live && given.len() < 2 => {
                     if !std::io::stdin().is_terminal() {
                         self.input = Input::Live;
@@ -142,7 +142,7 @@ impl Line {
                     self.file("--prompt-file", content)?;
                 }
                 "prompt" => self.file("--prompt-file", value.into_encoded_bytes())?,
-                // Read and checked here: over there it has no name that says anything.
+                // The file is read and checked here, because its name means nothing on the other host.
                 "answers" => {
                     let content = turn::answers_text(Path::new(&value))?.into_bytes();
                     self.file("--answers", content)?;
@@ -171,7 +171,7 @@ impl Line {
                 "name the clone there: --dir DIRECTORY",
             ));
         }
-        // Without it, the clone that the command runs in is meant, and that one is here.
+        // Without `--repo`, the command means the clone that it runs in, which is on this host.
         if has("repo") && has("base") && flag(matches, "base") && !on_command_line(matches, "repo") {
             self.plain(format!("--repo={}", local.repo()?));
         }
@@ -192,22 +192,22 @@ impl Line {
     }
 
     fn plain(&mut self, word: impl Into<OsString>) {
-        self.words.push(Word::Plain(word.into()));
+        self.words.push(Argument::Plain(word.into()));
     }
 
     fn all(&mut self, words: Vec<OsString>) {
-        self.words.extend(words.into_iter().map(Word::Plain));
+        self.words.extend(words.into_iter().map(Argument::Plain));
     }
 
     fn file(&mut self, option: &'static str, content: Vec<u8>) -> Result<(), CommandError> {
-        // The option's name goes with it.
+        // The frame also holds the option's name.
         if content.len() > MAX_FRAME - 100 {
             return Err(CommandError::usage(
                 format!("{option}: more than 64 MiB cannot be sent"),
                 "copy the file to the host and run the command there",
             ));
         }
-        self.words.push(Word::File { option, content });
+        self.words.push(Argument::File { option, content });
         Ok(())
     }
 }
@@ -265,7 +265,7 @@ mod tests {
         Line::read(&command, &matches, &ThisClone).unwrap()
     }
 
-    /// The words as the other host gets them; those of files are left out.
+    /// The arguments that the other host receives, without those for files.
     fn sent(words: &[&str]) -> Vec<String> {
         let words: Vec<_> = words.iter().map(OsString::from).collect();
         plain(&line(&words))
@@ -275,8 +275,8 @@ mod tests {
         let mut words = Vec::new();
         for word in &line.words {
             match word {
-                Word::Plain(word) => words.push(word.to_str().unwrap().to_owned()),
-                Word::File { option, content } => {
+                Argument::Plain(word) => words.push(word.to_str().unwrap().to_owned()),
+                Argument::File { option, content } => {
                     words.push(format!("{option}=<{}>", String::from_utf8_lossy(content)));
                 }
             }
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn what_only_means_something_here_is_resolved_here() {
-        for (words, wanted) in [
+        for (words, expected) in [
             (
                 &["show", "#14", "--host", "h"][..],
                 &["show", "--", "github.com/shoko/kugetsu#14"][..],
@@ -351,7 +351,7 @@ mod tests {
                 &["attach", "--print", "--", "github.com/shoko/kugetsu#14"],
             ),
         ] {
-            assert_eq!(sent(words), wanted, "{words:?}");
+            assert_eq!(sent(words), expected, "{words:?}");
         }
     }
 
@@ -383,9 +383,9 @@ mod tests {
         assert_eq!(line.input, Input::Bytes(b"say 14".to_vec()));
     }
 
-    /// `Line` writes each value as `--option=value` and knows an option by its long name alone.
+    /// `Line` writes each value as `--option=value` and requires a long name for every option.
     #[test]
-    fn every_option_can_be_written_anew() {
+    fn every_option_can_be_rewritten() {
         fn check(command: &Command) {
             for arg in command.get_arguments().filter(|arg| !arg.is_positional()) {
                 assert!(arg.get_long().is_some(), "{} {arg}", command.get_name());
@@ -405,9 +405,9 @@ mod tests {
             let mut dir = OsString::from("d");
             dir.push(&words[0]);
             all.push(dir.clone());
-            let mut wanted = OsString::from("--dir=");
-            wanted.push(&dir);
-            prop_assert_eq!(&line(&all).words[1..], &[Word::Plain(wanted)]);
+            let mut expected = OsString::from("--dir=");
+            expected.push(&dir);
+            prop_assert_eq!(&line(&all).words[1..], &[Argument::Plain(expected)]);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a reply looks like on the wire, streamed or whole.
+//! Encodes a reply as HTTP, streamed or whole.
 
 use std::io::Result;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -36,7 +36,7 @@ impl Head {
     }
 }
 
-/// Sends a reply. An error ends the connection; a reply that hangs or drops always ends in one.
+/// Sends a reply. An error ends the connection; a reply that hangs or drops always ends with one.
 pub(super) fn play(client: &mut Client<'_>, request: &Request, reply: &Reply, streamed: bool) -> Result<()> {
     match reply {
         Reply::SlowStart(time, then) => {

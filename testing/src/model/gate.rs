@@ -10,7 +10,7 @@ struct State {
     open: bool,
 }
 
-/// Holds replies back until the test opens it; clones are the same gate.
+/// Holds replies back until the test opens the gate. Clones share one gate.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<(Mutex<State>, Condvar)>);
 
@@ -30,7 +30,7 @@ impl Gate {
         Self::default()
     }
 
-    /// Lets every request through, those that wait and those to come.
+    /// Lets every request through, both waiting and future ones.
     pub fn open(&self) {
         self.state().open = true;
         self.0.1.notify_all();
@@ -41,13 +41,13 @@ impl Gate {
         self.state().arrived
     }
 
-    /// Waits until a request has reached the gate; panics when `deadline` passes first.
+    /// Waits until a request has reached the gate; panics if `deadline` passes first.
     #[track_caller]
     pub fn wait_arrived(&self, deadline: Duration) {
         self.wait_arrivals(1, deadline);
     }
 
-    /// Waits until `count` requests have reached the gate; panics when `deadline` passes first.
+    /// Waits until `count` requests have reached the gate; panics if `deadline` passes first.
     #[track_caller]
     pub fn wait_arrivals(&self, count: usize, deadline: Duration) {
         let end = Instant::now() + deadline;
@@ -68,7 +68,7 @@ impl Gate {
         }
     }
 
-    /// Blocks until the gate is open (true) or `gone` says that nobody waits any more (false).
+    /// Blocks until the gate is open (true), or until `gone` reports that the client has left (false).
     pub(crate) fn pass(&self, mut gone: impl FnMut() -> bool) -> bool {
         let mut state = self.state();
         state.arrived += 1;

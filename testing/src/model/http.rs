@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as a model's client speaks: requests with a length or in chunks, answers whole or in chunks.
+//! The subset of HTTP/1.1 that a model's client uses: requests with a length or in chunks, answers whole or in chunks.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, Error, ErrorKind, Read, Result, Write};
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 
-/// How often a thread that waits looks whether its client or the server is gone.
-const LOOK: Duration = Duration::from_millis(20);
+/// The interval at which a waiting thread checks whether its client or the server is gone.
+const POLL: Duration = Duration::from_millis(20);
 
 pub(super) struct HttpRequest {
     pub(super) method: String,
@@ -26,7 +26,7 @@ fn bad(what: &str) -> Error {
     Error::new(ErrorKind::InvalidData, what.to_owned())
 }
 
-/// The next request of a connection; `None` where the client closed it.
+/// The next request of a connection; `None` if the client closed it.
 pub(super) fn read_request(reader: &mut impl BufRead) -> Result<Option<HttpRequest>> {
     let Some(first) = line(reader)? else {
         return Ok(None);
@@ -111,38 +111,38 @@ impl<'a> Client<'a> {
         self.stream.write_all(b"0\r\n\r\n")
     }
 
-    /// The error that ends this connection, and nothing else.
+    /// The error that ends only this connection.
     pub(super) fn hang_up() -> Error {
         Error::new(ErrorKind::ConnectionAborted, "hung up as scripted")
     }
 
-    /// Whether nobody waits for this answer any more. Takes up to [`LOOK`].
+    /// Whether the client has disconnected. Takes up to [`POLL`].
     pub(super) fn is_gone(&self) -> bool {
         if self.shared.stopped() {
             return true;
         }
-        // A read time-out of its own: the reader of this connection is not reading meanwhile, it is this same thread.
-        let _ = self.stream.set_read_timeout(Some(LOOK));
+        // This sets the connection's read timeout, which is safe because its only reader is this thread.
+        let _ = self.stream.set_read_timeout(Some(POLL));
         let seen = self.stream.peek(&mut [0]);
         let _ = self.stream.set_read_timeout(None);
         match seen {
             Ok(0) => true,
             Ok(_) => {
-                std::thread::sleep(LOOK);
+                std::thread::sleep(POLL);
                 false
             }
             Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
         }
     }
 
-    /// Waits; an error where the client or the server goes meanwhile.
+    /// Waits; fails if the client or the server goes away meanwhile.
     pub(super) fn pause(&self, time: Option<Duration>) -> Result<()> {
         let end = time.map(|time| Instant::now() + time);
         loop {
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
             match left {
                 Some(left) if left.is_zero() => return Ok(()),
-                Some(left) if left < LOOK => std::thread::sleep(left),
+                Some(left) if left < POLL => std::thread::sleep(left),
                 _ if self.is_gone() => return Err(Self::hang_up()),
                 _ => {}
             }

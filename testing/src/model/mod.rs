@@ -1,8 +1,8 @@
 //! A scripted model that speaks the OpenAI chat-completions protocol over loopback.
 //!
-//! What it answers depends only on the last user message of a request, so sessions that run side by side do not take
-//! each other's replies. Every request is recorded before it is answered. Nothing outlives the server: dropping it
-//! ends every connection, also those that hang or wait at a gate.
+//! A reply depends only on the last user message of the request, so concurrent sessions do not take each other's
+//! replies. Every request is recorded before it is answered. Nothing outlives the server: dropping it ends every
+//! connection, including those that hang or wait at a gate.
 
 mod answer;
 mod gate;
@@ -23,28 +23,28 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// The numbers that every complete answer reports, and the prices in the world's `opencode.json`.
+/// The token counts that every complete answer reports, and the prices in the world's `opencode.json`.
 pub mod usage {
-    /// Tokens of the prompt, the cached ones included.
+    /// Tokens of the prompt, including cached ones.
     pub const INPUT: u64 = 100;
     /// Tokens of the prompt that came from the cache.
     pub const CACHED: u64 = 40;
     /// Tokens of the answer.
     pub const OUTPUT: u64 = 20;
-    /// USD per million input tokens that were not cached.
+    /// USD per million uncached input tokens.
     pub const INPUT_PRICE: f64 = 1.0;
     /// USD per million output tokens.
     pub const OUTPUT_PRICE: f64 = 2.0;
     /// USD per million cached input tokens.
     pub const CACHE_READ_PRICE: f64 = 0.1;
-    /// USD of one answered request.
+    /// The cost of one answered request in USD.
     pub const COST: f64 = ((INPUT - CACHED) as f64 * INPUT_PRICE
         + CACHED as f64 * CACHE_READ_PRICE
         + OUTPUT as f64 * OUTPUT_PRICE)
         / 1e6;
 }
 
-/// A call of a tool that the model asks for.
+/// A tool call that the model makes.
 #[derive(Clone, Debug)]
 pub struct ToolCall {
     /// The tool's name, e.g. `bash`.
@@ -58,7 +58,7 @@ pub struct ToolCall {
 pub enum Reply {
     /// One piece of text and a proper end.
     Text(String),
-    /// Text in pieces with a pause before each of them but the first, and a proper end.
+    /// Text in pieces, with a pause before each piece except the first, and a proper end.
     Chunks {
         /// The pieces, sent as they are.
         parts: Vec<String>,
@@ -72,9 +72,9 @@ pub enum Reply {
         /// Its arguments.
         arguments: Value,
     },
-    /// Calls of several tools in one answer.
+    /// Several tool calls in one answer.
     Tools(Vec<ToolCall>),
-    /// An HTTP answer that is no stream, e.g. 429 with `retry-after`.
+    /// An HTTP answer that is not a stream, e.g. 429 with `retry-after`.
     Status {
         /// The status code.
         code: u16,
@@ -85,12 +85,12 @@ pub enum Reply {
     },
     /// Text, then a clean end of the stream without `finish_reason` and without usage.
     CutShort {
-        /// The text that still comes.
+        /// The text before the end.
         text: String,
     },
     /// A piece of text, then the socket is closed in the middle of the stream.
     Drop,
-    /// Headers, then nothing until the client goes or the server is dropped.
+    /// Headers, then nothing until the client leaves or the server is dropped.
     Hang,
     /// Nothing at all for a while, then the reply.
     SlowStart(Duration, Box<Reply>),
@@ -167,7 +167,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    // A poisoned lock means that a test already failed; the rest still has to be torn down.
+    // A poisoned lock means that a test has already failed; the rest still has to be torn down.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -180,7 +180,7 @@ impl Shared {
         self.ids.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// Records a request and picks its reply; both under one lock, so replies are used in order of arrival.
+    /// Records a request and picks its reply under one lock, so that replies are used in order of arrival.
     fn accept(&self, body: Value) -> (Request, Reply) {
         let request = Request::new(body);
         let mut state = self.state();
@@ -209,7 +209,7 @@ impl Shared {
     }
 }
 
-/// The server; it stops when it is dropped.
+/// The model server. It stops when dropped.
 pub struct ModelServer {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -244,7 +244,7 @@ impl ModelServer {
         }
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -255,8 +255,8 @@ impl ModelServer {
     }
 
     /// Answers turn requests whose last user message contains `needle` with these replies in order; the last one
-    /// repeats. The request that follows a tool result has the same last user message, so `[tool, text]` is a tool
-    /// call and then the answer. Of several needles that fit, the one given last counts.
+    /// repeats. The request after a tool result has the same last user message, so `[tool, text]` means a tool call
+    /// followed by the answer. If several needles match, the one added last wins.
     pub fn on(&self, needle: impl Into<String>, replies: impl Into<Vec<Reply>>) {
         let (needle, replies) = (needle.into(), replies.into());
         assert!(!replies.is_empty(), "a script for {needle:?} without a reply");
@@ -267,17 +267,17 @@ impl ModelServer {
         });
     }
 
-    /// What is answered where no needle fits; at first `Reply::text("done")`.
+    /// The reply if no needle matches; initially `Reply::text("done")`.
     pub fn otherwise(&self, reply: Reply) {
         self.shared.state().otherwise = reply;
     }
 
-    /// Every request so far, title requests included, in order of arrival.
+    /// Every request so far, including title requests, in order of arrival.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.state().requests.clone()
     }
 
-    /// Every request so far that is no title request.
+    /// Every request so far except title requests.
     pub fn turn_requests(&self) -> Vec<Request> {
         self.requests()
             .into_iter()
@@ -293,7 +293,7 @@ impl ModelServer {
             .collect()
     }
 
-    /// Waits until `count` turn requests have come and returns all turn requests; panics when `deadline` passes first.
+    /// Waits for `count` turn requests and returns all turn requests; panics if `deadline` passes first.
     #[track_caller]
     pub fn wait_for(&self, count: usize, deadline: Duration) -> Vec<Request> {
         self.wait_for_with("", count, deadline)
@@ -345,7 +345,7 @@ fn shorten(text: &str) -> String {
 impl Drop for ModelServer {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        // Wakes the acceptor; it sees the flag before it would serve this connection.
+        // This connection wakes the acceptor, which checks the flag before it serves the connection.
         let _ = TcpStream::connect(self.address);
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
@@ -374,7 +374,7 @@ fn accept_connections(listener: &TcpListener, shared: &Arc<Shared>) {
         let worker = std::thread::spawn({
             let shared = Arc::clone(shared);
             move || {
-                // A client that goes away ends its own connection only.
+                // A client that disconnects ends only its own connection.
                 let _ = serve_connection(&stream, &shared);
                 let _ = stream.shutdown(Shutdown::Both);
                 shared.state().connections.remove(&id);

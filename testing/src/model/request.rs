@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// A request as it came.
+/// A request as received.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The whole JSON body.
@@ -27,7 +27,7 @@ impl Request {
         self.tool_names().is_empty()
     }
 
-    /// The text of the last user message, its parts joined by nothing.
+    /// The text of the last user message, its parts joined without a separator.
     pub fn last_user_text(&self) -> String {
         self.last_user_parts().concat()
     }
@@ -60,7 +60,7 @@ impl Request {
             .collect()
     }
 
-    /// The results of tools that the request carries, oldest first.
+    /// The tool results in the request, oldest first.
     pub fn tool_results(&self) -> Vec<String> {
         self.with_role("tool")
             .map(|message| texts(message).concat())

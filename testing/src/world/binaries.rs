@@ -1,4 +1,4 @@
-//! Where the programs under test are.
+//! Locates the programs under test.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,12 @@ use std::str::FromStr;
 /// The name of [`Version::stamp`].
 pub const STAMP: &str = "installed";
 
-/// A version of the real opencode that the tests run on.
+/// A real version of opencode that the tests run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Version {
-    /// 1.3.2, the oldest one supported.
+    /// 1.3.2, the oldest supported version.
     V1_3_2,
-    /// 1.18.33, the newest one supported.
+    /// 1.18.33, the newest supported version.
     V1_18_33,
 }
 
@@ -33,7 +33,7 @@ impl Version {
         workspace_root().join(".opencode").join(self.as_str())
     }
 
-    /// The file in [`Version::folder`] that names, relative to it, the binary that answered when it was installed.
+    /// The file in [`Version::folder`] with the relative path of the binary that was verified after its installation.
     pub fn stamp(self) -> PathBuf {
         self.folder().join(STAMP)
     }
@@ -43,7 +43,7 @@ impl Version {
         binaries_in(&self.folder())
     }
 
-    /// The real binary, not the node shim in front of it; `None` where it is not installed.
+    /// The real binary, not the node shim in front of it; `None` if it is not installed.
     pub fn installed(self) -> Option<PathBuf> {
         let named = std::fs::read_to_string(self.stamp())
             .ok()
@@ -53,7 +53,7 @@ impl Version {
             .or_else(|| self.candidates().into_iter().next())
     }
 
-    /// [`Version::installed`]; panics with what to do where it is not.
+    /// [`Version::installed`]; panics with instructions if it is not installed.
     #[track_caller]
     pub fn binary(self) -> PathBuf {
         self.installed()
@@ -61,8 +61,8 @@ impl Version {
     }
 }
 
-/// The binaries of opencode's platform packages that npm installed into a folder, the most likely one first: the plain
-/// package before `-baseline` (for processors without AVX2) and `-musl`.
+/// The binaries of opencode's platform packages that npm installed into a folder, most likely first: the plain package
+/// precedes `-baseline` (for processors without AVX2) and `-musl`.
 pub fn binaries_in(folder: &Path) -> Vec<PathBuf> {
     let packages = std::fs::read_dir(folder.join("node_modules"))
         .into_iter()
@@ -96,17 +96,17 @@ impl FromStr for Version {
     }
 }
 
-/// What plays opencode in a world.
+/// The opencode of a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Opencode {
     /// The real binary.
     Real(Version),
-    /// The scripted one of this package.
+    /// The scripted fake of this package.
     Fake,
 }
 
 impl Opencode {
-    /// The binary; panics with what to do where it is missing.
+    /// The binary; panics with instructions if it is missing.
     #[track_caller]
     pub fn binary(self) -> PathBuf {
         match self {
@@ -134,7 +134,8 @@ fn beside_us(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// `kugetsu`: what `KUGETSU_BIN` names, else what cargo built for this test, else what lies beside the running program.
+/// `kugetsu`: the program that `KUGETSU_BIN` names, else the one that cargo built for this test, else the one beside
+/// the running program.
 #[track_caller]
 pub fn kugetsu_binary() -> PathBuf {
     let named = ["KUGETSU_BIN", "CARGO_BIN_EXE_kugetsu"]
@@ -146,7 +147,7 @@ pub fn kugetsu_binary() -> PathBuf {
         .expect("the program kugetsu is not built: run `cargo build --workspace`")
 }
 
-/// The fake opencode; panics where it is not built, or older than its source.
+/// The fake opencode; panics if it is not built or is older than its source.
 #[track_caller]
 pub fn fake_binary() -> PathBuf {
     let binary =

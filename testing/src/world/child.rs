@@ -1,4 +1,4 @@
-//! A started command: its output as it comes, its end by a deadline, signals by its id.
+//! A started command: reading its output while it runs, waiting for its end with a deadline, signalling it by its id.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use super::processes::{self, Signal};
 use crate::schema;
 
-/// How long after a child's end its pipes may stay open in the hands of others before they are left alone.
+/// How long to wait for a child's pipes to close after its end, if other processes hold them open.
 const PIPE_GRACE: Duration = Duration::from_secs(2);
 
-/// What a command finds on its stdin.
+/// The stdin of a command.
 #[derive(Clone, Debug)]
 pub enum Stdin {
     /// The null device.
@@ -34,21 +34,21 @@ impl Stdin {
     }
 }
 
-/// What a command left behind.
+/// The result of a finished command.
 #[derive(Clone, Debug)]
 pub struct Output {
     what: String,
-    /// Those of kugetsu; none for another program.
+    /// The arguments of kugetsu; `None` for another program.
     arguments: Option<Vec<String>>,
     status: ExitStatus,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
-    /// Whether both pipes were closed soon after the end; if not, a process that outlived the command holds one.
+    /// Whether both pipes closed soon after the end. If not, a process that outlived the command holds one.
     pub pipes_closed: bool,
 }
 
 impl Output {
-    /// The exit status; 128 and the signal's number where a signal ended it.
+    /// The exit status, or 128 plus the number of the signal that ended it.
     pub fn code(&self) -> i32 {
         self.status
             .code()
@@ -65,7 +65,7 @@ impl Output {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    /// Stdout as it came.
+    /// Stdout as raw bytes.
     pub fn stdout_bytes(&self) -> &[u8] {
         &self.stdout
     }
@@ -75,8 +75,8 @@ impl Output {
         String::from_utf8_lossy(&self.stderr).into_owned()
     }
 
-    /// Stdout as one JSON value; panics with everything where it is none, or where kugetsu printed it and it is not valid
-    /// by the schema of its command.
+    /// Stdout as one JSON value. Panics with the whole output if it is not valid JSON, or if kugetsu printed it and it
+    /// violates the schema of its command.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         let value = serde_json::from_slice(&self.stdout)
@@ -85,8 +85,7 @@ impl Output {
         value
     }
 
-    /// Stdout as a JSON value a line; panics with everything where a line is none, or is not valid as for
-    /// [`Output::json`].
+    /// Stdout as one JSON value per line. Panics with the whole output if a line is not valid, as for [`Output::json`].
     #[track_caller]
     pub fn json_lines(&self) -> Vec<serde_json::Value> {
         let parse = |line: &str| {
@@ -111,7 +110,7 @@ impl Output {
         assert!(problems.is_empty(), "{}\n{self}", problems.join("\n"));
     }
 
-    /// Panics with everything unless the exit status is this one.
+    /// Panics with the whole output unless the exit status is this one.
     #[track_caller]
     pub fn expect_status(&self, code: i32) -> &Self {
         assert!(
@@ -139,7 +138,7 @@ fn transcript(what: &str, code: Option<i32>, stdout: &[u8], stderr: &[u8]) -> St
         let _ = writeln!(text, "[exit status {code}]");
     }
     for (name, bytes) in [("stdout", stdout), ("stderr", stderr)] {
-        // The end tells more than the beginning where something is long.
+        // The end of a long output is more useful than its beginning.
         let cut = bytes.len().saturating_sub(16 * 1024);
         let _ = writeln!(text, "--- {name} ({} bytes)", bytes.len());
         let _ = writeln!(text, "{}", String::from_utf8_lossy(&bytes[cut..]).trim_end());
@@ -173,16 +172,16 @@ fn collect(mut pipe: impl Read + Send + 'static) -> (Bytes, JoinHandle<()>) {
     (bytes, reader)
 }
 
-/// What a command is and has printed so far, whether it is alive or not.
+/// A command and its output so far, whether the command is alive or not.
 #[derive(Clone)]
-pub(super) struct Told {
+pub(super) struct Transcript {
     what: String,
     stdout: Bytes,
     stderr: Bytes,
 }
 
-impl Told {
-    /// It and what it has printed; nothing is known of its exit status.
+impl Transcript {
+    /// The command and its output; the exit status is unknown here.
     pub(super) fn transcript(&self) -> String {
         transcript(&self.what, None, &taken(&self.stdout), &taken(&self.stderr))
     }
@@ -190,7 +189,7 @@ impl Told {
 
 /// A command that may still be alive. Dropping it kills it.
 pub struct Running {
-    told: Told,
+    printed: Transcript,
     arguments: Option<Vec<String>>,
     child: Child,
     stdin: Option<ChildStdin>,
@@ -239,8 +238,8 @@ impl Running {
         let mut pipe = child.stdin.take();
         if let Stdin::Bytes(bytes) = stdin {
             let mut pipe = pipe.take().expect("stdin was piped");
-            // Not joined: a child that does not read keeps it, and its end frees it. A child may also close its
-            // stdin unread, which is its own affair.
+            // Not joined: a child that does not read keeps this thread until the child's end. A child may also close
+            // its stdin without reading it, which is not an error.
             std::thread::spawn(move || {
                 let _ = pipe.write_all(&bytes);
             });
@@ -248,7 +247,7 @@ impl Running {
         let (stdout, out) = collect(child.stdout.take().expect("stdout was piped"));
         let (stderr, err) = collect(child.stderr.take().expect("stderr was piped"));
         Self {
-            told: Told { what, stdout, stderr },
+            printed: Transcript { what, stdout, stderr },
             arguments,
             child,
             stdin: pipe,
@@ -256,8 +255,8 @@ impl Running {
         }
     }
 
-    pub(super) fn told(&self) -> Told {
-        self.told.clone()
+    pub(super) fn printed(&self) -> Transcript {
+        self.printed.clone()
     }
 
     /// Its process id.
@@ -265,22 +264,22 @@ impl Running {
         self.child.id()
     }
 
-    /// Whether it has not ended.
+    /// Whether it is still running.
     pub fn is_alive(&mut self) -> bool {
         self.child.try_wait().expect("the child is ours").is_none()
     }
 
     /// What it has written on stdout so far.
     pub fn stdout_so_far(&self) -> String {
-        String::from_utf8_lossy(&taken(&self.told.stdout)).into_owned()
+        String::from_utf8_lossy(&taken(&self.printed.stdout)).into_owned()
     }
 
     /// What it has written on stderr so far.
     pub fn stderr_so_far(&self) -> String {
-        String::from_utf8_lossy(&taken(&self.told.stderr)).into_owned()
+        String::from_utf8_lossy(&taken(&self.printed.stderr)).into_owned()
     }
 
-    /// Writes on a stdin that was kept open.
+    /// Writes to a stdin that was kept open.
     pub fn write_stdin(&mut self, bytes: &[u8]) {
         self.stdin
             .as_mut()
@@ -289,12 +288,12 @@ impl Running {
             .expect("the command reads its stdin");
     }
 
-    /// Ends a stdin that was kept open.
+    /// Closes a stdin that was kept open.
     pub fn close_stdin(&mut self) {
         self.stdin = None;
     }
 
-    /// Waits until stdout holds `needle`; panics when it ends, or `deadline` passes, without it.
+    /// Waits until stdout contains `needle`; panics if the command ends or `deadline` passes first.
     #[track_caller]
     pub fn wait_for_stdout(&mut self, needle: &str, deadline: Duration) {
         let end = Instant::now() + deadline;
@@ -310,7 +309,7 @@ impl Running {
         }
     }
 
-    /// Waits for its end; kills it and panics with what it printed when `deadline` passes first.
+    /// Waits for its end. If `deadline` passes first, kills it and panics with its output.
     #[track_caller]
     pub fn wait(mut self, deadline: Duration) -> Output {
         let end = Instant::now() + deadline;
@@ -331,11 +330,11 @@ impl Running {
             std::thread::sleep(Duration::from_millis(1));
         }
         Output {
-            what: self.told.what.clone(),
+            what: self.printed.what.clone(),
             arguments: self.arguments.clone(),
             status,
-            stdout: taken(&self.told.stdout),
-            stderr: taken(&self.told.stderr),
+            stdout: taken(&self.printed.stdout),
+            stderr: taken(&self.printed.stderr),
             pipes_closed: done(&self.readers),
         }
     }
@@ -350,14 +349,14 @@ impl Running {
         processes::signal_group(self.pid(), signal).expect("the group is ours");
     }
 
-    /// Kills the process at once, and only it, and waits for its end.
+    /// Kills only this process at once, and waits for its end.
     pub fn kill9(mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
     fn transcript(&self) -> String {
-        self.told.transcript() + &processes::threads(self.pid())
+        self.printed.transcript() + &processes::threads(self.pid())
     }
 }
 

@@ -1,4 +1,4 @@
-//! What opencode's database holds, read without writing.
+//! Reads the content of opencode's database without writing.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::World;
 
-/// The columns of a row in `session` that kugetsu cares for.
+/// The columns of a row in `session` that matter to kugetsu.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRow {
     /// `ses_...`.
@@ -20,11 +20,11 @@ pub struct SessionRow {
     pub directory: String,
     /// The permission rules, as the JSON text stored.
     pub permission: Option<String>,
-    /// The session that called for it as a subtask; forks have none.
+    /// The session that created it as a subtask; none for forks.
     pub parent: Option<String>,
 }
 
-/// The write lock on opencode's database; dropping it lets others write again.
+/// The write lock on opencode's database, released when dropped.
 pub struct DatabaseLock(Connection);
 
 impl Drop for DatabaseLock {
@@ -49,7 +49,7 @@ impl World {
         connection
     }
 
-    /// Every session, oldest first; none where the database does not exist.
+    /// Every session, oldest first; empty if the database does not exist.
     pub fn sessions(&self) -> Vec<SessionRow> {
         if !self.opencode_db().exists() {
             return Vec::new();
@@ -82,7 +82,7 @@ impl World {
         found.unwrap_or_else(|| panic!("no session {id} among {all:#?}"))
     }
 
-    /// The rows of a query, read only, each as its values; blobs come as text.
+    /// The rows of a query, read only, each as its values. Blobs are returned as text.
     #[track_caller]
     pub fn sql(&self, query: &str) -> Vec<Vec<Value>> {
         let connection = self.open_read_only();
@@ -97,8 +97,8 @@ impl World {
             .unwrap_or_else(|error| panic!("{query}: {error}"))
     }
 
-    /// The text of the user's messages in a session, oldest first, as opencode stored them: without the quotes and line
-    /// feeds that it puts around some.
+    /// The text of the user's messages in a session, oldest first, without the quotes and line feeds that opencode puts
+    /// around some.
     #[track_caller]
     pub fn prompts(&self, session: &str) -> Vec<String> {
         let rows = self.sql(&format!(
@@ -124,7 +124,7 @@ impl World {
             .unwrap_or_else(|error| panic!("{statements}: {error}"));
     }
 
-    /// Takes the write lock on opencode's database until it is dropped.
+    /// Takes the write lock on opencode's database until the returned value is dropped.
     #[track_caller]
     pub fn lock_database(&self) -> DatabaseLock {
         let connection = Connection::open(self.opencode_db()).expect("opencode has run");

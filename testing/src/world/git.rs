@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{Output, Stdin, World};
 
 impl World {
-    /// Runs git in a folder; panics with everything where it fails.
+    /// Runs git in a folder; panics with its output if it fails.
     #[track_caller]
     pub fn git<'a>(&self, folder: &Path, arguments: impl IntoIterator<Item = &'a str>) -> Output {
         let mut command = self.command("git");
@@ -25,8 +25,8 @@ impl World {
         self.git(&folder, ["init", "--quiet", "--initial-branch=main"]);
         self.git(&folder, ["remote", "add", "origin", origin]);
         self.git(&folder, ["add", "--all"]);
-        // Named in the message, so that two repositories never have the same first commit: opencode takes that
-        // commit's id for the project's.
+        // The message contains the name, so that two repositories never have the same first commit: opencode uses that
+        // commit's id as the project's id.
         self.git(
             &folder,
             ["commit", "--quiet", "--message", &format!("Begin {name}")],
@@ -34,13 +34,13 @@ impl World {
         folder
     }
 
-    /// Makes another repository of one commit, with the provider's config, beside the first one.
+    /// Creates another repository of one commit, with the provider's config, beside the first one.
     pub fn clone_repo(&self, name: &str, origin: &str) -> PathBuf {
         self.make_repository(name, origin)
     }
 
-    /// A bare repository that `git push origin` of the world's repository goes to, while its `origin` still reads
-    /// `https://github.com/shoko/kugetsu.git`. Made at the first call.
+    /// A bare repository that `git push origin` in the world's repository writes to, while `origin` still reads
+    /// `https://github.com/shoko/kugetsu.git`. Created by the first call.
     pub fn bare_remote(&self) -> PathBuf {
         let bare = self.root().join("remote.git");
         if !bare.exists() {

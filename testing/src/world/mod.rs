@@ -1,7 +1,7 @@
-//! A hermetic world for one test: its own home, store, git repository and model, and nothing of the machine's.
+//! A hermetic world for one test: its own home, store, git repository and model, and nothing from the machine.
 //!
-//! Every process started in a world inherits a marker variable; by it the world finds what is still alive, proves
-//! that nothing is, and kills what is left when it is dropped.
+//! Every process started in a world inherits a marker variable. The world uses it to find the processes that are still
+//! alive, to prove that there are none, and to kill the rest when dropped.
 
 mod binaries;
 mod child;
@@ -22,35 +22,35 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use child::Told;
+use child::Transcript;
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::fake::{self, FakeCall, FakeScript};
 use crate::model::{ModelServer, usage};
 
-/// Names the file with the models that opencode knows beside those of its configuration. A world knows none: the
-/// catalogue that is built into opencode costs 1.18.33 a third of a trivial turn. A command that is to have it removes
-/// this variable.
+/// Names the file with the models that opencode knows in addition to those of its configuration. In a world, the file
+/// lists none: loading the catalogue that is built into opencode takes 1.18.33 a third of a trivial turn. A command
+/// that needs the catalogue removes this variable.
 pub const MODELS: &str = "OPENCODE_MODELS_PATH";
 
 /// The variable whose value names the world that a process belongs to.
 const MARKER: &str = "KUGETSU_TEST_WORLD";
-/// How long [`World::run`] lets a command live.
+/// The time limit of [`World::run`].
 const DEADLINE: Duration = Duration::from_mins(3);
-/// How many commands a failure shows.
+/// The number of commands that a failure report shows.
 const LAST: usize = 4;
 
 /// One test's world.
 pub struct World {
-    // Dropped in this order, after everything alive in the world was killed.
+    // Fields are dropped in this order, after everything alive in the world was killed.
     /// The model that opencode talks to.
     pub model: ModelServer,
     opencode: Opencode,
     marker: String,
     root: PathBuf,
-    /// The last commands that were started, the last first.
-    last: Mutex<VecDeque<Told>>,
+    /// The most recent commands, newest first.
+    last: Mutex<VecDeque<Transcript>>,
     _dir: TempDir,
 }
 
@@ -64,8 +64,8 @@ impl World {
         world
     }
 
-    /// Writes what kugetsu keeps of its first question to opencode, which starts opencode twice: over all tests that is
-    /// two minutes. What does not fit is asked for again.
+    /// Writes the cache of kugetsu's first query to opencode, which would start opencode twice; over all tests, that
+    /// takes two minutes. If the cache does not match, kugetsu asks again.
     fn remember(&self, version: Version) {
         let program = self.opencode.binary();
         let metadata = program.metadata().expect("the binary is there");
@@ -95,7 +95,7 @@ impl World {
     /// The same world on a machine where kugetsu was never used.
     pub fn before_first_use(opencode: Opencode) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        // Asked for first: a missing binary is the clearest thing to fail with.
+        // Checked first, because a missing binary gives the clearest error.
         let _ = opencode.binary();
         let dir = tempfile::Builder::new()
             .prefix("kugetsu-world-")
@@ -130,7 +130,7 @@ impl World {
         world
     }
 
-    /// Which opencode this world has.
+    /// The opencode of this world.
     pub fn opencode(&self) -> Opencode {
         self.opencode
     }
@@ -164,8 +164,8 @@ impl World {
         self.root.join("repo")
     }
 
-    /// A command in this world's environment and in its repository. Nothing of the caller's environment but `PATH`
-    /// reaches it, and no network but loopback.
+    /// A command in this world's environment and repository. It inherits only `PATH` from the caller's environment and
+    /// reaches no network except loopback.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command
@@ -178,7 +178,7 @@ impl World {
     /// All variables that the commands of this world see.
     pub fn environment(&self) -> Vec<(&'static str, OsString)> {
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
-        // Nothing listens on port 9 (discard): whoever asks beyond loopback is refused at once.
+        // Nothing listens on port 9 (discard), so connections beyond loopback are refused at once.
         let nowhere = OsString::from("http://127.0.0.1:9");
         let mut variables: Vec<(&'static str, OsString)> = vec![
             ("PATH", path),
@@ -222,13 +222,13 @@ impl World {
         command
     }
 
-    /// Runs `kugetsu` to its end, with an empty stdin; panics when it takes longer than 3 minutes.
+    /// Runs `kugetsu` to its end with an empty stdin; panics if it takes longer than 3 minutes.
     #[track_caller]
     pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Output {
         self.finish(self.kugetsu(arguments), Stdin::Null)
     }
 
-    /// [`World::run`] with something on stdin.
+    /// [`World::run`] with this stdin.
     #[track_caller]
     pub fn run_with<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>, stdin: Stdin) -> Output {
         self.finish(self.kugetsu(arguments), stdin)
@@ -239,7 +239,7 @@ impl World {
         self.start(self.kugetsu(arguments), Stdin::Null)
     }
 
-    /// Starts `kugetsu` with something on stdin.
+    /// Starts `kugetsu` with this stdin.
     pub fn spawn_with<A: AsRef<OsStr>>(
         &self,
         arguments: impl IntoIterator<Item = A>,
@@ -248,18 +248,18 @@ impl World {
         self.start(self.kugetsu(arguments), stdin)
     }
 
-    /// Runs any command to its end; panics when it takes longer than 3 minutes.
+    /// Runs any command to its end; panics if it takes longer than 3 minutes.
     #[track_caller]
     pub fn finish(&self, command: Command, stdin: Stdin) -> Output {
         self.start(command, stdin).wait(DEADLINE)
     }
 
-    /// Starts any command, in a process group of its own, as a shell does.
+    /// Starts any command in a separate process group, as a shell does.
     pub fn start(&self, command: Command, stdin: Stdin) -> Running {
         let running = Running::start(command, stdin);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.truncate(LAST - 1);
-        last.push_front(running.told());
+        last.push_front(running.printed());
         running
     }
 
@@ -270,7 +270,7 @@ impl World {
         command
     }
 
-    /// Polls until `done` says true; panics with `what` when `deadline` passes first.
+    /// Polls until `done` returns true; panics with `what` if `deadline` passes first.
     #[track_caller]
     pub fn wait_until(&self, what: &str, deadline: Duration, mut done: impl FnMut() -> bool) {
         let end = Instant::now() + deadline;
@@ -285,18 +285,18 @@ impl World {
         }
     }
 
-    /// The last commands with what they have printed, the last first.
+    /// The most recent commands with their output, newest first.
     fn transcripts(&self) -> String {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.iter().map(Told::transcript).collect()
+        last.iter().map(Transcript::transcript).collect()
     }
 
-    /// Every live process of this world. Zombies do not count; a process that cleared its environment is not seen.
+    /// Every live process of this world. Excludes zombies; misses a process that cleared its environment.
     pub fn processes(&self) -> Vec<ProcessInfo> {
         processes::marked(MARKER, &self.marker)
     }
 
-    /// The opencode below a process of this world: the one that serves or runs a turn, not its guard.
+    /// The opencode below a process of this world that serves or runs a turn; not its guard.
     pub fn opencode_of(&self, pid: u32) -> Option<u32> {
         let all = self.processes();
         let parent_of = |child: u32| all.iter().find(|one| one.pid == child).map(|one| one.parent);
@@ -316,13 +316,13 @@ impl World {
             .map(|one| one.pid)
     }
 
-    /// Sends a signal to a process; false where it is gone.
+    /// Sends a signal to a process; false if it is gone.
     #[allow(clippy::unused_self, reason = "what is signalled belongs to a world")]
     pub fn signal(&self, pid: u32, signal: Signal) -> bool {
         processes::signal(pid, signal).is_ok()
     }
 
-    /// Waits until no process of this world is alive; panics with those that are when `deadline` passes first.
+    /// Waits until no process of this world is alive; panics with a list of the rest if `deadline` passes first.
     #[track_caller]
     pub fn wait_nothing_left(&self, deadline: Duration) {
         self.wait_until("no process is left", deadline, || self.processes().is_empty());
@@ -342,7 +342,7 @@ impl World {
         self.root.join("fake-opencode.json")
     }
 
-    /// How the fake opencode was called so far, in order.
+    /// The calls of the fake opencode so far, in order.
     pub fn fake_calls(&self) -> Vec<FakeCall> {
         fake::calls(&self.home())
     }
@@ -350,7 +350,7 @@ impl World {
     /// The `opencode.json` of this world's repositories.
     pub fn opencode_config(&self) -> serde_json::Value {
         json!({
-            // opencode writes this line into a config that lacks it, which would make the repository dirty.
+            // opencode adds this line to a config that lacks it, which would make the repository dirty.
             "$schema": "https://opencode.ai/config.json",
             "provider": {
                 "scripted": {
@@ -379,7 +379,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Until a look finds none: what is killed may have been about to start another.
+        // Repeated until none is found: a killed process may just have started another.
         for _ in 0..50 {
             let alive = self.processes();
             if alive.is_empty() {

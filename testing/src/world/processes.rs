@@ -1,4 +1,4 @@
-//! The live processes of a world, found by their environment.
+//! Finds the live processes of a world by their environment.
 
 use std::path::Path;
 
@@ -71,7 +71,7 @@ pub(super) fn signal_group(id: u32, signal: Signal) -> std::io::Result<()> {
 
 /// Every live process whose environment sets `variable` to `value`. Needs `/proc`.
 pub(super) fn marked(variable: &str, value: &str) -> Vec<ProcessInfo> {
-    let wanted = format!("{variable}={value}").into_bytes();
+    let assignment = format!("{variable}={value}").into_bytes();
     let entries = std::fs::read_dir("/proc")
         .expect("/proc is needed to find processes")
         .flatten();
@@ -79,13 +79,15 @@ pub(super) fn marked(variable: &str, value: &str) -> Vec<ProcessInfo> {
         .filter_map(|entry| {
             let id: u32 = entry.file_name().to_str()?.parse().ok()?;
             let environment = std::fs::read(entry.path().join("environ")).ok()?;
-            let ours = environment.split(|byte| *byte == 0).any(|pair| pair == wanted);
+            let ours = environment
+                .split(|byte| *byte == 0)
+                .any(|pair| pair == assignment);
             ours.then(|| describe(id, &entry.path())).flatten()
         })
         .collect()
 }
 
-/// What each thread of a process does and which signals it has been sent, for whoever wonders why it does not end.
+/// What each thread of a process does and which signals it has received, to help diagnose why a process does not end.
 pub(super) fn threads(pid: u32) -> String {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
         return String::new();
@@ -94,13 +96,13 @@ pub(super) fn threads(pid: u32) -> String {
     for task in tasks.flatten() {
         let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
         let status = read("status");
-        let told = status.lines().filter(|line| {
-            let told = [
+        let shown = status.lines().filter(|line| {
+            let shown = [
                 "Name:", "State:", "SigPnd:", "ShdPnd:", "SigBlk:", "SigIgn:", "SigCgt:",
             ];
-            told.iter().any(|field| line.starts_with(field))
+            shown.iter().any(|field| line.starts_with(field))
         });
-        text.extend(told.flat_map(|line| [line, "  "]));
+        text.extend(shown.flat_map(|line| [line, "  "]));
         text.extend(["wchan: ", read("wchan").trim(), "\n"]);
     }
     text
@@ -108,7 +110,7 @@ pub(super) fn threads(pid: u32) -> String {
 
 fn describe(pid: u32, folder: &Path) -> Option<ProcessInfo> {
     let stat = std::fs::read_to_string(folder.join("stat")).ok()?;
-    // The name in parentheses may itself hold parentheses and spaces; state and parent follow the last one.
+    // The name in parentheses may itself contain parentheses and spaces; state and parent follow the last one.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     if state == "Z" || state == "X" {

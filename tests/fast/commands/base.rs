@@ -1,4 +1,4 @@
-//! Bases: made, adopted, chosen.
+//! Creating, adopting and choosing bases.
 
 use crate::support::kit::{self, fake_session, fake_world, refused, run, session_of, snapshot, start};
 use kugetsu_testing::{FakeScript, Opencode, Stdin, World};
@@ -63,7 +63,7 @@ fn a_base_is_made_once_unless_forced() {
         .filter(|(path, _)| path.starts_with(world.kugetsu_home().join("trash")))
         .any(|(_, bytes)| String::from_utf8_lossy(&bytes).contains(&first));
     assert!(trashed, "the old base's record is in the trash");
-    // An adopted base is not ours to delete.
+    // `destroy` does not delete an adopted base from opencode.
     run(&world, ["destroy", "--base", "-y"]).expect_status(0);
     assert_eq!(world.session(&second).id, second);
 }
@@ -95,7 +95,7 @@ fn a_base_has_its_debug_log() {
 }
 
 #[test]
-fn a_base_outside_a_clone_is_told_its_repository() {
+fn a_base_outside_a_clone_takes_its_repository_from_a_flag() {
     let world = World::new(Opencode::Fake);
     let session = fake_session(&world);
     let folder = world.root().join("no-clone");
@@ -120,7 +120,7 @@ fn a_base_outside_a_clone_is_told_its_repository() {
     assert_eq!(shown["bases"][0]["repo"], "gitlab.com/group/sub/project");
     let short = outside(&["init", "--adopt", &session, "--repo", "shoko/other", "--json"]);
     assert_eq!(short.expect_status(0).json()["repo"], "github.com/shoko/other");
-    // A number alone means nothing outside a clone.
+    // Outside a clone, a number alone is ambiguous.
     let number = outside(&["start", "#1", "hi"]);
     number.expect_status(64);
 }
@@ -136,7 +136,7 @@ fn the_default_base_serves_other_repositories() {
 }
 
 #[test]
-fn a_prompt_file_that_says_nothing_makes_no_base() {
+fn an_empty_prompt_file_creates_no_base() {
     let world = World::new(Opencode::Fake);
     let file = world.root().join("prompt.md");
     let file = file.to_str().expect("a path in UTF-8");
@@ -156,7 +156,7 @@ fn a_prompt_file_that_says_nothing_makes_no_base() {
 }
 
 #[test]
-fn another_base_becomes_the_default_one_when_somebody_says_so() {
+fn another_base_becomes_the_default_one_on_request() {
     let world = fake_world();
     let base_of = |issue: &str| {
         start(&world, issue, "hello");
@@ -176,7 +176,7 @@ fn another_base_becomes_the_default_one_when_somebody_says_so() {
     );
     adopt("example.org/c/d", &["--default"]);
     assert_eq!(base_of("codeberg.org/other/repo#2"), "example.org/c/d");
-    // Who has a base of its own is served by that.
+    // A repository with its own base uses that base.
     assert_eq!(base_of("1"), kit::REPO);
     assert_eq!(base_of("example.org/a/b#1"), "example.org/a/b");
     let index = std::fs::read(world.kugetsu_home().join("index.json")).expect("an index");

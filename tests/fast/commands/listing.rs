@@ -1,4 +1,4 @@
-//! What `list` and `logs` tell.
+//! The output of `list` and `logs`.
 
 use crate::support::kit::{self, SOON, fake_world, record_path, refused, run, run_in, start};
 use kugetsu_testing::{FakeScript, Step};
@@ -56,7 +56,7 @@ fn a_list_is_filtered() {
 }
 
 #[test]
-fn logs_tell_on_stderr_how_a_turn_ended_that_was_not_completed() {
+fn logs_report_on_stderr_the_end_of_a_turn_that_did_not_complete() {
     let world = fake_world();
     let error = || Step::Error {
         name: "APIError".into(),
@@ -111,7 +111,7 @@ fn a_list_names_what_it_cannot_read_once_and_lists_the_rest() {
         start(&world, issue, "hello");
     }
     let folder = record_path(&world, "1").parent().expect("a folder").to_owned();
-    // A newer schema with all that this one has is read; one without it is not.
+    // A record of a newer schema is read if it has all fields of this one, and rejected otherwise.
     let mut newer = kit::record(&world, "2").expect("a record");
     newer["schema"] = 9.into();
     newer["something"] = "new".into();
@@ -158,8 +158,8 @@ fn a_list_names_what_it_cannot_read_once_and_lists_the_rest() {
         "{table}"
     );
     for path in &wanted {
-        let told = table.stderr().matches(&format!("{path} is left out")).count();
-        assert_eq!(told, 1, "{path}\n{table}");
+        let reported = table.stderr().matches(&format!("{path} is left out")).count();
+        assert_eq!(reported, 1, "{path}\n{table}");
     }
 }
 
@@ -194,11 +194,11 @@ fn a_listing_understands_of_a_record_what_it_tells_and_doctor_all_of_it() {
     assert_eq!((&row["policy"], &row["state"]), (&json!(5), &json!("completed")));
     let named = path.display().to_string();
     for (command, status) in [("show 1", 73), ("doctor", 1)] {
-        let told = run(&world, command.split(' '));
-        assert_eq!(told.code(), status, "{told}");
-        assert!(format!("{told}").contains(&named), "{told}");
+        let reported = run(&world, command.split(' '));
+        assert_eq!(reported.code(), status, "{reported}");
+        assert!(format!("{reported}").contains(&named), "{reported}");
     }
-    // A newer kugetsu's record is of use to this one, and its own fields are passed on. What is large is read as well.
+    // A newer kugetsu's record is read, and its own fields are passed on, even when large.
     for large in ["", &"x".repeat(100_000)] {
         let mut newer = record.clone();
         newer["schema"] = 9.into();
@@ -209,7 +209,7 @@ fn a_listing_understands_of_a_record_what_it_tells_and_doctor_all_of_it() {
         assert_eq!(row, newer);
     }
 
-    // What would spoil the listing for whoever reads it.
+    // Values that would break the listing for its readers.
     let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
     for text in ["\"half a \\ud83d pair\"", &deep, "\"\u{1}\"", "nonsense"] {
         for schema in [1, 9] {
@@ -246,7 +246,7 @@ fn a_listing_understands_of_a_record_what_it_tells_and_doctor_all_of_it() {
         write(&record);
         assert_eq!(listed(), None, "{field}");
     }
-    // In the order of the fields of what is listed, and of all.
+    // In the order of the record's fields, and for all of them.
     for fields in [
         "schema ref session updated totals live last worktree",
         "schema ref typed session fork base base_session directory worktree title policy opencode created updated \
@@ -289,7 +289,7 @@ fn a_record_that_somebody_edited_is_listed_as_it_is() {
         let text = output.stdout();
         assert_eq!(text.trim_end().find(['\n', '\r']), None, "{text:?}");
     }
-    // A newer kugetsu may have a state of its own.
+    // A newer kugetsu may have additional states.
     record["state"] = json!("theirs");
     for schema in [1, 2] {
         record["schema"] = json!(schema);

@@ -1,4 +1,4 @@
-//! How issues are begun and continued, what is refused, and what `--json` says, where no real opencode is needed.
+//! Starting and continuing issues, refusals, and the output of `--json`, as far as no real opencode is needed.
 
 use std::time::Duration;
 
@@ -129,7 +129,7 @@ fn a_length_of_time_after_a_wait_without_a_value_is_not_made_the_message() {
     );
     assert_eq!(world.fake_calls().len(), calls, "the model was not asked");
 
-    // What is no such length, stands elsewhere or is piped in is a message as any other.
+    // A text that is not a duration, is in another place or arrives on stdin is part of the message.
     for words in [
         &["start", "1", "--wait", "now go on"][..],
         &["continue", "--wait", "1", "5s", "is", "too", "long"],
@@ -289,7 +289,7 @@ fn an_error_before_the_turn_is_an_object_wherever_stdout_is_for_programs() {
         &["--events", "turn_end"],
         &["--supervised"],
     ];
-    let told = |command: &[&str], status: i32| {
+    let reported = |command: &[&str], status: i32| {
         let words = |form: &[&'static str]| {
             command
                 .iter()
@@ -299,29 +299,29 @@ fn an_error_before_the_turn_is_an_object_wherever_stdout_is_for_programs() {
         };
         for form in forms {
             let output = world.run(words(form));
-            let told = output.expect_status(status).json();
-            assert_eq!(told["exit_status"], status, "{output}");
-            assert!(told["error"]["message"].is_string(), "{output}");
-            assert!(!output.stderr().is_empty(), "people are told as well\n{output}");
+            let reported = output.expect_status(status).json();
+            assert_eq!(reported["exit_status"], status, "{output}");
+            assert!(reported["error"]["message"].is_string(), "{output}");
+            assert!(!output.stderr().is_empty(), "people see the error too\n{output}");
         }
         for form in [&[][..], &["--output", "text"]] {
             let output = world.run(words(form));
             assert_eq!(output.expect_status(status).stdout(), "", "{output}");
         }
     };
-    told(&["start", "1", "hi"], 66);
+    reported(&["start", "1", "hi"], 66);
     let session = fake_session(&world);
     run(&world, ["init", "--adopt", &session]).expect_status(0);
-    told(&["start", "a/b/c", "hi"], 64);
-    told(&["continue", "1", "hi"], 66);
-    told(&["start", "1", "hi", "--frobnicate"], 64);
+    reported(&["start", "a/b/c", "hi"], 64);
+    reported(&["continue", "1", "hi"], 66);
+    reported(&["start", "1", "hi", "--frobnicate"], 64);
     world.fake(&FakeScript::default().on("hang", [Step::Hang]));
     let holder = world.spawn(hang);
     world.wait_until("the turn is in opencode", SOON, || {
         let calls = world.fake_calls();
         calls.iter().any(|call| call.prompt.as_deref() == Some("hang"))
     });
-    told(&["continue", "1", "hi"], 75);
+    reported(&["continue", "1", "hi"], 75);
     holder.signal(kugetsu_testing::Signal::Terminate);
     holder.wait(SOON).expect_status(143);
     let waited = run(&world, ["wait", "2", "--output", "json"]);
@@ -329,7 +329,7 @@ fn an_error_before_the_turn_is_an_object_wherever_stdout_is_for_programs() {
 }
 
 #[test]
-fn a_setting_is_for_whoever_gives_no_flag_and_the_environment_goes_before_the_file() {
+fn a_flag_overrides_the_environment_and_the_environment_overrides_the_file() {
     let world = fake_world();
     let file = |text: &str| std::fs::write(world.kugetsu_home().join("config.toml"), text).unwrap();
     let turn = |environment: &[(&str, &str)], flags: &[&str]| {
@@ -339,7 +339,7 @@ fn a_setting_is_for_whoever_gives_no_flag_and_the_environment_goes_before_the_fi
     };
     let run_flag = ["--transport=run"];
 
-    // Without any of them there is no limit, and the model and the agent are the session's own.
+    // Without any of these flags, there is no limit, and the session keeps its model and agent.
     turn(&[], &run_flag).expect_status(0);
     for (setting, low, high) in [("max_cost", "0.0000001", "50"), ("max_tokens", "1", "1000000")] {
         let variable = format!("KUGETSU_{}", setting.to_uppercase());
@@ -391,7 +391,7 @@ fn a_setting_is_for_whoever_gives_no_flag_and_the_environment_goes_before_the_fi
         assert_eq!(asked(flag).as_deref(), Some("from/flag"));
     }
 
-    // A turn that may be blocked needs `serve`, and says so.
+    // A turn that may be blocked needs `serve`, and the error says so.
     file("on_ask = \"block\"\n");
     let blocking = turn(&[], &run_flag);
     assert!(

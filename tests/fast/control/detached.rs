@@ -1,4 +1,4 @@
-//! Turns that outlive their command, and turns that are asked for twice.
+//! Turns that outlive their command, and repeated requests for the same turn.
 
 use std::path::PathBuf;
 
@@ -32,14 +32,14 @@ fn a_detached_turn_is_recorded_followed_waited_for_and_found() {
     let followed = world.run(["logs", "14", "-f"]);
     assert_eq!(followed.expect_status(0).stdout(), "the answer\n");
     let waited = world.run(["wait", "14", "--output", "json"]);
-    let told = waited.expect_status(0).json();
+    let reported = waited.expect_status(0).json();
     assert_eq!(
-        (&told["turn"], &told["answer"]),
+        (&reported["turn"], &reported["answer"]),
         (&json!(id), &json!("the answer")),
         "{waited}"
     );
     assert_eq!(
-        (&told["verdict"], &told["exit_status"]),
+        (&reported["verdict"], &reported["exit_status"]),
         (&json!("completed"), &json!(0))
     );
     let waited = world.run(["wait", "14"]);
@@ -57,7 +57,7 @@ fn a_detached_turn_is_recorded_followed_waited_for_and_found() {
     );
     let shown = world.run(["show", "14"]);
     assert!(shown.stdout().contains(&id), "{shown}");
-    // The turn goes on when a wait is given up.
+    // A wait that times out does not end the turn.
     world.run(["wait", "14", "--timeout", "300ms"]).expect_status(75);
     let waiting = world.spawn(["wait", "14", "--output", "json"]);
     world.run(["stop", "14"]).expect_status(0);
@@ -69,7 +69,7 @@ fn a_detached_turn_is_recorded_followed_waited_for_and_found() {
 #[test]
 fn a_detached_turn_outlives_the_session_that_began_it() {
     let world = scripted_world(&hanging());
-    // What a connection leaves behind when it drops: the whole process session is killed.
+    // When a connection drops, the whole process session is killed.
     let mut shell = world.command("/bin/sh");
     shell.args(["-c", "\"$0\" start 14 hang --transport run --detach; sleep 100"]);
     shell.arg(kugetsu_testing::kugetsu_binary());
@@ -82,7 +82,7 @@ fn a_detached_turn_outlives_the_session_that_began_it() {
     shell.signal_group(Signal::Kill);
     shell.wait(SOON);
     let supervisor = status(&world, "14").unwrap()["pid"].as_u64().unwrap();
-    // Not even a hang-up of its own ends it.
+    // Even a direct hang-up signal does not end the turn.
     let hangup = world.finish(
         {
             let mut kill = world.command("kill");
@@ -102,7 +102,7 @@ fn a_detached_turn_outlives_the_session_that_began_it() {
 }
 
 #[test]
-fn what_keeps_a_detached_turn_from_beginning_is_told_by_the_command() {
+fn the_command_reports_why_a_detached_turn_cannot_begin() {
     let world = scripted_world(&hanging());
     let refused = |arguments: &[&str], status: i32| -> Output {
         let output = world.run(arguments);
@@ -182,14 +182,14 @@ fn a_turn_of_the_same_id_is_not_run_twice() {
     world.wait_until("it is recorded", SOON, || {
         run_file(&world, "14", ".status.json").exists()
     });
-    // While it runs: waited for. Afterwards: told again.
+    // The repeated command waits while the turn runs, and reports its result afterwards.
     let second = world.run(start);
     let first = first.wait(SOON);
     let third = world.run(start);
     for output in [&first, &second, &third] {
-        let told = output.expect_status(0).json();
+        let reported = output.expect_status(0).json();
         assert_eq!(
-            (&told["turn"], &told["answer"]),
+            (&reported["turn"], &reported["answer"]),
             (&json!(id), &json!("once")),
             "{output}"
         );
@@ -206,7 +206,7 @@ fn a_turn_of_the_same_id_is_not_run_twice() {
         1
     );
     assert_eq!(record_of(&world)["totals"]["turns"], 1);
-    // Another id is another turn, and a `start` of one is refused.
+    // Another id means another turn, and `start` refuses that.
     world
         .run([
             "start",
@@ -219,7 +219,7 @@ fn a_turn_of_the_same_id_is_not_run_twice() {
     world
         .run(["start", "14", "slow", "--turn-id", "nonsense"])
         .expect_status(64);
-    // An older turn is known as well.
+    // Older turns are found too.
     world
         .run(["continue", "14", "more", "--transport", "run"])
         .expect_status(0);

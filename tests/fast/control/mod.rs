@@ -1,6 +1,6 @@
-//! Turns that run elsewhere: steered by files, waited for, stopped, detached, asked for twice, asked about.
+//! Control of turns in other processes: signals by file, waiting, stopping, detaching, repeating and querying.
 //!
-//! On the fake opencode; `real/control.rs` has what only the real one can show.
+//! These tests use the fake opencode; `real/control.rs` covers what only the real one can show.
 
 use crate::support::kit::{SOON, record, status};
 use kugetsu_testing::{FakeScript, Running, Step, World};
@@ -25,7 +25,7 @@ fn state(world: &World) -> String {
     })
 }
 
-/// A turn that hangs in opencode until it is ended, with its step begun.
+/// A turn that hangs in opencode after starting a step, until it is ended.
 fn hang(world: &World, arguments: &[&str]) -> Running {
     let words = ["start", "14", "hang", "--transport", "run"];
     let running = world.spawn(words.iter().chain(arguments));

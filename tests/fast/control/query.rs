@@ -1,4 +1,4 @@
-//! What `query` tells.
+//! The output of `query`.
 
 use crate::support::kit::{ISSUE, REPO, SOON, run_file, scripted_world, status};
 use kugetsu_testing::{FakeScript, Signal, Stdin, Step, usage};
@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 
 #[test]
-fn a_query_counts_sums_and_says_what_to_do() {
+fn a_query_counts_sums_and_lists_actions() {
     let fails = Step::Error {
         name: "APIError".into(),
         message: "no credit".into(),
@@ -86,7 +86,7 @@ fn a_query_counts_sums_and_says_what_to_do() {
 }
 
 #[test]
-fn a_query_says_when_a_provider_may_be_asked_again() {
+fn a_query_reports_when_a_provider_may_answer_again() {
     let error = json!({"type": "error", "error": {"name": "APIError", "data": {
         "message": "come back later", "statusCode": 429, "isRetryable": true,
         "responseHeaders": {"retry-after": "7200"},
@@ -134,7 +134,7 @@ fn a_query_says_when_a_provider_may_be_asked_again() {
 fn a_query_needs_neither_opencode_nor_a_lease() {
     let world = scripted_world(&hanging());
     let turn = hang(&world, &[]);
-    // The supervisor stands still, and holds what it holds.
+    // The supervisor is stopped and keeps its lease.
     turn.signal(Signal::Stop);
     let mut query = world.kugetsu(["query"]);
     query.env("KUGETSU_OPENCODE", "/nowhere");

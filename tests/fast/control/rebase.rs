@@ -52,13 +52,13 @@ fn a_rebase_moves_the_worktree_between_turns_or_leaves_it_alone() {
     std::fs::write(tree.join("both"), "c").unwrap();
     world.run(rebase).expect_status(64);
     world.git(&tree, ["checkout", "both"]).expect_status(0);
-    // Not while a turn runs there.
+    // A rebase is refused while a turn runs.
     let turn = world.spawn(["continue", "14", "hang", "--transport", "run"]);
     world.wait_until("it runs", SOON, || state(&world) == "running");
     world.run(rebase).expect_status(75);
     world.run(["stop", "14"]).expect_status(0);
     turn.wait(SOON).expect_status(143);
-    // What a turn made of it, the next rebase finds out.
+    // The next rebase finds out what the turn changed.
     assert_eq!(world.run(["query"]).expect_status(0).json()["actions"], json!([]));
 }
 
@@ -75,7 +75,7 @@ fn world_with_worktree() -> (World, PathBuf) {
     (world, tree)
 }
 
-/// A commit in some folder.
+/// Makes a commit in a folder.
 fn commit(world: &World, folder: &std::path::Path, file: &str, text: &str) -> String {
     std::fs::write(folder.join(file), text).unwrap();
     world.git(folder, ["add", file]).expect_status(0);
@@ -100,19 +100,19 @@ fn a_rebase_leaves_what_somebody_is_in_the_middle_of() {
     let refused = |says: &str, hint: &str| {
         let before = (head(&world, &tree), world.git(&tree, ["status"]).stdout());
         let output = world.run(["signal", "14", "rebase"]);
-        let told = output.expect_status(64).stderr();
-        assert!(told.contains(says) && told.contains(hint), "{output}");
+        let reported = output.expect_status(64).stderr();
+        assert!(reported.contains(says) && reported.contains(hint), "{output}");
         let after = (head(&world, &tree), world.git(&tree, ["status"]).stdout());
         assert_eq!(after, before, "{output}");
     };
-    // An agent stopped at `edit`: the tree is clean, and `rebase --abort` would throw its place away.
+    // An agent stopped at `edit`: the tree is clean, and `rebase --abort` would discard its progress.
     let edit = "sequence.editor=sed -i 1s/^pick/edit/";
     world
         .git(&tree, ["-c", edit, "rebase", "-i", "HEAD~2"])
         .expect_status(0);
     refused("a rebase is in progress", "git rebase --abort");
     world.git(&tree, ["rebase", "--continue"]).expect_status(0);
-    // A merge of nothing is as clean.
+    // A merge without changes also leaves a clean tree.
     let merge = ["merge", "--no-commit", "-s", "ours", "main"];
     world.git(&tree, merge).expect_status(0);
     refused("a merge is in progress", "git merge --abort");
@@ -127,7 +127,7 @@ fn a_rebase_leaves_what_somebody_is_in_the_middle_of() {
     );
     world.git(&tree, ["checkout", "kugetsu/14"]).expect_status(0);
 
-    // Where neither the rebase nor its end succeeds, both are told.
+    // If both the rebase and `rebase --abort` fail, the error reports both.
     let hook = world.repo().join(".git/hooks/post-checkout");
     std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
     std::fs::write(
@@ -137,9 +137,9 @@ fn a_rebase_leaves_what_somebody_is_in_the_middle_of() {
     .unwrap();
     std::fs::set_permissions(&hook, PermissionsExt::from_mode(0o755)).unwrap();
     let output = world.run(["signal", "14", "rebase"]);
-    let told = output.expect_status(1).stderr();
+    let reported = output.expect_status(1).stderr();
     assert!(
-        told.matches("index.lock").count() >= 2 && told.contains("rebase --abort"),
+        reported.matches("index.lock").count() >= 2 && reported.contains("rebase --abort"),
         "{output}"
     );
 }
@@ -177,9 +177,9 @@ fn a_rebase_goes_onto_the_branch_that_the_worktree_began_at() {
         ("15", "release", &release),
         ("16", "elsewhere", &elsewhere),
     ] {
-        let told = rebase(issue).expect_status(0).json();
+        let reported = rebase(issue).expect_status(0).json();
         assert_eq!(
-            (&told["onto"], &told["result"]),
+            (&reported["onto"], &reported["result"]),
             (&json!(branch), &json!("rebased")),
             "{issue}"
         );
@@ -199,7 +199,7 @@ fn a_rebase_goes_onto_the_branch_that_the_worktree_began_at() {
 }
 
 #[test]
-fn a_rebase_without_a_worktree_says_so() {
+fn a_rebase_without_a_worktree_is_refused() {
     let world = scripted_world(&FakeScript::default());
     world.run(["signal", "14", "rebase"]).expect_status(66);
     world

@@ -1,4 +1,4 @@
-//! A live turn: its status, and what stops, pauses and resumes it.
+//! The status of a live turn, and stopping, pausing and resuming it.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn a_live_turn_keeps_its_status_and_leaves_it_behind() {
     ] {
         assert!(!first[field].is_null(), "{field} in {first}");
     }
-    // Nothing happens in the turn, and it gives signs of life all the same.
+    // The heartbeat continues although nothing happens in the turn.
     world.wait_until("another heartbeat", SOON, || {
         status(&world, "14").unwrap()["heartbeat"] != first["heartbeat"]
     });
@@ -58,13 +58,13 @@ fn a_live_turn_keeps_its_status_and_leaves_it_behind() {
 }
 
 #[test]
-fn a_stop_ends_the_turn_and_the_command_that_runs_it_says_terminated() {
+fn a_stop_ends_the_turn_and_its_command_exits_as_terminated() {
     let world = scripted_world(&hanging());
     let turn = hang(&world, &[]);
     let stopped = world.run(["stop", "14", "--json"]);
-    let told = stopped.expect_status(0).json();
+    let reported = stopped.expect_status(0).json();
     assert_eq!(
-        (&told["verdict"], &told["forced"]),
+        (&reported["verdict"], &reported["forced"]),
         (&json!("aborted"), &json!(false)),
         "{stopped}"
     );
@@ -79,9 +79,9 @@ fn a_stop_ends_the_turn_and_the_command_that_runs_it_says_terminated() {
     world.run(["stop", "14"]).expect_status(66);
     world.run(["signal", "14", "pause"]).expect_status(66);
     world.run(["stop", "15"]).expect_status(66);
-    // Waiting for a turn that is over tells how it ended.
+    // Waiting for a finished turn reports its end.
     world.run(["wait", "14"]).expect_status(143);
-    // A later turn is not ended by what was meant for this one.
+    // A signal for this turn does not end a later one.
     std::fs::write(
         run_file(&world, "14", ".signal.json"),
         r#"{"schema":1,"signal":"stop"}"#,
@@ -97,7 +97,7 @@ fn a_supervisor_that_heeds_no_file_gets_sigterm() {
     let world = scripted_world(&hanging());
     let turn = hang(&world, &[]);
     let supervisor = turn.pid();
-    // A stopped supervisor heeds nothing, and keeps the signals that it is sent for later.
+    // A stopped supervisor handles nothing, and its signals stay pending.
     assert!(world.signal(supervisor, Signal::Stop));
     let mut stop = world.kugetsu(["stop", "14", "--json"]);
     stop.env("KUGETSU_GRACE", "1s");
@@ -105,7 +105,7 @@ fn a_supervisor_that_heeds_no_file_gets_sigterm() {
     world.wait_until("it was sent SIGTERM", SOON, || {
         has_signal(supervisor, "ShdPnd", SIGTERM)
     });
-    // The file that it did not heed is gone when it goes on, so that SIGTERM alone can end it.
+    // The unread file is gone when the supervisor continues, so only SIGTERM can end it.
     std::fs::remove_file(run_file(&world, "14", ".signal.json")).unwrap();
     assert!(world.signal(supervisor, Signal::Continue));
     let output = stop.wait(SOON);
@@ -127,14 +127,14 @@ fn what_is_no_signal_is_taken_away_and_does_nothing() {
         std::fs::write(&file, text).unwrap();
         world.wait_until("it is taken", SOON, || !file.exists());
     }
-    // Long enough for each of them to have been heeded.
+    // Enough time for each of the signals to have been handled.
     let seen = status(&world, "14").unwrap()["heartbeat"].clone();
     world.wait_until("another heartbeat", SOON, || {
         status(&world, "14").unwrap()["heartbeat"] != seen
     });
     assert_eq!(state(&world), "running");
     assert!(turn.is_alive());
-    // By hand, the word alone is enough.
+    // In a file written by hand, `signal` alone is enough.
     std::fs::write(run_file(&world, "14", ".signal.json"), r#"{"signal":"stop"}"#).unwrap();
     turn.wait(SOON).expect_status(143);
 }
@@ -154,7 +154,7 @@ fn a_paused_turn_keeps_its_place_and_goes_on_without_its_prompt() {
     });
     assert!(turn.is_alive());
     assert_eq!(record_of(&world)["live"]["turn"], id);
-    // The session is still the paused turn's.
+    // The paused turn still holds the session.
     world
         .run(["continue", "14", "other", "--transport", "run"])
         .expect_status(75);
@@ -165,7 +165,7 @@ fn a_paused_turn_keeps_its_place_and_goes_on_without_its_prompt() {
         format!("kugetsu signal {ISSUE} resume")
     );
     assert_eq!(query["actions"][0]["why"], "it is paused");
-    // A second pause is none.
+    // A second pause has no effect.
     world.run(["signal", "14", "pause"]).expect_status(0);
     world.wait_until("it is taken", SOON, || {
         !run_file(&world, "14", ".signal.json").exists()
@@ -175,16 +175,16 @@ fn a_paused_turn_keeps_its_place_and_goes_on_without_its_prompt() {
     let output = turn.wait(SOON);
     output.expect_status(0);
     assert_eq!(record_of(&world)["last"]["turn"], id, "it was one turn");
-    let told = fake_prompts(&world);
+    let reported = fake_prompts(&world);
     assert_eq!(
-        told.iter().filter(|prompt| *prompt == "hang").count(),
+        reported.iter().filter(|prompt| *prompt == "hang").count(),
         1,
-        "{told:?}"
+        "{reported:?}"
     );
     assert_eq!(
-        told.len(),
+        reported.len(),
         3,
-        "the base's, the turn's, and one to go on: {told:?}"
+        "the base's, the turn's, and one to go on: {reported:?}"
     );
 }
 
@@ -194,7 +194,7 @@ fn a_paused_turn_can_be_stopped_and_interrupted() {
     for (issue, how) in [("14", "stop"), ("14", "interrupt")] {
         let verb = if how == "stop" { "start" } else { "continue" };
         let turn = world.spawn([verb, issue, "hang", "--transport", "run"]);
-        // Not what the turn before left behind, and with a session that the next one goes on with.
+        // This must be a new status, with a session that the next turn continues.
         world.wait_until("the step has begun", SOON, || {
             status(&world, "14")
                 .is_some_and(|status| status["state"] == "running" && status["current_step"] == 1)
@@ -251,7 +251,7 @@ fn a_signal_for_a_turn_that_is_just_beginning_is_not_lost() {
 }
 
 #[test]
-fn whoever_waits_for_another_commands_turn_can_be_interrupted() {
+fn a_wait_for_another_commands_turn_can_be_interrupted() {
     let world = scripted_world(&hanging());
     let id = "01900000-0000-7000-8000-000000000009";
     let mut first = hang(&world, &["--turn-id", id]);

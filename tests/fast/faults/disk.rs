@@ -1,4 +1,4 @@
-//! A full and a read-only disk.
+//! Full and read-only disks.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use kugetsu_testing::{FakeScript, Output, Stdin, World, kugetsu_binary};
 
 use super::*;
 
-/// Runs shell lines where mounts are their own: they vanish with the shell, also when the test fails.
+/// Runs a shell script in a mount namespace of its own: its mounts vanish with the shell, even if the test fails.
 #[track_caller]
 fn with_mounts(world: &World, script: &str) -> Output {
     let mut command = world.command("unshare");
@@ -28,7 +28,7 @@ fn with_mounts(world: &World, script: &str) -> Output {
     output
 }
 
-/// The store on a file system of its own, filled to its last byte; what is on it afterwards is copied to `after`.
+/// Runs a command with the store on a separate file system without free space, and copies the store to `after`.
 #[track_caller]
 fn on_a_full_disk(world: &World, command: &str) -> Output {
     let _ = std::fs::remove_dir_all(world.root().join("after"));
@@ -81,7 +81,7 @@ fn a_full_disk_loses_nothing() {
         let output = on_a_full_disk(&world, &format!("\"$0\" {command}"));
         output.expect_status(0);
     }
-    doctor_says(&on_a_full_disk(&world, "\"$0\" doctor"), &["disk is full"]);
+    doctor_reports(&on_a_full_disk(&world, "\"$0\" doctor"), &["disk is full"]);
     run(&world, ["continue", "1", "room again", "--transport", "run"]).expect_status(0);
 }
 
@@ -105,7 +105,7 @@ fn an_answer_that_cannot_be_written_to_stdout_is_no_success() {
         2,
         "the turn is on record"
     );
-    // A reader that has gone away is no fault.
+    // A reader that stops reading is not an error.
     let mut command = world.command("bash");
     let line = format!(
         "set -o pipefail; {} logs 1 --json | true",
@@ -137,7 +137,7 @@ fn a_disk_that_fills_up_in_a_turn_ends_it_with_73() {
     );
     output.expect_status(73);
     assert!(output.stderr().contains("disk is full"), "{output}");
-    // The record is whole, and tells of the turn at least as lost.
+    // The record is complete and lists the turn, at least as lost.
     for (path, bytes) in records_in(&world.root().join("after")) {
         assert!(
             serde_json::from_str::<serde_json::Value>(&bytes).is_ok(),
@@ -149,7 +149,7 @@ fn a_disk_that_fills_up_in_a_turn_ends_it_with_73() {
 }
 
 #[test]
-fn a_disk_that_is_full_for_a_part_of_a_turn_is_told_with_73() {
+fn a_disk_that_is_full_for_a_part_of_a_turn_exits_with_73() {
     let world = world();
     world.fake(&FakeScript::default().on(
         "fill",
@@ -158,7 +158,7 @@ fn a_disk_that_is_full_for_a_part_of_a_turn_is_told_with_73() {
                 lines: 1500,
                 bytes: 1000,
             },
-            // Meanwhile somebody makes room.
+            // Meanwhile, space is freed.
             kugetsu_testing::Step::Meet(world.root().join("full"), world.root().join("room")),
             kugetsu_testing::Step::Answer("done".into()),
         ],
@@ -173,18 +173,24 @@ fn a_disk_that_is_full_for_a_part_of_a_turn_is_told_with_73() {
          cp -a \"$KUGETSU_HOME\" \"$HOME/../after\"; \"$0\" wait 1 > /dev/null; echo \"waited $?\"; \"$0\" logs 1 > /dev/null; exit $status",
     );
     output.expect_status(73);
-    let told = output.stderr();
+    let reported = output.stderr();
     assert!(
-        told.contains("completed") && told.contains("may have a gap: No space left"),
-        "{told}"
+        reported.contains("completed") && reported.contains("may have a gap: No space left"),
+        "{reported}"
     );
-    assert!(output.stdout().ends_with("waited 73\n"), "{told}");
-    // Of the turn itself, of `wait`, and of `logs`.
-    assert_eq!(told.matches("may have a gap: No space left").count(), 3, "{told}");
+    assert!(output.stdout().ends_with("waited 73\n"), "{reported}");
+    // From the turn itself, from `wait`, and from `logs`.
     assert_eq!(
-        told.matches("kugetsu attach github.com/shoko/kugetsu#1").count(),
+        reported.matches("may have a gap: No space left").count(),
         3,
-        "{told}"
+        "{reported}"
+    );
+    assert_eq!(
+        reported
+            .matches("kugetsu attach github.com/shoko/kugetsu#1")
+            .count(),
+        3,
+        "{reported}"
     );
     let files = kit::files_below(&world.root().join("after"));
     let mut logs: Vec<_> = files
@@ -227,13 +233,13 @@ fn a_read_only_home_is_read() {
     for command in ["list", "show 1 --turns", "logs 1", "config"] {
         read_only(command).expect_status(0);
     }
-    doctor_says(&read_only("doctor"), &["read-only", "KUGETSU_HOME"]);
+    doctor_reports(&read_only("doctor"), &["read-only", "KUGETSU_HOME"]);
     let one_folder = with_mounts(
         &world,
         "mount --bind \"$KUGETSU_HOME/run\" \"$KUGETSU_HOME/run\" && mount -o remount,ro,bind \"$KUGETSU_HOME/run\" || exit 99\n\
          exec \"$0\" doctor",
     );
-    doctor_says(&one_folder, &["run: the file system is read-only"]);
+    doctor_reports(&one_folder, &["run: the file system is read-only"]);
     for command in [
         "start 2 hi",
         "continue 1 hi",

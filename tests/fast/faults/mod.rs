@@ -1,5 +1,5 @@
-//! What is broken around kugetsu: a full or read-only disk, a damaged store, an opencode that is missing or odd, a
-//! database that nobody can read. Each has its words and its exit status, and nothing is lost.
+//! Faults around kugetsu: a full or read-only disk, a damaged store, a missing or misbehaving opencode, an unreadable
+//! database. Each has its own message and exit status, and nothing is lost.
 
 use crate::support::kit::{fake_world, run};
 use kugetsu_testing::{Output, World};
@@ -30,16 +30,16 @@ fn says(output: &Output, status: i32, words: &[&str]) {
     assert!(!output.stderr().contains("panicked"), "{output}");
 }
 
-/// The store is what is wrong, and `doctor` says so in the store's own line.
+/// Checks that `doctor` reports the problem in the store's own line.
 #[track_caller]
-fn doctor_says(output: &Output, words: &[&str]) {
+fn doctor_reports(output: &Output, words: &[&str]) {
     output.expect_status(1);
-    let said = output.stdout();
-    let bad: Vec<_> = said.lines().filter(|line| line.starts_with("bad")).collect();
+    let output = output.stdout();
+    let bad: Vec<_> = output.lines().filter(|line| line.starts_with("bad")).collect();
     assert!(
         bad.len() == 1 && bad[0].contains("store: cannot write"),
         "{output}"
     );
     assert!(words.iter().all(|word| bad[0].contains(word)), "{output}");
-    assert!(!said.contains("ok       store"), "{output}");
+    assert!(!output.contains("ok       store"), "{output}");
 }

@@ -1,4 +1,4 @@
-//! An opencode that is missing or odd, and a database that nobody can read.
+//! A missing or misbehaving opencode, and an unreadable database.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -94,7 +94,7 @@ fn a_database_that_stays_locked_is_given_up() {
     };
     let before = prompts();
     let lock = world.lock_database();
-    // Side by side, since each waits for as long as it does where nobody says otherwise.
+    // Concurrent, because each waits for its default time.
     let turn = world.spawn(["continue", "1", "too long", "--transport", "run"]);
     let permit = world.spawn(["permit", "2", "bash:rm=deny"]);
     for waiting in [turn, permit] {
@@ -184,7 +184,7 @@ fn an_opencode_that_cannot_be_used_is_named() {
 }
 
 #[test]
-fn a_database_that_cannot_be_read_says_nothing_of_its_sessions() {
+fn an_unreadable_database_proves_nothing_about_its_sessions() {
     let world = world();
     let database = world.opencode_db();
     let folder = database.parent().unwrap().to_owned();
@@ -243,7 +243,7 @@ fn a_database_that_cannot_be_read_says_nothing_of_its_sessions() {
 fn a_database_that_somebody_keeps_to_himself_is_not_an_empty_one() {
     let world = world();
     let before = snapshot(&world);
-    // Not even a reader gets in.
+    // An exclusive lock shuts out readers too.
     let alone = rusqlite::Connection::open(world.opencode_db()).unwrap();
     alone
         .execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE")

@@ -30,7 +30,7 @@ fn a_record_of_a_newer_schema_is_left_alone() {
     found.expect_status(1);
     assert!(found.stdout().contains("schema 99"), "{found}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
-    // Only its schema can be understood.
+    // Only the schema of this record can be parsed.
     std::fs::write(&path, "{\"schema\": 99, \"all\": \"new\"}").unwrap();
     says(&run(&world, ["show", "1"]), 73, &["schema 99"]);
     says(
@@ -148,7 +148,7 @@ fn a_symlink_in_the_store_is_refused() {
     found.expect_status(1);
     assert!(found.stdout().contains("symbolic link"), "{found}");
     assert!(path.is_symlink());
-    // A folder on the way.
+    // A folder on the way to the record.
     let folder = path.parent().unwrap().parent().unwrap().join("other");
     symlink(world.root(), &folder).unwrap();
     says(

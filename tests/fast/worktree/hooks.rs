@@ -1,4 +1,4 @@
-//! Hooks.
+//! Hooks around worktrees and turns.
 
 use std::fs;
 use std::path::PathBuf;
@@ -75,7 +75,7 @@ fn a_hook_that_fails_stops_what_it_guards() {
         assert!(output.stderr().contains(word), "{word}\n{output}");
     }
     assert!(fs::read_to_string(&log).unwrap().contains("no compiler"));
-    // It is run again, since it has not ended well yet.
+    // The hook runs again, because it has not succeeded yet.
     configure(
         &world,
         "hook_after_create = \"touch made\"\nhook_before_turn = \"exit 4\"",
@@ -131,7 +131,7 @@ fn an_interrupt_ends_a_hook() {
     running.wait(Duration::from_secs(30)).expect_status(130);
     world.wait_nothing_left(Duration::from_secs(30));
 
-    // After the turn as well: what was done stays done.
+    // The same holds after the turn: completed work stays.
     configure(&world, "hook_after_turn = \"touch after; sleep 500\"");
     let running = world.spawn(["start", "14", "do it"]);
     let after = world.repo().join("after");

@@ -1,4 +1,4 @@
-//! Where a worktree is, what it begins with, and what an interrupted start leaves.
+//! Where worktrees are created, what they start with, and what an interrupted start leaves behind.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -28,7 +28,7 @@ fn a_turn_runs_in_a_worktree_of_its_own() {
     let on = world.git(&path, ["branch", "--show-current"]).stdout();
     assert_eq!(on.trim(), "kugetsu/14");
 
-    // opencode's own row, the listing and the text say the same.
+    // opencode's row, the listing and the text agree.
     let session = result["session"].as_str().unwrap();
     let rows = world.sessions();
     let row = rows.iter().find(|row| row.id == session).unwrap();
@@ -45,12 +45,12 @@ fn a_turn_runs_in_a_worktree_of_its_own() {
         "{shown}"
     );
 
-    // Nothing that git tracks was touched, and the clone does not show the worktrees.
+    // No tracked file changed, and the clone does not show the worktrees.
     assert_eq!(world.git(&world.repo(), ["status", "--porcelain"]).stdout(), "");
     let exclude = fs::read_to_string(world.repo().join(".git/info/exclude")).unwrap();
     assert_eq!(exclude.lines().filter(|line| *line == "/.worktrees/").count(), 1);
 
-    // From the clone and from inside the worktree, `continue` runs there.
+    // `continue` runs in the worktree, whether called from the clone or from inside the worktree.
     world.run(["continue", "14", "more"]).expect_status(0);
     let mut inside = world.kugetsu(["continue", "#14", "more"]);
     inside.current_dir(&path);
@@ -65,7 +65,7 @@ fn without_one_a_session_works_in_the_clone() {
     start(&world, &["--no-worktree"]).expect_status(0);
     assert_eq!(turn_folders(&world), [world.repo()]);
     assert_eq!(show(&world)["worktree"], Value::Null);
-    // The setting decides where nothing is said.
+    // Without a flag, the setting decides.
     world
         .run(["continue", "15", "do it", "--or-start"])
         .expect_status(0);
@@ -98,7 +98,7 @@ fn branch_start_and_root_can_be_chosen() {
     let path = root.join("github.com/shoko/kugetsu/14");
     assert_eq!(worktree["path"], text(&path));
     assert!(!path.join("later").exists());
-    // Where the default base serves another repository, its clone does, and no number is taken twice.
+    // If the default base serves another repository, that base's clone is used, and no two issues share a path.
     let other = world.run([
         "start",
         "gitlab.com:8080/a/b#14",
@@ -160,7 +160,7 @@ fn what_is_not_the_issues_own_is_refused() {
         ["worktree", "add", "--quiet", text(&path), "-b", "other"],
     );
     refused(&["--worktree"], &["is on the branch other", "--branch other"]);
-    // On the expected branch at the expected path it is the issue's own.
+    // A worktree on the expected branch at the expected path belongs to the issue.
     world.git(&path, ["switch", "--quiet", "kugetsu/14"]);
     commit(&world, &path, "mine");
     let output = start(&world, &["--worktree"]);
@@ -217,7 +217,7 @@ fn a_worktree_removed_by_hand_is_made_again_from_its_branch() {
     assert!(checks.contains("made again from kugetsu/14"), "{checks}");
     assert!(path.join("done").exists());
 
-    // Without its branch, nothing is left to make it from, and no empty one takes its place.
+    // Without its branch, the worktree cannot be recreated, and no empty one takes its place.
     world.git(&world.repo(), ["worktree", "remove", text(&path)]);
     world.git(&world.repo(), ["branch", "-D", "kugetsu/14"]);
     let output = world.run(["continue", "14", "more"]);
@@ -265,7 +265,7 @@ fn a_branch_that_a_killed_git_left_is_the_issues_own() {
     let mut first = world.kugetsu(["start", "14", "do it", "--worktree"]);
     first.env("KUGETSU_CRASH_AT", "worktree_intended");
     world.finish(first, Stdin::Null).expect_status(137);
-    // git makes the branch before the worktree. Nobody else's would be taken.
+    // git creates the branch before the worktree. A branch that belongs to something else would be refused.
     world.git(&world.repo(), ["branch", "kugetsu/14"]);
     start(&world, &["--worktree"]).expect_status(0);
     assert_eq!(turn_folders(&world), [worktree_of(&world, "14")]);
@@ -277,7 +277,7 @@ fn what_a_killed_git_left_is_made_anew() {
     let mut first = world.kugetsu(["start", "14", "do it", "--worktree"]);
     first.env("KUGETSU_CRASH_AT", "worktree_intended");
     world.finish(first, Stdin::Null).expect_status(137);
-    // As git leaves it when it is killed while it checks files out.
+    // The state that git leaves when it is killed during checkout.
     let path = worktree_of(&world, "14");
     world.git(
         &world.repo(),
@@ -315,7 +315,7 @@ fn untracked_configuration_is_brought_along() {
     );
     assert_eq!(fs::read_to_string(path.join("README.md")).unwrap(), "# repo\n");
     assert!(!path.join("absent").exists());
-    // They are no work that could be lost; once changed, they are.
+    // Unchanged extras are not work that could be lost; changed ones are.
     fs::write(path.join("conf/deep/a"), "changed\n").unwrap();
     let output = world.run(["destroy", "14", "-y"]);
     output.expect_status(2);
@@ -336,7 +336,8 @@ fn untracked_configuration_is_brought_along() {
     }
 }
 
-/// What another `git worktree add` leaves for a moment: git 2.47 dies of it with "failed to read .../commondir: Success".
+/// The state that another `git worktree add` leaves for a moment. git 2.47 fails on it with "failed to read
+/// .../commondir: Success".
 #[test]
 fn a_worktree_that_another_git_is_just_making_is_waited_for() {
     let world = world();

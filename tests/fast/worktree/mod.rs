@@ -1,4 +1,4 @@
-//! Worktrees and hooks, on real git. opencode is scripted: its part is in `real/worktree.rs`.
+//! Worktrees and hooks on real git, with a scripted opencode. `real/worktree.rs` covers the real opencode.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ fn show(world: &World) -> Value {
     world.run(["show", ISSUE, "--json"]).json()
 }
 
-/// `run`s of the fake: the folders that turns ran in.
+/// The folders in which the fake opencode's `run` was called.
 fn turn_folders(world: &World) -> Vec<PathBuf> {
     let calls = world.fake_calls();
     let runs = calls.into_iter().filter(|call| call.arguments[0] == "run");

@@ -1,4 +1,4 @@
-//! What is in a worktree and nowhere else is not lost with it.
+//! Work that exists only in a worktree is not lost with it.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,7 @@ fn work_that_is_nowhere_else_is_not_destroyed() {
     fs::write(path.join("README.md"), "changed\n").unwrap();
     refused("1 file not committed (README.md) and 1 commit not pushed");
     world.git(&path, ["checkout", "README.md"]);
-    // A head that has left the branch counts as well.
+    // Commits on a detached head count too.
     world.git(&path, ["switch", "--quiet", "--detach"]);
     commit(&world, &path, "detached");
     refused("2 commits not pushed");
@@ -133,7 +133,7 @@ fn a_destroy_that_was_killed_loses_no_work() {
         }
         assert_mess(&world, &path);
     }
-    // Said again, it finishes, and what was kept the first time is not lost.
+    // Repeating the command finishes the job without losing what the first run saved.
     let world = world();
     let path = started(&world);
     make_a_mess(&world, &path);
@@ -146,7 +146,7 @@ fn a_destroy_that_was_killed_loses_no_work() {
 }
 
 #[test]
-fn a_repository_inside_cannot_be_kept_and_so_is_not_removed() {
+fn a_nested_repository_cannot_be_saved_and_so_is_not_removed() {
     let world = world();
     let path = started(&world);
     let inside = path.join("inside");

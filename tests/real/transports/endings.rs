@@ -1,6 +1,6 @@
-//! How a turn ends when the model's provider refuses, and how when a tool takes long: the same verdict, reason and exit
-//! status on both transports and both real versions, whatever opencode's own exit status says. What goes on without
-//! end is in `real/hangs.rs`.
+//! The end of a turn when the model's provider refuses, and when a tool takes long: the same verdict, reason and exit
+//! status on both transports and both real versions, regardless of opencode's own exit status. `real/hangs.rs` covers
+//! turns that would never end.
 
 use crate::support::case::{Case, SOON, expect};
 use kugetsu_testing::Reply;

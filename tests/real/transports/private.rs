@@ -1,4 +1,4 @@
-//! The server of a turn is private: on loopback alone, and closed to whoever has no password.
+//! The server of a turn is private: it listens only on loopback and requires a password.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -7,7 +7,7 @@ use kugetsu_testing::{Gate, Reply, on_both_versions};
 
 use crate::support::case::SOON;
 
-/// The addresses, as `/proc/net/tcp` has them, on which a process listens.
+/// The addresses on which a process listens, as in `/proc/net/tcp`.
 fn listens_on(pid: u32) -> Vec<String> {
     let process = Path::new("/proc").join(pid.to_string());
     let sockets: HashSet<String> = std::fs::read_dir(process.join("fd"))
@@ -27,7 +27,7 @@ fn listens_on(pid: u32) -> Vec<String> {
     lines
         .filter_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            // 0A is LISTEN; the tenth field is the socket's inode.
+            // 0A means LISTEN; the tenth field is the socket's inode.
             (fields[3] == "0A" && sockets.contains(fields[9])).then(|| fields[1].to_owned())
         })
         .collect()
@@ -42,7 +42,7 @@ fn variable(pid: u32, name: &str) -> Option<String> {
         .map(|(_, value)| value.to_owned())
 }
 
-/// The status of `GET path`, with this password where there is one.
+/// The status of `GET path`, with this password if given.
 fn status(port: u16, path: &str, password: Option<&str>) -> u16 {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -85,7 +85,7 @@ on_both_versions! {
             assert_eq!(status(port, path, Some("wrong")), 401, "{path}");
         }
         assert_eq!(status(port, "/session", Some(&password)), 200);
-        // Nobody can read it in the list of processes, nor later in the store.
+        // The password appears neither in the process list nor later in the store.
         assert!(processes.iter().all(|process| !process.command.contains(&password)), "{processes:#?}");
         gate.open();
         let turn = turn.wait(SOON);

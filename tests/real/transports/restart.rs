@@ -1,5 +1,5 @@
-//! opencode is killed in the middle of a turn: it is started again, and no prompt reaches the model twice. Both
-//! transports, both real versions.
+//! opencode is killed in the middle of a turn: it is restarted, and no prompt reaches the model twice. Both transports,
+//! both real versions.
 
 use kugetsu_testing::{Gate, Reply};
 

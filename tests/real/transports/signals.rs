@@ -1,4 +1,4 @@
-//! Whoever ends a turn, nothing of it stays alive and the session goes on afterwards: both transports, both real
+//! A turn ended by any signal leaves no process alive, and its session continues afterwards: both transports, both real
 //! versions.
 
 use std::time::{Duration, Instant};
@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use crate::support::case::{Case, SOON, expect};
 use kugetsu_testing::{Gate, Reply, Running, Signal};
 
-/// Starts a turn whose tool runs a child that left every group, a child that ignores SIGTERM, and itself.
+/// Starts a turn whose tool ignores SIGTERM and runs two children: one that left every process group and one that
+/// ignores SIGTERM.
 fn begin_with_stubborn_children(case: &Case, verb: &str, issue: &str, more: &[&str]) -> Running {
     let command = "setsid sh -c 'trap \"\" TERM INT HUP; touch far; while :; do sleep 1; done' >/dev/null 2>&1 & \
                    trap '' TERM; touch near; while :; do sleep 1; done";
@@ -22,7 +23,7 @@ fn begin_with_stubborn_children(case: &Case, verb: &str, issue: &str, more: &[&s
     running
 }
 
-/// Sends a signal to opencode itself, neither to its guard nor to us.
+/// Sends a signal to opencode itself, not to its guard or to kugetsu.
 pub(super) fn signal_opencode(case: &Case, signal: &str) {
     let word = format!(" {} ", case.transport);
     let mut reached = 0;
@@ -31,7 +32,7 @@ pub(super) fn signal_opencode(case: &Case, signal: &str) {
         if command.contains(&word) && command.contains("/bin/opencode ") && !command.contains("kugetsu ") {
             let mut kill = case.command("kill");
             kill.args([signal, &process.pid.to_string()]);
-            // What opencode is starting looks like opencode itself until it is executed, and may be gone by now.
+            // A child that opencode is just starting looks like opencode until it calls `exec`, and may be gone by now.
             reached += usize::from(case.finish(kill, kugetsu_testing::Stdin::Null).code() == 0);
         }
     }
@@ -64,13 +65,13 @@ on_every_combination! {
     fn a_second_signal_ends_an_opencode_that_does_not_react(case: &Case) {
         let gate = Gate::new();
         case.model.on("hold", vec![Reply::text("held").behind(&gate)]);
-        // A grace period longer than the test waits: only the second signal can end it.
+        // The grace period exceeds the test's wait, so only the second signal can end the turn.
         let running = case.begin("start", "#1", &["--grace", "20m", "hold"]);
         gate.wait_arrived(SOON);
         signal_opencode(case, "-STOP");
         running.signal_group(Signal::Interrupt);
-        // Two signals of the same kind may become one while the first has not been taken. A third one, while it prints how
-        // the turn ended, would end that too: so it gets the time to.
+        // Two pending signals of the same kind merge into one. A third signal while kugetsu prints the turn's end would
+        // interrupt the output, so each signal gets time to be handled.
         let mut sent: Option<Instant> = None;
         case.wait_until("the second signal ends it", SOON, || {
             if sent.is_none_or(|sent| sent.elapsed() > Duration::from_secs(10)) {

@@ -1,4 +1,4 @@
-//! The test programs of the workspace: cargo builds them once, and they run by themselves.
+//! The test programs of the workspace: cargo builds them once, and xtask runs them directly.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,19 +11,19 @@ use crate::step::{Failure, cargo};
 
 /// The programs whose tests all need the real opencode.
 const REAL_PROGRAMS: [&str; 2] = ["real", "soak"];
-/// The modules in other programs whose tests need it.
+/// The modules in other programs whose tests need the real opencode.
 const REAL_MODULE: &str = "tests::real::";
 
-/// A program of tests.
+/// A test program.
 pub(super) struct TestProgram {
     /// The name of its target: `fast`, `kugetsu_engine`.
     pub(super) name: String,
     path: PathBuf,
-    /// The folder of its package, in which cargo would run it.
+    /// The folder of its package, which cargo would use as the working directory.
     folder: PathBuf,
 }
 
-/// Builds everything, since tests start `kugetsu` and the fake opencode, which cargo does not build for every one of
+/// Builds everything, because tests start `kugetsu` and the fake opencode, which cargo does not build for every one of
 /// them.
 pub(super) fn build() -> Result<Vec<TestProgram>, Failure> {
     let mut command = cargo(&["build", "--workspace", "--all-targets"]);
@@ -47,7 +47,7 @@ pub(super) fn build() -> Result<Vec<TestProgram>, Failure> {
     Ok(programs)
 }
 
-/// The test program that a message of cargo tells of. Benchmarks are built as tests too, but have none.
+/// The test program in a message of cargo. Benchmarks are built as tests too, but have none.
 fn artifact(message: &str) -> Option<TestProgram> {
     let message: Value = serde_json::from_str(message).ok()?;
     let target = &message["target"];
@@ -63,12 +63,12 @@ fn artifact(message: &str) -> Option<TestProgram> {
 }
 
 impl TestProgram {
-    /// Whether a filter is the name of this program, and not a part of a test's.
+    /// Whether a filter is the name of this program rather than part of a test's name.
     pub(super) fn is_called(&self, filter: &str) -> bool {
         self.name.replace('_', "-") == filter.replace('_', "-")
     }
 
-    /// Whether the real opencode must be there for this test.
+    /// Whether the test needs the real opencode.
     pub(super) fn is_real(&self, test: &str) -> bool {
         REAL_PROGRAMS.contains(&self.name.as_str()) || test.contains(REAL_MODULE)
     }
@@ -88,8 +88,8 @@ impl TestProgram {
             .collect())
     }
 
-    /// The command that runs these tests and says of each how long it took. `temporary` is where they make their
-    /// worlds, instead of where the environment says.
+    /// The command that runs these tests and prints the duration of each. `temporary` replaces the folder for temporary
+    /// files that the environment names.
     pub(super) fn run(&self, tests: &[String], threads: usize, temporary: Option<&Path>) -> Command {
         let mut command = self.command();
         if let Some(folder) = temporary {
@@ -100,11 +100,11 @@ impl TestProgram {
             .args(tests)
             .arg(format!("--test-threads={threads}"))
             .args(["-Z", "unstable-options", "--report-time"])
-            // A stable test harness has the option as well, and takes it where this is set.
+            // A stable test harness also has this option, and accepts it if this variable is set.
             .env("RUSTC_BOOTSTRAP", "1")
-            // insta would ask cargo for it.
+            // Otherwise, insta would ask cargo for it.
             .env("INSTA_WORKSPACE_ROOT", workspace_root());
-        // Snapshots that differ fail their test and are written only where that is asked for.
+        // A differing snapshot fails its test, and is written only on request.
         if std::env::var_os("INSTA_UPDATE").is_none() {
             command.env("INSTA_UPDATE", "no");
         }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn test_programs_are_told_from_other_artifacts() {
+    fn test_programs_are_distinguished_from_other_artifacts() {
         let program = artifact(&message("lib", true)).unwrap();
         assert_eq!(program.folder, Path::new("/w/crates/one"));
         assert!(program.is_called("some-one") && program.is_called("some_one") && !program.is_called("some"));

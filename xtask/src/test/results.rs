@@ -1,20 +1,20 @@
-//! What the tests said: counted while they run, reported at the end.
+//! Test results: counted while tests run, reported at the end.
 
 use std::collections::BTreeSet;
 
 use kugetsu_testing::Version;
 
-/// How many of the slowest tests are named at the end.
+/// How many of the slowest tests the report lists.
 const SLOWEST: usize = 10;
 
-/// The tests of one run of a program that are still to be heard of, and how the others ended.
+/// The outstanding tests of one program's run, and the results of all others.
 #[derive(Default)]
 pub(super) struct Results {
-    /// Those that passed, with the program that has them.
+    /// Passed tests, each with its program.
     passed: Vec<Passed>,
-    /// Those that failed.
+    /// Failed tests.
     failed: Vec<String>,
-    /// The program that speaks, and those of its tests that it has not told of.
+    /// The running program, and those of its tests without a result.
     program: String,
     awaited: BTreeSet<String>,
 }
@@ -26,14 +26,14 @@ struct Passed {
 }
 
 impl Results {
-    /// What comes next is of this program, and these are its tests.
+    /// Sets the running program and its tests.
     pub(super) fn expect(&mut self, program: &str, tests: &[String]) {
         program.clone_into(&mut self.program);
         self.awaited = tests.iter().cloned().collect();
     }
 
-    /// Takes a line such as `test resumes::v1_3_2 ... ok <0.5s>`. A test that starts itself again as another process
-    /// may print one too: only the first line of an awaited test counts.
+    /// Parses a line such as `test resumes::v1_3_2 ... ok <0.5s>`. A test that starts itself again as another process
+    /// may print one too, so only the first line of an outstanding test counts.
     pub(super) fn line(&mut self, line: &str) {
         let Some((name, outcome)) = line
             .trim_end()
@@ -58,7 +58,7 @@ impl Results {
         }
     }
 
-    /// The program has ended, with success or not: whatever it has not told of did not pass.
+    /// Handles the end of the program: tests without a result have not passed.
     pub(super) fn ended(&mut self, success: bool) {
         let untold = std::mem::take(&mut self.awaited);
         if !success && untold.is_empty() && self.failed.iter().all(|name| !name.starts_with(&self.program)) {
@@ -88,7 +88,7 @@ impl Results {
         &self.failed
     }
 
-    /// The tests that took longest, a line each, the slowest first.
+    /// The slowest tests, one per line, slowest first.
     pub(super) fn slowest(&self) -> String {
         let mut tests: Vec<_> = self.passed.iter().collect();
         tests.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));

@@ -1,4 +1,4 @@
-//! What commands print about turns: their results, and what steers them.
+//! Output of commands about turns: their results, and control of live turns.
 
 use std::path::PathBuf;
 
@@ -12,23 +12,23 @@ use crate::{
     Worktree,
 };
 
-/// The one object of a turn, printed when it has ended.
+/// The result of a turn, printed when the turn has ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TurnOutput {
-    /// What names the session.
+    /// The session's address.
     #[serde(rename = "ref")]
     pub address: Address,
     /// opencode's session, if one is known.
     pub session: Option<SessionId>,
-    /// The turn's id, a UUID v7 unless the caller named another one.
+    /// The turn's id: a UUID v7 unless the caller chose another one.
     pub turn: Uuid,
-    /// How it ended.
+    /// How the turn ended.
     pub verdict: Verdict,
-    /// Why, in one line for people; empty when completed.
+    /// The reason in one line for people; empty when completed.
     pub reason: String,
     /// The exit status of the command.
     pub exit_status: u8,
-    /// The text of the last step that had any.
+    /// The text of the last step that produced text.
     pub answer: String,
     /// How the turn reached opencode.
     pub transport: TransportKind,
@@ -58,73 +58,73 @@ pub struct TurnOutput {
     pub events: u64,
     /// How often opencode was started again after a crash.
     pub restarts: u32,
-    /// Requests that were answered, and by whom.
+    /// The number of answered requests, by source.
     pub answered: Answered,
     /// Requests that wait for a person.
     pub pending: Vec<PendingRequest>,
-    /// When the model's provider may answer again, for a quota whose end it told.
+    /// For a quota: when the model's provider may answer again, if the provider reported it.
     pub retry_at: Option<Timestamp>,
-    /// Why text is missing in what was printed and in the turn's log.
+    /// Why text is missing from the output and from the turn's log.
     pub log_gap: Option<String>,
-    /// What the verdict rests on; empty when completed.
+    /// The evidence for the verdict; empty when completed.
     pub proof: Proof,
 }
 
-/// A turn that goes on by itself.
+/// A turn that runs in the background.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DetachedOutput {
-    /// What names the session.
+    /// The session's address.
     #[serde(rename = "ref")]
     pub address: Address,
     /// The turn's id.
     pub turn: Uuid,
-    /// The supervisor's process; null where a turn of this id was on record already.
+    /// The supervisor's process id; null if a turn with this id was already on record.
     pub pid: Option<u32>,
-    /// True.
+    /// Always true.
     pub detached: bool,
 }
 
-/// `stop`.
+/// The output of `stop`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StopOutput {
-    /// What names the session.
+    /// The session's address.
     #[serde(rename = "ref")]
     pub address: Address,
     /// The turn that ended.
     pub turn: Uuid,
-    /// How it ended.
+    /// How the turn ended.
     pub verdict: Verdict,
-    /// Why, in one line for people.
+    /// The reason in one line for people.
     pub reason: String,
-    /// Whether its supervisor did not heed the signal file and was sent SIGTERM.
+    /// True if the supervisor ignored the signal file and received SIGTERM.
     pub forced: bool,
 }
 
-/// `signal`, of a turn.
+/// The output of `signal` for a turn.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SignalOutput {
-    /// What names the session.
+    /// The session's address.
     #[serde(rename = "ref")]
     pub address: Address,
-    /// The turn that the signal was sent to.
+    /// The turn that received the signal.
     pub turn: Uuid,
     /// The signal.
     pub signal: Signal,
-    /// The supervisor's process.
+    /// The supervisor's process id.
     pub pid: u32,
 }
 
-/// `signal REF rebase`.
+/// The output of `signal REF rebase`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RebaseOutput {
-    /// What names the session.
+    /// The session's address.
     #[serde(rename = "ref")]
     pub address: Address,
-    /// `rebase`.
+    /// Always `rebase`.
     pub signal: String,
-    /// The branch, or the commit, that the worktree's branch was to be rebased onto.
+    /// The branch or commit that is the target of the rebase.
     pub onto: String,
-    /// What came of it.
+    /// The outcome.
     pub result: RebaseResult,
     /// The files in conflict.
     pub conflicts: Vec<String>,
@@ -132,19 +132,19 @@ pub struct RebaseOutput {
     pub exit_status: u8,
 }
 
-/// What came of a rebase.
+/// The outcome of a rebase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RebaseResult {
-    /// The branch had all of it already.
+    /// The branch already contained everything.
     UpToDate,
     /// The branch was rebased.
     Rebased,
-    /// Conflicts kept it from happening; nothing was changed.
+    /// Conflicts prevented the rebase; nothing was changed.
     Blocked,
 }
 
-/// `attach --print`. Words and folders that are not UTF-8 are shown with replacement characters.
+/// The output of `attach --print`. Arguments and folders that are not UTF-8 contain replacement characters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AttachOutput {
     /// The folder to run the program in.
@@ -153,6 +153,6 @@ pub struct AttachOutput {
     pub program: String,
     /// Its arguments.
     pub arguments: Vec<String>,
-    /// All of it as a line for a shell.
+    /// The whole command as a line for a shell.
     pub shell: String,
 }

@@ -1,5 +1,5 @@
-//! Everything that `--json` and `--output json` print, and the files that other programs read or write, as types with a
-//! JSON Schema.
+//! Types with a JSON Schema for everything that `--json` and `--output json` print, and for the files that other
+//! programs read or write.
 
 mod control;
 mod session;
@@ -23,7 +23,7 @@ pub use setup::{
 
 use crate::{BaseRecord, ErrorOutput, Query, SignalFile, StreamLine, TrashEntry, TurnRecord, TurnStatus};
 
-/// The schema of everything that `--json` prints and that is not a record or a line of the stream.
+/// The schema of all `--json` output except records and lines of the stream.
 pub const OUTPUT_SCHEMA: u32 = 1;
 
 /// An object with its schema.
@@ -31,13 +31,13 @@ pub const OUTPUT_SCHEMA: u32 = 1;
 pub struct Document<T> {
     /// The schema of the object, 1.
     pub schema: u32,
-    /// Its other fields.
+    /// The object's other fields.
     #[serde(flatten)]
     pub body: T,
 }
 
 impl<T> Document<T> {
-    /// The object in the schema that this version writes.
+    /// Wraps the object with the schema that this version writes.
     pub fn new(body: T) -> Self {
         Self {
             schema: OUTPUT_SCHEMA,
@@ -46,14 +46,14 @@ impl<T> Document<T> {
     }
 }
 
-/// A JSON Schema that is checked in as `docs/schema/NAME.schema.json`.
+/// A JSON Schema, checked in as `docs/schema/NAME.schema.json`.
 #[derive(Clone, Copy, Debug)]
 pub struct NamedSchema {
     /// The name of the file, without its ending.
     pub name: &'static str,
-    /// What has it: the command, or the file.
+    /// The command or the file that the schema describes.
     pub of: &'static str,
-    /// Makes it.
+    /// Generates the schema.
     pub make: fn() -> Schema,
 }
 
@@ -92,7 +92,7 @@ pub const SCHEMAS: &[NamedSchema] = &[
 ];
 
 impl NamedSchema {
-    /// The text of the file. Its title and description tell what it is the schema of.
+    /// The text of the schema file. Its title and description name the command or file.
     pub fn text(&self) -> String {
         let mut schema = (self.make)();
         schema.insert("title".to_owned(), format!("kugetsu {}", self.name).into());
@@ -103,7 +103,7 @@ impl NamedSchema {
     }
 }
 
-/// What this version writes: every field that it always writes is required.
+/// The schema of output that this version writes: every field that it always writes is required.
 const fn of<T: JsonSchema>(name: &'static str, of: &'static str) -> NamedSchema {
     NamedSchema {
         name,
@@ -115,7 +115,8 @@ const fn of<T: JsonSchema>(name: &'static str, of: &'static str) -> NamedSchema 
     }
 }
 
-/// What this version reads, also where an older one wrote it: what has a default may be absent.
+/// The schema of a file that this version reads, including one that an older version wrote: a field with a default may
+/// be absent.
 const fn readable<T: JsonSchema>(name: &'static str, of: &'static str) -> NamedSchema {
     NamedSchema {
         name,

@@ -1,4 +1,4 @@
-//! What commands print about sessions and their records.
+//! Output of commands about sessions and their records.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use crate::{
     SessionState, Totals, TurnRecord, Verdict,
 };
 
-/// A record as it is, with the session's state beside it.
+/// A record, with the session's state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SessionWithState {
     /// The record.
@@ -22,31 +22,31 @@ pub struct SessionWithState {
     pub state: SessionState,
 }
 
-/// `show`.
+/// The output of `show`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ShowOutput {
     /// The record and the state.
     #[serde(flatten)]
     pub session: SessionWithState,
-    /// Who uses the session at the moment: null where that process left no name, absent where nobody does.
+    /// The current user of the session: null if that process left no name, absent if the session is free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_use: Option<Option<Holder>>,
-    /// Every turn that has ended, oldest first; with `--turns`.
+    /// Every turn that has ended, oldest first; only with `--turns`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn_list: Option<Vec<TurnRecord>>,
 }
 
-/// `list`.
+/// The output of `list`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ListOutput {
     /// The sessions.
     pub sessions: Vec<ListedSession>,
-    /// What follows them.
+    /// The rest of the output.
     #[serde(flatten)]
     pub rest: ListRest,
 }
 
-/// What `list` prints after the sessions, which go out as they are read.
+/// The part of the output of `list` after the sessions, which are printed while they are read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ListRest {
     /// The bases.
@@ -55,13 +55,13 @@ pub struct ListRest {
     pub broken: Vec<BrokenFile>,
 }
 
-/// A record as its file has it, with the state beside it. `list` reads only the fields that are named here; the others
-/// are passed on unread, and are those of `session.schema.json` where the record is of this version.
+/// A record as it is in its file, with the session's state. `list` reads only the fields that are named here and passes
+/// the others on unread. They match `session.schema.json` if this version wrote the record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ListedSession {
     /// The schema of the record, which may be newer than this version's.
     pub schema: u32,
-    /// What names the session.
+    /// The session's address.
     #[serde(rename = "ref")]
     pub address: Address,
     /// opencode's session; absent until the fork is known.
@@ -75,7 +75,7 @@ pub struct ListedSession {
     /// The turn that is running, or was when its supervisor died.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<LiveTurn>,
-    /// The turn that ended last.
+    /// The last turn that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<ListedTurn>,
     /// The session's git worktree.
@@ -88,20 +88,20 @@ pub struct ListedSession {
     pub other: Map<String, Value>,
 }
 
-/// What `list` reads of a turn.
+/// The fields of a turn that `list` reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ListedTurn {
-    /// How it ended.
+    /// How the turn ended.
     pub verdict: Verdict,
     /// The other fields of the turn.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
 
-/// What `list` reads of a worktree.
+/// The fields of a worktree that `list` reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ListedWorktree {
-    /// The rebase that conflicts kept from happening.
+    /// The rebase that conflicts prevented.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked_rebase: Option<Value>,
     /// The other fields of the worktree.
@@ -109,82 +109,82 @@ pub struct ListedWorktree {
     pub other: Map<String, Value>,
 }
 
-/// `pending`.
+/// The output of `pending`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PendingOutput {
-    /// The sessions with a request that waits for a person, or for the next turn to deliver its answer.
+    /// The sessions with a request that waits for a person, or with an answer that waits for the next turn.
     pub pending: Vec<PendingSession>,
 }
 
-/// The requests of one session; `answer` prints them.
+/// The requests of one session, and the output of `answer`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PendingSession {
-    /// What names the session.
+    /// The session's address.
     #[serde(rename = "ref")]
     pub address: Address,
     /// The requests, oldest first.
     pub requests: Vec<PendingRequest>,
 }
 
-/// `prune`.
+/// The output of `prune`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PruneOutput {
-    /// The records whose session opencode no longer has.
+    /// The records whose session no longer exists in opencode.
     pub orphans: Vec<OrphanView>,
-    /// Those that are in the trash now.
+    /// The records that were moved to the trash.
     pub pruned: Vec<OrphanView>,
-    /// Those that stay, since their worktree could not be removed.
+    /// The records that stay because their worktree could not be removed.
     pub kept: Vec<KeptView>,
-    /// Files that could not be read: nothing is known of their sessions.
+    /// Files that could not be read, whose sessions are unknown.
     pub broken: Vec<BrokenFile>,
 }
 
 /// A record without its session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OrphanView {
-    /// What names the session.
+    /// The session's address.
     #[serde(rename = "ref")]
     pub address: Address,
-    /// The session that is gone.
+    /// The missing session.
     pub session: SessionId,
 }
 
 /// A record without its session that stays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeptView {
-    /// What names the session.
+    /// The session's address.
     #[serde(rename = "ref")]
     pub address: Address,
-    /// Why it stays.
+    /// Why the record stays.
     pub why: String,
 }
 
-/// `destroy`.
+/// The output of `destroy`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DestroyOutput {
     /// What was removed: the issue, or `the base of REPO`.
     pub destroyed: String,
     /// opencode's session, if there was one.
     pub session: Option<SessionId>,
-    /// Whether opencode's session was deleted: not where it was gone already, or had been adopted.
+    /// Whether the session was deleted from opencode. False if it was already gone or had been adopted.
     pub deleted_from_opencode: bool,
-    /// Messages in the export that the trash keeps.
+    /// The number of messages in the export in the trash.
     pub messages_exported: usize,
-    /// What became of the worktree, if there was one.
+    /// The removed worktree, if there was one.
     pub worktree: Option<RemovedWorktreeView>,
 }
 
-/// What became of a worktree.
+/// A removed worktree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RemovedWorktreeView {
-    /// Where it was.
+    /// Its former path.
     pub path: PathBuf,
     /// Its branch.
     pub branch: String,
-    /// Whether the branch is deleted.
+    /// Whether the branch was deleted.
     pub branch_deleted: bool,
-    /// Whether commits that were nowhere else are in the trash.
+    /// Whether the trash holds commits that existed nowhere else.
     pub saved_commits: bool,
-    /// Whether changes that were not committed are in the trash.
+    /// Whether the trash holds uncommitted changes.
     pub saved_changes: bool,
 }

@@ -1,4 +1,4 @@
-//! What commands print about permissions, settings and the installation.
+//! Output of commands about permissions, settings and the installation.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,67 +9,67 @@ use serde::{Deserialize, Serialize};
 use crate::Check;
 use crate::permission::{Explained, Preset, Rule};
 
-/// `permit`.
+/// The output of `permit`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PermitOutput {
-    /// Where the policy begins.
+    /// The preset that the policy starts with.
     pub preset: Preset,
-    /// What was added, in order.
+    /// The additional rules, in order.
     pub rules: Vec<Rule>,
-    /// All rules in order: those of the preset, then the policy's own. The last match wins.
+    /// All rules in order: those of the preset, then the policy's own. The last matching rule wins.
     pub effective: Vec<Rule>,
 }
 
-/// `permit --explain`.
+/// The output of `permit --explain`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainOutput {
-    /// What will apply, class by class.
+    /// The effective permissions, class by class.
     pub permissions: Vec<Explained>,
 }
 
-/// `doctor`.
+/// The output of `doctor`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DoctorOutput {
-    /// What was looked at.
+    /// The checks.
     pub checks: Vec<Check>,
     /// The exit status of the command.
     pub exit_status: u8,
 }
 
-/// `config`.
+/// The output of `config`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigOutput {
-    /// The file that settings are read from.
+    /// The settings file.
     pub file: PathBuf,
-    /// Every setting by its name.
+    /// Every setting, by name.
     pub settings: BTreeMap<String, SettingView>,
-    /// The hosts of `config.toml` by their names.
+    /// The hosts in `config.toml`, by name.
     pub hosts: BTreeMap<String, HostView>,
 }
 
 /// One setting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SettingView {
-    /// Its value as it would be written in the environment; empty where it has none.
+    /// The value as it would be written in the environment; empty if there is none.
     pub value: String,
-    /// Where the value comes from.
+    /// The source of the value.
     pub from: String,
-    /// Its default.
+    /// The default value.
     pub default: String,
-    /// What it means.
+    /// The meaning of the setting.
     pub help: String,
 }
 
-/// A host of `config.toml`.
+/// A host in `config.toml`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HostView {
-    /// What `ssh` is given as the destination; without it, the host's name.
+    /// The destination for `ssh`; if absent, the host's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// The kugetsu program there.
+    /// The kugetsu program on that host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kugetsu: Option<String>,
-    /// `KUGETSU_HOME` there.
+    /// `KUGETSU_HOME` on that host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<String>,
     /// Further arguments of `ssh`.
@@ -77,14 +77,14 @@ pub struct HostView {
     pub ssh: Vec<String>,
 }
 
-/// `completions`.
+/// The output of `completions`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CompletionsOutput {
     /// The script for the shell.
     pub script: String,
 }
 
-/// `man`.
+/// The output of `man`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ManOutput {
     /// The page, in roff.

@@ -1,20 +1,20 @@
-//! What an explanation of a session's permissions consists of.
+//! The explanation of a session's permissions.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Action, Preset};
 
-/// Where an answer comes from.
+/// The origin of a permission decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// The preset of the session's policy.
     Session(Preset),
     /// A rule that was added to the session's policy.
     SessionRule,
-    /// The agent: opencode's configuration, or a path that its agent is given.
+    /// The agent: opencode's configuration, or a path that opencode allows its agent.
     Agent,
-    /// What opencode does without any configuration.
+    /// opencode's default without any configuration.
     Default,
 }
 
@@ -45,14 +45,14 @@ impl std::str::FromStr for Source {
 /// One line of an explanation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Explained {
-    /// The class; `*` for tools that no class names.
+    /// The permission class; `*` for tools that no class names.
     pub permission: String,
-    /// The inputs that it is about; `*` is everything that no other line of the class speaks of.
+    /// The inputs that the line covers; `*` covers everything that no other line of the class covers.
     pub pattern: String,
-    /// What will happen.
+    /// The decision.
     pub action: Action,
-    /// Where this comes from: `preset NAME`, `session rule`, `agent` or `opencode`.
+    /// The origin of the decision: `preset NAME`, `session rule`, `agent` or `opencode`.
     pub source: Source,
-    /// True when a person would be asked.
+    /// True if opencode would ask a person.
     pub could_ask: bool,
 }

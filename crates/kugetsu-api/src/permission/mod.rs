@@ -1,4 +1,4 @@
-//! Permission rules as opencode keeps them, and the policies that are made of them.
+//! Permission rules as opencode stores them, and policies built from them.
 
 mod explain;
 mod preset;
@@ -13,52 +13,52 @@ pub use explain::{Explained, Source};
 pub use preset::PresetError;
 pub use rule::{ActionError, RuleError};
 
-/// What a rule does.
+/// The action of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// The tool call goes through.
+    /// The tool call is executed.
     Allow,
-    /// The tool call fails and the model is told so.
+    /// The tool call fails, and the model receives the denial.
     Deny,
-    /// A person is asked; nobody answers in a headless turn.
+    /// opencode asks a person; in a headless turn, nobody answers.
     Ask,
 }
 
-/// One rule, exactly as an element of opencode's `session.permission` array. Its short form, as typed and
-/// printed, is `permission[:pattern]=action`: `edit=deny`, `bash:git push *=deny`.
+/// One rule, exactly as an element of opencode's `session.permission` array. Its short form, as typed and printed, is
+/// `permission[:pattern]=action`: `edit=deny`, `bash:git push *=deny`.
 ///
-/// opencode expands a leading `~` or `$HOME` in its configuration and nowhere else, so a rule for a session
-/// must have gone through [`Rule::expand_home`].
+/// opencode expands a leading `~` or `$HOME` only in its configuration, so call [`Rule::expand_home`] before writing a
+/// rule into a session.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Rule {
     /// The permission class, or a wildcard: `bash`, `edit`, `external_directory`, `*`.
     pub permission: String,
-    /// What it applies to: a command, a path, with `*` and `?` as wildcards.
+    /// The commands or paths that the rule covers, with `*` and `?` as wildcards.
     pub pattern: String,
-    /// What happens.
+    /// The action.
     pub action: Action,
 }
 
-/// A named set of rules that a policy begins with.
+/// A named set of rules that a policy starts with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
-    /// Nothing waits for a person.
+    /// Denies everything that would wait for a person.
     #[default]
     Headless,
-    /// As headless, and nothing is changed: no edits, no commands, no subagents, no tools of MCP servers.
+    /// Like headless, and denies every change: no edits, commands, subagents or tools of MCP servers.
     ReadOnly,
-    /// Everything is allowed that needs no person.
+    /// Allows everything that needs no person.
     Full,
 }
 
-/// The permission rules that a session must carry: a preset, then rules of its own. The last match wins.
+/// The permission rules of a session: a preset, followed by the policy's own rules. The last matching rule wins.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Policy {
-    /// Where it begins.
+    /// The preset.
     pub preset: Preset,
-    /// What was added, in order.
+    /// The additional rules, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
 }
@@ -71,9 +71,9 @@ impl Policy {
         rules
     }
 
-    /// The rules for a turn in which somebody, or something, answers: what the preset refuses only because
-    /// nobody is there is asked instead, and questions go through. The policy's own rules and what a preset
-    /// refuses for its own sake stay as they are.
+    /// The rules for a turn in which a person or program answers requests. Whatever the preset denies only because
+    /// nobody is there becomes `ask`, and questions are allowed. The policy's own rules, and what the preset denies for
+    /// other reasons, stay as they are.
     pub fn asking_rules(&self) -> Vec<Rule> {
         let mut rules = self.preset.rules();
         for rule in &mut rules {
@@ -89,7 +89,7 @@ impl Policy {
 }
 
 impl Rule {
-    /// Replaces a leading `~` or `$HOME` of the pattern, as opencode does in its configuration (and only there).
+    /// Replaces a leading `~` or `$HOME` of the pattern, as opencode does in its configuration only.
     pub fn expand_home(&mut self, home: &Path) {
         let rest = match self.pattern.strip_prefix('~') {
             Some(rest) if rest.is_empty() || rest.starts_with('/') => Some(rest),

@@ -1,16 +1,16 @@
-//! What the presets expand to, and why.
+//! The rules of each preset, and the reasons for them.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::{Action, Preset, Rule};
 
-/// What may wait for a person with opencode's default agent (measured on 1.3.2 and 1.18.33): its rules ask for
-/// `doom_loop`, for directories outside the project and for reading `.env` files, and they allow the `question`
-/// and `plan_enter` tools, which are questions themselves.
+/// opencode's default agent may wait for a person (measured on 1.3.2 and 1.18.33): its rules ask for `doom_loop`, for
+/// directories outside the project and for reading `.env` files, and they allow the `question` and `plan_enter` tools,
+/// which are questions themselves.
 ///
-/// The denial of foreign directories would also take away what opencode's default rules let through, so the folder
-/// in which opencode keeps tool output that was too long is given back.
+/// Denying other directories would also deny the folder in which opencode keeps tool output that was too long, which
+/// opencode's default rules allow, so a rule allows that folder again.
 const HEADLESS: &[(&str, &str, Action)] = &[
     ("question", "*", Action::Deny),
     ("plan_enter", "*", Action::Deny),
@@ -24,12 +24,12 @@ const HEADLESS: &[(&str, &str, Action)] = &[
     ("read", "*.env.example", Action::Allow),
 ];
 
-/// Tools of MCP servers are named `<server>_<tool>`; whether one of them only reads cannot be known. Stands before
+/// Tools of MCP servers are named `<server>_<tool>`, and nothing shows whether a tool only reads. This rule precedes
 /// the headless rules, which then decide about opencode's own classes with an underscore.
 const READ_ONLY_BEFORE: &[(&str, &str, Action)] = &[("*_*", "*", Action::Deny)];
 
-/// `edit` is the class of every tool of opencode that writes files (`edit`, `write`, `apply_patch`, `multiedit`).
-/// `task` is denied because on 1.3.2 a subagent's session inherits nothing of these rules.
+/// `edit` is the class of every opencode tool that writes files (`edit`, `write`, `apply_patch`, `multiedit`). `task`
+/// is denied because on 1.3.2 a subagent's session inherits none of these rules.
 const READ_ONLY_AFTER: &[(&str, &str, Action)] = &[
     ("edit", "*", Action::Deny),
     ("bash", "*", Action::Deny),
@@ -47,7 +47,7 @@ impl Preset {
     /// Every preset, the default one first.
     pub const ALL: [Self; 3] = [Self::Headless, Self::ReadOnly, Self::Full];
 
-    /// The word of the command line and of records.
+    /// The name on the command line and in records.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Headless => "headless",
@@ -56,7 +56,7 @@ impl Preset {
         }
     }
 
-    /// What it stands for, in order.
+    /// The preset's rules, in order.
     pub fn rules(self) -> Vec<Rule> {
         let parts: &[&[(&str, &str, Action)]] = match self {
             Self::Headless => &[HEADLESS],
@@ -76,7 +76,7 @@ impl Preset {
     }
 }
 
-/// A word that names no preset.
+/// A name that is not a valid preset.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a permission preset: it is `headless`, `read-only` or `full`")]
 pub struct PresetError(pub String);
@@ -84,11 +84,11 @@ pub struct PresetError(pub String);
 impl FromStr for Preset {
     type Err = PresetError;
 
-    fn from_str(word: &str) -> Result<Self, PresetError> {
+    fn from_str(name: &str) -> Result<Self, PresetError> {
         Self::ALL
             .into_iter()
-            .find(|preset| preset.as_str() == word)
-            .ok_or_else(|| PresetError(word.to_owned()))
+            .find(|preset| preset.as_str() == name)
+            .ok_or_else(|| PresetError(name.to_owned()))
     }
 }
 

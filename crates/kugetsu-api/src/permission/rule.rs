@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use super::{Action, Rule};
 
-/// Longest pattern taken, in bytes.
+/// The longest accepted pattern, in bytes.
 const MAX_PATTERN: usize = 4096;
-/// Longest class taken, in bytes.
+/// The longest accepted class, in bytes.
 const MAX_CLASS: usize = 200;
 
 /// Why a text is not a valid rule.
@@ -18,15 +18,15 @@ pub enum RuleError {
         "`{0}` is not a valid permission rule: write `permission[:pattern]=action`, for example `bash:git push *=deny`"
     )]
     NoAction(String),
-    /// What follows the last `=` is not an action.
+    /// The text after the last `=` is not a valid action.
     #[error("`{action}` in the rule `{rule}` is not an action: it is `allow`, `deny` or `ask`")]
     Action {
         /// The whole text.
         rule: String,
-        /// What stands for the action.
+        /// The text in place of the action.
         action: String,
     },
-    /// What precedes the `:` cannot be a permission class.
+    /// The text before the `:` is not a valid permission class.
     #[error(
         "`{class}` in the rule `{rule}` is not a valid permission class: it is a tool's or class's name such as `bash`, `edit`, \
          `external_directory`, and `*` stands for any characters"
@@ -34,17 +34,17 @@ pub enum RuleError {
     Class {
         /// The whole text.
         rule: String,
-        /// What stands for the class.
+        /// The text in place of the class.
         class: String,
     },
     /// The pattern is empty, too long or holds a control character.
     #[error(
-        "the rule `{rule}` has {what}: leave `:` away for everything, or write one like `bash:git push *=deny`"
+        "the rule `{rule}` has {what}: leave out `:` for everything, or write one like `bash:git push *=deny`"
     )]
     Pattern {
         /// The whole text, shortened.
         rule: String,
-        /// What is wrong.
+        /// The problem.
         what: &'static str,
     },
 }
@@ -116,7 +116,7 @@ impl fmt::Display for Rule {
 }
 
 impl Action {
-    /// The word that opencode uses.
+    /// The name that opencode uses.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Allow => "allow",
@@ -126,7 +126,7 @@ impl Action {
     }
 }
 
-/// A word that is not an action.
+/// A word that is not a valid action.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an action: it is `allow`, `deny` or `ask`")]
 pub struct ActionError(pub String);

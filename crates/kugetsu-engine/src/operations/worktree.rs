@@ -14,7 +14,7 @@ use super::{Engine, EngineError};
 use crate::fsx;
 use crate::operations::points;
 use crate::store::{Lease, RecordKey};
-use crate::worktree::{self, Extras, Made, Risk, Saved, Wish, WorktreeError};
+use crate::worktree::{self, Extras, Made, PlanRequest, Risk, Saved, WorktreeError};
 use kugetsu_api::{Address, SessionRecord, Worktree};
 
 /// Where a worktree's work is kept, in the session's folder, with which it goes to the trash.
@@ -195,7 +195,7 @@ impl Engine {
         let key = RecordKey::from(address).worktree();
         worktree::plan(
             &self.git(),
-            &Wish {
+            &PlanRequest {
                 directory: &record.directory,
                 root: &self.worktree_root(),
                 key: &key,

@@ -1,23 +1,23 @@
-//! The object form of a list of rules, for `OPENCODE_PERMISSION`.
+//! Converts a list of rules to the object form for `OPENCODE_PERMISSION`.
 //!
-//! The list is `[rule, rule, ...]`; the object is `{class: {pattern: action}}`, which opencode reads back as a
-//! list in the order of its keys. Three things stand between the two, each of which has an answer here:
+//! The list is `[rule, rule, ...]`. The object is `{class: {pattern: action}}`, which opencode reads back as a list in
+//! the order of its keys. The two forms differ in three ways, each of which is handled here:
 //!
-//! - A key exists once, a class of a list may come twice with others in between. Classes without a wildcard
-//!   only ever decide about themselves, so each is written once, behind all wildcard classes, with those
-//!   wildcard rules repeated in it that overrule some of its own. A wildcard class that comes twice is
-//!   written with one `*` more, which means the same.
-//! - JavaScript puts keys that look like array indices (`7`) first. Such a pattern that must come later is widened
-//!   to `7 *`, which also covers `7 ...`, if it denies or asks, and left out if it allows.
+//! - A key occurs once, whereas a list may repeat a class with others in between. A class without a wildcard
+//! only decides about itself, so each one is written once, behind all wildcard classes. The wildcard rules
+//! that overrule some of its own rules are repeated in it. A wildcard class that occurs twice is written
+//! with one more `*`, which means the same.
+//! - JavaScript puts keys that look like array indices (`7`) first. If such a pattern must come later, it is
+//! widened to `7 *`, which also covers `7 ...`, if it denies or asks, and left out if it allows.
 //! - A wildcard class without `*` has no second spelling: only its last group may allow.
 //!
 //! The last two can only make the object stricter than the list.
 //!
-//! opencode merges the object into the user's configuration, key by key: a class that is named there keeps its place
-//! and its other patterns, so that rules of the user would come between these or after them. Therefore everything is
-//! written a second time under keys that nobody uses: a trailing ` *` may match nothing, so `bash *` is another
-//! spelling of `bash`. Those keys come last and decide; the plain ones are for an opencode that would not know that
-//! ending. (Measured on 1.3.2 and 1.18.33.)
+//! opencode merges the object into the user's configuration, key by key. A class that the configuration names keeps its
+//! place and its other patterns there, so the user's rules would land between or after these. Every class is therefore
+//! written a second time under a key that nobody uses: a trailing ` *` may match nothing, so `bash *` is another
+//! spelling of `bash`. Those keys come last and decide. The plain keys remain for an opencode that does not support
+//! that ending. (Measured on 1.3.2 and 1.18.33.)
 
 use std::collections::BTreeSet;
 
@@ -98,7 +98,7 @@ fn is_wild(class: &str) -> bool {
     class.contains(['*', '?'])
 }
 
-/// The class with as many more `*` as it takes to be a new key.
+/// The class with as many extra `*` as it needs to become a new key.
 fn respelled(class: &str, keys: &mut BTreeSet<String>) -> String {
     let mut key = class.to_owned();
     while !keys.insert(key.clone()) {
@@ -107,28 +107,28 @@ fn respelled(class: &str, keys: &mut BTreeSet<String>) -> String {
     key
 }
 
-/// Leaves out every rule that a later one with the same class and pattern overrules.
+/// Leaves out every rule that a later rule with the same class and pattern overrules.
 fn without_overruled(rules: &[Rule]) -> Vec<&Rule> {
     let mut seen = BTreeSet::new();
-    let mut kept: Vec<&Rule> = rules
+    let mut unique: Vec<&Rule> = rules
         .iter()
         .rev()
         .filter(|rule| seen.insert((&rule.permission, &rule.pattern)))
         .collect();
-    kept.reverse();
-    kept
+    unique.reverse();
+    unique
 }
 
-/// The group without repeated patterns and with those index-like ones in front that JavaScript puts there.
+/// The group without repeated patterns, and with the index-like patterns first, as JavaScript orders them.
 fn in_key_order(group: Group) -> Group {
-    let mut kept: Group = Vec::new();
+    let mut unique: Group = Vec::new();
     for (pattern, action) in group {
-        kept.retain(|(earlier, _)| *earlier != pattern);
-        kept.push((pattern, action));
+        unique.retain(|(earlier, _)| *earlier != pattern);
+        unique.push((pattern, action));
     }
     let mut front: Vec<(u32, Action)> = Vec::new();
     let mut rest: Group = Vec::new();
-    for (pattern, action) in kept {
+    for (pattern, action) in unique {
         let Some(index) = array_index(&pattern) else {
             rest.push((pattern, action));
             continue;
@@ -156,7 +156,7 @@ fn in_key_order(group: Group) -> Group {
     ordered
 }
 
-/// The number of a key that JavaScript takes for an array index.
+/// The number of a key that JavaScript treats as an array index.
 fn array_index(key: &str) -> Option<u32> {
     let index: u32 = key.parse().ok()?;
     (index < u32::MAX && index.to_string() == key).then_some(index)
@@ -175,8 +175,8 @@ impl<V: Serialize> Serialize for Ordered<'_, V> {
     }
 }
 
-/// The value of a class. A lone `*` is written as the bare action: the merge with the user's configuration then
-/// replaces what stands there instead of adding to it.
+/// The value of a class. A lone `*` is written as the bare action, so that the merge replaces the user's configuration
+/// of the class instead of adding to it.
 struct Patterns(Group);
 
 impl Serialize for Patterns {

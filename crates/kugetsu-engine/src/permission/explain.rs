@@ -1,10 +1,10 @@
-//! What a session may do, class by class, and where each answer comes from.
+//! Explains what a session may do, class by class, and where each decision comes from.
 
 use super::{Action, Policy, Rule, wildcard};
 pub use kugetsu_api::permission::{Explained, Source};
 
-/// The classes that opencode itself asks about (measured on 1.3.2 and 1.18.33; `todoread`, `codesearch` and `list`
-/// are asked for by 1.3.2 only, `workflow_tool_approval` by 1.18.33 only).
+/// The classes that opencode itself asks for (measured on 1.3.2 and 1.18.33; only 1.3.2 asks for `todoread`,
+/// `codesearch` and `list`, only 1.18.33 for `workflow_tool_approval`).
 pub const CLASSES: [&str; 20] = [
     "bash",
     "edit",
@@ -28,11 +28,11 @@ pub const CLASSES: [&str; 20] = [
     "workflow_tool_approval",
 ];
 
-/// The class that stands for every tool that no class names: those of MCP servers and plugins.
+/// The class for every tool that no class names: those of MCP servers and plugins.
 pub const OTHER_TOOLS: &str = "*";
 
-/// The rules of opencode's default agent (`build`) without any configuration, measured on 1.3.2 and 1.18.33
-/// (without the paths of opencode's own folders, which it allows).
+/// The rules of opencode's default agent (`build`) without any configuration, measured on 1.3.2 and 1.18.33. The paths
+/// of opencode's own folders, which it allows, are left out.
 const DEFAULT_AGENT: &[(&str, &str, Action)] = &[
     ("*", "*", Action::Allow),
     ("doom_loop", "*", Action::Ask),
@@ -48,12 +48,11 @@ const DEFAULT_AGENT: &[(&str, &str, Action)] = &[
     ("plan_enter", "*", Action::Allow),
 ];
 
-/// What a session with this policy may do: for each class the action for everything, then the patterns that
-/// differ, in the order in which opencode looks at them (the last match wins). Rules that later ones make
-/// ineffective are left out.
+/// Explains what a session with this policy may do. Each class gets the action for everything, then the patterns that
+/// differ, in the order in which opencode evaluates them (the last match wins). Rules without effect are left out.
 ///
-/// `agent_rules` are the effective rules of the agent (what `opencode debug agent` prints); without them
-/// those of opencode's default agent are taken.
+/// `agent_rules` are the effective rules of the agent, as `opencode debug agent` prints them. If absent, the rules of
+/// opencode's default agent apply.
 pub fn explain(policy: &Policy, agent_rules: Option<&[Rule]>) -> Vec<Explained> {
     let rules = sourced_rules(policy, agent_rules);
     let mut classes: Vec<&str> = CLASSES.to_vec();
@@ -70,7 +69,7 @@ pub fn explain(policy: &Policy, agent_rules: Option<&[Rule]>) -> Vec<Explained> 
         .collect()
 }
 
-/// All rules in the order in which opencode looks at them, each with its source.
+/// All rules in opencode's order of evaluation, each with its source.
 fn sourced_rules(policy: &Policy, agent_rules: Option<&[Rule]>) -> Vec<(Rule, Source)> {
     let defaults = DEFAULT_AGENT.iter().map(|&(permission, pattern, action)| Rule {
         permission: permission.to_owned(),
@@ -82,7 +81,7 @@ fn sourced_rules(policy: &Policy, agent_rules: Option<&[Rule]>) -> Vec<(Rule, So
         Some(agent) => {
             let mut defaults: Vec<Rule> = defaults.collect();
             let of_opencode = |rule: &Rule| {
-                // Each default is one rule of the agent; a second equal one comes from the configuration.
+                // The agent has each default rule once; a second equal rule comes from the configuration.
                 let at = defaults.iter().position(|default| default == rule)?;
                 defaults.remove(at);
                 Some(Source::Default)
@@ -141,7 +140,7 @@ fn explain_class(class: &str, rules: &[(Rule, Source)]) -> Vec<Explained> {
             source: Source::Default,
             could_ask: true,
         };
-        // A wildcard class that only some rules name says nothing of its own about everything else.
+        // A wildcard class that only some rules name decides nothing of its own about all other inputs.
         lines.insert(0, unanswered);
     }
     let base = lines[0].action;

@@ -49,7 +49,7 @@ fn rules_are_read_and_printed_in_short_form() {
     );
     assert_eq!(push.to_string(), "bash:git push *=deny");
 
-    // The class ends at the first colon, the action begins at the last equals sign.
+    // The class ends at the first colon, and the action starts after the last equals sign.
     let colons = rule("bash:A=b curl http://x:80 *=ask");
     assert_eq!(
         (colons.pattern.as_str(), colons.action),
@@ -59,7 +59,7 @@ fn rules_are_read_and_printed_in_short_form() {
 }
 
 #[test]
-fn nonsense_is_refused_and_says_what_to_write() {
+fn an_invalid_rule_is_refused_with_the_right_form() {
     for (text, expected) in [
         ("", "write `permission[:pattern]=action`"),
         ("edit", "write `permission[:pattern]=action`"),
@@ -151,7 +151,7 @@ fn opencodes_wildcards() {
     assert!(!matches(&"a".repeat(5000), &format!("{}b", "a*".repeat(500))));
 }
 
-/// The definition, tried in every way.
+/// The definition of the match, by exhaustive search.
 fn naive(input: &[u16], pattern: &[u16]) -> bool {
     match pattern.split_first() {
         None => input.is_empty(),
@@ -234,8 +234,8 @@ fn any_policy() -> impl Strategy<Value = Policy> {
 
 // ---- the object form
 
-/// A JSON object as JavaScript sees it: keys in order, those that look like array indices first, a repeated key in its
-/// first place with its last value.
+/// A JSON object as JavaScript reads it: keys in order, index-like keys first, a repeated key in its first place with
+/// its last value.
 struct Object<V>(Vec<(String, V)>);
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for Object<V> {
@@ -270,7 +270,7 @@ enum Patterns {
     Each(Object<Action>),
 }
 
-/// What opencode makes of the object (`Permission.fromConfig`).
+/// The list that opencode builds from the object (`Permission.fromConfig`).
 fn from_config(json: &str) -> Vec<Rule> {
     let object: Object<Patterns> = serde_json::from_str(json).unwrap();
     let mut rules = Vec::new();
@@ -310,7 +310,7 @@ fn the_object_form_is_what_opencode_json_takes() {
 
 #[test]
 fn the_object_overrules_the_users_configuration() {
-    // As opencode merges: keys of the user keep their place, maps are merged, everything else is replaced.
+    // opencode's merge: the user's keys keep their place, maps are merged, everything else is replaced.
     let user = r#"{"bash":{"*":"ask","rm *":"allow"},"question":"allow","*":"ask"}"#;
     let mut merged: serde_json::Map<String, serde_json::Value> = serde_json::Map::new();
     let mut order: Vec<String> = Vec::new();
@@ -385,7 +385,7 @@ fn a_pattern_that_javascript_would_put_first_never_loosens() {
 fn nothing_waits_for_a_person_under_any_preset() {
     for version in ["1.3.2", "1.18.33"] {
         let agent = agent_rules(version);
-        // The agent alone would ask, or offers a tool that is a question.
+        // Without a policy, the agent would ask, or offers a tool that is a question.
         assert_eq!(action(&agent, "doom_loop", "x"), Action::Ask);
         assert_eq!(action(&agent, "external_directory", "/etc/*"), Action::Ask);
         assert_eq!(action(&agent, "read", "a/.env"), Action::Ask);
@@ -450,7 +450,7 @@ fn read_only_changes_nothing() {
         "doom_loop",
     ] {
         assert_eq!(action(&all, class, "anything"), Action::Deny, "{class}");
-        // Also not offered to the model: the last rule of the class denies everything.
+        // The tool is not offered to the model either: the last rule of the class denies everything.
         let last = all.iter().rfind(|rule| matches(class, &rule.permission)).unwrap();
         assert_eq!(
             (last.pattern.as_str(), last.action),
@@ -530,7 +530,7 @@ fn the_explanation_names_every_class_and_where_its_answer_comes_from() {
 }
 
 #[test]
-fn the_users_configuration_is_told_from_opencodes_defaults() {
+fn the_users_configuration_is_distinguished_from_opencodes_defaults() {
     let mut agent = agent_rules("1.18.33");
     agent.push(rule("bash=ask"));
     let explained = explain(&Policy::default(), Some(&agent));
@@ -616,12 +616,12 @@ proptest! {
     ) {
         let agent = agent_rules("1.3.2");
         let explained = explain(&policy, with_agent.then_some(&agent[..]));
-        let told = lines(&explained, class).into_iter().rfind(|line| matches(input, &line.pattern)).cloned();
+        let explained = lines(&explained, class).into_iter().rfind(|line| matches(input, &line.pattern)).cloned();
         let all = [agent, policy.rules()].concat();
-        // A class that no rule names is told under `*` or under a wildcard of the policy.
-        if let Some(told) = told {
-            prop_assert_eq!(told.action, action(&all, class, input));
-            prop_assert_eq!(told.could_ask, told.action == Action::Ask);
+        // A class that no rule names appears under `*` or under a wildcard of the policy.
+        if let Some(explained) = explained {
+            prop_assert_eq!(explained.action, action(&all, class, input));
+            prop_assert_eq!(explained.could_ask, explained.action == Action::Ask);
         } else {
             prop_assert!(!CLASSES.contains(&class));
         }

@@ -1,13 +1,13 @@
-//! opencode's wildcard match, the same on 1.3.2 and 1.18.33: the pattern becomes the regular expression
-//! `^...$` with `*` as `.*`, `?` as `.`, where `.` is one UTF-16 unit of any kind; a pattern that ends with
-//! ` *` ends with `( .*)?` instead; on both sides `\` is read as `/`.
+//! opencode's wildcard match, identical on 1.3.2 and 1.18.33. The pattern becomes the regular expression `^...$` with
+//! `*` as `.*` and `?` as `.`, where `.` is any one UTF-16 unit. A pattern that ends with ` *` ends with `( .*)?`
+//! instead. On both sides, `\` is read as `/`.
 
-/// Does the pattern match the whole input?
+/// Whether the pattern matches the whole input.
 pub(super) fn matches(input: &str, pattern: &str) -> bool {
     with_optional_tail(input, pattern, |input, pattern| glob(input, pattern, |_| true))
 }
 
-/// Does `outer` match everything that `inner` matches? Answers `false` where it cannot tell.
+/// Whether `outer` matches everything that `inner` matches. Returns `false` if that is uncertain.
 pub(super) fn covers(outer: &str, inner: &str) -> bool {
     let star = u16::from(b'*');
     let one = |outer: &str, inner: &str| {
@@ -18,7 +18,7 @@ pub(super) fn covers(outer: &str, inner: &str) -> bool {
     one(outer, inner) && inner.strip_suffix(" *").is_none_or(|stem| one(outer, stem))
 }
 
-/// Tries the pattern as it is and, where it ends with ` *`, without that ending.
+/// Tries the pattern as it is and, if it ends with ` *`, without that ending.
 fn with_optional_tail(input: &str, pattern: &str, test: impl Fn(&[u16], &[u16]) -> bool) -> bool {
     let input = units(input);
     let pattern = units(pattern);
@@ -41,8 +41,8 @@ fn units(text: &str) -> Vec<u16> {
         .collect()
 }
 
-/// Greedy matching with a return to the last star: linear in practice, never exponential. `single` says which
-/// units `?` may stand for.
+/// Greedy matching that backtracks to the last star: linear in practice, never exponential. `single` decides which
+/// units `?` may match.
 fn glob(input: &[u16], pattern: &[u16], single: impl Fn(u16) -> bool) -> bool {
     let (star, question) = (u16::from(b'*'), u16::from(b'?'));
     let (mut i, mut p) = (0, 0);
@@ -79,10 +79,10 @@ mod tests {
         assert!(covers("git *", "git *"));
         assert!(covers("git*", "git *"));
         assert!(covers("*.env.*", "*.env.local"));
-        // `?` is one unit, `*` may be none or many.
+        // `?` is one unit; `*` is any number of units, including none.
         assert!(!covers("a?", "a*"));
         assert!(!covers("git ?*", "git *"));
-        // `a *` also matches `a`, which `a **` does not.
+        // `a *` also matches `a`; `a **` does not.
         assert!(matches("a", "a *") && !matches("a", "a **"));
         assert!(!covers("a **", "a *"));
         assert!(!covers("*.env.example", "*.env.*"));

@@ -1,12 +1,13 @@
-//! A cgroup around what a guard runs, where one can be made.
+//! Runs each guarded program in a cgroup of its own, where the system allows one.
 //!
-//! Membership is inherited and nothing that a program does to its environment, session or parents changes it. So it
-//! finds what the sweep by the mark cannot: a process that cleared its environment and lost its parent while the guard
-//! was dead. And the kernel kills a whole cgroup at once, so nothing forks its way out of it.
+//! Child processes inherit their cgroup, and a program cannot leave it by changing its environment, session or parents.
+//! The cgroup therefore finds processes that the sweep by environment mark cannot: those that cleared their environment
+//! and lost their parent while the guard was dead. The kernel kills a whole cgroup at once, so no process can escape by
+//! forking.
 //!
-//! One can be made where our own cgroup (version 2) is ours to divide: as root, in a container that owns its cgroups, in
-//! a service of `systemd --user` or one with `Delegate=yes`. An ordinary login has none, and goes without.
-//! The format of the files: `cgroups(7)`, <https://docs.kernel.org/admin-guide/cgroup-v2.html>.
+//! kugetsu can create a cgroup where it owns its own cgroup (version 2): as root, in a container that owns its cgroups,
+//! in a service of `systemd --user`, or in a service with `Delegate=yes`. An ordinary login shell cannot, and its turns
+//! run without one. File formats: `cgroups(7)`, <https://docs.kernel.org/admin-guide/cgroup-v2.html>.
 
 use std::fs::File;
 use std::io::Write;
@@ -15,26 +16,27 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-/// Every name begins with it; the turn and the guard's process id follow.
+/// Prefix of every cgroup name; the turn and the guard's process id follow.
 const PREFIX: &str = "kugetsu-";
-/// How long a cgroup whose processes are dead may take to be empty.
+/// How long to wait for a cgroup to become empty after its processes were killed.
 const EMPTYING: Duration = Duration::from_secs(2);
-/// No hierarchy that we search is deeper.
+/// How deep [`sweep`] searches the hierarchy.
 const DEPTH: usize = 16;
 
-/// A cgroup of our own.
+/// A cgroup that kugetsu created.
 #[derive(Debug)]
 pub(super) struct Cgroup {
     path: PathBuf,
 }
 
 impl Cgroup {
-    /// Makes one below our own for what a guard of this turn runs; nothing where that is not possible.
-    pub(super) fn make(turn: Uuid) -> Option<Self> {
+    /// Creates a cgroup below our own for the program that a guard of this turn runs. Returns `None` where that is
+    /// impossible.
+    pub(super) fn create(turn: Uuid) -> Option<Self> {
         let path = own()?.join(format!("{PREFIX}{turn}-{}", std::process::id()));
         rustix::fs::mkdir(&path, 0o755.into()).ok()?;
         let this = Self { path };
-        // Kernels before 5.14 cannot kill one.
+        // Kernels before 5.14 have no `cgroup.kill`.
         if this.path.join("cgroup.kill").exists() {
             return Some(this);
         }
@@ -42,36 +44,36 @@ impl Cgroup {
         None
     }
 
-    /// Starts a program inside. A child is born where its parent is, so this process goes in, and comes out again.
-    /// Gives also whether it did come out: only then may the cgroup be killed.
+    /// Starts a program inside the cgroup. A child starts in its parent's cgroup, so this process enters the cgroup and
+    /// leaves it again. The returned flag says whether it left: only then may the cgroup be killed.
     pub(super) fn start<T>(&self, spawn: impl FnOnce() -> T) -> (T, bool) {
         let Some(outside) = self.path.parent() else {
             return (spawn(), false);
         };
         let inside = write(&self.path.join("cgroup.procs"), "0");
-        let done = spawn();
-        (done, !inside || write(&outside.join("cgroup.procs"), "0"))
+        let spawned = spawn();
+        (spawned, !inside || write(&outside.join("cgroup.procs"), "0"))
     }
 
-    /// Kills everything inside, at once.
+    /// Kills every process in the cgroup at once.
     pub(super) fn kill(&self) {
         write(&self.path.join("cgroup.kill"), "1");
     }
 
-    /// Removes it, and those that the program made inside. One that is not empty stays.
+    /// Removes the cgroup and any that the program created inside it. A cgroup that does not become empty stays.
     pub(super) fn remove(&self) {
         remove(&self.path, Instant::now() + EMPTYING);
     }
 }
 
-/// Kills what is left in the cgroups of a turn, wherever they are, and removes them; not the one that we are in.
+/// Kills everything left in a turn's cgroups, wherever they are, and removes them. Spares the cgroup of this process.
 pub(super) fn sweep(turn: Uuid) {
     let Some((root, _)) = mount() else { return };
     let name = format!("{PREFIX}{turn}-");
     let mut found = Vec::new();
     find(&root, &name, DEPTH, &mut found);
     let own = own();
-    // A tool of the turn that outlived both supervisor and guard may itself be the one that sweeps.
+    // The sweeping process may itself be a tool of the turn that outlived both supervisor and guard.
     found.retain(|path| !own.as_ref().is_some_and(|own| own.starts_with(path)));
     for path in found {
         let cgroup = Cgroup { path };
@@ -82,8 +84,8 @@ pub(super) fn sweep(turn: Uuid) {
 
 fn find(folder: &Path, name: &str, depth: usize, found: &mut Vec<PathBuf>) {
     for below in folders(folder) {
-        let is_one = below.file_name().and_then(|last| last.to_str());
-        if is_one.is_some_and(|last| last.starts_with(name)) {
+        let last_name = below.file_name().and_then(|last| last.to_str());
+        if last_name.is_some_and(|last| last.starts_with(name)) {
             found.push(below);
         } else if depth > 0 {
             find(&below, name, depth - 1, found);
@@ -117,7 +119,7 @@ fn write(file: &Path, text: &str) -> bool {
         .is_ok_and(|file| File::from(file).write_all(text.as_bytes()).is_ok())
 }
 
-/// The folder of our own cgroup.
+/// The folder of this process's cgroup.
 fn own() -> Option<PathBuf> {
     let (mounted, root) = mount()?;
     let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -126,7 +128,7 @@ fn own() -> Option<PathBuf> {
     Some(mounted.join(below))
 }
 
-/// Where version 2 is mounted, and which part of the hierarchy that is (`proc_pid_mountinfo(5)`).
+/// Where cgroup version 2 is mounted, and the part of the hierarchy that is mounted there (`proc_pid_mountinfo(5)`).
 fn mount() -> Option<(PathBuf, PathBuf)> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     text.lines().find_map(|line| {

@@ -1,18 +1,19 @@
-//! The guard: the process between kugetsu and opencode that does not leave before the tree below it is gone.
+//! The guard: the process between kugetsu and opencode that exits only when the process tree below it is gone.
 //!
-//! It is a child subreaper, so whatever loses its parent below it becomes its own child, and it waits for any child.
-//! When the kernel says that it has none (`ECHILD`), nothing is left: no walk over `/proc` has to be believed
-//! for that. `/proc` is only asked whom to signal.
+//! The guard is a child subreaper: any process below it that loses its parent becomes the guard's own child, and the
+//! guard waits for all its children. When the kernel reports that there is no child left (`ECHILD`), nothing is left of
+//! the tree, so that conclusion does not depend on a walk over `/proc`. The guard reads `/proc` only to decide which
+//! processes to signal.
 //!
-//! It begins a session of its own. So the terminal's Ctrl-C and hang-up do not reach it or opencode (kugetsu decides
-//! what they mean), opencode and its tools have no terminal to wait on (git's password prompt fails instead of
-//! hanging), and the death of kugetsu while opencode is stopped does not make the kernel send SIGHUP to the guard.
-//! opencode in turn gets a process group of its own, so that `kill 0` in it does not hit the guard.
+//! The guard starts a session of its own, for three reasons. The terminal's Ctrl-C and hang-up do not reach the guard
+//! or opencode, because kugetsu decides what they mean. opencode and its tools have no terminal to wait on, so git's
+//! password prompt fails instead of hanging. If kugetsu dies while opencode is stopped, the kernel does not send SIGHUP
+//! to the guard. opencode in turn gets its own process group, so that `kill 0` in opencode does not hit the guard.
 //!
-//! The guard handles no signal: a SIGTERM or SIGINT sent to it ends it, and then its supervisor sweeps, exactly as
-//! for SIGKILL, which nobody can handle. One path serves all. (SIGPIPE is ignored, as in every Rust program.)
+//! The guard handles no signals. SIGTERM or SIGINT ends the guard, and its supervisor then sweeps exactly as after
+//! SIGKILL, which no process can handle. (Like every Rust program, the guard ignores SIGPIPE.)
 //!
-//! It has no async runtime and parses no command line: it runs within a few milliseconds.
+//! The guard has no async runtime and parses no command line, so it starts within a few milliseconds.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -29,21 +30,23 @@ use super::launch::GUARD_NAME;
 use super::wire::{GUARD_FAILED, Header, KILL, LEFT_BEHIND, Report, TERMINATE};
 use super::{TURN_ENV, tree};
 
-/// How long the tree may take to end when the supervisor is gone.
+/// How long the tree may take to end after the supervisor is gone.
 const ORPHAN_GRACE: Duration = Duration::from_secs(1);
-/// How long what the program leaves behind may take to end before it is killed.
-const SETTLE: Duration = Duration::from_millis(500);
-/// How long killing is tried before what is left is reported.
+/// How long processes that the program left behind may take to end before they are killed.
+const SETTLE_GRACE: Duration = Duration::from_millis(500);
+/// How long the guard keeps killing before it reports what is left.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
-/// The pause between two passes of killing, at most.
+/// The longest pause between two passes of killing.
 const KILL_PAUSE: Duration = Duration::from_millis(20);
 /// The longest header. `OPENCODE_CONFIG_CONTENT` and the like are kilobytes.
 const HEADER_LIMIT: u64 = 64 << 20;
 
-/// The whole of the hidden `guard` command: reads what to do from stdin, runs it, and returns the exit code when
-/// nothing of the tree is left. The exit code is the program's, or 128 and the number of the signal that ended it
-/// (a program may also exit with such a number: the report on the socket tells the two apart), or 125 when the
-/// program could not be started, or 124 when processes are left that could not be killed; these are named on stderr.
+/// Runs the hidden `guard` command: reads a header from stdin, runs the program and returns an exit code once nothing
+/// of the tree is left.
+///
+/// The exit code is the program's own, or 128 plus the number of the signal that ended it. (A program may also exit
+/// with such a number; the report on the socket distinguishes the two.) It is 125 if the program could not be started,
+/// and 124 if some processes could not be killed; stderr then lists them.
 pub fn guard_main() -> u8 {
     let mut reports = Reports(std::io::stdin().as_fd().try_clone_to_owned().ok().map(File::from));
     match start() {
@@ -86,18 +89,18 @@ enum Event {
     Kill,
     Closed,
     Reaped(i32, WaitStatus),
-    /// There is no child left, so there is no descendant left.
+    /// The guard has no child left, so the program has no descendant left.
     Empty,
 }
 
-/// What happens next by itself.
+/// The current stage of the tree's life, with the deadlines that belong to it.
 enum Phase {
     Running,
-    /// The program was asked to end.
+    /// The program has received a request to end.
     Terminating {
         until: Instant,
     },
-    /// The program has ended; what it left behind was asked to end.
+    /// The program has ended, and the processes that it left behind have received a request to end.
     Settling {
         until: Instant,
     },
@@ -110,7 +113,7 @@ enum Phase {
 
 struct Watch {
     child: u32,
-    /// Where one could be made, and we are not in it ourselves.
+    /// Present if a cgroup could be created and this process is not in it.
     cgroup: Option<Cgroup>,
     grace: Duration,
     status: Option<WaitStatus>,
@@ -120,7 +123,7 @@ struct Watch {
 
 fn start() -> std::io::Result<Watch> {
     rename();
-    // Refused only to the leader of a process group, which we are when a person starts the guard from a shell.
+    // `setsid` fails only for the leader of a process group, which the guard is when a person starts it from a shell.
     let _ = rustix::process::setsid();
     #[cfg(target_os = "linux")]
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
@@ -149,26 +152,27 @@ fn start() -> std::io::Result<Watch> {
     }
     command.env(TURN_ENV, header.turn.to_string());
 
-    // The threads are there before the program is: from its first moment on somebody listens and waits, and
-    // nothing can fail once it runs.
+    // The threads start before the program does, so that it is observed from its first moment and nothing can fail once
+    // it runs.
     let (sender, events) = channel();
     let listener = sender.clone();
     thread("listen", move || listen(control, &listener))?;
-    // A program that does not read must not keep us from listening. This thread ends with the pipe or with us.
+    // A program that does not read its stdin must not block the guard. This thread ends with the pipe or with the
+    // guard.
     let (give_stdin, stdin) = channel::<ChildStdin>();
     thread("feed", move || {
         if let Ok(mut stdin) = stdin.recv() {
             let _ = stdin.write_all(&input);
         }
     })?;
-    // It must not wait for any child while `spawn` waits for one that could not execute the program.
+    // The reaper must not wait for any child while `spawn` waits for a child that failed to execute the program.
     let (give_start, started) = channel::<()>();
     thread("reap", move || {
         if started.recv().is_ok() {
             reap(&sender);
         }
     })?;
-    let (mut child, cgroup) = match Cgroup::make(header.turn) {
+    let (mut child, cgroup) = match Cgroup::create(header.turn) {
         None => (command.spawn()?, None),
         Some(cgroup) => {
             let (spawned, outside) = cgroup.start(|| command.spawn());
@@ -233,7 +237,7 @@ fn reap(events: &Sender<Event>) {
 }
 
 impl Watch {
-    /// Runs until nothing is left, or until killing was of no use; gives the program's status and what is left.
+    /// Runs until nothing is left or killing has failed. Returns the program's status and the remaining processes.
     fn run(mut self) -> (Option<WaitStatus>, Vec<u32>) {
         loop {
             match self.next() {
@@ -249,7 +253,7 @@ impl Watch {
                 Some(Event::Kill) => self.kill(),
                 None => {}
             }
-            // Looked at after every event, so that a flood of them does not put it off.
+            // Checked after every event, so that a flood of events cannot delay it.
             if let Some(left) = self.clock(Instant::now()) {
                 return (self.status, left);
             }
@@ -262,14 +266,15 @@ impl Watch {
             Phase::Terminating { until } | Phase::Settling { until } => until,
             Phase::Killing { next, .. } => next,
         };
-        // The reaper says `Empty` before it goes, and the watch ends on it: nothing but the time can end this.
+        // The reaper sends `Empty` before it exits and the watch ends on that, so no event is lost here: only the
+        // timeout ends this wait.
         self.events
             .recv_timeout(wake.saturating_duration_since(Instant::now()))
             .ok()
     }
 
     fn reaped(&mut self, pid: i32, status: WaitStatus) {
-        // Once it has been waited for, its number may come back as a descendant's.
+        // After the program has been reaped, a descendant may reuse its process id.
         if u32::try_from(pid) != Ok(self.child) || self.status.is_some() {
             return;
         }
@@ -282,25 +287,25 @@ impl Watch {
             #[cfg(not(target_os = "linux"))]
             self.signal_group(Signal::KILL);
             self.phase = Phase::Settling {
-                until: Instant::now() + SETTLE,
+                until: Instant::now() + SETTLE_GRACE,
             };
         }
     }
 
     fn terminate(&mut self, grace: Duration) {
-        let asked = Instant::now().checked_add(grace);
+        let deadline = Instant::now().checked_add(grace);
         match &mut self.phase {
             Phase::Running => {
                 if let Some(target) = tree::target(self.child) {
                     tree::signal(&target, Signal::TERM);
-                    // A stopped process takes SIGTERM only when it goes on.
+                    // A stopped process handles SIGTERM only after it continues.
                     tree::signal(&target, Signal::CONT);
                 }
-                // A grace period beyond the clock's range becomes a day.
-                let until = asked.unwrap_or_else(|| Instant::now() + Duration::from_hours(24));
+                // A grace period beyond the clock's range becomes one day.
+                let until = deadline.unwrap_or_else(|| Instant::now() + Duration::from_hours(24));
                 self.phase = Phase::Terminating { until };
             }
-            Phase::Terminating { until } => *until = asked.map_or(*until, |asked| asked.min(*until)),
+            Phase::Terminating { until } => *until = deadline.map_or(*until, |deadline| deadline.min(*until)),
             Phase::Settling { .. } | Phase::Killing { .. } => {}
         }
     }
@@ -316,7 +321,7 @@ impl Watch {
         }
     }
 
-    /// Does what is due; gives what is left when there is no more to do.
+    /// Does whatever is due. Returns the remaining processes when the guard gives up.
     fn clock(&mut self, now: Instant) -> Option<Vec<u32>> {
         match self.phase {
             Phase::Terminating { until } | Phase::Settling { until } if until <= now => self.kill(),
@@ -351,8 +356,8 @@ impl Watch {
         None
     }
 
-    /// Signals the process group that the program began with. Its number is not reused while the program has not
-    /// been waited for.
+    /// Signals the process group that the program started in. The group's number is not reused before the program has
+    /// been reaped.
     fn signal_group(&self, signal: Signal) {
         if let Some(group) = i32::try_from(self.child)
             .ok()
@@ -363,7 +368,7 @@ impl Watch {
     }
 }
 
-/// Where reports go; nowhere if stdin is not a socket or nobody listens any more.
+/// The destination of reports. They are dropped if stdin is not a socket or nobody reads it any more.
 struct Reports(Option<File>);
 
 impl Reports {
@@ -376,12 +381,12 @@ impl Reports {
     }
 }
 
-/// The guard's supervisor may be gone, so stderr is the last place to say this.
+/// Writes to stderr, because the supervisor may be gone.
 fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Takes the name that process lists show and `killall` goes by.
+/// Sets the process name that process lists show and `killall` matches.
 fn rename() {
     #[cfg(target_os = "linux")]
     {

@@ -1,4 +1,4 @@
-//! A guarded program as tokio sees it.
+//! The asynchronous (tokio) interface to a guarded program.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -9,12 +9,12 @@ use super::launch::{GuardSpec, ended};
 use super::wire::{Inbox, KILL, Report, TERMINATE};
 use super::{Exit, ProcessError, sweep};
 
-/// A program that runs under a guard. Dropping it closes the guard's control socket: the tree is asked to end and is
-/// killed a second later. To see the end of it, call [`Guarded::wait`].
+/// A program that runs under a guard. Dropping this value closes the guard's control socket: the tree receives a
+/// request to end and is killed a second later. Call [`Guarded::wait`] to wait for the end of the tree.
 pub struct Guarded {
-    /// The program's stdout, when it is piped. It ends when the whole tree is gone, not before.
+    /// The program's stdout, if it is piped. It reaches its end only when the whole tree is gone.
     pub stdout: Option<ChildStdout>,
-    /// The program's stderr, when it is piped.
+    /// The program's stderr, if it is piped.
     pub stderr: Option<ChildStderr>,
     control: UnixStream,
     inbox: Inbox,
@@ -28,8 +28,8 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Starts the guard and, through it, the program; returns once the program runs. Dropping the future takes back
-    /// whatever was begun.
+    /// Starts the guard and, through it, the program. Returns once the program runs. Dropping the future undoes a
+    /// partial start.
     pub async fn spawn(mut spec: GuardSpec) -> Result<Self, ProcessError> {
         let header = spec.header()?;
         let (command, control) = spec.command()?;
@@ -56,7 +56,7 @@ impl Guarded {
             turn: spec.containment.mark,
             exit: None,
         };
-        // A guard that dies meanwhile shows in the missing report.
+        // If the guard dies while we write, its report will be missing.
         if this.control.write_all(&header).await.is_ok() {
             let _ = this.control.write_all(&spec.stdin).await;
         }
@@ -71,7 +71,7 @@ impl Guarded {
         Ok(this)
     }
 
-    /// Waits until the program and everything below it is gone. May be cancelled and called again.
+    /// Waits until the program and everything below it is gone. Cancelling and calling again is safe.
     pub async fn wait(&mut self) -> Exit {
         if let Some(exit) = self.exit {
             return exit;
@@ -93,12 +93,12 @@ impl Guarded {
         exit
     }
 
-    /// Asks the program to end (SIGTERM); the tree is killed after the grace period. Does not wait.
+    /// Requests the program to end (SIGTERM); the tree is killed after the grace period. Does not wait.
     pub async fn terminate(&mut self) {
         self.ask(TERMINATE).await;
     }
 
-    /// Has the whole tree killed now. Does not wait.
+    /// Requests an immediate kill of the whole tree. Does not wait.
     pub async fn kill(&mut self) {
         self.ask(KILL).await;
     }
@@ -119,14 +119,14 @@ impl Guarded {
     }
 
     async fn ask(&mut self, request: u8) {
-        // A guard that is gone has nothing left to end.
+        // If the guard is gone, there is nothing left to end.
         let _ = self.control.write_all(&[request]).await;
         if self.exit.is_none() {
             wake(self.guard.id());
         }
     }
 
-    /// The guard's next report; `None` when it is gone. Nothing is lost when this is cancelled.
+    /// Returns the guard's next report, or `None` once the guard is gone. Cancelling this loses no report.
     async fn report(&mut self) -> Option<Report> {
         let mut chunk = [0; 4096];
         while !self.closed {
@@ -147,7 +147,7 @@ impl Guarded {
     }
 }
 
-/// Lets a guard go on that somebody has stopped.
+/// Continues a guard that someone has stopped.
 pub(super) fn wake(guard: Option<u32>) {
     let pid = guard
         .and_then(|pid| i32::try_from(pid).ok())

@@ -1,4 +1,4 @@
-//! Who a process is: its number alone is reused by the system, so host, boot and start time go with it.
+//! The identity of a process. The system reuses process ids, so the identity also holds host, boot and start time.
 
 use super::ProcessError;
 use kugetsu_api::ProcessIdentity;
@@ -6,11 +6,11 @@ use kugetsu_api::ProcessIdentity;
 /// Whether a process still runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Liveness {
-    /// It runs (or is stopped).
+    /// It runs or is stopped.
     Alive,
     /// It is gone, or only its zombie is left.
     Dead,
-    /// It is on another host: nothing can be said from here.
+    /// It is on another host, so this host cannot know.
     Unknown,
 }
 
@@ -25,7 +25,7 @@ pub fn current() -> ProcessIdentity {
     }
 }
 
-/// The identity of a process on this host; `None` when there is none with this number, or only its zombie.
+/// The identity of a process on this host, or `None` if no process has this id or only its zombie is left.
 pub fn identity_of(pid: u32) -> Option<ProcessIdentity> {
     let start_ticks = start_ticks(pid)?;
     Some(ProcessIdentity {
@@ -36,8 +36,8 @@ pub fn identity_of(pid: u32) -> Option<ProcessIdentity> {
     })
 }
 
-/// Whether the process that `identity` was taken of still runs. Without `/proc` a later process of the same number
-/// counts as the same.
+/// Whether the process that `identity` describes still runs. Without `/proc`, a later process with the same id counts
+/// as the same process.
 pub fn is_alive(identity: &ProcessIdentity) -> Liveness {
     if identity.host != host() {
         return Liveness::Unknown;
@@ -51,7 +51,7 @@ pub fn is_alive(identity: &ProcessIdentity) -> Liveness {
     }
 }
 
-/// Asks a process to end (SIGTERM). A process that is gone is not an error.
+/// Requests a process to end (SIGTERM). A process that is gone is not an error.
 pub fn terminate(pid: u32) -> Result<(), ProcessError> {
     let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {
         return Ok(());

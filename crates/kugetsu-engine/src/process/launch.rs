@@ -1,5 +1,5 @@
-//! What is to be run under a guard, and how the guard is started: shared by [`super::Guarded`] and
-//! [`super::run_to_end`].
+//! Describes the program to run under a guard and starts the guard. [`super::Guarded`] and [`super::run_to_end`] share
+//! it.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -17,28 +17,29 @@ use super::wire::{Header, Report};
 use super::{Exit, GUARD_COMMAND, ProcessError};
 use crate::environment::Environment;
 
-/// The name under which a guard shows in process lists. It holds neither `kugetsu` nor `opencode`, so that a person's
-/// `pkill -9` of either does not take the guard along and leave the tools of a turn behind.
+/// The guard's name in process lists. It contains neither `kugetsu` nor `opencode`, so that a person's `pkill -9` of
+/// either does not kill the guard and leave the tools of a turn behind.
 pub(super) const GUARD_NAME: &str = "turn-guard";
 
-/// Where an output of the program goes.
+/// The destination of a program's output.
 #[derive(Debug)]
 pub enum Sink {
-    /// To us, through a pipe.
+    /// A pipe to this process.
     Piped,
-    /// Into this file.
+    /// This file.
     File(File),
-    /// Nowhere.
+    /// Discarded.
     Null,
 }
 
 /// How a program and everything that it starts is held together, found again and ended.
 #[derive(Clone, Debug)]
 pub struct Containment {
-    /// Our own binary, which serves as the guard. `/proc/self/exe` stays right while a new version is installed over it.
+    /// Our own binary, which serves as the guard. `/proc/self/exe` stays valid while a new version is installed over
+    /// it.
     pub guard_program: PathBuf,
-    /// The mark in the environment (`KUGETSU_TURN`) of everything that the program starts: the turn's id, or an id
-    /// of its own for what must not be ended with a turn.
+    /// The mark in the environment (`KUGETSU_TURN`) of everything that the program starts: the turn's id, or another id
+    /// for processes that must not end with a turn.
     pub mark: Uuid,
     /// All variables that the guard and the program see.
     pub environment: Environment,
@@ -46,26 +47,26 @@ pub struct Containment {
     pub grace: Duration,
 }
 
-/// A program to be run under a guard. It has no `Debug`, because `set_env` may hold secrets; they reach the guard
-/// through its stdin and are in nobody's argument list.
+/// A program to run under a guard. It has no `Debug`, because `set_env` may hold secrets. These reach the guard through
+/// its stdin and appear in no argument list.
 pub struct GuardSpec {
-    /// The program. An absolute path, or a name to be looked up in the child's `PATH`.
+    /// The program: an absolute path, or a name to look up in the child's `PATH`.
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
     /// Its working directory.
     pub cwd: PathBuf,
-    /// Variables set on top of the environment.
+    /// Variables to set in addition to the environment.
     pub set_env: Vec<(OsString, OsString)>,
-    /// Variables of the environment that it must not see; they win over `set_env`.
+    /// Variables to remove from the environment. They take precedence over `set_env`.
     pub remove_env: Vec<OsString>,
-    /// What it reads from its stdin, which ends after it.
+    /// The bytes that the program reads from stdin before its end.
     pub stdin: Arc<[u8]>,
-    /// What holds it, and everything that it starts.
+    /// How the program and everything that it starts is contained.
     pub containment: Containment,
-    /// Where its stdout goes.
+    /// The destination of its stdout.
     pub stdout: Sink,
-    /// Where its stderr goes.
+    /// The destination of its stderr.
     pub stderr: Sink,
 }
 
@@ -90,8 +91,8 @@ impl GuardSpec {
         Ok(line)
     }
 
-    /// The command that starts the guard, and our end of its control socket. The command holds the other end: it must
-    /// be dropped once the guard runs, or the guard's death will not be seen.
+    /// Returns the command that starts the guard, and our end of its control socket. The command holds the other end
+    /// and must be dropped once the guard runs; otherwise the guard's death goes unnoticed.
     pub(super) fn command(&mut self) -> Result<(Command, UnixStream), ProcessError> {
         let (ours, theirs) = UnixStream::pair().map_err(|source| ProcessError::System {
             what: "cannot make the guard's control socket",
@@ -117,7 +118,7 @@ impl GuardSpec {
         }
     }
 
-    /// What the guard's first report means: the program's pid, or why there is none.
+    /// Interprets the guard's first report: the program's process id, or the reason why the program does not run.
     pub(super) fn started(&self, report: Option<&Report>) -> Result<u32, ProcessError> {
         match report {
             Some(Report::Started { pid }) => Ok(*pid),
@@ -134,7 +135,7 @@ impl GuardSpec {
     }
 }
 
-/// How the program ended and what is left of it, by the guard's last report.
+/// Interprets the guard's last report: how the program ended, and the processes that are left.
 pub(super) fn ended(report: &Report) -> Option<(Exit, Vec<u32>)> {
     match report {
         Report::Ended {
@@ -147,7 +148,7 @@ pub(super) fn ended(report: &Report) -> Option<(Exit, Vec<u32>)> {
             left,
             ..
         } => Some((Exit::Signal(*signal), left.clone())),
-        // The program itself is among what could not be killed: the signal that it did not obey.
+        // The program itself could not be killed; the signal is the one that it did not obey.
         Report::Ended { left, .. } => Some((Exit::Signal(9), left.clone())),
         _ => None,
     }

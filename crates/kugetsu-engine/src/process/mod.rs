@@ -1,21 +1,20 @@
-//! Running opencode so that it, and everything it starts, is dead when the turn is over.
+//! Runs opencode so that opencode and everything it starts is dead when the turn is over.
 //!
-//! opencode's tool children call `setsid`, so no process group holds them. Between kugetsu and opencode
-//! therefore stands a small **guard** ([`guard_main`]): our own binary, a child subreaper, to which every
-//! orphan below it is handed by the kernel. It leaves only when it has no child left, which is the kernel's own
-//! word that the whole tree is gone. Its stdin is a socket to its supervisor, and the end of that socket,
-//! however it comes about, is the order to kill.
+//! opencode's tools call `setsid`, so no process group holds them. A small **guard** ([`guard_main`]) therefore stands
+//! between kugetsu and opencode. The guard is our own binary and a child subreaper, to which the kernel hands every
+//! orphan below it. The guard exits only when it has no child left, which proves that the whole tree is gone. Its stdin
+//! is a socket to its supervisor; when that socket closes for any reason, the guard kills the tree.
 //!
-//! What holds, by who dies:
-//! - the supervisor, even by `kill -9`: the guard sees the socket end and kills the tree;
-//! - the guard by `kill -9`: the supervisor sees it and sweeps by the mark in the environment ([`TURN_ENV`]);
-//! - both: the next command calls [`sweep_marked`] for the turn it finds without a supervisor.
+//! What cleans up depends on which process dies:
+//! - the supervisor, even by `kill -9`: the guard sees the socket close and kills the tree;
+//! - the guard, by `kill -9`: the supervisor notices and sweeps by the mark in the environment ([`TURN_ENV`]);
+//! - both: the next command finds the turn without a supervisor and calls [`sweep_marked`].
 //!
-//! The sweep knows its processes by their environment, so it misses one that cleared it and whose parent is gone
-//! as well; the guard, which goes by ancestry, does not. A cgroup around each guarded program, where one can be made,
-//! closes that.
+//! The sweep identifies processes by their environment, so it misses a process that cleared its environment and lost
+//! its parent. The guard goes by ancestry and does not miss it. Where the system allows it, a cgroup around each
+//! guarded program closes this gap in the sweep.
 //!
-//! Without Linux there is neither a subreaper nor `/proc`: what is killed is the process group of the program.
+//! Systems other than Linux have neither a subreaper nor `/proc`; there, the guard kills the program's process group.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,22 +41,22 @@ pub(crate) use short::run_until_cancelled;
 pub use short::{Output, run_to_end};
 pub use sweep::sweep_marked;
 
-/// The word after the program's name that makes our own binary a guard. `main` must look for it before it does
-/// anything else and then call [`guard_main`].
+/// The first argument that makes our own binary run as a guard. `main` must check for it before it does anything else,
+/// and then call [`guard_main`].
 pub const GUARD_COMMAND: &str = "guard";
 
-/// The environment variable that marks every process of a turn; its value is the turn's id.
+/// The environment variable that marks every process of a turn. Its value is the turn's id.
 pub const TURN_ENV: &str = "KUGETSU_TURN";
 
-/// How a guarded program ended. In every case nothing of its tree is left, except what
-/// [`Guarded::left`] or [`Output::left`] names.
+/// How a guarded program ended. In every case nothing of its tree is left except the processes that [`Guarded::left`]
+/// or [`Output::left`] lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// It ended by itself with this exit status.
+    /// It exited with this status.
     Code(i32),
     /// This signal ended it.
     Signal(i32),
-    /// The guard was killed, so how the program ended is not known. The tree has been swept.
+    /// The guard was killed, so it is unknown how the program ended. The tree has been swept.
     GuardLost,
 }
 
@@ -78,7 +77,7 @@ impl std::fmt::Display for Exit {
     }
 }
 
-/// What can go wrong around a guarded program.
+/// Errors around a guarded program.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProcessError {
@@ -87,7 +86,7 @@ pub enum ProcessError {
     Guard {
         /// The binary.
         guard: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The guard could not start the program.
@@ -95,9 +94,9 @@ pub enum ProcessError {
     Start {
         /// The program.
         program: PathBuf,
-        /// The working directory it was to have.
+        /// The intended working directory.
         cwd: PathBuf,
-        /// What the system said.
+        /// The system's error.
         reason: String,
         /// True when the program or the working directory does not exist.
         not_found: bool,
@@ -113,29 +112,29 @@ pub enum ProcessError {
     Deadline {
         /// The program.
         program: PathBuf,
-        /// How long it had.
+        /// The time limit.
         after: Duration,
-        /// The end of what it had written to stderr.
+        /// The end of the command's stderr output.
         stderr: String,
     },
-    /// Somebody cancelled a short command, and it was killed.
+    /// A short command was cancelled and killed.
     #[error("{program} was cancelled")]
     Cancelled {
         /// The program.
         program: PathBuf,
     },
-    /// Processes that neither TERM nor KILL ended.
+    /// Some processes survived both TERM and KILL.
     #[error("processes that could not be killed: {}", list(.pids))]
     Unkillable {
         /// Their ids.
         pids: Vec<u32>,
     },
-    /// The system refused something else.
+    /// Another system call failed.
     #[error("{what}: {source}")]
     System {
-        /// What was tried.
+        /// The failed action.
         what: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
 }

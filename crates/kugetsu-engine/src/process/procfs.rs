@@ -1,30 +1,31 @@
-//! What `/proc` says of the processes of this host.
+//! Reads the processes of this host from `/proc`.
 
 use std::time::Duration;
 
-/// A line of `/proc/<pid>/stat`, as far as it is needed.
+/// The fields of `/proc/<pid>/stat` that are needed here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) pid: u32,
     pub(super) parent: u32,
     pub(super) state: u8,
-    /// Clock ticks since boot; with the pid it tells a process from a later one of the same number.
+    /// Start time in clock ticks since boot. With the pid, it distinguishes a process from a later one that reuses the
+    /// pid.
     pub(super) start_ticks: u64,
 }
 
 impl Entry {
-    /// A zombie, or on its way there.
+    /// Whether the process is a zombie or about to become one.
     pub(super) fn is_dead(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x')
     }
 }
 
-/// The process with this number, if there is one.
+/// The process with this id, if there is one.
 pub(super) fn entry(pid: u32) -> Option<Entry> {
     parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Every process that can be seen. Not a snapshot: what forks while this reads may be missing.
+/// Every visible process. This is not a snapshot: a process that forks during the read may be missing.
 pub(super) fn all() -> Vec<Entry> {
     let Ok(folder) = std::fs::read_dir("/proc") else {
         return Vec::new();
@@ -36,13 +37,13 @@ pub(super) fn all() -> Vec<Entry> {
         .collect()
 }
 
-/// How often, and for how long each time, a process in the middle of an `execve` is given time to get through.
+/// How often to retry a process in the middle of an `execve`, and the pause between tries.
 const TRIES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Whether the environment that a process was started with holds `assignment` (`NAME=value`). False for a process
-/// whose environment cannot be read (another user's, a zombie, a kernel thread) and for one that shows none after all
-/// tries, as nothing does that runs.
+/// Whether the environment that a process was started with holds `assignment` (`NAME=value`). False for a process whose
+/// environment cannot be read (another user's, a zombie, a kernel thread), and for a process whose environment stays
+/// empty after all tries, which no running program's does.
 pub(super) fn has_in_environment(pid: u32, assignment: &[u8]) -> bool {
     for _ in 0..TRIES {
         let Ok(environ) = environ(pid) else { return false };
@@ -58,8 +59,8 @@ pub(super) fn has_in_environment(pid: u32, assignment: &[u8]) -> bool {
     false
 }
 
-/// One `read` sees one program's environment whole. After an `execve` a second one has nothing more to give of it, and
-/// what was begun looks as if it had been all.
+/// Reads a process's environment with a single `read`, which sees one program's environment whole. After an `execve`, a
+/// second `read` returns nothing more of the old environment, so a partial result would look complete.
 fn environ(pid: u32) -> rustix::io::Result<Vec<u8>> {
     use rustix::fs::{Mode, OFlags};
     let file = rustix::fs::open(
@@ -73,16 +74,17 @@ fn environ(pid: u32) -> rustix::io::Result<Vec<u8>> {
         if whole.len() < whole.capacity() {
             return Ok(whole);
         }
-        let wanted = whole.len() * 2;
+        let prefix = whole.len() * 2;
         whole.clear();
-        whole.reserve(wanted);
+        whole.reserve(prefix);
     }
 }
 
-/// Whether a process whose environment was read as empty really has none: one that was started without any, a kernel's
-/// thread, one that exits (a zombie still does) or is gone. If not, it was in the middle of an `execve`: the old environment is
-/// gone and the new one not yet there. Where the addresses are not for us to see they are 1, 0 and 0, and nothing can
-/// be told. Field numbers: `proc_pid_stat(5)`; bits of the ninth: the kernel's `include/linux/sched.h`.
+/// Whether an environment that was read as empty is really empty: the process was started without one, is a kernel
+/// thread, exits (a zombie counts too) or is gone. Otherwise the process was in the middle of an `execve`: the old
+/// environment is gone and the new one not yet there. If permissions hide the addresses, they read as 1, 0 and 0, and
+/// the state is unknown. Field numbers: `proc_pid_stat(5)`; bits of the ninth field: the kernel's
+/// `include/linux/sched.h`.
 fn has_none_for_good(stat: &[u8]) -> bool {
     const EXITING: u64 = 0x4;
     const KERNEL_THREAD: u64 = 0x0020_0000;
@@ -92,15 +94,15 @@ fn has_none_for_good(stat: &[u8]) -> bool {
     else {
         return true;
     };
-    // The kernel's loader of ELF programs writes the code's address after it has written where the environment is.
+    // The kernel's ELF loader writes the code's address after the environment's addresses.
     flags & (EXITING | KERNEL_THREAD) != 0 || (code != 0 && start == end)
 }
 
-/// The number of the first field after the name.
+/// The number of the first field after the process name.
 const FIRST: usize = 3;
 
-/// The fields from [`FIRST`] on. The name before them may hold anything, also `)` and spaces: they are counted from the
-/// last `)`.
+/// The fields from [`FIRST`] on. The name before them may contain anything, including `)` and spaces, so fields are
+/// counted from the last `)`.
 fn fields(stat: &[u8]) -> Option<Vec<&[u8]>> {
     let after = stat.iter().rposition(|&byte| byte == b')')? + 1;
     let fields = stat[after..].split(u8::is_ascii_whitespace);
@@ -162,8 +164,8 @@ mod tests {
     }
 
     #[test]
-    fn this_kernel_says_who_has_no_environment() {
-        let said = |pid: u32| (environ(pid), std::fs::read(format!("/proc/{pid}/stat")).unwrap());
+    fn this_kernel_shows_which_process_has_no_environment() {
+        let reported = |pid: u32| (environ(pid), std::fs::read(format!("/proc/{pid}/stat")).unwrap());
         let until = |holds: &dyn Fn() -> bool| {
             let deadline = std::time::Instant::now() + Duration::from_mins(1);
             while !holds() {
@@ -172,7 +174,7 @@ mod tests {
             }
         };
         let own = std::process::id();
-        assert!(!has_none_for_good(&said(own).1), "we have one");
+        assert!(!has_none_for_good(&reported(own).1), "we have one");
 
         let mut without = std::process::Command::new("/bin/sleep")
             .arg("1000")
@@ -181,18 +183,18 @@ mod tests {
             .unwrap();
         let cmdline = format!("/proc/{}/cmdline", without.id());
         until(&|| std::fs::read(&cmdline).unwrap().starts_with(b"/bin/sleep"));
-        // It has its arguments a moment before all is laid out.
-        until(&|| has_none_for_good(&said(without.id()).1));
-        assert_eq!(said(without.id()).0, Ok(Vec::new()));
+        // The arguments become visible a moment before the whole layout is complete.
+        until(&|| has_none_for_good(&reported(without.id()).1));
+        assert_eq!(reported(without.id()).0, Ok(Vec::new()));
 
         without.kill().unwrap();
         until(&|| entry(without.id()).unwrap().is_dead());
-        assert!(has_none_for_good(&said(without.id()).1), "it is a zombie");
+        assert!(has_none_for_good(&reported(without.id()).1), "it is a zombie");
         without.wait().unwrap();
     }
 
     #[test]
-    fn half_a_line_is_no_entry() {
+    fn a_partial_line_is_not_an_entry() {
         assert_eq!(parse(b""), None);
         assert_eq!(parse(b"42 (sh"), None);
         assert_eq!(parse(b"42 (sh) S 7 42"), None);

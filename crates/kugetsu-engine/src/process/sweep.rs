@@ -1,15 +1,16 @@
-//! Killing what a turn left behind, by the mark in its environment: for when the turn's guard is dead.
+//! Kills what a turn left behind, found by the mark in its environment, when the turn's guard is dead.
 
 use uuid::Uuid;
 
 use super::{ProcessError, cgroup};
 
-/// Kills every process of this user that carries the mark of `turn`, all below it, and what is in a cgroup of the turn;
-/// gives how many carried the mark or were below one that does. This process and its ancestors are spared. Returns when
-/// none is left.
+/// Kills every process of this user that carries the mark of `turn`, every process below those, and everything in the
+/// turn's cgroups. Returns how many processes carried the mark or were below one that does. Spares this process and its
+/// ancestors. Returns when none is left.
 ///
 /// # Errors
-/// [`ProcessError::Unkillable`] when some are left after ten seconds.
+///
+/// [`ProcessError::Unkillable`] if some processes are left after ten seconds.
 pub fn sweep_marked(turn: Uuid) -> Result<usize, ProcessError> {
     let killed = imp::sweep(turn);
     cgroup::sweep(turn);
@@ -43,7 +44,7 @@ mod imp {
                     killed.insert((target.pid, target.start_ticks));
                 }
             }
-            // One pass may miss a process that forks while it reads; its child carries the mark as well.
+            // One pass may miss a process that forks during the read; its child carries the mark too.
             clean = if targets.is_empty() { clean + 1 } else { 0 };
             if clean == 2 {
                 return Ok(killed.len());
@@ -87,7 +88,7 @@ mod imp {
 
     use crate::process::ProcessError;
 
-    /// The environment of other processes cannot be read here.
+    /// Does nothing: this system does not reveal the environment of other processes.
     pub(super) fn sweep(_turn: Uuid) -> Result<usize, ProcessError> {
         Ok(0)
     }

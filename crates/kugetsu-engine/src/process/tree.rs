@@ -1,4 +1,4 @@
-//! The processes below a process, and how to end them.
+//! Finds the processes below a process, and ends them.
 
 #[cfg(target_os = "linux")]
 pub(super) use linux::{below, closure, end_all, signal, target};
@@ -13,21 +13,21 @@ mod linux {
 
     use crate::process::procfs::{self, Entry};
 
-    /// A process to be signalled.
+    /// A process to signal.
     pub(in crate::process) type Target = Entry;
 
-    /// The process with this number.
+    /// The process with this id.
     pub(in crate::process) fn target(pid: u32) -> Option<Target> {
         procfs::entry(pid)
     }
 
-    /// All processes whose chain of parents leads to `root`, without `root`.
+    /// All processes whose chain of parents leads to `root`, without `root` itself.
     pub(in crate::process) fn below(root: u32) -> Vec<Target> {
         closure(procfs::all(), &HashSet::new(), |entry| entry.parent == root)
     }
 
-    /// The processes that `first` picks and all below them, without those in `spared` and what is only reached
-    /// through them.
+    /// The processes that `first` selects and everything below them, without the processes in `spared` and those
+    /// reached only through them.
     pub(in crate::process) fn closure(
         all: Vec<Entry>,
         spared: &HashSet<u32>,
@@ -50,10 +50,11 @@ mod linux {
         all.into_iter().filter(|_| seen.next().unwrap_or(false)).collect()
     }
 
-    /// Signals this very process and no later one of the same number. True when the process was there.
+    /// Signals this exact process and never a later one that reuses its id. Returns true if the process existed.
     pub(in crate::process) fn signal(target: &Target, signal: Signal) -> bool {
         let Some(pid) = raw(target.pid) else { return false };
-        // The handle is taken before the start time is looked at, so what is looked at is what the handle names.
+        // The handle is opened before the start time is read, so the start time belongs to the process that the handle
+        // names.
         let handle = pidfd_open(pid, PidfdFlags::empty());
         if procfs::entry(target.pid).is_none_or(|now| now.start_ticks != target.start_ticks) {
             return false;
@@ -61,12 +62,13 @@ mod linux {
         match handle {
             Ok(handle) => pidfd_send_signal(handle, signal).is_ok(),
             Err(rustix::io::Errno::SRCH) => false,
-            // Kernels before 5.3, and sandboxes that refuse the call.
+            // Kernels before 5.3, and sandboxes that deny the call.
             Err(_) => kill_process(pid, signal).is_ok(),
         }
     }
 
-    /// One pass of killing everything below `root`; gives what it found. What forks meanwhile is for the next pass.
+    /// One pass of killing everything below `root`. Returns the processes that it found; later forks are left to the
+    /// next pass.
     pub(in crate::process) fn end_all(root: u32) -> Vec<Target> {
         let targets = below(root);
         for target in &targets {
@@ -84,7 +86,7 @@ mod linux {
 mod portable {
     use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-    /// A process to be signalled.
+    /// A process to signal.
     #[derive(Clone, Debug)]
     pub(in crate::process) struct Target {
         pub(in crate::process) pid: u32,
@@ -100,7 +102,7 @@ mod portable {
         Some(Target { pid }).filter(|target| !target.is_dead())
     }
 
-    /// Nothing below a process can be seen here.
+    /// Returns nothing: this system does not reveal the processes below a process.
     pub(in crate::process) fn below(_root: u32) -> Vec<Target> {
         Vec::new()
     }
@@ -165,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_ring_of_parents_is_no_endless_walk() {
-        // Can be seen when a number is reused while `/proc` is read.
+        // Possible when a process id is reused while `/proc` is read.
         let all = vec![entry(5, 6), entry(6, 5)];
         assert_eq!(
             pids(&closure(all, &HashSet::new(), |entry| entry.parent == 5)),

@@ -1,26 +1,26 @@
-//! What a supervisor and its guard say to each other over the guard's stdin, which is a socket.
+//! The protocol between a supervisor and its guard, over the guard's stdin, which is a socket.
 //!
 //! Supervisor to guard: one line of JSON ([`Header`]), `stdin_len` bytes for the program's stdin, then single bytes
-//! ([`TERMINATE`], [`KILL`]), and the end of the socket. Guard to supervisor: lines of JSON ([`Report`]). The
-//! guard's exit code says the same as its last report as far as a number can: it is the program's exit status, or 128
-//! and the signal's number (so that 137 may be either), [`GUARD_FAILED`] or [`LEFT_BEHIND`].
+//! ([`TERMINATE`], [`KILL`]), and the end of the socket. Guard to supervisor: lines of JSON ([`Report`]). The guard's
+//! exit code repeats its last report as far as a number can: the program's exit status, or 128 plus the signal's number
+//! (so 137 can mean either), [`GUARD_FAILED`] or [`LEFT_BEHIND`].
 
 use std::ffi::OsString;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Ask the program to end, and kill the tree after the grace period.
+/// Requests the program to end; the tree is killed after the grace period.
 pub(super) const TERMINATE: u8 = b'T';
-/// Kill the tree now.
+/// Kills the tree at once.
 pub(super) const KILL: u8 = b'K';
 
 /// Exit code of a guard that could not start the program.
 pub(super) const GUARD_FAILED: u8 = 125;
-/// Exit code of a guard that leaves processes behind which it could not kill.
+/// Exit code of a guard that could not kill all processes.
 pub(super) const LEFT_BEHIND: u8 = 124;
 
-/// What the guard is to do. It may hold secrets in `set_env`, so it has no `Debug`.
+/// The guard's instructions. `set_env` may hold secrets, so this type has no `Debug`.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Header {
     pub(super) program: OsString,
@@ -33,7 +33,7 @@ pub(super) struct Header {
     pub(super) turn: Uuid,
 }
 
-/// What the guard says.
+/// A message from the guard.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Report {
@@ -41,7 +41,7 @@ pub(super) enum Report {
     Started { pid: u32 },
     /// The program could not be started; the last report.
     Failed { reason: String, not_found: bool },
-    /// The program has ended and nothing of its tree is left but `left`; the last report.
+    /// The last report: the program has ended, and nothing of its tree is left except `left`.
     Ended {
         code: Option<i32>,
         signal: Option<i32>,
@@ -49,14 +49,14 @@ pub(super) enum Report {
     },
 }
 
-/// Takes the bytes that come from the guard and gives its reports.
+/// Assembles reports from the bytes that the guard sends.
 #[derive(Default)]
 pub(super) struct Inbox {
     pending: Vec<u8>,
 }
 
 impl Inbox {
-    /// Adds bytes; gives the reports that are complete with them, in order.
+    /// Adds bytes. Returns the reports that they complete, in order.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Vec<Report> {
         self.pending.extend_from_slice(bytes);
         let Some(end) = self.pending.iter().rposition(|&byte| byte == b'\n') else {

@@ -1,99 +1,99 @@
-//! What `doctor` finds wrong with the store, and how it is put right. Nothing that was written is ever thrown away.
+//! Finds and repairs damage to the store for `doctor`. A repair never discards written data.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::index::{Index, OnDisk};
 use super::listing::Folder;
-use super::trash::Half;
+use super::trash::Unfinished;
 use super::{LeaseError, RecordKey, Store, StoreError, TrashId, layout, lock, records, this_process};
 use crate::fsx;
 use kugetsu_api::{BaseRecord, SCHEMA, SessionRecord};
 
-/// A temporary file lives for milliseconds; one that is older was left by a crash.
+/// A temporary file normally lives for milliseconds; an older one is left over from a crash.
 const STALE_TEMP: Duration = Duration::from_mins(1);
 
-/// One thing that is not as it should be.
+/// One problem in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Finding {
-    /// There are records, and no index.
+    /// Records exist, but no index.
     IndexMissing,
-    /// The index cannot be understood.
+    /// The index cannot be parsed.
     IndexBroken {
-        /// What is wrong with it.
+        /// The parse error.
         why: String,
     },
-    /// An entry of the index names a file that is not there.
+    /// An index entry names a file that does not exist.
     EntryWithoutFile {
         /// The entry.
         name: String,
-        /// Its file, below `sessions/`.
+        /// The file, relative to `sessions/`.
         file: String,
     },
-    /// A record is not in the index.
+    /// A record is missing from the index.
     FileWithoutEntry {
-        /// Whose record it is.
+        /// The record's key.
         key: RecordKey,
     },
     /// The default base has no record.
     DefaultBaseMissing {
-        /// Its file, below `sessions/`.
+        /// The record's expected file, relative to `sessions/`.
         file: String,
     },
-    /// A record that cannot be understood, or stands in the wrong place.
+    /// A record that cannot be parsed or is in the wrong place.
     Broken {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         why: String,
     },
-    /// A file of a newer schema.
+    /// A file with a newer schema.
     Newer {
         /// The file.
         path: PathBuf,
         /// Its schema.
         found: u32,
     },
-    /// A temporary file that a crash left.
+    /// A temporary file left over from a crash.
     StaleTemp {
         /// The file.
         path: PathBuf,
     },
-    /// A symbolic link where the store keeps a file or a folder.
+    /// A symbolic link in place of a file or folder of the store.
     Symlink {
         /// The link.
         path: PathBuf,
     },
     /// A file or folder that cannot be read.
     Unreadable {
-        /// What was read.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         why: String,
     },
     /// A move to the trash that a crash interrupted.
-    HalfTrashed {
+    UnfinishedRemoval {
         /// The entry.
         id: TrashId,
-        /// Whether the record was moved already.
+        /// Whether the record had been moved.
         record_moved: bool,
     },
 }
 
-/// What [`Store::fix`] did.
+/// The outcome of [`Store::fix`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fixed {
-    /// It is right now.
+    /// The problem is fixed, or was already gone.
     Done,
-    /// The file is here now.
+    /// The file was moved to this path.
     MovedAside(PathBuf),
-    /// Only a person can say what is right.
+    /// Only a person can decide.
     NotByMachine,
 }
 
 impl Finding {
-    /// Whether making the index anew puts it right, together with every other finding of this kind.
+    /// Whether rebuilding the index fixes this finding, together with every other finding of this kind.
     pub fn is_of_index(&self) -> bool {
         matches!(
             self,
@@ -105,7 +105,7 @@ impl Finding {
         )
     }
 
-    /// Whether [`Store::fix`] can put it right.
+    /// Whether [`Store::fix`] can fix it.
     pub fn is_fixable(&self) -> bool {
         !matches!(
             self,
@@ -143,11 +143,11 @@ impl std::fmt::Display for Finding {
             Self::Broken { path, why } | Self::Unreadable { path, why } => {
                 write!(f, "{} cannot be read: {why}", path.display())
             }
-            Self::HalfTrashed {
+            Self::UnfinishedRemoval {
                 id,
                 record_moved: true,
             } => write!(f, "trash/{id}: its folder was not moved yet"),
-            Self::HalfTrashed {
+            Self::UnfinishedRemoval {
                 id,
                 record_moved: false,
             } => write!(f, "trash/{id}: nothing was moved there"),
@@ -156,8 +156,8 @@ impl std::fmt::Display for Finding {
 }
 
 impl Store {
-    /// Looks at everything, and changes nothing. What another process does at the same moment may show as a finding:
-    /// `fix` looks again before it acts.
+    /// Checks the whole store without changing it. A concurrent write by another process may appear as a finding, so
+    /// `fix` checks again before it acts.
     pub fn check(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         let keys = self.check_records(&mut findings);
@@ -168,10 +168,10 @@ impl Store {
         check_files(&self.home, false, &mut findings);
         match self.trash_entries() {
             Ok(entries) => findings.extend(entries.iter().filter_map(|entry| {
-                let half = self.half_done(entry)?;
-                Some(Finding::HalfTrashed {
+                let unfinished = self.unfinished(entry)?;
+                Some(Finding::UnfinishedRemoval {
                     id: entry.id.clone(),
-                    record_moved: half == Half::FolderLeft,
+                    record_moved: unfinished == Unfinished::FolderLeft,
                 })
             })),
             Err(error) => findings.push(self.finding(error)),
@@ -237,12 +237,12 @@ impl Store {
             }
             expected.map_mut(key).insert(name, file);
         }
-        for (has, wanted) in [
+        for (has, listed) in [
             (&index.bases, &expected.bases),
             (&index.issues, &expected.issues),
             (&index.sessions, &expected.sessions),
         ] {
-            findings.extend(has.iter().filter(|(name, _)| !wanted.contains_key(*name)).map(
+            findings.extend(has.iter().filter(|(name, _)| !listed.contains_key(*name)).map(
                 |(name, file)| Finding::EntryWithoutFile {
                     name: name.clone(),
                     file: file.clone(),
@@ -277,7 +277,7 @@ impl Store {
         }
     }
 
-    /// Puts one finding right, when it is still there.
+    /// Fixes one finding if it still exists.
     pub fn fix(&self, finding: &Finding) -> Result<Fixed, StoreError> {
         match finding {
             Finding::IndexMissing
@@ -319,7 +319,7 @@ impl Store {
                 }
                 Ok(Fixed::Done)
             }
-            Finding::HalfTrashed { id, .. } => {
+            Finding::UnfinishedRemoval { id, .. } => {
                 let lock = self.index_lock("finish what was interrupted")?;
                 for entry in self.trash_entries()? {
                     if entry.id == *id {
@@ -334,7 +334,7 @@ impl Store {
         }
     }
 
-    /// Whether a record's file is there and cannot be understood.
+    /// Whether a record's file exists and cannot be parsed.
     fn still_broken(path: &Path, key: &RecordKey) -> Result<bool, StoreError> {
         let bytes = match fsx::read_bounded(path, super::encoding::MAX_RECORD) {
             Ok(bytes) => bytes,
@@ -350,9 +350,9 @@ impl Store {
     }
 }
 
-/// Finds links and left temporary files in a folder.
+/// Finds symbolic links and leftover temporary files in a folder.
 fn check_files(folder: &Path, deep: bool, findings: &mut Vec<Finding>) {
-    // What cannot be read shows where records are looked for.
+    // An unreadable folder is reported where its records are read.
     let Ok(names) = std::fs::read_dir(folder) else {
         return;
     };

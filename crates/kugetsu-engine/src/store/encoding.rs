@@ -1,4 +1,4 @@
-//! How the store's files are encoded, and how large a record may be.
+//! The encoding of the store's files, and the size limit of a record.
 
 use std::io::Write;
 use std::path::Path;
@@ -8,10 +8,10 @@ use serde_json::ser::Formatter;
 
 use super::StoreError;
 
-/// The largest record, in bytes: none is written that is larger, and none is read, from its place or from the trash.
+/// The size limit of a record in bytes. Applies to writing and to reading, in the store and in the trash.
 pub(crate) const MAX_RECORD: u64 = 4 << 20;
 
-/// A file's bytes, one line at least, the way a person can read them.
+/// Encodes a value as indented JSON that ends with a newline.
 pub(crate) fn encode<T: Serialize>(value: &T, path: &Path) -> Result<Vec<u8>, StoreError> {
     let mut bytes = serde_json::to_vec_pretty(value).map_err(not_encoded(path))?;
     bytes.push(b'\n');
@@ -27,7 +27,7 @@ fn not_encoded(path: &Path) -> impl FnOnce(serde_json::Error) -> StoreError {
     }
 }
 
-/// A record's file; an error where it would be larger than any reader takes.
+/// Encodes a record. Fails if the record exceeds the limit that every reader applies.
 pub(super) fn record_bytes<T: Serialize>(record: &T, path: &Path) -> Result<Vec<u8>, StoreError> {
     let bytes = record_text(record).map_err(not_encoded(path))?;
     if bytes.len() as u64 > MAX_RECORD {
@@ -40,8 +40,8 @@ pub(super) fn record_bytes<T: Serialize>(record: &T, path: &Path) -> Result<Vec<
     Ok(bytes)
 }
 
-/// A record as its file has it: each of its fields on a line of its own, with all that the field holds. So it fits on
-/// a screen, and who reads ten thousand of them does not spend a quarter of the time on indents.
+/// Encodes a record with each field on one line, including everything in the field. The record fits on a screen, and a
+/// reader of ten thousand records does not spend a quarter of its time on indentation.
 pub fn record_text<T: Serialize>(record: &T) -> serde_json::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut writer = serde_json::Serializer::with_formatter(&mut bytes, FieldPerLine::default());
@@ -52,7 +52,7 @@ pub fn record_text<T: Serialize>(record: &T) -> serde_json::Result<Vec<u8>> {
 
 #[derive(Default)]
 struct FieldPerLine {
-    /// How many objects are open.
+    /// The number of open objects.
     depth: usize,
 }
 

@@ -1,4 +1,4 @@
-//! What can go wrong with the store, and what to do then.
+//! Errors of the store, and the hints for each.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,102 +11,102 @@ use crate::fsx::FsError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// No room.
+    /// The disk is full.
     #[error("cannot write {}: the disk is full ({source})", .path.display())]
     Full {
-        /// What was written.
+        /// The file or folder to write.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
     /// A read-only file system.
     #[error("cannot write {}: the file system is read-only", .path.display())]
     ReadOnly {
-        /// What was written.
+        /// The file or folder to write.
         path: PathBuf,
     },
-    /// Not allowed.
+    /// Access was denied.
     #[error("no permission to use {}", .path.display())]
     Permission {
-        /// What was opened.
+        /// The file or folder to open.
         path: PathBuf,
     },
-    /// A symbolic link where the store keeps a file or a folder.
+    /// A symbolic link in place of a file or folder of the store.
     #[error("{} is a symbolic link; the store follows none", .path.display())]
     Symlink {
         /// The link.
         path: PathBuf,
     },
-    /// Anything else that the system said.
+    /// Another system error.
     #[error("cannot {action} {}: {source}", .path.display())]
     Io {
-        /// What was tried.
+        /// The failed action.
         action: &'static str,
-        /// On what.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// A record that no reader would take.
+    /// A record exceeds the size limit that every reader applies.
     #[error("cannot write {}: the record would have {size} bytes, and {max} are the most; the old one is as it was", .path.display())]
     RecordTooLarge {
         /// The file.
         path: PathBuf,
-        /// How large it would be.
+        /// The size that the record would have.
         size: u64,
         /// The limit in bytes.
         max: u64,
     },
-    /// A file that cannot be understood.
+    /// A file cannot be parsed.
     #[error("{} cannot be read: {why}", .path.display())]
     Broken {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         why: String,
     },
-    /// A file that a newer version wrote.
+    /// A newer version wrote the file.
     #[error("{} has schema {found}, and this kugetsu knows {known}", .path.display())]
     Newer {
         /// The file.
         path: PathBuf,
         /// Its schema.
         found: u32,
-        /// The newest schema that is known here.
+        /// The newest schema that this version supports.
         known: u32,
     },
-    /// Someone else held a lock for too long.
+    /// Another process held a lock for too long.
     #[error("waited {:.1} s for {}, held by {}", .waited.as_secs_f64(), .lock.display(), Holder::show(.holder.as_ref()))]
     LockTimeout {
-        /// The lock's file.
+        /// The lock file.
         lock: PathBuf,
-        /// How long it was waited for.
+        /// How long this process waited.
         waited: Duration,
-        /// Who holds it, where that is known.
+        /// The holder, if known.
         holder: Option<Holder>,
     },
-    /// A write without the right lease. A fault of the program.
+    /// A write without the right lease, which is a bug in the program.
     #[error("the lease of {held} does not cover {wanted}")]
     WrongLease {
-        /// What the lease is for.
+        /// The key of the lease.
         held: RecordKey,
-        /// What was to be written.
+        /// The key of the record to write.
         wanted: RecordKey,
     },
-    /// A restore would replace what is there.
+    /// A restore would replace an existing record.
     #[error("{key} has a session again: {} exists", .path.display())]
     Exists {
-        /// What was to be restored.
+        /// The key to restore.
         key: RecordKey,
-        /// What is in the way.
+        /// The existing file.
         path: PathBuf,
     },
     /// Nothing to restore.
     #[error("nothing of {key} is in the trash")]
     NotInTrash {
-        /// What was asked for.
+        /// The requested key.
         key: RecordKey,
     },
 }
@@ -136,12 +136,12 @@ impl From<FsError> for StoreError {
 }
 
 impl StoreError {
-    /// Whether the same may succeed later: someone else held a lock.
+    /// Whether a retry may succeed, because another process held a lock.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::LockTimeout { .. })
     }
 
-    /// What to do next.
+    /// The next step for the user.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::Full { .. } => "free some space and try again; nothing was lost",
@@ -159,7 +159,7 @@ impl StoreError {
         })
     }
 
-    /// The message and, on a line of its own, what to do next; for texts that have no other place for it.
+    /// The message, followed by the hint on a separate line; for texts that have no separate place for a hint.
     pub fn in_full(&self) -> String {
         match self.hint() {
             Some(hint) => format!("{self}\n{hint}"),
@@ -175,15 +175,15 @@ impl StoreError {
     }
 }
 
-/// Why a lease was not given.
+/// Why a lease was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
-    /// Someone else runs a turn there.
+    /// Another process runs a turn on the session.
     #[error("{key} is in use by {}", Holder::show(.holder.as_ref()))]
     Held {
-        /// What is leased.
+        /// The key of the lease.
         key: RecordKey,
-        /// Who holds it, where that is known.
+        /// The holder, if known.
         holder: Option<Holder>,
     },
     /// The lease's file cannot be used.
@@ -192,7 +192,7 @@ pub enum LeaseError {
 }
 
 impl LeaseError {
-    /// What to do next.
+    /// The next step for the user.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Held { .. } => Some("try again later, or wait for it with --wait"),

@@ -231,7 +231,7 @@ impl Store {
         if lasting {
             fsx::write_atomic(&path, &bytes)?;
         } else {
-            fsx::write_atomic_brief(&path, &bytes)?;
+            fsx::write_atomic_relaxed(&path, &bytes)?;
         }
         super::points::INDEX_SAVED.pass();
         Ok(())

@@ -6,7 +6,7 @@ use super::lock::{Attempt, Lock};
 use super::{Holder, LeaseError, RecordKey, Store, StoreError, lock};
 use kugetsu_api::{Address, RepoRef};
 
-/// The exclusive right to one session. Dropping it, or dying, gives it back.
+/// The exclusive right to one session. Dropping the value, or the end of the process, releases it.
 #[derive(Debug)]
 pub struct Lease {
     key: RecordKey,
@@ -16,29 +16,29 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// What it is for.
+    /// The key of the leased session or base.
     pub fn key(&self) -> &RecordKey {
         &self.key
     }
 
-    /// Who took it.
+    /// The holder that the lease file names.
     pub fn holder(&self) -> &Holder {
         &self.holder
     }
 
-    /// Whether the programs that are started from now on hold it as well: then it lasts until the last of them has ended,
-    /// even if this process is killed before.
+    /// Sets whether programs started from now on hold the lease too. If they do, the lease lasts until the last of them
+    /// has ended, even if this process is killed first.
     pub(crate) fn inherit(&mut self, yes: bool) -> std::io::Result<()> {
         self.lock.inherit(yes)
     }
 
-    /// Names somebody else as its holder.
+    /// Changes the holder that the lease file names.
     pub(crate) fn name(&mut self, holder: Holder) {
         self.lock.name(&holder);
         self.holder = holder;
     }
 
-    /// Refuses to be used for anything else.
+    /// Fails unless the lease is for this key of this store.
     pub(crate) fn covers(&self, store: &Store, wanted: &RecordKey) -> Result<(), StoreError> {
         if self.key == *wanted && self.home == store.home() {
             return Ok(());
@@ -51,7 +51,7 @@ impl Lease {
 }
 
 impl Store {
-    /// Takes the lease of an issue's session. Without `wait`, a lease that someone else holds is refused at once.
+    /// Takes the lease of an issue's session. Without `wait`, fails at once if the lease is held.
     pub fn lease_session(
         &self,
         address: &Address,
@@ -71,14 +71,15 @@ impl Store {
         self.lease(repo.into(), holder, wait)
     }
 
-    /// Who holds a lease at the moment: `None` when nobody does. Takes no lock for longer than the look.
+    /// The current holder of a lease: `None` if it is free, `Some(None)` if the holder is unknown. Holds a lock only
+    /// during the check.
     pub fn lease_holder(&self, key: &RecordKey) -> Option<Option<Holder>> {
         let path = self.run_path(key, ".lease");
         let file = std::fs::File::open(&path).ok()?;
         match file.try_lock_shared() {
             Err(std::fs::TryLockError::WouldBlock) => Some(lock::read_holder(&path)),
             Ok(()) => {
-                // Closing it may not give it back at once, as said where a lock is dropped.
+                // Closing the file may not release the lock at once; see where a lock is dropped.
                 let _ = file.unlock();
                 None
             }
@@ -93,7 +94,7 @@ impl Store {
         wait: Option<Duration>,
     ) -> Result<Lease, LeaseError> {
         let path = self.run_path(&key, ".lease");
-        self.make_run_folder_of(&path)?;
+        self.create_run_folder_of(&path)?;
         match Lock::acquire(&path, &holder, wait.unwrap_or_default())? {
             Attempt::Taken(lock) => Ok(Lease {
                 key,

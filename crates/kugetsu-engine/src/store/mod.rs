@@ -1,8 +1,8 @@
 //! Records, index, locks, leases and trash: everything that kugetsu keeps below its home folder.
 //!
-//! Records are the truth: the index can be rebuilt from them, and no reader needs it, since a key's file follows from
-//! the key alone. Readers take no lock: every file is replaced as a whole. A record is written only under its
-//! lease, the index and the trash only under the index's lock, which is held for milliseconds.
+//! Records are authoritative. The index can be rebuilt from them, and no reader needs it, because the path of a record
+//! follows from its key alone. Readers take no lock, because every file is replaced as a whole. A record is written
+//! only under its lease, and the index and the trash only under the index's lock, which is held for milliseconds.
 
 mod check;
 mod encoding;
@@ -57,10 +57,11 @@ pub use trash::Restored;
 use crate::fsx::{self, FsError};
 use lock::Attempt;
 
-/// No file of a live turn is larger.
+/// The size limit of a live turn's files.
 const MAX_RUN: u64 = 1 << 20;
 
-/// kugetsu's home folder. Cheap to make and to clone: nothing is read or written before a method asks for it.
+/// kugetsu's home folder. Creating and cloning this value is cheap: nothing is read or written before a method needs
+/// it.
 #[derive(Clone, Debug)]
 pub struct Store {
     home: Arc<Path>,
@@ -68,7 +69,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// The store in this folder, which is made when the first file is written.
+    /// The store in this folder, which is created with the first written file.
     pub fn open(home: PathBuf) -> Self {
         Self {
             home: home.into(),
@@ -76,7 +77,7 @@ impl Store {
         }
     }
 
-    /// The same store, with another limit for the wait for the index's lock (10 s).
+    /// The same store with another time limit for waiting for the index's lock (default 10 s).
     #[must_use]
     pub fn with_lock_wait(mut self, wait: Duration) -> Self {
         self.lock_wait = wait;
@@ -88,42 +89,42 @@ impl Store {
         &self.home
     }
 
-    /// The file of a key's record.
+    /// The path of a key's record.
     pub fn record_path(&self, key: &RecordKey) -> PathBuf {
         self.sessions().join(key.record())
     }
 
-    /// The folder of everything else that is kept of a key: turns, logs.
+    /// The folder of a key's other files: turns and logs.
     pub fn folder(&self, key: &RecordKey) -> PathBuf {
         self.sessions().join(key.folder())
     }
 
-    /// A file of a key's live turn, below `run/`: `.status.json`, `.lease`. The folder may not be there yet.
+    /// A file of a key's live turn, below `run/`: `.status.json`, `.lease`. The folder may not exist yet.
     pub fn run_path(&self, key: &RecordKey, ending: &str) -> PathBuf {
         self.home.join(layout::RUN).join(key.run(ending))
     }
 
-    /// The folder of everything else that is kept of a key, which is made if it is not there.
+    /// The folder of a key's other files, created if it does not exist.
     pub fn make_folder(&self, key: &RecordKey) -> Result<PathBuf, StoreError> {
         let folder = self.folder(key);
         fsx::create_dir_all_durable(&self.home, &folder)?;
         Ok(folder)
     }
 
-    /// Opens a log in a key's folder to append to, such as `debug.log` or `<turn>.events.jsonl`.
+    /// Opens a log in a key's folder for appending, such as `debug.log` or `<turn>.events.jsonl`.
     pub fn open_log(&self, key: &RecordKey, name: &str) -> Result<File, StoreError> {
         let path = self.folder(key).join(name);
         self.make_folder_of(&path)?;
         Ok(fsx::create_append(&path)?)
     }
 
-    /// An error where there is no room left beside `path`, for a file that another program was to write there.
+    /// Fails if the disk of `path` has no room left for a file that another program is about to write.
     pub fn refuse_full_disk(&self, path: &Path) -> Result<(), StoreError> {
         refuse_full(path.parent().unwrap_or(&self.home), path)
     }
 
-    /// An error where a file of the store could not be written. Nothing is written to find out; where there is no store
-    /// yet, the folder is asked in which it would be made.
+    /// Fails if the store cannot be written. Checks permissions without writing; if the store does not exist yet,
+    /// checks the folder in which it would be created.
     pub fn refuse_unwritable(&self) -> Result<(), StoreError> {
         let Some(home) = self.home.ancestors().find(|folder| folder.exists()) else {
             return Ok(());
@@ -145,11 +146,12 @@ impl Store {
     /// Replaces a file of a key's live turn, below `run/`.
     pub fn write_run(&self, key: &RecordKey, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.run_path(key, ending);
-        self.make_run_folder_of(&path)?;
-        Ok(fsx::write_atomic_brief(&path, bytes)?)
+        self.create_run_folder_of(&path)?;
+        Ok(fsx::write_atomic_relaxed(&path, bytes)?)
     }
 
-    /// As [`Store::write_run`], for what is worth nothing after its writer's death, such as a heartbeat: not synced.
+    /// Like [`Store::write_run`], without syncing, for files that are worthless after their writer's death, such as a
+    /// heartbeat.
     pub fn write_run_volatile(&self, key: &RecordKey, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.run_path(key, ending);
         if !path.parent().is_some_and(Path::is_dir) {
@@ -159,7 +161,8 @@ impl Store {
         Ok(fsx::write_atomic_volatile(&path, bytes)?)
     }
 
-    /// As [`Store::write_run`], for a journal: what was begun in opencode outlives a reboot.
+    /// Like [`Store::write_run`], for a journal that must survive a reboot, because the work that it describes in
+    /// opencode does.
     pub fn write_journal(&self, key: &RecordKey, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.run_path(key, ending);
         self.make_folder_of(&path)?;
@@ -167,7 +170,7 @@ impl Store {
         Ok(fsx::write_atomic(&path, bytes)?)
     }
 
-    /// Reads a file of a key's live turn, if there is one.
+    /// Reads a file of a key's live turn, if it exists.
     pub fn read_run(&self, key: &RecordKey, ending: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let path = self.run_path(key, ending);
         fsx::refuse_symlinks(&self.home, &path)?;
@@ -178,25 +181,26 @@ impl Store {
         }
     }
 
-    /// Reads and removes a file of a key's live turn: of all who try, one gets it.
+    /// Reads and removes a file of a key's live turn. Of several concurrent callers, one gets the file.
     pub fn take_run(&self, key: &RecordKey, ending: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let path = self.run_path(key, ending);
         fsx::refuse_symlinks(&self.home, &path)?;
         Ok(fsx::take(&path, MAX_RUN)?)
     }
 
-    /// Removes a file of a key's live turn, if there is one.
+    /// Removes a file of a key's live turn, if it exists.
     pub fn remove_run(&self, key: &RecordKey, ending: &str) -> Result<(), StoreError> {
         Ok(fsx::remove_file_durable(&self.run_path(key, ending))?)
     }
 
-    /// The lock that lets one process at a time fork sessions.
+    /// The lock that allows one process at a time to fork sessions.
     pub fn fork_lock(&self, wait: Duration) -> Result<Lock, StoreError> {
         self.lock("fork.lock", "fork", wait)
     }
 
-    /// The lock that lets one process at a time make a fork that is recognised by its prompt alone: of two with the
-    /// same prompt, neither could tell its own. `prompt_sha256` is in hexadecimal; different prompts may share a lock.
+    /// The lock that allows one process at a time to make a fork that is recognised by its prompt alone. Without it,
+    /// two forks with the same prompt would be indistinguishable. `prompt_sha256` is in hexadecimal; different prompts
+    /// may share a lock.
     pub fn prompt_lock(&self, prompt_sha256: &str, wait: Duration) -> Result<Lock, StoreError> {
         let digit = prompt_sha256
             .chars()
@@ -232,16 +236,17 @@ impl Store {
         )?)
     }
 
-    /// What is below `run/` is worth nothing after a reboot but for a journal, and need not wait for the disk.
-    fn make_run_folder_of(&self, path: &Path) -> Result<(), StoreError> {
-        Ok(fsx::create_dir_all_brief(
+    /// Creates the folder of live turns. Nothing in it except journals matters after a reboot, so this does not wait
+    /// for the disk.
+    fn create_run_folder_of(&self, path: &Path) -> Result<(), StoreError> {
+        Ok(fsx::create_dir_all_volatile(
             &self.home,
             path.parent().unwrap_or(&self.home),
         )?)
     }
 
-    /// Moves a file that cannot be understood aside, to `<name>.broken-<time>`, where nothing reads or replaces it.
-    /// Gives the new place.
+    /// Renames a file that cannot be parsed to `<name>.broken-<time>`, where nothing reads or replaces it. Returns the
+    /// new path.
     pub fn quarantine(&self, path: &Path) -> Result<PathBuf, StoreError> {
         fsx::refuse_symlinks(&self.home, path)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -255,7 +260,7 @@ impl Store {
 
 fn refuse_full(folder: &Path, path: &Path) -> Result<(), StoreError> {
     match rustix::fs::statvfs(folder) {
-        // Some file systems do not say how large they are.
+        // Some file systems do not report their size.
         Ok(disk) if disk.f_blocks > 0 && disk.f_bavail == 0 => Err(StoreError::Full {
             path: path.to_owned(),
             source: std::io::ErrorKind::StorageFull.into(),

@@ -1,4 +1,4 @@
-//! `turns.jsonl`: a line for every turn that has ended.
+//! `turns.jsonl`: one line for every turn that has ended.
 
 use super::{Lease, RecordKey, Store, StoreError};
 use crate::fsx;
@@ -6,11 +6,11 @@ use kugetsu_api::{Address, TurnRecord};
 
 /// The file, in a key's folder.
 const TURNS: &str = "turns.jsonl";
-/// Far more turns than any session has.
+/// A size limit far above any real session's file.
 const MAX_TURNS: u64 = 256 << 20;
 
 impl Store {
-    /// Adds a turn that has ended.
+    /// Appends a turn that has ended.
     pub fn append_turn(
         &self,
         lease: &Lease,
@@ -45,7 +45,7 @@ impl Store {
             }
             match serde_json::from_slice(line) {
                 Ok(turn) => turns.push(turn),
-                // A crash in the middle of a line: it stays in the file.
+                // A crash left part of a line, which stays in the file.
                 Err(error) => {
                     tracing::warn!(file = %path.display(), line = number + 1, "skipped a line: {error}");
                 }

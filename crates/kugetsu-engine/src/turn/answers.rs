@@ -1,4 +1,4 @@
-//! Who answers when opencode asks: first a file, then a supervisor, then the default.
+//! Answers opencode's requests: from the answers file first, then from a supervisor, then by default.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,21 +10,21 @@ use tokio::sync::mpsc;
 use crate::permission::{Action, Rule, evaluate};
 use crate::transport::{Answer, Question, Request, RequestKind};
 
-/// Answers that were given ahead (`--answers FILE`).
+/// Answers that were prepared before the turn (`--answers FILE`).
 #[derive(Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Answers {
-    /// For a question's id, header or text: the label to choose, or several.
+    /// The label or labels to choose, by a question's id, header or text.
     pub questions: BTreeMap<String, Labels>,
-    /// Variables for opencode's environment. Their values are written nowhere.
+    /// Variables for opencode's environment. Their values are never written anywhere.
     pub secrets: BTreeMap<String, String>,
-    /// What to do with what nothing else answers.
+    /// The answers for requests that nothing else covers.
     pub defaults: Defaults,
-    /// For permission requests: the last rule that matches decides; `ask` leaves it to the next in line.
+    /// Rules for permission requests: the last matching rule decides; `ask` passes the request on.
     pub permissions: Vec<PermissionAnswer>,
 }
 
-/// Secrets must not reach a log by way of a derived `Debug`.
+/// A derived `Debug` could leak secrets into a log.
 impl std::fmt::Debug for Answers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Answers")
@@ -55,16 +55,16 @@ impl Labels {
     }
 }
 
-/// A permission rule of an answers file; the pattern is `*` where none is given.
+/// A permission rule of an answers file; the pattern defaults to `*`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PermissionAnswer {
     /// The permission class.
     pub permission: String,
-    /// What it applies to.
+    /// The commands or paths that the rule covers.
     #[serde(default = "anything")]
     pub pattern: String,
-    /// What to answer.
+    /// The answer.
     pub action: Action,
 }
 
@@ -72,44 +72,44 @@ fn anything() -> String {
     "*".to_owned()
 }
 
-/// What to do with what nothing else answers.
+/// The answers for requests that nothing else covers.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Defaults {
-    /// For questions; absent: the setting `on_question`.
+    /// The strategy for questions; if absent, the setting `on_question` applies.
     pub strategy: Option<Strategy>,
 }
 
-/// How a question is answered that nobody answers.
+/// How to answer a question that nothing else answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// With its first option.
+    /// Choose the first option.
     #[default]
     FirstOption,
-    /// Not at all: its tool call fails, and opencode ends the turn without asking the model again.
+    /// Give no answer: the tool call fails, and opencode ends the turn without asking the model again.
     Cancel,
 }
 
-/// What becomes of a request that neither file nor supervisor answers.
+/// What happens to a request that neither file nor supervisor answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnAsk {
-    /// Permissions are refused; questions are answered by the strategy.
+    /// Permissions are denied, and questions are answered by the strategy.
     Answer(Strategy),
-    /// The turn ends as blocked, and the request waits in the record.
+    /// The turn ends as blocked, and the record keeps the request.
     Block,
 }
 
 /// A reply from a supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Reply {
-    /// The request.
+    /// The request's id.
     pub request: String,
-    /// `"allow"`, `"deny"`, a label, labels, or labels for each question.
+    /// `"allow"`, `"deny"`, a label, several labels, or labels for each question.
     pub answer: Value,
 }
 
-/// Who gave an answer; counted in the summary.
+/// The source of an answer; counted in the summary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnsweredBy {
     /// The answers file.
@@ -121,7 +121,7 @@ pub enum AnsweredBy {
 }
 
 impl AnsweredBy {
-    /// The word in events.
+    /// The name in events.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::File => "answers",
@@ -131,19 +131,19 @@ impl AnsweredBy {
     }
 }
 
-/// Answers requests in the order file, supervisor, default.
+/// Answers requests from the file, the supervisor or the default, in that order.
 #[derive(Debug)]
 pub struct Responder {
     /// The answers file, if there is one.
     pub answers: Option<Answers>,
-    /// Replies of a supervisor, and how long to wait for one.
+    /// The supervisor's replies, and how long to wait for one.
     pub supervisor: Option<(mpsc::Receiver<Reply>, Duration)>,
-    /// What else.
+    /// The default.
     pub on_ask: OnAsk,
 }
 
 impl Default for Responder {
-    /// A headless turn: permissions are refused and questions are not answered.
+    /// A headless turn: permissions are denied and questions are not answered.
     fn default() -> Self {
         Self {
             answers: None,
@@ -154,12 +154,12 @@ impl Default for Responder {
 }
 
 impl Responder {
-    /// Whether anything but the default may answer, so that requests must reach us.
+    /// Whether anything other than the default may answer, so that requests must reach kugetsu.
     pub fn is_interactive(&self) -> bool {
         self.answers.is_some() || self.supervisor.is_some() || self.on_ask == OnAsk::Block
     }
 
-    /// The answer of the file, if it has one.
+    /// The answer from the file, if it has one.
     pub fn from_file(&self, request: &Request) -> Option<Answer> {
         let answers = self.answers.as_ref()?;
         match &request.kind {
@@ -188,7 +188,7 @@ impl Responder {
         }
     }
 
-    /// The default answer; `None`: the turn is blocked.
+    /// The default answer; `None` if the turn is blocked.
     pub fn by_default(&self, request: &Request) -> Option<Answer> {
         let strategy = match self.on_ask {
             OnAsk::Block => return None,
@@ -204,7 +204,7 @@ impl Responder {
     }
 }
 
-/// A request may name several patterns: all must be allowed, and one refusal refuses it.
+/// Decides a request with several patterns: all must be allowed, and one denial denies it.
 fn decide(rules: &[Rule], permission: &str, patterns: &[String]) -> Option<Answer> {
     let actions: Vec<_> = patterns
         .iter()
@@ -224,34 +224,34 @@ fn first_options(questions: &[Question]) -> Answer {
     first.map_or(Answer::Reject, Answer::Labels)
 }
 
-/// What a person's or supervisor's words mean for a request; `None` where they fit it in no way.
-pub fn interpret(request: &RequestKind, words: &Value) -> Option<Answer> {
-    let answer = read(request, words)?;
-    if let (RequestKind::Question(questions), Answer::Labels(labels)) = (request, &answer) {
+/// Converts a person's or supervisor's answer to a request; `None` if the answer does not fit the request.
+pub fn interpret(request: &RequestKind, answer: &Value) -> Option<Answer> {
+    let converted = read(request, answer)?;
+    if let (RequestKind::Question(questions), Answer::Labels(labels)) = (request, &converted) {
         let fits = |(question, labels): (&Question, &Vec<String>)| question.multiple || labels.len() == 1;
         if !questions.iter().zip(labels).all(fits) {
             return None;
         }
     }
-    Some(answer)
+    Some(converted)
 }
 
-fn read(request: &RequestKind, words: &Value) -> Option<Answer> {
+fn read(request: &RequestKind, answer: &Value) -> Option<Answer> {
     let label = |value: &Value| value.as_str().map(str::to_owned);
     let labels = |values: &[Value]| values.iter().map(label).collect::<Option<Vec<_>>>();
-    match (request, words) {
-        (RequestKind::Permission { .. }, Value::String(word)) => match word.as_str() {
+    match (request, answer) {
+        (RequestKind::Permission { .. }, Value::String(text)) => match text.as_str() {
             "allow" => Some(Answer::Allow),
             "deny" | "reject" => Some(Answer::Reject),
             _ => None,
         },
-        (RequestKind::Question(_), Value::String(word))
-            if matches!(word.as_str(), "deny" | "reject" | "cancel") =>
+        (RequestKind::Question(_), Value::String(text))
+            if matches!(text.as_str(), "deny" | "reject" | "cancel") =>
         {
             Some(Answer::Reject)
         }
-        (RequestKind::Question(questions), Value::String(word)) if questions.len() == 1 => {
-            Some(Answer::Labels(vec![vec![word.clone()]]))
+        (RequestKind::Question(questions), Value::String(text)) if questions.len() == 1 => {
+            Some(Answer::Labels(vec![vec![text.clone()]]))
         }
         (RequestKind::Question(questions), Value::Array(values)) => {
             if let Some(each) = values

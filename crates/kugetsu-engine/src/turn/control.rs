@@ -1,8 +1,9 @@
-//! Live control by files: no daemon, no socket, anybody who may write the store may steer a turn.
+//! Controls a live turn through files, without a daemon or a socket: any program that can write to the store may
+//! control a turn.
 //!
-//! Beside a live turn stands its signal file, [`SIGNAL_FILE`]: whoever wants something of the turn puts it there, and
-//! the supervisor takes it away before it acts, so a signal is obeyed once or, when the supervisor dies in between,
-//! not at all. A signal that names another turn is thrown away: it came too late for the turn that it was meant for.
+//! A signal is a file beside the live turn, [`SIGNAL_FILE`]. The supervisor removes the file before it acts, so a
+//! signal takes effect once, or not at all if the supervisor dies in between. A signal that names another turn arrived
+//! too late for that turn and is dropped.
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -11,10 +12,10 @@ use uuid::Uuid;
 use crate::store::{RecordKey, Store, StoreError, this_process};
 pub use kugetsu_api::{SIGNAL_SCHEMA as SCHEMA, Signal, SignalFile};
 
-/// The ending of the signal file.
+/// The ending of the signal file's name.
 pub const SIGNAL_FILE: &str = ".signal.json";
 
-/// Puts a signal there for a live turn. One that is not taken yet is replaced.
+/// Sends a signal to a live turn. Replaces a signal that the supervisor has not taken yet.
 pub fn send(store: &Store, key: &RecordKey, turn: Uuid, signal: Signal) -> Result<(), StoreError> {
     let file = SignalFile {
         schema: SCHEMA,
@@ -31,8 +32,8 @@ pub fn send(store: &Store, key: &RecordKey, turn: Uuid, signal: Signal) -> Resul
     store.write_run(key, SIGNAL_FILE, &bytes)
 }
 
-/// Removes what was meant for an earlier turn. A signal for this one may be there already: a turn is on record before it
-/// has a supervisor that listens.
+/// Removes a signal for an earlier turn. A signal for this turn may already exist, because the turn is on record before
+/// its supervisor listens.
 pub(super) fn drop_stale(store: &Store, key: &RecordKey, turn: Uuid) {
     let there = store.read_run(key, SIGNAL_FILE).ok().flatten();
     let file = there.and_then(|bytes| serde_json::from_slice::<SignalFile>(&bytes).ok());
@@ -41,7 +42,7 @@ pub(super) fn drop_stale(store: &Store, key: &RecordKey, turn: Uuid) {
     }
 }
 
-/// Takes the signal that is there for this turn. `Err` says in words what was there instead of a signal.
+/// Takes the signal for this turn, if there is one. `Err` describes a file that is not a valid signal.
 pub(super) fn take(store: &Store, key: &RecordKey, turn: Uuid) -> Result<Option<Signal>, String> {
     let bytes = match store.take_run(key, SIGNAL_FILE) {
         Ok(Some(bytes)) => bytes,
@@ -60,16 +61,16 @@ pub(super) fn take(store: &Store, key: &RecordKey, turn: Uuid) -> Result<Option<
     }
 }
 
-/// What the supervisor hears of a turn's files.
+/// A message from a turn's control files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlMessage {
     /// A signal.
     Signal(Signal),
-    /// A file that was not a valid signal.
+    /// A description of a file that was not a valid signal.
     Problem(String),
 }
 
-/// The supervisor's end: signals come in.
+/// The supervisor's receiving end of the control files.
 #[derive(Debug)]
 pub struct Control {
     pub(super) messages: mpsc::UnboundedReceiver<ControlMessage>,
@@ -77,7 +78,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// The next thing that is heard; never comes where nothing is. May be cancelled.
+    /// The next message. Waits for ever if nothing is watched. Cancelling loses no message.
     pub(super) async fn next(&mut self) -> ControlMessage {
         match self.messages.recv().await {
             Some(message) => message,

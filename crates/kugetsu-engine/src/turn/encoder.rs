@@ -1,4 +1,4 @@
-//! Tells a turn's events in the words of the public stream.
+//! Encodes a turn's events as events of the public stream.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -6,26 +6,26 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::answers::AnsweredBy;
-use super::stream::{StreamEvent, StreamWriter, in_words};
+use super::stream::{StreamEvent, StreamWriter, describe};
 use crate::redact::{Pieces, Redactor};
 use crate::transport::{Answer, ErrorPayload, Request, ToolCall, ToolStatus, TransportEvent};
 use kugetsu_api::{Proof, RequestAnswer};
 
-/// How much of an answer is kept beside the stream, in bytes.
-const KEPT_ANSWER: usize = 4 * 1024 * 1024;
-/// How large an error may be to be kept whole, in bytes: some hold the whole request.
-const KEPT_ERROR: usize = 4 * 1024;
-/// How many of the last events are kept in words.
+/// The limit of the answer text kept beside the stream, in bytes.
+const ANSWER_LIMIT: usize = 4 * 1024 * 1024;
+/// The size limit, in bytes, up to which an error is kept whole: some errors hold the whole request.
+const ERROR_LIMIT: usize = 4 * 1024;
+/// How many recent events are kept as text.
 const LAST: usize = 5;
 
-/// What is kept of an error that is too large to be kept whole.
+/// The part that is kept of an error above the limit.
 #[derive(Serialize)]
 struct ShortError<'a> {
     name: &'a str,
     message: &'a str,
 }
 
-/// Keeps what is needed to tell beginnings from continuations.
+/// Keeps the state that distinguishes a new part from the continuation of one.
 #[derive(Debug)]
 pub(super) struct StreamEncoder {
     redactor: Redactor,
@@ -36,11 +36,11 @@ pub(super) struct StreamEncoder {
     tools: HashSet<String>,
     /// The text of the last step that had any.
     answer: String,
-    /// The next text begins a new answer.
+    /// Whether the next text starts a new answer.
     fresh: bool,
-    /// The last events, in words.
+    /// The recent events as text.
     last: VecDeque<String>,
-    /// What of opencode's words could not be read first.
+    /// The first problem with reading opencode's output.
     unread: Option<String>,
 }
 
@@ -64,19 +64,19 @@ impl StreamEncoder {
         stream.write(event, &self.redactor);
     }
 
-    /// Writes the last line; gives why lines before it are missing.
+    /// Writes the last line. Returns why earlier lines are missing, if they are.
     pub(super) fn end(mut self, stream: StreamWriter, event: StreamEvent) -> Option<String> {
         self.remember(&event);
         stream.end(event, &self.redactor).or(self.unread)
     }
 
-    /// Whether something is missing in the stream, as far as is known.
+    /// Whether lines are known to be missing from the stream.
     pub(super) fn has_gap(&self, stream: &StreamWriter) -> bool {
         self.unread.is_some() || stream.gap().is_some()
     }
 
     fn remember(&mut self, event: &StreamEvent) {
-        if let Some(words) = in_words(event, &self.redactor)
+        if let Some(words) = describe(event, &self.redactor)
             && self.last.back() != Some(&words)
         {
             if self.last.len() == LAST {
@@ -86,11 +86,11 @@ impl StreamEncoder {
         }
     }
 
-    /// What a verdict rests on: these events and this error, without secrets.
+    /// The evidence for a verdict: the recent events and this error, without secrets.
     pub(super) fn proof(&self, error: Option<&ErrorPayload>) -> Proof {
         let error = error.map(|error| {
             let whole = error.payload.to_string();
-            let kept = if whole.len() > KEPT_ERROR || error.payload.is_null() {
+            let kept = if whole.len() > ERROR_LIMIT || error.payload.is_null() {
                 let error = ShortError {
                     name: &error.name,
                     message: &error.message,
@@ -206,7 +206,7 @@ impl StreamEncoder {
             if std::mem::take(&mut self.fresh) {
                 self.answer.clear();
             }
-            let room = KEPT_ANSWER.saturating_sub(self.answer.len());
+            let room = ANSWER_LIMIT.saturating_sub(self.answer.len());
             self.answer
                 .push_str(&delta[..delta.floor_char_boundary(room.min(delta.len()))]);
         }
@@ -275,8 +275,8 @@ impl StreamEncoder {
         stream: &mut StreamWriter,
     ) {
         let answer = match answer {
-            Answer::Allow => RequestAnswer::Word("allow".to_owned()),
-            Answer::Reject => RequestAnswer::Word("reject".to_owned()),
+            Answer::Allow => RequestAnswer::Decision("allow".to_owned()),
+            Answer::Reject => RequestAnswer::Decision("reject".to_owned()),
             Answer::Labels(labels) => RequestAnswer::Labels(labels.clone()),
         };
         self.write(

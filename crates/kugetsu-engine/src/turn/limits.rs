@@ -1,25 +1,25 @@
-//! What a turn may take.
+//! The limits of a turn.
 
 use std::time::Duration;
 
-/// What a turn may take before it is ended.
+/// The limits of a turn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// The whole turn.
+    /// For the whole turn.
     pub timeout: Duration,
-    /// Without progress of any kind; a running tool is progress.
+    /// Without any progress; a running tool counts as progress.
     pub stall: Duration,
     /// Steps in a row that end without a finish reason.
     pub idle_steps: u32,
-    /// US dollars.
+    /// In US dollars.
     pub cost_usd: Option<f64>,
     /// Tokens of all kinds.
     pub tokens: Option<u64>,
-    /// Waiting for the model's provider.
+    /// For waiting for the model's provider.
     pub quota_wait: Duration,
-    /// Between asking opencode to end and killing it.
+    /// Between requesting opencode to end and killing it.
     pub grace: Duration,
-    /// How often opencode is started again after it crashed.
+    /// How often to restart opencode after a crash.
     pub restarts: u32,
     /// How long opencode may stay after its answer is complete.
     pub linger: Duration,

@@ -1,7 +1,7 @@
-//! The state machine of one turn: what opencode says and what time it is go in, what to do comes out.
+//! The state machine of one turn. Its input is opencode's events and the time; its output is what to do next.
 //!
-//! It is pure: no clock, no file, no process. Time is the time since the turn began. The machine is drawn in
-//! docs/turns.md; property tests feed it events in random order.
+//! It is pure: no clock, file or process. Time is measured from the beginning of the turn. docs/turns.md has a diagram;
+//! property tests feed it events in random order.
 
 #[cfg(test)]
 mod tests;
@@ -17,18 +17,18 @@ use crate::process::Exit;
 use crate::transport::{End, ErrorPayload, Finish, Request, RequestKind, ToolStatus, TransportEvent};
 use kugetsu_api::{TokenCount, Verdict};
 
-/// What the supervisor must do now.
+/// The next action of the supervisor.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Nothing; go on listening.
+    /// Keep listening.
     Go,
     /// Answer this request.
     Ask(Request),
     /// End the turn with this judgement; opencode still runs.
     Stop(Judgement),
-    /// opencode is done; this is the judgement.
+    /// opencode has finished; this is the judgement.
     Done(Judgement),
-    /// opencode went away in the middle of its work, for this reason.
+    /// opencode ended in the middle of its work, for this reason.
     Crashed(String),
 }
 
@@ -37,14 +37,14 @@ pub enum Step {
 pub struct Judgement {
     /// How the turn ended.
     pub verdict: Verdict,
-    /// Why, in one line; empty when completed.
+    /// The reason in one line; empty for a completed turn.
     pub reason: String,
-    /// When to try again, for a quota.
+    /// When to try again after reaching a quota.
     pub retry_at: Option<Timestamp>,
 }
 
 impl Judgement {
-    /// A verdict for this reason.
+    /// A verdict with this reason.
     pub fn new(verdict: Verdict, reason: impl Into<String>) -> Self {
         Self {
             verdict,
@@ -54,48 +54,48 @@ impl Judgement {
     }
 }
 
-/// See the module.
+/// The state machine; see the module's documentation.
 #[derive(Debug)]
 pub struct Machine {
     limits: Limits,
-    /// What has been counted so far.
+    /// The counts so far.
     pub counts: Counts,
     last_progress: Duration,
     idle_steps: u32,
-    /// The same of each subagent, by its session.
+    /// The same for each subagent, by session.
     subagents_idle: HashMap<String, u32>,
     last_reason: Option<Finish>,
     answer_over: bool,
     error: Option<ErrorPayload>,
-    /// The tool call that was refused last, and its error.
+    /// The last refused tool call and its error.
     refused: Option<(Refusal, String)>,
-    /// The permission that was asked for last.
-    asked_permission: Option<String>,
+    /// The last permission that opencode asked for.
+    requested_permission: Option<String>,
     asked: HashSet<String>,
     tools: HashSet<String>,
     waits_since: Option<Duration>,
     retry: Option<(String, Option<Timestamp>)>,
 }
 
-/// Sums over one turn.
+/// Totals of one turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Counts {
     /// Events of any kind.
     pub events: u64,
-    /// Model steps that finished.
+    /// Finished model steps.
     pub steps: u64,
-    /// Tool calls that ended.
+    /// Finished tool calls.
     pub tool_calls: u64,
-    /// US dollars, of subagents as well.
+    /// US dollars, including subagents.
     pub cost_usd: f64,
-    /// Tokens, of subagents as well.
+    /// Tokens, including subagents.
     pub tokens: TokenCount,
     /// Bytes of answer text.
     pub text: u64,
 }
 
 impl Machine {
-    /// For one turn.
+    /// A machine for one turn.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -107,7 +107,7 @@ impl Machine {
             answer_over: false,
             error: None,
             refused: None,
-            asked_permission: None,
+            requested_permission: None,
             asked: HashSet::new(),
             tools: HashSet::new(),
             waits_since: None,
@@ -115,7 +115,7 @@ impl Machine {
         }
     }
 
-    /// When the machine must be asked again even if nothing is said: time since the beginning.
+    /// The time by which the machine must be called even if no event arrives, measured from the beginning.
     pub fn deadline(&self) -> Duration {
         let mut next = self.limits.timeout;
         if self.tools.is_empty() {
@@ -130,10 +130,10 @@ impl Machine {
         next
     }
 
-    /// Time has passed.
+    /// Handles the passing of time.
     pub fn tick(&mut self, at: Duration) -> Step {
         if self.answer_over && at >= self.last_progress.saturating_add(self.limits.linger) {
-            // The answer is complete and opencode stays (anomalyco/opencode#17516): the work is done.
+            // The answer is complete but opencode stays (anomalyco/opencode#17516): the work is done.
             return Step::Stop(Judgement::new(Verdict::Completed, ""));
         }
         if at >= self.limits.timeout {
@@ -156,12 +156,12 @@ impl Machine {
         Step::Go
     }
 
-    /// The error that opencode reported and that no step has made good since.
+    /// The error that opencode reported, unless a later step succeeded.
     pub fn error(&self) -> Option<&ErrorPayload> {
         self.error.as_ref()
     }
 
-    /// The judgement of a turn that took too long.
+    /// The judgement of a turn that exceeded its time limit.
     pub fn timed_out(&self) -> Judgement {
         Judgement::new(
             Verdict::Timeout,
@@ -184,17 +184,17 @@ impl Machine {
         self.retry = None;
     }
 
-    /// Whether nothing that was told keeps the turn from being stalled.
+    /// Whether no event so far prevents the turn from counting as stalled.
     pub fn is_silent(&self, at: Duration) -> bool {
         self.tools.is_empty() && at >= self.last_progress.saturating_add(self.limits.stall)
     }
 
-    /// No event told of it, and yet something goes on: a tool runs, somebody is asked or has answered.
+    /// Records activity without an event: a tool runs, or a request was asked or answered.
     pub fn alive(&mut self, at: Duration) {
         self.last_progress = at;
     }
 
-    /// opencode said something. `now` is the wall clock, which opencode's retry times are given in.
+    /// Handles an event of opencode. `now` is the wall clock, because opencode reports retry times as wall-clock times.
     pub fn event(&mut self, event: &TransportEvent, at: Duration, now: Timestamp) -> Step {
         self.counts.events += 1;
         match event {
@@ -225,9 +225,9 @@ impl Machine {
             TransportEvent::Tool(call) => {
                 self.progress(at);
                 match call.status {
-                    // Its arguments are still being written: the model may fall silent over them.
+                    // The model is still writing the arguments and may stall while it does.
                     ToolStatus::Pending => {}
-                    // What a subagent does is told by the subagent.
+                    // The subagent reports its own activity.
                     ToolStatus::Running if call.is_subagent() => {}
                     ToolStatus::Running => {
                         self.tools.insert(call.call.clone());
@@ -259,7 +259,7 @@ impl Machine {
             TransportEvent::Asked(request) => {
                 self.last_progress = at;
                 if let RequestKind::Permission { permission, patterns } = &request.kind {
-                    self.asked_permission = Some(format!("{permission} on {}", patterns.join(", ")));
+                    self.requested_permission = Some(format!("{permission} on {}", patterns.join(", ")));
                 }
                 if self.asked.insert(request.id.clone()) {
                     Step::Ask(request.clone())
@@ -299,7 +299,8 @@ impl Machine {
         Step::Go
     }
 
-    /// A subagent's `stop` is not the end of the answer, and its steps are not the turn's; what they cost is.
+    /// Handles a subagent's step. Its `stop` is not the end of the answer, and its steps are not the turn's steps, but
+    /// its cost counts.
     fn subagent_step(
         &mut self,
         session: &str,
@@ -324,7 +325,7 @@ impl Machine {
         Step::Go
     }
 
-    /// Counts what a step cost; the judgement, where that is more than the turn may cost.
+    /// Adds the cost of a step. Returns a judgement if the turn exceeds its budget.
     fn spend(&mut self, cost_usd: f64, tokens: TokenCount) -> Option<Judgement> {
         if cost_usd.is_finite() && cost_usd > 0.0 {
             self.counts.cost_usd += cost_usd;
@@ -361,7 +362,7 @@ impl Machine {
         Step::Go
     }
 
-    /// opencode was started again: what the old process was doing is over.
+    /// Handles a restart of opencode: the activity of the old process is over.
     pub fn restarted(&mut self, at: Duration) {
         self.tools.clear();
         self.subagents_idle.clear();
@@ -371,8 +372,8 @@ impl Machine {
         self.progress(at);
     }
 
-    /// Whether opencode went away without having said all it wanted to: by a signal, or with a failure in the
-    /// middle of its work. An error that it reported is a result, and so is a refusal to begin.
+    /// Whether opencode ended before it had finished: by a signal, or with a failure in the middle of its work. An
+    /// error that it reported counts as a result, and so does a refusal to start.
     fn crash(&self, end: &End) -> Option<String> {
         if self.error.is_some() || self.answer_over {
             return None;
@@ -390,10 +391,10 @@ impl Machine {
             (None, Some(broken)) => broken.clone(),
             _ => return None,
         };
-        Some(with_last_words(&what, end))
+        Some(with_stderr_line(&what, end))
     }
 
-    /// opencode is done: what do the events prove?
+    /// Judges the turn by its events after opencode has ended.
     fn judge(&self, end: &End, now: Timestamp) -> Judgement {
         if let Some(error) = &self.error {
             let text = format!("{}: {}", error.name, error.message);
@@ -405,12 +406,12 @@ impl Machine {
                         format!("the model's provider gave no answer: {}", error.message),
                     )
                 },
-                ErrorKind::CauseInLog => Judgement::new(Verdict::Failed, with_last_words(&text, end)),
+                ErrorKind::CauseInLog => Judgement::new(Verdict::Failed, with_stderr_line(&text, end)),
                 ErrorKind::Other => Judgement::new(Verdict::Failed, text),
             };
         }
         if let Some(broken) = end.broken.as_ref().filter(|_| !self.answer_over) {
-            return Judgement::new(Verdict::Failed, with_last_words(broken, end));
+            return Judgement::new(Verdict::Failed, with_stderr_line(broken, end));
         }
         match end.finish.as_ref().or(self.last_reason.as_ref()) {
             Some(reason) if reason.is_over() => Judgement::new(Verdict::Completed, ""),
@@ -427,19 +428,19 @@ impl Machine {
                     Judgement::new(Verdict::Failed, format!("a question was cancelled: {call}"))
                 }
                 Some((Refusal::Permission, call)) => {
-                    // `run` says what was asked for on its standard error alone.
+                    // `run` prints the requested permission only on its standard error.
                     let on_stderr = || {
                         let lines = end.stderr.iter().rev();
                         let rejected = lines.map(String::as_str).find_map(rejected_permission)?;
                         Some(format!("{} on {}", rejected.permission, rejected.patterns))
                     };
-                    let what = self.asked_permission.clone().or_else(on_stderr);
+                    let what = self.requested_permission.clone().or_else(on_stderr);
                     let what = what.map_or_else(String::new, |what| format!("{what}: "));
                     Judgement::new(Verdict::Failed, format!("a permission was refused: {what}{call}"))
                 }
                 None => {
                     let text = format!("opencode ended in the middle of its work (last step: {reason})");
-                    Judgement::new(Verdict::Failed, with_last_words(&text, end))
+                    Judgement::new(Verdict::Failed, with_stderr_line(&text, end))
                 }
             },
             None => match end.exit {
@@ -448,7 +449,7 @@ impl Machine {
                 }
                 Some(exit) => Judgement::new(
                     Verdict::Failed,
-                    with_last_words(&format!("opencode ended ({exit}) before its first step"), end),
+                    with_stderr_line(&format!("opencode ended ({exit}) before its first step"), end),
                 ),
             },
         }
@@ -462,7 +463,7 @@ fn looping(steps: u32, whose: &str) -> Judgement {
     )
 }
 
-fn with_last_words(text: &str, end: &End) -> String {
+fn with_stderr_line(text: &str, end: &End) -> String {
     match end.stderr.last() {
         Some(last) => format!("{text}: {last}"),
         None => text.to_owned(),

@@ -117,7 +117,7 @@ impl StreamEnd {
             restarts: self.restarts,
             retry_at: judgement.retry_at,
             proof,
-            exit_status: judgement.verdict.exit_status_told(whole).code(),
+            exit_status: judgement.verdict.exit_status_of_output(whole).code(),
         };
         self.encoder.end(self.stream, end)
     }

@@ -1,4 +1,4 @@
-//! What a running turn is doing, shared between its supervisor and the writer of its status file.
+//! The current activity of a turn, shared between its supervisor and the writer of its status file.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,7 +6,7 @@ use super::Counts;
 use crate::transport::{ToolStatus, TransportEvent};
 use kugetsu_api::RunState;
 
-/// What the supervisor tells the writer of the status file, in memory only.
+/// The supervisor's notes for the writer of the status file, in memory only.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TurnProgress(Arc<Mutex<Notes>>);
 
@@ -44,7 +44,7 @@ impl TurnProgress {
         notes.changed = true;
     }
 
-    /// The turn was paused or goes on; written at the next look.
+    /// Records that the turn was paused or resumed; written with the next status.
     pub(super) fn state(&self, state: RunState) {
         let mut notes = self.notes();
         notes.state = state;

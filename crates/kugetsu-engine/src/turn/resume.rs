@@ -1,4 +1,4 @@
-//! After a crash: what does the session hold of this turn already?
+//! Finds what the session already holds of this turn after a crash.
 
 use std::path::Path;
 
@@ -7,23 +7,23 @@ use jiff::Timestamp;
 use crate::opencode::{Database, DatabaseError, StoredMessage};
 use kugetsu_api::SessionId;
 
-/// What is delivered to a session that holds the prompt, and whose answer a crash cut off.
+/// The prompt for a session that holds the original prompt, and whose answer a crash interrupted.
 pub(super) const GO_ON: &str = "The process that ran you ended unexpectedly. Go on where you stopped.";
 
-/// What is delivered to a session that holds the prompt, and was paused.
+/// The prompt for a session that holds the original prompt and was paused.
 pub(super) const RESUMED: &str = "You were paused. Go on where you stopped.";
 
-/// What the session holds.
+/// What the session holds of the turn.
 pub(super) enum StoredTurn {
-    /// Not the prompt.
+    /// Not even the prompt.
     Nothing,
-    /// The prompt, and no complete answer.
+    /// The prompt without a complete answer.
     Prompt,
     /// The prompt and its complete answer.
     Answer,
 }
 
-/// Looks at the messages since the turn began.
+/// Reads the messages since the turn began.
 pub(super) fn stored_turn(
     database: &Path,
     session: &SessionId,
@@ -37,7 +37,7 @@ pub(super) fn stored_turn(
     if messages.last().is_some_and(StoredMessage::is_end_of_answer) {
         return Ok(StoredTurn::Answer);
     }
-    // Under the lease every message since then is of this turn; the last one may be opencode's own, such as that of
-    // a compaction.
+    // Under the lease, every message since then belongs to this turn; the last may be opencode's own, such as a
+    // compaction's.
     Ok(StoredTurn::Prompt)
 }

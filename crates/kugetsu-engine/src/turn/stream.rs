@@ -1,7 +1,7 @@
-//! Writes the public stream of a turn, `<turn>.events.jsonl`, and tells readers that it has grown.
+//! Writes the public stream of a turn, `<turn>.events.jsonl`, and notifies readers of its growth.
 //!
-//! The file is the only buffer between a turn and whoever watches it: the supervisor appends, and every
-//! reader, in this process or another, follows the file. A slow or vanished reader cannot hold up a turn.
+//! The file is the only buffer between a turn and its readers. The supervisor appends, and every reader, in this
+//! process or another, follows the file. A slow or vanished reader cannot delay a turn.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -16,9 +16,9 @@ use crate::redact::Redactor;
 use crate::store::{RecordKey, Store, StoreError};
 pub use kugetsu_api::{STREAM_SCHEMA as SCHEMA, StreamEvent, StreamLine};
 
-/// The event in a few words for people; `None` for pieces of text, which people read as text.
-pub fn in_words(event: &StreamEvent, redactor: &Redactor) -> Option<String> {
-    // Secrets go first: of one that is cut in two, the beginning would stay.
+/// A short description of the event for people; `None` for pieces of text, which are shown as text.
+pub fn describe(event: &StreamEvent, redactor: &Redactor) -> Option<String> {
+    // Secrets are masked before the text is cut; otherwise the beginning of a cut secret would remain.
     let cut = |text: &str| -> String {
         let clean = redactor.clean(text);
         let line = clean.lines().next().unwrap_or_default();
@@ -67,7 +67,7 @@ pub fn in_words(event: &StreamEvent, redactor: &Redactor) -> Option<String> {
     })
 }
 
-/// Tells readers in this process that the file has grown, or that nothing more will come.
+/// Notifies readers in this process that the file has grown or is complete.
 #[derive(Clone, Debug, Default)]
 pub struct Growth(Arc<(Mutex<(u64, bool)>, Condvar)>);
 
@@ -78,8 +78,8 @@ impl Growth {
         changed.notify_all();
     }
 
-    /// Waits until the file is longer than `read` or complete, at most `at_most`: its length, and whether it
-    /// is complete.
+    /// Waits until the file is longer than `read` or complete, or `at_most` has passed. Returns its length and whether
+    /// it is complete.
     pub fn wait(&self, read: u64, at_most: Duration) -> (u64, bool) {
         let (state, changed) = &*self.0;
         let guard = state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -90,12 +90,12 @@ impl Growth {
     }
 }
 
-/// A turn's stream while it is written; what a watcher follows.
+/// The stream of a turn in progress, for a watcher to follow.
 #[derive(Clone, Debug)]
 pub struct Feed {
     /// The file.
     pub path: PathBuf,
-    /// When there is more.
+    /// Notifies of growth.
     pub growth: Growth,
 }
 
@@ -133,13 +133,13 @@ impl StreamWriter {
         })
     }
 
-    /// What a watcher follows.
+    /// The feed for a watcher.
     pub fn feed(&self) -> Feed {
         self.feed.clone()
     }
 
     /// Appends one event, without secrets. A full disk must not end a turn whose session is safe in opencode: the file
-    /// stops growing, with a whole line, and the turn goes on.
+    /// then stops growing after a whole line, and the turn goes on.
     pub fn write(&mut self, event: StreamEvent, redactor: &Redactor) {
         if self.gap.is_some() {
             return;
@@ -150,7 +150,7 @@ impl StreamWriter {
         }
     }
 
-    /// Appends the last line, also where lines are missing before it, and a notice of that. Gives why they are.
+    /// Appends the last line and, if lines before it are missing, a notice. Returns why lines are missing.
     pub fn end(mut self, end: StreamEvent, redactor: &Redactor) -> Option<String> {
         let gap = self.gap.take();
         if let Some(why) = &gap {
@@ -161,7 +161,7 @@ impl StreamWriter {
         gap.or_else(|| self.gap.take())
     }
 
-    /// Why lines are missing, as far as is known.
+    /// Why lines are missing, if known.
     pub fn gap(&self) -> Option<&str> {
         self.gap.as_deref()
     }

@@ -1,6 +1,6 @@
-//! Files that git does not track and that a worktree needs all the same, such as `opencode.json`.
+//! Untracked files that a worktree needs, such as `opencode.json`.
 //!
-//! A file that is there already, since git tracks it or somebody made it, is left alone.
+//! A file that already exists in the worktree, because git tracks it or someone created it, stays as it is.
 
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
@@ -9,10 +9,10 @@ use super::WorktreeError;
 use crate::fsx::{self, FsError};
 use kugetsu_api::Worktree;
 
-/// What a copy is called until it is whole.
+/// Suffix of an incomplete copy.
 const PARTIAL: &str = ".kugetsu-partial";
 
-/// What is copied and what is linked into a new worktree, by paths below the clone's top.
+/// The paths, below the clone's top folder, to copy or link into a new worktree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
     copy: Vec<PathBuf>,
@@ -20,12 +20,12 @@ pub struct Extras {
 }
 
 impl Extras {
-    /// What is copied, and what is linked; see [`parse_extra`].
+    /// Takes the paths to copy and the paths to link; see [`parse_extra`].
     pub fn new(copy: Vec<PathBuf>, link: Vec<PathBuf>) -> Self {
         Self { copy, link }
     }
 
-    /// Brings what the clone has into the worktree.
+    /// Copies and links the files that exist in the clone into the worktree.
     pub fn bring(&self, worktree: &Worktree) -> Result<(), WorktreeError> {
         for path in &self.copy {
             if let Some((from, to)) = prepare(worktree, path)? {
@@ -45,8 +45,8 @@ impl Extras {
         Ok(())
     }
 
-    /// Whether an untracked file of the worktree is one that was brought and is unchanged since.
-    pub(super) fn brought(&self, worktree: &Worktree, file: &Path) -> bool {
+    /// Whether an untracked file of the worktree came from the clone and has not changed since.
+    pub(super) fn is_unchanged_extra(&self, worktree: &Worktree, file: &Path) -> bool {
         let listed = |list: &[PathBuf]| list.iter().any(|path| file.starts_with(path));
         let (from, to) = (worktree.repo_dir.join(file), worktree.path.join(file));
         if listed(&self.link) && std::fs::read_link(&to).is_ok_and(|target| target == from) {
@@ -56,20 +56,20 @@ impl Extras {
     }
 }
 
-/// Reads the path of an untracked file below the top of a clone.
+/// Parses the path of an untracked file below the top folder of a clone.
 pub fn parse_extra(path: &str) -> Result<PathBuf, String> {
     let parts = Path::new(path);
     let plain = parts
         .components()
         .all(|part| matches!(part, Component::Normal(_)));
     if plain && !parts.starts_with(".git") {
-        // By its components, so that a last `/` means nothing.
+        // Collected from components, so that a trailing `/` has no effect.
         return Ok(parts.components().collect());
     }
     Err(format!("`{path}` is not a path below the top of a clone"))
 }
 
-/// Where from and where to, if there is something to bring and nothing there.
+/// The source and the destination, if the source exists and the destination does not.
 fn prepare(worktree: &Worktree, path: &Path) -> Result<Option<(PathBuf, PathBuf)>, WorktreeError> {
     let (from, to) = (worktree.repo_dir.join(path), worktree.path.join(path));
     if to.symlink_metadata().is_ok() || !from.exists() {
@@ -81,12 +81,12 @@ fn prepare(worktree: &Worktree, path: &Path) -> Result<Option<(PathBuf, PathBuf)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), WorktreeError> {
-    // A link at the top is followed, one inside a folder is kept as it is.
+    // A link at the top is followed; a link inside a folder is copied as a link.
     let from = from.canonicalize().map_err(|error| io("read", from, error))?;
-    copy_kept(&from, to)
+    copy_entry(&from, to)
 }
 
-fn copy_kept(from: &Path, to: &Path) -> Result<(), WorktreeError> {
+fn copy_entry(from: &Path, to: &Path) -> Result<(), WorktreeError> {
     let meta = from.symlink_metadata().map_err(|error| io("read", from, error))?;
     if meta.is_symlink() {
         let target = std::fs::read_link(from).map_err(|error| io("read", from, error))?;
@@ -99,7 +99,7 @@ fn copy_kept(from: &Path, to: &Path) -> Result<(), WorktreeError> {
             let name = entry
                 .map_err(|error| io("read the folder", from, error))?
                 .file_name();
-            copy_kept(&from.join(&name), &to.join(&name))?;
+            copy_entry(&from.join(&name), &to.join(&name))?;
         }
     } else {
         fsx::copy_durable(from, to)?;

@@ -1,4 +1,5 @@
-//! From a wish to a worktree that stands: what may be taken, what is refused, what is finished after a crash.
+//! Plans and creates worktrees: which paths and branches may be used, which are refused, and what is finished after a
+//! crash.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,55 +12,54 @@ use crate::fsx;
 use crate::git::{Git, GitRunner, Listed};
 use kugetsu_api::Worktree;
 
-/// How long a `git worktree add` that lost its kugetsu may still take before its worktree is taken for dead.
+/// How long to wait for a `git worktree add` whose kugetsu died, before its worktree counts as abandoned.
 const ORPHANED_ADD: Duration = Duration::from_secs(10);
-/// What git writes as the reason of the lock while it makes a worktree.
+/// The lock reason that git sets while it creates a worktree.
 const INITIALIZING: &str = "initializing";
 
-/// Which worktree is wanted.
+/// The parameters of a new worktree.
 #[derive(Clone, Debug)]
-pub struct Wish<'a> {
+pub struct PlanRequest<'a> {
     /// A folder of the clone.
     pub directory: &'a Path,
-    /// The folder of all worktrees; a relative one is below the clone's top.
+    /// The folder of all worktrees. A relative path is below the clone's top folder.
     pub root: &'a Path,
-    /// The worktree's place below `root`: no other issue has the same.
+    /// The worktree's path below `root`, unique to the issue.
     pub key: &'a Path,
-    /// The branch to make.
+    /// The branch to create.
     pub branch: &'a str,
-    /// The commit that it begins at.
+    /// The commit that the branch starts from.
     pub from: &'a str,
 }
 
-/// What [`make`] did.
+/// The outcome of [`make`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Made {
-    /// It stood already.
-    Stood,
-    /// It was made on a new branch.
+    /// The worktree already existed.
+    Existing,
+    /// Created on a new branch.
     New,
-    /// It was made on its branch, which was there.
+    /// Created on its existing branch.
     FromBranch,
-    /// It was made from what had been saved of it.
+    /// Created from its saved bundle.
     FromBundle,
 }
 
-/// Decides where the worktree will be, on which branch, from which commit; refuses what is somebody else's. Changes
-/// nothing.
-pub(crate) fn plan(runner: &GitRunner, wish: &Wish<'_>) -> Result<Worktree, WorktreeError> {
-    let repo_dir = top_of(runner, wish.directory)?;
+/// Decides the worktree's path, branch and base commit, and refuses what belongs to something else. Changes nothing.
+pub(crate) fn plan(runner: &GitRunner, request: &PlanRequest<'_>) -> Result<Worktree, WorktreeError> {
+    let repo_dir = top_of(runner, request.directory)?;
     let git = runner.at(&repo_dir);
-    let path = real(&repo_dir.join(wish.root)).join(wish.key);
-    let branch = branch_name(&git, wish.branch)?;
-    let Some(from) = git.commit(wish.from)? else {
+    let path = real(&repo_dir.join(request.root)).join(request.key);
+    let branch = branch_name(&git, request.branch)?;
+    let Some(from) = git.commit(request.from)? else {
         return Err(WorktreeError::Refused {
-            problem: format!("`{}` names no commit in {}", wish.from, repo_dir.display()),
+            problem: format!("`{}` is not a commit in {}", request.from, repo_dir.display()),
             hint: "fetch it, or name another one with --from".to_owned(),
         });
     };
-    let base_branch = base_branch(&git, wish.from)?;
+    let base_branch = base_branch(&git, request.from)?;
     let all = git.worktrees()?;
-    let base_commit = if is_in_the_way(&path) {
+    let base_commit = if is_occupied(&path) {
         adoptable(&git, &all, &path, &branch)?;
         let base = git.ask(["merge-base", &from, &format!("refs/heads/{branch}")])?;
         if base.ok { base.text() } else { from }
@@ -81,9 +81,9 @@ pub(crate) fn plan(runner: &GitRunner, wish: &Wish<'_>) -> Result<Worktree, Work
     })
 }
 
-/// The branch that a name stands for; none for a commit or a tag, or for a head that is on no branch.
+/// The branch that a name resolves to; `None` for a commit, a tag or a detached head.
 fn base_branch(git: &Git, name: &str) -> Result<Option<String>, WorktreeError> {
-    let said = git.ask([
+    let output = git.ask([
         "rev-parse",
         "--verify",
         "--quiet",
@@ -91,15 +91,15 @@ fn base_branch(git: &Git, name: &str) -> Result<Option<String>, WorktreeError> {
         "--end-of-options",
         name,
     ])?;
-    let full = said.text();
+    let full = output.text();
     Ok(match full.strip_prefix("refs/heads/") {
         Some(branch) => Some(branch.to_owned()),
         None => full.starts_with("refs/remotes/").then_some(full),
     })
 }
 
-/// Makes the worktree that a record names, or finds it. `saved`: the file that [`save`](super::save()) wrote, if there
-/// is one. `new`: it may begin anew at its base commit where its branch is gone.
+/// Creates the worktree that a record names, or finds it. `saved` is the file that [`save`](super::save()) wrote, if
+/// there is one. With `new`, a worktree whose branch is gone may start again from its base commit.
 pub(crate) fn make(
     runner: &GitRunner,
     worktree: &Worktree,
@@ -122,15 +122,15 @@ pub(crate) fn make(
         });
     }
     let git = runner.at(repo_dir);
-    let mut all = settled(&git, path)?;
+    let mut all = list_when_idle(&git, path)?;
     if all.iter().any(|one| one.path == *path) && is_there(path) {
-        return Ok(Made::Stood);
+        return Ok(Made::Existing);
     }
     if all
         .iter()
         .any(|one| one.path == *path && one.locked.as_deref() == Some(INITIALIZING))
     {
-        // git died while it made it: nothing has worked in there yet.
+        // git died while it created the worktree, so nothing has worked in it yet.
         fsx::remove_dir_all_durable(path)?;
         git.run([
             "worktree".as_ref(),
@@ -141,8 +141,8 @@ pub(crate) fn make(
         ])?;
         all = git.worktrees()?;
     }
-    if is_in_the_way(path) {
-        return Err(in_the_way(path, repo_dir));
+    if is_occupied(path) {
+        return Err(occupied(path, repo_dir));
     }
     if let Some(other) = all
         .iter()
@@ -171,11 +171,11 @@ pub(crate) fn make(
             });
         }
         if git.branch(branch)?.is_none() {
-            // No upstream: a push must not go to the branch that it began at.
+            // No upstream: a push must not go to the branch that this one started from.
             git.run(["branch", "--no-track", branch, &worktree.base_commit])?;
         }
     }
-    // `--force`, since a worktree that was removed by hand is still registered; nobody else has its branch.
+    // `--force`: a worktree that was deleted by hand is still registered. No other worktree has the branch.
     git.run([
         "worktree".as_ref(),
         "add".as_ref(),
@@ -190,12 +190,12 @@ pub(crate) fn make(
     Ok(made)
 }
 
-/// Whether a worktree stands at this path, as far as one look tells.
+/// Whether a worktree appears to exist at this path. Checks one file only.
 pub(crate) fn is_there(path: &Path) -> bool {
     path.join(".git").symlink_metadata().is_ok()
 }
 
-/// The folder in the worktree that a folder of the clone, or of the worktree itself, corresponds to.
+/// The folder in the worktree that corresponds to a folder of the clone or of the worktree itself.
 pub(crate) fn directory_in(worktree: &Worktree, directory: &Path) -> PathBuf {
     let directory = real(directory);
     let below = directory
@@ -212,13 +212,13 @@ pub(crate) fn directory_in(worktree: &Worktree, directory: &Path) -> PathBuf {
 
 /// The top folder of the clone.
 fn top_of(runner: &GitRunner, directory: &Path) -> Result<PathBuf, WorktreeError> {
-    let said = runner.at(directory).ask(["rev-parse", "--show-toplevel"])?;
-    if said.ok && !said.text().is_empty() {
-        return Ok(said.text().into());
+    let output = runner.at(directory).ask(["rev-parse", "--show-toplevel"])?;
+    if output.ok && !output.text().is_empty() {
+        return Ok(output.text().into());
     }
     Err(WorktreeError::Refused {
         problem: format!(
-            "{} is in no git clone, so there can be no worktree of it",
+            "{} is not in a git clone, so it cannot have a worktree",
             directory.display()
         ),
         hint: "go on without one: --no-worktree".to_owned(),
@@ -226,17 +226,17 @@ fn top_of(runner: &GitRunner, directory: &Path) -> Result<PathBuf, WorktreeError
 }
 
 fn branch_name(git: &Git, name: &str) -> Result<String, WorktreeError> {
-    let said = git.ask(["check-ref-format", &format!("refs/heads/{name}")])?;
-    if said.ok && !name.starts_with('-') {
+    let output = git.ask(["check-ref-format", &format!("refs/heads/{name}")])?;
+    if output.ok && !name.starts_with('-') {
         return Ok(name.to_owned());
     }
     Err(WorktreeError::Refused {
-        problem: format!("`{name}` cannot be the name of a branch"),
+        problem: format!("`{name}` is not a valid branch name"),
         hint: "name another one with --branch".to_owned(),
     })
 }
 
-/// The path with every link in it resolved, as git knows it; what does not exist yet stays as it is.
+/// Resolves every link in the path, as git does. Parts that do not exist yet stay as they are.
 fn real(path: &Path) -> PathBuf {
     let mut rest = Vec::new();
     let mut current = path;
@@ -254,16 +254,16 @@ fn real(path: &Path) -> PathBuf {
     }
 }
 
-/// Anything but an empty folder.
-fn is_in_the_way(path: &Path) -> bool {
+/// Whether the path exists and is not an empty folder.
+fn is_occupied(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
         && !std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Refuses what stands at the path, unless it is a worktree of this clone on this branch.
+/// Refuses anything at the path except a worktree of this clone on this branch.
 fn adoptable(git: &Git, all: &[Listed], path: &Path, branch: &str) -> Result<(), WorktreeError> {
     let Some(there) = all.iter().find(|one| one.path == *path) else {
-        return Err(in_the_way(path, git.folder()));
+        return Err(occupied(path, git.folder()));
     };
     if there.branch.as_deref() == Some(branch) {
         return Ok(());
@@ -287,7 +287,7 @@ fn adoptable(git: &Git, all: &[Listed], path: &Path, branch: &str) -> Result<(),
     })
 }
 
-fn in_the_way(path: &Path, repo_dir: &Path) -> WorktreeError {
+fn occupied(path: &Path, repo_dir: &Path) -> WorktreeError {
     WorktreeError::Refused {
         problem: format!(
             "{} is in the way: it is not a worktree of {}",
@@ -321,8 +321,8 @@ fn branch_taken(all: &[Listed], repo_dir: &Path, path: &Path, branch: &str) -> W
     }
 }
 
-/// The worktrees, once no git is making this one any more: a git whose kugetsu was killed goes on by itself.
-fn settled(git: &Git, path: &Path) -> Result<Vec<Listed>, WorktreeError> {
+/// Lists the worktrees once no git is still creating this one: a git process goes on after its kugetsu is killed.
+fn list_when_idle(git: &Git, path: &Path) -> Result<Vec<Listed>, WorktreeError> {
     let end = Instant::now() + ORPHANED_ADD;
     loop {
         let all = git.worktrees()?;
@@ -336,8 +336,8 @@ fn settled(git: &Git, path: &Path) -> Result<Vec<Listed>, WorktreeError> {
     }
 }
 
-/// Keeps the folder of all worktrees, where it is inside the clone, out of its `git status`, without touching a file
-/// that git tracks. Where that cannot be, there is no harm but noise.
+/// Hides the folder of all worktrees from the clone's `git status` if the folder is inside the clone. Edits no file
+/// that git tracks. Failure only makes `git status` noisy.
 pub(crate) fn exclude(runner: &GitRunner, worktree: &Worktree, root: &Path) {
     if let Err(error) = add_exclude(runner, worktree, root) {
         tracing::warn!("{} stays in git status: {error}", root.display());

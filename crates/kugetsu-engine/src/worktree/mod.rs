@@ -1,8 +1,9 @@
 //! Git worktrees: one per issue, linked to the clone that the base works in.
 //!
-//! Nothing here keeps a record. The order that makes a crash harmless is the caller's: the [`Worktree`] is in the
-//! issue's record before [`make`] is called, and stays there until [`remove`] has ended; both may be called again
-//! at any point between. What is nowhere else is [`save`]d before it is removed, and [`make`] finds it again.
+//! This module keeps no record. The caller makes a crash harmless by its order of steps: it writes the [`Worktree`]
+//! into the issue's record before it calls [`make`], and keeps it there until [`remove`] has returned. Both may be
+//! repeated at any point between. [`save`] keeps work that exists only in the worktree before its removal, and [`make`]
+//! restores it.
 
 mod files;
 mod make;
@@ -13,7 +14,7 @@ mod save;
 use std::path::PathBuf;
 
 pub use files::{Extras, parse_extra};
-pub use make::{Made, Wish};
+pub use make::{Made, PlanRequest};
 pub(crate) use make::{directory_in, exclude, is_there, make, plan};
 pub use rebase::Rebased;
 pub(crate) use rebase::rebase;
@@ -24,29 +25,29 @@ pub(crate) use save::{risk, save};
 use crate::fsx::FsError;
 use crate::git::GitError;
 
-/// Why there is no worktree, or why it stays.
+/// Why a worktree could not be created or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum WorktreeError {
-    /// git refused, could not be run or took too long.
+    /// git failed, could not be run or took too long.
     #[error(transparent)]
     Git(#[from] GitError),
-    /// There can be no worktree so.
+    /// The request cannot be fulfilled.
     #[error("{problem}")]
     Refused {
-        /// Why.
+        /// The reason.
         problem: String,
         /// What to do instead.
         hint: String,
     },
-    /// It holds work that is nowhere else.
+    /// The worktree holds work that exists nowhere else.
     #[error("the worktree {} holds work that is nowhere else: {risk}", .path.display())]
     AtRisk {
         /// The worktree.
         path: PathBuf,
-        /// What would be lost.
+        /// The work that would be lost.
         risk: Risk,
     },
-    /// The worktree and its branch are gone, and nothing is left to make them from.
+    /// The worktree and its branch are gone, and nothing is left to create them from.
     #[error("{problem}")]
     Lost {
         /// What is missing.
@@ -60,7 +61,7 @@ pub enum WorktreeError {
 }
 
 impl WorktreeError {
-    /// What to do next, where the message does not say it already.
+    /// The next step for the user, unless the message already names it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Refused { hint, .. } | Self::Lost { hint, .. } => Some(hint.clone()),

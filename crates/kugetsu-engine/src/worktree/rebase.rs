@@ -1,10 +1,10 @@
-//! Rebasing an issue's branch onto the branch that it began at.
+//! Rebases an issue's branch onto the branch that it started from.
 
 use super::WorktreeError;
-use crate::git::{Git, GitError, GitRunner, last_words};
+use crate::git::{Git, GitError, GitRunner, error_line};
 use kugetsu_api::Worktree;
 
-/// What git keeps in a worktree's folder while a person or an agent is in the middle of something.
+/// Files in a worktree's git folder that show an unfinished operation.
 const UNFINISHED: [(&str, &str); 5] = [
     ("rebase-merge", "rebase"),
     ("rebase-apply", "rebase"),
@@ -13,20 +13,20 @@ const UNFINISHED: [(&str, &str); 5] = [
     ("REVERT_HEAD", "revert"),
 ];
 
-/// What came of a rebase.
+/// The outcome of a rebase.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rebased {
-    /// The branch held everything already.
+    /// The branch was up to date.
     UpToDate,
-    /// The branch stands on this commit now.
+    /// The branch now starts from this commit.
     Onto(String),
-    /// These files are in conflict; the branch is what it was before.
+    /// These files are in conflict; the branch is unchanged.
     Conflicts(Vec<String>),
 }
 
-/// Rebases the worktree's branch onto its base branch, or, where it began at no branch, onto what its clone has checked
-/// out; that branch's name, or the commit, and what came of it. Nothing is fetched. After conflicts everything is as it
-/// was before.
+/// Rebases the worktree's branch onto its base branch or, if it started from a commit, onto the commit that its clone
+/// has checked out. Returns the name of that branch or commit, and the outcome. Fetches nothing. Conflicts leave
+/// everything unchanged.
 pub(crate) fn rebase(runner: &GitRunner, worktree: &Worktree) -> Result<(String, Rebased), WorktreeError> {
     let (onto, commit) = base(runner, worktree)?;
     let here = runner.at(&worktree.path);
@@ -71,13 +71,13 @@ pub(crate) fn rebase(runner: &GitRunner, worktree: &Worktree) -> Result<(String,
         if !aborted.ok {
             return Err(failed(format!(
                 "{}; and it could not be taken back (git rebase --abort): {}",
-                last_words(&rebase.stderr),
-                last_words(&aborted.stderr)
+                error_line(&rebase.stderr),
+                error_line(&aborted.stderr)
             )));
         }
     }
     if files.is_empty() {
-        return Err(failed(last_words(&rebase.stderr)));
+        return Err(failed(error_line(&rebase.stderr)));
     }
     Ok((
         onto,
@@ -85,7 +85,7 @@ pub(crate) fn rebase(runner: &GitRunner, worktree: &Worktree) -> Result<(String,
     ))
 }
 
-/// What a worktree is rebased onto, by name and by commit.
+/// The target of the rebase, by name and by commit.
 fn base(runner: &GitRunner, worktree: &Worktree) -> Result<(String, String), WorktreeError> {
     let clone = runner.at(&worktree.repo_dir);
     let Some(branch) = &worktree.base_branch else {
@@ -109,8 +109,8 @@ fn base(runner: &GitRunner, worktree: &Worktree) -> Result<(String, String), Wor
     }
 }
 
-/// Refuses a worktree in which somebody stopped in the middle of something, or went elsewhere: `git rebase` would fail
-/// there or move another branch, and `--abort` would throw away what is not ours.
+/// Refuses a worktree with an unfinished operation or another branch checked out: `git rebase` would fail there or move
+/// another branch, and `--abort` would discard someone else's work.
 fn refuse_unfinished(here: &Git, worktree: &Worktree) -> Result<(), WorktreeError> {
     if let Some(what) = unfinished(here)? {
         return Err(refused(
@@ -139,12 +139,12 @@ fn refuse_unfinished(here: &Git, worktree: &Worktree) -> Result<(), WorktreeErro
     ))
 }
 
-/// What is in progress in a worktree.
+/// The operation in progress in a worktree.
 fn unfinished(here: &Git) -> Result<Option<&'static str>, WorktreeError> {
-    let words = UNFINISHED.iter().flat_map(|(file, _)| ["--git-path", file]);
-    let paths = here.run(["rev-parse"].into_iter().chain(words))?.text();
+    let arguments = UNFINISHED.iter().flat_map(|(file, _)| ["--git-path", file]);
+    let paths = here.run(["rev-parse"].into_iter().chain(arguments))?.text();
     let mut found = paths.lines().zip(UNFINISHED);
-    // Relative to the folder where git prints no absolute one.
+    // git may print a path relative to the folder.
     let found = found.find(|(path, _)| here.folder().join(path).exists());
     Ok(found.map(|(_, (_, what))| what))
 }

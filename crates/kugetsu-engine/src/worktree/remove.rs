@@ -1,4 +1,4 @@
-//! Removing a worktree and its branch, after everything worth keeping is kept.
+//! Removes a worktree and its branch, after any work worth keeping has been saved.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -9,8 +9,8 @@ use crate::fsx;
 use crate::git::GitRunner;
 use kugetsu_api::Worktree;
 
-/// Removes the worktree; its branch stays. Without `force`, git itself refuses one that is not clean. One that is
-/// gone already is no fault.
+/// Removes the worktree; its branch stays. Without `force`, git itself refuses an unclean worktree. A worktree that is
+/// already gone is not an error.
 pub(crate) fn remove(
     runner: &GitRunner,
     worktree: &Worktree,
@@ -26,7 +26,7 @@ pub(crate) fn remove(
     if registered {
         let mut args: Vec<&OsStr> = vec!["worktree".as_ref(), "remove".as_ref()];
         if force || !is_there(path) {
-            // Twice: one that is locked as well.
+            // Twice, for a locked worktree.
             args.extend([OsStr::new("--force"); 2]);
         } else {
             save::take_back(runner, worktree, extras)?;
@@ -38,8 +38,8 @@ pub(crate) fn remove(
     Ok(())
 }
 
-/// Deletes the branch, whose commits must be kept or merged; whether it is gone. One that is checked out elsewhere
-/// stays.
+/// Deletes the branch, whose commits must be saved or merged. Returns whether the branch is gone. A branch that is
+/// checked out elsewhere stays.
 pub(crate) fn drop_branch(runner: &GitRunner, worktree: &Worktree) -> Result<bool, WorktreeError> {
     if !worktree.repo_dir.is_dir() {
         return Ok(false);
@@ -51,7 +51,7 @@ pub(crate) fn drop_branch(runner: &GitRunner, worktree: &Worktree) -> Result<boo
     Ok(git.ask(["branch", "--quiet", "-D", "--", &worktree.branch])?.ok)
 }
 
-/// The folders above a worktree are only there for it. The clone itself is never empty.
+/// Removes the folders above a worktree that exist only for it. The clone itself is never empty.
 fn remove_empty_parents(worktree: &Worktree) {
     let mut above = worktree.path.parent();
     for _ in 0..2 + 20 {

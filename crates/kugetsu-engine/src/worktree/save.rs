@@ -1,7 +1,7 @@
-//! What a worktree holds that is nowhere else, and keeping it in one file.
+//! Finds the work that exists only in a worktree, and saves it in one file.
 //!
-//! The file is a git bundle. It holds the branch, as far as it has commits beyond its base commit, and a commit on
-//! top of the worktree's head with everything that was changed or untracked there. Ignored files are not in it.
+//! The file is a git bundle. It holds the branch, if it has commits beyond its base commit, and a commit on top of the
+//! worktree's head with every changed or untracked file. Ignored files are not saved.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -12,20 +12,20 @@ use crate::fsx;
 use crate::git::{Git, GitRunner};
 use kugetsu_api::Worktree;
 
-/// Where the commit of what was not committed is kept while it is packed or unpacked.
+/// The ref of the commit with uncommitted work while it is packed or unpacked.
 const SAVED: &str = "refs/kugetsu/saved/";
 
-/// Work that is nowhere but in a worktree.
+/// Work that exists only in a worktree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Risk {
-    /// Files that are changed or that git does not know, below the worktree's top.
+    /// Changed and untracked files, relative to the worktree's top folder.
     pub files: Vec<PathBuf>,
-    /// Commits that are neither in a remote branch nor in what the clone has checked out.
+    /// The number of commits that are neither in a remote branch nor in the branch that the clone has checked out.
     pub commits: u64,
 }
 
 impl Risk {
-    /// Whether there is none.
+    /// Whether there is no such work.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty() && self.commits == 0
     }
@@ -63,16 +63,16 @@ impl std::fmt::Display for Risk {
     }
 }
 
-/// What [`save`] kept.
+/// What [`save`] wrote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Saved {
     /// The branch's commits.
     pub branch: bool,
-    /// What was not committed.
+    /// The uncommitted changes.
     pub changes: bool,
 }
 
-/// Looks for what would be lost with the worktree.
+/// Finds the work that removing the worktree would lose.
 pub(crate) fn risk(runner: &GitRunner, worktree: &Worktree, extras: &Extras) -> Result<Risk, WorktreeError> {
     if !worktree.repo_dir.is_dir() {
         return Ok(Risk::default());
@@ -103,15 +103,15 @@ pub(crate) fn risk(runner: &GitRunner, worktree: &Worktree, extras: &Extras) -> 
     args.extend(runner.at(&worktree.repo_dir).commit("HEAD")?);
     args.push("--".to_owned());
     let count = git.run(args)?.text();
-    // A number that cannot be read must not count as nothing.
+    // A count that cannot be parsed must not count as zero.
     risk.commits = count.parse().unwrap_or(1);
     Ok(risk)
 }
 
-/// A file that git tells of.
+/// A file that `git status` lists.
 struct Change {
     path: PathBuf,
-    /// It is a submodule in which something is changed: no commit of the worktree holds that.
+    /// True for a submodule with changes inside, which no commit of the worktree can hold.
     submodule: bool,
 }
 
@@ -126,7 +126,7 @@ fn changes(runner: &GitRunner, worktree: &Worktree, extras: &Extras) -> Result<V
     ])?;
     let mut found = Vec::new();
     for line in said.stdout.split(|&byte| byte == 0) {
-        // The path is what follows so many fields.
+        // The path follows this many fields.
         let before = match line.first() {
             Some(b'1') => 8,
             Some(b'u') => 10,
@@ -140,7 +140,7 @@ fn changes(runner: &GitRunner, worktree: &Worktree, extras: &Extras) -> Result<V
             .last()
             .map(|bytes| PathBuf::from(OsStr::from_bytes(bytes)))
             .unwrap_or_default();
-        if before == 1 && extras.brought(worktree, &path) {
+        if before == 1 && extras.is_unchanged_extra(worktree, &path) {
             continue;
         }
         let submodule = state.first() == Some(&b'S') && state != b"S...";
@@ -149,8 +149,7 @@ fn changes(runner: &GitRunner, worktree: &Worktree, extras: &Extras) -> Result<V
     Ok(found)
 }
 
-/// Takes the untracked files that were brought, and that nobody has changed, away again, so that git finds the
-/// worktree clean.
+/// Removes the unchanged extras again, so that git finds the worktree clean.
 pub(super) fn take_back(
     runner: &GitRunner,
     worktree: &Worktree,
@@ -161,15 +160,15 @@ pub(super) fn take_back(
         .run(["ls-files", "--others", "--exclude-standard", "-z"])?;
     for name in said.stdout.split(|&byte| byte == 0) {
         let name = Path::new(OsStr::from_bytes(name));
-        if !name.as_os_str().is_empty() && extras.brought(worktree, name) {
+        if !name.as_os_str().is_empty() && extras.is_unchanged_extra(worktree, name) {
             fsx::remove_file_durable(&worktree.path.join(name))?;
         }
     }
     Ok(())
 }
 
-/// Keeps what the worktree and its branch have beyond the base commit in the file `to`, which is replaced. Where
-/// there is nothing to keep, no file is written, and an older one stays.
+/// Saves the commits and changes beyond the base commit in the file `to`, replacing it. If there is nothing to save, it
+/// writes no file and an older file stays.
 pub(crate) fn save(
     runner: &GitRunner,
     worktree: &Worktree,
@@ -237,8 +236,8 @@ fn write(git: &Git, refs: &[String], base: Option<&str>, to: &Path) -> Result<()
     Ok(fsx::rename_durable(&temp, to)?)
 }
 
-/// A commit on top of the worktree's head with all that is not committed; the worktree and its index stay as they
-/// are. None where there is nothing.
+/// Creates a commit on top of the worktree's head with all uncommitted changes. The worktree and its index stay as they
+/// are. Returns `None` if there are no changes.
 fn commit_changes(
     runner: &GitRunner,
     worktree: &Worktree,
@@ -336,7 +335,7 @@ pub(super) struct Bundle {
 }
 
 impl Bundle {
-    /// None where there is no such file.
+    /// Returns `None` if the file does not exist.
     pub(super) fn read(git: &Git, file: &Path) -> Result<Option<Self>, WorktreeError> {
         if !file.is_file() {
             return Ok(None);
@@ -370,7 +369,7 @@ impl Bundle {
         Ok(())
     }
 
-    /// Makes the branch again, if it is in the file.
+    /// Recreates the branch if the file contains it.
     pub(super) fn fetch_branch(&self, git: &Git, worktree: &Worktree) -> Result<(), WorktreeError> {
         let name = format!("refs/heads/{}", worktree.branch);
         if self.heads.contains(&name) {
@@ -379,7 +378,7 @@ impl Bundle {
         Ok(())
     }
 
-    /// Lays what was not committed over the new worktree, not committed again.
+    /// Applies the saved uncommitted changes to the new worktree without committing them.
     pub(super) fn unpack_changes(&self, git: &Git, worktree: &Worktree) -> Result<(), WorktreeError> {
         for name in self.heads.iter().filter(|name| name.starts_with(SAVED)) {
             self.fetch(git, name)?;

@@ -1,4 +1,4 @@
-//! A scripted stand-in for `opencode`; what it can be made to do is told in `kugetsu_testing::fake`.
+//! A scripted stand-in for `opencode`; `kugetsu_testing::fake` documents what a script can do.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_macros,
@@ -20,9 +20,9 @@ use kugetsu_testing::fake::{
 };
 use store::Store;
 
-/// Nothing that the fake starts lives longer than this.
+/// The longest life of any process that the fake starts.
 const LIFE: Duration = Duration::from_mins(10);
-/// Set in the second life of a fake that ignores SIGTERM.
+/// Set when a fake re-executes itself to ignore SIGTERM.
 const IGNORES_TERM: &str = "FAKE_OPENCODE_IGNORES_TERM";
 
 type Failure = Box<dyn std::error::Error>;
@@ -50,7 +50,7 @@ fn act(arguments: &[String]) -> Result<i32, Failure> {
     }
     let script = read_script()?;
     if script.ignore_term && matches!(words.first(), Some(&("run" | "serve"))) {
-        be_born_again_ignoring_term(arguments)?;
+        reexecute_ignoring_term(arguments)?;
     }
     let home = PathBuf::from(std::env::var_os("HOME").ok_or("HOME is not set")?);
     let run = words.first() == Some(&"run");
@@ -124,7 +124,7 @@ fn read_script() -> Result<FakeScript, Failure> {
     Ok(serde_json::from_str(&text)?)
 }
 
-/// Stdin to its end, before anything else, as the real one does where stdin is no terminal.
+/// Reads stdin to its end before anything else, as the real opencode does if stdin is not a terminal.
 fn read_prompt() -> Result<String, Failure> {
     let mut stdin = std::io::stdin();
     let mut bytes = Vec::new();
@@ -138,12 +138,12 @@ fn note_call(home: &Path, call: &FakeCall) -> Result<(), Failure> {
     let file = calls_file(home);
     std::fs::create_dir_all(file.parent().ok_or("the journal has a folder")?)?;
     let mut journal = std::fs::OpenOptions::new().create(true).append(true).open(file)?;
-    // One write, so that lines of fakes that run side by side do not mix.
+    // A single write, so that lines of concurrent fakes do not mix.
     journal.write_all(format!("{}\n", serde_json::to_string(call)?).as_bytes())?;
     Ok(())
 }
 
-/// Which attempt it is: as many earlier runs as fit the same needle came before.
+/// Picks the attempt: its number is the count of earlier runs that match the same needle.
 fn pick(script: &FakeScript, prompt: &str, earlier: &[FakeCall]) -> FakeAttempt {
     let answer = || FakeAttempt {
         stores_prompt: true,
@@ -221,8 +221,9 @@ fn run_turn(
     play::play(store, &session, &attempt.steps)
 }
 
-/// A disposition to ignore is inherited through `exec`; setting one takes a shell, since it is unsafe in Rust.
-fn be_born_again_ignoring_term(arguments: &[String]) -> Result<(), Failure> {
+/// Re-executes this program with SIGTERM ignored. An ignored signal is inherited through `exec`; a shell sets it,
+/// because setting it in Rust is unsafe.
+fn reexecute_ignoring_term(arguments: &[String]) -> Result<(), Failure> {
     if std::env::var_os(IGNORES_TERM).is_some() {
         return Ok(());
     }
@@ -234,7 +235,7 @@ fn be_born_again_ignoring_term(arguments: &[String]) -> Result<(), Failure> {
     Err(shell.env(IGNORES_TERM, "1").exec().into())
 }
 
-/// The process in the middle of a double fork: leaves the session, starts the one that stays, and ends.
+/// The middle process of a double fork: leaves the session, starts the process that stays, and exits.
 fn orphan(ignore_term: bool) -> Result<i32, Failure> {
     rustix::process::setsid()?;
     let us = std::env::current_exe()?;

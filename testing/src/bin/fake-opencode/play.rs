@@ -19,7 +19,7 @@ fn send(bytes: &[u8]) -> io::Result<()> {
 
 fn line(kind: &str, session: &str, payload: (&str, &Value)) -> String {
     let (key, value) = payload;
-    // In the order of the real one, where a reader of a line's beginning finds the type.
+    // The field order of the real opencode, in which readers find the type at the start of a line.
     let (kind, session, time) = (json!(kind), json!(session), now());
     format!("{{\"type\":{kind},\"timestamp\":{time},\"sessionID\":{session},\"{key}\":{value}}}\n")
 }
@@ -35,7 +35,7 @@ fn text_line(session: &str, text: &str) -> String {
     )
 }
 
-/// Does the steps and returns the exit status.
+/// Plays the steps and returns the exit status.
 pub(crate) fn play(store: &Store, session: &str, steps: &[Step]) -> Result<i32, Failure> {
     for step in steps {
         match step {

@@ -1,4 +1,4 @@
-//! A server that makes and forks sessions and runs no turn: what `run` cannot do.
+//! A server that creates and forks sessions but runs no turns: the part of opencode that `run` does not offer.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ pub(crate) fn sessions(store: &Store) -> Result<(), Failure> {
     println!("opencode server listening on http://{}", listener.local_addr()?);
     std::io::stdout().flush()?;
     for stream in listener.incoming() {
-        // A client that goes away in the middle of a request is none of the server's trouble.
+        // A client that disconnects during a request is not an error of the server.
         let _ = answer(store, stream?);
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The fake's database: the tables and columns that opencode 1.3.2 and 1.18.33 have in common, in WAL mode as theirs.
+//! The fake's database: the tables and columns that opencode 1.3.2 and 1.18.33 have in common, in WAL mode like theirs.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::Failure;
 
-/// Columns of `session` and their types, as both versions have them.
+/// Columns of `session` and their types in both versions.
 const SESSION: [(&str, &str); 19] = [
     ("id", "text PRIMARY KEY"),
     (
@@ -62,7 +62,7 @@ pub(crate) fn now() -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// An id of opencode's form: time and counter in twelve hexadecimal digits, then random ones. Session ids descend.
+/// An id in opencode's format: time and counter as twelve hexadecimal digits, then random digits. Session ids descend.
 fn new_id(prefix: &str) -> Result<String, Failure> {
     const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -121,7 +121,7 @@ impl Store {
         !self.missing.iter().any(|column| column == name)
     }
 
-    /// The project of the working directory: the first commit's id, `global` outside a git repository.
+    /// The project of the working directory: the id of the first commit, or `global` outside a git repository.
     fn project(&self) -> Result<String, Failure> {
         let git = |arguments: &[&str]| {
             let output = Command::new("git")
@@ -164,14 +164,14 @@ impl Store {
         Ok(())
     }
 
-    /// A session as `run` creates it, with the rules that it writes.
+    /// Creates a session as `run` does, with the rules that `run` writes.
     pub(crate) fn create(&self, title: &str) -> Result<String, Failure> {
         let deny = |name: &str| json!({ "permission": name, "pattern": "*", "action": "deny" });
         let rules = json!([deny("question"), deny("plan_enter"), deny("plan_exit")]);
         self.create_with(title, Some(&rules.to_string()))
     }
 
-    /// A session as the API creates it, with the rules that it is given.
+    /// Creates a session as the API does, with the given rules.
     pub(crate) fn create_with(&self, title: &str, rules: Option<&str>) -> Result<String, Failure> {
         let id = new_id("ses")?;
         self.insert(&id, title, rules)?;
@@ -190,7 +190,7 @@ impl Store {
         Ok(found.is_some())
     }
 
-    /// A fork: its own copy of the messages, no permission, a title that tells of it.
+    /// Creates a fork: its own copy of the messages, no permission, and a title that marks a fork.
     pub(crate) fn fork(&self, base: &str) -> Result<String, Failure> {
         let title: String =
             self.connection
@@ -239,7 +239,7 @@ impl Store {
         Ok(all)
     }
 
-    /// A message that was copied or imported keeps its time, as the real one's do (both versions).
+    /// Inserts a message. A copied or imported message keeps its time, as in both real versions.
     fn insert_message(&self, id: &str, session: &str, data: &Value) -> Result<(), Failure> {
         let created = data["time"]["created"].as_i64().unwrap_or_else(now);
         self.connection.execute(

@@ -95,7 +95,7 @@ pub(super) fn write(file: &Path, key: Key, version: &Version, database: &Path) -
     let folder = file.parent().unwrap_or(Path::new("."));
     let schema = SCHEMA;
     let bytes = serde_json::to_vec(&File { schema, entries }).map_err(|error| error.to_string())?;
-    fsx::create_dir_all_brief(folder.parent().unwrap_or(folder), folder)
+    fsx::create_dir_all_volatile(folder.parent().unwrap_or(folder), folder)
         .and_then(|()| fsx::write_atomic_volatile(file, &bytes))
         .map_err(|error| error.to_string())
 }

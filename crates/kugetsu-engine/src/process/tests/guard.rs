@@ -1,4 +1,4 @@
-//! The guard itself, spoken to by hand.
+//! Tests of the guard that speak its protocol directly.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use kugetsu_testing::kugetsu_binary;
 
 use super::*;
 
-/// The header that [`GuardSpec`] makes, by hand: for a guard without our supervisor.
+/// Writes the header that [`GuardSpec`] would, for a guard without our supervisor.
 fn header(world: &World, script: &str, stdin_len: usize) -> String {
     let os = |text: &str| format!("{{\"Unix\":{:?}}}", text.as_bytes());
     let mark = os(&world.mark);
@@ -35,7 +35,7 @@ fn bare_guard() -> std::process::Child {
 }
 
 #[test]
-fn the_guards_exit_code_alone_says_how_the_program_ended() {
+fn the_guards_exit_code_alone_shows_how_the_program_ended() {
     for (script, code) in [("exit 7", 7), ("kill -KILL $$", 137)] {
         let world = World::new();
         let mut guard = bare_guard();
@@ -60,7 +60,7 @@ fn the_end_of_a_plain_pipe_ends_the_tree_too() {
 }
 
 #[test]
-fn a_guard_that_is_told_nonsense_or_half_a_prompt_starts_nothing() {
+fn a_guard_with_an_invalid_header_or_a_partial_prompt_starts_nothing() {
     let world = World::new();
     let half = header(&world, "SLEEP", 1000);
     for input in [

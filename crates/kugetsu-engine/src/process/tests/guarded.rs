@@ -1,4 +1,4 @@
-//! A program under its guard: how it ends, and what becomes of what it started.
+//! How a program under its guard ends, and what happens to the processes that it started.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -30,7 +30,7 @@ async fn an_exit_status_comes_through_and_so_does_the_output() {
 }
 
 #[tokio::test]
-async fn a_signal_is_told_from_an_exit_status_of_the_same_number() {
+async fn a_signal_is_distinguished_from_an_exit_status_of_the_same_number() {
     let world = World::new();
     let mut guarded = Guarded::spawn(world.spec("kill -USR1 $$")).await.unwrap();
     assert_eq!(wait(&mut guarded).await, Exit::Signal(10));
@@ -43,7 +43,7 @@ async fn what_the_program_leaves_behind_dies_when_it_exits() {
     let world = World::new();
     let mut spec = world.spec(&wild("echo ready; read go; exit 3"));
     spec.stdin = b"go\n".to_vec().into();
-    // The program ends by itself as soon as everything of it runs.
+    // The program exits as soon as all its processes run.
     spec.args[1] = world
         .script(&wild("while ! test -e \"$GO\"; do :; done; exit 3"))
         .into();
@@ -152,7 +152,7 @@ async fn a_stopped_guard_still_takes_a_kill() {
 async fn a_killed_guard_is_noticed_and_its_tree_is_swept() {
     for signal in [Signal::KILL, Signal::TERM] {
         let world = World::new();
-        // Without an environment and without a parent the sweep could not know a process: none of that here.
+        // This tree has no process without both an environment and a parent, because the sweep cannot identify one.
         let script = "setsid SLEEP & (setsid sh -c 'trap \"\" TERM; SLEEP; SLEEP' &) ; echo ready; SLEEP";
         let mut guarded = Guarded::spawn(world.spec(script)).await.unwrap();
         ready(&mut guarded).await;
@@ -239,9 +239,10 @@ async fn a_prompt_arrives_byte_for_byte_and_ends() {
 #[tokio::test]
 async fn what_forks_in_a_loop_is_caught() {
     let sweepers = [
-        // One parent, ever more orphans.
+        // One parent that creates orphans without end.
         "echo ready; while :; do (setsid sleep 1000 &); done",
-        // No process lives long: each starts the next and ends; in one group, and each in a session of its own.
+        // No process lives long: each starts the next and exits; one chain stays in one group, the other starts a
+        // session each time.
         r#"export B='exec sh -c "$C"' C='sh -c "$B" &'; sh -c "$B" & echo ready; SLEEP"#,
         r#"export C='setsid sh -c "$C" &'; sh -c "$C" & echo ready; SLEEP"#,
         r#"export C='setsid sh -c "$C" &'; for n in 1 2 3 4 5 6 7 8; do sh -c "$C" & done; echo ready; SLEEP"#,
@@ -277,7 +278,7 @@ async fn waiting_can_be_given_up_and_taken_up_again() {
 }
 
 #[tokio::test]
-async fn the_environment_is_the_one_asked_for_and_secrets_are_in_no_argument_list() {
+async fn the_environment_is_as_requested_and_secrets_are_in_no_argument_list() {
     let world = World::new();
     let secret = Uuid::new_v4().to_string();
     let odd = OsString::from_vec(b"a\xff\nb".to_vec());
@@ -330,7 +331,7 @@ async fn a_guard_does_not_show_under_the_names_that_people_kill() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_started_is_an_error_that_says_why() {
+async fn a_program_that_cannot_be_started_is_an_error_with_the_reason() {
     let world = World::new();
     let mut spec = world.spec("");
     spec.program = "/nowhere/opencode".into();

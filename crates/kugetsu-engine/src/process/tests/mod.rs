@@ -1,6 +1,6 @@
-//! Whatever ends a turn, nothing of its tree is left. Every test starts real processes, sees them in `/proc` by a
-//! mark of its own (not the one that the code under test goes by), ends the turn in one way, and sees `/proc` empty
-//! of them.
+//! However a turn ends, nothing of its tree is left. Each test starts real processes, finds them in `/proc` by a mark
+//! of its own (not the mark that the code under test uses), ends the turn in one way, and checks that `/proc` holds
+//! none of them.
 #![allow(clippy::disallowed_methods, reason = "tests make their own files")]
 #![allow(clippy::unwrap_used, reason = "a test fails so")]
 
@@ -21,10 +21,10 @@ mod supervisor;
 
 const DEADLINE: Duration = Duration::from_mins(1);
 const LONG: Duration = Duration::from_hours(1);
-/// Tells a re-executed test that it is the supervisor, and of which world: `mark turn`.
+/// Makes a re-executed test the supervisor of the given world; the value is `mark turn`.
 const ROLE: &str = "KUGETSU_TEST_ROLE";
 
-/// A mark that every process of one test carries, and the turn they are of.
+/// A mark that every process of one test carries, and their turn.
 struct World {
     mark: String,
     turn: Uuid,
@@ -32,7 +32,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        // Digits only, so that `sleep` takes it as a fraction of a second.
+        // Only digits, so that `sleep` accepts the mark as a fraction of a second.
         Self {
             mark: Uuid::new_v4().as_u128().to_string(),
             turn: Uuid::now_v7(),
@@ -58,7 +58,8 @@ impl World {
         }
     }
 
-    /// `SLEEP` sleeps for long and carries the mark in its arguments, so it is seen also without an environment.
+    /// Replaces `SLEEP` with a long sleep that carries the mark in its arguments, so that it is visible without an
+    /// environment.
     fn script(&self, script: &str) -> String {
         script.replace("SLEEP", &format!("sleep 1000000.{}", self.mark))
     }
@@ -90,7 +91,7 @@ impl World {
     }
 
     fn nothing_left(&self) {
-        // In the middle of an `execve` a process cannot be seen to be one of ours.
+        // In the middle of an `execve`, a process shows no mark.
         for _ in 0..3 {
             let found = self.found();
             let names: Vec<_> = found.iter().map(|pid| cmdline(*pid)).collect();
@@ -104,7 +105,7 @@ impl World {
     }
 }
 
-/// Whatever a failed test leaves must not stay.
+/// Cleans up after a failed test.
 impl Drop for World {
     fn drop(&mut self) {
         for pid in self.found() {
@@ -147,7 +148,7 @@ async fn wait(guarded: &mut Guarded) -> Exit {
         .expect("the turn ends")
 }
 
-/// Reads stdout until the program says that it is ready.
+/// Reads stdout until the program reports that it is ready.
 async fn ready(guarded: &mut Guarded) {
     let stdout = guarded.stdout.as_mut().unwrap();
     let mut seen = Vec::new();
@@ -162,8 +163,8 @@ async fn ready(guarded: &mut Guarded) {
         .expect("the program gets ready");
 }
 
-/// A tree that no process group holds: children in sessions of their own, orphans, one deaf to SIGTERM, one
-/// without an environment, and one that is stopped. Six processes carry the mark, with the shell itself.
+/// A tree that no process group holds: children in their own sessions, orphans, a child that ignores SIGTERM, one
+/// without an environment, and a stopped one. Including the shell, six processes carry the mark.
 const WILD: &str = r#"
     setsid SLEEP &
     (setsid sh -c 'trap "" TERM; SLEEP & wait; SLEEP' &)

@@ -81,7 +81,7 @@ fn a_short_command_that_takes_too_long_is_killed_with_all_it_started() {
 }
 
 #[test]
-fn a_short_command_that_cannot_be_started_says_why() {
+fn a_short_command_that_cannot_be_started_reports_the_reason() {
     let world = World::new();
     let mut spec = world.spec("");
     spec.program = "/nowhere/opencode".into();
@@ -103,7 +103,7 @@ fn a_short_command_whose_guard_is_killed_is_swept() {
     let spec = world.spec("(setsid SLEEP &); kill -KILL $PPID; SLEEP");
     match run_to_end(spec, LONG) {
         Ok(output) => assert_eq!(output.exit, Exit::GuardLost),
-        // It was killed before it could say that the program runs.
+        // The guard was killed before it could report that the program runs.
         Err(error) => assert!(matches!(error, ProcessError::GuardEnded { .. }), "{error}"),
     }
     world.nothing_left();

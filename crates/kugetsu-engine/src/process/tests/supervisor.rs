@@ -1,4 +1,4 @@
-//! A supervisor that is killed, and sweeps: the test runs itself again as the supervisor.
+//! A killed supervisor, and the sweep after it. The test re-executes itself as the supervisor.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::*;
 
-/// Runs this very test again as another process, `mark` and `turn` in its environment, and gives it and the line
+/// Runs this test again as another process with `mark` and `turn` in its environment. Returns the process and the line
 /// that it prints.
 fn as_supervisor(test: &str, world: &World, set_env: &[(&str, String)]) -> (std::process::Child, String) {
     let mut supervisor = Command::new(std::env::current_exe().unwrap())
@@ -23,16 +23,16 @@ fn as_supervisor(test: &str, world: &World, set_env: &[(&str, String)]) -> (std:
         .unwrap();
     let mut out = BufReader::new(supervisor.stdout.take().unwrap());
     let mut line = String::new();
-    while !line.starts_with("said:") {
+    while !line.starts_with("reported:") {
         line.clear();
-        assert_ne!(out.read_line(&mut line).unwrap(), 0, "the supervisor speaks");
+        assert_ne!(out.read_line(&mut line).unwrap(), 0, "the supervisor reports");
     }
-    // It goes on writing, and must be able to.
+    // The supervisor keeps writing and must not get a broken pipe.
     std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-    (supervisor, line["said:".len()..].trim_end().to_owned())
+    (supervisor, line["reported:".len()..].trim_end().to_owned())
 }
 
-/// The world that this process is the supervisor of, if it is one.
+/// The world that this process supervises, if this process is the supervisor.
 fn role() -> Option<std::mem::ManuallyDrop<World>> {
     let role = std::env::var(ROLE).ok()?;
     let (mark, turn) = role.split_once(' ')?;
@@ -43,9 +43,9 @@ fn role() -> Option<std::mem::ManuallyDrop<World>> {
     }))
 }
 
-fn say(what: &str) {
+fn report(what: &str) {
     let mut out = std::io::stdout();
-    writeln!(out, "\nsaid:{what}").unwrap();
+    writeln!(out, "\nreported:{what}").unwrap();
     out.flush().unwrap();
 }
 
@@ -57,15 +57,15 @@ fn supervise(world: &World, script: &str) -> ! {
         .unwrap();
     runtime.block_on(async {
         let mut guarded = Guarded::spawn(world.spec(script)).await.unwrap();
-        say(&format!("{} {}", guarded.guard_pid(), guarded.pid()));
+        report(&format!("{} {}", guarded.guard_pid(), guarded.pid()));
         guarded.wait().await;
         panic!("the turn ended by itself");
     })
 }
 
-/// The guard's and the program's process id, as the supervisor said them.
-fn pids(said: &str) -> (u32, u32) {
-    let (guard, program) = said.split_once(' ').unwrap();
+/// The process ids of the guard and the program, as the supervisor reported them.
+fn pids(reported: &str) -> (u32, u32) {
+    let (guard, program) = reported.split_once(' ').unwrap();
     (guard.parse().unwrap(), program.parse().unwrap())
 }
 
@@ -75,13 +75,13 @@ fn a_supervisor_killed_by_sigkill_leaves_nothing() {
         supervise(&world, &wild("trap '' TERM; SLEEP; SLEEP"));
     }
     let world = World::new();
-    let (mut supervisor, said) = as_supervisor(
+    let (mut supervisor, reported) = as_supervisor(
         "process::tests::supervisor::a_supervisor_killed_by_sigkill_leaves_nothing",
         &world,
         &[],
     );
-    let guard = identity_of(pids(&said).0).unwrap();
-    // The supervisor itself carries the mark in its environment.
+    let guard = identity_of(pids(&reported).0).unwrap();
+    // The supervisor itself also carries the mark.
     world.until_found(WILD_COUNT + 2);
     supervisor.kill().unwrap();
     supervisor.wait().unwrap();
@@ -89,8 +89,8 @@ fn a_supervisor_killed_by_sigkill_leaves_nothing() {
     until("the guard is gone", || is_alive(&guard) == Liveness::Dead);
 }
 
-/// When a process group loses its last tie to its session while a member is stopped, the kernel sends SIGHUP to it.
-/// A guard in the program's group, or in the supervisor's session, would die of that and leave the tree.
+/// When a process group loses its last tie to its session while a member is stopped, the kernel sends SIGHUP to the
+/// group. A guard in the program's group, or in the supervisor's session, would die of that and leave the tree.
 #[test]
 fn a_supervisor_killed_while_the_program_is_stopped_leaves_nothing() {
     if let Some(world) = role() {
@@ -100,12 +100,12 @@ fn a_supervisor_killed_while_the_program_is_stopped_leaves_nothing() {
         );
     }
     let world = World::new();
-    let (mut supervisor, said) = as_supervisor(
+    let (mut supervisor, reported) = as_supervisor(
         "process::tests::supervisor::a_supervisor_killed_while_the_program_is_stopped_leaves_nothing",
         &world,
         &[],
     );
-    let (_, program) = pids(&said);
+    let (_, program) = pids(&reported);
     world.until_found(3);
     until("the program is stopped", || stat(program)[0] == "T");
     supervisor.kill().unwrap();
@@ -114,20 +114,20 @@ fn a_supervisor_killed_while_the_program_is_stopped_leaves_nothing() {
 }
 
 #[test]
-fn a_supervisor_and_a_guard_killed_together_leave_what_a_later_sweep_ends() {
+fn a_later_sweep_ends_the_tree_of_a_supervisor_and_guard_killed_together() {
     if let Some(world) = role() {
         supervise(
             &world,
-            // A shell may execute its last command in its own place; this one has another to come.
+            // A shell may execute its last command in its own place, so a command follows the sleep.
             "setsid SLEEP & (setsid sh -c 'trap \"\" TERM; SLEEP; SLEEP' &) ; SLEEP; :",
         );
     }
     let world = World::new();
     let name =
-        "process::tests::supervisor::a_supervisor_and_a_guard_killed_together_leave_what_a_later_sweep_ends";
-    let (mut supervisor, said) = as_supervisor(name, &world, &[]);
-    // A shell that still forks has more processes for a moment than it will have, and one in the middle of an `execve`
-    // is not seen: the tree stands when all three of its sleeps are what they are.
+        "process::tests::supervisor::a_later_sweep_ends_the_tree_of_a_supervisor_and_guard_killed_together";
+    let (mut supervisor, reported) = as_supervisor(name, &world, &[]);
+    // A shell that is still forking briefly has extra processes, and a process in the middle of an `execve` is
+    // invisible. The tree is complete when all three sleeps are visible.
     until("the tree stands", || {
         let found = world.found();
         found
@@ -136,13 +136,13 @@ fn a_supervisor_and_a_guard_killed_together_leave_what_a_later_sweep_ends() {
             .count()
             == 3
     });
-    // A guard that is stopped cannot act on its supervisor's death before its own.
-    send(pids(&said).0, Signal::STOP);
-    until("the guard is stopped", || stat(pids(&said).0)[0] == "T");
+    // A stopped guard cannot react to its supervisor's death before its own.
+    send(pids(&reported).0, Signal::STOP);
+    until("the guard is stopped", || stat(pids(&reported).0)[0] == "T");
     supervisor.kill().unwrap();
-    send(pids(&said).0, Signal::KILL);
+    send(pids(&reported).0, Signal::KILL);
     supervisor.wait().unwrap();
-    until("both are gone", || identity_of(pids(&said).0).is_none());
+    until("both are gone", || identity_of(pids(&reported).0).is_none());
     assert_eq!(sweep_marked(Uuid::now_v7()).unwrap(), 0, "another turn's");
     let left: Vec<_> = world.found().iter().map(|pid| cmdline(*pid)).collect();
     assert_eq!(left.len(), 5, "the tree lives on without a guard: {left:?}");
@@ -151,15 +151,15 @@ fn a_supervisor_and_a_guard_killed_together_leave_what_a_later_sweep_ends() {
     assert_eq!(sweep_marked(world.turn).unwrap(), 0);
 }
 
-/// A process that cleared its environment and whose parent is gone: neither the mark nor ancestry leads to it.
+/// A process that cleared its environment and lost its parent: neither the mark nor ancestry leads to it.
 #[test]
-fn what_no_sweep_could_find_dies_with_its_cgroup() {
-    const NAME: &str = "process::tests::supervisor::what_no_sweep_could_find_dies_with_its_cgroup";
+fn a_process_that_no_sweep_finds_dies_with_its_cgroup() {
+    const NAME: &str = "process::tests::supervisor::a_process_that_no_sweep_finds_dies_with_its_cgroup";
     if let Some(world) = role() {
         supervise(&world, "(setsid env -i sleep 987654 &) ; SLEEP");
     }
     let world = World::new();
-    let (mut supervisor, said) = as_supervisor(NAME, &world, &[]);
+    let (mut supervisor, reported) = as_supervisor(NAME, &world, &[]);
     let cgroup = || {
         let found = Command::new("find")
             .args(["/sys/fs/cgroup", "-type", "d", "-name"])
@@ -168,7 +168,7 @@ fn what_no_sweep_could_find_dies_with_its_cgroup() {
             .unwrap();
         String::from_utf8(found.stdout).unwrap().trim().to_owned()
     };
-    let (guard, program) = pids(&said);
+    let (guard, program) = pids(&reported);
     let folder = cgroup();
     if folder.is_empty() {
         let own = std::fs::read_to_string(format!("/proc/{program}/cgroup")).unwrap();
@@ -185,7 +185,7 @@ fn what_no_sweep_could_find_dies_with_its_cgroup() {
             !made.status.success(),
             "a cgroup could have been made here: {made:?}"
         );
-        // An ordinary login: a turn goes without. As root and below `systemd-run --user` there is one.
+        // An ordinary login has no cgroup for a turn. Root and `systemd-run --user` do.
         assert!(!own.contains("kugetsu-"), "{own}");
         supervisor.kill().unwrap();
         supervisor.wait().unwrap();
@@ -214,9 +214,9 @@ fn what_no_sweep_could_find_dies_with_its_cgroup() {
 }
 
 #[test]
-fn a_sweep_of_all_spares_who_asks_for_it_even_when_marked() {
+fn a_sweep_spares_its_caller_even_when_marked() {
     if let Some(world) = role() {
-        say(&format!("swept {}", sweep_marked(world.turn).unwrap()));
+        report(&format!("swept {}", sweep_marked(world.turn).unwrap()));
         return;
     }
     let world = World::new();
@@ -229,19 +229,19 @@ fn a_sweep_of_all_spares_who_asks_for_it_even_when_marked() {
         .envs(mark.clone())
         .spawn()
         .unwrap();
-    let (mut sweeper, said) = as_supervisor(
-        "process::tests::supervisor::a_sweep_of_all_spares_who_asks_for_it_even_when_marked",
+    let (mut sweeper, reported) = as_supervisor(
+        "process::tests::supervisor::a_sweep_spares_its_caller_even_when_marked",
         &world,
         &mark,
     );
-    assert_eq!(said, "swept 1");
+    assert_eq!(reported, "swept 1");
     assert!(sweeper.wait().unwrap().success());
     assert_eq!(beside.wait().unwrap().signal(), Some(9));
 }
 
-/// In the middle of an `execve` a process has neither arguments nor an environment: it looks like one without a mark.
+/// In the middle of an `execve`, a process has neither arguments nor an environment and looks unmarked.
 #[test]
-fn what_executes_itself_again_and_again_is_found_by_the_sweep() {
+fn a_process_that_keeps_executing_itself_is_found_by_the_sweep() {
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("again");
     std::fs::write(&script, "exec /bin/sh \"$0\"\n").unwrap();
@@ -253,7 +253,7 @@ fn what_executes_itself_again_and_again_is_found_by_the_sweep() {
             .env("TEST_MARK", &world.mark)
             .spawn()
             .unwrap();
-        // `spawn` returns a moment before the child has a memory of its own, and with it an environment.
+        // `spawn` returns a moment before the child has its own memory and environment.
         world.until_found(1);
         assert_eq!(sweep_marked(world.turn).unwrap(), 1, "round {round}");
         assert_eq!(restless.wait().unwrap().signal(), Some(9));

@@ -1,4 +1,4 @@
-//! Records to write, and the test itself as another process.
+//! Sample records, and running a test as another process.
 
 use std::path::Path;
 use std::process::Command;
@@ -120,7 +120,7 @@ pub(crate) fn overwrite(path: &Path, bytes: impl AsRef<[u8]>) {
     std::fs::write(path, bytes).unwrap();
 }
 
-/// Fixes whatever can be fixed; gives what is left.
+/// Fixes every fixable finding and returns the rest.
 pub(crate) fn fix_all(store: &Store) -> Vec<Finding> {
     for finding in store.check() {
         store.fix(&finding).unwrap();
@@ -128,7 +128,7 @@ pub(crate) fn fix_all(store: &Store) -> Vec<Finding> {
     store.check()
 }
 
-/// This very test again, as another process; it finds these words in [`role`].
+/// This test as another process, which finds these arguments through [`role`].
 pub(crate) fn another_process(test: &str, role: &[&str]) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
@@ -141,7 +141,7 @@ pub(crate) fn test_arguments(test: &str) -> [&str; 4] {
     [test, "--exact", "--nocapture", "--test-threads=1"]
 }
 
-/// What this process was started for, when it is not the test itself.
+/// The role of this process, unless this is the test itself.
 pub(crate) fn role() -> Option<Vec<String>> {
     Some(
         std::env::var("KUGETSU_TEST_ROLE")

@@ -1,4 +1,4 @@
-//! `kill -9` at every marked moment of every operation that writes.
+//! `kill -9` at every crash point of every operation that writes.
 
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
@@ -36,7 +36,7 @@ fn role_of_subject() -> Address {
     address("github.com/shoko/kugetsu#14/review")
 }
 
-/// What is there before the operation.
+/// Sets up the state before the operation.
 fn prepare(store: &Store, operation: &str) {
     let address = subject();
     save(store, &bystander(), "bystander").unwrap();
@@ -121,7 +121,7 @@ fn a_kill_at_any_moment_leaves_the_old_or_the_new() {
     println!("{kills} kills at {} points, nothing lost", passed.len());
 }
 
-/// Titles of the subject's record, in its place and in the trash.
+/// The title of the subject's record in its place, and the number of its records in the trash.
 fn whereabouts(store: &Store) -> (Option<String>, usize) {
     let here = store
         .session_record(&subject())
@@ -132,7 +132,7 @@ fn whereabouts(store: &Store) -> (Option<String>, usize) {
 
 fn verify(store: &Store, operation: &str, what: &str, finished: bool) {
     let address = subject();
-    // Readers first, as the next command would, without any repair.
+    // First read, as the next command would, without any repair.
     let listing = store.session_records().unwrap();
     assert_eq!(listing.broken, [], "{what}");
     assert!(
@@ -168,7 +168,7 @@ fn verify(store: &Store, operation: &str, what: &str, finished: bool) {
         assert_eq!(Some(&here), allowed.last(), "{what}");
     }
 
-    // Then the repair.
+    // Then repair.
     age_all(store.home());
     assert_eq!(fix_all(store), [], "{what}");
     assert_eq!(whereabouts(store), here, "{what}: the repair decided otherwise");
@@ -188,7 +188,7 @@ fn verify(store: &Store, operation: &str, what: &str, finished: bool) {
         _ => assert_eq!(turns, 0, "{what}"),
     }
 
-    // And the same operation once more, where it was not done.
+    // Then repeat the operation if it had not completed.
     if Some(&here) != allowed.last() || operation == "append" {
         perform(store, operation);
         assert_eq!(store.turns(&role_of_subject()).unwrap(), [turn(7)], "{what}");
@@ -219,12 +219,12 @@ fn a_new_session_does_not_inherit_the_folder_that_a_crash_left() {
     store.save_session(&held, &issue_record(&address, "old")).unwrap();
     store.append_turn(&held, &address, &turn(1)).unwrap();
     let id = store.trash_session(&held, &address, "destroy").unwrap();
-    // As a kill between the two moves leaves it.
+    // The state after a kill between the two moves.
     let trashed = store.home().join("trash").join(id.to_string());
     std::fs::rename(trashed.join("session"), store.folder(&key)).unwrap();
     assert_eq!(
         store.check(),
-        [Finding::HalfTrashed {
+        [Finding::UnfinishedRemoval {
             id,
             record_moved: true
         }]
@@ -247,7 +247,7 @@ fn a_restore_that_was_cut_off_is_taken_back_before_its_files_are_looked_for() {
     store.save_session(&held, &issue_record(&address, "old")).unwrap();
     store.append_turn(&held, &address, &turn(1)).unwrap();
     let id = store.trash_session(&held, &address, "destroy").unwrap();
-    // As a kill leaves it before the first file is back.
+    // The state after a kill before the first file is restored.
     let trashed = store.home().join("trash").join(id.to_string());
     std::fs::rename(trashed.join("session"), trashed.join("session.part")).unwrap();
     store.finish_removal(&held).unwrap();
@@ -266,7 +266,7 @@ fn crash_points_are_named_or_refused() {
     assert!(crate::set_crash_point("renamed:x").is_err());
 }
 
-/// The points that operations of the store pass.
+/// The crash points that operations of the store pass.
 fn own_points() -> impl Iterator<Item = &'static str> {
     let points = fsx::points::ALL.iter().chain(crate::store::points::ALL);
     points.map(|point| point.name())

@@ -1,4 +1,4 @@
-//! Disks that are full or read-only, folders that are someone else's, links where none belong.
+//! Full and read-only disks, folders of other users, and symbolic links inside the store.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::store::{Finding, Fixed, LeaseError, RecordKey, Store, StoreError};
 
 use super::common::*;
 
-/// Runs this test again in a namespace of its own, after `prepare`, in which `$0` is an empty folder.
+/// Runs this test again in a separate namespace after the script `prepare`, in which `$0` is an empty folder.
 fn in_a_namespace(test: &str, prepare: &str) {
     let folder = tempfile::tempdir().unwrap();
     let is_root = rustix::process::geteuid().is_root();
@@ -35,10 +35,10 @@ fn in_a_namespace(test: &str, prepare: &str) {
 }
 
 #[test]
-fn a_full_disk_is_said_and_loses_nothing() {
+fn a_full_disk_is_reported_and_loses_nothing() {
     let Some(role) = role() else {
         return in_a_namespace(
-            "store::tests::faults::a_full_disk_is_said_and_loses_nothing",
+            "store::tests::faults::a_full_disk_is_reported_and_loses_nothing",
             "mount -t tmpfs -o size=256k,mode=700 tmpfs \"$0\"",
         );
     };
@@ -61,7 +61,7 @@ fn a_full_disk_is_said_and_loses_nothing() {
         error.to_string().contains("full") && error.to_string().contains("home"),
         "{error}"
     );
-    // What is there stays as it is when it cannot be replaced, and a turn is added as a whole or not.
+    // A file that cannot be replaced stays as it is, and a turn is added completely or not at all.
     let big = "y".repeat(200_000);
     assert!(matches!(
         save(&store, &turns_of, &big),
@@ -108,10 +108,10 @@ fn a_full_disk_is_said_and_loses_nothing() {
 }
 
 #[test]
-fn a_read_only_disk_is_read_and_said() {
+fn a_read_only_disk_is_read_and_reported() {
     let Some(role) = role() else {
         return in_a_namespace(
-            "store::tests::faults::a_read_only_disk_is_read_and_said",
+            "store::tests::faults::a_read_only_disk_is_read_and_reported",
             "mount -t tmpfs -o size=1m,mode=700 tmpfs \"$0\"",
         );
     };
@@ -136,8 +136,8 @@ fn a_read_only_disk_is_read_and_said() {
 }
 
 #[test]
-fn a_folder_of_someone_else_is_said() {
-    const NAME: &str = "store::tests::faults::a_folder_of_someone_else_is_said";
+fn a_folder_of_another_user_is_reported() {
+    const NAME: &str = "store::tests::faults::a_folder_of_another_user_is_reported";
     if let Some(role) = role() {
         let store = Store::open(Path::new(&role[0]).into());
         assert_eq!(store.session_records().unwrap().found.len(), 1);
@@ -171,7 +171,7 @@ fn a_folder_of_someone_else_is_said() {
     for (path, mode) in modes {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
-    // Root may do anything, except in a namespace in which it is nobody.
+    // Root may do anything, except in a namespace that maps it to nobody.
     let mut command = Command::new("unshare");
     command
         .arg("--user")
@@ -221,7 +221,7 @@ fn no_link_is_followed() {
     assert_eq!(store.fix(&finding).unwrap(), Fixed::NotByMachine);
     std::fs::remove_file(&path).unwrap();
 
-    // Every folder on the way, and the folder of its turns.
+    // Every folder on the way, and the folder of the session's turns.
     let mut on_the_way: Vec<_> = path
         .ancestors()
         .skip(1)

@@ -35,7 +35,7 @@ fn a_lease_is_exclusive_names_its_holder_and_is_given_back() {
     ] {
         assert!(message.contains(part), "{part} is not in: {message}");
     }
-    // Neither another issue nor the base is concerned.
+    // Another issue and the base are not affected.
     store.lease_session(&other, me(), None).unwrap();
     store.lease_base(address.repo(), me(), None).unwrap();
     drop(held);
@@ -43,7 +43,7 @@ fn a_lease_is_exclusive_names_its_holder_and_is_given_back() {
     store.lease_session(&address, me(), None).unwrap();
 }
 
-/// A program that is being started has every open file of ours until it is executed, also one with a lock.
+/// Between fork and exec, a new program holds every open file of this process, including one with a lock.
 #[test]
 fn a_lease_that_was_given_back_is_free_whatever_is_started_meanwhile() {
     let (_folder, store) = store();
@@ -57,7 +57,7 @@ fn a_lease_that_was_given_back_is_free_whatever_is_started_meanwhile() {
                 }
             });
         }
-        // Nothing here may panic: the other threads would go on for ever.
+        // Nothing here may panic: the other threads would run for ever.
         let free = (0..1000).all(|_| {
             let taken = store.lease_session(&address, me(), None).map(drop).is_ok();
             taken && store.lease_holder(&RecordKey::from(&address)).is_none()
@@ -107,7 +107,7 @@ fn a_left_or_damaged_lock_file_holds_nobody_up() {
         let held = lease(&store, &address);
         let held_by: Holder = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!(&held_by, held.holder());
-        // A holder whose name cannot be read still holds.
+        // A holder whose name cannot be read still holds the lease.
         overwrite(&path, b"{\"pi");
         assert!(matches!(
             store.lease_session(&address, me(), None),
@@ -144,7 +144,7 @@ fn a_lease_dies_with_its_holder() {
         let _index = store.fork_lock(Duration::ZERO).unwrap();
         save(&store, &common_other(), "x").unwrap();
         println!("\nholding");
-        // Until the test kills it, or is gone itself.
+        // Until the test kills this process or ends itself.
         std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
         return;
     }
@@ -194,7 +194,7 @@ fn the_index_is_waited_for_with_a_limit() {
     };
     overwrite(&lock, serde_json::to_vec(&holder).unwrap());
     let impatient = store.clone().with_lock_wait(Duration::from_millis(60));
-    // Readers, and writers that change no entry, do not wait at all.
+    // Readers, and writers that change no entry, do not wait.
     assert_eq!(impatient.session_records().unwrap().found.len(), 1);
     save(&impatient, &address("github.com/o/r#1"), "y").unwrap();
     let error = save(&impatient, &address("github.com/o/r#2"), "x").unwrap_err();
@@ -253,7 +253,7 @@ fn processes_make_records_at_once_and_the_index_has_them_all() {
         for at in 1..=20 {
             save(&store, &address(&format!("github.com/o/r#{}", number(at))), "x").unwrap();
         }
-        // All of them want this one, and one at a time gets it.
+        // All of them want this lease; one at a time gets it.
         let shared = address("github.com/o/r#1");
         let lease = store
             .lease_session(&shared, me(), Some(Duration::from_mins(2)))

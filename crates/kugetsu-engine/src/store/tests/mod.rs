@@ -1,4 +1,4 @@
-//! The store through its public interface: records, index, leases, turns, trash, and what doctor sees.
+//! The store through its public interface: records, index, leases, turns, trash, and the findings of doctor.
 #![allow(
     clippy::disallowed_methods,
     reason = "the tests do to files what the store must withstand"
@@ -100,7 +100,7 @@ fn a_write_needs_the_lease_of_its_own_key_in_its_own_store() {
 }
 
 #[test]
-fn a_summary_says_of_a_record_what_the_whole_says() {
+fn a_summary_agrees_with_the_whole_record() {
     let address = address("github.com/shoko/kugetsu#14");
     let live = LiveTurn {
         turn: uuid::Uuid::from_u128(7),
@@ -201,7 +201,7 @@ fn a_newer_record_is_read_and_never_rewritten() {
         assert_eq!(store.fix(&finding).unwrap(), Fixed::NotByMachine);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
     }
-    // Nor is one written that claims to be newer.
+    // A record that claims to be newer is not written either.
     let fresh = common::address("github.com/shoko/kugetsu#15");
     let mut record = issue_record(&fresh, "x");
     record.schema = 2;
@@ -213,7 +213,7 @@ fn a_newer_record_is_read_and_never_rewritten() {
 }
 
 #[test]
-fn a_broken_record_is_kept_reported_and_moved_aside_only_by_fix() {
+fn a_broken_record_stays_is_reported_and_is_moved_aside_only_by_fix() {
     let (_folder, store) = store();
     let address = address("github.com/shoko/kugetsu#14");
     let path = record_path(&store, &address);
@@ -265,7 +265,7 @@ fn a_broken_record_is_kept_reported_and_moved_aside_only_by_fix() {
         assert_eq!(store.check(), []);
         assert_eq!(store.session_record(&address).unwrap(), None);
         save(&store, &address, "new").unwrap();
-        // A finding from before does no harm to what is good now.
+        // Fixing an outdated finding does not damage a good file.
         assert_eq!(store.fix(&findings[0]).unwrap(), Fixed::Done);
         assert_eq!(store.session_record(&address).unwrap().unwrap().title, "new");
     }
@@ -286,7 +286,7 @@ fn ten_thousand_records_are_listed_in_order_and_one_bad_one_spoils_none() {
     for text in repos {
         for number in 1..=2500 {
             let address = address(&format!("{text}#{number}"));
-            // Some are larger than any buffer.
+            // Some records are larger than any buffer.
             let title = if number % 1000 == 7 {
                 "t".repeat(200_000)
             } else {
@@ -350,7 +350,7 @@ fn the_index_has_exactly_the_agreed_form() {
         serde_json::from_slice::<serde_json::Value>(&bytes).unwrap(),
         expected
     );
-    // An entry that is there already costs no write.
+    // An existing entry costs no write.
     let before = store
         .home()
         .join("index.json")
@@ -425,7 +425,7 @@ fn an_index_that_disagrees_is_found_and_made_anew() {
         &store.home().join("index.json"),
         serde_json::to_vec(&wrong).unwrap(),
     );
-    // No reader minds.
+    // Readers are not affected.
     assert_eq!(store.session_record(&gone).unwrap(), None);
     assert_eq!(store.session_records().unwrap().found.len(), 1);
     let findings = store.check();
@@ -453,7 +453,7 @@ fn an_index_that_disagrees_is_found_and_made_anew() {
     assert_eq!(store.check(), []);
     std::fs::remove_file(store.home().join("index.json")).unwrap();
     assert_eq!(store.check(), [Finding::IndexMissing]);
-    // The next new record brings the others back with it.
+    // The next new record restores the other entries too.
     save(&store, &gone, "x").unwrap();
     assert_eq!(store.check(), []);
     assert_eq!(store.index().unwrap().issues.len(), 2);

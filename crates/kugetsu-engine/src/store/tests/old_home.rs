@@ -1,4 +1,4 @@
-//! What version 0.1 wrote is read, and written again as it was.
+//! A store written by version 0.1 is read and rewritten without loss.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ fn fixture() -> Store {
     Store::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/home-0.1"))
 }
 
-/// The text of a record that was read and is written again, against the text that the old version wrote.
-fn is_kept(store: &Store, key: &RecordKey, written: &[u8]) {
+/// Compares the rewritten text of a record with the text that the old version wrote.
+fn assert_unchanged(store: &Store, key: &RecordKey, written: &[u8]) {
     let old: Value = serde_json::from_slice(&std::fs::read(store.record_path(key)).unwrap()).unwrap();
     let new: Value = serde_json::from_slice(written).unwrap();
     assert_eq!(old, new, "{key}");
@@ -28,7 +28,7 @@ fn every_record_is_read_and_written_as_it_was() {
         sessions.broken
     );
     for record in &sessions.found {
-        is_kept(
+        assert_unchanged(
             &store,
             &RecordKey::from(&record.address),
             &record_text(record).unwrap(),
@@ -39,7 +39,7 @@ fn every_record_is_read_and_written_as_it_was() {
     let bases = store.bases().unwrap();
     assert_eq!((bases.found.len(), bases.broken.len()), (2, 0));
     for base in &bases.found {
-        is_kept(&store, &RecordKey::from(&base.repo), &record_text(base).unwrap());
+        assert_unchanged(&store, &RecordKey::from(&base.repo), &record_text(base).unwrap());
     }
     assert_eq!(bases.found.iter().filter(|base| base.adopted).count(), 1);
     assert_eq!(store.index().unwrap().issues.len(), 7);

@@ -1,4 +1,4 @@
-//! The files that references lead to: every key has its own, inside the store, and no text leads out of it.
+//! The paths of keys: every key has its own paths inside the store, and no input leads outside.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::store::{RecordKey, Store};
 
-/// Segments that look like what the store itself writes, and any others.
+/// Segments that look like the store's own file names, and any others.
 fn segment() -> impl Strategy<Value = String> {
     let sly = [
         "14",
@@ -44,7 +44,7 @@ fn segment() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Roles and names, among them those that look like files of the store.
+/// Roles and names, including some that look like files of the store.
 fn name() -> impl Strategy<Value = AddressName> {
     let sly = [
         "at", "base", "14", "1.2", "review", "turns", "lease", "a-b", "a_b",
@@ -56,7 +56,7 @@ fn name() -> impl Strategy<Value = AddressName> {
     .prop_filter_map("a name", |text| AddressName::new(&text).ok())
 }
 
-/// The session of an issue, or of one of its roles.
+/// The session of an issue, or of one of the issue's roles.
 fn of_issue(issue: IssueRef, role: Option<AddressName>) -> RecordKey {
     RecordKey::Session(match role {
         None => Address::Issue(issue),
@@ -90,7 +90,7 @@ fn key() -> impl Strategy<Value = RecordKey> {
     )
 }
 
-/// Two keys of which one often is named like a file or a folder of the other.
+/// Two keys; often one is named like a file or a folder of the other.
 fn two_keys() -> impl Strategy<Value = (RecordKey, RecordKey)> {
     let more = (
         prop::collection::vec(segment(), 0..3),
@@ -105,7 +105,7 @@ fn two_keys() -> impl Strategy<Value = (RecordKey, RecordKey)> {
     prop_oneof![nested, (key(), key())]
 }
 
-/// Every path that is a file or a folder of this key alone.
+/// Every path that belongs to this key alone.
 fn own_paths(store: &Store, key: &RecordKey) -> Vec<PathBuf> {
     vec![
         store.record_path(key),
@@ -132,9 +132,9 @@ proptest! {
         let store = Store::open("/home".into());
         for mine in own_paths(&store, &a) {
             for theirs in own_paths(&store, &b) {
-                // Also not one inside the other: no file where the other needs a folder.
+                // Neither is inside the other: no file takes the place of the other's folder.
                 let apart = !mine.starts_with(&theirs) && !theirs.starts_with(&mine);
-                // But for the roles of an issue, which are in a folder of their own within the issue's.
+                // An issue's roles are an exception: they are in a folder inside the issue's folder.
                 let of_one_issue = is_role_of(&a, &b) || is_role_of(&b, &a);
                 prop_assert!(a == b || apart || (of_one_issue && mine != theirs), "{a} has {}, {b} has {}", mine.display(), theirs.display());
             }
@@ -175,7 +175,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_that_looks_right_leaves_the_folder(
+    fn no_plausible_text_leaves_the_folder(
         text in "(https?://|ssh://|git@|HTTP://)?[a-z.:@-]{0,9}(/([a-zA-Z0-9._~-]{0,4}|\\.\\.|-|issues|pull|%2e)){0,6}[#:/?~]?[0-9]{0,21}(/[a-z0-9.]{0,4})?\\PC?"
     ) {
         check_any(&text);

@@ -1,4 +1,4 @@
-//! Random operations, damage included: the index and the records always agree again.
+//! Random operations, including damage: afterwards, the index and the records always agree.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ const REPOS: [&str; 3] = [
     "gitlab.com/g/sub/14",
 ];
 
-/// Two issues, a role of the first and a session without an issue, of each repository.
+/// For each repository: two issues, a role of the first one, and a session without an issue.
 const SESSIONS: usize = 12;
 
 fn key_of(number: usize) -> Address {
@@ -55,7 +55,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// What should be there: titles of sessions, bases, and the trash of each, newest last.
+/// The expected state: titles of sessions and bases, and the trash of each, newest last.
 #[derive(Default)]
 struct Model {
     sessions: BTreeMap<Address, String>,
@@ -161,8 +161,8 @@ fn check(store: &Store, model: &Model) {
 
 fn index_of(model: &Model, base: Option<String>) -> Index {
     let file = |key: RecordKey| key.record().to_str().unwrap().to_owned();
-    let entries = |wanted: fn(&Address) -> bool| {
-        let keys = model.sessions.keys().filter(|address| wanted(address));
+    let entries = |expected: fn(&Address) -> bool| {
+        let keys = model.sessions.keys().filter(|address| expected(address));
         keys.map(|address| (address.to_string(), file(address.into())))
             .collect()
     };

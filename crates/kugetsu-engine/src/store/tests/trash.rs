@@ -1,4 +1,4 @@
-//! Into the trash, back, and away for good.
+//! Moving to the trash, restoring and expiring.
 
 use std::time::Duration;
 
@@ -96,7 +96,7 @@ fn the_newest_comes_back_and_nothing_is_replaced() {
 }
 
 #[test]
-fn logs_of_an_attempt_without_a_record_do_not_stop_a_restore_and_are_kept() {
+fn logs_of_an_attempt_without_a_record_stay_and_do_not_stop_a_restore() {
     let (_folder, store) = store();
     let address = address("github.com/o/r#1");
     let lease = lease(&store, &address);
@@ -113,11 +113,14 @@ fn logs_of_an_attempt_without_a_record_do_not_stop_a_restore_and_are_kept() {
     store.restore_session(&lease, &address).unwrap();
     assert_eq!(store.turns(&address).unwrap(), [turn(7)]);
     let entry = std::fs::read_dir(store.home().join("trash").join(id.to_string())).unwrap();
-    let kept = entry
+    let aside = entry
         .map(|found| found.unwrap().path())
         .find(|path| path.join("debug.log").exists())
         .unwrap();
-    assert_eq!(std::fs::read_to_string(kept.join("debug.log")).unwrap(), "failed");
+    assert_eq!(
+        std::fs::read_to_string(aside.join("debug.log")).unwrap(),
+        "failed"
+    );
     assert_eq!(store.check(), []);
 }
 

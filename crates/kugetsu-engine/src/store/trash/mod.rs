@@ -1,14 +1,14 @@
-//! The trash: what destroy and prune removed, until it expires.
+//! The trash: sessions and bases that destroy and prune removed, until they expire.
 //!
-//! `trash/<time>-<id>/` holds `entry.json`, which says what belongs where, and the files. `entry.json` is written
-//! first, and the record's move is what decides: before it the key has its session still, after it the entry can be
-//! restored. What a crash leaves half done is found by [`Store::check`](super::Store::check) and finished, or taken
-//! back, by `fix`. All of it happens under the index's lock.
+//! `trash/<time>-<id>/` holds the removed files and `entry.json`, which records their original places. `entry.json` is
+//! written first. The move of the record decides: before it, the key still has its session; after it, the entry can be
+//! restored. [`Store::check`](super::Store::check) finds what a crash interrupted, and `fix` finishes it or undoes it.
+//! Every step happens under the index's lock.
 //!
-//! The folder of an issue also holds the sessions of its roles, which stay where they are and may be running. So what
-//! belongs to the issue is moved name by name, through `session.part`: while that is there, the move is half done.
+//! The folder of an issue also holds the sessions of its roles, which stay in place and may be running. The issue's own
+//! files are therefore moved name by name, through `session.part`: while that folder exists, the move is incomplete.
 
-mod look;
+mod entries;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,12 +24,12 @@ const ENTRY: &str = "entry.json";
 const RECORD: &str = "record.json";
 const MAX_ENTRY: u64 = 1 << 20;
 
-/// What was put back.
+/// The result of a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
     /// The entry that it came from.
     pub entry: TrashEntry,
-    /// The record, at its old place.
+    /// The record, at its original place.
     pub record: PathBuf,
 }
 
@@ -43,7 +43,7 @@ struct Place {
     session_folder: PathBuf,
 }
 
-/// What was removed; nothing where the file says neither.
+/// The key of the removed record; `None` if the entry names neither an issue nor a base.
 pub(super) fn key_of(entry: &TrashEntry) -> Option<RecordKey> {
     match (&entry.address, &entry.repo) {
         (Some(address), _) => Some(address.into()),
@@ -67,10 +67,10 @@ impl Place {
     }
 }
 
-/// What a crash left half done.
+/// An incomplete removal, left by a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Half {
-    /// The record was not moved: the key has its session still.
+pub(crate) enum Unfinished {
+    /// The record was not moved: the key still has its session.
     NotBegun,
     /// The record was moved, the folder was not.
     FolderLeft,
@@ -91,8 +91,8 @@ impl Store {
         self.trash(lease, &repo.into(), why)
     }
 
-    /// Puts a base in the place of another one, of which a copy of the record goes to the trash. The repository has
-    /// the one or the other at any moment. The folder, with the logs of both, stays.
+    /// Replaces a base by another one and puts a copy of the old record into the trash. At every moment, the repository
+    /// has one of the two. The folder with the logs of both stays.
     pub fn replace_base(&self, lease: &Lease, record: &BaseRecord, why: &str) -> Result<TrashId, StoreError> {
         let key = RecordKey::from(&record.repo);
         lease.covers(self, &key)?;
@@ -108,14 +108,14 @@ impl Store {
         });
         drop(lock);
         if let Err(error) = copied.and_then(|()| self.save_base(lease, record)) {
-            // The old one is still there. Best effort: a copy of it that stays does no harm.
+            // The old record is still there. Best effort: a leftover copy does no harm.
             let _ = fsx::remove_dir_all_durable(&folder);
             return Err(error);
         }
         Ok(entry.id)
     }
 
-    /// What can be restored, oldest first.
+    /// The entries that can be restored, oldest first.
     pub fn trash_list(&self) -> Result<Vec<TrashEntry>, StoreError> {
         let entries = self.trash_entries()?;
         Ok(entries
@@ -124,24 +124,24 @@ impl Store {
             .collect())
     }
 
-    /// Puts the newest entry of an issue back. A session that the issue has got since is not replaced.
+    /// Restores the newest entry of an issue. Does not replace a session that the issue has got since.
     pub fn restore_session(&self, lease: &Lease, address: &Address) -> Result<Restored, StoreError> {
         self.restore(lease, &address.into())
     }
 
-    /// Puts the newest entry of a base back.
+    /// Restores the newest entry of a base.
     pub fn restore_base(&self, lease: &Lease, repo: &RepoRef) -> Result<Restored, StoreError> {
         self.restore(lease, &repo.into())
     }
 
-    /// Removes for good what was trashed longer ago than this. Gives what went.
+    /// Permanently removes entries older than this. Returns the removed entries.
     pub fn expire_trash(&self, older_than: Duration) -> Result<Vec<TrashEntry>, StoreError> {
         let _lock = self.index_lock("expire the trash")?;
         let now = Timestamp::now();
         let mut gone = Vec::new();
         for entry in self.trash_entries()? {
             let age = Duration::try_from(now.duration_since(entry.when)).unwrap_or_default();
-            if age > older_than && self.half_done(&entry).is_none() {
+            if age > older_than && self.unfinished(&entry).is_none() {
                 fsx::remove_dir_all_durable(&self.trash_folder().join(entry.id.as_str()))?;
                 gone.push(entry);
             }
@@ -157,7 +157,7 @@ impl Store {
         let folder = self.trash_folder().join(id.as_str());
         let staged = self.stage(&entry, key, &folder);
         if let Err(error) = staged.and_then(|()| self.move_record_out(&entry)) {
-            // Best effort, since `check` finds what stays; never with the record in it.
+            // Best effort, because `check` finds leftovers. A folder that still holds the record is never removed.
             if !exists(&folder.join(RECORD)) {
                 let _ = fsx::remove_dir_all_durable(&folder);
             }
@@ -228,7 +228,7 @@ impl Store {
         Ok(())
     }
 
-    /// Moves what is in the folder of a session, without the sessions of its roles.
+    /// Moves the contents of a session's folder, except the sessions of its roles.
     fn move_own(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
         if exists(from) {
             fsx::move_entries(&self.home, from, to, layout::ROLES)?;
@@ -253,11 +253,12 @@ impl Store {
                 path: place.record,
             });
         }
-        // An earlier restore was cut off on its way: from the start again.
+        // An earlier restore was interrupted: start again.
         if exists(&place.partial_folder) {
             self.finish_entry(&lock, &entry)?;
         }
-        // First of all, so that a crash after the record's move cannot make this look like an entry never begun.
+        // This comes first, so that a crash after the record's move cannot make the entry look as if its removal never
+        // began.
         entry.restored = Some(Timestamp::now());
         let file = place.folder.join(ENTRY);
         fsx::write_atomic(&file, &encoding::encode(&entry, &file)?)?;
@@ -265,7 +266,7 @@ impl Store {
         if exists(&place.trashed_folder) {
             fsx::refuse_symlinks(&self.home, &place.session_folder)?;
             if has_own(&place.session_folder) {
-                // Logs of an attempt that never got a record: kept with the entry.
+                // Logs of an attempt that never got a record stay with the entry.
                 let aside = place
                     .folder
                     .join(format!("replaced-{}", Timestamp::now().as_millisecond()));
@@ -287,7 +288,7 @@ impl Store {
         })
     }
 
-    /// Every entry that can be understood, oldest first.
+    /// Every entry that can be parsed, oldest first.
     pub(crate) fn trash_entries(&self) -> Result<Vec<TrashEntry>, StoreError> {
         let folder = self.trash_folder();
         fsx::refuse_symlinks(&self.home, &folder)?;
@@ -310,7 +311,7 @@ impl Store {
                 .and_then(|()| fsx::read_bounded(&path, MAX_ENTRY))
                 .ok()
                 .and_then(|bytes| serde_json::from_slice::<TrashEntry>(&bytes).ok());
-            // The name decides where its files are looked for, so the two must agree.
+            // The folder's name determines the paths of its files, so it must match the entry's id.
             if let Some(entry) = parsed.filter(|entry| name == entry.id.as_str()) {
                 entries.push(entry);
             } else {
@@ -321,32 +322,32 @@ impl Store {
         Ok(entries)
     }
 
-    /// What a crash left of an entry.
-    pub(crate) fn half_done(&self, entry: &TrashEntry) -> Option<Half> {
+    /// The incomplete removal that a crash left of an entry, if any.
+    pub(crate) fn unfinished(&self, entry: &TrashEntry) -> Option<Unfinished> {
         let place = Place::of(entry, self)?;
         match (exists(&place.trashed_record), entry.restored) {
-            (false, None) => Some(Half::NotBegun),
+            (false, None) => Some(Unfinished::NotBegun),
             (true, _)
                 if entry.folder.is_some()
                     && !exists(&place.trashed_folder)
                     && !exists(&place.record)
                     && (exists(&place.partial_folder) || has_own(&place.session_folder)) =>
             {
-                Some(Half::FolderLeft)
+                Some(Unfinished::FolderLeft)
             }
             _ => None,
         }
     }
 
-    /// Finishes, or takes back, what a crash left of an entry.
+    /// Finishes or undoes an incomplete removal.
     pub(crate) fn finish_entry(&self, lock: &Lock, entry: &TrashEntry) -> Result<(), StoreError> {
         let Some(place) = Place::of(entry, self) else {
             return Ok(());
         };
-        match self.half_done(entry) {
+        match self.unfinished(entry) {
             None => Ok(()),
-            Some(Half::NotBegun) => Ok(fsx::remove_dir_all_durable(&place.folder)?),
-            Some(Half::FolderLeft) => {
+            Some(Unfinished::NotBegun) => Ok(fsx::remove_dir_all_durable(&place.folder)?),
+            Some(Unfinished::FolderLeft) => {
                 self.move_folder_out(&place)?;
                 if let Some(key) = key_of(entry) {
                     self.leave(lock, &key)?;
@@ -357,8 +358,8 @@ impl Store {
     }
 }
 
-/// Moves the folder of an earlier session, which a crash left behind, after its record: the session that is about to
-/// get a record must not inherit it.
+/// Moves the folder of an earlier session after its record if a crash left it behind: a new session must not inherit
+/// it.
 pub(crate) fn finish_leftover(store: &Store, key: &RecordKey) -> Result<(), StoreError> {
     if exists(&store.folder(key)) {
         finish_moves(store, key)?;
@@ -366,18 +367,18 @@ pub(crate) fn finish_leftover(store: &Store, key: &RecordKey) -> Result<(), Stor
     Ok(())
 }
 
-/// Finishes, or takes back, every move of a key's folder that a crash interrupted.
+/// Finishes or undoes every interrupted move of a key's folder.
 fn finish_moves(store: &Store, key: &RecordKey) -> Result<(), StoreError> {
     let lock = store.index_lock("finish what was interrupted")?;
     for entry in store.trash_entries()? {
-        if key_of(&entry).as_ref() == Some(key) && store.half_done(&entry) == Some(Half::FolderLeft) {
+        if key_of(&entry).as_ref() == Some(key) && store.unfinished(&entry) == Some(Unfinished::FolderLeft) {
             store.finish_entry(&lock, &entry)?;
         }
     }
     Ok(())
 }
 
-/// Removes an entry with nothing in it but its own description.
+/// Removes an entry that holds nothing but its own description.
 fn remove_if_empty(folder: &Path) -> Result<(), StoreError> {
     let holds_more = std::fs::read_dir(folder)
         .map_err(|source| FsError::Io {
@@ -394,7 +395,7 @@ fn remove_if_empty(folder: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Whether a session's folder holds more than the sessions of its roles. One that cannot be read is taken to.
+/// Whether a session's folder holds more than the sessions of its roles. An unreadable folder counts as yes.
 fn has_own(folder: &Path) -> bool {
     fsx::names_in(folder, layout::ROLES).map_or(true, |names| !names.is_empty())
 }

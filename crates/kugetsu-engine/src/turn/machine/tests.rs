@@ -1,5 +1,5 @@
-//! The state machine of a turn, fed with events in random order at random times: whatever opencode says, the turn ends
-//! by its limits and no sooner, and the verdict is what the events prove.
+//! Feeds the state machine events in random order at random times. Whatever opencode reports, the turn ends by its
+//! limits and not before, and the events prove the verdict.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,7 +27,7 @@ fn limits() -> Limits {
     }
 }
 
-/// The wall clock began with the turn.
+/// The wall clock at this second of the turn.
 fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a time of our days")
 }
@@ -89,7 +89,7 @@ fn event() -> impl Strategy<Value = TransportEvent> {
         ToolStatus::Completed,
         ToolStatus::Failed,
     ]);
-    // A cost that is no number, or less than nothing, must not spoil the sum.
+    // An invalid or negative cost must not spoil the sum.
     let cost = prop::sample::select(vec![0.0, 0.001, 0.3, 0.7, -1.0, f64::NAN, f64::INFINITY]);
     prop_oneof![
         2 => Just(TransportEvent::StepStarted),
@@ -143,20 +143,21 @@ fn end() -> impl Strategy<Value = End> {
 }
 
 fn story() -> impl Strategy<Value = Vec<(Duration, TransportEvent)>> {
-    // Mostly soon after one another, now and then longer than a limit.
+    // Mostly short gaps, and some that exceed a limit.
     let gap = prop_oneof![5 => 0..5_u64, 1 => 0..60_u64].prop_map(Duration::from_secs);
     prop::collection::vec((gap, event()), 0..40)
 }
 
-/// A turn as its supervisor drives it: time passes as far as the machine's deadline, and what ends it ends it.
+/// A turn as its supervisor drives it: time advances to the machine's deadline, and the first ending step ends the
+/// turn.
 struct Run {
     machine: Machine,
-    /// What was said before the end.
+    /// The events before the end.
     fed: Vec<TransportEvent>,
     asked: Vec<String>,
-    /// The step that ended it, and whether time alone did; nothing when the story was too short.
+    /// The step that ended the turn, and whether time alone caused it; `None` if the story was too short.
     ended: Option<(Step, bool)>,
-    /// When it ended, or the time of the last event.
+    /// When the turn ended, or the time of the last event.
     at: Duration,
 }
 
@@ -200,7 +201,7 @@ impl Run {
         }
     }
 
-    /// What was said after the last step that finished.
+    /// The events after the last finished step.
     fn since_last_step(&self) -> &[TransportEvent] {
         let last = self
             .fed
@@ -209,12 +210,12 @@ impl Run {
         &self.fed[last.map_or(0, |at| at + 1)..]
     }
 
-    /// The reasons of the turn's own steps.
+    /// The finish reasons of the turn's own steps.
     fn reasons(&self) -> Vec<&str> {
         self.reasons_of(None)
     }
 
-    /// The reasons of the steps of a subagent, or of the turn itself.
+    /// The finish reasons of the steps of a subagent, or of the turn itself.
     fn reasons_of(&self, subagent: Option<&str>) -> Vec<&str> {
         let steps = self.fed.iter().filter_map(step);
         steps
@@ -223,7 +224,7 @@ impl Run {
             .collect()
     }
 
-    /// Whose step ended it and why; nothing where something else did.
+    /// The owner and the finish reason of the step that ended the turn; `None` if something else ended it.
     fn ended_by_step(&self) -> Option<(Option<&str>, &str)> {
         let by_event = matches!(self.ended, Some((_, false)));
         self.fed.last().filter(|_| by_event).and_then(step)
@@ -247,7 +248,7 @@ impl Run {
     }
 }
 
-/// Whose step this event ends, where it is a subagent's, and why.
+/// The subagent (if it is one's step) and the finish reason of the step that this event ends.
 fn step(event: &TransportEvent) -> Option<(Option<&str>, &str)> {
     match event {
         TransportEvent::StepFinished { reason, .. } => Some((None, reason.as_str())),
@@ -260,7 +261,7 @@ fn is_over(reason: &str) -> bool {
     matches!(reason, "stop" | "end_turn")
 }
 
-/// `retry-after` of a 429 that opencode hands on.
+/// `retry-after` of a 429 response, which opencode passes on.
 #[test]
 fn a_quota_tells_when_to_try_again() {
     for (header, seconds) in [
@@ -292,7 +293,7 @@ fn a_quota_tells_when_to_try_again() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
-    /// However long opencode is silent: the machine wants to be asked at the very moment at which it ends the turn.
+    /// However long opencode is silent, the machine's deadline is exactly the moment at which the turn ends.
     #[test]
     fn silence_ends_at_the_deadline_and_not_before(story in story()) {
         let mut run = drive(limits(), &story);
@@ -322,7 +323,7 @@ proptest! {
         };
         let last = named.or(run.reasons().last().copied());
         prop_assert!(last.is_some_and(is_over), "{last:?}");
-        // An answer that lingers is over whatever else is said; one that ends is not, after an error.
+        // An answer that lingers is complete whatever follows; an answer that ends after an error is not.
         if let Some((Step::Done(_), _)) = run.ended {
             let error = run.since_last_step().iter().any(|event| matches!(event, TransportEvent::Error(_)));
             prop_assert!(!error);
@@ -348,13 +349,13 @@ proptest! {
         let run = drive(limits(), &story);
         if let Some(judgement) = run.judgement() {
             prop_assert_eq!(judgement.reason.is_empty(), judgement.verdict == Verdict::Completed, "{:?}", judgement);
-            // These are others' to give.
+            // The machine never gives these verdicts.
             prop_assert!(!matches!(judgement.verdict, Verdict::Aborted | Verdict::Lost | Verdict::Blocked));
         }
     }
 
     #[test]
-    fn what_was_counted_is_what_was_said(story in story()) {
+    fn the_counts_match_the_events(story in story()) {
         let run = drive(limits(), &story);
         let counts = run.machine.counts;
         let (mut steps, mut tools, mut tokens, mut text, mut cost) = (0, 0, 0, 0, 0.0);
@@ -380,7 +381,7 @@ proptest! {
         prop_assert!((counts.cost_usd - cost).abs() < 1e-9, "{} {cost}", counts.cost_usd);
     }
 
-    /// The order of what a step says does not matter for what it costs or for when the budget is spent.
+    /// The order of the events within a step affects neither its cost nor the point at which the budget is spent.
     #[test]
     fn a_budget_ends_the_turn_with_the_step_that_exceeds_it(story in story()) {
         let run = drive(limits(), &story);
@@ -410,13 +411,13 @@ proptest! {
     #[test]
     fn each_request_is_answered_once(story in story()) {
         let run = drive(limits(), &story);
-        let said: BTreeSet<_> = run.fed.iter().filter_map(|event| match event {
+        let messages: BTreeSet<_> = run.fed.iter().filter_map(|event| match event {
             TransportEvent::Asked(request) => Some(request.id.clone()),
             _ => None,
         }).collect();
         let asked: BTreeSet<_> = run.asked.iter().cloned().collect();
         prop_assert_eq!(asked.len(), run.asked.len(), "one was answered twice");
-        prop_assert_eq!(asked, said);
+        prop_assert_eq!(asked, messages);
     }
 
     #[test]
@@ -427,8 +428,8 @@ proptest! {
         }
     }
 
-    /// Retries in a row are a quota at the latest when the wait is as long as it may be, and never before something
-    /// would have to wait for longer.
+    /// Repeated retries become a quota verdict when the longest allowed wait is over, and never before a retry would
+    /// exceed it.
     #[test]
     fn waiting_for_the_provider_is_a_quota_in_time(gaps in prop::collection::vec(0..20_u64, 1..10), wait in 0..60_i64) {
         let mut machine = Machine::new(Limits { stall: Duration::from_secs(500), timeout: Duration::from_secs(1000), ..limits() });

@@ -1,4 +1,4 @@
-//! Looking into the trash: what an entry holds, before it is restored.
+//! Reads entries of the trash before they are restored.
 
 use std::path::PathBuf;
 
@@ -9,9 +9,9 @@ use crate::store::{Lease, RecordKey, Store, StoreError, layout};
 use kugetsu_api::{BaseRecord, SessionId, SessionRecord};
 
 impl Store {
-    /// Moves the folder of a removed session after its record, where a crash came between.
+    /// Moves the folder of a removed session after its record if a crash came between the two moves.
     pub fn finish_removal(&self, lease: &Lease) -> Result<(), StoreError> {
-        // A restore that was cut off leaves a folder in the trash alone.
+        // An interrupted restore leaves a folder in the trash without its record.
         super::finish_moves(self, lease.key())
     }
 
@@ -24,7 +24,7 @@ impl Store {
             .ok_or_else(|| StoreError::NotInTrash { key: key.clone() })
     }
 
-    /// A file of an entry's session folder.
+    /// The path of a file in an entry's session folder.
     pub fn trashed_file(&self, entry: &TrashEntry, name: &str) -> PathBuf {
         self.trashed(entry).join("session").join(name)
     }
@@ -43,7 +43,7 @@ impl Store {
         serde_json::from_slice(&bytes).map_err(|error| StoreError::broken(&path, error.to_string()))
     }
 
-    /// The sessions of all bases in the trash.
+    /// The opencode sessions of all bases in the trash.
     pub fn trashed_base_sessions(&self) -> Result<Vec<SessionId>, StoreError> {
         let entries = self.trash_list()?;
         Ok(entries

@@ -1,4 +1,4 @@
-//! JSON Schemas, and serde where it cannot be derived, of the types that are one word or one string in JSON.
+//! JSON Schemas, and serde implementations that cannot be derived, for types whose JSON form is a single string.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::permission::{Preset, Source};
 use crate::{Address, RepoRef, SessionState};
 
-/// A type that is a string in JSON: what the string is, and an example.
+/// Implements the schema of a type that is a string in JSON, with a description and an example.
 macro_rules! string_schema {
     ($kind:ty, $name:literal, $description:literal) => {
         impl JsonSchema for $kind {
@@ -34,16 +34,16 @@ string_schema!(
     "A repository in canonical form: `instance/owner[/group...]/repo`."
 );
 
-/// A type that is one of some words in JSON.
-macro_rules! word_schema {
-    ($kind:ty, $name:literal, $description:literal, $words:expr) => {
+/// Implements the schema of a type that is one of several strings in JSON.
+macro_rules! string_enum_schema {
+    ($kind:ty, $name:literal, $description:literal, $names:expr) => {
         impl JsonSchema for $kind {
             fn schema_name() -> Cow<'static, str> {
                 $name.into()
             }
 
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({"type": "string", "description": $description, "enum": $words})
+                json_schema!({"type": "string", "description": $description, "enum": $names})
             }
         }
 
@@ -55,20 +55,20 @@ macro_rules! word_schema {
 
         impl<'de> Deserialize<'de> for $kind {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let word = Cow::<'de, str>::deserialize(deserializer)?;
-                word.parse().map_err(de::Error::custom)
+                let name = Cow::<'de, str>::deserialize(deserializer)?;
+                name.parse().map_err(de::Error::custom)
             }
         }
     };
 }
 
-word_schema!(
+string_enum_schema!(
     SessionState,
     "SessionState",
     "What a session is doing, or how its last turn ended.",
     SessionState::all().map(SessionState::as_str).collect::<Vec<_>>()
 );
-word_schema!(
+string_enum_schema!(
     Source,
     "Source",
     "Where the answer about a permission comes from.",
