@@ -4,11 +4,11 @@
 //! the order of its keys. The two forms differ in three ways, each of which is handled here:
 //!
 //! - A key occurs once, whereas a list may repeat a class with others in between. A class without a wildcard
-//! only decides about itself, so each one is written once, behind all wildcard classes. The wildcard rules
-//! that overrule some of its own rules are repeated in it. A wildcard class that occurs twice is written
-//! with one more `*`, which means the same.
+//!   only decides about itself, so each one is written once, behind all wildcard classes. The wildcard rules
+//!   that overrule some of its own rules are repeated in it. A wildcard class that occurs twice is written
+//!   with one more `*`, which means the same.
 //! - JavaScript puts keys that look like array indices (`7`) first. If such a pattern must come later, it is
-//! widened to `7 *`, which also covers `7 ...`, if it denies or asks, and left out if it allows.
+//!   widened to `7 *`, which also covers `7 ...`, if it denies or asks, and left out if it allows.
 //! - A wildcard class without `*` has no second spelling: only its last group may allow.
 //!
 //! The last two can only make the object stricter than the list.
