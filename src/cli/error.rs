@@ -17,6 +17,8 @@ pub(crate) struct CommandError {
     hints: Vec<String>,
     subject: Option<String>,
     retryable: bool,
+    /// The status of the signal that arrived during the command.
+    signal: Option<ExitStatus>,
 }
 
 impl CommandError {
@@ -29,6 +31,7 @@ impl CommandError {
             hints: Vec::new(),
             subject: None,
             retryable: code.retryable(),
+            signal: None,
         }
     }
 
@@ -41,6 +44,7 @@ impl CommandError {
             hints: error.hints,
             subject: error.subject,
             retryable: error.retryable,
+            signal: None,
         }
     }
 
@@ -67,21 +71,15 @@ impl CommandError {
         self
     }
 
-    /// The error of an operation during which this signal arrived: if the user interrupted a wait or a start, the code
-    /// and status say so.
+    /// The error of an operation during which this signal arrived. The signal decides the exit status; the code still
+    /// tells what went wrong.
     pub(super) fn after(mut self, signal: Option<ExitStatus>) -> Self {
-        let code = match signal {
-            Some(ExitStatus::Interrupted) => ErrorCode::Interrupted,
-            Some(ExitStatus::Terminated) => ErrorCode::Terminated,
-            _ => return self,
-        };
-        self.code = code;
-        self.retryable = code.retryable();
+        self.signal = signal;
         self
     }
 
     pub(super) fn exit_status(&self) -> ExitStatus {
-        self.code.exit_status()
+        self.signal.unwrap_or_else(|| self.code.exit_status())
     }
 
     /// The message and any causes that the message does not already contain.
@@ -135,6 +133,7 @@ impl<E: Into<EngineError>> From<E> for CommandError {
             hints: error.hints(),
             subject: error.address(),
             retryable: error.retryable(),
+            signal: None,
             source: Some(Box::new(error)),
         }
     }
@@ -171,13 +170,11 @@ mod tests {
     fn a_received_signal_decides_the_status_of_the_command() {
         let error = || CommandError::new(ErrorCode::InUse, "in use");
         assert_eq!(error().after(None).exit_status(), ExitStatus::TryAgain);
-        for (signal, code) in [
-            (ExitStatus::Interrupted, ErrorCode::Interrupted),
-            (ExitStatus::Terminated, ErrorCode::Terminated),
-        ] {
-            let told = error().after(Some(signal)).for_programs();
-            assert_eq!(told.body.error.code, code);
-            assert_eq!(told.body.exit_status, signal.code());
+        for signal in [ExitStatus::Interrupted, ExitStatus::Terminated] {
+            let printed = error().after(Some(signal)).for_programs();
+            assert_eq!(printed.body.error.code, ErrorCode::InUse);
+            assert_eq!(printed.body.error.exit_status, signal.code());
+            assert_eq!(printed.body.exit_status, signal.code());
         }
     }
 }

@@ -12,6 +12,8 @@ use kugetsu_engine::turn::Interrupt;
 /// Runs an operation that signals interrupt. The status is that of the first signal, if one came. A detached operation
 /// ignores SIGHUP, since it has no terminal that could hang up.
 ///
+/// A second signal ends the operation at once, and a third one the process: something that cannot be interrupted hangs.
+///
 /// After the operation, while its result is printed for instance, a signal ends the process as it would without a handler.
 /// A signal in the operation's last moments, when nothing looks for interrupts any more, has no effect. A process may call
 /// this for one operation only: signals would end the process during a second one.
@@ -36,6 +38,8 @@ pub(super) fn with_signals<T>(
 struct ReceivedSignals {
     /// The status of the first signal.
     first: Option<ExitStatus>,
+    /// How many came.
+    count: u32,
     /// The operation is over, so a signal ends the process.
     over: bool,
 }
@@ -55,7 +59,8 @@ fn listen(
         loop {
             let (interrupt, status) = runtime.block_on(signals.next());
             let mut received = locked(&received);
-            if received.over {
+            // The guards of this process end what it has started, and the next command finds what it was doing.
+            if received.over || received.count >= 2 {
                 #[expect(
                     clippy::disallowed_methods,
                     reason = "what a signal does where nobody handles it"
@@ -68,6 +73,7 @@ fn listen(
                 interrupt
             };
             received.first.get_or_insert(status);
+            received.count += 1;
             let _ = sender.send(interrupt);
         }
     };

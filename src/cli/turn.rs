@@ -384,7 +384,10 @@ pub(super) fn run(
         })
         .await
     })?;
-    if let Some(printer) = printer {
+    // The stream of a turn whose end is not recorded may never end.
+    if let Some(printer) = printer
+        && !matches!(report, Err(EngineError::InterruptedWhile { .. }))
+    {
         printer.finish();
     }
     if let Err(error) = &report

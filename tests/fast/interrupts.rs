@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::support::kit::{SOON, run};
-use kugetsu_testing::{FakeScript, Opencode, ServeMode, Signal, Stdin, World};
+use crate::support::kit::{SOON, run, status};
+use kugetsu_testing::{FakeScript, Opencode, ServeMode, Signal, Stdin, Step, World};
 
 /// A `git` that counts its calls and hangs at the one that it is told; everything else the real one does. It hangs in a
 /// child, as a git does whose hook hangs.
@@ -266,4 +266,41 @@ fn an_interrupted_rebase_is_taken_back() {
     let branch = world.git(&worktree, ["symbolic-ref", "--short", "HEAD"]).stdout();
     assert_eq!(branch.trim(), "kugetsu/14");
     run(world, ["signal", "14", "rebase"]).expect_status(0);
+}
+
+/// The prompt was sent, so a program that reads the result must not send it again.
+#[test]
+fn an_interrupted_turn_whose_end_cannot_be_recorded_says_so() {
+    let world = World::new(Opencode::Fake);
+    world.fake(&FakeScript {
+        serve: ServeMode::Sessions,
+        ..FakeScript::default().on("hang", [Step::step_start(), Step::Hang])
+    });
+    run(&world, ["init"]).expect_status(0);
+    let start = ["start", "14", "hello", "--transport", "run"];
+    run(&world, start).expect_status(0);
+    let hangs = world.root().join("hangs");
+    let words = ["continue", "14", "hang", "--transport", "run", "--output", "json"];
+    let mut command = world.kugetsu(words);
+    command.env(
+        "KUGETSU_CRASH_AT",
+        format!("stall:append_written:1:{}", hangs.display()),
+    );
+    let running = world.start(command, Stdin::Null);
+    world.wait_until("the turn runs", SOON, || {
+        status(&world, "14").is_some_and(|status| status["state"] == "running")
+    });
+    running.signal(Signal::Interrupt);
+    let ended = running.wait(SOON);
+    assert!(hangs.exists(), "the turn's line was never written\n{ended}");
+    assert_eq!(ended.code(), 130, "{ended}");
+    let error = &ended.json()["error"];
+    assert_eq!(error["code"], "turn-unrecorded", "{ended}");
+    assert_eq!(error["retryable"], false, "{ended}");
+    world.wait_nothing_left(SOON);
+    run(&world, ["continue", "14", "more"]).expect_status(0);
+    assert_eq!(
+        run(&world, ["show", "14", "--json"]).json()["last"]["verdict"],
+        "completed"
+    );
 }

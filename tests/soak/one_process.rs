@@ -53,7 +53,7 @@ impl TurnLink for PanickingLink {
         self.link.forks_ahead(request)
     }
 
-    async fn fork(&mut self, request: &ForkRequest) -> Result<Option<SessionId>, TransportError> {
+    async fn fork(&mut self, request: &ForkRequest) -> Result<SessionId, TransportError> {
         self.link.fork(request).await
     }
 

@@ -97,6 +97,7 @@ codes! {
     RecordNewer, "record-newer", CannotWrite, false, "a file of the store was written by a newer kugetsu";
     WrongLease, "wrong-lease", CannotWrite, false, "a write to the store was not covered by its lease: a bug in kugetsu";
     OutputUnwritable, "output-unwritable", CannotWrite, false, "the output could not be written to stdout; the record shows what was done";
+    TurnUnrecorded, "turn-unrecorded", CannotWrite, false, "a signal ended the command while the end of its turn was being recorded; the next command completes the record";
     InUse, "in-use", TryAgain, true, "another process holds the session: a turn, `attach`, or a command that changes it";
     TurnRecorded, "turn-recorded", TryAgain, true, "a turn with this id is already on record";
     WaitTimeout, "wait-timeout", TryAgain, true, "the turn still runs after the maximum wait";

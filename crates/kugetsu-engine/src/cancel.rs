@@ -1,18 +1,34 @@
-//! The wish to end blocking work, which the work itself looks for.
+//! A request to end blocking work. The work checks for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Set once, and never taken back. Clones are the same wish.
+/// Set once, and never taken back. Clones share one state.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Cancel(Arc<AtomicBool>);
+pub(crate) struct Cancel(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    set: AtomicBool,
+    noticed: AtomicBool,
+}
 
 impl Cancel {
     pub(crate) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.set.store(true, Ordering::Relaxed);
     }
 
+    /// For the work: whether it must end. The caller must end it then.
     pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        let set = self.0.set.load(Ordering::Relaxed);
+        if set {
+            self.0.noticed.store(true, Ordering::Relaxed);
+        }
+        set
+    }
+
+    /// Whether the work has ended early. If not, an error of the work has another cause.
+    pub(crate) fn was_noticed(&self) -> bool {
+        self.0.noticed.load(Ordering::Relaxed)
     }
 }

@@ -114,6 +114,7 @@ impl Engine {
             EngineError::Interrupted(interrupt) => EngineError::InterruptedWhile {
                 of: address.to_string(),
                 doing: "its branch was being rebased",
+                code: None,
                 interrupt,
                 hint: format!("try again: kugetsu signal {address} rebase"),
             },

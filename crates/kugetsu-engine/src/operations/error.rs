@@ -101,8 +101,10 @@ pub enum EngineError {
     InterruptedWhile {
         /// The session's address, or the base's repository.
         of: String,
-        /// What was being done, such as `the branch was rebased`.
+        /// What was being done, such as `its branch was being rebased`.
         doing: &'static str,
+        /// Its code, if that is not the signal's own.
+        code: Option<ErrorCode>,
         /// The signal.
         interrupt: Interrupt,
         /// What to do next.
@@ -254,6 +256,7 @@ impl EngineError {
                 WorktreeError::File(_) => ErrorCode::WorktreeFile,
             },
             Self::Hook { .. } => ErrorCode::HookFailed,
+            Self::InterruptedWhile { code: Some(code), .. } => *code,
             Self::Interrupted(interrupt) | Self::InterruptedWhile { interrupt, .. } => match interrupt {
                 Interrupt::Terminated => ErrorCode::Terminated,
                 _ => ErrorCode::Interrupted,

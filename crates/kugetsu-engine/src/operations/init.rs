@@ -16,7 +16,7 @@ use crate::operations::points;
 use crate::store::{Lease, RecordKey, this_process};
 use crate::turn::{Interrupt, Responder};
 use kugetsu_api::permission::Policy;
-use kugetsu_api::{BaseRecord, RepoRef, SCHEMA, SessionId, Totals, Verdict};
+use kugetsu_api::{BaseRecord, ErrorCode, RepoRef, SCHEMA, SessionId, Totals, Verdict};
 
 /// What `init` is asked for.
 #[derive(Clone, Debug)]
@@ -153,7 +153,12 @@ impl Engine {
                 if let Err(EngineError::BasePrompt { .. }) = &prompted {
                     // The error tells of the session.
                     let key = RecordKey::from(&repo);
-                    let remove = move |engine: &Self| Ok(engine.store.remove_run(&key, JOURNAL)?);
+                    let lease = Arc::clone(&lease);
+                    let remove = move |engine: &Self| {
+                        let removed = engine.store.remove_run(&key, JOURNAL);
+                        drop(lease);
+                        Ok(removed?)
+                    };
                     let _ = self.begun(TO_END, &mut interrupts, remove).await;
                 }
                 Some(prompted?)
@@ -168,6 +173,7 @@ impl Engine {
             });
         }
         record.updated = Timestamp::now();
+        let session = record.session.clone();
         let record = self
             .begun(TO_END, &mut interrupts, move |engine| {
                 engine.save_base(&lease, &record, request.default, replaces)?;
@@ -177,18 +183,21 @@ impl Engine {
             .await
             .map_err(|error| match error {
                 EngineError::Interrupted(interrupt) => EngineError::InterruptedWhile {
-                    hint: "run the same `kugetsu init` again".to_owned(),
                     of: repo.to_string(),
                     doing: "the base was being recorded",
+                    code: prompted.is_some().then_some(ErrorCode::InitCutOff),
                     interrupt,
+                    hint: if prompted.is_some() {
+                        adopt_hint(&session)
+                    } else {
+                        "run the same `kugetsu init` again".to_owned()
+                    },
                 },
                 error => error,
             })?;
         let mut log_gap = None;
         if let Some(closed) = prompted {
             log_gap = closed.turn.log_gap;
-            self.end_status(closed.status_writer, Verdict::Completed, &mut interrupts)
-                .await;
         }
         Ok(InitReport { record, log_gap })
     }
@@ -248,7 +257,7 @@ impl Engine {
         let row = read_database(opencode)?
             .session(session)?
             .ok_or_else(|| EngineError::NotFound {
-                code: kugetsu_api::ErrorCode::NotFound,
+                code: ErrorCode::NotFound,
                 problem: format!("opencode has no session {session}"),
                 hint: "its sessions are listed by: opencode session list".to_owned(),
             })?;
@@ -327,7 +336,9 @@ impl Engine {
                 let made = interrupts
                     .or(server.api().create_session(&journal.title, &rules))
                     .await;
-                server.stop(made.is_err()).await;
+                if made.is_err() || interrupts.or(server.stop(false)).await.is_err() {
+                    server.stop(true).await;
+                }
                 let made = made??;
                 points::BASE_ASKED.pass();
                 journal.session = Some(made.clone());
@@ -435,8 +446,7 @@ impl Engine {
         }
     }
 
-    /// Delivers the base's prompt, as a turn like any other. Its status file is ended by the caller, who writes the
-    /// record first.
+    /// Delivers the base's prompt, as a turn like any other.
     async fn prompt_base(
         &self,
         request: &InitRequest,
@@ -465,12 +475,10 @@ impl Engine {
         if closed.turn.verdict == Verdict::Completed {
             return Ok(closed);
         }
-        let (verdict, reason) = (closed.turn.verdict, closed.turn.reason);
-        self.end_status(closed.status_writer, verdict, interrupts).await;
         Err(EngineError::BasePrompt {
             session: record.session.clone(),
-            verdict,
-            reason,
+            verdict: closed.turn.verdict,
+            reason: closed.turn.reason,
         })
     }
 
@@ -487,6 +495,11 @@ impl Engine {
         };
         self.write_journal_of_init(&record.repo, &journal)
     }
+}
+
+/// How to keep a session that got the prompt of a base whose record was not written.
+pub(super) fn adopt_hint(session: &SessionId) -> String {
+    format!("keep its session as the base: kugetsu init --force --adopt {session}")
 }
 
 fn directory(request: &InitRequest, engine: &Engine) -> Result<PathBuf, EngineError> {

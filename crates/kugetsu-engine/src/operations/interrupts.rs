@@ -84,8 +84,8 @@ impl Engine {
         }
     }
 
-    /// [`Engine::interruptible`] for work that must be begun in any case. An interrupt leaves it `to_end`; a second
-    /// interrupt leaves it at once.
+    /// [`Engine::interruptible`] for work that must be begun in any case. After an interrupt the work has `to_end` to end,
+    /// or until a second interrupt. An error that is not due to the interrupt is returned as it is.
     pub(super) async fn begun<T: Send + 'static>(
         &self,
         to_end: Duration,
@@ -106,11 +106,11 @@ impl Engine {
         let mut later = interrupts.clone();
         later.heed(interrupt);
         tokio::select! {
-            done = work => match done {
-                Ok(done) => return Ok(done),
-                // Most likely the interrupt is its cause.
-                Err(error) => tracing::debug!("interrupted: {error}"),
-            },
+            done = work => {
+                if done.is_ok() || !cancel.was_noticed() {
+                    return done;
+                }
+            }
             () = tokio::time::sleep(to_end) => {}
             _ = later.next() => {}
         }

@@ -156,8 +156,12 @@ impl Engine {
         // The holder may be another command: one that puts in order what a dead turn left.
         holder.is_none_or(|holder| match holder.turn {
             Some(turn) => turn == live.turn,
-            // Of a version that did not name the turn.
-            None => holder.pid == live.supervisor.pid && holder.host == live.supervisor.host,
+            // A version that did not name the turn. Other commands name none either.
+            None => {
+                Mode::VERBS.contains(&holder.what.as_str())
+                    && holder.pid == live.supervisor.pid
+                    && holder.host == live.supervisor.host
+            }
         })
     }
 

@@ -77,8 +77,11 @@ pub struct TurnControl {
 impl TurnControl {
     /// Asks the turn to end; [`Interrupt::Now`] without the grace period. A turn that is over ignores it.
     pub fn interrupt(&self, interrupt: Interrupt) {
-        self.interrupts
-            .send_modify(|newest| *newest = interrupt.max(*newest));
+        self.interrupts.send_if_modified(|newest| {
+            let is_more_urgent = interrupt > *newest;
+            *newest = interrupt.max(*newest);
+            is_more_urgent
+        });
     }
 }
 

@@ -121,6 +121,25 @@ impl Settings {
             values[place] = (written, Origin::File);
             lines[place] = line;
         }
+        let typed = |values: &[(String, Origin); COUNT]| {
+            let texts = values.each_ref().map(|(text, _)| text.clone());
+            let origins = values.each_ref().map(|(_, origin)| origin.clone());
+            Self::typed(texts, origins, hosts.clone()).map_err(|(place, problem)| {
+                let (value, origin) = &values[place];
+                SettingsError::Value {
+                    origin: match origin {
+                        Origin::File => at(file, lines[place]),
+                        other => other.to_string(),
+                    },
+                    name: SETTINGS[place].name.to_owned(),
+                    value: value.replace('\n', ", "),
+                    problem,
+                }
+            })
+        };
+        // A bad value of the file is an error even where a variable overrides it.
+        let of_file = typed(&values)?;
+        let mut is_overridden = false;
         for (key, value) in SETTINGS.iter().zip(&mut values) {
             let variable = format!("KUGETSU_{}", key.name.to_uppercase());
             let Some(given) = environment.get(&variable) else {
@@ -135,21 +154,13 @@ impl Settings {
                 });
             };
             *value = (text.to_owned(), Origin::Environment(variable));
+            is_overridden = true;
         }
-        let texts = values.each_ref().map(|(text, _)| text.clone());
-        let origins = values.each_ref().map(|(_, origin)| origin.clone());
-        Self::typed(texts, origins, hosts).map_err(|(place, problem)| {
-            let (value, origin) = &values[place];
-            SettingsError::Value {
-                origin: match origin {
-                    Origin::File => at(file, lines[place]),
-                    other => other.to_string(),
-                },
-                name: SETTINGS[place].name.to_owned(),
-                value: value.replace('\n', ", "),
-                problem,
-            }
-        })
+        if is_overridden {
+            typed(&values)
+        } else {
+            Ok(of_file)
+        }
     }
 }
 

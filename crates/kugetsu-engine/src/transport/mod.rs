@@ -100,9 +100,9 @@ pub trait TurnLink: Send {
     /// fork depends on it, so it is known before the fork is asked for.
     fn forks_ahead(&self, request: &ForkRequest) -> bool;
 
-    /// Makes the fork before the first prompt if [`forks_ahead`](TurnLink::forks_ahead). `None`: the fork will be made
-    /// together with the prompt, and its id will arrive as [`TransportEvent::Session`].
-    async fn fork(&mut self, request: &ForkRequest) -> Result<Option<SessionId>, TransportError>;
+    /// Makes the fork before the first prompt. Only for a link that [forks ahead](TurnLink::forks_ahead); the fork of
+    /// another one is made together with the prompt, and its id arrives as [`TransportEvent::Session`].
+    async fn fork(&mut self, request: &ForkRequest) -> Result<SessionId, TransportError>;
 
     /// Delivers the prompt, byte for byte.
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError>;

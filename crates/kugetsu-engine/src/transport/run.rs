@@ -82,10 +82,7 @@ impl TurnLink for RunLink {
         request.other_directory
     }
 
-    async fn fork(&mut self, request: &ForkRequest) -> Result<Option<SessionId>, TransportError> {
-        if !self.forks_ahead(request) {
-            return Ok(None);
-        }
+    async fn fork(&mut self, request: &ForkRequest) -> Result<SessionId, TransportError> {
         // The server runs no prompt, so it needs neither the rules nor the secrets, and its log is not the turn's.
         let launch = Launch {
             rules: None,
@@ -96,7 +93,7 @@ impl TurnLink for RunLink {
         let mut server = Server::start(&launch).await?;
         let forked = serve::fork(&server, &request.base).await;
         server.stop(false).await;
-        forked.map(Some)
+        forked
     }
 
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {

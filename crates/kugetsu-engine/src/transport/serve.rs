@@ -172,8 +172,8 @@ impl TurnLink for ServerLink {
         true
     }
 
-    async fn fork(&mut self, request: &ForkRequest) -> Result<Option<SessionId>, TransportError> {
-        fork(&self.server, &request.base).await.map(Some)
+    async fn fork(&mut self, request: &ForkRequest) -> Result<SessionId, TransportError> {
+        fork(&self.server, &request.base).await
     }
 
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {

@@ -109,14 +109,13 @@ async fn nothing_replaces_a_server_that_was_asked_for_or_fails_otherwise() {
 #[tokio::test]
 async fn run_forks_ahead_in_another_directory_than_the_bases_alone() {
     let spec = spec(Path::new("/nonexistent/opencode.db"));
-    let mut link = OpencodeRun.connect(&spec).await.unwrap();
+    let link = OpencodeRun.connect(&spec).await.unwrap();
     let request = |other_directory| ForkRequest {
         base: id("ses_base"),
         other_directory,
     };
     assert!(link.forks_ahead(&request(true)));
     assert!(!link.forks_ahead(&request(false)));
-    assert_eq!(link.fork(&request(false)).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -146,7 +145,7 @@ async fn run_forks_into_another_directory_by_a_server_that_ends_at_once() {
         base: base.clone(),
         other_directory: true,
     };
-    let fork = link.fork(&request(&base)).await.unwrap().unwrap();
+    let fork = link.fork(&request(&base)).await.unwrap();
     assert_ne!(fork, base);
     assert!(world.sessions().iter().any(|session| session.id == fork.as_str()));
 

@@ -78,6 +78,11 @@ pub struct Control {
 }
 
 impl Control {
+    /// A message that has arrived already.
+    pub(super) fn try_next(&mut self) -> Option<ControlMessage> {
+        self.messages.try_recv().ok()
+    }
+
     /// The next message. Waits for ever if nothing is watched. Cancelling loses no message.
     pub(super) async fn next(&mut self) -> ControlMessage {
         match self.messages.recv().await {

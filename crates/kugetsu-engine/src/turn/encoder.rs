@@ -30,7 +30,7 @@ struct ShortError<'a> {
 pub(super) struct StreamEncoder {
     redactor: Redactor,
     /// Text of a part that might be the beginning of a secret.
-    stored_turn: HashMap<String, Pieces>,
+    withheld: HashMap<String, Pieces>,
     step: u64,
     parts: HashSet<String>,
     tools: HashSet<String>,
@@ -48,7 +48,7 @@ impl StreamEncoder {
     pub(super) fn new(redactor: Redactor) -> Self {
         Self {
             redactor,
-            stored_turn: HashMap::new(),
+            withheld: HashMap::new(),
             step: 0,
             parts: HashSet::new(),
             tools: HashSet::new(),
@@ -131,7 +131,7 @@ impl StreamEncoder {
                 text,
             } => {
                 self.begin_part(part, *reasoning, stream);
-                let rest = self.stored_turn.remove(part).map(|mut pieces| pieces.finish());
+                let rest = self.withheld.remove(part).map(|mut pieces| pieces.finish());
                 if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
                     self.piece(part, *reasoning, rest, stream);
                 }
@@ -193,7 +193,7 @@ impl StreamEncoder {
         let delta = if self.redactor.is_empty() {
             delta.to_owned()
         } else {
-            let pieces = self.stored_turn.entry(part.to_owned()).or_default();
+            let pieces = self.withheld.entry(part.to_owned()).or_default();
             pieces.push(&self.redactor, delta)
         };
         if !delta.is_empty() {

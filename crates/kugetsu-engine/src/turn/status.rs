@@ -18,7 +18,7 @@ use super::control::{self, Control, ControlMessage, SIGNAL_FILE};
 use super::progress::TurnProgress;
 use crate::aside::aside;
 use crate::process;
-use crate::store::{RecordKey, Store};
+use crate::store::{Lease, RecordKey, Store};
 pub use kugetsu_api::{RunState, STATUS_SCHEMA as SCHEMA, TurnStatus};
 use kugetsu_api::{TokenCount, Verdict};
 
@@ -46,6 +46,8 @@ struct StatusFile {
     store: Store,
     key: RecordKey,
     progress: TurnProgress,
+    /// A write that is still on its way when the turn is over must not meet the next turn.
+    _lease: Arc<Lease>,
     /// What does not change while the turn runs.
     fixed: TurnStatus,
     closed: Mutex<bool>,
@@ -120,6 +122,7 @@ impl StatusWriter {
         started: Timestamp,
         directory: PathBuf,
         worktree: Option<PathBuf>,
+        lease: Arc<Lease>,
     ) -> (Self, Control) {
         let progress = TurnProgress::default();
         let file = Arc::new(StatusFile {
@@ -143,6 +146,7 @@ impl StatusWriter {
                 worktree,
             },
             key,
+            _lease: lease,
             progress: progress.clone(),
             closed: Mutex::new(false),
         });
@@ -176,7 +180,7 @@ impl StatusWriter {
     }
 }
 
-/// After a panic alone this writes anything, and blocks the event loop for it.
+/// Only a panic leaves anything to write here, which blocks the event loop.
 impl Drop for StatusWriter {
     fn drop(&mut self) {
         self.close(None);

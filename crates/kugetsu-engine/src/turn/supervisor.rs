@@ -291,6 +291,14 @@ impl Supervisor<'_> {
         prompt: &str,
     ) -> LifeEnd {
         self.life_began = Timestamp::now();
+        // A signal that came while opencode was starting is in time to keep the prompt back.
+        while let Some(message) = self.turn.control.try_next() {
+            match self.signalled(message) {
+                Some(Next::Step(Step::Stop(judgement))) => return LifeEnd::Judged(judgement),
+                Some(Next::Pause) => return LifeEnd::Paused,
+                _ => {}
+            }
+        }
         let target = self.turn.target.clone();
         match self.in_time(link.prompt(&target, prompt)).await {
             Ok(Ok(())) => {}

@@ -1,17 +1,22 @@
 //! The end of a turn: its verdict checked against what opencode stored, its lines, its record.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::{Delivery, TurnReport, TurnSubject, locked};
 use crate::operations::evidence::StoredEvidence;
+use crate::operations::init::adopt_hint;
 use crate::operations::interrupts::{Interrupts, TO_END};
 use crate::operations::{Engine, EngineError, pending};
 use crate::redact::Redactor;
 use crate::turn::status::StatusWriter;
 use crate::turn::{Counts, Interrupt, Outcome};
-use kugetsu_api::{Proof, SCHEMA, TransportKind, TurnRecord, Verdict};
+use kugetsu_api::{ErrorCode, Proof, SCHEMA, TransportKind, TurnRecord, Verdict};
+
+/// How long the end of a turn may take to be recorded after an interrupt.
+const TO_RECORD: Duration = Duration::from_secs(3);
 
 /// A turn that is closed on disk.
 pub(in crate::operations) struct Closed {
@@ -20,17 +25,15 @@ pub(in crate::operations) struct Closed {
     pub(in crate::operations) answer: String,
     pub(in crate::operations) interrupt: Interrupt,
     pub(in crate::operations) fallback: Option<String>,
-    /// Writes the end into the status file, after the record has it.
-    pub(in crate::operations) status_writer: StatusWriter,
 }
 
 impl Closed {
-    /// The report of a session's turn, and the status file, whose end is still to be written.
-    pub(super) fn into_report(self) -> Result<(TurnReport, StatusWriter), EngineError> {
+    /// The report of a session's turn.
+    pub(super) fn into_report(self) -> Result<TurnReport, EngineError> {
         let TurnSubject::Session(record) = self.subject else {
             return Err(EngineError::Internal("the turn of a base has no report"));
         };
-        let report = TurnReport {
+        Ok(TurnReport {
             record,
             turn: self.turn,
             answer: self.answer,
@@ -38,13 +41,13 @@ impl Closed {
             adopted: None,
             fallback: self.fallback,
             notes: Vec::new(),
-        };
-        Ok((report, self.status_writer))
+        })
     }
 }
 
 impl Delivery {
-    /// Ends the turn on disk. Only an interrupt that came after the turn's own end cuts it off.
+    /// Ends the turn on disk. If the turn ended by an interrupt, or an interrupt comes now, a slow disk or database gets
+    /// [`TO_RECORD`]; the next command completes the record then.
     pub(super) async fn close(
         self,
         outcome: Outcome,
@@ -53,22 +56,28 @@ impl Delivery {
         status_writer: StatusWriter,
         interrupts: &mut Interrupts,
     ) -> Result<Closed, EngineError> {
-        interrupts.heed(outcome.interrupt);
         let engine = Arc::clone(&self.engine);
-        let of = self.subject.key().reference();
+        let (lease, opencode) = (Arc::clone(&self.lease), self.opencode.clone());
+        let for_this_turn = self.rules.clone();
+        let unrecorded = Unrecorded::of(&self.subject);
+        let ended_by = outcome.interrupt;
         let close = move |_: &Engine| self.close_blocking(outcome, transport, &redactor, status_writer);
-        engine
-            .begun(TO_END, interrupts, close)
-            .await
-            .map_err(|error| match error {
-                EngineError::Interrupted(interrupt) => EngineError::InterruptedWhile {
-                    hint: format!("the next command on {of} completes the record, or: kugetsu doctor --fix"),
-                    of,
-                    doing: "the end of the turn was being recorded",
-                    interrupt,
-                },
-                error => error,
-            })
+        let closed = engine.begun(TO_RECORD, interrupts, close).await;
+        let closed = closed.map_err(|error| unrecorded.or(error))?;
+        if let TurnSubject::Session(record) = &closed.subject
+            && for_this_turn != record.policy.rules()
+        {
+            let record = record.clone();
+            let restore = move |engine: &Engine| {
+                let restored = engine.apply_policy(&opencode, &record);
+                drop(lease);
+                restored
+            };
+            // The rules of one turn end with it. Where this fails, the next turn writes the policy in any case.
+            let _ = engine.begun(TO_END, interrupts, restore).await;
+        }
+        interrupts.heed(ended_by);
+        Ok(closed)
     }
 
     fn close_blocking(
@@ -131,20 +140,46 @@ impl Delivery {
             let _writing = locked(&self.writing);
             self.subject.close(&self.engine, &self.lease, &turn)?;
         }
-        if let TurnSubject::Session(record) = &self.subject
-            && self.rules != record.policy.rules()
-        {
-            // What was allowed for one turn ends with it; the next turn writes the policy again in any case.
-            let _ = self.engine.apply_policy(&self.opencode, record);
-        }
+        status_writer.end(turn.verdict);
         Ok(Closed {
             subject: self.subject,
             turn,
             answer: outcome.answer,
             interrupt: outcome.interrupt,
             fallback: self.fallback,
-            status_writer,
         })
+    }
+}
+
+/// The error of a turn whose end is not on record: the prompt was sent, so the same request must not be repeated.
+struct Unrecorded {
+    of: String,
+    hint: String,
+}
+
+impl Unrecorded {
+    fn of(subject: &TurnSubject) -> Self {
+        let of = subject.key().reference();
+        let hint = match subject {
+            TurnSubject::Session(_) => {
+                format!("the next command on {of} completes the record, or: kugetsu doctor --fix")
+            }
+            TurnSubject::Base(record) => adopt_hint(&record.session),
+        };
+        Self { of, hint }
+    }
+
+    fn or(self, error: EngineError) -> EngineError {
+        match error {
+            EngineError::Interrupted(interrupt) => EngineError::InterruptedWhile {
+                of: self.of,
+                doing: "the end of the turn was being recorded",
+                code: Some(ErrorCode::TurnUnrecorded),
+                interrupt,
+                hint: self.hint,
+            },
+            error => error,
+        }
     }
 }
 

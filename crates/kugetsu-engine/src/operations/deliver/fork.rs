@@ -86,9 +86,10 @@ impl Delivery {
         });
         self.save(interrupts).await?;
         points::FORK_INTENDED.pass();
-        let Some(session) = interrupts.or(link.fork(&request)).await?? else {
+        if !ahead {
             return Ok(Target::ForkOf(request.base));
-        };
+        }
+        let session = interrupts.or(link.fork(&request)).await??;
         points::FORK_MADE.pass();
         self.know_fork(&session, interrupts).await?;
         Ok(Target::Session(session))

@@ -21,16 +21,14 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::hooks::HookPoint;
-use super::interrupts::{Interrupts, TO_END};
+use super::interrupts::Interrupts;
 use super::request::{Mode, TurnOptions, TurnReport, TurnRequest};
 use super::{Engine, EngineError};
 use crate::opencode::Opencode;
 use crate::permission::Rule;
 use crate::store::{Lease, Lock};
 use crate::turn::Responder;
-use crate::turn::status::StatusWriter;
 use crate::turn::stream::Feed;
-use kugetsu_api::Verdict;
 
 use admit::Admitted;
 pub(super) use admit::check_session;
@@ -79,7 +77,7 @@ impl Engine {
             .await?;
         // Held to the end of this function: the next turn begins after the hook.
         let lease = Arc::clone(&delivery.lease);
-        let (mut report, status_writer) = match delivery.run(&mut interrupts, feed).await {
+        let mut report = match delivery.run(&mut interrupts, feed).await {
             Ok(closed) => closed.into_report()?,
             Err(error) => {
                 for note in notes {
@@ -88,8 +86,6 @@ impl Engine {
                 return Err(error);
             }
         };
-        self.end_status(status_writer, report.turn.verdict, &mut interrupts)
-            .await;
         report.adopted = adopted;
         report.notes = notes;
         let (point, record) = (HookPoint::AfterTurn, &report.record);
@@ -103,20 +99,6 @@ impl Engine {
             report.notes.push(note);
         }
         Ok(report)
-    }
-
-    /// Writes the end of a turn into its status file. An interrupt cuts that off: the record has the end already.
-    pub(super) async fn end_status(
-        &self,
-        status_writer: StatusWriter,
-        verdict: Verdict,
-        interrupts: &mut Interrupts,
-    ) {
-        let end = move |_: &Self| {
-            status_writer.end(verdict);
-            Ok(())
-        };
-        let _ = self.begun(TO_END, interrupts, end).await;
     }
 }
 

@@ -93,9 +93,8 @@ impl Delivery {
             }
             Err(error) => error,
         };
-        let at_once = matches!(error, EngineError::Interrupted(_));
-        connected.link.close(at_once).await;
-        if at_once {
+        if interrupts.or(connected.link.close(false)).await.is_err() {
+            connected.link.close(true).await;
             self.abandon(&connected.connector, &spec).await;
         }
         self.subject.withdraw();
@@ -158,6 +157,7 @@ impl Delivery {
             self.started,
             self.subject.directory().to_owned(),
             self.subject.worktree(),
+            Arc::clone(&self.lease),
         );
         // The turn itself ends by an interrupt that comes here.
         let _ = interrupts.or(status_writer.wait_until_written()).await;

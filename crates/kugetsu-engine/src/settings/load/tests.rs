@@ -146,6 +146,13 @@ fn a_bad_value_in_the_file_is_refused_even_if_a_variable_overrides_it() {
         error.ends_with("line 1: `agent` must be a string in quotes, not a number"),
         "{error}"
     );
+    let variables = vec![("KUGETSU_TIMEOUT".into(), "5m".into())];
+    let error = load("\ntimeout = \"abc\"", variables.clone())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("config.toml, line 2: `timeout`"), "{error}");
+    let settings = load("\ntimeout = \"7m\"", variables).unwrap();
+    assert_eq!(settings.timeout, Duration::from_mins(5));
 }
 
 #[test]
