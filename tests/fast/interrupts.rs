@@ -298,7 +298,7 @@ fn an_interrupted_turn_whose_end_cannot_be_recorded_says_so() {
     assert_eq!(error["code"], "turn-unrecorded", "{ended}");
     assert_eq!(error["retryable"], false, "{ended}");
     world.wait_nothing_left(SOON);
-    run(&world, ["continue", "14", "more"]).expect_status(0);
+    run(&world, ["continue", "14", "more", "--transport", "run"]).expect_status(0);
     assert_eq!(
         run(&world, ["show", "14", "--json"]).json()["last"]["verdict"],
         "completed"
