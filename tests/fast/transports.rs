@@ -303,10 +303,7 @@ fn auto_takes_run_where_the_server_says_nothing() {
         1,
         "{output}"
     );
-    assert!(
-        told.contains("did not say where it listens within 1 s"),
-        "{output}"
-    );
+    assert!(told.contains("did not report its address within 1 s"), "{output}");
     world.wait_nothing_left(SOON);
     assert_eq!(world.sessions().len(), 2, "the base and one fork");
 }

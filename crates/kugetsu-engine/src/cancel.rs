@@ -1,9 +1,9 @@
-//! The wish to end blocking work, which the work itself looks for.
+//! Cancellation of blocking work, which the work itself checks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Set once, and never taken back. Clones are the same wish.
+/// A flag that is set once and never cleared. Clones share the flag.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cancel(Arc<AtomicBool>);
 

@@ -1,4 +1,5 @@
-//! The end of a turn: its verdict checked against what opencode stored, its lines, its record.
+//! The end of a turn: checks the verdict against opencode's stored messages, writes the last lines of stream and turn
+//! log, and then the record.
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{Delivery, TurnReport, TurnSubject, locked};
 use crate::operations::evidence::StoredEvidence;
-use crate::operations::interrupts::{Interrupts, TO_END};
+use crate::operations::interrupts::{Interrupts, STOP_WAIT};
 use crate::operations::{Engine, EngineError, pending};
 use crate::redact::Redactor;
 use crate::turn::status::StatusWriter;
@@ -20,12 +21,12 @@ pub(in crate::operations) struct Closed {
     pub(in crate::operations) answer: String,
     pub(in crate::operations) interrupt: Interrupt,
     pub(in crate::operations) fallback: Option<String>,
-    /// Writes the end into the status file, after the record has it.
+    /// Writes the end of the turn into the status file, after the record has been written.
     pub(in crate::operations) status_writer: StatusWriter,
 }
 
 impl Closed {
-    /// The report of a session's turn, and the status file, whose end is still to be written.
+    /// The report of a session's turn, and the writer of the status file, which has not been ended yet.
     pub(super) fn into_report(self) -> Result<(TurnReport, StatusWriter), EngineError> {
         let TurnSubject::Session(record) = self.subject else {
             return Err(EngineError::Internal("the turn of a base has no report"));
@@ -44,7 +45,7 @@ impl Closed {
 }
 
 impl Delivery {
-    /// Ends the turn on disk. Only an interrupt that came after the turn's own end cuts it off.
+    /// Records the end of the turn on disk. Only an interrupt that came after the end of the turn cuts this work off.
     pub(super) async fn close(
         self,
         outcome: Outcome,
@@ -53,17 +54,19 @@ impl Delivery {
         status_writer: StatusWriter,
         interrupts: &mut Interrupts,
     ) -> Result<Closed, EngineError> {
-        interrupts.heed(outcome.interrupt);
+        interrupts.mark_handled(outcome.interrupt);
         let engine = Arc::clone(&self.engine);
-        let of = self.subject.key().reference();
+        let subject = self.subject.key().reference();
         let close = move |_: &Engine| self.close_blocking(outcome, transport, &redactor, status_writer);
         engine
-            .begun(TO_END, interrupts, close)
+            .run_required(STOP_WAIT, interrupts, close)
             .await
             .map_err(|error| match error {
                 EngineError::Interrupted(interrupt) => EngineError::InterruptedWhile {
-                    hint: format!("the next command on {of} completes the record, or: kugetsu doctor --fix"),
-                    of,
+                    hint: format!(
+                        "the next command on {subject} completes the record, or: kugetsu doctor --fix"
+                    ),
+                    subject,
                     doing: "the end of the turn was being recorded",
                     interrupt,
                 },
@@ -92,7 +95,7 @@ impl Delivery {
         } else {
             bounded(outcome.proof)
         };
-        let log_gap = outcome.ending.tell(&judgement, counts, proof.clone());
+        let log_gap = outcome.ending.write(&judgement, counts, proof.clone());
         let turn = TurnRecord {
             schema: SCHEMA,
             turn: self.turn,
@@ -114,15 +117,15 @@ impl Delivery {
             log_gap,
         };
         if let TurnSubject::Session(record) = &mut self.subject {
-            // A person's answer that never reached the session waits for the next turn.
+            // If the prompt never reached the session, the person's answer waits for the next turn.
             if outcome.blocked_on.is_some() || stored.has_prompt() {
                 record.pending = outcome
                     .blocked_on
-                    .map(|request| pending::of(&request, self.turn, redactor))
+                    .map(|request| pending::from_request(&request, self.turn, redactor))
                     .into_iter()
                     .collect();
             }
-            // Without a known session the journal stays: the next command looks for the fork.
+            // Without a known session the journal stays, so that the next command looks for the fork.
             if record.session.is_some() {
                 record.fork = None;
             }
@@ -134,7 +137,8 @@ impl Delivery {
         if let TurnSubject::Session(record) = &self.subject
             && self.rules != record.policy.rules()
         {
-            // What was allowed for one turn ends with it; the next turn writes the policy again in any case.
+            // Permissions for one turn end with the turn. A failure here does no harm, because the next turn writes the
+            // policy again.
             let _ = self.engine.apply_policy(&self.opencode, record);
         }
         Ok(Closed {
@@ -148,11 +152,11 @@ impl Delivery {
     }
 }
 
-/// How much of opencode's own error is kept, in bytes of JSON: an answer of a provider may be of any size, and a record has
-/// a limit.
+/// The largest size of opencode's error in a proof, in bytes of JSON. A provider's answer may have any size, and a
+/// record has a limit.
 const MAX_ERROR: usize = 64 << 10;
 
-/// The proof without an error that is too large for a record; its beginning stays, as text.
+/// Replaces an error that is too large for a record by the beginning of its text.
 fn bounded(proof: Proof) -> Proof {
     let error = proof.error.map(|error| {
         let mut text = error.to_string();
