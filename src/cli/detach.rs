@@ -120,7 +120,7 @@ pub(super) fn print_turn(issue: &Address, turn: Uuid, pid: Option<u32>, output: 
 }
 
 fn failed(message: &str) -> CommandError {
-    CommandError::new(ErrorCode::DetachFailed, message).hint("try it without --detach")
+    CommandError::new(ErrorCode::DetachFailed, message).hint("try again without --detach")
 }
 
 /// The main function of the new process.

@@ -138,9 +138,9 @@ fn what_is_not_the_issues_own_is_refused() {
     refused(&["--branch", "x"], &["--worktree"]);
     refused(
         &["--worktree", "--from", "nowhere"],
-        &["`nowhere` names no commit", "--from"],
+        &["`nowhere` is not a commit", "--from"],
     );
-    refused(&["--worktree", "--from=--all"], &["names no commit"]);
+    refused(&["--worktree", "--from=--all"], &["is not a commit"]);
     refused(&["--worktree", "--branch", "a..b"], &["`a..b`", "--branch"]);
     refused(&["--worktree", "--branch=-d"], &["cannot be the name"]);
     refused(

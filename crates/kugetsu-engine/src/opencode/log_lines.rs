@@ -6,7 +6,7 @@
 //! - 1.3.2: `ERROR <time> +<ms> service=session.processor error=<message> stack="..." process`, after a line of
 //!   `service=llm` that holds the whole request, 44 KB for the shortest prompt;
 //! - 1.18.33: `timestamp=<time> level=ERROR run=<id> message="stream error" ... session.id=<id> small=false ...
-//! error.error="<message>"`; `small=true` is the request for a title, which no turn waits for.
+//!   error.error="<message>"`; `small=true` is the request for a title, which no turn waits for.
 
 /// The beginnings of log lines on 1.3.2, one for each level.
 const LEVELS: [&str; 4] = ["DEBUG ", "INFO  ", "WARN  ", "ERROR "];

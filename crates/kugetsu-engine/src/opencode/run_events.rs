@@ -17,7 +17,7 @@ use super::tolerant::{self, Tolerant, tolerant};
 use super::{ErrorPayload, Finish, ToolCall, ToolStatus};
 use kugetsu_api::{SessionId, TokenCount};
 
-/// The part of a line that is not an event that is kept, in bytes.
+/// The longest notice that is kept, in bytes.
 const MAX_NOTICE: usize = 8 * 1024;
 
 /// One line of output.

@@ -44,9 +44,7 @@ impl Permit {
             if policy.rules.len() == before {
                 return Err(EngineError::NotFound {
                     code: ErrorCode::NotFound,
-                    problem: format!(
-                        "there is no rule for {permission}:{pattern} in addition to the preset's"
-                    ),
+                    problem: format!("there is no rule for {permission}:{pattern} apart from the preset's"),
                     hint: "to override a rule of the preset, add another rule".to_owned(),
                 });
             }

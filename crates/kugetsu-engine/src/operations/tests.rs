@@ -25,7 +25,7 @@ fn configure(world: &World, text: &str) {
     std::fs::write(world.kugetsu_home().join("config.toml"), text).unwrap();
 }
 
-/// A world with a base, whose opencode is scripted.
+/// A world with a base and a scripted opencode.
 fn world() -> World {
     let world = World::new(Opencode::Fake);
     world.fake(&FakeScript {

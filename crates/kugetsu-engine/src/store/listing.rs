@@ -392,7 +392,7 @@ fn read_block<R: Record, T: Default>(
 fn read_quickly<'a, R: Record>(folder: &Folder, slot: &Slot, buffer: &'a mut [u8]) -> Option<(R, &'a str)> {
     let open = rustix::fs::openat(&folder.open, slot.record(), FILE, Mode::empty()).ok()?;
     let length = rustix::io::read(&open, &mut *buffer).ok()?;
-    // Checked as a whole, not string by string.
+    // A full buffer may hold only the beginning of the file.
     if length == buffer.len() {
         return None;
     }

@@ -28,7 +28,7 @@ const NEEDED: [&str; 8] = [
 #[derive(Debug)]
 pub(super) struct Handle {
     pub(super) connection: Connection,
-    /// `session` has the column `path`.
+    /// Whether `session` has the column `path`.
     pub(super) has_path: bool,
     /// The state of the file when it was opened as immutable; `None` for a normal connection.
     immutable: Option<FileState>,
