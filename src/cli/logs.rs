@@ -20,7 +20,7 @@ use kugetsu_engine::operations::EngineError;
 /// The interval between checks of a turn in another process.
 pub(super) const POLL: Duration = Duration::from_millis(100);
 
-/// Print the answer of the newest turn. With --json: every event of the turn, one JSON object per line.
+/// Prints the answer of the newest turn. With --json: every event of it, a JSON object a line.
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
     /// The address of the session, such as 14 or owner/repo#14
@@ -31,7 +31,7 @@ pub(super) struct LogsArgs {
     #[arg(short, long)]
     follow: bool,
 
-    /// The turn to print [default: the newest one]; `kugetsu show REF --turns` lists them
+    /// This turn instead of the newest one; `kugetsu show REF --turns` lists them
     #[arg(long, value_name = "TURN")]
     turn: Option<Uuid>,
 

@@ -25,11 +25,11 @@ pub(super) struct PermitArgs {
     #[arg(value_name = "RULE")]
     rules: Vec<String>,
 
-    /// Change the base of the clone's repository, and thereby future forks
+    /// The base of the clone's repository, and thereby future forks
     #[arg(long)]
     base: bool,
 
-    /// The repository whose base to change
+    /// The base of this repository
     #[arg(long, value_name = "[INSTANCE/]OWNER/REPO", requires = "base")]
     repo: Option<String>,
 

@@ -19,8 +19,8 @@ pub(super) struct WorktreeArgs {
     #[arg(long, value_name = "NAME")]
     branch: Option<String>,
 
-    /// Where the branch starts [default: what the base's clone has checked out]; if this names a branch, later rebases
-    /// go onto that branch
+    /// Where the branch begins, instead of what the base's clone has checked out; a branch that is named here is what it
+    /// is rebased onto
     #[arg(long, value_name = "COMMIT")]
     from: Option<String>,
 }
