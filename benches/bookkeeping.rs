@@ -1,4 +1,4 @@
-//! What kugetsu itself costs: the files around a turn, the permission write, an event through the supervisor.
+//! The cost of kugetsu's own work: the files around a turn, the permission write, an event through the supervisor.
 //!
 //! Criterion compares a run with the one before it; `cargo xtask bench` prints the figures as a table.
 #![allow(
@@ -28,7 +28,7 @@ use kugetsu_engine::turn::{Limits, Machine};
 use records::{address, fill, record, turn};
 use uuid::Uuid;
 
-/// A store with so many sessions.
+/// A store with the given number of sessions.
 fn store(home: &Path, sessions: u64) -> Store {
     let store = Store::open(home.to_owned());
     fill(&store, (1..=sessions).map(record));
@@ -36,7 +36,7 @@ fn store(home: &Path, sessions: u64) -> Store {
     store
 }
 
-/// Every write of `start`, in its order: lease, journal, fork known, stream, turn's line, end.
+/// Every write of `start`, in order: lease, journal, known fork, stream, line of the turn, end.
 fn start(store: &Store, number: u64) {
     let address = address(number);
     let key = RecordKey::from(&address);
@@ -119,7 +119,7 @@ fn permission(criterion: &mut Criterion) {
     criterion.bench_function("permission_write_and_read_back", |bencher| {
         bencher.iter(|| {
             turn += 1;
-            // Another title each time, so that there is something to write.
+            // A new title each time, so that the patch has something to write.
             let title = format!("turn {turn}");
             let patch = SessionPatch {
                 permission: Some(&rules),

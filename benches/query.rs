@@ -81,7 +81,7 @@ fn query(criterion: &mut Criterion) {
     let home = tempfile::tempdir().unwrap();
     let store = Store::open(home.path().to_owned());
     let records: Vec<_> = (1..=SESSIONS).map(busy_record).collect();
-    // A turn lives for as long as its lease.
+    // A turn counts as live while its lease is held.
     let mut leases = Vec::new();
     for record in &records {
         if let Some(live) = &record.live {

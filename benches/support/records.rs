@@ -1,4 +1,4 @@
-//! Records to measure with.
+//! Records for benchmarks.
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
 use jiff::Timestamp;
@@ -63,7 +63,7 @@ pub(crate) fn turn(verdict: Verdict, ended: Timestamp) -> TurnRecord {
     }
 }
 
-/// Puts records into a store, without the sync that each would cost.
+/// Writes records into a store without syncing each of them.
 pub(crate) fn fill(store: &Store, records: impl Iterator<Item = SessionRecord>) {
     for record in records {
         let path = store.record_path(&RecordKey::from(&record.address));

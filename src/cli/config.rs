@@ -56,13 +56,13 @@ pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outc
         .collect();
     for (name, host) in &context.engine.settings().hosts {
         let fields = [
-            ("address", host.address.clone(), "its destination for ssh"),
-            ("kugetsu", host.kugetsu.clone(), "the kugetsu program on it"),
-            ("home", host.home.clone(), "KUGETSU_HOME on it"),
+            ("address", host.address.clone(), "its ssh destination"),
+            ("kugetsu", host.kugetsu.clone(), "the kugetsu program on the host"),
+            ("home", host.home.clone(), "KUGETSU_HOME on the host"),
             (
                 "ssh",
                 (!host.ssh.is_empty()).then(|| host.ssh.join(" ")),
-                "more arguments of ssh",
+                "additional arguments for ssh",
             ),
         ];
         rows.extend(fields.into_iter().filter_map(|(field, value, help)| {

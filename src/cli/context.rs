@@ -1,4 +1,4 @@
-//! What the environment tells, read once.
+//! The context of a command, read once from the environment.
 
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
@@ -35,13 +35,13 @@ impl IssueOrBase {
             Some(reference) => Subject::Issue(context.address(reference)?),
             None => {
                 let repo = context.repo(self.repo.as_deref())?;
-                context.concerns(&repo);
+                context.set_subject(&repo);
                 Subject::Base(repo)
             }
         })
     }
 
-    /// The same again, as it is typed.
+    /// The arguments as a user types them, for hints.
     pub(super) fn typed(&self) -> String {
         match (&self.reference, &self.repo) {
             (Some(reference), _) => reference.clone(),
@@ -51,14 +51,14 @@ impl IssueOrBase {
     }
 }
 
-/// All that a verb needs.
+/// The context of a verb.
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) engine: Engine,
     pub(super) here: PathBuf,
-    /// This process supervises a detached turn.
+    /// Set if this process supervises a detached turn.
     pub(super) detached: Option<Detached>,
-    /// The issue, or the repository of a base, that the command line names.
+    /// The session's address, or the base's repository, that the command line names.
     named: OnceCell<String>,
 }
 
@@ -66,7 +66,7 @@ impl Context {
     pub(super) fn from_environment() -> Result<Self, CommandError> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         if let Some(point) = variable("KUGETSU_CRASH_AT") {
-            // For tests that prove what a `kill -9` at this point leaves behind.
+            // For tests of what a `kill -9` at this point leaves behind.
             kugetsu_engine::set_crash_point(&point.to_string_lossy())
                 .map_err(|problem| CommandError::usage(format!("KUGETSU_CRASH_AT: {problem}"), "unset it"))?;
         }
@@ -84,10 +84,10 @@ impl Context {
         let here = std::env::current_dir().map_err(|error| {
             CommandError::usage(
                 format!("the current directory cannot be used: {error}"),
-                "change into one that exists",
+                "change to a directory that exists",
             )
         })?;
-        // A relative home must mean the same folder when a turn runs elsewhere.
+        // A relative home must stay the same folder when a turn runs in another directory.
         let home = here.join(home);
         let environment = Environment::new(
             std::env::vars_os(),
@@ -104,28 +104,28 @@ impl Context {
         })
     }
 
-    /// Reads a reference; asks git for the clone's origin only where the reference needs it.
+    /// Parses a reference. Asks git for the clone's origin only if the reference needs it.
     pub(super) fn address(&self, text: &str) -> Result<Address, CommandError> {
         let context = self.ref_context(Address::needs_clone(text));
         let address = Address::parse(text, &context)?;
-        self.concerns(&address);
+        self.set_subject(&address);
         Ok(address)
     }
 
-    /// An error of the command is about this, where it names nothing itself.
-    fn concerns(&self, subject: &impl ToString) {
+    /// Sets the subject of errors that name no subject themselves.
+    fn set_subject(&self, subject: &impl ToString) {
         self.named.get_or_init(|| subject.to_string());
     }
 
-    /// The error, about what the command line names.
-    pub(super) fn complete(&self, error: CommandError) -> CommandError {
+    /// Adds the subject from the command line to an error.
+    pub(super) fn with_subject(&self, error: CommandError) -> CommandError {
         match self.named.get() {
             Some(subject) => error.about(subject),
             None => error,
         }
     }
 
-    /// The repository that is meant without a reference: the flag, else the clone's origin.
+    /// The repository of a command without a reference: the flag's, or else that of the clone's origin.
     pub(super) fn repo(&self, flag: Option<&str>) -> Result<RepoRef, CommandError> {
         if let Some(text) = flag {
             return Ok(RepoRef::parse(text, &self.ref_context(false))?);
@@ -134,7 +134,7 @@ impl Context {
             Some(origin) => Ok(origin?),
             None => Err(CommandError::usage(
                 "this folder is not in a clone with an `origin`, so the repository is not known",
-                "say it: --repo instance/owner/repo",
+                "name it: --repo instance/owner/repo",
             )),
         }
     }
@@ -149,7 +149,8 @@ impl Context {
     }
 }
 
-/// The file of settings is the first thing that is opened in the home, so this tells of a home that is no folder.
+/// The error for unusable settings. The settings file is the first file that is opened in the home, so this error also
+/// reports a home that is not a folder.
 fn unusable(home: &Path, error: SettingsError) -> CommandError {
     match error {
         SettingsError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotADirectory => {
@@ -161,7 +162,7 @@ fn unusable(home: &Path, error: SettingsError) -> CommandError {
     }
 }
 
-/// `/proc/self/exe` stays right while a new version is installed over the running one.
+/// The path of kugetsu's own program. `/proc/self/exe` stays valid while a new version replaces the running one.
 pub(super) fn own_program() -> PathBuf {
     let link = PathBuf::from("/proc/self/exe");
     if link.exists() {
@@ -170,7 +171,7 @@ pub(super) fn own_program() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from("kugetsu"))
 }
 
-/// A length of time on the command line.
+/// Parses a duration on the command line.
 pub(super) fn duration(text: &str) -> Result<std::time::Duration, String> {
     parse_duration(text)
 }

@@ -1,9 +1,9 @@
-//! `--detach`: the turn goes on in a process of its own, which no terminal and no connection takes along.
+//! `--detach`: the turn continues in a process of its own, independent of terminals and connections.
 //!
-//! The command starts our own program again. What it is to do, the arguments and the prompt, goes to it on its stdin,
-//! so that no process list shows them; what came of it comes back on its stdout, one line: the turn is on record, or why
-//! not. Then the new process lets go of everything that it had from us, and the command ends. The new process leads a
-//! session of its own from its first moment, so no signal of a terminal reaches it.
+//! The command starts kugetsu again. The new process receives the arguments and the prompt on its stdin, so that no
+//! process list shows them, and reports on its stdout in one line that the turn is on record, or why it is not. Then
+//! the new process closes all streams that it inherited, and the command ends. The new process leads a session of its
+//! own from its first moment, so no signal of a terminal reaches it.
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, Read as _};
@@ -26,26 +26,26 @@ use kugetsu_api::{Address, ErrorCode};
 use kugetsu_engine::operations::EngineError;
 use kugetsu_engine::turn::Interrupt;
 
-/// The word after the program's name that makes it the supervisor of a detached turn.
+/// The first argument of a process that supervises a detached turn.
 pub(super) const COMMAND: &str = "supervise-detached";
 
-/// What the new process is to do.
+/// The input of the new process.
 #[derive(Serialize, Deserialize)]
-struct Order {
+struct DetachedCommand {
     args: Vec<OsString>,
     prompt: String,
 }
 
-/// Runs the command of this process again, detached, and says what came of it.
+/// Runs the command of this process again, detached, and prints the result.
 pub(super) fn launch(issue: &Address, prompt: String, context: &Context, output: Output) -> Outcome {
-    let order = Order {
+    let input = DetachedCommand {
         args: std::env::args_os().collect(),
         prompt,
     };
-    let order = serde_json::to_vec(&order)
+    let input = serde_json::to_vec(&input)
         .map_err(|error| failed("the arguments cannot be passed on").caused_by(error))?;
     let environment = context.engine.environment().clone();
-    let (answer, signal) = with_signals(false, async move |mut interrupts| {
+    let (report, signal) = with_signals(false, async move |mut interrupts| {
         let mut child = tokio::process::Command::new(environment.program())
             .env_clear()
             .envs(environment.variables())
@@ -56,14 +56,14 @@ pub(super) fn launch(issue: &Address, prompt: String, context: &Context, output:
             .spawn()?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         if let Some(mut stdin) = child.stdin.take() {
-            // One that died meanwhile says so by its silence.
-            let _ = stdin.write_all(&order).await;
+            // A process that has died gives no report, which is handled below.
+            let _ = stdin.write_all(&input).await;
         }
-        let mut answer = Vec::new();
+        let mut report = Vec::new();
         let Some(mut stdout) = child.stdout.take() else {
-            return Ok(answer);
+            return Ok(report);
         };
-        let reading = stdout.read_to_end(&mut answer);
+        let reading = stdout.read_to_end(&mut report);
         tokio::pin!(reading);
         loop {
             tokio::select! {
@@ -83,29 +83,29 @@ pub(super) fn launch(issue: &Address, prompt: String, context: &Context, output:
                 }
             }
         }
-        Ok::<_, std::io::Error>(answer)
+        Ok::<_, std::io::Error>(report)
     })?;
-    let line = match &answer {
-        Ok(answer) => answer.lines().next().and_then(Result::ok).unwrap_or_default(),
+    let line = match &report {
+        Ok(report) => report.lines().next().and_then(Result::ok).unwrap_or_default(),
         Err(_) => String::new(),
     };
-    let report = serde_json::from_str::<DetachReport>(&line);
-    // A signal may have come too late for the turn not to begin.
+    let parsed = serde_json::from_str::<DetachReport>(&line);
+    // A signal may have come too late to prevent the turn.
     let interrupted = |status| signal.unwrap_or(status);
-    match report {
-        Ok(DetachReport::Ready { turn, pid }) => tell(issue, turn, Some(pid), output).map(interrupted),
-        Ok(DetachReport::Recorded { turn }) => tell(issue, turn, None, output).map(interrupted),
+    match parsed {
+        Ok(DetachReport::Ready { turn, pid }) => print_turn(issue, turn, Some(pid), output).map(interrupted),
+        Ok(DetachReport::Recorded { turn }) => print_turn(issue, turn, None, output).map(interrupted),
         _ if let Some(signal) = signal => Ok(signal),
-        Ok(DetachReport::Failed(error)) => Err(CommandError::told(error)),
-        Err(_) => Err(match answer {
+        Ok(DetachReport::Failed(error)) => Err(CommandError::received(error)),
+        Err(_) => Err(match report {
             Err(error) => failed("the supervisor cannot be started").caused_by(error),
             Ok(_) => failed("the supervisor died before the turn was recorded"),
         }),
     }
 }
 
-/// The turn's id.
-pub(super) fn tell(issue: &Address, turn: Uuid, pid: Option<u32>, output: Output) -> Outcome {
+/// Prints the turn's id.
+pub(super) fn print_turn(issue: &Address, turn: Uuid, pid: Option<u32>, output: Output) -> Outcome {
     if output.json {
         output.object(DetachedOutput {
             address: issue.clone(),
@@ -120,22 +120,22 @@ pub(super) fn tell(issue: &Address, turn: Uuid, pid: Option<u32>, output: Output
 }
 
 fn failed(message: &str) -> CommandError {
-    CommandError::new(ErrorCode::DetachFailed, message).hint("try it without --detach")
+    CommandError::new(ErrorCode::DetachFailed, message).hint("try again without --detach")
 }
 
-/// The new process.
+/// The main function of the new process.
 pub(super) fn child_main() -> ExitStatus {
-    // Fails only where we lead a session already.
+    // Fails only if this process already leads a session.
     let _ = rustix::process::setsid();
-    let mut order = Vec::new();
-    let order = match std::io::stdin().lock().read_to_end(&mut order) {
-        Ok(_) => serde_json::from_slice::<Order>(&order).ok(),
+    let mut input = Vec::new();
+    let input = match std::io::stdin().lock().read_to_end(&mut input) {
+        Ok(_) => serde_json::from_slice::<DetachedCommand>(&input).ok(),
         Err(_) => None,
     };
-    let parsed = order.and_then(|order| Some((Cli::try_parse_from(order.args).ok()?, order.prompt)));
+    let parsed = input.and_then(|input| Some((Cli::try_parse_from(input.args).ok()?, input.prompt)));
     let Some((cli, prompt)) = parsed else {
         let output = Output::new(false);
-        output.note("kugetsu: this is how kugetsu runs a detached turn; it is nothing to type");
+        output.note("kugetsu: kugetsu uses this command to run a detached turn; it is not meant to be typed");
         return ExitStatus::Usage;
     };
     let output = Output::new(cli.json);
@@ -143,7 +143,7 @@ pub(super) fn child_main() -> ExitStatus {
     let mut context = match Context::from_environment() {
         Ok(context) => context,
         Err(error) => {
-            detached.report(&failure(&error));
+            detached.report(&failure_report(&error));
             return error.exit_status();
         }
     };
@@ -151,9 +151,9 @@ pub(super) fn child_main() -> ExitStatus {
     match super::dispatch(cli.verb, &context, output) {
         Ok(status) => status,
         Err(error) => {
-            let error = context.complete(error);
+            let error = context.with_subject(error);
             match &context.detached {
-                Some(detached) if detached.is_awaited() => detached.report(&failure(&error)),
+                Some(detached) if detached.is_awaited() => detached.report(&failure_report(&error)),
                 _ => output.note(error.for_people()),
             }
             error.exit_status()
@@ -161,11 +161,11 @@ pub(super) fn child_main() -> ExitStatus {
     }
 }
 
-fn failure(error: &CommandError) -> DetachReport {
+fn failure_report(error: &CommandError) -> DetachReport {
     DetachReport::Failed(error.for_programs().body.error)
 }
 
-/// Reports that a turn of this id is on record, if that is why no turn ran.
+/// Reports that a turn with this id is already on record, if that is why no turn ran.
 pub(super) fn report_recorded(error: &EngineError, context: &Context) -> Option<Uuid> {
     let EngineError::Recorded(turn) = error else {
         return None;

@@ -1,5 +1,5 @@
-//! The supervisor process of a detached turn, as the verb that runs in it sees it: its report to the command that started
-//! it, and the release of the streams that it has from that command.
+//! The supervisor process of a detached turn: its report to the command that started it, and the release of the streams
+//! that it inherited from that command.
 
 use std::cell::Cell;
 use std::io::Write as _;
@@ -19,22 +19,22 @@ const LOG: &str = "supervisor.log";
 pub(super) enum DetachReport {
     /// The turn is on record and runs.
     Ready { turn: Uuid, pid: u32 },
-    /// A turn of this id is on record already.
+    /// A turn with this id is already on record.
     Recorded { turn: Uuid },
     /// No turn began.
     Failed(ErrorDetail),
 }
 
-/// The new process, as the verb that runs in it sees it.
+/// The state of the supervisor process.
 #[derive(Debug)]
 pub(super) struct Detached {
     prompt: String,
-    /// Whether the command that started us still waits for a report.
+    /// Whether the command that started this process still waits for a report.
     awaited: Cell<bool>,
 }
 
 impl Detached {
-    /// A process for a turn with this prompt. The command that started it waits for one report.
+    /// The state for a turn with this prompt. The command that started this process waits for one report.
     pub(super) fn new(prompt: String) -> Self {
         Self {
             prompt,
@@ -46,8 +46,8 @@ impl Detached {
         self.prompt.clone()
     }
 
-    /// Reports that the turn is on record, and lets go of the streams that the command that started us has given us. Does
-    /// not block.
+    /// Reports that the turn is on record, and releases the streams that were inherited from the command. Does not
+    /// block.
     pub(super) fn ready(&self, turn: Uuid, issue: &Address, engine: &Engine) {
         self.report(&DetachReport::Ready {
             turn,
@@ -59,22 +59,22 @@ impl Detached {
             let log = log
                 .inspect_err(|error| tracing::warn!("{LOG} cannot be opened: {error}"))
                 .ok();
-            if let Err(error) = let_go(log) {
+            if let Err(error) = release_streams(log) {
                 tracing::warn!("the streams of the command that started this process stay open: {error}");
             }
         });
     }
 
-    /// Whether the command that started us still waits for a report.
+    /// Whether the command that started this process still waits for a report.
     pub(super) fn is_awaited(&self) -> bool {
         self.awaited.get()
     }
 
-    /// Reports to the command that started us, once.
+    /// Reports to the command that started this process, once.
     pub(super) fn report(&self, report: &DetachReport) {
         if self.awaited.replace(false) {
             let mut stdout = std::io::stdout().lock();
-            // That command may have ended. The turn goes on.
+            // The command may have ended; the turn continues.
             let _ = serde_json::to_writer(&mut stdout, report);
             let _ = stdout.write_all(b"\n");
             let _ = stdout.flush();
@@ -83,7 +83,7 @@ impl Detached {
 }
 
 /// Replaces stdin and stdout by the null device, and stderr by the log.
-fn let_go(log: Option<std::fs::File>) -> std::io::Result<()> {
+fn release_streams(log: Option<std::fs::File>) -> std::io::Result<()> {
     let null = std::fs::File::open("/dev/null")?;
     let sink = rustix::fs::open("/dev/null", rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty())?;
     rustix::stdio::dup2_stdin(&null)?;

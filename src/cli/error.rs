@@ -36,7 +36,7 @@ impl CommandError {
     }
 
     /// An error that another process of kugetsu reported.
-    pub(super) fn told(error: ErrorDetail) -> Self {
+    pub(super) fn received(error: ErrorDetail) -> Self {
         Self {
             code: error.code,
             message: error.message,
@@ -160,10 +160,10 @@ mod tests {
             .hint("or that")
             .about(&"a.b/c/d#1");
         assert_eq!(error.for_people(), "kugetsu: wrong\n  do this\n  or that");
-        let told = error.for_programs().body.error;
-        assert_eq!(told.hints, ["do this", "or that"]);
-        assert_eq!(told.hint.as_deref(), Some("do this"));
-        assert_eq!(told.subject.as_deref(), Some("a.b/c/d#1"));
+        let detail = error.for_programs().body.error;
+        assert_eq!(detail.hints, ["do this", "or that"]);
+        assert_eq!(detail.hint.as_deref(), Some("do this"));
+        assert_eq!(detail.subject.as_deref(), Some("a.b/c/d#1"));
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
             SessionId::new(id.clone()).ok_or_else(|| {
                 CommandError::usage(
                     format!("`{id}` is not a session id of opencode"),
-                    "it looks like ses_...; `opencode session list` shows them",
+                    "session ids look like ses_...; list them: opencode session list",
                 )
             })
         })
@@ -119,9 +119,9 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         }
         output.note(format!("next: kugetsu start {}#14 \"what to do\"", record.repo));
     }
-    let Some(why) = log_gap else {
+    let Some(reason) = log_gap else {
         return Ok(ExitStatus::Ok);
     };
-    output.note(format!("  the log of its prompt may have a gap: {why}"));
+    output.note(format!("  the log of its prompt may have a gap: {reason}"));
     Ok(ExitStatus::CannotWrite)
 }

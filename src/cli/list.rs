@@ -41,14 +41,14 @@ fn states() -> PossibleValuesParser {
 }
 
 impl ListArgs {
-    fn takes(
+    fn matches(
         &self,
         summary: &SessionSummary,
         state: SessionState,
         repo: Option<&RepoRef>,
         age: Duration,
     ) -> bool {
-        (self.state.is_empty() || self.state.iter().any(|word| word == state.as_str()))
+        (self.state.is_empty() || self.state.iter().any(|name| name == state.as_str()))
             && repo.is_none_or(|repo| repo == summary.address.repo())
             && self.newer.is_none_or(|limit| age <= limit)
             && self.older.is_none_or(|limit| age >= limit)
@@ -62,17 +62,17 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
         None => None,
     };
     let now = Timestamp::now();
-    let state_if_taken = |summary: &SessionSummary| {
+    let matching_state = |summary: &SessionSummary| {
         let state = engine.state_of_summary(summary);
         let age = age(summary, now);
-        args.takes(summary, state, repo.as_ref(), age)
+        args.matches(summary, state, repo.as_ref(), age)
             .then_some((state, age))
     };
     if output.json {
         let mut object = output.long_object("sessions");
         let (bases, broken) = engine.list(
             |rows: &mut String, summary, text| {
-                if let Some((state, _)) = state_if_taken(&summary) {
+                if let Some((state, _)) = matching_state(&summary) {
                     add_row(rows, &summary, text, state);
                 }
             },
@@ -87,7 +87,7 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
     let (_, broken) = engine.list(
         |(seen, rows): &mut (usize, Vec<_>), summary, _| {
             *seen += 1;
-            let Some((state, age)) = state_if_taken(&summary) else {
+            let Some((state, age)) = matching_state(&summary) else {
                 return;
             };
             rows.push(vec![
@@ -109,12 +109,12 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
             rows.extend(block);
         },
     )?;
-    for (path, why) in &broken {
-        output.note(format!("kugetsu: {} is left out: {why}", path.display()));
+    for (path, problem) in &broken {
+        output.note(format!("kugetsu: {} is left out: {problem}", path.display()));
     }
     if rows.is_empty() {
         output.note(if all == 0 {
-            "no sessions yet; begin one with: kugetsu start REF \"what to do\""
+            "no sessions yet; start one with: kugetsu start REF \"what to do\""
         } else {
             "no session matches"
         });
@@ -127,11 +127,12 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
     Ok(ExitStatus::Ok)
 }
 
-/// Room for the rows of a block, which mostly have less than 1.5 kB each.
+/// The initial capacity for the rows of a block, which mostly have less than 1.5 kB each.
 const ROWS: usize = 96 * 1024;
 
-/// Adds a comma and the record as its file has it, on one line and with the state as its last field. Understanding all of
-/// it would take a sixth of all the time, and writing it as JSON again a third, which ten thousand records show.
+/// Adds a comma and the record's file text, on one line and with the state as its last field. Measured with ten
+/// thousand records: parsing each record in full would take another sixth of the total time, and writing it as JSON
+/// again a third.
 fn add_row(rows: &mut String, summary: &SessionSummary, text: &str, state: SessionState) {
     if rows.is_empty() {
         rows.reserve(ROWS);
@@ -146,7 +147,7 @@ fn add_row(rows: &mut String, summary: &SessionSummary, text: &str, state: Sessi
     }
     let text = text.trim_ascii();
     let fields = text.strip_suffix('}').unwrap_or(text);
-    // A string in JSON has no line break, so what stands around one is space between tokens.
+    // A JSON string contains no line break, so the white space around one stands between tokens.
     let mut from = 0;
     for end in memchr::memchr2_iter(b'\n', b'\r', fields.as_bytes()) {
         rows.push_str(fields[from..end].trim_ascii_end());
@@ -164,6 +165,6 @@ pub(super) fn broken_file((path, problem): (PathBuf, String)) -> BrokenFile {
 }
 
 fn age(summary: &SessionSummary, now: Timestamp) -> Duration {
-    // A clock that was set back makes no session younger than now.
+    // If the clock was set back, the age is 0.
     Duration::try_from(now.duration_since(summary.updated)).unwrap_or_default()
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::context::Context;
 use super::ending;
-use super::output::{Output, written};
+use super::output::{Output, note_write_error};
 use super::printer::{Show, Writer};
 use super::{CommandError, Outcome};
 use kugetsu_api::ErrorCode;
@@ -116,16 +116,16 @@ pub(super) fn print(
                 break;
             }
             if let Err(error) = writer.line(&line) {
-                written(Err(error));
+                note_write_error(Err(error));
                 return Ok(());
             }
             line.clear();
         }
         if !more {
             if !line.is_empty() {
-                written(writer.line(&line));
+                note_write_error(writer.line(&line));
             }
-            written(writer.end());
+            note_write_error(writer.end());
             return Ok(());
         }
         std::thread::sleep(POLL);

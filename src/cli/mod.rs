@@ -61,7 +61,7 @@ pub struct Cli {
 }
 
 const EXIT_HELP: &str = "\
-A REF names a session. Inside a clone of the repository, what stands before # or ~ may be left out.
+A REF names a session. Inside a clone of the repository, the part before # or ~ may be left out.
   instance/owner/repo#14         of an issue; also owner/repo#14, the issue's URL, 14
   instance/owner/repo#14/review  another one of the same issue; also 14/review
   instance/owner/repo~nightly    without an issue; also owner/repo~nightly, ~nightly
@@ -121,7 +121,7 @@ enum Verb {
 }
 
 impl Verb {
-    /// Whether its own flags ask for JSON on stdout, as `--json` does of every verb.
+    /// Whether the verb's own flags put JSON on stdout, as `--json` does for every verb.
     fn prints_json(&self) -> bool {
         match self {
             Self::Start(args) => args.turn.prints_json(),
@@ -132,14 +132,14 @@ impl Verb {
     }
 }
 
-/// What a verb comes to: an exit status, or an error that is printed.
+/// The result of a verb: an exit status, or an error to print.
 type Outcome = Result<ExitStatus, CommandError>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     if std::env::args_os()
         .nth(1)
-        .is_some_and(|word| word == detach::COMMAND)
+        .is_some_and(|argument| argument == detach::COMMAND)
     {
         return detach::child_main().into();
     }
@@ -150,24 +150,24 @@ pub fn main() -> ExitCode {
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
-            // Help and version are no errors; they go to stdout.
+            // Help and version are not errors, and go to stdout.
             let _ = error.print();
             if !error.use_stderr() {
                 return ExitStatus::Ok.into();
             }
             if asks_for_json(std::env::args_os().skip(1)) {
-                Output::new(true).error_object(&misunderstood(&error));
+                Output::new(true).error_object(&usage_error(&error));
             }
             return ExitStatus::Usage.into();
         }
     };
     let output = Output::new(cli.json);
-    let of_errors = Output::new(cli.json || cli.verb.prints_json());
+    let error_output = Output::new(cli.json || cli.verb.prints_json());
     let status = turn::check_wait(&matches).and_then(|()| match &cli.host {
         Some(name) => host::run(&command, &matches, name),
         None => run(cli.verb, output).map(ExitStatus::code),
     });
-    let status = match output::unwritten() {
+    let status = match output::write_error() {
         Some(error)
             if status
                 .as_ref()
@@ -180,23 +180,23 @@ pub fn main() -> ExitCode {
     match status {
         Ok(status) => status.into(),
         Err(error) => {
-            of_errors.error(&error);
+            error_output.error(&error);
             error.exit_status().into()
         }
     }
 }
 
-/// Runs this process as the tether of a command that was asked for on another host; gives its exit status.
+/// Runs this process as the tether of a command from another host; returns its exit status.
 pub fn tether_main() -> u8 {
     crate::ssh::tether_main(&context::own_program())
 }
 
-/// What clap says over several lines, for an object: what is wrong, and its advice where it has some.
-fn misunderstood(error: &clap::Error) -> CommandError {
+/// Converts clap's message of several lines to an error with a message and, if clap has a tip, a hint.
+fn usage_error(error: &clap::Error) -> CommandError {
     let text = error.to_string();
     let mut paragraphs = text.split("\n\n");
-    let words: Vec<_> = paragraphs.next().unwrap_or_default().split_whitespace().collect();
-    let message = words.join(" ");
+    let parts: Vec<_> = paragraphs.next().unwrap_or_default().split_whitespace().collect();
+    let message = parts.join(" ");
     let tip = paragraphs.find_map(|text| text.trim().strip_prefix("tip: "));
     CommandError::usage(
         message.strip_prefix("error: ").unwrap_or(&message),
@@ -204,7 +204,7 @@ fn misunderstood(error: &clap::Error) -> CommandError {
     )
 }
 
-/// Whether a flag that means JSON on stdout stands among arguments that could not be understood.
+/// Whether arguments that could not be parsed contain a flag for JSON on stdout.
 fn asks_for_json(arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
     let mut before = String::new();
     arguments
@@ -227,7 +227,7 @@ fn asks_for_json(arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
 }
 
 fn run(verb: Verb, output: Output) -> Outcome {
-    // These need nothing of the machine.
+    // These verbs need no store, settings or opencode.
     let verb = match verb {
         Verb::Completions(args) => {
             return completions::run(&args, &mut man::with_pages(Cli::command()), output);
@@ -236,7 +236,7 @@ fn run(verb: Verb, output: Output) -> Outcome {
         other => other,
     };
     let context = Context::from_environment()?;
-    dispatch(verb, &context, output).map_err(|error| context.complete(error))
+    dispatch(verb, &context, output).map_err(|error| context.with_subject(error))
 }
 
 fn dispatch(verb: Verb, context: &Context, output: Output) -> Outcome {

@@ -1,4 +1,4 @@
-//! Writing to stdout and stderr. A reader that has gone away is no error; a full disk is.
+//! Output to stdout and stderr. A reader that has closed its end is not an error; a full disk is.
 
 use std::io::{IsTerminal as _, Write};
 use std::sync::OnceLock;
@@ -26,48 +26,48 @@ impl Output {
         }
     }
 
-    /// Text for people, on stdout.
+    /// Prints text for people on stdout.
     pub(super) fn text(self, text: impl AsRef<str>) {
         let mut stdout = std::io::stdout().lock();
-        written(writeln!(stdout, "{}", text.as_ref()).and_then(|()| stdout.flush()));
+        note_write_error(writeln!(stdout, "{}", text.as_ref()).and_then(|()| stdout.flush()));
     }
 
-    /// An object for programs, on one line of stdout, with the schema.
+    /// Prints an object for programs on one line of stdout, with the schema.
     pub(super) fn object<T: Serialize + JsonSchema>(self, body: T) {
         self.document(&Document::new(body));
     }
 
-    /// An object that has its schema already, on one line of stdout; its fields are in the order of the alphabet.
+    /// Prints an object that already contains its schema on one line of stdout. Its fields are in alphabetical order.
     pub(super) fn document<T: Serialize + JsonSchema>(self, document: &T) {
         match serde_json::to_value(document) {
             Ok(value) => self.text(value.to_string()),
-            // Such as a path that is not UTF-8.
-            Err(error) => written(Err(error.into())),
+            // For example a path that is not UTF-8.
+            Err(error) => note_write_error(Err(error.into())),
         }
     }
 
-    /// The same for an object with a field of so many rows that they go out as they come.
+    /// Begins an object with a field of so many rows that each block of rows is printed as it arrives.
     pub(super) fn long_object(self, field: &str) -> LongObject {
         LongObject {
             head: Some(format!("{{\"schema\":{OUTPUT_SCHEMA},\"{field}\":[")),
         }
     }
 
-    /// A whole file for another program, on stdout; with `--json` as an object.
+    /// Prints a whole file for another program on stdout, with `--json` as an object.
     pub(super) fn file<T: Serialize + JsonSchema>(self, bytes: &[u8], object: impl FnOnce(String) -> T) {
         if self.json {
             return self.object(object(String::from_utf8_lossy(bytes).into_owned()));
         }
         let mut stdout = std::io::stdout().lock();
-        written(stdout.write_all(bytes).and_then(|()| stdout.flush()));
+        note_write_error(stdout.write_all(bytes).and_then(|()| stdout.flush()));
     }
 
-    /// Something beside the result, on stderr.
+    /// Prints a note that is not part of the result on stderr.
     pub(super) fn note(self, text: impl AsRef<str>) {
         let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
     }
 
-    /// An error: on stderr for people, and on stdout for programs.
+    /// Prints an error on stderr for people and, with JSON output, on stdout for programs.
     pub(super) fn error(self, error: &CommandError) {
         self.note(error.for_people());
         if self.json {
@@ -75,12 +75,12 @@ impl Output {
         }
     }
 
-    /// An error for programs alone.
+    /// Prints an error for programs only.
     pub(super) fn error_object(self, error: &CommandError) {
         self.document(&error.for_programs());
     }
 
-    /// A table for people: columns, no lines, so that it can be cut and grepped.
+    /// Prints a table for people: columns without lines, so that `cut` and `grep` work on it.
     pub(super) fn table(self, head: &[&str], rows: Vec<Vec<String>>) {
         use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
         let mut table = Table::new();
@@ -112,14 +112,14 @@ impl Output {
     }
 }
 
-/// An object that is being printed. Nothing is, before its first row or its end.
+/// An object that is printed in parts. Nothing is printed before its first row or its end.
 pub(super) struct LongObject {
-    /// Until it is printed.
+    /// The beginning of the object, until it is printed.
     head: Option<String>,
 }
 
 impl LongObject {
-    /// Some rows, which are JSON already, each with a comma before it; or none.
+    /// Prints rows, which are JSON with a comma before each row. `rows` may be empty.
     pub(super) fn rows(&mut self, rows: &str) {
         if rows.is_empty() {
             return;
@@ -127,25 +127,25 @@ impl LongObject {
         match self.head.take() {
             Some(head) => {
                 let rows = rows.strip_prefix(',').unwrap_or(rows);
-                written(Unlined.write_all((head + rows).as_bytes()));
+                note_write_error(UnbufferedStdout.write_all((head + rows).as_bytes()));
             }
-            None => written(Unlined.write_all(rows.as_bytes())),
+            None => note_write_error(UnbufferedStdout.write_all(rows.as_bytes())),
         }
     }
 
-    /// The fields after the rows; `rest` must have some.
+    /// Prints the fields after the rows; `rest` must have at least one.
     pub(super) fn end(self, rest: &impl Serialize) {
         let head = self.head.unwrap_or_default();
         let rest = serde_json::to_string(rest).unwrap_or_default();
         let rest = rest.strip_prefix('{').unwrap_or("}");
-        written(Unlined.write_all(format!("{head}],{rest}\n").as_bytes()));
+        note_write_error(UnbufferedStdout.write_all(format!("{head}],{rest}\n").as_bytes()));
     }
 }
 
-/// Stdout without the search for the ends of lines, which megabytes would all be read for.
-struct Unlined;
+/// Stdout without line buffering, which would search megabytes of output for line ends.
+struct UnbufferedStdout;
 
-impl Write for Unlined {
+impl Write for UnbufferedStdout {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         Ok(rustix::io::write(rustix::stdio::stdout(), bytes)?)
     }
@@ -155,26 +155,29 @@ impl Write for Unlined {
     }
 }
 
-static UNWRITTEN: OnceLock<String> = OnceLock::new();
+static WRITE_ERROR: OnceLock<String> = OnceLock::new();
 
-/// Takes note of what could not be written to stdout. Threads print as well as this one, so the place is the process's.
-pub(super) fn written(result: std::io::Result<()>) {
+/// Records a failed write to stdout. The place is global because other threads print as well.
+pub(super) fn note_write_error(result: std::io::Result<()>) {
     if let Err(error) = result
         && error.kind() != std::io::ErrorKind::BrokenPipe
     {
-        // The first tells why.
-        let _ = UNWRITTEN.set(error.to_string());
+        // The first error is the cause.
+        let _ = WRITE_ERROR.set(error.to_string());
     }
 }
 
-/// Why something that should be on stdout is not.
-pub(super) fn unwritten() -> Option<CommandError> {
-    let message = format!("the output could not be written to stdout: {}", UNWRITTEN.get()?);
+/// The error if a write to stdout has failed.
+pub(super) fn write_error() -> Option<CommandError> {
+    let message = format!(
+        "the output could not be written to stdout: {}",
+        WRITE_ERROR.get()?
+    );
     let error = CommandError::new(ErrorCode::OutputUnwritable, message);
-    Some(error.hint("what was done is done and on record; see: kugetsu show, kugetsu logs"))
+    Some(error.hint("the operation itself is done and on record; see: kugetsu show, kugetsu logs"))
 }
 
-/// Costs are fractions of a cent as often as dollars.
+/// Formats a cost, which is often a fraction of a cent.
 pub(super) fn money(usd: f64) -> String {
     if usd == 0.0 {
         "$0".to_owned()
@@ -185,13 +188,13 @@ pub(super) fn money(usd: f64) -> String {
     }
 }
 
-/// `1 step`, `2 steps`.
+/// A number with its noun: `1 step`, `2 steps`.
 pub(super) fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Asks on the terminal. Anything but a clear yes is a no. A line is read, and not a key: dialoguer's question for a key
-/// hides the cursor, and Ctrl-C would leave it so.
+/// Asks a yes-or-no question on the terminal. Any answer except a clear yes counts as no. Reads a line, not a key,
+/// because dialoguer's question for a key hides the cursor, and Ctrl-C would leave the cursor hidden.
 pub(super) fn confirm(question: &str) -> bool {
     let answer = dialoguer::Input::<String>::new()
         .with_prompt(format!("{question} [y/N]"))
@@ -200,7 +203,7 @@ pub(super) fn confirm(question: &str) -> bool {
     answer.is_ok_and(|answer| ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
-/// kugetsu's own trace: warnings to stderr, everything into the log where there is one.
+/// Writes kugetsu's own trace to the log.
 pub(super) fn trace_to(log: std::fs::File) {
     use tracing_subscriber::fmt;
     let _ = fmt()

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::output::written;
+use super::output::note_write_error;
 use kugetsu_api::{StreamEvent, StreamLine};
 use kugetsu_engine::Redactor;
 use kugetsu_engine::turn::stream::{Feed, describe};
@@ -84,13 +84,13 @@ fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, moved: &mpsc::S
             // A vanished reader only ends the printing.
             if !closed && let Err(error) = writer.line(&line) {
                 closed = true;
-                written(Err(error));
+                note_write_error(Err(error));
             }
             let _ = moved.send(());
         }
         if over {
             if !closed {
-                written(writer.end());
+                note_write_error(writer.end());
             }
             return;
         }

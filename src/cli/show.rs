@@ -86,11 +86,11 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         && let Some(holder) = &holder
     {
         let holder = holder.as_ref();
-        let who = holder.map_or_else(
+        let user = holder.map_or_else(
             || "by a process that left no name".to_owned(),
             |holder| format!("by {holder}"),
         );
-        lines.push(format!("  in use      {who}"));
+        lines.push(format!("  in use      {user}"));
     }
     if state == SessionState::Lost && record.live.is_some() {
         lines.push(

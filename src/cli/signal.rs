@@ -30,8 +30,8 @@ enum Action {
     Resume,
     /// Stop the turn; `kugetsu stop` also waits for its end
     Stop,
-    /// Between turns: rebase the issue's worktree onto the branch that it began at (where it began at none: onto what its clone has
-    /// checked out)
+    /// Between turns: rebase the session's worktree onto the branch that it began at (if it began at none: onto what
+    /// its clone has checked out)
     Rebase,
 }
 
@@ -79,7 +79,7 @@ fn rebase(issue: &Address, context: &Context, output: Output) -> Outcome {
         return Ok(status);
     }
     match &rebased {
-        Rebased::UpToDate => output.text(format!("{issue}: its branch has all of {onto} already")),
+        Rebased::UpToDate => output.text(format!("{issue}: its branch already contains all of {onto}")),
         Rebased::Onto(commit) => output.text(format!("{issue}: rebased onto {onto} ({commit})")),
         Rebased::Conflicts(files) => {
             output.note(format!(
@@ -87,7 +87,7 @@ fn rebase(issue: &Address, context: &Context, output: Output) -> Outcome {
                 files.join(", ")
             ));
             output.note(format!(
-                "  let it solve them: kugetsu continue {issue} \"rebase onto {onto}\""
+                "  let the session resolve them: kugetsu continue {issue} \"rebase onto {onto}\""
             ));
         }
     }

@@ -1,4 +1,4 @@
-//! Signals become interrupts of the operation: the first one ends it, the second one ends it at once.
+//! Turns signals into interrupts of the operation: the first signal ends the operation, the second one ends it at once.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,8 +9,8 @@ use super::{CommandError, ExitStatus};
 use kugetsu_api::ErrorCode;
 use kugetsu_engine::turn::Interrupt;
 
-/// Runs an operation that signals interrupt. The status is that of the first signal, if one came. A detached operation
-/// ignores SIGHUP, since it has no terminal that could hang up.
+/// Runs an operation that signals interrupt. Returns the status of the first signal, if one came. A detached operation
+/// ignores SIGHUP, because it has no terminal that could hang up.
 ///
 /// A second signal ends the operation at once, and a third one the process: something that cannot be interrupted hangs.
 ///
@@ -26,14 +26,14 @@ pub(super) fn with_signals<T>(
     listen(detached, sender, Arc::clone(&received)).map_err(no_runtime)?;
     let runtime = event_loop().map_err(no_runtime)?;
     let result = runtime.block_on(operation(receiver));
-    // Blocking work that an interrupt has left alone is not waited for.
+    // Does not wait for blocking work that an interrupt has abandoned.
     runtime.shutdown_background();
     let mut received = locked(&received);
     received.over = true;
     Ok((result, received.first))
 }
 
-/// The signals that came during the operation.
+/// The signals that arrived during the operation.
 #[derive(Default)]
 struct ReceivedSignals {
     /// The status of the first signal.
@@ -44,7 +44,7 @@ struct ReceivedSignals {
     over: bool,
 }
 
-/// Listens from now until the process ends, on a thread of its own, which no work of another thread can hold up.
+/// Listens until the process ends, on a thread of its own that no work of another thread can delay.
 fn listen(
     detached: bool,
     sender: watch::Sender<Interrupt>,
@@ -63,7 +63,7 @@ fn listen(
             if received.over || received.count >= 2 {
                 #[expect(
                     clippy::disallowed_methods,
-                    reason = "what a signal does where nobody handles it"
+                    reason = "a signal ends the process here, as it would without a handler"
                 )]
                 std::process::exit(status.code().into());
             }
@@ -91,7 +91,7 @@ fn locked(received: &Mutex<ReceivedSignals>) -> MutexGuard<'_, ReceivedSignals> 
     received.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The signals that a person, or another program, ends us with.
+/// The signals with which a person or another program ends kugetsu.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -104,7 +104,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            // A handler is there in any case, so a hang-up that is not listened to does nothing.
+            // The handler is always installed, so a hang-up that is not listened to has no effect.
             hangup: signal(SignalKind::hangup())?,
             detached,
         })
@@ -122,7 +122,7 @@ impl Signals {
 fn no_runtime(error: std::io::Error) -> CommandError {
     CommandError::new(
         ErrorCode::System,
-        "the system gives no event loop, no thread or no signals",
+        "the system provides no event loop, thread or signal handler",
     )
     .caused_by(error)
 }

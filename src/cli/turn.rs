@@ -1,4 +1,4 @@
-//! What `start` and `continue` share: the flags of a turn, running it, telling how it ended.
+//! The shared part of `start` and `continue`: the flags of a turn, running the turn, and reporting its end.
 
 use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
@@ -28,9 +28,9 @@ use kugetsu_engine::turn::stream::{Feed, StreamEvent};
 use kugetsu_engine::turn::{Interrupt, Limits, Responder};
 
 impl TurnArgs {
-    /// Refuses a form that cannot tell what is asked for: events and requests are lines.
+    /// Refuses an output form that has no place for events and requests, which need JSON lines.
     fn check_form(&self) -> Result<(), CommandError> {
-        let word = match self.output {
+        let form = match self.output {
             Some(OutputForm::Text) => "text",
             Some(OutputForm::Json) => "json",
             Some(OutputForm::StreamJson) | None => return Ok(()),
@@ -41,12 +41,12 @@ impl TurnArgs {
             (false, true) => return Ok(()),
         };
         Err(CommandError::usage(
-            format!("{flag} prints JSON lines, and --output {word} prints none"),
+            format!("{flag} prints JSON lines, and --output {form} prints none"),
             format!("leave --output out, or use --output stream-json with {flag}"),
         ))
     }
 
-    /// Whether stdout is for programs, `--json` or not.
+    /// Whether the turn's own flags put JSON on stdout.
     pub(super) fn prints_json(&self) -> bool {
         match self.output {
             Some(form) => form != OutputForm::Text,
@@ -56,41 +56,43 @@ impl TurnArgs {
 }
 
 fn transports() -> impl TypedValueParser<Value = TransportChoice> {
-    PossibleValuesParser::new(["auto", "run", "serve"]).try_map(|word| word.parse())
+    PossibleValuesParser::new(["auto", "run", "serve"]).try_map(|name| name.parse())
 }
 
-/// How long a `--wait` without a value waits.
-const FOR_EVER: &str = "3650d";
+/// The value of a `--wait` without a value.
+const WITHOUT_LIMIT: &str = "3650d";
 
-/// Refuses a length of time that stands right after a `--wait` without a value: whoever wrote it meant it for that, and
-/// the model would be paid to read it instead.
+/// Refuses a duration right after a `--wait` without a value. The user meant it as the value of `--wait`, but it would
+/// become a part of the message, and the model would be paid to read it.
 pub(super) fn check_wait(matches: &ArgMatches) -> Result<(), CommandError> {
     let Some(("start" | "continue", given)) = matches.subcommand() else {
         return Ok(());
     };
     let bare = given
         .get_raw("wait")
-        .is_some_and(|mut values| values.any(|value| value == FOR_EVER));
+        .is_some_and(|mut values| values.any(|value| value == WITHOUT_LIMIT));
     let at = given.indices_of("wait").and_then(Iterator::last);
-    let (Some(words), Some(places)) = (given.get_many::<String>("message"), given.indices_of("message"))
+    let (Some(arguments), Some(places)) = (given.get_many::<String>("message"), given.indices_of("message"))
     else {
         return Ok(());
     };
-    let next = words
+    let next = arguments
         .zip(places)
         .find(|(_, place)| at.is_some_and(|at| *place == at + 1));
     match next {
-        Some((word, _)) if bare && duration(word).is_ok() => Err(CommandError::usage(
+        Some((argument, _)) if bare && duration(argument).is_ok() => Err(CommandError::usage(
             format!(
-                "`{word}` after --wait would be a part of the message: --wait takes its value only with `=`"
+                "`{argument}` after --wait would be a part of the message: --wait takes its value only with `=`"
             ),
-            format!("write --wait={word}; if it is the message that begins so, pipe it in and write `-`"),
+            format!(
+                "write --wait={argument}; if the message begins with it, pipe the message in and write `-`"
+            ),
         )),
         _ => Ok(()),
     }
 }
 
-/// The flags of everything that runs a turn.
+/// The flags of commands that run a turn.
 #[derive(Debug, Args)]
 pub(super) struct TurnArgs {
     /// How kugetsu reaches opencode [config: transport]
@@ -113,7 +115,7 @@ pub(super) struct TurnArgs {
     limits: LimitArgs,
 
     /// If a turn runs on the session, wait for its end, at most this long
-    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = FOR_EVER, require_equals = true, value_parser = duration)]
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = WITHOUT_LIMIT, require_equals = true, value_parser = duration)]
     wait: Option<Duration>,
 
     /// Use this model, as provider/model, instead of the session's own [config: model]
@@ -140,7 +142,7 @@ pub(super) struct TurnArgs {
     debug: bool,
 }
 
-/// Who answers when opencode asks.
+/// The flags for answers to opencode's requests.
 #[derive(Debug, Args)]
 struct AskArgs {
     /// JSON file with answers to questions and permission requests, and with secrets for opencode's environment
@@ -155,22 +157,23 @@ struct AskArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     response_timeout: Option<Duration>,
 
-    /// What becomes of a request that nothing answers: the default answers it, or the turn ends as blocked [config: on_ask]
+    /// How to handle a request that nothing answers: give the default answer, or end the turn as blocked [config:
+    /// on_ask]
     #[arg(long, value_name = "HOW", value_enum)]
     on_ask: Option<OnAskForm>,
 }
 
-/// What becomes of a request that nothing answers.
+/// How to handle a request that nothing answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum OnAskForm {
-    /// Permissions are refused, questions get their first option.
+    /// Refuse permissions and choose the first option of questions.
     Answer,
-    /// The turn ends as blocked; `kugetsu pending` lists it.
+    /// End the turn as blocked; `kugetsu pending` lists the request.
     Block,
 }
 
 impl AskArgs {
-    fn patience(&self, settings: &Settings) -> Duration {
+    fn reply_timeout(&self, settings: &Settings) -> Duration {
         self.response_timeout.unwrap_or(settings.response_timeout)
     }
 
@@ -191,7 +194,7 @@ impl AskArgs {
             .transpose()?;
         let supervisor = self
             .supervised
-            .then(|| (replies_from_stdin(), self.patience(settings)));
+            .then(|| (replies_from_stdin(), self.reply_timeout(settings)));
         Ok(Responder {
             answers,
             supervisor,
@@ -200,35 +203,35 @@ impl AskArgs {
     }
 }
 
-/// The text of an answers file, which is known to be one.
+/// The text of an answers file, after validation.
 pub(super) fn answers_text(path: &Path) -> Result<String, CommandError> {
     read_answers(path).map(|(text, _)| text)
 }
 
-/// A mistake in the file is told by place, never by content: it holds secrets.
+/// Reads an answers file. Errors name the place of a mistake, never the content, because the file holds secrets.
 fn read_answers(path: &Path) -> Result<(String, Answers), CommandError> {
-    let wrong = |problem: String| {
+    let invalid = |problem: String| {
         CommandError::usage(
             format!("the answers file {} cannot be used: {problem}", path.display()),
-            "it is JSON with questions, secrets, permissions and defaults",
+            "write JSON with questions, secrets, permissions and defaults",
         )
     };
-    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let text = std::fs::read_to_string(path).map_err(|error| invalid(error.to_string()))?;
     let answers: Answers = serde_json::from_str(&text)
-        .map_err(|error| wrong(format!("line {}, column {}", error.line(), error.column())))?;
+        .map_err(|error| invalid(format!("line {}, column {}", error.line(), error.column())))?;
     let short = answers
         .secrets
         .iter()
         .find(|(_, value)| value.len() < SHORTEST_SECRET);
     match short {
         None => Ok((text, answers)),
-        Some((name, _)) => Err(wrong(format!(
+        Some((name, _)) => Err(invalid(format!(
             "the secret {name} has fewer than {SHORTEST_SECRET} bytes, so it cannot be kept out of the logs"
         ))),
     }
 }
 
-/// A thread reads replies for as long as somebody writes them. It holds nothing up when the turn is over.
+/// Starts a thread that reads replies until stdin ends. The thread does not delay the end of the command.
 fn replies_from_stdin() -> tokio::sync::mpsc::Receiver<Reply> {
     let (sender, receiver) = tokio::sync::mpsc::channel(16);
     std::thread::spawn(move || {
@@ -237,7 +240,7 @@ fn replies_from_stdin() -> tokio::sync::mpsc::Receiver<Reply> {
             if line.trim().is_empty() {
                 continue;
             }
-            // A reply that cannot be read is told as one that fits nothing.
+            // An invalid reply is reported like a reply to an unknown request.
             let reply = serde_json::from_str(&line).unwrap_or(Reply {
                 request: line,
                 answer: serde_json::Value::Null,
@@ -250,7 +253,7 @@ fn replies_from_stdin() -> tokio::sync::mpsc::Receiver<Reply> {
     receiver
 }
 
-/// What a turn may take.
+/// The limits of a turn.
 #[derive(Debug, Args)]
 pub(super) struct LimitArgs {
     /// How long the turn may take [config: timeout]
@@ -287,7 +290,7 @@ pub(super) struct LimitArgs {
 }
 
 impl LimitArgs {
-    /// The settings' limits, with those that a flag names instead.
+    /// The limits from the settings, overridden by flags.
     pub(super) fn limits(&self, settings: &Settings) -> Limits {
         let set = settings.limits();
         Limits {
@@ -304,7 +307,7 @@ impl LimitArgs {
     }
 }
 
-/// Runs a turn and tells of it.
+/// Runs a turn and prints its result.
 pub(super) fn run(
     reference: String,
     message: &[String],
@@ -318,13 +321,13 @@ pub(super) fn run(
     args.check_form()?;
     if args.asking.supervised && (message.is_empty() || message == ["-"]) {
         return Err(CommandError::usage(
-            "with --supervised stdin carries the replies, so the message cannot come from there",
+            "with --supervised, stdin carries the replies, so it cannot carry the message",
             "write the message after the reference",
         ));
     }
     let prompt = if let Some(detached) = &context.detached {
         detached.prompt()
-    } else if message.is_empty() && answers_wait(context, &issue) {
+    } else if message.is_empty() && has_undelivered_answer(context, &issue) {
         String::new()
     } else {
         prompt::read(message)?
@@ -338,7 +341,7 @@ pub(super) fn run(
         if let Some(turn) = args.turn_id
             && engine.is_recorded(&issue, turn)?
         {
-            return recorded(&issue, turn, args.detach, form, args.events, context, output);
+            return follow_recorded(&issue, turn, args.detach, form, args.events, context, output);
         }
         if args.detach {
             return detach::launch(&issue, prompt, context, output);
@@ -395,9 +398,10 @@ pub(super) fn run(
     {
         return match detached {
             Some(_) => Ok(ExitStatus::Ok),
-            // It came while the other one's turn was looked for, so nobody waits for that turn now.
+            // The signal came before the command found the recorded turn, so the command ends without waiting for that
+            // turn.
             None if let Some(status) = signal => Ok(status),
-            None => recorded(&issue, turn, false, form, args.events, context, output),
+            None => follow_recorded(&issue, turn, false, form, args.events, context, output),
         };
     }
     let report = report.map_err(|error| CommandError::from(error).after(signal))?;
@@ -409,7 +413,7 @@ pub(super) fn run(
     Ok(status)
 }
 
-/// Follows a turn to its end: signals are passed on to it, and its stream to whoever shows it.
+/// Follows a turn to its end: passes interrupts on to the turn, and the turn's stream to `show`.
 async fn follow(
     mut turn: TurnHandle,
     mut interrupts: watch::Receiver<Interrupt>,
@@ -430,8 +434,8 @@ async fn follow(
     }
 }
 
-/// Whether the next turn has something to deliver without a message.
-fn answers_wait(context: &Context, issue: &Address) -> bool {
+/// Whether the next turn has an answer to deliver and needs no message.
+fn has_undelivered_answer(context: &Context, issue: &Address) -> bool {
     let record = context.engine.find(issue).ok().flatten();
     record.is_some_and(|record| record.pending.iter().any(|pending| pending.answer.is_some()))
 }
@@ -439,18 +443,18 @@ fn answers_wait(context: &Context, issue: &Address) -> bool {
 fn check_types(types: &[String]) -> Result<(), CommandError> {
     match types
         .iter()
-        .find(|word| !StreamEvent::TYPES.contains(&word.as_str()))
+        .find(|name| !StreamEvent::TYPES.contains(&name.as_str()))
     {
         None => Ok(()),
-        Some(word) => Err(CommandError::usage(
-            format!("`{word}` is not a type of event"),
+        Some(name) => Err(CommandError::usage(
+            format!("`{name}` is not an event type"),
             format!("the types are {}", StreamEvent::TYPES.join(", ")),
         )),
     }
 }
 
-/// A turn that was asked for before: its end is waited for, or, detached, only its id is told.
-fn recorded(
+/// Handles a request for a turn that is already on record: waits for its end, or with `--detach` prints only its id.
+fn follow_recorded(
     issue: &Address,
     turn: Uuid,
     detach: bool,
@@ -460,7 +464,7 @@ fn recorded(
     output: Output,
 ) -> Outcome {
     if detach {
-        return detach::tell(issue, turn, None, output);
+        return detach::print_turn(issue, turn, None, output);
     }
     wait::until_end(issue, turn, None, (form, types), context, output)
 }
@@ -471,12 +475,12 @@ mod tests {
 
     use super::*;
 
-    /// What a command would only show by how long it waits.
+    /// A library-level test, because a command would show this value only by how long it waits.
     #[test]
-    fn a_reply_is_waited_for_as_the_flag_or_the_environment_or_the_file_says() {
+    fn the_reply_timeout_comes_from_flag_environment_or_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
-        let patience = |environment: Option<&str>, flag: Option<u64>| {
+        let reply_timeout = |environment: Option<&str>, flag: Option<u64>| {
             let set = environment.map(|value| ("KUGETSU_RESPONSE_TIMEOUT".into(), value.into()));
             let environment = Environment::new(set, "/".into(), "kugetsu".into());
             let settings = Settings::load(&file, &environment);
@@ -486,13 +490,13 @@ mod tests {
                 response_timeout: flag.map(Duration::from_secs),
                 on_ask: None,
             };
-            args.patience(&settings.unwrap()).as_secs()
+            args.reply_timeout(&settings.unwrap()).as_secs()
         };
-        assert_eq!(patience(None, None), 30);
+        assert_eq!(reply_timeout(None, None), 30);
         #[expect(clippy::disallowed_methods, reason = "a test's own file")]
         std::fs::write(&file, "response_timeout = \"7s\"\n").unwrap();
-        assert_eq!(patience(None, None), 7);
-        assert_eq!(patience(Some("8s"), None), 8);
-        assert_eq!(patience(Some("8s"), Some(9)), 9);
+        assert_eq!(reply_timeout(None, None), 7);
+        assert_eq!(reply_timeout(Some("8s"), None), 8);
+        assert_eq!(reply_timeout(Some("8s"), Some(9)), 9);
     }
 }

@@ -1,4 +1,4 @@
-//! `kugetsu wait`: a turn that runs elsewhere, as if it ran here.
+//! `kugetsu wait`: follows a turn of another process as if it ran here.
 
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ pub(super) fn run(args: &WaitArgs, context: &Context, output: Output) -> Outcome
     until_end(&issue, turn, args.timeout, (form, Vec::new()), context, output)
 }
 
-/// Prints a turn from its beginning until it has ended, and how it ended; the exit status is the turn's.
+/// Prints a turn from its beginning to its end, and its result. The exit status is the turn's.
 pub(super) fn until_end(
     issue: &Address,
     turn: Uuid,
@@ -55,7 +55,7 @@ pub(super) fn until_end(
 ) -> Outcome {
     let engine = &context.engine;
     let began = Instant::now();
-    let over = || at_most.is_some_and(|limit| began.elapsed() >= limit);
+    let expired = || at_most.is_some_and(|limit| began.elapsed() >= limit);
     let events = engine.stream_path(issue, turn);
     let show = match form {
         OutputForm::Text => Some(Show::Text),
@@ -63,10 +63,10 @@ pub(super) fn until_end(
         OutputForm::Json => None,
     };
     if let Some(show) = show {
-        let goes_on = || !over() && engine.is_running(issue, turn);
-        logs::wait_for(&events, goes_on);
+        let continues = || !expired() && engine.is_running(issue, turn);
+        logs::wait_for(&events, continues);
         if events.exists() {
-            logs::print(&events, show, true, goes_on)?;
+            logs::print(&events, show, true, continues)?;
         }
     }
     let left = at_most.map(|limit| limit.saturating_sub(began.elapsed()));

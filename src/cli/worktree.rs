@@ -28,7 +28,7 @@ pub(super) struct WorktreeArgs {
 impl From<WorktreeArgs> for WorktreeRequest {
     fn from(args: WorktreeArgs) -> Self {
         Self {
-            wanted: (args.worktree || args.no_worktree).then_some(args.worktree),
+            requested: (args.worktree || args.no_worktree).then_some(args.worktree),
             branch: args.branch,
             from: args.from,
         }

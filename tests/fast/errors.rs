@@ -44,7 +44,7 @@ fn what_means_wrong_usage_has_a_code_each() {
     assert_eq!(error["ref"], issue);
     assert_eq!(
         error["hint"],
-        format!("go on with it: kugetsu continue {issue}"),
+        format!("continue it: kugetsu continue {issue}"),
         "{error}"
     );
     let error = fails_with(&["init", "--json"], ErrorCode::BaseExists);

@@ -1,4 +1,5 @@
-//! Ctrl-C while git or the disk hangs: the command ends at every step, git is ended, and the next command goes on.
+//! Ctrl-C while git or the disk hangs: the command ends at every step, git is ended, and the next command completes the
+//! work.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,8 +9,8 @@ use std::process::Command;
 use crate::support::kit::{SOON, run, status};
 use kugetsu_testing::{FakeScript, Opencode, ServeMode, Signal, Stdin, Step, World};
 
-/// A `git` that counts its calls and hangs at the one that it is told; everything else the real one does. It hangs in a
-/// child, as a git does whose hook hangs.
+/// A `git` that counts its calls and hangs at the call `$HANG_AT`; all other calls run the real one. It hangs in a
+/// child, like a git whose hook hangs.
 const GIT: &str = r#"#!/bin/sh
 calls=$(($(cat "$CALLS" 2>/dev/null || echo 0) + 1))
 echo $calls > "$CALLS.new" && mv "$CALLS.new" "$CALLS"
@@ -19,7 +20,7 @@ fi
 PATH="${PATH#*:}" exec git "$@"
 "#;
 
-/// How many interrupted commands run at once.
+/// The number of interrupted commands that run at once.
 const AT_ONCE: u32 = 4;
 
 struct Slow {
@@ -43,7 +44,7 @@ impl Slow {
         Self { world }
     }
 
-    /// Where the calls of a command are counted: commands may run at once.
+    /// The file that counts the calls of one command, because commands may run at once.
     fn calls(&self, hang_at: u32) -> PathBuf {
         self.world.root().join(format!("git-calls-{hang_at}"))
     }
@@ -53,9 +54,9 @@ impl Slow {
         text.trim().parse().unwrap_or_default()
     }
 
-    fn command(&self, words: &[&str], hang_at: u32) -> Command {
+    fn command(&self, arguments: &[&str], hang_at: u32) -> Command {
         let _ = fs::remove_file(self.calls(hang_at));
-        let mut command = self.world.kugetsu(words);
+        let mut command = self.world.kugetsu(arguments);
         let path = std::env::var("PATH").unwrap();
         command
             .env(
@@ -67,17 +68,20 @@ impl Slow {
         command
     }
 
-    /// How many times a command calls git when none hangs.
-    fn calls_of(&self, words: &[&str], status: i32) -> u32 {
-        let done = self.world.start(self.command(words, 0), Stdin::Null).wait(SOON);
+    /// The number of git calls of a command in which no call hangs.
+    fn count_calls(&self, arguments: &[&str], status: i32) -> u32 {
+        let done = self
+            .world
+            .start(self.command(arguments, 0), Stdin::Null)
+            .wait(SOON);
         done.expect_status(status);
         self.counted(0)
     }
 
-    /// Runs a command whose git hangs at a call, and sends SIGINT then: it must end with 130 and leave nothing.
-    fn interrupted(&self, words: &[&str], hang_at: u32) {
-        let running = self.world.start(self.command(words, hang_at), Stdin::Null);
-        let what = format!("git call {hang_at} of {words:?}");
+    /// Runs a command whose git hangs at a call, then sends SIGINT. Checks that the command ends with 130.
+    fn interrupt(&self, arguments: &[&str], hang_at: u32) {
+        let running = self.world.start(self.command(arguments, hang_at), Stdin::Null);
+        let what = format!("git call {hang_at} of {arguments:?}");
         self.world
             .wait_until(&what, SOON, || self.counted(hang_at) == hang_at);
         running.signal(Signal::Interrupt);
@@ -89,18 +93,18 @@ impl Slow {
 #[test]
 fn every_git_of_a_start_with_a_worktree_can_be_interrupted() {
     let slow = Slow::new();
-    let calls = slow.calls_of(&["start", "100", "hi", "--worktree"], 0);
+    let calls = slow.count_calls(&["start", "100", "hi", "--worktree"], 0);
     assert!(calls > 5, "{calls} calls of git");
-    // Mostly waiting, so some of them at once.
+    // The commands mostly wait, so several run at once.
     std::thread::scope(|scope| {
         for first in 1..=AT_ONCE {
             let slow = &slow;
             scope.spawn(move || {
                 for call in (first..=calls).step_by(AT_ONCE as usize) {
                     let issue = call.to_string();
-                    let words = ["start", &issue, "hi", "--worktree"];
-                    slow.interrupted(&words, call);
-                    run(&slow.world, words).expect_status(0);
+                    let arguments = ["start", &issue, "hi", "--worktree"];
+                    slow.interrupt(&arguments, call);
+                    run(&slow.world, arguments).expect_status(0);
                     let worktrees = slow.world.repo().join(".worktrees/github.com/shoko/kugetsu");
                     assert!(worktrees.join(&issue).join(".git").exists(), "call {call}");
                 }
@@ -117,15 +121,15 @@ fn every_git_of_a_continue_whose_worktree_is_gone_can_be_interrupted() {
     let slow = Slow::new();
     run(&slow.world, ["start", "14", "hi", "--worktree"]).expect_status(0);
     let worktree = slow.world.repo().join(".worktrees/github.com/shoko/kugetsu/14");
-    let words = ["continue", "14", "more"];
+    let arguments = ["continue", "14", "more"];
     fs::remove_dir_all(&worktree).unwrap();
-    let calls = slow.calls_of(&words, 0);
+    let calls = slow.count_calls(&arguments, 0);
     assert!(calls > 1, "{calls} calls of git");
     for call in 1..=calls {
         fs::remove_dir_all(&worktree).unwrap();
-        slow.interrupted(&words, call);
+        slow.interrupt(&arguments, call);
         slow.world.wait_nothing_left(SOON);
-        run(&slow.world, words).expect_status(0);
+        run(&slow.world, arguments).expect_status(0);
         assert!(worktree.join(".git").exists(), "call {call}");
     }
 }
@@ -135,20 +139,20 @@ fn every_git_of_a_rebase_can_be_interrupted() {
     let slow = Slow::new();
     run(&slow.world, ["start", "14", "hi", "--worktree"]).expect_status(0);
     let repo = slow.world.repo();
-    let words = ["signal", "14", "rebase"];
+    let arguments = ["signal", "14", "rebase"];
     let advance = |name: &str| {
         fs::write(repo.join(name), "more\n").unwrap();
         slow.world.git(&repo, ["add", name]);
         slow.world.git(&repo, ["commit", "--quiet", "--message", name]);
     };
     advance("first");
-    let calls = slow.calls_of(&words, 0);
+    let calls = slow.count_calls(&arguments, 0);
     assert!(calls > 3, "{calls} calls of git");
     for call in 1..=calls {
         advance(&format!("call-{call}"));
-        slow.interrupted(&words, call);
+        slow.interrupt(&arguments, call);
         slow.world.wait_nothing_left(SOON);
-        run(&slow.world, words).expect_status(0);
+        run(&slow.world, arguments).expect_status(0);
     }
 }
 
@@ -157,32 +161,32 @@ fn a_git_of_a_destroy_can_be_interrupted() {
     let slow = Slow::new();
     let start = |issue: &str| run(&slow.world, ["start", issue, "hi", "--worktree"]);
     start("100").expect_status(0);
-    let calls = slow.calls_of(&["destroy", "100", "-y"], 0);
+    let calls = slow.count_calls(&["destroy", "100", "-y"], 0);
     assert!(calls > 3, "{calls} calls of git");
-    // A command that blocks ends with the signal itself, at whichever call.
+    // `destroy` blocks, so the signal itself ends it, at whichever call.
     for call in [1, calls / 2, calls] {
         let issue = call.to_string();
         start(&issue).expect_status(0);
-        let words = ["destroy", &issue, "-y"];
-        slow.interrupted(&words, call);
+        let arguments = ["destroy", &issue, "-y"];
+        slow.interrupt(&arguments, call);
         slow.world.wait_nothing_left(SOON);
-        // The last git may have come after the record's move.
-        let again = run(&slow.world, words);
+        // The last git may come after the record was moved to the trash.
+        let again = run(&slow.world, arguments);
         assert!([0, 66].contains(&again.code()), "call {call}\n{again}");
         assert_eq!(run(&slow.world, ["show", &issue]).code(), 66, "call {call}");
     }
 }
 
-/// The points of a write at which a slow disk makes it wait: before the file is synced, before its folder is, and after an
-/// append.
+/// The points of a write at which a slow disk makes the write wait: before the file is synced, before its folder is
+/// synced, and after an append.
 const WAITS: [&str; 4] = ["folder_made", "temp_written", "renamed", "append_written"];
 
-/// Runs a command whose write hangs at the pass of this point, and sends SIGINT then. Whether there was such a pass; if
-/// there was none, the command has ended well.
-fn interrupted_on_a_slow_disk(world: &World, words: &[&str], point: &str, pass: usize) -> bool {
-    let what = format!("pass {pass} of {point} in {words:?}");
+/// Runs a command whose write hangs at the given pass of this point, then sends SIGINT. Returns whether there was such
+/// a pass; without one, the command must have succeeded.
+fn interrupt_on_a_slow_disk(world: &World, arguments: &[&str], point: &str, pass: usize) -> bool {
+    let what = format!("pass {pass} of {point} in {arguments:?}");
     let hangs = world.root().join(format!("hangs-{point}-{pass}"));
-    let mut command = world.kugetsu(words);
+    let mut command = world.kugetsu(arguments);
     command.env(
         "KUGETSU_CRASH_AT",
         format!("stall:{point}:{pass}:{}", hangs.display()),
@@ -209,13 +213,13 @@ fn every_write_of_a_start_with_a_worktree_can_be_interrupted() {
             scope.spawn(move || {
                 for pass in 1.. {
                     let issue = format!("{}{pass}", number + 1);
-                    let words = ["start", &issue, "hi", "--worktree"];
-                    if !interrupted_on_a_slow_disk(world, &words, point, pass) {
+                    let arguments = ["start", &issue, "hi", "--worktree"];
+                    if !interrupt_on_a_slow_disk(world, &arguments, point, pass) {
                         assert!(pass > 1, "{point} is never passed");
                         return;
                     }
-                    // Where the prompt has arrived, the session goes on.
-                    let again = run(world, words);
+                    // If the prompt has reached the session, `start` refuses and `continue` works.
+                    let again = run(world, arguments);
                     let again = match again.code() {
                         64 => run(world, ["continue", &issue, "hi"]),
                         _ => again,
@@ -230,9 +234,9 @@ fn every_write_of_a_start_with_a_worktree_can_be_interrupted() {
     assert_eq!(checked.json()["exit_status"], 0, "{checked}");
 }
 
-/// A hook of git that hangs while the rebase is under way.
+/// A git hook hangs during the rebase.
 #[test]
-fn an_interrupted_rebase_is_taken_back() {
+fn an_interrupted_rebase_is_undone() {
     let slow = Slow::new();
     let world = &slow.world;
     run(world, ["start", "14", "hi", "--worktree"]).expect_status(0);

@@ -1,5 +1,5 @@
-//! What the real opencode will not do on demand: ending with nothing done, garbage, floods, a server that does not
-//! come up. A fake one does it.
+//! Behaviour that the real opencode does not show on demand, from a fake one: an end with nothing done, garbage,
+//! floods, a server that does not start.
 
 use crate::support::kit::{SOON, scripted_world};
 use crate::support::proc::field;
@@ -25,7 +25,7 @@ fn turn(world: &World, transport: &str) -> Output {
     begin(world, transport).wait(SOON)
 }
 
-/// What the transport wrote down of opencode's output.
+/// The raw log that the transport wrote of opencode's output.
 fn raw_log(world: &World) -> Vec<u8> {
     let folder = world.kugetsu_home().join("sessions/github.com/shoko/kugetsu/1");
     let mut logs = std::fs::read_dir(folder)
@@ -68,7 +68,7 @@ fn an_endless_flood_meets_the_timeout() {
 
 #[test]
 fn the_stream_ends_with_the_verdict_that_was_checked() {
-    // It says that it answered, and stored no answer.
+    // The fake reports an answer but stores none.
     let finish = Step::Event {
         kind: "step_finish".into(),
         part: serde_json::json!({"type": "step-finish", "reason": "stop", "cost": 0, "tokens": {}}),
@@ -108,7 +108,7 @@ fn a_failure_comes_with_its_proof() {
     let last = proof["last_events"].as_array().unwrap();
     assert!(
         last.iter()
-            .any(|words| words.as_str().unwrap().contains("no such model")),
+            .any(|event| event.as_str().unwrap().contains("no such model")),
         "{output}"
     );
     assert!(
@@ -171,7 +171,7 @@ fn garbage_between_events_loses_nothing() {
         b"[]\n\n\n\0\n".to_vec(),
     ];
     let mut steps: Vec<Step> = garbage.iter().cloned().map(Step::Bytes).collect();
-    // An event in two halves, with time between them.
+    // An event in two halves, with a pause between them.
     let event =
         "{\"type\":\"text\",\"sessionID\":\"ses_x\",\"part\":{\"id\":\"prt_1\",\"text\":\"in halves\"}}\n";
     steps.push(Step::Raw(event[..40].to_owned()));
@@ -209,7 +209,7 @@ fn garbage_between_events_loses_nothing() {
     world.wait_nothing_left(SOON);
 }
 
-/// The most memory that a process has had so far, in KiB.
+/// The peak memory of a process so far, in KiB.
 fn high_water(pid: u32) -> u64 {
     let most = field(pid, "VmHWM").and_then(|most| most.strip_suffix(" kB")?.trim().parse().ok());
     most.unwrap_or(0)
@@ -236,7 +236,7 @@ fn a_flood_of_events_does_not_fill_the_memory() {
 }
 
 #[test]
-fn auto_takes_run_where_no_server_comes_up_and_says_so_once() {
+fn auto_uses_run_if_no_server_starts_and_reports_it_once() {
     let script = FakeScript {
         serve: ServeMode::Refuse,
         ..FakeScript::default().on("fake it", [Step::Answer("by run".to_owned())])
@@ -248,8 +248,8 @@ fn auto_takes_run_where_no_server_comes_up_and_says_so_once() {
         (&result["transport"], &result["answer"]),
         (&"run".into(), &"by run".into())
     );
-    let told = output.stderr().matches("opencode serve is not usable").count();
-    assert_eq!(told, 1, "{output}");
+    let notices = output.stderr().matches("opencode serve is not usable").count();
+    assert_eq!(notices, 1, "{output}");
     assert!(output.stderr().contains("does not serve"), "{output}");
 
     let output = world
@@ -261,20 +261,20 @@ fn auto_takes_run_where_no_server_comes_up_and_says_so_once() {
 }
 
 #[test]
-fn auto_takes_run_where_the_server_says_nothing() {
+fn auto_uses_run_if_the_server_prints_nothing() {
     let script = FakeScript {
         serve: ServeMode::Silent,
         ..FakeScript::default().on("fake it", [Step::Answer("by run".to_owned())])
     };
     let world = scripted_world(&script);
     let base = world.sessions()[0].id.clone();
-    // Whoever does not want to wait for it need not.
-    for words in [
+    // SIGINT ends the wait for the server.
+    for arguments in [
         &["start", "#2", "--transport", "auto", "fake it"][..],
         &["init", "--force"],
         &["init", "--force", "--adopt", &base, "--prompt", "fake it"],
     ] {
-        let mut patient = world.kugetsu(words);
+        let mut patient = world.kugetsu(arguments);
         patient.env("KUGETSU_READY_TIMEOUT", "10m");
         let waits = world.start(patient, Stdin::Null);
         let servers = || {
@@ -297,14 +297,14 @@ fn auto_takes_run_where_the_server_says_nothing() {
         (&result["transport"], &result["answer"]),
         (&"run".into(), &"by run".into())
     );
-    let told = output.stderr();
+    let notices = output.stderr();
     assert_eq!(
-        told.matches("opencode serve is not usable").count(),
+        notices.matches("opencode serve is not usable").count(),
         1,
         "{output}"
     );
     assert!(
-        told.contains("did not say where it listens within 1 s"),
+        notices.contains("did not report its address within 1 s"),
         "{output}"
     );
     world.wait_nothing_left(SOON);
@@ -321,8 +321,8 @@ fn a_server_that_finds_its_database_locked_at_its_start_is_started_again() {
         });
         let output = world.spawn(["init"]).wait(SOON);
         output.expect_status(status);
-        let says_why = output.stderr().contains("journal_mode = WAL");
-        assert_eq!(says_why, status != 0, "{output}");
+        let names_cause = output.stderr().contains("journal_mode = WAL");
+        assert_eq!(names_cause, status != 0, "{output}");
         let calls = world.fake_calls().into_iter();
         assert_eq!(calls.filter(|call| call.arguments[0] == "serve").count(), 3);
         world.wait_nothing_left(SOON);
@@ -350,14 +350,14 @@ fn an_opencode_that_stays_after_its_answer_is_ended() {
 
 #[test]
 fn an_opencode_that_finds_its_database_locked_at_its_start_is_started_again() {
-    for words in [
+    for message in [
         "database is locked",
         "Failed to run the query 'PRAGMA journal_mode = WAL'",
         "Failed query: insert into \"project\" (\"id\") values (?)\nparams: 21b3",
     ] {
         let locked = FakeAttempt {
             stores_prompt: false,
-            steps: vec![Step::Stderr(words.to_owned()), Step::Exit(1)],
+            steps: vec![Step::Stderr(message.to_owned()), Step::Exit(1)],
         };
         let answers = FakeAttempt {
             stores_prompt: true,

@@ -1,4 +1,4 @@
-//! Removing and bringing back, pruning, permissions, settings, help: where no real opencode is needed.
+//! Destroy and restore, prune, permissions, settings and help, as far as they need no real opencode.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -25,7 +25,7 @@ fn a_destroyed_session_comes_back_whole() {
     assert!(turns.stdout().contains("completed"), "{turns}");
     assert!(run(&world, ["logs", "1"]).stdout().contains("done"));
     refused(&world, &["restore", "1"], 66, &["trash"]);
-    // What has begun anew is not replaced.
+    // A session that was started again is not replaced.
     run(&world, ["destroy", "1", "-y"]).expect_status(0);
     start(&world, "1", "something else");
     let newer = session_of(&world, "1");
@@ -59,7 +59,7 @@ fn an_export_that_is_cut_short_destroys_nothing() {
 }
 
 #[test]
-fn prune_forgets_what_opencode_has_lost() {
+fn prune_removes_records_of_lost_sessions() {
     let world = fake_world();
     start(&world, "1", "hello");
     start(&world, "2", "hello");
@@ -111,10 +111,10 @@ fn permissions_are_shown_and_changed() {
         ],
     );
     changed.expect_status(0);
-    for word in ["git push *", "/data/*"] {
+    for pattern in ["git push *", "/data/*"] {
         assert!(
-            stored().contains(word) && changed.stdout().contains(word),
-            "{word}: {}\n{changed}",
+            stored().contains(pattern) && changed.stdout().contains(pattern),
+            "{pattern}: {}\n{changed}",
             stored()
         );
     }
@@ -128,12 +128,12 @@ fn permissions_are_shown_and_changed() {
     );
     run(&world, ["permit", "1", "--preset", "read-only"]).expect_status(0);
     assert!(run(&world, ["permit", "1"]).stdout().contains("preset read-only"));
-    // Somebody else's change does not outlive the next turn.
+    // The next turn overwrites the change of another program.
     world.sql_write("UPDATE session SET permission = NULL");
     run(&world, ["continue", "1", "go on", "--transport", "run"]).expect_status(0);
     assert!(stored().contains("/data/*"), "{}", stored());
-    let of_base = run(&world, ["permit", "--base", "bash:rm *=deny"]);
-    of_base.expect_status(0);
+    let base_changed = run(&world, ["permit", "--base", "bash:rm *=deny"]);
+    base_changed.expect_status(0);
     start(&world, "2", "hello");
     let forked = world
         .session(&session_of(&world, "2"))
@@ -146,7 +146,7 @@ fn permissions_are_shown_and_changed() {
 }
 
 #[test]
-fn settings_say_where_they_come_from() {
+fn settings_report_their_source() {
     let world = World::new(Opencode::Fake);
     std::fs::write(
         world.kugetsu_home().join("config.toml"),
@@ -165,7 +165,7 @@ fn settings_say_where_they_come_from() {
         (&"3s".into(), &"KUGETSU_GRACE".into())
     );
     assert_eq!(settings["lock_timeout"]["from"], "default");
-    for (content, says) in [
+    for (content, message) in [
         ("\ntimeout = \"soon\"", "line 2: `timeout`"),
         ("colour = 1", "line 1: there is no setting `colour`"),
         (
@@ -183,7 +183,7 @@ fn settings_say_where_they_come_from() {
         ("[[", "TOML"),
     ] {
         std::fs::write(world.kugetsu_home().join("config.toml"), content).unwrap();
-        refused(&world, &["list"], 64, &["config.toml", says]);
+        refused(&world, &["list"], 64, &["config.toml", message]);
     }
     std::fs::remove_file(world.kugetsu_home().join("config.toml")).unwrap();
     let mut command = world.kugetsu(["list", "--json"]);
@@ -200,7 +200,7 @@ fn settings_say_where_they_come_from() {
         "{unreadable}"
     );
     // No command runs while the file has a wrong name, so the message must be enough to find it.
-    for (wrong, says) in [
+    for (wrong, message) in [
         ("tiemout", "did you mean `timeout`?"),
         ("stall-timeout", "did you mean `stall_timeout`?"),
         ("max_token", "did you mean `max_tokens`?"),
@@ -220,14 +220,14 @@ fn settings_say_where_they_come_from() {
                 &world,
                 &[command],
                 64,
-                &["config.toml, line 1: there is no setting", wrong, says],
+                &["config.toml, line 1: there is no setting", wrong, message],
             );
         }
     }
 }
 
 #[test]
-fn a_rule_for_a_permission_that_opencode_does_not_have_is_told_of() {
+fn a_rule_for_an_unknown_permission_gets_a_warning() {
     let world = fake_world();
     start(&world, "1", "hello");
     let added = run(
@@ -249,44 +249,44 @@ fn a_rule_for_a_permission_that_opencode_does_not_have_is_told_of() {
         "{added}"
     );
     assert!(lines[1].contains("the known ones: bash, edit,"), "{added}");
-    // What it knows and what may be any tool is taken in silence, and so is what was there before.
-    for words in [
+    // Known permissions and names that may be tools give no warning, and neither do earlier rules.
+    for arguments in [
         &["permit", "1", "bash:git push *=deny", "github_*=deny", "*=ask"][..],
         &["permit", "1", "--remove", "bsh"],
         &["permit", "1"],
         &["permit", "1", "--explain"],
     ] {
-        let silent = run(&world, words.iter().copied());
+        let silent = run(&world, arguments.iter().copied());
         assert!(silent.expect_status(0).stderr().is_empty(), "{silent}");
     }
-    // The rules of a base go to its forks, so the slip would too.
+    // A base passes its rules on to its forks, so a mistake in them gets the warning as well.
     let base = run(&world, ["permit", "--base", "webfech=deny", "--json"]);
     assert_eq!(base.expect_status(0).json()["rules"][0]["permission"], "webfech");
     assert!(base.stderr().contains("`webfech`"), "{base}");
 }
 
 #[test]
-fn a_home_that_is_no_folder_is_told_as_such() {
+fn a_home_that_is_not_a_folder_is_reported() {
     let world = World::new(Opencode::Fake);
     let file = world.root().join("a-file");
     std::fs::write(&file, "").unwrap();
     for home in [file.clone(), file.join("below")] {
         let home = home.to_str().unwrap();
-        for words in [
+        for arguments in [
             &["list", "--json"][..],
             &["config", "--json"],
             &["doctor", "--json"],
         ] {
-            let output = run_in(&world, &[("KUGETSU_HOME", home)], words);
+            let output = run_in(&world, &[("KUGETSU_HOME", home)], arguments);
             assert_eq!(output.expect_status(73).json()["exit_status"], 73);
-            let says = format!("KUGETSU_HOME, {home}, is not a folder");
-            assert!(output.stderr().contains(&says), "{output}");
+            let message = format!("KUGETSU_HOME, {home}, is not a folder");
+            assert!(output.stderr().contains(&message), "{output}");
         }
     }
 }
 
 #[test]
-fn help_completions_and_manual_need_nothing() {
+fn help_completions_and_manual_need_no_environment() {
     let world = World::new(Opencode::Fake);
     let bare = |arguments: &[&str]| {
         let mut command = world.kugetsu(arguments);
@@ -310,12 +310,12 @@ fn help_completions_and_manual_need_nothing() {
         );
     }
     let version = env!("CARGO_PKG_VERSION");
-    for (words, name, synopsis) in [
+    for (arguments, name, synopsis) in [
         (&["man"][..], "kugetsu", "\\fBkugetsu\\fR ["),
         (&["man", "start"], "kugetsu-start", "\\fBkugetsu start\\fR ["),
         (&["man", "ls"], "kugetsu-list", "\\fBkugetsu list\\fR ["),
     ] {
-        let page = bare(words);
+        let page = bare(arguments);
         let title = format!(".TH {name} 1 \"\" \"kugetsu {version}\" kugetsu\n");
         let synopsis = format!(".SH SYNOPSIS\n{synopsis}");
         for part in [&title, &synopsis, "\\-\\-json\\fR\n", "\\-\\-host\\fR "] {
@@ -336,7 +336,7 @@ fn help_completions_and_manual_need_nothing() {
 }
 
 #[test]
-fn bash_completes_the_words_that_a_flag_takes() {
+fn bash_completes_the_values_of_flags() {
     let world = World::new(Opencode::Fake);
     let script = world.root().join("kugetsu.bash");
     std::fs::write(&script, run(&world, ["completions", "bash"]).stdout()).unwrap();

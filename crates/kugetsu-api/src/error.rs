@@ -105,7 +105,7 @@ codes! {
     DatabaseLocked, "database-locked", TryAgain, true, "another process held opencode's database for too long";
     Quota, "quota", TryAgain, true, "the model's provider asks to retry later";
     ConnectionLost, "connection-lost", TryAgain, true, "the other host cannot be reached, or the connection was lost";
-    Interrupted, "interrupted", Interrupted, true, "SIGINT (Ctrl-C) ended the command before its turn began";
+    Interrupted, "interrupted", Interrupted, true, "SIGINT (Ctrl-C) ended the command before its turn had a result";
     Terminated, "terminated", Terminated, true, "SIGTERM, SIGHUP or `stop` ended the command before its turn had a result";
 }
 

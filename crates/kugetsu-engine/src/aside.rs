@@ -1,7 +1,7 @@
-//! Blocking work (SQLite, locks, fsync, git) beside an event loop, which must never wait for a disk.
+//! Blocking work (SQLite, locks, fsync, git) off the event loop, which must never wait for a disk.
 
-/// Runs blocking work on the blocking pool and waits for it. A panic there goes on here. Where this future is dropped, the
-/// work goes on to its end all the same: whatever it holds, such as a lease, is held until then.
+/// Runs blocking work on the blocking pool and waits for it. Propagates a panic. If this future is dropped, the work
+/// still continues to its end, and holds everything that it owns, such as a lease, until then.
 pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,

@@ -1,12 +1,12 @@
-//! The environment of a request: captured at the edge of the program, handed to whatever is started.
+//! The environment of a request: captured at the edge of the program, passed to every started program.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The variables, the home and the program of whoever asks. Nothing that the engine starts has any other variables, apart
-/// from those that it sets itself. Cheap to clone.
+/// The variables, the home and the program of the caller. Programs that the engine starts get these variables and those
+/// that the engine sets, and no others. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Environment(Arc<Captured>);
 
@@ -18,8 +18,8 @@ struct Captured {
 }
 
 impl Environment {
-    /// `variables` is the whole environment, `home` the user's home folder, and `program` our own binary, which is started
-    /// again as a guard.
+    /// `variables` is the whole environment, `home` the user's home folder, and `program` kugetsu's own binary, which
+    /// is started again as a guard.
     pub fn new(
         variables: impl IntoIterator<Item = (OsString, OsString)>,
         home: PathBuf,
@@ -48,7 +48,7 @@ impl Environment {
         &self.0.home
     }
 
-    /// Our own binary.
+    /// kugetsu's own binary.
     pub fn program(&self) -> &Path {
         &self.0.program
     }

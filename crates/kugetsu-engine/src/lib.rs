@@ -1,13 +1,13 @@
-//! The engine of kugetsu: it makes, runs, remembers and removes opencode sessions.
+//! The engine of kugetsu: makes, runs, records and removes opencode sessions.
 //!
 //! A front end opens an [`Engine`](operations::Engine) on a home folder, with [`Settings`](settings::Settings) and an
 //! [`Environment`](operations::Environment), and calls its [`operations`]. A turn is a handle
-//! ([`TurnHandle`](operations::TurnHandle)); what it does is followed by its stream ([`turn::stream`]). Another way to reach
-//! opencode is a [`Connector`](transport::Connector).
+//! ([`TurnHandle`](operations::TurnHandle)), and its stream ([`turn::stream`]) reports its progress. A
+//! [`Connector`](transport::Connector) is a way to reach opencode.
 //!
-//! The engine must not know who calls it: it prints nothing, asks nobody, ends no process but those that it started, and
-//! reads neither the environment nor the current directory. ARCHITECTURE.md has the map of its modules; those that are
-//! not listed here are nobody else's business. The feature `internals` shows them to benches and fuzz targets.
+//! The engine must not know its caller. It prints nothing, asks no questions, ends only processes that it started, and
+//! reads neither the environment nor the current directory. ARCHITECTURE.md has the map of its modules. Modules that
+//! are not listed here are private; the feature `internals` exposes them to benches and fuzz targets.
 #![cfg_attr(
     not(feature = "internals"),
     allow(
@@ -67,9 +67,9 @@ pub use process::{Containment, GUARD_COMMAND, guard_main};
 pub use redact::{Redactor, SHORTEST as SHORTEST_SECRET};
 pub use worktree::Rebased;
 
-/// Has the process kill itself at one of the crash points, for tests. `name`, or `name:n` for the n-th time that the point
-/// is passed; `log:FILE` writes the names of the points that are passed into FILE instead. The error says which names
-/// there are.
+/// Makes the process kill itself at a crash point, for tests. `spec` is `name`, or `name:n` for the n-th time that the
+/// process passes the point; `log:FILE` writes the names of the passed points into FILE instead. The error lists the
+/// valid names.
 pub fn set_crash_point(spec: &str) -> Result<(), String> {
     crash::arm(
         spec,

@@ -138,9 +138,9 @@ fn what_is_not_the_issues_own_is_refused() {
     refused(&["--branch", "x"], &["--worktree"]);
     refused(
         &["--worktree", "--from", "nowhere"],
-        &["`nowhere` names no commit", "--from"],
+        &["`nowhere` is not a commit", "--from"],
     );
-    refused(&["--worktree", "--from=--all"], &["names no commit"]);
+    refused(&["--worktree", "--from=--all"], &["is not a commit"]);
     refused(&["--worktree", "--branch", "a..b"], &["`a..b`", "--branch"]);
     refused(&["--worktree", "--branch=-d"], &["cannot be the name"]);
     refused(
@@ -165,7 +165,7 @@ fn what_is_not_the_issues_own_is_refused() {
     commit(&world, &path, "mine");
     let output = start(&world, &["--worktree"]);
     output.expect_status(0);
-    assert!(output.stderr().contains("taken over"), "{output}");
+    assert!(output.stderr().contains("is used"), "{output}");
     assert_eq!(turn_folders(&world), [path]);
     let base = world.git(&world.repo(), ["rev-parse", "HEAD"]).stdout();
     assert_eq!(show(&world)["worktree"]["base_commit"], base.trim());
@@ -200,13 +200,13 @@ fn a_worktree_removed_by_hand_is_made_again_from_its_branch() {
     fs::remove_dir_all(&path).unwrap();
     let checks = world.run(["doctor", "--json"]).json().to_string();
     assert!(
-        checks.contains("is gone; the next continue makes it again"),
+        checks.contains("is gone; the next continue remakes it"),
         "{checks}"
     );
     let output = world.run(["continue", "14", "more"]);
     output.expect_status(0);
     assert!(
-        output.stderr().contains("made again from its branch kugetsu/14"),
+        output.stderr().contains("remade from its branch kugetsu/14"),
         "{output}"
     );
     assert!(path.join("done").exists());
@@ -214,7 +214,7 @@ fn a_worktree_removed_by_hand_is_made_again_from_its_branch() {
 
     world.git(&world.repo(), ["worktree", "remove", text(&path)]);
     let checks = world.run(["doctor", "--fix", "--json"]).json().to_string();
-    assert!(checks.contains("made again from kugetsu/14"), "{checks}");
+    assert!(checks.contains("remade from kugetsu/14"), "{checks}");
     assert!(path.join("done").exists());
 
     // Without its branch, the worktree cannot be recreated, and no empty one takes its place.

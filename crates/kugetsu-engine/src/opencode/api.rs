@@ -16,11 +16,12 @@ use super::tolerant::{self, Tolerant, tolerant, tolerant_objects};
 use crate::permission::Rule;
 use kugetsu_api::SessionId;
 
-/// How long any call may take but the one that runs a turn. The first call for a directory starts opencode's
+/// The longest time for a call, except the call that runs a turn. The first call for a directory starts opencode's
 /// instance there, which takes seconds on a busy machine.
-const CALL: Duration = Duration::from_secs(60);
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is encoded in a header, beside all that is not ASCII: opencode decodes the percent form (both versions).
+/// The ASCII characters that are percent-encoded in a header, in addition to all non-ASCII characters. opencode decodes
+/// the percent form (both versions).
 const HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 /// A connection to one server, for one directory.
@@ -67,7 +68,7 @@ impl ApiError {
         matches!(self.problem, Problem::Status { status: 404, .. })
     }
 
-    /// The server does not take the request, and would not take it another time.
+    /// The server refuses the request, and would refuse it again.
     pub fn is_refusal(&self) -> bool {
         matches!(
             self.problem,
@@ -80,9 +81,9 @@ impl ApiError {
 }
 
 impl Api {
-    /// For the server at `url` (`http://127.0.0.1:PORT`); `directory` selects opencode's instance.
+    /// A client for the server at `url` (`http://127.0.0.1:PORT`). `directory` selects opencode's instance.
     pub fn new(url: String, password: String, directory: &Path) -> Self {
-        // Loopback only: a proxy from the environment must not see these calls.
+        // The calls go to loopback only, and a proxy from the environment must not see them.
         let client = Client::builder()
             .no_proxy()
             .build()
@@ -113,13 +114,13 @@ impl Api {
         }
         let response = match tokio::time::timeout(limit(path), request.send()).await {
             Ok(sent) => sent.map_err(|error| failed(Problem::Connection(chain(&error))))?,
-            Err(_) => return Err(failed(late())),
+            Err(_) => return Err(failed(timed_out())),
         };
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
-        let body = tokio::time::timeout(CALL, response.text()).await;
+        let body = tokio::time::timeout(CALL_TIMEOUT, response.text()).await;
         let body = body.ok().and_then(Result::ok).unwrap_or_default();
         let body: String = body.chars().take(400).collect();
         Err(failed(Problem::Status {
@@ -128,14 +129,14 @@ impl Api {
         }))
     }
 
-    /// Sends a request; the body of its answer.
+    /// Sends a request and returns the body of its answer.
     async fn body(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Vec<u8>, ApiError> {
         let response = self.send(method.clone(), path, body).await?;
         let read = tokio::time::timeout(limit(path), response.bytes()).await;
         let problem = match read {
             Ok(Ok(bytes)) => return Ok(bytes.into()),
             Ok(Err(error)) => Problem::Connection(chain(&error)),
-            Err(_) => late(),
+            Err(_) => timed_out(),
         };
         Err(ApiError {
             request: format!("{method} {path}"),
@@ -143,8 +144,8 @@ impl Api {
         })
     }
 
-    /// Sends a request and reads its answer. An answer with another meaning than `read` expects is an error that shows
-    /// the beginning of its body.
+    /// Sends a request and reads its answer. An answer that `read` does not accept is an error that shows the beginning
+    /// of the body.
     async fn call<T: Tolerant, R>(
         &self,
         method: Method,
@@ -169,8 +170,8 @@ impl Api {
         })
     }
 
-    /// Sends a request whose answer says nothing but that it was taken.
-    async fn order(&self, path: &str, body: Option<&Value>) -> Result<(), ApiError> {
+    /// Sends a request whose answer only confirms it.
+    async fn send_command(&self, path: &str, body: Option<&Value>) -> Result<(), ApiError> {
         self.call(Method::POST, path, body, |Ignored| Some(())).await
     }
 
@@ -189,19 +190,19 @@ impl Api {
         .await
     }
 
-    /// Makes an empty session. `permission` is honoured here on both versions.
+    /// Makes an empty session. Both versions honour `permission` here.
     pub async fn create_session(&self, title: &str, permission: &[Rule]) -> Result<SessionId, ApiError> {
         let body = json!({"title": title, "permission": permission});
         self.new_session("/session", &body).await
     }
 
-    /// Forks a session with all its messages. The fork has no permission rules: both versions.
+    /// Forks a session with all its messages. The fork has no permission rules (both versions).
     pub async fn fork(&self, base: &SessionId) -> Result<SessionId, ApiError> {
         self.new_session(&format!("/session/{base}/fork"), &json!({}))
             .await
     }
 
-    /// Delivers a prompt and answers when the turn is over, with the last assistant message.
+    /// Delivers a prompt. Returns the last assistant message when the turn has ended.
     pub async fn message(
         &self,
         session: &SessionId,
@@ -221,10 +222,11 @@ impl Api {
 
     /// Asks the server to end the session's turn.
     pub async fn abort(&self, session: &SessionId) -> Result<(), ApiError> {
-        self.order(&format!("/session/{session}/abort"), None).await
+        self.send_command(&format!("/session/{session}/abort"), None)
+            .await
     }
 
-    /// What is busy or waits for a retry; idle sessions are absent.
+    /// The sessions that are busy or wait for a retry; idle sessions are absent.
     pub async fn status(&self) -> Result<Vec<SessionStatus>, ApiError> {
         self.call(
             Method::GET,
@@ -235,12 +237,12 @@ impl Api {
         .await
     }
 
-    /// Permission requests that wait, of every session of the directory.
+    /// The pending permission requests of every session of the directory.
     pub async fn permissions(&self) -> Result<Vec<PermissionAsked>, ApiError> {
         self.call(Method::GET, "/permission", None, Some).await
     }
 
-    /// Questions that wait, of every session of the directory.
+    /// The pending questions of every session of the directory.
     pub async fn questions(&self) -> Result<Vec<QuestionsAsked>, ApiError> {
         self.call(Method::GET, "/question", None, Some).await
     }
@@ -248,18 +250,20 @@ impl Api {
     /// Answers a permission request.
     pub async fn reply_permission(&self, id: &str, reply: PermissionReply) -> Result<(), ApiError> {
         let body = json!({"reply": reply.as_str()});
-        self.order(&format!("/permission/{id}/reply"), Some(&body)).await
+        self.send_command(&format!("/permission/{id}/reply"), Some(&body))
+            .await
     }
 
     /// Answers a question with the labels chosen for each of its parts.
     pub async fn reply_question(&self, id: &str, answers: &[Vec<String>]) -> Result<(), ApiError> {
         let body = json!({"answers": answers});
-        self.order(&format!("/question/{id}/reply"), Some(&body)).await
+        self.send_command(&format!("/question/{id}/reply"), Some(&body))
+            .await
     }
 
-    /// Leaves a question unanswered: its tool call fails, and the model is told so.
+    /// Leaves a question unanswered: its tool call fails, and the model receives the failure.
     pub async fn reject_question(&self, id: &str) -> Result<(), ApiError> {
-        self.order(&format!("/question/{id}/reject"), None).await
+        self.send_command(&format!("/question/{id}/reject"), None).await
     }
 
     /// The stream of server-sent events of the directory's instance.
@@ -271,9 +275,9 @@ impl Api {
 /// An answer to a permission request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PermissionReply {
-    /// This once.
+    /// Allow this one request.
     Once,
-    /// No.
+    /// Refuse the request.
     Reject,
 }
 
@@ -334,20 +338,20 @@ struct Ignored;
 
 impl Tolerant for Ignored {}
 
-/// How long the server may take with a request. A turn is as long as it is; whoever supervises it owns its time.
+/// The longest time for a request. A turn has no limit here, because its supervisor enforces the timeout.
 fn limit(path: &str) -> Duration {
     if path.ends_with("/message") {
         Duration::MAX
     } else {
-        CALL
+        CALL_TIMEOUT
     }
 }
 
-fn late() -> Problem {
-    Problem::Connection(format!("no answer within {} s", CALL.as_secs()))
+fn timed_out() -> Problem {
+    Problem::Connection(format!("no answer within {} s", CALL_TIMEOUT.as_secs()))
 }
 
-/// reqwest's own text leaves out the cause.
+/// An error with its causes, which reqwest's own text leaves out.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,10 +1,10 @@
 //! Finding opencode, its version and its database.
 //!
-//! Measured on 1.3.2 and 1.18.33: `--version` and `db path` cost 0.9 to 2 s each, so both are asked at once and the
-//! answers are kept in a cache file, keyed by the binary (path, size, mtime) and by the environment that decides where
-//! the database is. npm installs 1.3.2 as a node script that looks for the binary of the platform and waits for it;
-//! what it would find is looked up here, which saves node's start at every turn. 1.18.33's package puts the binary
-//! itself in that place.
+//! Measured on 1.3.2 and 1.18.33: `--version` and `db path` take 0.9 to 2 s each, so both run at once. A cache file
+//! keeps their results, keyed by the binary (path, size, mtime) and by the environment that decides where the database
+//! is. npm installs 1.3.2 as a node script that finds the platform's binary and waits for it. kugetsu finds that binary
+//! itself, which saves the start of node at every turn. In the package of 1.18.33, the binary itself is in the script's
+//! place.
 
 mod cache;
 mod locate;
@@ -25,99 +25,99 @@ use std::time::{Duration, Instant};
 
 /// How long `--version` and `db path` may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(60);
-/// What is kept of the output of a probe, in bytes.
+/// The part of a probe's output that is kept, in bytes.
 const MAX_OUTPUT: u64 = 64 * 1024;
 /// The first version that keeps sessions in a database.
 const OLDEST: Version = Version::new(1, 2, 0);
-/// The first version that is not known.
+/// The first version that kugetsu does not support.
 const TOO_NEW: Version = Version::new(2, 0, 0);
 
-/// An opencode that can be used.
+/// A usable opencode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opencode {
-    /// What to run.
+    /// The program to run.
     pub program: PathBuf,
-    /// What it says it is.
+    /// The version that the program reports.
     pub version: Version,
-    /// Where it keeps its sessions. The file need not exist yet.
+    /// The database with its sessions. The file may not exist yet.
     pub database: PathBuf,
-    /// True when `program` is npm's node script because the binary behind it was not found: it works, and each start
-    /// costs node's start as well.
+    /// True if `program` is npm's node script because its binary was not found. The script works, but each start costs
+    /// the start of node as well.
     pub shim: bool,
 }
 
-/// Where to look.
+/// Where to search for opencode.
 #[derive(Clone, Copy, Debug)]
 pub struct Search<'a> {
-    /// The program of the configuration.
+    /// The program from the configuration.
     pub configured: Option<&'a Path>,
-    /// `KUGETSU_OPENCODE`; goes before the configuration.
+    /// `KUGETSU_OPENCODE`, which overrides the configuration.
     pub env_override: Option<&'a OsStr>,
-    /// `PATH`; comes last.
+    /// `PATH`, which is searched last.
     pub path: Option<&'a OsStr>,
-    /// The home directory that opencode will see.
+    /// The home directory in opencode's environment.
     pub home: &'a Path,
     /// `XDG_DATA_HOME`
     pub xdg_data_home: Option<&'a Path>,
     /// `OPENCODE_DB`
     pub opencode_db: Option<&'a OsStr>,
-    /// Everything else that it sees.
+    /// All other variables of opencode's environment.
     pub environment: &'a Environment,
-    /// The file that remembers what was found out.
+    /// The cache file.
     pub cache_file: &'a Path,
 }
 
-/// Why there is no opencode to use.
+/// Why there is no usable opencode.
 #[derive(Debug, thiserror::Error)]
 pub enum OpencodeError {
-    /// Nowhere.
+    /// opencode is not on PATH.
     #[error(
         "opencode was not found on PATH: install it (`npm install -g opencode-ai`) or set KUGETSU_OPENCODE to it"
     )]
     NotFound,
-    /// What was named does not exist.
+    /// The configured program does not exist.
     #[error("there is no opencode at {}, which {origin} names: correct it, or install opencode (`npm install -g opencode-ai`)", path.display())]
     Missing {
-        /// What was named.
+        /// The configured path.
         path: PathBuf,
-        /// Who named it.
+        /// The source of the path.
         origin: &'static str,
     },
-    /// It is there and cannot be run.
+    /// The program exists but cannot be run.
     #[error("{} ({origin}) is not a program that can be run: make it executable, or set KUGETSU_OPENCODE to opencode", path.display())]
     NotExecutable {
         /// The file.
         path: PathBuf,
-        /// Who named it.
+        /// The source of the path.
         origin: &'static str,
     },
-    /// The system would not start it.
-    #[error("{} could not be started: {source}\nInstall opencode anew (`npm install -g opencode-ai`) or set KUGETSU_OPENCODE", path.display())]
+    /// The system could not start the program.
+    #[error("{} could not be started: {source}\nReinstall opencode (`npm install -g opencode-ai`) or set KUGETSU_OPENCODE", path.display())]
     Start {
         /// The program.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// It did not answer.
-    #[error("`{} {args}` did not end within {} s and was killed: run it yourself to see what it waits for", path.display(), limit.as_secs())]
+    /// The program did not end in time.
+    #[error("`{} {args}` did not end within {} s and was killed: run it yourself to see why it hangs", path.display(), limit.as_secs())]
     TimedOut {
         /// The program.
         path: PathBuf,
-        /// What it was asked.
+        /// The arguments of the program.
         args: &'static str,
-        /// How long was waited.
+        /// The time limit.
         limit: Duration,
     },
-    /// What it printed is no version.
-    #[error("`{} --version` {said}: is this opencode? Set KUGETSU_OPENCODE to it, or install it (`npm install -g opencode-ai`)", path.display())]
+    /// The program did not print a version.
+    #[error("`{} --version` {outcome}: is this opencode? Set KUGETSU_OPENCODE to it, or install it (`npm install -g opencode-ai`)", path.display())]
     Garbage {
         /// The program.
         path: PathBuf,
-        /// What happened instead.
-        said: String,
+        /// What the program did instead.
+        outcome: String,
     },
-    /// It keeps sessions in JSON files.
+    /// The version keeps sessions in JSON files.
     #[error("opencode {version} at {} is too old: kugetsu needs {OLDEST} or later (`npm install -g opencode-ai`)", path.display())]
     TooOld {
         /// The program.
@@ -125,25 +125,25 @@ pub enum OpencodeError {
         /// Its version.
         version: Version,
     },
-    /// It keeps sessions in a way that is not known.
-    #[error("opencode {version} at {} is too new: kugetsu knows opencode 1.x (`npm install -g opencode-ai@1`), set KUGETSU_OPENCODE to one", path.display())]
+    /// The version is too new to be supported.
+    #[error("opencode {version} at {} is too new: kugetsu supports opencode 1.x; install it (`npm install -g opencode-ai@1`) or set KUGETSU_OPENCODE to it", path.display())]
     TooNew {
         /// The program.
         path: PathBuf,
         /// Its version.
         version: Version,
     },
-    /// It would not say where its database is.
-    #[error("`{} db path` {said}: run it yourself to see why", path.display())]
+    /// The program did not print the path of its database.
+    #[error("`{} db path` {outcome}: run it yourself to see why", path.display())]
     DatabasePath {
         /// The program.
         path: PathBuf,
-        /// What happened instead.
-        said: String,
+        /// What the program did instead.
+        outcome: String,
     },
 }
 
-/// Finds opencode and asks it for its version and database, or remembers what it said.
+/// Finds opencode, its version and its database. Runs opencode only if the cache has no entry for it.
 pub fn probe(search: &Search<'_>) -> Result<Opencode, OpencodeError> {
     let located = locate::locate(search)?;
     let key = cache::Key::new(&located.program, search);
@@ -155,9 +155,9 @@ pub fn probe(search: &Search<'_>) -> Result<Opencode, OpencodeError> {
             shim: located.shim,
         });
     }
-    let (version, database) = ask(&located.program, search)?;
+    let (version, database) = run_probes(&located.program, search)?;
     if let Some(key) = key {
-        // Without the cache the next command is slower, not wrong.
+        // Without the cache, the next command is slower but still correct.
         if let Err(error) = cache::write(search.cache_file, key, &version, &database) {
             tracing::debug!(file = %search.cache_file.display(), %error, "the probe cache was not written");
         }
@@ -186,12 +186,12 @@ fn usable(found: Opencode) -> Result<Opencode, OpencodeError> {
     Ok(found)
 }
 
-/// Asks for both at once.
-fn ask(program: &Path, search: &Search<'_>) -> Result<(Version, PathBuf), OpencodeError> {
+/// Runs both probes at once.
+fn run_probes(program: &Path, search: &Search<'_>) -> Result<(Version, PathBuf), OpencodeError> {
     let version = start(program, &["--version"], search);
     let database = start(program, &["db", "path"], search);
     let deadline = Instant::now() + PROBE_LIMIT;
-    let finish = |running: io::Result<Running>, args| match running {
+    let finish = |running: io::Result<RunningProbe>, args| match running {
         Err(source) => Err(OpencodeError::Start {
             path: program.to_owned(),
             source,
@@ -217,11 +217,11 @@ fn ask(program: &Path, search: &Search<'_>) -> Result<(Version, PathBuf), Openco
     let Some(version) = parsed.filter(|_| answer.status.success()) else {
         return Err(OpencodeError::Garbage {
             path: program.to_owned(),
-            said: answer.said(),
+            outcome: answer.outcome(),
         });
     };
     if version < OLDEST || version >= TOO_NEW {
-        // It need not know `db path`; whoever asked will refuse it.
+        // This version may not support `db path`, and the caller refuses it anyway.
         return Ok((version, PathBuf::new()));
     }
     let answer = finish(database, "db path")?;
@@ -234,27 +234,27 @@ fn ask(program: &Path, search: &Search<'_>) -> Result<(Version, PathBuf), Openco
         Some(path) => Ok((version, PathBuf::from(path))),
         None => Err(OpencodeError::DatabasePath {
             path: program.to_owned(),
-            said: answer.said(),
+            outcome: answer.outcome(),
         }),
     }
 }
 
-/// A probe that runs, with threads that read what it prints. Killed with its whole process group when dropped.
-struct Running {
+/// A running probe, with threads that read its output. Dropping it kills its whole process group.
+struct RunningProbe {
     child: Child,
     stdout: mpsc::Receiver<String>,
     stderr: mpsc::Receiver<String>,
 }
 
-struct Answer {
+struct ProbeOutput {
     status: ExitStatus,
     stdout: String,
     stderr: String,
 }
 
-impl Answer {
-    /// What it did, for an error message.
-    fn said(&self) -> String {
+impl ProbeOutput {
+    /// What the program did, for an error message.
+    fn outcome(&self) -> String {
         let short = |text: &str| {
             let line = text
                 .lines()
@@ -270,14 +270,14 @@ impl Answer {
         match (self.status.success(), out.is_empty(), err.is_empty()) {
             (true, true, _) => "printed nothing".to_owned(),
             (true, false, _) => format!("printed `{out}`"),
-            (false, true, true) => format!("failed ({}) without a word", self.status),
+            (false, true, true) => format!("failed ({}) and printed nothing", self.status),
             (false, false, true) => format!("failed ({}) and printed `{out}`", self.status),
             (false, _, false) => format!("failed ({}): {err}", self.status),
         }
     }
 }
 
-fn start(program: &Path, args: &[&str], search: &Search<'_>) -> io::Result<Running> {
+fn start(program: &Path, args: &[&str], search: &Search<'_>) -> io::Result<RunningProbe> {
     let mut command = Command::new(program);
     command
         .args(args)
@@ -304,14 +304,14 @@ fn start(program: &Path, args: &[&str], search: &Search<'_>) -> io::Result<Runni
     let mut child = spawn(&mut command)?;
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
-    Ok(Running {
+    Ok(RunningProbe {
         child,
         stdout,
         stderr,
     })
 }
 
-/// Starts the command; tries again for a moment while the file is still open for writing elsewhere (an update).
+/// Starts the command. Retries for a moment while another process, such as an update, has the file open for writing.
 fn spawn(command: &mut Command) -> io::Result<Child> {
     let mut tries = 0;
     loop {
@@ -338,16 +338,16 @@ fn collect(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
     receiver
 }
 
-impl Running {
-    /// Waits until it has closed its output and ended.
-    fn finish(mut self, deadline: Instant) -> io::Result<Answer> {
+impl RunningProbe {
+    /// Waits until the probe has closed its output and ended.
+    fn finish(mut self, deadline: Instant) -> io::Result<ProbeOutput> {
         let left = || deadline.saturating_duration_since(Instant::now());
         let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
         let stdout = self.stdout.recv_timeout(left()).map_err(timed_out)?;
         let stderr = self.stderr.recv_timeout(left()).map_err(timed_out)?;
         loop {
             if let Some(status) = self.child.try_wait()? {
-                return Ok(Answer {
+                return Ok(ProbeOutput {
                     status,
                     stdout,
                     stderr,
@@ -361,7 +361,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningProbe {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             if let Some(group) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {

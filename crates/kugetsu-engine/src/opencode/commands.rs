@@ -1,4 +1,4 @@
-//! The arguments of opencode's commands, and what `export` writes.
+//! The arguments of opencode's commands, and the format of an export.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -13,42 +13,42 @@ use kugetsu_api::SessionId;
 /// A prompt for one `opencode run`.
 #[derive(Clone, Copy, Debug)]
 pub struct RunPrompt<'a> {
-    /// The session that it goes to, or whose fork it goes to.
+    /// The session that receives the prompt, or the session to fork.
     pub session: &'a SessionId,
-    /// Whether it goes to a fork that is made with it.
+    /// Whether a new fork of the session receives the prompt.
     pub fork: bool,
-    /// `provider/model`, if not the session's own.
+    /// The model as `provider/model`, unless the session's own is used.
     pub model: Option<&'a str>,
-    /// The agent, if not the session's own.
+    /// The agent, unless the session's own is used.
     pub agent: Option<&'a str>,
     /// The prompt.
     pub text: &'a str,
 }
 
-/// `opencode run` with events on its standard output and, at least, errors of its log on its standard error.
+/// `opencode run` with events on standard output and at least the errors of its log on standard error.
 pub fn run(launch: &Launch, prompt: &RunPrompt<'_>) -> GuardSpec {
     let mut args = vec!["run", "--format", "json"];
     if prompt.fork {
         args.push("--fork");
     }
-    // Never --continue: with it, 1.3.2 ignores --session and goes on in the newest one.
+    // Never `--continue`: with it, 1.3.2 ignores `--session` and continues the newest session.
     args.extend(["--session", prompt.session.as_str()]);
     for (flag, value) in [("--model", prompt.model), ("--agent", prompt.agent)] {
         args.extend(value.into_iter().flat_map(|value| [flag, value]));
     }
     if launch.debug_log.is_none() {
-        // Nothing on standard output tells that opencode waits for the model's provider; its log does.
+        // Only opencode's log reports that opencode waits for the model's provider; standard output does not.
         args.extend(["--print-logs", "--log-level", "ERROR"]);
     }
     let mut spec = launch.guard_spec(args.into_iter().map(Into::into).collect());
-    // An argument with spaces arrives wrapped in quotes, and an open standard input hangs opencode: so the prompt goes in
-    // there, and it is closed.
+    // The prompt goes to standard input, because opencode wraps an argument with spaces in quotes, and because opencode
+    // hangs on an open standard input.
     spec.stdin = prompt.text.as_bytes().into();
     spec.remove_env.push("OPENCODE_SERVER_PASSWORD".into());
     spec
 }
 
-/// Opens opencode's terminal interface on a session; in the session's own directory (measured on 1.3.2 and 1.18.33).
+/// Opens opencode's terminal interface on a session, in the session's own directory (measured on 1.3.2 and 1.18.33).
 pub fn attach_args(session: &SessionId) -> Vec<OsString> {
     vec!["--session".into(), session.as_str().into()]
 }
@@ -63,22 +63,22 @@ pub fn export_args(session: &SessionId) -> [&str; 2] {
     ["export", session.as_str()]
 }
 
-/// Brings back a session from such a file, under the same id. Measured on 1.3.2 and 1.18.33: it gets the directory that
-/// it had, in the project of the caller's directory.
+/// Imports a session from an export, under the same id. Measured on 1.3.2 and 1.18.33: the session keeps its directory
+/// and belongs to the project of the caller's directory.
 pub fn import_args(file: &str) -> [&str; 2] {
     ["import", file]
 }
 
-/// What an export says of itself.
+/// A summary of an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Export {
-    /// The session; empty where it names none.
+    /// The session; empty if the export names none.
     pub session: String,
-    /// How many messages it holds.
+    /// The number of messages.
     pub messages: usize,
 }
 
-/// Reads an export. Fails on what is not valid JSON, such as a truncated one.
+/// Reads an export. Fails if the export is not valid JSON, for example because it is truncated.
 pub fn parse_export(export: impl Read) -> serde_json::Result<Export> {
     let tolerant::Read(object) = serde_json::from_reader::<_, tolerant::Read<ExportObject>>(export)?;
     Ok(Export {
@@ -103,7 +103,7 @@ struct SessionInfo {
     id: String,
 }
 
-/// Counted, and not read.
+/// A message that is counted but not read.
 #[derive(Default)]
 struct ExportedMessage;
 

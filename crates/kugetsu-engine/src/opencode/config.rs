@@ -1,32 +1,32 @@
 //! The effective permission rules of opencode's agent, obtained without a model call.
 //!
-//! `opencode debug agent build` prints the agent as one JSON object on stdout, 1 to 2 s after it was started, without
-//! reading stdin (measured on 1.3.2 and 1.18.33). Its `permission` is the list that opencode evaluates before the
-//! rules of the session: built-in defaults, then the user's and the project's configuration with
-//! `OPENCODE_PERMISSION` merged into it, then the agent's own configuration. It depends on the working directory.
+//! `opencode debug agent build` prints the agent as one JSON object on stdout 1 to 2 s after its start, without reading
+//! stdin (measured on 1.3.2 and 1.18.33). The object's `permission` is the list that opencode evaluates before the
+//! rules of the session: built-in defaults, then the configuration of the user and the project with
+//! `OPENCODE_PERMISSION` merged into it, then the agent's own configuration. The list depends on the working directory.
 
 use serde::Deserialize;
 
 use crate::permission::Rule;
 
-/// Why the agent's rules cannot be known.
+/// Why the agent's rules could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// What opencode printed holds no JSON object.
-    #[error("`opencode debug agent build` printed no agent but: {0}")]
+    /// opencode's output contains no JSON object.
+    #[error("`opencode debug agent build` printed no agent, but: {0}")]
     NoAgent(String),
-    /// The object is not an agent as known.
+    /// The object does not have the known form of an agent.
     #[error("`opencode debug agent build` printed an agent that cannot be read: {0}")]
     Shape(#[from] serde_json::Error),
 }
 
-/// The arguments that make opencode print its default agent. To be run in the session's directory, without
-/// `OPENCODE_PERMISSION` where the user's own configuration is what matters.
+/// The arguments that make opencode print its default agent. Run the command in the session's directory, and without
+/// `OPENCODE_PERMISSION` if only the user's own configuration matters.
 pub fn agent_rules_args() -> [&'static str; 3] {
     ["debug", "agent", "build"]
 }
 
-/// Reads the rules out of what [`agent_rules_args`] made opencode print. Text before the object is passed over.
+/// Reads the rules from the output of a command with [`agent_rules_args`]. Ignores text before the object.
 pub fn parse_agent_rules(stdout: &[u8]) -> Result<Vec<Rule>, ConfigError> {
     #[derive(Deserialize)]
     struct Agent {

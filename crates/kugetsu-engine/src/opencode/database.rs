@@ -1,12 +1,11 @@
-//! opencode's database: reading sessions and messages, and the few writes that a session needs.
+//! opencode's database: reads sessions and messages, and makes the few writes that a session needs.
 //!
-//! Nothing but `permission`, `directory`, `path`, `title` and `time_updated` of rows in `session` is ever written, in one
-//! short transaction, after the schema was checked, and read back. Opening never creates a file that was not there
-//! before, and every way in which a database can be unusable has an error of its own, so that nobody takes "cannot be
-//! read" for "the session is gone".
+//! Writes change only `permission`, `directory`, `path`, `title` and `time_updated` of rows in `session`. Each write
+//! checks the schema, runs in one short transaction and is read back. Opening never creates a file. Every way in which
+//! a database can be unusable has its own error, so that "cannot be read" is never taken for "the session is gone".
 //!
-//! Measured on 1.3.2 and 1.18.33: WAL mode; opencode removes `-wal` and `-shm` when it ends well and leaves them where
-//! it does not (`opencode db path` on 1.18.33).
+//! Measured on 1.3.2 and 1.18.33: the database is in WAL mode. opencode removes `-wal` and `-shm` on a clean exit and
+//! leaves them otherwise (`opencode db path` on 1.18.33).
 
 mod error;
 mod handle;
@@ -27,10 +26,10 @@ use self::handle::Handle;
 use crate::permission::{Rule, rules_to_json};
 use kugetsu_api::SessionId;
 
-/// How long a reader waits for a lock. In WAL mode a writer keeps no reader waiting; recovery after a crash does.
+/// How long a reader waits for a lock. In WAL mode, readers wait only for recovery after a crash, never for a writer.
 const READ_WAIT: Duration = Duration::from_secs(2);
 
-/// How often a reader starts again because the file was written to while it read.
+/// How often a reader restarts because the file was written during the read.
 const MAX_REOPENED: u32 = 50;
 
 /// A row of `session`.
@@ -38,47 +37,47 @@ const MAX_REOPENED: u32 = 50;
 pub struct SessionRow {
     /// The session.
     pub id: SessionId,
-    /// The project: one for all worktrees of a repository.
+    /// The project, which all worktrees of a repository share.
     pub project_id: String,
-    /// The session that started it as a subagent. A fork has none.
+    /// The session that started this session as a subagent. A fork has none.
     pub parent_id: Option<String>,
-    /// Its working directory, absolute.
+    /// The absolute working directory.
     pub directory: PathBuf,
-    /// The directory relative to the root of its own git worktree (a linked one as well), with `/`; empty for the root.
-    /// `opencode session list` filters by it. Measured on 1.18.33; 1.3.2 has no such column.
+    /// The directory relative to the root of its git worktree (also of a linked one), with `/`; empty for the root.
+    /// `opencode session list` filters by this column. Measured on 1.18.33; 1.3.2 has no such column.
     pub path: Option<String>,
-    /// Its title.
+    /// The title.
     pub title: String,
-    /// Its rules as stored: a JSON array, NULL after a fork.
+    /// The stored rules: a JSON array, NULL after a fork.
     pub permission: Option<String>,
-    /// When it was created, in milliseconds since the epoch.
+    /// The creation time, in milliseconds since the epoch.
     pub time_created: i64,
-    /// When it last changed, in milliseconds since the epoch.
+    /// The time of the last change, in milliseconds since the epoch.
     pub time_updated: i64,
 }
 
 impl SessionRow {
-    /// Its rules; `None` where it has none or they cannot be read.
+    /// The parsed rules; `None` if there are none, or if they cannot be read.
     pub fn rules(&self) -> Option<Vec<Rule>> {
         serde_json::from_str(self.permission.as_deref()?).ok()
     }
 }
 
-/// What to change of a session. `None` leaves it.
+/// Changes to a session. `None` leaves a column unchanged.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SessionPatch<'a> {
-    /// Its rules, all of them.
+    /// The complete list of rules.
     pub permission: Option<&'a [Rule]>,
-    /// Its working directory, absolute.
+    /// The absolute working directory.
     pub directory: Option<&'a Path>,
-    /// Its directory relative to the root of its worktree, to go with `directory`: a session that moves from one
-    /// worktree's root to another's keeps the empty path. Left alone where the database has no such column.
+    /// The directory relative to the root of its worktree, which belongs to `directory`: a session that moves from the
+    /// root of one worktree to the root of another keeps the empty path. Ignored if the database has no such column.
     pub path: Option<&'a str>,
-    /// Its title.
+    /// The title.
     pub title: Option<&'a str>,
 }
 
-/// opencode's database, open.
+/// An open connection to opencode's database.
 #[derive(Debug)]
 pub struct Database {
     handle: RefCell<Handle>,
@@ -87,7 +86,7 @@ pub struct Database {
 }
 
 impl Database {
-    /// Opens it for reading. What opencode writes later is seen by later reads.
+    /// Opens the database for reading. Later reads see opencode's later writes.
     pub fn open_read(path: &Path) -> Result<Self, DatabaseError> {
         let handle = Handle::read(path, READ_WAIT)?;
         Ok(Self {
@@ -97,7 +96,7 @@ impl Database {
         })
     }
 
-    /// Opens it for writing and waits for locks up to `busy`.
+    /// Opens the database for writing. Waits for locks up to `busy`.
     pub fn open_write(path: &Path, busy: Duration) -> Result<Self, DatabaseError> {
         let handle = Handle::write(path, busy)?;
         Ok(Self {
@@ -107,7 +106,7 @@ impl Database {
         })
     }
 
-    /// Reads, with a handle that is as new as the file.
+    /// Reads with a handle that is up to date with the file.
     fn read<T>(&self, read: impl Fn(&Handle) -> rusqlite::Result<T>) -> Result<T, DatabaseError> {
         for _ in 0..MAX_REOPENED {
             let result = {
@@ -118,7 +117,7 @@ impl Database {
                 }
                 result
             };
-            // What was read may be old, or torn.
+            // The result may be outdated or torn.
             drop(result);
             let handle = Handle::read(&self.path, self.wait)?;
             self.handle.replace(handle);
@@ -129,12 +128,12 @@ impl Database {
         })
     }
 
-    /// The row of a session; `None` when the database is fine and has none.
+    /// The row of a session; `None` if the database is usable and has no such session.
     pub fn session(&self, id: &SessionId) -> Result<Option<SessionRow>, DatabaseError> {
         self.read(|handle| read_session(handle, id))
     }
 
-    /// Those of the sessions that exist.
+    /// The given sessions that exist.
     pub fn sessions_exist(&self, ids: &[SessionId]) -> Result<BTreeSet<SessionId>, DatabaseError> {
         self.read(|handle| {
             let mut found = BTreeSet::new();
@@ -150,8 +149,8 @@ impl Database {
         })
     }
 
-    /// Waits until it can be written to. What opencode writes itself waits for as long as opencode likes, and fails in
-    /// words of its own.
+    /// Waits until the database is writable. opencode's own writes wait as long as opencode decides, and fail with
+    /// opencode's own messages.
     pub fn wait_until_writable(&mut self) -> Result<(), DatabaseError> {
         let (path, wait) = (&self.path, self.wait);
         let connection = &mut self.handle.get_mut().connection;
@@ -161,7 +160,7 @@ impl Database {
             .map_err(|source| classify(path, true, wait, source))
     }
 
-    /// Changes a session in one transaction and reads it back. A session that is already so is not written.
+    /// Changes a session in one transaction and reads it back. Does not write if the session already matches the patch.
     pub fn patch(&mut self, id: &SessionId, patch: &SessionPatch<'_>) -> Result<SessionRow, DatabaseError> {
         let handle = self.handle.get_mut();
         let failed = |source| classify(&self.path, true, self.wait, source);
@@ -188,7 +187,7 @@ impl Database {
             ("path", patch.path.filter(|_| has_path)),
             ("title", patch.title),
         ];
-        // Never earlier than before, whatever the clock does: opencode sorts by it.
+        // opencode sorts by this column, so the time must not go back, even if the clock does.
         let now = now_ms().max(before.time_updated);
         for (column, value) in changes {
             if let Some(value) = value {
@@ -208,9 +207,9 @@ impl Database {
         Ok(after)
     }
 
-    /// Forks of a base: sessions of the same project, created at or after `since_ms` (milliseconds since the epoch),
-    /// with the title that opencode gives to a fork of it, oldest first. Every fork of a base has the same title:
-    /// `<title> (fork #1)`, and for a base that is a fork itself one number more (measured on 1.3.2 and 1.18.33).
+    /// The forks of a base, oldest first: sessions of the same project, created at or after `since_ms` (milliseconds
+    /// since the epoch), with the title that opencode gives to a fork of the base. Every fork of a base has the same
+    /// title: `<title> (fork #1)`, or one number more if the base is a fork itself (measured on 1.3.2 and 1.18.33).
     pub fn forks_of(&self, base: &SessionRow, since_ms: i64) -> Result<Vec<SessionRow>, DatabaseError> {
         self.read(|handle| {
             let sql = format!(
@@ -262,20 +261,20 @@ fn columns(has_path: bool) -> &'static str {
     }
 }
 
-/// Is this the title of a fork of a session with that title?
+/// Whether `title` is the title of a fork of a session with the title `base`.
 fn is_fork_title(base: &str, title: &str) -> bool {
     let stem = split_fork(base).map_or(base, |(stem, _)| stem);
-    split_fork(title).is_some_and(|(of, _)| of == stem || of == base)
+    split_fork(title).is_some_and(|(origin, _)| origin == stem || origin == base)
 }
 
-/// `X (fork #N)` into its parts.
+/// Splits `X (fork #N)` into its parts.
 fn split_fork(title: &str) -> Option<(&str, u64)> {
     let (stem, number) = title.strip_suffix(')')?.rsplit_once(" (fork #")?;
     (!stem.is_empty()).then_some(())?;
     Some((stem, number.parse().ok()?))
 }
 
-/// The first thing in which the session is not as the patch wants it.
+/// The first column in which the session differs from the patch.
 fn first_difference(row: &SessionRow, patch: &SessionPatch<'_>, has_path: bool) -> Option<&'static str> {
     if patch
         .permission
@@ -301,7 +300,7 @@ fn first_difference(row: &SessionRow, patch: &SessionPatch<'_>, has_path: bool) 
 fn session_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
     let id: String = row.get(0)?;
     let id = SessionId::new(id).ok_or_else(|| {
-        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, "no session id".into())
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, "not a session id".into())
     })?;
     Ok(SessionRow {
         id,

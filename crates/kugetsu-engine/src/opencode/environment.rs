@@ -1,4 +1,4 @@
-//! What every opencode that kugetsu starts has in common: its guard, its environment, its standard error.
+//! The common parts of every opencode that kugetsu starts: its guard, its environment and its standard error.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -20,41 +20,42 @@ use crate::permission::{Rule, env_json};
 use crate::process::{Containment, GuardSpec, Sink};
 use crate::redact::Redactor;
 
-/// How many of opencode's last lines on standard error are kept as evidence.
-const KEPT_LINES: usize = 20;
-/// How much of one such line is kept, in bytes.
-const KEPT_LINE: usize = 2000;
+/// The number of last lines on standard error that are kept as evidence.
+const TAIL_LINES: usize = 20;
+/// The part of each of these lines that is kept, in bytes.
+const MAX_TAIL_LINE: usize = 2000;
 
 /// How to start opencode.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// Which opencode.
+    /// The opencode to start.
     pub opencode: Opencode,
-    /// What holds it; the mark is the turn's.
+    /// The containment of its processes; the mark is the turn's id.
     pub containment: Containment,
     /// The working directory.
     pub directory: PathBuf,
-    /// The rules for every session of this process, where a turn is what it is started for.
+    /// The permission rules for every session of this process, if the process runs a turn.
     pub rules: Option<Vec<Rule>>,
-    /// Where opencode's log goes at DEBUG.
+    /// The file for opencode's log at DEBUG.
     pub debug_log: Option<PathBuf>,
-    /// How long a server may take to become ready. Measured: 1.2 to 1.7 s quiet, triple on a busy machine.
+    /// How long a server may take to become ready. Measured: 1.2 to 1.7 s on a quiet machine, three times as long on a
+    /// busy one.
     pub ready: Duration,
-    /// Variables of opencode's environment whose values are written nowhere.
+    /// Variables of opencode's environment whose values must not be written anywhere.
     pub secrets: Secrets,
 }
 
-/// Variables that opencode gets, and what keeps their values out of every log.
+/// Secret variables of opencode, and the redactor that keeps their values out of every log.
 #[derive(Clone, Default)]
 pub struct Secrets {
     /// Names and values.
     pub variables: Vec<(String, String)>,
-    /// For everything that is written.
+    /// Masks the values in everything that is written.
     pub redactor: Redactor,
 }
 
 impl Secrets {
-    /// For these variables.
+    /// Makes the redactor for these variables.
     pub fn new<'a>(variables: impl IntoIterator<Item = (&'a String, &'a String)>) -> Self {
         let variables: Vec<_> = variables
             .into_iter()
@@ -74,17 +75,18 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Launch {
-    /// A guard around opencode with these arguments; no input, both outputs piped.
+    /// A guard around opencode with these arguments, an empty input, and both outputs piped.
     pub fn guard_spec(&self, mut args: Vec<OsString>) -> GuardSpec {
         if self.debug_log.is_some() {
             args.extend(["--print-logs", "--log-level", "DEBUG"].map(OsString::from));
         }
         let mut set_env: Vec<(OsString, OsString)> = vec![
-            // A turn must not replace the program that it runs on.
+            // A turn must not replace the program that runs it.
             ("OPENCODE_DISABLE_AUTOUPDATE".into(), "1".into()),
         ];
         if let Some(rules) = &self.rules {
-            // Reaches the fork before its row can be written, and every subagent's session: both versions.
+            // The variable also applies to a fork before its row can be written, and to the session of every subagent
+            // (both versions).
             set_env.push(("OPENCODE_PERMISSION".into(), env_json(rules).into()));
         }
         for (name, value) in &self.secrets.variables {
@@ -110,11 +112,11 @@ pub struct StderrTail(Arc<Mutex<VecDeque<String>>>);
 
 impl StderrTail {
     fn push(&self, mut line: String) {
-        if line.len() > KEPT_LINE {
-            line.truncate(line.floor_char_boundary(KEPT_LINE));
+        if line.len() > MAX_TAIL_LINE {
+            line.truncate(line.floor_char_boundary(MAX_TAIL_LINE));
         }
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() == KEPT_LINES {
+        if lines.len() == TAIL_LINES {
             lines.pop_front();
         }
         lines.push_back(line);
@@ -127,25 +129,25 @@ impl StderrTail {
     }
 }
 
-/// Waits until a task of [`read_stderr`] has read what an opencode that has ended wrote last; not for long, since what
-/// opencode left behind may hold the pipe open.
+/// Waits until a [`read_stderr`] task has read the last output of an opencode that has ended. Waits only briefly,
+/// because processes that opencode left behind may hold the pipe open.
 pub async fn wait_until_read(reader: &mut JoinHandle<()>) {
     if !reader.is_finished() {
         let _ = tokio::time::timeout(Duration::from_secs(1), reader).await;
     }
 }
 
-/// What opencode says on standard error alone.
+/// Reports that opencode prints only on standard error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StderrReport {
-    /// A request to the model failed; it may be made again.
+    /// A request to the model failed; opencode may retry it.
     AttemptFailed(String),
-    /// The agent that was asked for does not take the turn, and another one would.
+    /// The requested agent cannot run the turn, and opencode would use another one.
     AgentRefused(String),
 }
 
-/// Reads opencode's standard error to its end, so that it never blocks on it; keeps the last lines that are
-/// words for people, and all of it in the debug log. `reports` gets what the turn depends on.
+/// Reads opencode's standard error to its end, so that opencode never blocks on it. Keeps the last lines that are not
+/// log lines in `tail`, and writes everything to the debug log. `reports` receives the reports that affect the turn.
 pub async fn read_stderr(
     pipe: impl AsyncRead + Unpin,
     tail: StderrTail,
@@ -159,11 +161,11 @@ pub async fn read_stderr(
     };
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
-    // The rest of a line of the log whose beginning has been read: 1.3.2 logs a whole request with its failure.
+    // True for the rest of a log line whose beginning has been read: 1.3.2 logs a whole request with its failure.
     let mut skipping = false;
     let report = |what: StderrReport| {
         if let Some(reports) = &reports {
-            // Full: nobody listens, or enough was reported.
+            // If the channel is full, nothing reads it, or enough was reported.
             let _ = reports.try_send(what);
         }
     };
@@ -194,7 +196,7 @@ pub async fn read_stderr(
         logged
     };
     loop {
-        // Bounded: a line without an end is cut, and goes on as the next one.
+        // Memory is bounded: a line without an end is cut, and its rest becomes the next line.
         let taken = match reader.fill_buf().await {
             Ok([]) | Err(_) => break,
             Ok(bytes) => {
@@ -206,8 +208,8 @@ pub async fn read_stderr(
         };
         reader.consume(taken);
         let ended = line.ends_with(b"\n");
-        if ended || line.len() > KEPT_LINE {
-            // What might be the beginning of a secret stays with what follows.
+        if ended || line.len() > MAX_TAIL_LINE {
+            // A possible beginning of a secret stays together with the text that follows it.
             let hold = if ended {
                 0
             } else {

@@ -1,31 +1,31 @@
 //! Cuts a stream of bytes into lines with bounded memory.
 
-/// What is kept of one line at most, in bytes.
+/// The longest line that is kept whole, in bytes.
 pub const MAX_LINE: usize = 4 * 1024 * 1024;
 
-/// What is kept of a line that is longer than [`MAX_LINE`], in bytes.
+/// The part of a line longer than [`MAX_LINE`] that is kept, in bytes.
 pub const MAX_PREFIX: usize = 64 * 1024;
 
 /// A line, without its line feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SplitLine<'a> {
-    /// All of it.
+    /// The whole line.
     Whole(&'a [u8]),
     /// A line of more than [`MAX_LINE`] bytes.
     TooLong {
         /// Its first [`MAX_PREFIX`] bytes.
         prefix: &'a [u8],
-        /// How long it is, in bytes.
+        /// The length of the line, in bytes.
         length: u64,
     },
 }
 
-/// Takes chunks as they come and hands out lines. A line that lies within one chunk is handed out without being copied.
+/// Takes chunks of bytes and emits lines. A line within one chunk is emitted without a copy.
 #[derive(Debug, Default)]
 pub struct LineSplitter {
-    /// The beginning of a line whose end has not come yet.
+    /// The beginning of a line whose end has not arrived yet.
     partial: Vec<u8>,
-    /// The length of that line so far, where it is too long to be kept.
+    /// The length of that line so far, if the line is too long to be kept.
     overlong: Option<u64>,
 }
 
@@ -35,29 +35,29 @@ impl LineSplitter {
         Self::default()
     }
 
-    /// Takes the next bytes and hands each line that they complete to `each`.
+    /// Takes the next bytes and passes each completed line to `each`.
     pub fn push(&mut self, mut chunk: &[u8], mut each: impl FnMut(SplitLine<'_>)) {
         while let Some(end) = chunk.iter().position(|&byte| byte == b'\n') {
             let (line, rest) = (&chunk[..end], &chunk[end + 1..]);
             if self.partial.is_empty() && self.overlong.is_none() && line.len() <= MAX_LINE {
                 each(SplitLine::Whole(line));
             } else {
-                self.keep(line);
-                self.hand_out(&mut each);
+                self.append(line);
+                self.emit(&mut each);
             }
             chunk = rest;
         }
-        self.keep(chunk);
+        self.append(chunk);
     }
 
-    /// Hands out what stands behind the last line feed, if anything does.
+    /// Emits the text after the last line feed, if there is any.
     pub fn finish(mut self, mut each: impl FnMut(SplitLine<'_>)) {
         if !self.partial.is_empty() {
-            self.hand_out(&mut each);
+            self.emit(&mut each);
         }
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
+    fn append(&mut self, bytes: &[u8]) {
         if let Some(length) = &mut self.overlong {
             *length += bytes.len() as u64;
         } else if self.partial.len() + bytes.len() <= MAX_LINE {
@@ -71,7 +71,7 @@ impl LineSplitter {
         }
     }
 
-    fn hand_out(&mut self, each: &mut impl FnMut(SplitLine<'_>)) {
+    fn emit(&mut self, each: &mut impl FnMut(SplitLine<'_>)) {
         each(match self.overlong.take() {
             None => SplitLine::Whole(&self.partial),
             Some(length) => SplitLine::TooLong {

@@ -1,17 +1,17 @@
-//! Lines of opencode's log, as it prints them on standard error with `--print-logs`.
+//! Lines of opencode's log, which opencode prints on standard error with `--print-logs`.
 //!
-//! `run` says nothing on standard output while it asks the model again and again. Its log does, at level ERROR
+//! `run` prints nothing on standard output while it repeats requests to the model. Its log reports them at level ERROR
 //! (measured with HTTP 429 and 500):
 //!
 //! - 1.3.2: `ERROR <time> +<ms> service=session.processor error=<message> stack="..." process`, after a line of
 //!   `service=llm` that holds the whole request, 44 KB for the shortest prompt;
-//! - 1.18.33: `timestamp=<time> level=ERROR run=<id> message="stream error" ... session.id=<id> small=false
-//!   ... error.error="<message>"`; `small=true` is the request for a title, which no turn waits for.
+//! - 1.18.33: `timestamp=<time> level=ERROR run=<id> message="stream error" ... session.id=<id> small=false ...
+//!   error.error="<message>"`; `small=true` is the request for a title, which no turn waits for.
 
-/// What opencode's levels begin a line with on 1.3.2.
+/// The beginnings of log lines on 1.3.2, one for each level.
 const LEVELS: [&str; 4] = ["DEBUG ", "INFO  ", "WARN  ", "ERROR "];
 
-/// Whether this is a line of the log rather than words for people.
+/// Whether this is a line of the log and not a message for people.
 pub(super) fn is_log_line(line: &str) -> bool {
     let old = |level: &str| {
         let date = line.strip_prefix(level);
@@ -20,8 +20,8 @@ pub(super) fn is_log_line(line: &str) -> bool {
     (line.starts_with("timestamp=") && line.contains(" level=")) || LEVELS.into_iter().any(old)
 }
 
-/// The message of a request to the model that failed. Whether opencode asks again, the line does not say; where
-/// it does not, an error event follows.
+/// The message of a failed request to the model. The line does not say whether opencode retries the request; if
+/// opencode does not, an error event follows.
 pub(super) fn failed_attempt(line: &str) -> Option<String> {
     let message = if line.starts_with("ERROR ") {
         let (_, rest) = line.split_once(" service=session.processor ")?;
@@ -46,14 +46,14 @@ pub(super) fn failed_attempt(line: &str) -> Option<String> {
     (!message.is_empty()).then(|| message.to_owned())
 }
 
-/// What `run` says of an agent that there is not, or that takes no turns (both versions), before it lets its default agent
-/// do the work.
+/// The message that `run` prints if the requested agent does not exist or cannot run turns (both versions), before
+/// `run` uses its default agent instead.
 pub(super) fn refused_agent(line: &str) -> Option<&str> {
-    let (said, _) = line.split_once(". Falling back to default agent")?;
-    said.find("agent \"").map(|at| &said[at..])
+    let (message, _) = line.split_once(". Falling back to default agent")?;
+    message.find("agent \"").map(|at| &message[at..])
 }
 
-/// What an error event that says no more than "Check server logs for details" stands for (1.18.33).
+/// The cause behind an error event that says only "Check server logs for details" (1.18.33).
 pub(super) fn server_failure(line: &str) -> Option<&str> {
     let (_, rest) = line
         .split_once(" level=ERROR ")?
@@ -63,13 +63,13 @@ pub(super) fn server_failure(line: &str) -> Option<&str> {
     rest.split('"').next()
 }
 
-/// Whether an opencode that ended found its database locked for longer than it waits: it says so, or names the statement
-/// that it could not run (1.18.33, and 1.3.2 for the first one that it runs). Two that start at once do that to each
-/// other (anomalyco/opencode#21215), and the next start goes well.
+/// Whether an opencode that ended had found its database locked for longer than it waits. Its output says so, or names
+/// the statement that failed (1.18.33, and 1.3.2 for its first statement). Two opencodes that start at once do that to
+/// each other (anomalyco/opencode#21215); the next start succeeds.
 pub(crate) fn found_database_locked(stderr: &[String]) -> bool {
-    const WORDS: [&str; 3] = ["database is locked", "Failed query: ", "Failed to run the query "];
-    let says_so = |line: &String| WORDS.iter().any(|words| line.contains(words));
-    stderr.iter().any(says_so)
+    const MESSAGES: [&str; 3] = ["database is locked", "Failed query: ", "Failed to run the query "];
+    let matches = |line: &String| MESSAGES.iter().any(|message| line.contains(message));
+    stderr.iter().any(matches)
 }
 
 #[cfg(test)]
@@ -82,22 +82,22 @@ mod tests {
     const NEW_TITLE: &str = "timestamp=2026-11-21T01:56:14.119Z level=ERROR run=488844bd message=\"stream error\" providerID=scripted modelID=scripted session.id=ses_1 small=true agent=title mode=primary error.error=\"AI_RetryError: Failed after 3 attempts\"";
 
     #[test]
-    fn a_refused_agent_is_told_from_other_words() {
-        let said = |text| refused_agent(text);
+    fn a_refused_agent_is_recognised() {
+        let refusal = |text| refused_agent(text);
         assert_eq!(
-            said("! agent \"nosuch\" not found. Falling back to default agent"),
+            refusal("!  agent \"nosuch\" not found. Falling back to default agent"),
             Some("agent \"nosuch\" not found")
         );
         assert_eq!(
-            said("! agent \"general\" is a subagent, not a primary agent. Falling back to default agent"),
+            refusal("!  agent \"general\" is a subagent, not a primary agent. Falling back to default agent"),
             Some("agent \"general\" is a subagent, not a primary agent")
         );
-        assert_eq!(said("agent \"plan\" is at work"), None);
-        assert_eq!(said("nothing. Falling back to default agent"), None);
+        assert_eq!(refusal("agent \"plan\" is at work"), None);
+        assert_eq!(refusal("nothing. Falling back to default agent"), None);
     }
 
     #[test]
-    fn a_failed_request_is_told_from_other_lines_of_the_log() {
+    fn a_failed_request_is_recognised_in_the_log() {
         for line in [OLD, NEW] {
             assert_eq!(
                 failed_attempt(line).as_deref(),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn words_for_people_are_told_from_lines_of_the_log() {
+    fn messages_for_people_are_distinguished_from_log_lines() {
         for line in [
             OLD,
             OLD_REQUEST,

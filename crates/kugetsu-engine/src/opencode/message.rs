@@ -1,9 +1,9 @@
-//! Messages and their parts, as they stand in the events of `run` and of the server, in the answers of the API, in the
-//! database and in an export: everywhere the same objects (measured on 1.3.2 and 1.18.33).
+//! Messages and their parts. The objects are the same in the events of `run` and of the server, in the answers of the
+//! API, in the database and in an export (measured on 1.3.2 and 1.18.33).
 //!
-//! A user's message has nothing of interest but its `role`. An assistant's has `cost`, `tokens`, `finish` when the model
-//! answered, and `error` when it did not (then without `finish`). One turn makes a user's message and one assistant's
-//! message for each step.
+//! Of a user's message, only `role` matters. An assistant's message has `cost`, `tokens`, `finish` if the model
+//! answered, and `error` if it did not (then without `finish`). One turn makes one message of the user and one message
+//! of the assistant for each step.
 
 use std::fmt;
 
@@ -17,14 +17,14 @@ use kugetsu_api::TokenCount;
 /// The tool that starts a subagent and waits for it.
 pub(super) const SUBAGENT_TOOL: &str = "task";
 
-/// Who wrote a message.
+/// The author of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
     /// The user: a prompt.
     User,
     /// The model: a step of an answer.
     Assistant,
-    /// Not known.
+    /// An unknown author.
     #[default]
     Other,
 }
@@ -42,23 +42,23 @@ impl Tolerant for Role {
 /// Why the model ended a step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Finish {
-    /// It has said all that it wanted to.
+    /// The answer is complete.
     Stop,
-    /// It waits for the results of tools.
+    /// The model waits for the results of tools.
     ToolCalls,
-    /// It reached its output limit.
+    /// The model reached its output limit.
     Length,
-    /// Its provider withheld the rest.
+    /// The provider withheld the rest of the answer.
     ContentFilter,
-    /// For no reason: its stream ended without one.
+    /// The model's stream ended without a reason.
     #[default]
     Unknown,
-    /// In a word that is not known.
+    /// A reason that kugetsu does not know.
     Other(String),
 }
 
 impl Finish {
-    /// opencode's word for it.
+    /// opencode's name for the reason.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Stop => "stop",
@@ -66,29 +66,28 @@ impl Finish {
             Self::Length => "length",
             Self::ContentFilter => "content-filter",
             Self::Unknown => "unknown",
-            Self::Other(word) => word,
+            Self::Other(name) => name,
         }
     }
 
-    /// Whether the model has said all that it wanted to. Some providers have a word of their own for `stop`, which
-    /// opencode hands on.
+    /// Whether the answer is complete. Some providers have their own name for `stop`, which opencode passes on.
     pub fn is_over(&self) -> bool {
         match self {
             Self::Stop => true,
-            Self::Other(word) => matches!(word.as_str(), "end_turn" | "end-turn"),
+            Self::Other(name) => matches!(name.as_str(), "end_turn" | "end-turn"),
             _ => false,
         }
     }
 
-    /// Whether the step said nothing: such a step may be followed by the next one without end.
+    /// Whether the step made no progress. Such steps may repeat without end.
     pub fn is_idle(&self) -> bool {
         !self.is_over() && *self != Self::ToolCalls
     }
 }
 
 impl From<&str> for Finish {
-    fn from(word: &str) -> Self {
-        match word {
+    fn from(name: &str) -> Self {
+        match name {
             "stop" => Self::Stop,
             "tool-calls" => Self::ToolCalls,
             "length" => Self::Length,
@@ -99,7 +98,7 @@ impl From<&str> for Finish {
     }
 }
 
-/// opencode's word for it.
+/// opencode's name for the reason.
 impl fmt::Display for Finish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -119,35 +118,35 @@ pub struct ToolCall {
     pub call: String,
     /// The tool's name.
     pub tool: String,
-    /// Where it stands.
+    /// The status of the call.
     pub status: ToolStatus,
-    /// What opencode calls it for people.
+    /// opencode's title for people.
     pub title: String,
     /// Its arguments.
     pub input: Value,
-    /// What it printed, once it has ended well.
+    /// The tool's output, if the call succeeded.
     pub output: Option<String>,
-    /// Why it failed.
+    /// The tool's error, if the call failed.
     pub error: Option<String>,
 }
 
 impl ToolCall {
-    /// Whether it waits for a subagent, which tells of its own work.
+    /// Whether the tool waits for a subagent, which reports its own work.
     pub fn is_subagent(&self) -> bool {
         self.tool == SUBAGENT_TOOL
     }
 }
 
-/// Where a tool call stands.
+/// The status of a tool call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ToolStatus {
-    /// Its arguments are being written.
+    /// The model is writing the arguments.
     Pending,
-    /// It runs.
+    /// The tool runs.
     Running,
-    /// It ended well.
+    /// The call succeeded.
     Completed,
-    /// It failed or was refused.
+    /// The call failed or was refused.
     Failed,
 }
 
@@ -159,7 +158,7 @@ pub(super) struct MessageInfo {
     pub(super) id: Option<String>,
     #[serde(rename = "sessionID", deserialize_with = "tolerant")]
     pub(super) session: Option<String>,
-    /// Of a session, which stands in the same place of an event: the session that started it as a subagent.
+    /// Only for a session, which has the same place in an event: the session that started it as a subagent.
     #[serde(rename = "parentID", deserialize_with = "tolerant")]
     pub(super) parent: Option<String>,
     #[serde(deserialize_with = "tolerant")]
@@ -174,7 +173,7 @@ pub(super) struct MessageInfo {
     pub(super) tokens: TokenCount,
 }
 
-/// What a part is.
+/// The type of a part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum PartType {
     Text,
@@ -199,7 +198,7 @@ impl Tolerant for PartType {
     }
 }
 
-/// A part of a message: the fields of all types of parts, empty where its own type has no such field.
+/// A part of a message, with the fields of all types of parts. Fields that the part's own type lacks are empty.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(super) struct Part {
@@ -213,7 +212,7 @@ pub(super) struct Part {
     pub(super) kind: PartType,
     #[serde(deserialize_with = "tolerant")]
     pub(super) text: Option<String>,
-    /// Added by opencode, not written by the user or the model.
+    /// True if opencode added the part, and neither the user nor the model wrote it.
     #[serde(deserialize_with = "tolerant")]
     pub(super) synthetic: bool,
     #[serde(deserialize_with = "tolerant")]
@@ -236,7 +235,7 @@ pub(super) struct Part {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(super) struct PartTime {
-    /// Absent while it is being written.
+    /// Absent while the part is being written.
     #[serde(deserialize_with = "tolerant")]
     pub(super) end: Option<Number>,
 }
@@ -258,17 +257,17 @@ pub(super) struct ToolState {
     pub(super) metadata: ToolMetadata,
 }
 
-/// What a tool tells of itself.
+/// Metadata of a tool call.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(super) struct ToolMetadata {
-    /// The session of the subagent that it started.
+    /// The session of the subagent that the tool started.
     #[serde(rename = "sessionId", deserialize_with = "tolerant")]
     pub(super) session: Option<String>,
 }
 
 impl Part {
-    /// The tool call that this part is. `unknown` stands for a status that is not known.
+    /// Converts the part to a tool call. `unknown` replaces a status that kugetsu does not know.
     pub(super) fn into_tool_call(self, unknown: ToolStatus) -> ToolCall {
         let status = match self.state.status.as_deref() {
             Some("pending") => ToolStatus::Pending,
@@ -288,15 +287,15 @@ impl Part {
         }
     }
 
-    /// The session of the subagent that this part is about. A subagent that goes on in a session of an earlier turn
-    /// makes no new session, so that only this tells of it.
+    /// The session of the subagent that this part is about. Only this part reports a subagent that continues in a
+    /// session of an earlier turn, because no new session is created then.
     pub(super) fn subagent_session(&self) -> Option<&str> {
         let is_subagent = self.tool.as_deref() == Some(SUBAGENT_TOOL);
         self.state.metadata.session.as_deref().filter(|_| is_subagent)
     }
 }
 
-/// The end of a turn, as `POST /session/{id}/message` answers: its last message.
+/// The answer of `POST /session/{id}/message` at the end of a turn: the turn's last message.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct TurnAnswer {
@@ -367,7 +366,7 @@ fn token_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TokenCount,
     })
 }
 
-/// A number of tokens. A float beyond the range of u64 becomes the nearest one that is in it.
+/// A number of tokens. A float outside the range of u64 becomes the nearest value in the range.
 fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let number: Option<Number> = tolerant(deserializer)?;
     Ok(number.map_or(0, |number| {
@@ -376,7 +375,7 @@ fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     }))
 }
 
-/// A cost in US dollars; 0 for what cannot be a cost.
+/// A cost in US dollars; 0 if the value is not a valid cost.
 fn cost_usd<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     let number: Option<Number> = tolerant(deserializer)?;
     let cost = number.and_then(|number| number.as_f64());

@@ -1,6 +1,7 @@
-//! Everything known of opencode: finding it, its database, the events of `run`, its rules, its HTTP API.
+//! Everything that kugetsu knows about opencode: its binary, its database, the events of `run`, its rules and its HTTP
+//! API.
 //!
-//! Measured facts stand beside the code that relies on them, with the versions they were measured on.
+//! Measured facts are documented beside the code that relies on them, with the measured versions.
 
 mod api;
 mod binary;

@@ -1,8 +1,8 @@
-//! The errors that opencode reports, and what they mean for a turn.
+//! The errors that opencode reports, and their meaning for a turn.
 //!
-//! Everywhere the same object (measured on 1.3.2 and 1.18.33): `{name, data: {message, ...}}`; an `APIError` has
-//! `data.statusCode`, `data.isRetryable` and `data.responseHeaders` as well. An error that `run` makes itself may be a
-//! plain text or `{name, message}`.
+//! All sources report the same object (measured on 1.3.2 and 1.18.33): `{name, data: {message, ...}}`; an `APIError`
+//! has `data.statusCode`, `data.isRetryable` and `data.responseHeaders` as well. An error that `run` makes itself may
+//! be plain text or `{name, message}`.
 
 use std::time::Duration;
 
@@ -11,37 +11,37 @@ use serde_json::{Number, Value};
 
 use super::tolerant::{Tolerant, tolerant, tolerant_objects};
 
-/// An error as opencode reports it.
+/// An error that opencode reported.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ErrorPayload {
-    /// What it means for the turn.
+    /// The meaning for the turn.
     pub kind: ErrorKind,
     /// The error's name, for people and logs.
     pub name: String,
-    /// What it says; the name where it says nothing.
+    /// The error's message; the name if the message is empty.
     pub message: String,
-    /// All of it, as opencode wrote it.
+    /// The whole object, unchanged.
     pub payload: Value,
 }
 
-/// What an error means for a turn. Errors that a turn treats alike are of one kind.
+/// The meaning of an error for a turn. Errors that a turn treats alike have the same kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The model's provider gives no answer now and may give one later.
+    /// The model's provider does not answer now and may answer later.
     ProviderUnavailable {
-        /// How long the provider wants to be left alone, where it says so.
+        /// The waiting time that the provider asks for, if it states one.
         retry_after: Option<Duration>,
     },
-    /// The error names no cause: the cause is in opencode's log.
+    /// The error names no cause; the cause is in opencode's log.
     CauseInLog,
-    /// Anything else: asking again would not help.
+    /// Any other error, for which a retry would not help.
     Other,
 }
 
 impl ErrorPayload {
     /// Reads opencode's error object.
     pub fn read(payload: Value) -> Self {
-        // An object in memory is valid JSON, and nothing else can fail.
+        // Reading cannot fail, because only invalid JSON is an error and an object in memory is valid.
         let error: ErrorObject = tolerant(&payload).unwrap_or_default();
         let named = |text: Option<String>| text.filter(|text| !text.is_empty());
         let kind = error.data.kind();
@@ -50,7 +50,7 @@ impl ErrorPayload {
             .or_else(|| named(error.message))
             .unwrap_or_else(|| name.clone());
         let kind = match kind {
-            // 1.18.33, where a failure has no type of its own: the message is no more than this.
+            // On 1.18.33, a failure has no type of its own, only this message.
             ErrorKind::Other if format!("{name}: {message}").contains("Check server logs") => {
                 ErrorKind::CauseInLog
             }
@@ -64,7 +64,7 @@ impl ErrorPayload {
         }
     }
 
-    /// An error that opencode did not report, but that ends its turn all the same.
+    /// An error that opencode did not report, but that ends the turn nevertheless.
     pub fn outside(name: &str, message: String) -> Self {
         Self {
             kind: ErrorKind::Other,
@@ -125,9 +125,9 @@ tolerant_objects!(ErrorData, ResponseHeaders);
 impl ErrorData {
     fn kind(&self) -> ErrorKind {
         let status = self.status_code.as_ref().and_then(Number::as_u64);
-        // 1.18.33 asks six times within 70 s and then hands on what the provider said.
+        // 1.18.33 retries six times within 70 s and then passes on the provider's error.
         if self.is_retryable && status.is_some_and(|status| status == 429 || status >= 500) {
-            // In seconds (RFC 9110, 10.2.3); the form with a date is not read.
+            // The value is in seconds (RFC 9110, 10.2.3); the form with a date is ignored.
             let seconds = self.response_headers.retry_after.as_deref();
             let seconds = seconds.and_then(|text| text.trim().parse::<u32>().ok());
             return ErrorKind::ProviderUnavailable {
@@ -138,7 +138,7 @@ impl ErrorData {
     }
 }
 
-/// Why a tool call was not carried out.
+/// Why a tool call was not executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// A permission was refused.

@@ -1,5 +1,5 @@
-//! What a session waits for: a person who allows or answers something, or the next try after a failed request to the
-//! model. The objects are the same in events and in the lists of the API (measured on 1.3.2 and 1.18.33).
+//! Waiting states of a session: a permission or an answer from a person, or the next attempt after a failed request to
+//! the model. The objects are the same in events and in the lists of the API (measured on 1.3.2 and 1.18.33).
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -8,17 +8,17 @@ use serde_json::Number;
 
 use super::tolerant::{Read, Tolerant, tolerant, tolerant_objects};
 
-/// A permission that is asked for.
+/// A permission request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct PermissionAsked {
-    /// `per_...`; empty where the object has none.
+    /// `per_...`; empty if the object has no id.
     #[serde(deserialize_with = "tolerant")]
     pub id: String,
     /// The permission class.
     #[serde(deserialize_with = "tolerant")]
     pub permission: String,
-    /// What it applies to.
+    /// The commands or paths that the permission covers.
     #[serde(deserialize_with = "tolerant")]
     pub patterns: Vec<String>,
 }
@@ -27,10 +27,10 @@ pub struct PermissionAsked {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct QuestionsAsked {
-    /// `que_...`; empty where the object has none.
+    /// `que_...`; empty if the object has no id.
     #[serde(deserialize_with = "tolerant")]
     pub id: String,
-    /// In order.
+    /// The questions, in order.
     #[serde(deserialize_with = "tolerant")]
     pub questions: Vec<QuestionAsked>,
 }
@@ -39,16 +39,16 @@ pub struct QuestionsAsked {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct QuestionAsked {
-    /// A few words.
+    /// A short title.
     #[serde(deserialize_with = "tolerant")]
     pub header: String,
     /// The whole question.
     #[serde(deserialize_with = "tolerant")]
     pub question: String,
-    /// What may be chosen.
+    /// The options to choose from.
     #[serde(deserialize_with = "tolerant")]
     pub options: Vec<QuestionOption>,
-    /// More than one may be chosen.
+    /// Whether more than one option may be chosen.
     #[serde(deserialize_with = "tolerant")]
     pub multiple: bool,
 }
@@ -57,12 +57,12 @@ pub struct QuestionAsked {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct QuestionOption {
-    /// What is chosen by.
+    /// The label that an answer names.
     #[serde(deserialize_with = "tolerant")]
     pub label: String,
 }
 
-/// What a session does at the moment.
+/// The current state of a session.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct SessionStatus {
@@ -78,19 +78,19 @@ pub struct SessionStatus {
     next: Option<Number>,
 }
 
-/// A failed request to the model that will be made again.
+/// A failed request to the model that opencode will retry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// The number of the try that failed, from 1.
+    /// The number of the failed attempt, from 1.
     pub attempt: u64,
     /// Why it failed.
     pub message: String,
-    /// When the next one is made.
+    /// The time of the next attempt.
     pub next: Option<Timestamp>,
 }
 
 impl SessionStatus {
-    /// The try that the session waits for, if it waits for one.
+    /// The retry that the session waits for, if there is one.
     pub fn into_retry(self) -> Option<Retry> {
         (self.kind == "retry").then(|| Retry {
             attempt: self.attempt.and_then(|number| number.as_u64()).unwrap_or(1),

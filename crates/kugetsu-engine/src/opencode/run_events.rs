@@ -1,9 +1,9 @@
-//! The lines that `opencode run --format json` prints, as events.
+//! Parses the lines of `opencode run --format json` into events.
 //!
-//! Measured on 1.3.2 and 1.18.33, which differ in the order of keys only: one JSON object a line with `type`, `timestamp`
-//! (epoch milliseconds), `sessionID`, and `part` or, for `error`, `error`. A tool is reported once, when it has ended;
-//! reasoning only with `--thinking`. There is no final event. Notices come on stderr, with ANSI codes, and may
-//! stand between the events where both go into one pipe.
+//! Measured on 1.3.2 and 1.18.33, which differ only in the order of keys: each line is a JSON object with `type`,
+//! `timestamp` (epoch milliseconds), `sessionID`, and `part` or, for `error`, `error`. A tool is reported once, after
+//! it has ended; reasoning is reported only with `--thinking`. There is no final event. Notices go to stderr, with ANSI
+//! codes, and appear between the events if both outputs share one pipe.
 
 use std::borrow::Cow;
 
@@ -17,7 +17,7 @@ use super::tolerant::{self, Tolerant, tolerant};
 use super::{ErrorPayload, Finish, ToolCall, ToolStatus};
 use kugetsu_api::{SessionId, TokenCount};
 
-/// What is kept of a line that is no event, in bytes.
+/// The longest notice that is kept, in bytes.
 const MAX_NOTICE: usize = 8 * 1024;
 
 /// One line of output.
@@ -25,13 +25,13 @@ const MAX_NOTICE: usize = 8 * 1024;
 pub enum RunLine {
     /// An event.
     Event(RunEvent),
-    /// Text that is no JSON object: a diagnostic, without ANSI codes and control characters, at most 8 KiB of it.
+    /// A diagnostic that is not a JSON object, without ANSI codes and control characters, at most 8 KiB of it.
     Notice(String),
-    /// A JSON object that is no event as known.
+    /// A JSON object that is not a known event.
     Unknown {
-        /// Its `type`; empty where it has none.
+        /// The object's `type`; empty if it has none.
         kind: String,
-        /// The session that it names.
+        /// The session that the object names.
         session: Option<SessionId>,
     },
 }
@@ -39,63 +39,63 @@ pub enum RunLine {
 /// An event of a turn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunEvent {
-    /// The session that it belongs to.
+    /// The event's session.
     pub session: Option<SessionId>,
-    /// The stored message that it belongs to.
+    /// The stored message that the event belongs to.
     pub message: Option<String>,
-    /// When it was printed, in milliseconds since the epoch; 0 where it does not say.
+    /// The time of the event, in milliseconds since the epoch; 0 if the event has none.
     pub timestamp_ms: i64,
-    /// What happened.
+    /// The content of an event.
     pub kind: RunEventKind,
 }
 
-/// What happened.
+/// The content of an event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RunEventKind {
-    /// A request to the model has begun to be answered.
+    /// The model began to answer a request.
     StepStart,
-    /// A piece of the answer, complete.
+    /// A complete piece of the answer.
     Text {
         /// The stored part.
         part: String,
         /// The text.
         text: String,
     },
-    /// A piece of the model's reasoning, complete.
+    /// A complete piece of the model's reasoning.
     Reasoning {
         /// The stored part.
         part: String,
         /// The text.
         text: String,
     },
-    /// A tool call that has ended.
+    /// An ended tool call.
     Tool(ToolCall),
-    /// A request to the model has been answered.
+    /// The model has answered a request.
     StepFinish {
         /// Why the model ended the step.
         reason: Finish,
-        /// What it cost, in US dollars.
+        /// The step's cost, in US dollars.
         cost_usd: f64,
-        /// What it used.
+        /// The tokens that the step used.
         tokens: TokenCount,
     },
     /// The turn failed.
     Error(ErrorPayload),
 }
 
-/// A permission that was asked for and refused because nobody is there.
+/// A permission request that `run` refused because no person can answer it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedPermission {
-    /// The class.
+    /// The permission class.
     pub permission: String,
     /// The inputs, as opencode lists them.
     pub patterns: String,
 }
 
-/// Reads one line. Never fails: what is no event is a notice or unknown.
+/// Reads one line. Never fails: a line that is not an event is a notice or unknown.
 pub fn parse_line(line: &[u8]) -> RunLine {
     let object = tolerant::from_slice(line).or_else(|error| {
-        // Invalid UTF-8 inside an event is no reason to lose the event.
+        // An event with invalid UTF-8 is still an event.
         match String::from_utf8_lossy(line) {
             Cow::Owned(repaired) => tolerant::from_slice(repaired.as_bytes()),
             Cow::Borrowed(_) => Err(error),
@@ -107,14 +107,14 @@ pub fn parse_line(line: &[u8]) -> RunLine {
     }
 }
 
-/// Whether a line that is too long to be read is a piece of the answer, by its beginning. Quotes inside of a JSON string
-/// have a backslash before them.
+/// Whether a line that is too long to be read is a piece of the answer, judged by its beginning. Quotes inside a JSON
+/// string have a backslash before them.
 pub fn begins_as_text(prefix: &[u8]) -> bool {
     memchr::memmem::find(prefix, b"\"type\":\"text\"").is_some()
 }
 
-/// Reads the notice `permission requested: CLASS (INPUTS); auto-rejecting`, which `run` prints for every `ask`.
-/// The turn ends after the step in which it came (measured on 1.3.2 and 1.18.33).
+/// Reads the notice `permission requested: CLASS (INPUTS); auto-rejecting`, which `run` prints for every `ask`. The
+/// turn ends after the step with the notice (measured on 1.3.2 and 1.18.33).
 pub fn rejected_permission(notice: &str) -> Option<RejectedPermission> {
     let (_, request) = notice.split_once("permission requested: ")?;
     let (request, _) = request.rsplit_once("; auto-rejecting")?;
@@ -147,7 +147,7 @@ impl Tolerant for Option<LineObject> {
     }
 }
 
-/// A value that is there, `null` included.
+/// A value that is present, `null` included.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
 }
@@ -175,7 +175,7 @@ impl LineObject {
         }
     }
 
-    /// `None` where the type is not known, or what an event of this type must have is missing.
+    /// `None` if the type is not known, or if a required field of the type is missing.
     fn into_kind(self, event_type: &str) -> Option<RunEventKind> {
         let part = self.part;
         Some(match event_type {
@@ -191,7 +191,7 @@ impl LineObject {
             "tool_use" => {
                 part.tool.as_ref()?;
                 part.state.status.as_ref()?;
-                // What has ended in a way that is not known has not ended well.
+                // An unknown final status counts as a failure.
                 RunEventKind::Tool(part.into_tool_call(ToolStatus::Failed))
             }
             "step_finish" => RunEventKind::StepFinish {

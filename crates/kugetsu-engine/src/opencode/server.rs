@@ -1,4 +1,4 @@
-//! A private `opencode serve`: on loopback, with a random password, ending with the value that owns it.
+//! A private `opencode serve` on loopback, with a random password. The server ends with the value that owns it.
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinHandle;
@@ -7,9 +7,9 @@ use super::environment::{Launch, read_stderr, wait_until_read};
 use super::{Api, ApiError, Problem, StderrTail, found_database_locked};
 use crate::process::{Exit, Guarded, ProcessError};
 
-/// What the server prints when it is ready.
+/// The text that the server prints when it is ready.
 const LISTENING: &str = "listening on ";
-/// So often a server is started.
+/// The number of attempts to start a server.
 const STARTS: u32 = 3;
 
 /// A running server.
@@ -20,42 +20,42 @@ pub struct Server {
     readers: Vec<JoinHandle<()>>,
 }
 
-/// Why there is no server.
+/// Why a server could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// It could not be started.
+    /// The process could not be started.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// It ended, or said nothing, before it was ready.
-    #[error("{what}{}", last_words(.stderr))]
+    /// The server ended, or did not report its address in time.
+    #[error("{problem}{}", last_line(.stderr))]
     NotReady {
         /// What happened instead.
-        what: String,
-        /// Its last words.
+        problem: String,
+        /// The server's last lines on standard error.
         stderr: Vec<String>,
     },
-    /// It is ready and does not answer.
+    /// The server is ready but does not answer.
     #[error(transparent)]
     Api(#[from] ApiError),
 }
 
-fn last_words(stderr: &[String]) -> String {
+fn last_line(stderr: &[String]) -> String {
     stderr.last().map(|line| format!(" ({line})")).unwrap_or_default()
 }
 
 impl Server {
-    /// Starts a server for `launch.directory` and waits until it answers its health check. One that ends because others
-    /// that started at the same time had locked the database is started again.
+    /// Starts a server for `launch.directory` and waits until it passes its health check. If the server ends because
+    /// other servers that started at the same time had locked the database, starts it again.
     pub async fn start(launch: &Launch) -> Result<Self, ServerError> {
         let until = tokio::time::Instant::now() + launch.ready;
         let mut starts = 1;
         loop {
             match Self::start_once(launch, until).await {
-                Err(ServerError::NotReady { what, stderr })
+                Err(ServerError::NotReady { problem, stderr })
                     if starts < STARTS && found_database_locked(&stderr) =>
                 {
                     tracing::warn!(
-                        "opencode serve: {what}: it found its database locked, and is started again"
+                        "opencode serve: {problem}: it found its database locked and is started again"
                     );
                     starts += 1;
                 }
@@ -64,8 +64,8 @@ impl Server {
         }
     }
 
-    /// The port is opencode's choice (`--port 0`: 4096 if free, else a free one, both versions), so the line
-    /// that names it is read rather than a port guessed.
+    /// opencode chooses the port (`--port 0`: 4096 if free, or else another free port, both versions). So the port is
+    /// read from the line that names it, not guessed.
     async fn start_once(launch: &Launch, until: tokio::time::Instant) -> Result<Self, ServerError> {
         let ready = launch.ready;
         let password = format!(
@@ -118,13 +118,13 @@ impl Server {
                 process.kill().await;
                 let _ = process.wait().await;
                 return Err(not_ready(
-                    &format!("it did not say where it listens within {} s", ready.as_secs()),
+                    &format!("it did not report its address within {} s", ready.as_secs()),
                     &stderr,
                 ));
             }
         };
         readers.push(tokio::spawn(async move {
-            // A server that cannot write its standard output may spin or stop: keep reading.
+            // Keep reading, because a server that cannot write its standard output may spin or stop.
             while let Ok(Some(_)) = lines.next_line().await {}
         }));
         let api = Api::new(url, password, &launch.directory);
@@ -156,12 +156,12 @@ impl Server {
         &self.api
     }
 
-    /// Its last words on standard error.
-    pub fn last_words(&self) -> Vec<String> {
+    /// The server's last lines on standard error.
+    pub fn stderr_lines(&self) -> Vec<String> {
         self.stderr.lines()
     }
 
-    /// Waits until the server has ended, and its last words are read. Cancel-safe.
+    /// Waits until the server has ended and its standard error has been read. Cancel-safe.
     pub async fn ended(&mut self) -> Exit {
         let exit = self.process.wait().await;
         for reader in &mut self.readers {
@@ -170,7 +170,7 @@ impl Server {
         exit
     }
 
-    /// Ends the server and everything that it started. `now`: without the grace period.
+    /// Ends the server and everything that it started. With `now`, skips the grace period.
     pub async fn stop(&mut self, now: bool) {
         if now {
             self.process.kill().await;
@@ -184,9 +184,9 @@ impl Server {
     }
 }
 
-fn not_ready(what: &str, stderr: &StderrTail) -> ServerError {
+fn not_ready(problem: &str, stderr: &StderrTail) -> ServerError {
     ServerError::NotReady {
-        what: what.to_owned(),
+        problem: problem.to_owned(),
         stderr: stderr.lines(),
     }
 }

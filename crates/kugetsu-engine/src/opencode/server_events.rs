@@ -1,5 +1,5 @@
-//! The stream of events of `opencode serve` (`GET /event`), measured on 1.3.2 and 1.18.33: server-sent events, each
-//! one `data:` line with `{type, properties}`.
+//! The event stream of `opencode serve` (`GET /event`), measured on 1.3.2 and 1.18.33: server-sent events, each one
+//! `data:` line with `{type, properties}`.
 
 use reqwest::Response;
 use serde::Deserialize;
@@ -11,25 +11,25 @@ use super::tolerant::{self, tolerant, tolerant_objects};
 use super::{ErrorPayload, Finish, LineSplitter, Role, SplitLine, ToolCall, ToolStatus};
 use kugetsu_api::TokenCount;
 
-/// The stream of one connection.
+/// The event stream of one connection.
 ///
-/// Read by hand: eventsource-stream, the usual library, keeps an event of any length in memory and copies what it holds
-/// with each line.
+/// Parsed by hand: eventsource-stream, the usual library, keeps an event of any length in memory and copies its buffer
+/// for each line.
 pub struct EventStream {
     response: Response,
     lines: LineSplitter,
 }
 
-/// What the stream brings.
+/// One item of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamedEvent<'a> {
     /// An event, for [`ServerEvent::parse`].
     Whole(&'a [u8]),
-    /// An event of more than [`MAX_LINE`](super::MAX_LINE) bytes, which is not read.
+    /// An event of more than [`MAX_LINE`](super::MAX_LINE) bytes, which is not parsed.
     TooLong {
-        /// Its beginning.
+        /// The beginning of the event.
         prefix: &'a [u8],
-        /// How long it is, in bytes.
+        /// The length of the event, in bytes.
         length: u64,
     },
 }
@@ -42,7 +42,7 @@ impl EventStream {
         }
     }
 
-    /// Waits for bytes and hands each event that they complete to `each`. False when the stream has ended.
+    /// Waits for bytes and passes each completed event to `each`. False if the stream has ended.
     pub async fn read(&mut self, mut each: impl FnMut(StreamedEvent<'_>)) -> bool {
         let Ok(Some(chunk)) = self.response.chunk().await else {
             return false;
@@ -62,11 +62,11 @@ impl EventStream {
 /// An event of the server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerEvent {
-    /// The session that it is about; empty where it names none.
+    /// The session that the event is about; empty if it names none.
     pub session: String,
-    /// The session of a subagent that it tells of, a new one or one that goes on.
+    /// The session of a subagent that the event reports, new or continued.
     pub subagent: Option<Subagent>,
-    /// What happened.
+    /// The content of the event.
     pub kind: ServerEventKind,
 }
 
@@ -79,16 +79,16 @@ pub struct Subagent {
     pub parent: String,
 }
 
-/// What happened.
+/// The content of the event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ServerEventKind {
     /// The session went idle.
     Idle,
-    /// A request to the model failed and will be made again.
+    /// A request to the model failed, and opencode will retry it.
     Retrying(Retry),
-    /// Something went wrong.
+    /// opencode reported an error.
     Error(ErrorPayload),
-    /// A permission is asked for.
+    /// opencode requests a permission.
     PermissionAsked(PermissionAsked),
     /// The model asks questions.
     QuestionsAsked(QuestionsAsked),
@@ -97,45 +97,45 @@ pub enum ServerEventKind {
         /// `per_...` or `que_...`
         request: String,
     },
-    /// A message was made or changed.
+    /// A message was created or changed.
     Message {
         /// `msg_...`
         message: String,
-        /// Who wrote it.
+        /// The author of the message.
         role: Role,
     },
-    /// A part of a message grew by a piece.
+    /// Content was added to a part of a message.
     Delta {
         /// `msg_...`
         message: Option<String>,
         /// `prt_...`
         part: Option<String>,
-        /// What is new of its text; `None` where something else of it grew.
+        /// The added text; `None` if another field grew.
         text: Option<String>,
     },
-    /// A part of a message was made or changed.
+    /// A part of a message was created or changed.
     Part {
         /// `msg_...`
         message: Option<String>,
-        /// What it is now.
+        /// The part's current state.
         state: PartState,
     },
     /// Anything else.
     Other,
 }
 
-/// A part as it stands.
+/// The current state of a part.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PartState {
     /// A step has begun.
     StepStarted,
     /// A step has ended.
     StepFinished {
-        /// Why the model ended it.
+        /// Why the model ended the step.
         reason: Finish,
-        /// What it cost, in US dollars.
+        /// The step's cost, in US dollars.
         cost_usd: f64,
-        /// What it used.
+        /// The tokens that the step used.
         tokens: TokenCount,
     },
     /// Text of the answer or of the reasoning.
@@ -144,9 +144,9 @@ pub enum PartState {
         part: Option<String>,
         /// True for reasoning.
         reasoning: bool,
-        /// All of it so far.
+        /// The whole text so far.
         text: String,
-        /// Whether it is complete.
+        /// Whether the text is complete.
         ended: bool,
     },
     /// A tool call.
@@ -156,7 +156,7 @@ pub enum PartState {
 }
 
 impl ServerEvent {
-    /// Reads an event. `None` where it is not valid JSON.
+    /// Reads an event. `None` if it is not valid JSON.
     pub fn parse(data: &[u8]) -> Option<Self> {
         let Event {
             event_type,
@@ -196,7 +196,7 @@ struct Event {
     properties: Properties,
 }
 
-/// The properties of all types of events, empty where the event's own type has no such property.
+/// The properties of all types of events. Properties that the event's own type lacks are empty.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Properties {
@@ -209,7 +209,7 @@ struct Properties {
     #[serde(deserialize_with = "tolerant")]
     status: SessionStatus,
     error: Value,
-    /// The request that was asked.
+    /// The id of a new request.
     #[serde(deserialize_with = "tolerant")]
     id: String,
     #[serde(deserialize_with = "tolerant")]
@@ -218,7 +218,7 @@ struct Properties {
     patterns: Vec<String>,
     #[serde(deserialize_with = "tolerant")]
     questions: Vec<QuestionAsked>,
-    /// The request that was answered.
+    /// The id of an answered request.
     #[serde(rename = "requestID", deserialize_with = "tolerant")]
     request: Option<String>,
     #[serde(rename = "messageID", deserialize_with = "tolerant")]

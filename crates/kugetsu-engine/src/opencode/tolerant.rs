@@ -1,5 +1,5 @@
-//! Reads opencode's JSON as it is, whichever version wrote it: a field that is missing or has another type than known
-//! is empty, and fields that are not known are passed over.
+//! Reads the JSON of all versions of opencode: a field that is missing or has an unexpected type is empty, and unknown
+//! fields are ignored.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,8 +7,8 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 
-/// What can be read from any JSON value. Each type accepts the values that it has a meaning for; the default stands for
-/// all others.
+/// A type that can be read from any JSON value. Each type accepts the values that have a meaning for it; all others
+/// give the default.
 pub(super) trait Tolerant: Default {
     fn from_text(_text: &str) -> Self {
         Self::default()
@@ -37,7 +37,7 @@ pub(super) trait Tolerant: Default {
     }
 }
 
-/// For `#[serde(deserialize_with)]`. Fails on invalid JSON alone.
+/// For `#[serde(deserialize_with)]`. Fails only on invalid JSON.
 pub(super) fn tolerant<'de, D: Deserializer<'de>, T: Tolerant>(deserializer: D) -> Result<T, D::Error> {
     deserializer.deserialize_any(AnyValue(PhantomData))
 }
@@ -144,7 +144,8 @@ impl<T: Tolerant> Tolerant for Vec<T> {
     }
 }
 
-/// Structs that derive `Deserialize` with a default for each field: empty unless the value is an object.
+/// Implements [`Tolerant`] for structs that derive `Deserialize` with a default for each field. Such a struct is empty
+/// unless the value is an object.
 macro_rules! tolerant_objects {
     ($($name:ty),+ $(,)?) => {$(
         impl $crate::opencode::tolerant::Tolerant for $name {

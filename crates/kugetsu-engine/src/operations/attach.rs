@@ -1,4 +1,4 @@
-//! `attach`: a person takes the session over for a while, in opencode's own terminal interface.
+//! `attach`: lets a person work in the session for a while, in opencode's own terminal interface.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,31 +12,32 @@ use crate::process::{self, TURN_ENV};
 use crate::store::{Holder, Lease, this_process};
 use kugetsu_api::{Address, SessionRecord};
 
-/// What opens opencode's terminal interface on a session.
+/// The command that opens opencode's terminal interface on a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttachCommand {
-    /// opencode.
+    /// The opencode binary.
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
-    /// Where it runs.
+    /// The directory that the command runs in.
     pub directory: PathBuf,
 }
 
-/// A session that is in a person's hands: nobody else runs a turn on it as long as this lives.
+/// A session that a person works in. No other process can run a turn on the session while this value lives.
 #[derive(Debug)]
 pub struct Attachment {
     command: AttachCommand,
-    /// The value of [`process::TURN_ENV`] by which [`Attachment::end`] finds what it started.
+    /// The value of [`process::TURN_ENV`] that lets [`Attachment::end`] find the started processes.
     mark: Uuid,
     lease: Lease,
     environment: Environment,
 }
 
 impl Attachment {
-    /// Starts opencode on this terminal. It holds the lease as well, by its own name: should kugetsu be killed, nobody runs
-    /// a turn beside the person who is still there. Its tools do not (measured on 1.3.2 and 1.18.33: it hands on no
-    /// descriptor that it inherited), so what it leaves behind holds nothing.
+    /// Starts opencode on this terminal. opencode inherits the lease and is recorded as its holder: if kugetsu is
+    /// killed, the lease still protects the person from a second turn. opencode's tools do not inherit the lease
+    /// (measured on 1.3.2 and 1.18.33: opencode passes on no inherited descriptor), so processes that opencode leaves
+    /// behind hold nothing.
     pub fn start(&mut self) -> std::io::Result<tokio::process::Child> {
         self.lease.inherit(true)?;
         let started = tokio::process::Command::new(&self.command.program)
@@ -58,7 +59,7 @@ impl Attachment {
         Ok(child)
     }
 
-    /// Ends what opencode's tools left behind, then gives the session back.
+    /// Ends the processes that opencode's tools left behind, then releases the session.
     pub fn end(self) -> Result<(), EngineError> {
         process::sweep_marked(self.mark)?;
         Ok(())
@@ -66,14 +67,14 @@ impl Attachment {
 }
 
 impl Engine {
-    /// The command that [`Engine::attach`] is for. Takes no lease and changes nothing.
+    /// The command that [`Engine::attach`] prepares. Takes no lease and changes nothing.
     pub fn attach_command(&self, address: &Address) -> Result<AttachCommand, EngineError> {
         let opencode = self.opencode()?;
         let record = check_session(self.record(address)?, &opencode)?;
         command(&record, opencode.program)
     }
 
-    /// Takes the lease, brings the record in order and writes the policy, as before every turn.
+    /// Takes the lease, adopts an interrupted turn and writes the policy, as before every turn.
     pub fn attach(&self, address: &Address) -> Result<Attachment, EngineError> {
         self.record(address)?;
         let lease = self.store.lease_session(address, this_process("attach"), None)?;

@@ -1,4 +1,4 @@
-//! What is done to a turn that runs in another process: signals, and the end.
+//! Control of a turn that runs in another process: signals, stopping and waiting.
 
 use std::time::{Duration, Instant};
 
@@ -15,24 +15,24 @@ use crate::turn::control::{self, Signal};
 use crate::worktree::{self, Rebased};
 use kugetsu_api::{Address, BlockedRebase, ErrorCode, LiveTurn};
 
-/// How often a turn of another process is looked at.
-const LOOK: Duration = Duration::from_millis(50);
-/// How long git may take to undo an interrupted rebase. A second interrupt ends that as well.
+/// The interval between two checks of a turn in another process.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How long git may take to undo an interrupted rebase. A second interrupt cuts the undo off as well.
 const REBASE_ABORT: Duration = Duration::from_secs(10);
-/// How much longer than the grace period a turn may take to end.
+/// The time that a turn may take to end after the grace period.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// What `stop` did.
+/// The result of `stop`.
 #[derive(Clone, Debug)]
 pub struct Stopped {
     /// How the turn ended.
     pub report: TurnReport,
-    /// The supervisor did not heed the signal file and was sent SIGTERM.
+    /// True if the supervisor ignored the signal file and received SIGTERM.
     pub forced: bool,
 }
 
 impl Engine {
-    /// The turn that runs on an issue's session.
+    /// The running turn of a session.
     pub fn live_turn(&self, address: &Address) -> Result<LiveTurn, EngineError> {
         let record = self.record(address)?;
         match record.live {
@@ -43,7 +43,7 @@ impl Engine {
                     "{address} has no running turn: the supervisor of its last one (process {}) died",
                     live.supervisor.pid
                 ),
-                hint: format!("adopt it: kugetsu continue {address}, or kugetsu doctor --fix"),
+                hint: format!("close the turn as lost: kugetsu continue {address}, or kugetsu doctor --fix"),
             }),
             None => Err(EngineError::NotFound {
                 code: ErrorCode::NotRunning,
@@ -53,19 +53,19 @@ impl Engine {
         }
     }
 
-    /// Sends a signal to the turn that runs. It is heard within a second.
+    /// Sends a signal to the running turn. The turn's supervisor reads it within a second.
     pub fn signal(&self, address: &Address, signal: Signal) -> Result<LiveTurn, EngineError> {
         let live = self.live_turn(address)?;
         control::send(&self.store, &RecordKey::from(address), live.turn, signal)?;
         Ok(live)
     }
 
-    /// Ends the turn that runs and waits for its end: by the signal file, and where that is not heeded, by SIGTERM to
-    /// the supervisor.
+    /// Stops the running turn and waits for its end: first by the signal file, then, if the supervisor ignores the
+    /// file, by SIGTERM to the supervisor.
     pub fn stop(&self, address: &Address) -> Result<Stopped, EngineError> {
         let live = self.signal(address, Signal::Stop)?;
-        let patience = self.settings.grace.saturating_add(SLACK);
-        if let Some(report) = self.ended_within(address, live.turn, patience)? {
+        let limit = self.settings.grace.saturating_add(SLACK);
+        if let Some(report) = self.ended_within(address, live.turn, limit)? {
             return Ok(Stopped {
                 report,
                 forced: false,
@@ -74,22 +74,22 @@ impl Engine {
         if let Some(control) = self.turns.control(live.turn) {
             control.interrupt(Interrupt::Terminated);
         } else if !live.shared && process::is_alive(&live.supervisor) == Liveness::Alive {
-            // Only while the number still means that process, and only where it runs nothing else.
+            // The process id must still belong to the supervisor, and the supervisor must run nothing else.
             process::terminate(live.supervisor.pid)?;
         }
-        match self.ended_within(address, live.turn, patience)? {
+        match self.ended_within(address, live.turn, limit)? {
             Some(report) => Ok(Stopped { report, forced: true }),
             None => Err(EngineError::StillRunning {
                 address: address.clone(),
-                after: patience * 2,
+                after: limit * 2,
                 hint: if live.shared {
                     format!(
-                        "its supervisor (process {} on {}) heeds no signal, and runs other turns as well",
+                        "its supervisor (process {} on {}) ignores signals and also runs other turns",
                         live.supervisor.pid, live.supervisor.host
                     )
                 } else {
                     format!(
-                        "its supervisor (process {} on {}) heeds no signal; end it there with: kill -9 {}",
+                        "its supervisor (process {} on {}) ignores signals; end it on that host with: kill -9 {}",
                         live.supervisor.pid, live.supervisor.host, live.supervisor.pid
                     )
                 },
@@ -97,22 +97,22 @@ impl Engine {
         }
     }
 
-    /// Between turns: rebases the worktree onto its base branch. Gives that branch and the result. After conflicts
-    /// and after an interrupt the worktree is as it was before; the record names conflicts.
+    /// Rebases the session's worktree onto its base branch, between turns. Returns that branch and the result. After
+    /// conflicts and after an interrupt, the worktree is unchanged; the record stores the conflicts.
     pub async fn rebase(
         &self,
         address: &Address,
         interrupts: watch::Receiver<Interrupt>,
     ) -> Result<(String, Rebased), EngineError> {
         let mut interrupts = Interrupts::from(interrupts);
-        let of = address.clone();
-        self.begun(REBASE_ABORT, &mut interrupts, move |engine| {
-            engine.rebase_blocking(&of)
+        let subject = address.clone();
+        self.run_required(REBASE_ABORT, &mut interrupts, move |engine| {
+            engine.rebase_blocking(&subject)
         })
         .await
         .map_err(|error| match error {
             EngineError::Interrupted(interrupt) => EngineError::InterruptedWhile {
-                of: address.to_string(),
+                subject: address.to_string(),
                 doing: "its branch was being rebased",
                 code: None,
                 interrupt,
@@ -136,7 +136,7 @@ impl Engine {
             });
         };
         let (onto, rebased) =
-            worktree::rebase(&self.git(), worktree).map_err(super::worktree::of(address))?;
+            worktree::rebase(&self.git(), worktree).map_err(super::worktree::worktree_error(address))?;
         let before = worktree.clone();
         worktree.blocked_rebase = None;
         match &rebased {
@@ -156,19 +156,19 @@ impl Engine {
         Ok((onto, rebased))
     }
 
-    /// Waits for the end of a turn, for ever or at most so long.
+    /// Waits for the end of a turn, at most for the given time.
     pub fn wait_turn(
         &self,
         address: &Address,
         turn: Uuid,
         at_most: Option<Duration>,
     ) -> Result<TurnReport, EngineError> {
-        // A century, where somebody means for ever.
-        let patience = at_most.unwrap_or(Duration::from_hours(24 * 365 * 100));
-        self.ended_within(address, turn, patience)?
+        // Without a limit: a century.
+        let limit = at_most.unwrap_or(Duration::from_hours(24 * 365 * 100));
+        self.ended_within(address, turn, limit)?
             .ok_or_else(|| EngineError::StillRunning {
                 address: address.clone(),
-                after: patience,
+                after: limit,
                 hint: format!("wait longer, or end it: kugetsu stop {address}"),
             })
     }
@@ -177,18 +177,18 @@ impl Engine {
         &self,
         address: &Address,
         turn: Uuid,
-        patience: Duration,
+        limit: Duration,
     ) -> Result<Option<TurnReport>, EngineError> {
         let began = Instant::now();
         loop {
             if let Some(report) = self.ended_turn(address, turn)? {
                 return Ok(Some(report));
             }
-            let left = patience.saturating_sub(began.elapsed());
+            let left = limit.saturating_sub(began.elapsed());
             if left.is_zero() {
                 return Ok(None);
             }
-            std::thread::sleep(LOOK.min(left));
+            std::thread::sleep(POLL_INTERVAL.min(left));
         }
     }
 }

@@ -1,9 +1,10 @@
-//! `destroy` and `restore`: out of opencode and into the trash, and back.
+//! `destroy` and `restore`: move a session out of opencode into the trash, and back.
 //!
-//! The session is exported into its folder, and the export is on the disk, read and counted before anything is deleted:
-//! truncated exports have been reported. Then it goes from opencode, and last its record and folder go to the trash: a
-//! crash between the two leaves a record without a session and its export beside it, which `destroy` and `prune` move to
-//! the trash and `restore` imports.
+//! `destroy` exports the session into its folder, syncs the export, reads it back and counts its messages before it
+//! deletes anything, because truncated exports have been reported. Then `destroy` deletes the session from opencode,
+//! and last it moves the record and the folder to the trash. A crash between these two steps leaves a record without a
+//! session, with the export beside it. `destroy` and `prune` move such a record to the trash, and `restore` imports the
+//! export.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -18,22 +19,22 @@ use crate::turn::control::SIGNAL_FILE;
 use crate::turn::status::STATUS_FILE;
 use kugetsu_api::{Address, BaseRecord, ErrorCode, RepoRef, SessionId, SessionRecord};
 
-/// What `destroy` did.
+/// The result of `destroy`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removed {
     /// The session.
     pub session: Option<SessionId>,
-    /// Whether it was deleted from opencode: not so where it was gone already, or had been adopted.
+    /// Whether the session was deleted from opencode: false if it was already gone, or if it had been adopted.
     pub deleted: bool,
-    /// Messages in the export that is kept in the trash.
+    /// The number of messages in the export in the trash.
     pub messages: usize,
-    /// What became of its worktree.
+    /// The removed worktree.
     pub worktree: Option<RemovedWorktree>,
 }
 
 impl Engine {
-    /// Removes an issue's session from opencode, its worktree, and its record from the store. All can be restored.
-    /// `force`: also a worktree with work that is nowhere else; it is kept in the trash.
+    /// Removes a session from opencode, its worktree, and its record from the store. Everything can be restored.
+    /// `force` also removes a worktree with work that exists nowhere else; the trash keeps that work.
     pub fn destroy(&self, address: &Address, force: bool) -> Result<Removed, EngineError> {
         let record = self.record(address)?;
         if !force {
@@ -59,8 +60,9 @@ impl Engine {
         Ok(Removed { worktree, ..removed })
     }
 
-    /// Removes what the last turn of a session that goes left below `run/`, before its record goes: whatever cuts this
-    /// off, the next look finds the record. The lease stays, since others may be about to lock it.
+    /// Removes the files that the last turn of a session left below `run/`. Comes before the removal of the record, so
+    /// that after a crash the next command still finds the record. The lease file stays, because other processes may be
+    /// about to lock it.
     pub(super) fn clear_run(&self, key: &RecordKey) {
         for ending in [STATUS_FILE, SIGNAL_FILE] {
             let _ = self.store.remove_run(key, ending);
@@ -111,7 +113,7 @@ impl Engine {
         if read_database(opencode)?.session(&session)?.is_some() {
             return Err(EngineError::Command {
                 command: commands::delete_args(&session).join(" "),
-                problem: "the session is still there".to_owned(),
+                problem: "opencode still has the session".to_owned(),
             });
         }
         Ok(Removed {
@@ -136,7 +138,7 @@ impl Engine {
             return Ok(None);
         }
         let expected = database.message_count(session)?;
-        // In the session's folder, with which it goes to the trash.
+        // The session's folder goes to the trash with the export.
         let folder = self.store.folder(key);
         let file = folder.join(PARTIAL);
         fsx::remove_file_durable(&file).or_else(missing_is_fine)?;
@@ -146,41 +148,41 @@ impl Engine {
             .command(opencode, directory, &commands::export_args(session), Some(sink))
             .and_then(|_| messages_of(&file, session, expected));
         if read.is_err() {
-            // Whatever opencode makes of a full disk: that is the cause.
+            // However opencode reports a full disk, the full disk is the cause.
             let full = self.store.refuse_full_disk(&file);
             let _ = fsx::remove_file_durable(&file);
             full?;
         }
         let messages = read?;
-        // What was read may be in memory only.
+        // The data that was read may be in memory only.
         fsx::sync_file(&file).map_err(StoreError::from)?;
         fsx::rename_durable(&file, &folder.join(EXPORT)).map_err(StoreError::from)?;
         Ok(Some(messages))
     }
 
-    /// Brings back what `destroy` or `prune` removed last of an issue, also where `destroy` was cut off on its way.
+    /// Restores the newest entry that `destroy` or `prune` removed, also after an interrupted `destroy`.
     pub fn restore(&self, address: &Address) -> Result<SessionRecord, EngineError> {
         let key = RecordKey::from(address);
         let lease = self.store.lease_session(address, this_process("restore"), None)?;
         let opencode = self.opencode()?;
-        let there = self.store.session_record(address)?;
-        let half = match &there {
+        let current = self.store.session_record(address)?;
+        let half_destroyed = match &current {
             Some(record) => self.is_half_destroyed(&opencode, &key, record.session.as_ref())?,
             None => false,
         };
-        if let Some(record) = there.filter(|_| half) {
+        if let Some(record) = current.filter(|_| half_destroyed) {
             let folder = self.store.folder(&key);
             self.restore_worktree(&record, &folder.join(BUNDLE))?;
             let (session, directory) = (record.session.as_ref(), clone_of(&record));
-            self.bring_back(&opencode, &key, session, directory, &folder.join(EXPORT))?;
+            self.import_session(&opencode, &key, session, directory, &folder.join(EXPORT))?;
         } else {
             let entry = self.free_to_restore(&lease)?;
             let trashed = self.store.trashed_session(&entry)?;
             self.restore_worktree(&trashed, &self.store.trashed_file(&entry, BUNDLE))?;
             let (session, directory) = (trashed.session.as_ref(), clone_of(&trashed));
             let export = self.store.trashed_file(&entry, EXPORT);
-            // The session first: a record without its session would be the next orphan.
-            self.bring_back(&opencode, &key, session, directory, &export)?;
+            // The session comes first: a record without its session would be an orphan.
+            self.import_session(&opencode, &key, session, directory, &export)?;
             self.store.restore_session(&lease, address)?;
         }
         self.drop_copies(&key);
@@ -189,25 +191,26 @@ impl Engine {
         Ok(record)
     }
 
-    /// The same for a repository's base. It becomes the default one where there is none.
+    /// Like [`Engine::restore`], for a repository's base. The base becomes the default base if there is no default
+    /// base.
     pub fn restore_base(&self, repo: &RepoRef) -> Result<BaseRecord, EngineError> {
         let key = RecordKey::from(repo);
         let lease = self.store.lease_base(repo, this_process("restore"), None)?;
         let opencode = self.opencode()?;
-        let there = self.store.base(repo)?;
-        let half = match &there {
+        let current = self.store.base(repo)?;
+        let half_destroyed = match &current {
             Some(record) => self.is_half_destroyed(&opencode, &key, Some(&record.session))?,
             None => false,
         };
-        let record = if let Some(record) = there.filter(|_| half) {
+        let record = if let Some(record) = current.filter(|_| half_destroyed) {
             let export = self.store.folder(&key).join(EXPORT);
-            self.bring_back(&opencode, &key, Some(&record.session), &record.directory, &export)?;
+            self.import_session(&opencode, &key, Some(&record.session), &record.directory, &export)?;
             record
         } else {
             let entry = self.free_to_restore(&lease)?;
             let trashed = self.store.trashed_base(&entry)?;
             let export = self.store.trashed_file(&entry, EXPORT);
-            self.bring_back(
+            self.import_session(
                 &opencode,
                 &key,
                 Some(&trashed.session),
@@ -234,7 +237,7 @@ impl Engine {
         Ok(record)
     }
 
-    /// Whether a `destroy` was cut off after the session was gone and before its record was.
+    /// Whether a `destroy` was interrupted after it deleted the session and before it removed the record.
     fn is_half_destroyed(
         &self,
         opencode: &Opencode,
@@ -248,7 +251,8 @@ impl Engine {
         Ok(read_database(opencode)?.session(session)?.is_none())
     }
 
-    /// The newest entry of a key. Refused before anything is imported: a session that no record names would stay.
+    /// The newest trash entry of a key. Fails before anything is imported if the key has a record: the import would
+    /// leave a session that no record names.
     fn free_to_restore(&self, lease: &Lease) -> Result<TrashEntry, EngineError> {
         let key = lease.key();
         self.store.finish_removal(lease)?;
@@ -261,8 +265,8 @@ impl Engine {
         Ok(entry)
     }
 
-    /// Imports a session, unless opencode has it.
-    fn bring_back(
+    /// Imports a session, unless opencode already has it.
+    fn import_session(
         &self,
         opencode: &Opencode,
         key: &RecordKey,
@@ -277,10 +281,10 @@ impl Engine {
         if !export.is_file() {
             return Err(EngineError::NotFound {
                 code: ErrorCode::NotInTrash,
-                problem: format!("the trash has the record of {key} and no export of its session"),
+                problem: format!("the trash has the record of {key}, but no export of its session"),
                 hint: match key {
-                    RecordKey::Session(address) => format!("begin it anew: kugetsu start {address}"),
-                    RecordKey::Base(_) => "make it anew in its clone: kugetsu init".to_owned(),
+                    RecordKey::Session(address) => format!("start a new session: kugetsu start {address}"),
+                    RecordKey::Base(_) => "make a new base inside a clone: kugetsu init".to_owned(),
                 },
             });
         }
@@ -290,13 +294,13 @@ impl Engine {
         if read_database(opencode)?.session(session)?.is_none() {
             return Err(EngineError::Command {
                 command: commands::import_args(&file).join(" "),
-                problem: "the session is not there afterwards".to_owned(),
+                problem: "opencode does not have the session afterwards".to_owned(),
             });
         }
         Ok(())
     }
 
-    /// What was kept for a restore has served.
+    /// Removes the files that were kept for a restore.
     fn drop_copies(&self, key: &RecordKey) {
         for name in [EXPORT, BUNDLE] {
             let _ = fsx::remove_file_durable(&self.store.folder(key).join(name));
@@ -306,24 +310,24 @@ impl Engine {
 
 /// The export of a destroyed session, beside its turns.
 const EXPORT: &str = "export.json";
-/// What it is called until it was read and counted.
+/// The name of the export until it has been read and counted.
 const PARTIAL: &str = "export.partial";
 
-/// The number of messages in an export that holds all of them.
+/// The number of messages in an export. Fails unless the export holds all of them.
 fn messages_of(file: &Path, session: &SessionId, expected: u64) -> Result<usize, EngineError> {
-    let distrust = |problem: String| EngineError::Export {
+    let invalid = |problem: String| EngineError::Export {
         session: session.clone(),
         problem,
     };
-    let reader = File::open(file).map_err(|error| distrust(error.to_string()))?;
+    let reader = File::open(file).map_err(|error| invalid(error.to_string()))?;
     let export = commands::parse_export(std::io::BufReader::new(reader))
-        .map_err(|error| distrust(format!("it is not valid JSON: {error}")))?;
+        .map_err(|error| invalid(format!("it is not valid JSON: {error}")))?;
     if export.session != session.as_str() {
-        return Err(distrust("it is of another session".to_owned()));
+        return Err(invalid("it belongs to another session".to_owned()));
     }
     if export.messages as u64 != expected {
-        return Err(distrust(format!(
-            "it has {} messages of {expected}",
+        return Err(invalid(format!(
+            "it has {} of {expected} messages",
             export.messages
         )));
     }
@@ -338,7 +342,8 @@ fn missing_is_fine(error: FsError) -> Result<(), StoreError> {
     }
 }
 
-/// Where opencode's commands about a session run: its worktree may be gone, the clone is of the same project.
+/// The directory for opencode's commands about a session: the clone, because the worktree may be gone and belongs to
+/// the same project.
 fn clone_of(record: &SessionRecord) -> &Path {
     match &record.worktree {
         Some(worktree) => &worktree.repo_dir,
@@ -346,7 +351,7 @@ fn clone_of(record: &SessionRecord) -> &Path {
     }
 }
 
-/// opencode's commands need a working directory, and the session's own may be gone.
+/// The working directory for opencode's commands: the session's own, or the home folder if the session's own is gone.
 fn existing(directory: &Path, home: &Path) -> PathBuf {
     if directory.is_dir() { directory } else { home }.to_owned()
 }

@@ -1,4 +1,4 @@
-//! Turns that are found again: by whoever detached from them, and by whoever asks for the same turn twice.
+//! Lookup of turns by id, after a detach and for a repeated request with the same turn id.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -12,12 +12,12 @@ use crate::turn::stream::{StreamEvent, StreamLine};
 use crate::turn::{INTERRUPTED, Interrupt};
 use kugetsu_api::{Address, ErrorCode, SessionRecord, TurnRecord, Verdict};
 
-/// How long whoever asks for a turn by its id waits for one that holds the lease and has not said its id yet: it
-/// starts opencode first.
-const ARRIVAL: Duration = Duration::from_secs(60);
+/// How long a request with a turn id waits while another turn holds the lease and has not recorded its own id yet. That
+/// turn starts opencode before it records its id.
+const RECORD_WAIT: Duration = Duration::from_secs(60);
 
 impl Engine {
-    /// The turn that runs, else the one that ended last.
+    /// The running turn, or else the turn that ended last.
     pub fn newest_turn(&self, address: &Address) -> Result<Uuid, EngineError> {
         let record = self.record(address)?;
         record
@@ -32,7 +32,7 @@ impl Engine {
             })
     }
 
-    /// Whether a turn of this id is on record: it runs, or has ended.
+    /// Whether a turn with this id is on record, running or ended.
     pub fn is_recorded(&self, address: &Address, turn: Uuid) -> Result<bool, EngineError> {
         let Some(record) = self.store.session_record(address)? else {
             return Ok(false);
@@ -45,7 +45,7 @@ impl Engine {
         Ok(self.ended_record(&record, turn)?.is_some())
     }
 
-    /// How a turn ended, with its answer; nothing while it runs.
+    /// The report of an ended turn, with its answer; `None` while the turn runs.
     pub fn ended_turn(&self, address: &Address, turn: Uuid) -> Result<Option<TurnReport>, EngineError> {
         let Some((record, ended)) = self.end_of(address, turn)? else {
             return Ok(None);
@@ -68,8 +68,8 @@ impl Engine {
         }))
     }
 
-    /// How a turn ended; nothing while it runs. One whose supervisor is dead has ended as lost, whether or not a
-    /// command has adopted it already.
+    /// The record of an ended turn; `None` while the turn runs. A turn whose supervisor is dead counts as ended with
+    /// the verdict lost, whether or not a command has adopted the turn yet.
     pub fn end_of(
         &self,
         address: &Address,
@@ -80,7 +80,7 @@ impl Engine {
             if self.turn_lives(address, live) {
                 return Ok(None);
             }
-            // It may have died after its last word.
+            // The supervisor may have ended after it wrote the final record.
             record = self.record(address)?;
         }
         let ended = match self.ended_record(&record, turn)? {
@@ -102,17 +102,17 @@ impl Engine {
         Ok(turns.into_iter().rev().find(|ended| ended.turn == turn))
     }
 
-    /// Whether to wait on for a lease that is held. One who asks for a turn by its id waits for it to be recorded, so
-    /// that it is not run twice: `Err` says that it is.
+    /// Whether to keep waiting for a held lease. A request with a turn id also waits until the id of the running turn
+    /// is recorded, so that no turn runs twice. `Err` if a turn with the requested id is on record.
     pub(super) fn may_wait(
         &self,
         request: &TurnRequest,
         holder: Option<&Holder>,
         waited: Duration,
     ) -> Result<bool, EngineError> {
-        let wanted = request.wait.is_some_and(|wait| waited < wait);
+        let may_wait = request.wait.is_some_and(|wait| waited < wait);
         let Some(turn) = request.turn else {
-            return Ok(wanted);
+            return Ok(may_wait);
         };
         if self.is_recorded(&request.address, turn)? {
             return Err(EngineError::Recorded(turn));
@@ -124,12 +124,13 @@ impl Engine {
         let another = live
             .as_ref()
             .is_some_and(|live| self.turn_lives(&request.address, live));
-        // One that is about to begin has a name and no record yet; what does something else will never be ours.
+        // A turn that is about to begin is named in the lease before its record exists. A holder that runs another
+        // command is never the requested turn.
         let another = another || holder.is_some_and(|holder| !Mode::VERBS.contains(&holder.what.as_str()));
-        Ok(wanted || (!another && waited < ARRIVAL))
+        Ok(may_wait || (!another && waited < RECORD_WAIT))
     }
 
-    /// Under the lease: refuses to run a turn again.
+    /// Refuses to run a recorded turn again. The caller holds the lease.
     pub(super) fn refuse_recorded(
         &self,
         request: &TurnRequest,
@@ -144,13 +145,13 @@ impl Engine {
     }
 }
 
-/// The turn of a dead supervisor that nobody has adopted yet.
+/// The turn of a dead supervisor that no command has adopted yet.
 fn lost(record: &SessionRecord, turn: Uuid) -> Option<TurnRecord> {
     let live = record.live.as_ref().filter(|live| live.turn == turn)?;
     Some(TurnRecord::lost(live, &record.opencode))
 }
 
-/// The answer in a turn's stream: the text of the last step that had any.
+/// The answer in a turn's stream: the text of the last step that produced text.
 fn answer_in(events: &Path) -> String {
     let Ok(file) = std::fs::File::open(events) else {
         return String::new();

@@ -1,4 +1,4 @@
-//! `doctor`: is everything there that a turn needs, and is the store in order?
+//! `doctor`: checks that everything a turn needs exists, and that the store is consistent.
 
 use super::{Engine, EngineError, read_database};
 use crate::store::{Fixed, this_process};
@@ -23,7 +23,7 @@ fn check_of_opencode(what: impl Into<String>, health: Health, detail: impl Into<
 }
 
 impl Engine {
-    /// Looks at everything; with `fix` puts right what a machine can.
+    /// Checks everything. With `fix`, repairs every problem that can be repaired automatically.
     pub fn doctor(&self, fix: bool) -> Result<Vec<Check>, EngineError> {
         let mut checks = vec![match self.store.refuse_unwritable() {
             Ok(()) => check("store", Health::Good, self.store.home().display().to_string()),
@@ -77,20 +77,14 @@ impl Engine {
                 continue;
             }
             let text = format!("its worktree {} is gone", missing.path.display());
-            let again = if fix {
+            let remade = if fix {
                 self.remake_worktree(&record.address)
             } else {
                 Ok(())
             };
-            let (health, text) = match again {
-                Ok(()) if fix => (
-                    Health::Fixed,
-                    format!("{text}; made again from {}", missing.branch),
-                ),
-                Ok(()) => (
-                    Health::Fixable,
-                    format!("{text}; the next continue makes it again"),
-                ),
+            let (health, text) = match remade {
+                Ok(()) if fix => (Health::Fixed, format!("{text}; remade from {}", missing.branch)),
+                Ok(()) => (Health::Fixable, format!("{text}; the next continue remakes it")),
                 Err(error) => (Health::Bad, format!("{text}: {}", error.in_full())),
             };
             checks.push(check(record.address.to_string(), health, text));
@@ -101,10 +95,10 @@ impl Engine {
     fn remake_worktree(&self, address: &Address) -> Result<(), EngineError> {
         let _lease = self.store.lease_session(address, this_process("doctor"), None)?;
         let record = self.record(address)?;
-        self.remade_worktree(&record)
+        self.remake_worktree_of(&record)
     }
 
-    /// Whether the database can be read.
+    /// Checks opencode and its database. Returns whether the database can be read.
     fn check_opencode(&self, checks: &mut Vec<Check>) -> bool {
         let opencode = match self.opencode() {
             Ok(opencode) => opencode,
@@ -175,7 +169,7 @@ impl Engine {
             checks.push(check(
                 "sessions",
                 Health::Unknown,
-                "without opencode's database nobody can tell which sessions exist",
+                "opencode's database cannot be read, so it is not known which sessions exist",
             ));
             return Ok(());
         }
@@ -192,7 +186,7 @@ impl Engine {
                 orphan.address.to_string(),
                 Health::Bad,
                 format!(
-                    "opencode no longer has {}; forget it with: kugetsu prune",
+                    "opencode no longer has {}; remove its record with: kugetsu prune",
                     orphan.session
                 ),
             ));
@@ -206,7 +200,7 @@ impl Engine {
                     base.repo.to_string(),
                     Health::Bad,
                     format!(
-                        "opencode no longer has the base {}; make it anew in its clone with: kugetsu init --force",
+                        "opencode no longer has the base {}; make a new one inside a clone with: kugetsu init --force",
                         base.session
                     ),
                 ));

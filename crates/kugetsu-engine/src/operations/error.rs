@@ -1,4 +1,4 @@
-//! What can go wrong with a whole operation, the exit status for it, and what to do next.
+//! The errors of operations, with their exit status and hints about what to do next.
 
 use std::path::PathBuf;
 
@@ -12,19 +12,19 @@ use crate::worktree::WorktreeError;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{Address, ErrorCode, RefError, RepoRef, SessionId, Verdict};
 
-/// See the module.
+/// The error of an operation.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// No issue or repository can be meant.
+    /// The text is not a valid reference to an issue or a repository.
     #[error(transparent)]
     Ref(#[from] RefError),
-    /// The settings are wrong.
+    /// The settings are not valid.
     #[error(transparent)]
     Config(#[from] SettingsError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A lease is held.
+    /// The lease could not be taken.
     #[error(transparent)]
     Lease(#[from] LeaseError),
     /// opencode is missing or unusable.
@@ -33,30 +33,30 @@ pub enum EngineError {
     /// opencode's database failed.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// opencode's database cannot be read at the moment, so nothing is known of any session.
+    /// opencode's database cannot be read at the moment, so the state of every session is unknown.
     #[error("{0}")]
     Unknown(#[source] DatabaseError),
-    /// A database without any session of the store is another one, and tells nothing of them.
+    /// The database holds none of the store's sessions, so it is probably another one and proves nothing about them.
     #[error("opencode's database {} knows none of your sessions: is it the right one?", .database.display())]
     WrongDatabase {
         /// The file.
         database: PathBuf,
     },
-    /// An `init` was killed while its prompt ran.
+    /// An earlier `init` was killed while its prompt ran.
     #[error("an earlier init of {repo} was cut off after its prompt had reached the session {session}")]
     InitCutOff {
-        /// Whose base it was to be.
+        /// The repository of the base.
         repo: RepoRef,
         /// opencode's session.
         session: SessionId,
     },
-    /// A policy is on record, and opencode does not have it yet.
-    #[error("{error}; the change is on record all the same, and {then}")]
+    /// The changed policy is on record, but it could not be written to opencode's database.
+    #[error("{error}; the change is on record nevertheless, and {then}")]
     NotApplied {
-        /// Why.
+        /// The cause.
         #[source]
         error: Box<EngineError>,
-        /// What will go by it.
+        /// What will use the changed policy.
         then: &'static str,
     },
     /// opencode could not be reached.
@@ -65,39 +65,39 @@ pub enum EngineError {
     /// A server could not be started.
     #[error("{0}")]
     Server(#[from] ServerError),
-    /// A call of the server failed.
+    /// A call to the server failed.
     #[error("opencode serve failed: {0}")]
     Api(#[from] ApiError),
     /// A process could not be started.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// There is no worktree, or it stays.
-    #[error("{of}: {source}")]
+    /// An operation on a worktree failed.
+    #[error("{address}: {source}")]
     Worktree {
-        /// The issue.
-        of: Address,
-        /// Why.
+        /// The session's address.
+        address: Address,
+        /// The cause.
         source: WorktreeError,
     },
-    /// A hook that must end well did not.
-    #[error("{of}: the hook {name} {problem}, so {stopped}")]
+    /// A hook failed.
+    #[error("{address}: the hook {name} {problem}, so {stopped}")]
     Hook {
-        /// The issue.
-        of: Address,
+        /// The session's address.
+        address: Address,
         /// The setting, such as `hook_before_turn`.
         name: &'static str,
-        /// How it ended.
+        /// How the hook or the turn ended.
         problem: String,
-        /// What was not done.
+        /// The step that was not done.
         stopped: &'static str,
-        /// Its output.
+        /// The log with the hook's output.
         log: PathBuf,
     },
     /// A signal came before the turn began.
     #[error("interrupted before the model was asked")]
     Interrupted(Interrupt),
-    /// A signal came while something was done that is not a turn, or is the end of one.
-    #[error("{of}: interrupted while {doing}")]
+    /// A signal came during work outside a turn, or while the end of a turn was being recorded.
+    #[error("{subject}: interrupted while {doing}")]
     InterruptedWhile {
         /// The session's address, or the base's repository.
         of: String,
@@ -110,111 +110,112 @@ pub enum EngineError {
         /// What to do next.
         hint: String,
     },
-    /// `start` on an issue that has a session.
+    /// `start` on an address that already has a session.
     #[error("{address} already has a session ({session})")]
     AlreadyStarted {
-        /// The issue.
+        /// The session's address.
         address: Address,
-        /// Its session.
+        /// opencode's session.
         session: SessionId,
     },
-    /// `continue` and others on an issue that has none.
+    /// The address has no session.
     #[error("{0} has no session yet")]
     NoSession(Address),
-    /// No base for a repository, and no default one.
+    /// The repository has no base, and there is no default base.
     #[error("there is no base session for {0}, and no default base")]
     NoBase(RepoRef),
-    /// `init` where there is a base.
+    /// `init` on a repository that already has a base.
     #[error("{repo} already has a base session ({session})")]
     BaseExists {
         /// The repository.
         repo: RepoRef,
-        /// Its session.
+        /// opencode's session.
         session: SessionId,
     },
-    /// opencode has lost a session that a record names.
-    #[error("{of}: opencode no longer has its session {session}")]
+    /// opencode no longer has the session that a record names.
+    #[error("{subject}: opencode no longer has its session {session}")]
     SessionGone {
-        /// The issue or the repository.
-        of: String,
+        /// The session's address, or the base's repository.
+        subject: String,
         /// The session.
         session: SessionId,
     },
     /// The session's folder is gone.
-    #[error("{of}: its directory {directory} does not exist")]
+    #[error("{subject}: its directory {directory} does not exist")]
     DirectoryGone {
-        /// The issue or the repository.
-        of: String,
+        /// The session's address, or the base's repository.
+        subject: String,
         /// The folder.
         directory: PathBuf,
     },
-    /// A turn runs for longer than somebody would wait.
+    /// The turn still runs after the longest time to wait.
     #[error("{address}: its turn still runs after {}", crate::duration::print_duration(*.after))]
     StillRunning {
-        /// The issue.
+        /// The session's address.
         address: Address,
-        /// How long was waited.
+        /// How long the caller waited.
         after: std::time::Duration,
         /// What to do next.
         hint: String,
     },
-    /// A turn was asked for by its id, and has been asked for before.
-    #[error("the turn {0} is recorded already")]
+    /// A turn with the requested id is already on record.
+    #[error("the turn {0} is already on record")]
     Recorded(uuid::Uuid),
-    /// An export of a session is not what opencode holds.
+    /// The export of a session does not match the session in opencode.
     #[error("the export of {session} cannot be trusted: {problem}; nothing was deleted")]
     Export {
         /// The session.
         session: SessionId,
-        /// What is wrong with it.
+        /// What is wrong with the export.
         problem: String,
     },
-    /// The prompt of `init` did not end well: the base is not made.
+    /// The prompt of `init` failed, so no base was made.
     #[error("the base's prompt ended as {verdict}: {reason}")]
     BasePrompt {
-        /// The session that has the prompt.
+        /// The session that received the prompt.
         session: SessionId,
-        /// How it ended.
+        /// How the hook or the turn ended.
         verdict: Verdict,
-        /// Why.
+        /// The cause.
         reason: String,
     },
-    /// opencode refused a command.
+    /// A command of opencode failed.
     #[error("opencode {command} failed: {problem}")]
     Command {
         /// The command.
         command: String,
-        /// Its last words.
+        /// The last line of its error output.
         problem: String,
     },
     /// opencode's terminal interface could not be started.
     #[error("opencode cannot be started on this terminal: {0}")]
     Attach(#[source] std::io::Error),
-    /// A turn panicked: a defect of kugetsu. Its opencode has ended, and the next command adopts it as lost.
-    #[error("the turn {turn} ended by a defect of kugetsu: {message}")]
+    /// A turn panicked because of a defect in kugetsu. The turn's opencode has ended, and the next command adopts the
+    /// turn as lost.
+    #[error("the turn {turn} ended because of a defect in kugetsu: {message}")]
     Panicked {
         /// The turn.
         turn: uuid::Uuid,
-        /// The panic's words.
+        /// The message of the panic.
         message: String,
     },
-    /// An invariant of the engine does not hold: a defect of kugetsu.
-    #[error("a defect of kugetsu: {0}")]
+    /// An invariant of the engine does not hold, because of a defect in kugetsu.
+    #[error("a defect in kugetsu: {0}")]
     Internal(&'static str),
-    /// The request makes no sense here.
+    /// The request is not valid here.
     #[error("{problem}")]
     Usage {
-        /// Why.
+        /// The cause.
         problem: String,
         /// What to do instead.
         hint: String,
     },
-    /// There is nothing of that name.
+    /// The requested thing does not exist.
     #[error("{problem}")]
     NotFound {
-        /// What kind of thing.
+        /// The kind of thing.
         code: ErrorCode,
-        /// What.
+        /// What is missing.
         problem: String,
         /// What to do instead.
         hint: String,
@@ -222,7 +223,7 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// The kind of error.
+    /// The stable code of the error.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Ref(_) => ErrorCode::InvalidRef,
@@ -273,7 +274,8 @@ impl EngineError {
             Self::BasePrompt { verdict, .. } => match verdict {
                 Verdict::Quota => ErrorCode::Quota,
                 Verdict::Blocked => ErrorCode::Blocked,
-                // By a signal file: whoever got a signal tells that instead.
+                // Only a signal file ends the turn with this verdict here. A signal to the process takes precedence in
+                // the front end.
                 Verdict::Aborted => ErrorCode::Terminated,
                 _ => ErrorCode::BasePromptFailed,
             },
@@ -283,7 +285,7 @@ impl EngineError {
         }
     }
 
-    /// The exit status of a command that fails so.
+    /// The exit status of a command that fails with this error.
     pub fn exit_status(&self) -> ExitStatus {
         self.code().exit_status()
     }
@@ -297,19 +299,19 @@ impl EngineError {
         }
     }
 
-    /// The issue, or the repository of a base, that it is about, where it names one.
+    /// The session's address, or the base's repository, that the error is about, if the error names one.
     pub fn address(&self) -> Option<String> {
         match self {
-            Self::Worktree { of, .. } | Self::Hook { of, .. } => Some(of.to_string()),
+            Self::Worktree { address, .. } | Self::Hook { address, .. } => Some(address.to_string()),
             Self::AlreadyStarted { address, .. }
             | Self::NoSession(address)
             | Self::StillRunning { address, .. } => Some(address.to_string()),
             Self::NoBase(repo) | Self::BaseExists { repo, .. } | Self::InitCutOff { repo, .. } => {
                 Some(repo.to_string())
             }
-            Self::SessionGone { of, .. }
-            | Self::DirectoryGone { of, .. }
-            | Self::InterruptedWhile { of, .. } => Some(of.clone()),
+            Self::SessionGone { subject, .. }
+            | Self::DirectoryGone { subject, .. }
+            | Self::InterruptedWhile { subject, .. } => Some(subject.clone()),
             Self::Lease(LeaseError::Held { key, .. })
             | Self::Store(StoreError::Exists { key, .. } | StoreError::NotInTrash { key }) => {
                 Some(key.reference())
@@ -319,12 +321,12 @@ impl EngineError {
         }
     }
 
-    /// What to do next, where the message does not say it already.
+    /// What to do next, unless the message already says so.
     pub fn hints(&self) -> Vec<String> {
         self.hint().into_iter().collect()
     }
 
-    /// The message, with the store's advice on a line of its own; for texts that have no place for hints.
+    /// The message, with the store's hint on a line of its own, for texts that have no place for hints.
     pub(super) fn in_full(&self) -> String {
         match self {
             Self::Store(error) | Self::Lease(LeaseError::Store(error)) => error.in_full(),
@@ -338,34 +340,34 @@ impl EngineError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::AlreadyStarted { address, .. } => Some(format!("go on with it: kugetsu continue {address}")),
+            Self::AlreadyStarted { address, .. } => Some(format!("continue it: kugetsu continue {address}")),
             Self::InterruptedWhile { hint, .. } => Some(hint.clone()),
-            Self::NoSession(address) => Some(format!("begin it: kugetsu start {address}")),
+            Self::NoSession(address) => Some(format!("start one: kugetsu start {address}")),
             Self::NoBase(_) => Some("make one inside a clone of the repository: kugetsu init".to_owned()),
             Self::BasePrompt { session, .. } => Some(format!(
                 "no base was made, but opencode has the session: kugetsu init --adopt {session}, or opencode session delete {session}"
             )),
             Self::BaseExists { .. } => Some("replace it with: kugetsu init --force".to_owned()),
             Self::InitCutOff { session, .. } => Some(format!(
-                "keep it: kugetsu init --force --adopt {session}; or begin anew after: opencode session delete {session}"
+                "keep it: kugetsu init --force --adopt {session}; or make a new one after: opencode session delete {session}"
             )),
             Self::NotApplied { error, .. } => error.hint(),
             Self::Store(error) => error.hint().map(str::to_owned),
             Self::Lease(error) => error.hint().map(str::to_owned),
-            // Only an issue's name has a `#`.
-            Self::SessionGone { of, .. } if of.contains('#') => {
+            // Only the address of an issue contains `#`.
+            Self::SessionGone { subject, .. } if subject.contains('#') => {
                 Some("see what is orphaned with: kugetsu prune".to_owned())
             }
-            Self::SessionGone { .. } => Some("make the base anew with: kugetsu init --force".to_owned()),
+            Self::SessionGone { .. } => Some("make a new base with: kugetsu init --force".to_owned()),
             Self::WrongDatabase { .. } => Some(
-                "look at HOME, XDG_DATA_HOME and OPENCODE_DB; a single record is removed with: kugetsu destroy"
+                "check HOME, XDG_DATA_HOME and OPENCODE_DB; to remove a single record: kugetsu destroy"
                     .to_owned(),
             ),
             Self::DirectoryGone { .. } => {
-                Some("bring it back, or forget the session: kugetsu destroy".to_owned())
+                Some("bring it back, or remove the session: kugetsu destroy".to_owned())
             }
             Self::Worktree { source, .. } => source.hint(),
-            Self::Hook { log, .. } => Some(format!("what it said is in {}", log.display())),
+            Self::Hook { log, .. } => Some(format!("its output is in {}", log.display())),
             Self::StillRunning { hint, .. } => Some(hint.clone()),
             Self::Usage { hint, .. } | Self::NotFound { hint, .. } if !hint.is_empty() => Some(hint.clone()),
             Self::Transport(_) | Self::Server(_) => {
@@ -416,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_locked_database_is_worth_another_try_whatever_the_command() {
+    fn a_locked_database_is_retryable_for_every_command() {
         let error = EngineError::Database(locked());
         assert_eq!(
             (error.code(), error.retryable()),
@@ -453,12 +455,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_on_record_and_not_in_opencode_tells_why_it_is_not() {
+    fn a_policy_that_was_not_applied_keeps_its_cause() {
         let error = EngineError::NotApplied {
             error: Box::new(EngineError::NoBase(
                 RepoRef::try_from("a.b/c/d".to_owned()).unwrap(),
             )),
-            then: "it goes by it",
+            then: "the next turn uses it",
         };
         assert_eq!(error.code(), ErrorCode::NoBase);
         assert_eq!(error.address().as_deref(), Some("a.b/c/d"));

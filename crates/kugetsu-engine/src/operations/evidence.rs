@@ -1,5 +1,5 @@
-//! What opencode has stored of a turn, against which its verdict is checked: events can be lost, rows of a database
-//! cannot.
+//! The evidence that opencode has stored about a turn. A verdict is checked against it, because events can be lost and
+//! rows of a database cannot.
 
 use jiff::Timestamp;
 
@@ -8,7 +8,7 @@ use crate::opencode::{Opencode, StoredMessage};
 use crate::turn::{Counts, Judgement};
 use kugetsu_api::{SessionId, TokenCount, Verdict};
 
-/// One look at the database. What could not be read is absent and proves nothing.
+/// One reading of the database. Data that could not be read is absent and proves nothing.
 #[derive(Default)]
 pub(super) struct StoredEvidence {
     messages: Option<Vec<StoredMessage>>,
@@ -16,7 +16,7 @@ pub(super) struct StoredEvidence {
 }
 
 impl StoredEvidence {
-    /// What a session holds since a turn started.
+    /// Reads what a session holds since a turn started.
     pub(super) fn since(opencode: &Opencode, session: Option<&SessionId>, started: Timestamp) -> Self {
         let Some((session, database)) = session.zip(read_database(opencode).ok()) else {
             return Self::default();
@@ -34,12 +34,12 @@ impl StoredEvidence {
         messages.any(StoredMessage::is_prompt)
     }
 
-    /// What was spent, by the database alone: for a turn whose events nobody heard.
-    pub(super) fn spent_by_itself(&self) -> Option<(f64, TokenCount)> {
+    /// Cost and tokens from the database alone, for a turn whose events were not recorded.
+    pub(super) fn spent_by_database(&self) -> Option<(f64, TokenCount)> {
         self.spent
     }
 
-    /// What was spent, where that is more than the events told: events can be lost.
+    /// Cost and tokens from the database if they exceed those of the events, because events can be lost.
     pub(super) fn spent(&self, counts: &Counts) -> (f64, TokenCount) {
         match self.spent {
             Some((cost_usd, tokens)) if tokens.total() > counts.tokens.total() => {
@@ -49,7 +49,7 @@ impl StoredEvidence {
         }
     }
 
-    /// The verdict, or what is stored where that says otherwise.
+    /// The judgement, corrected if the stored messages contradict it.
     pub(super) fn verify(&self, judgement: Judgement) -> Judgement {
         let Some(messages) = &self.messages else {
             return judgement;
@@ -59,7 +59,7 @@ impl StoredEvidence {
             (Verdict::Completed, None) if !messages.iter().any(StoredMessage::is_answer) => {
                 Judgement::new(Verdict::Void, "opencode reported an answer and stored none")
             }
-            // Behind the prompt alone: a fork's copy of the base's answers stands before it.
+            // Only messages after the prompt count: before it stand a fork's copies of the base's answers.
             (Verdict::Void, Some(message)) => {
                 if let Some(error) = &message.error {
                     Judgement::new(Verdict::Failed, format!("{}: {}", error.name, error.message))

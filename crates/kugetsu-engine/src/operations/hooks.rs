@@ -1,6 +1,7 @@
-//! Hooks: commands of the user's at four moments, each in the shell, with a time limit and nothing left behind.
+//! Hooks: commands that the user sets for four moments. Each runs in the shell with a time limit, and leaves no process
+//! behind.
 //!
-//! What they say goes into `hooks.log` in the session's folder.
+//! The output of hooks goes into `hooks.log` in the session's folder.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -47,18 +48,18 @@ impl HookPoint {
         }
     }
 
-    /// What a failure stops.
+    /// The consequence of a failure, for the error message.
     fn stopped(self) -> &'static str {
         match self {
             Self::AfterCreate | Self::BeforeTurn => "nothing was sent to opencode",
-            Self::AfterTurn => "what it is for may not be done",
+            Self::AfterTurn => "its work may be incomplete",
             Self::BeforeRemove => "nothing was removed",
         }
     }
 }
 
 impl Engine {
-    /// Runs a hook and waits for it; one that is not set has ended well.
+    /// Runs a hook and waits for it. A hook that is not set succeeds.
     pub(super) fn hook(
         &self,
         point: HookPoint,
@@ -72,7 +73,7 @@ impl Engine {
         self.hook_ended(point, record, ended)
     }
 
-    /// [`Engine::hook`] for the event loop: an interrupt ends the hook. The lease is held until the hook is gone.
+    /// [`Engine::hook`] for the event loop: an interrupt ends the hook. The lease is held until the hook has ended.
     pub(super) async fn interruptible_hook(
         &self,
         point: HookPoint,
@@ -119,7 +120,8 @@ impl Engine {
             ("KUGETSU_TURN_ID".into(), text(turn.map(|turn| turn.to_string()))),
         ];
         if let Some(worktree) = &record.worktree {
-            // KUGETSU_WORKTREE is the environment's form of the setting `worktree`, for a kugetsu in the hook.
+            // The name KUGETSU_WORKTREE is taken: in the environment it sets the setting `worktree` for a kugetsu in
+            // the hook.
             set_env.push(("KUGETSU_WORKTREE_PATH".into(), worktree.path.clone().into()));
             set_env.push(("KUGETSU_BRANCH".into(), worktree.branch.clone().into()));
         }
@@ -134,7 +136,7 @@ impl Engine {
             set_env,
             remove_env: Vec::new(),
             stdin: Arc::from([]),
-            // Its own mark: ending a hook must not end what else belongs to the turn.
+            // A mark of its own, because ending a hook must not end the other processes of the turn.
             containment: self.containment(Uuid::now_v7()),
             stdout: Sink::File(log),
             stderr: Sink::File(copy),
@@ -164,7 +166,7 @@ impl Engine {
             let _ = writeln!(log, "== {}: it {problem}", point.setting());
         }
         EngineError::Hook {
-            of: record.address.clone(),
+            address: record.address.clone(),
             name: point.setting(),
             problem,
             stopped: point.stopped(),

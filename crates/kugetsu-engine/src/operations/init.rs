@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::deliver::{Closed, Delivery, TurnSubject};
-use super::interrupts::{Interrupts, TO_END};
+use super::interrupts::{Interrupts, STOP_WAIT};
 use super::{DEBUG_LOG, Engine, EngineError, TurnOptions, read_database};
 use crate::opencode::{DatabaseError, Opencode, Server, SessionPatch};
 use crate::operations::points;
@@ -18,22 +18,22 @@ use crate::turn::{Interrupt, Responder};
 use kugetsu_api::permission::Policy;
 use kugetsu_api::{BaseRecord, ErrorCode, RepoRef, SCHEMA, SessionId, Totals, Verdict};
 
-/// What `init` is asked for.
+/// A request for `init`.
 #[derive(Clone, Debug)]
 pub struct InitRequest {
-    /// The folder that the base works in: as it is when given, else the top of the clone.
+    /// The folder that the base works in; without it, the top of the clone.
     pub directory: Option<PathBuf>,
-    /// Where the command was typed.
+    /// The current directory of the command.
     pub here: PathBuf,
-    /// The repository, where `origin` does not tell.
+    /// The repository, if the clone's `origin` does not name it.
     pub repo: Option<RepoRef>,
-    /// Replace a base that is there.
+    /// Replace an existing base.
     pub force: bool,
-    /// Make it the default base even though there is one.
+    /// Make the base the default base even if there already is one.
     pub default: bool,
-    /// Take this session instead of making one.
+    /// Use this session instead of a new one.
     pub adopt: Option<SessionId>,
-    /// Deliver this to the base, once.
+    /// A prompt that is delivered to the base once.
     pub prompt: Option<String>,
     /// The policy of its forks.
     pub policy: Policy,
@@ -52,8 +52,7 @@ impl InitRequest {
                 None => {
                     return Err(EngineError::Usage {
                         problem: format!("{} is not in a clone with an `origin`", directory.display()),
-                        hint: "say which repository it is: kugetsu init --repo instance/owner/repo"
-                            .to_owned(),
+                        hint: "name the repository: kugetsu init --repo instance/owner/repo".to_owned(),
                     });
                 }
             },
@@ -62,43 +61,42 @@ impl InitRequest {
     }
 }
 
-/// What `init` has made.
+/// The result of `init`.
 #[derive(Clone, Debug)]
 pub struct InitReport {
     /// The base's record.
     pub record: BaseRecord,
-    /// Why events are missing in the log of its prompt.
+    /// Why events are missing from the log of the base's prompt.
     pub log_gap: Option<String>,
 }
 
-/// Where a base is made.
+/// Everything that `init` has checked before it makes or adopts a session.
 struct InitPlace {
     directory: PathBuf,
     repo: RepoRef,
     lease: Lease,
-    /// There is a base already, which `--force` replaces.
+    /// Whether a base exists, which `--force` replaces.
     replaces: bool,
     opencode: Opencode,
 }
 
-/// The journal of an `init`, below `run/`: there before opencode is asked for a session, gone when the base's record is on
-/// disk, or its user has been told of the session.
+/// The journal of an `init`, below `run/`. The journal is written before opencode is asked for a session, and removed
+/// when the base's record is on disk or the user has been told about the session.
 const JOURNAL: &str = ".init.json";
 
 #[derive(Clone, Serialize, Deserialize)]
 struct InitJournal {
     schema: u32,
-    /// The session's title until its id is known: no other's is like it.
+    /// The session's title until the session's id is known. The title is unique.
     title: String,
-    /// The session, once it is known.
+    /// The session, once its id is known.
     session: Option<SessionId>,
-    /// It may have got its prompt.
+    /// Whether the session may have received its prompt.
     prompted: bool,
 }
 
 impl Engine {
-    /// Makes, or adopts, the base session of a repository. No terminal is needed, and no model is asked
-    /// unless there is a prompt.
+    /// Makes or adopts the base session of a repository. Needs no terminal, and runs no model unless there is a prompt.
     pub async fn init(
         &self,
         request: InitRequest,
@@ -112,7 +110,7 @@ impl Engine {
         {
             return Err(EngineError::Usage {
                 problem: "the base's prompt is empty".to_owned(),
-                hint: "without --prompt, no model is asked".to_owned(),
+                hint: "leave --prompt out to make the base without a turn".to_owned(),
             });
         }
         let engine = Arc::new(self.clone());
@@ -140,7 +138,7 @@ impl Engine {
             }
             None => {
                 engine
-                    .made_base(&request, &repo, &directory, &opencode, &lease, &mut interrupts)
+                    .make_base(&request, &repo, &directory, &opencode, &lease, &mut interrupts)
                     .await?
             }
         };
@@ -151,7 +149,7 @@ impl Engine {
                     engine.prompt_base(&request, &lease, &record, prompt, &opencode, &mut interrupts);
                 let prompted = prompted.await;
                 if let Err(EngineError::BasePrompt { .. }) = &prompted {
-                    // The error tells of the session.
+                    // The error names the session, so the journal is no longer needed.
                     let key = RecordKey::from(&repo);
                     let lease = Arc::clone(&lease);
                     let remove = move |engine: &Self| {
@@ -175,7 +173,7 @@ impl Engine {
         record.updated = Timestamp::now();
         let session = record.session.clone();
         let record = self
-            .begun(TO_END, &mut interrupts, move |engine| {
+            .run_required(STOP_WAIT, &mut interrupts, move |engine| {
                 engine.save_base(&lease, &record, request.default, replaces)?;
                 let _ = engine.store.remove_run(&RecordKey::from(&record.repo), JOURNAL);
                 Ok(record)
@@ -202,7 +200,7 @@ impl Engine {
         Ok(InitReport { record, log_gap })
     }
 
-    /// Everything that must hold before a session is made or adopted. Blocks.
+    /// Checks everything that must hold before a session is made or adopted. Blocks.
     fn init_place(&self, request: &InitRequest) -> Result<InitPlace, EngineError> {
         let (directory, repo) = request.place(self)?;
         let lease = self.store.lease_base(&repo, this_process("init"), None)?;
@@ -215,7 +213,7 @@ impl Engine {
                 session: old.session.clone(),
             });
         }
-        // What an earlier base's prompt left is not this one's.
+        // Files of an earlier base's prompt do not belong to this base.
         self.clear_run(&RecordKey::from(&repo));
         let opencode = self.opencode()?;
         Ok(InitPlace {
@@ -240,7 +238,7 @@ impl Engine {
             self.store.save_base(lease, record)?;
         }
         let known = self.store.default_base()?;
-        // The first base is the default one, so that one base serves somebody who works on many forges.
+        // The first base becomes the default base, so that one base is enough for a person who works on many forges.
         if default || known.is_none() {
             self.store.set_default_base(Some(&record.repo))?;
         }
@@ -259,9 +257,9 @@ impl Engine {
             .ok_or_else(|| EngineError::NotFound {
                 code: ErrorCode::NotFound,
                 problem: format!("opencode has no session {session}"),
-                hint: "its sessions are listed by: opencode session list".to_owned(),
+                hint: "list its sessions: opencode session list".to_owned(),
             })?;
-        if let Some(wanted) = &request.directory
+        if let Some(requested) = &request.directory
             && directory(request, self)?
                 != row
                     .directory
@@ -272,16 +270,16 @@ impl Engine {
                 problem: format!(
                     "{session} works in {}, not in {}",
                     row.directory.display(),
-                    wanted.display()
+                    requested.display()
                 ),
-                hint: "an adopted session stays where it is: leave out --dir".to_owned(),
+                hint: "an adopted session keeps its directory: leave --dir out".to_owned(),
             });
         }
         let mut records = self.store.session_records()?.found.into_iter();
         if let Some(record) = records.find(|record| record.session.as_ref() == Some(session)) {
             return Err(EngineError::Usage {
                 problem: format!("{session} is the session of {}", record.address),
-                hint: "a base is a session of its own: kugetsu init".to_owned(),
+                hint: "a base needs a session of its own: kugetsu init".to_owned(),
             });
         }
         let now = Timestamp::now();
@@ -292,7 +290,7 @@ impl Engine {
             directory: row.directory,
             title: row.title,
             policy: request.policy.clone(),
-            // One that an `init` of ours made is ours.
+            // A session that an interrupted `init` made counts as made, not as adopted.
             adopted: self
                 .journal(repo)?
                 .is_none_or(|journal| journal.session.as_ref() != Some(session)),
@@ -303,7 +301,7 @@ impl Engine {
         })
     }
 
-    async fn made_base(
+    async fn make_base(
         &self,
         request: &Arc<InitRequest>,
         repo: &RepoRef,
@@ -315,12 +313,12 @@ impl Engine {
         let title = format!("kugetsu base: {repo}");
         let rules = request.policy.rules();
         self.database_unlocked(opencode, interrupts).await?;
-        let forgotten = {
+        let unrecorded = {
             let (repo, opencode) = (repo.clone(), opencode.clone());
-            self.interruptible(interrupts, move |engine| engine.forgotten_base(&repo, &opencode))
+            self.interruptible(interrupts, move |engine| engine.unrecorded_base(&repo, &opencode))
                 .await?
         };
-        let session = match forgotten {
+        let session = match unrecorded {
             Some(session) => session,
             None => {
                 let mut journal = InitJournal {
@@ -329,7 +327,7 @@ impl Engine {
                     session: None,
                     prompted: false,
                 };
-                self.journal_aside(repo, &journal, lease, interrupts).await?;
+                self.save_journal(repo, &journal, lease, interrupts).await?;
                 let mut launch = self.short_launch(opencode, directory.to_owned());
                 launch.debug_log = self.debug_log(request, repo);
                 let mut server = interrupts.or(Server::start(&launch)).await??;
@@ -342,7 +340,7 @@ impl Engine {
                 let made = made??;
                 points::BASE_ASKED.pass();
                 journal.session = Some(made.clone());
-                self.journal_aside(repo, &journal, lease, interrupts).await?;
+                self.save_journal(repo, &journal, lease, interrupts).await?;
                 made
             }
         };
@@ -375,7 +373,7 @@ impl Engine {
         .await
     }
 
-    async fn journal_aside(
+    async fn save_journal(
         &self,
         repo: &RepoRef,
         journal: &InitJournal,
@@ -384,7 +382,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let (repo, journal, lease) = (repo.clone(), journal.clone(), Arc::clone(lease));
         self.interruptible(interrupts, move |engine| {
-            let written = engine.write_journal_of_init(&repo, &journal);
+            let written = engine.write_init_journal(&repo, &journal);
             drop(lease);
             written
         })
@@ -396,13 +394,13 @@ impl Engine {
         request.options.debug.then(|| folder.join(DEBUG_LOG))
     }
 
-    fn write_journal_of_init(&self, repo: &RepoRef, journal: &InitJournal) -> Result<(), EngineError> {
-        // Plain data: it can be encoded.
+    fn write_init_journal(&self, repo: &RepoRef, journal: &InitJournal) -> Result<(), EngineError> {
+        // Encoding cannot fail, because the journal is plain data.
         let text = serde_json::to_vec(journal).unwrap_or_default();
         Ok(self.store.write_journal(&repo.into(), JOURNAL, &text)?)
     }
 
-    /// The journal of an `init` that did not end. What cannot be understood is moved aside.
+    /// The journal of an interrupted `init`. A journal that cannot be parsed is moved aside.
     fn journal(&self, repo: &RepoRef) -> Result<Option<InitJournal>, EngineError> {
         let key = RecordKey::from(repo);
         let Some(text) = self.store.read_run(&key, JOURNAL)? else {
@@ -415,14 +413,14 @@ impl Engine {
         Ok(journal)
     }
 
-    /// The session that an earlier `init` made and could not remember. One that somebody has talked to is not new, and
-    /// what becomes of one whose prompt was cut off a person must say.
-    fn forgotten_base(&self, repo: &RepoRef, opencode: &Opencode) -> Result<Option<SessionId>, EngineError> {
+    /// The session that an interrupted `init` made and did not record. A session with messages is not reused; if its
+    /// prompt was cut off, a person must decide what to do with it.
+    fn unrecorded_base(&self, repo: &RepoRef, opencode: &Opencode) -> Result<Option<SessionId>, EngineError> {
         let Some(journal) = self.journal(repo)? else {
             return Ok(None);
         };
         let database = match read_database(opencode) {
-            // opencode had not made it yet.
+            // opencode had not made its database yet, so there is no session.
             Err(EngineError::Database(DatabaseError::Missing { .. } | DatabaseError::Schema { .. })) => {
                 return Ok(None);
             }
@@ -482,7 +480,7 @@ impl Engine {
         })
     }
 
-    /// The base's session may get its prompt from now on. Blocks.
+    /// Records that the base's session may receive its prompt from now on. Blocks.
     pub(super) fn journal_prompt(&self, record: &BaseRecord) -> Result<(), EngineError> {
         if record.adopted {
             return Ok(());
@@ -493,7 +491,7 @@ impl Engine {
             session: Some(record.session.clone()),
             prompted: true,
         };
-        self.write_journal_of_init(&record.repo, &journal)
+        self.write_init_journal(&record.repo, &journal)
     }
 }
 
@@ -503,15 +501,15 @@ pub(super) fn adopt_hint(session: &SessionId) -> String {
 }
 
 fn directory(request: &InitRequest, engine: &Engine) -> Result<PathBuf, EngineError> {
-    let wanted = match &request.directory {
+    let requested = match &request.directory {
         Some(directory) => request.here.join(directory),
         None => engine
             .top_of(&request.here)
             .unwrap_or_else(|| request.here.clone()),
     };
-    let found = wanted.canonicalize().ok().filter(|path| path.is_dir());
+    let found = requested.canonicalize().ok().filter(|path| path.is_dir());
     found.ok_or_else(|| EngineError::Usage {
-        problem: format!("{} is not a directory", wanted.display()),
-        hint: "name the clone with: kugetsu init --dir DIRECTORY".to_owned(),
+        problem: format!("{} is not a directory", requested.display()),
+        hint: "name the clone: kugetsu init --dir DIRECTORY".to_owned(),
     })
 }

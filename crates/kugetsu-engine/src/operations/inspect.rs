@@ -1,4 +1,4 @@
-//! Looking at the store: takes no lease, starts nothing, changes nothing but logs.
+//! Read-only operations on the store. They take no lease, start nothing and change nothing except logs.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -10,22 +10,22 @@ use crate::store::{Broken, Holder, RecordKey};
 use kugetsu_api::{Address, BaseRecord, SessionRecord, SessionState, SessionSummary, TurnRecord};
 
 impl Engine {
-    /// The file of an address's record, whether or not there is one.
+    /// The path of an address's record. The file may not exist.
     pub fn record_path(&self, address: &Address) -> PathBuf {
         self.store.record_path(&address.into())
     }
 
-    /// The file of the settings in this home, whether or not there is one.
+    /// The path of the settings in this home. The file may not exist.
     pub fn settings_path(&self) -> PathBuf {
         self.store.home().join("config.toml")
     }
 
-    /// The stream of a turn, a JSON object a line, whether or not there is one.
+    /// The path of a turn's stream, one JSON object per line. The file may not exist.
     pub fn stream_path(&self, address: &Address, turn: Uuid) -> PathBuf {
         self.turn_file(address, turn, "events.jsonl")
     }
 
-    /// opencode's own words during a turn, whether or not there are any.
+    /// The path of opencode's own output during a turn. The file may not exist.
     pub fn raw_log_path(&self, address: &Address, turn: Uuid) -> PathBuf {
         self.turn_file(address, turn, "raw.log")
     }
@@ -41,17 +41,17 @@ impl Engine {
         Ok(self.store.session_record(address)?)
     }
 
-    /// Every turn of a session that has ended, oldest first.
+    /// Every ended turn of a session, oldest first.
     pub fn turns(&self, address: &Address) -> Result<Vec<TurnRecord>, EngineError> {
         Ok(self.store.turns(address)?)
     }
 
-    /// Who holds the lease of a session at the moment: `None` when nobody does, `Some(None)` for a holder without a name.
+    /// The current holder of a session's lease: `None` if the lease is free, `Some(None)` for a holder without a name.
     pub fn in_use(&self, address: &Address) -> Option<Option<Holder>> {
         self.store.lease_holder(&address.into())
     }
 
-    /// Whether this turn runs. A record that cannot be read tells of none.
+    /// Whether this turn runs. False if the record cannot be read.
     pub fn is_running(&self, address: &Address, turn: Uuid) -> bool {
         match self.store.session_record(address) {
             Ok(Some(record)) => {
@@ -62,10 +62,10 @@ impl Engine {
         }
     }
 
-    /// Folds a summary of every session, in the order of their addresses and some dozens at a time: `add` adds one to the
-    /// block that it belongs to, on the thread that reads it, with the text of its file, a JSON object that can be read as
-    /// a whole; `take` gets one block after the other, on this thread, while the others go on. Gives the bases' records,
-    /// and the files and folders that could not be read, and why.
+    /// Folds a summary of every session, in the order of their addresses, in blocks of some dozens. `add` runs on a
+    /// reader thread: it adds one summary to its block and also gets the text of the record's file, a valid JSON
+    /// object. `take` runs on this thread and gets the blocks in order while the readers continue. Returns the records
+    /// of the bases, and the files and folders that could not be read, each with the reason.
     pub fn list<T: Default + Send>(
         &self,
         add: impl Fn(&mut T, SessionSummary, &str) + Sync,
@@ -88,7 +88,7 @@ impl Engine {
         Ok(self.store.open_log(&key, name)?)
     }
 
-    /// Removes for good what the trash has kept for longer than `trash_keep`.
+    /// Permanently removes trash entries that are older than `trash_keep`.
     pub fn expire_trash(&self) -> Result<(), EngineError> {
         self.store.expire_trash(self.settings.trash_keep)?;
         Ok(())

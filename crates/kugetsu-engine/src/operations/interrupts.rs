@@ -1,4 +1,4 @@
-//! Requests to end an operation, and work that they can end.
+//! Interrupts of an operation, and work that an interrupt can end.
 
 use std::time::Duration;
 
@@ -9,22 +9,22 @@ use crate::aside::aside;
 use crate::cancel::Cancel;
 use crate::turn::Interrupt;
 
-/// How long interrupted work has to end by itself before it is left alone.
-pub(super) const TO_END: Duration = Duration::from_millis(400);
+/// How long the engine waits for interrupted work to end before it abandons that work.
+pub(super) const STOP_WAIT: Duration = Duration::from_millis(400);
 
 /// The interrupts of an operation, as the steps of the operation see them.
 #[derive(Clone, Debug)]
 pub(super) struct Interrupts {
     receiver: watch::Receiver<Interrupt>,
-    /// The interrupt that an earlier step has ended by. Later steps end by a later interrupt only.
-    heeded: Interrupt,
+    /// The interrupt that ended an earlier step. Only a later interrupt ends the steps that follow.
+    handled: Interrupt,
 }
 
 impl From<watch::Receiver<Interrupt>> for Interrupts {
     fn from(receiver: watch::Receiver<Interrupt>) -> Self {
         Self {
             receiver,
-            heeded: Interrupt::None,
+            handled: Interrupt::None,
         }
     }
 }
@@ -34,19 +34,19 @@ impl Interrupts {
         self.receiver.clone()
     }
 
-    /// The interrupt that the next step must end by, if there is one.
+    /// The interrupt that must end the next step, if there is one.
     pub(super) fn pending(&self) -> Option<Interrupt> {
         let newest = *self.receiver.borrow();
-        (newest != Interrupt::None && newest != self.heeded).then_some(newest)
+        (newest != Interrupt::None && newest != self.handled).then_some(newest)
     }
 
-    /// Has the steps that follow ignore an interrupt that a step has ended by.
-    pub(super) fn heed(&mut self, interrupt: Interrupt) {
+    /// Makes the following steps ignore an interrupt that has ended an earlier step.
+    pub(super) fn mark_handled(&mut self, interrupt: Interrupt) {
         self.receiver.mark_unchanged();
-        self.heeded = interrupt;
+        self.handled = interrupt;
     }
 
-    /// Waits for an interrupt. May be cancelled.
+    /// Waits for an interrupt. Cancel-safe.
     pub(super) async fn next(&mut self) -> Interrupt {
         if let Some(interrupt) = self.pending() {
             return interrupt;
@@ -57,7 +57,7 @@ impl Interrupts {
         }
     }
 
-    /// Waits for work that may be dropped at any moment, or for an interrupt.
+    /// Waits for work or for an interrupt. An interrupt drops the work.
     pub(super) async fn or<F: Future>(&mut self, work: F) -> Result<F::Output, EngineError> {
         tokio::select! {
             biased;
@@ -68,11 +68,11 @@ impl Interrupts {
 }
 
 impl Engine {
-    /// Runs blocking work beside the event loop until it is done or an interrupt comes. The work gets an engine of its
-    /// own, whose git is ended by the interrupt.
+    /// Runs blocking work off the event loop until the work is done or an interrupt comes. The work gets an engine of
+    /// its own, whose git commands the interrupt ends.
     ///
-    /// Interrupted work that does not end within [`TO_END`] goes on, with all that it holds, and its result is lost. So
-    /// this is only for work that the next command can repeat, or complete when it finds it half done.
+    /// Interrupted work that does not end within [`STOP_WAIT`] continues with everything that it holds, and its result
+    /// is lost. So use this only for work that the next command can repeat, or complete if it is half done.
     pub(super) async fn interruptible<T: Send + 'static>(
         &self,
         interrupts: &mut Interrupts,
@@ -80,7 +80,7 @@ impl Engine {
     ) -> Result<T, EngineError> {
         match interrupts.pending() {
             Some(interrupt) => Err(EngineError::Interrupted(interrupt)),
-            None => self.begun(TO_END, interrupts, work).await,
+            None => self.run_required(STOP_WAIT, interrupts, work).await,
         }
     }
 
@@ -88,7 +88,7 @@ impl Engine {
     /// or until a second interrupt. An error that is not due to the interrupt is returned as it is.
     pub(super) async fn begun<T: Send + 'static>(
         &self,
-        to_end: Duration,
+        stop_wait: Duration,
         interrupts: &mut Interrupts,
         work: impl FnOnce(&Self) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
@@ -104,7 +104,7 @@ impl Engine {
         };
         cancel.set();
         let mut later = interrupts.clone();
-        later.heed(interrupt);
+        later.mark_handled(interrupt);
         tokio::select! {
             done = work => {
                 if done.is_ok() || !cancel.was_noticed() {

@@ -1,6 +1,6 @@
-//! Whole operations: what the command line, and any other front end, calls.
+//! The operations of the engine, which the command line and any other front end call.
 
-/// The crash points of whole operations.
+/// The crash points of operations.
 pub(crate) mod points {
     crate::crash::crash_points! {
         TURN_LEASED = "turn_leased";
@@ -88,17 +88,17 @@ pub struct Engine {
     store: Store,
     settings: Arc<Settings>,
     environment: Environment,
-    /// Set for an engine whose operation somebody may end.
+    /// Ends the blocking work of this engine's operation when it is set.
     cancel: Cancel,
     connectors: AutoConnector,
-    /// This process runs, or may run, other turns: nobody ends it to end one of them.
+    /// Whether this process may run other turns. If it may, `stop` never ends the process to stop one turn.
     shared_process: bool,
     turns: spawn::TurnRegistry,
 }
 
 impl Engine {
-    /// An engine on the store in this folder, which is made when the first file is written. It takes its process for one
-    /// that runs many turns.
+    /// Opens an engine on the store in this folder. The folder is made when the first file is written. The engine
+    /// assumes that its process runs many turns.
     pub fn open(home: PathBuf, settings: Settings, environment: Environment) -> Self {
         Self {
             store: Store::open(home).with_lock_wait(settings.lock_timeout),
@@ -111,21 +111,22 @@ impl Engine {
         }
     }
 
-    /// The same for a process that runs one turn and nothing else: `stop` may end it, where the turn heeds no signal.
+    /// Marks the process as one that runs a single turn, so that `stop` may end the process if the turn ignores
+    /// signals.
     #[must_use]
     pub fn for_one_turn(mut self) -> Self {
         self.shared_process = false;
         self
     }
 
-    /// The same with another way to reach servers of opencode than a private one for each turn.
+    /// Replaces the connector that starts a private opencode server for each turn.
     #[must_use]
     pub fn with_server_connector(mut self, connector: Arc<dyn Connector>) -> Self {
         self.connectors.serve = connector;
         self
     }
 
-    /// The same with other settings, for the requests that come. Those that run keep theirs.
+    /// Replaces the settings for later requests. Running requests keep their settings.
     #[must_use]
     pub fn with_settings(mut self, settings: Settings) -> Self {
         self.store = self.store.with_lock_wait(settings.lock_timeout);
@@ -133,7 +134,7 @@ impl Engine {
         self
     }
 
-    /// What the programs that this engine starts see.
+    /// The environment of the programs that this engine starts.
     pub fn environment(&self) -> &Environment {
         &self.environment
     }
@@ -147,13 +148,13 @@ impl Engine {
         GitRunner::new(self.environment.clone(), self.cancel.clone())
     }
 
-    /// Whether a live turn still runs. Its lease tells: that is a lock, which its supervisor holds for as long as the turn
-    /// runs, and which ends with a turn that panicked, also where the process goes on.
+    /// Whether a live turn still runs. The lease of the session decides: the supervisor holds this lock while the turn
+    /// runs, and releases it when the turn panics, even if the process continues.
     pub fn turn_lives(&self, address: &Address, live: &LiveTurn) -> bool {
         let Some(holder) = self.store.lease_holder(&address.into()) else {
             return false;
         };
-        // The holder may be another command: one that puts in order what a dead turn left.
+        // The holder may be another command, such as one that adopts a dead turn.
         holder.is_none_or(|holder| match holder.turn {
             Some(turn) => turn == live.turn,
             // A version that did not name the turn. Other commands name none either.
@@ -165,20 +166,20 @@ impl Engine {
         })
     }
 
-    /// What a session is doing.
+    /// The state of a session.
     pub fn state_of(&self, record: &SessionRecord) -> SessionState {
         record.state(|live| self.turn_lives(&record.address, live))
     }
 
-    /// The same, of its summary.
+    /// The state of a session, from its summary.
     pub fn state_of_summary(&self, summary: &SessionSummary) -> SessionState {
         summary.state(|live| self.turn_lives(&summary.address, live))
     }
 
-    /// The opencode to use; its version and database come from a cache where the binary has not changed.
+    /// The opencode to use. Its version and database path come from a cache if the binary is unchanged.
     pub fn opencode(&self) -> Result<Opencode, EngineError> {
         let named = self.settings.opencode.as_deref();
-        // Told apart so that an error names the place where the wrong path stands.
+        // Kept apart so that an error names the source of a wrong path.
         let (by_environment, configured) = match self.settings.origins.opencode {
             Origin::Environment(_) => (named.map(Path::as_os_str), None),
             Origin::Default | Origin::File => (None, named),
@@ -204,7 +205,7 @@ impl Engine {
         Ok(Database::open_write(&opencode.database, self.database_wait())?)
     }
 
-    /// What holds the programs that are started with this mark.
+    /// The containment of programs that are started with this mark.
     fn containment(&self, mark: Uuid) -> Containment {
         Containment {
             guard_program: self.environment.program().to_owned(),
@@ -214,7 +215,7 @@ impl Engine {
         }
     }
 
-    /// Starts one of opencode's short commands, without a turn.
+    /// The launch of a short opencode command outside a turn.
     fn short_launch(&self, opencode: &Opencode, directory: PathBuf) -> Launch {
         Launch {
             opencode: opencode.clone(),
@@ -227,8 +228,8 @@ impl Engine {
         }
     }
 
-    /// Runs one of opencode's short commands to its end. In a locked database each fails in words of its own, so it is
-    /// waited for before.
+    /// Runs a short opencode command to its end. Waits for a locked database first, because each command reports a
+    /// locked database in its own words.
     fn command(
         &self,
         opencode: &Opencode,
@@ -252,31 +253,35 @@ impl Engine {
         if output.exit.success() {
             return Ok(output);
         }
-        let words = String::from_utf8_lossy(&output.stderr);
-        let last = words.lines().rev().find(|line| !line.trim().is_empty());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let last = stderr.lines().rev().find(|line| !line.trim().is_empty());
         Err(EngineError::Command {
             command: args.join(" "),
-            problem: format!("{} ({})", last.unwrap_or("it said nothing").trim(), output.exit),
+            problem: format!(
+                "{} ({})",
+                last.unwrap_or("it printed no error").trim(),
+                output.exit
+            ),
         })
     }
 
-    /// The record of an issue that must have one.
+    /// The record of an address. An address without a record is an error.
     pub fn record(&self, address: &Address) -> Result<SessionRecord, EngineError> {
         self.store
             .session_record(address)?
             .ok_or_else(|| EngineError::NoSession(address.clone()))
     }
 
-    /// The base of a repository that must have one of its own.
+    /// The repository's own base. A repository without a base of its own is an error.
     pub fn own_base(&self, repo: &RepoRef) -> Result<kugetsu_api::BaseRecord, EngineError> {
         self.store.base(repo)?.ok_or_else(|| EngineError::NotFound {
             code: ErrorCode::NoBase,
             problem: format!("{repo} has no base session of its own"),
-            hint: "one is made inside a clone of it: kugetsu init".to_owned(),
+            hint: "make one inside a clone of the repository: kugetsu init".to_owned(),
         })
     }
 
-    /// The base that serves a repository: its own, else the default one.
+    /// The base for a repository: its own, or else the default base.
     pub fn base_for(&self, repo: &RepoRef) -> Result<kugetsu_api::BaseRecord, EngineError> {
         if let Some(base) = self.store.base(repo)? {
             return Ok(base);
@@ -290,7 +295,7 @@ impl Engine {
     }
 }
 
-/// opencode's database, to read.
+/// Opens opencode's database for reading.
 fn read_database(opencode: &Opencode) -> Result<Database, EngineError> {
     Ok(Database::open_read(&opencode.database)?)
 }

@@ -1,7 +1,7 @@
-//! What a blocked turn waits for: kept in the record, answered by a person, delivered by the next turn.
+//! The request that blocked a turn: stored in the record, answered by a person, delivered by the next turn.
 //!
-//! opencode forgets a request when its server ends, so the answer reaches the model in words, and a permission
-//! as a rule for the one turn.
+//! opencode forgets a request when its server ends. So the answer reaches the model as text in the prompt, and a
+//! permission also as a rule for the one turn.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -15,8 +15,8 @@ use crate::transport::{Answer, Question, Request, RequestKind};
 use crate::turn::answers::interpret;
 use kugetsu_api::{Address, ErrorCode, PendingRequest, SessionRecord};
 
-/// A request as the record keeps it.
-pub(super) fn of(request: &Request, turn: Uuid, redactor: &Redactor) -> PendingRequest {
+/// Converts a request to its form in the record, without secrets.
+pub(super) fn from_request(request: &Request, turn: Uuid, redactor: &Redactor) -> PendingRequest {
     let detail = request.kind.detail();
     let clean = serde_json::from_str(&redactor.clean(&detail.to_string()));
     PendingRequest {
@@ -29,7 +29,7 @@ pub(super) fn of(request: &Request, turn: Uuid, redactor: &Redactor) -> PendingR
     }
 }
 
-/// The request as it was asked; `None` where a record was edited into nonsense.
+/// Parses a recorded request; `None` if the record was edited and is not valid.
 fn kind(pending: &PendingRequest) -> Option<RequestKind> {
     let texts = |value: &Value| -> Option<Vec<String>> {
         let values = value.as_array()?.iter();
@@ -52,7 +52,7 @@ fn kind(pending: &PendingRequest) -> Option<RequestKind> {
     questions.collect::<Option<_>>().map(RequestKind::Question)
 }
 
-/// The prompt with the answers before it, and the rules that they stand for.
+/// The prompt with the answers before it, and the rules that the answers grant.
 pub(super) fn with_answers(message: &str, pending: &[PendingRequest]) -> (String, Vec<Rule>) {
     let mut lines = Vec::new();
     let mut rules = Vec::new();
@@ -106,24 +106,24 @@ pub(super) fn with_answers(message: &str, pending: &[PendingRequest]) -> (String
 }
 
 impl Engine {
-    /// Every record with something that waits for a person.
+    /// Every record with a request that waits for a person or whose answer waits for delivery.
     pub fn pending(&self) -> Result<Vec<SessionRecord>, EngineError> {
         let mut records = self.store.session_records()?.found;
         records.retain(|record| !record.pending.is_empty());
         Ok(records)
     }
 
-    /// Stores a person's answer to what an issue's last turn was blocked on; the next turn delivers it.
+    /// Stores a person's answer to the request that blocked the session's last turn. The next turn delivers the answer.
     pub fn answer(&self, address: &Address, answer: &Value) -> Result<SessionRecord, EngineError> {
         let lease = self.store.lease_session(address, this_process("answer"), None)?;
         let mut record = self.record(address)?;
         let Some(pending) = record.pending.first_mut() else {
             return Err(EngineError::NotFound {
                 code: ErrorCode::NothingPending,
-                problem: format!("nothing of {address} waits for an answer"),
+                problem: format!("{address} has no request that waits for an answer"),
                 hint: match record.blocked_rebase() {
-                    Some(blocked) => format!("its rebase {blocked}; kugetsu query says what to do"),
-                    None => "see what does: kugetsu pending".to_owned(),
+                    Some(blocked) => format!("its rebase {blocked}; for the next step see: kugetsu query"),
+                    None => "list the requests: kugetsu pending".to_owned(),
                 },
             });
         };
@@ -131,7 +131,7 @@ impl Engine {
         if !fits {
             return Err(EngineError::Usage {
                 problem: format!("{answer} does not answer: {}", describe(pending)),
-                hint: "a permission takes allow or deny; a question its label, or a label for each question"
+                hint: "answer a permission with allow or deny, a question with its label, several questions with a label for each"
                     .to_owned(),
             });
         }
@@ -142,7 +142,7 @@ impl Engine {
     }
 }
 
-/// What is asked, for people, in one line.
+/// The request in one line, for people.
 pub fn describe(pending: &PendingRequest) -> String {
     kind(pending).map_or_else(|| pending.detail.to_string(), |kind| kind.to_string())
 }

@@ -1,4 +1,4 @@
-//! `permit`: show, change and explain what a session may do.
+//! `permit`: shows, changes and explains the permissions of a session.
 
 use super::{Engine, EngineError};
 use crate::opencode::{SessionPatch, agent_rules_args, parse_agent_rules};
@@ -6,28 +6,28 @@ use crate::permission::{Explained, Policy, Preset, Rule, explain};
 use crate::store::this_process;
 use kugetsu_api::{Address, ErrorCode, RepoRef};
 
-/// Whose policy.
+/// The owner of a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// An issue's session.
     Issue(Address),
-    /// A base, and so its forks to come.
+    /// A base, and so its future forks.
     Base(RepoRef),
 }
 
 /// A change of a policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permit {
-    /// Begin with this preset instead; drops nothing of the rules.
+    /// The preset to use instead; the rules stay.
     pub preset: Option<Preset>,
-    /// Rules to add at the end; the same permission and pattern elsewhere is replaced.
+    /// Rules to add at the end. An added rule replaces an earlier rule with the same permission and pattern.
     pub add: Vec<Rule>,
-    /// Rules to take away, by permission and pattern.
+    /// Rules to remove, by permission and pattern.
     pub remove: Vec<(String, String)>,
 }
 
 impl Permit {
-    /// Whether it changes nothing.
+    /// Whether the change is empty.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -44,8 +44,8 @@ impl Permit {
             if policy.rules.len() == before {
                 return Err(EngineError::NotFound {
                     code: ErrorCode::NotFound,
-                    problem: format!("there is no rule for {permission}:{pattern} beside the preset's"),
-                    hint: "a rule of the preset is overruled by adding another one after it".to_owned(),
+                    problem: format!("there is no rule for {permission}:{pattern} apart from the preset's"),
+                    hint: "to override a rule of the preset, add another rule".to_owned(),
                 });
             }
         }
@@ -60,7 +60,7 @@ impl Permit {
 }
 
 impl Engine {
-    /// The policy of an issue or a base.
+    /// The policy of a session or a base.
     pub fn policy(&self, subject: &Subject) -> Result<Policy, EngineError> {
         match subject {
             Subject::Issue(address) => Ok(self.record(address)?.policy),
@@ -68,7 +68,8 @@ impl Engine {
         }
     }
 
-    /// Changes a policy, in the record and, for an issue, in opencode's database, read back.
+    /// Changes a policy in the record. For a policy that is in use, also writes it to opencode's database and reads it
+    /// back.
     pub fn permit(&self, subject: &Subject, change: &Permit) -> Result<Policy, EngineError> {
         let holder = this_process("permit");
         match subject {
@@ -82,7 +83,7 @@ impl Engine {
                 if record.session.is_some() {
                     self.opencode()
                         .and_then(|opencode| self.apply_policy(&opencode, &record))
-                        .map_err(|error| not_applied(error, "the next turn goes by it"))?;
+                        .map_err(|error| not_applied(error, "the next turn uses it"))?;
                 }
                 Ok(record.policy)
             }
@@ -103,15 +104,15 @@ impl Engine {
                             self.write_database(&opencode)?.patch(&base.session, &patch)?;
                             Ok(())
                         })
-                        .map_err(|error| not_applied(error, "new sessions go by it"))?;
+                        .map_err(|error| not_applied(error, "new sessions use it"))?;
                 }
                 Ok(base.policy)
             }
         }
     }
 
-    /// For every permission class what will apply, where that comes from, and what could still ask. Starts
-    /// opencode once, without a model, for the rules of its agent and its configuration.
+    /// Explains for every permission class which action applies, which rule decides, and which patterns could still
+    /// ask. Starts opencode once, without a model, to read the rules of its agent and its configuration.
     pub fn explain(&self, subject: &Subject) -> Result<Vec<Explained>, EngineError> {
         let (policy, directory) = match subject {
             Subject::Issue(address) => {
@@ -136,7 +137,7 @@ impl Engine {
 
 fn not_applied(error: EngineError, then: &'static str) -> EngineError {
     match error {
-        // There is no next turn.
+        // A session that is gone has no next turn.
         EngineError::SessionGone { .. } => error,
         error => EngineError::NotApplied {
             error: error.into(),

@@ -1,4 +1,4 @@
-//! `prune`: forget the records whose session opencode no longer has.
+//! `prune`: removes the records of sessions that opencode no longer has.
 
 use std::path::PathBuf;
 
@@ -16,36 +16,36 @@ pub struct Orphan {
     pub session: SessionId,
 }
 
-/// What [`Engine::orphans`] found.
+/// The result of [`Engine::orphans`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Orphans {
     /// The records whose session is gone.
     pub found: Vec<Orphan>,
-    /// Files of the store that could not be read, and why: nothing is known of their sessions.
+    /// Files of the store that could not be read, each with the reason. The state of their sessions is unknown.
     pub broken: Vec<(PathBuf, String)>,
 }
 
-/// An orphan that stays.
+/// An orphan that was not removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// Which.
+    /// The orphan.
     pub orphan: Orphan,
-    /// Why.
+    /// Why it was not removed.
     pub why: String,
 }
 
-/// What [`Engine::prune`] did.
+/// The result of [`Engine::prune`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
-    /// What is in the trash now.
+    /// The orphans that are in the trash now.
     pub gone: Vec<Orphan>,
-    /// What stays, since its worktree could not be removed.
+    /// The orphans that stay because their worktree could not be removed.
     pub kept: Vec<Kept>,
 }
 
 impl Engine {
-    /// The records whose session opencode no longer has. A database that cannot be read, or that knows no session
-    /// of the store at all, is an error and never an answer: it says nothing about any session.
+    /// Finds the records whose session opencode no longer has. Fails if the database cannot be read or holds no session
+    /// of the store, because such a database proves nothing about any session.
     pub fn orphans(&self) -> Result<Orphans, EngineError> {
         let opencode = self.opencode()?;
         let records = self.store.session_records()?;
@@ -82,9 +82,9 @@ impl Engine {
         })
     }
 
-    /// Moves orphaned records to the trash, and removes their worktrees; those that somebody uses by now are left
-    /// alone. Each is looked at again under its lease. `force`: also worktrees with work that is nowhere else; it
-    /// is kept in the trash.
+    /// Moves orphaned records to the trash and removes their worktrees. Checks each record again under its lease, and
+    /// skips sessions that are in use by now. `force` also removes worktrees with work that exists nowhere else; the
+    /// trash keeps that work.
     pub fn prune(&self, orphans: &[Orphan], force: bool) -> Result<Pruned, EngineError> {
         let opencode = self.opencode()?;
         let mut pruned = Pruned::default();

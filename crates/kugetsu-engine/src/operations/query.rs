@@ -1,7 +1,7 @@
-//! `query`: everything that another program asks of the store at once. Reads records and the status files of live turns;
-//! starts nothing, writes nothing, waits for no lock.
+//! `query`: one summary of the whole store for other programs. Reads records and the status files of live turns; starts
+//! nothing, writes nothing and waits for no lock.
 //!
-//! Totals are those of the sessions that are there: what `destroy` removed is in the trash, with its numbers.
+//! Totals cover the current sessions. The numbers of a destroyed session are in the trash with its record.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::turn::status::{self, RunState, STALE_AFTER};
 use kugetsu_api::{Action, BrokenFile, DayView, LiveState, LiveView, PendingView, Query, RepoView};
 use kugetsu_api::{LiveTurn, RepoRef, SessionRecord, SessionState, TokenCount, Totals, Verdict};
 
-/// What some records make together.
+/// Sums over several records.
 #[derive(Default)]
 struct Sums {
     total: u64,
@@ -69,7 +69,7 @@ impl Sums {
 }
 
 impl Engine {
-    /// See the module.
+    /// Summarises the store, see the module.
     pub fn query(&self) -> Result<Query, EngineError> {
         let now = Timestamp::now();
         let mut sums = Sums::default();
@@ -130,7 +130,7 @@ impl Engine {
             state: match &status {
                 None => LiveState::Starting,
                 Some(status) if status.state == RunState::Paused => LiveState::Paused,
-                // Also one that is over, and whose record is being written.
+                // Includes a turn that has ended and whose record is being written.
                 Some(_) => LiveState::Running,
             },
             stale: state == SessionState::Lost || silent,
@@ -159,7 +159,7 @@ fn pending(record: &SessionRecord) -> Vec<PendingView> {
         .collect()
 }
 
-/// What to do next about a session, where there is something to do.
+/// The next command for a session, if the session needs one.
 fn action(
     record: &SessionRecord,
     state: SessionState,
@@ -176,7 +176,7 @@ fn action(
                 .map(|at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
             if live.stale {
                 let why = format!(
-                    "its supervisor (process {} on {}) has given no sign of life for {}",
+                    "its supervisor (process {} on {}) has not reported for {}",
                     live.pid,
                     live.host,
                     print_duration(Duration::from_secs(silent.unwrap_or_default().as_secs()))
@@ -220,12 +220,12 @@ fn action(
                             }
                         },
                     ),
-                    // Of a record that lost its request; there is nothing to answer.
+                    // The record has lost its request, so there is nothing to answer.
                     None => (go_on(), why),
                 },
                 Verdict::Blocked if record.pending.iter().all(|request| request.answer.is_some()) => (
                     format!("kugetsu continue {address}"),
-                    "it was blocked, and the answer is there".to_owned(),
+                    "it was blocked, and its answer is on record".to_owned(),
                 ),
                 Verdict::Blocked => (
                     format!("kugetsu answer {address} allow|deny|LABEL, then: kugetsu continue {address}"),

@@ -1,5 +1,4 @@
-//! What a dead supervisor left behind: its turn is closed as `lost`, its processes are ended, its fork is
-//! found.
+//! Recovery after the death of a supervisor: closes its turn as `lost`, ends its processes and finds its fork.
 
 use std::collections::HashSet;
 
@@ -13,13 +12,13 @@ use crate::process;
 use crate::store::Lease;
 use kugetsu_api::{ForkIntent, SessionId, SessionRecord, TurnRecord};
 
-/// How long a fork whose prompt is not there yet is watched: `opencode run --fork` writes the row first and
-/// the prompt a moment later, and such a fork is another turn's.
-const SETTLED: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long a fork without a prompt is watched. `opencode run --fork` writes the row first and the prompt a moment
+/// later, and such a fork belongs to another turn.
+const PROMPT_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Engine {
-    /// Brings a record in order whose lease we hold: nothing live, no fork in the journal. Returns the turn
-    /// that was closed as lost, if there was one.
+    /// Repairs a record after the death of its supervisor, so that it has no live turn and no fork in the journal. The
+    /// caller holds the lease. Returns the turn that was closed as lost, if there was one.
     pub(super) fn adopt(
         &self,
         lease: &Lease,
@@ -59,7 +58,7 @@ impl Engine {
             self.store.save_session(lease, record)?;
             return Ok(None);
         };
-        // Nobody heard the end of it, but opencode stored what it was and what it cost.
+        // The end of the turn was not recorded, but opencode stored its messages and its cost.
         let probed = opencode.is_none().then(|| self.opencode().ok()).flatten();
         let stored = opencode
             .or(probed.as_ref())
@@ -67,16 +66,16 @@ impl Engine {
                 StoredEvidence::since(opencode, record.session.as_ref(), live.started)
             });
         if stored.has_prompt() {
-            forget_delivered(record, live.turn);
+            remove_delivered(record, live.turn);
         }
-        // A crash between the turn's line and the record: the line has the verdict.
+        // After a crash between the turn's line and the record, the line has the verdict.
         let logged = self.store.turns(&record.address)?;
         if let Some(turn) = logged.into_iter().rev().find(|turn| turn.turn == live.turn) {
             record.ended(&turn);
             self.store.save_session(lease, record)?;
             return Ok(None);
         }
-        let (cost_usd, tokens) = stored.spent_by_itself().unwrap_or_default();
+        let (cost_usd, tokens) = stored.spent_by_database().unwrap_or_default();
         let turn = TurnRecord {
             cost_usd,
             tokens,
@@ -86,7 +85,8 @@ impl Engine {
         Ok(Some(turn))
     }
 
-    /// The fork that the journal tells of, if opencode made it. A session that another record names is not it.
+    /// The fork that the journal announces, if opencode made it. A session that another record names is never this
+    /// fork.
     fn find_fork(
         &self,
         record: &SessionRecord,
@@ -108,11 +108,12 @@ impl Engine {
                 None => empty.push(row.id.clone()),
             }
         }
-        // An empty fork is no other turn's only while nobody else can fork ahead of a prompt.
+        // An empty fork certainly belongs to this journal only if the fork was made ahead of its prompt, under the fork
+        // lock.
         if empty.is_empty() || !intent.ahead {
             return Ok(None);
         }
-        std::thread::sleep(SETTLED);
+        std::thread::sleep(PROMPT_DELAY);
         for id in empty {
             if let Some(row) = database.session(&id)?
                 && new_prompt(&database, &row)?.is_none()
@@ -143,13 +144,13 @@ impl Engine {
     }
 }
 
-/// Takes away the answers that a dead turn has delivered, so that the next one does not grant them again. What the turn
-/// itself was blocked on stays.
-fn forget_delivered(record: &mut SessionRecord, turn: Uuid) {
+/// Removes the answers that a dead turn has delivered, so that the next turn does not grant them again. The request
+/// that blocked the dead turn itself stays.
+fn remove_delivered(record: &mut SessionRecord, turn: Uuid) {
     record.pending.retain(|request| request.turn == turn);
 }
 
-/// The last prompt of a fork that its base did not have.
+/// The fork's last prompt that is not copied from its base.
 fn new_prompt(database: &Database, fork: &SessionRow) -> Result<Option<String>, EngineError> {
     if !is_prompted(database, fork)? {
         return Ok(None);
@@ -157,8 +158,9 @@ fn new_prompt(database: &Database, fork: &SessionRow) -> Result<Option<String>, 
     Ok(database.last_user_text(&fork.id)?)
 }
 
-/// Whether a fork has had a prompt of its own. The messages that it copied keep their times, so what is not older than
-/// the fork is its own; how many the base has says nothing, since a base may be talked to as well.
+/// Whether a fork has received a prompt of its own. Copied messages keep their times, so messages that are not older
+/// than the fork are its own. The number of the base's messages proves nothing, because the base may receive prompts as
+/// well.
 fn is_prompted(database: &Database, fork: &SessionRow) -> Result<bool, EngineError> {
     let own = database.messages_after(&fork.id, fork.time_created - 1)?;
     Ok(own.iter().any(StoredMessage::is_prompt))

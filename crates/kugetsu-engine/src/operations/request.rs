@@ -1,4 +1,4 @@
-//! What is asked of a turn, and what came of it.
+//! The request for a turn, and the report about it.
 
 use std::time::Duration;
 
@@ -8,22 +8,22 @@ use super::WorktreeRequest;
 use crate::turn::{Interrupt, Limits};
 use kugetsu_api::{Address, SessionRecord, TransportChoice, TurnRecord};
 
-/// What may be done with an issue that has, or has not, a session.
+/// Whether the session must already exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// It must have none.
+    /// The session must not exist.
     Start,
-    /// It must have one.
+    /// The session must exist.
     Continue,
-    /// Either.
+    /// The session may exist or not.
     ContinueOrStart,
 }
 
 impl Mode {
-    /// Every [`Mode::verb`].
+    /// All values of [`Mode::verb`].
     pub(super) const VERBS: [&str; 2] = ["start", "continue"];
 
-    /// The command that it is.
+    /// The name of the command.
     pub(super) fn verb(self) -> &'static str {
         match self {
             Self::Start => "start",
@@ -35,30 +35,30 @@ impl Mode {
 /// How a turn runs.
 #[derive(Clone, Debug)]
 pub struct TurnOptions {
-    /// How it reaches opencode.
+    /// How the turn reaches opencode.
     pub transport: TransportChoice,
-    /// What it may take.
+    /// The limits of the turn.
     pub limits: Limits,
-    /// `provider/model`, if not the session's own.
+    /// The model as `provider/model`, unless the session's own is used.
     pub model: Option<String>,
-    /// The agent, if not the session's own.
+    /// The agent, unless the session's own is used.
     pub agent: Option<String>,
-    /// opencode's log at DEBUG into the session's `debug.log`.
+    /// Whether opencode's log at DEBUG goes into the session's `debug.log`.
     pub debug: bool,
 }
 
 /// One prompt for one session.
 #[derive(Clone, Debug)]
 pub struct TurnRequest {
-    /// The issue.
+    /// The session's address.
     pub address: Address,
-    /// As it was typed.
+    /// The address as the user typed it.
     pub typed: String,
-    /// The turn's id, where whoever asks gives it one: a turn of this id is not run twice.
+    /// The turn's id, if the caller chose one. A turn with an id that is already on record does not run again.
     pub turn: Option<Uuid>,
     /// The prompt, byte for byte.
     pub prompt: String,
-    /// What is allowed.
+    /// Whether the session must already exist.
     pub mode: Mode,
     /// How long to wait for a lease that is held.
     pub wait: Option<Duration>,
@@ -68,21 +68,21 @@ pub struct TurnRequest {
     pub options: TurnOptions,
 }
 
-/// What came of it.
+/// The result of a turn.
 #[derive(Clone, Debug)]
 pub struct TurnReport {
-    /// The record as it is now.
+    /// The record after the turn.
     pub record: SessionRecord,
     /// The turn.
     pub turn: TurnRecord,
     /// The answer.
     pub answer: String,
-    /// The signal that ended it, if one did.
+    /// The signal that ended the turn, if one did.
     pub interrupt: Interrupt,
-    /// A turn whose supervisor had died was closed before this one began.
+    /// The turn of a dead supervisor that was closed before this turn began.
     pub adopted: Option<TurnRecord>,
-    /// Why the turn went through `run` although `serve` was preferred.
+    /// Why the turn used `run` although `serve` was preferred.
     pub fallback: Option<String>,
-    /// What else a person should know: a worktree that was made again, a hook that failed after the turn.
+    /// Further notes for people, for example that a worktree was remade or that the hook after the turn failed.
     pub notes: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! Turns as handles: many of them may run in one process.
+//! Turns as handles. Many turns may run in one process.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,26 +11,25 @@ use super::{Engine, EngineError};
 use crate::turn::stream::Feed;
 use crate::turn::{Interrupt, Responder};
 
-/// A turn that was spawned. Dropping the handle leaves the turn alone: it goes on to its end.
+/// A spawned turn. If the handle is dropped, the turn continues to its end.
 #[derive(Debug)]
 pub struct TurnHandle {
-    /// The turn's id, a UUID v7: the one of the request, else a new one.
+    /// The turn's id: the id from the request, or else a new UUID v7.
     pub id: Uuid,
-    /// Its stream, as soon as there is one.
+    /// The turn's stream, as soon as the stream exists.
     pub feed: TurnFeed,
-    /// What ends it.
+    /// Ends the turn on request.
     pub control: TurnControl,
-    /// What came of it.
+    /// The result of the turn.
     pub done: TurnDone,
 }
 
-/// The stream of a turn, once.
+/// The stream of a turn. It can be taken once.
 #[derive(Debug)]
 pub struct TurnFeed(Option<oneshot::Receiver<Feed>>);
 
 impl TurnFeed {
-    /// Waits for the stream. `None`: the turn ended without one, or the stream was taken before. May be cancelled and
-    /// called again.
+    /// Waits for the stream. `None` if the turn ended without a stream, or if the stream was taken before. Cancel-safe.
     pub async fn ready(&mut self) -> Option<Feed> {
         let feed = self.0.as_mut()?.await.ok();
         self.0 = None;
@@ -46,36 +45,36 @@ pub struct TurnDone {
 }
 
 impl TurnDone {
-    /// Waits for the end: what came of the turn, or what kept it from running. May be cancelled and called again until it
-    /// has returned.
+    /// Waits for the end of the turn. Cancel-safe; must not be called again after it has returned.
     pub async fn wait(&mut self) -> Result<TurnReport, EngineError> {
         match (&mut self.task).await {
             Ok(done) => done,
             Err(error) => Err(EngineError::Panicked {
                 turn: self.turn,
                 message: error.try_into_panic().map_or_else(
-                    |_| "it was cancelled".to_owned(),
-                    |panic| words_of(panic.as_ref()),
+                    |_| "the turn was cancelled".to_owned(),
+                    |panic| panic_message(panic.as_ref()),
                 ),
             }),
         }
     }
 }
 
-fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "it left no message".to_owned())
+        .unwrap_or_else(|| "the panic has no message".to_owned())
 }
 
-/// Ends a turn of this process. Cheap to clone; it does not keep the turn alive.
+/// Ends a turn of this process on request. Cheap to clone; does not keep the turn alive.
 #[derive(Clone, Debug)]
 pub struct TurnControl {
     interrupts: watch::Sender<Interrupt>,
 }
 
 impl TurnControl {
-    /// Asks the turn to end; [`Interrupt::Now`] without the grace period. A turn that is over ignores it.
+    /// Asks the turn to end, with [`Interrupt::Now`] without the grace period. A turn that has ended ignores the
+    /// request.
     pub fn interrupt(&self, interrupt: Interrupt) {
         self.interrupts.send_if_modified(|newest| {
             let is_more_urgent = interrupt > *newest;
@@ -85,7 +84,7 @@ impl TurnControl {
     }
 }
 
-/// The turns that run in this process, the oldest first. A turn that was spawned twice with one id is here twice: the
+/// The running turns of this process, oldest first. A turn that was spawned twice with one id is listed twice; the
 /// second one waits for the lease of the first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TurnRegistry(Arc<Mutex<Vec<(Uuid, TurnControl)>>>);
@@ -95,7 +94,7 @@ impl TurnRegistry {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The control of a turn, while it runs.
+    /// The control of a running turn.
     pub(super) fn control(&self, turn: Uuid) -> Option<TurnControl> {
         let turns = self.turns();
         let found = turns.iter().find(|(id, _)| *id == turn);
@@ -111,7 +110,7 @@ impl TurnRegistry {
     }
 }
 
-/// Takes a turn out of the registry when it is over, however it ended.
+/// Removes a turn from the registry when it ends, for whatever reason.
 struct Registered {
     registry: TurnRegistry,
     control: TurnControl,
@@ -127,8 +126,7 @@ impl Drop for Registered {
 }
 
 impl Engine {
-    /// Begins a turn on the event loop of the caller, which must be one of tokio's. What keeps the turn from running is
-    /// told by [`TurnDone::wait`].
+    /// Starts a turn on the caller's tokio runtime. If the turn cannot run, [`TurnDone::wait`] returns the reason.
     pub fn spawn(&self, request: TurnRequest, responder: Responder) -> TurnHandle {
         let id = request.turn.unwrap_or_else(Uuid::now_v7);
         let (interrupts, receiver) = watch::channel(Interrupt::None);
@@ -153,7 +151,7 @@ impl Engine {
         }
     }
 
-    /// The ids of the turns that run in this process, the oldest first.
+    /// The ids of the running turns of this process, oldest first.
     pub fn running_here(&self) -> Vec<Uuid> {
         let mut ids: Vec<_> = self.turns.turns().iter().map(|(id, _)| *id).collect();
         ids.sort_unstable();

@@ -1,5 +1,5 @@
-//! What a process with many requests relies on: what is started sees the environment of its request alone, and a request
-//! keeps the settings that it began with.
+//! Guarantees for a process with many requests: started programs see only the environment of their request, and a
+//! request keeps the settings that it began with.
 
 use kugetsu_api::{Address, RefContext, TransportChoice, TransportKind, Verdict};
 use kugetsu_testing::{FakeScript, Opencode, ServeMode, World, kugetsu_binary};
@@ -25,7 +25,7 @@ fn configure(world: &World, text: &str) {
     std::fs::write(world.kugetsu_home().join("config.toml"), text).unwrap();
 }
 
-/// A world with a base, whose opencode is scripted.
+/// A world with a base and a scripted opencode.
 fn world() -> World {
     let world = World::new(Opencode::Fake);
     world.fake(&FakeScript {
@@ -50,7 +50,7 @@ fn request(engine: &Engine, number: u64) -> TurnRequest {
         mode: Mode::Start,
         wait: None,
         worktree: WorktreeRequest {
-            wanted: Some(true),
+            requested: Some(true),
             ..WorktreeRequest::default()
         },
         options: TurnOptions {
@@ -74,9 +74,9 @@ fn run(engine: &Engine, number: u64) -> Verdict {
     })
 }
 
-/// The test's own process has variables that the world has not: `CARGO_MANIFEST_DIR` at least, which cargo sets.
+/// The test's own process has variables that the world does not have, at least `CARGO_MANIFEST_DIR`, which cargo sets.
 #[test]
-fn what_is_started_sees_the_environment_of_the_request_alone() {
+fn started_programs_see_only_the_environment_of_the_request() {
     let world = world();
     assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
     let seen = world.root().join("seen");
@@ -141,7 +141,7 @@ fn a_request_keeps_the_settings_that_it_began_with() {
     assert_eq!(after.settings().hook_before_turn, None);
     assert_eq!(handle.settings().hook_before_turn.as_deref(), Some("false"));
     assert_eq!(run(&after, 1), Verdict::Completed);
-    // One registry: a turn of either is a turn of this process.
+    // Both engines share one registry of the process's turns.
     assert!(handle.running_here().is_empty());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -155,7 +155,8 @@ fn a_request_keeps_the_settings_that_it_began_with() {
     assert!(error.to_string().contains("hook_before_turn"), "{error}");
 }
 
-/// A caller that is not sure whether its request arrived spawns the turn again. That must not hide the turn that runs.
+/// A caller that does not know whether its request arrived spawns the turn again. The second handle must not hide the
+/// running turn.
 #[test]
 fn a_turn_that_is_spawned_twice_can_still_be_ended() {
     let world = world();

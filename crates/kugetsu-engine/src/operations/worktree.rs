@@ -1,7 +1,8 @@
-//! The worktree of a session: given by `start`, found again by `continue`, kept and removed by `destroy` and `prune`.
+//! The worktree of a session. `start` makes it, `continue` finds or remakes it, `destroy` and `prune` save and remove
+//! it.
 //!
-//! It is in the record before git makes it and until after git has removed it, so that a crash at any point leaves
-//! one that the next command finishes.
+//! The record names the worktree from before git makes it until after git has removed it, so that after a crash at any
+//! point the next command can finish.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,70 +18,70 @@ use crate::store::{Lease, RecordKey};
 use crate::worktree::{self, Extras, Made, PlanRequest, Risk, Saved, WorktreeError};
 use kugetsu_api::{Address, SessionRecord, Worktree};
 
-/// Where a worktree's work is kept, in the session's folder, with which it goes to the trash.
+/// The file that keeps a worktree's work. It is in the session's folder, which goes to the trash.
 pub(super) const BUNDLE: &str = "worktree.bundle";
 /// The folder of all worktrees in a clone.
 const ROOT: &str = ".worktrees";
 
-/// Whether a new session gets a worktree, and which.
+/// Whether a new session gets a worktree, with its branch and start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorktreeRequest {
-    /// As it was said; else the setting decides.
-    pub wanted: Option<bool>,
-    /// The branch to make, instead of `kugetsu/14`, `kugetsu/14-review` or `kugetsu/@nightly`.
+    /// The explicit choice; without one, the setting decides.
+    pub requested: Option<bool>,
+    /// The branch to create, instead of `kugetsu/14`, `kugetsu/14-review` or `kugetsu/@nightly`.
     pub branch: Option<String>,
-    /// Where it begins, instead of what the base's clone has checked out.
+    /// The start of the branch, instead of the commit that the base's clone has checked out.
     pub from: Option<String>,
 }
 
-/// What became of a worktree.
+/// A removed worktree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemovedWorktree {
-    /// Where it was.
+    /// Its former path.
     pub path: PathBuf,
     /// Its branch.
     pub branch: String,
-    /// What is kept in the trash.
+    /// The work that the trash keeps.
     pub saved: Saved,
-    /// Whether the branch is deleted.
+    /// Whether the branch was deleted.
     pub branch_deleted: bool,
 }
 
-/// A worktree that stands, or none.
+/// A record whose worktree exists, or a record without a worktree.
 struct MadeWorktree {
     record: SessionRecord,
-    /// What a person should know.
+    /// Notes for people.
     notes: Vec<String>,
-    /// The record does not say yet that the worktree stands; whether its hook must run before.
+    /// `Some` if the record still has to be marked as finished: true if the hook for a new worktree must run first.
     unfinished: Option<bool>,
 }
 
-/// Whether a session that goes on has a worktree to be found or made again.
-fn wants_again(record: &mut SessionRecord) -> bool {
+/// Whether the worktree of an existing session must be found or remade.
+fn needs_worktree(record: &mut SessionRecord) -> bool {
     let Some(known) = &mut record.worktree else {
         return false;
     };
-    let stands = worktree::is_there(&known.path);
-    let wanted = !stands || known.pending;
-    known.pending |= !stands;
-    wanted
+    let exists = worktree::is_there(&known.path);
+    let needed = !exists || known.pending;
+    known.pending |= !exists;
+    needed
 }
 
 impl Engine {
-    /// Refuses a request that contradicts itself.
+    /// Refuses a request that names a branch but asks for no worktree.
     pub(super) fn check_worktree_request(&self, request: &WorktreeRequest) -> Result<(), EngineError> {
-        let wanted = request.wanted.unwrap_or(self.settings.worktree);
-        if wanted || (request.branch.is_none() && request.from.is_none()) {
+        let requested = request.requested.unwrap_or(self.settings.worktree);
+        if requested || (request.branch.is_none() && request.from.is_none()) {
             return Ok(());
         }
         Err(EngineError::Usage {
-            problem: "--branch and --from are about a worktree, and none is wanted".to_owned(),
+            problem: "--branch and --from need a worktree, and none was requested".to_owned(),
             hint: "add --worktree".to_owned(),
         })
     }
 
-    /// The worktree that a turn is to run in, if it is to run in one: given to a session that is about to be
-    /// forked, found or made again for one that goes on.
+    /// Provides the worktree for a turn, if the turn needs one: makes it for a session that is about to be forked,
+    /// finds or remakes it for an existing session.
     pub(super) async fn with_worktree(
         &self,
         lease: &Arc<Lease>,
@@ -117,7 +118,7 @@ impl Engine {
         .await
     }
 
-    /// Everything up to the hook. Blocks.
+    /// Makes the worktree, up to its hook. Blocks.
     fn make_worktree(
         &self,
         lease: &Lease,
@@ -125,34 +126,34 @@ impl Engine {
         request: &WorktreeRequest,
     ) -> Result<MadeWorktree, EngineError> {
         let mut notes = Vec::new();
-        let wanted = if record.session.is_some() {
-            wants_again(&mut record)
+        let needed = if record.session.is_some() {
+            needs_worktree(&mut record)
         } else {
-            self.wants_new(&mut record, request, &mut notes)?
+            self.plan_new(&mut record, request, &mut notes)?
         };
-        if !wanted {
+        if !needed {
             return Ok(MadeWorktree {
                 record,
                 notes,
                 unfinished: None,
             });
         }
-        self.stand_worktree(lease, record, notes)
+        self.make_planned(lease, record, notes)
     }
 
-    /// Whether a session that is about to be forked gets a worktree; its record has it then.
-    fn wants_new(
+    /// Whether a session that is about to be forked gets a worktree. If so, adds the worktree to the record.
+    fn plan_new(
         &self,
         record: &mut SessionRecord,
         request: &WorktreeRequest,
         notes: &mut Vec<String>,
     ) -> Result<bool, EngineError> {
-        let wanted = request.wanted.unwrap_or(self.settings.worktree);
+        let requested = request.requested.unwrap_or(self.settings.worktree);
         match &mut record.worktree {
             Some(known) => {
-                // Of a `start` that did not come to its turn.
-                let stands = worktree::is_there(&known.path);
-                if request.wanted == Some(false) && !stands {
+                // The worktree belongs to a `start` that did not reach its turn.
+                let exists = worktree::is_there(&known.path);
+                if request.requested == Some(false) && !exists {
                     record.worktree = None;
                     return Ok(false);
                 }
@@ -160,7 +161,7 @@ impl Engine {
                     .branch
                     .as_ref()
                     .is_some_and(|branch| *branch != known.branch);
-                if request.wanted == Some(false) || other {
+                if request.requested == Some(false) || other {
                     return Err(EngineError::Usage {
                         problem: format!(
                             "{} has the worktree {} on {} from an earlier start",
@@ -171,14 +172,14 @@ impl Engine {
                         hint: format!("remove it first: kugetsu destroy {}", record.address),
                     });
                 }
-                known.pending |= !stands;
+                known.pending |= !exists;
             }
-            None if !wanted => return Ok(false),
+            None if !requested => return Ok(false),
             None => {
-                let planned = self.planned(record, request)?;
+                let planned = self.plan(record, request)?;
                 if worktree::is_there(&planned.path) {
                     notes.push(format!(
-                        "the worktree {} was there, on the branch {}, and is taken over",
+                        "the existing worktree {} on the branch {} is used",
                         planned.path.display(),
                         planned.branch
                     ));
@@ -189,7 +190,7 @@ impl Engine {
         Ok(true)
     }
 
-    fn planned(&self, record: &SessionRecord, request: &WorktreeRequest) -> Result<Worktree, EngineError> {
+    fn plan(&self, record: &SessionRecord, request: &WorktreeRequest) -> Result<Worktree, EngineError> {
         let address = &record.address;
         let branch = request.branch.clone().unwrap_or_else(|| branch_of(record));
         let key = RecordKey::from(address).worktree();
@@ -203,7 +204,7 @@ impl Engine {
                 from: request.from.as_deref().unwrap_or("HEAD"),
             },
         )
-        .map_err(of(address))
+        .map_err(worktree_error(address))
     }
 
     fn worktree_root(&self) -> PathBuf {
@@ -221,14 +222,14 @@ impl Engine {
         Extras::new(settings.worktree_copy.clone(), settings.worktree_link.clone())
     }
 
-    /// From what the record wants to what stands there; may be called at any point of an earlier attempt.
-    fn stand_worktree(
+    /// Makes the worktree that the record names. Can complete an earlier attempt that stopped at any point.
+    fn make_planned(
         &self,
         lease: &Lease,
         mut record: SessionRecord,
         mut notes: Vec<String>,
     ) -> Result<MadeWorktree, EngineError> {
-        let Some(wanted) = record.worktree.clone() else {
+        let Some(planned) = record.worktree.clone() else {
             return Ok(MadeWorktree {
                 record,
                 notes,
@@ -236,38 +237,38 @@ impl Engine {
             });
         };
         let address = record.address.clone();
-        if wanted.pending {
+        if planned.pending {
             self.save_record(lease, &mut record)?;
             points::WORKTREE_INTENDED.pass();
         }
-        worktree::exclude(&self.git(), &wanted, &self.worktree_root());
+        worktree::exclude(&self.git(), &planned, &self.worktree_root());
         let saved = self.store.folder(&RecordKey::from(&address)).join(BUNDLE);
         let new = record.session.is_none();
-        let made = worktree::make(&self.git(), &wanted, &saved, new).map_err(of(&address))?;
+        let made = worktree::make(&self.git(), &planned, &saved, new).map_err(worktree_error(&address))?;
         points::WORKTREE_MADE.pass();
         fsx::remove_file_durable(&saved).map_err(crate::store::StoreError::from)?;
-        let gone = !new || !wanted.pending;
+        let gone = !new || !planned.pending;
         match made {
             Made::FromBranch | Made::FromBundle | Made::New if gone => notes.push(format!(
-                "the worktree {} was gone; it was made again from {} {}",
-                wanted.path.display(),
+                "the worktree {} was gone; it was remade from {} {}",
+                planned.path.display(),
                 if made == Made::FromBundle {
-                    "the kept copy of"
+                    "the saved copy of"
                 } else {
                     "its branch"
                 },
-                wanted.branch
+                planned.branch
             )),
             _ => {}
         }
-        record.directory = worktree::directory_in(&wanted, &record.directory);
-        if wanted.pending {
-            self.extras().bring(&wanted).map_err(of(&address))?;
+        record.directory = worktree::directory_in(&planned, &record.directory);
+        if planned.pending {
+            self.extras().bring(&planned).map_err(worktree_error(&address))?;
         }
         Ok(MadeWorktree {
             record,
             notes,
-            unfinished: Some(wanted.pending),
+            unfinished: Some(planned.pending),
         })
     }
 
@@ -276,26 +277,30 @@ impl Engine {
         Ok(self.store.save_session(lease, record)?)
     }
 
-    /// What would be lost if an issue's worktree were removed now.
+    /// The work that the removal of a session's worktree would lose now.
     pub fn worktree_risk(&self, record: &SessionRecord) -> Result<Option<Risk>, EngineError> {
         let Some(worktree) = &record.worktree else {
             return Ok(None);
         };
-        let risk = worktree::risk(&self.git(), worktree, &self.extras()).map_err(of(&record.address))?;
+        let risk =
+            worktree::risk(&self.git(), worktree, &self.extras()).map_err(worktree_error(&record.address))?;
         Ok(Some(risk).filter(|risk| !risk.is_empty()))
     }
 
-    /// Refuses a worktree with work that is nowhere else.
+    /// Refuses a worktree with work that exists nowhere else.
     pub fn refuse_risk(&self, record: &SessionRecord) -> Result<(), EngineError> {
         let (Some(worktree), Some(risk)) = (&record.worktree, self.worktree_risk(record)?) else {
             return Ok(());
         };
         let path = worktree.path.clone();
-        Err(of(&record.address)(WorktreeError::AtRisk { path, risk }))
+        Err(worktree_error(&record.address)(WorktreeError::AtRisk {
+            path,
+            risk,
+        }))
     }
 
-    /// Keeps and removes the worktree; the branch is left to [`Engine::drop_worktree_branch`], which comes when
-    /// the record is in the trash.
+    /// Saves and removes the worktree. [`Engine::drop_worktree_branch`] removes the branch later, when the record is in
+    /// the trash.
     pub(super) fn remove_worktree(
         &self,
         record: &SessionRecord,
@@ -316,22 +321,22 @@ impl Engine {
             }
         }
         if !force {
-            // The hook may have worked in there.
+            // The hook may have changed the worktree.
             self.refuse_risk(record)?;
         }
         let extras = self.extras();
         let file = self.store.make_folder(&RecordKey::from(address))?.join(BUNDLE);
         let saved = if worktree::is_there(&known.path) || !file.is_file() {
-            worktree::save(&self.git(), known, &extras, &file).map_err(of(address))?
+            worktree::save(&self.git(), known, &extras, &file).map_err(worktree_error(address))?
         } else {
-            // An earlier attempt kept it and was cut off after the worktree was gone.
+            // An earlier attempt saved the work and was interrupted after it removed the worktree.
             Saved {
                 branch: true,
                 changes: true,
             }
         };
         points::WORKTREE_SAVED.pass();
-        worktree::remove(&self.git(), known, &extras, force).map_err(of(address))?;
+        worktree::remove(&self.git(), known, &extras, force).map_err(worktree_error(address))?;
         points::WORKTREE_REMOVED.pass();
         Ok(Some(RemovedWorktree {
             path: known.path.clone(),
@@ -341,7 +346,7 @@ impl Engine {
         }))
     }
 
-    /// Deletes the branch of a worktree that was removed; what it holds is in the trash.
+    /// Deletes the branch of a removed worktree. The trash keeps the branch's commits.
     pub(super) fn drop_worktree_branch(
         &self,
         record: &SessionRecord,
@@ -349,35 +354,40 @@ impl Engine {
     ) -> Result<(), EngineError> {
         if let (Some(worktree), Some(removed)) = (&record.worktree, removed) {
             removed.branch_deleted =
-                worktree::drop_branch(&self.git(), worktree).map_err(of(&record.address))?;
+                worktree::drop_branch(&self.git(), worktree).map_err(worktree_error(&record.address))?;
         }
         Ok(())
     }
 
-    /// Makes a worktree again that was removed by hand, as the next `continue` would, without its hook.
-    pub(super) fn remade_worktree(&self, record: &SessionRecord) -> Result<(), EngineError> {
+    /// Remakes a worktree that was removed by hand, as the next `continue` would, but without its hook.
+    pub(super) fn remake_worktree_of(&self, record: &SessionRecord) -> Result<(), EngineError> {
         let Some(known) = &record.worktree else {
             return Ok(());
         };
         let file = self.store.folder(&RecordKey::from(&record.address)).join(BUNDLE);
-        worktree::make(&self.git(), known, &file, record.session.is_none()).map_err(of(&record.address))?;
+        worktree::make(&self.git(), known, &file, record.session.is_none())
+            .map_err(worktree_error(&record.address))?;
         fsx::remove_file_durable(&file).map_err(crate::store::StoreError::from)?;
-        self.extras().bring(known).map_err(of(&record.address))
+        self.extras()
+            .bring(known)
+            .map_err(worktree_error(&record.address))
     }
 
-    /// Makes the worktree of a session in the trash again, from its branch or from what was kept of it.
+    /// Remakes the worktree of a session from the trash, from its branch or from the saved copy.
     pub(super) fn restore_worktree(&self, record: &SessionRecord, saved: &Path) -> Result<(), EngineError> {
         let Some(known) = &record.worktree else {
             return Ok(());
         };
         worktree::exclude(&self.git(), known, &self.worktree_root());
-        worktree::make(&self.git(), known, saved, true).map_err(of(&record.address))?;
-        self.extras().bring(known).map_err(of(&record.address))
+        worktree::make(&self.git(), known, saved, true).map_err(worktree_error(&record.address))?;
+        self.extras()
+            .bring(known)
+            .map_err(worktree_error(&record.address))
     }
 }
 
-/// The branch that a session gets where none was named. No two sessions get the same one: a number has no `-`, and neither
-/// a number nor an owner begins with `@`. git takes no `~` in a branch, and no `kugetsu/14/review` beside `kugetsu/14`.
+/// The default branch of a session. No two sessions get the same branch: a number contains no `-`, and neither a number
+/// nor an owner begins with `@`. git allows no `~` in a branch, and no `kugetsu/14/review` beside `kugetsu/14`.
 fn branch_of(record: &SessionRecord) -> String {
     let leaf = match &record.address {
         Address::Issue(issue) => issue.number().to_string(),
@@ -387,15 +397,15 @@ fn branch_of(record: &SessionRecord) -> String {
     if record.base == *record.address.repo() {
         return format!("kugetsu/{leaf}");
     }
-    // In the clone of another repository, which may have an issue of this number as well.
+    // The clone belongs to another repository, which may have an issue with this number as well.
     let path: Vec<_> = record.address.segments().collect();
     format!("kugetsu/{}/{leaf}", path.join("/"))
 }
 
-/// Says whose worktree it is.
-pub(super) fn of(address: &Address) -> impl Fn(WorktreeError) -> EngineError + '_ {
+/// Adds the session's address to an error.
+pub(super) fn worktree_error(address: &Address) -> impl Fn(WorktreeError) -> EngineError + '_ {
     |source| EngineError::Worktree {
-        of: address.clone(),
+        address: address.clone(),
         source,
     }
 }

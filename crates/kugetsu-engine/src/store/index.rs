@@ -1,5 +1,5 @@
-//! The index: which records there are, and the default base. For other programs and for people; kugetsu itself needs
-//! it for the default base only, and finds that without it too.
+//! The index: a list of all records, and the default base. It serves other programs and people. kugetsu itself needs
+//! only the default base, and finds that without the index as well.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use kugetsu_api::{Address, RepoRef, SCHEMA};
 /// Enough for a million entries.
 const MAX_INDEX: u64 = 512 << 20;
 
-/// `index.json`. Files are relative to `sessions/`.
+/// The content of `index.json`. Files are relative to `sessions/`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Index {
     /// The schema of this file.
@@ -28,7 +28,7 @@ pub struct Index {
     /// The file of every issue's session, by its reference.
     #[serde(default)]
     pub issues: BTreeMap<String, String>,
-    /// The file of every other session, by its address: roles of issues, sessions without an issue.
+    /// The file of every other session (roles of issues, sessions without an issue), by its address.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sessions: BTreeMap<String, String>,
 }
@@ -45,24 +45,24 @@ impl Default for Index {
     }
 }
 
-/// What [`Store::rebuild_index`] did.
+/// The result of [`Store::rebuild_index`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct IndexReport {
-    /// How many bases there are now.
+    /// The number of bases.
     pub bases: usize,
-    /// How many issues there are now.
+    /// The number of issues.
     pub issues: usize,
-    /// How many other sessions there are now.
+    /// The number of other sessions.
     pub sessions: usize,
-    /// Records that were not in the index.
+    /// Records that were missing from the index.
     pub added: Vec<String>,
     /// Entries whose record is gone.
     pub dropped: Vec<String>,
-    /// Where the old index went, when it could not be understood.
+    /// The new path of the old index, if it could not be parsed.
     pub moved_aside: Option<PathBuf>,
 }
 
-/// The index as it is on the disk.
+/// The index on disk.
 pub(crate) enum OnDisk {
     Missing,
     Good(Index),
@@ -74,7 +74,7 @@ impl Index {
         self.bases.iter().chain(&self.issues).chain(&self.sessions)
     }
 
-    /// The name and the file of a key.
+    /// The name and the file of a key's entry.
     pub(crate) fn entry(key: &RecordKey) -> (String, String) {
         let name = match key {
             RecordKey::Base(repo) => repo.to_string(),
@@ -101,7 +101,7 @@ impl Index {
 }
 
 impl Store {
-    /// The index as it is; an empty one where there is none yet.
+    /// The index; empty if there is none yet.
     pub fn index(&self) -> Result<Index, StoreError> {
         match self.index_on_disk()? {
             OnDisk::Missing => Ok(Index::default()),
@@ -110,7 +110,8 @@ impl Store {
         }
     }
 
-    /// The repository whose base serves those that have none. Without a usable index that is the oldest base.
+    /// The repository of the default base, which serves repositories without a base of their own. Without a usable
+    /// index, the oldest base is the default.
     pub fn default_base(&self) -> Result<Option<RepoRef>, StoreError> {
         if let Ok(OnDisk::Good(index)) = self.index_on_disk() {
             let Some(file) = index.base else { return Ok(None) };
@@ -123,7 +124,7 @@ impl Store {
         self.oldest_base()
     }
 
-    /// Names the default base, or says that there is none.
+    /// Sets or clears the default base.
     pub fn set_default_base(&self, repo: Option<&RepoRef>) -> Result<(), StoreError> {
         let lock = self.index_lock("set the default base")?;
         let base = repo.map(|repo| Index::entry(&repo.into()).1);
@@ -134,7 +135,7 @@ impl Store {
         })
     }
 
-    /// Makes the index agree with the records. A broken one is moved aside first; one of a newer schema stays.
+    /// Rebuilds the index from the records. Moves a broken index aside first, and keeps an index of a newer schema.
     pub fn rebuild_index(&self) -> Result<IndexReport, StoreError> {
         let lock = self.index_lock("rebuild the index")?;
         self.rebuild_locked(&lock)
@@ -166,9 +167,9 @@ impl Store {
         })
     }
 
-    /// Enters a record that was just written, when it is not there. Looked up in the text first: understanding
-    /// ten thousand entries on every write would cost more than the write.
-    pub(crate) fn enter(&self, key: &RecordKey) -> Result<(), StoreError> {
+    /// Adds a record that was just written, if it is missing. Searches the text first, because parsing ten thousand
+    /// entries on every write would cost more than the write.
+    pub(crate) fn add_to_index(&self, key: &RecordKey) -> Result<(), StoreError> {
         let (name, file) = Index::entry(key);
         if let Ok(bytes) = fsx::read_bounded(&self.index_path(), MAX_INDEX)
             && let Ok(text) = std::str::from_utf8(&bytes)
@@ -177,10 +178,10 @@ impl Store {
         {
             return Ok(());
         }
-        let lock = self.index_lock("enter a record")?;
-        // A power cut may take the entry back: the next write of the record, or `fix`, enters it again.
-        let lasting = matches!(key, RecordKey::Base(_));
-        self.change_index(&lock, lasting, |index| {
+        let lock = self.index_lock("add a record")?;
+        // A power cut may undo this entry; the next write of the record, or `fix`, adds it again.
+        let durable = matches!(key, RecordKey::Base(_));
+        self.change_index(&lock, durable, |index| {
             if index.base.is_none() && matches!(key, RecordKey::Base(_)) {
                 index.base = Some(file.clone());
             }
@@ -188,8 +189,8 @@ impl Store {
         })
     }
 
-    /// Takes an entry out of the index, whose record is gone. A default base that goes leaves none.
-    pub(crate) fn leave(&self, lock: &Lock, key: &RecordKey) -> Result<(), StoreError> {
+    /// Removes the entry of a removed record. If the default base is removed, no default base remains.
+    pub(crate) fn remove_from_index(&self, lock: &Lock, key: &RecordKey) -> Result<(), StoreError> {
         let (name, file) = Index::entry(key);
         self.change_index(lock, true, |index| {
             let was_default = matches!(key, RecordKey::Base(_)) && index.base.as_ref() == Some(&file);
@@ -200,12 +201,12 @@ impl Store {
         })
     }
 
-    /// Changes the index under its lock. A missing or broken one is made anew from the records first; one that a newer
-    /// version wrote is left alone, since the records are the truth.
+    /// Changes the index under its lock. Rebuilds a missing or broken index from the records first. Leaves an index
+    /// that a newer version wrote unchanged, because the records are the truth.
     fn change_index(
         &self,
         lock: &Lock,
-        lasting: bool,
+        durable: bool,
         change: impl FnOnce(&mut Index) -> bool,
     ) -> Result<(), StoreError> {
         let mut index = match self.index_on_disk()? {
@@ -220,15 +221,15 @@ impl Store {
             }
         };
         if change(&mut index) {
-            self.write_index(&index, lasting)?;
+            self.write_index(&index, durable)?;
         }
         Ok(())
     }
 
-    fn write_index(&self, index: &Index, lasting: bool) -> Result<(), StoreError> {
+    fn write_index(&self, index: &Index, durable: bool) -> Result<(), StoreError> {
         let path = self.index_path();
         let bytes = super::encoding::encode(index, &path)?;
-        if lasting {
+        if durable {
             fsx::write_atomic(&path, &bytes)?;
         } else {
             fsx::write_atomic_relaxed(&path, &bytes)?;
@@ -269,9 +270,9 @@ impl Store {
         report.sessions = index.sessions.len();
         let before = old.clone().unwrap_or_default();
         let missing_in = |a: &Index, b: &Index| -> Vec<String> {
-            let there: std::collections::BTreeSet<_> = b.entries().collect();
+            let present: std::collections::BTreeSet<_> = b.entries().collect();
             a.entries()
-                .filter(|entry| !there.contains(entry))
+                .filter(|entry| !present.contains(entry))
                 .map(|(name, _)| name.clone())
                 .collect()
         };

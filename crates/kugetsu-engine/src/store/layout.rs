@@ -1,7 +1,7 @@
-//! Which file belongs to which key: pure rules, no file is touched.
+//! The mapping between keys and files. Pure rules: this module touches no file.
 //!
-//! A key is a session's address, or the base of a repository. Its record and the folder of everything else that is kept
-//! of it are, below the folder `instance/owner/.../repo/`:
+//! A key is a session's address, or the base of a repository. The key's record, and the folder of all its other files,
+//! are below the folder `instance/owner/.../repo/`:
 //!
 //! | key | record | folder |
 //! |---|---|---|
@@ -10,13 +10,13 @@
 //! | role `#14/review` | `14/at/review.json` | `14/at/review/` |
 //! | session `~nightly` | `~nightly.json` | `~nightly@/` |
 //!
-//! The files of a live turn stand beside the place of the folder, below `run/`, with other endings.
+//! The files of a live turn have the path of the key's folder below `run/`, with other endings.
 //!
-//! The rules are injective. A repository has at least two segments below its instance, so the two uppermost
-//! folders never hold records. Below them, a group could be named like a record or a record's folder; such a segment
-//! is written with `@` before it, a character that no segment may have. A group may begin with `~`, so the folder of a
-//! session without an issue has an `@` at its end. A role or a name has no dot that a letter follows, so that no role is
-//! another one's record or lease.
+//! The rules are injective. A repository has at least two segments below its instance, so the two uppermost folders
+//! never hold records. Below them, a group could have the name of a record or of a record's folder, so such a segment
+//! gets the prefix `@`, which no segment may contain. A group may begin with `~`, so the folder of a session without an
+//! issue ends in `@`. A role or a name contains no dot before a letter, so no role has the name of another role's
+//! record or lease.
 
 use std::path::{Path, PathBuf};
 
@@ -27,16 +27,16 @@ use kugetsu_api::{Address, AddressName, IssueRef, RepoRef};
 pub(crate) const INDEX: &str = "index.json";
 /// The folder of the records, in the home folder.
 pub(crate) const SESSIONS: &str = "sessions";
-/// The folder of what belongs to live turns, in the home folder. Other names directly in it have no dot and no
-/// colon, so that no instance is named like them.
+/// The folder for files of live turns, in the home folder. Other names directly in it contain no dot and no colon, so
+/// no instance has such a name.
 pub(crate) const RUN: &str = "run";
-/// The folder of what was removed, in the home folder.
+/// The folder for removed sessions and bases, in the home folder.
 pub(crate) const TRASH: &str = "trash";
 
 /// The folder of the roles, in the folder of their issue.
 pub(crate) const ROLES: &str = "at";
 
-/// What a file is kept of.
+/// The owner of a record and its files.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordKey {
     /// The base session of a repository.
@@ -73,7 +73,7 @@ impl std::fmt::Display for RecordKey {
 }
 
 impl RecordKey {
-    /// The repository that it belongs to.
+    /// The key's repository.
     pub fn repo(&self) -> &RepoRef {
         match self {
             Self::Base(repo) => repo,
@@ -104,15 +104,15 @@ impl RecordKey {
         self.with_ending(ending)
     }
 
-    /// The path of the key's worktree below the folder of all worktrees. Unlike the folder of a role, no worktree is
-    /// inside another one.
+    /// The path of the key's worktree below the folder of all worktrees. Unlike the folder of a role, a worktree is
+    /// never inside another one.
     pub fn worktree(&self) -> PathBuf {
         let mut path = repo_folder(self.repo());
         path.push(match self.slot() {
             Slot::Role(number, role) => format!("{number}@{role}"),
             other => other.stem(),
         });
-        // Without the colon before a port, which would split a PATH.
+        // The colon before a port would split a PATH.
         path.to_string_lossy().replace(':', "@").into()
     }
 
@@ -131,7 +131,7 @@ impl RecordKey {
         }
     }
 
-    /// The key whose record this is, from its path below `sessions/`; nothing where no key's record is.
+    /// The key of the record at this path below `sessions/`; `None` if no key has its record there.
     pub fn of_record(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
         let folder = path.parent()?;
@@ -158,7 +158,7 @@ impl RecordKey {
     }
 }
 
-/// A key within its repository. In the order of the addresses, with the base first.
+/// A key within its repository. Slots are ordered like addresses, with the base first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Slot {
     Base,
@@ -171,7 +171,7 @@ impl Slot {
     /// The record's path in the repository's folder.
     pub(crate) fn record(&self) -> String {
         match self {
-            // The folder's name has an end that tells it from a group's, which no record needs.
+            // The record needs no `@`, which only distinguishes the folder from a group's.
             Self::Named(name) => format!("~{name}.json"),
             _ => format!("{}.json", self.stem()),
         }
@@ -186,7 +186,7 @@ impl Slot {
         }
     }
 
-    /// The key in this repository; nothing for the number 0.
+    /// The key in this repository; `None` for the number 0.
     pub(crate) fn key(&self, repo: &RepoRef) -> Option<RecordKey> {
         let issue = |number| IssueRef::new(repo.clone(), number).ok();
         Some(RecordKey::Session(match self {
@@ -197,7 +197,7 @@ impl Slot {
         }))
     }
 
-    /// Whether this is the place of an address in its repository.
+    /// Whether this is the slot of an address.
     pub(crate) fn is_of(&self, address: &Address) -> bool {
         match (self, address) {
             (Self::Issue(number), Address::Issue(issue)) => *number == issue.number(),
@@ -207,7 +207,7 @@ impl Slot {
         }
     }
 
-    /// As [`Address`] is ordered.
+    /// A sort key with the order of [`Address`].
     pub(crate) fn order(&self) -> impl Ord + '_ {
         match self {
             Self::Base => (0, 0, None),
@@ -241,13 +241,13 @@ pub(crate) fn repo_of(folder: &Path) -> Option<RepoRef> {
         }
         text.push_str(component.strip_prefix('@').unwrap_or(component));
     }
-    // Capitals, a needless `@`: what looks like a repository's folder but is not where one is looked for.
+    // Rejects a folder that only resembles a repository's folder, for example one with capitals or a needless `@`.
     RepoRef::try_from(text)
         .ok()
         .filter(|repo| repo_folder(repo) == folder)
 }
 
-/// Whether a file or folder of a key, a temporary file or one that was moved aside may have this name.
+/// Whether a key's file or folder, a temporary file or a quarantined file may have this name.
 fn is_reserved(segment: &str) -> bool {
     let stem = segment.split_once('.').map_or(segment, |(stem, _)| stem);
     stem == "base"
@@ -257,7 +257,7 @@ fn is_reserved(segment: &str) -> bool {
         || segment.starts_with(fsx::TEMP_PREFIX)
 }
 
-/// What stands under a name in the folder of a repository, or of a group of repositories.
+/// The kind of an entry in the folder of a repository, or of a group of repositories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
     /// The record of the issue with this number.
@@ -266,7 +266,8 @@ pub(crate) enum Entry {
     Named(AddressName),
     /// The record of the base.
     Base,
-    /// Named like a record, and found by no key: leading zeros, no number of an issue, no valid name.
+    /// A file that is named like a record but belongs to no key: leading zeros, not the number of an issue, not a valid
+    /// name.
     Stray,
     /// The folder of the issue with this number, with its roles.
     Folder(u64),
@@ -294,12 +295,12 @@ impl Entry {
     }
 }
 
-/// What stands under a name in the folder of an issue's roles.
+/// The kind of an entry in the folder of an issue's roles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RoleEntry {
     /// The record of this role.
     Record(AddressName),
-    /// Named like a record, and found by no key.
+    /// A file that is named like a record but belongs to no key.
     Stray,
     /// The folder of a role, or anything else.
     Other,
@@ -315,7 +316,7 @@ impl RoleEntry {
     }
 }
 
-/// A role or a name as a file is named after it: in lower case.
+/// A role or a name in the form of file names: lower case.
 fn canonical(text: &str) -> Option<AddressName> {
     AddressName::new(text).ok().filter(|name| name.as_str() == text)
 }

@@ -1,9 +1,9 @@
-//! Finding every record, without the index and without a lock.
+//! Finds every record, without the index and without a lock.
 //!
-//! One walk over the folders finds the names; two or more threads then open the files, each relative to its folder,
-//! since with ten thousand of them every system call and every copy counts. What is wanted of a record is made of it
-//! where it was read, so that ten thousand of them are never in memory at once. A file that cannot be read is listed
-//! beside the others and stops nothing.
+//! One walk over the folders finds the names. Two or more threads then open the files, each relative to its folder,
+//! because with ten thousand files every system call and every copy counts. Each record is reduced to what the caller
+//! needs where it is read, so that ten thousand records are never in memory at once. A file that cannot be read is
+//! listed separately and does not stop the walk.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -20,15 +20,15 @@ use super::{RecordKey, Store, StoreError};
 use crate::fsx::{self, FsError};
 use kugetsu_api::{BaseRecord, RepoRef, SessionRecord, SessionSummary};
 
-/// A file or folder that could not be read, and why.
+/// A file or folder that could not be read, and the reason.
 pub type Broken = (PathBuf, String);
 
-/// What a walk over the records found.
+/// The result of a walk over the records.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listing<T> {
     /// The records, in the order of their canonical references.
     pub found: Vec<T>,
-    /// Files and folders that could not be read, and why.
+    /// Files and folders that could not be read, each with the reason.
     pub broken: Vec<Broken>,
 }
 
@@ -38,25 +38,25 @@ pub(crate) struct Folder {
     open: OwnedFd,
     repo: RepoRef,
     base: bool,
-    /// In the order of their addresses.
+    /// The sessions, in the order of their addresses.
     sessions: Vec<Slot>,
 }
 
 impl Folder {
-    /// The keys whose records are here.
+    /// The keys of the records in this folder.
     pub(crate) fn keys(&self) -> impl Iterator<Item = RecordKey> {
         let base = self.base.then_some(&Slot::Base).into_iter();
         base.chain(&self.sessions).filter_map(|slot| slot.key(&self.repo))
     }
 }
 
-/// Names in the folders of the records.
+/// The names in the folders of the records.
 #[derive(Default)]
 pub(crate) struct Walk {
-    /// In the order of their repositories.
+    /// The folders, in the order of their repositories.
     pub(crate) folders: Vec<Folder>,
     symlinks: Vec<PathBuf>,
-    /// Folders that could not be read, and names like a record's that none has.
+    /// Folders that could not be read, and files that are named like a record but are not one.
     pub(crate) broken: Vec<Broken>,
 }
 
@@ -69,18 +69,18 @@ const FILE: OFlags = OFlags::RDONLY
     .union(OFlags::NONBLOCK)
     .union(OFlags::CLOEXEC);
 
-/// One file to read: its repository's folder, and which of the folder's records it is.
-type Wanted<'a> = (&'a Folder, &'a Slot);
+/// A file to read: its repository's folder, and its slot in that folder.
+type RecordFile<'a> = (&'a Folder, &'a Slot);
 
 impl Store {
-    /// Every issue's record.
+    /// The record of every session.
     pub fn session_records(&self) -> Result<Listing<SessionRecord>, StoreError> {
         let mut found = Vec::new();
         let (_, broken) = self.fold_issues(Vec::push, |block| found.extend(block))?;
         Ok(Listing { found, broken })
     }
 
-    /// Every base's record.
+    /// The record of every base.
     pub fn bases(&self) -> Result<Listing<BaseRecord>, StoreError> {
         let walk = self.walk()?;
         let (found, mut broken) = walk.read_bases();
@@ -88,10 +88,10 @@ impl Store {
         Ok(Listing { found, broken })
     }
 
-    /// Folds every issue's record, in the order of their canonical references and some dozens at a time: `add` adds one
-    /// to the block that it belongs to, on the thread that reads it; `take` gets one block after the other, on this
-    /// thread, while the others go on. Gives the bases' records, and the files and folders that could not be read, and
-    /// why.
+    /// Folds the record of every session, in the order of their canonical references, in blocks of some dozens. `add`
+    /// runs on a reader thread and adds one record to its block; `take` runs on this thread and gets the blocks in
+    /// order while the readers continue. Returns the records of the bases, and the files and folders that could not be
+    /// read, each with the reason.
     pub fn fold_issues<T: Default + Send>(
         &self,
         add: impl Fn(&mut T, SessionRecord) + Sync,
@@ -100,8 +100,8 @@ impl Store {
         self.fold(|block: &mut T, record, _: &str| add(block, record), take)
     }
 
-    /// As [`Store::fold_issues`], with no more of each record than a listing needs, and the text of its file: a JSON
-    /// object that can be read as a whole.
+    /// Like [`Store::fold_issues`], but reads only the fields that a listing needs. `add` also gets the text of the
+    /// record's file, a valid JSON object.
     pub fn fold_summaries<T: Default + Send>(
         &self,
         add: impl Fn(&mut T, SessionSummary, &str) + Sync,
@@ -146,7 +146,7 @@ impl Store {
 }
 
 impl Walk {
-    fn session_records(&self) -> Vec<Wanted<'_>> {
+    fn session_records(&self) -> Vec<RecordFile<'_>> {
         let folders = self.folders.iter();
         folders
             .flat_map(|folder| folder.sessions.iter().map(move |slot| (folder, slot)))
@@ -155,34 +155,34 @@ impl Walk {
 
     fn read_bases(&self) -> (Vec<BaseRecord>, Vec<Broken>) {
         let with_base = self.folders.iter().filter(|folder| folder.base);
-        let wanted: Vec<_> = with_base.map(|folder| (folder, &Slot::Base)).collect();
+        let files: Vec<_> = with_base.map(|folder| (folder, &Slot::Base)).collect();
         let mut found = Vec::new();
         let add = |block: &mut Vec<_>, record, _: &str| block.push(record);
-        let broken = read_all(&wanted, add, |block| found.extend(block));
+        let broken = read_all(&files, add, |block| found.extend(block));
         (found, broken)
     }
 
-    /// Adds what the walk itself could not read to what was wrong with the files.
-    fn add_broken(self, files: &mut Vec<Broken>) {
-        files.extend(self.broken);
+    /// Adds the paths that the walk could not read to those of broken files.
+    fn add_broken(self, broken: &mut Vec<Broken>) {
+        broken.extend(self.broken);
         let links = self.symlinks.into_iter();
-        files.extend(links.map(|path| (path, "it is a symbolic link".to_owned())));
-        files.sort();
+        broken.extend(links.map(|path| (path, "it is a symbolic link".to_owned())));
+        broken.sort();
     }
 
     fn broken(&mut self, path: PathBuf, errno: rustix::io::Errno) {
-        // Removed while it was looked at.
+        // A missing entry was removed during the walk.
         if errno != rustix::io::Errno::NOENT {
             self.broken.push((path, std::io::Error::from(errno).to_string()));
         }
     }
 
     fn stray(&mut self, path: PathBuf) {
-        let why = "it has the name of a record, but is not a valid one".to_owned();
+        let why = "it is named like a record, but the name is not valid".to_owned();
         self.broken.push((path, why));
     }
 
-    /// Finds the records of an issue's roles. Most issues have none, which one system call tells.
+    /// Finds the records of an issue's roles. Most issues have no roles, which costs one system call.
     fn roles(&mut self, repo: &Path, open: &OwnedFd, number: u64, sessions: &mut Vec<Slot>) {
         let below = format!("{number}/{}", layout::ROLES);
         let entries = match rustix::fs::openat(open, below.as_str(), FOLDER, Mode::empty()) {
@@ -192,7 +192,7 @@ impl Walk {
         let path = || repo.join(&below);
         let entries = match entries {
             Ok(entries) => entries,
-            // With O_DIRECTORY, a link is no folder either.
+            // With O_DIRECTORY, a link counts as "not a folder" as well.
             Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) if path().is_symlink() => {
                 return self.symlinks.push(path());
             }
@@ -252,8 +252,8 @@ impl Walk {
             }
             let mut kind = entry.file_type();
             if kind == FileType::Unknown {
-                let looked = rustix::fs::statat(&open, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
-                kind = looked.map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode));
+                let stat = rustix::fs::statat(&open, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
+                kind = stat.map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode));
             }
             let shape = if holds_records {
                 Entry::of(name)
@@ -305,21 +305,20 @@ impl Walk {
     }
 }
 
-/// So many records are taken at a time: few enough that no thread waits for another at the end.
+/// The number of records in a block: few enough that no thread waits for another at the end.
 const BLOCK: usize = 64;
 
-/// What was made of the records of one block, and what could not be read.
+/// The folded records of one block, and the files that could not be read.
 type Block<T> = (T, Vec<Broken>);
 
-/// Reads the files that are wanted on some threads, this one among them, and hands on what was made of them in order.
-/// Nothing is kept for longer than its turn takes to come: of ten thousand records the memory alone would cost as
-/// much time as all else.
+/// Reads the files on several threads, including this one, and passes the blocks to `take` in order. Keeps a block only
+/// until its turn comes: with ten thousand records, the memory alone would cost as much time as everything else.
 fn read_all<R: Record, T: Default + Send>(
-    wanted: &[Wanted<'_>],
+    files: &[RecordFile<'_>],
     add: impl Fn(&mut T, R, &str) + Sync,
     mut take: impl FnMut(T),
 ) -> Vec<Broken> {
-    let blocks: Vec<_> = wanted.chunks(BLOCK).collect();
+    let blocks: Vec<_> = files.chunks(BLOCK).collect();
     let threads = std::thread::available_parallelism()
         .map_or(2, usize::from)
         .clamp(1, 8);
@@ -342,15 +341,15 @@ fn read_all<R: Record, T: Default + Send>(
         }
     };
     std::thread::scope(|scope| {
-        // A slow taker holds up the others, and nothing piles up.
+        // The bound makes the readers wait for a slow `take`, so blocks do not accumulate.
         let (sender, done) = mpsc::sync_channel(2 * threads);
-        // One block is not worth a thread.
+        // A single block needs no other thread.
         for _ in 1..threads.min(blocks.len()) {
             let sender = sender.clone();
             scope.spawn(move || {
                 let mut buffer = Vec::new();
                 while let Some(block) = read_one(&mut buffer) {
-                    // Nobody listens any more where the other side panicked.
+                    // The receiver is gone only if the main thread panicked.
                     let _ = sender.send(block);
                 }
             });
@@ -367,20 +366,20 @@ fn read_all<R: Record, T: Default + Send>(
 }
 
 fn read_block<R: Record, T: Default>(
-    wanted: &[Wanted<'_>],
+    files: &[RecordFile<'_>],
     buffer: &mut [u8],
     add: impl Fn(&mut T, R, &str),
 ) -> Block<T> {
     let mut made = T::default();
     let mut broken = Vec::new();
-    for (folder, slot) in wanted {
+    for (folder, slot) in files {
         if let Some((record, text)) = read_quickly::<R>(folder, slot, buffer) {
             add(&mut made, record, text);
             continue;
         }
         match read_with_care(folder, slot) {
             Ok(Some((record, text))) => add(&mut made, record, &text),
-            // Removed since the walk.
+            // The file was removed after the walk.
             Ok(None) => {}
             Err(StoreError::Broken { path, why }) => broken.push((path, why)),
             Err(error) => broken.push((folder.path.join(slot.record()), error.in_full())),
@@ -389,11 +388,11 @@ fn read_block<R: Record, T: Default>(
     (made, broken)
 }
 
-/// Three system calls for a record: nothing where anything is unusual, such as a large one.
+/// Reads a record with three system calls. `None` if anything is unusual, for example a large file.
 fn read_quickly<'a, R: Record>(folder: &Folder, slot: &Slot, buffer: &'a mut [u8]) -> Option<(R, &'a str)> {
     let open = rustix::fs::openat(&folder.open, slot.record(), FILE, Mode::empty()).ok()?;
     let length = rustix::io::read(&open, &mut *buffer).ok()?;
-    // Checked as a whole, not string by string.
+    // A full buffer may hold only the beginning of the file.
     if length == buffer.len() {
         return None;
     }
@@ -402,11 +401,11 @@ fn read_quickly<'a, R: Record>(folder: &Folder, slot: &Slot, buffer: &'a mut [u8
     if !records::is_object(text) {
         return None;
     }
-    let record = R::understand(text).ok()?;
+    let record = R::from_text(text).ok()?;
     record.belongs(&folder.repo, slot).then_some((record, text))
 }
 
-/// Reads the whole file, and says what is wrong with it.
+/// Reads the whole file, and reports what is wrong with it.
 fn read_with_care<R: Record>(folder: &Folder, slot: &Slot) -> Result<Option<(R, String)>, StoreError> {
     let path = folder.path.join(slot.record());
     let Some(key) = slot.key(&folder.repo) else {

@@ -1,7 +1,7 @@
-//! Locks: an open, locked file that says who holds it.
+//! Locks: open, locked files that name their holder.
 //!
-//! The kernel drops the lock with its holder, so nothing is ever stale. A lock's file is never removed: whoever waits
-//! on a removed file would hold a lock that nobody else sees.
+//! The kernel releases the lock when its holder ends, so a lock is never stale. A lock's file is never removed: a
+//! process that waits on a removed file would hold a lock that no other process sees.
 
 use std::fs::{File, TryLockError};
 use std::io::{Seek, Write};
@@ -19,10 +19,10 @@ use kugetsu_api::Holder;
 /// How long a writer waits for a short lock.
 pub(crate) const SHORT_WAIT: Duration = Duration::from_secs(10);
 
-/// How long even an attempt without waiting goes on.
-const PATIENCE: Duration = Duration::from_millis(30);
+/// The shortest duration of an attempt, even of one that does not wait.
+const MIN_ATTEMPT: Duration = Duration::from_millis(30);
 
-/// This process as a holder, from now on; `what` says what for, in a few words.
+/// This process as a holder, from now on; `what` names the purpose in a few words.
 pub fn this_process(what: impl Into<String>) -> Holder {
     Holder {
         pid: std::process::id(),
@@ -45,22 +45,22 @@ pub fn holder_of_turn(what: impl Into<String>, turn: Uuid) -> Holder {
 #[derive(Debug)]
 pub struct Lock {
     pub(crate) file: File,
-    /// Other processes hold it as well, and may hold it longer.
+    /// Other processes hold the lock as well, and may hold it longer.
     shared: bool,
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 pub(crate) enum Attempt {
     Taken(Lock),
     Held(Option<Holder>),
 }
 
 impl Lock {
-    /// Takes the lock, or says within `wait` who holds it. The folder of `path` must be there.
+    /// Takes the lock, or returns its holder after `wait`. The folder of `path` must exist.
     pub(crate) fn acquire(path: &Path, holder: &Holder, wait: Duration) -> Result<Attempt, StoreError> {
-        // A look at a lock takes it for an instant, and whoever has just taken it has not written its name yet: a
-        // lock is called held only after some attempts.
-        let deadline = Instant::now() + wait.max(PATIENCE);
+        // A check of a lock takes the lock for an instant, and a process that has just taken it has not written its
+        // name yet. So a lock counts as held only after several attempts.
+        let deadline = Instant::now() + wait.max(MIN_ATTEMPT);
         let mut pause = Duration::from_millis(1);
         loop {
             if let Some(lock) = Self::try_once(path, holder)? {
@@ -88,12 +88,12 @@ impl Lock {
                 });
             }
         }
-        // Someone may have removed the file in between, against the rule: then this lock is worth nothing.
-        let same = match (file.metadata(), std::fs::symlink_metadata(path)) {
+        // If another process has removed the file in between, against the rule, this lock protects nothing.
+        let same_file = match (file.metadata(), std::fs::symlink_metadata(path)) {
             (Ok(open), Ok(named)) => open.dev() == named.dev() && open.ino() == named.ino(),
             _ => false,
         };
-        if !same {
+        if !same_file {
             return Ok(None);
         }
         let mut lock = Self { file, shared: false };
@@ -103,7 +103,8 @@ impl Lock {
         Ok(Some(lock))
     }
 
-    /// The lock belongs to the open file, which the processes that inherit it share (`flock(2)`).
+    /// Sets whether child processes inherit the lock. The lock belongs to the open file, which the processes that
+    /// inherit it share (`flock(2)`).
     pub(crate) fn inherit(&mut self, yes: bool) -> std::io::Result<()> {
         use rustix::io::FdFlags;
         self.shared |= yes;
@@ -111,7 +112,8 @@ impl Lock {
         Ok(rustix::io::fcntl_setfd(&self.file, flags)?)
     }
 
-    /// Writes who holds it. A courtesy: on a full disk the lock is as good without it.
+    /// Writes the holder's name into the file. Ignores a failure, for example on a full disk, because the lock works
+    /// without the name.
     pub(crate) fn name(&mut self, holder: &Holder) {
         let _ = (|| {
             let mut bytes = serde_json::to_vec(holder)?;
@@ -126,21 +128,21 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         if !self.shared {
-            // Still locked here, so this is nobody else's name.
+            // The file is still locked, so the name in it is this holder's.
             let _ = self.file.set_len(0);
-            // Closing the file is not enough: a program that another thread is just starting has it open as well, until it
-            // is executed.
+            // Closing the file is not enough: a program that another thread is just starting also has the file open
+            // until the program is executed.
             let _ = self.file.unlock();
         }
     }
 }
 
-/// Who wrote its name into a lock's file; nothing when it cannot be read, or is half written.
+/// The holder named in a lock's file; `None` if the name cannot be read or is half written.
 pub(crate) fn read_holder(path: &Path) -> Option<Holder> {
     serde_json::from_slice(&fsx::read_bounded(path, 64 * 1024).ok()?).ok()
 }
 
-/// A timeout as an error.
+/// The error for a timeout.
 pub(crate) fn timed_out(lock: PathBuf, waited: Duration, holder: Option<Holder>) -> StoreError {
     StoreError::LockTimeout { lock, waited, holder }
 }

@@ -12,13 +12,13 @@ use super::{Lease, RecordKey, Store, StoreError, trash};
 use crate::fsx;
 use kugetsu_api::{Address, BaseRecord, RepoRef, SCHEMA, SessionRecord, SessionSummary};
 
-/// A record, or what is read of one.
+/// A record, or a part of its fields.
 pub(crate) trait Record: DeserializeOwned + Send {
     fn schema(&self) -> u32;
     fn owner(&self) -> Owner<'_>;
 
-    /// Reads it from the text of its file.
-    fn understand(text: &str) -> serde_json::Result<Self> {
+    /// Reads the record from the text of its file.
+    fn from_text(text: &str) -> serde_json::Result<Self> {
         serde_json::from_str(text)
     }
 
@@ -29,7 +29,7 @@ pub(crate) trait Record: DeserializeOwned + Send {
         }
     }
 
-    /// Whether it belongs at this place of the repository.
+    /// Whether the record belongs into this slot of the repository.
     fn belongs(&self, repo: &RepoRef, slot: &Slot) -> bool {
         match self.owner() {
             Owner::Base(own) => own == repo && *slot == Slot::Base,
@@ -38,7 +38,7 @@ pub(crate) trait Record: DeserializeOwned + Send {
     }
 }
 
-/// Whom a record is of: a [`RecordKey`] without a copy of it.
+/// The owner of a record: a borrowed [`RecordKey`].
 pub(crate) enum Owner<'a> {
     Base(&'a RepoRef),
     Session(&'a Address),
@@ -63,10 +63,11 @@ impl Record for SessionSummary {
         Owner::Session(&self.address)
     }
 
-    /// What a summary leaves out is passed on, and one record must not spoil a listing for its reader. serde_json does not
-    /// look for half a surrogate pair, nor at how deep it goes, in what it leaves out: such a text, which kugetsu does not
-    /// write, is read as a whole too, and so is one whose fields cannot be passed on as they are.
-    fn understand(text: &str) -> serde_json::Result<Self> {
+    /// A listing passes on the fields that the summary ignores, and one bad record must not break the listing for its
+    /// reader. serde_json does not check ignored fields for unpaired surrogates or for their depth. So a text that may
+    /// contain them, which kugetsu never writes, is parsed in full, and so is a text whose fields cannot be passed on
+    /// unchanged.
+    fn from_text(text: &str) -> serde_json::Result<Self> {
         let summary: Self = serde_json::from_str(text)?;
         let escapes = memchr::memmem::find(text.as_bytes(), b"\\u").is_some();
         let deep = || {
@@ -91,13 +92,13 @@ impl Record for BaseRecord {
     }
 }
 
-/// The only field that every schema has.
+/// The only field that every schema contains.
 #[derive(Deserialize)]
 pub(crate) struct Probe {
     pub(crate) schema: u32,
 }
 
-/// Understands a record's bytes. One of a newer schema is read as far as this version can.
+/// Parses a record's bytes. Of a record with a newer schema, reads the fields that this version knows.
 pub(crate) fn parse<R: Record>(path: &Path, bytes: &[u8]) -> Result<R, StoreError> {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return Err(StoreError::broken(path, "it is not UTF-8".to_owned()));
@@ -105,7 +106,7 @@ pub(crate) fn parse<R: Record>(path: &Path, bytes: &[u8]) -> Result<R, StoreErro
     if !is_object(text) {
         return Err(StoreError::broken(path, "it is not a JSON object".to_owned()));
     }
-    match R::understand(text) {
+    match R::from_text(text) {
         Ok(record) => Ok(record),
         Err(error) => match serde_json::from_str::<Probe>(text) {
             Ok(Probe { schema }) if schema > SCHEMA => Err(StoreError::Newer {
@@ -118,12 +119,12 @@ pub(crate) fn parse<R: Record>(path: &Path, bytes: &[u8]) -> Result<R, StoreErro
     }
 }
 
-/// Whether JSON is an object: serde takes an array of a record's values in their order for one too.
+/// Whether the JSON is an object. serde also accepts an array of a record's values in order.
 pub(crate) fn is_object(json: &str) -> bool {
     json.trim_ascii_start().starts_with('{')
 }
 
-/// As [`parse`], and the record must be the one that belongs there.
+/// Like [`parse`], but the record must belong to this key.
 pub(crate) fn parse_as<R: Record>(path: &Path, bytes: &[u8], key: &RecordKey) -> Result<R, StoreError> {
     let record: R = parse(path, bytes)?;
     let named = record.key();
@@ -132,13 +133,13 @@ pub(crate) fn parse_as<R: Record>(path: &Path, bytes: &[u8], key: &RecordKey) ->
     } else {
         Err(StoreError::broken(
             path,
-            format!("it stands where {key} belongs and says that it is {named}"),
+            format!("it is in the place of {key}, but names {named}"),
         ))
     }
 }
 
 impl Store {
-    /// The record of an issue's session. Nothing is locked or written.
+    /// The record of a session. Takes no lock and writes nothing.
     pub fn session_record(&self, address: &Address) -> Result<Option<SessionRecord>, StoreError> {
         self.read_record(&address.into())
     }
@@ -158,13 +159,13 @@ impl Store {
         }
     }
 
-    /// Writes the record of an issue's session, and enters it in the index when it is not there. A file of a newer
-    /// schema, or one that cannot be understood, is not replaced.
+    /// Writes the record of a session, and adds it to the index if it is missing there. Never replaces a file of a
+    /// newer schema, or one that cannot be parsed.
     pub fn save_session(&self, lease: &Lease, record: &SessionRecord) -> Result<(), StoreError> {
         self.save(lease, record)
     }
 
-    /// Writes the record of a base session, as [`Store::save_session`] does. The first base becomes the default one.
+    /// Writes the record of a base, like [`Store::save_session`]. The first base becomes the default base.
     pub fn save_base(&self, lease: &Lease, record: &BaseRecord) -> Result<(), StoreError> {
         self.save(lease, record)
     }
@@ -197,6 +198,6 @@ impl Store {
         }
         fsx::write_atomic(&path, &record_bytes(record, &path)?)?;
         super::points::RECORD_SAVED.pass();
-        self.enter(&key)
+        self.add_to_index(&key)
     }
 }

@@ -134,7 +134,7 @@ impl ServerLink {
             }
             Err(error) => Some(TransportEvent::Ended(End {
                 broken: Some(error.to_string()),
-                stderr: self.server.last_words(),
+                stderr: self.server.stderr_lines(),
                 ..End::default()
             })),
         }
@@ -239,7 +239,7 @@ impl TurnLink for ServerLink {
                     return TransportEvent::Ended(End {
                         exit: Some(exit),
                         broken: Some("opencode serve ended during the turn".to_owned()),
-                        stderr: self.server.last_words(),
+                        stderr: self.server.stderr_lines(),
                         ..End::default()
                     });
                 }

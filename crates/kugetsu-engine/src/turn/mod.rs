@@ -1,7 +1,7 @@
-//! The supervisor of one turn: it owns the turn from the prompt to the verdict.
+//! The supervisor of one turn. It owns the turn from the prompt to the verdict.
 //!
-//! Events of the transport, timers, signals and replies come to one place; state, stream and verdict go out.
-//! Nobody else decides how a turn ended.
+//! Events of the transport, timers, signals and replies go in; state, stream and verdict come out. Only the supervisor
+//! decides how a turn ended.
 
 pub mod answers;
 pub mod control;
@@ -33,66 +33,67 @@ use stream::{StreamEvent, StreamWriter};
 /// The reason of a turn that SIGINT ended.
 pub const INTERRUPTED: &str = "interrupted";
 
-/// A request from outside to end a turn. A greater one is more urgent; an interrupt never becomes less urgent.
+/// A request from outside to end a turn. A greater value is more urgent; an interrupt never becomes less urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Interrupt {
-    /// The turn goes on.
+    /// No request: the turn continues.
     None,
-    /// SIGINT: end it.
+    /// SIGINT: end the turn.
     Interrupted,
-    /// SIGTERM or SIGHUP: end it.
+    /// SIGTERM or SIGHUP: end the turn.
     Terminated,
-    /// A second request: end it without the grace period.
+    /// A second request: end the turn without the grace period.
     Now,
 }
 
 /// One turn to run.
 #[derive(Debug)]
 pub struct Turn {
-    /// How opencode is started, and started again after a crash.
+    /// How opencode is started, also after a crash.
     pub spec: TurnSpec,
-    /// Where the prompt goes.
+    /// The session that receives the prompt, or the base to fork.
     pub target: Target,
     /// The prompt, byte for byte.
     pub prompt: String,
-    /// What the turn may take.
+    /// The limits of the turn.
     pub limits: Limits,
-    /// Who answers when opencode asks.
+    /// Answers opencode's requests.
     pub responder: Responder,
-    /// Where it is told.
+    /// The turn's stream.
     pub stream: StreamWriter,
-    /// Requests to end it.
+    /// Requests to end the turn.
     pub interrupts: watch::Receiver<Interrupt>,
-    /// Signals by files, and the progress that the status file tells.
+    /// Signal files, and the progress for the status file.
     pub control: Control,
 }
 
-/// How a turn ended, with all that was counted.
+/// How a turn ended, with its counts.
 #[derive(Debug)]
 pub struct Outcome {
     /// Verdict and reason.
     pub judgement: Judgement,
-    /// What was counted.
+    /// The counts of the turn.
     pub counts: Counts,
-    /// The answer: the text of the last step that had any, at most 4 MiB of it.
+    /// The answer: the text of the last step that produced text, at most 4 MiB of it.
     pub answer: String,
-    /// The signal that ended it, if one did.
+    /// The interrupt that ended the turn, if one did.
     pub interrupt: Interrupt,
     /// How often opencode was started again after a crash.
     pub restarts: u32,
-    /// How many requests the answers file, a supervisor and the default answered.
+    /// The number of requests that were answered, by source.
     pub answered: Answered,
     /// The request on which the turn is blocked.
     pub blocked_on: Option<Request>,
-    /// What the judgement rests on.
+    /// The evidence for the judgement.
     pub proof: Proof,
-    /// The last line of the stream, to be written.
+    /// The end of the stream, still to be written.
     pub ending: StreamEnd,
 }
 
-/// The end of a turn's stream. Its last line tells the verdict, so it is written by whoever has checked that one.
+/// The end of a turn's stream. The last line contains the verdict, so the line is written after the verdict has been
+/// checked against the stored messages.
 #[derive(Debug)]
-#[must_use = "the stream has no end without it"]
+#[must_use = "without it, the stream has no end"]
 pub struct StreamEnd {
     encoder: StreamEncoder,
     stream: StreamWriter,
@@ -102,8 +103,8 @@ pub struct StreamEnd {
 }
 
 impl StreamEnd {
-    /// Writes it; gives why events before it are missing.
-    pub fn tell(self, judgement: &Judgement, counts: Counts, proof: Proof) -> Option<String> {
+    /// Writes the last line. Returns why earlier events are missing, if they are.
+    pub fn write(self, judgement: &Judgement, counts: Counts, proof: Proof) -> Option<String> {
         let whole = !self.encoder.has_gap(&self.stream);
         let end = StreamEvent::AgentEnd {
             verdict: judgement.verdict,
@@ -123,12 +124,12 @@ impl StreamEnd {
     }
 }
 
-/// Who must know a fork's id before anything else happens.
+/// Records the id of a fork before anything else happens.
 #[async_trait]
-pub trait ForkKeeper: Send {
-    /// Called once, as soon as the id is known. When it fails, the turn ends as failed, since a session that cannot be
-    /// remembered is not a result.
-    async fn fork_known(&mut self, session: &SessionId) -> Result<(), String>;
+pub trait ForkRecorder: Send {
+    /// Called once, as soon as the id is known. An error ends the turn as failed, because a session that is not on
+    /// record is not a result.
+    async fn record_fork(&mut self, session: &SessionId) -> Result<(), String>;
 }
 
 /// Milliseconds, for `--json`.

@@ -1,9 +1,9 @@
-//! The status file of a live turn, [`STATUS_FILE`]: what a turn is doing, for everybody who can read the store.
+//! The status file of a live turn, [`STATUS_FILE`]: the current state of the turn, for every reader of the store.
 //!
-//! One task keeps it: it writes what the supervisor has put into `TurnProgress`, at the latest every [`HEARTBEAT`], and
-//! looks for signals on the way. It is paced by the supervisor's own event loop, so the heartbeat of a supervisor that is
-//! stuck stops. The file stays when the turn is over, as `stopped` or `error`; it is stale when it says that the turn
-//! is alive and the supervisor is dead or silent.
+//! One task writes the file and checks for signals. It writes the `TurnProgress` of the supervisor at least every
+//! [`HEARTBEAT`]. The task runs on the supervisor's own event loop, so the heartbeat stops if the supervisor is stuck.
+//! The file stays after the turn, as `stopped` or `error`. A file is stale if it says that the turn is alive although
+//! the supervisor is dead or silent.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,23 +24,23 @@ use kugetsu_api::{TokenCount, Verdict};
 
 /// The ending of the status file.
 pub const STATUS_FILE: &str = ".status.json";
-/// The longest time between two writes of a live turn; a reader may rely on 5 s.
+/// The longest time between two writes for a live turn; a reader may rely on 5 s.
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
-/// A live turn that has written nothing for so long is stale.
+/// A live turn whose status file has not changed for this long is stale.
 pub const STALE_AFTER: Duration = Duration::from_secs(30);
-/// How often the signal file is looked for.
-const LOOK: Duration = Duration::from_millis(250);
-/// The shortest time between two writes that only tell of progress.
-const PACE: Duration = Duration::from_secs(1);
+/// The interval between two checks for the signal file.
+const SIGNAL_POLL: Duration = Duration::from_millis(250);
+/// The shortest time between two writes that report only progress.
+const MIN_WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The status of the turn that runs, or ran last, for this key. A file that is not a valid status counts as missing: it is worth
-/// nothing beside the record.
+/// The status of the running turn of this key, or else of its last turn. A file that is not a valid status counts as
+/// missing, because the record has everything that matters.
 pub fn read(store: &Store, key: &RecordKey) -> Option<TurnStatus> {
     let bytes = store.read_run(key, STATUS_FILE).ok()??;
     serde_json::from_slice(&bytes).ok()
 }
 
-/// The status file of one turn; whoever writes it last is the one who closes it.
+/// The status file of one turn. Closing it is the last write.
 #[derive(Debug)]
 struct StatusFile {
     store: Store,
@@ -54,7 +54,7 @@ struct StatusFile {
 }
 
 impl StatusFile {
-    /// Writes what is known now, unless the file is closed. Blocks.
+    /// Writes the current progress, unless the file is closed. Blocks.
     fn refresh(&self) {
         let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         if !*closed {
@@ -76,7 +76,7 @@ impl StatusFile {
         let _ = self.store.remove_run(&self.key, SIGNAL_FILE);
     }
 
-    /// On a full disk nothing is written, and the turn goes on.
+    /// Ignores a failed write, for example on a full disk, so that the turn continues.
     fn write(&self, verdict: Option<Verdict>) {
         let notes = {
             let mut notes = self.progress.notes();
@@ -103,8 +103,8 @@ impl StatusFile {
     }
 }
 
-/// Writes the status file of one turn, and listens for its signals. A turn that ends without [`StatusWriter::end`], by a
-/// panic, is told as an error.
+/// Writes the status file of one turn, and reads its signal file. If the turn ends without [`StatusWriter::end`], by a
+/// panic, the file reports an error.
 #[derive(Debug)]
 pub struct StatusWriter {
     file: Arc<StatusFile>,
@@ -113,8 +113,8 @@ pub struct StatusWriter {
 }
 
 impl StatusWriter {
-    /// Begins to write the status and to listen. What an earlier turn left is thrown away. Needs the event loop of the
-    /// supervisor.
+    /// Starts to write the status and to read signals. Discards the files of an earlier turn. Needs the event loop of
+    /// the supervisor.
     pub fn start(
         store: &Store,
         key: RecordKey,
@@ -152,7 +152,7 @@ impl StatusWriter {
         });
         let (sender, messages) = mpsc::unbounded_channel();
         let (first_writes, first_write) = oneshot::channel();
-        let task = tokio::spawn(keep(Arc::clone(&file), sender, first_writes));
+        let task = tokio::spawn(run_status_task(Arc::clone(&file), sender, first_writes));
         let writer = Self {
             file,
             task,
@@ -161,7 +161,7 @@ impl StatusWriter {
         (writer, Control { messages, progress })
     }
 
-    /// Waits until readers find the status of this turn. May be cancelled.
+    /// Waits until readers can find the status of this turn. Cancel-safe.
     pub async fn wait_until_written(&mut self) {
         if let Some(first_write) = &mut self.first_write {
             let _ = first_write.await;
@@ -169,7 +169,7 @@ impl StatusWriter {
         }
     }
 
-    /// Writes how the turn ended, which the record must have by now. Blocks.
+    /// Writes how the turn ended. The record must have been written before. Blocks.
     pub fn end(self, verdict: Verdict) {
         self.close(Some(verdict));
     }
@@ -187,8 +187,8 @@ impl Drop for StatusWriter {
     }
 }
 
-/// Looks for signals and writes the status, until it is aborted. A disk that hangs holds up this task alone.
-async fn keep(
+/// Reads signals and writes the status until the task is aborted. A disk that hangs holds up this task alone.
+async fn run_status_task(
     file: Arc<StatusFile>,
     messages: mpsc::UnboundedSender<ControlMessage>,
     first_write: oneshot::Sender<()>,
@@ -200,11 +200,11 @@ async fn keep(
     })
     .await;
     let _ = first_write.send(());
-    let mut look = tokio::time::interval(LOOK);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut poll = tokio::time::interval(SIGNAL_POLL);
+    poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut written = Instant::now();
     loop {
-        look.tick().await;
+        poll.tick().await;
         let taken = {
             let file = Arc::clone(&file);
             aside(move || control::take(&file.store, &file.key, file.fixed.turn)).await
@@ -221,7 +221,7 @@ async fn keep(
             (notes.changed, notes.urgent)
         };
         let age = written.elapsed();
-        if urgent || age >= HEARTBEAT || (changed && age >= PACE) {
+        if urgent || age >= HEARTBEAT || (changed && age >= MIN_WRITE_INTERVAL) {
             let file = Arc::clone(&file);
             aside(move || file.refresh()).await;
             written = Instant::now();

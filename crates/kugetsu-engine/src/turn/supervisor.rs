@@ -1,4 +1,4 @@
-//! The supervisor of one turn: the loop that carries out what the machine decides.
+//! The supervisor of one turn: the loop that executes the decisions of the state machine.
 
 mod requests;
 
@@ -13,34 +13,34 @@ use super::encoder::StreamEncoder;
 use super::machine::{Judgement, Machine, Step};
 use super::resume::{self, StoredTurn, stored_turn};
 use super::status::RunState;
-use super::{ForkKeeper, INTERRUPTED, Interrupt, Outcome, StreamEnd, Turn};
+use super::{ForkRecorder, INTERRUPTED, Interrupt, Outcome, StreamEnd, Turn};
 use crate::aside::aside;
 use crate::opencode::{Database, DatabaseError};
 use crate::transport::{Connector, Request, Target, TransportError, TransportEvent, TurnLink};
 use kugetsu_api::{Answered, SessionId, Verdict};
 
-/// How one life of opencode within a turn ended.
-enum LifeEnd {
-    /// With a judgement, by itself or by us.
+/// How one run of opencode within a turn ended. A turn has several after crashes and pauses.
+enum RunEnd {
+    /// With a judgement, whether opencode or the supervisor ended the run.
     Judged(Judgement),
-    /// It crashed.
+    /// opencode crashed.
     Crashed(String),
-    /// Somebody paused the turn.
+    /// A signal paused the turn.
     Paused,
 }
 
-/// What [`Supervisor::wait`] waited for.
+/// The result of [`Supervisor::wait`].
 enum Next {
     Step(Step),
     Pause,
 }
 
-/// Runs one turn over a link that is ready, and over further ones of the connector after crashes and pauses.
+/// Runs one turn over a connected link, and over further links of the connector after crashes and pauses.
 pub async fn supervise(
     turn: Turn,
     connector: &dyn Connector,
     link: Box<dyn TurnLink>,
-    fork_keeper: &mut dyn ForkKeeper,
+    fork_recorder: &mut dyn ForkRecorder,
 ) -> Outcome {
     let session = match &turn.target {
         Target::Session(session) => Some(session.clone()),
@@ -49,13 +49,13 @@ pub async fn supervise(
     let supervisor = Supervisor {
         began: Instant::now(),
         started: Timestamp::now(),
-        life_began: Timestamp::now(),
+        run_began: Timestamp::now(),
         machine: Machine::new(turn.limits.clone()),
         encoder: StreamEncoder::new(turn.spec.launch.secrets.redactor.clone()),
         interrupt: Interrupt::None,
         session,
-        fork_keeper,
-        asked: Vec::new(),
+        fork_recorder,
+        open_requests: Vec::new(),
         answered: Answered::default(),
         blocked_on: None,
         restarts: 0,
@@ -68,15 +68,15 @@ struct Supervisor<'a> {
     turn: Turn,
     began: Instant,
     started: Timestamp,
-    /// When this life of opencode began: what an earlier one was doing is over.
-    life_began: Timestamp,
+    /// When this run of opencode began. Tools of an earlier run have ended.
+    run_began: Timestamp,
     machine: Machine,
     encoder: StreamEncoder,
     interrupt: Interrupt,
     session: Option<SessionId>,
-    fork_keeper: &'a mut dyn ForkKeeper,
-    /// Requests that wait for a supervisor, and until when.
-    asked: Vec<(Request, tokio::time::Instant)>,
+    fork_recorder: &'a mut dyn ForkRecorder,
+    /// Requests that wait for a reply with `--supervised`, each with its deadline.
+    open_requests: Vec<(Request, tokio::time::Instant)>,
     answered: Answered,
     blocked_on: Option<Request>,
     restarts: u32,
@@ -87,11 +87,11 @@ impl Supervisor<'_> {
         let mut link = Some(first);
         let mut prompt = self.turn.prompt.clone();
         let judgement = loop {
-            let life_end = match link.take() {
+            let run_end = match link.take() {
                 Some(mut link) => {
-                    let life_end = self.run_life(connector, link.as_mut(), &prompt).await;
+                    let run_end = self.run_opencode(connector, link.as_mut(), &prompt).await;
                     self.close(link.as_mut()).await;
-                    life_end
+                    run_end
                 }
                 None => {
                     let spec = self.turn.spec.clone();
@@ -100,18 +100,18 @@ impl Supervisor<'_> {
                             link = Some(opened);
                             continue;
                         }
-                        Ok(Err(error)) => LifeEnd::Crashed(error.to_string()),
+                        Ok(Err(error)) => RunEnd::Crashed(error.to_string()),
                         Err(judgement) => {
                             connector.abandon(&self.turn.spec).await;
-                            LifeEnd::Judged(judgement)
+                            RunEnd::Judged(judgement)
                         }
                     }
                 }
             };
-            let next = match life_end {
-                LifeEnd::Judged(judgement) => break judgement,
-                LifeEnd::Crashed(crash) => self.after_crash(&crash).await,
-                LifeEnd::Paused => self.paused().await,
+            let next = match run_end {
+                RunEnd::Judged(judgement) => break judgement,
+                RunEnd::Crashed(crash) => self.after_crash(&crash).await,
+                RunEnd::Paused => self.paused().await,
             };
             match next {
                 Ok(next) => prompt = next,
@@ -137,18 +137,18 @@ impl Supervisor<'_> {
         }
     }
 
-    /// The judgement, where somebody wants the turn to end. A wish stays, whoever has seen it before.
+    /// The judgement of an interrupted turn. The interrupt persists after it has been read.
     fn interrupted(&mut self) -> Option<Judgement> {
         self.interrupt = *self.turn.interrupts.borrow_and_update();
         (self.interrupt != Interrupt::None).then(|| aborted(self.interrupt))
     }
 
-    /// Does something that opencode may be slow with, unless the turn ends meanwhile.
+    /// Waits for work that may be slow, until an interrupt or the timeout ends the turn.
     async fn in_time<F: Future>(&mut self, work: F) -> Result<F::Output, Judgement> {
         let until = tokio::time::Instant::from_std(self.began + self.turn.limits.timeout);
         tokio::select! {
             biased;
-            Ok(_) = self.turn.interrupts.wait_for(|wish| *wish != Interrupt::None) => {}
+            Ok(_) = self.turn.interrupts.wait_for(|interrupt| *interrupt != Interrupt::None) => {}
             done = work => return Ok(done),
             () = tokio::time::sleep_until(until) => {}
         }
@@ -158,7 +158,7 @@ impl Supervisor<'_> {
         })
     }
 
-    /// What to deliver after a crash: waits, and looks at what the session holds already, since a prompt is
+    /// Waits after a crash, then returns what to deliver. Checks what the session already holds, because a prompt is
     /// never sent twice.
     async fn after_crash(&mut self, crash: &str) -> Result<String, Judgement> {
         let failed = |text: &str| Judgement::new(Verdict::Failed, format!("{text}{crash}"));
@@ -193,7 +193,7 @@ impl Supervisor<'_> {
                         return Err(judgement);
                     }
                 }
-                message = self.turn.control.next() => match self.signalled(message) {
+                message = self.turn.control.next() => match self.on_message(message) {
                     Some(Next::Step(Step::Stop(judgement))) => return Err(judgement),
                     Some(Next::Pause) => return self.paused().await,
                     _ => {}
@@ -208,8 +208,8 @@ impl Supervisor<'_> {
             .map_err(|problem| failed(&format!("{problem}; before that: ")))?
     }
 
-    /// Keeps the place of a paused turn until it is resumed: opencode is gone meanwhile, and the turn's clock stands.
-    /// What to deliver then.
+    /// Holds a paused turn until it is resumed, then returns what to deliver. Meanwhile opencode is not running, and
+    /// the turn's clock stands still.
     async fn paused(&mut self) -> Result<String, Judgement> {
         if let Some(judgement) = self.interrupted() {
             return Err(judgement);
@@ -228,7 +228,7 @@ impl Supervisor<'_> {
                     if message == ControlMessage::Signal(Signal::Resume) {
                         break;
                     }
-                    if let Some(Next::Step(Step::Stop(judgement))) = self.signalled(message) {
+                    if let Some(Next::Step(Step::Stop(judgement))) = self.on_message(message) {
                         return Err(judgement);
                     }
                 }
@@ -242,8 +242,8 @@ impl Supervisor<'_> {
             .map_err(|problem| Judgement::new(Verdict::Failed, format!("cannot be resumed: {problem}")))?
     }
 
-    /// What a signal means while opencode works, or may.
-    fn signalled(&mut self, message: ControlMessage) -> Option<Next> {
+    /// The effect of a message while opencode may be running.
+    fn on_message(&mut self, message: ControlMessage) -> Option<Next> {
         match message {
             ControlMessage::Signal(Signal::Stop) => {
                 self.interrupt = Interrupt::Terminated;
@@ -261,18 +261,18 @@ impl Supervisor<'_> {
         }
     }
 
-    /// What to deliver to a new opencode: the prompt where the session does not hold it, else these words. The
-    /// judgement, where the answer is there already.
+    /// What to deliver to a new opencode: the prompt if the session does not hold it, or else `go_on`. The judgement if
+    /// the session already holds the answer.
     async fn next_prompt(&mut self, go_on: &str) -> Result<Result<String, Judgement>, DatabaseError> {
         let Some(session) = self.session.clone() else {
             return Ok(Ok(self.turn.prompt.clone()));
         };
         self.turn.target = Target::Session(session.clone());
         self.machine.restarted(self.began.elapsed());
-        // If this cannot be known, the prompt must not be sent again.
+        // If the session cannot be read, the prompt must not be sent again.
         let (database, started) = (self.database(), self.started);
-        let look = aside(move || stored_turn(&database, &session, started));
-        let stored_turn = match self.in_time(look).await {
+        let read = aside(move || stored_turn(&database, &session, started));
+        let stored_turn = match self.in_time(read).await {
             Ok(stored_turn) => stored_turn?,
             Err(judgement) => return Ok(Err(judgement)),
         };
@@ -283,8 +283,8 @@ impl Supervisor<'_> {
         })
     }
 
-    /// One life of opencode, from the prompt on.
-    async fn run_life(
+    /// One run of opencode, from the prompt on.
+    async fn run_opencode(
         &mut self,
         connector: &dyn Connector,
         link: &mut dyn TurnLink,
@@ -302,48 +302,48 @@ impl Supervisor<'_> {
         let target = self.turn.target.clone();
         match self.in_time(link.prompt(&target, prompt)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error @ TransportError::Request { .. })) => return LifeEnd::Crashed(error.to_string()),
+            Ok(Err(error @ TransportError::Request { .. })) => return RunEnd::Crashed(error.to_string()),
             Ok(Err(TransportError::Database(error))) if error.is_locked() => {
-                return LifeEnd::Crashed(error.to_string());
+                return RunEnd::Crashed(error.to_string());
             }
-            Ok(Err(error)) => return LifeEnd::Judged(Judgement::new(Verdict::Failed, error.to_string())),
+            Ok(Err(error)) => return RunEnd::Judged(Judgement::new(Verdict::Failed, error.to_string())),
             Err(judgement) => {
                 self.abort(link).await;
                 connector.abandon(&self.turn.spec).await;
-                return LifeEnd::Judged(judgement);
+                return RunEnd::Judged(judgement);
             }
         }
         loop {
             let step = match self.wait(link).await {
-                Next::Step(Step::Ask(request)) => self.ask(link, request).await,
+                Next::Step(Step::Ask(request)) => self.handle_request(link, request).await,
                 Next::Step(step) => step,
                 Next::Pause => {
                     self.abort(link).await;
-                    return self.drain(link).await.map_or(LifeEnd::Paused, LifeEnd::Judged);
+                    return self.drain(link).await.map_or(RunEnd::Paused, RunEnd::Judged);
                 }
             };
             match step {
-                // A request that was asked is answered above.
+                // The branch above has handled a request.
                 Step::Go | Step::Ask(_) => {}
                 Step::Stop(judgement) => {
                     self.abort(link).await;
-                    return LifeEnd::Judged(judgement);
+                    return RunEnd::Judged(judgement);
                 }
-                Step::Done(judgement) => return LifeEnd::Judged(judgement),
-                Step::Crashed(crash) => return LifeEnd::Crashed(crash),
+                Step::Done(judgement) => return RunEnd::Judged(judgement),
+                Step::Crashed(crash) => return RunEnd::Crashed(crash),
             }
         }
     }
 
-    /// What opencode still says after it was asked to stop counts as well, for as long as the grace period. A
-    /// judgement: it was done already, or something else ends the turn.
+    /// Takes the events that opencode still sends within the grace period after it was asked to stop. Returns a
+    /// judgement if the turn had already ended, or if something else ends it.
     async fn drain(&mut self, link: &mut dyn TurnLink) -> Option<Judgement> {
         let until = tokio::time::Instant::now() + self.turn.limits.grace;
         loop {
             let event = tokio::select! {
                 event = link.next() => event,
                 () = tokio::time::sleep_until(until) => return None,
-                () = asked_again(&mut self.turn.interrupts) => {
+                () = second_interrupt(&mut self.turn.interrupts) => {
                     self.interrupt = Interrupt::Now;
                     return Some(aborted(Interrupt::Now));
                 }
@@ -357,10 +357,10 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Waits for whatever comes first.
+    /// Waits for the next event, message, reply or deadline.
     async fn wait(&mut self, link: &mut dyn TurnLink) -> Next {
         let deadline = tokio::time::Instant::from_std(self.began + self.machine.deadline());
-        let response = self.asked.iter().map(|(_, until)| *until).min();
+        let response = self.open_requests.iter().map(|(_, until)| *until).min();
         let reply = async {
             match &mut self.turn.responder.supervisor {
                 Some((replies, _)) => match replies.recv().await {
@@ -382,7 +382,7 @@ impl Supervisor<'_> {
                 self.interrupted().map_or(Step::Go, Step::Stop)
             }
             message = self.turn.control.next() => {
-                return self.signalled(message).unwrap_or(Next::Step(Step::Go));
+                return self.on_message(message).unwrap_or(Next::Step(Step::Go));
             }
             event = link.next() => self.take_event(&event).await,
             reply = reply => self.replied(link, &reply).await,
@@ -392,7 +392,7 @@ impl Supervisor<'_> {
                 // keeps running; the database has both. A wait for an answer has a limit of its own.
                 let at = self.began.elapsed();
                 if self.machine.is_silent(at) {
-                    match self.waits_or_works().await {
+                    match self.waits_or_runs_tool().await {
                         Ok(true) => self.machine.alive(at),
                         Ok(false) => {}
                         Err(judgement) => return Next::Step(Step::Stop(judgement)),
@@ -404,15 +404,16 @@ impl Supervisor<'_> {
         Next::Step(step)
     }
 
-    /// Whether a silent turn waits for an answer or runs a tool. A locked database proves nothing, so it counts as yes.
-    async fn waits_or_works(&mut self) -> Result<bool, Judgement> {
-        if !self.asked.is_empty() {
+    /// Whether a silent turn waits for an answer or runs a tool. True if the database is locked, because a locked
+    /// database proves nothing.
+    async fn waits_or_runs_tool(&mut self) -> Result<bool, Judgement> {
+        if !self.open_requests.is_empty() {
             return Ok(true);
         }
         let Some(session) = self.session.clone() else {
             return Ok(false);
         };
-        let (database, since) = (self.database(), self.life_began.as_millisecond());
+        let (database, since) = (self.database(), self.run_began.as_millisecond());
         let runs = move || Database::open_read(&database)?.tool_runs(&session, since);
         let runs = self.in_time(aside(runs)).await?;
         Ok(runs.unwrap_or_else(|error| error.is_locked()))
@@ -427,50 +428,50 @@ impl Supervisor<'_> {
             && self.session.is_none()
         {
             self.session = Some(id.clone());
-            if let Err(problem) = self.fork_keeper.fork_known(id).await {
+            if let Err(problem) = self.fork_recorder.record_fork(id).await {
                 let judgement = self.interrupted();
                 return Step::Stop(judgement.unwrap_or_else(|| Judgement::new(Verdict::Failed, problem)));
             }
         }
         if let TransportEvent::Answered(id) = event {
-            self.asked.retain(|(request, _)| request.id != *id);
+            self.open_requests.retain(|(request, _)| request.id != *id);
         }
         self.encoder.tell(event, &mut self.turn.stream);
         let at = self.began.elapsed();
         let step = self.machine.event(event, at, Timestamp::now());
         self.turn.control.progress.note_event(event, &self.machine.counts);
-        // Where opencode never pauses, nobody looks at the clock but here.
+        // If opencode sends events without a pause, the timers never fire, so the timeout is checked here as well.
         if step == Step::Go && at >= self.turn.limits.timeout {
             return Step::Stop(self.machine.timed_out());
         }
         step
     }
 
-    /// Asks opencode to end its turn, for as long as nobody asks a second time.
+    /// Asks opencode to end its turn. A second interrupt cuts the request short.
     async fn abort(&mut self, link: &mut dyn TurnLink) {
         if self.interrupt == Interrupt::Now {
             return;
         }
         tokio::select! {
             () = link.abort() => {}
-            () = asked_again(&mut self.turn.interrupts) => self.interrupt = Interrupt::Now,
+            () = second_interrupt(&mut self.turn.interrupts) => self.interrupt = Interrupt::Now,
         }
     }
 
     async fn close(&mut self, link: &mut dyn TurnLink) {
-        let again = tokio::select! {
+        let interrupted = tokio::select! {
             () = link.close(self.interrupt == Interrupt::Now) => false,
-            () = asked_again(&mut self.turn.interrupts) => true,
+            () = second_interrupt(&mut self.turn.interrupts) => true,
         };
-        if again {
+        if interrupted {
             self.interrupt = Interrupt::Now;
             link.close(true).await;
         }
-        self.asked.clear();
+        self.open_requests.clear();
     }
 }
 
-async fn asked_again(interrupts: &mut watch::Receiver<Interrupt>) {
+async fn second_interrupt(interrupts: &mut watch::Receiver<Interrupt>) {
     while interrupts.changed().await.is_ok() {
         if *interrupts.borrow_and_update() == Interrupt::Now {
             return;
@@ -480,9 +481,9 @@ async fn asked_again(interrupts: &mut watch::Receiver<Interrupt>) {
 }
 
 fn aborted(interrupt: Interrupt) -> Judgement {
-    let by = match interrupt {
+    let reason = match interrupt {
         Interrupt::Terminated => "terminated",
         _ => INTERRUPTED,
     };
-    Judgement::new(Verdict::Aborted, by)
+    Judgement::new(Verdict::Aborted, reason)
 }

@@ -1,4 +1,5 @@
-//! What opencode said the last time, as a JSON file. A file that cannot be read or understood counts as empty.
+//! The cache of opencode's version and database path, a JSON file. A file that cannot be read or parsed counts as
+//! empty.
 
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -9,9 +10,9 @@ use super::{Search, Version};
 use crate::fsx;
 
 const SCHEMA: u32 = 1;
-/// More than anyone uses at a time.
+/// More entries than one user needs at a time.
 const MAX_ENTRIES: usize = 8;
-/// Far more than they take.
+/// Far more than the entries need.
 const MAX_SIZE: u64 = 1 << 20;
 
 #[derive(Deserialize, Serialize)]
@@ -27,7 +28,7 @@ struct Entry {
     database: PathBuf,
 }
 
-/// What the answers depend on.
+/// Everything that version and database path depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) struct Key {
     program: PathBuf,
@@ -38,13 +39,13 @@ pub(super) struct Key {
     opencode_db: Option<PathBuf>,
 }
 
-pub(super) struct Found {
+pub(super) struct CachedProbe {
     pub(super) version: Version,
     pub(super) database: PathBuf,
 }
 
 impl Key {
-    /// `None` where the program cannot be looked at.
+    /// `None` if the program's metadata cannot be read.
     pub(super) fn new(program: &Path, search: &Search<'_>) -> Option<Self> {
         let metadata = program.metadata().ok()?;
         let mtime = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
@@ -69,15 +70,15 @@ fn entries(file: &Path) -> Vec<Entry> {
         .unwrap_or_default()
 }
 
-pub(super) fn read(file: &Path, key: &Key) -> Option<Found> {
+pub(super) fn read(file: &Path, key: &Key) -> Option<CachedProbe> {
     let entry = entries(file).into_iter().find(|entry| entry.key == *key)?;
-    Some(Found {
+    Some(CachedProbe {
         version: entry.version.parse().ok()?,
         database: entry.database,
     })
 }
 
-/// Two commands that write at once leave the entries of one of them: no harm.
+/// Adds an entry. If two commands write at once, the entries of one are lost, which does no harm.
 pub(super) fn write(file: &Path, key: Key, version: &Version, database: &Path) -> Result<(), String> {
     let mut entries = entries(file);
     entries.retain(|entry| {

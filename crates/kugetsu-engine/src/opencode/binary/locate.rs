@@ -1,4 +1,4 @@
-//! Which file to run.
+//! Finds the file to run.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{OpencodeError, Search};
 
-/// The real binaries have more than 100 MiB.
+/// Real binaries have more than 100 MiB, placeholders far less than this.
 const SMALLEST_BINARY: u64 = 1024 * 1024;
 
 pub(super) struct Located {
@@ -15,8 +15,8 @@ pub(super) struct Located {
     pub(super) shim: bool,
 }
 
-/// Finds the program: `KUGETSU_OPENCODE`, else the configuration's, else the first on PATH. npm's node script is
-/// replaced by the binary that it would start, where that can be found.
+/// Finds the program: `KUGETSU_OPENCODE`, or else the configured program, or else the first one on PATH. If npm's node
+/// script is found, returns the binary that the script would start, if that binary can be found.
 pub fn find(search: &Search<'_>) -> Result<PathBuf, OpencodeError> {
     locate(search).map(|located| located.program)
 }
@@ -28,7 +28,7 @@ pub(super) fn locate(search: &Search<'_>) -> Result<Located, OpencodeError> {
         .map(|name| (Path::new(name), "KUGETSU_OPENCODE"))
         .or_else(|| search.configured.map(|path| (path, "the configuration")));
     let candidate = match named {
-        // A bare name is looked up as a shell does.
+        // A bare name is searched on PATH, as in a shell.
         Some((name, origin)) if name.components().count() == 1 && !name.is_absolute() => {
             on_path(name.as_os_str(), search.path, origin)?.ok_or_else(|| OpencodeError::Missing {
                 path: name.to_owned(),
@@ -52,10 +52,10 @@ pub(super) fn locate(search: &Search<'_>) -> Result<Located, OpencodeError> {
         }
         None => on_path(OsStr::new("opencode"), search.path, "on PATH")?.ok_or(OpencodeError::NotFound)?,
     };
-    Ok(behind_shim(candidate))
+    Ok(resolve_shim(candidate))
 }
 
-/// The first executable of that name; one that cannot be run only counts where there is no other.
+/// The first executable with that name. A file that cannot be run is an error only if there is no executable.
 fn on_path(
     name: &OsStr,
     path: Option<&OsStr>,
@@ -84,14 +84,15 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
-/// What to run for a candidate: an absolute path without links, and npm's entry only where that cannot be avoided.
-fn behind_shim(candidate: PathBuf) -> Located {
+/// The program to run for a candidate, as an absolute path without links. npm's script is used only if its binary
+/// cannot be found.
+fn resolve_shim(candidate: PathBuf) -> Located {
     let real = candidate.canonicalize().unwrap_or(candidate);
     let script = is_node_script(&real);
-    let behind = (script || is_placeholder(&real))
+    let binary = (script || is_placeholder(&real))
         .then(|| binary_of(&real))
         .flatten();
-    match behind {
+    match binary {
         Some(program) => Located { program, shim: false },
         None => Located {
             program: real,
@@ -100,8 +101,8 @@ fn behind_shim(candidate: PathBuf) -> Located {
     }
 }
 
-/// In the package of 1.18.33 a small file stands in the binary's place until the install script has run, which
-/// `npm install --ignore-scripts` leaves out. The binary is then in the platform's package all the same.
+/// Whether this is the placeholder of npm's package of 1.18.33: a small file in the binary's place until the install
+/// script has run, which `npm install --ignore-scripts` skips. The binary is then still in the platform's package.
 fn is_placeholder(path: &Path) -> bool {
     let in_package = path
         .parent()
@@ -119,8 +120,8 @@ fn is_node_script(path: &Path) -> bool {
     read.is_ok() && line.starts_with(b"#!") && line.windows(4).any(|word| word == b"node")
 }
 
-/// Looks where the script of 1.3.2 looks: `.opencode` beside it (put there by its install script), then the platform's
-/// package in each `node_modules` on the way up.
+/// Searches the same places as the script of 1.3.2: `.opencode` beside it, which its install script puts there, then
+/// the platform's package in each `node_modules` on the way up.
 fn binary_of(script: &Path) -> Option<PathBuf> {
     let folder = script.parent()?;
     let beside = folder.join(".opencode");
@@ -139,7 +140,7 @@ fn binary_of(script: &Path) -> Option<PathBuf> {
         .find(|candidate| is_executable(candidate))
 }
 
-/// The packages that hold this platform's binary, the best one first.
+/// The packages that contain this platform's binary, best first.
 fn package_names() -> Vec<String> {
     let system = match std::env::consts::OS {
         "macos" => "darwin",
@@ -178,7 +179,7 @@ fn has_avx2() -> bool {
     false
 }
 
-/// The C library of this system, whatever this program is linked to.
+/// Whether this system's C library is musl, independent of how kugetsu itself is linked.
 fn is_musl() -> bool {
     let loader = format!("/lib/ld-musl-{}.so.1", std::env::consts::ARCH);
     Path::new("/etc/alpine-release").exists()

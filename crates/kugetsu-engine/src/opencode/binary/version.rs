@@ -25,7 +25,7 @@ impl fmt::Display for Version {
 #[error("`{0}` is not a version such as 1.18.33")]
 pub struct VersionError(String);
 
-/// Also reads `v1.18.33`. Build metadata is passed over: it does not tell versions apart.
+/// Also accepts `v1.18.33`. Ignores build metadata, which does not distinguish versions.
 impl FromStr for Version {
     type Err = VersionError;
 

@@ -1,4 +1,4 @@
-//! The ways in which the database can be unusable, told apart.
+//! The ways in which the database can be unusable, as distinct errors.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use kugetsu_api::SessionId;
 /// Why the database, or a session in it, cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// There is no file.
+    /// The file does not exist.
     #[error(
         "opencode's database {} does not exist: opencode has not run for this user yet, or keeps it elsewhere (see `opencode db path`)",
         path.display()
@@ -19,17 +19,17 @@ pub enum DatabaseError {
         /// The file.
         path: PathBuf,
     },
-    /// The file is there and cannot be read or written.
+    /// The file exists but cannot be read or written.
     #[error("opencode's database {} cannot be {}: {reason}", path.display(), if *write { "written" } else { "read" })]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// True when it was to be written.
+        /// True if the file was to be written.
         write: bool,
-        /// What the system says.
+        /// The system's error.
         reason: String,
     },
-    /// Another process holds it for longer than we wait.
+    /// Another process holds a lock for longer than kugetsu waits.
     #[error(
         "opencode's database {} was locked by another process for {} ms: try again, or end the opencode that holds it",
         path.display(), waited.as_millis()
@@ -37,23 +37,23 @@ pub enum DatabaseError {
     Locked {
         /// The file.
         path: PathBuf,
-        /// How long was waited.
+        /// How long kugetsu waited.
         waited: Duration,
     },
-    /// It lacks what this code relies on.
+    /// The schema lacks tables or columns that kugetsu needs.
     #[error(
-        "opencode's database {} is not as known: it lacks {}; this opencode is too old or too new for kugetsu",
+        "opencode's database {} has an unknown schema: it lacks {}; this opencode is too old or too new for kugetsu",
         path.display(), missing.join(", ")
     )]
     Schema {
         /// The file.
         path: PathBuf,
-        /// Tables or columns (`table.column`).
+        /// The missing tables and columns (`table.column`).
         missing: Vec<String>,
     },
-    /// It belongs to opencode 2.
+    /// The database belongs to opencode 2.
     #[error(
-        "opencode's database {} belongs to opencode 2 (it has a table `session_v2`), whose sessions kugetsu does not know yet: \
+        "opencode's database {} belongs to opencode 2 (it has a table `session_v2`), whose sessions kugetsu does not support yet: \
          use opencode 1.x with a database of its own (OPENCODE_DB)",
         path.display()
     )]
@@ -61,15 +61,15 @@ pub enum DatabaseError {
         /// The file.
         path: PathBuf,
     },
-    /// It is no SQLite database, or a damaged one.
+    /// The file is not an SQLite database, or is damaged.
     #[error("{} is not a usable SQLite database: {reason}", path.display())]
     NotADatabase {
         /// The file.
         path: PathBuf,
-        /// What SQLite says.
+        /// SQLite's error.
         reason: String,
     },
-    /// The database is fine and has no such session.
+    /// The database is usable and has no such session.
     #[error("opencode has no session {id} in {}", path.display())]
     NoSession {
         /// The session.
@@ -77,32 +77,32 @@ pub enum DatabaseError {
         /// The file.
         path: PathBuf,
     },
-    /// What was written did not come back.
+    /// The written value was not read back.
     #[error("writing {what} of session {id} to opencode's database did not take effect: nothing was changed")]
     NotStored {
         /// The session.
         id: SessionId,
-        /// Which column.
+        /// The column.
         what: &'static str,
     },
-    /// Anything else that SQLite reports.
+    /// Any other error of SQLite.
     #[error("opencode's database {}: {source}", path.display())]
     Sqlite {
         /// The file.
         path: PathBuf,
-        /// What SQLite says.
+        /// SQLite's error.
         source: rusqlite::Error,
     },
 }
 
 impl DatabaseError {
-    /// Whether the same may succeed later: another process holds a lock.
+    /// Whether the operation may succeed later, because another process holds a lock.
     pub fn is_locked(&self) -> bool {
         matches!(self, Self::Locked { .. })
     }
 }
 
-/// What an error of SQLite means.
+/// Classifies an error of SQLite.
 pub(super) fn classify(path: &Path, write: bool, waited: Duration, source: rusqlite::Error) -> DatabaseError {
     let path = path.to_owned();
     let Some(code) = source.sqlite_error_code() else {

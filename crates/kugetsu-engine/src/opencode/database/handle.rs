@@ -1,4 +1,4 @@
-//! Opening the file, and checking that it is what this code knows.
+//! Opens the file and checks that its schema is known.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::error::{DatabaseError, classify};
 
-/// Columns of `session` that this code relies on; 1.18.33 adds `path`, which is used where it exists.
+/// Columns of `session` that kugetsu needs; 1.18.33 adds `path`, which is used if it exists.
 const NEEDED: [&str; 8] = [
     "id",
     "project_id",
@@ -24,19 +24,19 @@ const NEEDED: [&str; 8] = [
     "time_updated",
 ];
 
-/// A connection, and what is known of the file behind it.
+/// A connection, and the known state of its file.
 #[derive(Debug)]
 pub(super) struct Handle {
     pub(super) connection: Connection,
-    /// `session` has the column `path`.
+    /// Whether `session` has the column `path`.
     pub(super) has_path: bool,
-    /// Set where SQLite was told that nobody writes to the file: what it looked like then.
-    frozen: Option<Stamp>,
+    /// The state of the file when it was opened as immutable; `None` for a normal connection.
+    immutable: Option<FileState>,
 }
 
-/// What a change of the file changes.
+/// The attributes that change with the file.
 #[derive(Debug, PartialEq, Eq)]
-struct Stamp {
+struct FileState {
     length: u64,
     modified: Option<SystemTime>,
 }
@@ -44,23 +44,25 @@ struct Stamp {
 impl Handle {
     /// Opens for reading without leaving a trace.
     ///
-    /// In WAL mode even a reader makes `-wal` and `-shm` where they are missing, and cannot take them away again. Where
-    /// they are missing nobody has the database open, so it is read as a file that nobody changes; [`Self::is_outdated`]
-    /// tells when that has ceased to be so.
+    /// In WAL mode, even a reader creates `-wal` and `-shm` if they are missing, and cannot remove them. If they are
+    /// missing, no process has the database open, so the file is opened as immutable; [`Self::is_outdated`] reports
+    /// when the file has changed since.
     pub(super) fn read(path: &Path, wait: Duration) -> Result<Self, DatabaseError> {
         check_file(path)?;
-        let frozen = stamp(path);
-        let opened = Self::open_to_read(path, frozen.is_some(), wait);
+        let immutable = file_state(path);
+        let opened = Self::open_to_read(path, immutable.is_some(), wait);
         match opened {
-            // Somebody began to write just now.
-            Err(_) if frozen.is_some() && stamp(path) != frozen => Self::open_to_read(path, false, wait),
-            opened => opened.map(|handle| Self { frozen, ..handle }),
+            // Another process has just begun to write.
+            Err(_) if immutable.is_some() && file_state(path) != immutable => {
+                Self::open_to_read(path, false, wait)
+            }
+            opened => opened.map(|handle| Self { immutable, ..handle }),
         }
     }
 
-    fn open_to_read(path: &Path, frozen: bool, wait: Duration) -> Result<Self, DatabaseError> {
+    fn open_to_read(path: &Path, immutable: bool, wait: Duration) -> Result<Self, DatabaseError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let opened = if frozen {
+        let opened = if immutable {
             Connection::open_with_flags(immutable_uri(path), flags | OpenFlags::SQLITE_OPEN_URI)
         } else {
             Connection::open_with_flags(path, flags)
@@ -71,7 +73,7 @@ impl Handle {
         Ok(Self {
             has_path: check_schema(&connection, path, false, wait)?,
             connection,
-            frozen: None,
+            immutable: None,
         })
     }
 
@@ -90,26 +92,26 @@ impl Handle {
             });
         }
         let has_path = check_schema(&connection, path, true, wait)?;
-        // In WAL mode a commit is then not synced. A power cut may take the write back, never damage the file, and
-        // whoever writes here checks the session again before its next turn.
+        // In WAL mode, a commit is then not synced. A power cut may undo the write but never damages the file, and the
+        // session is checked again before its next turn.
         connection
             .pragma_update(None, "synchronous", "NORMAL")
             .map_err(failed)?;
         Ok(Self {
             connection,
             has_path,
-            frozen: None,
+            immutable: None,
         })
     }
 
-    /// Has somebody begun to write since the file was taken for one that nobody changes?
+    /// Whether another process has begun to write since the file was opened as immutable.
     pub(super) fn is_outdated(&self, path: &Path) -> bool {
-        self.frozen.is_some() && stamp(path) != self.frozen
+        self.immutable.is_some() && file_state(path) != self.immutable
     }
 }
 
-/// What the file looks like; `None` while somebody has it open, or may have left a change to be recovered.
-fn stamp(path: &Path) -> Option<Stamp> {
+/// The state of the file; `None` while a process has it open, or if it may need recovery.
+fn file_state(path: &Path) -> Option<FileState> {
     let beside = |suffix: &str| {
         let mut name = OsString::from(path);
         name.push(suffix);
@@ -119,7 +121,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
         return None;
     }
     let metadata = path.metadata().ok()?;
-    Some(Stamp {
+    Some(FileState {
         length: metadata.len(),
         modified: metadata.modified().ok(),
     })
@@ -135,7 +137,7 @@ fn immutable_uri(path: &Path) -> String {
     format!("file:{path}?immutable=1")
 }
 
-/// Refuses what this code does not know. Answers whether `session` has the column `path`.
+/// Refuses an unknown schema. Returns whether `session` has the column `path`.
 fn check_schema(
     connection: &Connection,
     path: &Path,
@@ -176,7 +178,7 @@ fn check_schema(
     Ok(columns.contains("path"))
 }
 
-/// Tells a file that is not there from one that cannot be reached, before SQLite calls both "unable to open".
+/// Distinguishes a missing file from one that cannot be read, because SQLite calls both "unable to open".
 fn check_file(path: &Path) -> Result<(), DatabaseError> {
     match path.metadata() {
         Ok(metadata) if metadata.is_file() => Ok(()),

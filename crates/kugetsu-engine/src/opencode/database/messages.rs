@@ -1,7 +1,7 @@
-//! What a session holds: the evidence for a verdict.
+//! The messages of a session, which are the evidence for a verdict.
 //!
-//! Measured on 1.3.2 and 1.18.33: `message.data` and `part.data` are the JSON objects that events have as well. Their ids
-//! and sessions are in columns.
+//! Measured on 1.3.2 and 1.18.33: `message.data` and `part.data` contain the same JSON objects as events. Their ids and
+//! sessions are in columns.
 
 use rusqlite::{OptionalExtension, params};
 use sha2::{Digest, Sha256};
@@ -12,68 +12,68 @@ use crate::opencode::tolerant::{self, Tolerant};
 use crate::opencode::{ErrorPayload, Finish, Role};
 use kugetsu_api::{SessionId, TokenCount};
 
-/// A message as stored.
+/// A stored message.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredMessage {
     /// `msg_...`
     pub id: String,
-    /// Who wrote it.
+    /// The author of the message.
     pub role: Role,
-    /// When it was created, in milliseconds since the epoch.
+    /// The creation time, in milliseconds since the epoch.
     pub created_ms: i64,
-    /// Why the model ended its step.
+    /// Why the model ended the step.
     pub finish: Option<Finish>,
-    /// Why there is no answer of the model.
+    /// Why the model did not answer.
     pub error: Option<ErrorPayload>,
-    /// What the step cost, in US dollars.
+    /// The step's cost, in US dollars.
     pub cost_usd: f64,
-    /// What the step used.
+    /// The tokens that the step used.
     pub tokens: TokenCount,
 }
 
 impl StoredMessage {
-    /// Whether it is a prompt.
+    /// Whether the message is a prompt.
     pub fn is_prompt(&self) -> bool {
         self.role == Role::User
     }
 
-    /// Whether it is a step of an answer, complete or not.
+    /// Whether the message is a step of an answer, complete or not.
     pub fn is_answer(&self) -> bool {
         self.role == Role::Assistant
     }
 
-    /// Whether it is the last step of an answer: the model has said all that it wanted to.
+    /// Whether the message is the last step of a complete answer.
     pub fn is_end_of_answer(&self) -> bool {
         self.is_answer() && self.finish == Some(Finish::Stop)
     }
 }
 
-/// What the subagents of a session have done.
+/// The work of a session's subagents.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SubagentWork {
-    /// When their text and tools last changed, in milliseconds since the epoch; 0 where there is nothing.
+    /// When their text and tools last changed, in milliseconds since the epoch; 0 if there is nothing.
     pub changed_ms: i64,
-    /// Their steps that ended, in order.
+    /// The ended steps, in order.
     pub steps: Vec<SubagentStep>,
 }
 
-/// A step of a subagent that ended.
+/// An ended step of a subagent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SubagentStep {
     /// `prt_...`
     pub part: String,
     /// The subagent's session.
     pub session: String,
-    /// Why the model ended it.
+    /// Why the model ended the step.
     pub reason: Finish,
-    /// What it cost, in US dollars.
+    /// The step's cost, in US dollars.
     pub cost_usd: f64,
-    /// What it used.
+    /// The tokens that the step used.
     pub tokens: TokenCount,
 }
 
 impl Database {
-    /// How many messages a session has.
+    /// The number of messages of a session.
     pub fn message_count(&self, id: &SessionId) -> Result<u64, DatabaseError> {
         let sql = "SELECT count(*) FROM message WHERE session_id = ?1";
         let count: i64 = self.read(|handle| {
@@ -85,7 +85,7 @@ impl Database {
         Ok(count.unsigned_abs())
     }
 
-    /// The messages of a session that are newer than this (milliseconds since the epoch), in order.
+    /// The messages of a session that are newer than `after_ms` (milliseconds since the epoch), in order.
     pub fn messages_after(&self, id: &SessionId, after_ms: i64) -> Result<Vec<StoredMessage>, DatabaseError> {
         let sql = "SELECT id, time_created, data FROM message WHERE session_id = ?1 AND time_created > ?2 \
                    ORDER BY time_created, id";
@@ -102,9 +102,8 @@ impl Database {
         })
     }
 
-    /// What a session and the sessions of its subagents have cost since then (milliseconds since the epoch), in US
-    /// dollars, and the tokens that they used. A fork's copies of its base's messages keep their time (both versions),
-    /// so they do not count.
+    /// The cost in US dollars and the tokens of a session and of its subagents' sessions since `since_ms` (milliseconds
+    /// since the epoch). A fork's copies of its base's messages keep their time (both versions), so they do not count.
     pub fn spent(&self, id: &SessionId, since_ms: i64) -> Result<(f64, TokenCount), DatabaseError> {
         let sql = "WITH RECURSIVE family(id) AS ( \
                      SELECT ?1 UNION SELECT s.id FROM session s JOIN family f ON s.parent_id = f.id) \
@@ -123,8 +122,8 @@ impl Database {
         })
     }
 
-    /// What the subagents of a session have done since then (milliseconds since the epoch). Cheap enough to be asked
-    /// for every few seconds: rows that did not change since then are not parsed.
+    /// The work of a session's subagents since `since_ms` (milliseconds since the epoch). Cheap enough to run every few
+    /// seconds, because unchanged rows are not parsed.
     pub fn subagents(&self, id: &SessionId, since_ms: i64) -> Result<SubagentWork, DatabaseError> {
         let sql = "WITH RECURSIVE family(id) AS ( \
                      SELECT s.id FROM session s WHERE s.parent_id = ?1 \
@@ -154,9 +153,9 @@ impl Database {
         })
     }
 
-    /// Whether a tool call of a message since then (milliseconds since the epoch), a subagent's included, has begun and
-    /// not ended; the tool that waits for a subagent does not count. True for ever where opencode was killed meanwhile,
-    /// so it tells something only while opencode lives.
+    /// Whether a tool call of a message since `since_ms` (milliseconds since the epoch), also of a subagent, has begun
+    /// and not ended. The tool that waits for a subagent does not count. If opencode was killed during the call, the
+    /// result stays true for ever, so it is valid only while opencode lives.
     pub fn tool_runs(&self, id: &SessionId, since_ms: i64) -> Result<bool, DatabaseError> {
         let sql = "WITH RECURSIVE family(id) AS ( \
                      SELECT ?1 UNION SELECT s.id FROM session s JOIN family f ON s.parent_id = f.id) \
@@ -171,7 +170,7 @@ impl Database {
         })
     }
 
-    /// The text of the last message of the user, without what opencode added to it; `None` when there is no such message.
+    /// The text of the user's last message, without the parts that opencode added; `None` if there is no such message.
     pub fn last_user_text(&self, id: &SessionId) -> Result<Option<String>, DatabaseError> {
         let last = "SELECT id FROM message WHERE session_id = ?1 AND json_valid(data) \
                     AND json_extract(data, '$.role') = 'user' ORDER BY time_created DESC, id DESC LIMIT 1";
@@ -191,25 +190,25 @@ impl Database {
     }
 }
 
-/// Whether the stored prompt is the one with this SHA-256 (lower-case hexadecimal). 1.3.2 puts one line feed before a
-/// prompt that it reads from stdin; nothing else may differ.
+/// Whether the stored prompt has this SHA-256 (lower-case hexadecimal). 1.3.2 puts one line feed before a prompt that
+/// it reads from stdin; no other difference is allowed.
 pub fn prompt_matches(stored: &str, sha256: &str) -> bool {
     let is = |text: &str| hex::encode(Sha256::digest(text)) == sha256;
     is(stored) || stored.strip_prefix('\n').is_some_and(is)
 }
 
-/// Whether the stored prompt is this one, but for line feeds before it.
+/// Whether the stored prompt equals this one, apart from leading line feeds.
 pub fn is_same_prompt(stored: &str, prompt: &str) -> bool {
     stored.trim_start_matches('\n') == prompt.trim_start_matches('\n')
 }
 
-/// What cannot be read is empty.
+/// Reads a value; empty if it cannot be read.
 fn read<T: Tolerant>(data: &str) -> T {
     tolerant::from_slice(data.as_bytes()).unwrap_or_default()
 }
 
 fn stored_message(id: String, created_ms: i64, data: &str) -> StoredMessage {
-    // A message that cannot be read is still a message; it proves nothing else.
+    // A message that cannot be read still counts as a message, but proves nothing else.
     let info: MessageInfo = read(data);
     StoredMessage {
         id,

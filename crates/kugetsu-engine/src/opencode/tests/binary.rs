@@ -1,4 +1,4 @@
-//! Finding opencode, with programs that the test writes.
+//! Tests of finding opencode, with programs that the tests write.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -53,7 +53,7 @@ impl Place {
         path
     }
 
-    /// An opencode that answers and counts how often it was asked.
+    /// An opencode that answers and counts its calls.
     fn fake(&self, path: &str, version: &str) -> PathBuf {
         let calls = self.path("calls");
         let script = format!(
@@ -105,7 +105,7 @@ fn the_first_of_variable_configuration_and_path_is_taken() {
         ..place.search()
     };
     assert_eq!(find(&all).unwrap(), named);
-    // An empty variable is none; a bare name is looked up.
+    // An empty variable counts as absent; a bare name is searched on PATH.
     let empty = Search {
         path,
         env_override: Some(OsStr::new("")),
@@ -121,7 +121,7 @@ fn the_first_of_variable_configuration_and_path_is_taken() {
 }
 
 #[test]
-fn what_cannot_be_run_is_said_with_what_to_do() {
+fn an_unusable_program_is_reported_with_a_remedy() {
     let place = Place::new();
     place.file("bin/opencode", "x", 0o644);
     let path = place.path("bin").into_os_string();
@@ -207,7 +207,7 @@ fn npms_script_is_replaced_by_the_binary_behind_it() {
         .unwrap()
     };
 
-    // Nothing behind it: the script itself.
+    // Without a binary, the script itself is used.
     assert_eq!(found(), script);
     let package = platform_package();
     let baseline = place.fake(&format!("node_modules/{package}-baseline/bin/opencode"), "1.3.2");
@@ -215,13 +215,13 @@ fn npms_script_is_replaced_by_the_binary_behind_it() {
     let binary = place.fake(&format!("node_modules/{package}/bin/opencode"), "1.3.2");
     let best = found();
     assert!(best == binary || best == baseline, "{best:?}");
-    // What the package's install script leaves beside it comes first.
+    // The binary that the package's install script puts beside the script comes first.
     let beside = place.fake("node_modules/opencode-ai/bin/.opencode", "1.3.2");
     assert_eq!(found(), beside);
 }
 
 #[test]
-fn a_package_whose_install_script_did_not_run_is_seen_through() {
+fn a_package_works_although_its_install_script_did_not_run() {
     let place = Place::new();
     let placeholder = place.fake("node_modules/opencode-ai/bin/opencode.exe", "1.18.33");
     fs::create_dir_all(place.path("node_modules/.bin")).unwrap();
@@ -244,7 +244,7 @@ fn a_package_whose_install_script_did_not_run_is_seen_through() {
         "1.18.33",
     );
     assert_eq!(found(), binary);
-    // What is as large as a program is the program.
+    // A file as large as a binary is the binary.
     fs::File::options()
         .write(true)
         .open(&placeholder)
@@ -258,7 +258,7 @@ fn a_package_whose_install_script_did_not_run_is_seen_through() {
 fn a_script_without_binary_still_works_and_is_known_to_cost_more() {
     let place = Place::new();
     let answers = "#!/bin/sh\n# node\n[ \"$1\" = db ] && echo /data/opencode.db || echo 1.3.2\n";
-    // A shell script is no shim, whatever it mentions further down.
+    // A shell script is not a shim, even if it mentions node further down.
     let program = place.file("bin/opencode", answers, 0o755);
     let path = bin_path(&place);
     let found = probe(&Search {
@@ -286,7 +286,7 @@ fn a_script_without_binary_still_works_and_is_known_to_cost_more() {
 }
 
 #[test]
-fn answers_are_remembered_until_something_changes() {
+fn probes_are_cached_until_something_changes() {
     let place = Place::new();
     let program = place.fake("bin/opencode", "1.3.2");
     let ask = |home: &str, xdg: Option<&str>, db: Option<&str>| {
@@ -309,7 +309,7 @@ fn answers_are_remembered_until_something_changes() {
     assert_eq!(ask("/home/dev", None, None), first);
     assert_eq!(place.calls(), 2, "the second time from the cache");
 
-    // What decides where the database is.
+    // The variables that decide where the database is.
     assert_eq!(
         ask("/home/other", None, None).database,
         Path::new("/home/other/.local/share/opencode/opencode.db")
@@ -326,7 +326,7 @@ fn answers_are_remembered_until_something_changes() {
     assert_eq!(ask("/home/dev", None, None), first);
     assert_eq!(place.calls(), 8, "several answers are kept");
 
-    // A broken cache is no cache.
+    // A broken cache counts as empty.
     for broken in ["", "{", "{\"schema\":99,\"entries\":[]}", "\0\0\0"] {
         let before = place.calls();
         fs::write(place.path("cache/opencode.json"), broken).unwrap();
@@ -336,7 +336,7 @@ fn answers_are_remembered_until_something_changes() {
         assert_eq!(place.calls(), before + 2, "and it was replaced");
     }
 
-    // Another binary in the same place, of the same size; then of another size.
+    // Another binary in the same place, first of the same size, then of another size.
     let before = place.calls();
     let later = std::time::SystemTime::now() + Duration::from_secs(100);
     fs::File::options()
@@ -370,7 +370,7 @@ fn a_cache_that_cannot_be_written_costs_time_only() {
 }
 
 #[test]
-fn an_opencode_that_cannot_be_used_is_refused_with_what_to_do() {
+fn an_unusable_opencode_is_refused_with_a_remedy() {
     let place = Place::new();
     let mut number = 0;
     let mut refused = |script: &str| {
@@ -421,7 +421,7 @@ fn an_opencode_that_cannot_be_used_is_refused_with_what_to_do() {
     );
     let (error, text) = refused("#!/no/such/interpreter\n");
     assert!(matches!(error, OpencodeError::Start { .. }), "{text}");
-    // It does not read what is not meant for it.
+    // The program does not read kugetsu's standard input.
     let program = place.file(
         "bin/reads",
         "#!/bin/sh\ncat\n[ $1 = db ] && echo /d.db || echo 1.3.2\n",
@@ -435,7 +435,7 @@ fn an_opencode_that_cannot_be_used_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn versions_are_ordered_as_they_should() {
+fn versions_are_ordered_by_precedence() {
     let sorted = [
         "0.9.9",
         "1.2.0-beta.2",

@@ -1,4 +1,4 @@
-//! The database, with the tables of both versions.
+//! Tests of the database, with the tables of both versions.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{VERSIONS, fixture};
 
-/// A database with opencode's tables, as the versions make them.
+/// A database with opencode's tables as each version creates them.
 pub(crate) struct Db {
     _root: tempfile::TempDir,
     pub(crate) path: PathBuf,
@@ -139,7 +139,7 @@ fn readers_see_what_a_live_opencode_wrote() {
         assert!(db.files().contains(&"opencode.db-wal".to_owned()));
         assert_eq!(db.read().session(&id(BASE)).unwrap().unwrap().title, "New");
         drop(live);
-        // Also through a reader that was there before, when nobody else was.
+        // A reader that was opened before opencode began to write sees the write as well.
         let early = db.read();
         assert_eq!(early.session(&id(BASE)).unwrap().unwrap().title, "New");
         let live = db.raw();
@@ -231,14 +231,14 @@ fn a_locked_database_is_locked_and_nothing_else() {
             error.to_string().contains("locked by another process for 50 ms"),
             "{error}"
         );
-        // Reading goes on meanwhile.
+        // Reads still work meanwhile.
         assert_eq!(db.read().session(&id(BASE)).unwrap().unwrap().title, "Base");
         holder.execute_batch("ROLLBACK").unwrap();
         assert_eq!(database.patch(&id(BASE), &patch).unwrap().title, "x");
     });
 }
 
-/// How often a thread of ours has gone to sleep.
+/// The number of times that a thread of this process has gone to sleep.
 fn sleeps_of(thread: &str) -> u64 {
     let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
     tasks
@@ -268,7 +268,7 @@ fn a_lock_that_ends_in_time_is_waited_for() {
             database.patch(&id(BASE), &patch)
         };
         let writing = writer.spawn_scoped(scope, write).unwrap();
-        // SQLite sleeps between two tries.
+        // SQLite sleeps between two attempts.
         let end = Instant::now() + Duration::from_secs(9);
         while sleeps_of("waits-for-lock") < 4 && !writing.is_finished() {
             assert!(Instant::now() < end, "it does not try again and again");
@@ -298,7 +298,7 @@ fn all_columns(db: &Db, id: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_patch_changes_what_it_says_and_nothing_else() {
+fn a_patch_changes_only_its_own_columns() {
     each_version(|db, version| {
         let rules = Policy::default().rules();
         let before = all_columns(db, BASE);
@@ -340,7 +340,7 @@ fn a_patch_changes_what_it_says_and_nothing_else() {
 }
 
 #[test]
-fn what_is_already_so_is_not_written() {
+fn an_unchanged_session_is_not_written() {
     each_version(|db, _| {
         let rules = Policy::default().rules();
         let patch = SessionPatch {
@@ -398,13 +398,13 @@ fn a_patch_of_a_missing_session_is_refused() {
         let error = db.write().patch(&id("ses_gone"), &patch).unwrap_err();
         assert!(matches!(error, DatabaseError::NoSession { .. }), "{error:?}");
         assert!(error.to_string().contains("ses_gone"), "{error}");
-        // And it held no lock.
+        // The refused patch holds no lock.
         db.raw().execute_batch("BEGIN IMMEDIATE; COMMIT").unwrap();
     });
 }
 
 #[test]
-fn a_write_that_does_not_take_effect_is_undone_and_said() {
+fn a_write_that_does_not_take_effect_is_undone_and_reported() {
     each_version(|db, _| {
         db.raw()
             .execute_batch(
@@ -450,7 +450,7 @@ fn unreadable_rules_are_replaced() {
 }
 
 #[test]
-fn a_forgotten_fork_is_found_again() {
+fn an_unrecorded_fork_is_found() {
     each_version(|db, _| {
         db.session("ses_old", "Base (fork #1)", 1500);
         db.session("ses_fork", "Base (fork #1)", 2000);
@@ -469,7 +469,7 @@ fn a_forgotten_fork_is_found_again() {
         };
         assert_eq!(found(&base, 2000), ["ses_fork", "ses_later"]);
         assert_eq!(found(&base, 3001), [""; 0]);
-        // A base that is a fork itself.
+        // The base is a fork itself.
         db.session("ses_second", "Base (fork #2)", 4000);
         let fork = database.session(&id("ses_later")).unwrap().unwrap();
         assert_eq!(found(&fork, 3001), ["ses_second"]);

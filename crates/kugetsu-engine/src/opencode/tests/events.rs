@@ -1,4 +1,4 @@
-//! Lines and the events in them, with real output of both versions.
+//! Tests of lines and their events, with real output of both versions.
 
 use crate::opencode::{
     ErrorKind, ErrorPayload, Finish, LineSplitter, MAX_LINE, MAX_PREFIX, PartState, Refusal, Role,
@@ -48,7 +48,7 @@ fn overlong_lines_keep_their_beginning_and_length() {
             assert_eq!(lines[2].0, b"next");
         }
     }
-    // Exactly as long as allowed, and an overlong one without an end.
+    // A line of exactly the longest length, and an overlong line without an end.
     let longest = vec![b'x'; MAX_LINE];
     assert_eq!(
         split(&longest, &[1000, 1 << 20]),
@@ -63,7 +63,7 @@ fn overlong_lines_keep_their_beginning_and_length() {
 }
 
 #[test]
-fn real_output_is_understood() {
+fn real_output_is_parsed() {
     for version in VERSIONS {
         let mut events = Vec::new();
         for line in fixture(&format!("run-events/{version}.jsonl")).split(|&byte| byte == b'\n') {
@@ -151,7 +151,7 @@ fn real_output_is_understood() {
 }
 
 #[test]
-fn what_is_no_event_is_told_apart() {
+fn lines_that_are_not_events_are_recognised() {
     assert_eq!(parse_line(b""), RunLine::Notice(String::new()));
     assert_eq!(
         parse_line(b"\x1b[91m\x1b[1mError: \x1b[0mSession not found\r"),
@@ -217,7 +217,7 @@ fn odd_numbers_and_bytes_do_no_harm() {
         }
     );
 
-    // Invalid UTF-8 inside an event keeps the event.
+    // An event with invalid UTF-8 is still an event.
     let RunLine::Event(event) =
         parse_line(b"{\"type\":\"text\",\"part\":{\"id\":\"p\",\"text\":\"a\xffb\"}}")
     else {
@@ -234,7 +234,7 @@ fn odd_numbers_and_bytes_do_no_harm() {
 
     let deep = format!("{{\"type\":\"text\",\"part\":{}", "[".repeat(100_000));
     assert!(matches!(parse_line(deep.as_bytes()), RunLine::Notice(text) if text.len() <= 8192));
-    // An error in words.
+    // An error that is plain text.
     let RunLine::Event(event) = parse_line(br#"{"type":"error","error":"plain"}"#) else {
         panic!()
     };
@@ -255,9 +255,9 @@ fn part_state(part: &Value) -> PartState {
     }
 }
 
-/// Events as 1.18.33 sends them; 1.3.2 leaves out `properties.sessionID` where a message or a part tells it.
+/// Events as 1.18.33 sends them; 1.3.2 leaves out `properties.sessionID` if a message or a part contains the session.
 #[test]
-fn events_of_the_server_are_understood() {
+fn events_of_the_server_are_parsed() {
     let updated = json!({"type": "message.updated", "properties": {"info": {
         "id": "msg_1", "sessionID": "ses_1", "role": "user", "time": {"created": 1}}}});
     let event = server_event(&updated);
@@ -275,7 +275,7 @@ fn events_of_the_server_are_understood() {
         parent: "ses_1".into(),
     };
     assert_eq!(server_event(&created).subagent, Some(subagent.clone()));
-    // One that goes on is told by the tool that waits for it, and by no other tool.
+    // Only the tool that waits for a continued subagent reports that subagent.
     let mut waits = json!({"type": "message.part.updated", "properties": {"part": {"id": "prt_1", "sessionID": "ses_1",
         "messageID": "msg_2", "type": "tool", "tool": "task", "callID": "call_1",
         "state": {"status": "running", "input": {"a": [1]}, "metadata": {"sessionId": "ses_2"}}}}});
@@ -450,7 +450,7 @@ fn errors_have_kinds() {
 }
 
 #[test]
-fn a_finish_keeps_its_word() {
+fn a_finish_keeps_its_name() {
     for word in [
         "stop",
         "tool-calls",
@@ -493,7 +493,7 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn lines_are_the_same_however_they_come(
+    fn lines_do_not_depend_on_chunks(
         data in prop::collection::vec(prop_oneof![Just(b'\n'), Just(b'\r'), any::<u8>()], 0..300),
         sizes in prop::collection::vec(1usize..40, 0..60),
     ) {

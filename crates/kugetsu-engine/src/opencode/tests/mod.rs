@@ -1,5 +1,5 @@
-//! opencode's surroundings: the binary, the database, lines, events. Everything here is made by the test; what the real
-//! ones do is in `real/opencode.rs`.
+//! Tests of opencode's binary, database, lines and events. The tests create all files here; `real.rs` runs the real
+//! opencode.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! What is known of opencode, held against the real one in both versions: binary, database, events, permissions.
+//! Tests of kugetsu's knowledge about opencode against both real versions: binary, database, events, permissions.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,7 +33,7 @@ fn policy(preset: Preset, texts: &[&str]) -> Policy {
     }
 }
 
-/// A turn by `opencode run`, with the policy in the environment.
+/// Runs a turn with `opencode run`, with the policy in the environment.
 fn turn(world: &World, session: Option<&str>, env: Option<&Policy>, prompt: &str) -> Turn {
     let mut command = world.opencode_command(["run", "--format", "json"]);
     if let Some(session) = session {
@@ -51,7 +51,7 @@ struct Turn {
 }
 
 impl Turn {
-    /// Every line on stdout is an event, and none is unknown.
+    /// Checks that every line on stdout is a known event.
     fn new(output: Output) -> Self {
         let lines = output.stdout();
         let events = lines.lines().map(|line| match parse_line(line.as_bytes()) {
@@ -72,19 +72,19 @@ impl Turn {
         first.session.clone().unwrap()
     }
 
-    /// How each tool call ended, by its first argument.
+    /// The status and the output or error of each tool call, by its first argument.
     fn tools(&self) -> BTreeMap<String, (ToolStatus, String)> {
         let tool = |event: &RunEvent| match &event.kind {
             RunEventKind::Tool(call) => {
                 let input = ["command", "filePath", "description"]
                     .iter()
                     .find_map(|name| call.input[name].as_str());
-                let said = call
+                let output = call
                     .error
                     .clone()
                     .or_else(|| call.output.clone())
                     .unwrap_or_default();
-                Some((input.unwrap_or_default().to_owned(), (call.status, said)))
+                Some((input.unwrap_or_default().to_owned(), (call.status, output)))
             }
             _ => None,
         };
@@ -120,14 +120,14 @@ fn configure(world: &World, permission: &serde_json::Value) {
     let path = world.repo().join("opencode.json");
     let mut config = world.opencode_config();
     config["permission"] = permission.clone();
-    // Order matters here, so the permissions are written by hand behind the rest.
+    // The order of keys matters, so the permissions are appended as text.
     let text = serde_json::to_string(&config).unwrap();
     #[allow(clippy::disallowed_methods, reason = "a file of the test's world")]
     std::fs::write(path, text).unwrap();
 }
 
 on_both_versions! {
-    fn the_binary_is_found_asked_and_remembered(world: &World) {
+    fn the_binary_is_found_probed_and_cached(world: &World) {
         let modules = version(world).folder().join("node_modules");
         let path = std::env::join_paths([modules.join(".bin"), "/usr/bin".into(), "/bin".into()]).unwrap();
         let home = world.home();
@@ -146,13 +146,13 @@ on_both_versions! {
         let found = probe(&search).unwrap();
         assert_eq!(found.version.to_string(), version(world).as_str());
         assert_eq!(found.database, world.opencode_db());
-        // npm's entry is a node script on 1.3.2; what runs is the binary behind it.
+        // On 1.3.2, npm's entry is a node script, and the binary behind it runs.
         assert!(!found.shim, "{}", found.program.display());
         let mut command = world.command(&found.program);
         command.arg("--version");
         assert_eq!(world.finish(command, Stdin::Null).expect_status(0).stdout().trim(), version(world).as_str());
 
-        // From the cache: no other PATH would let it answer so.
+        // The answer comes from the cache, because nothing on this PATH could give it.
         let remembered = probe(&Search { env_override: Some(found.program.as_os_str()), path: None, ..search }).unwrap();
         assert_eq!(remembered, found);
         let other = Search { opencode_db: Some("other.db".as_ref()), ..search };
@@ -170,14 +170,15 @@ on_both_versions! {
         assert_eq!(action("question", "*"), Action::Allow);
         assert_eq!(action("bash", "x"), Action::Allow);
 
-        // What is said without asking opencode is what it says, but for the paths of its own folders.
+        // The explanation without opencode's rules equals the one with them, apart from the paths of opencode's own
+        // folders.
         let nothing = Policy { preset: Preset::Full, rules: Vec::new() };
         for policy in [Policy::default(), nothing, policy(Preset::ReadOnly, &["bash:git *=ask"])] {
-            let told = |rules: Option<&[Rule]>| -> Vec<Explained> {
+            let explained = |rules: Option<&[Rule]>| -> Vec<Explained> {
                 let lines = explain(&policy, rules);
                 lines.into_iter().filter(|line| line.source != Source::Agent).collect()
             };
-            assert_eq!(told(Some(&agent)), told(None));
+            assert_eq!(explained(Some(&agent)), explained(None));
         }
         for preset in Preset::ALL {
             let lines = explain(&policy(preset, &[]), Some(&agent));
@@ -228,20 +229,20 @@ on_both_versions! {
         let turn = turn(world, Some(session.as_str()), None, "use the tools");
         let tools = turn.tools();
         for command in commands {
-            // opencode asks for each command of a line on its own.
-            let command_asked = command.split(" ||").next().unwrap();
-            let denied = evaluate(&rules, "bash", command_asked).is_some_and(|rule| rule.action == Action::Deny);
-            let (status, said) = &tools[command];
-            assert_eq!(said.contains("rule which prevents"), denied, "{command}: {status:?} {said}");
+            // opencode evaluates each command of a line separately.
+            let command_checked = command.split(" ||").next().unwrap();
+            let denied = evaluate(&rules, "bash", command_checked).is_some_and(|rule| rule.action == Action::Deny);
+            let (status, output) = &tools[command];
+            assert_eq!(output.contains("rule which prevents"), denied, "{command}: {status:?} {output}");
         }
         assert!(tools["printf"].1.contains("rule which prevents"), "a trailing ` *` matches nothing as well");
         assert!(!tools["printfx || true"].1.contains("rule which prevents"));
         let reads: Vec<_> = tools.iter().filter(|(path, _)| path.starts_with('/')).collect();
         assert_eq!(reads.len(), 3);
-        for (path, (_, said)) in reads {
-            assert_eq!(said.contains("rule which prevents"), !path.ends_with("seen.txt"), "{path}: {said}");
+        for (path, (_, output)) in reads {
+            assert_eq!(output.contains("rule which prevents"), !path.ends_with("seen.txt"), "{path}: {output}");
         }
-        // A denial is no end: the model had its say.
+        // A denial does not end the turn; the model answers after it.
         assert_eq!(turn.last_reason(), Some(Finish::Stop), "{}", turn.output);
     }
 
@@ -250,7 +251,7 @@ on_both_versions! {
         let task = json!({ "description": "sub", "prompt": "please write", "subagent_type": "general" });
         let write = |path: &Path| Reply::tool("write", json!({ "filePath": path, "content": "x" }));
         world.model.on("delegate", vec![Reply::tool("task", task), Reply::text("delegated")]);
-        // Outside the project, which would ask; then inside, which the policy denies.
+        // First outside the project, which would ask; then inside, which the policy denies.
         world.model.on("please write", vec![
             Reply::tool("read", json!({ "filePath": "/etc/hostname" })), write(&target), Reply::text("tried"),
         ]);
@@ -273,7 +274,7 @@ on_both_versions! {
         assert_eq!(before.path.as_deref(), (version(world) == Version::V1_18_33).then_some(""));
         assert!(before.rules().unwrap().contains(&"question=deny".parse().unwrap()));
 
-        // The evidence of the turn.
+        // The evidence of a completed turn.
         let stored = open().last_user_text(&id).unwrap().unwrap();
         assert!(prompt_matches(&stored, &sha256(prompt)), "{stored:?}");
         let messages = open().messages_after(&id, 0).unwrap();
@@ -290,7 +291,7 @@ on_both_versions! {
         assert_ne!(answer.tokens, TokenCount::default());
         assert_eq!(first.events[0].message.as_deref(), Some(answer.id.as_str()));
 
-        // A failed turn.
+        // The evidence of a failed turn.
         world.model.on("fail", [Reply::status(400, "bad things")]);
         let failed = turn(world, Some(id.as_str()), None, "fail");
         let error = failed.events.iter().find_map(|event| match &event.kind {
@@ -303,7 +304,7 @@ on_both_versions! {
         assert_eq!(since[1].error.as_ref().unwrap().payload["data"]["message"], "bad things");
         assert_eq!(since[1].finish, None);
 
-        // A patch, under the eyes of opencode.
+        // opencode sees a patch.
         let rules = Policy::default().rules();
         let title = "github.com/shoko/kugetsu#14";
         let patch = SessionPatch { permission: Some(&rules), title: Some(title), ..SessionPatch::default() };
@@ -314,7 +315,7 @@ on_both_versions! {
         let exported = world.finish(world.opencode_command(["export", id.as_str()]), Stdin::Null);
         assert_eq!(exported.expect_status(0).json()["info"]["title"], title);
 
-        // A fork, found by what is known without its id.
+        // A fork is found without its id.
         let mut fork = world.opencode_command(["run", "--format", "json", "--fork", "--session", id.as_str()]);
         fork.env("OPENCODE_PERMISSION", env_json(&Policy::default().rules()));
         let forked = Turn::new(world.finish(fork, Stdin::text("first of the fork"))).session();

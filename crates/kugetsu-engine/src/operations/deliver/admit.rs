@@ -1,5 +1,5 @@
-//! Whether a turn may run, and what it begins with: the lease, what a dead supervisor left, the record, the worktree, the
-//! hook before the turn.
+//! Admission of a turn: takes the lease, adopts the turn of a dead supervisor, checks the record, prepares the worktree
+//! and runs the hook before the turn.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,20 +20,20 @@ use kugetsu_api::{
     BaseRecord, SCHEMA, SessionRecord, Totals, TransportChoice, TransportKind, TurnRecord, Verdict,
 };
 
-/// How often a lease that somebody else holds is tried.
-const LEASE_LOOK: Duration = Duration::from_millis(50);
+/// The interval between two attempts to take a lease that another process holds.
+const LEASE_POLL: Duration = Duration::from_millis(50);
 
 /// A turn that may run.
 pub(super) struct Admitted {
     pub(super) delivery: Delivery,
     /// The turn of a dead supervisor that was closed.
     pub(super) adopted: Option<TurnRecord>,
-    /// What else a person should know.
+    /// Further notes for people.
     pub(super) notes: Vec<String>,
 }
 
-/// What is found under the lease.
-struct Found {
+/// The state that was read under the lease.
+struct AdmissionState {
     opencode: Opencode,
     record: SessionRecord,
     adopted: Option<TurnRecord>,
@@ -57,32 +57,31 @@ impl Engine {
         let lease = self.admission_lease(id, &request, interrupts).await?;
         let lease = Arc::new(lease);
         points::TURN_LEASED.pass();
-        let found = {
+        let state = {
             let address = request.address.clone();
-            let looked =
-                move |engine: &Self| Ok((engine.opencode()?, engine.store.session_record(&address)?));
-            let (opencode, record) = self.interruptible(interrupts, looked).await?;
+            let read = move |engine: &Self| Ok((engine.opencode()?, engine.store.session_record(&address)?));
+            let (opencode, record) = self.interruptible(interrupts, read).await?;
             if record.as_ref().is_some_and(|record| record.fork.is_some()) {
-                // Its fork, once found, is given its policy.
+                // If the fork is found, its policy is written to the database.
                 self.database_writable(&opencode, interrupts).await?;
             }
             let (lease, request) = (Arc::clone(&lease), Arc::clone(&request));
             self.interruptible(interrupts, move |engine| {
-                engine.found_under_lease(&request, &lease, opencode, record)
+                engine.read_under_lease(&request, &lease, opencode, record)
             })
             .await?
         };
-        let Found {
+        let AdmissionState {
             opencode,
             record,
             adopted,
-        } = found;
+        } = state;
         let started = Timestamp::now();
         let (prompt, once) = pending::with_answers(&request.prompt, &record.pending);
         if prompt.trim().is_empty() {
             return Err(EngineError::Usage {
                 problem: "the message is empty".to_owned(),
-                hint: "write it after the reference, or pipe it in and write `-`".to_owned(),
+                hint: "write the message after the reference, or pipe it in and write `-`".to_owned(),
             });
         }
         let mut rules = if responder.is_interactive() {
@@ -122,21 +121,21 @@ impl Engine {
         })
     }
 
-    /// Takes the lease, and waits for it as long as was asked for or until somebody interrupts. A turn in the wrong mode
-    /// is refused before, without a wait.
+    /// Takes the lease. Waits for it as long as the request allows, or until an interrupt. Refuses a turn in the wrong
+    /// mode first, without waiting.
     async fn admission_lease(
         self: &Arc<Self>,
         id: Uuid,
         request: &Arc<TurnRequest>,
         interrupts: &mut Interrupts,
     ) -> Result<Lease, EngineError> {
-        let asked = Instant::now();
+        let began = Instant::now();
         let mut first = true;
         loop {
             let request = Arc::clone(request);
             let check = std::mem::take(&mut first);
             let attempt = move |engine: &Self| {
-                // A turn that is asked for again is no mistake; what is found under the lease decides.
+                // A repeated request with the same turn id is not an error. The check under the lease decides.
                 if check && request.turn.is_none() {
                     let record = engine.store.session_record(&request.address)?;
                     refuse_wrong_mode(&request, record.as_ref())?;
@@ -144,7 +143,7 @@ impl Engine {
                 let holder = holder_of_turn(request.mode.verb(), id);
                 match engine.store.lease_session(&request.address, holder, None) {
                     Err(LeaseError::Held { holder, .. })
-                        if engine.may_wait(&request, holder.as_ref(), asked.elapsed())? =>
+                        if engine.may_wait(&request, holder.as_ref(), began.elapsed())? =>
                     {
                         Ok(None)
                     }
@@ -154,18 +153,19 @@ impl Engine {
             if let Some(lease) = self.interruptible(interrupts, attempt).await? {
                 return Ok(lease);
             }
-            interrupts.or(tokio::time::sleep(LEASE_LOOK)).await?;
+            interrupts.or(tokio::time::sleep(LEASE_POLL)).await?;
         }
     }
 
-    /// Under the lease nobody else changes the record, and a live turn in it is a dead one. Blocks.
-    fn found_under_lease(
+    /// Reads the record under the lease, where no other process changes it and a live turn belongs to a dead
+    /// supervisor. Blocks.
+    fn read_under_lease(
         &self,
         request: &TurnRequest,
         lease: &Lease,
         opencode: Opencode,
         mut record: Option<SessionRecord>,
-    ) -> Result<Found, EngineError> {
+    ) -> Result<AdmissionState, EngineError> {
         let adopted = match &mut record {
             Some(record) => self.adopt(lease, record, Some(&opencode))?,
             None => None,
@@ -186,7 +186,7 @@ impl Engine {
             Some(record) if record.session.is_some() => check_session(record, &opencode)?,
             other => self.new_record(request, &opencode, other)?,
         };
-        Ok(Found {
+        Ok(AdmissionState {
             opencode,
             record,
             adopted,
@@ -197,17 +197,17 @@ impl Engine {
         &self,
         request: &TurnRequest,
         opencode: &Opencode,
-        unborn: Option<SessionRecord>,
+        unforked: Option<SessionRecord>,
     ) -> Result<SessionRecord, EngineError> {
         let base: BaseRecord = self.base_for(request.address.repo())?;
-        let of = format!("the base of {}", base.repo);
+        let subject = format!("the base of {}", base.repo);
         if read_database(opencode)?.session(&base.session)?.is_none() {
             let session = base.session;
-            return Err(EngineError::SessionGone { of, session });
+            return Err(EngineError::SessionGone { subject, session });
         }
         if !base.directory.is_dir() {
             let directory = base.directory;
-            return Err(EngineError::DirectoryGone { of, directory });
+            return Err(EngineError::DirectoryGone { subject, directory });
         }
         let now = Timestamp::now();
         Ok(SessionRecord {
@@ -219,18 +219,18 @@ impl Engine {
             base: base.repo,
             base_session: base.session,
             directory: base.directory,
-            worktree: unborn.as_ref().and_then(|record| record.worktree.clone()),
+            worktree: unforked.as_ref().and_then(|record| record.worktree.clone()),
             title: request.address.to_string(),
             policy: base.policy,
             opencode: opencode.version.to_string(),
-            created: unborn.as_ref().map_or(now, |record| record.created),
+            created: unforked.as_ref().map_or(now, |record| record.created),
             updated: now,
             live: None,
-            last: unborn.as_ref().and_then(|record| record.last.clone()),
-            totals: unborn
+            last: unforked.as_ref().and_then(|record| record.last.clone()),
+            totals: unforked
                 .as_ref()
                 .map_or_else(Totals::default, |record| record.totals),
-            days: unborn.map(|record| record.days).unwrap_or_default(),
+            days: unforked.map(|record| record.days).unwrap_or_default(),
             pending: Vec::new(),
         })
     }
@@ -239,14 +239,14 @@ impl Engine {
 fn refuse_wrong_mode(request: &TurnRequest, record: Option<&SessionRecord>) -> Result<(), EngineError> {
     let session = record.and_then(|record| record.session.clone());
     match (request.mode, session) {
-        // A first turn that was lost may never have reached opencode: what is found under the lease decides.
+        // The prompt of a lost first turn may never have reached opencode. The check under the lease decides.
         (Mode::Start, Some(session)) if !record.is_some_and(first_turn_in_doubt) => {
             Err(EngineError::AlreadyStarted {
                 address: request.address.clone(),
                 session,
             })
         }
-        // With a fork in the journal there may be one; what is found under the lease decides.
+        // A fork in the journal may have become a session. The check under the lease decides.
         (Mode::Continue, None) if record.is_none_or(|record| record.fork.is_none()) => {
             Err(EngineError::NoSession(request.address.clone()))
         }
@@ -254,17 +254,17 @@ fn refuse_wrong_mode(request: &TurnRequest, record: Option<&SessionRecord>) -> R
     }
 }
 
-/// That opencode still has the session. Blocks.
+/// Checks that opencode still has the session. Blocks.
 pub(in crate::operations) fn check_session(
     record: SessionRecord,
     opencode: &Opencode,
 ) -> Result<SessionRecord, EngineError> {
-    let of = record.address.to_string();
+    let subject = record.address.to_string();
     if let Some(session) = &record.session
         && read_database(opencode)?.session(session)?.is_none()
     {
         let session = session.clone();
-        return Err(EngineError::SessionGone { of, session });
+        return Err(EngineError::SessionGone { subject, session });
     }
     Ok(record)
 }
@@ -274,12 +274,12 @@ fn check_directory(record: SessionRecord) -> Result<SessionRecord, EngineError> 
         return Ok(record);
     }
     Err(EngineError::DirectoryGone {
-        of: record.address.to_string(),
+        subject: record.address.to_string(),
         directory: record.directory,
     })
 }
 
-/// Whether the record alone cannot tell if a prompt has ever reached the session.
+/// Whether the record leaves open if a prompt has ever reached the session.
 fn first_turn_in_doubt(record: &SessionRecord) -> bool {
     record.live.is_some()
         || record.totals.turns == 0
@@ -291,7 +291,7 @@ fn first_turn_in_doubt(record: &SessionRecord) -> bool {
 
 pub(super) fn needs_serve() -> EngineError {
     EngineError::Usage {
-        problem: "`opencode run` refuses every request by itself, so nobody can answer there".to_owned(),
-        hint: "use --transport serve with --answers, --supervised and --on-ask block".to_owned(),
+        problem: "`opencode run` refuses every request itself, so no request can be answered".to_owned(),
+        hint: "with --answers, --supervised or --on-ask block, use --transport serve".to_owned(),
     }
 }

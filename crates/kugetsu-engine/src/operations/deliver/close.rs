@@ -1,4 +1,5 @@
-//! The end of a turn: its verdict checked against what opencode stored, its lines, its record.
+//! The end of a turn: checks the verdict against opencode's stored messages, writes the last lines of stream and turn
+//! log, and then the record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,7 +102,7 @@ impl Delivery {
         } else {
             bounded(outcome.proof)
         };
-        let log_gap = outcome.ending.tell(&judgement, counts, proof.clone());
+        let log_gap = outcome.ending.write(&judgement, counts, proof.clone());
         let turn = TurnRecord {
             schema: SCHEMA,
             turn: self.turn,
@@ -123,15 +124,15 @@ impl Delivery {
             log_gap,
         };
         if let TurnSubject::Session(record) = &mut self.subject {
-            // A person's answer that never reached the session waits for the next turn.
+            // If the prompt never reached the session, the person's answer waits for the next turn.
             if outcome.blocked_on.is_some() || stored.has_prompt() {
                 record.pending = outcome
                     .blocked_on
-                    .map(|request| pending::of(&request, self.turn, redactor))
+                    .map(|request| pending::from_request(&request, self.turn, redactor))
                     .into_iter()
                     .collect();
             }
-            // Without a known session the journal stays: the next command looks for the fork.
+            // Without a known session the journal stays, so that the next command looks for the fork.
             if record.session.is_some() {
                 record.fork = None;
             }
@@ -187,7 +188,7 @@ impl Unrecorded {
 /// a limit.
 const MAX_ERROR: usize = 64 << 10;
 
-/// The proof without an error that is too large for a record; its beginning stays, as text.
+/// Replaces an error that is too large for a record by the beginning of its text.
 fn bounded(proof: Proof) -> Proof {
     let error = proof.error.map(|error| {
         let mut text = error.to_string();

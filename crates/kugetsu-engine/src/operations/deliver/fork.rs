@@ -1,4 +1,4 @@
-//! The session of a turn: its fork where it has none yet, and the policy that it carries.
+//! The session of a turn: forks it if it does not exist yet, and writes its policy.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,12 +17,12 @@ use kugetsu_api::{ForkIntent, SessionId, SessionRecord};
 /// How long a fork waits for the fork of another session.
 const FORK_WAIT: Duration = Duration::from_secs(60);
 
-/// How often a lock that somebody else holds is tried.
-const LOCK_LOOK: Duration = Duration::from_millis(50);
+/// The interval between two attempts to take a lock that another process holds.
+const LOCK_POLL: Duration = Duration::from_millis(50);
 
 impl Delivery {
-    /// Where the prompt goes, with the policy in place. A link that forks together with the prompt leaves the rest to
-    /// [`Delivery::know_fork`].
+    /// The target of the prompt, with the policy in place. If the link forks together with the prompt,
+    /// [`Delivery::record_fork`] does the rest.
     pub(super) async fn target(
         &mut self,
         link: &mut dyn TurnLink,
@@ -51,16 +51,16 @@ impl Delivery {
             other_directory: self.subject.worktree().is_some(),
         };
         let ahead = link.forks_ahead(&request);
-        let asked = Instant::now();
+        let began = Instant::now();
         loop {
             let sha256 = prompt_sha256.clone();
             let attempt = move |engine: &Engine| {
                 let lock = if ahead {
-                    // One fork ahead of its prompt at a time: an empty fork that a crash leaves behind can then only be
-                    // of the journal that is older than it.
+                    // Only one fork at a time is made ahead of its prompt. So an empty fork that a crash leaves behind
+                    // belongs to the journal that is older than it.
                     engine.store.fork_lock(Duration::ZERO)
                 } else {
-                    // Its fork is known by its prompt alone.
+                    // Only its prompt identifies this fork.
                     engine.store.prompt_lock(&sha256, Duration::ZERO)
                 };
                 Ok(lock?)
@@ -70,10 +70,10 @@ impl Delivery {
                     self.fork_lock = Some(lock);
                     break;
                 }
-                Err(EngineError::Store(error)) if error.is_temporary() && asked.elapsed() <= FORK_WAIT => {}
+                Err(EngineError::Store(error)) if error.is_temporary() && began.elapsed() <= FORK_WAIT => {}
                 Err(error) => return Err(error),
             }
-            interrupts.or(tokio::time::sleep(LOCK_LOOK)).await?;
+            interrupts.or(tokio::time::sleep(LOCK_POLL)).await?;
         }
         let TurnSubject::Session(record) = &mut self.subject else {
             return Err(EngineError::Internal("a base is not forked from another one"));
@@ -91,12 +91,12 @@ impl Delivery {
         }
         let session = interrupts.or(link.fork(&request)).await??;
         points::FORK_MADE.pass();
-        self.know_fork(&session, interrupts).await?;
+        self.record_fork(&session, interrupts).await?;
         Ok(Target::Session(session))
     }
 
-    /// The fork's id is known: remember it first, then give the session what it must carry.
-    pub(super) async fn know_fork(
+    /// Writes the fork's id into the record first, then writes the policy to the session.
+    pub(super) async fn record_fork(
         &mut self,
         session: &SessionId,
         interrupts: &mut Interrupts,
@@ -113,8 +113,8 @@ impl Delivery {
         Ok(())
     }
 
-    /// Gives a session the rules of this turn. A base has had its own since it was made, and an adopted one keeps what it
-    /// came with.
+    /// Writes the rules of this turn to the session. A base has had its rules since it was made, and an adopted base
+    /// keeps its own.
     async fn apply_rules(&self, interrupts: &mut Interrupts) -> Result<(), EngineError> {
         let TurnSubject::Session(record) = &self.subject else {
             return Ok(());
@@ -133,8 +133,8 @@ impl Delivery {
 }
 
 impl Engine {
-    /// Waits until opencode's database can be written to. What is written then could wait itself, but nobody could
-    /// interrupt it.
+    /// Waits until opencode's database is writable. The writes that follow could wait themselves, but an interrupt
+    /// could not end their wait.
     pub(in crate::operations) async fn database_writable(
         &self,
         opencode: &Opencode,
@@ -147,8 +147,8 @@ impl Engine {
         .await
     }
 
-    /// The same before opencode itself is to write. Whatever else is wrong with the database, opencode says; where there is
-    /// none, it makes one.
+    /// Like [`Engine::database_writable`], before opencode itself writes. Ignores problems other than a lock: opencode
+    /// reports them, and makes a missing database.
     pub(in crate::operations) async fn database_unlocked(
         &self,
         opencode: &Opencode,
@@ -169,7 +169,7 @@ impl Engine {
         self.apply_rules(opencode, record, &record.policy.rules())
     }
 
-    /// The same with other rules than the policy's own, for one turn. Blocks.
+    /// Like [`Engine::apply_policy`], with the rules of one turn instead of the policy's own. Blocks.
     pub(super) fn apply_rules(
         &self,
         opencode: &Opencode,
@@ -188,7 +188,7 @@ impl Engine {
         match self.write_database(opencode)?.patch(session, &patch) {
             Ok(_) => Ok(()),
             Err(DatabaseError::NoSession { .. }) => Err(EngineError::SessionGone {
-                of: record.address.to_string(),
+                subject: record.address.to_string(),
                 session: session.clone(),
             }),
             Err(error) => Err(error.into()),

@@ -1,13 +1,14 @@
-//! One prompt to one session, with everything around it; issues, and bases with `init --prompt`, take the same path.
+//! Delivery of one prompt to one session, from the lease to the record. Turns of sessions and the turn of `init
+//! --prompt` on a base take the same path.
 //!
-//! [`admit`] takes the lease and decides whether the turn may run; [`fork`] gives the session its fork and its policy;
-//! [`run`] reaches opencode and supervises the turn; [`close`] checks the verdict against what opencode stored and writes
-//! the record.
+//! [`admit`] takes the lease and decides whether the turn may run; [`fork`] forks the session and writes its policy;
+//! [`run`] connects to opencode and supervises the turn; [`close`] checks the verdict against opencode's stored
+//! messages and writes the record.
 //!
-//! The order of the writes makes a turn survive a crash. Before opencode is asked for a fork, the record says that a fork
-//! is wanted. As soon as the fork's id is known, the record holds it. The policy is in the database before the prompt goes
-//! out (serve), or right after (run, which has the policy in its environment from the first prompt on). So a crash at any
-//! point leaves a session that the next command finds, or nothing.
+//! The order of the writes makes a turn survive a crash. The record announces a fork before opencode is asked for it,
+//! and holds the fork's id as soon as the id is known. The policy is in the database before the prompt goes out
+//! (serve), or right after it (run, which has the policy in its environment from the first prompt on). So a crash at
+//! any point leaves a session that the next command finds, or no session.
 
 mod admit;
 mod close;
@@ -35,31 +36,31 @@ pub(super) use admit::check_session;
 pub(super) use close::Closed;
 pub(super) use subject::TurnSubject;
 
-/// An admitted turn, until its verdict.
+/// An admitted turn.
 pub(super) struct Delivery {
     pub(super) engine: Arc<Engine>,
     pub(super) lease: Arc<Lease>,
     pub(super) opencode: Opencode,
-    /// Whose turn it is.
+    /// The session or the base that the turn runs on.
     pub(super) subject: TurnSubject,
     pub(super) turn: Uuid,
     pub(super) started: Timestamp,
-    /// The answers to what the last turn was blocked on, then the message.
+    /// The answers to the request that blocked the last turn, then the message.
     pub(super) prompt: String,
-    /// What the session carries during this turn.
+    /// The permission rules of the session during this turn.
     pub(super) rules: Vec<Rule>,
     pub(super) responder: Responder,
     pub(super) options: TurnOptions,
-    /// Why the turn goes through `run` although `serve` was preferred.
+    /// Why the turn uses `run` although `serve` was preferred.
     pub(super) fallback: Option<String>,
-    /// Held until the fork that was asked for is known.
+    /// Held until the id of the requested fork is known.
     pub(super) fork_lock: Option<Lock>,
-    /// Held by each write of the record: an interrupted one may still be on its way when the next begins.
+    /// Held by each write of the record, because an interrupted write may still be running when the next one begins.
     pub(super) writing: Arc<Mutex<()>>,
 }
 
 impl Engine {
-    /// Delivers one prompt as the turn of this id. `feed` is called with the turn's stream as soon as there is one.
+    /// Delivers one prompt as the turn with this id. Calls `feed` with the turn's stream as soon as the stream exists.
     pub(super) async fn deliver(
         self: Arc<Self>,
         id: Uuid,
@@ -75,7 +76,7 @@ impl Engine {
         } = Arc::clone(&self)
             .admit(id, request, responder, &mut interrupts)
             .await?;
-        // Held to the end of this function: the next turn begins after the hook.
+        // Held to the end of this function, so that the next turn begins after the hook.
         let lease = Arc::clone(&delivery.lease);
         let mut report = match delivery.run(&mut interrupts, feed).await {
             Ok(closed) => closed.into_report()?,
@@ -109,7 +110,8 @@ impl Delivery {
         self.engine.interruptible(interrupts, write).await
     }
 
-    /// A write of the subject's record, as blocking work. A write that an interrupt has left alone ends before it.
+    /// A write of the subject's record, as blocking work. It waits for an earlier write that an interrupt has
+    /// abandoned.
     fn record_write(&mut self) -> impl FnOnce(&Engine) -> Result<(), EngineError> + Send + use<> {
         self.subject.touch();
         let (lease, subject) = (Arc::clone(&self.lease), self.subject.clone());

@@ -1,4 +1,4 @@
-//! A turn from its connector to its outcome.
+//! The turn itself, from the connection to the outcome.
 
 use std::sync::Arc;
 
@@ -7,14 +7,14 @@ use async_trait::async_trait;
 use super::admit::needs_serve;
 use super::{Closed, Delivery};
 use crate::opencode::{Launch, Secrets};
-use crate::operations::interrupts::{Interrupts, TO_END};
+use crate::operations::interrupts::{Interrupts, STOP_WAIT};
 use crate::operations::{DEBUG_LOG, EngineError, points};
 use crate::process;
 use crate::redact::Redactor;
 use crate::transport::{Connected, Connector, Target, TurnSpec};
 use crate::turn::status::StatusWriter;
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
-use crate::turn::{self, ForkKeeper, Turn};
+use crate::turn::{self, ForkRecorder, Turn};
 use kugetsu_api::{LiveTurn, SessionId};
 
 impl Delivery {
@@ -25,7 +25,7 @@ impl Delivery {
         feed: impl FnOnce(Feed) + Send,
     ) -> Result<Closed, EngineError> {
         if self.subject.session().is_none() {
-            // The fork is opencode's to write, and a locked database fails it in four different ways.
+            // opencode writes the fork, and fails in four different ways if the database is locked.
             self.engine.database_writable(&self.opencode, interrupts).await?;
         }
         let spec = self.spec();
@@ -43,17 +43,17 @@ impl Delivery {
         if self.fallback.is_some() && self.responder.is_interactive() {
             return Err(needs_serve());
         }
-        self.through(connected, spec, interrupts, feed).await
+        self.run_connected(connected, spec, interrupts, feed).await
     }
 
-    /// Ends what an interrupted step has left of opencode, while the lease is held.
+    /// Ends the opencode that an interrupted step left behind, while the lease is held.
     async fn abandon(&self, connector: &Arc<dyn Connector>, spec: &TurnSpec) {
         let (lease, connector, spec) = (Arc::clone(&self.lease), Arc::clone(connector), spec.clone());
         let ended = tokio::spawn(async move {
             connector.abandon(&spec).await;
             drop(lease);
         });
-        let _ = tokio::time::timeout(TO_END, ended).await;
+        let _ = tokio::time::timeout(STOP_WAIT, ended).await;
     }
 
     fn spec(&self) -> TurnSpec {
@@ -80,7 +80,7 @@ impl Delivery {
         }
     }
 
-    async fn through(
+    async fn run_connected(
         mut self,
         mut connected: Connected,
         spec: TurnSpec,
@@ -99,12 +99,12 @@ impl Delivery {
         }
         self.subject.withdraw();
         let withdrawal = self.record_write();
-        // Where this fails as well, the next command withdraws the turn. The error tells what went wrong first.
-        let _ = self.engine.begun(TO_END, interrupts, withdrawal).await;
+        // If this write fails as well, the next command withdraws the turn. The first error is the one to return.
+        let _ = self.engine.run_required(STOP_WAIT, interrupts, withdrawal).await;
         Err(error)
     }
 
-    /// Everything before the prompt: the journal, the fork where the link can fork ahead, the policy, the stream.
+    /// Everything before the prompt: the journal, the fork if the link can fork ahead, the policy and the stream.
     async fn prepare(
         &mut self,
         connected: &mut Connected,
@@ -134,8 +134,8 @@ impl Delivery {
             directory: self.subject.directory().to_owned(),
         };
         stream.write(start, &Redactor::default());
-        if let Some(what) = &self.fallback {
-            let (level, message) = ("warning".to_owned(), what.clone());
+        if let Some(reason) = &self.fallback {
+            let (level, message) = ("warning".to_owned(), reason.clone());
             let notice = StreamEvent::Notice { level, message };
             stream.write(notice, &Redactor::default());
         }
@@ -159,7 +159,7 @@ impl Delivery {
             self.subject.worktree(),
             Arc::clone(&self.lease),
         );
-        // The turn itself ends by an interrupt that comes here.
+        // An interrupt that comes here ends the turn itself.
         let _ = interrupts.or(status_writer.wait_until_written()).await;
         feed(stream.feed());
         let Connected { connector, link, .. } = connected;
@@ -174,13 +174,13 @@ impl Delivery {
             interrupts: interrupts.receiver(),
             control,
         };
-        let mut keeper = RecordFork {
+        let mut fork_recorder = DeliveryForkRecorder {
             interrupts: interrupts.clone(),
             delivery: &mut self,
             problem: None,
         };
-        let outcome = turn::supervise(turn, connector.as_ref(), link, &mut keeper).await;
-        let problem = keeper.problem;
+        let outcome = turn::supervise(turn, connector.as_ref(), link, &mut fork_recorder).await;
+        let problem = fork_recorder.problem;
         points::TURN_ENDED.pass();
         let closed = self
             .close(outcome, connector.kind(), redactor, status_writer, interrupts)
@@ -192,20 +192,20 @@ impl Delivery {
     }
 }
 
-/// Writes the fork's id into the record, and keeps the error itself, of which the turn gets the text.
-struct RecordFork<'a> {
+/// Writes the fork's id into the record. Keeps an error as a value, because the turn gets only its text.
+struct DeliveryForkRecorder<'a> {
     delivery: &'a mut Delivery,
     interrupts: Interrupts,
     problem: Option<EngineError>,
 }
 
 #[async_trait]
-impl ForkKeeper for RecordFork<'_> {
-    async fn fork_known(&mut self, session: &SessionId) -> Result<(), String> {
-        let known = self.delivery.know_fork(session, &mut self.interrupts).await;
-        known.map_err(|error| {
+impl ForkRecorder for DeliveryForkRecorder<'_> {
+    async fn record_fork(&mut self, session: &SessionId) -> Result<(), String> {
+        let recorded = self.delivery.record_fork(session, &mut self.interrupts).await;
+        recorded.map_err(|error| {
             let text = error.to_string();
-            // The turn itself ends by the interrupt.
+            // The interrupt ends the turn itself.
             if !matches!(error, EngineError::Interrupted(_)) {
                 self.problem = Some(error);
             }

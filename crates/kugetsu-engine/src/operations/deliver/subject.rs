@@ -1,4 +1,4 @@
-//! Whose turn it is: an address with its record, or a base that `init` is making.
+//! The subject of a turn: a session with its record, or a base that `init` is making.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ use crate::operations::points;
 use crate::operations::{Engine, EngineError};
 use crate::store::{Lease, RecordKey};
 
-/// See the module.
+/// The subject of a turn.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "one for each turn")]
 pub(in crate::operations) enum TurnSubject {
     /// A session and its record, which is in the store before the prompt goes out.
     Session(SessionRecord),
-    /// A base. Its record comes into the store when its prompt has ended well; until then the journal of `init` tells of
-    /// its session.
+    /// A base. Its record enters the store when its prompt has completed; until then the journal of `init` names its
+    /// session.
     Base(BaseRecord),
 }
 
@@ -28,7 +28,7 @@ impl TurnSubject {
         }
     }
 
-    /// Its session, once there is one.
+    /// The subject's session, once there is one.
     pub(super) fn session(&self) -> Option<&SessionId> {
         match self {
             Self::Session(record) => record.session.as_ref(),
@@ -58,7 +58,7 @@ impl TurnSubject {
         }
     }
 
-    /// A turn begins, on this version of opencode.
+    /// Marks the turn as live, on this version of opencode.
     pub(super) fn begin(&mut self, live: LiveTurn, opencode: String) {
         match self {
             Self::Session(record) => {
@@ -69,12 +69,12 @@ impl TurnSubject {
         }
     }
 
-    /// Nothing was delivered: the record goes back to what it was.
+    /// Removes the turn from the record after nothing was delivered.
     pub(super) fn withdraw(&mut self) {
         if let Self::Session(record) = self {
             record.live = None;
-            // Unless its id is known, a fork that was asked for may have been made all the same: the journal stays, and
-            // the next command looks for it.
+            // Without a known id, opencode may still have made the requested fork. The journal stays, so that the next
+            // command looks for the fork.
             if record.session.is_some() {
                 record.fork = None;
             }
@@ -88,7 +88,7 @@ impl TurnSubject {
         }
     }
 
-    /// What tells of the running turn, on disk. Blocks.
+    /// Writes the record of the running turn, or the journal of a base. Blocks.
     pub(super) fn save(&self, engine: &Engine, lease: &Lease) -> Result<(), EngineError> {
         match self {
             Self::Session(record) => Ok(engine.store.save_session(lease, record)?),
@@ -96,7 +96,7 @@ impl TurnSubject {
         }
     }
 
-    /// Ends a turn on disk: its line first, then the record, which no longer has it live. Blocks.
+    /// Records the end of a turn on disk: its line first, then the record without the live turn. Blocks.
     pub(super) fn close(
         &mut self,
         engine: &Engine,
@@ -106,7 +106,8 @@ impl TurnSubject {
         match self {
             Self::Session(record) => {
                 if turn.verdict == Verdict::Blocked {
-                    // The line tells the verdict and not the request: after a crash behind it, a person must find both.
+                    // The line holds the verdict but not the request. After a crash that follows the line, a person
+                    // must find both.
                     record.updated = Timestamp::now();
                     engine.store.save_session(lease, record)?;
                     points::REQUEST_RECORDED.pass();
@@ -119,7 +120,7 @@ impl TurnSubject {
 }
 
 impl Engine {
-    /// Ends a session's turn on disk: its line first, then the record. Blocks.
+    /// Records the end of a session's turn on disk: its line first, then the record. Blocks.
     pub(in crate::operations) fn close_turn(
         &self,
         lease: &Lease,

@@ -166,7 +166,7 @@ impl Store {
         if let Some(place) = Place::of(&entry, self) {
             self.move_folder_out(&place)?;
         }
-        self.leave(&lock, key)?;
+        self.remove_from_index(&lock, key)?;
         Ok(id)
     }
 
@@ -280,7 +280,7 @@ impl Store {
         fsx::rename_durable(&place.trashed_record, &place.record)?;
         crate::store::points::RESTORE_RECORD_MOVED.pass();
         drop(lock);
-        self.enter(key)?;
+        self.add_to_index(key)?;
         remove_if_empty(&place.folder)?;
         Ok(Restored {
             entry,
@@ -350,7 +350,7 @@ impl Store {
             Some(Unfinished::FolderLeft) => {
                 self.move_folder_out(&place)?;
                 if let Some(key) = key_of(entry) {
-                    self.leave(lock, &key)?;
+                    self.remove_from_index(lock, &key)?;
                 }
                 Ok(())
             }

@@ -1,4 +1,4 @@
-//! What becomes of a request of opencode: the answers file, a supervisor, or the default answers it.
+//! Handling of opencode's requests: the answers file, a supervisor or the default answers them.
 
 use std::time::Duration;
 
@@ -16,15 +16,16 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const ANSWER_PAUSE: Duration = Duration::from_millis(500);
 
 impl Supervisor<'_> {
-    /// opencode asks: the file answers, or a supervisor is waited for, or the default answers.
-    pub(super) async fn ask(&mut self, link: &mut dyn TurnLink, request: Request) -> Step {
+    /// Handles a request of opencode: the answers file answers it, or the turn waits for a supervisor's reply, or the
+    /// default answers it.
+    pub(super) async fn handle_request(&mut self, link: &mut dyn TurnLink, request: Request) -> Step {
         self.encoder.asked(&request, &mut self.turn.stream);
         if let Some(answer) = self.turn.responder.from_file(&request) {
             return self.answer(link, &request, &answer, AnsweredBy::File).await;
         }
         if let Some((_, patience)) = &self.turn.responder.supervisor {
             let until = tokio::time::Instant::now() + *patience;
-            self.asked.push((request, until));
+            self.open_requests.push((request, until));
             return Step::Go;
         }
         self.default(link, request).await
@@ -39,21 +40,22 @@ impl Supervisor<'_> {
         Step::Stop(Judgement::new(Verdict::Blocked, reason))
     }
 
-    /// Delivers an answer. Without it opencode would wait for ever, so where it cannot be delivered opencode is started
-    /// again.
+    /// Delivers an answer. opencode waits for ever without an answer, so a failed delivery counts as a crash and
+    /// opencode is restarted.
     async fn answer(
         &mut self,
         link: &mut dyn TurnLink,
         request: &Request,
         answer: &Answer,
-        by: AnsweredBy,
+        source: AnsweredBy,
     ) -> Step {
-        match by {
+        match source {
             AnsweredBy::File => self.answered.file += 1,
             AnsweredBy::Supervisor => self.answered.supervisor += 1,
             AnsweredBy::Default => self.answered.default += 1,
         }
-        self.encoder.answered(request, answer, by, &mut self.turn.stream);
+        self.encoder
+            .answered(request, answer, source, &mut self.turn.stream);
         let mut tries = 0;
         loop {
             let delivery = tokio::time::timeout(ANSWER_LIMIT, link.answer(request, answer));
@@ -77,7 +79,7 @@ impl Supervisor<'_> {
 
     pub(super) async fn replied(&mut self, link: &mut dyn TurnLink, reply: &Reply) -> Step {
         let Some(at) = self
-            .asked
+            .open_requests
             .iter()
             .position(|(request, _)| request.id == reply.request)
         else {
@@ -85,21 +87,21 @@ impl Supervisor<'_> {
             self.encoder.notice("error", &text, &mut self.turn.stream);
             return Step::Go;
         };
-        let Some(answer) = interpret(&self.asked[at].0.kind, &reply.answer) else {
-            let text = format!("the reply to `{}` does not fit what was asked", reply.request);
+        let Some(answer) = interpret(&self.open_requests[at].0.kind, &reply.answer) else {
+            let text = format!("the reply to `{}` does not fit the request", reply.request);
             self.encoder.notice("error", &text, &mut self.turn.stream);
             return Step::Go;
         };
-        let (request, _) = self.asked.remove(at);
+        let (request, _) = self.open_requests.remove(at);
         self.answer(link, &request, &answer, AnsweredBy::Supervisor).await
     }
 
     pub(super) async fn overdue(&mut self, link: &mut dyn TurnLink) -> Step {
         let now = tokio::time::Instant::now();
-        let Some(at) = self.asked.iter().position(|(_, until)| *until <= now) else {
+        let Some(at) = self.open_requests.iter().position(|(_, until)| *until <= now) else {
             return Step::Go;
         };
-        let (request, _) = self.asked.remove(at);
+        let (request, _) = self.open_requests.remove(at);
         self.default(link, request).await
     }
 }
