@@ -100,7 +100,7 @@ pub enum EngineError {
     #[error("{subject}: interrupted while {doing}")]
     InterruptedWhile {
         /// The session's address, or the base's repository.
-        of: String,
+        subject: String,
         /// What was being done, such as `its branch was being rebased`.
         doing: &'static str,
         /// Its code, if that is not the signal's own.

@@ -157,7 +157,7 @@ impl Engine {
                         drop(lease);
                         Ok(removed?)
                     };
-                    let _ = self.begun(TO_END, &mut interrupts, remove).await;
+                    let _ = self.run_required(STOP_WAIT, &mut interrupts, remove).await;
                 }
                 Some(prompted?)
             }
@@ -181,7 +181,7 @@ impl Engine {
             .await
             .map_err(|error| match error {
                 EngineError::Interrupted(interrupt) => EngineError::InterruptedWhile {
-                    of: repo.to_string(),
+                    subject: repo.to_string(),
                     doing: "the base was being recorded",
                     code: prompted.is_some().then_some(ErrorCode::InitCutOff),
                     interrupt,

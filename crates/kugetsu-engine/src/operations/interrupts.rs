@@ -84,9 +84,9 @@ impl Engine {
         }
     }
 
-    /// [`Engine::interruptible`] for work that must be begun in any case. After an interrupt the work has `to_end` to end,
+    /// [`Engine::interruptible`] for work that must be begun in any case. After an interrupt the work has `stop_wait` to end,
     /// or until a second interrupt. An error that is not due to the interrupt is returned as it is.
-    pub(super) async fn begun<T: Send + 'static>(
+    pub(super) async fn run_required<T: Send + 'static>(
         &self,
         stop_wait: Duration,
         interrupts: &mut Interrupts,
@@ -111,7 +111,7 @@ impl Engine {
                     return done;
                 }
             }
-            () = tokio::time::sleep(to_end) => {}
+            () = tokio::time::sleep(stop_wait) => {}
             _ = later.next() => {}
         }
         Err(EngineError::Interrupted(interrupt))

@@ -289,13 +289,13 @@ impl Supervisor<'_> {
         connector: &dyn Connector,
         link: &mut dyn TurnLink,
         prompt: &str,
-    ) -> LifeEnd {
-        self.life_began = Timestamp::now();
+    ) -> RunEnd {
+        self.run_began = Timestamp::now();
         // A signal that came while opencode was starting is in time to keep the prompt back.
         while let Some(message) = self.turn.control.try_next() {
-            match self.signalled(message) {
-                Some(Next::Step(Step::Stop(judgement))) => return LifeEnd::Judged(judgement),
-                Some(Next::Pause) => return LifeEnd::Paused,
+            match self.on_message(message) {
+                Some(Next::Step(Step::Stop(judgement))) => return RunEnd::Judged(judgement),
+                Some(Next::Pause) => return RunEnd::Paused,
                 _ => {}
             }
         }

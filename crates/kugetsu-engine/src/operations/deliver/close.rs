@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::{Delivery, TurnReport, TurnSubject, locked};
 use crate::operations::evidence::StoredEvidence;
 use crate::operations::init::adopt_hint;
-use crate::operations::interrupts::{Interrupts, TO_END};
+use crate::operations::interrupts::{Interrupts, STOP_WAIT};
 use crate::operations::{Engine, EngineError, pending};
 use crate::redact::Redactor;
 use crate::turn::status::StatusWriter;
@@ -63,7 +63,7 @@ impl Delivery {
         let unrecorded = Unrecorded::of(&self.subject);
         let ended_by = outcome.interrupt;
         let close = move |_: &Engine| self.close_blocking(outcome, transport, &redactor, status_writer);
-        let closed = engine.begun(TO_RECORD, interrupts, close).await;
+        let closed = engine.run_required(TO_RECORD, interrupts, close).await;
         let closed = closed.map_err(|error| unrecorded.or(error))?;
         if let TurnSubject::Session(record) = &closed.subject
             && for_this_turn != record.policy.rules()
@@ -75,9 +75,9 @@ impl Delivery {
                 restored
             };
             // The rules of one turn end with it. Where this fails, the next turn writes the policy in any case.
-            let _ = engine.begun(TO_END, interrupts, restore).await;
+            let _ = engine.run_required(STOP_WAIT, interrupts, restore).await;
         }
-        interrupts.heed(ended_by);
+        interrupts.mark_handled(ended_by);
         Ok(closed)
     }
 
@@ -173,7 +173,7 @@ impl Unrecorded {
     fn or(self, error: EngineError) -> EngineError {
         match error {
             EngineError::Interrupted(interrupt) => EngineError::InterruptedWhile {
-                of: self.of,
+                subject: self.of,
                 doing: "the end of the turn was being recorded",
                 code: Some(ErrorCode::TurnUnrecorded),
                 interrupt,
