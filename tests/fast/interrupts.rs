@@ -308,3 +308,24 @@ fn an_interrupted_turn_whose_end_cannot_be_recorded_says_so() {
         "completed"
     );
 }
+
+/// An opencode that never answers, not even which version it is.
+#[test]
+fn an_interrupt_ends_the_probes_of_opencode() {
+    let world = World::new(Opencode::Fake);
+    let (program, asked) = (world.root().join("slow-opencode"), world.root().join("asked"));
+    fs::write(
+        &program,
+        format!("#!/bin/sh\ntouch {}\nsleep 100000\n", asked.display()),
+    )
+    .unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = world.kugetsu(["init"]);
+    command.env("KUGETSU_OPENCODE", &program);
+    let running = world.start(command, Stdin::Null);
+    world.wait_until("opencode is asked", SOON, || asked.exists());
+    running.signal(Signal::Interrupt);
+    let ended = running.wait(SOON);
+    assert_eq!(ended.code(), 130, "{ended}");
+    world.wait_nothing_left(SOON);
+}

@@ -11,6 +11,7 @@ pub(crate) struct Cancel(Arc<State>);
 struct State {
     set: AtomicBool,
     noticed: AtomicBool,
+    parent: Option<Cancel>,
 }
 
 impl Cancel {
@@ -18,9 +19,17 @@ impl Cancel {
         self.0.set.store(true, Ordering::Relaxed);
     }
 
+    /// A request for a part of the work, which is also set when this one is.
+    pub(crate) fn child(&self) -> Self {
+        Self(Arc::new(State {
+            parent: Some(self.clone()),
+            ..State::default()
+        }))
+    }
+
     /// For the work: whether it must end. The caller must end it then.
     pub(crate) fn is_set(&self) -> bool {
-        let set = self.0.set.load(Ordering::Relaxed);
+        let set = self.0.set.load(Ordering::Relaxed) || self.0.parent.as_ref().is_some_and(Self::is_set);
         if set {
             self.0.noticed.store(true, Ordering::Relaxed);
         }

@@ -142,7 +142,7 @@ fn what_is_not_the_issues_own_is_refused() {
     );
     refused(&["--worktree", "--from=--all"], &["is not a commit"]);
     refused(&["--worktree", "--branch", "a..b"], &["`a..b`", "--branch"]);
-    refused(&["--worktree", "--branch=-d"], &["cannot be the name"]);
+    refused(&["--worktree", "--branch=-d"], &["is not a valid branch name"]);
     refused(
         &["--worktree", "--branch", "main"],
         &["main is checked out in", "--branch"],

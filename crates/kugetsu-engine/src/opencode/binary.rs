@@ -13,20 +13,21 @@ mod version;
 pub use locate::find;
 pub use version::Version;
 
-use crate::environment::Environment;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::cancel::Cancel;
+use crate::environment::Environment;
+use crate::process::{self, Containment, Exit, GuardSpec, Output, ProcessError, Sink};
 
 /// How long `--version` and `db path` may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(60);
-/// The part of a probe's output that is kept, in bytes.
-const MAX_OUTPUT: u64 = 64 * 1024;
+/// How long an update may have the program open for writing.
+const BUSY_LIMIT: Duration = Duration::from_millis(500);
 /// The first version that keeps sessions in a database.
 const OLDEST: Version = Version::new(1, 2, 0);
 /// The first version that kugetsu does not support.
@@ -65,6 +66,8 @@ pub struct Search<'a> {
     pub environment: &'a Environment,
     /// The cache file.
     pub cache_file: &'a Path,
+    /// Ends the probes.
+    pub(crate) cancel: &'a Cancel,
 }
 
 /// Why there is no usable opencode.
@@ -92,12 +95,22 @@ pub enum OpencodeError {
         origin: &'static str,
     },
     /// The system could not start the program.
-    #[error("{} could not be started: {source}\nReinstall opencode (`npm install -g opencode-ai`) or set KUGETSU_OPENCODE", path.display())]
+    #[error("{} could not be started: {reason}\nReinstall opencode (`npm install -g opencode-ai`) or set KUGETSU_OPENCODE", path.display())]
     Start {
         /// The program.
         path: PathBuf,
         /// The system's error.
-        source: io::Error,
+        reason: String,
+    },
+    /// The program could not be run under a guard, or its run was cancelled.
+    #[error("`{} {args}` could not be run: {source}", path.display())]
+    Probe {
+        /// The program.
+        path: PathBuf,
+        /// The arguments of the program.
+        args: &'static str,
+        /// The cause.
+        source: ProcessError,
     },
     /// The program did not end in time.
     #[error("`{} {args}` did not end within {} s and was killed: run it yourself to see why it hangs", path.display(), limit.as_secs())]
@@ -188,71 +201,147 @@ fn usable(found: Opencode) -> Result<Opencode, OpencodeError> {
 
 /// Runs both probes at once.
 fn run_probes(program: &Path, search: &Search<'_>) -> Result<(Version, PathBuf), OpencodeError> {
-    let version = start(program, &["--version"], search);
-    let database = start(program, &["db", "path"], search);
-    let deadline = Instant::now() + PROBE_LIMIT;
-    let finish = |running: io::Result<RunningProbe>, args| match running {
-        Err(source) => Err(OpencodeError::Start {
-            path: program.to_owned(),
-            source,
-        }),
-        Ok(running) => running.finish(deadline).map_err(|source| match source.kind() {
-            io::ErrorKind::TimedOut => OpencodeError::TimedOut {
+    let not_needed = search.cancel.child();
+    let (version, database) = std::thread::scope(|scope| {
+        let database = scope.spawn(|| run_probe(program, "db path", search, &not_needed));
+        let version = run_probe(program, "--version", search, search.cancel).and_then(|output| {
+            output.version().ok_or_else(|| OpencodeError::Garbage {
                 path: program.to_owned(),
-                args,
-                limit: PROBE_LIMIT,
-            },
-            _ => OpencodeError::Start {
-                path: program.to_owned(),
-                source,
-            },
-        }),
-    };
-    let answer = finish(version, "--version")?;
-    let parsed = answer
-        .stdout
-        .lines()
-        .rev()
-        .find_map(|line| line.trim().parse::<Version>().ok());
-    let Some(version) = parsed.filter(|_| answer.status.success()) else {
-        return Err(OpencodeError::Garbage {
-            path: program.to_owned(),
-            outcome: answer.outcome(),
+                outcome: output.outcome(),
+            })
         });
-    };
-    if version < OLDEST || version >= TOO_NEW {
+        if version.as_ref().map_or(true, |version| !is_supported(version)) {
+            not_needed.set();
+        }
+        (version, database.join())
+    });
+    let version = version?;
+    if !is_supported(&version) {
         // This version may not support `db path`, and the caller refuses it anyway.
         return Ok((version, PathBuf::new()));
     }
-    let answer = finish(database, "db path")?;
-    let line = answer
-        .stdout
-        .lines()
-        .map(str::trim)
-        .rfind(|line| line.starts_with('/'));
-    match line.filter(|_| answer.status.success()) {
-        Some(path) => Ok((version, PathBuf::from(path))),
+    let output = database.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    match output.database_path() {
+        Some(path) => Ok((version, path)),
         None => Err(OpencodeError::DatabasePath {
             path: program.to_owned(),
-            outcome: answer.outcome(),
+            outcome: output.outcome(),
         }),
     }
 }
 
-/// A running probe, with threads that read its output. Dropping it kills its whole process group.
-struct RunningProbe {
-    child: Child,
-    stdout: mpsc::Receiver<String>,
-    stderr: mpsc::Receiver<String>,
+fn is_supported(version: &Version) -> bool {
+    *version >= OLDEST && *version < TOO_NEW
 }
 
+/// Runs the program with these arguments. Retries for a moment while another process, such as an update, has the file open
+/// for writing.
+fn run_probe(
+    program: &Path,
+    args: &'static str,
+    search: &Search<'_>,
+    cancel: &Cancel,
+) -> Result<ProbeOutput, OpencodeError> {
+    let started = Instant::now();
+    loop {
+        match process::run_until_cancelled(probe_spec(program, args, search), PROBE_LIMIT, cancel) {
+            Ok(output) => return Ok(ProbeOutput::from(output)),
+            Err(ProcessError::Start { reason, .. })
+                if reason.contains("busy") && started.elapsed() < BUSY_LIMIT =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(ProcessError::Deadline { .. }) => {
+                return Err(OpencodeError::TimedOut {
+                    path: program.to_owned(),
+                    args,
+                    limit: PROBE_LIMIT,
+                });
+            }
+            Err(ProcessError::Start { reason, .. }) => {
+                return Err(OpencodeError::Start {
+                    path: program.to_owned(),
+                    reason,
+                });
+            }
+            Err(source) => {
+                return Err(OpencodeError::Probe {
+                    path: program.to_owned(),
+                    args,
+                    source,
+                });
+            }
+        }
+    }
+}
+
+fn probe_spec(program: &Path, args: &str, search: &Search<'_>) -> GuardSpec {
+    let mut set_env: Vec<(OsString, OsString)> = vec![
+        ("OPENCODE_DISABLE_MODELS_FETCH".into(), "1".into()),
+        ("OPENCODE_DISABLE_AUTOUPDATE".into(), "1".into()),
+        ("HOME".into(), search.home.into()),
+    ];
+    let mut remove_env = Vec::new();
+    for (name, value) in [
+        ("XDG_DATA_HOME", search.xdg_data_home.map(Path::as_os_str)),
+        ("OPENCODE_DB", search.opencode_db),
+    ] {
+        match value {
+            Some(value) => set_env.push((name.into(), value.into())),
+            None => remove_env.push(name.into()),
+        }
+    }
+    if let Some(path) = search.path {
+        set_env.push(("PATH".into(), path.into()));
+    }
+    GuardSpec {
+        program: program.to_owned(),
+        args: args.split(' ').map(OsString::from).collect(),
+        cwd: "/".into(),
+        set_env,
+        remove_env,
+        stdin: Arc::from([]),
+        containment: Containment {
+            guard_program: search.environment.program().to_owned(),
+            environment: search.environment.clone(),
+            mark: Uuid::now_v7(),
+            grace: Duration::ZERO,
+        },
+        stdout: Sink::Piped,
+        stderr: Sink::Piped,
+    }
+}
+
+/// What a probe printed, and how it ended.
 struct ProbeOutput {
-    status: ExitStatus,
+    exit: Exit,
     stdout: String,
     stderr: String,
 }
 
+impl From<Output> for ProbeOutput {
+    fn from(output: Output) -> Self {
+        Self {
+            exit: output.exit,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
 impl ProbeOutput {
+    fn version(&self) -> Option<Version> {
+        let mut lines = self.stdout.lines().rev();
+        let version = lines.find_map(|line| line.trim().parse().ok());
+        version.filter(|_| self.exit.success())
+    }
+
+    fn database_path(&self) -> Option<PathBuf> {
+        let mut lines = self.stdout.lines().map(str::trim).rev();
+        let path = lines.find(|line| line.starts_with('/'));
+        path.filter(|_| self.exit.success()).map(PathBuf::from)
+    }
+
     /// What the program did, for an error message.
     fn outcome(&self) -> String {
         let short = |text: &str| {
@@ -267,108 +356,12 @@ impl ProbeOutput {
                 .collect::<String>()
         };
         let (out, err) = (short(&self.stdout), short(&self.stderr));
-        match (self.status.success(), out.is_empty(), err.is_empty()) {
+        match (self.exit.success(), out.is_empty(), err.is_empty()) {
             (true, true, _) => "printed nothing".to_owned(),
             (true, false, _) => format!("printed `{out}`"),
-            (false, true, true) => format!("failed ({}) and printed nothing", self.status),
-            (false, false, true) => format!("failed ({}) and printed `{out}`", self.status),
-            (false, _, false) => format!("failed ({}): {err}", self.status),
-        }
-    }
-}
-
-fn start(program: &Path, args: &[&str], search: &Search<'_>) -> io::Result<RunningProbe> {
-    let mut command = Command::new(program);
-    command
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command.process_group(0).current_dir("/");
-    command.env_clear().envs(search.environment.variables());
-    command
-        .env("OPENCODE_DISABLE_MODELS_FETCH", "1")
-        .env("OPENCODE_DISABLE_AUTOUPDATE", "1");
-    command.env("HOME", search.home);
-    let mut set = |name: &str, value: Option<OsString>| {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    };
-    set("XDG_DATA_HOME", search.xdg_data_home.map(OsString::from));
-    set("OPENCODE_DB", search.opencode_db.map(OsString::from));
-    if let Some(path) = search.path {
-        command.env("PATH", path);
-    }
-    let mut child = spawn(&mut command)?;
-    let stdout = collect(child.stdout.take());
-    let stderr = collect(child.stderr.take());
-    Ok(RunningProbe {
-        child,
-        stdout,
-        stderr,
-    })
-}
-
-/// Starts the command. Retries for a moment while another process, such as an update, has the file open for writing.
-fn spawn(command: &mut Command) -> io::Result<Child> {
-    let mut tries = 0;
-    loop {
-        match command.spawn() {
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < 20 => {
-                tries += 1;
-                thread::sleep(Duration::from_millis(10));
-            }
-            result => return result,
-        }
-    }
-}
-
-fn collect(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            let _ = pipe.by_ref().take(MAX_OUTPUT).read_to_end(&mut bytes);
-            let _ = io::copy(&mut pipe, &mut io::sink());
-        }
-        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
-    });
-    receiver
-}
-
-impl RunningProbe {
-    /// Waits until the probe has closed its output and ended.
-    fn finish(mut self, deadline: Instant) -> io::Result<ProbeOutput> {
-        let left = || deadline.saturating_duration_since(Instant::now());
-        let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
-        let stdout = self.stdout.recv_timeout(left()).map_err(timed_out)?;
-        let stderr = self.stderr.recv_timeout(left()).map_err(timed_out)?;
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(ProbeOutput {
-                    status,
-                    stdout,
-                    stderr,
-                });
-            }
-            if left().is_zero() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-}
-
-impl Drop for RunningProbe {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            if let Some(group) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
-                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-            }
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+            (false, true, true) => format!("failed ({}) and printed nothing", self.exit),
+            (false, false, true) => format!("failed ({}) and printed `{out}`", self.exit),
+            (false, _, false) => format!("failed ({}): {err}", self.exit),
         }
     }
 }

@@ -193,6 +193,7 @@ impl Engine {
             opencode_db: self.environment.get("OPENCODE_DB"),
             environment: &self.environment,
             cache_file: &self.store.home().join("run").join("opencode.json"),
+            cancel: &self.cancel,
         };
         Ok(crate::opencode::probe(&search)?)
     }

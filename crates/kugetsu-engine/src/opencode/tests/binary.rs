@@ -6,14 +6,17 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::cancel::Cancel;
 use crate::environment::Environment;
 use crate::opencode::{OpencodeError, Search, Version, find, probe};
+use kugetsu_testing::kugetsu_binary;
 
 /// A folder with programs, and a search in it.
 struct Place {
     root: tempfile::TempDir,
     cache: PathBuf,
     environment: Environment,
+    cancel: Cancel,
 }
 
 impl Place {
@@ -23,7 +26,8 @@ impl Place {
         Self {
             root,
             cache,
-            environment: Environment::default(),
+            environment: Environment::new([], "/home/dev".into(), kugetsu_binary()),
+            cancel: Cancel::default(),
         }
     }
 
@@ -38,6 +42,7 @@ impl Place {
             opencode_db: None,
             environment: &self.environment,
             cache_file: &self.cache,
+            cancel: &self.cancel,
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::cancel::Cancel;
 use crate::environment::Environment;
 use crate::opencode::{
     Database, Finish, OpencodeError, Role, RunEvent, RunEventKind, RunLine, Search, SessionPatch, ToolStatus,
@@ -11,7 +12,9 @@ use crate::opencode::{
 };
 use crate::permission::{Action, Explained, Policy, Preset, Rule, Source, env_json, evaluate, explain};
 use kugetsu_api::{SessionId, TokenCount};
-use kugetsu_testing::{Opencode, Output, Reply, Stdin, ToolCall, Version, World, on_both_versions, usage};
+use kugetsu_testing::{
+    Opencode, Output, Reply, Stdin, ToolCall, Version, World, kugetsu_binary, on_both_versions, usage,
+};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
@@ -132,7 +135,8 @@ on_both_versions! {
         let path = std::env::join_paths([modules.join(".bin"), "/usr/bin".into(), "/bin".into()]).unwrap();
         let home = world.home();
         let cache = world.kugetsu_home().join("cache/opencode.json");
-        let environment = Environment::default();
+        let environment = Environment::new([], home.clone(), kugetsu_binary());
+        let cancel = Cancel::default();
         let search = Search {
             configured: None,
             env_override: None,
@@ -142,6 +146,7 @@ on_both_versions! {
             opencode_db: None,
             environment: &environment,
             cache_file: &cache,
+            cancel: &cancel,
         };
         let found = probe(&search).unwrap();
         assert_eq!(found.version.to_string(), version(world).as_str());
