@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let Some((&size, data)) = data.split_first() else { return };
-    let mut splitter = LineSplitter::new();
+    let mut splitter = LineSplitter::default();
     let mut lines = Vec::new();
     let mut take = |line: SplitLine<'_>| {
         let (bytes, length) = match line {

@@ -13,7 +13,6 @@
     allow(
         unreachable_pub,
         unused_imports,
-        dead_code,
         reason = "benches and fuzz targets see more with the feature `internals`"
     )
 )]

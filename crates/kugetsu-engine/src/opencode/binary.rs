@@ -10,7 +10,8 @@ mod cache;
 mod locate;
 mod version;
 
-pub use locate::find;
+#[cfg(test)]
+pub(crate) use locate::find;
 pub use version::Version;
 
 use std::ffi::{OsStr, OsString};

@@ -30,11 +30,6 @@ pub struct LineSplitter {
 }
 
 impl LineSplitter {
-    /// A splitter at the beginning of a line.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Takes the next bytes and passes each completed line to `each`.
     pub fn push(&mut self, mut chunk: &[u8], mut each: impl FnMut(SplitLine<'_>)) {
         while let Some(end) = chunk.iter().position(|&byte| byte == b'\n') {

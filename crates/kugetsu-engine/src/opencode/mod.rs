@@ -22,7 +22,9 @@ pub(crate) mod tests;
 mod tolerant;
 
 pub use api::{Api, ApiError, PermissionReply, Problem};
-pub use binary::{Opencode, OpencodeError, Search, Version, find, probe};
+#[cfg(test)]
+pub(crate) use binary::find;
+pub use binary::{Opencode, OpencodeError, Search, Version, probe};
 pub use config::{ConfigError, agent_rules_args, parse_agent_rules};
 pub use database::{
     Database, DatabaseError, SessionPatch, SessionRow, StoredMessage, SubagentStep, SubagentWork,

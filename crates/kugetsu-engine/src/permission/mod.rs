@@ -44,9 +44,3 @@ pub fn evaluate<'a>(rules: &'a [Rule], permission: &str, input: &str) -> Option<
         wildcard::matches(permission, &rule.permission) && wildcard::matches(input, &rule.pattern)
     })
 }
-
-/// opencode's wildcard match: `*` is any run of characters, including `/` and line breaks; `?` is one UTF-16 unit; a
-/// trailing ` *` may match nothing (`git *` matches `git`); and `\` equals `/` on both sides.
-pub fn matches(input: &str, pattern: &str) -> bool {
-    wildcard::matches(input, pattern)
-}

@@ -4,9 +4,10 @@
 use std::path::Path;
 
 use crate::opencode::parse_agent_rules;
+use crate::permission::wildcard::matches;
 use crate::permission::{
     Action, CLASSES, Explained, OTHER_TOOLS, Policy, Preset, Rule, RuleError, Source, env_json, evaluate,
-    explain, matches, rules_to_json,
+    explain, rules_to_json,
 };
 use proptest::prelude::*;
 use serde::Deserialize;

@@ -21,6 +21,7 @@ pub struct Guarded {
     last: Option<(Exit, Vec<u32>)>,
     closed: bool,
     guard: Child,
+    #[cfg(test)]
     guard_pid: u32,
     pid: u32,
     turn: Uuid,
@@ -50,6 +51,7 @@ impl Guarded {
             inbox: Inbox::default(),
             last: None,
             closed: false,
+            #[cfg(test)]
             guard_pid: guard.id().unwrap_or(0),
             guard,
             pid: 0,
@@ -104,16 +106,19 @@ impl Guarded {
     }
 
     /// The program's process id.
+    #[cfg(test)]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
     /// The guard's process id.
+    #[cfg(test)]
     pub fn guard_pid(&self) -> u32 {
         self.guard_pid
     }
 
     /// After [`Guarded::wait`]: the processes of the tree that could not be killed.
+    #[cfg(test)]
     pub fn left(&self) -> &[u32] {
         self.last.as_ref().map_or(&[], |(_, left)| left)
     }

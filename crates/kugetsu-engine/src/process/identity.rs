@@ -26,7 +26,8 @@ pub fn current() -> ProcessIdentity {
 }
 
 /// The identity of a process on this host, or `None` if no process has this id or only its zombie is left.
-pub fn identity_of(pid: u32) -> Option<ProcessIdentity> {
+#[cfg(test)]
+pub(crate) fn identity_of(pid: u32) -> Option<ProcessIdentity> {
     let start_ticks = start_ticks(pid)?;
     Some(ProcessIdentity {
         host: host(),

@@ -1,4 +1,4 @@
-//! Describes the program to run under a guard and starts the guard. [`super::Guarded`] and [`super::run_to_end`] share
+//! Describes the program to run under a guard and starts the guard. [`super::Guarded`] and [`super::short`] share
 //! it.
 
 use std::ffi::OsString;

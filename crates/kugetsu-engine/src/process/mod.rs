@@ -35,10 +35,14 @@ mod wire;
 
 pub use guard::guard_main;
 pub use guarded::Guarded;
-pub use identity::{Liveness, current, identity_of, is_alive, terminate};
+#[cfg(test)]
+pub(crate) use identity::identity_of;
+pub use identity::{Liveness, current, is_alive, terminate};
 pub use launch::{Containment, GuardSpec, Sink};
+pub use short::Output;
+#[cfg(test)]
+pub(crate) use short::run_to_end;
 pub(crate) use short::run_until_cancelled;
-pub use short::{Output, run_to_end};
 pub use sweep::sweep_marked;
 
 /// The first argument that makes our own binary run as a guard. `main` must check for it before it does anything else,

@@ -35,13 +35,18 @@ pub struct Output {
     /// The last 64 KiB of what it wrote to stderr, where that was piped.
     pub stderr: Vec<u8>,
     /// Processes that it left behind and that could not be killed.
+    #[cfg_attr(
+        not(any(test, feature = "internals")),
+        expect(dead_code, reason = "tests read it")
+    )]
     pub left: Vec<u32>,
 }
 
 /// Runs a program under a guard until it and everything below it is gone, at most for `deadline` and then the grace
 /// period. Blocks the thread. Piped output is held in memory, and more than 128 MiB on stdout is an error, so that no
 /// caller parses a part of it: give a file where it may be larger.
-pub fn run_to_end(spec: GuardSpec, deadline: Duration) -> Result<Output, ProcessError> {
+#[cfg(test)]
+pub(crate) fn run_to_end(spec: GuardSpec, deadline: Duration) -> Result<Output, ProcessError> {
     run_until_cancelled(spec, deadline, &Cancel::default())
 }
 

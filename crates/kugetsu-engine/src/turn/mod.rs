@@ -4,12 +4,18 @@
 //! decides how a turn ended.
 
 pub mod answers;
+#[cfg(not(feature = "internals"))]
+pub(crate) mod control;
+#[cfg(feature = "internals")]
 pub mod control;
 mod encoder;
 mod limits;
 mod machine;
 mod progress;
 mod resume;
+#[cfg(not(feature = "internals"))]
+pub(crate) mod status;
+#[cfg(feature = "internals")]
 pub mod status;
 pub mod stream;
 mod supervisor;
@@ -21,8 +27,11 @@ use tokio::sync::watch;
 
 pub use answers::Responder;
 pub use limits::Limits;
+#[cfg(not(feature = "internals"))]
+pub(crate) use machine::{Counts, Judgement};
+#[cfg(feature = "internals")]
 pub use machine::{Counts, Judgement, Machine, Step};
-pub use supervisor::supervise;
+pub(crate) use supervisor::supervise;
 
 use crate::transport::{Request, Target, TurnSpec};
 use control::Control;
@@ -31,7 +40,7 @@ use kugetsu_api::{Answered, Proof, SessionId};
 use stream::{StreamEvent, StreamWriter};
 
 /// The reason of a turn that SIGINT ended.
-pub const INTERRUPTED: &str = "interrupted";
+pub(crate) const INTERRUPTED: &str = "interrupted";
 
 /// A request from outside to end a turn. A greater value is more urgent; an interrupt never becomes less urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,7 +57,7 @@ pub enum Interrupt {
 
 /// One turn to run.
 #[derive(Debug)]
-pub struct Turn {
+pub(crate) struct Turn {
     /// How opencode is started, also after a crash.
     pub spec: TurnSpec,
     /// The session that receives the prompt, or the base to fork.
@@ -69,7 +78,7 @@ pub struct Turn {
 
 /// How a turn ended, with its counts.
 #[derive(Debug)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Verdict and reason.
     pub judgement: Judgement,
     /// The counts of the turn.
@@ -94,7 +103,7 @@ pub struct Outcome {
 /// checked against the stored messages.
 #[derive(Debug)]
 #[must_use = "without it, the stream has no end"]
-pub struct StreamEnd {
+pub(crate) struct StreamEnd {
     encoder: StreamEncoder,
     stream: StreamWriter,
     session: Option<SessionId>,
@@ -104,7 +113,7 @@ pub struct StreamEnd {
 
 impl StreamEnd {
     /// Writes the last line. Returns why earlier events are missing, if they are.
-    pub fn write(self, judgement: &Judgement, counts: Counts, proof: Proof) -> Option<String> {
+    pub(crate) fn write(self, judgement: &Judgement, counts: Counts, proof: Proof) -> Option<String> {
         let whole = !self.encoder.has_gap(&self.stream);
         let end = StreamEvent::AgentEnd {
             verdict: judgement.verdict,
@@ -126,7 +135,7 @@ impl StreamEnd {
 
 /// Records the id of a fork before anything else happens.
 #[async_trait]
-pub trait ForkRecorder: Send {
+pub(crate) trait ForkRecorder: Send {
     /// Called once, as soon as the id is known. An error ends the turn as failed, because a session that is not on
     /// record is not a result.
     async fn record_fork(&mut self, session: &SessionId) -> Result<(), String>;

@@ -36,7 +36,7 @@ enum Next {
 }
 
 /// Runs one turn over a connected link, and over further links of the connector after crashes and pauses.
-pub async fn supervise(
+pub(crate) async fn supervise(
     turn: Turn,
     connector: &dyn Connector,
     link: Box<dyn TurnLink>,

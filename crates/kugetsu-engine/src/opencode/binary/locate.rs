@@ -17,7 +17,8 @@ pub(super) struct Located {
 
 /// Finds the program: `KUGETSU_OPENCODE`, or else the configured program, or else the first one on PATH. If npm's node
 /// script is found, returns the binary that the script would start, if that binary can be found.
-pub fn find(search: &Search<'_>) -> Result<PathBuf, OpencodeError> {
+#[cfg(test)]
+pub(crate) fn find(search: &Search<'_>) -> Result<PathBuf, OpencodeError> {
     locate(search).map(|located| located.program)
 }
 

@@ -19,7 +19,7 @@ fn split(data: &[u8], sizes: &[usize]) -> Vec<(Vec<u8>, u64)> {
             SplitLine::TooLong { prefix, length } => (prefix.to_vec(), length),
         });
     };
-    let mut splitter = LineSplitter::new();
+    let mut splitter = LineSplitter::default();
     let (mut rest, mut at) = (data, 0);
     while !rest.is_empty() {
         let size = sizes.get(at).copied().unwrap_or(usize::MAX).clamp(1, rest.len());
