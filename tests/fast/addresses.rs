@@ -208,6 +208,15 @@ fn roles_and_names_are_filtered_queried_pruned_and_answered_for() {
             )
             .expect_status(0);
     }
+    for address in ["#14/review", "~nightly"] {
+        let error = &run(&world, ["continue", address, "more", "--output", "json"]).json()["error"];
+        assert_eq!(error["code"], "session-gone", "{error}");
+        assert_eq!(error["ref"], format!("{REPO}{address}"), "{error}");
+        assert!(
+            error["hint"].as_str().unwrap().contains("kugetsu prune"),
+            "{error}"
+        );
+    }
     let index = world.kugetsu_home().join("index.json");
     let index = || serde_json::from_slice::<Value>(&fs::read(&index).unwrap()).unwrap();
     let names: Vec<_> = index()["sessions"].as_object().unwrap().keys().cloned().collect();
@@ -216,6 +225,26 @@ fn roles_and_names_are_filtered_queried_pruned_and_answered_for() {
     pruned.expect_status(0);
     assert_eq!(refs(&run(&world, ["list", "--json"]).json()).len(), 0, "{pruned}");
     assert!(index()["sessions"].is_null());
+}
+
+#[test]
+fn an_error_about_the_base_names_its_repository() {
+    let world = fake_world();
+    let base = fs::read(world.kugetsu_home().join("sessions").join(REPO).join("base.json")).unwrap();
+    let base: Value = serde_json::from_slice(&base).unwrap();
+    let delete = world.opencode_command(["session", "delete", base["session"].as_str().unwrap()]);
+    world.finish(delete, Stdin::Null).expect_status(0);
+    let error = &run(&world, ["start", "14", "hello", "--output", "json"]).json()["error"];
+    assert_eq!(error["code"], "session-gone", "{error}");
+    assert_eq!(error["ref"], REPO, "{error}");
+    assert!(
+        error["message"].as_str().unwrap().starts_with("the base of "),
+        "{error}"
+    );
+    assert!(
+        error["hint"].as_str().unwrap().contains("kugetsu init --force"),
+        "{error}"
+    );
 }
 
 #[test]

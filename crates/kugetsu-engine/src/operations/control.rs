@@ -132,7 +132,7 @@ impl Engine {
         let Some(worktree) = &mut record.worktree else {
             return Err(EngineError::Usage {
                 problem: format!("{address} has no worktree of its own, so there is nothing to rebase"),
-                hint: "an issue gets one when it begins: kugetsu start --worktree".to_owned(),
+                hint: "a session gets its worktree when it starts: kugetsu start --worktree".to_owned(),
             });
         };
         let (onto, rebased) =

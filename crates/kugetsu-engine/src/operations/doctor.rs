@@ -152,10 +152,13 @@ impl Engine {
                     self.adopt(&lease, &mut record, None)
                 });
             checks.push(match adopted {
-                Ok(_) => check(
+                Ok(adopted) => check(
                     address.to_string(),
                     Health::Fixed,
-                    format!("{text}; the turn is closed as lost"),
+                    match adopted {
+                        Some(_) => format!("{text}; the turn is closed as lost"),
+                        None => format!("{text}; the record is complete again"),
+                    },
                 ),
                 Err(error) => check(
                     address.to_string(),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::Subject;
 use crate::opencode::{ApiError, DatabaseError, OpencodeError, ServerError};
 use crate::process::ProcessError;
 use crate::settings::SettingsError;
@@ -86,7 +87,7 @@ pub enum EngineError {
         address: Address,
         /// The setting, such as `hook_before_turn`.
         name: &'static str,
-        /// How the hook or the turn ended.
+        /// What went wrong, such as `did not end within 1m`.
         problem: String,
         /// The step that was not done.
         stopped: &'static str,
@@ -135,16 +136,16 @@ pub enum EngineError {
     /// opencode no longer has the session that a record names.
     #[error("{subject}: opencode no longer has its session {session}")]
     SessionGone {
-        /// The session's address, or the base's repository.
-        subject: String,
+        /// The owner of the session.
+        subject: Subject,
         /// The session.
         session: SessionId,
     },
     /// The session's folder is gone.
     #[error("{subject}: its directory {directory} does not exist")]
     DirectoryGone {
-        /// The session's address, or the base's repository.
-        subject: String,
+        /// The owner of the session.
+        subject: Subject,
         /// The folder.
         directory: PathBuf,
     },
@@ -174,7 +175,7 @@ pub enum EngineError {
     BasePrompt {
         /// The session that received the prompt.
         session: SessionId,
-        /// How the hook or the turn ended.
+        /// The verdict of the base's turn.
         verdict: Verdict,
         /// The cause.
         reason: String,
@@ -190,17 +191,17 @@ pub enum EngineError {
     /// opencode's terminal interface could not be started.
     #[error("opencode cannot be started on this terminal: {0}")]
     Attach(#[source] std::io::Error),
-    /// A turn panicked because of a defect in kugetsu. The turn's opencode has ended, and the next command adopts the
+    /// A turn panicked because of a bug in kugetsu. The turn's opencode has ended, and the next command adopts the
     /// turn as lost.
-    #[error("the turn {turn} ended because of a defect in kugetsu: {message}")]
+    #[error("the turn {turn} ended because of a bug in kugetsu: {message}")]
     Panicked {
         /// The turn.
         turn: uuid::Uuid,
         /// The message of the panic.
         message: String,
     },
-    /// An invariant of the engine does not hold, because of a defect in kugetsu.
-    #[error("a defect in kugetsu: {0}")]
+    /// An invariant of the engine does not hold, because of a bug in kugetsu.
+    #[error("a bug in kugetsu: {0}")]
     Internal(&'static str),
     /// The request is not valid here.
     #[error("{problem}")]
@@ -309,9 +310,10 @@ impl EngineError {
             Self::NoBase(repo) | Self::BaseExists { repo, .. } | Self::InitCutOff { repo, .. } => {
                 Some(repo.to_string())
             }
-            Self::SessionGone { subject, .. }
-            | Self::DirectoryGone { subject, .. }
-            | Self::InterruptedWhile { subject, .. } => Some(subject.clone()),
+            Self::SessionGone { subject, .. } | Self::DirectoryGone { subject, .. } => {
+                Some(subject.reference())
+            }
+            Self::InterruptedWhile { subject, .. } => Some(subject.clone()),
             Self::Lease(LeaseError::Held { key, .. })
             | Self::Store(StoreError::Exists { key, .. } | StoreError::NotInTrash { key }) => {
                 Some(key.reference())
@@ -354,18 +356,20 @@ impl EngineError {
             Self::NotApplied { error, .. } => error.hint(),
             Self::Store(error) => error.hint().map(str::to_owned),
             Self::Lease(error) => error.hint().map(str::to_owned),
-            // Only the address of an issue contains `#`.
-            Self::SessionGone { subject, .. } if subject.contains('#') => {
-                Some("see what is orphaned with: kugetsu prune".to_owned())
-            }
-            Self::SessionGone { .. } => Some("make a new base with: kugetsu init --force".to_owned()),
+            Self::SessionGone { subject, .. } => Some(match subject {
+                Subject::Issue(_) => "see what is orphaned with: kugetsu prune".to_owned(),
+                Subject::Base(_) => "make a new base with: kugetsu init --force".to_owned(),
+            }),
             Self::WrongDatabase { .. } => Some(
                 "check HOME, XDG_DATA_HOME and OPENCODE_DB; to remove a single record: kugetsu destroy"
                     .to_owned(),
             ),
-            Self::DirectoryGone { .. } => {
-                Some("bring it back, or remove the session: kugetsu destroy".to_owned())
-            }
+            Self::DirectoryGone { subject, .. } => Some(match subject {
+                Subject::Issue(address) => {
+                    format!("bring it back, or remove the session: kugetsu destroy {address}")
+                }
+                Subject::Base(_) => "bring it back, or make a new base with: kugetsu init --force".to_owned(),
+            }),
             Self::Worktree { source, .. } => source.hint(),
             Self::Hook { log, .. } => Some(format!("its output is in {}", log.display())),
             Self::StillRunning { hint, .. } => Some(hint.clone()),

@@ -6,13 +6,32 @@ use crate::permission::{Explained, Policy, Preset, Rule, explain};
 use crate::store::this_process;
 use kugetsu_api::{Address, ErrorCode, RepoRef};
 
-/// The owner of a policy.
+/// A session with an address, or a base.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
-    /// An issue's session.
+    /// The session of an address.
     Issue(Address),
     /// A base, and so its future forks.
     Base(RepoRef),
+}
+
+impl Subject {
+    /// The address, or the base's repository.
+    pub(super) fn reference(&self) -> String {
+        match self {
+            Self::Issue(address) => address.to_string(),
+            Self::Base(repo) => repo.to_string(),
+        }
+    }
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Issue(address) => write!(f, "{address}"),
+            Self::Base(repo) => write!(f, "the base of {repo}"),
+        }
+    }
 }
 
 /// A change of a policy.

@@ -13,7 +13,7 @@ use crate::operations::hooks::HookPoint;
 use crate::operations::interrupts::Interrupts;
 use crate::operations::recover::was_prompted;
 use crate::operations::request::TurnRequest;
-use crate::operations::{Engine, EngineError, pending, points, read_database};
+use crate::operations::{Engine, EngineError, Subject, pending, points, read_database};
 use crate::store::{Lease, LeaseError, holder_of_turn};
 use crate::turn::Responder;
 use kugetsu_api::{
@@ -200,7 +200,7 @@ impl Engine {
         unforked: Option<SessionRecord>,
     ) -> Result<SessionRecord, EngineError> {
         let base: BaseRecord = self.base_for(request.address.repo())?;
-        let subject = format!("the base of {}", base.repo);
+        let subject = Subject::Base(base.repo.clone());
         if read_database(opencode)?.session(&base.session)?.is_none() {
             let session = base.session;
             return Err(EngineError::SessionGone { subject, session });
@@ -259,7 +259,7 @@ pub(in crate::operations) fn check_session(
     record: SessionRecord,
     opencode: &Opencode,
 ) -> Result<SessionRecord, EngineError> {
-    let subject = record.address.to_string();
+    let subject = Subject::Issue(record.address.clone());
     if let Some(session) = &record.session
         && read_database(opencode)?.session(session)?.is_none()
     {
@@ -274,7 +274,7 @@ fn check_directory(record: SessionRecord) -> Result<SessionRecord, EngineError> 
         return Ok(record);
     }
     Err(EngineError::DirectoryGone {
-        subject: record.address.to_string(),
+        subject: Subject::Issue(record.address),
         directory: record.directory,
     })
 }

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Delivery, TurnSubject};
 use crate::opencode::{Database, DatabaseError, Opencode, SessionPatch};
 use crate::operations::interrupts::Interrupts;
-use crate::operations::{Engine, EngineError, points};
+use crate::operations::{Engine, EngineError, Subject, points};
 use crate::permission::Rule;
 use crate::transport::{ForkRequest, Target, TurnLink};
 use kugetsu_api::{ForkIntent, SessionId, SessionRecord};
@@ -188,7 +188,7 @@ impl Engine {
         match self.write_database(opencode)?.patch(session, &patch) {
             Ok(_) => Ok(()),
             Err(DatabaseError::NoSession { .. }) => Err(EngineError::SessionGone {
-                subject: record.address.to_string(),
+                subject: Subject::Issue(record.address.clone()),
                 session: session.clone(),
             }),
             Err(error) => Err(error.into()),
