@@ -71,6 +71,23 @@ pub struct Search<'a> {
     pub(crate) cancel: &'a Cancel,
 }
 
+impl<'a> Search<'a> {
+    /// A search on `PATH`, for an opencode that sees this environment.
+    pub(crate) fn of(environment: &'a Environment, cache_file: &'a Path, cancel: &'a Cancel) -> Self {
+        Self {
+            configured: None,
+            env_override: None,
+            path: environment.get("PATH"),
+            home: environment.home(),
+            xdg_data_home: environment.get("XDG_DATA_HOME").map(Path::new),
+            opencode_db: environment.get("OPENCODE_DB"),
+            environment,
+            cache_file,
+            cancel,
+        }
+    }
+}
+
 /// Why there is no usable opencode.
 #[derive(Debug, thiserror::Error)]
 pub enum OpencodeError {

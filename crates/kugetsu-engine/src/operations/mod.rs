@@ -184,16 +184,11 @@ impl Engine {
             Origin::Environment(_) => (named.map(Path::as_os_str), None),
             Origin::Default | Origin::File => (None, named),
         };
+        let cache_file = self.store.home().join("run").join("opencode.json");
         let search = Search {
             configured,
             env_override: by_environment,
-            path: self.environment.get("PATH"),
-            home: self.environment.home(),
-            xdg_data_home: self.environment.get("XDG_DATA_HOME").map(Path::new),
-            opencode_db: self.environment.get("OPENCODE_DB"),
-            environment: &self.environment,
-            cache_file: &self.store.home().join("run").join("opencode.json"),
-            cancel: &self.cancel,
+            ..Search::of(&self.environment, &cache_file, &self.cancel)
         };
         Ok(crate::opencode::probe(&search)?)
     }
