@@ -211,7 +211,7 @@ impl Listener {
         out.push(event.into());
     }
 
-    /// The rest of a text, where deltas were lost because the stream had to be opened again.
+    /// The rest of a text, if deltas were lost because the stream had to be opened again.
     fn missing_text(&mut self, part: &str, reasoning: bool, text: &str) -> Option<TransportEvent> {
         let sent = self.parts.entry(part.to_owned()).or_default();
         sent.reasoning = reasoning;

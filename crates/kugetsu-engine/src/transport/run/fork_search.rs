@@ -44,11 +44,12 @@ impl ForkSearch {
         })
     }
 
-    /// Whether the session that an event names is the fork: one that is new and that opencode has, since an event may be
-    /// garbage. Where the database cannot tell, [`ForkSearch::find`] asks again. Blocks.
+    /// Whether the session that an event names is the fork: the session is new and in the database. The database is
+    /// checked because an event may be garbage. If the database cannot be read, [`ForkSearch::find`] checks the session
+    /// again. Blocks.
     pub(super) fn is_fork(&mut self, session: &SessionId) -> Result<bool, DatabaseError> {
         if self.unchecked.contains(session) {
-            // Every event names it, and a locked database would be waited for each time.
+            // Every event names the session, and each check would wait for a locked database.
             return Ok(false);
         }
         let exists = self.exists(session);
