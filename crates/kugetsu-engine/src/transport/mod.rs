@@ -1,5 +1,5 @@
-//! How a turn reaches opencode: through an HTTP server (`serve`) or through one process for each prompt (`run`). Both are a
-//! [`Connector`], which makes a [`TurnLink`] for one turn.
+//! How a turn reaches opencode: through an HTTP server (`serve`) or through one process for each prompt (`run`). Both
+//! are a [`Connector`], which makes a [`TurnLink`] for one turn.
 //!
 //! A transport turns the output of opencode into [`TransportEvent`]s. It gives no verdict, writes no record and sets no
 //! time limit to a turn: those belong to the turn's supervisor.
@@ -79,8 +79,8 @@ pub trait Connector: Send + Sync {
     /// Nothing that is started here outlives the link, or this future if it is dropped.
     async fn connect(&self, spec: &TurnSpec) -> Result<Box<dyn TurnLink>, TransportError>;
 
-    /// Ends everything that a dropped [`connect`](Connector::connect), or a dropped call of one of its links, has left of
-    /// this turn. By default those are the processes that carry the turn's mark.
+    /// Ends everything that a dropped [`connect`](Connector::connect), or a dropped call of one of its links, has left
+    /// of this turn. By default those are the processes that carry the turn's mark.
     async fn abandon(&self, spec: &TurnSpec) {
         let turn = spec.turn();
         if let Err(error) = aside(move || process::sweep_marked(turn)).await {
@@ -97,8 +97,8 @@ pub trait Connector: Send + Sync {
 /// - a link that is dropped without `close` ends what the turn started within a second.
 #[async_trait]
 pub trait TurnLink: Send {
-    /// Whether [`fork`](TurnLink::fork) makes this fork. If not, the fork is made together with the prompt. The journal of a
-    /// fork depends on it, so it is known before the fork is asked for.
+    /// Whether [`fork`](TurnLink::fork) makes this fork. If not, the fork is made together with the prompt. The journal
+    /// of a fork depends on it, so the answer is known before the fork is requested.
     fn forks_ahead(&self, request: &ForkRequest) -> bool;
 
     /// Makes the fork before the first prompt. Only for a link that [forks ahead](TurnLink::forks_ahead); the fork of

@@ -41,8 +41,8 @@ impl RawLog {
         !self.redactor.is_empty()
     }
 
-    /// Writes a line and masks the secrets in it. A failed write is ignored: the log is a convenience, and no turn fails
-    /// because of it.
+    /// Writes a line and masks the secrets in it. A failed write is ignored: the log is a convenience, and no turn
+    /// fails because of it.
     pub(super) fn line(&mut self, line: &[u8]) {
         if let Some(file) = &mut self.file {
             let _ = file.write_all(&self.redactor.clean_bytes(line));

@@ -24,10 +24,11 @@ pub(super) struct Subagents {
     pub(super) session: Option<SessionId>,
     since_ms: i64,
     reported: HashSet<String>,
-    /// When text and tools of the subagents last changed, or a request to the model last failed. An older change does not
-    /// count as progress.
+    /// When text and tools of the subagents last changed, or a request to the model last failed. An older change does
+    /// not count as progress.
     pub(super) progress_ms: i64,
-    /// opencode has begun its first step. It has the database open by then, so that a query is not the first connection.
+    /// opencode has begun its first step. It has the database open by then, so that a query is not the first
+    /// connection.
     pub(super) database_open: bool,
     /// When the next query is due.
     pub(super) next_query: tokio::time::Instant,
