@@ -41,8 +41,8 @@ pub(super) struct Printer {
 
 impl Printer {
     pub(super) fn start(feed: Feed, show: Show, verbosity: Option<Verbosity>) -> Self {
-        let (moved, progress) = mpsc::channel();
-        let thread = std::thread::spawn(move || follow(&feed, show, verbosity, &moved));
+        let (progress_sender, progress) = mpsc::channel();
+        let thread = std::thread::spawn(move || follow(&feed, show, verbosity, &progress_sender));
         Self { thread, progress }
     }
 
@@ -59,7 +59,7 @@ impl Printer {
     }
 }
 
-fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, moved: &mpsc::Sender<()>) {
+fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, progress_sender: &mpsc::Sender<()>) {
     let Ok(file) = File::open(&feed.path) else {
         return;
     };
@@ -77,16 +77,16 @@ fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, moved: &mpsc::S
                 Ok(bytes) => read += bytes as u64,
             }
             if verbosity == Some(Verbosity::Lines)
-                && let Some(words) = words(&line)
+                && let Some(description) = describe_line(&line)
             {
-                let _ = writeln!(std::io::stderr().lock(), "kugetsu: {words}");
+                let _ = writeln!(std::io::stderr().lock(), "kugetsu: {description}");
             }
             // A vanished reader only ends the printing.
             if !closed && let Err(error) = writer.line(&line) {
                 closed = true;
                 note_write_error(Err(error));
             }
-            let _ = moved.send(());
+            let _ = progress_sender.send(());
         }
         if over {
             if !closed {
@@ -99,7 +99,7 @@ fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, moved: &mpsc::S
 
 /// Describes a line for people. Pieces of text make up most of a stream and have no description, so they are not
 /// parsed.
-fn words(line: &[u8]) -> Option<String> {
+fn describe_line(line: &[u8]) -> Option<String> {
     let head = &line[..line.len().min(400)];
     let piece = b"\"type\":\"message_update\"";
     if head.windows(piece.len()).any(|window| window == piece) {
@@ -112,16 +112,16 @@ fn words(line: &[u8]) -> Option<String> {
 /// Writes lines of the stream to stdout.
 pub(super) struct Writer {
     show: Show,
-    part: String,
-    open: bool,
+    current_message: String,
+    line_open: bool,
 }
 
 impl Writer {
     pub(super) fn new(show: Show) -> Self {
         Self {
             show,
-            part: String::new(),
-            open: false,
+            current_message: String::new(),
+            line_open: false,
         }
     }
 
@@ -129,7 +129,7 @@ impl Writer {
         match &self.show {
             Show::Nothing => Ok(()),
             Show::Lines(types) => {
-                if !types.is_empty() && !types.iter().any(|word| has_type(line, word)) {
+                if !types.is_empty() && !types.iter().any(|event_type| has_type(line, event_type)) {
                     return Ok(());
                 }
                 let mut stdout = std::io::stdout().lock();
@@ -151,12 +151,12 @@ impl Writer {
         } = line.event
         {
             let mut stdout = std::io::stdout().lock();
-            if self.open && message != self.part {
+            if self.line_open && message != self.current_message {
                 stdout.write_all(b"\n")?;
             }
             stdout.write_all(delta.as_bytes())?;
-            self.open = !delta.ends_with('\n');
-            self.part = message;
+            self.line_open = !delta.ends_with('\n');
+            self.current_message = message;
             stdout.flush()?;
         }
         Ok(())
@@ -164,7 +164,7 @@ impl Writer {
 
     /// Ends the last line.
     pub(super) fn end(&mut self) -> std::io::Result<()> {
-        if std::mem::take(&mut self.open) && self.show == Show::Text {
+        if std::mem::take(&mut self.line_open) && self.show == Show::Text {
             let mut stdout = std::io::stdout().lock();
             stdout.write_all(b"\n")?;
             return stdout.flush();
@@ -173,11 +173,11 @@ impl Writer {
     }
 }
 
-fn has_type(line: &[u8], word: &str) -> bool {
+fn has_type(line: &[u8], event_type: &str) -> bool {
     #[derive(serde::Deserialize)]
     struct Typed<'a> {
         #[serde(rename = "type")]
         kind: &'a str,
     }
-    serde_json::from_slice::<Typed<'_>>(line).is_ok_and(|typed| typed.kind == word)
+    serde_json::from_slice::<Typed<'_>>(line).is_ok_and(|typed| typed.kind == event_type)
 }

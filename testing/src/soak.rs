@@ -256,10 +256,10 @@ impl Planned {
 
 /// Whether opencode exited before the kill because another opencode that started at the same moment held its database.
 fn found_it_locked(output: &Output) -> bool {
-    let told = output.stdout() + &output.stderr();
+    let printed = output.stdout() + &output.stderr();
     ["database is locked", "Failed to run the query", "Failed query"]
         .iter()
-        .any(|words| told.contains(words))
+        .any(|words| printed.contains(words))
 }
 
 /// The state that all callers share.
@@ -283,7 +283,7 @@ impl Shared<'_> {
 
     #[allow(
         clippy::disallowed_macros,
-        reason = "a soak takes long: what goes wrong is told at once"
+        reason = "a soak takes long: problems are printed at once"
     )]
     fn problem(&self, text: String) {
         eprintln!("{text}");

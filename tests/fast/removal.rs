@@ -278,7 +278,7 @@ fn an_empty_fork_is_taken_only_by_who_forks_ahead_of_the_prompt() {
 }
 
 #[test]
-fn a_supervisor_of_a_host_that_is_no_more_is_dead() {
+fn a_supervisor_on_a_former_host_is_dead() {
     let world = fake_world();
     crash(
         &world,

@@ -64,11 +64,7 @@ fn every_verb_works_there_and_leaves_nothing_here() {
     let (world, _sshd) = with_base();
     let started = over(&world, ["start", "#14", "first", "--output=json"]);
     assert_eq!(started.expect_status(0).json()["verdict"], "completed");
-    assert_eq!(
-        started.json()["ref"],
-        ISSUE,
-        "#14 is of the clone that it was said in"
-    );
+    assert_eq!(started.json()["ref"], ISSUE, "#14 belongs to the local clone");
     assert_eq!(
         over(&world, ["continue", "14", "second"])
             .expect_status(0)

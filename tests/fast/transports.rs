@@ -164,7 +164,7 @@ fn an_error_with_exit_status_0_is_a_failure() {
 #[test]
 fn garbage_between_events_loses_nothing() {
     let garbage: Vec<Vec<u8>> = vec![
-        b"no JSON at all\n".to_vec(),
+        b"not JSON at all\n".to_vec(),
         b"{\"type\":\"text\",\"part\":\n".to_vec(),
         b"\x1b[31mred\x1b[0m \xff\xfe invalid \xc3\n".to_vec(),
         b"{\"type\":\"from_the_future\",\"sessionID\":\"ses_x\",\"part\":{}}\n".to_vec(),

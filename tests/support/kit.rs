@@ -204,7 +204,7 @@ pub(crate) fn no_partial_file(world: &World) {
         if path.extension().is_some_and(|ending| ending == "json") {
             let bytes = std::fs::read(&path).unwrap_or_default();
             let parsed = serde_json::from_slice::<Value>(&bytes);
-            assert!(parsed.is_ok(), "{} is no whole JSON", path.display());
+            assert!(parsed.is_ok(), "{} is not complete JSON", path.display());
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Addresses: what names a session, and with it every file that belongs to the session.
+//! An address names a session and thereby all its files.
 //!
 //! An address is an issue (`REPO#14`), a role of an issue (`REPO#14/review`), or a session that has no issue
-//! (`REPO~nightly`). Like a repository, a role and a session's name count in lower case only.
+//! (`REPO~nightly`). Like repositories, roles and session names are case-insensitive and stored in lower case.
 
 #[cfg(test)]
 mod tests;
@@ -16,7 +16,7 @@ const MAX_NAME_BYTES: usize = 64;
 /// The longest canonical address, in bytes: an issue, `/` and a role.
 const MAX_ADDRESS_BYTES: usize = MAX_BYTES + 1 + MAX_NAME_BYTES;
 
-/// What names a session. Equality, order and files go by the canonical form.
+/// The address of a session. Equality, order and file names use the canonical form.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Address {
@@ -75,7 +75,7 @@ impl Address {
         }
     }
 
-    /// The role, where it is one of an issue.
+    /// The role, if the address has one.
     pub fn role(&self) -> Option<&AddressName> {
         match self {
             Self::Role(_, role) => Some(role),
@@ -83,7 +83,7 @@ impl Address {
         }
     }
 
-    /// The name, where the session has no issue.
+    /// The name, if the session has no issue.
     pub fn name(&self) -> Option<&AddressName> {
         match self {
             Self::Named(_, name) => Some(name),
@@ -91,7 +91,7 @@ impl Address {
         }
     }
 
-    /// The forge's host, with its port where it has one.
+    /// The forge's host, with its port if it has one.
     pub fn instance(&self) -> &str {
         self.repo().instance()
     }
@@ -101,7 +101,7 @@ impl Address {
         self.repo().segments()
     }
 
-    /// Whether a text names its repository only by the clone that it is written in: `14`, `#14`, `14/review`, `~NAME`.
+    /// Whether a text takes its repository from the current clone: `14`, `#14`, `14/review`, `~NAME`.
     pub fn needs_clone(text: &str) -> bool {
         let name = text.strip_prefix('~');
         // In `~owner/repo#14`, the owner begins with `~`.
@@ -116,7 +116,7 @@ impl Address {
 const ROLE: &str = "role";
 const NAME: &str = "session name";
 
-/// The issue and the role, where the text has a role. A number with nothing before it needs no `#`.
+/// The issue and the role, if the text has a role. A number with nothing before it needs no `#`.
 fn role_of(piece: Piece<'_>) -> Option<(Piece<'_>, Piece<'_>)> {
     let at = match piece.find('#') {
         Some(hash) => hash + piece[hash..].find('/')?,
@@ -126,7 +126,7 @@ fn role_of(piece: Piece<'_>) -> Option<(Piece<'_>, Piece<'_>)> {
     Some((piece.part(0, at), piece.part(at + 1, piece.len() - at - 1)))
 }
 
-/// The repository, which may be left out, and the name. A repository and a group may have a `~` as well, a name may not.
+/// The repository, which may be left out, and the name. Repositories and groups may contain `~`; names may not.
 fn name_of(piece: Piece<'_>) -> Option<(Piece<'_>, Piece<'_>)> {
     if piece.contains('#') {
         return None;
@@ -153,7 +153,7 @@ impl AddressName {
         )
     }
 
-    /// As it is printed, in lower case.
+    /// The role or name, in lower case.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -241,7 +241,7 @@ impl std::fmt::Display for AddressName {
     }
 }
 
-/// By repository; in it issues by number, each before its roles, and sessions without an issue behind them.
+/// By repository. Within one, issues by number, each before its roles, then sessions without an issue.
 impl Ord for Address {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         fn rank(address: &Address) -> (bool, Option<&IssueRef>, Option<&AddressName>) {

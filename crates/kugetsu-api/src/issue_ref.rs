@@ -1,4 +1,4 @@
-//! Issues and repositories as people and records name them.
+//! References to issues and repositories, as people and records write them.
 //!
 //! Equality, order, hashes and files go by the canonical form, `instance/owner[/group...]/repo#number` in lower
 //! case: no forge tells two repositories apart by case alone. Every accepted character is plain ASCII and safe in
@@ -102,7 +102,7 @@ impl IssueRef {
         self.number
     }
 
-    /// The forge's host, with its port where it has one.
+    /// The forge's host, with its port if it has one.
     pub fn instance(&self) -> &str {
         self.repo.instance()
     }
@@ -148,7 +148,7 @@ impl RepoRef {
         url::remote(url)
     }
 
-    /// The forge's host, with its port where it has one.
+    /// The forge's host, with its port if it has one.
     pub fn instance(&self) -> &str {
         self.0
             .split_once('/')
@@ -170,8 +170,8 @@ impl RepoRef {
         &self.0
     }
 
-    /// Checks every part and puts them together in lower case. `.git` at the end is how git names the folder, never
-    /// part of the name: forges refuse such names.
+    /// Checks every part and joins the parts in lower case. Drops `.git` at the end: git names the folder so, and
+    /// forges refuse it in a name.
     fn assemble(instance: &str, segments: &[Piece<'_>]) -> Result<Self, RefError> {
         let Some(last) = segments.last() else {
             return Err(RefError::TooFewSegments { text: String::new() });
@@ -216,7 +216,7 @@ impl RepoRef {
     }
 }
 
-/// A piece of the text that was written; knows where it begins, for the messages.
+/// A piece of the text, with its position for the messages.
 #[derive(Clone, Copy)]
 pub(crate) struct Piece<'a> {
     pub(crate) whole: &'a str,
@@ -290,12 +290,12 @@ impl<'a> Piece<'a> {
             .collect()
     }
 
-    /// The place of the byte `offset` in the whole text, in characters from 1.
+    /// The position of the byte `offset` in the whole text, in characters from 1.
     fn position(self, offset: usize) -> usize {
         self.whole[..self.start + offset].chars().count() + 1
     }
 
-    /// Refuses the first character that `good` does not take.
+    /// Refuses the first character that `good` does not accept.
     pub(crate) fn check_characters(
         self,
         part: &'static str,
@@ -345,7 +345,7 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// Checks a host with an optional port; gives it in lower case, the port without leading zeros.
+/// Checks a host with an optional port. Returns it in lower case, and the port without leading zeros.
 fn instance(piece: Piece<'_>) -> Result<String, RefError> {
     let bad = |why| RefError::BadInstance {
         text: piece.whole.to_owned(),
@@ -384,7 +384,7 @@ fn instance(piece: Piece<'_>) -> Result<String, RefError> {
     Ok(canonical)
 }
 
-/// Whether a first segment is meant as an instance: no owner has a port, and few have a dot.
+/// Whether a first segment counts as an instance: no owner has a port, and few have a dot.
 fn looks_like_instance(segment: &str) -> bool {
     segment.contains(['.', ':']) || segment.eq_ignore_ascii_case("localhost")
 }
@@ -441,13 +441,13 @@ pub(crate) fn origin(piece: Piece<'_>, context: &RefContext) -> Result<RepoRef, 
     })
 }
 
-/// Reads an issue's number; leading zeros do no harm.
+/// Reads an issue's number. Ignores leading zeros.
 pub(crate) fn number(piece: Piece<'_>) -> Result<u64, RefError> {
     let bad = || RefError::BadNumber {
         text: piece.whole.to_owned(),
         number: piece.text.to_owned(),
     };
-    // `parse` alone would take a plus sign.
+    // `parse` alone would accept a plus sign.
     if !piece.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(bad());
     }
@@ -458,15 +458,15 @@ pub(crate) fn number(piece: Piece<'_>) -> Result<u64, RefError> {
 }
 
 thread_local! {
-    /// The repository that was read last. Ten thousand records of one repository name it twice each, and checking it anew
-    /// every time would be a tenth of what a listing computes.
+    /// The repository that was read last. Ten thousand records of one repository name it twice each, and repeated
+    /// checks would take a tenth of the time of a listing.
     static LAST: RefCell<Option<RepoRef>> = const { RefCell::new(None) };
 }
 
-/// Reads a repository as a file names it: in full.
+/// Reads the full form of a repository, as files contain it.
 pub(crate) fn repo_in_full(piece: Piece<'_>) -> Result<RepoRef, RefError> {
     LAST.with_borrow_mut(|last| match last {
-        // The canonical form of what is canonical is itself.
+        // A canonical text is already parsed.
         Some(last) if last.0 == piece.text => Ok(last.clone()),
         _ => {
             let repo = repo(piece, &RefContext::default())?;

@@ -1,4 +1,4 @@
-//! The records of a base and of an issue's session, one JSON file each.
+//! The records of bases and of sessions, one JSON file each.
 //!
 //! Records are authoritative; everything else on disk can be rebuilt from them. A record of a newer schema is read but
 //! never rewritten.
@@ -74,7 +74,7 @@ pub struct BaseRecord {
     pub prompted: Option<Totals>,
 }
 
-/// The record of an issue's session (`<number>.json`).
+/// The record of a session (`14.json`, `14/at/review.json`, `~nightly.json`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SessionRecord {
     /// The schema of this file.
@@ -90,7 +90,7 @@ pub struct SessionRecord {
     /// The journal of a fork that was requested and whose id is not known yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fork: Option<ForkIntent>,
-    /// The repository of the base that the session was forked from. It differs from the repository if the
+    /// The repository of the base that the session was forked from. It differs from the session's repository if the
     /// default base was used.
     pub base: RepoRef,
     /// The base's session at the time of the fork.

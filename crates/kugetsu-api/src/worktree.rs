@@ -1,4 +1,4 @@
-//! The part of a record that describes an issue's git worktree.
+//! The part of a record that describes a session's git worktree.
 
 use std::path::PathBuf;
 
@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The linked git worktree that an issue's session works in. The record names it before git creates it, so anything
-/// found later at its path or on its branch belongs to the issue.
+/// The linked git worktree that a session works in. The record names it before git creates it, so anything found later
+/// at its path or on its branch belongs to the session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Worktree {
     /// The worktree's top folder, as an absolute path.
@@ -27,7 +27,7 @@ pub struct Worktree {
     pub repo_dir: PathBuf,
     /// When the worktree was requested.
     pub created: Timestamp,
-    /// True until the worktree exists, has its untracked files, and the hook `after_create` has succeeded.
+    /// True until the worktree exists, has its untracked files, and `hook_after_create` has succeeded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pending: bool,
 }

@@ -191,18 +191,18 @@ impl Git {
         args: impl IntoIterator<Item = A>,
     ) -> Result<GitOutput, GitError> {
         let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
-        let said = self.ask(&args)?;
-        if said.ok {
-            return Ok(said);
+        let output = self.ask(&args)?;
+        if output.ok {
+            return Ok(output);
         }
-        Err(self.error(&args, error_line(&said.stderr)))
+        Err(self.error(&args, error_line(&output.stderr)))
     }
 
     /// The commit that a name resolves to.
     pub(crate) fn commit(&self, name: &str) -> Result<Option<String>, GitError> {
         let name = format!("{name}^{{commit}}");
-        let said = self.ask(["rev-parse", "--verify", "--quiet", "--end-of-options", &name])?;
-        Ok(said.ok.then(|| said.text()))
+        let output = self.ask(["rev-parse", "--verify", "--quiet", "--end-of-options", &name])?;
+        Ok(output.ok.then(|| output.text()))
     }
 
     /// The commit that a branch points to.
@@ -212,8 +212,8 @@ impl Git {
 
     /// The worktrees of this repository, the main one first.
     pub(crate) fn worktrees(&self) -> Result<Vec<Listed>, GitError> {
-        let said = self.run(["worktree", "list", "--porcelain", "-z"])?;
-        Ok(listed(&said.text()))
+        let output = self.run(["worktree", "list", "--porcelain", "-z"])?;
+        Ok(listed(&output.text()))
     }
 }
 

@@ -6,8 +6,8 @@
 //! [`Connector`](transport::Connector) is a way to reach opencode.
 //!
 //! The engine must not know its caller. It prints nothing, asks no questions, ends only processes that it started, and
-//! reads neither the environment nor the current directory. ARCHITECTURE.md has the map of its modules. Modules that
-//! are not listed here are private; the feature `internals` exposes them to benches and fuzz targets.
+//! reads neither the environment nor the current directory. ARCHITECTURE.md has the map of its modules. Modules not
+//! named above are private; the feature `internals` exposes them to benches and fuzz targets.
 #![cfg_attr(
     not(feature = "internals"),
     allow(
@@ -66,9 +66,9 @@ pub use process::{Containment, GUARD_COMMAND, guard_main};
 pub use redact::{Redactor, SHORTEST as SHORTEST_SECRET};
 pub use worktree::Rebased;
 
-/// Makes the process kill itself at a crash point, for tests. `spec` is `name`, or `name:n` for the n-th time that the
-/// process passes the point; `log:FILE` writes the names of the passed points into FILE instead. The error lists the
-/// valid names.
+/// Arms a crash point, for tests. With `NAME`, or `NAME:N` for the N-th pass, the process kills itself at the point.
+/// With `stall:NAME:N:FILE`, the thread of the N-th pass stops there for ever, and FILE is created. With `log:FILE`,
+/// the name of each passed point is appended to FILE. The error for an unknown name lists the valid names.
 pub fn set_crash_point(spec: &str) -> Result<(), String> {
     crash::arm(
         spec,

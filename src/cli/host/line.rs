@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn prompts_go_through_stdin_and_numbers_that_are_no_issues_stay() {
+    fn prompts_go_through_stdin_and_plain_numbers_stay() {
         let words = [
             "continue",
             "14",

@@ -46,7 +46,7 @@ pub(super) fn read_request(reader: &mut impl BufRead) -> Result<Option<HttpReque
         if name.eq_ignore_ascii_case("content-length") {
             length = value
                 .parse()
-                .map_err(|_| bad("a content-length that is no number"))?;
+                .map_err(|_| bad("the content-length is not a number"))?;
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             chunked = value.eq_ignore_ascii_case("chunked");
         }

@@ -399,7 +399,7 @@ fn serve_connection(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> 
             continue;
         }
         let Ok(body) = serde_json::from_slice::<Value>(&request.body) else {
-            client.whole(400, &[], br#"{"error":{"message":"the body is no JSON"}}"#)?;
+            client.whole(400, &[], br#"{"error":{"message":"the body is not valid JSON"}}"#)?;
             continue;
         };
         let streamed = body["stream"] == Value::Bool(true);

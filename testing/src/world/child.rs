@@ -80,7 +80,7 @@ impl Output {
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         let value = serde_json::from_slice(&self.stdout)
-            .unwrap_or_else(|error| panic!("stdout is no JSON: {error}\n{self}"));
+            .unwrap_or_else(|error| panic!("stdout is not valid JSON: {error}\n{self}"));
         self.check_schema(&value);
         value
     }
@@ -89,8 +89,8 @@ impl Output {
     #[track_caller]
     pub fn json_lines(&self) -> Vec<serde_json::Value> {
         let parse = |line: &str| {
-            let value =
-                serde_json::from_str(line).unwrap_or_else(|error| panic!("no JSON: {error}: {line}\n{self}"));
+            let value = serde_json::from_str(line)
+                .unwrap_or_else(|error| panic!("not valid JSON: {error}: {line}\n{self}"));
             self.check_schema(&value);
             value
         };

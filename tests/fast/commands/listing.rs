@@ -164,7 +164,7 @@ fn a_list_names_what_it_cannot_read_once_and_lists_the_rest() {
 }
 
 #[test]
-fn a_listing_understands_of_a_record_what_it_tells_and_doctor_all_of_it() {
+fn list_reads_only_the_fields_it_needs_and_doctor_reads_all() {
     let world = fake_world();
     for issue in ["1", "2"] {
         start(&world, issue, "hello");

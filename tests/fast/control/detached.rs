@@ -247,7 +247,7 @@ fn two_retries_at_once_run_one_turn() {
 }
 
 #[test]
-fn a_turn_whose_supervisor_died_is_lost_for_who_waits_and_who_asks_again() {
+fn a_dead_supervisors_turn_is_lost_for_waiters_and_repeated_requests() {
     let world = scripted_world(&hanging());
     let id = "01900000-0000-7000-8000-000000000004";
     let turn = hang(&world, &["--turn-id", id]);

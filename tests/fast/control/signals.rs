@@ -93,7 +93,7 @@ fn a_stop_ends_the_turn_and_its_command_exits_as_terminated() {
 }
 
 #[test]
-fn a_supervisor_that_heeds_no_file_gets_sigterm() {
+fn a_supervisor_that_ignores_the_signal_file_gets_sigterm() {
     let world = scripted_world(&hanging());
     let turn = hang(&world, &[]);
     let supervisor = turn.pid();
@@ -114,7 +114,7 @@ fn a_supervisor_that_heeds_no_file_gets_sigterm() {
 }
 
 #[test]
-fn what_is_no_signal_is_taken_away_and_does_nothing() {
+fn an_invalid_signal_file_is_removed_and_has_no_effect() {
     let world = scripted_world(&hanging());
     let mut turn = hang(&world, &[]);
     for text in [

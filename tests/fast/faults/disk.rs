@@ -69,7 +69,7 @@ fn a_full_disk_loses_nothing() {
         "destroy 1 -y",
     ] {
         let output = on_a_full_disk(&world, &format!("\"$0\" {command}"));
-        says(&output, 73, &["disk is full"]);
+        expect_error(&output, 73, &["disk is full"]);
         assert_eq!(records_in(&world.root().join("after")), before, "{command}");
         assert_eq!(
             world.sessions().len(),
@@ -93,7 +93,7 @@ fn an_answer_that_cannot_be_written_to_stdout_is_no_success() {
         let line = format!("exec {} \"$@\" >/dev/full", kugetsu_binary().display());
         command.args(["-c", &line, "sh"]).args(arguments);
         let output = world.start(command, Stdin::Null).wait(SOON);
-        says(&output, 73, &["stdout", "No space left", words]);
+        expect_error(&output, 73, &["stdout", "No space left", words]);
     };
     full(&["list"], "");
     full(&["list", "--json"], "");
@@ -248,7 +248,7 @@ fn a_read_only_home_is_read() {
         "destroy 1 -y",
         "restore 1",
     ] {
-        says(&read_only(command), 73, &["read-only", "KUGETSU_HOME"]);
+        expect_error(&read_only(command), 73, &["read-only", "KUGETSU_HOME"]);
     }
     assert_eq!(world.sessions().len(), 2);
 }

@@ -16,7 +16,7 @@ fn world() -> World {
 }
 
 #[track_caller]
-fn says(output: &Output, status: i32, words: &[&str]) {
+fn expect_error(output: &Output, status: i32, words: &[&str]) {
     output.expect_status(status);
     for word in words {
         assert!(output.stderr().contains(word), "{word:?} is missing\n{output}");

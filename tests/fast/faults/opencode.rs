@@ -30,7 +30,7 @@ fn a_locked_database_is_waited_for() {
         &["permit", "1", "bash:rm=deny"],
     ] {
         let refused = run_in(&world, &[("KUGETSU_DATABASE_TIMEOUT", "200ms")], command);
-        says(&refused, 75, &["locked", "200 ms"]);
+        expect_error(&refused, 75, &["locked", "200 ms"]);
     }
     let before = snapshot(&world);
     for command in [
@@ -40,7 +40,7 @@ fn a_locked_database_is_waited_for() {
         &["permit", "1", "--explain"],
     ] {
         let refused = run_in(&world, &[("KUGETSU_DATABASE_TIMEOUT", "200ms")], command);
-        says(&refused, 75, &["locked", "200 ms"]);
+        expect_error(&refused, 75, &["locked", "200 ms"]);
         assert_eq!(snapshot(&world), before, "{command:?}");
     }
     drop(lock);
@@ -98,7 +98,7 @@ fn a_database_that_stays_locked_is_given_up() {
     let turn = world.spawn(["continue", "1", "too long", "--transport", "run"]);
     let permit = world.spawn(["permit", "2", "bash:rm=deny"]);
     for waiting in [turn, permit] {
-        says(&waiting.wait(SOON), 75, &["locked", "10000 ms"]);
+        expect_error(&waiting.wait(SOON), 75, &["locked", "10000 ms"]);
     }
     drop(lock);
     assert_eq!(prompts(), before, "the prompt was not sent");
@@ -147,7 +147,7 @@ fn an_opencode_that_cannot_be_used_is_named() {
         &["destroy", "1", "-y"],
         &["permit", "1", "--explain"],
     ] {
-        says(&with(nowhere, command), 69, &["/nowhere/opencode"]);
+        expect_error(&with(nowhere, command), 69, &["/nowhere/opencode"]);
     }
     with(nowhere, &["doctor"]).expect_status(69);
     for (content, mode, words) in [
@@ -167,7 +167,7 @@ fn an_opencode_that_cannot_be_used_is_named() {
         ("\u{7f}ELF nonsense", 0o755, "odd-opencode"),
     ] {
         write(content, mode);
-        says(
+        expect_error(
             &with(&file, &["continue", "1", "hi"]),
             69,
             &[words, "odd-opencode"],
@@ -176,7 +176,7 @@ fn an_opencode_that_cannot_be_used_is_named() {
     let mut command = world.kugetsu(["continue", "github.com/shoko/kugetsu#1", "hi"]);
     command.env_remove("KUGETSU_OPENCODE").env("PATH", world.root());
     let missing = world.finish(command, Stdin::Null);
-    says(&missing, 69, &["npm install -g opencode-ai", "KUGETSU_OPENCODE"]);
+    expect_error(&missing, 69, &["npm install -g opencode-ai", "KUGETSU_OPENCODE"]);
     for command in [&["list"][..], &["show", "1"], &["logs", "1"], &["config"]] {
         with(nowhere, command).expect_status(0);
     }
@@ -217,7 +217,7 @@ fn an_unreadable_database_proves_nothing_about_its_sessions() {
             &["destroy", "1", "-y"],
         ] {
             let output = run(&world, command.iter().copied());
-            says(&output, 69, &["opencode.db"]);
+            expect_error(&output, 69, &["opencode.db"]);
         }
         for command in [&["doctor"][..], &["doctor", "--fix"]] {
             let output = run(&world, command.iter().copied());
@@ -240,7 +240,7 @@ fn an_unreadable_database_proves_nothing_about_its_sessions() {
 }
 
 #[test]
-fn a_database_that_somebody_keeps_to_himself_is_not_an_empty_one() {
+fn an_exclusively_locked_database_is_not_empty() {
     let world = world();
     let before = snapshot(&world);
     // An exclusive lock shuts out readers too.
@@ -253,7 +253,7 @@ fn a_database_that_somebody_keeps_to_himself_is_not_an_empty_one() {
         (&["prune", "--force"], 69),
         (&["destroy", "1", "-y"], 75),
     ] {
-        says(&run(&world, command.iter().copied()), status, &["locked"]);
+        expect_error(&run(&world, command.iter().copied()), status, &["locked"]);
     }
     let found = start_in(&world, &[], &["doctor", "--fix"]).wait(SOON);
     found.expect_status(69);
@@ -271,7 +271,7 @@ fn an_opencode_without_the_needed_columns_is_refused() {
         ..FakeScript::default()
     });
     let session = kit::fake_session(&world);
-    says(
+    expect_error(
         &run(&world, ["init", "--adopt", &session]),
         69,
         &["session.permission", "too old or too new"],

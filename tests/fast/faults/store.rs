@@ -18,7 +18,7 @@ fn a_record_of_a_newer_schema_is_left_alone() {
         &["continue", "1", "hi", "--transport", "run"][..],
         &["permit", "1", "bash:rm=deny"],
     ] {
-        says(
+        expect_error(
             &run(&world, command.iter().copied()),
             73,
             &["schema 99", "1.json"],
@@ -32,8 +32,8 @@ fn a_record_of_a_newer_schema_is_left_alone() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
     // Only the schema of this record can be parsed.
     std::fs::write(&path, "{\"schema\": 99, \"all\": \"new\"}").unwrap();
-    says(&run(&world, ["show", "1"]), 73, &["schema 99"]);
-    says(
+    expect_error(&run(&world, ["show", "1"]), 73, &["schema 99"]);
+    expect_error(
         &run(&world, ["start", "1", "hi", "--transport", "run"]),
         73,
         &["schema 99"],
@@ -53,7 +53,7 @@ fn a_truncated_record_is_moved_aside_and_never_overwritten() {
         &["show", "1"],
         &["destroy", "1", "-y"],
     ] {
-        says(
+        expect_error(
             &run(&world, command.iter().copied()),
             73,
             &["1.json", "doctor --fix"],
@@ -137,7 +137,7 @@ fn a_symlink_in_the_store_is_refused() {
         &["start", "1", "hi"],
         &["destroy", "1", "-y"],
     ] {
-        says(
+        expect_error(
             &run(&world, command.iter().copied()),
             73,
             &["symbolic link", "1.json"],
@@ -151,7 +151,7 @@ fn a_symlink_in_the_store_is_refused() {
     // A folder on the way to the record.
     let folder = path.parent().unwrap().parent().unwrap().join("other");
     symlink(world.root(), &folder).unwrap();
-    says(
+    expect_error(
         &run(&world, ["start", "github.com/shoko/other#1", "hi"]),
         73,
         &["symbolic link"],

@@ -4,13 +4,13 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RefError {
-    /// Nothing was written.
+    /// The text is empty.
     #[error("the reference is empty; write instance/owner/repo#number, such as github.com/shoko/kugetsu#14")]
     Empty,
-    /// The whole is longer than any forge allows.
+    /// The text is longer than any forge allows.
     #[error("`{}` is too long: {bytes} bytes, at most {max} are allowed", Shown(.text))]
     TooLong {
-        /// What was written.
+        /// The text.
         text: String,
         /// Its length.
         bytes: usize,
@@ -20,19 +20,19 @@ pub enum RefError {
     /// One segment is longer than a file name may be.
     #[error("`{}` has a segment that is too long at character {position}: {bytes} bytes, at most {max} are allowed", Shown(.text))]
     SegmentTooLong {
-        /// What was written.
+        /// The text.
         text: String,
-        /// Where the segment begins, from 1.
+        /// The segment's position, in characters from 1.
         position: usize,
         /// The segment's length.
         bytes: usize,
         /// The limit.
         max: usize,
     },
-    /// More groups in groups than any forge allows.
+    /// The text has more segments than any forge allows.
     #[error("`{}` has {count} segments, at most {max} are allowed", Shown(.text))]
     TooManySegments {
-        /// What was written.
+        /// The text.
         text: String,
         /// How many there are.
         count: usize,
@@ -42,41 +42,41 @@ pub enum RefError {
     /// A character that cannot be part of a reference.
     #[error("`{}` holds the character '{}' at position {position}, which no {part} may have: it takes ASCII letters, digits and {allowed}", Shown(.text), .character.escape_default())]
     BadCharacter {
-        /// What was written.
+        /// The text.
         text: String,
         /// The character.
         character: char,
-        /// Where it stands, in characters from 1.
+        /// Its position, in characters from 1.
         position: usize,
-        /// What part of the reference it is in.
+        /// The part of the reference that it is in.
         part: &'static str,
-        /// What else that part may hold.
+        /// The other characters that this part may contain.
         allowed: &'static str,
     },
     /// An empty segment, `.` or `..`.
     #[error("`{}` has {} at character {position}; every segment between slashes needs a name", Shown(.text), if .segment.is_empty() { "an empty segment".to_owned() } else { format!("the segment `{}`", Shown(.segment)) })]
     BadSegment {
-        /// What was written.
+        /// The text.
         text: String,
         /// The segment.
         segment: String,
-        /// Where it begins, from 1.
+        /// Its position, in characters from 1.
         position: usize,
     },
     /// The first part is not a host with an optional port.
     #[error("`{}`: `{}` is not a valid instance: {why}; write the forge's host, such as github.com or git.example.org:3000", Shown(.text), Shown(.instance))]
     BadInstance {
-        /// What was written.
+        /// The text.
         text: String,
         /// The part in question.
         instance: String,
-        /// What is wrong with it.
+        /// Why it is not valid.
         why: &'static str,
     },
     /// Three or more segments, and the first is not an instance.
     #[error("`{}` does not begin with an instance (`{}` has no dot and no port); write the instance first, such as github.com/{}", Shown(.text), Shown(.first), Shown(.text))]
     NoInstance {
-        /// What was written.
+        /// The text.
         text: String,
         /// Its first segment.
         first: String,
@@ -84,31 +84,31 @@ pub enum RefError {
     /// Owner and repository only, and no default instance.
     #[error("`{}` has no instance, and no default instance is configured; write github.com/{}, or set `instance` in config.toml", Shown(.text), Shown(.text))]
     NoDefaultInstance {
-        /// What was written.
+        /// The text.
         text: String,
     },
     /// A number alone, outside a clone.
     #[error("`{}` alone needs a clone with a remote `origin` as the current directory; write the whole reference, such as github.com/shoko/kugetsu#14", Shown(.text))]
     NotInClone {
-        /// What was written.
+        /// The text.
         text: String,
     },
     /// Not enough segments for owner and repository.
     #[error("`{}` is not an issue or a repository: use 14, owner/repo#14 or its URL", Shown(.text))]
     TooFewSegments {
-        /// What was written.
+        /// The text.
         text: String,
     },
     /// A repository without an issue's number.
     #[error("`{}` has no issue number; write it after `#`, such as github.com/shoko/kugetsu#14, or give the issue's URL with https://", Shown(.text))]
     NoNumber {
-        /// What was written.
+        /// The text.
         text: String,
     },
     /// A number that no issue has.
     #[error("`{}`: `{}` is not a valid issue number; write digits only, from 1 to {}", Shown(.text), Shown(.number), u64::MAX)]
     BadNumber {
-        /// What was written.
+        /// The text.
         text: String,
         /// The part in question.
         number: String,
@@ -116,31 +116,31 @@ pub enum RefError {
     /// A role, or a session's name, that is not valid.
     #[error("`{}`: `{}` is not a valid {part}: {why}", Shown(.text), Shown(.name))]
     BadName {
-        /// What was written.
+        /// The text.
         text: String,
         /// The part in question.
         name: String,
         /// Which part it is.
         part: &'static str,
-        /// What is wrong with it.
+        /// Why it is not valid.
         why: &'static str,
     },
     /// An issue where a repository is meant.
     #[error("`{}` names an issue where a repository is asked for; leave out the `#` and what follows", Shown(.text))]
     NotARepo {
-        /// What was written.
+        /// The text.
         text: String,
     },
     /// A URL that is not one of an issue or a pull request.
     #[error("`{}` is not the address of an issue or a pull request; expected .../owner/repo/issues/14, .../pull/14 or .../-/issues/14", Shown(.text))]
     NotAnIssueUrl {
-        /// What was written.
+        /// The text.
         text: String,
     },
     /// A URL of another scheme.
     #[error("`{}` has the scheme `{}`, which leads to no forge; write an https:// address or instance/owner/repo", Shown(.text), Shown(.scheme))]
     Scheme {
-        /// What was written.
+        /// The text.
         text: String,
         /// Its scheme.
         scheme: String,

@@ -1,21 +1,21 @@
 //! Web addresses of issues and addresses of git remotes.
 //!
-//! Only what leads to the repository and the number is looked at; user names and passwords, queries and fragments
-//! are dropped, so that none of them ends up in a record.
+//! Only the parts that identify the repository and the number are read; user names, passwords, queries and fragments
+//! are dropped, so that no record contains them.
 
 use super::{IssueRef, Piece, RefError, RepoRef, instance, number};
 
-/// The words after which the number of an issue or a pull request stands.
+/// The segments that precede the number of an issue or a pull request.
 const KINDS: [&str; 5] = ["issues", "pull", "pulls", "merge_requests", "work_items"];
 
-/// Hosts that are only there for ssh over port 443, and the forge that they belong to.
+/// Hosts that exist only for ssh over port 443, and the forge that each belongs to.
 const SSH_HOSTS: [(&str, &str); 3] = [
     ("ssh.github.com", "github.com"),
     ("altssh.gitlab.com", "gitlab.com"),
     ("altssh.bitbucket.org", "bitbucket.org"),
 ];
 
-/// The scheme of a URL, in lower case where it is one that is known.
+/// The scheme of a URL, in lower case if it is known.
 pub(crate) fn scheme(text: &str) -> Option<&str> {
     let (scheme, _) = text.split_once("://")?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
@@ -54,7 +54,7 @@ pub(super) fn repo(text: &str, scheme: &str) -> Result<RepoRef, RefError> {
     let (instance, path) = web(text, scheme)?;
     let repo = match cut(&path) {
         Some((repo, _)) => repo,
-        // Whatever stands behind `/-/` belongs to GitLab's own pages.
+        // Everything after `/-/` belongs to GitLab's own pages.
         None => path
             .iter()
             .position(|segment| segment.text == "-")
@@ -68,8 +68,8 @@ pub(super) fn repo(text: &str, scheme: &str) -> Result<RepoRef, RefError> {
     RepoRef::assemble(&instance, repo)
 }
 
-/// The segments of the repository, and the number. GitLab's own pages stand behind `/-/`, whatever its groups are
-/// called. Elsewhere the first word of [`KINDS`] that a number follows counts: what comes later is a page of the issue.
+/// The segments of the repository, and the number. GitLab's own pages follow `/-/`, whatever its groups are called.
+/// Elsewhere, the first segment of [`KINDS`] that precedes a number counts; later segments are a page of the issue.
 fn cut<'a, 'b>(path: &'b [Piece<'a>]) -> Option<(&'b [Piece<'a>], Piece<'a>)> {
     let kind_at = |at: usize| path.get(at).is_some_and(|kind| KINDS.contains(&kind.text));
     let number_at = |at: usize| {
@@ -89,7 +89,7 @@ fn cut<'a, 'b>(path: &'b [Piece<'a>]) -> Option<(&'b [Piece<'a>], Piece<'a>)> {
         .find_map(|at| Some((&path[..at], *number_at(at + 1)?)))
 }
 
-/// Takes an http address apart: the instance, and the path without a slash at its end.
+/// Splits an http address into the instance and the path without a slash at its end.
 fn web<'a>(text: &'a str, scheme: &str) -> Result<(String, Vec<Piece<'a>>), RefError> {
     let default_port = match scheme {
         "http" => "80",
@@ -103,7 +103,7 @@ fn web<'a>(text: &'a str, scheme: &str) -> Result<(String, Vec<Piece<'a>>), RefE
     };
     let (host, path) = authority(text)?;
     let host = match host.split_once(':') {
-        // A colon with nothing behind it is the default port in every browser.
+        // A colon without a port means the default port in every browser.
         Some((name, port)) if port.is_empty() || port.trim_start_matches('0') == default_port => name,
         _ => host,
     };
@@ -111,7 +111,7 @@ fn web<'a>(text: &'a str, scheme: &str) -> Result<(String, Vec<Piece<'a>>), RefE
     let named = if bare.is_empty() || super::looks_like_instance(bare) {
         instance(host)?
     } else {
-        // A host of the local network: only with its port can it be told from an owner.
+        // A host of the local network: only a port distinguishes it from an owner.
         let with_port = format!("{bare}:{default_port}");
         instance(Piece {
             whole: text,
@@ -122,8 +122,8 @@ fn web<'a>(text: &'a str, scheme: &str) -> Result<(String, Vec<Piece<'a>>), RefE
     Ok((named, path))
 }
 
-/// Takes any URL apart: host and port without the user, and the path's segments without the last empty ones. Query
-/// and fragment are dropped.
+/// Splits any URL into host and port without the user, and the path's segments without the last empty ones. Query and
+/// fragment are dropped.
 fn authority(text: &str) -> Result<(Piece<'_>, Vec<Piece<'_>>), RefError> {
     let start = text.find("://").map_or(0, |at| at + 3);
     let end = text[start..].find(['?', '#']).map_or(text.len(), |at| start + at);

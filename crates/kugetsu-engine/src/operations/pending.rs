@@ -23,7 +23,7 @@ pub(super) fn from_request(request: &Request, turn: Uuid, redactor: &Redactor) -
         request: request.id.clone(),
         turn,
         asked: Timestamp::now(),
-        kind: request.kind.word().to_owned(),
+        kind: request.kind.kind_name().to_owned(),
         detail: clean.unwrap_or_default(),
         answer: None,
     }

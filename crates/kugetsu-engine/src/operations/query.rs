@@ -73,7 +73,7 @@ impl Engine {
     pub fn query(&self) -> Result<Query, EngineError> {
         let now = Timestamp::now();
         let mut sums = Sums::default();
-        let (_, broken) = self.store.fold_issues(
+        let (_, broken) = self.store.fold_sessions(
             |sums: &mut Sums, record| {
                 let state = self.state_of(&record);
                 let live = record.live.as_ref();

@@ -14,8 +14,8 @@ use crate::turn::answers::Strategy;
 use kugetsu_api::TransportChoice;
 use kugetsu_api::permission::{Preset, Rule};
 
-/// Makes the struct of typed values, the struct of their origins, the lists of keys and shapes and the function that
-/// types the texts.
+/// Makes the struct of typed values, the struct of their origins, the lists of keys and shapes, and the function that
+/// parses the texts.
 macro_rules! settings {
     ($($name:ident: $type:ty = $default:literal, $read:expr, $help:literal;)*) => {
         /// Every setting with its typed value. A request works with one snapshot from its beginning to its end.
@@ -47,7 +47,7 @@ macro_rules! settings {
         pub(super) const SHAPES: [Shape; COUNT] = [$(<$type as Shaped>::SHAPE),*];
 
         impl Settings {
-            /// Reads the text of each setting, in the order of [`SETTINGS`]. The error has the index there.
+            /// Parses the text of each setting, in the order of [`SETTINGS`]. The error carries the setting's index.
             pub(super) fn typed(
                 texts: [String; COUNT],
                 origins: [Origin; COUNT],

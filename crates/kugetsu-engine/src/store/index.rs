@@ -25,7 +25,7 @@ pub struct Index {
     /// The file of every base, by its repository.
     #[serde(default)]
     pub bases: BTreeMap<String, String>,
-    /// The file of every issue's session, by its reference.
+    /// The file of every session whose address is an issue, by its address.
     #[serde(default)]
     pub issues: BTreeMap<String, String>,
     /// The file of every other session (roles of issues, sessions without an issue), by its address.
@@ -50,9 +50,9 @@ impl Default for Index {
 pub struct IndexReport {
     /// The number of bases.
     pub bases: usize,
-    /// The number of issues.
+    /// The number of sessions whose address is an issue.
     pub issues: usize,
-    /// The number of other sessions.
+    /// The number of other sessions (roles of issues, sessions without an issue).
     pub sessions: usize,
     /// Records that were missing from the index.
     pub added: Vec<String>,

@@ -51,7 +51,7 @@ impl Lease {
 }
 
 impl Store {
-    /// Takes the lease of an issue's session. Without `wait`, fails at once if the lease is held.
+    /// Takes the lease of a session. Without `wait`, fails at once if the lease is held.
     pub fn lease_session(
         &self,
         address: &Address,
@@ -79,7 +79,7 @@ impl Store {
         match file.try_lock_shared() {
             Err(std::fs::TryLockError::WouldBlock) => Some(lock::read_holder(&path)),
             Ok(()) => {
-                // Closing the file may not release the lock at once; see where a lock is dropped.
+                // Closing the file may not release the lock at once; see `Drop` of `Lock`.
                 let _ = file.unlock();
                 None
             }

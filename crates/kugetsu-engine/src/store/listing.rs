@@ -76,7 +76,7 @@ impl Store {
     /// The record of every session.
     pub fn session_records(&self) -> Result<Listing<SessionRecord>, StoreError> {
         let mut found = Vec::new();
-        let (_, broken) = self.fold_issues(Vec::push, |block| found.extend(block))?;
+        let (_, broken) = self.fold_sessions(Vec::push, |block| found.extend(block))?;
         Ok(Listing { found, broken })
     }
 
@@ -92,7 +92,7 @@ impl Store {
     /// runs on a reader thread and adds one record to its block; `take` runs on this thread and gets the blocks in
     /// order while the readers continue. Returns the records of the bases, and the files and folders that could not be
     /// read, each with the reason.
-    pub fn fold_issues<T: Default + Send>(
+    pub fn fold_sessions<T: Default + Send>(
         &self,
         add: impl Fn(&mut T, SessionRecord) + Sync,
         take: impl FnMut(T),
@@ -100,7 +100,7 @@ impl Store {
         self.fold(|block: &mut T, record, _: &str| add(block, record), take)
     }
 
-    /// Like [`Store::fold_issues`], but reads only the fields that a listing needs. `add` also gets the text of the
+    /// Like [`Store::fold_sessions`], but reads only the fields that a listing needs. `add` also gets the text of the
     /// record's file, a valid JSON object.
     pub fn fold_summaries<T: Default + Send>(
         &self,

@@ -41,11 +41,11 @@ pub fn holder_of_turn(what: impl Into<String>, turn: Uuid) -> Holder {
     }
 }
 
-/// A lock of the whole store. Dropping it releases it.
+/// A locked file that names its holder. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct Lock {
     pub(crate) file: File,
-    /// Other processes hold the lock as well, and may hold it longer.
+    /// True once child processes may have inherited the lock; they may hold it longer than this process.
     shared: bool,
 }
 
@@ -103,8 +103,8 @@ impl Lock {
         Ok(Some(lock))
     }
 
-    /// Sets whether child processes inherit the lock. The lock belongs to the open file, which the processes that
-    /// inherit it share (`flock(2)`).
+    /// Sets whether child processes inherit the lock. The lock belongs to the open file, and the child processes share
+    /// that file (`flock(2)`).
     pub(crate) fn inherit(&mut self, yes: bool) -> std::io::Result<()> {
         use rustix::io::FdFlags;
         self.shared |= yes;

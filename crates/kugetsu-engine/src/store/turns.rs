@@ -29,7 +29,7 @@ impl Store {
         Ok(fsx::append_line_durable(&path, &line)?)
     }
 
-    /// Every turn of an issue's session that has ended, oldest first.
+    /// Every turn of a session that has ended, oldest first.
     pub fn turns(&self, address: &Address) -> Result<Vec<TurnRecord>, StoreError> {
         let path = self.folder(&address.into()).join(TURNS);
         fsx::refuse_symlinks(&self.home, &path)?;

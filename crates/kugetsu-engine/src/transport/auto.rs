@@ -20,7 +20,7 @@ pub struct Connected {
     pub connector: Arc<dyn Connector>,
     /// The link.
     pub link: Box<dyn TurnLink>,
-    /// For people: why the turn does not go through a server, where that was tried first.
+    /// For people: why the turn does not go through a server, if a server was tried first.
     pub fallback: Option<String>,
 }
 
@@ -33,8 +33,8 @@ impl AutoConnector {
         }
     }
 
-    /// Connects a turn. With [`TransportChoice::Auto`], a server that does not become ready is replaced by `opencode run`;
-    /// any other error would meet both.
+    /// Connects a turn. With [`TransportChoice::Auto`], a server that does not become ready is replaced by
+    /// `opencode run`; any other error would affect both transports.
     pub async fn connect(
         &self,
         spec: &TurnSpec,

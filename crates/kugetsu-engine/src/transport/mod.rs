@@ -1,5 +1,5 @@
-//! How a turn reaches opencode: through an HTTP server (`serve`) or through one process for each prompt (`run`). Both are a
-//! [`Connector`], which makes a [`TurnLink`] for one turn.
+//! How a turn reaches opencode: through an HTTP server (`serve`) or through one process for each prompt (`run`). Both
+//! are a [`Connector`], which makes a [`TurnLink`] for one turn.
 //!
 //! A transport turns the output of opencode into [`TransportEvent`]s. It gives no verdict, writes no record and sets no
 //! time limit to a turn: those belong to the turn's supervisor.
@@ -59,27 +59,28 @@ pub enum Target {
     ForkOf(SessionId),
 }
 
-/// The fork that a turn's session is to be made by.
+/// A request for the fork that becomes the turn's session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForkRequest {
     /// The session to be forked.
     pub base: SessionId,
-    /// The fork's directory, which is the link's ([`TurnSpec::launch`]), is not the base's: the session has a worktree.
+    /// True if the fork works in another directory than the base, because the session has a worktree. The directory is
+    /// that of [`TurnSpec::launch`].
     pub other_directory: bool,
 }
 
 /// A way to reach opencode, such as [`PrivateServer`] and [`OpencodeRun`]. A connector makes links, each for one turn.
 #[async_trait]
 pub trait Connector: Send + Sync {
-    /// Which way it is, for records and events.
+    /// The kind of this connector, for records and events.
     fn kind(&self) -> TransportKind;
 
-    /// Makes a link, and for a server waits until it is ready. Called again after opencode crashed during a turn. Nothing
-    /// that is started here outlives the link, or this future where it is dropped.
+    /// Makes a link, and for a server waits until it is ready. Called again after opencode crashed during a turn.
+    /// Nothing that is started here outlives the link, or this future if it is dropped.
     async fn connect(&self, spec: &TurnSpec) -> Result<Box<dyn TurnLink>, TransportError>;
 
-    /// Ends everything that a dropped [`connect`](Connector::connect), or a dropped call of one of its links, has left of
-    /// this turn. By default those are the processes that carry the turn's mark.
+    /// Ends everything that a dropped [`connect`](Connector::connect), or a dropped call of one of its links, has left
+    /// of this turn. By default those are the processes that carry the turn's mark.
     async fn abandon(&self, spec: &TurnSpec) {
         let turn = spec.turn();
         if let Err(error) = aside(move || process::sweep_marked(turn)).await {
@@ -93,15 +94,15 @@ pub trait Connector: Send + Sync {
 ///
 /// - [`next`](TurnLink::next) is cancel-safe, and after [`TransportEvent::Ended`] it is not called again;
 /// - after [`close`](TurnLink::close) nothing that the turn started is alive;
-/// - a link that is dropped without it ends what the turn started within a second.
+/// - a link that is dropped without `close` ends what the turn started within a second.
 #[async_trait]
 pub trait TurnLink: Send {
-    /// Whether [`fork`](TurnLink::fork) makes this fork. If not, the fork is made together with the prompt. The journal of a
-    /// fork depends on it, so it is known before the fork is asked for.
+    /// Whether [`fork`](TurnLink::fork) makes this fork. If not, the fork is made together with the prompt. The journal
+    /// of a fork depends on it, so the answer is known before the fork is requested.
     fn forks_ahead(&self, request: &ForkRequest) -> bool;
 
     /// Makes the fork before the first prompt. Only for a link that [forks ahead](TurnLink::forks_ahead); the fork of
-    /// another one is made together with the prompt, and its id arrives as [`TransportEvent::Session`].
+    /// any other link is made together with the prompt, and its id arrives as [`TransportEvent::Session`].
     async fn fork(&mut self, request: &ForkRequest) -> Result<SessionId, TransportError>;
 
     /// Delivers the prompt, byte for byte.
@@ -173,7 +174,7 @@ pub enum TransportEvent {
         attempt: u64,
         /// Why it failed.
         message: String,
-        /// When the next attempt begins, where opencode says so.
+        /// When the next attempt begins, if opencode reports it.
         next: Option<Timestamp>,
     },
     /// opencode waits for the answer to a request.
@@ -216,8 +217,8 @@ pub enum RequestKind {
 }
 
 impl RequestKind {
-    /// The word in events and records.
-    pub fn word(&self) -> &'static str {
+    /// The name of the kind in events and records.
+    pub fn kind_name(&self) -> &'static str {
         match self {
             Self::Permission { .. } => "permission",
             Self::Question(_) => "question",

@@ -1,8 +1,8 @@
 //! The raw log of a turn: what opencode printed or sent, as it came.
 //!
-//! The file is opened aside of the event loop. The writes are on it: they are appends without a sync, which end in the
+//! The file is opened off the event loop; writes happen on it, because an append without a sync only reaches the
 //! system's cache, and a job on the blocking pool for each line would cost more than the write. On a disk that hangs, a
-//! write holds up the event loop.
+//! write blocks the event loop.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -20,7 +20,7 @@ pub(super) struct RawLog {
 }
 
 impl RawLog {
-    /// Opens the file and makes it where it is missing.
+    /// Opens the file, and creates it if it is missing.
     pub(super) async fn open(path: Option<PathBuf>, redactor: Redactor) -> Result<Self, TransportError> {
         let open = |path: PathBuf| match fsx::create_append(&path) {
             Ok(file) => Ok(file),
@@ -41,8 +41,8 @@ impl RawLog {
         !self.redactor.is_empty()
     }
 
-    /// Writes a line and masks the secrets in it. A failed write is ignored: the log is a convenience, and no turn fails
-    /// because of it.
+    /// Writes a line and masks the secrets in it. A failed write is ignored: the log is a convenience, and no turn
+    /// fails because of it.
     pub(super) fn line(&mut self, line: &[u8]) {
         if let Some(file) = &mut self.file {
             let _ = file.write_all(&self.redactor.clean_bytes(line));

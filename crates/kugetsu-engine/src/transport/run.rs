@@ -177,7 +177,7 @@ impl TurnLink for RunLink {
                 None => break,
             }
         }
-        // The output has ended. Everything from here on may be cancelled and begun again.
+        // The output has ended. Everything from here on may be cancelled and repeated.
         let exit = process.wait().await;
         // opencode may have made the fork and printed nothing.
         let found = find_fork(&self.search).await;

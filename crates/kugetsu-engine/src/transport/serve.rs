@@ -1,11 +1,11 @@
 //! A turn through a private `opencode serve`.
 //!
-//! Three tasks run side by side and report into one channel: one reads the stream of events, one delivers the prompt (the
-//! response is the evidence of the turn's end), and one polls open requests and retries every two seconds, because event
-//! streams drop (anomalyco/opencode#38458).
+//! Three tasks run side by side and report into one channel: one reads the stream of events, one delivers the prompt
+//! (the response is the evidence of the turn's end), and one polls open requests and retries every two seconds, because
+//! event streams drop (anomalyco/opencode#38458).
 //!
-//! The server belongs to this turn alone. A connector that lends one server to several turns must replace what follows
-//! from that: every question and permission that the poll finds is this turn's ([`poll_waiting`]); the rules and secrets
+//! The server belongs to this turn alone. A connector that lends one server to several turns must replace what depends
+//! on this: every question and permission that the poll finds is this turn's ([`poll_waiting`]); the rules and secrets
 //! are in the server's environment ([`TurnSpec::launch`]); the end of the server is the end of everything that the turn
 //! started ([`TurnLink::close`]); the server's standard error is evidence of this turn ([`End::stderr`]).
 
@@ -43,7 +43,7 @@ struct ServerLink {
     tasks: Vec<JoinHandle<()>>,
     answer: Option<Result<TurnAnswer, ApiError>>,
     idle: bool,
-    /// When the session counts as idle although no event says so. Set once the prompt is answered.
+    /// When the session counts as idle without an event. Set once the prompt is answered.
     idle_deadline: Option<tokio::time::Instant>,
     /// The stream has brought text of the answer.
     streamed_text: bool,

@@ -99,7 +99,7 @@ impl Listener {
                     self.event(event, data, out);
                 }
             }
-            // The event is not read: a notice says so, and the raw log keeps its beginning.
+            // The event is not read. A notice reports it, and the raw log keeps the beginning of the event.
             StreamedEvent::TooLong { prefix, length } => {
                 let length_note = format!("[{length} bytes in all]");
                 self.raw.line(&[prefix, length_note.as_bytes()].concat());
@@ -211,7 +211,7 @@ impl Listener {
         out.push(event.into());
     }
 
-    /// The rest of a text, where deltas were lost because the stream had to be opened again.
+    /// The rest of a text, if deltas were lost because the stream had to be opened again.
     fn missing_text(&mut self, part: &str, reasoning: bool, text: &str) -> Option<TransportEvent> {
         let sent = self.parts.entry(part.to_owned()).or_default();
         sent.reasoning = reasoning;
@@ -225,8 +225,8 @@ impl Listener {
     }
 }
 
-/// The event of a subagent. Its text and tools are progress. A busy status is not, because a subagent is busy between two
-/// failed attempts as well.
+/// The event of a subagent. Its text and tools are progress. A busy status is not progress, because a subagent is also
+/// busy between two failed attempts.
 fn subagent_event(kind: ServerEventKind, session: String) -> Option<TransportEvent> {
     match kind {
         ServerEventKind::Retrying(retry) => Some(retrying(retry)),
@@ -284,8 +284,8 @@ fn request(id: String, kind: RequestKind) -> Option<TransportEvent> {
     (!id.is_empty()).then_some(TransportEvent::Asked(Request { id, kind }))
 }
 
-/// Polls the open requests and the retries, which show nowhere else when an event is lost. The server belongs to this
-/// turn, so every request in it does, those of subagents included.
+/// Polls the open requests and the retries, because nothing else shows them when an event is lost. The server belongs
+/// to this turn, so every request in it does, including those of subagents.
 pub(super) async fn poll_waiting(api: Api, reports: mpsc::Sender<ServerReport>, every: Duration) {
     let mut known = HashSet::new();
     loop {

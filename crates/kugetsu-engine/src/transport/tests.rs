@@ -149,7 +149,7 @@ async fn run_forks_into_another_directory_by_a_server_that_ends_at_once() {
     assert_ne!(fork, base);
     assert!(world.sessions().iter().any(|session| session.id == fork.as_str()));
 
-    // The server ends as well where it does not make the fork.
+    // The server also ends if it does not make the fork.
     link.fork(&request(&id("ses_gone"))).await.unwrap_err();
     for call in &world.fake_calls()[before..] {
         assert_eq!((call.arguments[0].as_str(), &call.permission), ("serve", &None));

@@ -112,7 +112,7 @@ impl StreamEncoder {
         self.answer.clone()
     }
 
-    pub(super) fn tell(&mut self, event: &TransportEvent, stream: &mut StreamWriter) {
+    pub(super) fn encode(&mut self, event: &TransportEvent, stream: &mut StreamWriter) {
         match event {
             TransportEvent::StepStarted => {
                 self.step += 1;
@@ -261,7 +261,7 @@ impl StreamEncoder {
             stream,
             StreamEvent::ExtensionUiRequest {
                 request: request.id.clone(),
-                kind: request.kind.word().to_owned(),
+                kind: request.kind.kind_name().to_owned(),
                 detail: request.kind.detail(),
             },
         );

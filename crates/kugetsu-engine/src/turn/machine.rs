@@ -184,7 +184,7 @@ impl Machine {
         self.retry = None;
     }
 
-    /// Whether no event so far prevents the turn from counting as stalled.
+    /// Whether no tool runs and nothing has progressed for the stall limit.
     pub fn is_silent(&self, at: Duration) -> bool {
         self.tools.is_empty() && at >= self.last_progress.saturating_add(self.limits.stall)
     }

@@ -46,7 +46,7 @@ struct StatusFile {
     store: Store,
     key: RecordKey,
     progress: TurnProgress,
-    /// A write that is still on its way when the turn is over must not meet the next turn.
+    /// A write that is still in flight when the turn ends must not overwrite the next turn's file.
     _lease: Arc<Lease>,
     /// What does not change while the turn runs.
     fixed: TurnStatus,
@@ -180,7 +180,7 @@ impl StatusWriter {
     }
 }
 
-/// Only a panic leaves anything to write here, which blocks the event loop.
+/// Does something only after a panic, and blocks the event loop then.
 impl Drop for StatusWriter {
     fn drop(&mut self) {
         self.close(None);

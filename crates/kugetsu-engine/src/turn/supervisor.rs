@@ -436,7 +436,7 @@ impl Supervisor<'_> {
         if let TransportEvent::Answered(id) = event {
             self.open_requests.retain(|(request, _)| request.id != *id);
         }
-        self.encoder.tell(event, &mut self.turn.stream);
+        self.encoder.encode(event, &mut self.turn.stream);
         let at = self.began.elapsed();
         let step = self.machine.event(event, at, Timestamp::now());
         self.turn.control.progress.note_event(event, &self.machine.counts);

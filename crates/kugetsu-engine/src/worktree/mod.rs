@@ -1,7 +1,7 @@
-//! Git worktrees: one per issue, linked to the clone that the base works in.
+//! Git worktrees: one per session, linked to the clone that the base works in.
 //!
 //! This module keeps no record. The caller makes a crash harmless by its order of steps: it writes the [`Worktree`]
-//! into the issue's record before it calls [`make`], and keeps it there until [`remove`] has returned. Both may be
+//! into the session's record before it calls [`make`], and keeps it there until [`remove`] has returned. Both may be
 //! repeated at any point between. [`save`] keeps work that exists only in the worktree before its removal, and [`make`]
 //! restores it.
 

@@ -1,4 +1,4 @@
-//! Rebases an issue's branch onto the branch that it started from.
+//! Rebases a session's branch onto the branch that it started from.
 
 use super::WorktreeError;
 use crate::git::{Git, GitError, GitRunner, error_line};

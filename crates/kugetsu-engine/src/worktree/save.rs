@@ -77,21 +77,21 @@ pub(crate) fn risk(runner: &GitRunner, worktree: &Worktree, extras: &Extras) -> 
     if !worktree.repo_dir.is_dir() {
         return Ok(Risk::default());
     }
-    let stands = is_there(&worktree.path);
+    let exists = is_there(&worktree.path);
     let mut risk = Risk::default();
-    if stands {
+    if exists {
         risk.files = changes(runner, worktree, extras)?
             .into_iter()
             .map(|change| change.path)
             .collect();
     }
-    let git = runner.at(if stands {
+    let git = runner.at(if exists {
         &worktree.path
     } else {
         &worktree.repo_dir
     });
     let mut args: Vec<String> = ["rev-list", "--count"].map(str::to_owned).to_vec();
-    if stands {
+    if exists {
         args.extend(git.commit("HEAD")?);
     }
     args.extend(git.branch(&worktree.branch)?);
@@ -116,7 +116,7 @@ struct Change {
 }
 
 fn changes(runner: &GitRunner, worktree: &Worktree, extras: &Extras) -> Result<Vec<Change>, WorktreeError> {
-    let said = runner.at(&worktree.path).run([
+    let output = runner.at(&worktree.path).run([
         "status",
         "--porcelain=v2",
         "-z",
@@ -125,7 +125,7 @@ fn changes(runner: &GitRunner, worktree: &Worktree, extras: &Extras) -> Result<V
         "--ignore-submodules=none",
     ])?;
     let mut found = Vec::new();
-    for line in said.stdout.split(|&byte| byte == 0) {
+    for line in output.stdout.split(|&byte| byte == 0) {
         // The path follows this many fields.
         let before = match line.first() {
             Some(b'1') => 8,
@@ -155,10 +155,10 @@ pub(super) fn take_back(
     worktree: &Worktree,
     extras: &Extras,
 ) -> Result<(), WorktreeError> {
-    let said = runner
+    let output = runner
         .at(&worktree.path)
         .run(["ls-files", "--others", "--exclude-standard", "-z"])?;
-    for name in said.stdout.split(|&byte| byte == 0) {
+    for name in output.stdout.split(|&byte| byte == 0) {
         let name = Path::new(OsStr::from_bytes(name));
         if !name.as_os_str().is_empty() && extras.is_unchanged_extra(worktree, name) {
             fsx::remove_file_durable(&worktree.path.join(name))?;
@@ -305,7 +305,7 @@ fn pack(worktree: &Worktree, git: &Git, found: &[Change]) -> Result<String, Work
         }
     }
     let message = format!("What was not committed on {}", worktree.branch);
-    let said = git.run([
+    let output = git.run([
         "commit-tree",
         "--no-gpg-sign",
         &tree,
@@ -314,7 +314,7 @@ fn pack(worktree: &Worktree, git: &Git, found: &[Change]) -> Result<String, Work
         "-m",
         &message,
     ])?;
-    Ok(said.text())
+    Ok(output.text())
 }
 
 fn cannot_save(worktree: &Worktree, path: &Path, what: &str) -> WorktreeError {
@@ -340,8 +340,8 @@ impl Bundle {
         if !file.is_file() {
             return Ok(None);
         }
-        let said = git.run(["bundle".as_ref(), "list-heads".as_ref(), file.as_os_str()])?;
-        let heads = said
+        let output = git.run(["bundle".as_ref(), "list-heads".as_ref(), file.as_os_str()])?;
+        let heads = output
             .text()
             .lines()
             .filter_map(|line| line.split_once(' '))

@@ -161,7 +161,7 @@ fn each_way_of_being_unusable_has_its_own_error() {
     let garbage = root.path().join("garbage.db");
     fs::write(
         &garbage,
-        "this is no database, and long enough to be looked at as one would be by SQLite itself",
+        "this is not a database, but long enough that SQLite reads it as if it were a database",
     )
     .unwrap();
     let empty = root.path().join("empty.db");

@@ -43,7 +43,7 @@ struct Place {
     session_folder: PathBuf,
 }
 
-/// The key of the removed record; `None` if the entry names neither an issue nor a base.
+/// The key of the removed record; `None` if the entry names neither a session nor a base.
 pub(super) fn key_of(entry: &TrashEntry) -> Option<RecordKey> {
     match (&entry.address, &entry.repo) {
         (Some(address), _) => Some(address.into()),
@@ -81,7 +81,7 @@ impl Store {
         self.home.join(layout::TRASH)
     }
 
-    /// Moves an issue's record and folder to the trash.
+    /// Moves a session's record and folder to the trash.
     pub fn trash_session(&self, lease: &Lease, address: &Address, why: &str) -> Result<TrashId, StoreError> {
         self.trash(lease, &address.into(), why)
     }
@@ -124,7 +124,7 @@ impl Store {
             .collect())
     }
 
-    /// Restores the newest entry of an issue. Does not replace a session that the issue has got since.
+    /// Restores the newest entry of a session. Does not replace a session that was created at its address since.
     pub fn restore_session(&self, lease: &Lease, address: &Address) -> Result<Restored, StoreError> {
         self.restore(lease, &address.into())
     }

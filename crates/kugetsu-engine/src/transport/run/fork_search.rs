@@ -10,8 +10,8 @@ use kugetsu_api::SessionId;
 
 /// The search for the fork that one `opencode run --fork` makes.
 pub(super) struct ForkSearch {
-    /// Stays open for the whole search. A connection for each query could be the first one to the database, which locks it
-    /// to set up its write-ahead log: a starting 1.18.33 was seen to fail with "database is locked".
+    /// Stays open for the whole search. A connection for each query could be the first one to the database, which locks
+    /// it to set up its write-ahead log: a starting 1.18.33 was seen to fail with "database is locked".
     database: Database,
     base: SessionRow,
     since: Timestamp,
@@ -44,11 +44,12 @@ impl ForkSearch {
         })
     }
 
-    /// Whether the session that an event names is the fork: one that is new and that opencode has, since an event may be
-    /// garbage. Where the database cannot tell, [`ForkSearch::find`] asks again. Blocks.
+    /// Whether the session that an event names is the fork: the session is new and in the database. The database is
+    /// checked because an event may be garbage. If the database cannot be read, [`ForkSearch::find`] checks the session
+    /// again. Blocks.
     pub(super) fn is_fork(&mut self, session: &SessionId) -> Result<bool, DatabaseError> {
         if self.unchecked.contains(session) {
-            // Every event names it, and a locked database would be waited for each time.
+            // Every event names the session, and each check would wait for a locked database.
             return Ok(false);
         }
         let exists = self.exists(session);
@@ -63,8 +64,8 @@ impl ForkSearch {
         Ok(is_new && self.database.session(session)?.is_some())
     }
 
-    /// The session that an event named, or the fork that holds the turn's prompt. A fork that somebody makes by hand at the
-    /// same time holds another prompt.
+    /// The session that an event named, or the fork that holds the turn's prompt. A fork that somebody makes by hand at
+    /// the same time holds another prompt.
     pub(super) fn find(&mut self) -> Result<Option<SessionId>, DatabaseError> {
         while let Some(session) = self.unchecked.first() {
             if self.exists(session)? {

@@ -17,17 +17,18 @@ const QUERY_PAUSE: Duration = Duration::from_secs(2);
 /// times.
 const QUERY_OVERLAP_MS: i64 = 5000;
 
-/// The subagents of a turn, as far as their work is known.
+/// The known work of a turn's subagents.
 pub(super) struct Subagents {
     database: PathBuf,
     /// The turn's session, once it is known.
     pub(super) session: Option<SessionId>,
     since_ms: i64,
     reported: HashSet<String>,
-    /// When text and tools of the subagents last changed, or a request to the model last failed. An older change does not
-    /// count as progress.
+    /// When text and tools of the subagents last changed, or a request to the model last failed. An older change does
+    /// not count as progress.
     pub(super) progress_ms: i64,
-    /// opencode has begun its first step. It has the database open by then, so that a query is not the first connection.
+    /// opencode has begun its first step. It has the database open by then, so that a query is not the first
+    /// connection.
     pub(super) database_open: bool,
     /// When the next query is due.
     pub(super) next_query: tokio::time::Instant,
@@ -61,13 +62,13 @@ impl Subagents {
         })
     }
 
-    /// Puts the next query off by the whole pause. Called after a query as well, because a locked database can take longer
-    /// than the pause.
+    /// Postpones the next query by the whole pause. Called after a query as well, because a locked database can take
+    /// longer than the pause.
     pub(super) fn postpone_query(&mut self) {
         self.next_query = tokio::time::Instant::now() + QUERY_PAUSE;
     }
 
-    /// The events of what is new in the result of a query. `None`: the database could not be read.
+    /// The events for the new entries in the result of a query. `None` means that the database could not be read.
     pub(super) fn take_result(&mut self, work: Option<SubagentWork>) -> Vec<TransportEvent> {
         let Some(work) = work else {
             return Vec::new();
@@ -99,7 +100,7 @@ pub(super) struct SubagentQuery {
 }
 
 impl SubagentQuery {
-    /// Asks the database. Blocks.
+    /// Runs the query. Blocks.
     pub(super) fn read(&self) -> Option<SubagentWork> {
         let database = Database::open_read(&self.database).ok()?;
         database.subagents(&self.session, self.from).ok()

@@ -294,7 +294,7 @@ async fn an_opencode_that_refused_the_agent_is_killed_although_next_was_cancelle
     .await;
     assert!(link.agent_refused.is_some());
 
-    // opencode's output ends with it, as it does where a task reads the output.
+    // opencode's output ends with the events, as it does when a task reads the output.
     let next = async {
         let mut ended = pin!(link.next());
         tokio::select! {

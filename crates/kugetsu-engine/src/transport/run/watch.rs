@@ -20,7 +20,7 @@ use kugetsu_api::SessionId;
 /// seconds before the first event names it.
 const FORK_POLL: Duration = Duration::from_millis(25);
 
-/// The search for the fork. The link goes on with it where the task has not found the fork.
+/// The search for the fork. The link continues the search if the task has not found the fork.
 pub(super) type SharedSearch = Arc<Mutex<Option<ForkSearch>>>;
 
 /// A report of the task.
@@ -143,7 +143,7 @@ impl Watch {
         true
     }
 
-    /// False as well where the database cannot be read: the search keeps the session and asks again.
+    /// Also false if the database cannot be read; the search keeps the session and checks it again.
     async fn is_fork(&self, session: &SessionId) -> bool {
         let (search, session) = (Arc::clone(&self.search), session.clone());
         let is_fork = aside(move || lock(&search).as_mut().map(|search| search.is_fork(&session))).await;
@@ -157,7 +157,7 @@ impl Watch {
     }
 }
 
-/// Waits for a moment; for ever where there is none.
+/// Waits for a moment; for ever if there is no moment.
 async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
@@ -165,7 +165,7 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
-/// Asks once for the fork, aside of the event loop. `None`: no search is under way.
+/// Searches once for the fork, off the event loop. `None`: no search is under way.
 pub(super) async fn find_fork(search: &SharedSearch) -> Option<Result<Option<SessionId>, DatabaseError>> {
     let search = Arc::clone(search);
     aside(move || lock(&search).as_mut().map(ForkSearch::find)).await
