@@ -50,8 +50,8 @@ pub(super) fn run(args: &AttachArgs, context: &Context, output: Output) -> Outco
 /// The error for an `attach` without a terminal.
 pub(super) fn no_terminal() -> CommandError {
     CommandError::usage(
-        "attach draws on a terminal, and this is none",
-        "see the command that it runs: kugetsu attach REF --print; over ssh, give it one: ssh -t",
+        "attach needs a terminal on stdin and stdout",
+        "print the command instead: kugetsu attach REF --print; over ssh, use: ssh -t",
     )
 }
 

@@ -39,8 +39,8 @@ pub(super) fn run(args: ContinueArgs, context: &Context, output: Output) -> Outc
     let worktree: WorktreeRequest = args.worktree.into();
     if mode == Mode::Continue && worktree != WorktreeRequest::default() {
         return Err(CommandError::usage(
-            "a session has its worktree from its start",
-            "begin it where it has none yet: --or-start",
+            "worktree flags apply only when a session is started",
+            "leave them out, or add --or-start to start a session if there is none",
         ));
     }
     turn::run(

@@ -83,16 +83,13 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
             (false, true) => "; what was not committed is in the trash",
             (false, false) => "",
         };
-        let branch = if worktree.branch_deleted {
-            " and its branch"
+        let path = worktree.path.display();
+        let branch = &worktree.branch;
+        output.text(if worktree.branch_deleted {
+            format!("removed the worktree {path} and its branch {branch}{what}")
         } else {
-            ""
-        };
-        output.text(format!(
-            "removed the worktree {}{branch} {}{what}",
-            worktree.path.display(),
-            worktree.branch
-        ));
+            format!("removed the worktree {path}; its branch {branch} stays{what}")
+        });
     }
     output.note(format!(
         "bring it back with: kugetsu restore {}",
@@ -108,9 +105,9 @@ fn sure(args: &DestroyArgs, question: &str) -> Result<(), CommandError> {
     if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
         return Err(CommandError::new(
             ErrorCode::NeedsConfirmation,
-            "nobody is here to be asked, so nothing was changed",
+            "confirmation is needed, and there is no terminal to ask on; nothing was changed",
         )
-        .hint("say that you mean it: -y"));
+        .hint("to confirm, add -y"));
     }
     if confirm(question) {
         return Ok(());

@@ -11,7 +11,7 @@ use kugetsu_api::output::DoctorOutput;
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// Repair what needs no decision
+    /// Repair every problem that needs no decision from you
     #[arg(long)]
     fix: bool,
 }
@@ -46,7 +46,7 @@ pub(super) fn run(args: &DoctorArgs, context: &Context, output: Output) -> Outco
         ));
     }
     if checks.iter().any(|check| check.health == Health::Fixable) {
-        output.note("what is fixable is put right by: kugetsu doctor --fix");
+        output.note("to repair the fixable problems: kugetsu doctor --fix");
     }
     Ok(status)
 }

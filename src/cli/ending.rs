@@ -82,7 +82,7 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
     let answered = turn.answered;
     if answered != kugetsu_api::Answered::default() {
         parts.push(format!(
-            "{} from the file, {} from the supervisor, {} by default",
+            "{} from the file, {} from the caller, {} by default",
             count(answered.file, "answer"),
             answered.supervisor,
             answered.default
@@ -119,7 +119,7 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
 /// Warns that text is missing from a turn's output.
 pub(super) fn warn_of_gap(issue: &Address, why: &str, output: Output) {
     output.note(format!(
-        "  what is printed, and the turn's log, may have a gap: {why}"
+        "  the output and the turn's log may be incomplete: {why}"
     ));
-    output.note(format!("  opencode has all of it: kugetsu attach {issue}"));
+    output.note(format!("  for the whole text: kugetsu attach {issue}"));
 }

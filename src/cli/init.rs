@@ -122,6 +122,6 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
     let Some(reason) = log_gap else {
         return Ok(ExitStatus::Ok);
     };
-    output.note(format!("  the log of its prompt may have a gap: {reason}"));
+    output.note(format!("  the log of its prompt may be incomplete: {reason}"));
     Ok(ExitStatus::CannotWrite)
 }

@@ -20,7 +20,6 @@ use kugetsu_engine::operations::EngineError;
 /// The interval between checks of a turn in another process.
 pub(super) const POLL: Duration = Duration::from_millis(100);
 
-/// Prints the answer of the newest turn. With --json: every event of it, a JSON object a line.
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
     /// The address of the session, such as 14 or owner/repo#14

@@ -62,9 +62,9 @@ pub struct Cli {
 
 const EXIT_HELP: &str = "\
 A REF names a session. Inside a clone of the repository, the part before # or ~ may be left out.
-  instance/owner/repo#14         of an issue; also owner/repo#14, the issue's URL, 14
-  instance/owner/repo#14/review  another one of the same issue; also 14/review
-  instance/owner/repo~nightly    without an issue; also owner/repo~nightly, ~nightly
+  instance/owner/repo#14         the session of an issue; also owner/repo#14, the issue's URL, 14
+  instance/owner/repo#14/review  a further session of that issue; also 14/review
+  instance/owner/repo~nightly    a session without an issue; also owner/repo~nightly, ~nightly
 
 Exit status:
   0   completed                       69  opencode missing or unusable

@@ -31,7 +31,7 @@ pub(super) fn run(args: &PruneArgs, context: &Context, output: Output) -> Outcom
         match (orphans.is_empty(), listed.broken.len()) {
             (true, 0) => output.text("nothing to prune: opencode has every session"),
             (true, broken) => output.text(format!(
-                "nothing to prune: opencode has every session but those of {}, which cannot be read",
+                "nothing to prune: opencode still has the session of every readable record; {} cannot be read",
                 count(broken as u64, "record")
             )),
             _ => {}

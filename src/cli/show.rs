@@ -87,14 +87,14 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
     {
         let holder = holder.as_ref();
         let user = holder.map_or_else(
-            || "by a process that left no name".to_owned(),
+            || "by an unknown process".to_owned(),
             |holder| format!("by {holder}"),
         );
         lines.push(format!("  in use      {user}"));
     }
     if state == SessionState::Lost && record.live.is_some() {
         lines.push(
-            "  lost        its supervisor died; the next continue, or kugetsu doctor --fix, adopts it"
+            "  lost        its supervisor died; the next continue, or kugetsu doctor --fix, closes the turn as lost"
                 .to_owned(),
         );
     }

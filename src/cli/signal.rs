@@ -30,8 +30,8 @@ enum Action {
     Resume,
     /// Stop the turn; `kugetsu stop` also waits for its end
     Stop,
-    /// Between turns: rebase the session's worktree onto the branch that it began at (if it began at none: onto what
-    /// its clone has checked out)
+    /// Rebase the session's worktree onto the branch that it started from, or onto what its clone has checked out if it
+    /// started from a commit; only between turns
     Rebase,
 }
 

@@ -17,7 +17,7 @@ use super::printer::{Printer, Show, Verbosity};
 use super::signals::with_signals;
 use super::{CommandError, Outcome, detach, prompt, wait};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{Address, TransportChoice};
+use kugetsu_api::{Address, ErrorCode, TransportChoice};
 use kugetsu_engine::SHORTEST_SECRET;
 use kugetsu_engine::operations::{
     EngineError, Mode, Subject, TurnHandle, TurnOptions, TurnReport, TurnRequest, WorktreeRequest,
@@ -404,7 +404,15 @@ pub(super) fn run(
             None => follow_recorded(&issue, turn, false, form, args.events, context, output),
         };
     }
-    let report = report.map_err(|error| CommandError::from(error).after(signal))?;
+    let report = report.map_err(|error| {
+        let can_wait = args.wait.is_none() && error.code() == ErrorCode::InUse;
+        let error = CommandError::from(error).after(signal);
+        if can_wait {
+            error.hint("or add --wait to wait for the end of the turn")
+        } else {
+            error
+        }
+    })?;
     let status = exit_of(&report, signal);
     if form == OutputForm::Json {
         output.object(result(&report, status));

@@ -19,8 +19,8 @@ pub(super) struct WorktreeArgs {
     #[arg(long, value_name = "NAME")]
     branch: Option<String>,
 
-    /// Where the branch begins, instead of what the base's clone has checked out; a branch that is named here is what it
-    /// is rebased onto
+    /// The branch or commit to start the new branch from [default: what the base's clone has checked out]; if it is a
+    /// branch, `signal REF rebase` rebases onto it
     #[arg(long, value_name = "COMMIT")]
     from: Option<String>,
 }

@@ -187,7 +187,7 @@ fn garbage_between_events_loses_nothing() {
     assert!(
         output
             .stderr()
-            .contains("may have a gap: opencode wrote a line of 10485"),
+            .contains("may be incomplete: opencode wrote a line of 10485"),
         "{output}"
     );
     let raw = raw_log(&world);

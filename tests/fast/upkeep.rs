@@ -178,7 +178,7 @@ fn settings_report_their_source() {
         ),
         (
             "rules = [\n\"bash=deny\",\n1]",
-            "line 3: `rules` must be a list of strings, and no item may be a number",
+            "line 3: `rules` must be a list of strings, but an item is a number",
         ),
         ("[[", "TOML"),
     ] {

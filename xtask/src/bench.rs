@@ -35,14 +35,14 @@ pub(crate) struct Options {
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
 
-    /// Another kugetsu program: the whole processes that read records take turns with those of this one
+    /// Another kugetsu binary to compare the `reading` part with; the two alternate
     #[arg(long, value_name = "PROGRAM")]
     against: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Part {
-    /// What is done on disk around a turn, and `query` (criterion)
+    /// The disk operations of a turn, and `query` (criterion)
     Bookkeeping,
     /// Whole processes that read records
     Reading,
@@ -206,7 +206,20 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 fn milliseconds(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+    format!("{} ms", grouped(&format!("{:.1}", time.as_secs_f64() * 1e3)))
+}
+
+/// Separates the thousands of a decimal number by commas.
+fn grouped(number: &str) -> String {
+    let (whole, rest) = number.split_at(number.find('.').unwrap_or(number.len()));
+    let mut text = String::new();
+    for (at, digit) in whole.chars().enumerate() {
+        if at > 0 && (whole.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text + rest
 }
 
 /// Calls two programs in turn, each as often before the other as after it.
@@ -252,7 +265,7 @@ fn reading(binary: &Path, compared: Option<&Compared>, rows: &mut Vec<Row>) -> R
                     }
                 })
                 .collect();
-            // Where much is printed, it counts where it goes.
+            // For large output, the destination affects the time.
             let ways = if arguments[0] == "list" {
                 &[(Way::File, "-"), (Way::Pipe, goal)][..]
             } else {
@@ -277,8 +290,9 @@ fn reading(binary: &Path, compared: Option<&Compared>, rows: &mut Vec<Row>) -> R
                 };
                 rows.push(Row {
                     what: format!(
-                        "`kugetsu {}`, {sessions} sessions, whole process, {}",
+                        "`kugetsu {}`, {} sessions, whole process, {}",
                         arguments.join(" "),
+                        grouped(&sessions.to_string()),
                         way.describe()
                     ),
                     goal,
@@ -350,7 +364,7 @@ fn fill(world: &World, binary: &Path, sessions: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The highest memory of kugetsu while opencode says 100 MB.
+/// The highest memory of kugetsu while opencode prints 100 MB.
 fn memory(binary: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> {
     let world = World::new(Opencode::Fake);
     world.fake(&FakeScript::steps([
@@ -404,7 +418,7 @@ fn memory(binary: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> {
     rows.push(Row {
         what: "events through `--output stream-json`".to_owned(),
         goal: "10,000 a second",
-        measured: format!("{:.0} a second", 100_000.0 / seconds),
+        measured: format!("{} a second", grouped(&format!("{:.0}", 100_000.0 / seconds))),
     });
     Ok(())
 }
@@ -504,7 +518,7 @@ fn turns(binary: &Path, version: Version, rows: &mut Vec<Row>) -> Result<(), Fai
     Ok(())
 }
 
-/// How long `--detach` takes to come back once the turn is on disk.
+/// How long `--detach` takes to return once the turn is on disk.
 fn detach(binary: &Path, version: Version, rows: &mut Vec<Row>) -> Result<(), Failure> {
     let world = World::new(Opencode::Real(version));
     world.model.otherwise(Reply::text("done"));
@@ -533,7 +547,7 @@ fn detach(binary: &Path, version: Version, rows: &mut Vec<Row>) -> Result<(), Fa
         quiet(&mut kugetsu(&world, binary, &["wait", &issue]))?;
     }
     rows.push(Row {
-        what: format!("{version}: `--detach` comes back, after the turn is on disk"),
+        what: format!("{version}: `--detach` returns after the turn is on disk"),
         goal: "300 ms",
         measured: milliseconds(median(times)),
     });

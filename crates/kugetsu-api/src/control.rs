@@ -69,7 +69,7 @@ pub struct Holder {
 impl Holder {
     /// A phrase that names the holder.
     pub fn show(holder: Option<&Self>) -> String {
-        holder.map_or_else(|| "a process that left no name".to_owned(), ToString::to_string)
+        holder.map_or_else(|| "an unknown process".to_owned(), ToString::to_string)
     }
 }
 

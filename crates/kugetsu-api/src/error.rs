@@ -66,11 +66,11 @@ codes! {
     Usage, "usage", Usage, false, "the command line, or the request that it makes, is not valid";
     InvalidRef, "invalid-ref", Usage, false, "a reference or a repository is not valid, or is incomplete";
     InvalidSetting, "invalid-setting", Usage, false, "`config.toml` or an environment variable is not valid";
-    AlreadyHasSession, "already-has-session", Usage, false, "`start` or `restore`, and the issue or base already has a session";
+    AlreadyHasSession, "already-has-session", Usage, false, "`start` or `restore`, and the address or base already has a session";
     BaseExists, "base-exists", Usage, false, "`init`, and the repository already has a base";
     InitCutOff, "init-cut-off", Usage, false, "an earlier `init` was killed after its prompt reached opencode";
     WorktreeRefused, "worktree-refused", Usage, false, "the requested worktree is not possible";
-    NoSession, "no-session", NotFound, false, "the issue has no session yet";
+    NoSession, "no-session", NotFound, false, "the address has no session yet";
     NoBase, "no-base", NotFound, false, "the repository has no base session";
     NoTurn, "no-turn", NotFound, false, "the session has had no turn, or no turn with this id";
     NotRunning, "not-running", NotFound, false, "no turn runs on the session";

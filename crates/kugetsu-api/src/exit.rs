@@ -18,7 +18,7 @@ pub enum ExitStatus {
     Unavailable = 69,
     /// 73: kugetsu's own store cannot be read or written, or its output cannot be written (`EX_CANTCREAT`).
     CannotWrite = 73,
-    /// 75: try again later: a lease is held, a quota or a budget is used up, a database is locked (`EX_TEMPFAIL`).
+    /// 75: try again later: a lease is held, a quota is used up, a database is locked (`EX_TEMPFAIL`).
     TryAgain = 75,
     /// 130: interrupted (SIGINT).
     Interrupted = 130,

@@ -26,7 +26,7 @@ pub struct Query {
     pub totals: Totals,
     /// Totals by the day (UTC) on which the turns ended, oldest first.
     pub days: Vec<DayView>,
-    /// Totals by the repository.
+    /// Totals by the session's repository.
     pub repositories: Vec<RepoView>,
     /// The next step for each session that needs something.
     pub actions: Vec<Action>,

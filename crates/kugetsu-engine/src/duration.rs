@@ -6,7 +6,7 @@ use std::time::Duration;
 /// of two never overflows.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_hours(24 * 3660);
-    let wrong = || "it is a length of time such as 90s, 10m, 1h30m or 7d".to_owned();
+    let wrong = || "expected a duration such as 90s, 10m, 1h30m or 7d".to_owned();
     let text = text.trim();
     // A day is 24 hours here. jiff rightly does not assume that, so days are parsed separately.
     let (days, rest) = match text.split_once('d') {
@@ -25,7 +25,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     };
     let duration = Duration::from_hours(24 * u64::from(days)).saturating_add(rest);
     if duration > LONGEST {
-        return Err("it is at most ten years".to_owned());
+        return Err("must be at most ten years".to_owned());
     }
     Ok(duration)
 }

@@ -167,7 +167,7 @@ impl Line {
         let verb = command.get_name();
         if verb == "init" && !on_command_line(matches, "dir") {
             return Err(CommandError::usage(
-                "on another host there is no current directory to make a base of",
+                "--host needs the folder on the other host",
                 "name the clone there: --dir DIRECTORY",
             ));
         }

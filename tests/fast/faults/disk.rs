@@ -175,13 +175,13 @@ fn a_disk_that_is_full_for_a_part_of_a_turn_exits_with_73() {
     output.expect_status(73);
     let reported = output.stderr();
     assert!(
-        reported.contains("completed") && reported.contains("may have a gap: No space left"),
+        reported.contains("completed") && reported.contains("may be incomplete: No space left"),
         "{reported}"
     );
     assert!(output.stdout().ends_with("waited 73\n"), "{reported}");
     // From the turn itself, from `wait`, and from `logs`.
     assert_eq!(
-        reported.matches("may have a gap: No space left").count(),
+        reported.matches("may be incomplete: No space left").count(),
         3,
         "{reported}"
     );

@@ -162,7 +162,7 @@ pub struct KeptView {
 /// The output of `destroy`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DestroyOutput {
-    /// What was removed: the issue, or `the base of REPO`.
+    /// What was removed: the address of the session, or `the base of REPO`.
     pub destroyed: String,
     /// opencode's session, if there was one.
     pub session: Option<SessionId>,

@@ -116,7 +116,7 @@ impl Settings {
                 path: file.to_owned(),
                 line: line_of(&text, offset),
                 name: SETTINGS[place].name.to_owned(),
-                must: format!("{}, {instead}", SHAPES[place]),
+                must: format!("{}{instead}", SHAPES[place]),
             })?;
             values[place] = (written, Origin::File);
             lines[place] = line;
@@ -194,7 +194,7 @@ fn instead_of(name: &str) -> String {
         .min();
     match near {
         Some((_, known)) => format!("did you mean `{known}`?"),
-        None => format!("there are {}", known().collect::<Vec<_>>().join(", ")),
+        None => format!("the settings are: {}", known().collect::<Vec<_>>().join(", ")),
     }
 }
 
@@ -247,21 +247,21 @@ fn text_of(value: &Spanned<DeValue<'_>>, shape: Shape) -> Result<String, (usize,
             (DeValue::Integer(number), Shape::Number | Shape::Duration) => Ok(number.to_string()),
             (DeValue::Float(number), Shape::Number | Shape::Duration) => Ok(number.to_string()),
             (DeValue::Boolean(yes), Shape::Boolean) => Ok(yes.to_string()),
-            (other, _) => Err((value.span().start, format!("not {}", kind(other)))),
+            (other, _) => Err((value.span().start, format!(", not {}", kind(other)))),
         };
     };
     if shape != Shape::List {
-        return Err((value.span().start, "not a list".to_owned()));
+        return Err((value.span().start, ", not a list".to_owned()));
     }
     let mut lines = Vec::new();
     for item in items {
         let wrong = match item.get_ref() {
-            DeValue::String(text) if text.contains('\n') => "with no line break in any of them".to_owned(),
+            DeValue::String(text) if text.contains('\n') => " without line breaks".to_owned(),
             DeValue::String(text) => {
                 lines.push(text.as_ref());
                 continue;
             }
-            other => format!("and no item may be {}", kind(other)),
+            other => format!(", but an item is {}", kind(other)),
         };
         return Err((item.span().start, wrong));
     }

@@ -28,7 +28,7 @@ impl FromStr for OnAskSetting {
         match word {
             "answer" => Ok(Self::Answer),
             "block" => Ok(Self::Block),
-            _ => Err("it is one of answer, block".to_owned()),
+            _ => Err("expected one of answer, block".to_owned()),
         }
     }
 }
@@ -40,7 +40,7 @@ impl FromStr for Strategy {
         match word {
             "first_option" => Ok(Self::FirstOption),
             "cancel" => Ok(Self::Cancel),
-            _ => Err("it is one of first_option, cancel".to_owned()),
+            _ => Err("expected one of first_option, cancel".to_owned()),
         }
     }
 }
@@ -63,7 +63,7 @@ impl std::fmt::Display for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Text => "a string in quotes",
-            Self::Duration => "a length of time in quotes, such as \"10m\"",
+            Self::Duration => "a duration in quotes, such as \"10m\"",
             Self::Number => "a number",
             Self::Boolean => "true or false",
             Self::List => "a list of strings",
@@ -146,11 +146,11 @@ pub(super) fn count(text: &str) -> Result<u32, String> {
 
 pub(super) fn positive(text: &str) -> Result<NonZeroU32, String> {
     text.parse()
-        .map_err(|_| "it is a whole number of at least 1".to_owned())
+        .map_err(|_| "expected a whole number of at least 1".to_owned())
 }
 
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
-    text.parse().map_err(|_| "it is one of true, false".to_owned())
+    text.parse().map_err(|_| "expected true or false".to_owned())
 }
 
 /// Permission rules, one on each line.
@@ -174,14 +174,14 @@ fn lines<T>(text: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<
 }
 
 fn whole<T: FromStr>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| "it is a whole number".to_owned())
+    text.parse().map_err(|_| "expected a whole number".to_owned())
 }
 
 /// Reads an amount of US dollars.
 pub fn parse_usd(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
-        _ => Err("it is an amount of US dollars such as 0.50".to_owned()),
+        _ => Err("expected an amount of US dollars such as 0.50".to_owned()),
     }
 }
 

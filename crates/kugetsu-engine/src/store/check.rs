@@ -117,22 +117,22 @@ impl Finding {
 impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::IndexMissing => f.write_str("there are records, and no index.json"),
+            Self::IndexMissing => f.write_str("records exist, but index.json is missing"),
             Self::IndexBroken { why } => write!(f, "index.json cannot be read: {why}"),
             Self::EntryWithoutFile { name, file } => {
-                write!(f, "the index has {name}, and there is no sessions/{file}")
+                write!(f, "the index lists {name}, but sessions/{file} does not exist")
             }
             Self::FileWithoutEntry { key } => write!(f, "the index lacks {key}"),
             Self::DefaultBaseMissing { file } => {
                 write!(
                     f,
-                    "the index names the default base sessions/{file}, which is not there"
+                    "the index names the default base sessions/{file}, which does not exist"
                 )
             }
             Self::Newer { path, found } => {
                 write!(
                     f,
-                    "{} has schema {found}, and this kugetsu knows {SCHEMA}",
+                    "{} has schema {found}; this kugetsu supports up to {SCHEMA}",
                     path.display()
                 )
             }
@@ -146,11 +146,14 @@ impl std::fmt::Display for Finding {
             Self::UnfinishedRemoval {
                 id,
                 record_moved: true,
-            } => write!(f, "trash/{id}: its folder was not moved yet"),
+            } => write!(
+                f,
+                "trash/{id}: the removal is incomplete: the folder is still in its old place"
+            ),
             Self::UnfinishedRemoval {
                 id,
                 record_moved: false,
-            } => write!(f, "trash/{id}: nothing was moved there"),
+            } => write!(f, "trash/{id}: the removal never began"),
         }
     }
 }

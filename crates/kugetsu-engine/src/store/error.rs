@@ -33,7 +33,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// A symbolic link in place of a file or folder of the store.
-    #[error("{} is a symbolic link; the store follows none", .path.display())]
+    #[error("{} is a symbolic link; symbolic links in the store are not followed", .path.display())]
     Symlink {
         /// The link.
         path: PathBuf,
@@ -50,7 +50,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A record exceeds the size limit that every reader applies.
-    #[error("cannot write {}: the record would have {size} bytes, and {max} are the most; the old one is as it was", .path.display())]
+    #[error("cannot write {}: the record would be {size} bytes, more than the limit of {max}; the old record is unchanged", .path.display())]
     RecordTooLarge {
         /// The file.
         path: PathBuf,
@@ -68,7 +68,7 @@ pub enum StoreError {
         why: String,
     },
     /// A newer version wrote the file.
-    #[error("{} has schema {found}, and this kugetsu knows {known}", .path.display())]
+    #[error("{} has schema {found}; this kugetsu supports up to {known}", .path.display())]
     Newer {
         /// The file.
         path: PathBuf,
@@ -96,7 +96,7 @@ pub enum StoreError {
         wanted: RecordKey,
     },
     /// A restore would replace an existing record.
-    #[error("{key} has a session again: {} exists", .path.display())]
+    #[error("{key} already has a session ({})", .path.display())]
     Exists {
         /// The key to restore.
         key: RecordKey,
@@ -104,7 +104,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Nothing to restore.
-    #[error("nothing of {key} is in the trash")]
+    #[error("the trash has nothing to restore for {key}")]
     NotInTrash {
         /// The requested key.
         key: RecordKey,
@@ -195,7 +195,7 @@ impl LeaseError {
     /// The next step for the user.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Held { .. } => Some("try again later, or wait for it with --wait"),
+            Self::Held { .. } => Some("try again later"),
             Self::Store(error) => error.hint(),
         }
     }

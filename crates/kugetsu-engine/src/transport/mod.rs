@@ -250,7 +250,7 @@ impl std::fmt::Display for RequestKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Permission { permission, patterns } => {
-                write!(f, "may it use {permission} on {}?", patterns.join(", "))
+                write!(f, "permission {permission} for {}", patterns.join(", "))
             }
             Self::Question(questions) => {
                 for (at, question) in questions.iter().enumerate() {

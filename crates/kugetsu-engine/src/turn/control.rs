@@ -47,12 +47,17 @@ pub(super) fn take(store: &Store, key: &RecordKey, turn: Uuid) -> Result<Option<
     let bytes = match store.take_run(key, SIGNAL_FILE) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(None),
-        Err(error) => return Err(format!("the signal file was removed: {error}")),
+        Err(error) => {
+            return Err(format!(
+                "the signal file could not be read and was removed: {error}"
+            ));
+        }
     };
     match serde_json::from_slice::<SignalFile>(&bytes) {
-        Ok(file) if file.schema > SCHEMA => {
-            Err(format!("a signal of schema {} was thrown away", file.schema))
-        }
+        Ok(file) if file.schema > SCHEMA => Err(format!(
+            "a signal with the newer schema {} was ignored",
+            file.schema
+        )),
         Ok(file) if file.turn.is_some_and(|meant| meant != turn) => Ok(None),
         Ok(file) => Ok(Some(file.signal)),
         Err(error) => Err(format!(

@@ -403,7 +403,7 @@ impl Machine {
                     retry_at: retry_after.and_then(|wait| now.checked_add(wait).ok()),
                     ..Judgement::new(
                         Verdict::Quota,
-                        format!("the model's provider gave no answer: {}", error.message),
+                        format!("the model's provider is unavailable: {}", error.message),
                     )
                 },
                 ErrorKind::CauseInLog => Judgement::new(Verdict::Failed, with_stderr_line(&text, end)),

@@ -118,7 +118,7 @@ pub(crate) fn make(
                 "the clone {} that the worktree belongs to does not exist",
                 repo_dir.display()
             ),
-            hint: "bring it back, or forget the session: kugetsu destroy".to_owned(),
+            hint: "bring it back, or remove the session: kugetsu destroy".to_owned(),
         });
     }
     let git = runner.at(repo_dir);
@@ -305,13 +305,15 @@ fn branch_taken(all: &[Listed], repo_dir: &Path, path: &Path, branch: &str) -> W
     match user {
         Some(user) => WorktreeError::Refused {
             problem: format!(
-                "the branch {branch} is checked out in {}, which is not this issue's worktree",
+                "the branch {branch} is checked out in {}, which is not this session's worktree",
                 user.path.display()
             ),
             hint: "name another branch with --branch".to_owned(),
         },
         None => WorktreeError::Refused {
-            problem: format!("there is a branch {branch} already, and it is not known to be this issue's"),
+            problem: format!(
+                "the branch {branch} already exists, and no record says that it belongs to this session"
+            ),
             hint: format!(
                 "name another one with --branch; or hand it over: git -C {} worktree add -f {} {branch}",
                 repo_dir.display(),

@@ -72,11 +72,11 @@ fn a_value_of_the_wrong_kind_is_refused_with_its_line() {
         ),
         (
             "timeout = 07:32:00",
-            "line 1: `timeout` must be a length of time in quotes, such as \"10m\", not a date or time",
+            "line 1: `timeout` must be a duration in quotes, such as \"10m\", not a date or time",
         ),
         (
             "timeout = [\"5m\"]",
-            "line 1: `timeout` must be a length of time in quotes, such as \"10m\", not a list",
+            "line 1: `timeout` must be a duration in quotes, such as \"10m\", not a list",
         ),
         (
             "max_cost = [1]",
@@ -104,19 +104,19 @@ fn a_value_of_the_wrong_kind_is_refused_with_its_line() {
         ),
         (
             "worktree_copy = [\n\".env\",\n7,\n]",
-            "line 3: `worktree_copy` must be a list of strings, and no item may be a number",
+            "line 3: `worktree_copy` must be a list of strings, but an item is a number",
         ),
         (
             "rules = [[\"bash=deny\"]]",
-            "line 1: `rules` must be a list of strings, and no item may be a list",
+            "line 1: `rules` must be a list of strings, but an item is a list",
         ),
         (
             "[[worktree_link]]\na = 1",
-            "line 1: `worktree_link` must be a list of strings, and no item may be a table",
+            "line 1: `worktree_link` must be a list of strings, but an item is a table",
         ),
         (
             "worktree_link = [\n\"a\\nb\"]",
-            "line 2: `worktree_link` must be a list of strings, with no line break in any of them",
+            "line 2: `worktree_link` must be a list of strings without line breaks",
         ),
         (
             "hosts = \"box\"",
