@@ -29,7 +29,7 @@ impl Store {
         self.trashed(entry).join("session").join(name)
     }
 
-    /// The record in an entry.
+    /// The session's record in an entry.
     pub fn trashed_session(&self, entry: &TrashEntry) -> Result<SessionRecord, StoreError> {
         let path = self.trashed(entry).join("record.json");
         let bytes = fsx::read_bounded(&path, MAX_RECORD)?;
