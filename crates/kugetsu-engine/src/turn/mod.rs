@@ -27,9 +27,9 @@ use tokio::sync::watch;
 
 pub use answers::Responder;
 pub use limits::Limits;
-#[cfg(not(feature = "internals"))]
+#[cfg(not(any(test, feature = "internals")))]
 pub(crate) use machine::{Counts, Judgement};
-#[cfg(feature = "internals")]
+#[cfg(any(test, feature = "internals"))]
 pub use machine::{Counts, Judgement, Machine, Step};
 pub(crate) use supervisor::supervise;
 
