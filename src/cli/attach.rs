@@ -28,17 +28,17 @@ pub(super) struct AttachArgs {
 }
 
 pub(super) fn run(args: &AttachArgs, context: &Context, output: Output) -> Outcome {
-    let issue = context.address(&args.reference)?;
+    let address = context.address(&args.reference)?;
     let engine = &context.engine;
     if args.print {
-        let command = engine.attach_command(&issue)?;
+        let command = engine.attach_command(&address)?;
         print(&command, output);
         return Ok(ExitStatus::Ok);
     }
     if !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
         return Err(no_terminal());
     }
-    let mut attachment = engine.attach(&issue)?;
+    let mut attachment = engine.attach(&address)?;
     let ended = run_on_terminal(&mut attachment);
     // However opencode ended, its processes end here, and then the lease is released.
     let swept = attachment.end();

@@ -32,7 +32,7 @@ pub(super) struct IssueOrBase {
 impl IssueOrBase {
     pub(super) fn subject(&self, context: &Context) -> Result<Subject, CommandError> {
         Ok(match &self.reference {
-            Some(reference) => Subject::Issue(context.address(reference)?),
+            Some(reference) => Subject::Session(context.address(reference)?),
             None => {
                 let repo = context.repo(self.repo.as_deref())?;
                 context.set_subject(&repo);

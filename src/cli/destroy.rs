@@ -29,17 +29,17 @@ pub(super) struct DestroyArgs {
 pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outcome {
     let engine = &context.engine;
     let (what, removed) = match args.subject.subject(context)? {
-        Subject::Issue(issue) => {
+        Subject::Session(address) => {
             // Obstacles are reported before the user is asked.
-            let record = engine.record(&issue)?;
+            let record = engine.record(&address)?;
             if !args.force {
                 engine.refuse_risk(&record)?;
             }
             let and = record.worktree.as_ref().map_or_else(String::new, |worktree| {
                 format!(" and the worktree {}", worktree.path.display())
             });
-            sure(args, &format!("Remove the session of {issue}{and}?"))?;
-            (issue.to_string(), engine.destroy(&issue, args.force)?)
+            sure(args, &format!("Remove the session of {address}{and}?"))?;
+            (address.to_string(), engine.destroy(&address, args.force)?)
         }
         Subject::Base(repo) => {
             engine.own_base(&repo)?;

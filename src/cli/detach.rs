@@ -37,7 +37,7 @@ struct DetachedCommand {
 }
 
 /// Runs the command of this process again, detached, and prints the result.
-pub(super) fn launch(issue: &Address, prompt: String, context: &Context, output: Output) -> Outcome {
+pub(super) fn launch(address: &Address, prompt: String, context: &Context, output: Output) -> Outcome {
     let input = DetachedCommand {
         args: std::env::args_os().collect(),
         prompt,
@@ -50,7 +50,7 @@ pub(super) fn launch(issue: &Address, prompt: String, context: &Context, output:
             .env_clear()
             .envs(environment.variables())
             .arg0("kugetsu")
-            .args([COMMAND, &issue.to_string()])
+            .args([COMMAND, &address.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -93,8 +93,10 @@ pub(super) fn launch(issue: &Address, prompt: String, context: &Context, output:
     // A signal may have come too late to prevent the turn.
     let interrupted = |status| signal.unwrap_or(status);
     match parsed {
-        Ok(DetachReport::Ready { turn, pid }) => print_turn(issue, turn, Some(pid), output).map(interrupted),
-        Ok(DetachReport::Recorded { turn }) => print_turn(issue, turn, None, output).map(interrupted),
+        Ok(DetachReport::Ready { turn, pid }) => {
+            print_turn(address, turn, Some(pid), output).map(interrupted)
+        }
+        Ok(DetachReport::Recorded { turn }) => print_turn(address, turn, None, output).map(interrupted),
         _ if let Some(signal) = signal => Ok(signal),
         Ok(DetachReport::Failed(error)) => Err(CommandError::received(error)),
         Err(_) => Err(match report {
@@ -105,10 +107,10 @@ pub(super) fn launch(issue: &Address, prompt: String, context: &Context, output:
 }
 
 /// Prints the turn's id.
-pub(super) fn print_turn(issue: &Address, turn: Uuid, pid: Option<u32>, output: Output) -> Outcome {
+pub(super) fn print_turn(address: &Address, turn: Uuid, pid: Option<u32>, output: Output) -> Outcome {
     if output.json {
         output.object(DetachedOutput {
-            address: issue.clone(),
+            address: address.clone(),
             turn,
             pid,
             detached: true,

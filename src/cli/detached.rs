@@ -48,12 +48,12 @@ impl Detached {
 
     /// Reports that the turn is on record, and releases the streams that were inherited from the command. Does not
     /// block.
-    pub(super) fn ready(&self, turn: Uuid, issue: &Address, engine: &Engine) {
+    pub(super) fn ready(&self, turn: Uuid, address: &Address, engine: &Engine) {
         self.report(&DetachReport::Ready {
             turn,
             pid: std::process::id(),
         });
-        let (engine, subject) = (engine.clone(), Subject::Issue(issue.clone()));
+        let (engine, subject) = (engine.clone(), Subject::Session(address.clone()));
         tokio::task::spawn_blocking(move || {
             let log = engine.open_log(&subject, LOG);
             let log = log

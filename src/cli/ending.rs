@@ -105,9 +105,9 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
         output.note(format!("  try again after {at}"));
     }
     if turn.verdict == Verdict::Blocked {
-        let issue = &report.record.address;
+        let address = &report.record.address;
         output.note(format!(
-            "  answer it with: kugetsu answer {issue} allow|deny|LABEL, then: kugetsu continue {issue}"
+            "  answer it with: kugetsu answer {address} allow|deny|LABEL, then: kugetsu continue {address}"
         ));
     } else if turn.verdict != Verdict::Completed && turn.verdict != Verdict::Aborted {
         for line in &turn.proof.last_events {
@@ -117,9 +117,9 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
 }
 
 /// Warns that text is missing from a turn's output.
-pub(super) fn warn_of_gap(issue: &Address, why: &str, output: Output) {
+pub(super) fn warn_of_gap(address: &Address, why: &str, output: Output) {
     output.note(format!(
         "  the output and the turn's log may be incomplete: {why}"
     ));
-    output.note(format!("  for the whole text: kugetsu attach {issue}"));
+    output.note(format!("  for the whole text: kugetsu attach {address}"));
 }

@@ -55,7 +55,7 @@ pub(super) fn run(command: &Command, matches: &ArgMatches, name: &str) -> Result
 
 fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
     super::signals::event_loop().map_err(|error| {
-        CommandError::new(ErrorCode::System, "the system gives no event loop").caused_by(error)
+        CommandError::new(ErrorCode::System, "the system provides no event loop").caused_by(error)
     })
 }
 

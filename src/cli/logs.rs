@@ -40,28 +40,28 @@ pub(super) struct LogsArgs {
 }
 
 pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome {
-    let issue = context.address(&args.reference)?;
-    let record = context.engine.record(&issue)?;
+    let address = context.address(&args.reference)?;
+    let record = context.engine.record(&address)?;
     let turn = args
         .turn
         .or(record.live.as_ref().map(|live| live.turn))
         .or(record.last.as_ref().map(|last| last.turn))
         .ok_or_else(|| EngineError::NotFound {
             code: ErrorCode::NoTurn,
-            problem: format!("{issue} has had no turn yet"),
-            hint: format!("run one: kugetsu continue {issue}"),
+            problem: format!("{address} has had no turn yet"),
+            hint: format!("run one: kugetsu continue {address}"),
         })?;
     let path = if args.raw {
-        context.engine.raw_log_path(&issue, turn)
+        context.engine.raw_log_path(&address, turn)
     } else {
-        context.engine.stream_path(&issue, turn)
+        context.engine.stream_path(&address, turn)
     };
     let show = if output.json || args.raw {
         Show::Lines(Vec::new())
     } else {
         Show::Text
     };
-    let goes_on = || context.engine.is_running(&issue, turn);
+    let goes_on = || context.engine.is_running(&address, turn);
     if args.follow {
         wait_for(&path, goes_on);
     }
@@ -69,15 +69,15 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
     print(&path, show, args.follow, goes_on)?;
     // The output of an interrupted turn, often empty, does not show that the turn was interrupted.
     if for_people
-        && let Ok(Some((_, ended))) = context.engine.end_of(&issue, turn)
+        && let Ok(Some((_, ended))) = context.engine.end_of(&address, turn)
         && (ended.verdict != Verdict::Completed || ended.log_gap.is_some())
     {
-        output.note(format!("kugetsu: {issue} {}", ended.verdict));
+        output.note(format!("kugetsu: {address} {}", ended.verdict));
         if !ended.reason.is_empty() {
             output.note(format!("  {}", ended.reason));
         }
         if let Some(why) = &ended.log_gap {
-            ending::warn_of_gap(&issue, why, output);
+            ending::warn_of_gap(&address, why, output);
         }
     }
     Ok(ExitStatus::Ok)

@@ -48,16 +48,16 @@ pub(super) fn list(_args: &PendingArgs, context: &Context, output: Output) -> Ou
 }
 
 pub(super) fn answer(args: &AnswerArgs, context: &Context, output: Output) -> Outcome {
-    let issue = context.address(&args.reference)?;
+    let address = context.address(&args.reference)?;
     let answer = match args.answer.as_slice() {
         [one] => Value::from(one.as_str()),
         more => Value::from(more),
     };
-    let record = context.engine.answer(&issue, &answer)?;
+    let record = context.engine.answer(&address, &answer)?;
     if output.json {
         output.object(requests(record));
     } else {
-        output.text(format!("stored; deliver it with: kugetsu continue {issue}"));
+        output.text(format!("stored; deliver it with: kugetsu continue {address}"));
     }
     Ok(ExitStatus::Ok)
 }

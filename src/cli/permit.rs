@@ -59,7 +59,7 @@ pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcom
         (Subject::Base(repo), arguments)
     } else {
         let reference = args.reference.unwrap_or_default();
-        (Subject::Issue(context.address(&reference)?), args.rules)
+        (Subject::Session(context.address(&reference)?), args.rules)
     };
     let change = change(&arguments, &args.remove, args.preset)?;
     let engine = &context.engine;

@@ -29,8 +29,8 @@ pub(super) fn run(args: &RestoreArgs, context: &Context, output: Output) -> Outc
                 ));
             }
         }
-        Subject::Issue(issue) => {
-            let record = engine.restore(&issue)?;
+        Subject::Session(address) => {
+            let record = engine.restore(&address)?;
             if output.json {
                 let state = engine.state_of(&record);
                 output.document(&SessionWithState { record, state });
@@ -39,7 +39,7 @@ pub(super) fn run(args: &RestoreArgs, context: &Context, output: Output) -> Outc
                     .session
                     .as_ref()
                     .map_or("no session", |session| session.as_str());
-                output.text(format!("restored {issue} ({session})"));
+                output.text(format!("restored {address} ({session})"));
             }
         }
     }

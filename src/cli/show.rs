@@ -21,16 +21,16 @@ pub(super) struct ShowArgs {
 }
 
 pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome {
-    let issue = context.address(&args.reference)?;
+    let address = context.address(&args.reference)?;
     let engine = &context.engine;
-    let record = engine.record(&issue)?;
+    let record = engine.record(&address)?;
     let state = engine.state_of(&record);
     let turns = if args.turns {
-        Some(engine.turns(&issue)?)
+        Some(engine.turns(&address)?)
     } else {
         None
     };
-    let holder = engine.in_use(&issue);
+    let holder = engine.in_use(&address);
     if output.json {
         output.document(&ShowOutput {
             session: SessionWithState { record, state },
@@ -106,7 +106,10 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         };
         lines.push(format!("  last turn   {} {}{reason}", last.turn, last.verdict));
     }
-    lines.push(format!("  record      {}", engine.record_path(&issue).display()));
+    lines.push(format!(
+        "  record      {}",
+        engine.record_path(&address).display()
+    ));
     output.text(lines.join("\n"));
     if let Some(turns) = turns {
         output.text("");

@@ -36,30 +36,34 @@ enum Action {
 }
 
 pub(super) fn run(args: &SignalArgs, context: &Context, output: Output) -> Outcome {
-    let issue = context.address(&args.reference)?;
+    let address = context.address(&args.reference)?;
     let signal = match args.action {
         Action::Pause => Signal::Pause,
         Action::Resume => Signal::Resume,
         Action::Stop => Signal::Stop,
-        Action::Rebase => return rebase(&issue, context, output),
+        Action::Rebase => return rebase(&address, context, output),
     };
-    let live = context.engine.signal(&issue, signal)?;
+    let live = context.engine.signal(&address, signal)?;
     if output.json {
         output.object(SignalOutput {
-            address: issue,
+            address,
             turn: live.turn,
             signal,
             pid: live.supervisor.pid,
         });
     } else {
-        output.text(format!("{issue}: sent {} to turn {}", signal.as_str(), live.turn));
+        output.text(format!(
+            "{address}: sent {} to turn {}",
+            signal.as_str(),
+            live.turn
+        ));
     }
     Ok(ExitStatus::Ok)
 }
 
-fn rebase(issue: &Address, context: &Context, output: Output) -> Outcome {
+fn rebase(address: &Address, context: &Context, output: Output) -> Outcome {
     let (rebased, signal) = with_signals(false, async |interrupts| {
-        context.engine.rebase(issue, interrupts).await
+        context.engine.rebase(address, interrupts).await
     })?;
     let (onto, rebased) = rebased.map_err(|error| CommandError::from(error).after(signal))?;
     let (result, files, status) = match &rebased {
@@ -69,7 +73,7 @@ fn rebase(issue: &Address, context: &Context, output: Output) -> Outcome {
     };
     if output.json {
         output.object(RebaseOutput {
-            address: issue.clone(),
+            address: address.clone(),
             signal: "rebase".to_owned(),
             onto,
             result,
@@ -79,15 +83,15 @@ fn rebase(issue: &Address, context: &Context, output: Output) -> Outcome {
         return Ok(status);
     }
     match &rebased {
-        Rebased::UpToDate => output.text(format!("{issue}: its branch already contains all of {onto}")),
-        Rebased::Onto(commit) => output.text(format!("{issue}: rebased onto {onto} ({commit})")),
+        Rebased::UpToDate => output.text(format!("{address}: its branch already contains all of {onto}")),
+        Rebased::Onto(commit) => output.text(format!("{address}: rebased onto {onto} ({commit})")),
         Rebased::Conflicts(files) => {
             output.note(format!(
-                "kugetsu: {issue} cannot be rebased onto {onto}: conflicts in {}; nothing was changed",
+                "kugetsu: {address} cannot be rebased onto {onto}: conflicts in {}; nothing was changed",
                 files.join(", ")
             ));
             output.note(format!(
-                "  let the session resolve them: kugetsu continue {issue} \"rebase onto {onto}\""
+                "  let the session resolve them: kugetsu continue {address} \"rebase onto {onto}\""
             ));
         }
     }

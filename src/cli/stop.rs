@@ -16,12 +16,12 @@ pub(super) struct StopArgs {
 }
 
 pub(super) fn run(args: &StopArgs, context: &Context, output: Output) -> Outcome {
-    let issue = context.address(&args.reference)?;
-    let stopped = context.engine.stop(&issue)?;
+    let address = context.address(&args.reference)?;
+    let stopped = context.engine.stop(&address)?;
     let turn = &stopped.report.turn;
     if output.json {
         output.object(StopOutput {
-            address: issue,
+            address,
             turn: turn.turn,
             verdict: turn.verdict,
             reason: turn.reason.clone(),
@@ -30,7 +30,7 @@ pub(super) fn run(args: &StopArgs, context: &Context, output: Output) -> Outcome
     } else {
         let how = if stopped.forced { ", by SIGTERM" } else { "" };
         output.text(format!(
-            "{issue}: turn {} ended as {}{how}",
+            "{address}: turn {} ended as {}{how}",
             turn.turn, turn.verdict
         ));
     }

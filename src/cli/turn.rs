@@ -317,7 +317,7 @@ pub(super) fn run(
     context: &Context,
     output: Output,
 ) -> Outcome {
-    let issue = context.address(&reference)?;
+    let address = context.address(&reference)?;
     args.check_form()?;
     if args.asking.supervised && (message.is_empty() || message == ["-"]) {
         return Err(CommandError::usage(
@@ -327,7 +327,7 @@ pub(super) fn run(
     }
     let prompt = if let Some(detached) = &context.detached {
         detached.prompt()
-    } else if message.is_empty() && has_undelivered_answer(context, &issue) {
+    } else if message.is_empty() && has_undelivered_answer(context, &address) {
         String::new()
     } else {
         prompt::read(message)?
@@ -339,20 +339,20 @@ pub(super) fn run(
     check_types(&args.events)?;
     if context.detached.is_none() {
         if let Some(turn) = args.turn_id
-            && engine.is_recorded(&issue, turn)?
+            && engine.is_recorded(&address, turn)?
         {
-            return follow_recorded(&issue, turn, args.detach, form, args.events, context, output);
+            return follow_recorded(&address, turn, args.detach, form, args.events, context, output);
         }
         if args.detach {
-            return detach::launch(&issue, prompt, context, output);
+            return detach::launch(&address, prompt, context, output);
         }
     }
     if args.debug {
-        super::output::trace_to(engine.open_debug_log(&Subject::Issue(issue.clone()))?);
+        super::output::trace_to(engine.open_debug_log(&Subject::Session(address.clone()))?);
     }
     let responder = args.asking.responder(engine.settings())?;
     let request = TurnRequest {
-        address: issue.clone(),
+        address: address.clone(),
         typed: reference,
         turn: args.turn_id,
         prompt,
@@ -382,7 +382,7 @@ pub(super) fn run(
             let progress = args.verbose.then_some(Verbosity::Lines);
             printer = Some(Printer::start(feed, show, progress));
             if let Some(detached) = detached {
-                detached.ready(id, &issue, engine);
+                detached.ready(id, &address, engine);
             }
         })
         .await
@@ -401,7 +401,7 @@ pub(super) fn run(
             // The signal came before the command found the recorded turn, so the command ends without waiting for that
             // turn.
             None if let Some(status) = signal => Ok(status),
-            None => follow_recorded(&issue, turn, false, form, args.events, context, output),
+            None => follow_recorded(&address, turn, false, form, args.events, context, output),
         };
     }
     let report = report.map_err(|error| {
@@ -443,8 +443,8 @@ async fn follow(
 }
 
 /// Whether the next turn has an answer to deliver and needs no message.
-fn has_undelivered_answer(context: &Context, issue: &Address) -> bool {
-    let record = context.engine.find(issue).ok().flatten();
+fn has_undelivered_answer(context: &Context, address: &Address) -> bool {
+    let record = context.engine.find(address).ok().flatten();
     record.is_some_and(|record| record.pending.iter().any(|pending| pending.answer.is_some()))
 }
 
@@ -463,7 +463,7 @@ fn check_types(types: &[String]) -> Result<(), CommandError> {
 
 /// Handles a request for a turn that is already on record: waits for its end, or with `--detach` prints only its id.
 fn follow_recorded(
-    issue: &Address,
+    address: &Address,
     turn: Uuid,
     detach: bool,
     form: OutputForm,
@@ -472,9 +472,9 @@ fn follow_recorded(
     output: Output,
 ) -> Outcome {
     if detach {
-        return detach::print_turn(issue, turn, None, output);
+        return detach::print_turn(address, turn, None, output);
     }
-    wait::until_end(issue, turn, None, (form, types), context, output)
+    wait::until_end(address, turn, None, (form, types), context, output)
 }
 
 #[cfg(test)]

@@ -35,18 +35,18 @@ pub(super) struct WaitArgs {
 }
 
 pub(super) fn run(args: &WaitArgs, context: &Context, output: Output) -> Outcome {
-    let issue = context.address(&args.reference)?;
+    let address = context.address(&args.reference)?;
     let turn = match args.turn {
         Some(turn) => turn,
-        None => context.engine.newest_turn(&issue)?,
+        None => context.engine.newest_turn(&address)?,
     };
     let form = OutputForm::chosen(args.output, false, output);
-    until_end(&issue, turn, args.timeout, (form, Vec::new()), context, output)
+    until_end(&address, turn, args.timeout, (form, Vec::new()), context, output)
 }
 
 /// Prints a turn from its beginning to its end, and its result. The exit status is the turn's.
 pub(super) fn until_end(
-    issue: &Address,
+    address: &Address,
     turn: Uuid,
     at_most: Option<Duration>,
     (form, types): (OutputForm, Vec<String>),
@@ -56,21 +56,21 @@ pub(super) fn until_end(
     let engine = &context.engine;
     let began = Instant::now();
     let expired = || at_most.is_some_and(|limit| began.elapsed() >= limit);
-    let events = engine.stream_path(issue, turn);
+    let events = engine.stream_path(address, turn);
     let show = match form {
         OutputForm::Text => Some(Show::Text),
         OutputForm::StreamJson => Some(Show::Lines(types)),
         OutputForm::Json => None,
     };
     if let Some(show) = show {
-        let continues = || !expired() && engine.is_running(issue, turn);
+        let continues = || !expired() && engine.is_running(address, turn);
         logs::wait_for(&events, continues);
         if events.exists() {
             logs::print(&events, show, true, continues)?;
         }
     }
     let left = at_most.map(|limit| limit.saturating_sub(began.elapsed()));
-    let report = engine.wait_turn(issue, turn, left)?;
+    let report = engine.wait_turn(address, turn, left)?;
     let status: ExitStatus = ending::exit_of(&report, None);
     if form == OutputForm::Json {
         output.object(ending::result(&report, status));

@@ -97,7 +97,7 @@ fn run(program: &Path) -> Result<u8, (u8, String)> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(unavailable("the system gives no event loop"))?
+        .map_err(unavailable("the system provides no event loop"))?
         .block_on(supervise(command, line.files, frames, input))
         .map(status_of)
         .map_err(unavailable("the command cannot be started"))

@@ -370,7 +370,7 @@ impl Shared<'_> {
 
 /// Runs `init` and the turns of a plan in a world with the real opencode, and checks what is left.
 pub fn soak(world: &World, plan: &SoakPlan) -> SoakTally {
-    world.spawn(["init"]).wait(LIMIT).expect_status(0);
+    world.make_base();
     let shared = Shared {
         world,
         tally: Mutex::default(),

@@ -69,10 +69,6 @@ fn turn(world: &World, verb: &str, more: &[&str], prompt: &str) -> Output {
     world.spawn(words).wait(SOON)
 }
 
-fn init(world: &World) {
-    world.run(["init"]).expect_status(0);
-}
-
 fn answers(world: &World, content: &Value) -> String {
     let file = world.tmp().join("answers.json");
     #[expect(clippy::disallowed_methods, reason = "a test's own file")]
@@ -82,7 +78,7 @@ fn answers(world: &World, content: &Value) -> String {
 
 on_both_versions! {
     fn a_file_answers_questions_and_permissions_and_its_secrets_stay_secret(world: &World) {
-        init(world);
+        world.make_base();
         let world_name = world.root().file_name().unwrap().to_string_lossy().into_owned();
         let outside = format!("/var/tmp/{world_name}");
         let file = format!("{outside}/note.txt");
@@ -135,7 +131,7 @@ on_both_versions! {
     }
 
     fn a_supervisor_answers_and_the_default_stands_in_for_a_silent_one(world: &World) {
-        init(world);
+        world.make_base();
         world.model.on("ask the supervisor", vec![colour_question(), Reply::text("thanks")]);
         let mut running = world.start(
             world.kugetsu(["start", "#1", "--transport", "serve", "--supervised", "ask the supervisor"]),
@@ -172,7 +168,7 @@ on_both_versions! {
     }
 
     fn a_blocked_turn_waits_for_a_person_and_the_next_turn_delivers_the_answer(world: &World) {
-        init(world);
+        world.make_base();
         world.model.on("ask a person", vec![colour_question(), Reply::text("never")]);
         let output = world
             .spawn(["start", "#1", "--transport", "serve", "--on-ask", "block", "--output", "json", "ask a person"])
@@ -200,7 +196,7 @@ on_both_versions! {
 
 on_both_versions! {
     fn a_file_has_lists_refusals_and_a_default_and_the_setting_has_one_too(world: &World) {
-        init(world);
+        world.make_base();
         let outside = Outside::of(world);
         world.model.on("ask in parts", vec![two_questions(), Reply::text("thanks")]);
         let path = answers(world, &json!({"questions": {"Colours": ["red", "blue"], "Which size?": "large"}}));
@@ -224,14 +220,7 @@ on_both_versions! {
         let path = answers(world, &json!({"defaults": {"strategy": "first_option"}}));
         let file = ["--answers", path.as_str()];
         let nobody = ["--supervised", "--response-timeout", "1s"];
-        for (prompt, flags, strategy, first) in [
-            ("first by file", &file[..], None, true),
-            ("cancel by file", &file, Some("cancel"), false),
-            ("cancel by setting", &nobody, None, false),
-        ] {
-            if let Some(strategy) = strategy {
-                answers(world, &json!({"defaults": {"strategy": strategy}}));
-            }
+        for (prompt, flags, first) in [("first by file", &file[..], true), ("cancel by setting", &nobody, false)] {
             world.model.on(prompt, vec![colour_question(), Reply::text("thanks")]);
             let words = [&["continue", "#1", "--transport", "serve", "--output", "stream-json", prompt], flags].concat();
             let mut command = world.kugetsu(words);
@@ -249,7 +238,7 @@ on_both_versions! {
     }
 
     fn a_supervisor_allows_and_denies(world: &World) {
-        init(world);
+        world.make_base();
         let outside = Outside::of(world);
         for (verb, answer) in [("start", "allow"), ("continue", "deny")] {
             let prompt = format!("supervise {answer}");
@@ -271,7 +260,7 @@ on_both_versions! {
     }
 
     fn a_permission_that_a_person_gives_is_for_one_turn_and_outlives_a_crash(world: &World) {
-        init(world);
+        world.make_base();
         let outside = Outside::of(world);
         let action = || world.run(["query"]).expect_status(0).json()["actions"][0].clone();
         let waiting = || world.run(["query"]).expect_status(0).json()["pending"].clone();

@@ -8,7 +8,7 @@ use kugetsu_testing::{Opencode, Reply, Version, World, on_both_versions};
 
 on_both_versions! {
     fn the_session_is_shown_and_held_until_the_person_leaves(world: &World) {
-        world.spawn(["init"]).wait(SOON).expect_status(0);
+        world.make_base();
         world.model.on("say the word", vec![Reply::text("the word is mellon")]);
         world.spawn(["start", ISSUE, "say the word"]).wait(SOON).expect_status(0);
 

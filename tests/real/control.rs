@@ -21,7 +21,7 @@ fn requests_with(world: &World, prompt: &str) -> usize {
 
 /// A turn is paused while the model thinks, resumed, paused again and stopped.
 fn pause_resume_and_stop(world: &World, transport: &str) {
-    world.run(["init"]).expect_status(0);
+    world.make_base();
     let first = Gate::new();
     world.model.on("think", vec![Reply::text("never").behind(&first)]);
     let turn = world.spawn(["start", "14", "think", "--transport", transport]);
@@ -75,7 +75,7 @@ on_both_versions! {
     }
 
     fn a_detached_turn_outlives_its_connection_and_is_not_run_twice(world: &World) {
-        world.run(["init"]).expect_status(0);
+        world.make_base();
         let gate = Gate::new();
         world.model.on("work", vec![Reply::text("the work is done").behind(&gate)]);
         let id = "01900000-0000-7000-8000-000000000001";

@@ -76,23 +76,20 @@ on_every_combination! {
 
     fn prompts_arrive_byte_for_byte(case: &Case) {
         let nasty = "--flag -x \"double\" 'single' $(touch gone) `touch gone` \\ \\n %s {} \u{1f980} e\u{301}\t\r\n\r\n  -- end \n\n";
-        let stdin = format!("\n\n - {nasty}");
         let line = "0123456789 \u{1f980} \"quoted\" $(x)\n";
-        let large = format!("large {}", line.repeat((1 << 20) / line.len() + 1));
+        let large = format!("\n\n - {}{nasty}", line.repeat((1 << 20) / line.len() + 1));
         assert!(large.len() > 1 << 20);
         expect(&case.turn("start", "#1", &["--", nasty]), 0, "completed", "");
-        for text in [&stdin, &large] {
-            let output = case.turn_with("continue", "#1", &["-"], Stdin::text(text.as_str()));
-            expect(&output, 0, "completed", "");
-        }
+        let output = case.turn_with("continue", "#1", &["-"], Stdin::text(large.as_str()));
+        expect(&output, 0, "completed", "");
         // `run` of 1.3.2 adds one line feed before the prompt on its stdin; nothing else ever differs.
         let added = match (case.transport, case.version) {
             ("run", Version::V1_3_2) => "\n",
             _ => "",
         };
         let arrived: Vec<String> = case.model.turn_requests().iter().map(Request::last_user_text).collect();
-        assert_eq!(arrived.len(), 3);
-        for (arrived, sent) in arrived.iter().zip([nasty, &stdin, &large]) {
+        assert_eq!(arrived.len(), 2);
+        for (arrived, sent) in arrived.iter().zip([nasty, &large]) {
             let same = arrived.strip_prefix(added) == Some(sent);
             let head = |text: &str| text.chars().take(200).collect::<String>();
             assert!(same, "{} bytes {:?} instead of {} bytes {:?}", arrived.len(), head(arrived), sent.len(), head(sent));

@@ -47,7 +47,7 @@ fn turn(world: &World, arguments: &[&str], file: &str) {
 
 on_both_versions! {
     fn started_through_serve_and_continued_through_run(world: &World) {
-        run(world, &["init"]);
+        world.make_base();
         turn(world, &["start", "14", "--worktree", "--transport", "serve"], "one");
         turn(world, &["continue", "14", "--transport", "run"], "two");
         assert_eq!(world.sessions().len(), 2, "the base and one fork");
@@ -55,7 +55,7 @@ on_both_versions! {
     }
 
     fn started_through_run_and_continued_through_serve(world: &World) {
-        run(world, &["init"]);
+        world.make_base();
         turn(world, &["start", "14", "--worktree", "--transport", "run"], "one");
         // The worktree is removed and restored, both in opencode and in git.
         let session = world.run(["show", ISSUE, "--json"]).json()["session"].clone();

@@ -30,7 +30,7 @@ fn alone() -> MutexGuard<'static, ()> {
 on_both_versions! {
     fn kills_lose_no_session_and_double_none(world: &World) {
         let _alone = alone();
-        let plan = SoakPlan { turns: 16, seed: 2773 };
+        let plan = SoakPlan { turns: 12, seed: 2773 };
         let tally = soak(world, &plan);
         println!("seed {}", plan.seed);
         println!("{}\n{}", SoakTally::HEAD, tally.rows("the real one"));

@@ -35,7 +35,7 @@ impl Case {
             version,
             transport,
         };
-        case.to_end(["init"], Stdin::Null).expect_status(0);
+        case.make_base();
         case
     }
 

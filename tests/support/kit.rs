@@ -37,7 +37,7 @@ pub(crate) fn start_in(world: &World, environment: &[(&str, &str)], arguments: &
     world.start(command, Stdin::Null)
 }
 
-/// Gives the world a base: made by `init`, or adopted if the fake does not serve. Returns the base's session.
+/// Gives the world a base; the fake, which does not serve, has it adopted. Returns the base's session.
 #[track_caller]
 pub(crate) fn with_base(world: &World) -> String {
     if world.opencode() == Opencode::Fake {
@@ -45,9 +45,8 @@ pub(crate) fn with_base(world: &World) -> String {
         run(world, ["init", "--adopt", &session]).expect_status(0);
         session
     } else {
-        let made = run(world, ["init", "--json"]);
-        made.expect_status(0);
-        text(&made.json()["session"])
+        world.make_base();
+        session_of(world, "base")
     }
 }
 

@@ -52,7 +52,7 @@ impl std::str::FromStr for TransportChoice {
             "auto" => Ok(Self::Auto),
             "run" => Ok(Self::Only(TransportKind::Run)),
             "serve" => Ok(Self::Only(TransportKind::Serve)),
-            _ => Err("it is one of auto, run, serve".to_owned()),
+            _ => Err("expected one of auto, run, serve".to_owned()),
         }
     }
 }
@@ -246,8 +246,7 @@ pub struct PendingRequest {
     /// `permission` or `question`.
     pub kind: String,
     /// The permission and its patterns, or the questions with their options.
-    #[schemars(with = "crate::RequestDetail")]
-    pub detail: Value,
+    pub detail: crate::RequestDetail,
     /// A person's answer; the next turn delivers it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<Value>,

@@ -3,6 +3,7 @@
 //! Every process started in a world inherits a marker variable. The world uses it to find the processes that are still
 //! alive, to prove that there are none, and to kill the rest when dropped.
 
+mod base;
 mod binaries;
 mod child;
 mod database;

@@ -60,7 +60,7 @@ fn status(port: u16, path: &str, password: Option<&str>) -> u16 {
 
 on_both_versions! {
     fn the_server_is_private(world: &World) {
-        world.spawn(["init"]).wait(SOON).expect_status(0);
+        world.make_base();
         let gate = Gate::new();
         world.model.on("wait here", vec![Reply::text("done").behind(&gate)]);
         let turn = world.spawn(["start", "1", "wait here", "--transport", "serve"]);

@@ -28,7 +28,7 @@ pub struct ShowOutput {
     /// The record and the state.
     #[serde(flatten)]
     pub session: SessionWithState,
-    /// The current user of the session: null if that process left no name, absent if the session is free.
+    /// The current user of the session: null if that is an unknown process, absent if the session is free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_use: Option<Option<Holder>>,
     /// Every turn that has ended, oldest first; only with `--turns`.

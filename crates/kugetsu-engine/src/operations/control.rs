@@ -110,15 +110,14 @@ impl Engine {
             engine.rebase_blocking(&subject)
         })
         .await
-        .map_err(|error| match error {
-            EngineError::Interrupted(interrupt) => EngineError::InterruptedWhile {
+        .map_err(|error| {
+            error.or_if_interrupted(|interrupt| EngineError::InterruptedWhile {
                 subject: address.to_string(),
                 doing: "its branch was being rebased",
                 code: None,
                 interrupt,
                 hint: format!("try again: kugetsu signal {address} rebase"),
-            },
-            error => error,
+            })
         })
     }
 

@@ -224,6 +224,14 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// The error itself, or what `explain` makes of it if it is only an interrupt.
+    pub(super) fn or_if_interrupted(self, explain: impl FnOnce(Interrupt) -> Self) -> Self {
+        match self {
+            Self::Interrupted(interrupt) => explain(interrupt),
+            error => error,
+        }
+    }
+
     /// The stable code of the error.
     pub fn code(&self) -> ErrorCode {
         match self {
@@ -357,7 +365,7 @@ impl EngineError {
             Self::Store(error) => error.hint().map(str::to_owned),
             Self::Lease(error) => error.hint().map(str::to_owned),
             Self::SessionGone { subject, .. } => Some(match subject {
-                Subject::Issue(_) => "see what is orphaned with: kugetsu prune".to_owned(),
+                Subject::Session(_) => "see what is orphaned with: kugetsu prune".to_owned(),
                 Subject::Base(_) => "make a new base with: kugetsu init --force".to_owned(),
             }),
             Self::WrongDatabase { .. } => Some(
@@ -365,7 +373,7 @@ impl EngineError {
                     .to_owned(),
             ),
             Self::DirectoryGone { subject, .. } => Some(match subject {
-                Subject::Issue(address) => {
+                Subject::Session(address) => {
                     format!("bring it back, or remove the session: kugetsu destroy {address}")
                 }
                 Subject::Base(_) => "bring it back, or make a new base with: kugetsu init --force".to_owned(),

@@ -179,8 +179,8 @@ impl Engine {
                 Ok(record)
             })
             .await
-            .map_err(|error| match error {
-                EngineError::Interrupted(interrupt) => EngineError::InterruptedWhile {
+            .map_err(|error| {
+                error.or_if_interrupted(|interrupt| EngineError::InterruptedWhile {
                     subject: repo.to_string(),
                     doing: "the base was being recorded",
                     code: prompted.is_some().then_some(ErrorCode::InitCutOff),
@@ -190,8 +190,7 @@ impl Engine {
                     } else {
                         "run the same `kugetsu init` again".to_owned()
                     },
-                },
-                error => error,
+                })
             })?;
         let mut log_gap = None;
         if let Some(closed) = prompted {

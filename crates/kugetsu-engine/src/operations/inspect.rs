@@ -82,7 +82,7 @@ impl Engine {
     /// Opens a log in a session's folder to append to.
     pub fn open_log(&self, subject: &Subject, name: &str) -> Result<File, EngineError> {
         let key: RecordKey = match subject {
-            Subject::Issue(address) => address.into(),
+            Subject::Session(address) => address.into(),
             Subject::Base(repo) => repo.into(),
         };
         Ok(self.store.open_log(&key, name)?)

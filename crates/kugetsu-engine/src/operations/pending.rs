@@ -11,9 +11,9 @@ use super::{Engine, EngineError};
 use crate::permission::{Action, Rule};
 use crate::redact::Redactor;
 use crate::store::this_process;
-use crate::transport::{Answer, Question, Request, RequestKind};
+use crate::transport::{Answer, Request, RequestKind};
 use crate::turn::answers::interpret;
-use kugetsu_api::{Address, ErrorCode, PendingRequest, SessionRecord};
+use kugetsu_api::{Address, ErrorCode, PendingRequest, RequestDetail, SessionRecord};
 
 /// Converts a request to its form in the record, without secrets.
 pub(super) fn from_request(request: &Request, turn: Uuid, redactor: &Redactor) -> PendingRequest {
@@ -24,32 +24,20 @@ pub(super) fn from_request(request: &Request, turn: Uuid, redactor: &Redactor) -
         turn,
         asked: Timestamp::now(),
         kind: request.kind.kind_name().to_owned(),
-        detail: clean.unwrap_or_default(),
+        detail: clean.unwrap_or(RequestDetail::Other(Value::Null)),
         answer: None,
     }
 }
 
-/// Parses a recorded request; `None` if the record was edited and is not valid.
+/// The recorded request; `None` if the record was edited and is not valid.
 fn kind(pending: &PendingRequest) -> Option<RequestKind> {
-    let texts = |value: &Value| -> Option<Vec<String>> {
-        let values = value.as_array()?.iter();
-        values.map(|text| text.as_str().map(str::to_owned)).collect()
-    };
-    if pending.kind == "permission" {
-        return Some(RequestKind::Permission {
-            permission: pending.detail["permission"].as_str()?.to_owned(),
-            patterns: texts(&pending.detail["patterns"])?,
-        });
+    match pending.detail.clone() {
+        RequestDetail::Permission { permission, patterns } => {
+            Some(RequestKind::Permission { permission, patterns })
+        }
+        RequestDetail::Questions(questions) => Some(RequestKind::Question(questions)),
+        RequestDetail::Other(_) => None,
     }
-    let questions = pending.detail.as_array()?.iter().map(|question| {
-        Some(Question {
-            header: question["header"].as_str()?.to_owned(),
-            question: question["question"].as_str()?.to_owned(),
-            options: texts(&question["options"])?,
-            multiple: question["multiple"] == true,
-        })
-    });
-    questions.collect::<Option<_>>().map(RequestKind::Question)
 }
 
 /// The prompt with the answers before it, and the rules that the answers grant.

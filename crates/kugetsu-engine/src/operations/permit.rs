@@ -10,7 +10,7 @@ use kugetsu_api::{Address, ErrorCode, RepoRef};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// The session of an address.
-    Issue(Address),
+    Session(Address),
     /// A base, and so its future forks.
     Base(RepoRef),
 }
@@ -19,7 +19,7 @@ impl Subject {
     /// The address, or the base's repository.
     pub(super) fn reference(&self) -> String {
         match self {
-            Self::Issue(address) => address.to_string(),
+            Self::Session(address) => address.to_string(),
             Self::Base(repo) => repo.to_string(),
         }
     }
@@ -28,7 +28,7 @@ impl Subject {
 impl std::fmt::Display for Subject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Issue(address) => write!(f, "{address}"),
+            Self::Session(address) => write!(f, "{address}"),
             Self::Base(repo) => write!(f, "the base of {repo}"),
         }
     }
@@ -82,7 +82,7 @@ impl Engine {
     /// The policy of a session or a base.
     pub fn policy(&self, subject: &Subject) -> Result<Policy, EngineError> {
         match subject {
-            Subject::Issue(address) => Ok(self.record(address)?.policy),
+            Subject::Session(address) => Ok(self.record(address)?.policy),
             Subject::Base(repo) => Ok(self.own_base(repo)?.policy),
         }
     }
@@ -92,7 +92,7 @@ impl Engine {
     pub fn permit(&self, subject: &Subject, change: &Permit) -> Result<Policy, EngineError> {
         let holder = this_process("permit");
         match subject {
-            Subject::Issue(address) => {
+            Subject::Session(address) => {
                 let lease = self.store.lease_session(address, holder, None)?;
                 let mut record = self.record(address)?;
                 self.adopt(&lease, &mut record, None)?;
@@ -134,7 +134,7 @@ impl Engine {
     /// ask. Starts opencode once, without a model, to read the rules of its agent and its configuration.
     pub fn explain(&self, subject: &Subject) -> Result<Vec<Explained>, EngineError> {
         let (policy, directory) = match subject {
-            Subject::Issue(address) => {
+            Subject::Session(address) => {
                 let record = self.record(address)?;
                 (record.policy, record.directory)
             }

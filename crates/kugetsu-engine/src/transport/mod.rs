@@ -80,7 +80,7 @@ pub trait Connector: Send + Sync {
     async fn connect(&self, spec: &TurnSpec) -> Result<Box<dyn TurnLink>, TransportError>;
 
     /// Ends everything that a dropped [`connect`](Connector::connect), or a dropped call of one of its links, has left
-    /// of this turn. By default those are the processes that carry the turn's mark.
+    /// of this turn. By default those are the processes that carry the turn's mark. Gives up after ten seconds.
     async fn abandon(&self, spec: &TurnSpec) {
         let turn = spec.turn();
         if let Err(error) = aside(move || process::sweep_marked(turn)).await {
@@ -213,7 +213,7 @@ pub enum RequestKind {
         patterns: Vec<String>,
     },
     /// Questions, each with its options.
-    Question(Vec<Question>),
+    Question(Vec<QuestionDetail>),
 }
 
 impl RequestKind {
@@ -232,15 +232,7 @@ impl RequestKind {
                 permission: permission.clone(),
                 patterns: patterns.clone(),
             },
-            Self::Question(questions) => {
-                let questions = questions.iter().map(|question| QuestionDetail {
-                    header: question.header.clone(),
-                    question: question.question.clone(),
-                    options: question.options.clone(),
-                    multiple: question.multiple,
-                });
-                RequestDetail::Questions(questions.collect())
-            }
+            Self::Question(questions) => RequestDetail::Questions(questions.clone()),
         }
     }
 }
@@ -266,19 +258,6 @@ impl std::fmt::Display for RequestKind {
             }
         }
     }
-}
-
-/// One question with its options.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// A title of a few words.
-    pub header: String,
-    /// The whole question.
-    pub question: String,
-    /// The labels that may be chosen.
-    pub options: Vec<String>,
-    /// Whether more than one label may be chosen.
-    pub multiple: bool,
 }
 
 /// An answer to a [`Request`].

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::raw_log::RawLog;
-use super::{Question, Request, RequestKind, TransportEvent};
+use super::{Request, RequestKind, TransportEvent};
 use crate::opencode::{
     Api, ApiError, EventStream, PartState, PermissionAsked, QuestionsAsked, Retry, Role, ServerEvent,
     ServerEventKind, SessionStatus, StreamedEvent, TurnAnswer,
 };
-use kugetsu_api::SessionId;
+use kugetsu_api::{QuestionDetail, SessionId};
 
 /// The pause before the stream is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(200);
@@ -270,7 +270,7 @@ fn permission(asked: PermissionAsked) -> Option<TransportEvent> {
 }
 
 fn questions(asked: QuestionsAsked) -> Option<TransportEvent> {
-    let questions = asked.questions.into_iter().map(|question| Question {
+    let questions = asked.questions.into_iter().map(|question| QuestionDetail {
         header: question.header,
         question: question.question,
         options: question.options.into_iter().map(|option| option.label).collect(),

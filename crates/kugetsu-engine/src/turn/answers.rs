@@ -8,7 +8,8 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::permission::{Action, Rule, evaluate};
-use crate::transport::{Answer, Question, Request, RequestKind};
+use crate::transport::{Answer, Request, RequestKind};
+use kugetsu_api::QuestionDetail;
 
 /// Answers that were prepared before the turn (`--answers FILE`).
 #[derive(Clone, Default, Deserialize)]
@@ -216,7 +217,7 @@ fn decide(rules: &[Rule], permission: &str, patterns: &[String]) -> Option<Answe
     (!actions.is_empty() && actions.iter().all(|action| *action == Action::Allow)).then_some(Answer::Allow)
 }
 
-fn first_options(questions: &[Question]) -> Answer {
+fn first_options(questions: &[QuestionDetail]) -> Answer {
     let first: Option<Vec<_>> = questions
         .iter()
         .map(|question| question.options.first().map(|label| vec![label.clone()]))
@@ -228,7 +229,8 @@ fn first_options(questions: &[Question]) -> Answer {
 pub fn interpret(request: &RequestKind, answer: &Value) -> Option<Answer> {
     let converted = read(request, answer)?;
     if let (RequestKind::Question(questions), Answer::Labels(labels)) = (request, &converted) {
-        let fits = |(question, labels): (&Question, &Vec<String>)| question.multiple || labels.len() == 1;
+        let fits =
+            |(question, labels): (&QuestionDetail, &Vec<String>)| question.multiple || labels.len() == 1;
         if !questions.iter().zip(labels).all(fits) {
             return None;
         }
@@ -273,5 +275,50 @@ fn read(request: &RequestKind, answer: &Value) -> Option<Answer> {
             }
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_strategy_of_a_file_precedes_that_of_the_settings() {
+        let question = QuestionDetail {
+            header: "Colour".to_owned(),
+            question: "Which colour?".to_owned(),
+            options: vec!["red".to_owned(), "green".to_owned()],
+            multiple: false,
+        };
+        let request = Request {
+            id: "que_1".to_owned(),
+            kind: RequestKind::Question(vec![question]),
+        };
+        let first = Answer::Labels(vec![vec!["red".to_owned()]]);
+        for (file, setting, expected) in [
+            (
+                r#"{"defaults": {"strategy": "cancel"}}"#,
+                Strategy::FirstOption,
+                Answer::Reject,
+            ),
+            (
+                r#"{"defaults": {"strategy": "first_option"}}"#,
+                Strategy::Cancel,
+                first.clone(),
+            ),
+            ("{}", Strategy::FirstOption, first),
+            ("{}", Strategy::Cancel, Answer::Reject),
+        ] {
+            let responder = Responder {
+                answers: Some(serde_json::from_str(file).unwrap()),
+                on_ask: OnAsk::Answer(setting),
+                ..Responder::default()
+            };
+            assert_eq!(
+                responder.by_default(&request),
+                Some(expected),
+                "{file} {setting:?}"
+            );
+        }
     }
 }

@@ -388,8 +388,8 @@ impl Supervisor<'_> {
             reply = reply => self.replied(link, &reply).await,
             () = overdue => self.overdue(link).await,
             () = tokio::time::sleep_until(deadline) => {
-                // `run` reports a tool only when the tool has ended, and neither transport reports a subagent's tool that
-                // keeps running; the database has both. A wait for an answer has a limit of its own.
+                // `run` reports a tool only when the tool has ended, and neither transport reports a subagent's tool
+                // that keeps running; the database has both. A wait for an answer has a limit of its own.
                 let at = self.began.elapsed();
                 if self.machine.is_silent(at) {
                     match self.waits_or_runs_tool().await {

@@ -259,7 +259,7 @@ pub(in crate::operations) fn check_session(
     record: SessionRecord,
     opencode: &Opencode,
 ) -> Result<SessionRecord, EngineError> {
-    let subject = Subject::Issue(record.address.clone());
+    let subject = Subject::Session(record.address.clone());
     if let Some(session) = &record.session
         && read_database(opencode)?.session(session)?.is_none()
     {
@@ -274,7 +274,7 @@ fn check_directory(record: SessionRecord) -> Result<SessionRecord, EngineError> 
         return Ok(record);
     }
     Err(EngineError::DirectoryGone {
-        subject: Subject::Issue(record.address),
+        subject: Subject::Session(record.address),
         directory: record.directory,
     })
 }

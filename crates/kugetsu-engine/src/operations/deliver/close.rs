@@ -171,16 +171,13 @@ impl Unrecorded {
     }
 
     fn or(self, error: EngineError) -> EngineError {
-        match error {
-            EngineError::Interrupted(interrupt) => EngineError::InterruptedWhile {
-                subject: self.of,
-                doing: "the end of the turn was being recorded",
-                code: Some(ErrorCode::TurnUnrecorded),
-                interrupt,
-                hint: self.hint,
-            },
-            error => error,
-        }
+        error.or_if_interrupted(|interrupt| EngineError::InterruptedWhile {
+            subject: self.of,
+            doing: "the end of the turn was being recorded",
+            code: Some(ErrorCode::TurnUnrecorded),
+            interrupt,
+            hint: self.hint,
+        })
     }
 }
 

@@ -188,7 +188,7 @@ impl Engine {
         match self.write_database(opencode)?.patch(session, &patch) {
             Ok(_) => Ok(()),
             Err(DatabaseError::NoSession { .. }) => Err(EngineError::SessionGone {
-                subject: Subject::Issue(record.address.clone()),
+                subject: Subject::Session(record.address.clone()),
                 session: session.clone(),
             }),
             Err(error) => Err(error.into()),
