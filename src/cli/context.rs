@@ -10,7 +10,7 @@ use super::CommandError;
 use super::detached::Detached;
 use kugetsu_api::{Address, ErrorCode, RefContext, RepoRef};
 use kugetsu_engine::duration::parse_duration;
-use kugetsu_engine::operations::{Engine, Environment, Subject};
+use kugetsu_engine::operations::{CloneRepo, Engine, Environment, Subject};
 use kugetsu_engine::settings::{Settings, SettingsError};
 
 /// A session, or a base.
@@ -58,12 +58,17 @@ pub(super) struct Context {
     pub(super) here: PathBuf,
     /// Set if this process supervises a detached turn.
     pub(super) detached: Option<Detached>,
+    /// Why the defaults are used instead of the settings.
+    pub(super) invalid_settings: Option<SettingsError>,
     /// The session's address, or the base's repository, that the command line names.
     named: OnceCell<String>,
+    /// The repository of the clone that contains the current directory, once a reference has needed it.
+    clone: OnceCell<Option<CloneRepo>>,
 }
 
 impl Context {
-    pub(super) fn from_environment() -> Result<Self, CommandError> {
+    /// With `tolerant`, the defaults replace invalid settings, and [`Context::invalid_settings`] has the error.
+    pub(super) fn from_environment(tolerant: bool) -> Result<Self, CommandError> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         if let Some(point) = variable("KUGETSU_CRASH_AT") {
             // For tests of what a `kill -9` at this point leaves behind.
@@ -94,19 +99,30 @@ impl Context {
             user_home.unwrap_or_else(|| PathBuf::from("/")),
             own_program(),
         );
-        let settings = Settings::load(&home.join("config.toml"), &environment)
-            .map_err(|error| unusable(&home, error))?;
+        let (settings, invalid_settings) = match Settings::load(&home.join("config.toml"), &environment) {
+            Ok(settings) => (settings, None),
+            Err(error) if tolerant => {
+                let of_variables =
+                    |variables: &Environment| Settings::load(Path::new("/dev/null"), variables);
+                let settings =
+                    of_variables(&environment).or_else(|_| of_variables(&Environment::default()))?;
+                (settings, Some(error))
+            }
+            Err(error) => return Err(unusable(&home, error)),
+        };
         Ok(Self {
             engine: Engine::open(home, settings, environment).for_one_turn(),
             here,
             detached: None,
+            invalid_settings,
             named: OnceCell::new(),
+            clone: OnceCell::new(),
         })
     }
 
-    /// Parses a reference. Asks git for the clone's origin only if the reference needs it.
+    /// Parses a reference. Asks git for the clone's repository only if the reference needs it.
     pub(super) fn address(&self, text: &str) -> Result<Address, CommandError> {
-        let context = self.ref_context(Address::needs_clone(text));
+        let context = self.ref_context(Address::needs_clone(text))?;
         let address = Address::parse(text, &context)?;
         self.set_subject(&address);
         Ok(address)
@@ -125,27 +141,40 @@ impl Context {
         }
     }
 
-    /// The repository of a command without a reference: the flag's, or else that of the clone's origin.
+    /// The repository of a command without a reference: the flag's, or else that of the clone.
     pub(super) fn repo(&self, flag: Option<&str>) -> Result<RepoRef, CommandError> {
         if let Some(text) = flag {
-            return Ok(RepoRef::parse(text, &self.ref_context(false))?);
+            return Ok(RepoRef::parse(text, &self.ref_context(false)?)?);
         }
-        match self.engine.origin_of(&self.here) {
-            Some(origin) => Ok(origin?),
-            None => Err(CommandError::usage(
-                "this folder is not in a clone with an `origin`, so the repository is not known",
+        self.clone_repo()?.map(|clone| clone.repo).ok_or_else(|| {
+            CommandError::usage(
+                "this folder is not in a clone with a remote, so the repository is not known",
                 "name it: --repo instance/owner/repo",
-            )),
-        }
+            )
+        })
     }
 
-    fn ref_context(&self, with_origin: bool) -> RefContext {
-        RefContext {
-            default_instance: self.engine.settings().instance.clone(),
-            origin: with_origin
-                .then(|| self.engine.origin_of(&self.here)?.ok())
-                .flatten(),
+    /// The repository of the clone that contains the current directory.
+    pub(super) fn clone_repo(&self) -> Result<Option<CloneRepo>, CommandError> {
+        if let Some(known) = self.clone.get() {
+            return Ok(known.clone());
         }
+        let found = self.engine.repository_of(&self.here)?;
+        Ok(self.clone.get_or_init(|| found).clone())
+    }
+
+    /// The repository of the clone, if a reference of this command was completed by another remote than `origin`.
+    pub(super) fn unusual_clone(&self) -> Option<&CloneRepo> {
+        let clone = self.clone.get()?.as_ref();
+        clone.filter(|clone| clone.remote != "origin")
+    }
+
+    fn ref_context(&self, needs_clone: bool) -> Result<RefContext, CommandError> {
+        let clone = if needs_clone { self.clone_repo()? } else { None };
+        Ok(RefContext {
+            default_instance: self.engine.settings().instance.clone(),
+            origin: clone.map(|clone| clone.repo),
+        })
     }
 }
 

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::context::Context;
 use super::detached::{DetachReport, Detached};
+use super::form::OutputForm;
 use super::output::Output;
 use super::signals::with_signals;
 use super::{Cli, CommandError, Outcome};
@@ -37,7 +38,13 @@ struct DetachedCommand {
 }
 
 /// Runs the command of this process again, detached, and prints the result.
-pub(super) fn launch(address: &Address, prompt: String, context: &Context, output: Output) -> Outcome {
+pub(super) fn launch(
+    address: &Address,
+    prompt: String,
+    form: OutputForm,
+    context: &Context,
+    output: Output,
+) -> Outcome {
     let input = DetachedCommand {
         args: std::env::args_os().collect(),
         prompt,
@@ -94,9 +101,9 @@ pub(super) fn launch(address: &Address, prompt: String, context: &Context, outpu
     let interrupted = |status| signal.unwrap_or(status);
     match parsed {
         Ok(DetachReport::Ready { turn, pid }) => {
-            print_turn(address, turn, Some(pid), output).map(interrupted)
+            print_turn(address, turn, Some(pid), form, output).map(interrupted)
         }
-        Ok(DetachReport::Recorded { turn }) => print_turn(address, turn, None, output).map(interrupted),
+        Ok(DetachReport::Recorded { turn }) => print_turn(address, turn, None, form, output).map(interrupted),
         _ if let Some(signal) = signal => Ok(signal),
         Ok(DetachReport::Failed(error)) => Err(CommandError::received(error)),
         Err(_) => Err(match report {
@@ -107,16 +114,22 @@ pub(super) fn launch(address: &Address, prompt: String, context: &Context, outpu
 }
 
 /// Prints the turn's id.
-pub(super) fn print_turn(address: &Address, turn: Uuid, pid: Option<u32>, output: Output) -> Outcome {
-    if output.json {
+pub(super) fn print_turn(
+    address: &Address,
+    turn: Uuid,
+    pid: Option<u32>,
+    form: OutputForm,
+    output: Output,
+) -> Outcome {
+    if form == OutputForm::Text {
+        output.text(turn.to_string());
+    } else {
         output.object(DetachedOutput {
             address: address.clone(),
             turn,
             pid,
             detached: true,
         });
-    } else {
-        output.text(turn.to_string());
     }
     Ok(ExitStatus::Ok)
 }
@@ -142,7 +155,7 @@ pub(super) fn child_main() -> ExitStatus {
     };
     let output = Output::new(cli.json);
     let detached = Detached::new(prompt);
-    let mut context = match Context::from_environment() {
+    let mut context = match Context::from_environment(false) {
         Ok(context) => context,
         Err(error) => {
             detached.report(&failure_report(&error));

@@ -5,9 +5,9 @@ use clap::Args;
 use super::Outcome;
 use super::context::Context;
 use super::output::Output;
-use kugetsu_api::Health;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::DoctorOutput;
+use kugetsu_api::{Check, Health};
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
@@ -17,7 +17,16 @@ pub(super) struct DoctorArgs {
 }
 
 pub(super) fn run(args: &DoctorArgs, context: &Context, output: Output) -> Outcome {
-    let checks = context.engine.doctor(args.fix)?;
+    let mut checks = Vec::new();
+    if let Some(error) = &context.invalid_settings {
+        checks.push(Check {
+            what: "settings".to_owned(),
+            health: Health::Bad,
+            detail: format!("{error}; all other checks use the defaults"),
+            opencode: false,
+        });
+    }
+    checks.extend(context.engine.doctor(args.fix));
     let sick = |of_opencode: bool| {
         checks.iter().any(|check| {
             check.opencode == of_opencode && matches!(check.health, Health::Bad | Health::Fixable)

@@ -1,5 +1,6 @@
 //! Reports a turn that has ended: its exit status, its result, its summary.
 
+use super::init::note_of_default;
 use super::output::{Output, count, money};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::TurnOutput;
@@ -33,7 +34,7 @@ pub(super) fn result(report: &TurnReport, status: ExitStatus) -> TurnOutput {
         opencode: turn.opencode.clone(),
         directory: report.record.directory.clone(),
         worktree: report.record.worktree.clone(),
-        notes: report.notes.clone(),
+        notes: notes(report),
         started: turn.started,
         ended: turn.ended,
         steps: turn.steps,
@@ -51,6 +52,13 @@ pub(super) fn result(report: &TurnReport, status: ExitStatus) -> TurnOutput {
     }
 }
 
+/// The notes of a turn for programs. People see the note about the base before the first turn.
+fn notes(report: &TurnReport) -> Vec<String> {
+    let record = &report.record;
+    let base = note_of_default(record.address.repo(), &record.base);
+    base.into_iter().chain(report.notes.iter().cloned()).collect()
+}
+
 pub(super) fn summary(report: &TurnReport, output: Output) {
     let turn = &report.turn;
     if let Some(lost) = &report.adopted {
@@ -61,13 +69,6 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
     }
     for note in &report.notes {
         output.note(format!("kugetsu: {note}"));
-    }
-    if report.record.base != *report.record.address.repo() {
-        output.note(format!(
-            "kugetsu: {} has no base of its own; the session is a fork of the default base {}",
-            report.record.address.repo(),
-            report.record.base
-        ));
     }
     let took = Duration::try_from(turn.ended.duration_since(turn.started)).unwrap_or_default();
     let mut parts = vec![

@@ -36,7 +36,7 @@ impl Local for Context {
 
 /// Runs the command line on a host. Returns its exit status there.
 pub(super) fn run(command: &Command, matches: &ArgMatches, name: &str) -> Result<u8, CommandError> {
-    let context = Context::from_environment()?;
+    let context = Context::from_environment(false)?;
     let settings = context.engine.settings().hosts.get(name);
     let host = Host::new(name, settings).map_err(|error| {
         CommandError::usage(

@@ -1,19 +1,20 @@
 //! `kugetsu init`.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::context::Context;
-use super::output::{Output, count, money};
+use super::output::{Output, confirm, count, money};
 use super::permit::presets;
 use super::signals::with_signals;
 use super::turn::LimitArgs;
 use super::{CommandError, Outcome, prompt};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::permission::Preset;
-use kugetsu_api::{SessionId, TransportChoice, TransportKind};
-use kugetsu_engine::operations::{InitReport, InitRequest, Subject, TurnOptions};
+use kugetsu_api::{Address, RepoRef, SessionId, TransportChoice, TransportKind};
+use kugetsu_engine::operations::{EngineError, InitReport, InitRequest, Subject, TurnOptions};
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
@@ -21,7 +22,7 @@ pub(super) struct InitArgs {
     #[arg(long, value_name = "DIRECTORY")]
     dir: Option<PathBuf>,
 
-    /// The repository, if the clone's `origin` does not name it
+    /// The repository, if the clone's remote does not name it
     #[arg(long, value_name = "[INSTANCE/]OWNER/REPO")]
     repo: Option<String>,
 
@@ -29,7 +30,7 @@ pub(super) struct InitArgs {
     #[arg(long)]
     force: bool,
 
-    /// Make it the default base, which is used for repositories without a base of their own
+    /// Make it the default base, which repositories without a base of their own use too
     #[arg(long)]
     default: bool,
 
@@ -100,8 +101,7 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         let (_, repo) = request.place(engine)?;
         super::output::trace_to(engine.open_debug_log(&Subject::Base(repo))?);
     }
-    let (made, signal) = with_signals(false, async |interrupts| engine.init(request, interrupts).await)?;
-    let InitReport { record, log_gap } = made.map_err(|error| CommandError::from(error).after(signal))?;
+    let InitReport { record, log_gap } = make(request, context)?;
     if output.json {
         output.document(&record);
     } else {
@@ -124,4 +124,80 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
     };
     output.note(format!("  the log of its prompt may be incomplete: {reason}"));
     Ok(ExitStatus::CannotWrite)
+}
+
+fn make(request: InitRequest, context: &Context) -> Result<InitReport, CommandError> {
+    let (made, signal) = with_signals(false, async |interrupts| {
+        context.engine.init(request, interrupts).await
+    })?;
+    made.map_err(|error| CommandError::from(error).after(signal))
+}
+
+/// Says which base a session that is about to start will be forked from, if that is not its repository's own. If there
+/// is no base, asks on a terminal whether to make one in the clone of the current directory.
+pub(super) fn offer(address: &Address, context: &Context, output: Output) -> Result<(), CommandError> {
+    let engine = &context.engine;
+    if engine
+        .find(address)?
+        .is_some_and(|record| record.session.is_some())
+    {
+        return Ok(());
+    }
+    if let Some(clone) = context.unusual_clone() {
+        output.note(format!(
+            "kugetsu: {address}: the remote `{}` names the repository",
+            clone.remote
+        ));
+    }
+    let repo = address.repo();
+    match engine.base_for(repo) {
+        Err(EngineError::NoBase(_)) => {}
+        Ok(base) => {
+            if let Some(note) = note_of_default(repo, &base.repo) {
+                output.note(format!("kugetsu: {note}, in {}", base.directory.display()));
+            }
+            return Ok(());
+        }
+        // The turn itself reports it.
+        Err(_) => return Ok(()),
+    }
+    let ask = !output.json && std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    let here = || context.clone_repo().ok().flatten();
+    if !ask || here().is_none_or(|clone| clone.repo != *repo) {
+        return Ok(());
+    }
+    if confirm(&format!(
+        "{repo} has no base session yet. Make one in this clone?"
+    )) {
+        let settings = engine.settings();
+        let request = InitRequest {
+            directory: None,
+            here: context.here.clone(),
+            repo: None,
+            force: false,
+            default: false,
+            adopt: None,
+            prompt: None,
+            policy: settings.policy(),
+            options: TurnOptions {
+                transport: TransportChoice::Only(TransportKind::Serve),
+                limits: settings.limits(),
+                model: settings.model.clone(),
+                agent: settings.agent.clone(),
+                debug: false,
+            },
+        };
+        let made = make(request, context)?.record;
+        output.note(format!(
+            "kugetsu: made the base session of {repo}: {}",
+            made.session
+        ));
+    }
+    Ok(())
+}
+
+/// A note if a session does not fork the base of its own repository.
+pub(super) fn note_of_default(repo: &RepoRef, base: &RepoRef) -> Option<String> {
+    (repo != base)
+        .then(|| format!("{repo} has no base of its own; the session is a fork of the default base {base}"))
 }

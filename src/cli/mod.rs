@@ -235,7 +235,7 @@ fn run(verb: Verb, output: Output) -> Outcome {
         Verb::Man(args) => return man::run(&args, Cli::command(), output),
         other => other,
     };
-    let context = Context::from_environment()?;
+    let context = Context::from_environment(matches!(verb, Verb::Doctor(_)))?;
     dispatch(verb, &context, output).map_err(|error| context.with_subject(error))
 }
 

@@ -71,7 +71,7 @@ pub(super) fn run(args: &PruneArgs, context: &Context, output: Output) -> Outcom
         });
     } else if go {
         output.text(format!(
-            "moved {} of {} to the trash; kugetsu restore brings a record back",
+            "moved {} of {} to the trash; opencode deleted their sessions, so they cannot be restored",
             pruned.gone.len(),
             orphans.len()
         ));

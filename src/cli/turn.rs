@@ -15,7 +15,7 @@ use super::form::OutputForm;
 use super::output::Output;
 use super::printer::{Printer, Show, Verbosity};
 use super::signals::with_signals;
-use super::{CommandError, Outcome, detach, prompt, wait};
+use super::{CommandError, Outcome, detach, init, prompt, wait};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{Address, ErrorCode, TransportChoice};
 use kugetsu_engine::SHORTEST_SECRET;
@@ -343,8 +343,11 @@ pub(super) fn run(
         {
             return follow_recorded(&address, turn, args.detach, form, args.events, context, output);
         }
+        if mode != Mode::Continue {
+            init::offer(&address, context, output)?;
+        }
         if args.detach {
-            return detach::launch(&address, prompt, context, output);
+            return detach::launch(&address, prompt, form, context, output);
         }
     }
     if args.debug {
@@ -472,7 +475,7 @@ fn follow_recorded(
     output: Output,
 ) -> Outcome {
     if detach {
-        return detach::print_turn(address, turn, None, output);
+        return detach::print_turn(address, turn, None, form, output);
     }
     wait::until_end(address, turn, None, (form, types), context, output)
 }

@@ -69,8 +69,7 @@ pub(super) fn until_end(
             logs::print(&events, show, true, continues)?;
         }
     }
-    let left = at_most.map(|limit| limit.saturating_sub(began.elapsed()));
-    let report = engine.wait_turn(address, turn, left)?;
+    let report = engine.wait_turn(address, turn, began, at_most)?;
     let status: ExitStatus = ending::exit_of(&report, None);
     if form == OutputForm::Json {
         output.object(ending::result(&report, status));

@@ -272,16 +272,51 @@ fn a_home_that_is_not_a_folder_is_reported() {
     std::fs::write(&file, "").unwrap();
     for home in [file.clone(), file.join("below")] {
         let home = home.to_str().unwrap();
-        for arguments in [
-            &["list", "--json"][..],
-            &["config", "--json"],
-            &["doctor", "--json"],
-        ] {
+        for arguments in [&["list", "--json"][..], &["config", "--json"]] {
             let output = run_in(&world, &[("KUGETSU_HOME", home)], arguments);
             assert_eq!(output.expect_status(73).json()["exit_status"], 73);
             let message = format!("KUGETSU_HOME, {home}, is not a folder");
             assert!(output.stderr().contains(&message), "{output}");
         }
+    }
+}
+
+/// What `doctor` finds, for a home with this folder and this content of `config.toml`.
+fn doctor(world: &World, home: &str) -> Vec<(String, String, String)> {
+    let output = run_in(world, &[("KUGETSU_HOME", home)], &["doctor", "--json"]);
+    assert_eq!(output.code(), 1, "{output}");
+    let checks = output.json()["checks"].as_array().unwrap().clone();
+    let word = |check: &serde_json::Value, key: &str| check[key].as_str().unwrap_or_default().to_owned();
+    let of = |check| (word(check, "what"), word(check, "health"), word(check, "detail"));
+    checks.iter().map(of).collect()
+}
+
+#[test]
+fn doctor_works_without_valid_settings_and_without_a_writable_store() {
+    let world = World::new(Opencode::Fake);
+    let home = world.kugetsu_home();
+    std::fs::create_dir_all(&home).unwrap();
+    std::fs::write(home.join("config.toml"), "timeout = \n").unwrap();
+    let found = doctor(&world, home.to_str().unwrap());
+    assert_eq!(
+        (found[0].0.as_str(), found[0].1.as_str()),
+        ("settings", "bad"),
+        "{found:?}"
+    );
+    assert!(found[0].2.contains("config.toml, line 1"), "{found:?}");
+    assert!(
+        found
+            .iter()
+            .any(|(what, health, _)| what == "opencode" && health == "ok"),
+        "{found:?}"
+    );
+
+    let file = world.root().join("a-file");
+    std::fs::write(&file, "").unwrap();
+    for home in ["/proc/x", file.to_str().unwrap()] {
+        let found = doctor(&world, home);
+        let store = found.iter().find(|(what, ..)| what == "store").unwrap();
+        assert_eq!(store.1, "bad", "{found:?}");
     }
 }
 

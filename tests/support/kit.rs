@@ -50,6 +50,13 @@ pub(crate) fn with_base(world: &World) -> String {
     }
 }
 
+/// Makes the world's base the default base as well.
+#[track_caller]
+pub(crate) fn make_default(world: &World) {
+    let session = session_of(world, "base");
+    run(world, ["init", "--force", "--adopt", &session, "--default"]).expect_status(0);
+}
+
 /// A world with the fake opencode and an adopted base.
 #[track_caller]
 pub(crate) fn fake_world() -> World {

@@ -82,6 +82,7 @@ codes! {
     WorktreeLost, "worktree-lost", NotFound, false, "the worktree and its branch are gone, and nothing is left to rebuild them from";
     NotFound, "not-found", NotFound, false, "something else that was named does not exist";
     OpencodeMissing, "opencode-missing", Unavailable, false, "opencode is not installed, or not where the settings say";
+    GitMissing, "git-missing", Unavailable, false, "git is not installed, or not on `PATH`";
     OpencodeUnusable, "opencode-unusable", Unavailable, false, "opencode does not respond as expected, or its version is not supported";
     OpencodeFailed, "opencode-failed", Unavailable, true, "opencode did not start, broke off, or refused a command";
     DatabaseUnusable, "database-unusable", Unavailable, false, "opencode's database is missing or damaged, or its layout is unknown";

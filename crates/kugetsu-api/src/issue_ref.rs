@@ -43,7 +43,7 @@ pub struct IssueRef {
 pub struct RefContext {
     /// The instance of `owner/repo#14`.
     pub default_instance: Option<String>,
-    /// The repository of `#14` and `14`: that of the clone's `origin`.
+    /// The repository of `#14` and `14`: that of the clone.
     pub origin: Option<RepoRef>,
 }
 

@@ -72,6 +72,9 @@ pub struct BaseRecord {
     /// The cost of the base's prompt, if it had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompted: Option<Totals>,
+    /// When it was made the default base (`init --default`). Of several such bases, the last one is the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_since: Option<Timestamp>,
 }
 
 /// The record of a session (`14.json`, `14/at/review.json`, `~nightly.json`).

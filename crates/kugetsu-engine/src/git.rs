@@ -30,6 +30,8 @@ pub struct GitError {
     pub folder: PathBuf,
     /// git's message.
     pub problem: String,
+    /// True if there is no git on `PATH`.
+    pub missing: bool,
 }
 
 /// Runs git in the environment of a request. Can be cancelled.
@@ -136,6 +138,10 @@ impl Git {
             Err(ProcessError::Deadline { .. }) => {
                 Err(self.error(args, format!("it did not end within {} s", LIMIT.as_secs())))
             }
+            Err(ProcessError::Start { not_found: true, .. }) if self.folder.is_dir() => Err(GitError {
+                missing: true,
+                ..self.error(args, "git is not installed, or not on PATH".to_owned())
+            }),
             Err(ProcessError::Start { reason, .. }) => Err(self.error(args, reason)),
             Err(error) => Err(self.error(args, error.to_string())),
         }
@@ -182,6 +188,7 @@ impl Git {
             command: subcommand(args),
             folder: self.folder.clone(),
             problem,
+            missing: false,
         }
     }
 

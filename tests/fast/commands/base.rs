@@ -127,9 +127,37 @@ fn a_base_outside_a_clone_takes_its_repository_from_a_flag() {
 
 #[test]
 fn the_default_base_serves_other_repositories() {
-    let world = fake_world();
-    let output = start(&world, "codeberg.org/other/repo#7", "hello");
+    let world = World::new(Opencode::Fake);
+    let session = fake_session(&world);
+    run(&world, ["init", "--adopt", &session, "--default"]).expect_status(0);
+    let words = [
+        "start",
+        "codeberg.org/other/repo#7",
+        "hello",
+        "--transport",
+        "run",
+        "--output",
+        "json",
+    ];
+    let output = run(&world, words);
+    output.expect_status(0);
     assert!(output.stderr().contains("no base of its own"), "{output}");
+    let folder = world.repo().display().to_string();
+    assert!(
+        output
+            .stderr()
+            .lines()
+            .next()
+            .is_some_and(|line| line.ends_with(&folder)),
+        "{output}"
+    );
+    let notes = &output.json()["notes"];
+    assert!(
+        notes[0]
+            .as_str()
+            .is_some_and(|note| note.contains("no base of its own")),
+        "{notes}"
+    );
     let shown = run(&world, ["show", "codeberg.org/other/repo#7", "--json"]).json();
     assert_eq!(shown["base"], kit::REPO, "{shown}");
     assert_eq!(world.sessions().len(), 2);
@@ -169,10 +197,11 @@ fn another_base_becomes_the_default_one_on_request() {
         run(&world, words).expect_status(0);
     };
     adopt("example.org/a/b", &[]);
-    assert_eq!(
-        base_of("codeberg.org/other/repo#1"),
-        kit::REPO,
-        "the first one stays it"
+    refused(
+        &world,
+        &["start", "codeberg.org/other/repo#2", "hello"],
+        66,
+        &["has no base session", "kugetsu init"],
     );
     adopt("example.org/c/d", &["--default"]);
     assert_eq!(base_of("codeberg.org/other/repo#2"), "example.org/c/d");

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 #[test]
 fn a_list_is_filtered() {
     let world = fake_world();
+    kit::make_default(&world);
     start(&world, "1", "hello");
     world.fake(&FakeScript::steps([Step::Error {
         name: "APIError".into(),

@@ -9,6 +9,7 @@ use kugetsu_testing::{FakeScript, Opencode, Stdin, Step, World};
 
 mod base;
 mod listing;
+mod remotes;
 
 #[test]
 fn wrong_references_and_messages_are_refused() {

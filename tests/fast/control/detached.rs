@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::support::kit::{ISSUE, REPO, SOON, fake_prompts, run_file, scripted_world, status};
+use crate::support::kit::{ISSUE, REPO, SOON, fake_prompts, make_default, run_file, scripted_world, status};
 use kugetsu_testing::{Output, Signal, Stdin, Step};
 use serde_json::json;
 
@@ -58,7 +58,14 @@ fn a_detached_turn_is_recorded_followed_waited_for_and_found() {
     let shown = world.run(["show", "14"]);
     assert!(shown.stdout().contains(&id), "{shown}");
     // A wait that times out does not end the turn.
-    world.run(["wait", "14", "--timeout", "300ms"]).expect_status(75);
+    let expired = world.run(["wait", "14", "--timeout", "300ms"]);
+    assert!(
+        expired
+            .expect_status(75)
+            .stderr()
+            .contains("still runs after 0.3s"),
+        "{expired}"
+    );
     let waiting = world.spawn(["wait", "14", "--output", "json"]);
     world.run(["stop", "14"]).expect_status(0);
     let waited = waiting.wait(SOON);
@@ -104,6 +111,7 @@ fn a_detached_turn_outlives_the_session_that_began_it() {
 #[test]
 fn the_command_reports_why_a_detached_turn_cannot_begin() {
     let world = scripted_world(&hanging());
+    make_default(&world);
     let refused = |arguments: &[&str], status: i32| -> Output {
         let output = world.run(arguments);
         output.expect_status(status);

@@ -1,6 +1,6 @@
 //! The output of `query`.
 
-use crate::support::kit::{ISSUE, REPO, SOON, run_file, scripted_world, status};
+use crate::support::kit::{ISSUE, REPO, SOON, make_default, run_file, scripted_world, status};
 use kugetsu_testing::{FakeScript, Signal, Stdin, Step, usage};
 use serde_json::json;
 
@@ -13,6 +13,7 @@ fn a_query_counts_sums_and_lists_actions() {
         message: "no credit".into(),
     };
     let world = scripted_world(&hanging().on("fail", [fails]));
+    make_default(&world);
     for issue in ["1", "2"] {
         world
             .run(["start", issue, "hi", "--transport", "run"])

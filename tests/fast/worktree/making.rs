@@ -99,6 +99,7 @@ fn branch_start_and_root_can_be_chosen() {
     assert_eq!(worktree["path"], text(&path));
     assert!(!path.join("later").exists());
     // If the default base serves another repository, that base's clone is used, and no two issues share a path.
+    world.run(["init", "--force", "--default"]).expect_status(0);
     let other = world.run([
         "start",
         "gitlab.com:8080/a/b#14",

@@ -15,6 +15,7 @@ on_every_combination! {
         }
         let output = case.turn("start", "#3", &["--model", "scripted/none", "use what is not there"]);
         expect(&output, 1, "failed", "scripted/none");
+        assert!(output.json()["notes"][0].as_str().unwrap_or_default().contains("--model"), "{output}");
         let output = case.turn("start", "#4", &["--model", "none", "whose model"]);
         output.expect_status(64);
         assert!(output.stderr().contains("PROVIDER/MODEL"), "{output}");

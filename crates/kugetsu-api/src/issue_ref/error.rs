@@ -88,7 +88,7 @@ pub enum RefError {
         text: String,
     },
     /// A number alone, outside a clone.
-    #[error("`{}` alone needs a clone with a remote `origin` as the current directory; write the whole reference, such as github.com/shoko/kugetsu#14", Shown(.text))]
+    #[error("`{}` alone needs a clone with a remote as the current directory; write the whole reference, such as github.com/shoko/kugetsu#14", Shown(.text))]
     NotInClone {
         /// The text.
         text: String,

@@ -34,7 +34,7 @@ pub use environment::{Launch, Secrets, StderrReport, StderrTail, read_stderr, wa
 pub use lines::{LineSplitter, MAX_LINE, MAX_PREFIX, SplitLine};
 pub(crate) use log_lines::found_database_locked;
 pub use message::{Finish, Role, ToolCall, ToolStatus, TurnAnswer};
-pub use reported_error::{ErrorKind, ErrorPayload, Refusal, refusal};
+pub use reported_error::{ErrorKind, ErrorPayload, Refusal, names_unknown_model, refusal};
 pub use requests::{PermissionAsked, QuestionAsked, QuestionOption, QuestionsAsked, Retry, SessionStatus};
 pub use run_events::{
     RejectedPermission, RunEvent, RunEventKind, RunLine, begins_as_text, parse_line, rejected_permission,

@@ -75,6 +75,11 @@ impl ErrorPayload {
     }
 }
 
+/// Whether the message of an error says that opencode does not know the model (both versions: `Model not found: ...`).
+pub fn names_unknown_model(message: &str) -> bool {
+    message.contains("Model not found")
+}
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ErrorObject {

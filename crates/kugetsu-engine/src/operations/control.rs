@@ -155,16 +155,17 @@ impl Engine {
         Ok((onto, rebased))
     }
 
-    /// Waits for the end of a turn, at most for the given time.
+    /// Waits for the end of a turn, at most until `at_most` has passed since `began`.
     pub fn wait_turn(
         &self,
         address: &Address,
         turn: Uuid,
+        began: Instant,
         at_most: Option<Duration>,
     ) -> Result<TurnReport, EngineError> {
         // Without a limit: a century.
         let limit = at_most.unwrap_or(Duration::from_hours(24 * 365 * 100));
-        self.ended_within(address, turn, limit)?
+        self.ended_within(address, turn, limit.saturating_sub(began.elapsed()))?
             .ok_or_else(|| EngineError::StillRunning {
                 address: address.clone(),
                 after: limit,

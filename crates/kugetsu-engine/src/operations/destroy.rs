@@ -221,9 +221,6 @@ impl Engine {
             trashed
         };
         self.drop_copies(&key);
-        if self.store.default_base()?.is_none() {
-            self.store.set_default_base(Some(repo))?;
-        }
         if !record.adopted {
             let rules = record.policy.rules();
             let patch = SessionPatch {

@@ -24,15 +24,18 @@ fn check_of_opencode(what: impl Into<String>, health: Health, detail: impl Into<
 
 impl Engine {
     /// Checks everything. With `fix`, repairs every problem that can be repaired automatically.
-    pub fn doctor(&self, fix: bool) -> Result<Vec<Check>, EngineError> {
+    pub fn doctor(&self, fix: bool) -> Vec<Check> {
+        let bad_store = |text: String| check("store", Health::Bad, text.replace('\n', "; "));
         let mut checks = vec![match self.store.refuse_unwritable() {
             Ok(()) => check("store", Health::Good, self.store.home().display().to_string()),
-            Err(error) => check("store", Health::Bad, error.in_full().replace('\n', "; ")),
+            Err(error) => bad_store(error.in_full()),
         }];
         self.check_store(fix, &mut checks);
         let database = self.check_opencode(&mut checks);
-        self.check_sessions(fix, database, &mut checks)?;
-        Ok(checks)
+        if let Err(error) = self.check_sessions(fix, database, &mut checks) {
+            checks.push(bad_store(error.in_full()));
+        }
+        checks
     }
 
     fn check_store(&self, fix: bool, checks: &mut Vec<Check>) {

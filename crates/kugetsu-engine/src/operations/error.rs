@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::Subject;
+use crate::git::GitError;
 use crate::opencode::{ApiError, DatabaseError, OpencodeError, ServerError};
 use crate::process::ProcessError;
 use crate::settings::SettingsError;
@@ -72,6 +73,9 @@ pub enum EngineError {
     /// A process could not be started.
     #[error(transparent)]
     Process(#[from] ProcessError),
+    /// git failed.
+    #[error(transparent)]
+    Git(#[from] GitError),
     /// An operation on a worktree failed.
     #[error("{address}: {source}")]
     Worktree {
@@ -123,7 +127,7 @@ pub enum EngineError {
     #[error("{0} has no session yet")]
     NoSession(Address),
     /// The repository has no base, and there is no default base.
-    #[error("there is no base session for {0}, and no default base")]
+    #[error("{0} has no base session")]
     NoBase(RepoRef),
     /// `init` on a repository that already has a base.
     #[error("{repo} already has a base session ({session})")]
@@ -258,11 +262,12 @@ impl EngineError {
                 ErrorCode::ProcessFailed
             }
             Self::Server(_) | Self::Api(_) | Self::Command { .. } => ErrorCode::OpencodeFailed,
+            Self::Git(error) => code_of_git(error),
             Self::Worktree { source, .. } => match source {
                 WorktreeError::Refused { .. } => ErrorCode::WorktreeRefused,
                 WorktreeError::AtRisk { .. } => ErrorCode::WorkAtRisk,
                 WorktreeError::Lost { .. } => ErrorCode::WorktreeLost,
-                WorktreeError::Git { .. } => ErrorCode::GitFailed,
+                WorktreeError::Git(error) => code_of_git(error),
                 WorktreeError::File(_) => ErrorCode::WorktreeFile,
             },
             Self::Hook { .. } => ErrorCode::HookFailed,
@@ -378,6 +383,11 @@ impl EngineError {
                 }
                 Subject::Base(_) => "bring it back, or make a new base with: kugetsu init --force".to_owned(),
             }),
+            Self::Git(error)
+            | Self::Worktree {
+                source: WorktreeError::Git(error),
+                ..
+            } if error.missing => Some("install git, or add its folder to PATH".to_owned()),
             Self::Worktree { source, .. } => source.hint(),
             Self::Hook { log, .. } => Some(format!("its output is in {}", log.display())),
             Self::StillRunning { hint, .. } => Some(hint.clone()),
@@ -404,6 +414,14 @@ fn code_of_store(error: &StoreError) -> ErrorCode {
         StoreError::WrongLease { .. } => ErrorCode::WrongLease,
         StoreError::Exists { .. } => ErrorCode::AlreadyHasSession,
         StoreError::NotInTrash { .. } => ErrorCode::NotInTrash,
+    }
+}
+
+fn code_of_git(error: &GitError) -> ErrorCode {
+    if error.missing {
+        ErrorCode::GitMissing
+    } else {
+        ErrorCode::GitFailed
     }
 }
 

@@ -29,7 +29,7 @@ pub struct InitRequest {
     pub repo: Option<RepoRef>,
     /// Replace an existing base.
     pub force: bool,
-    /// Make the base the default base even if there already is one.
+    /// Make the base the default base.
     pub default: bool,
     /// Use this session instead of a new one.
     pub adopt: Option<SessionId>,
@@ -47,11 +47,11 @@ impl InitRequest {
         let directory = directory(self, engine)?;
         let repo = match &self.repo {
             Some(repo) => repo.clone(),
-            None => match engine.origin_of(&directory) {
-                Some(origin) => origin?,
+            None => match engine.repository_of(&directory)? {
+                Some(clone) => clone.repo,
                 None => {
                     return Err(EngineError::Usage {
-                        problem: format!("{} is not in a clone with an `origin`", directory.display()),
+                        problem: format!("{} is not in a clone with a remote", directory.display()),
                         hint: "name the repository: kugetsu init --repo instance/owner/repo".to_owned(),
                     });
                 }
@@ -75,8 +75,8 @@ struct InitPlace {
     directory: PathBuf,
     repo: RepoRef,
     lease: Lease,
-    /// Whether a base exists, which `--force` replaces.
-    replaces: bool,
+    /// The base that `--force` replaces.
+    old: Option<BaseRecord>,
     opencode: Opencode,
 }
 
@@ -119,7 +119,7 @@ impl Engine {
             directory,
             repo,
             lease,
-            replaces,
+            old,
             opencode,
         } = {
             let request = Arc::clone(&request);
@@ -171,10 +171,15 @@ impl Engine {
             });
         }
         record.updated = Timestamp::now();
+        record.default_since = if request.default {
+            Some(record.updated)
+        } else {
+            old.as_ref().and_then(|old| old.default_since)
+        };
         let session = record.session.clone();
         let record = self
             .run_required(STOP_WAIT, &mut interrupts, move |engine| {
-                engine.save_base(&lease, &record, request.default, replaces)?;
+                engine.save_base(&lease, &record, request.default, old.is_some())?;
                 let _ = engine.store.remove_run(&RecordKey::from(&record.repo), JOURNAL);
                 Ok(record)
             })
@@ -219,7 +224,7 @@ impl Engine {
             directory,
             repo,
             lease,
-            replaces: old.is_some(),
+            old,
             opencode,
         })
     }
@@ -236,9 +241,7 @@ impl Engine {
         } else {
             self.store.save_base(lease, record)?;
         }
-        let known = self.store.default_base()?;
-        // The first base becomes the default base, so that one base is enough for a person who works on many forges.
-        if default || known.is_none() {
+        if default {
             self.store.set_default_base(Some(&record.repo))?;
         }
         Ok(())
@@ -297,6 +300,7 @@ impl Engine {
             created: now,
             updated: now,
             prompted: None,
+            default_since: None,
         })
     }
 
@@ -367,6 +371,7 @@ impl Engine {
                 created: now,
                 updated: now,
                 prompted: None,
+                default_since: None,
             })
         })
         .await
@@ -503,12 +508,17 @@ fn directory(request: &InitRequest, engine: &Engine) -> Result<PathBuf, EngineEr
     let requested = match &request.directory {
         Some(directory) => request.here.join(directory),
         None => engine
-            .top_of(&request.here)
+            .top_of(&request.here)?
             .unwrap_or_else(|| request.here.clone()),
     };
-    let found = requested.canonicalize().ok().filter(|path| path.is_dir());
-    found.ok_or_else(|| EngineError::Usage {
-        problem: format!("{} is not a directory", requested.display()),
+    let unusable = |problem: &str| EngineError::Usage {
+        problem: format!("{} {problem}", requested.display()),
         hint: "name the clone: kugetsu init --dir DIRECTORY".to_owned(),
-    })
+    };
+    let found = requested.canonicalize().ok().filter(|path| path.is_dir());
+    let found = found.ok_or_else(|| unusable("is not a directory"))?;
+    if engine.is_bare(&found)? {
+        return Err(unusable("is a bare repository, which has no files to work on"));
+    }
+    Ok(found)
 }

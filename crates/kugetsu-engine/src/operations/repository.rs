@@ -1,26 +1,181 @@
 //! Finds the repository that a folder is a clone of.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::Engine;
-use kugetsu_api::{RefError, RepoRef};
+use uuid::Uuid;
+
+use super::{Engine, EngineError};
+use crate::process::{self, GuardSpec, Sink};
+use kugetsu_api::RepoRef;
+
+/// The remotes that name the repository of the issues, in the order of preference. In a clone of a fork, `upstream` is
+/// the repository that was forked.
+const PREFERRED: [&str; 2] = ["upstream", "origin"];
+
+/// How long `ssh -G` may take. It only reads the configuration, but the configuration may run programs.
+const SSH_LIMIT: Duration = Duration::from_secs(5);
+
+/// The repository of a clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloneRepo {
+    /// The repository whose issues the clone works on.
+    pub repo: RepoRef,
+    /// The name of the remote that says so.
+    pub remote: String,
+}
+
+#[derive(Debug, Default)]
+struct Remote {
+    url: String,
+    /// The choice of `gh repo set-default`: `base`, or the owner and name of a repository on the remote's host.
+    resolved: Option<String>,
+}
 
 impl Engine {
-    /// The repository that a clone's `origin` names; `None` outside a clone, or without an origin. Blocks.
-    pub fn origin_of(&self, folder: &Path) -> Option<Result<RepoRef, RefError>> {
-        let url = self.git_output(folder, &["remote", "get-url", "origin"])?;
-        Some(RepoRef::from_remote_url(&url))
+    /// The repository whose issues a clone works on; `None` outside a clone, or in a clone without remotes. Blocks.
+    ///
+    /// The remote is the one that `gh repo set-default` chose, else `upstream`, else `origin`, else the only one.
+    pub fn repository_of(&self, folder: &Path) -> Result<Option<CloneRepo>, EngineError> {
+        let git = self.git().at(folder);
+        let keys = r"^(remote\..*\.(url|gh-resolved)|url\..*\.insteadof)$";
+        let listed = git.ask(["config", "--null", "--get-regexp", keys])?;
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let (mut remotes, mut rewritten) = (BTreeMap::<String, Remote>::new(), false);
+        for entry in text.split('\0') {
+            let Some((key, value)) = entry.split_once('\n') else {
+                continue;
+            };
+            let Some((name, variable)) = key.strip_prefix("remote.").and_then(|key| key.rsplit_once('.'))
+            else {
+                rewritten |= key.starts_with("url.");
+                continue;
+            };
+            let remote = remotes.entry(name.to_owned()).or_default();
+            match variable {
+                // A remote may have further addresses, which only `git push` uses.
+                "url" if remote.url.is_empty() => value.clone_into(&mut remote.url),
+                "gh-resolved" => remote.resolved = Some(value.to_owned()),
+                _ => {}
+            }
+        }
+        remotes.retain(|_, remote| !remote.url.is_empty());
+        if remotes.is_empty() {
+            return Ok(None);
+        }
+        let name = choose(&remotes)?;
+        let remote = &remotes[&name];
+        let mut url = remote.url.clone();
+        if rewritten {
+            url = git.run(["remote", "get-url", &name])?.text();
+        }
+        let mut repo = RepoRef::from_remote_url(&self.without_ssh_alias(folder, &url))?;
+        if let Some(other) = remote.resolved.as_deref().filter(|other| *other != "base") {
+            repo = RepoRef::try_from(format!("{}/{other}", repo.instance()))?;
+        }
+        Ok(Some(CloneRepo { repo, remote: name }))
     }
 
     /// The top folder of the clone that contains `folder`, if there is one. Blocks.
-    pub(super) fn top_of(&self, folder: &Path) -> Option<PathBuf> {
-        self.git_output(folder, &["rev-parse", "--show-toplevel"])
-            .map(PathBuf::from)
+    pub(super) fn top_of(&self, folder: &Path) -> Result<Option<PathBuf>, EngineError> {
+        Ok(self.git_output(folder, "--show-toplevel")?.map(PathBuf::from))
     }
 
-    fn git_output(&self, folder: &Path, args: &[&str]) -> Option<String> {
-        let output = self.git().at(folder).ask(args).ok()?;
+    /// Whether a folder is in a bare repository, which has no files to work on. Blocks.
+    pub(super) fn is_bare(&self, folder: &Path) -> Result<bool, EngineError> {
+        Ok(self.git_output(folder, "--is-bare-repository")?.as_deref() == Some("true"))
+    }
+
+    fn git_output(&self, folder: &Path, question: &str) -> Result<Option<String>, EngineError> {
+        let output = self.git().at(folder).ask(["rev-parse", question])?;
         let text = output.text().trim().to_owned();
-        (output.ok && !text.is_empty()).then_some(text)
+        Ok((output.ok && !text.is_empty()).then_some(text))
+    }
+
+    /// Replaces the host of a remote's address if the host is a name that only the user's ssh configuration knows, as
+    /// in `git@github-work:owner/repo.git`.
+    fn without_ssh_alias(&self, folder: &Path, url: &str) -> String {
+        let Some(host) = ssh_host(url).filter(|host| !host.contains('.')) else {
+            return url.to_owned();
+        };
+        let spec = GuardSpec {
+            program: "ssh".into(),
+            args: ["-G", "--", host].map(Into::into).to_vec(),
+            cwd: folder.to_owned(),
+            set_env: Vec::new(),
+            remove_env: Vec::new(),
+            stdin: Arc::from([]),
+            containment: self.containment(Uuid::now_v7()),
+            stdout: Sink::Piped,
+            stderr: Sink::Piped,
+        };
+        let Ok(output) = process::run_until_cancelled(spec, SSH_LIMIT, &self.cancel) else {
+            return url.to_owned();
+        };
+        let configuration = String::from_utf8_lossy(&output.stdout);
+        let real = configuration
+            .lines()
+            .find_map(|line| line.strip_prefix("hostname "));
+        match real {
+            Some(real) if output.exit.success() => url.replacen(host, real, 1),
+            _ => url.to_owned(),
+        }
+    }
+}
+
+fn choose(remotes: &BTreeMap<String, Remote>) -> Result<String, EngineError> {
+    let resolved = remotes.iter().find(|(_, remote)| remote.resolved.is_some());
+    let preferred = || PREFERRED.iter().find_map(|name| remotes.get_key_value(*name));
+    let only = || remotes.iter().next().filter(|_| remotes.len() == 1);
+    match resolved.or_else(preferred).or_else(only) {
+        Some((name, _)) => Ok(name.clone()),
+        None => Err(EngineError::Usage {
+            problem: format!(
+                "this clone has the remotes {}, and none of them is called upstream or origin",
+                remotes.keys().cloned().collect::<Vec<_>>().join(", ")
+            ),
+            hint: "write the whole reference, or choose a remote: git config remote.NAME.gh-resolved base"
+                .to_owned(),
+        }),
+    }
+}
+
+/// The host of an ssh address: `ssh://user@host:port/path`, or `user@host:path`.
+fn ssh_host(url: &str) -> Option<&str> {
+    let authority = match url.strip_prefix("ssh://") {
+        Some(rest) => rest.split('/').next()?,
+        None if url.contains("://") => return None,
+        None => {
+            let (authority, _) = url.split_once(':')?;
+            // A slash before the colon makes it a path.
+            (!authority.contains('/')).then_some(authority)?
+        }
+    };
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let host = host.split_once(':').map_or(host, |(host, _)| host);
+    (!host.is_empty() && !host.starts_with('-')).then_some(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_of_an_ssh_address_is_found() {
+        for (url, host) in [
+            ("git@github-work:o/r.git", Some("github-work")),
+            ("github-work:o/r.git", Some("github-work")),
+            ("ssh://git@work:2222/o/r.git", Some("work")),
+            ("ssh://work/o/r", Some("work")),
+            ("https://github.com/o/r", None),
+            ("/srv/git:x/r.git", None),
+            ("./r:x", None),
+            ("-oProxyCommand=x:o/r", None),
+            ("nothing", None),
+        ] {
+            assert_eq!(ssh_host(url), host, "{url}");
+        }
     }
 }

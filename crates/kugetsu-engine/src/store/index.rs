@@ -111,7 +111,7 @@ impl Store {
     }
 
     /// The repository of the default base, which serves repositories without a base of their own. Without a usable
-    /// index, the oldest base is the default.
+    /// index, the records of the bases decide.
     pub fn default_base(&self) -> Result<Option<RepoRef>, StoreError> {
         if let Ok(OnDisk::Good(index)) = self.index_on_disk() {
             let Some(file) = index.base else { return Ok(None) };
@@ -121,7 +121,7 @@ impl Store {
                 return Ok(Some(repo));
             }
         }
-        self.oldest_base()
+        self.chosen_base()
     }
 
     /// Sets or clears the default base.
@@ -182,9 +182,6 @@ impl Store {
         // A power cut may undo this entry; the next write of the record, or `fix`, adds it again.
         let durable = matches!(key, RecordKey::Base(_));
         self.change_index(&lock, durable, |index| {
-            if index.base.is_none() && matches!(key, RecordKey::Base(_)) {
-                index.base = Some(file.clone());
-            }
             index.map_mut(key).insert(name, file.clone()).as_ref() != Some(&file)
         })
     }
@@ -263,7 +260,7 @@ impl Store {
             {
                 old.base.clone()
             }
-            _ => self.oldest_base()?.map(|repo| Index::entry(&(&repo).into()).1),
+            _ => self.chosen_base()?.map(|repo| Index::entry(&(&repo).into()).1),
         };
         report.bases = index.bases.len();
         report.issues = index.issues.len();
@@ -284,11 +281,10 @@ impl Store {
         Ok(report)
     }
 
-    fn oldest_base(&self) -> Result<Option<RepoRef>, StoreError> {
-        let bases = self.bases()?.found;
-        Ok(bases
-            .into_iter()
-            .min_by(|a, b| (a.created, &a.repo).cmp(&(b.created, &b.repo)))
-            .map(|base| base.repo))
+    /// The base that was made the default base last, according to the records.
+    fn chosen_base(&self) -> Result<Option<RepoRef>, StoreError> {
+        let bases = self.bases()?.found.into_iter();
+        let chosen = bases.filter(|base| base.default_since.is_some());
+        Ok(chosen.max_by_key(|base| base.default_since).map(|base| base.repo))
     }
 }

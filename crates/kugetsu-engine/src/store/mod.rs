@@ -123,23 +123,29 @@ impl Store {
         refuse_full(path.parent().unwrap_or(&self.home), path)
     }
 
-    /// Fails if the store cannot be written. Checks permissions without writing; if the store does not exist yet,
-    /// checks the folder in which it would be created.
+    /// Fails if the store cannot be written. Checks permissions, and makes and removes an empty folder; if the store
+    /// does not exist yet, in the folder in which it would be created.
     pub fn refuse_unwritable(&self) -> Result<(), StoreError> {
         let Some(home) = self.home.ancestors().find(|folder| folder.exists()) else {
             return Ok(());
+        };
+        let refused = |folder: &Path, source| FsError::Io {
+            action: "write to",
+            path: folder.to_owned(),
+            source,
         };
         let below = [layout::SESSIONS, layout::RUN, layout::TRASH].map(|name| self.home.join(name));
         for folder in std::iter::once(home).chain(below.iter().map(PathBuf::as_path)) {
             match rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK) {
                 Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => Err(FsError::Io {
-                    action: "write to",
-                    path: folder.to_owned(),
-                    source: errno.into(),
-                })?,
+                Err(errno) => Err(refused(folder, errno.into()))?,
             }
         }
+        // Some file systems, such as that of `/proc`, refuse new entries although the permissions allow them.
+        let probe = home.join(format!(".kugetsu-doctor-{}", std::process::id()));
+        std::fs::create_dir(&probe)
+            .and_then(|()| std::fs::remove_dir(&probe))
+            .map_err(|source| refused(home, source))?;
         refuse_full(home, &self.home)
     }
 

@@ -63,6 +63,7 @@ pub(crate) fn rebase(runner: &GitRunner, worktree: &Worktree) -> Result<(String,
             command: "rebase".to_owned(),
             folder: worktree.path.clone(),
             problem,
+            missing: false,
         })
     };
     let files = here.ask(["diff", "--name-only", "--diff-filter=U"])?.text();

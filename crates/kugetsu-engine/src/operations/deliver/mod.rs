@@ -25,11 +25,12 @@ use super::hooks::HookPoint;
 use super::interrupts::Interrupts;
 use super::request::{Mode, TurnOptions, TurnReport, TurnRequest};
 use super::{Engine, EngineError};
-use crate::opencode::Opencode;
+use crate::opencode::{Opencode, names_unknown_model};
 use crate::permission::Rule;
 use crate::store::{Lease, Lock};
 use crate::turn::Responder;
 use crate::turn::stream::Feed;
+use kugetsu_api::Verdict;
 
 use admit::Admitted;
 pub(super) use admit::check_session;
@@ -89,6 +90,13 @@ impl Engine {
         };
         report.adopted = adopted;
         report.notes = notes;
+        if report.turn.verdict == Verdict::Failed && names_unknown_model(&report.turn.reason) {
+            report.notes.push(format!(
+                "opencode does not know the model; name one that `opencode models` lists: kugetsu continue {} --model \
+                 PROVIDER/MODEL MESSAGE",
+                report.record.address
+            ));
+        }
         let (point, record) = (HookPoint::AfterTurn, &report.record);
         let hook = self.interruptible_hook(point, record, Some(id), &lease, &mut interrupts);
         if let Err(error) = hook.await {

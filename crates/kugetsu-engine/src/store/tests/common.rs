@@ -56,6 +56,7 @@ pub(crate) fn issue_record(address: &Address, title: &str) -> SessionRecord {
 
 pub(crate) fn base_record(repo: &RepoRef, created: i64) -> BaseRecord {
     BaseRecord {
+        default_since: None,
         schema: SCHEMA,
         repo: repo.clone(),
         session: SessionId::new("ses_base").unwrap(),

@@ -23,7 +23,8 @@ use std::os::unix::fs::PermissionsExt;
 use crate::store::{Finding, Fixed, Index, RecordKey, Store, StoreError, record_text};
 use common::*;
 use kugetsu_api::{
-    BlockedRebase, LiveTurn, SCHEMA, SessionId, SessionSummary, TransportKind, TurnRecord, Verdict, Worktree,
+    BaseRecord, BlockedRebase, LiveTurn, SCHEMA, SessionId, SessionSummary, TransportKind, TurnRecord,
+    Verdict, Worktree,
 };
 
 #[test]
@@ -375,17 +376,19 @@ fn the_index_has_exactly_the_agreed_form() {
 fn the_default_base_is_found_without_the_index() {
     let (_folder, store) = store();
     let (first, second) = (repo("b.com/o/first"), repo("a.com/o/second"));
-    save_base(&store, &second, 20);
-    save_base(&store, &first, 10);
+    for (repo, default_since) in [(&second, 20), (&first, 30)] {
+        let lease = store.lease_base(repo, me(), None).unwrap();
+        let record = BaseRecord {
+            default_since: Some(at(default_since)),
+            ..base_record(repo, 0)
+        };
+        store.save_base(&lease, &record).unwrap();
+    }
+    save_base(&store, &repo("c.com/o/other"), 40);
     let index = store.home().join("index.json");
-    assert_eq!(
-        store.default_base().unwrap(),
-        Some(second.clone()),
-        "the first that was made"
-    );
-    store.set_default_base(None).unwrap();
-    assert_eq!(store.default_base().unwrap(), None, "a choice, too");
+    assert_eq!(store.default_base().unwrap(), None, "the index decides");
     store.set_default_base(Some(&second)).unwrap();
+    assert_eq!(store.default_base().unwrap(), Some(second.clone()));
     for damage in [Some("{ not json"), Some(""), Some("{\"schema\": 9}"), None] {
         match damage {
             Some(text) => overwrite(&index, text),
@@ -394,7 +397,7 @@ fn the_default_base_is_found_without_the_index() {
         assert_eq!(
             store.default_base().unwrap(),
             Some(first.clone()),
-            "the oldest: {damage:?}"
+            "the one that was chosen last: {damage:?}"
         );
     }
     let missing = "{\"schema\": 1, \"base\": \"x.com/o/gone/base.json\"}";

@@ -130,6 +130,7 @@ fn a_default_base_that_goes_leaves_none() {
     let (first, second) = (repo("a.com/o/r"), repo("b.com/o/r"));
     save_base(&store, &first, 0);
     save_base(&store, &second, 1);
+    store.set_default_base(Some(&first)).unwrap();
     let lease = store.lease_base(&first, me(), None).unwrap();
     store.trash_base(&lease, &first, "destroy").unwrap();
     assert_eq!(store.default_base().unwrap(), None);
