@@ -97,16 +97,23 @@ fn what_is_removed_leaves_nothing_but_its_lease_in_run() {
     }
     assert_eq!(
         left(),
-        ["1.signal.json", "1.status.json", "2.signal.json", "2.status.json"]
+        [
+            "1.context.md",
+            "1.signal.json",
+            "1.status.json",
+            "2.context.md",
+            "2.signal.json",
+            "2.status.json"
+        ]
     );
     run(&world, ["destroy", "1", "-y"]).expect_status(0);
-    assert_eq!(left(), ["2.signal.json", "2.status.json"]);
+    assert_eq!(left(), ["2.context.md", "2.signal.json", "2.status.json"]);
     delete(&world, &session_of(&world, "2"));
     run(&world, ["prune", "--force"]).expect_status(0);
     assert_eq!(left(), [""; 0]);
     run(&world, ["restore", "1"]).expect_status(0);
     run(&world, ["continue", "1", "go on", "--transport", "run"]).expect_status(0);
-    assert_eq!(left(), ["1.status.json"]);
+    assert_eq!(left(), ["1.context.md", "1.status.json"]);
 }
 
 #[test]

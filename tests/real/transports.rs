@@ -117,6 +117,18 @@ on_every_combination! {
         assert_eq!(row.directory, case.repo().to_str().unwrap());
         assert_eq!(row.title, "github.com/shoko/kugetsu#7");
         assert_eq!(record["live"]["transport"], case.transport);
+        // The model is told its issue in the system prompt, and the message is unchanged.
+        let asked = &case.model.turn_requests()[0];
+        let told = asked.system_text();
+        for words in [
+            "the issue github.com/shoko/kugetsu#7: https://github.com/shoko/kugetsu/issues/7\n",
+            "unattended",
+            "refused: question",
+        ] {
+            assert!(told.contains(words), "{words}\n{told}");
+        }
+        assert!(!told.contains("worktree is"), "{told}");
+        assert_eq!(asked.last_user_text().trim(), "look");
         // opencode did not change the row afterwards, and did not offer the tool.
         assert_eq!(case.row(7).title, "github.com/shoko/kugetsu#7");
         let offered = case.model.turn_requests()[0].tool_names();

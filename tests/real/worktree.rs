@@ -12,11 +12,14 @@ fn run(world: &World, arguments: &[&str]) -> Output {
     output
 }
 
-/// A turn whose tool writes its working directory into a new file of this name.
+/// A turn whose tool writes its working directory into a new file of this name. The repository's own template tells the
+/// model its branch, and the tool finds the session in its environment.
 fn turn(world: &World, arguments: &[&str], file: &str) {
     let calls = world.model.turn_requests().len();
     let prompt = format!("write {file}");
-    let tool = Reply::bash(format!("pwd | tee {file}"));
+    let tool = Reply::bash(format!(
+        "pwd | tee {file}; echo \"$KUGETSU_REF $KUGETSU_BRANCH\" > {file}.env"
+    ));
     world.model.on(prompt.clone(), vec![tool, Reply::text("written")]);
     let output = run(world, &[arguments, &["--output", "json", &prompt]].concat());
     let result = output.json();
@@ -26,6 +29,17 @@ fn turn(world: &World, arguments: &[&str], file: &str) {
     let there = std::fs::read_to_string(path.join(file)).unwrap_or_else(|error| panic!("{error}\n{output}"));
     assert_eq!(Path::new(there.trim()), path, "{output}");
     assert!(!world.repo().join(file).exists(), "{output}");
+    let named = std::fs::read_to_string(path.join(format!("{file}.env"))).unwrap();
+    assert_eq!(named, format!("{ISSUE} kugetsu/14\n"), "{output}");
+    let told = world.model.turn_requests()[calls].system_text();
+    assert!(
+        told.contains("The branch of this repository's template: kugetsu/14\n"),
+        "{told}"
+    );
+    assert!(
+        !told.contains("unattended"),
+        "the built-in text is replaced: {told}"
+    );
     // The model received the same directory.
     let results = world.model.turn_requests()[calls..]
         .last()
@@ -45,9 +59,21 @@ fn turn(world: &World, arguments: &[&str], file: &str) {
     assert_eq!(row.directory, path.to_str().unwrap());
 }
 
+/// A base, in a repository with a template of its own.
+fn prepare(world: &World) {
+    world.make_base();
+    let template = "context = \"The branch of this repository's template: {branch}\"\n";
+    std::fs::write(world.repo().join(".kugetsu.toml"), template).unwrap();
+    world.git(&world.repo(), ["add", "--all"]);
+    world.git(
+        &world.repo(),
+        ["commit", "--quiet", "--message", "Add a template"],
+    );
+}
+
 on_both_versions! {
     fn started_through_serve_and_continued_through_run(world: &World) {
-        world.make_base();
+        prepare(world);
         turn(world, &["start", "14", "--worktree", "--transport", "serve"], "one");
         turn(world, &["continue", "14", "--transport", "run"], "two");
         assert_eq!(world.sessions().len(), 2, "the base and one fork");
@@ -55,7 +81,7 @@ on_both_versions! {
     }
 
     fn started_through_run_and_continued_through_serve(world: &World) {
-        world.make_base();
+        prepare(world);
         turn(world, &["start", "14", "--worktree", "--transport", "run"], "one");
         // The worktree is removed and restored, both in opencode and in git.
         let session = world.run(["show", ISSUE, "--json"]).json()["session"].clone();

@@ -48,6 +48,12 @@ pub struct RefContext {
 }
 
 impl IssueRef {
+    /// The issue's address in a browser. Forges forward it where they use another form, such as GitLab's `/-/issues/`,
+    /// or if the number belongs to a pull request.
+    pub fn url(&self) -> String {
+        format!("https://{}/issues/{}", self.repo(), self.number())
+    }
+
     /// The issue `number`, which is at least 1, of `repo`.
     pub fn new(repo: RepoRef, number: u64) -> Result<Self, RefError> {
         if number == 0 {

@@ -37,6 +37,11 @@ impl Request {
         self.with_role("user").next_back().map(texts).unwrap_or_default()
     }
 
+    /// The system prompt.
+    pub fn system_text(&self) -> String {
+        self.with_role("system").flat_map(texts).collect()
+    }
+
     /// The text of every user message, oldest first.
     pub fn user_texts(&self) -> Vec<String> {
         self.with_role("user")

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -15,6 +16,7 @@ use super::Opencode;
 use super::log_lines::{failed_attempt, is_log_line, refused_agent, server_failure};
 use super::run_events::notice;
 use crate::aside::aside;
+use crate::environment::Environment;
 use crate::fsx;
 use crate::permission::{Rule, env_json};
 use crate::process::{Containment, GuardSpec, Sink};
@@ -43,6 +45,52 @@ pub struct Launch {
     pub ready: Duration,
     /// Variables of opencode's environment whose values must not be written anywhere.
     pub secrets: Secrets,
+    /// What the session is told about itself.
+    pub context: SessionContext,
+}
+
+/// What a session, and the tools that it runs, are told about the session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionContext {
+    /// The value of `OPENCODE_CONFIG_CONTENT`, from [`config_with_instructions`].
+    pub config: Option<String>,
+    /// Variables for the environment of tools.
+    pub variables: Vec<(&'static str, String)>,
+}
+
+impl SessionContext {
+    /// Tells tools only which session they belong to.
+    pub fn of(reference: &str) -> Self {
+        Self {
+            config: None,
+            variables: vec![("KUGETSU_REF", reference.to_owned())],
+        }
+    }
+}
+
+/// The variable with a configuration that opencode merges over the configuration files.
+const CONFIG: &str = "OPENCODE_CONFIG_CONTENT";
+
+/// The value of `OPENCODE_CONFIG_CONTENT` that adds a file to the system prompt. opencode adds these files to those that
+/// other configurations name, and to `AGENTS.md`, over `serve` and `run` (measured on both versions). Keeps what the
+/// user has set. The error says why that is not possible.
+pub fn config_with_instructions(environment: &Environment, file: &Path) -> Result<String, String> {
+    let file = file
+        .to_str()
+        .ok_or_else(|| format!("the path {} is not valid UTF-8", file.display()))?;
+    let own = environment.get(CONFIG).map(|own| own.to_string_lossy());
+    let unusable = || format!("{CONFIG} is not a JSON object");
+    let mut config: Value = match &own {
+        Some(own) => serde_json::from_str(own).map_err(|_| unusable())?,
+        None => json!({}),
+    };
+    let object = config.as_object_mut().ok_or_else(unusable)?;
+    let instructions = object.entry("instructions").or_insert_with(|| json!([]));
+    let list = instructions
+        .as_array_mut()
+        .ok_or_else(|| format!("`instructions` in {CONFIG} is not a list"))?;
+    list.push(file.into());
+    Ok(config.to_string())
 }
 
 /// Secret variables of opencode, and the redactor that keeps their values out of every log.
@@ -88,6 +136,12 @@ impl Launch {
             // The variable also applies to a fork before its row can be written, and to the session of every subagent
             // (both versions).
             set_env.push(("OPENCODE_PERMISSION".into(), env_json(rules).into()));
+        }
+        if let Some(config) = &self.context.config {
+            set_env.push((CONFIG.into(), config.into()));
+        }
+        for (name, value) in &self.context.variables {
+            set_env.push((name.into(), value.into()));
         }
         for (name, value) in &self.secrets.variables {
             set_env.push((name.into(), value.into()));
@@ -224,5 +278,28 @@ pub async fn read_stderr(
     }
     if !line.is_empty() {
         take(&line, skipping);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instructions_are_added_to_the_configuration_of_the_user() {
+        let with = |own: Option<&str>| {
+            let variables = own.map(|own| (CONFIG.into(), own.into()));
+            let environment = Environment::new(variables, "/".into(), "kugetsu".into());
+            config_with_instructions(&environment, Path::new("/k/14.context.md"))
+        };
+        let parsed = |own| serde_json::from_str::<Value>(&with(own).unwrap()).unwrap();
+        assert_eq!(parsed(None), json!({"instructions": ["/k/14.context.md"]}));
+        assert_eq!(
+            parsed(Some(r#"{"model": "a/b", "instructions": ["x.md"]}"#)),
+            json!({"model": "a/b", "instructions": ["x.md", "/k/14.context.md"]})
+        );
+        for own in ["{ // comment\n}", "[]", r#"{"instructions": "x.md"}"#] {
+            assert!(with(Some(own)).unwrap_err().contains(CONFIG), "{own}");
+        }
     }
 }

@@ -30,7 +30,10 @@ pub use database::{
     Database, DatabaseError, SessionPatch, SessionRow, StoredMessage, SubagentStep, SubagentWork,
     is_same_prompt, prompt_matches,
 };
-pub use environment::{Launch, Secrets, StderrReport, StderrTail, read_stderr, wait_until_read};
+pub use environment::{
+    Launch, Secrets, SessionContext, StderrReport, StderrTail, config_with_instructions, read_stderr,
+    wait_until_read,
+};
 pub use lines::{LineSplitter, MAX_LINE, MAX_PREFIX, SplitLine};
 pub(crate) use log_lines::found_database_locked;
 pub use message::{Finish, Role, ToolCall, ToolStatus, TurnAnswer};

@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use super::session_context::CONTEXT_FILE;
 use super::worktree::BUNDLE;
 use super::{Engine, EngineError, RemovedWorktree, read_database};
 use crate::fsx::{self, FsError};
@@ -64,7 +65,7 @@ impl Engine {
     /// that after a crash the next command still finds the record. The lease file stays, because other processes may be
     /// about to lock it.
     pub(super) fn clear_run(&self, key: &RecordKey) {
-        for ending in [STATUS_FILE, SIGNAL_FILE] {
+        for ending in [STATUS_FILE, SIGNAL_FILE, CONTEXT_FILE] {
             let _ = self.store.remove_run(key, ending);
         }
     }

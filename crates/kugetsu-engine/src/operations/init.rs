@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::deliver::{Closed, Delivery, TurnSubject};
 use super::interrupts::{Interrupts, STOP_WAIT};
 use super::{DEBUG_LOG, Engine, EngineError, TurnOptions, read_database};
-use crate::opencode::{DatabaseError, Opencode, Server, SessionPatch};
+use crate::opencode::{DatabaseError, Opencode, Server, SessionContext, SessionPatch};
 use crate::operations::points;
 use crate::store::{Lease, RecordKey, this_process};
 use crate::turn::{Interrupt, Responder};
@@ -467,6 +467,7 @@ impl Engine {
             started: Timestamp::now(),
             prompt: prompt.to_owned(),
             rules: record.policy.rules(),
+            context: SessionContext::of(&record.repo.to_string()),
             responder: Responder::default(),
             options: request.options.clone(),
             fallback: None,

@@ -43,6 +43,7 @@ mod query;
 mod recover;
 mod repository;
 mod request;
+mod session_context;
 mod spawn;
 #[cfg(test)]
 mod tests;
@@ -73,7 +74,7 @@ pub use worktree::{RemovedWorktree, WorktreeRequest};
 use crate::cancel::Cancel;
 pub use crate::environment::Environment;
 use crate::git::GitRunner;
-use crate::opencode::{Database, Launch, Opencode, Search, Secrets};
+use crate::opencode::{Database, Launch, Opencode, Search, Secrets, SessionContext};
 use crate::process::{self, Containment, Output};
 use crate::settings::{Origin, Settings};
 use crate::store::Store;
@@ -222,6 +223,7 @@ impl Engine {
             debug_log: None,
             ready: self.settings.ready_timeout,
             secrets: Secrets::default(),
+            context: SessionContext::default(),
         }
     }
 

@@ -102,6 +102,8 @@ settings! {
         "the model of every turn, as provider/model; empty: the session's own";
     agent: Option<String> = "", optional,
         "the agent of every turn; empty: the session's own";
+    context: Option<String> = "", optional,
+        "what each session is told about itself, as a template; empty: the built-in text; none: nothing";
     on_ask: OnAskSetting = "answer", choice,
         "what to do with a request that nobody answers: answer (use the default) or block (end the turn)";
     response_timeout: Duration = "30s", duration,

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::aside::aside;
 use crate::opencode::commands::{self, RunPrompt};
-use crate::opencode::{Launch, Secrets, Server, StderrTail, read_stderr, wait_until_read};
+use crate::opencode::{Launch, Secrets, Server, SessionContext, StderrTail, read_stderr, wait_until_read};
 use crate::process::Guarded;
 use kugetsu_api::{SessionId, TransportKind};
 
@@ -88,6 +88,7 @@ impl TurnLink for RunLink {
             rules: None,
             debug_log: None,
             secrets: Secrets::default(),
+            context: SessionContext::default(),
             ..self.spec.launch.clone()
         };
         let mut server = Server::start(&launch).await?;

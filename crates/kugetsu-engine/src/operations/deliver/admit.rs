@@ -94,9 +94,17 @@ impl Engine {
         let record = self
             .with_worktree(&lease, record, &request.worktree, interrupts, &mut notes)
             .await?;
-        let record = self
-            .interruptible(interrupts, move |_| check_directory(record))
-            .await?;
+        let (record, context, untold) = {
+            let rules = rules.clone();
+            self.interruptible(interrupts, move |engine| {
+                let record = check_directory(record)?;
+                let mut untold = Vec::new();
+                let context = engine.session_context(&record, &rules, &mut untold)?;
+                Ok((record, context, untold))
+            })
+            .await?
+        };
+        notes.extend(untold);
         self.interruptible_hook(HookPoint::BeforeTurn, &record, Some(id), &lease, interrupts)
             .await?;
         let delivery = Delivery {
@@ -108,6 +116,7 @@ impl Engine {
             started,
             prompt,
             rules,
+            context,
             responder,
             options: request.options.clone(),
             fallback: None,

@@ -25,7 +25,7 @@ use super::hooks::HookPoint;
 use super::interrupts::Interrupts;
 use super::request::{Mode, TurnOptions, TurnReport, TurnRequest};
 use super::{Engine, EngineError};
-use crate::opencode::{Opencode, names_unknown_model};
+use crate::opencode::{Opencode, SessionContext, names_unknown_model};
 use crate::permission::Rule;
 use crate::store::{Lease, Lock};
 use crate::turn::Responder;
@@ -50,6 +50,8 @@ pub(super) struct Delivery {
     pub(super) prompt: String,
     /// The permission rules of the session during this turn.
     pub(super) rules: Vec<Rule>,
+    /// What the session is told about itself.
+    pub(super) context: SessionContext,
     pub(super) responder: Responder,
     pub(super) options: TurnOptions,
     /// Why the turn uses `run` although `serve` was preferred.

@@ -73,6 +73,7 @@ impl Delivery {
                     .answers
                     .as_ref()
                     .map_or_else(Secrets::default, |answers| Secrets::new(&answers.secrets)),
+                context: self.context.clone(),
             },
             raw_log: Some(folder.join(format!("{}.raw.log", self.turn))),
             model: self.options.model.clone(),

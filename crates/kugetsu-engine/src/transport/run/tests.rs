@@ -19,7 +19,7 @@ use super::subagents::Subagents;
 use super::watch::{Report, SharedSearch, Watch, find_fork};
 use crate::environment::Environment;
 use crate::opencode::tests::database::{BASE, Db};
-use crate::opencode::{Launch, Opencode, Secrets, Version};
+use crate::opencode::{Launch, Opencode, Secrets, SessionContext, Version};
 use crate::process::{Containment, Guarded};
 use crate::transport::{Target, TransportEvent, TurnLink as _, TurnSpec};
 use kugetsu_api::SessionId;
@@ -54,6 +54,7 @@ pub(in crate::transport) fn spec(database: &Path) -> TurnSpec {
             debug_log: None,
             ready: SOON,
             secrets: Secrets::default(),
+            context: SessionContext::default(),
         },
         raw_log: None,
         model: None,
