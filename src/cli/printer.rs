@@ -1,12 +1,15 @@
 //! Prints a turn while it runs by following its file. Problems with stdout never affect the turn.
 
+use std::borrow::Cow;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, IsTerminal as _, Read as _, Write as _};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::live::LiveView;
 use super::output::note_write_error;
+use super::terminal::safe;
 use kugetsu_api::{StreamEvent, StreamLine};
 use kugetsu_engine::Redactor;
 use kugetsu_engine::turn::stream::{Feed, describe};
@@ -40,9 +43,9 @@ pub(super) struct Printer {
 }
 
 impl Printer {
-    pub(super) fn start(feed: Feed, show: Show, verbosity: Option<Verbosity>) -> Self {
+    pub(super) fn start(feed: Feed, show: Show, verbosity: Option<Verbosity>, view: LiveView) -> Self {
         let (progress_sender, progress) = mpsc::channel();
-        let thread = std::thread::spawn(move || follow(&feed, show, verbosity, &progress_sender));
+        let thread = std::thread::spawn(move || follow(&feed, show, verbosity, view, &progress_sender));
         Self { thread, progress }
     }
 
@@ -59,7 +62,13 @@ impl Printer {
     }
 }
 
-fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, progress_sender: &mpsc::Sender<()>) {
+fn follow(
+    feed: &Feed,
+    show: Show,
+    verbosity: Option<Verbosity>,
+    mut view: LiveView,
+    progress_sender: &mpsc::Sender<()>,
+) {
     let Ok(file) = File::open(&feed.path) else {
         return;
     };
@@ -69,17 +78,32 @@ fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, progress_sender
     let mut closed = false;
     let mut line = Vec::new();
     loop {
-        let (length, over) = feed.growth.wait(read, Duration::from_secs(1));
+        let (length, over) = feed
+            .growth
+            .wait(read, view.until_tick().min(Duration::from_secs(1)));
+        view.tick();
         while read < length {
             line.clear();
             match reader.by_ref().take(length - read).read_until(b'\n', &mut line) {
                 Ok(0) | Err(_) => return,
                 Ok(bytes) => read += bytes as u64,
             }
+            let event = event_of(&line);
             if verbosity == Some(Verbosity::Lines)
-                && let Some(description) = describe_line(&line)
+                && let Some(event) = &event
+                && let Some(description) = describe(event, &Redactor::default())
             {
-                let _ = writeln!(std::io::stderr().lock(), "kugetsu: {description}");
+                let _ = writeln!(std::io::stderr().lock(), "kugetsu: {}", safe(&description));
+            }
+            if let Some(event) = &event {
+                view.event(event);
+                // Nothing can be shown below a line that is still open.
+                if !closed && writer.shares_terminal() {
+                    note_write_error(writer.end());
+                }
+                view.show();
+            } else if writer.shares_terminal() {
+                view.hide();
             }
             // A vanished reader only ends the printing.
             if !closed && let Err(error) = writer.line(&line) {
@@ -89,6 +113,7 @@ fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, progress_sender
             let _ = progress_sender.send(());
         }
         if over {
+            view.hide();
             if !closed {
                 note_write_error(writer.end());
             }
@@ -97,16 +122,14 @@ fn follow(feed: &Feed, show: Show, verbosity: Option<Verbosity>, progress_sender
     }
 }
 
-/// Describes a line for people. Pieces of text make up most of a stream and have no description, so they are not
-/// parsed.
-fn describe_line(line: &[u8]) -> Option<String> {
+/// The event of a line. Pieces of text make up most of a stream and are not parsed.
+fn event_of(line: &[u8]) -> Option<StreamEvent> {
     let head = &line[..line.len().min(400)];
     let piece = b"\"type\":\"message_update\"";
     if head.windows(piece.len()).any(|window| window == piece) {
         return None;
     }
-    let line = serde_json::from_slice::<StreamLine>(line).ok()?;
-    describe(&line.event, &Redactor::default())
+    Some(serde_json::from_slice::<StreamLine>(line).ok()?.event)
 }
 
 /// Writes lines of the stream to stdout.
@@ -114,6 +137,8 @@ pub(super) struct Writer {
     show: Show,
     current_message: String,
     line_open: bool,
+    /// Whether stdout is a terminal. A terminal gets no characters that it would obey.
+    terminal: bool,
 }
 
 impl Writer {
@@ -122,7 +147,13 @@ impl Writer {
             show,
             current_message: String::new(),
             line_open: false,
+            terminal: std::io::stdout().is_terminal(),
         }
+    }
+
+    /// Whether this writer prints text where the status line is.
+    fn shares_terminal(&self) -> bool {
+        self.terminal && self.show == Show::Text
     }
 
     pub(super) fn line(&mut self, line: &[u8]) -> std::io::Result<()> {
@@ -154,8 +185,15 @@ impl Writer {
             if self.line_open && message != self.current_message {
                 stdout.write_all(b"\n")?;
             }
+            let delta = if self.terminal {
+                safe(&delta)
+            } else {
+                Cow::Borrowed(&*delta)
+            };
             stdout.write_all(delta.as_bytes())?;
-            self.line_open = !delta.ends_with('\n');
+            if !delta.is_empty() {
+                self.line_open = !delta.ends_with('\n');
+            }
             self.current_message = message;
             stdout.flush()?;
         }

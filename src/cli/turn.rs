@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::context::{Context, duration};
 use super::ending::{exit_of, result, summary};
 use super::form::OutputForm;
+use super::live::{LiveView, Progress};
 use super::output::Output;
 use super::printer::{Printer, Show, Verbosity};
 use super::signals::with_signals;
@@ -132,6 +133,10 @@ pub(super) struct TurnArgs {
     /// Report progress on stderr
     #[arg(long)]
     verbose: bool,
+
+    /// Whether to show on stderr what the turn is doing
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    progress: Progress,
 
     /// Print only events of these types, as JSON lines
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
@@ -372,6 +377,11 @@ pub(super) fn run(
     };
     let mut printer = None;
     let detached = context.detached.as_ref();
+    let progress = match detached {
+        None if !args.verbose => args.progress,
+        _ => Progress::Never,
+    };
+    let mut view = Some(LiveView::start(progress));
     let (report, signal) = with_signals(detached.is_some(), async |interrupts| {
         let turn = engine.spawn(request, responder);
         let id = turn.id;
@@ -383,13 +393,17 @@ pub(super) fn run(
                 OutputForm::Json => Show::Nothing,
             };
             let progress = args.verbose.then_some(Verbosity::Lines);
-            printer = Some(Printer::start(feed, show, progress));
+            if let Some(view) = view.take() {
+                printer = Some(Printer::start(feed, show, progress, view));
+            }
             if let Some(detached) = detached {
                 detached.ready(id, &address, engine);
             }
         })
         .await
     })?;
+    // The view of a turn that never began.
+    drop(view);
     // The stream of a turn whose end is not recorded may never end.
     if let Some(printer) = printer
         && !matches!(report, Err(EngineError::InterruptedWhile { .. }))

@@ -20,6 +20,7 @@ mod server_events;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tolerant;
+mod tool_label;
 
 pub use api::{Api, ApiError, PermissionReply, Problem};
 #[cfg(test)]
@@ -44,3 +45,4 @@ pub use run_events::{
 };
 pub use server::{Server, ServerError};
 pub use server_events::{EventStream, PartState, ServerEvent, ServerEventKind, StreamedEvent, Subagent};
+pub use tool_label::tool_label;

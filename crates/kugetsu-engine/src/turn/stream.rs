@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+pub use crate::opencode::tool_label;
 use crate::redact::Redactor;
 use crate::store::{RecordKey, Store, StoreError};
 pub use kugetsu_api::{STREAM_SCHEMA as SCHEMA, StreamEvent, StreamLine};
@@ -29,7 +30,7 @@ pub fn describe(event: &StreamEvent, redactor: &Redactor) -> Option<String> {
             transport, opencode, ..
         } => format!("turn through opencode {opencode} ({transport})"),
         StreamEvent::TurnStart { step } => format!("step {step}"),
-        StreamEvent::ToolExecutionStart { tool, input, .. } => format!("{tool} {}", cut(&input.to_string())),
+        StreamEvent::ToolExecutionStart { tool, input, .. } => cut(&tool_label(tool, "", input)),
         StreamEvent::ToolExecutionEnd {
             tool,
             error: Some(error),
@@ -50,7 +51,7 @@ pub fn describe(event: &StreamEvent, redactor: &Redactor) -> Option<String> {
             tokens,
         } => {
             format!(
-                "step {step} ended: {reason}, {} tokens, {cost_usd:.6} USD",
+                "step {step} ended: {reason}, {} tokens, ${cost_usd:.6}",
                 tokens.total()
             )
         }
