@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::context::Context;
+use super::live::{LiveView, Progress};
 use super::output::{Output, confirm, count, money};
 use super::permit::presets;
 use super::signals::with_signals;
@@ -127,9 +128,11 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
 }
 
 fn make(request: InitRequest, context: &Context) -> Result<InitReport, CommandError> {
+    let view = LiveView::start(Progress::Auto);
     let (made, signal) = with_signals(false, async |interrupts| {
         context.engine.init(request, interrupts).await
     })?;
+    drop(view);
     made.map_err(|error| CommandError::from(error).after(signal))
 }
 

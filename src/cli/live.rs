@@ -3,9 +3,8 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
-
 use super::output::{count, money};
+use super::status_line::StatusLine;
 use super::terminal::safe_line;
 use kugetsu_api::StreamEvent;
 use kugetsu_engine::duration::print_duration;
@@ -13,8 +12,6 @@ use kugetsu_engine::turn::stream::tool_label;
 
 /// The interval between two lines where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
-/// The interval between two redraws of the status line.
-const REDRAW: Duration = Duration::from_millis(120);
 
 /// Whether a turn reports its progress on stderr.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -42,8 +39,7 @@ pub(super) struct LiveView {
 #[derive(Debug)]
 enum Form {
     Nothing,
-    /// The status line, if it is shown.
-    Line(Option<ProgressBar>),
+    Line(StatusLine),
     /// When the next line is due.
     Lines(Instant),
 }
@@ -54,10 +50,12 @@ impl LiveView {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let form = match progress {
             Progress::Never => Form::Nothing,
-            Progress::Auto if std::io::stderr().is_terminal() && !dumb => Form::Line(None),
-            Progress::Auto | Progress::Always => Form::Lines(began + LINE_INTERVAL),
+            Progress::Auto if std::io::stderr().is_terminal() && !dumb => {
+                Form::Line(StatusLine::start(began))
+            }
+            _ => Form::Lines(began + LINE_INTERVAL),
         };
-        let mut view = Self {
+        let view = Self {
             form,
             began,
             activity: "starting opencode".to_owned(),
@@ -117,34 +115,21 @@ impl LiveView {
                 self.tokens += tokens.total();
                 self.cost_usd += cost_usd;
             }
-            _ => return,
-        }
-        if let Form::Line(Some(bar)) = &self.form {
-            bar.set_message(self.text(" \u{b7} "));
+            _ => {}
         }
     }
 
     /// Removes the status line, so that text can be printed in its place.
-    pub(super) fn hide(&mut self) {
-        if let Form::Line(bar) = &mut self.form
-            && let Some(bar) = bar.take()
-        {
-            bar.finish_and_clear();
+    pub(super) fn hide(&self) {
+        if let Form::Line(line) = &self.form {
+            line.hide();
         }
     }
 
-    /// Shows the status line again, on a line of its own.
-    pub(super) fn show(&mut self) {
-        let text = self.text(" \u{b7} ");
-        if let Form::Line(bar @ None) = &mut self.form {
-            let shown = ProgressBar::new_spinner().with_elapsed(self.began.elapsed());
-            // The template is valid, so the default style is never used.
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} \u{b7} {wide_msg}") {
-                shown.set_style(style);
-            }
-            shown.set_message(text);
-            shown.enable_steady_tick(REDRAW);
-            *bar = Some(shown);
+    /// Shows the status line, on a line of its own.
+    pub(super) fn show(&self) {
+        if let Form::Line(line) = &self.form {
+            line.show(self.text(" · "));
         }
     }
 
@@ -159,11 +144,5 @@ impl LiveView {
         }
         parts.push(safe_line(&self.activity));
         parts.join(separator)
-    }
-}
-
-impl Drop for LiveView {
-    fn drop(&mut self) {
-        self.hide();
     }
 }

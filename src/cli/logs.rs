@@ -9,8 +9,9 @@ use uuid::Uuid;
 
 use super::context::Context;
 use super::ending;
-use super::output::{Output, note_write_error};
-use super::printer::{Show, Writer};
+use super::live::{LiveView, Progress};
+use super::output::Output;
+use super::printer::{Screen, Show};
 use super::{CommandError, Outcome};
 use kugetsu_api::ErrorCode;
 use kugetsu_api::Verdict;
@@ -37,6 +38,10 @@ pub(super) struct LogsArgs {
     /// Print opencode's own output
     #[arg(long)]
     raw: bool,
+
+    /// Print only the answer, without a line for each tool
+    #[arg(long, conflicts_with = "raw")]
+    answer: bool,
 }
 
 pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome {
@@ -58,15 +63,27 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
     };
     let show = if output.json || args.raw {
         Show::Lines(Vec::new())
-    } else {
+    } else if args.answer {
         Show::Text
+    } else {
+        Show::Transcript
     };
     let goes_on = || context.engine.is_running(&address, turn);
     if args.follow {
         wait_for(&path, goes_on);
     }
-    let for_people = show == Show::Text;
-    print(&path, show, args.follow, goes_on)?;
+    let for_people = matches!(show, Show::Text | Show::Transcript);
+    let progress = if args.follow {
+        Progress::Auto
+    } else {
+        Progress::Never
+    };
+    print(
+        &path,
+        Screen::new(show, None, LiveView::start(progress)),
+        args.follow,
+        goes_on,
+    )?;
     // The output of an interrupted turn, often empty, does not show that the turn was interrupted.
     if for_people
         && let Ok(Some((_, ended))) = context.engine.end_of(&address, turn)
@@ -92,7 +109,7 @@ pub(super) fn wait_for(path: &Path, goes_on: impl Fn() -> bool) {
 
 pub(super) fn print(
     path: &Path,
-    show: Show,
+    mut screen: Screen,
     follow: bool,
     runs: impl Fn() -> bool,
 ) -> Result<(), CommandError> {
@@ -102,7 +119,6 @@ pub(super) fn print(
         hint: "kugetsu show REF --turns lists the turns".to_owned(),
     })?;
     let mut reader = BufReader::new(file);
-    let mut writer = Writer::new(show);
     let mut line = Vec::new();
     loop {
         // Checked before reading, so that everything a turn writes before its end is read.
@@ -114,19 +130,20 @@ pub(super) fn print(
             if read == 0 || !line.ends_with(b"\n") {
                 break;
             }
-            if let Err(error) = writer.line(&line) {
-                note_write_error(Err(error));
+            screen.line(&line);
+            if screen.is_closed() {
                 return Ok(());
             }
             line.clear();
         }
         if !more {
             if !line.is_empty() {
-                note_write_error(writer.line(&line));
+                screen.line(&line);
             }
-            note_write_error(writer.end());
+            screen.end();
             return Ok(());
         }
+        screen.tick();
         std::thread::sleep(POLL);
     }
 }

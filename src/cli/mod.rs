@@ -30,6 +30,7 @@ mod show;
 mod signal;
 mod signals;
 mod start;
+mod status_line;
 mod stop;
 mod terminal;
 mod turn;

@@ -1,4 +1,4 @@
-//! Prints a turn while it runs by following its file. Problems with stdout never affect the turn.
+//! Prints a turn by following its file. Problems with stdout never affect the turn.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use super::live::LiveView;
 use super::output::note_write_error;
-use super::terminal::safe;
+use super::terminal::{safe, safe_line};
 use kugetsu_api::{StreamEvent, StreamLine};
 use kugetsu_engine::Redactor;
-use kugetsu_engine::turn::stream::{Feed, describe};
+use kugetsu_engine::turn::stream::{Feed, describe, tool_label};
 
 /// How long, after the turn is over, a reader of stdout may read nothing before the rest is left in the file.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) enum Show {
     /// The answer's text.
     Text,
+    /// The answer's text, and a line for each tool.
+    Transcript,
     /// The lines as they are: those of the given types, or all of them if none is given.
     Lines(Vec<String>),
     /// Nothing.
@@ -43,9 +45,9 @@ pub(super) struct Printer {
 }
 
 impl Printer {
-    pub(super) fn start(feed: Feed, show: Show, verbosity: Option<Verbosity>, view: LiveView) -> Self {
+    pub(super) fn start(feed: Feed, mut screen: Screen) -> Self {
         let (progress_sender, progress) = mpsc::channel();
-        let thread = std::thread::spawn(move || follow(&feed, show, verbosity, view, &progress_sender));
+        let thread = std::thread::spawn(move || follow(&feed, &mut screen, &progress_sender));
         Self { thread, progress }
     }
 
@@ -62,104 +64,114 @@ impl Printer {
     }
 }
 
-fn follow(
-    feed: &Feed,
-    show: Show,
-    verbosity: Option<Verbosity>,
-    mut view: LiveView,
-    progress_sender: &mpsc::Sender<()>,
-) {
+fn follow(feed: &Feed, screen: &mut Screen, progress_sender: &mpsc::Sender<()>) {
     let Ok(file) = File::open(&feed.path) else {
         return;
     };
     let mut reader = BufReader::new(file);
-    let mut writer = Writer::new(show);
     let mut read = 0;
-    let mut closed = false;
     let mut line = Vec::new();
     loop {
-        let (length, over) = feed
-            .growth
-            .wait(read, view.until_tick().min(Duration::from_secs(1)));
-        view.tick();
+        let (length, over) = feed.growth.wait(read, screen.until_tick());
+        screen.tick();
         while read < length {
             line.clear();
             match reader.by_ref().take(length - read).read_until(b'\n', &mut line) {
                 Ok(0) | Err(_) => return,
                 Ok(bytes) => read += bytes as u64,
             }
-            let event = event_of(&line);
-            if verbosity == Some(Verbosity::Lines)
-                && let Some(event) = &event
-                && let Some(description) = describe(event, &Redactor::default())
-            {
-                let _ = writeln!(std::io::stderr().lock(), "kugetsu: {}", safe(&description));
-            }
-            if let Some(event) = &event {
-                view.event(event);
-                // Nothing can be shown below a line that is still open.
-                if !closed && writer.shares_terminal() {
-                    note_write_error(writer.end());
-                }
-                view.show();
-            } else if writer.shares_terminal() {
-                view.hide();
-            }
-            // A vanished reader only ends the printing.
-            if !closed && let Err(error) = writer.line(&line) {
-                closed = true;
-                note_write_error(Err(error));
-            }
+            screen.line(&line);
             let _ = progress_sender.send(());
         }
         if over {
-            view.hide();
-            if !closed {
-                note_write_error(writer.end());
-            }
+            screen.end();
             return;
         }
     }
 }
 
-/// The event of a line. Pieces of text make up most of a stream and are not parsed.
-fn event_of(line: &[u8]) -> Option<StreamEvent> {
-    let head = &line[..line.len().min(400)];
-    let piece = b"\"type\":\"message_update\"";
-    if head.windows(piece.len()).any(|window| window == piece) {
-        return None;
-    }
-    Some(serde_json::from_slice::<StreamLine>(line).ok()?.event)
-}
-
-/// Writes lines of the stream to stdout.
-pub(super) struct Writer {
+/// The output of a turn on stdout, and the live view on stderr, which may share a terminal with it.
+pub(super) struct Screen {
     show: Show,
+    verbosity: Option<Verbosity>,
+    view: LiveView,
     current_message: String,
     line_open: bool,
     /// Whether stdout is a terminal. A terminal gets no characters that it would obey.
     terminal: bool,
+    /// Whether stdout has failed. A vanished reader only ends the printing.
+    closed: bool,
 }
 
-impl Writer {
-    pub(super) fn new(show: Show) -> Self {
+impl Screen {
+    pub(super) fn new(show: Show, verbosity: Option<Verbosity>, view: LiveView) -> Self {
         Self {
             show,
+            verbosity,
+            view,
             current_message: String::new(),
             line_open: false,
             terminal: std::io::stdout().is_terminal(),
+            closed: false,
         }
     }
 
-    /// Whether this writer prints text where the status line is.
-    fn shares_terminal(&self) -> bool {
-        self.terminal && self.show == Show::Text
+    /// How long to wait for the next line before [`Screen::tick`].
+    pub(super) fn until_tick(&self) -> Duration {
+        self.view.until_tick().min(Duration::from_secs(1))
     }
 
-    pub(super) fn line(&mut self, line: &[u8]) -> std::io::Result<()> {
-        match &self.show {
-            Show::Nothing => Ok(()),
-            Show::Lines(types) => {
+    pub(super) fn tick(&mut self) {
+        self.view.tick();
+    }
+
+    /// Whether stdout has failed, so that further lines are not printed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Takes up a line of the stream.
+    pub(super) fn line(&mut self, line: &[u8]) {
+        let event = event_of(line);
+        if let Some(event) = &event {
+            if self.verbosity == Some(Verbosity::Lines)
+                && let Some(description) = describe(event, &Redactor::default())
+            {
+                let _ = writeln!(std::io::stderr().lock(), "kugetsu: {}", safe(&description));
+            }
+            self.view.event(event);
+        }
+        if !self.closed
+            && let Err(error) = self.write(line, event.as_ref())
+        {
+            self.closed = true;
+            note_write_error(Err(error));
+        }
+        if event.is_some() {
+            // Nothing can be shown below a line that is still open.
+            if self.terminal {
+                self.end_line();
+            }
+            self.view.show();
+        }
+    }
+
+    /// Ends the output: removes the live view and ends the last line.
+    pub(super) fn end(&mut self) {
+        self.view.hide();
+        self.end_line();
+    }
+
+    fn end_line(&mut self) {
+        if std::mem::take(&mut self.line_open) && !self.closed {
+            let mut stdout = std::io::stdout().lock();
+            note_write_error(stdout.write_all(b"\n").and_then(|()| stdout.flush()));
+        }
+    }
+
+    fn write(&mut self, line: &[u8], event: Option<&StreamEvent>) -> std::io::Result<()> {
+        match (&self.show, event) {
+            (Show::Lines(types), _) => {
                 if !types.is_empty() && !types.iter().any(|event_type| has_type(line, event_type)) {
                     return Ok(());
                 }
@@ -167,7 +179,31 @@ impl Writer {
                 stdout.write_all(line)?;
                 stdout.flush()
             }
-            Show::Text => self.text(line),
+            (Show::Text | Show::Transcript, None) => self.text(line),
+            (
+                Show::Transcript,
+                Some(StreamEvent::ToolExecutionEnd {
+                    tool, title, error, ..
+                }),
+            ) => {
+                let label = safe_line(&tool_label(tool, title, &serde_json::Value::Null));
+                let failure = error
+                    .as_ref()
+                    .map_or_else(String::new, |error| format!(" failed: {}", safe_line(error)));
+                self.make_room();
+                self.end_line();
+                let mut stdout = std::io::stdout().lock();
+                writeln!(stdout, "> {label}{failure}")?;
+                stdout.flush()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the live view from a terminal that shows stdout as well.
+    fn make_room(&mut self) {
+        if self.terminal {
+            self.view.hide();
         }
     }
 
@@ -181,6 +217,7 @@ impl Writer {
             delta,
         } = line.event
         {
+            self.make_room();
             let mut stdout = std::io::stdout().lock();
             if self.line_open && message != self.current_message {
                 stdout.write_all(b"\n")?;
@@ -199,16 +236,16 @@ impl Writer {
         }
         Ok(())
     }
+}
 
-    /// Ends the last line.
-    pub(super) fn end(&mut self) -> std::io::Result<()> {
-        if std::mem::take(&mut self.line_open) && self.show == Show::Text {
-            let mut stdout = std::io::stdout().lock();
-            stdout.write_all(b"\n")?;
-            return stdout.flush();
-        }
-        Ok(())
+/// The event of a line. Pieces of text make up most of a stream and are not parsed.
+fn event_of(line: &[u8]) -> Option<StreamEvent> {
+    let head = &line[..line.len().min(400)];
+    let piece = b"\"type\":\"message_update\"";
+    if head.windows(piece.len()).any(|window| window == piece) {
+        return None;
     }
+    Some(serde_json::from_slice::<StreamLine>(line).ok()?.event)
 }
 
 fn has_type(line: &[u8], event_type: &str) -> bool {

@@ -14,7 +14,7 @@ use super::ending::{exit_of, result, summary};
 use super::form::OutputForm;
 use super::live::{LiveView, Progress};
 use super::output::Output;
-use super::printer::{Printer, Show, Verbosity};
+use super::printer::{Printer, Screen, Show, Verbosity};
 use super::signals::with_signals;
 use super::{CommandError, Outcome, detach, init, prompt, wait};
 use kugetsu_api::exit::ExitStatus;
@@ -394,7 +394,7 @@ pub(super) fn run(
             };
             let progress = args.verbose.then_some(Verbosity::Lines);
             if let Some(view) = view.take() {
-                printer = Some(Printer::start(feed, show, progress, view));
+                printer = Some(Printer::start(feed, Screen::new(show, progress, view)));
             }
             if let Some(detached) = detached {
                 detached.ready(id, &address, engine);

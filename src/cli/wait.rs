@@ -9,9 +9,10 @@ use super::Outcome;
 use super::context::{Context, duration};
 use super::ending;
 use super::form::OutputForm;
+use super::live::{LiveView, Progress};
 use super::logs;
 use super::output::Output;
-use super::printer::Show;
+use super::printer::{Screen, Show};
 use kugetsu_api::Address;
 use kugetsu_api::exit::ExitStatus;
 
@@ -58,16 +59,15 @@ pub(super) fn until_end(
     let expired = || at_most.is_some_and(|limit| began.elapsed() >= limit);
     let events = engine.stream_path(address, turn);
     let show = match form {
-        OutputForm::Text => Some(Show::Text),
-        OutputForm::StreamJson => Some(Show::Lines(types)),
-        OutputForm::Json => None,
+        OutputForm::Text => Show::Text,
+        OutputForm::StreamJson => Show::Lines(types),
+        OutputForm::Json => Show::Nothing,
     };
-    if let Some(show) = show {
-        let continues = || !expired() && engine.is_running(address, turn);
-        logs::wait_for(&events, continues);
-        if events.exists() {
-            logs::print(&events, show, true, continues)?;
-        }
+    let continues = || !expired() && engine.is_running(address, turn);
+    logs::wait_for(&events, continues);
+    if events.exists() {
+        let view = LiveView::start(Progress::Auto);
+        logs::print(&events, Screen::new(show, None, view), true, continues)?;
     }
     let report = engine.wait_turn(address, turn, began, at_most)?;
     let status: ExitStatus = ending::exit_of(&report, None);

@@ -2,7 +2,8 @@
 
 use crate::support::kit::{fake_world, opencode_sessions, record, run, session_of, snapshot, start};
 use crate::support::terminal::Terminal;
-use kugetsu_testing::{World, kugetsu_binary};
+use kugetsu_testing::{FakeScript, Step, World, kugetsu_binary};
+use serde_json::{Value, json};
 
 /// A terminal that runs `kugetsu` with these arguments, then prints its exit status and waits.
 fn kugetsu<'a>(world: &'a World, words: &str) -> Terminal<'a> {
@@ -87,4 +88,83 @@ fn colour_is_for_terminals_and_not_for_no_color() {
     }
     let piped = run(&world, ["list"]).stdout();
     assert!(!piped.contains('\u{1b}'), "{piped:?}");
+}
+
+/// An event of a turn with this part.
+fn event(kind: &str, part: Value) -> Step {
+    Step::Event {
+        kind: kind.to_owned(),
+        part,
+    }
+}
+
+#[test]
+fn a_turn_is_shown_while_it_runs_and_leaves_a_clean_screen() {
+    let world = fake_world();
+    let evil = "evil\u{1b}]0;title\u{7}\u{1b}[31m\u{9b}2J\u{202e}!";
+    let harmless = "evil]0;title[31m2J!";
+    let time = json!({"start": 1, "end": 2});
+    let text = json!({"type": "text", "id": "prt_0", "text": format!("an open line {evil}"), "time": time});
+    let call = json!({
+        "type": "tool", "id": "prt_1", "callID": "call_1", "tool": "bash",
+        "state": {
+            "status": "completed", "title": format!("Test {evil}"), "output": "ok\n", "metadata": {}, "time": time,
+            "input": {"command": "true", "description": format!("Test {evil}")},
+        },
+    });
+    world.fake(&FakeScript::default().on(
+        "hang",
+        [
+            Step::step_start(),
+            event("text", text),
+            event("tool_use", call),
+            Step::Hang,
+        ],
+    ));
+    for (words, width) in [("start 1", "80"), ("continue 1", "30")] {
+        let terminal = kugetsu(&world, &format!("{words} hang --transport run"));
+        terminal.resize(width);
+        terminal.wait_for("bash: Test");
+        let screen = terminal.screen();
+        assert!(screen.contains("step 1"), "{screen}");
+        if width == "80" {
+            assert!(screen.contains(&format!("an open line {harmless}")), "{screen}");
+            assert!(screen.contains(&format!("bash: Test {harmless}")), "{screen}");
+        }
+        terminal.press(&["C-c"]);
+        terminal.wait_for("status 130");
+        let screen = terminal.screen();
+        assert!(!screen.contains("bash: Test"), "{screen}");
+        assert!(terminal.shows_cursor(), "{screen}");
+    }
+    let terminal = kugetsu(&world, "logs 1");
+    terminal.wait_for("status 0");
+    let screen = terminal.screen();
+    assert!(screen.contains(&format!("> bash: Test {harmless}")), "{screen}");
+    let answer = run(&world, ["logs", "1", "--answer"]);
+    assert!(!answer.expect_status(0).stdout().contains("bash"), "{answer}");
+    // A file gets the text as it is.
+    assert!(answer.stdout().contains(evil), "{answer}");
+}
+
+#[test]
+fn without_a_terminal_the_progress_is_silent_for_half_a_minute() {
+    let world = fake_world();
+    for progress in ["auto", "always", "never"] {
+        let turn = run(
+            &world,
+            [
+                "continue",
+                "1",
+                "hello",
+                "--or-start",
+                "--transport",
+                "run",
+                "--progress",
+                progress,
+            ],
+        );
+        let notes = turn.expect_status(0).stderr();
+        assert_eq!(notes.lines().count(), 1, "{turn}");
+    }
 }

@@ -44,6 +44,11 @@ impl<'a> Terminal<'a> {
         self.world.finish(command, Stdin::Null).expect_status(0).stdout()
     }
 
+    /// Changes the number of columns.
+    pub(crate) fn resize(&self, columns: &str) {
+        self.tmux(&["resize-window", "-x", columns]);
+    }
+
     /// Presses these keys.
     pub(crate) fn press(&self, keys: &[&str]) {
         self.tmux(&[&["send-keys"], keys].concat());

@@ -1,0 +1,145 @@
+//! A line at the bottom of the terminal that says what is going on, and is redrawn while it is shown.
+//!
+//! `indicatif` fills such a line up to the right edge, so the `^C` that the terminal echoes begins another line, and the
+//! first one stays on the screen for ever.
+
+use std::io::Write as _;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use console::{Term, measure_text_width, truncate_str};
+use kugetsu_engine::duration::print_duration;
+
+/// The interval between two redraws.
+const REDRAW: Duration = Duration::from_millis(120);
+const FRAMES: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
+/// The columns that stay free at the right edge for `^C`.
+const MARGIN: usize = 3;
+
+/// The line. It is drawn by a thread of its own, and removed when this value is dropped.
+#[derive(Debug)]
+pub(super) struct StatusLine {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    began: Instant,
+    text: String,
+    wanted: bool,
+    /// The width of what was drawn last; none if nothing of it is on the screen.
+    drawn: Option<usize>,
+    frame: usize,
+    ended: bool,
+}
+
+impl StatusLine {
+    pub(super) fn start(began: Instant) -> Self {
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                began,
+                text: String::new(),
+                wanted: true,
+                drawn: None,
+                frame: 0,
+                ended: false,
+            }),
+            ended: Condvar::new(),
+        });
+        let thread = std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.draw_until_ended()
+        });
+        Self {
+            shared,
+            thread: Some(thread),
+        }
+    }
+
+    /// Changes the text and shows the line.
+    pub(super) fn show(&self, text: String) {
+        let mut state = self.shared.state();
+        state.text = text;
+        state.wanted = true;
+        state.draw();
+    }
+
+    /// Removes the line until the next [`StatusLine::show`].
+    pub(super) fn hide(&self) {
+        let mut state = self.shared.state();
+        state.wanted = false;
+        state.clear();
+    }
+}
+
+impl Drop for StatusLine {
+    fn drop(&mut self) {
+        self.shared.state().ended = true;
+        self.shared.ended.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        self.shared.state().clear();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn draw_until_ended(&self) {
+        let mut state = self.state();
+        while !state.ended {
+            if state.wanted {
+                state.frame += 1;
+                state.draw();
+            }
+            (state, _) = self
+                .ended
+                .wait_timeout(state, REDRAW)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl State {
+    fn draw(&mut self) {
+        let frame = FRAMES[self.frame % FRAMES.len()];
+        let seconds = Duration::from_secs(self.began.elapsed().as_secs());
+        let line = format!("{frame} {} · {}", print_duration(seconds), self.text);
+        let room = columns().saturating_sub(MARGIN);
+        let line = truncate_str(&line, room, "…");
+        let text = format!("{}{line}", self.clearing());
+        self.drawn = Some(measure_text_width(&line));
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    fn clear(&mut self) {
+        let text = self.clearing();
+        self.drawn = None;
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    /// The sequence that removes what was drawn last. In a terminal that has become narrower, that may be on several
+    /// rows now.
+    fn clearing(&self) -> String {
+        let Some(width) = self.drawn else {
+            return String::new();
+        };
+        let rows = width.saturating_sub(1) / columns().max(1);
+        format!("\r\x1b[2K{}", "\x1b[1A\x1b[2K".repeat(rows))
+    }
+}
+
+fn columns() -> usize {
+    usize::from(Term::stderr().size().1)
+}
