@@ -1,6 +1,8 @@
 //! `kugetsu init`.
 
 use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -14,7 +16,7 @@ use super::turn::LimitArgs;
 use super::{CommandError, Outcome, prompt};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::permission::Preset;
-use kugetsu_api::{Address, RepoRef, SessionId, TransportChoice, TransportKind};
+use kugetsu_api::{Address, ErrorCode, RepoRef, SessionId, TransportChoice, TransportKind};
 use kugetsu_engine::operations::{EngineError, InitReport, InitRequest, Subject, TurnOptions};
 
 #[derive(Debug, Args)]
@@ -102,7 +104,10 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         let (_, repo) = request.place(engine)?;
         super::output::trace_to(engine.open_debug_log(&Subject::Base(repo))?);
     }
-    let InitReport { record, log_gap } = make(request, context)?;
+    let view = LiveView::start(Progress::Auto);
+    let (made, signal) = with_signals(false, async |interrupts| engine.init(request, interrupts).await)?;
+    drop(view);
+    let InitReport { record, log_gap } = made.map_err(|error| CommandError::from(error).after(signal))?;
     if output.json {
         output.document(&record);
     } else {
@@ -127,24 +132,21 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
     Ok(ExitStatus::CannotWrite)
 }
 
-fn make(request: InitRequest, context: &Context) -> Result<InitReport, CommandError> {
-    let view = LiveView::start(Progress::Auto);
-    let (made, signal) = with_signals(false, async |interrupts| {
-        context.engine.init(request, interrupts).await
-    })?;
-    drop(view);
-    made.map_err(|error| CommandError::from(error).after(signal))
-}
-
 /// Says which base a session that is about to start will be forked from, if that is not its repository's own. If there
 /// is no base, asks on a terminal whether to make one in the clone of the current directory.
-pub(super) fn offer(address: &Address, context: &Context, output: Output) -> Result<(), CommandError> {
+///
+/// Returns the exit status of the command if the turn must not begin.
+pub(super) fn offer(
+    address: &Address,
+    context: &Context,
+    output: Output,
+) -> Result<Option<ExitStatus>, CommandError> {
     let engine = &context.engine;
     if engine
         .find(address)?
         .is_some_and(|record| record.session.is_some())
     {
-        return Ok(());
+        return Ok(None);
     }
     if let Some(clone) = context.unusual_clone() {
         output.note(format!(
@@ -159,44 +161,40 @@ pub(super) fn offer(address: &Address, context: &Context, output: Output) -> Res
             if let Some(note) = note_of_default(repo, &base.repo) {
                 output.note(format!("kugetsu: {note}, in {}", base.directory.display()));
             }
-            return Ok(());
+            return Ok(None);
         }
         // The turn itself reports it.
-        Err(_) => return Ok(()),
+        Err(_) => return Ok(None),
     }
     let ask = !output.json && std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     let here = || context.clone_repo().ok().flatten();
     if !ask || here().is_none_or(|clone| clone.repo != *repo) {
-        return Ok(());
+        return Ok(None);
     }
-    if confirm(&format!(
+    if !confirm(&format!(
         "{repo} has no base session yet. Make one in this clone?"
     )) {
-        let settings = engine.settings();
-        let request = InitRequest {
-            directory: None,
-            here: context.here.clone(),
-            repo: None,
-            force: false,
-            default: false,
-            adopt: None,
-            prompt: None,
-            policy: settings.policy(),
-            options: TurnOptions {
-                transport: TransportChoice::Only(TransportKind::Serve),
-                limits: settings.limits(),
-                model: settings.model.clone(),
-                agent: settings.agent.clone(),
-                debug: false,
-            },
-        };
-        let made = make(request, context)?.record;
-        output.note(format!(
-            "kugetsu: made the base session of {repo}: {}",
-            made.session
-        ));
+        return Ok(None);
     }
-    Ok(())
+    // A process of its own, because a process can handle the signals of one operation only.
+    let environment = engine.environment();
+    let failed =
+        |error| CommandError::new(ErrorCode::System, "kugetsu init could not be started").caused_by(error);
+    let stdout = std::io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;
+    let status = std::process::Command::new(environment.program())
+        .env_clear()
+        .envs(environment.variables())
+        .arg0("kugetsu")
+        .arg("init")
+        .stdout(stdout)
+        .status()
+        .map_err(failed)?;
+    Ok(if status.success() {
+        None
+    } else {
+        let code = status.code().and_then(|code| u8::try_from(code).ok());
+        Some(code.and_then(ExitStatus::from_code).unwrap_or(ExitStatus::Failed))
+    })
 }
 
 /// A note if a session does not fork the base of its own repository.

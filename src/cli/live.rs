@@ -4,9 +4,11 @@ use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use super::output::{count, money};
-use super::status_line::StatusLine;
+use super::printer::Show;
+use super::status_line::{StatusLine, StatusLineEnder};
 use super::terminal::safe_line;
-use kugetsu_api::StreamEvent;
+use jiff::Timestamp;
+use kugetsu_api::{StreamEvent, StreamLine};
 use kugetsu_engine::duration::print_duration;
 use kugetsu_engine::turn::stream::tool_label;
 
@@ -45,6 +47,16 @@ enum Form {
 }
 
 impl LiveView {
+    /// A view beside this output on stdout. JSON on a terminal leaves no room for a status line.
+    pub(super) fn beside(show: &Show, progress: Progress) -> Self {
+        let shares_terminal = matches!(show, Show::Lines(_)) && std::io::stdout().is_terminal();
+        let progress = match progress {
+            Progress::Auto if shares_terminal => Progress::Never,
+            progress => progress,
+        };
+        Self::start(progress)
+    }
+
     pub(super) fn start(progress: Progress) -> Self {
         let began = Instant::now();
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
@@ -58,13 +70,26 @@ impl LiveView {
         let view = Self {
             form,
             began,
-            activity: "starting opencode".to_owned(),
+            activity: "preparing".to_owned(),
             step: 0,
             tokens: 0,
             cost_usd: 0.0,
         };
         view.show();
         view
+    }
+
+    /// What ends the status line from another thread, if this view has one.
+    pub(super) fn ender(&self) -> Option<StatusLineEnder> {
+        match &self.form {
+            Form::Line(line) => Some(line.ender()),
+            _ => None,
+        }
+    }
+
+    /// Whether [`LiveView::tick`] prints a line now.
+    pub(super) fn is_due(&self) -> bool {
+        matches!(&self.form, Form::Lines(due) if *due <= Instant::now())
     }
 
     /// The time until [`LiveView::tick`] has something to do.
@@ -87,13 +112,26 @@ impl LiveView {
         }
     }
 
-    /// Takes up an event. Pieces of the answer need not be passed on.
-    pub(super) fn event(&mut self, event: &StreamEvent) {
-        match event {
-            StreamEvent::AgentStart { .. } => "waiting for the model".clone_into(&mut self.activity),
+    /// Takes up a line of the stream. Pieces of the answer need not be passed on.
+    pub(super) fn line(&mut self, line: &StreamLine) {
+        let waiting = || "waiting for the model".to_owned();
+        match &line.event {
+            StreamEvent::AgentStart { .. } => {
+                self.activity = waiting();
+                // The turn may have begun long before this process.
+                let age = Duration::try_from(Timestamp::now().duration_since(line.time)).unwrap_or_default();
+                if let Some(began) = Instant::now().checked_sub(age)
+                    && began < self.began
+                {
+                    self.began = began;
+                    if let Form::Line(line) = &self.form {
+                        line.began(began);
+                    }
+                }
+            }
             StreamEvent::TurnStart { step } => {
                 self.step = *step;
-                "waiting for the model".clone_into(&mut self.activity);
+                self.activity = waiting();
             }
             StreamEvent::MessageStart { reasoning, .. } => {
                 let activity = if *reasoning { "thinking" } else { "answering" };
@@ -105,10 +143,15 @@ impl LiveView {
             StreamEvent::ToolExecutionUpdate {
                 tool, title, input, ..
             } => self.activity = tool_label(tool, title, input),
+            StreamEvent::ToolExecutionEnd { .. }
+            | StreamEvent::ExtensionUiResponse { .. }
+            | StreamEvent::MessageEnd { .. } => self.activity = waiting(),
             StreamEvent::ExtensionUiRequest { kind, .. } => {
                 self.activity = format!("waiting for an answer to a {kind}");
             }
-            StreamEvent::Notice { level, message } if level == "retry" || level == "restart" => {
+            StreamEvent::Notice { level, message }
+                if ["retry", "restart", "control"].contains(&level.as_str()) =>
+            {
                 self.activity = format!("{level}: {message}");
             }
             StreamEvent::TurnEnd { cost_usd, tokens, .. } => {

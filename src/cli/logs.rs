@@ -12,7 +12,7 @@ use super::ending;
 use super::live::{LiveView, Progress};
 use super::output::Output;
 use super::printer::{Screen, Show};
-use super::{CommandError, Outcome};
+use super::{CommandError, Outcome, signals};
 use kugetsu_api::ErrorCode;
 use kugetsu_api::Verdict;
 use kugetsu_api::exit::ExitStatus;
@@ -42,6 +42,10 @@ pub(super) struct LogsArgs {
     /// Print only the answer, without a line for each tool
     #[arg(long, conflicts_with = "raw")]
     answer: bool,
+
+    /// With --follow: whether to show on stderr what the turn is doing
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    progress: Progress,
 }
 
 pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome {
@@ -74,16 +78,12 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
     }
     let for_people = matches!(show, Show::Text | Show::Transcript);
     let progress = if args.follow {
-        Progress::Auto
+        args.progress
     } else {
         Progress::Never
     };
-    print(
-        &path,
-        Screen::new(show, None, LiveView::start(progress)),
-        args.follow,
-        goes_on,
-    )?;
+    let view = LiveView::beside(&show, progress);
+    print(&path, Screen::new(show, None, view), args.follow, goes_on)?;
     // The output of an interrupted turn, often empty, does not show that the turn was interrupted.
     if for_people
         && let Ok(Some((_, ended))) = context.engine.end_of(&address, turn)
@@ -120,6 +120,9 @@ pub(super) fn print(
     })?;
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
+    if let Some(status_line) = screen.ender() {
+        signals::before_death(move || status_line.end())?;
+    }
     loop {
         // Checked before reading, so that everything a turn writes before its end is read.
         let more = follow && runs();

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::CommandError;
+use super::terminal::safe;
 use kugetsu_api::ErrorCode;
 use kugetsu_api::output::{Document, OUTPUT_SCHEMA};
 
@@ -28,8 +29,12 @@ impl Output {
 
     /// Prints text for people on stdout.
     pub(super) fn text(self, text: impl AsRef<str>) {
-        let mut stdout = std::io::stdout().lock();
-        note_write_error(writeln!(stdout, "{}", text.as_ref()).and_then(|()| stdout.flush()));
+        let text = text.as_ref();
+        if std::io::stdout().is_terminal() {
+            print(&safe(text));
+        } else {
+            print(text);
+        }
     }
 
     /// Prints an object for programs on one line of stdout, with the schema.
@@ -64,7 +69,7 @@ impl Output {
 
     /// Prints a note that is not part of the result on stderr.
     pub(super) fn note(self, text: impl AsRef<str>) {
-        let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
+        let _ = writeln!(std::io::stderr().lock(), "{}", safe(text.as_ref()));
     }
 
     /// Prints an error on stderr for people and, with JSON output, on stdout for programs.
@@ -101,15 +106,21 @@ impl Output {
             table.force_no_tty();
         }
         for row in rows {
-            table.add_row(row);
+            table.add_row(row.iter().map(|cell| safe(cell)));
         }
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
         let text = table.to_string();
         let lines: Vec<_> = text.lines().map(str::trim_end).collect();
-        self.text(lines.join("\n"));
+        // The table's own styles are for the terminal.
+        print(&lines.join("\n"));
     }
+}
+
+fn print(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    note_write_error(writeln!(stdout, "{text}").and_then(|()| stdout.flush()));
 }
 
 /// An object that is printed in parts. Nothing is printed before its first row or its end.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::live::LiveView;
 use super::output::note_write_error;
+use super::status_line::StatusLineEnder;
 use super::terminal::{safe, safe_line};
 use kugetsu_api::{StreamEvent, StreamLine};
 use kugetsu_engine::Redactor;
@@ -42,25 +43,43 @@ pub(super) enum Verbosity {
 pub(super) struct Printer {
     thread: JoinHandle<()>,
     progress: mpsc::Receiver<()>,
+    status_line: Option<StatusLineEnder>,
 }
 
 impl Printer {
     pub(super) fn start(feed: Feed, mut screen: Screen) -> Self {
         let (progress_sender, progress) = mpsc::channel();
+        let status_line = screen.view.ender();
         let thread = std::thread::spawn(move || follow(&feed, &mut screen, &progress_sender));
-        Self { thread, progress }
+        Self {
+            thread,
+            progress,
+            status_line,
+        }
     }
 
     /// Waits until everything is printed, as long as there is a reader.
     pub(super) fn finish(self) {
+        self.wait();
+        self.abandon();
+    }
+
+    /// Removes the status line. What is still printed on stdout may be lost.
+    pub(super) fn abandon(&self) {
+        if let Some(line) = &self.status_line {
+            line.end();
+        }
+    }
+
+    fn wait(&self) {
         while !self.thread.is_finished() {
             match self.progress.recv_timeout(PATIENCE) {
                 Ok(()) => {}
                 Err(mpsc::RecvTimeoutError::Timeout) => return,
-                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                // The thread has nothing left to do but to end.
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
         }
-        let _ = self.thread.join();
     }
 }
 
@@ -122,7 +141,15 @@ impl Screen {
     }
 
     pub(super) fn tick(&mut self) {
+        if self.view.is_due() && self.terminal {
+            self.end_line();
+        }
         self.view.tick();
+    }
+
+    /// What ends the status line from another thread, if there is one.
+    pub(super) fn ender(&self) -> Option<StatusLineEnder> {
+        self.view.ender()
     }
 
     /// Whether stdout has failed, so that further lines are not printed.
@@ -132,26 +159,36 @@ impl Screen {
 
     /// Takes up a line of the stream.
     pub(super) fn line(&mut self, line: &[u8]) {
-        let event = event_of(line);
-        if let Some(event) = &event {
+        let parsed = parsed(line);
+        let event = parsed.as_ref().map(|line| &line.event);
+        if let Some(parsed) = &parsed {
             if self.verbosity == Some(Verbosity::Lines)
-                && let Some(description) = describe(event, &Redactor::default())
+                && let Some(description) = describe(&parsed.event, &Redactor::default())
             {
-                let _ = writeln!(std::io::stderr().lock(), "kugetsu: {}", safe(&description));
+                let _ = writeln!(std::io::stderr().lock(), "kugetsu: {}", safe_line(&description));
             }
-            self.view.event(event);
+            self.view.line(parsed);
         }
         if !self.closed
-            && let Err(error) = self.write(line, event.as_ref())
+            && let Err(error) = self.write(line, event)
         {
             self.closed = true;
             note_write_error(Err(error));
         }
-        if event.is_some() {
-            // Nothing can be shown below a line that is still open.
-            if self.terminal {
-                self.end_line();
-            }
+        // Nothing can be shown below a line that is still open. These events take time, so it is ended.
+        let takes_time = matches!(
+            event,
+            Some(
+                StreamEvent::TurnStart { .. }
+                    | StreamEvent::ToolExecutionStart { .. }
+                    | StreamEvent::ExtensionUiRequest { .. }
+                    | StreamEvent::Notice { .. }
+            )
+        );
+        if takes_time && self.terminal {
+            self.end_line();
+        }
+        if parsed.is_some() && !self.line_open {
             self.view.show();
         }
     }
@@ -187,23 +224,16 @@ impl Screen {
                 }),
             ) => {
                 let label = safe_line(&tool_label(tool, title, &serde_json::Value::Null));
-                let failure = error
-                    .as_ref()
-                    .map_or_else(String::new, |error| format!(" failed: {}", safe_line(error)));
-                self.make_room();
+                let failure = error.as_ref().map_or_else(String::new, |error| {
+                    format!(" failed: {}", cut(&safe_line(error)))
+                });
+                self.view.hide();
                 self.end_line();
                 let mut stdout = std::io::stdout().lock();
                 writeln!(stdout, "> {label}{failure}")?;
                 stdout.flush()
             }
             _ => Ok(()),
-        }
-    }
-
-    /// Removes the live view from a terminal that shows stdout as well.
-    fn make_room(&mut self) {
-        if self.terminal {
-            self.view.hide();
         }
     }
 
@@ -217,7 +247,7 @@ impl Screen {
             delta,
         } = line.event
         {
-            self.make_room();
+            self.view.hide();
             let mut stdout = std::io::stdout().lock();
             if self.line_open && message != self.current_message {
                 stdout.write_all(b"\n")?;
@@ -238,14 +268,22 @@ impl Screen {
     }
 }
 
-/// The event of a line. Pieces of text make up most of a stream and are not parsed.
-fn event_of(line: &[u8]) -> Option<StreamEvent> {
+/// The beginning of a text that may be long.
+fn cut(text: &str) -> &str {
+    const MOST: usize = 200;
+    text.char_indices()
+        .nth(MOST)
+        .map_or(text, |(end, _)| &text[..end])
+}
+
+/// Parses a line. Pieces of text make up most of a stream and are not parsed.
+fn parsed(line: &[u8]) -> Option<StreamLine> {
     let head = &line[..line.len().min(400)];
     let piece = b"\"type\":\"message_update\"";
     if head.windows(piece.len()).any(|window| window == piece) {
         return None;
     }
-    Some(serde_json::from_slice::<StreamLine>(line).ok()?.event)
+    serde_json::from_slice(line).ok()
 }
 
 fn has_type(line: &[u8], event_type: &str) -> bool {

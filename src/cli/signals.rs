@@ -33,6 +33,33 @@ pub(super) fn with_signals<T>(
     Ok((result, received.first))
 }
 
+/// Lets the first signal run this function and then end the process, as it would without a handler.
+pub(super) fn before_death(tidy_up: impl FnOnce() + Send + 'static) -> Result<(), CommandError> {
+    let runtime = event_loop().map_err(no_runtime)?;
+    let mut signals = {
+        let _entered = runtime.enter();
+        Signals::listen(false).map_err(no_runtime)?
+    };
+    let listen = move || {
+        let (_, status) = runtime.block_on(signals.next());
+        tidy_up();
+        end_process(status);
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(listen)
+        .map(drop)
+        .map_err(no_runtime)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a signal ends the process here, as it would without a handler"
+)]
+fn end_process(status: ExitStatus) -> ! {
+    std::process::exit(status.code().into())
+}
+
 /// The signals that arrived during the operation.
 #[derive(Default)]
 struct ReceivedSignals {
@@ -61,11 +88,7 @@ fn listen(
             let mut received = locked(&received);
             // The guards of this process end what it has started, and the next command finds what it was doing.
             if received.over || received.count >= 2 {
-                #[expect(
-                    clippy::disallowed_methods,
-                    reason = "a signal ends the process here, as it would without a handler"
-                )]
-                std::process::exit(status.code().into());
+                end_process(status);
             }
             let interrupt = if received.first.is_some() {
                 Interrupt::Now

@@ -64,12 +64,21 @@ impl StatusLine {
         }
     }
 
+    pub(super) fn ender(&self) -> StatusLineEnder {
+        StatusLineEnder(Arc::clone(&self.shared))
+    }
+
     /// Changes the text and shows the line.
     pub(super) fn show(&self, text: String) {
         let mut state = self.shared.state();
         state.text = text;
         state.wanted = true;
         state.draw();
+    }
+
+    /// Changes the moment that the elapsed time counts from.
+    pub(super) fn began(&self, began: Instant) {
+        self.shared.state().began = began;
     }
 
     /// Removes the line until the next [`StatusLine::show`].
@@ -82,12 +91,24 @@ impl StatusLine {
 
 impl Drop for StatusLine {
     fn drop(&mut self) {
-        self.shared.state().ended = true;
-        self.shared.ended.notify_all();
+        self.ender().end();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        self.shared.state().clear();
+    }
+}
+
+/// Ends a status line from another thread.
+#[derive(Clone, Debug)]
+pub(super) struct StatusLineEnder(Arc<Shared>);
+
+impl StatusLineEnder {
+    /// Removes the line for good.
+    pub(super) fn end(&self) {
+        let mut state = self.0.state();
+        state.ended = true;
+        state.clear();
+        self.0.ended.notify_all();
     }
 }
 
@@ -113,6 +134,9 @@ impl Shared {
 
 impl State {
     fn draw(&mut self) {
+        if self.ended {
+            return;
+        }
         let frame = FRAMES[self.frame % FRAMES.len()];
         let seconds = Duration::from_secs(self.began.elapsed().as_secs());
         let line = format!("{frame} {} · {}", print_duration(seconds), self.text);

@@ -1,6 +1,6 @@
 //! The shared part of `start` and `continue`: the flags of a turn, running the turn, and reporting its end.
 
-use std::io::BufRead as _;
+use std::io::{BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -346,10 +346,20 @@ pub(super) fn run(
         if let Some(turn) = args.turn_id
             && engine.is_recorded(&address, turn)?
         {
-            return follow_recorded(&address, turn, args.detach, form, args.events, context, output);
+            return follow_recorded(
+                &address,
+                turn,
+                args.detach,
+                (form, args.events),
+                args.progress,
+                context,
+                output,
+            );
         }
-        if mode != Mode::Continue {
-            init::offer(&address, context, output)?;
+        if mode != Mode::Continue
+            && let Some(status) = init::offer(&address, context, output)?
+        {
+            return Ok(status);
         }
         if args.detach {
             return detach::launch(&address, prompt, form, context, output);
@@ -377,24 +387,26 @@ pub(super) fn run(
     };
     let mut printer = None;
     let detached = context.detached.as_ref();
+    let show = match form {
+        _ if detached.is_some() => Show::Nothing,
+        OutputForm::Text => Show::Text,
+        OutputForm::StreamJson => Show::Lines(args.events.clone()),
+        OutputForm::Json => Show::Nothing,
+    };
+    // A person who types replies must see them.
+    let types_replies = args.asking.supervised && std::io::stdin().is_terminal();
     let progress = match detached {
-        None if !args.verbose => args.progress,
+        None if !args.verbose && !types_replies => args.progress,
         _ => Progress::Never,
     };
-    let mut view = Some(LiveView::start(progress));
+    let mut view = Some(LiveView::beside(&show, progress));
     let (report, signal) = with_signals(detached.is_some(), async |interrupts| {
         let turn = engine.spawn(request, responder);
         let id = turn.id;
         follow(turn, interrupts, |feed| {
-            let show = match form {
-                _ if detached.is_some() => Show::Nothing,
-                OutputForm::Text => Show::Text,
-                OutputForm::StreamJson => Show::Lines(args.events.clone()),
-                OutputForm::Json => Show::Nothing,
-            };
-            let progress = args.verbose.then_some(Verbosity::Lines);
+            let verbosity = args.verbose.then_some(Verbosity::Lines);
             if let Some(view) = view.take() {
-                printer = Some(Printer::start(feed, Screen::new(show, progress, view)));
+                printer = Some(Printer::start(feed, Screen::new(show, verbosity, view)));
             }
             if let Some(detached) = detached {
                 detached.ready(id, &address, engine);
@@ -404,11 +416,11 @@ pub(super) fn run(
     })?;
     // The view of a turn that never began.
     drop(view);
-    // The stream of a turn whose end is not recorded may never end.
-    if let Some(printer) = printer
-        && !matches!(report, Err(EngineError::InterruptedWhile { .. }))
-    {
-        printer.finish();
+    match printer {
+        // The stream of a turn whose end is not recorded may never end.
+        Some(printer) if matches!(report, Err(EngineError::InterruptedWhile { .. })) => printer.abandon(),
+        Some(printer) => printer.finish(),
+        None => {}
     }
     if let Err(error) = &report
         && let Some(turn) = detach::report_recorded(error, context)
@@ -418,7 +430,15 @@ pub(super) fn run(
             // The signal came before the command found the recorded turn, so the command ends without waiting for that
             // turn.
             None if let Some(status) = signal => Ok(status),
-            None => follow_recorded(&address, turn, false, form, args.events, context, output),
+            None => follow_recorded(
+                &address,
+                turn,
+                false,
+                (form, args.events),
+                args.progress,
+                context,
+                output,
+            ),
         };
     }
     let report = report.map_err(|error| {
@@ -483,15 +503,15 @@ fn follow_recorded(
     address: &Address,
     turn: Uuid,
     detach: bool,
-    form: OutputForm,
-    types: Vec<String>,
+    (form, types): (OutputForm, Vec<String>),
+    progress: Progress,
     context: &Context,
     output: Output,
 ) -> Outcome {
     if detach {
         return detach::print_turn(address, turn, None, form, output);
     }
-    wait::until_end(address, turn, None, (form, types), context, output)
+    wait::until_end(address, turn, None, (form, types), progress, context, output)
 }
 
 #[cfg(test)]

@@ -33,6 +33,10 @@ pub(super) struct WaitArgs {
     /// What to print: the answer as text, one object at the end, or every event as a JSON line
     #[arg(long, value_enum)]
     pub(super) output: Option<OutputForm>,
+
+    /// Whether to show on stderr what the turn is doing
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    progress: Progress,
 }
 
 pub(super) fn run(args: &WaitArgs, context: &Context, output: Output) -> Outcome {
@@ -42,7 +46,8 @@ pub(super) fn run(args: &WaitArgs, context: &Context, output: Output) -> Outcome
         None => context.engine.newest_turn(&address)?,
     };
     let form = OutputForm::chosen(args.output, false, output);
-    until_end(&address, turn, args.timeout, (form, Vec::new()), context, output)
+    let form = (form, Vec::new());
+    until_end(&address, turn, args.timeout, form, args.progress, context, output)
 }
 
 /// Prints a turn from its beginning to its end, and its result. The exit status is the turn's.
@@ -51,6 +56,7 @@ pub(super) fn until_end(
     turn: Uuid,
     at_most: Option<Duration>,
     (form, types): (OutputForm, Vec<String>),
+    progress: Progress,
     context: &Context,
     output: Output,
 ) -> Outcome {
@@ -66,7 +72,7 @@ pub(super) fn until_end(
     let continues = || !expired() && engine.is_running(address, turn);
     logs::wait_for(&events, continues);
     if events.exists() {
-        let view = LiveView::start(Progress::Auto);
+        let view = LiveView::beside(&show, progress);
         logs::print(&events, Screen::new(show, None, view), true, continues)?;
     }
     let report = engine.wait_turn(address, turn, began, at_most)?;

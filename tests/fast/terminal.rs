@@ -1,6 +1,8 @@
 //! Behaviour at a terminal: interactive questions and colour. With the fake opencode, in tmux.
 
-use crate::support::kit::{fake_world, opencode_sessions, record, run, session_of, snapshot, start};
+use crate::support::kit::{
+    SOON, fake_world, opencode_sessions, record, run, serving_world, session_of, snapshot, start, state_of,
+};
 use crate::support::terminal::Terminal;
 use kugetsu_testing::{FakeScript, Step, World, kugetsu_binary};
 use serde_json::{Value, json};
@@ -123,20 +125,30 @@ fn a_turn_is_shown_while_it_runs_and_leaves_a_clean_screen() {
     ));
     for (words, width) in [("start 1", "80"), ("continue 1", "30")] {
         let terminal = kugetsu(&world, &format!("{words} hang --transport run"));
-        terminal.resize(width);
-        terminal.wait_for("bash: Test");
+        terminal.wait_for("step 1");
         let screen = terminal.screen();
-        assert!(screen.contains("step 1"), "{screen}");
-        if width == "80" {
-            assert!(screen.contains(&format!("an open line {harmless}")), "{screen}");
-            assert!(screen.contains(&format!("bash: Test {harmless}")), "{screen}");
-        }
+        assert!(screen.contains(&format!("an open line {harmless}")), "{screen}");
+        // Drawn in the width before, and again in the new one.
+        terminal.resize(width);
+        terminal.wait_for("step 1");
         terminal.press(&["C-c"]);
         terminal.wait_for("status 130");
         let screen = terminal.screen();
-        assert!(!screen.contains("bash: Test"), "{screen}");
+        assert!(!screen.contains("step 1"), "{screen}");
         assert!(terminal.shows_cursor(), "{screen}");
     }
+    // Another process that watches the turn, too, and it does not end the turn.
+    let turn = world.spawn(["continue", "1", "hang", "--transport", "run"]);
+    world.wait_until("the turn runs", SOON, || state_of(&world, "1") == "running");
+    for words in ["wait 1", "logs 1 -f"] {
+        let terminal = kugetsu(&world, words);
+        terminal.wait_for("step 1");
+        terminal.press(&["C-c"]);
+        terminal.wait_for("status 130");
+        assert!(!terminal.screen().contains("step 1"), "{}", terminal.screen());
+    }
+    run(&world, ["stop", "1"]).expect_status(0);
+    turn.wait(SOON).expect_status(143);
     let terminal = kugetsu(&world, "logs 1");
     terminal.wait_for("status 0");
     let screen = terminal.screen();
@@ -148,23 +160,30 @@ fn a_turn_is_shown_while_it_runs_and_leaves_a_clean_screen() {
 }
 
 #[test]
-fn without_a_terminal_the_progress_is_silent_for_half_a_minute() {
-    let world = fake_world();
-    for progress in ["auto", "always", "never"] {
-        let turn = run(
-            &world,
-            [
-                "continue",
-                "1",
-                "hello",
-                "--or-start",
-                "--transport",
-                "run",
-                "--progress",
-                progress,
-            ],
-        );
-        let notes = turn.expect_status(0).stderr();
-        assert_eq!(notes.lines().count(), 1, "{turn}");
+fn start_makes_a_base_if_the_person_agrees() {
+    let world = serving_world();
+    for (keys, status) in [(&["n", "Enter"][..], 66), (&["C-c"], 130)] {
+        let terminal = answer(&world, "start 1 hello --transport run", keys, status);
+        drop(terminal);
+        assert!(record(&world, "base").is_none());
     }
+    let terminal = answer(&world, "start 1 hello --transport run", &["y", "Enter"], 0);
+    let screen = terminal.screen();
+    assert!(
+        screen.contains("made the base session of github.com/shoko/kugetsu"),
+        "{screen}"
+    );
+    drop(terminal);
+    // A signal during the turn ends the turn, and not the process alone.
+    world.fake(&FakeScript::serving().on("hang", [Step::step_start(), Step::Hang]));
+    run(&world, ["destroy", "--base", "-y"]).expect_status(0);
+    let terminal = kugetsu(&world, "start 2 hang --transport run");
+    terminal.wait_for("?");
+    terminal.press(&["y", "Enter"]);
+    terminal.wait_for("step 1");
+    terminal.press(&["C-c"]);
+    terminal.wait_for("status 130");
+    drop(terminal);
+    let ended = record(&world, "2").expect("a record")["last"]["verdict"].clone();
+    assert_eq!(ended, "aborted");
 }

@@ -205,6 +205,11 @@ impl Git {
         Err(self.error(&args, error_line(&output.stderr)))
     }
 
+    /// The error of a command with this error output.
+    pub(crate) fn failed(&self, command: &str, stderr: &str) -> GitError {
+        self.error(&[command.into()], error_line(stderr))
+    }
+
     /// The commit that a name resolves to.
     pub(crate) fn commit(&self, name: &str) -> Result<Option<String>, GitError> {
         let name = format!("{name}^{{commit}}");

@@ -52,21 +52,36 @@ pub struct Launch {
 /// What a session, and the tools that it runs, are told about the session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionContext {
-    /// The value of `OPENCODE_CONFIG_CONTENT`, from [`config_with_instructions`].
-    pub config: Option<String>,
+    /// The value of `OPENCODE_CONFIG_CONTENT`.
+    config: Option<String>,
     /// Variables for the environment of tools.
-    pub variables: Vec<(&'static str, String)>,
+    variables: Vec<(&'static str, String)>,
 }
 
 impl SessionContext {
-    /// Tells tools only which session they belong to.
-    pub fn of(reference: &str) -> Self {
+    /// Tells tools which session they belong to, and its branch.
+    pub fn of(reference: &str, branch: Option<&str>) -> Self {
+        let mut variables = vec![("KUGETSU_REF", reference.to_owned())];
+        variables.extend(branch.map(|branch| (BRANCH, branch.to_owned())));
         Self {
             config: None,
-            variables: vec![("KUGETSU_REF", reference.to_owned())],
+            variables,
         }
     }
+
+    /// Adds a file to the system prompt. The error says why that is not possible.
+    pub fn instruct(&mut self, environment: &Environment, file: &Path) -> Result<(), String> {
+        self.config = Some(config_with_instructions(environment, file)?);
+        self.variables.push((CONTEXT_FILE, file.display().to_string()));
+        Ok(())
+    }
 }
+
+/// The variable that names the file which kugetsu has added to the instructions.
+const CONTEXT_FILE: &str = "KUGETSU_CONTEXT_FILE";
+
+/// The variable that names the branch of the session's worktree.
+const BRANCH: &str = "KUGETSU_BRANCH";
 
 /// The variable with a configuration that opencode merges over the configuration files.
 const CONFIG: &str = "OPENCODE_CONFIG_CONTENT";
@@ -74,7 +89,7 @@ const CONFIG: &str = "OPENCODE_CONFIG_CONTENT";
 /// The value of `OPENCODE_CONFIG_CONTENT` that adds a file to the system prompt. opencode adds these files to those that
 /// other configurations name, and to `AGENTS.md`, over `serve` and `run` (measured on both versions). Keeps what the
 /// user has set. The error says why that is not possible.
-pub fn config_with_instructions(environment: &Environment, file: &Path) -> Result<String, String> {
+fn config_with_instructions(environment: &Environment, file: &Path) -> Result<String, String> {
     let file = file
         .to_str()
         .ok_or_else(|| format!("the path {} is not valid UTF-8", file.display()))?;
@@ -89,6 +104,9 @@ pub fn config_with_instructions(environment: &Environment, file: &Path) -> Resul
     let list = instructions
         .as_array_mut()
         .ok_or_else(|| format!("`instructions` in {CONFIG} is not a list"))?;
+    // A kugetsu that a tool started has the text of the tool's session in its environment.
+    let outer = environment.get(CONTEXT_FILE).map(|outer| outer.to_string_lossy());
+    list.retain(|entry| outer.is_none() || entry.as_str() != outer.as_deref());
     list.push(file.into());
     Ok(config.to_string())
 }
@@ -146,12 +164,15 @@ impl Launch {
         for (name, value) in &self.secrets.variables {
             set_env.push((name.into(), value.into()));
         }
+        // If kugetsu itself runs in a tool, these belong to another session.
+        let outer = ["KUGETSU_REF", BRANCH, CONTEXT_FILE];
+        let told = |name: &&str| self.context.variables.iter().any(|(told, _)| told == name);
         GuardSpec {
             program: self.opencode.program.clone(),
             args,
             cwd: self.directory.clone(),
+            remove_env: outer.iter().filter(|name| !told(name)).map(Into::into).collect(),
             set_env,
-            remove_env: Vec::new(),
             stdin: Vec::new().into(),
             containment: self.containment.clone(),
             stdout: Sink::Piped,
@@ -288,14 +309,18 @@ mod tests {
     #[test]
     fn instructions_are_added_to_the_configuration_of_the_user() {
         let with = |own: Option<&str>| {
-            let variables = own.map(|own| (CONFIG.into(), own.into()));
+            let outer = (CONTEXT_FILE.into(), "/k/outer.md".into());
+            let own = own.map(|own| (CONFIG.into(), own.into()));
+            let variables = own.into_iter().chain([outer]);
             let environment = Environment::new(variables, "/".into(), "kugetsu".into());
             config_with_instructions(&environment, Path::new("/k/14.context.md"))
         };
         let parsed = |own| serde_json::from_str::<Value>(&with(own).unwrap()).unwrap();
         assert_eq!(parsed(None), json!({"instructions": ["/k/14.context.md"]}));
         assert_eq!(
-            parsed(Some(r#"{"model": "a/b", "instructions": ["x.md"]}"#)),
+            parsed(Some(
+                r#"{"model": "a/b", "instructions": ["x.md", "/k/outer.md"]}"#
+            )),
             json!({"model": "a/b", "instructions": ["x.md", "/k/14.context.md"]})
         );
         for own in ["{ // comment\n}", "[]", r#"{"instructions": "x.md"}"#] {

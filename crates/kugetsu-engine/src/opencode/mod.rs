@@ -32,8 +32,7 @@ pub use database::{
     is_same_prompt, prompt_matches,
 };
 pub use environment::{
-    Launch, Secrets, SessionContext, StderrReport, StderrTail, config_with_instructions, read_stderr,
-    wait_until_read,
+    Launch, Secrets, SessionContext, StderrReport, StderrTail, read_stderr, wait_until_read,
 };
 pub use lines::{LineSplitter, MAX_LINE, MAX_PREFIX, SplitLine};
 pub(crate) use log_lines::found_database_locked;

@@ -13,12 +13,18 @@ const TELLING: [&str; 7] = [
     "query",
 ];
 
+/// How much of the title or the argument is kept, in characters.
+const MAX_LABEL: usize = 200;
+
 /// The tool with its title or else its most telling argument. A tool that is just beginning may have neither.
 pub fn tool_label(tool: &str, title: &str, input: &Value) -> String {
     let argument = || TELLING.iter().find_map(|name| input[*name].as_str());
     let about = Some(title).filter(|title| !title.is_empty()).or_else(argument);
     match about {
-        Some(about) => format!("{tool}: {}", about.trim()),
+        Some(about) => {
+            let about: String = about.trim().chars().take(MAX_LABEL).collect();
+            format!("{tool}: {about}")
+        }
         None => tool.to_owned(),
     }
 }

@@ -192,8 +192,7 @@ impl Engine {
         Ok(record)
     }
 
-    /// Like [`Engine::restore`], for a repository's base. The base becomes the default base if there is no default
-    /// base.
+    /// Like [`Engine::restore`], for a repository's base. It is not the default base afterwards.
     pub fn restore_base(&self, repo: &RepoRef) -> Result<BaseRecord, EngineError> {
         let key = RecordKey::from(repo);
         let lease = self.store.lease_base(repo, this_process("restore"), None)?;
@@ -203,7 +202,7 @@ impl Engine {
             Some(record) => self.is_half_destroyed(&opencode, &key, Some(&record.session))?,
             None => false,
         };
-        let record = if let Some(record) = current.filter(|_| half_destroyed) {
+        let mut record = if let Some(record) = current.filter(|_| half_destroyed) {
             let export = self.store.folder(&key).join(EXPORT);
             self.import_session(&opencode, &key, Some(&record.session), &record.directory, &export)?;
             record
@@ -222,6 +221,9 @@ impl Engine {
             trashed
         };
         self.drop_copies(&key);
+        if record.default_since.take().is_some() && self.store.default_base()?.as_ref() != Some(repo) {
+            self.store.save_base(&lease, &record)?;
+        }
         if !record.adopted {
             let rules = record.policy.rules();
             let patch = SessionPatch {

@@ -243,8 +243,20 @@ impl Engine {
         }
         if default {
             self.store.set_default_base(Some(&record.repo))?;
+            let others = self.store.bases()?.found.into_iter();
+            for other in others.filter(|other| other.default_since.is_some() && other.repo != record.repo) {
+                self.forget_default(other)?;
+            }
         }
         Ok(())
+    }
+
+    fn forget_default(&self, mut base: BaseRecord) -> Result<(), EngineError> {
+        let lease = self
+            .store
+            .lease_base(&base.repo, this_process("init --default"), None)?;
+        base.default_since = None;
+        Ok(self.store.save_base(&lease, &base)?)
     }
 
     fn adopted_base(
@@ -467,7 +479,7 @@ impl Engine {
             started: Timestamp::now(),
             prompt: prompt.to_owned(),
             rules: record.policy.rules(),
-            context: SessionContext::of(&record.repo.to_string()),
+            context: SessionContext::of(&record.repo.to_string(), None),
             responder: Responder::default(),
             options: request.options.clone(),
             fallback: None,
@@ -508,9 +520,12 @@ pub(super) fn adopt_hint(session: &SessionId) -> String {
 fn directory(request: &InitRequest, engine: &Engine) -> Result<PathBuf, EngineError> {
     let requested = match &request.directory {
         Some(directory) => request.here.join(directory),
-        None => engine
-            .top_of(&request.here)?
-            .unwrap_or_else(|| request.here.clone()),
+        None => match engine.top_of(&request.here) {
+            Ok(top) => top.unwrap_or_else(|| request.here.clone()),
+            // A repository that is named needs no clone, and so no git.
+            Err(_) if request.repo.is_some() => request.here.clone(),
+            Err(error) => return Err(error),
+        },
     };
     let unusable = |problem: &str| EngineError::Usage {
         problem: format!("{} {problem}", requested.display()),
@@ -518,7 +533,7 @@ fn directory(request: &InitRequest, engine: &Engine) -> Result<PathBuf, EngineEr
     };
     let found = requested.canonicalize().ok().filter(|path| path.is_dir());
     let found = found.ok_or_else(|| unusable("is not a directory"))?;
-    if engine.is_bare(&found)? {
+    if engine.is_bare(&found).unwrap_or(false) {
         return Err(unusable("is a bare repository, which has no files to work on"));
     }
     Ok(found)

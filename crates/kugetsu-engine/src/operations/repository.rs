@@ -1,6 +1,7 @@
 //! Finds the repository that a folder is a clone of.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,17 @@ use kugetsu_api::RepoRef;
 /// The remotes that name the repository of the issues, in the order of preference. In a clone of a fork, `upstream` is
 /// the repository that was forked.
 const PREFERRED: [&str; 2] = ["upstream", "origin"];
+
+/// Hosts of forges, with those that serve ssh over port 443.
+const FORGES: [&str; 7] = [
+    "github.com",
+    "ssh.github.com",
+    "gitlab.com",
+    "altssh.gitlab.com",
+    "bitbucket.org",
+    "altssh.bitbucket.org",
+    "codeberg.org",
+];
 
 /// How long `ssh -G` may take. It only reads the configuration, but the configuration may run programs.
 const SSH_LIMIT: Duration = Duration::from_secs(5);
@@ -40,17 +52,21 @@ impl Engine {
     /// The remote is the one that `gh repo set-default` chose, else `upstream`, else `origin`, else the only one.
     pub fn repository_of(&self, folder: &Path) -> Result<Option<CloneRepo>, EngineError> {
         let git = self.git().at(folder);
-        let keys = r"^(remote\..*\.(url|gh-resolved)|url\..*\.insteadof)$";
-        let listed = git.ask(["config", "--null", "--get-regexp", keys])?;
+        // Scope, key and value, one after the other. A remote of the user's own configuration is not one of the clone.
+        let listed = git.ask(["config", "--null", "--show-scope", "--list"])?;
+        if !listed.ok && !listed.stderr.trim().is_empty() {
+            return Err(git.failed("config", &listed.stderr).into());
+        }
         let text = String::from_utf8_lossy(&listed.stdout).into_owned();
         let (mut remotes, mut rewritten) = (BTreeMap::<String, Remote>::new(), false);
-        for entry in text.split('\0') {
+        let mut fields = text.split('\0');
+        while let (Some(scope), Some(entry)) = (fields.next(), fields.next()) {
             let Some((key, value)) = entry.split_once('\n') else {
                 continue;
             };
-            let Some((name, variable)) = key.strip_prefix("remote.").and_then(|key| key.rsplit_once('.'))
-            else {
-                rewritten |= key.starts_with("url.");
+            rewritten |= key.starts_with("url.") && key.ends_with(".insteadof");
+            let named = key.strip_prefix("remote.").and_then(|key| key.rsplit_once('.'));
+            let Some((name, variable)) = named.filter(|_| ["local", "worktree"].contains(&scope)) else {
                 continue;
             };
             let remote = remotes.entry(name.to_owned()).or_default();
@@ -94,12 +110,14 @@ impl Engine {
         Ok((output.ok && !text.is_empty()).then_some(text))
     }
 
-    /// Replaces the host of a remote's address if the host is a name that only the user's ssh configuration knows, as
-    /// in `git@github-work:owner/repo.git`.
+    /// Replaces the host of a remote's address if the host is a name of the user's ssh configuration, as in
+    /// `git@github-work:owner/repo.git`. A name with a dot may be a host of its own, so it is replaced only by a known
+    /// forge.
     fn without_ssh_alias(&self, folder: &Path, url: &str) -> String {
-        let Some(host) = ssh_host(url).filter(|host| !host.contains('.')) else {
+        let Some(place) = ssh_host(url).filter(|place| !FORGES.contains(&&url[place.clone()])) else {
             return url.to_owned();
         };
+        let host = &url[place.clone()];
         let spec = GuardSpec {
             program: "ssh".into(),
             args: ["-G", "--", host].map(Into::into).to_vec(),
@@ -119,7 +137,9 @@ impl Engine {
             .lines()
             .find_map(|line| line.strip_prefix("hostname "));
         match real {
-            Some(real) if output.exit.success() => url.replacen(host, real, 1),
+            Some(real) if output.exit.success() && (!host.contains('.') || FORGES.contains(&real)) => {
+                format!("{}{real}{}", &url[..place.start], &url[place.end..])
+            }
             _ => url.to_owned(),
         }
     }
@@ -142,20 +162,22 @@ fn choose(remotes: &BTreeMap<String, Remote>) -> Result<String, EngineError> {
     }
 }
 
-/// The host of an ssh address: `ssh://user@host:port/path`, or `user@host:path`.
-fn ssh_host(url: &str) -> Option<&str> {
-    let authority = match url.strip_prefix("ssh://") {
-        Some(rest) => rest.split('/').next()?,
+/// The place of the host in an ssh address: `ssh://user@host:port/path`, or `user@host:path`.
+fn ssh_host(url: &str) -> Option<Range<usize>> {
+    let (start, authority) = match url.strip_prefix("ssh://") {
+        Some(rest) => ("ssh://".len(), rest.split('/').next()?),
         None if url.contains("://") => return None,
         None => {
             let (authority, _) = url.split_once(':')?;
             // A slash before the colon makes it a path.
-            (!authority.contains('/')).then_some(authority)?
+            (0, (!authority.contains('/')).then_some(authority)?)
         }
     };
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let user = authority.rfind('@').map_or(0, |at| at + 1);
+    let host = &authority[user..];
     let host = host.split_once(':').map_or(host, |(host, _)| host);
-    (!host.is_empty() && !host.starts_with('-')).then_some(host)
+    let start = start + user;
+    (!host.is_empty() && !host.starts_with('-')).then_some(start..start + host.len())
 }
 
 #[cfg(test)]
@@ -173,9 +195,11 @@ mod tests {
             ("/srv/git:x/r.git", None),
             ("./r:x", None),
             ("-oProxyCommand=x:o/r", None),
+            ("git@git:o/r", Some("git")),
+            ("ssh://ssh/o/r", Some("ssh")),
             ("nothing", None),
         ] {
-            assert_eq!(ssh_host(url), host, "{url}");
+            assert_eq!(ssh_host(url).map(|place| &url[place]), host, "{url}");
         }
     }
 }

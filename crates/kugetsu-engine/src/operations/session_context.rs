@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{Engine, EngineError};
 use crate::fsx;
-use crate::opencode::{SessionContext, config_with_instructions};
+use crate::opencode::SessionContext;
 use crate::permission::{Action, Rule};
 use crate::settings::Origin;
 use crate::store::RecordKey;
@@ -18,12 +18,14 @@ use kugetsu_api::SessionRecord;
 /// The text where nobody has chosen another one. A line is left out if a placeholder in it has no value.
 const BUILT_IN: &str = "\
 You work on the issue {issue}: {url}
-Your session is {ref}.
+The address of your session is {ref}.
 Your git worktree is {worktree}, on the branch {branch}. Commit there, and leave all other branches as they are.
-You work unattended: nobody reads along, and nobody answers questions while you work. Decide what is left open, and name \
-your decisions in your last message.
 These actions are refused: {refused}.
 ";
+
+/// The line of the built-in text for a turn in which nobody can answer.
+const UNATTENDED: &str = "You work unattended: nobody is watching, and nobody answers questions. Make open decisions \
+yourself, and list them in your last message.\n";
 
 /// The file of the text, below `run/`.
 pub(super) const CONTEXT_FILE: &str = ".context.md";
@@ -43,20 +45,18 @@ struct RepositorySettings {
 }
 
 impl Engine {
-    /// Writes the text for a session's next turn. Adds a note if something prevents that the session gets it. Blocks.
+    /// Writes the text for a session's next turn. `unattended` is false if somebody answers questions. Adds a note if
+    /// the session cannot be told. Blocks.
     pub(super) fn session_context(
         &self,
         record: &SessionRecord,
         rules: &[Rule],
+        unattended: bool,
         notes: &mut Vec<String>,
     ) -> Result<SessionContext, EngineError> {
-        let mut context = SessionContext::of(&record.address.to_string());
-        if let Some(worktree) = &record.worktree {
-            context
-                .variables
-                .push(("KUGETSU_BRANCH", worktree.branch.clone()));
-        }
-        let template = self.template(&record.directory, notes);
+        let branch = record.worktree.as_ref().map(|worktree| worktree.branch.as_str());
+        let mut context = SessionContext::of(&record.address.to_string(), branch);
+        let template = self.template(&record.directory, unattended, notes);
         let text = render(&template, |name| value(record, rules, name));
         if text.trim().is_empty() {
             return Ok(context);
@@ -65,15 +65,14 @@ impl Engine {
         self.store
             .write_run_volatile(&key, CONTEXT_FILE, text.as_bytes())?;
         let file = self.store.run_path(&key, CONTEXT_FILE);
-        match config_with_instructions(&self.environment, &file) {
-            Ok(config) => context.config = Some(config),
-            Err(problem) => notes.push(format!("the model is not told about its session: {problem}")),
+        if let Err(problem) = context.instruct(&self.environment, &file) {
+            notes.push(format!("the model is not told about its session: {problem}"));
         }
         Ok(context)
     }
 
     /// The template: that of the environment, of the repository, of `config.toml`, or the built-in one.
-    fn template(&self, directory: &Path, notes: &mut Vec<String>) -> String {
+    fn template(&self, directory: &Path, unattended: bool, notes: &mut Vec<String>) -> String {
         let own = self.settings.context.clone();
         let of_repository = match self.settings.origins.context {
             Origin::Environment(_) => None,
@@ -86,9 +85,10 @@ impl Engine {
                     .context
             }
         };
-        match of_repository.or(own) {
+        match of_repository.filter(|template| !template.is_empty()).or(own) {
             Some(template) if template.trim() == NOTHING => String::new(),
             Some(template) => template,
+            None if unattended => format!("{BUILT_IN}{UNATTENDED}"),
             None => BUILT_IN.to_owned(),
         }
     }
@@ -132,15 +132,34 @@ fn value(record: &SessionRecord, rules: &[Rule], name: &str) -> Option<String> {
     })
 }
 
+/// The refused actions, with the exceptions that later rules make: the last matching rule decides.
 fn refused(rules: &[Rule]) -> String {
-    let denied = rules.iter().filter(|rule| rule.action == Action::Deny);
-    let mut names: Vec<String> = denied
-        .map(|rule| match rule.pattern.as_str() {
-            "*" => rule.permission.clone(),
-            pattern => format!("{} {pattern}", rule.permission),
-        })
-        .collect();
-    names.dedup();
+    let mut names = Vec::new();
+    for (place, rule) in rules.iter().enumerate() {
+        if rule.action != Action::Deny {
+            continue;
+        }
+        let later = || {
+            let same = |later: &&Rule| later.permission == rule.permission || later.permission == "*";
+            rules[place + 1..].iter().filter(same)
+        };
+        // A later rule for all that this rule covers decides instead of it.
+        if later().any(|later| later.pattern == rule.pattern || later.pattern == "*") {
+            continue;
+        }
+        let mut name = rule.permission.clone();
+        if rule.pattern != "*" {
+            name.push(' ');
+            name.push_str(&rule.pattern);
+        }
+        let allowed = later().filter(|later| later.action == Action::Allow);
+        let allowed: Vec<_> = allowed.map(|later| later.pattern.as_str()).collect();
+        if !allowed.is_empty() {
+            name.push_str(" except ");
+            name.push_str(&allowed.join(" and "));
+        }
+        names.push(name);
+    }
     names.join(", ")
 }
 
@@ -175,6 +194,45 @@ fn render(template: &str, value: impl Fn(&str) -> Option<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refused_actions_are_those_of_the_last_matching_rules() {
+        let rules =
+            |texts: &[&str]| -> Vec<Rule> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        for (texts, expected) in [
+            (
+                &["question=deny", "bash:git push *=deny"][..],
+                "question, bash git push *",
+            ),
+            (&["edit=deny", "edit=allow"], ""),
+            (&["edit=deny", "edit=deny"], "edit"),
+            (&["edit=deny", "*=allow"], ""),
+            (
+                &["read=deny", "read:/tmp/*=allow", "read:/srv/*=allow"],
+                "read except /tmp/* and /srv/*",
+            ),
+        ] {
+            assert_eq!(refused(&rules(texts)), expected, "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_the_repository_that_cannot_be_used_is_reported_on_one_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(REPOSITORY_FILE);
+        let read = || repository_settings(&file).map(|settings| settings.context);
+        assert_eq!(read(), Ok(None));
+        let write = |text: &str| fsx::write_atomic(&file, text.as_bytes()).unwrap();
+        write("context = \"a {ref}\"\n");
+        assert_eq!(read(), Ok(Some("a {ref}".to_owned())));
+        write("\n\ncontext = 1\n");
+        assert!(read().unwrap_err().contains("line 3"), "{:?}", read());
+        write("other = 1\n");
+        assert!(read().unwrap_err().contains("other"), "{:?}", read());
+        std::fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &file).unwrap();
+        assert_eq!(read(), Ok(None), "a link is not followed");
+    }
 
     #[test]
     fn a_template_is_rendered_line_by_line() {

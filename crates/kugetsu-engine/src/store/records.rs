@@ -165,7 +165,7 @@ impl Store {
         self.save(lease, record)
     }
 
-    /// Writes the record of a base, like [`Store::save_session`]. The first base becomes the default base.
+    /// Writes the record of a base, like [`Store::save_session`].
     pub fn save_base(&self, lease: &Lease, record: &BaseRecord) -> Result<(), StoreError> {
         self.save(lease, record)
     }

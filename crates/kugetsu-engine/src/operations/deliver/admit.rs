@@ -95,11 +95,11 @@ impl Engine {
             .with_worktree(&lease, record, &request.worktree, interrupts, &mut notes)
             .await?;
         let (record, context, untold) = {
-            let rules = rules.clone();
+            let (rules, unattended) = (rules.clone(), !responder.is_interactive());
             self.interruptible(interrupts, move |engine| {
                 let record = check_directory(record)?;
                 let mut untold = Vec::new();
-                let context = engine.session_context(&record, &rules, &mut untold)?;
+                let context = engine.session_context(&record, &rules, unattended, &mut untold)?;
                 Ok((record, context, untold))
             })
             .await?
