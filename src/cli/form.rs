@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 
 use super::output::Output;
+use super::printer::Show;
 
 /// The form of a turn's output on stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -23,5 +24,14 @@ impl OutputForm {
         } else {
             Self::Text
         })
+    }
+
+    /// What is printed while the turn runs: of lines, those of the given types, or all if none is given.
+    pub(super) fn show(self, types: Vec<String>) -> Show {
+        match self {
+            Self::Text => Show::Text,
+            Self::StreamJson => Show::Lines(types),
+            Self::Json => Show::Nothing,
+        }
     }
 }

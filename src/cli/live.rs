@@ -62,9 +62,7 @@ impl LiveView {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let form = match progress {
             Progress::Never => Form::Nothing,
-            Progress::Auto if std::io::stderr().is_terminal() && !dumb => {
-                Form::Line(StatusLine::start(began))
-            }
+            Progress::Auto if std::io::stderr().is_terminal() && !dumb => Form::Line(StatusLine::start()),
             _ => Form::Lines(began + LINE_INTERVAL),
         };
         let view = Self {
@@ -85,6 +83,11 @@ impl LiveView {
             Form::Line(line) => Some(line.ender()),
             _ => None,
         }
+    }
+
+    /// Whether this view shows nothing at any time.
+    pub(super) fn shows_nothing(&self) -> bool {
+        matches!(self.form, Form::Nothing)
     }
 
     /// Whether [`LiveView::tick`] prints a line now.
@@ -124,9 +127,6 @@ impl LiveView {
                     && began < self.began
                 {
                     self.began = began;
-                    if let Form::Line(line) = &self.form {
-                        line.began(began);
-                    }
                 }
             }
             StreamEvent::TurnStart { step } => {
@@ -172,7 +172,7 @@ impl LiveView {
     /// Shows the status line, on a line of its own.
     pub(super) fn show(&self) {
         if let Form::Line(line) = &self.form {
-            line.show(self.text(" · "));
+            line.show(self.began, self.text(" · "));
         }
     }
 

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Read as _, Write as _};
 use std::sync::mpsc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::live::LiveView;
@@ -41,7 +40,6 @@ pub(super) enum Verbosity {
 /// A thread that prints a turn.
 #[derive(Debug)]
 pub(super) struct Printer {
-    thread: JoinHandle<()>,
     progress: mpsc::Receiver<()>,
     status_line: Option<StatusLineEnder>,
 }
@@ -50,9 +48,8 @@ impl Printer {
     pub(super) fn start(feed: Feed, mut screen: Screen) -> Self {
         let (progress_sender, progress) = mpsc::channel();
         let status_line = screen.view.ender();
-        let thread = std::thread::spawn(move || follow(&feed, &mut screen, &progress_sender));
+        std::thread::spawn(move || follow(&feed, &mut screen, &progress_sender));
         Self {
-            thread,
             progress,
             status_line,
         }
@@ -60,7 +57,8 @@ impl Printer {
 
     /// Waits until everything is printed, as long as there is a reader.
     pub(super) fn finish(self) {
-        self.wait();
+        // The channel is closed as soon as everything is printed.
+        while self.progress.recv_timeout(PATIENCE).is_ok() {}
         self.abandon();
     }
 
@@ -68,17 +66,6 @@ impl Printer {
     pub(super) fn abandon(&self) {
         if let Some(line) = &self.status_line {
             line.end();
-        }
-    }
-
-    fn wait(&self) {
-        while !self.thread.is_finished() {
-            match self.progress.recv_timeout(PATIENCE) {
-                Ok(()) => {}
-                Err(mpsc::RecvTimeoutError::Timeout) => return,
-                // The thread has nothing left to do but to end.
-                Err(mpsc::RecvTimeoutError::Disconnected) => return,
-            }
         }
     }
 }
@@ -159,7 +146,13 @@ impl Screen {
 
     /// Takes up a line of the stream.
     pub(super) fn line(&mut self, line: &[u8]) {
-        let parsed = parsed(line);
+        // Lines that are only passed on need not be parsed.
+        let passed_on = matches!(self.show, Show::Lines(_) | Show::Nothing);
+        let parsed = if passed_on && self.verbosity.is_none() && self.view.shows_nothing() {
+            None
+        } else {
+            parsed(line)
+        };
         let event = parsed.as_ref().map(|line| &line.event);
         if let Some(parsed) = &parsed {
             if self.verbosity == Some(Verbosity::Lines)

@@ -42,12 +42,13 @@ struct State {
 }
 
 impl StatusLine {
-    pub(super) fn start(began: Instant) -> Self {
+    /// A line that is not shown yet.
+    pub(super) fn start() -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
-                began,
+                began: Instant::now(),
                 text: String::new(),
-                wanted: true,
+                wanted: false,
                 drawn: None,
                 frame: 0,
                 ended: false,
@@ -68,17 +69,13 @@ impl StatusLine {
         StatusLineEnder(Arc::clone(&self.shared))
     }
 
-    /// Changes the text and shows the line.
-    pub(super) fn show(&self, text: String) {
+    /// Shows the line with this text, and the time that has passed since `began`.
+    pub(super) fn show(&self, began: Instant, text: String) {
         let mut state = self.shared.state();
+        state.began = began;
         state.text = text;
         state.wanted = true;
         state.draw();
-    }
-
-    /// Changes the moment that the elapsed time counts from.
-    pub(super) fn began(&self, began: Instant) {
-        self.shared.state().began = began;
     }
 
     /// Removes the line until the next [`StatusLine::show`].

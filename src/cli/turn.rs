@@ -387,11 +387,9 @@ pub(super) fn run(
     };
     let mut printer = None;
     let detached = context.detached.as_ref();
-    let show = match form {
-        _ if detached.is_some() => Show::Nothing,
-        OutputForm::Text => Show::Text,
-        OutputForm::StreamJson => Show::Lines(args.events.clone()),
-        OutputForm::Json => Show::Nothing,
+    let show = match detached {
+        Some(_) => Show::Nothing,
+        None => form.show(args.events.clone()),
     };
     // A person who types replies must see them.
     let types_replies = args.asking.supervised && std::io::stdin().is_terminal();

@@ -12,7 +12,7 @@ use super::form::OutputForm;
 use super::live::{LiveView, Progress};
 use super::logs;
 use super::output::Output;
-use super::printer::{Screen, Show};
+use super::printer::Screen;
 use kugetsu_api::Address;
 use kugetsu_api::exit::ExitStatus;
 
@@ -64,11 +64,7 @@ pub(super) fn until_end(
     let began = Instant::now();
     let expired = || at_most.is_some_and(|limit| began.elapsed() >= limit);
     let events = engine.stream_path(address, turn);
-    let show = match form {
-        OutputForm::Text => Show::Text,
-        OutputForm::StreamJson => Show::Lines(types),
-        OutputForm::Json => Show::Nothing,
-    };
+    let show = form.show(types);
     let continues = || !expired() && engine.is_running(address, turn);
     logs::wait_for(&events, continues);
     if events.exists() {

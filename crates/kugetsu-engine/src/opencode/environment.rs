@@ -72,13 +72,13 @@ impl SessionContext {
     /// Adds a file to the system prompt. The error says why that is not possible.
     pub fn instruct(&mut self, environment: &Environment, file: &Path) -> Result<(), String> {
         self.config = Some(config_with_instructions(environment, file)?);
-        self.variables.push((CONTEXT_FILE, file.display().to_string()));
+        self.variables.push((INSTRUCTED, file.display().to_string()));
         Ok(())
     }
 }
 
 /// The variable that names the file which kugetsu has added to the instructions.
-const CONTEXT_FILE: &str = "KUGETSU_CONTEXT_FILE";
+const INSTRUCTED: &str = "KUGETSU_CONTEXT_FILE";
 
 /// The variable that names the branch of the session's worktree.
 const BRANCH: &str = "KUGETSU_BRANCH";
@@ -105,7 +105,7 @@ fn config_with_instructions(environment: &Environment, file: &Path) -> Result<St
         .as_array_mut()
         .ok_or_else(|| format!("`instructions` in {CONFIG} is not a list"))?;
     // A kugetsu that a tool started has the text of the tool's session in its environment.
-    let outer = environment.get(CONTEXT_FILE).map(|outer| outer.to_string_lossy());
+    let outer = environment.get(INSTRUCTED).map(|outer| outer.to_string_lossy());
     list.retain(|entry| outer.is_none() || entry.as_str() != outer.as_deref());
     list.push(file.into());
     Ok(config.to_string())
@@ -165,7 +165,7 @@ impl Launch {
             set_env.push((name.into(), value.into()));
         }
         // If kugetsu itself runs in a tool, these belong to another session.
-        let outer = ["KUGETSU_REF", BRANCH, CONTEXT_FILE];
+        let outer = ["KUGETSU_REF", BRANCH, INSTRUCTED];
         let told = |name: &&str| self.context.variables.iter().any(|(told, _)| told == name);
         GuardSpec {
             program: self.opencode.program.clone(),
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn instructions_are_added_to_the_configuration_of_the_user() {
         let with = |own: Option<&str>| {
-            let outer = (CONTEXT_FILE.into(), "/k/outer.md".into());
+            let outer = (INSTRUCTED.into(), "/k/outer.md".into());
             let own = own.map(|own| (CONFIG.into(), own.into()));
             let variables = own.into_iter().chain([outer]);
             let environment = Environment::new(variables, "/".into(), "kugetsu".into());
