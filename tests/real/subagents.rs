@@ -54,10 +54,10 @@ on_every_combination! {
 
     fn what_a_subagent_does_or_fails_to_do_is_the_turns(case: &Case) {
         // Both mostly wait, so they run concurrently with the others.
-        let limits = ["--stall-timeout", "15s", "--timeout", "2m", "--grace", "1s"];
+        let limits = ["--stall-timeout", "30s", "--timeout", "3m", "--grace", "1s"];
         delegate(case, "fall silent", vec![Reply::bash("echo begun"), Reply::Hang]);
         let silent = case.begin("start", "#3", &[&limits[..], &["delegate: fall silent"]].concat());
-        delegate(case, "take long", vec![Reply::bash(take_seconds(19)), Reply::text("well")]);
+        delegate(case, "take long", vec![Reply::bash(take_seconds(34)), Reply::text("well")]);
         let long = case.begin("start", "#4", &[&limits[..], &["delegate: take long"]].concat());
 
         delegate(case, "loop", vec![Reply::CutShort { text: "half an ".to_owned() }]);
@@ -70,7 +70,7 @@ on_every_combination! {
         let output = case.turn("start", "#2", &[&limits[..], &["delegate: wait"]].concat());
         expect(&output, 75, "quota", "come back later");
 
-        expect(&silent.wait(SOON), 1, "stalled", "no sign of progress for 15s");
+        expect(&silent.wait(SOON), 1, "stalled", "no sign of progress for 30s");
         assert_eq!(case.model.turn_requests_with("subagent, fall silent").len(), 2);
         expect(&long.wait(SOON), 0, "completed", "");
         case.wait_nothing_left(SOON);
@@ -143,9 +143,9 @@ fn answered_by_default(case: &Case, message: &str, expected: (i32, &str, u64)) {
         "serve",
         "--supervised",
         "--response-timeout",
-        "12s",
+        "30s",
         "--stall-timeout",
-        "10s",
+        "25s",
         "--timeout",
         "2m",
         message,
