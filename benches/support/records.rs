@@ -37,6 +37,7 @@ pub(crate) fn record(number: u64) -> SessionRecord {
         days: std::collections::BTreeMap::default(),
         pending: Vec::new(),
         worktree: None,
+        start_commit: None,
     }
 }
 
@@ -60,6 +61,9 @@ pub(crate) fn turn(verdict: Verdict, ended: Timestamp) -> TurnRecord {
         restarts: 0,
         answered: Answered::default(),
         log_gap: None,
+        prompt: None,
+        changes: None,
+        refused: kugetsu_api::Refused::default(),
     }
 }
 

@@ -2,19 +2,17 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal as _;
-use std::os::unix::process::ExitStatusExt as _;
 
 use clap::Args;
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::context::Context;
+use super::on_terminal::{self, Foreground};
 use super::output::Output;
 use super::{CommandError, Outcome};
 use crate::ssh::quote;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::AttachOutput;
-use kugetsu_engine::operations::{Attachment, EngineError};
+use kugetsu_engine::operations::Attachment;
 
 #[derive(Debug, Args)]
 pub(super) struct AttachArgs {
@@ -25,6 +23,12 @@ pub(super) struct AttachArgs {
     /// Print the shell command instead of running it; takes no lease
     #[arg(long)]
     print: bool,
+}
+
+impl Foreground for Attachment {
+    fn start(&mut self) -> std::io::Result<tokio::process::Child> {
+        Self::start(self)
+    }
 }
 
 pub(super) fn run(args: &AttachArgs, context: &Context, output: Output) -> Outcome {
@@ -39,7 +43,7 @@ pub(super) fn run(args: &AttachArgs, context: &Context, output: Output) -> Outco
         return Err(no_terminal());
     }
     let mut attachment = engine.attach(&address)?;
-    let ended = run_on_terminal(&mut attachment);
+    let ended = on_terminal::run(&mut attachment);
     // However opencode ended, its processes end here, and then the lease is released.
     let swept = attachment.end();
     let status = ended?;
@@ -75,41 +79,5 @@ fn print(command: &kugetsu_engine::operations::AttachCommand, output: Output) {
         });
     } else {
         output.text(text(&shell));
-    }
-}
-
-#[tokio::main(flavor = "current_thread")]
-async fn run_on_terminal(attachment: &mut Attachment) -> Outcome {
-    let failed = |error| CommandError::from(EngineError::Attach(error));
-    // The handlers are installed before opencode starts. The terminal sends its signals to opencode as well, which
-    // decides what they mean. kugetsu stays to hold the lease.
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut quit = signal(SignalKind::quit()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
-    let mut child = attachment.start().map_err(failed)?;
-    let mut signalled = None;
-    loop {
-        let number = tokio::select! {
-            status = child.wait() => {
-                let status = status.map_err(failed)?;
-                return Ok(match (signalled, status.code(), status.signal()) {
-                    (Some(signalled), _, _) => signalled,
-                    (None, Some(0), _) => ExitStatus::Ok,
-                    (None, _, Some(2)) => ExitStatus::Interrupted,
-                    (None, _, _) => ExitStatus::Failed,
-                });
-            }
-            _ = interrupt.recv() => continue,
-            _ = quit.recv() => continue,
-            _ = terminate.recv() => Signal::TERM,
-            _ = hangup.recv() => Signal::HUP,
-        };
-        // A second signal does not wait for opencode.
-        let number = if signalled.is_some() { Signal::KILL } else { number };
-        signalled = Some(ExitStatus::Terminated);
-        if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
-            let _ = kill_process(pid, number);
-        }
     }
 }

@@ -2,9 +2,10 @@
 
 use super::init::note_of_default;
 use super::output::{Output, count, money};
+use super::terminal::safe_line;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::TurnOutput;
-use kugetsu_api::{Address, Verdict};
+use kugetsu_api::{Address, Changes, Refused, Verdict};
 use kugetsu_engine::duration::print_duration;
 use kugetsu_engine::operations::TurnReport;
 use kugetsu_engine::turn::Interrupt;
@@ -49,6 +50,8 @@ pub(super) fn result(report: &TurnReport, status: ExitStatus) -> TurnOutput {
         retry_at: turn.retry_at,
         log_gap: turn.log_gap.clone(),
         proof: turn.proof.clone(),
+        changes: turn.changes.clone(),
+        refused: turn.refused.clone(),
     }
 }
 
@@ -99,6 +102,14 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
     if !turn.reason.is_empty() {
         output.note(format!("  {}", turn.reason));
     }
+    if let Some(changes) = &turn.changes {
+        for line in describe_changes(changes, FILES_SHOWN) {
+            output.note(format!("  {line}"));
+        }
+    }
+    for line in describe_refused(&turn.refused) {
+        output.note(format!("  {line}"));
+    }
     if let Some(why) = &turn.log_gap {
         warn_of_gap(&report.record.address, why, output);
     }
@@ -115,6 +126,81 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
             output.note(format!("  last: {line}"));
         }
     }
+}
+
+/// The number of changed files that the summary of a turn names.
+const FILES_SHOWN: usize = 10;
+
+/// The commits and the changed files, on lines of their own; no lines if nothing has changed.
+pub(super) fn describe_changes(changes: &Changes, files_shown: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    if changes.commit_count > 0 {
+        let newest = changes.commits.first().map_or_else(String::new, |commit| {
+            let last = if changes.commit_count == 1 {
+                ""
+            } else {
+                "the last one "
+            };
+            format!(
+                ": {last}{} {}",
+                short_commit(&commit.id),
+                safe_line(&commit.subject)
+            )
+        });
+        lines.push(format!("{}{newest}", count(changes.commit_count, "commit")));
+    } else if changes.before != changes.after {
+        let after = changes.after.as_deref().map_or("no commit", short_commit);
+        lines.push(format!("another commit is checked out: {after}"));
+    }
+    if changes.file_count == 0 {
+        return lines;
+    }
+    lines.push(format!(
+        "{} changed, +{} -{}:",
+        count(changes.file_count, "file"),
+        changes.lines_added,
+        changes.lines_removed
+    ));
+    let shown = &changes.files[..changes.files.len().min(files_shown)];
+    lines.extend(shown.iter().map(|file| {
+        let counts = match (file.added, file.removed) {
+            (None, None) => "binary or gone".to_owned(),
+            (added, removed) => {
+                format!("+{} -{}", added.unwrap_or_default(), removed.unwrap_or_default())
+            }
+        };
+        format!("  {} ({counts})", safe_line(&file.path))
+    }));
+    let more = changes.file_count - shown.len() as u64;
+    if more > 0 {
+        lines.push(format!("  and {more} more"));
+    }
+    lines
+}
+
+fn short_commit(id: &str) -> &str {
+    &id[..id.floor_char_boundary(10)]
+}
+
+/// A warning about the refused tool calls; no lines if none was refused.
+pub(super) fn describe_refused(refused: &Refused) -> Vec<String> {
+    if refused.is_empty() {
+        return Vec::new();
+    }
+    let mut lines = vec![format!(
+        "warning: {} refused by the session's permissions:",
+        match refused.count {
+            1 => "1 tool call was".to_owned(),
+            n => format!("{n} tool calls were"),
+        }
+    )];
+    let shown = refused.calls.iter().take(FILES_SHOWN);
+    lines.extend(shown.map(|call| format!("  {}", safe_line(&call.call))));
+    let more = refused.count.saturating_sub(lines.len() as u64 - 1);
+    if more > 0 {
+        lines.push(format!("  and {more} more"));
+    }
+    lines
 }
 
 /// Warns that text is missing from a turn's output.

@@ -97,6 +97,7 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
             limits: args.limits.limits(engine.settings()),
             model: engine.settings().model.clone(),
             agent: engine.settings().agent.clone(),
+            keep_prompt: engine.settings().keep_prompt,
             debug: args.debug,
         },
     };

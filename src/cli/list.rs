@@ -13,7 +13,7 @@ use super::context::{Context, duration};
 use super::output::{Output, money};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::ListRest;
-use kugetsu_api::{BrokenFile, RepoRef, SessionState, SessionSummary, Verdict};
+use kugetsu_api::{BrokenFile, RepoRef, SessionState, SessionSummary};
 use kugetsu_engine::duration::print_duration;
 
 #[derive(Debug, Args)]
@@ -36,8 +36,7 @@ pub(super) struct ListArgs {
 }
 
 fn states() -> PossibleValuesParser {
-    let verdicts = Verdict::ALL.map(Verdict::as_str);
-    PossibleValuesParser::new(["new", "running"].into_iter().chain(verdicts))
+    PossibleValuesParser::new(SessionState::all().map(SessionState::as_str))
 }
 
 impl ListArgs {

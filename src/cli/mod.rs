@@ -8,6 +8,7 @@ mod continue_;
 mod destroy;
 mod detach;
 mod detached;
+mod diff;
 mod doctor;
 mod ending;
 mod error;
@@ -18,6 +19,7 @@ mod list;
 mod live;
 mod logs;
 mod man;
+mod on_terminal;
 mod output;
 mod pending;
 mod permit;
@@ -89,6 +91,8 @@ enum Verb {
     List(list::ListArgs),
     /// Show one session
     Show(show::ShowArgs),
+    /// Show what a session has changed in its clone or worktree since it began
+    Diff(diff::DiffArgs),
     /// Open the session in opencode's own terminal interface
     Attach(attach::AttachArgs),
     /// Print the answer or the events of a turn
@@ -249,6 +253,7 @@ fn dispatch(verb: Verb, context: &Context, output: Output) -> Outcome {
         Verb::Continue(args) => continue_::run(args, context, output),
         Verb::List(args) => list::run(&args, context, output),
         Verb::Show(args) => show::run(&args, context, output),
+        Verb::Diff(args) => diff::run(&args, context, output),
         Verb::Attach(args) => attach::run(&args, context, output),
         Verb::Logs(args) => logs::run(&args, context, output),
         Verb::Wait(args) => wait::run(&args, context, output),

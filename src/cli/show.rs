@@ -4,10 +4,12 @@ use clap::Args;
 
 use super::Outcome;
 use super::context::Context;
+use super::ending::{describe_changes, describe_refused};
 use super::output::{Output, count, money};
-use kugetsu_api::SessionState;
+use super::terminal::safe_line;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{SessionWithState, ShowOutput};
+use kugetsu_api::{SessionState, TurnStatus};
 
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
@@ -31,10 +33,13 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         None
     };
     let holder = engine.in_use(&address);
+    let live = record.live.as_ref().filter(|_| state.is_live());
+    let status = live.and_then(|live| engine.live_status(&address, live.turn));
     if output.json {
         output.document(&ShowOutput {
             session: SessionWithState { record, state },
             in_use: holder,
+            status,
             turn_list: turns,
         });
         return Ok(ExitStatus::Ok);
@@ -60,6 +65,13 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         format!("  created     {}", record.created.strftime("%F %T UTC")),
         format!("  updated     {}", record.updated.strftime("%F %T UTC")),
     ];
+    let prompt = match live {
+        Some(live) => live.prompt.as_ref(),
+        None => record.last.as_ref().and_then(|last| last.prompt.as_ref()),
+    };
+    if let Some(prompt) = prompt {
+        lines.insert(1, format!("  prompt      {}", first_line(prompt)));
+    }
     if let Some(worktree) = &record.worktree {
         let commit = &worktree.base_commit;
         let line = format!(
@@ -68,21 +80,25 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
             worktree.branch,
             &commit[..commit.floor_char_boundary(10)]
         );
-        lines.insert(3, line);
+        lines.push(line);
     }
     if let Some(blocked) = record.blocked_rebase() {
         lines.push(format!("  rebase      {blocked}"));
     }
-    if let (Some(live), SessionState::Running) = (&record.live, state) {
+    if let Some(live) = live {
+        if let Some(status) = &status {
+            lines.push(format!("  doing       {}", doing(status)));
+        }
         lines.push(format!(
-            "  running     turn {} since {}, process {} on {}",
+            "  {:<11} turn {} since {}, process {} on {}",
+            state.as_str(),
             live.turn,
             live.started.strftime("%F %T UTC"),
             live.supervisor.pid,
             live.supervisor.host
         ));
     }
-    if state != SessionState::Running
+    if !state.is_live()
         && let Some(holder) = &holder
     {
         let holder = holder.as_ref();
@@ -105,6 +121,15 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
             format!(": {}", last.reason)
         };
         lines.push(format!("  last turn   {} {}{reason}", last.turn, last.verdict));
+        let changes = last
+            .changes
+            .as_ref()
+            .map(|changes| describe_changes(changes, FILES_SHOWN));
+        let details = changes
+            .into_iter()
+            .chain([describe_refused(&last.refused)])
+            .flatten();
+        lines.extend(details.map(|line| format!("              {line}")));
     }
     lines.push(format!(
         "  record      {}",
@@ -123,14 +148,40 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
                     turn.steps.to_string(),
                     turn.tokens.total().to_string(),
                     money(turn.cost_usd),
+                    turn.prompt.as_deref().map(first_line).unwrap_or_default(),
                     turn.reason.clone(),
                 ]
             })
             .collect();
         output.table(
-            &["TURN", "VERDICT", "STARTED", "STEPS", "TOKENS", "COST", "REASON"],
+            &[
+                "TURN", "VERDICT", "STARTED", "STEPS", "TOKENS", "COST", "PROMPT", "REASON",
+            ],
             rows,
         );
     }
     Ok(ExitStatus::Ok)
+}
+
+/// The number of changed files that are named.
+const FILES_SHOWN: usize = 5;
+
+/// The first line of a prompt, shortened.
+fn first_line(prompt: &str) -> String {
+    const MOST: usize = 60;
+    let line = prompt.lines().find(|line| !line.trim().is_empty());
+    let line = safe_line(line.unwrap_or_default());
+    match line.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+/// What a running turn is doing, in one line.
+fn doing(status: &TurnStatus) -> String {
+    let mut parts = vec![format!("step {}", status.current_step)];
+    parts.extend(status.tool.as_deref().map(safe_line));
+    parts.push(count(status.tokens.total(), "token"));
+    parts.push(money(status.cost_usd));
+    parts.join(", ")
 }

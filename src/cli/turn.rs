@@ -138,6 +138,10 @@ pub(super) struct TurnArgs {
     #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
     progress: Progress,
 
+    /// Do not keep the message in kugetsu's record of the turn; opencode keeps it in any case [config: keep_prompt]
+    #[arg(long)]
+    no_keep_prompt: bool,
+
     /// Print only events of these types, as JSON lines
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
     events: Vec<String>,
@@ -382,6 +386,7 @@ pub(super) fn run(
             limits: args.limits.limits(settings),
             model: args.model.or_else(|| settings.model.clone()),
             agent: args.agent.or_else(|| settings.agent.clone()),
+            keep_prompt: settings.keep_prompt && !args.no_keep_prompt,
             debug: args.debug,
         },
     };

@@ -81,6 +81,18 @@ impl FakeScript {
 }
 
 impl Step {
+    /// A tool call that was refused by a permission rule.
+    pub fn refused_tool(command: &str) -> Self {
+        Self::Event {
+            kind: "tool_use".to_owned(),
+            part: json!({"type": "tool", "tool": "bash", "callID": "call_refused", "state": {
+                "status": "error", "input": {"command": command},
+                "error": "The user has specified a rule which prevents you from using this specific tool call. Here \
+                          are some of the relevant rules []",
+            }}),
+        }
+    }
+
     /// The event that begins a step.
     pub fn step_start() -> Self {
         Self::Event {
@@ -182,6 +194,8 @@ pub enum Step {
     Hang,
     /// Holds the write lock of the database for this many milliseconds, then continues.
     LockDatabase(u64),
+    /// Runs this command of a shell in the working directory to its end, as a tool would.
+    Shell(String),
     /// Exits with this status.
     Exit(i32),
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::support::kit::{SOON, run, status};
-use kugetsu_testing::{FakeScript, Opencode, ServeMode, Signal, Stdin, Step, World};
+use kugetsu_testing::{FakeScript, Opencode, Output, ServeMode, Signal, Stdin, Step, World};
 
 /// A `git` that counts its calls and hangs at the call `$HANG_AT`; all other calls run the real one. It hangs in a
 /// child, like a git whose hook hangs.
@@ -78,15 +78,37 @@ impl Slow {
         self.counted(0)
     }
 
+    /// Runs a command whose git hangs at a call, then sends SIGINT. Checks that the command ends with 130; or with 0, if
+    /// git hangs after the turn. Returns whether that is so.
+    fn interrupt_turn(&self, arguments: &[&str], hang_at: u32) -> bool {
+        let ended = self.interrupted(arguments, hang_at);
+        if ended.code() != 0 {
+            assert_eq!(ended.code(), 130, "git call {hang_at}\n{ended}");
+            return false;
+        }
+        assert_eq!(ended.stdout(), "done\n", "git call {hang_at}\n{ended}");
+        let shown = run(&self.world, ["show", arguments[1], "--json"]).json();
+        assert_eq!(
+            (&shown["state"], &shown["last"]["changes"]),
+            (&"completed".into(), &serde_json::Value::Null),
+            "git call {hang_at}"
+        );
+        true
+    }
+
     /// Runs a command whose git hangs at a call, then sends SIGINT. Checks that the command ends with 130.
     fn interrupt(&self, arguments: &[&str], hang_at: u32) {
+        let ended = self.interrupted(arguments, hang_at);
+        assert_eq!(ended.code(), 130, "git call {hang_at} of {arguments:?}\n{ended}");
+    }
+
+    fn interrupted(&self, arguments: &[&str], hang_at: u32) -> Output {
         let running = self.world.start(self.command(arguments, hang_at), Stdin::Null);
         let what = format!("git call {hang_at} of {arguments:?}");
         self.world
             .wait_until(&what, SOON, || self.counted(hang_at) == hang_at);
         running.signal(Signal::Interrupt);
-        let ended = running.wait(SOON);
-        assert_eq!(ended.code(), 130, "{what}\n{ended}");
+        running.wait(SOON)
     }
 }
 
@@ -103,8 +125,11 @@ fn every_git_of_a_start_with_a_worktree_can_be_interrupted() {
                 for call in (first..=calls).step_by(AT_ONCE as usize) {
                     let issue = call.to_string();
                     let arguments = ["start", &issue, "hi", "--worktree"];
-                    slow.interrupt(&arguments, call);
-                    run(&slow.world, arguments).expect_status(0);
+                    let over = slow.interrupt_turn(&arguments, call);
+                    assert_eq!(over, call == calls, "only the last call comes after the turn");
+                    if !over {
+                        run(&slow.world, arguments).expect_status(0);
+                    }
                     let worktrees = slow.world.repo().join(".worktrees/github.com/shoko/kugetsu");
                     assert!(worktrees.join(&issue).join(".git").exists(), "call {call}");
                 }
@@ -127,7 +152,8 @@ fn every_git_of_a_continue_whose_worktree_is_gone_can_be_interrupted() {
     assert!(calls > 1, "{calls} calls of git");
     for call in 1..=calls {
         fs::remove_dir_all(&worktree).unwrap();
-        slow.interrupt(&arguments, call);
+        let over = slow.interrupt_turn(&arguments, call);
+        assert_eq!(over, call == calls, "only the last call comes after the turn");
         slow.world.wait_nothing_left(SOON);
         run(&slow.world, arguments).expect_status(0);
         assert!(worktree.join(".git").exists(), "call {call}");

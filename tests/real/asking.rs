@@ -235,6 +235,20 @@ on_both_versions! {
             let words = if first { &end["output"] } else { &end["error"] };
             assert!(words.as_str().unwrap().contains(if first { "red" } else { "dismissed" }), "{prompt}\n{output}");
         }
+
+        // What the policy denies is refused in the same way whether a supervisor is silent or nobody is asked.
+        for (name, flags) in [("silent", &nobody[..]), ("alone", &[])] {
+            let prompt = format!("be denied {name}");
+            world.model.on(&prompt, vec![outside.write(name), Reply::text("without it")]);
+            let words = [&["continue", "#1", "--transport", "serve", "--json", &prompt], flags].concat();
+            let denied = world.start(world.kugetsu(words), Stdin::OpenSilent).wait(SOON);
+            denied.expect_status(0);
+            let result = denied.json_lines().pop().unwrap();
+            assert!(denied.stdout().contains("without it"), "{denied}");
+            assert_eq!((&result["refused"]["count"], &result["refused"]["calls"][0]["tool"]), (&json!(1), &json!("write")), "{denied}");
+            assert!(denied.stderr().contains("warning: 1 tool call was refused"), "{denied}");
+            assert!(!outside.has(name), "{denied}");
+        }
     }
 
     fn a_supervisor_allows_and_denies(world: &World) {

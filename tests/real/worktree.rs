@@ -18,7 +18,8 @@ fn turn(world: &World, arguments: &[&str], file: &str) {
     let calls = world.model.turn_requests().len();
     let prompt = format!("write {file}");
     let tool = Reply::bash(format!(
-        "pwd | tee {file}; echo \"$KUGETSU_REF $KUGETSU_BRANCH\" > {file}.env"
+        "pwd | tee {file}; git add {file}; git commit --quiet --message 'Add {file}'; \
+         echo \"$KUGETSU_REF $KUGETSU_BRANCH\" > {file}.env"
     ));
     world.model.on(prompt.clone(), vec![tool, Reply::text("written")]);
     let output = run(world, &[arguments, &["--output", "json", &prompt]].concat());
@@ -39,6 +40,19 @@ fn turn(world: &World, arguments: &[&str], file: &str) {
     assert!(
         !told.contains("unattended"),
         "the built-in text is replaced: {told}"
+    );
+    let changes = &result["changes"];
+    let paths: Vec<_> = changes["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| &file["path"])
+        .collect();
+    assert_eq!(paths, [file, &format!("{file}.env")], "{output}");
+    assert_eq!(
+        changes["commits"][0]["subject"],
+        format!("Add {file}"),
+        "{output}"
     );
     // The model received the same directory.
     let results = world.model.turn_requests()[calls..]

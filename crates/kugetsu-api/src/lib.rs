@@ -6,6 +6,7 @@
 
 mod address;
 mod asking;
+mod changes;
 mod control;
 mod doctor;
 pub mod error;
@@ -25,6 +26,7 @@ mod worktree;
 
 pub use address::{Address, AddressName};
 pub use asking::{QuestionDetail, RequestAnswer, RequestDetail};
+pub use changes::{ChangedFile, Changes, Commit, Refused, RefusedCall};
 pub use control::{Holder, SIGNAL_SCHEMA, Signal, SignalFile};
 pub use doctor::{Check, Health};
 pub use error::{ErrorCode, ErrorDetail, ErrorOutput};

@@ -13,7 +13,9 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::permission::Policy;
-use crate::{Address, LiveTurn, PendingRequest, RepoRef, TokenCount, TurnRecord, Verdict, Worktree};
+use crate::{
+    Address, LiveTurn, PendingRequest, RepoRef, RunState, TokenCount, TurnRecord, Verdict, Worktree,
+};
 
 /// The schema that this version writes.
 pub const SCHEMA: u32 = 1;
@@ -103,6 +105,9 @@ pub struct SessionRecord {
     /// The git worktree that the directory is in, if the session has one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worktree: Option<Worktree>,
+    /// The commit that was checked out when the first turn began. Absent outside a git clone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_commit: Option<String>,
     /// The session's title in opencode.
     pub title: String,
     /// The session's policy, applied again and verified before every turn.
@@ -213,6 +218,8 @@ pub enum SessionState {
     New,
     /// A turn is running, and its supervisor is alive.
     Running,
+    /// A turn is paused, and its supervisor is alive.
+    Paused,
     /// A turn was running, and its supervisor is dead.
     Lost,
     /// The verdict of the last turn; or `blocked`, if conflicts prevented a rebase.
@@ -224,20 +231,26 @@ impl SessionState {
         live: Option<&LiveTurn>,
         last: Option<Verdict>,
         rebase_blocked: bool,
-        alive: impl FnOnce(&LiveTurn) -> bool,
+        live_state: impl FnOnce(&LiveTurn) -> Option<RunState>,
     ) -> Self {
-        match (live, last) {
-            (Some(live), _) if alive(live) => Self::Running,
-            (Some(_), _) => Self::Lost,
+        match (live.map(live_state), last) {
+            (Some(Some(RunState::Paused)), _) => Self::Paused,
+            (Some(Some(_)), _) => Self::Running,
+            (Some(None), _) => Self::Lost,
             (None, _) if rebase_blocked => Self::Ended(Verdict::Blocked),
             (None, Some(verdict)) => Self::Ended(verdict),
             (None, None) => Self::New,
         }
     }
 
+    /// Whether a turn is running or paused, and its supervisor is alive.
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
+    }
+
     /// Every state, in the order in which the documents list them.
     pub fn all() -> impl Iterator<Item = Self> {
-        [Self::New, Self::Running]
+        [Self::New, Self::Running, Self::Paused]
             .into_iter()
             .chain(Verdict::ALL.map(|verdict| match verdict {
                 Verdict::Lost => Self::Lost,
@@ -250,6 +263,7 @@ impl SessionState {
         match self {
             Self::New => "new",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Lost => "lost",
             Self::Ended(verdict) => verdict.as_str(),
         }
@@ -274,11 +288,11 @@ impl std::str::FromStr for SessionState {
 
 impl SessionSummary {
     /// Like [`SessionRecord::state`].
-    pub fn state(&self, alive: impl FnOnce(&LiveTurn) -> bool) -> SessionState {
+    pub fn state(&self, live_state: impl FnOnce(&LiveTurn) -> Option<RunState>) -> SessionState {
         let last = self.last.as_ref().map(|turn| turn.verdict);
         let worktree = self.worktree.as_ref();
         let blocked = worktree.is_some_and(|worktree| worktree.blocked_rebase.is_some());
-        SessionState::of(self.live.as_ref(), last, blocked, alive)
+        SessionState::of(self.live.as_ref(), last, blocked, live_state)
     }
 
     /// Whether the record has this version's fields, so that a state can be added to it.
@@ -307,10 +321,15 @@ impl SessionRecord {
         self.days.entry(day).or_default().add(turn);
     }
 
-    /// The session's state. `alive` decides whether the supervisor of a live turn still runs.
-    pub fn state(&self, alive: impl FnOnce(&LiveTurn) -> bool) -> SessionState {
+    /// The session's state. `live_state` tells what a live turn is doing; `None` if its supervisor is dead.
+    pub fn state(&self, live_state: impl FnOnce(&LiveTurn) -> Option<RunState>) -> SessionState {
         let last = self.last.as_ref().map(|turn| turn.verdict);
-        SessionState::of(self.live.as_ref(), last, self.blocked_rebase().is_some(), alive)
+        SessionState::of(
+            self.live.as_ref(),
+            last,
+            self.blocked_rebase().is_some(),
+            live_state,
+        )
     }
 
     /// The rebase that conflicts prevented.

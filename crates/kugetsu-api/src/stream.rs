@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{Proof, RequestAnswer, RequestDetail, SessionId, TokenCount, TransportKind, Verdict};
+use crate::{
+    Changes, Proof, Refused, RequestAnswer, RequestDetail, SessionId, TokenCount, TransportKind, Verdict,
+};
 
 /// The schema of every line.
 pub const STREAM_SCHEMA: u32 = 1;
@@ -172,6 +174,12 @@ pub enum StreamEvent {
         /// completed.
         #[serde(default, skip_serializing_if = "Proof::is_empty")]
         proof: Proof,
+        /// What changed in the git clone. Absent if the session works in no clone, or if git did not tell in time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        changes: Option<Changes>,
+        /// The tool calls that were refused. Absent if none was.
+        #[serde(default, skip_serializing_if = "Refused::is_empty")]
+        refused: Refused,
         /// The exit status of the command, unless a signal ended the command.
         exit_status: u8,
     },

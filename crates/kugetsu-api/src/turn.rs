@@ -7,7 +7,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::exit::ExitStatus;
-use crate::{SCHEMA, Verdict};
+use crate::{Changes, Refused, SCHEMA, Verdict};
 
 /// How turns reach opencode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -124,6 +124,9 @@ pub struct LiveTurn {
     /// True if the supervisor's process also runs other turns, so it must not be ended to end this turn.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared: bool,
+    /// The prompt, as in [`TurnRecord`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
 }
 
 /// The evidence for a verdict.
@@ -190,9 +193,30 @@ pub struct TurnRecord {
     /// Why events are missing from the turn's log, and text from the output made from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_gap: Option<String>,
+    /// The prompt, at most [`TurnRecord::PROMPT`] bytes of it; a longer one ends with `…`. Absent if prompts are not
+    /// kept (`keep_prompt`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// What changed in the git clone. Absent if the session works in no clone, or if git did not tell in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Changes>,
+    /// The tool calls that were refused. Absent if none was.
+    #[serde(default, skip_serializing_if = "Refused::is_empty")]
+    pub refused: Refused,
 }
 
 impl TurnRecord {
+    /// How much of a prompt is kept, in bytes.
+    pub const PROMPT: usize = 16 << 10;
+
+    /// The kept part of a prompt.
+    pub fn kept_prompt(prompt: &str) -> String {
+        if prompt.len() <= Self::PROMPT {
+            return prompt.to_owned();
+        }
+        format!("{}…", &prompt[..prompt.floor_char_boundary(Self::PROMPT)])
+    }
+
     /// The exit status of a command that ran this turn.
     pub fn exit_status(&self) -> ExitStatus {
         self.verdict.exit_status_of_output(self.log_gap.is_none())
@@ -219,6 +243,9 @@ impl TurnRecord {
             restarts: 0,
             answered: Answered::default(),
             log_gap: None,
+            prompt: live.prompt.clone(),
+            changes: None,
+            refused: Refused::default(),
         }
     }
 }

@@ -17,6 +17,8 @@ const LIMIT: Duration = Duration::from_mins(10);
 const INCOMPLETE_LIMIT: Duration = Duration::from_secs(5);
 /// The interval between checks of an incomplete worktree.
 const INCOMPLETE_POLL: Duration = Duration::from_millis(20);
+/// A monitor of the file system is a program that the clone's configuration names, and may be a daemon that stays.
+const UNMONITORED: [&str; 2] = ["-c", "core.fsmonitor=false"];
 /// How long a git that exceeded its limit has to end.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -51,6 +53,7 @@ impl GitRunner {
         Git {
             runner: self.clone(),
             folder: folder.to_owned(),
+            limit: LIMIT,
             variables: Vec::new(),
         }
     }
@@ -61,6 +64,7 @@ impl GitRunner {
 pub(crate) struct Git {
     runner: GitRunner,
     folder: PathBuf,
+    limit: Duration,
     variables: Vec<(&'static str, OsString)>,
 }
 
@@ -97,6 +101,12 @@ impl Git {
         self
     }
 
+    /// The same with a shorter time limit, for what may be left out.
+    pub(crate) fn within(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -127,7 +137,7 @@ impl Git {
         if self.runner.cancel.is_set() {
             return Err(cancelled());
         }
-        let ended = process::run_until_cancelled(self.spec(args), LIMIT, &self.runner.cancel);
+        let ended = process::run_until_cancelled(self.spec(args), self.limit, &self.runner.cancel);
         match ended {
             Ok(output) => Ok(GitOutput {
                 ok: output.exit.success(),
@@ -136,7 +146,7 @@ impl Git {
             }),
             Err(ProcessError::Cancelled { .. }) => Err(cancelled()),
             Err(ProcessError::Deadline { .. }) => {
-                Err(self.error(args, format!("it did not end within {} s", LIMIT.as_secs())))
+                Err(self.error(args, format!("it did not end within {} s", self.limit.as_secs())))
             }
             Err(ProcessError::Start { not_found: true, .. }) if self.folder.is_dir() => Err(GitError {
                 missing: true,
@@ -167,7 +177,11 @@ impl Git {
         let set = |name: &OsString| set_env.iter().any(|(set, _)| set == name);
         GuardSpec {
             program: "git".into(),
-            args: args.to_vec(),
+            args: UNMONITORED
+                .iter()
+                .map(OsString::from)
+                .chain(args.iter().cloned())
+                .collect(),
             cwd: self.folder.clone(),
             remove_env: foreign.filter(|name| !set(name)).cloned().collect(),
             set_env,
@@ -181,6 +195,25 @@ impl Git {
             stdout: Sink::Piped,
             stderr: Sink::Piped,
         }
+    }
+
+    /// git as a program for a person's terminal, with the person's pager and editor. It has no time limit.
+    pub(crate) fn on_terminal(&self, args: &[OsString]) -> tokio::process::Command {
+        let spec = self.spec(args);
+        let mut command = tokio::process::Command::new(&spec.program);
+        command
+            .args(&spec.args)
+            .current_dir(&spec.cwd)
+            .env_clear()
+            .envs(self.runner.environment.variables());
+        for name in &spec.remove_env {
+            let is_pager = name.as_encoded_bytes().starts_with(b"GIT_PAGER");
+            if !is_pager {
+                command.env_remove(name);
+            }
+        }
+        command.envs(spec.set_env);
+        command
     }
 
     fn error(&self, args: &[OsString], problem: String) -> GitError {

@@ -19,6 +19,7 @@
 
 mod aside;
 mod cancel;
+mod changes;
 mod crash;
 pub mod duration;
 mod environment;

@@ -9,6 +9,7 @@ use kugetsu_testing::{FakeScript, Opencode, Stdin, Step, World};
 
 mod base;
 mod listing;
+mod outcome;
 mod remotes;
 
 #[test]

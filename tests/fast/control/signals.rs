@@ -160,6 +160,9 @@ fn a_paused_turn_keeps_its_place_and_goes_on_without_its_prompt() {
         .expect_status(75);
     let query = world.run(["query"]).expect_status(0).json();
     assert_eq!(query["live"][0]["state"], "paused");
+    assert_eq!(world.run(["show", "14", "--json"]).json()["state"], "paused");
+    assert!(world.run(["show", "14"]).stdout().contains("paused      turn "));
+    assert!(world.run(["list", "--state", "paused"]).stdout().contains("#14"));
     assert_eq!(
         query["actions"][0]["action"],
         format!("kugetsu signal {ISSUE} resume")

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    Address, Answered, PendingRequest, Proof, SessionId, Signal, TokenCount, Totals, TransportKind, Verdict,
-    Worktree,
+    Address, Answered, Changes, PendingRequest, Proof, Refused, SessionId, Signal, TokenCount, Totals,
+    TransportKind, Verdict, Worktree,
 };
 
 /// The result of a turn, printed when the turn has ended.
@@ -68,6 +68,10 @@ pub struct TurnOutput {
     pub log_gap: Option<String>,
     /// The evidence for the verdict; empty when completed.
     pub proof: Proof,
+    /// What changed in the git clone. Null if the session works in no clone, or if git did not tell in time.
+    pub changes: Option<Changes>,
+    /// The tool calls that were refused.
+    pub refused: Refused,
 }
 
 /// A turn that runs in the background.

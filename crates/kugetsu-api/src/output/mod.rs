@@ -13,8 +13,9 @@ pub use control::{
     AttachOutput, DetachedOutput, RebaseOutput, RebaseResult, SignalOutput, StopOutput, TurnOutput,
 };
 pub use session::{
-    DestroyOutput, KeptView, ListOutput, ListRest, ListedSession, ListedTurn, ListedWorktree, OrphanView,
-    PendingOutput, PendingSession, PruneOutput, RemovedWorktreeView, SessionWithState, ShowOutput,
+    DestroyOutput, DiffOutput, KeptView, ListOutput, ListRest, ListedSession, ListedTurn, ListedWorktree,
+    OrphanView, PendingOutput, PendingSession, PruneOutput, RemovedWorktreeView, SessionWithState,
+    ShowOutput,
 };
 pub use setup::{
     CompletionsOutput, ConfigOutput, DoctorOutput, ExplainOutput, HostView, ManOutput, PermitOutput,
@@ -69,6 +70,7 @@ pub const SCHEMAS: &[NamedSchema] = &[
     of::<SessionWithState>("session", "`restore`; without `state` the record of an issue"),
     readable::<Document<ListOutput>>("list", "`list`"),
     of::<ShowOutput>("show", "`show`"),
+    of::<Document<DiffOutput>>("diff", "`diff`"),
     readable::<TurnRecord>("turn-record", "a line of `turns.jsonl`"),
     of::<Document<AttachOutput>>("attach", "`attach --print`"),
     of::<Document<StopOutput>>("stop", "`stop`"),

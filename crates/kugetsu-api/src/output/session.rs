@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    Address, BaseRecord, BrokenFile, Holder, LiveTurn, PendingRequest, SessionId, SessionRecord,
-    SessionState, Totals, TurnRecord, Verdict,
+    Address, BaseRecord, BrokenFile, Changes, Holder, LiveTurn, PendingRequest, SessionId, SessionRecord,
+    SessionState, Totals, TurnRecord, TurnStatus, Verdict,
 };
 
 /// A record, with the session's state.
@@ -31,9 +31,22 @@ pub struct ShowOutput {
     /// The current user of the session: null if that is an unknown process, absent if the session is free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_use: Option<Option<Holder>>,
+    /// What the running turn is doing. Absent while the turn is starting, and if none runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<TurnStatus>,
     /// Every turn that has ended, oldest first; only with `--turns`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn_list: Option<Vec<TurnRecord>>,
+}
+
+/// The output of `diff`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DiffOutput {
+    /// The session's address.
+    #[serde(rename = "ref")]
+    pub address: Address,
+    /// What has changed since the session began.
+    pub changes: Changes,
 }
 
 /// The output of `list`.

@@ -249,7 +249,11 @@ impl Api {
 
     /// Answers a permission request.
     pub async fn reply_permission(&self, id: &str, reply: PermissionReply) -> Result<(), ApiError> {
-        let body = json!({"reply": reply.as_str()});
+        let body = match reply {
+            PermissionReply::Once => json!({"reply": "once"}),
+            PermissionReply::Reject => json!({"reply": "reject"}),
+            PermissionReply::Deny => json!({"reply": "reject", "message": DENIED}),
+        };
         self.send_command(&format!("/permission/{id}/reply"), Some(&body))
             .await
     }
@@ -277,18 +281,14 @@ impl Api {
 pub enum PermissionReply {
     /// Allow this one request.
     Once,
-    /// Refuse the request.
+    /// Refuse the request, which ends opencode's work.
     Reject,
+    /// Refuse the request with a message to the model, which continues (measured on 1.3.2 and 1.18.33).
+    Deny,
 }
 
-impl PermissionReply {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Once => "once",
-            Self::Reject => "reject",
-        }
-    }
-}
+/// The message to the model when the policy denies what nobody has allowed.
+const DENIED: &str = "The policy of this session denies it, and nobody allowed it. Continue without it.";
 
 #[derive(Serialize)]
 struct PromptBody<'a> {

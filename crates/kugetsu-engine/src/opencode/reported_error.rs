@@ -146,17 +146,25 @@ impl ErrorData {
 /// Why a tool call was not executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// A permission was refused.
+    /// A permission was refused, which ends opencode's work.
     Permission,
-    /// A question was left without an answer.
+    /// A question was left without an answer, which ends opencode's work.
     Question,
+    /// A rule denies the call, or the refusal told the model why. The model continues.
+    Policy,
 }
 
 /// Whether a tool call failed because it was refused. Measured on 1.3.2 and 1.18.33: "The user rejected permission to
-/// use this specific tool call." and "The user dismissed this question".
+/// use this specific tool call." (with `... with the following feedback: TEXT`, if the reply has a message), "The user
+/// has specified a rule which prevents you from using this specific tool call." and "The user dismissed this question".
 pub fn refusal(tool_error: &str) -> Option<Refusal> {
     if tool_error.contains("dismissed this question") {
         Some(Refusal::Question)
+    } else if tool_error.contains("rule which prevents you from using this")
+        || tool_error
+            .contains("rejected permission to use this specific tool call with the following feedback")
+    {
+        Some(Refusal::Policy)
     } else if tool_error.contains("rejected permission") {
         Some(Refusal::Permission)
     } else {

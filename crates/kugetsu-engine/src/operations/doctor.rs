@@ -74,9 +74,7 @@ impl Engine {
             else {
                 continue;
             };
-            if self.state_of(&record) == SessionState::Running
-                || (missing.pending && record.session.is_none())
-            {
+            if self.state_of(&record).is_live() || (missing.pending && record.session.is_none()) {
                 continue;
             }
             let text = format!("its worktree {} is gone", missing.path.display());

@@ -76,6 +76,9 @@ pub enum EngineError {
     /// git failed.
     #[error(transparent)]
     Git(#[from] GitError),
+    /// A temporary file could not be written.
+    #[error("a temporary file could not be written: {0}")]
+    TemporaryFile(std::io::Error),
     /// An operation on a worktree failed.
     #[error("{address}: {source}")]
     Worktree {
@@ -263,6 +266,7 @@ impl EngineError {
             }
             Self::Server(_) | Self::Api(_) | Self::Command { .. } => ErrorCode::OpencodeFailed,
             Self::Git(error) => code_of_git(error),
+            Self::TemporaryFile(_) => ErrorCode::StoreUnwritable,
             Self::Worktree { source, .. } => match source {
                 WorktreeError::Refused { .. } => ErrorCode::WorktreeRefused,
                 WorktreeError::AtRisk { .. } => ErrorCode::WorkAtRisk,

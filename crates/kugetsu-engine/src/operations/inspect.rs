@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{DEBUG_LOG, Engine, EngineError, Subject};
 use crate::store::{Broken, Holder, RecordKey};
-use kugetsu_api::{Address, BaseRecord, SessionRecord, SessionState, SessionSummary, TurnRecord};
+use kugetsu_api::{Address, BaseRecord, SessionRecord, SessionSummary, TurnRecord};
 
 impl Engine {
     /// The path of an address's record. The file may not exist.
@@ -55,8 +55,7 @@ impl Engine {
     pub fn is_running(&self, address: &Address, turn: Uuid) -> bool {
         match self.store.session_record(address) {
             Ok(Some(record)) => {
-                record.live.as_ref().is_some_and(|live| live.turn == turn)
-                    && self.state_of(&record) == SessionState::Running
+                record.live.as_ref().is_some_and(|live| live.turn == turn) && self.state_of(&record).is_live()
             }
             _ => false,
         }

@@ -29,6 +29,7 @@ mod control;
 mod deliver;
 mod destroy;
 mod detach;
+mod diff;
 mod doctor;
 mod error;
 mod evidence;
@@ -58,6 +59,7 @@ use uuid::Uuid;
 pub use attach::{AttachCommand, Attachment};
 pub use control::Stopped;
 pub use destroy::Removed;
+pub use diff::{DiffForm, DiffView};
 pub use error::EngineError;
 pub use init::{InitReport, InitRequest};
 pub use kugetsu_api::{
@@ -79,7 +81,10 @@ use crate::process::{self, Containment, Output};
 use crate::settings::{Origin, Settings};
 use crate::store::Store;
 use crate::transport::{AutoConnector, Connector};
-use kugetsu_api::{Address, LiveTurn, RepoRef, SessionRecord, SessionState, SessionSummary};
+use crate::turn::status;
+use kugetsu_api::{
+    Address, LiveTurn, RepoRef, RunState, SessionRecord, SessionState, SessionSummary, TurnStatus,
+};
 
 /// The log of `--debug`, in the session's folder.
 pub const DEBUG_LOG: &str = "debug.log";
@@ -168,14 +173,28 @@ impl Engine {
         })
     }
 
+    /// What a live turn is doing; `None` if its supervisor is dead.
+    fn live_state(&self, address: &Address, live: &LiveTurn) -> Option<RunState> {
+        if !self.turn_lives(address, live) {
+            return None;
+        }
+        let status = self.live_status(address, live.turn);
+        Some(status.map_or(RunState::Running, |status| status.state))
+    }
+
+    /// The status of a running turn. `None` while the turn is starting.
+    pub fn live_status(&self, address: &Address, turn: Uuid) -> Option<TurnStatus> {
+        status::read(&self.store, &address.into()).filter(|status| status.turn == turn)
+    }
+
     /// The state of a session.
     pub fn state_of(&self, record: &SessionRecord) -> SessionState {
-        record.state(|live| self.turn_lives(&record.address, live))
+        record.state(|live| self.live_state(&record.address, live))
     }
 
     /// The state of a session, from its summary.
     pub fn state_of_summary(&self, summary: &SessionSummary) -> SessionState {
-        summary.state(|live| self.turn_lives(&summary.address, live))
+        summary.state(|live| self.live_state(&summary.address, live))
     }
 
     /// The opencode to use. Its version and database path come from a cache if the binary is unchanged.

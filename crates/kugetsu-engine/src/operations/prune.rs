@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{Engine, EngineError};
 use crate::opencode::{Database, Opencode};
 use crate::store::{RecordKey, this_process};
-use kugetsu_api::{Address, SessionId, SessionState};
+use kugetsu_api::{Address, SessionId};
 
 /// A record without its session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Engine {
         let found = records
             .found
             .into_iter()
-            .filter(|record| self.state_of(record) != SessionState::Running)
+            .filter(|record| !self.state_of(record).is_live())
             .filter_map(|record| {
                 let session = record.session?;
                 (!existing.contains(&session)).then_some(Orphan {

@@ -11,8 +11,7 @@ use jiff::civil::Date;
 
 use super::{Engine, EngineError};
 use crate::duration::print_duration;
-use crate::store::RecordKey;
-use crate::turn::status::{self, RunState, STALE_AFTER};
+use crate::turn::status::{RunState, STALE_AFTER};
 use kugetsu_api::{Action, BrokenFile, DayView, LiveState, LiveView, PendingView, Query, RepoView};
 use kugetsu_api::{LiveTurn, RepoRef, SessionRecord, SessionState, TokenCount, Totals, Verdict};
 
@@ -113,8 +112,7 @@ impl Engine {
     }
 
     fn view(&self, record: &SessionRecord, live: &LiveTurn, state: SessionState, now: Timestamp) -> LiveView {
-        let status = status::read(&self.store, &RecordKey::from(&record.address))
-            .filter(|status| status.turn == live.turn);
+        let status = self.live_status(&record.address, live.turn);
         let age = status.as_ref().map_or_else(
             || Duration::try_from(now.duration_since(live.started)).unwrap_or_default(),
             |status| status.age(now),
@@ -169,7 +167,7 @@ fn action(
     let address = &record.address;
     let go_on = || format!("kugetsu continue {address} \"go on\"");
     let (action, why) = match state {
-        SessionState::Running => {
+        SessionState::Running | SessionState::Paused => {
             let live = live?;
             let silent = live
                 .heartbeat

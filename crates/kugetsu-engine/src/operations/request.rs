@@ -43,6 +43,8 @@ pub struct TurnOptions {
     pub model: Option<String>,
     /// The agent, unless the session's own is used.
     pub agent: Option<String>,
+    /// Whether the record keeps the prompt.
+    pub keep_prompt: bool,
     /// Whether opencode's log at DEBUG goes into the session's `debug.log`.
     pub debug: bool,
 }

@@ -58,6 +58,7 @@ fn request(engine: &Engine, number: u64) -> TurnRequest {
             limits: engine.settings().limits(),
             model: None,
             agent: None,
+            keep_prompt: true,
             debug: false,
         },
     }

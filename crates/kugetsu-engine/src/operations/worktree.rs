@@ -6,12 +6,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::hooks::HookPoint;
 use super::interrupts::Interrupts;
 use super::{Engine, EngineError};
+use crate::changes::Reading;
 use crate::fsx;
 use crate::operations::points;
 use crate::store::{Lease, RecordKey};
@@ -20,6 +22,8 @@ use kugetsu_api::{Address, SessionRecord, Worktree};
 
 /// The file that keeps a worktree's work. It is in the session's folder, which goes to the trash.
 pub(super) const BUNDLE: &str = "worktree.bundle";
+/// The time limit of the question about uncommitted changes, whose answer is only a note.
+const LEFT_BEHIND_LIMIT: Duration = Duration::from_secs(10);
 /// The folder of all worktrees in a clone.
 const ROOT: &str = ".worktrees";
 
@@ -183,6 +187,8 @@ impl Engine {
                         planned.path.display(),
                         planned.branch
                     ));
+                } else if let Some(note) = self.left_behind(&planned) {
+                    notes.push(note);
                 }
                 record.worktree = Some(planned);
             }
@@ -205,6 +211,24 @@ impl Engine {
             },
         )
         .map_err(worktree_error(address))
+    }
+
+    /// A note about the uncommitted changes of the clone, which a new worktree will not have.
+    fn left_behind(&self, planned: &Worktree) -> Option<String> {
+        let git = self.git().at(&planned.repo_dir).within(LEFT_BEHIND_LIMIT);
+        let reading = Reading::take(&git).ok().flatten()?;
+        let files = reading.uncommitted();
+        let count = files.len();
+        if count == 0 {
+            return None;
+        }
+        let named: Vec<_> = files.take(3).map(|path| path.display().to_string()).collect();
+        let more = if count > named.len() { ", ..." } else { "" };
+        Some(format!(
+            "the worktree does not have the uncommitted changes of {}: {}{more}",
+            planned.repo_dir.display(),
+            named.join(", ")
+        ))
     }
 
     fn worktree_root(&self) -> PathBuf {

@@ -104,6 +104,8 @@ settings! {
         "the agent of every turn; empty: the session's own";
     context: Option<String> = "", optional,
         "what each session is told about itself, as a template; empty: the built-in text; none: nothing";
+    keep_prompt: bool = "true", boolean,
+        "whether the record of a turn keeps the message: true or false; opencode keeps it in any case";
     on_ask: OnAskSetting = "answer", choice,
         "what to do with a request that nobody answers: answer (use the default) or block (end the turn)";
     response_timeout: Duration = "30s", duration,

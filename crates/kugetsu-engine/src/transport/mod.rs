@@ -265,8 +265,11 @@ impl std::fmt::Display for RequestKind {
 pub enum Answer {
     /// Give the permission, for this request only.
     Allow,
-    /// Refuse the permission, or leave the questions unanswered.
+    /// Refuse the permission, or leave the questions unanswered. opencode ends its work.
     Reject,
+    /// Refuse the permission as a rule would: the model learns that it was refused, and continues. Like `Reject` for
+    /// questions.
+    Deny,
     /// The chosen labels, for each question.
     Labels(Vec<Vec<String>>),
 }

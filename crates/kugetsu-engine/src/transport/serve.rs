@@ -254,6 +254,9 @@ impl TurnLink for ServerLink {
             (RequestKind::Permission { .. }, Answer::Allow) => {
                 api.reply_permission(&request.id, PermissionReply::Once).await
             }
+            (RequestKind::Permission { .. }, Answer::Deny) => {
+                api.reply_permission(&request.id, PermissionReply::Deny).await
+            }
             (RequestKind::Permission { .. }, _) => {
                 api.reply_permission(&request.id, PermissionReply::Reject).await
             }

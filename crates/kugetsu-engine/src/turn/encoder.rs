@@ -276,7 +276,7 @@ impl StreamEncoder {
     ) {
         let answer = match answer {
             Answer::Allow => RequestAnswer::Decision("allow".to_owned()),
-            Answer::Reject => RequestAnswer::Decision("reject".to_owned()),
+            Answer::Reject | Answer::Deny => RequestAnswer::Decision("reject".to_owned()),
             Answer::Labels(labels) => RequestAnswer::Labels(labels.clone()),
         };
         self.write(

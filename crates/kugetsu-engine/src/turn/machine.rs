@@ -12,10 +12,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::Limits;
-use crate::opencode::{ErrorKind, Refusal, found_database_locked, refusal, rejected_permission};
+use crate::opencode::{ErrorKind, Refusal, found_database_locked, refusal, rejected_permission, tool_label};
 use crate::process::Exit;
-use crate::transport::{End, ErrorPayload, Finish, Request, RequestKind, ToolStatus, TransportEvent};
-use kugetsu_api::{TokenCount, Verdict};
+use crate::transport::{
+    End, ErrorPayload, Finish, Request, RequestKind, ToolCall, ToolStatus, TransportEvent,
+};
+use kugetsu_api::{Refused, RefusedCall, TokenCount, Verdict};
 
 /// The next action of the supervisor.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,7 +69,9 @@ pub struct Machine {
     last_reason: Option<Finish>,
     answer_over: bool,
     error: Option<ErrorPayload>,
-    /// The last refused tool call and its error.
+    /// Every refused tool call.
+    refusals: Refused,
+    /// The last refused tool call that ends opencode's work, and its error.
     refused: Option<(Refusal, String)>,
     /// The last permission that opencode asked for.
     requested_permission: Option<String>,
@@ -106,6 +110,7 @@ impl Machine {
             last_reason: None,
             answer_over: false,
             error: None,
+            refusals: Refused::default(),
             refused: None,
             requested_permission: None,
             asked: HashSet::new(),
@@ -159,6 +164,11 @@ impl Machine {
     /// The error that opencode reported, unless a later step succeeded.
     pub fn error(&self) -> Option<&ErrorPayload> {
         self.error.as_ref()
+    }
+
+    /// The tool calls that were refused.
+    pub fn refused(&self) -> &Refused {
+        &self.refusals
     }
 
     /// The judgement of a turn that exceeded its time limit.
@@ -238,7 +248,11 @@ impl Machine {
                         if let Some(error) = &call.error
                             && let Some(refusal) = refusal(error)
                         {
-                            self.refused = Some((refusal, format!("{}: {error}", call.tool)));
+                            self.note_refusal(call);
+                            // The model continues after the policy's own refusals, so they end nothing.
+                            if refusal != Refusal::Policy {
+                                self.refused = Some((refusal, format!("{}: {error}", call.tool)));
+                            }
                         }
                     }
                 }
@@ -275,6 +289,16 @@ impl Machine {
                 Some(crash) => Step::Crashed(crash),
                 None => Step::Done(self.judge(end, now)),
             },
+        }
+    }
+
+    fn note_refusal(&mut self, call: &ToolCall) {
+        self.refusals.count += 1;
+        if self.refusals.calls.len() < Refused::KEPT {
+            self.refusals.calls.push(RefusedCall {
+                tool: call.tool.clone(),
+                call: tool_label(&call.tool, &call.title, &call.input),
+            });
         }
     }
 
@@ -427,7 +451,7 @@ impl Machine {
                 Some((Refusal::Question, call)) => {
                     Judgement::new(Verdict::Failed, format!("a question was cancelled: {call}"))
                 }
-                Some((Refusal::Permission, call)) => {
+                Some((Refusal::Permission | Refusal::Policy, call)) => {
                     // `run` prints the requested permission only on its standard error.
                     let on_stderr = || {
                         let lines = end.stderr.iter().rev();

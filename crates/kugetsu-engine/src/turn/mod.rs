@@ -33,10 +33,11 @@ pub(crate) use machine::{Counts, Judgement};
 pub use machine::{Counts, Judgement, Machine, Step};
 pub(crate) use supervisor::supervise;
 
+use crate::permission::Rule;
 use crate::transport::{Request, Target, TurnSpec};
 use control::Control;
 use encoder::StreamEncoder;
-use kugetsu_api::{Answered, Proof, SessionId};
+use kugetsu_api::{Answered, Changes, Proof, Refused, SessionId};
 use stream::{StreamEvent, StreamWriter};
 
 /// The reason of a turn that SIGINT ended.
@@ -68,6 +69,9 @@ pub(crate) struct Turn {
     pub limits: Limits,
     /// Answers opencode's requests.
     pub responder: Responder,
+    /// The rules of the session's policy if nobody answers. They tell whether a request that nobody answers is refused
+    /// as a rule refuses it, so that the model continues.
+    pub unattended: Vec<Rule>,
     /// The turn's stream.
     pub stream: StreamWriter,
     /// Requests to end the turn.
@@ -91,6 +95,8 @@ pub(crate) struct Outcome {
     pub restarts: u32,
     /// The number of requests that were answered, by source.
     pub answered: Answered,
+    /// The tool calls that were refused.
+    pub refused: Refused,
     /// The request on which the turn is blocked.
     pub blocked_on: Option<Request>,
     /// The evidence for the judgement.
@@ -113,7 +119,14 @@ pub(crate) struct StreamEnd {
 
 impl StreamEnd {
     /// Writes the last line. Returns why earlier events are missing, if they are.
-    pub(crate) fn write(self, judgement: &Judgement, counts: Counts, proof: Proof) -> Option<String> {
+    pub(crate) fn write(
+        self,
+        judgement: &Judgement,
+        counts: Counts,
+        proof: Proof,
+        changes: Option<Changes>,
+        refused: Refused,
+    ) -> Option<String> {
         let whole = !self.encoder.has_gap(&self.stream);
         let end = StreamEvent::AgentEnd {
             verdict: judgement.verdict,
@@ -127,6 +140,8 @@ impl StreamEnd {
             restarts: self.restarts,
             retry_at: judgement.retry_at,
             proof,
+            changes,
+            refused,
             exit_status: judgement.verdict.exit_status_of_output(whole).code(),
         };
         self.encoder.end(self.stream, end)

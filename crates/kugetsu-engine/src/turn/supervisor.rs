@@ -125,6 +125,7 @@ impl Supervisor<'_> {
             interrupt: self.interrupt,
             restarts: self.restarts,
             answered: self.answered,
+            refused: self.machine.refused().clone(),
             blocked_on: self.blocked_on,
             proof: self.encoder.proof(self.machine.error()),
             ending: StreamEnd {

@@ -76,6 +76,9 @@ pub(crate) fn play(store: &Store, session: &str, steps: &[Step]) -> Result<i32, 
             }
             Step::Hang => std::thread::sleep(LIFE),
             Step::LockDatabase(milliseconds) => store.lock_for(Duration::from_millis(*milliseconds))?,
+            Step::Shell(command) => {
+                Command::new("sh").args(["-c", command]).status()?;
+            }
             Step::Exit(status) => return Ok(*status),
         }
     }

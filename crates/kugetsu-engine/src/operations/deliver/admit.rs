@@ -84,10 +84,11 @@ impl Engine {
                 hint: "write the message after the reference, or pipe it in and write `-`".to_owned(),
             });
         }
+        let unattended = record.policy.rules();
         let mut rules = if responder.is_interactive() {
             record.policy.asking_rules()
         } else {
-            record.policy.rules()
+            unattended.clone()
         };
         rules.extend(once);
         let mut notes = Vec::new();
@@ -115,7 +116,10 @@ impl Engine {
             turn: id,
             started,
             prompt,
+            kept_prompt: None,
+            before: None,
             rules,
+            unattended,
             context,
             responder,
             options: request.options.clone(),
@@ -229,6 +233,7 @@ impl Engine {
             base_session: base.session,
             directory: base.directory,
             worktree: unforked.as_ref().and_then(|record| record.worktree.clone()),
+            start_commit: unforked.as_ref().and_then(|record| record.start_commit.clone()),
             title: request.address.to_string(),
             policy: base.policy,
             opencode: opencode.version.to_string(),

@@ -14,7 +14,7 @@ use crate::operations::{Engine, EngineError, pending};
 use crate::redact::Redactor;
 use crate::turn::status::StatusWriter;
 use crate::turn::{Counts, Interrupt, Outcome};
-use kugetsu_api::{ErrorCode, Proof, SCHEMA, TransportKind, TurnRecord, Verdict};
+use kugetsu_api::{Changes, ErrorCode, Proof, SCHEMA, TransportKind, TurnRecord, Verdict};
 
 /// How long the end of a turn may take to be recorded after an interrupt.
 const TO_RECORD: Duration = Duration::from_secs(3);
@@ -52,6 +52,7 @@ impl Delivery {
     pub(super) async fn close(
         self,
         outcome: Outcome,
+        changes: Option<Changes>,
         transport: TransportKind,
         redactor: Redactor,
         status_writer: StatusWriter,
@@ -62,7 +63,8 @@ impl Delivery {
         let for_this_turn = self.rules.clone();
         let unrecorded = Unrecorded::of(&self.subject);
         let ended_by = outcome.interrupt;
-        let close = move |_: &Engine| self.close_blocking(outcome, transport, &redactor, status_writer);
+        let close =
+            move |_: &Engine| self.close_blocking(outcome, changes, transport, &redactor, status_writer);
         let closed = engine.run_required(TO_RECORD, interrupts, close).await;
         let closed = closed.map_err(|error| unrecorded.or(error))?;
         if let TurnSubject::Session(record) = &closed.subject
@@ -84,6 +86,7 @@ impl Delivery {
     fn close_blocking(
         mut self,
         outcome: Outcome,
+        changes: Option<Changes>,
         transport: TransportKind,
         redactor: &Redactor,
         status_writer: StatusWriter,
@@ -102,7 +105,17 @@ impl Delivery {
         } else {
             bounded(outcome.proof)
         };
-        let log_gap = outcome.ending.write(&judgement, counts, proof.clone());
+        let mut refused = outcome.refused;
+        for call in &mut refused.calls {
+            call.call = redactor.clean(&call.call).into_owned();
+        }
+        let log_gap = outcome.ending.write(
+            &judgement,
+            counts,
+            proof.clone(),
+            changes.clone(),
+            refused.clone(),
+        );
         let turn = TurnRecord {
             schema: SCHEMA,
             turn: self.turn,
@@ -122,6 +135,9 @@ impl Delivery {
             restarts: outcome.restarts,
             answered: outcome.answered,
             log_gap,
+            prompt: self.kept_prompt.take(),
+            changes,
+            refused,
         };
         if let TurnSubject::Session(record) = &mut self.subject {
             // If the prompt never reached the session, the person's answer waits for the next turn.

@@ -11,6 +11,7 @@
 //! any point leaves a session that the next command finds, or no session.
 
 mod admit;
+mod changes;
 mod close;
 mod fork;
 mod run;
@@ -25,6 +26,7 @@ use super::hooks::HookPoint;
 use super::interrupts::Interrupts;
 use super::request::{Mode, TurnOptions, TurnReport, TurnRequest};
 use super::{Engine, EngineError};
+use crate::changes::Reading;
 use crate::opencode::{Opencode, SessionContext, names_unknown_model};
 use crate::permission::Rule;
 use crate::store::{Lease, Lock};
@@ -48,8 +50,14 @@ pub(super) struct Delivery {
     pub(super) started: Timestamp,
     /// The answers to the request that blocked the last turn, then the message.
     pub(super) prompt: String,
+    /// The part of the prompt that the record keeps, once opencode is connected.
+    pub(super) kept_prompt: Option<String>,
+    /// The clone before the turn, if the session works in one.
+    pub(super) before: Option<Reading>,
     /// The permission rules of the session during this turn.
     pub(super) rules: Vec<Rule>,
+    /// The permission rules of a turn whose requests nobody answers.
+    pub(super) unattended: Vec<Rule>,
     /// What the session is told about itself.
     pub(super) context: SessionContext,
     pub(super) responder: Responder,

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use super::admit::needs_serve;
 use super::{Closed, Delivery};
+use crate::changes::Reading;
 use crate::opencode::{Launch, Secrets};
 use crate::operations::interrupts::{Interrupts, STOP_WAIT};
 use crate::operations::{DEBUG_LOG, EngineError, points};
@@ -15,7 +16,7 @@ use crate::transport::{Connected, Connector, Target, TurnSpec};
 use crate::turn::status::StatusWriter;
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
 use crate::turn::{self, ForkRecorder, Turn};
-use kugetsu_api::{LiveTurn, SessionId};
+use kugetsu_api::{LiveTurn, SessionId, TurnRecord};
 
 impl Delivery {
     /// Delivers the prompt and supervises the turn until it is closed on disk.
@@ -29,6 +30,14 @@ impl Delivery {
             self.engine.database_writable(&self.opencode, interrupts).await?;
         }
         let spec = self.spec();
+        self.kept_prompt = self.options.keep_prompt.then(|| {
+            let clean = spec.launch.secrets.redactor.clean(&self.prompt);
+            TurnRecord::kept_prompt(&clean)
+        });
+        self.before = self.read_clone(interrupts).await?;
+        if let Some(commit) = self.before.as_ref().and_then(Reading::commit) {
+            self.subject.begin_at(commit);
+        }
         let connectors = self.engine.connectors.clone();
         let connect = connectors.connect(&spec, self.options.transport);
         let mut connected = match interrupts.or(connect).await {
@@ -118,6 +127,7 @@ impl Delivery {
             started: self.started,
             transport: kind,
             shared: self.engine.shared_process,
+            prompt: self.kept_prompt.clone(),
         };
         self.subject.begin(live, self.opencode.version.to_string());
         let link = connected.link.as_mut();
@@ -171,6 +181,7 @@ impl Delivery {
             prompt: std::mem::take(&mut self.prompt),
             limits: self.options.limits.clone(),
             responder: std::mem::take(&mut self.responder),
+            unattended: std::mem::take(&mut self.unattended),
             stream,
             interrupts: interrupts.receiver(),
             control,
@@ -183,8 +194,16 @@ impl Delivery {
         let outcome = turn::supervise(turn, connector.as_ref(), link, &mut fork_recorder).await;
         let problem = fork_recorder.problem;
         points::TURN_ENDED.pass();
+        let changes = self.changes(outcome.interrupt, interrupts).await;
         let closed = self
-            .close(outcome, connector.kind(), redactor, status_writer, interrupts)
+            .close(
+                outcome,
+                changes,
+                connector.kind(),
+                redactor,
+                status_writer,
+                interrupts,
+            )
             .await?;
         match problem {
             Some(error) => Err(error),

@@ -69,6 +69,15 @@ impl TurnSubject {
         }
     }
 
+    /// Notes the commit that a session's first turn begins at.
+    pub(super) fn begin_at(&mut self, commit: &str) {
+        if let Self::Session(record) = self
+            && record.session.is_none()
+        {
+            record.start_commit = Some(commit.to_owned());
+        }
+    }
+
     /// Removes the turn from the record after nothing was delivered.
     pub(super) fn withdraw(&mut self) {
         if let Self::Session(record) = self {

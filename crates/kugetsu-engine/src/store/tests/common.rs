@@ -41,6 +41,7 @@ pub(crate) fn issue_record(address: &Address, title: &str) -> SessionRecord {
         base_session: SessionId::new("ses_base").unwrap(),
         directory: "/srv/kugetsu".into(),
         worktree: None,
+        start_commit: None,
         title: title.to_owned(),
         policy: Policy::default(),
         opencode: "1.18.33".to_owned(),
@@ -95,6 +96,9 @@ pub(crate) fn turn(number: u64) -> TurnRecord {
         restarts: 0,
         answered: kugetsu_api::Answered::default(),
         log_gap: None,
+        prompt: None,
+        changes: None,
+        refused: kugetsu_api::Refused::default(),
     }
 }
 

@@ -23,8 +23,8 @@ use std::os::unix::fs::PermissionsExt;
 use crate::store::{Finding, Fixed, Index, RecordKey, Store, StoreError, record_text};
 use common::*;
 use kugetsu_api::{
-    BaseRecord, BlockedRebase, LiveTurn, SCHEMA, SessionId, SessionSummary, TransportKind, TurnRecord,
-    Verdict, Worktree,
+    BaseRecord, BlockedRebase, LiveTurn, RunState, SCHEMA, SessionId, SessionSummary, TransportKind,
+    TurnRecord, Verdict, Worktree,
 };
 
 #[test]
@@ -109,6 +109,7 @@ fn a_summary_agrees_with_the_whole_record() {
         started: at(5),
         transport: TransportKind::Run,
         shared: false,
+        prompt: None,
     };
     let worktree = |blocked_rebase| Worktree {
         path: "/srv/14".into(),
@@ -155,9 +156,10 @@ fn a_summary_agrees_with_the_whole_record() {
                     );
                     assert!(summary.passes_on());
                     for alive in [true, false] {
-                        let state = record.state(|_| alive);
+                        let state = record.state(|_| alive.then_some(RunState::Running));
                         assert_eq!(
-                            summary.state(|live| alive && Some(live) == record.live.as_ref()),
+                            summary.state(|live| (alive && Some(live) == record.live.as_ref())
+                                .then_some(RunState::Running)),
                             state
                         );
                         seen.insert(state);

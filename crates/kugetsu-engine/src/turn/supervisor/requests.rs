@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::super::answers::{AnsweredBy, Reply, interpret};
 use super::super::machine::{Judgement, Step};
 use super::Supervisor;
-use crate::transport::{Answer, Request, TurnLink};
+use crate::permission::{Action, evaluate};
+use crate::transport::{Answer, Request, RequestKind, TurnLink};
 use kugetsu_api::Verdict;
 
 /// How many times the delivery of an answer to opencode is tried.
@@ -33,11 +34,24 @@ impl Supervisor<'_> {
 
     async fn default(&mut self, link: &mut dyn TurnLink, request: Request) -> Step {
         if let Some(answer) = self.turn.responder.by_default(&request) {
+            let denied = answer == Answer::Reject && self.policy_denies(&request);
+            let answer = if denied { Answer::Deny } else { answer };
             return self.answer(link, &request, &answer, AnsweredBy::Default).await;
         }
         let reason = format!("waits for a person: {}", request.kind);
         self.blocked_on = Some(request);
         Step::Stop(Judgement::new(Verdict::Blocked, reason))
+    }
+
+    /// Whether a rule would refuse the request if nobody were there to answer requests.
+    fn policy_denies(&self, request: &Request) -> bool {
+        let RequestKind::Permission { permission, patterns } = &request.kind else {
+            return false;
+        };
+        patterns.iter().any(|pattern| {
+            let rule = evaluate(&self.turn.unattended, permission, pattern);
+            rule.is_some_and(|rule| rule.action == Action::Deny)
+        })
     }
 
     /// Delivers an answer. opencode waits for ever without an answer, so a failed delivery counts as a crash and

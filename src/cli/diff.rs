@@ -1,0 +1,48 @@
+//! `kugetsu diff`: what a session has changed since it began. Takes no lock, and changes neither the clone nor its index.
+
+use clap::Args;
+
+use super::Outcome;
+use super::context::Context;
+use super::on_terminal::{self, Foreground};
+use super::output::Output;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::output::DiffOutput;
+use kugetsu_engine::operations::{DiffForm, DiffView};
+
+#[derive(Debug, Args)]
+pub(super) struct DiffArgs {
+    /// The address of the session, such as 14 or owner/repo#14
+    #[arg(value_name = "REF")]
+    reference: String,
+
+    /// Show the number of changed lines in each file
+    #[arg(long, conflicts_with = "name_only")]
+    stat: bool,
+
+    /// Show only the names of the changed files
+    #[arg(long)]
+    name_only: bool,
+}
+
+impl Foreground for DiffView {
+    fn start(&mut self) -> std::io::Result<tokio::process::Child> {
+        Self::start(self)
+    }
+}
+
+pub(super) fn run(args: &DiffArgs, context: &Context, output: Output) -> Outcome {
+    let address = context.address(&args.reference)?;
+    let engine = &context.engine;
+    if output.json {
+        let changes = engine.changes_since_start(&address)?;
+        output.object(DiffOutput { address, changes });
+        return Ok(ExitStatus::Ok);
+    }
+    let form = match (args.stat, args.name_only) {
+        (true, _) => DiffForm::Stat,
+        (_, true) => DiffForm::Names,
+        _ => DiffForm::Patch,
+    };
+    on_terminal::run(&mut engine.diff(&address, form)?)
+}

@@ -1,0 +1,53 @@
+//! Programs that a person uses on this terminal, such as opencode's own interface or a pager.
+
+use std::os::unix::process::ExitStatusExt as _;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{CommandError, Outcome};
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::operations::EngineError;
+
+/// A program that takes over the terminal.
+pub(super) trait Foreground {
+    /// Starts the program.
+    fn start(&mut self) -> std::io::Result<tokio::process::Child>;
+}
+
+/// Runs the program to its end. The exit status follows from the program's own.
+#[tokio::main(flavor = "current_thread")]
+pub(super) async fn run(program: &mut impl Foreground) -> Outcome {
+    let failed = |error| CommandError::from(EngineError::Attach(error));
+    // The handlers are installed before the program starts. The terminal sends its signals to the program as well,
+    // which decides what they mean. kugetsu stays to clean up after it.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut quit = signal(SignalKind::quit()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    let mut child = program.start().map_err(failed)?;
+    let mut signalled = None;
+    loop {
+        let number = tokio::select! {
+            status = child.wait() => {
+                let status = status.map_err(failed)?;
+                return Ok(match (signalled, status.code(), status.signal()) {
+                    (Some(signalled), _, _) => signalled,
+                    (None, Some(0), _) => ExitStatus::Ok,
+                    (None, _, Some(2)) => ExitStatus::Interrupted,
+                    (None, _, _) => ExitStatus::Failed,
+                });
+            }
+            _ = interrupt.recv() => continue,
+            _ = quit.recv() => continue,
+            _ = terminate.recv() => Signal::TERM,
+            _ = hangup.recv() => Signal::HUP,
+        };
+        // A second signal does not wait for the program.
+        let number = if signalled.is_some() { Signal::KILL } else { number };
+        signalled = Some(ExitStatus::Terminated);
+        if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            let _ = kill_process(pid, number);
+        }
+    }
+}

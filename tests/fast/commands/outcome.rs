@@ -1,0 +1,221 @@
+//! What is told of a turn: changed files, commits, refused tool calls, the prompt.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::support::kit::{SOON, fake_world, record, run, run_in, start};
+use kugetsu_testing::{FakeScript, Output, Step, World};
+use serde_json::{Value, json};
+
+/// Plays a turn in which tools run these commands of a shell.
+fn turn(world: &World, verb: &str, commands: &[&str]) -> Output {
+    let mut steps: Vec<_> = commands
+        .iter()
+        .map(|command| Step::Shell((*command).to_owned()))
+        .collect();
+    steps.push(Step::Answer("done".to_owned()));
+    world.fake(&FakeScript::steps(steps));
+    let output = run(
+        world,
+        [verb, "1", "change it", "--transport", "run", "--output", "json"],
+    );
+    output.expect_status(0);
+    output
+}
+
+fn paths(changes: &Value) -> Vec<&str> {
+    let files = changes["files"].as_array().map_or(&[][..], Vec::as_slice);
+    files.iter().filter_map(|file| file["path"].as_str()).collect()
+}
+
+#[test]
+fn a_turn_tells_what_it_changed() {
+    let world = fake_world();
+    let repo = world.repo();
+    let file = |name: &str, content: &[u8]| {
+        #[expect(clippy::disallowed_methods, reason = "a test's own file")]
+        std::fs::write(repo.join(name), content).unwrap();
+    };
+    file("old.txt", b"1\n2\n3\n");
+    world.git(&repo, ["add", "--all"]);
+    world.git(&repo, ["commit", "--quiet", "--message", "Begin"]);
+    file("untouched.txt", b"uncommitted before\n");
+    file("touched.txt", b"uncommitted before\n");
+
+    let commands = [
+        "printf '1\\n2\\n4\\n5\\n' > old.txt; git commit --quiet --all --message 'Change the old file'",
+        "mkdir -p a/b; printf 'x\\ny' > 'a/b/new file.txt'; printf '\\0\\0' > binary; echo more >> touched.txt",
+    ];
+    let output = turn(&world, "start", &commands);
+    let changes = output.json()["changes"].clone();
+    assert_eq!(
+        paths(&changes),
+        ["a/b/new file.txt", "binary", "old.txt", "touched.txt"],
+        "{output}"
+    );
+    assert_eq!(
+        changes["files"][0],
+        json!({"path": "a/b/new file.txt", "added": 2, "removed": 0})
+    );
+    assert_eq!(
+        changes["files"][2],
+        json!({"path": "old.txt", "added": 2, "removed": 1})
+    );
+    assert_eq!(
+        (&changes["commit_count"], &changes["file_count"]),
+        (&json!(1), &json!(4))
+    );
+    assert_eq!(changes["commits"][0]["subject"], "Change the old file");
+    for line in [
+        "1 commit: ",
+        " Change the old file",
+        "4 files changed, +6 -1:",
+        "  a/b/new file.txt (+2 -0)",
+    ] {
+        assert!(output.stderr().contains(line), "{line}\n{output}");
+    }
+    assert_eq!(record(&world, "1").unwrap()["last"]["changes"], changes);
+    let end = run(&world, ["logs", "1", "--json"]).json_lines().pop().unwrap();
+    assert_eq!(end["changes"], changes);
+
+    // The next turn is compared with what the first one left.
+    let output = turn(&world, "continue", &["rm binary"]);
+    let changes = output.json()["changes"].clone();
+    assert_eq!(paths(&changes), ["binary"], "{output}");
+    let output = turn(&world, "continue", &[]);
+    let changes = output.json()["changes"].clone();
+    assert_eq!(changes["file_count"], 0, "{output}");
+    assert!(!output.stderr().contains("changed"), "{output}");
+
+    // The whole session, from its beginning.
+    let since = run(&world, ["diff", "1", "--json"]).json()["changes"].clone();
+    assert_eq!(
+        paths(&since),
+        ["a/b/new file.txt", "old.txt", "touched.txt", "untouched.txt"]
+    );
+    let index = std::fs::read(repo.join(".git/index")).unwrap();
+    let names = run(&world, ["diff", "1", "--name-only"]);
+    names.expect_status(0);
+    assert_eq!(
+        names.stdout(),
+        "a/b/new file.txt\nold.txt\ntouched.txt\nuntouched.txt\n"
+    );
+    let patch = run(&world, ["diff", "1"]).stdout();
+    assert!(
+        patch.contains("-3\n+4\n+5\n") && patch.contains("+++ b/a/b/new file.txt"),
+        "{patch}"
+    );
+    assert!(
+        run(&world, ["diff", "1", "--stat"])
+            .stdout()
+            .contains("4 files changed")
+    );
+    assert_eq!(
+        std::fs::read(repo.join(".git/index")).unwrap(),
+        index,
+        "the clone's index stays"
+    );
+}
+
+#[test]
+fn a_session_in_no_clone_has_no_changes() {
+    let world = fake_world();
+    std::fs::remove_dir_all(world.repo().join(".git")).unwrap();
+    let reference = "github.com/shoko/kugetsu#1";
+    let output = run(
+        &world,
+        [
+            "start",
+            reference,
+            "hello",
+            "--transport",
+            "run",
+            "--output",
+            "json",
+        ],
+    );
+    assert_eq!(output.expect_status(0).json()["changes"], Value::Null);
+    let refused = run(&world, ["diff", reference]);
+    refused.expect_status(66);
+    assert!(refused.stderr().contains("no git clone"), "{refused}");
+}
+
+#[test]
+fn a_git_that_hangs_holds_a_turn_up_only_for_its_limit() {
+    let world = fake_world();
+    let folder = world.root().join("slow");
+    let path = std::env::var("PATH").unwrap();
+    let script = format!(
+        "#!/bin/sh\nfor word in \"$@\"; do [ \"$word\" = status ] && sleep 600; done\nPATH={path} exec git \"$@\"\n"
+    );
+    std::fs::create_dir(&folder).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "a test's own file")]
+    std::fs::write(folder.join("git"), script).unwrap();
+    std::fs::set_permissions(folder.join("git"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{path}", folder.display());
+    let output = run_in(
+        &world,
+        &[("PATH", &path)],
+        &[
+            "start",
+            "github.com/shoko/kugetsu#1",
+            "hello",
+            "--transport",
+            "run",
+            "--output",
+            "json",
+        ],
+    );
+    output.expect_status(0);
+    assert_eq!(output.json()["changes"], Value::Null, "{output}");
+    world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn refused_tool_calls_are_a_warning() {
+    let world = fake_world();
+    let steps = [
+        Step::refused_tool("rm -rf target"),
+        Step::Answer("went on".to_owned()),
+    ];
+    world.fake(&FakeScript::steps(steps));
+    let output = run(
+        &world,
+        ["start", "1", "clean up", "--transport", "run", "--output", "json"],
+    );
+    let result = output.expect_status(0).json();
+    assert_eq!(result["verdict"], "completed");
+    let expected = json!({"count": 1, "calls": [{"tool": "bash", "call": "bash: rm -rf target"}]});
+    assert_eq!(result["refused"], expected);
+    assert_eq!(record(&world, "1").unwrap()["last"]["refused"], expected);
+    let warning = "warning: 1 tool call was refused by the session's permissions:\n    bash: rm -rf target";
+    assert!(output.stderr().contains(warning), "{output}");
+    assert!(
+        run(&world, ["show", "1"])
+            .stdout()
+            .contains("bash: rm -rf target")
+    );
+}
+
+#[test]
+fn the_record_keeps_the_prompt_unless_told_otherwise() {
+    let world = fake_world();
+    start(&world, "1", "\n  Mend the \u{1b}[31mparser\n\nand more");
+    let last = |world: &World| record(world, "1").unwrap()["last"]["prompt"].clone();
+    assert_eq!(last(&world), "\n  Mend the \u{1b}[31mparser\n\nand more");
+    let shown = run(&world, ["show", "1", "--turns"]).stdout();
+    assert_eq!(shown.matches("Mend the [31mparser").count(), 2, "{shown}");
+    run(&world, ["continue", "1", "a secret plan", "--no-keep-prompt"]).expect_status(0);
+    assert_eq!(last(&world), Value::Null);
+    run_in(
+        &world,
+        &[("KUGETSU_KEEP_PROMPT", "false")],
+        &["continue", "1", "another"],
+    )
+    .expect_status(0);
+    assert_eq!(last(&world), Value::Null);
+    let long = "é".repeat(20_000);
+    run(&world, ["continue", "1", &long]).expect_status(0);
+    let kept = last(&world);
+    let kept = kept.as_str().unwrap();
+    assert!(kept.ends_with("é…") && kept.len() < 17_000, "{}", kept.len());
+}
