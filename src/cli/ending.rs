@@ -59,10 +59,13 @@ pub(super) fn result(report: &TurnReport, status: ExitStatus) -> TurnOutput {
 fn notes(report: &TurnReport) -> Vec<String> {
     let record = &report.record;
     let base = note_of_default(record.address.repo(), &record.base);
-    base.into_iter().chain(report.notes.iter().cloned()).collect()
+    base.into_iter()
+        .chain(report.early_notes.iter().chain(&report.notes).cloned())
+        .collect()
 }
 
-pub(super) fn summary(report: &TurnReport, output: Output) {
+/// Reports the end of a turn on stderr. `told` is true if the notes from before the turn were shown as they came.
+pub(super) fn summary(report: &TurnReport, told: bool, output: Output) {
     let turn = &report.turn;
     if let Some(lost) = &report.adopted {
         output.note(format!("kugetsu: the turn before was lost: {}", lost.reason));
@@ -70,7 +73,8 @@ pub(super) fn summary(report: &TurnReport, output: Output) {
     if let Some(fallback) = &report.fallback {
         output.note(format!("kugetsu: {fallback}"));
     }
-    for note in &report.notes {
+    let early = report.early_notes.iter().filter(|_| !told);
+    for note in early.chain(&report.notes) {
         output.note(format!("kugetsu: {note}"));
     }
     let took = Duration::try_from(turn.ended.duration_since(turn.started)).unwrap_or_default();

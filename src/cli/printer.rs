@@ -161,6 +161,13 @@ impl Screen {
                 let _ = writeln!(std::io::stderr().lock(), "kugetsu: {}", safe_line(&description));
             }
             self.view.line(parsed);
+            if let StreamEvent::Notice { level, message } = &parsed.event
+                && level == "note"
+                && matches!(self.show, Show::Text | Show::Transcript)
+            {
+                self.view.hide();
+                let _ = writeln!(std::io::stderr().lock(), "kugetsu: {}", safe_line(message));
+            }
         }
         if !self.closed
             && let Err(error) = self.write(line, event)

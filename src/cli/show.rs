@@ -65,13 +65,6 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         format!("  created     {}", record.created.strftime("%F %T UTC")),
         format!("  updated     {}", record.updated.strftime("%F %T UTC")),
     ];
-    let prompt = match live {
-        Some(live) => live.prompt.as_ref(),
-        None => record.last.as_ref().and_then(|last| last.prompt.as_ref()),
-    };
-    if let Some(prompt) = prompt {
-        lines.insert(1, format!("  prompt      {}", first_line(prompt)));
-    }
     if let Some(worktree) = &record.worktree {
         let commit = &worktree.base_commit;
         let line = format!(
@@ -80,7 +73,14 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
             worktree.branch,
             &commit[..commit.floor_char_boundary(10)]
         );
-        lines.push(line);
+        lines.insert(1, line);
+    }
+    let prompt = match live {
+        Some(live) => live.prompt.as_ref(),
+        None => record.last.as_ref().and_then(|last| last.prompt.as_ref()),
+    };
+    if let Some(prompt) = prompt {
+        lines.insert(1, format!("  prompt      {}", first_line(prompt)));
     }
     if let Some(blocked) = record.blocked_rebase() {
         lines.push(format!("  rebase      {blocked}"));

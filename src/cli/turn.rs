@@ -321,7 +321,7 @@ pub(super) fn run(
     reference: String,
     message: &[String],
     mode: Mode,
-    worktree: WorktreeRequest,
+    mut worktree: WorktreeRequest,
     args: TurnArgs,
     context: &Context,
     output: Output,
@@ -372,6 +372,7 @@ pub(super) fn run(
     if args.debug {
         super::output::trace_to(engine.open_debug_log(&Subject::Session(address.clone()))?);
     }
+    worktree.here = Some(context.here.clone());
     let responder = args.asking.responder(engine.settings())?;
     let request = TurnRequest {
         address: address.clone(),
@@ -402,6 +403,7 @@ pub(super) fn run(
         None if !args.verbose && !types_replies => args.progress,
         _ => Progress::Never,
     };
+    let shows_notes = show == Show::Text;
     let mut view = Some(LiveView::beside(&show, progress));
     let (report, signal) = with_signals(detached.is_some(), async |interrupts| {
         let turn = engine.spawn(request, responder);
@@ -457,7 +459,7 @@ pub(super) fn run(
     if form == OutputForm::Json {
         output.object(result(&report, status));
     }
-    summary(&report, output);
+    summary(&report, shows_notes, output);
     Ok(status)
 }
 

@@ -76,6 +76,6 @@ pub(super) fn until_end(
     if form == OutputForm::Json {
         output.object(ending::result(&report, status));
     }
-    ending::summary(&report, output);
+    ending::summary(&report, true, output);
     Ok(status)
 }

@@ -7,7 +7,7 @@ use kugetsu_engine::operations::WorktreeRequest;
 /// Whether a new session gets a worktree, and which one.
 #[derive(Debug, Args)]
 pub(super) struct WorktreeArgs {
-    /// Give the session a git worktree of its own [config: worktree]
+    /// Give the session a git worktree of its own, even where the settings do not [config: worktree]
     #[arg(long, overrides_with = "no_worktree")]
     worktree: bool,
 
@@ -31,6 +31,7 @@ impl From<WorktreeArgs> for WorktreeRequest {
             requested: (args.worktree || args.no_worktree).then_some(args.worktree),
             branch: args.branch,
             from: args.from,
+            here: None,
         }
     }
 }

@@ -15,8 +15,8 @@ pub fn script_tour(world: &World, pace: Duration) {
         "write the README",
         vec![words("The README tells what kugetsu is and how to start.")],
     );
-    world.model.on(
-        "now add a test",
-        vec![words("The crash has a test that fails without the fix.")],
-    );
+    let test =
+        "mkdir tests; seq 12 > tests/crash.rs; git add tests; git commit --quiet --message 'Test the crash'";
+    let tested = words("The crash has a test that fails without the fix.");
+    world.model.on("now add a test", vec![Reply::bash(test), tested]);
 }

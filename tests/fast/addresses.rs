@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use crate::support::kit::{fake_world, refused, run, serving_world};
-use kugetsu_testing::Stdin;
+use crate::support::kit::{fake_world, refused, run};
+use kugetsu_testing::{FakeScript, Opencode, Stdin, World};
 use serde_json::Value;
 
 const REPO: &str = "github.com/shoko/kugetsu";
@@ -118,7 +118,8 @@ fn an_issue_is_destroyed_and_restored_without_its_roles() {
 
 #[test]
 fn each_session_has_a_worktree_and_a_branch_of_its_own() {
-    let world = serving_world();
+    let world = World::with_worktrees(Opencode::Fake);
+    world.fake(&FakeScript::serving());
     let seen = world.root().join("seen");
     fs::create_dir_all(world.kugetsu_home()).unwrap();
     let hook = format!("echo $KUGETSU_REF $KUGETSU_BRANCH >> {}", seen.display());

@@ -3,10 +3,9 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::support::kit::serving_world;
 use clap::Parser as _;
 use kugetsu_testing::blocks;
-use kugetsu_testing::{Output, Stdin, World, kugetsu_binary};
+use kugetsu_testing::{FakeScript, Opencode, Output, Stdin, World, kugetsu_binary};
 
 /// A stand-in for ssh: passes the words after the host to a shell as one line.
 const SSH: &str = r#"#!/bin/sh
@@ -24,7 +23,8 @@ exec sh -c "$*"
 
 /// A world in which `kugetsu` is on PATH and `ssh` leads back into it.
 fn world() -> World {
-    let world = serving_world();
+    let world = World::with_worktrees(Opencode::Fake);
+    world.fake(&FakeScript::serving());
     let bin = world.root().join("bin");
     std::fs::create_dir(&bin).unwrap();
     std::os::unix::fs::symlink(kugetsu_binary(), bin.join("kugetsu")).unwrap();

@@ -55,7 +55,7 @@ impl Machine {
         let machine = Self { world, bin };
         machine
             .world
-            .fake(&FakeScript::default().on("hold", [Step::Stderr("x".into()), Step::Hang]));
+            .fake(&FakeScript::serving().on("hold", [Step::Stderr("x".into()), Step::Hang]));
         // The fake finds its script through a variable, which no real caller sets.
         let script = machine.world.command("true");
         let script = script

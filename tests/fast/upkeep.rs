@@ -378,7 +378,7 @@ fn bash_completes_the_values_of_flags() {
     for (line, offers) in [
         (
             &["list", "--state", ""][..],
-            "new running completed failed timeout stalled blocked quota looping void aborted lost",
+            "new running paused completed failed timeout stalled blocked quota looping void aborted lost",
         ),
         (&["start", "1", "--transport", ""], "auto run serve"),
         (&["continue", "1", "--transport", "s"], "serve"),

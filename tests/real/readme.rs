@@ -50,6 +50,8 @@ fn word(word: &str) -> String {
         "SESSION"
     } else if parts('-', &[8, 4, 4, 4, 12]) {
         "TURN"
+    } else if parts('-', &[10]) {
+        "COMMIT"
     } else if parts('-', &[4, 2, 2]) || parts(':', &[2, 2, 2]) {
         "TIME"
     } else if plain.ends_with('s') && digits(&plain.replace(['d', 'h', 'm', 's', '.'], "")) {

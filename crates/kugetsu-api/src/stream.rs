@@ -130,7 +130,7 @@ pub enum StreamEvent {
     },
     /// A message about the turn: an error, a retry, a diagnostic of opencode.
     Notice {
-        /// `error`, `warning`, `retry`, `restart`, `control` (paused, resumed) or `diagnostic`.
+        /// `error`, `warning`, `note`, `retry`, `restart`, `control` (paused, resumed) or `diagnostic`.
         level: String,
         /// The text.
         message: String,

@@ -12,7 +12,7 @@ mod values;
 pub use declare::{Origins, SETTINGS, Settings};
 pub use hosts::{HostError, HostSettings};
 pub use load::SettingsError;
-pub use values::{OnAskSetting, parse_model, parse_usd};
+pub use values::{OnAskSetting, WorktreeSetting, parse_model, parse_usd};
 
 use crate::turn::Limits;
 use kugetsu_api::permission::Policy;

@@ -50,6 +50,8 @@ pub struct World {
     opencode: Opencode,
     marker: String,
     root: PathBuf,
+    /// Whether the settings of this world let sessions share the clone.
+    shared_folder: bool,
     /// The most recent commands, newest first.
     last: Mutex<VecDeque<Transcript>>,
     _dir: TempDir,
@@ -58,7 +60,8 @@ pub struct World {
 impl World {
     /// A world with a repository of one commit and a model that answers "done".
     pub fn new(opencode: Opencode) -> Self {
-        let world = Self::before_first_use(opencode);
+        let mut world = Self::before_first_use(opencode);
+        world.shared_folder = true;
         if let Opencode::Real(version) = opencode {
             world.remember(version);
         }
@@ -93,6 +96,13 @@ impl World {
             .expect("a new folder in the temporary folder");
     }
 
+    /// A world in which a new session gets a worktree of its own, as by default.
+    pub fn with_worktrees(opencode: Opencode) -> Self {
+        let mut world = Self::new(opencode);
+        world.shared_folder = false;
+        world
+    }
+
     /// The same world on a machine where kugetsu was never used.
     pub fn before_first_use(opencode: Opencode) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -117,6 +127,7 @@ impl World {
             opencode,
             marker,
             root,
+            shared_folder: false,
             last: Mutex::default(),
             _dir: dir,
         };
@@ -210,6 +221,9 @@ impl World {
             ("GIT_COMMITTER_NAME", "Ada".into()),
             ("GIT_COMMITTER_EMAIL", "ada@example.org".into()),
         ];
+        if self.shared_folder {
+            variables.push(("KUGETSU_WORKTREE", "false".into()));
+        }
         if self.opencode == Opencode::Fake {
             variables.push((fake::SCRIPT_VARIABLE, self.fake_script().into()));
         }

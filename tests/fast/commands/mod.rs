@@ -82,7 +82,7 @@ fn wrong_references_and_messages_are_refused() {
         assert_eq!(output.json()["exit_status"], 64, "{output}");
     }
     for (wrong, words) in [
-        ("list --state odd", "new, running, completed"),
+        ("list --state odd", "new, running, paused, completed"),
         ("start 1 hi --transport pigeon", "auto, run, serve"),
         ("init --preset odd", "headless, read-only, full"),
         ("permit 1 --preset odd", "headless, read-only, full"),

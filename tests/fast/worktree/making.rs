@@ -60,7 +60,7 @@ fn a_turn_runs_in_a_worktree_of_its_own() {
 
 #[test]
 fn without_one_a_session_works_in_the_clone() {
-    let world = world();
+    let world = by_default::world();
     configure(&world, "worktree = true");
     start(&world, &["--no-worktree"]).expect_status(0);
     assert_eq!(turn_folders(&world), [world.repo()]);

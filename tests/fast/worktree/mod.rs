@@ -7,6 +7,7 @@ use crate::support::kit::{ISSUE, serving_world, worktree_of};
 use kugetsu_testing::{Output, World};
 use serde_json::Value;
 
+mod by_default;
 mod hooks;
 mod making;
 mod removing;

@@ -64,6 +64,7 @@ impl Engine {
             interrupt,
             adopted: None,
             fallback: None,
+            early_notes: Vec::new(),
             notes: Vec::new(),
         }))
     }

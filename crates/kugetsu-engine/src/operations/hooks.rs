@@ -82,6 +82,9 @@ impl Engine {
         lease: &Arc<Lease>,
         interrupts: &mut Interrupts,
     ) -> Result<(), EngineError> {
+        if point.command(&self.settings).is_none() {
+            return Ok(());
+        }
         let (record, lease) = (record.clone(), Arc::clone(lease));
         self.interruptible(interrupts, move |engine| {
             let ended = engine.hook(point, &record, turn);

@@ -486,6 +486,8 @@ impl Engine {
             responder: Responder::default(),
             options: request.options.clone(),
             fallback: None,
+            notes: Vec::new(),
+            _folder_lock: None,
             fork_lock: None,
             writing: Arc::default(),
         };

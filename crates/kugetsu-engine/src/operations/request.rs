@@ -85,6 +85,9 @@ pub struct TurnReport {
     pub adopted: Option<TurnRecord>,
     /// Why the turn used `run` although `serve` was preferred.
     pub fallback: Option<String>,
-    /// Further notes for people, for example that a worktree was remade or that the hook after the turn failed.
+    /// Notes for people from before the turn, for example that a worktree was remade. They are in the turn's stream as
+    /// well.
+    pub early_notes: Vec<String>,
+    /// Further notes for people, for example that the hook after the turn failed.
     pub notes: Vec<String>,
 }

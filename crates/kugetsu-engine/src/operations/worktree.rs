@@ -13,9 +13,10 @@ use jiff::Timestamp;
 use super::hooks::HookPoint;
 use super::interrupts::Interrupts;
 use super::{Engine, EngineError};
-use crate::changes::Reading;
+use crate::changes::{Reading, top_of};
 use crate::fsx;
 use crate::operations::points;
+use crate::settings::WorktreeSetting;
 use crate::store::{Lease, RecordKey};
 use crate::worktree::{self, Extras, Made, PlanRequest, Risk, Saved, WorktreeError};
 use kugetsu_api::{Address, SessionRecord, Worktree};
@@ -36,6 +37,15 @@ pub struct WorktreeRequest {
     pub branch: Option<String>,
     /// The start of the branch, instead of the commit that the base's clone has checked out.
     pub from: Option<String>,
+    /// The folder that the person who starts the session is in.
+    pub here: Option<PathBuf>,
+}
+
+impl WorktreeRequest {
+    /// Whether the request says where the worktree begins, so that there must be one.
+    fn names_a_start(&self) -> bool {
+        self.branch.is_some() || self.from.is_some()
+    }
 }
 
 /// A removed worktree.
@@ -74,8 +84,11 @@ fn needs_worktree(record: &mut SessionRecord) -> bool {
 impl Engine {
     /// Refuses a request that names a branch but asks for no worktree.
     pub(super) fn check_worktree_request(&self, request: &WorktreeRequest) -> Result<(), EngineError> {
-        let requested = request.requested.unwrap_or(self.settings.worktree);
-        if requested || (request.branch.is_none() && request.from.is_none()) {
+        let refused = match request.requested {
+            Some(requested) => !requested,
+            None => self.settings.worktree == WorktreeSetting::Never,
+        };
+        if !refused || !request.names_a_start() {
             return Ok(());
         }
         Err(EngineError::Usage {
@@ -152,7 +165,7 @@ impl Engine {
         request: &WorktreeRequest,
         notes: &mut Vec<String>,
     ) -> Result<bool, EngineError> {
-        let requested = request.requested.unwrap_or(self.settings.worktree);
+        let wanted = record.worktree.is_none() && self.wants_worktree(record, request, notes)?;
         match &mut record.worktree {
             Some(known) => {
                 // The worktree belongs to a `start` that did not reach its turn.
@@ -178,7 +191,7 @@ impl Engine {
                 }
                 known.pending |= !exists;
             }
-            None if !requested => return Ok(false),
+            None if !wanted => return Ok(false),
             None => {
                 let planned = self.plan(record, request)?;
                 if worktree::is_there(&planned.path) {
@@ -194,6 +207,84 @@ impl Engine {
             }
         }
         Ok(true)
+    }
+
+    /// Whether a session without a worktree gets one. If the person who starts it is in a worktree of the clone, the
+    /// session works there instead.
+    fn wants_worktree(
+        &self,
+        record: &mut SessionRecord,
+        request: &WorktreeRequest,
+        notes: &mut Vec<String>,
+    ) -> Result<bool, EngineError> {
+        if let Some(requested) = request.requested {
+            return Ok(requested);
+        }
+        if !request.names_a_start()
+            && let Some(folder) = self.worktree_of_person(record, request)?
+        {
+            notes.push(format!(
+                "the session works in this worktree, {}; --worktree gives it one of its own",
+                folder.display()
+            ));
+            record.directory = folder;
+            return Ok(false);
+        }
+        match self.settings.worktree {
+            WorktreeSetting::Always => Ok(true),
+            WorktreeSetting::Never => Ok(false),
+            WorktreeSetting::Auto if request.names_a_start() => Ok(true),
+            WorktreeSetting::Auto => self.is_clone_with_commit(&record.directory),
+        }
+    }
+
+    fn is_clone_with_commit(&self, directory: &Path) -> Result<bool, EngineError> {
+        if top_of(directory).is_none() {
+            return Ok(false);
+        }
+        match self.git().at(directory).commit("HEAD") {
+            Ok(commit) => Ok(commit.is_some()),
+            // Whoever has no git, has no use for a worktree.
+            Err(error) if error.missing => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The folder in the worktree that the person who starts a session is in, if that is a worktree of the base's clone
+    /// that the person made.
+    fn worktree_of_person(
+        &self,
+        record: &SessionRecord,
+        request: &WorktreeRequest,
+    ) -> Result<Option<PathBuf>, EngineError> {
+        let (Some(here), Some(clone)) = (
+            request.here.as_deref().and_then(top_of),
+            top_of(&record.directory),
+        ) else {
+            return Ok(None);
+        };
+        // In a worktree, `.git` is a file that names the clone's folder.
+        if here == clone || !here.join(".git").is_file() {
+            return Ok(None);
+        }
+        let common = |folder: &Path| {
+            let args = ["rev-parse", "--path-format=absolute", "--git-common-dir"];
+            let output = self.git().at(folder).ask(args)?;
+            Ok::<_, EngineError>(output.ok.then(|| output.text()))
+        };
+        let of_clone = common(clone)?;
+        if of_clone.is_none() || of_clone != common(here)? {
+            return Ok(None);
+        }
+        let root = clone.join(self.worktree_root());
+        if here.starts_with(root) {
+            return Ok(None);
+        }
+        let below = record.directory.strip_prefix(clone);
+        let folder = below.map_or_else(|_| here.to_owned(), |below| here.join(below));
+        // The top folder joined with an empty path ends with a slash.
+        let exists = folder.is_dir() && folder != here;
+        Ok(Some(if exists { folder } else { here.to_owned() }))
     }
 
     fn plan(&self, record: &SessionRecord, request: &WorktreeRequest) -> Result<Worktree, EngineError> {

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::values::{
-    OnAskSetting, Shape, Shaped, boolean, choice, count, duration, optional, optional_count, optional_model,
-    optional_usd, paths, positive, rules as rule_list,
+    OnAskSetting, Shape, Shaped, WorktreeSetting, boolean, choice, count, duration, optional, optional_count,
+    optional_model, optional_usd, paths, positive, rules as rule_list,
 };
 use super::{HostSettings, Origin, SettingKey};
 use crate::turn::answers::Strategy;
@@ -124,8 +124,8 @@ settings! {
         "the permission preset of new bases: headless, read-only or full";
     rules: Vec<Rule> = "", rule_list,
         "permission rules of new bases, added after the preset, as a list: [\"bash:git push *=deny\"]";
-    worktree: bool = "false", boolean,
-        "whether each new session gets its own git worktree: true or false";
+    worktree: WorktreeSetting = "auto", choice,
+        "whether each new session gets its own git worktree: auto (if the base is in a git clone), true or false";
     worktree_root: Option<PathBuf> = "", optional,
         "the folder of all worktrees; empty: .worktrees in each clone";
     worktree_copy: Vec<PathBuf> = "", paths,

@@ -21,6 +21,30 @@ pub enum OnAskSetting {
     Block,
 }
 
+/// Whether a new session gets a git worktree of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorktreeSetting {
+    /// If the base's folder is in a git clone that has a commit.
+    Auto,
+    /// Always; a session without a worktree is an error.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl FromStr for WorktreeSetting {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "auto" => Ok(Self::Auto),
+            "true" => Ok(Self::Always),
+            "false" => Ok(Self::Never),
+            _ => Err("expected one of auto, true, false".to_owned()),
+        }
+    }
+}
+
 impl FromStr for OnAskSetting {
     type Err = String;
 
@@ -97,6 +121,7 @@ shapes! {
     u64: Number,
     f64: Number,
     bool: Boolean,
+    WorktreeSetting: Boolean,
 }
 
 impl<T: Shaped> Shaped for Option<T> {

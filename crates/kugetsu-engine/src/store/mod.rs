@@ -42,6 +42,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rustix::fs::Access;
 use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
 
 pub use check::{Finding, Fixed};
 pub use encoding::record_text;
@@ -214,6 +215,26 @@ impl Store {
             .filter(char::is_ascii_hexdigit)
             .unwrap_or('0');
         self.lock(&format!("{}/fork-{digit}.lock", layout::RUN), "fork", wait)
+    }
+
+    /// The lock of a working folder, for the turns in it. Returns the address that the holder works on if the lock is
+    /// held.
+    pub fn folder_lock(
+        &self,
+        folder: &Path,
+        user: &kugetsu_api::Address,
+    ) -> Result<Result<Lock, String>, StoreError> {
+        let name = hex::encode(&Sha256::digest(folder.as_os_str().as_encoded_bytes())[..8]);
+        let path = self.home.join(layout::RUN).join(format!("folder-{name}.lock"));
+        self.create_run_folder_of(&path)?;
+        Ok(
+            match Lock::acquire(&path, &this_process(user.to_string()), Duration::ZERO)? {
+                Attempt::Taken(lock) => Ok(lock),
+                Attempt::Held(holder) => {
+                    Err(holder.map_or_else(|| "an unknown session".to_owned(), |holder| holder.what))
+                }
+            },
+        )
     }
 
     fn index_lock(&self, what: &str) -> Result<Lock, StoreError> {

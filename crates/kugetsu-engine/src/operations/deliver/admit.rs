@@ -14,7 +14,7 @@ use crate::operations::interrupts::Interrupts;
 use crate::operations::recover::was_prompted;
 use crate::operations::request::TurnRequest;
 use crate::operations::{Engine, EngineError, Subject, pending, points, read_database};
-use crate::store::{Lease, LeaseError, holder_of_turn};
+use crate::store::{Lease, LeaseError, Lock, holder_of_turn};
 use crate::turn::Responder;
 use kugetsu_api::{
     BaseRecord, SCHEMA, SessionRecord, Totals, TransportChoice, TransportKind, TurnRecord, Verdict,
@@ -28,8 +28,6 @@ pub(super) struct Admitted {
     pub(super) delivery: Delivery,
     /// The turn of a dead supervisor that was closed.
     pub(super) adopted: Option<TurnRecord>,
-    /// Further notes for people.
-    pub(super) notes: Vec<String>,
 }
 
 /// The state that was read under the lease.
@@ -106,6 +104,7 @@ impl Engine {
             .await?
         };
         notes.extend(untold);
+        let folder_lock = self.lock_folder(&record, &mut notes, interrupts).await?;
         self.interruptible_hook(HookPoint::BeforeTurn, &record, Some(id), &lease, interrupts)
             .await?;
         let delivery = Delivery {
@@ -124,13 +123,35 @@ impl Engine {
             responder,
             options: request.options.clone(),
             fallback: None,
+            notes,
+            _folder_lock: folder_lock,
             fork_lock: None,
             writing: Arc::default(),
         };
-        Ok(Admitted {
-            delivery,
-            adopted,
-            notes,
+        Ok(Admitted { delivery, adopted })
+    }
+
+    /// Takes the lock of a folder that other sessions may work in as well. If another turn has it, the note says so.
+    async fn lock_folder(
+        &self,
+        record: &SessionRecord,
+        notes: &mut Vec<String>,
+        interrupts: &mut Interrupts,
+    ) -> Result<Option<Lock>, EngineError> {
+        if record.worktree.is_some() {
+            return Ok(None);
+        }
+        let (folder, address) = (record.directory.clone(), record.address.clone());
+        let lock = move |engine: &Self| Ok(engine.store.folder_lock(&folder, &address)?);
+        Ok(match self.interruptible(interrupts, lock).await? {
+            Ok(lock) => Some(lock),
+            Err(other) => {
+                notes.push(format!(
+                    "a turn of {other} works in the same folder, {}; a worktree keeps sessions apart (start --worktree)",
+                    record.directory.display()
+                ));
+                None
+            }
         })
     }
 

@@ -28,26 +28,16 @@ impl Delivery {
 
     /// Compares the clone after the turn with what it was before. An interrupt during this step ends only this step,
     /// because the turn itself is over.
-    pub(super) async fn changes(
-        &mut self,
-        ended_by: Interrupt,
-        interrupts: &mut Interrupts,
-    ) -> Option<Changes> {
+    pub(super) async fn changes(&mut self, ended_by: Interrupt, interrupts: &Interrupts) -> Option<Changes> {
         let before = self.before.take()?;
-        interrupts.mark_handled(ended_by);
+        let mut later = interrupts.clone();
+        later.mark_handled(ended_by);
         let git = self.git_within(match ended_by {
             Interrupt::None => LIMIT,
             _ => LIMIT_AFTER_INTERRUPT,
         });
         let compare = move |engine: &Engine| Ok(told(before.compare(&git(engine))).flatten());
-        match self.engine.interruptible(interrupts, compare).await {
-            Ok(changes) => changes,
-            Err(EngineError::Interrupted(interrupt)) => {
-                interrupts.mark_handled(interrupt);
-                None
-            }
-            Err(_) => None,
-        }
+        self.engine.interruptible(&mut later, compare).await.ok()?
     }
 
     fn git_within(&self, limit: Duration) -> impl FnOnce(&Engine) -> Git + Send + use<> {

@@ -26,6 +26,8 @@ pub(in crate::operations) struct Closed {
     pub(in crate::operations) answer: String,
     pub(in crate::operations) interrupt: Interrupt,
     pub(in crate::operations) fallback: Option<String>,
+    /// Notes from before the turn.
+    pub(in crate::operations) notes: Vec<String>,
 }
 
 impl Closed {
@@ -41,6 +43,7 @@ impl Closed {
             interrupt: self.interrupt,
             adopted: None,
             fallback: self.fallback,
+            early_notes: self.notes,
             notes: Vec::new(),
         })
     }
@@ -164,6 +167,7 @@ impl Delivery {
             answer: outcome.answer,
             interrupt: outcome.interrupt,
             fallback: self.fallback,
+            notes: self.notes,
         })
     }
 }

@@ -64,6 +64,10 @@ pub(super) struct Delivery {
     pub(super) options: TurnOptions,
     /// Why the turn uses `run` although `serve` was preferred.
     pub(super) fallback: Option<String>,
+    /// Notes for people from before the turn.
+    pub(super) notes: Vec<String>,
+    /// The lock of the working folder, unless the folder is the session's own or another turn holds the lock.
+    pub(super) _folder_lock: Option<Lock>,
     /// Held until the id of the requested fork is known.
     pub(super) fork_lock: Option<Lock>,
     /// Held by each write of the record, because an interrupted write may still be running when the next one begins.
@@ -80,26 +84,13 @@ impl Engine {
         mut interrupts: Interrupts,
         feed: impl FnOnce(Feed) + Send,
     ) -> Result<TurnReport, EngineError> {
-        let Admitted {
-            delivery,
-            adopted,
-            notes,
-        } = Arc::clone(&self)
+        let Admitted { delivery, adopted } = Arc::clone(&self)
             .admit(id, request, responder, &mut interrupts)
             .await?;
         // Held to the end of this function, so that the next turn begins after the hook.
         let lease = Arc::clone(&delivery.lease);
-        let mut report = match delivery.run(&mut interrupts, feed).await {
-            Ok(closed) => closed.into_report()?,
-            Err(error) => {
-                for note in notes {
-                    tracing::warn!("{note}");
-                }
-                return Err(error);
-            }
-        };
+        let mut report = delivery.run(&mut interrupts, feed).await?.into_report()?;
         report.adopted = adopted;
-        report.notes = notes;
         if report.turn.verdict == Verdict::Failed && names_unknown_model(&report.turn.reason) {
             report.notes.push(format!(
                 "opencode does not know the model; name one that `opencode models` lists: kugetsu continue {} --model \

@@ -145,8 +145,9 @@ impl Delivery {
             directory: self.subject.directory().to_owned(),
         };
         stream.write(start, &Redactor::default());
-        if let Some(reason) = &self.fallback {
-            let (level, message) = ("warning".to_owned(), reason.clone());
+        let notes = self.notes.iter().map(|note| ("note", note));
+        for (level, message) in notes.chain(self.fallback.iter().map(|reason| ("warning", reason))) {
+            let (level, message) = (level.to_owned(), message.clone());
             let notice = StreamEvent::Notice { level, message };
             stream.write(notice, &Redactor::default());
         }

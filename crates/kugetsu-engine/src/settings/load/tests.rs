@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::environment::Environment;
-use crate::settings::{SETTINGS, Settings, SettingsError};
+use crate::settings::{SETTINGS, Settings, SettingsError, WorktreeSetting};
 
 #[expect(clippy::disallowed_methods, reason = "a test's own file")]
 fn load(text: &str, variables: Vec<(OsString, OsString)>) -> Result<Settings, SettingsError> {
@@ -213,7 +213,7 @@ fn every_kind_of_value_that_a_setting_takes_is_read() {
     assert_eq!(settings.max_tokens, Some(1000));
     assert_eq!(settings.max_restarts, 2);
     assert_eq!(settings.max_steps_without_progress.get(), 5);
-    assert!(settings.worktree);
+    assert_eq!(settings.worktree, WorktreeSetting::Always);
     assert_eq!(settings.opencode, Some(PathBuf::from("/bin/opencode")));
     assert_eq!(settings.model, None);
     assert_eq!(settings.worktree_copy, [".env", "conf"].map(PathBuf::from));

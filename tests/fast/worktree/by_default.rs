@@ -1,0 +1,167 @@
+//! Where a new session works if nobody says it.
+
+use kugetsu_testing::{FakeScript, Opencode, ServeMode, Stdin, Step};
+
+use super::*;
+use crate::support::kit::SOON;
+
+/// A world with a base and the settings of a new machine, but for the transport.
+pub(super) fn world() -> World {
+    let world = World::with_worktrees(Opencode::Fake);
+    world.fake(&serving(&[Step::Answer("done".to_owned())]));
+    fs::create_dir_all(world.kugetsu_home()).unwrap();
+    configure(&world, "");
+    world.run(["init"]).expect_status(0);
+    world
+}
+
+fn serving(steps: &[Step]) -> FakeScript {
+    FakeScript {
+        serve: ServeMode::Sessions,
+        ..FakeScript::steps(steps)
+    }
+}
+
+/// Starts a session in a folder, and returns the result and what was said on stderr.
+fn start_in(world: &World, folder: &Path, arguments: &[&str]) -> (Value, String) {
+    let mut command = world.kugetsu(["start", "--output", "json"]);
+    command.args(arguments).arg("do it").current_dir(folder);
+    let output = world.finish(command, Stdin::Null);
+    (output.expect_status(0).json(), output.stderr())
+}
+
+#[test]
+fn a_session_has_a_worktree_where_there_is_a_clone() {
+    let world = world();
+    let repo = world.repo();
+    fs::write(repo.join("README.md"), "changed").unwrap();
+    fs::write(repo.join("new.txt"), "new").unwrap();
+    let (result, stderr) = start_in(&world, &repo, &["14"]);
+    assert_eq!(result["directory"], text(&worktree_of(&world, "14")));
+    let note = format!(
+        "the worktree does not have the uncommitted changes of {}: README.md, new.txt\n",
+        text(&repo)
+    );
+    assert!(stderr.contains(&note), "{stderr}");
+    assert!(
+        result["notes"][0].as_str().unwrap().contains("new.txt"),
+        "{result}"
+    );
+
+    let (result, _) = start_in(&world, &repo, &["15", "--no-worktree"]);
+    assert_eq!(
+        (&result["worktree"], &result["directory"]),
+        (&Value::Null, &text(&repo).into())
+    );
+    configure(&world, "worktree = false");
+    let (result, _) = start_in(&world, &repo, &["16"]);
+    assert_eq!(result["worktree"], Value::Null);
+    configure(&world, "worktree = \"auto\"");
+    let (result, _) = start_in(&world, &repo, &["17"]);
+    assert_eq!(result["directory"], text(&worktree_of(&world, "17")));
+    configure(&world, "worktree = \"perhaps\"");
+    let refused = start(&world, &[]);
+    refused.expect_status(64);
+    assert!(
+        refused.stderr().contains("expected one of auto, true, false"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_session_shares_a_folder_that_can_have_no_worktree() {
+    let world = world();
+    let bare_folder = world.root().join("no-clone");
+    let no_commit = world.root().join("no-commit");
+    fs::create_dir(&bare_folder).unwrap();
+    fs::create_dir(&no_commit).unwrap();
+    world.git(&no_commit, ["init", "--quiet"]);
+    for (repo, folder) in [("github.com/a/b", &bare_folder), ("github.com/a/c", &no_commit)] {
+        let words = ["init", "--repo", repo, "--dir", text(folder)];
+        world.run(words).expect_status(0);
+        let (result, _) = start_in(&world, folder, &[&format!("{repo}#1")]);
+        assert_eq!(
+            (&result["worktree"], &result["directory"]),
+            (&Value::Null, &text(folder).into())
+        );
+        // Who asks for a worktree is told why there is none.
+        let refused = world.run(["start", &format!("{repo}#2"), "do it", "--worktree"]);
+        refused.expect_status(64);
+    }
+}
+
+#[test]
+fn inside_a_worktree_of_the_clone_the_session_works_there() {
+    let world = world();
+    let mine = world.root().join("mine");
+    world.git(&world.repo(), ["worktree", "add", "--quiet", text(&mine)]);
+    fs::create_dir(mine.join("below")).unwrap();
+    let (result, stderr) = start_in(&world, &mine.join("below"), &["14"]);
+    assert_eq!(
+        (&result["worktree"], &result["directory"]),
+        (&Value::Null, &text(&mine).into())
+    );
+    assert!(
+        stderr.contains(&format!("the session works in this worktree, {}", text(&mine))),
+        "{stderr}"
+    );
+    assert_eq!(turn_folders(&world), [mine.clone()]);
+    // The next turn is there too, wherever it is typed.
+    world.run(["continue", "14", "more"]).expect_status(0);
+    assert_eq!(turn_folders(&world), [mine.clone(), mine.clone()]);
+
+    let (result, _) = start_in(&world, &mine, &["15", "--worktree"]);
+    assert_eq!(result["directory"], text(&worktree_of(&world, "15")));
+    // The worktree of another session is no place for this one.
+    let (result, _) = start_in(&world, &worktree_of(&world, "15"), &["16"]);
+    assert_eq!(result["directory"], text(&worktree_of(&world, "16")));
+    // Another clone of the repository is not a worktree of the base's clone.
+    let other = world.root().join("other");
+    world.git(
+        world.root(),
+        ["clone", "--quiet", text(&world.repo()), text(&other)],
+    );
+    let (result, _) = start_in(&world, &other, &["github.com/shoko/kugetsu#17"]);
+    assert_eq!(result["directory"], text(&worktree_of(&world, "17")));
+}
+
+#[test]
+fn a_turn_that_shares_its_folder_with_another_says_so_before_it_begins() {
+    let world = world();
+    let (here, go_on) = (world.root().join("here"), world.root().join("go-on"));
+    world.fake(&serving(&[
+        Step::Meet(here.clone(), go_on.clone()),
+        Step::Answer("done".to_owned()),
+    ]));
+    let first = world.spawn(["start", "14", "do it", "--no-worktree"]);
+    world.wait_until("the first turn runs", SOON, || here.exists());
+    world.fake(&serving(&[Step::Answer("done".to_owned())]));
+    let second = world.run(["start", "15", "do it", "--no-worktree"]);
+    second.expect_status(0);
+    let note = format!(
+        "kugetsu: a turn of {ISSUE} works in the same folder, {}; a worktree keeps sessions apart (start --worktree)\n",
+        text(&world.repo())
+    );
+    assert!(second.stderr().starts_with(&note), "{second}");
+    assert_eq!(second.stderr().matches("same folder").count(), 1, "{second}");
+    let logged = world.run(["logs", "15", "--json"]).json_lines();
+    assert_eq!(
+        (&logged[1]["type"], &logged[1]["level"]),
+        (&"notice".into(), &"note".into())
+    );
+    // A session with a worktree of its own is not concerned.
+    assert!(
+        !world
+            .run(["start", "16", "do it"])
+            .stderr()
+            .contains("same folder")
+    );
+    fs::write(go_on, "").unwrap();
+    first.wait(SOON).expect_status(0);
+    assert!(
+        !world
+            .run(["continue", "15", "more"])
+            .stderr()
+            .contains("same folder")
+    );
+}
