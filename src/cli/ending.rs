@@ -1,5 +1,7 @@
 //! Reports a turn that has ended: its exit status, its result, its summary.
 
+use std::io::IsTerminal as _;
+
 use super::init::note_of_default;
 use super::output::{Output, count, money};
 use super::terminal::safe_line;
@@ -114,6 +116,11 @@ pub(super) fn summary(report: &TurnReport, told: bool, output: Output) {
     for line in describe_refused(&turn.refused) {
         output.note(format!("  {line}"));
     }
+    if std::io::stderr().is_terminal()
+        && let Some(next) = next_command(report)
+    {
+        output.note(format!("  next: {next}"));
+    }
     if let Some(why) = &turn.log_gap {
         warn_of_gap(&report.record.address, why, output);
     }
@@ -129,6 +136,24 @@ pub(super) fn summary(report: &TurnReport, told: bool, output: Output) {
         for line in &turn.proof.last_events {
             output.note(format!("  last: {line}"));
         }
+    }
+}
+
+/// What a person may want to do after the turn.
+fn next_command(report: &TurnReport) -> Option<String> {
+    let address = &report.record.address;
+    let changes = report.turn.changes.as_ref();
+    match report.turn.verdict {
+        Verdict::Completed if changes.is_some_and(|changes| !changes.is_empty()) => {
+            Some(format!("kugetsu diff {address}"))
+        }
+        Verdict::Completed => Some(format!("kugetsu continue {address} MESSAGE")),
+        // The request and its answer are named below.
+        Verdict::Blocked => None,
+        Verdict::Aborted | Verdict::Timeout | Verdict::Stalled | Verdict::Lost => {
+            Some(format!("kugetsu continue {address} \"go on\""))
+        }
+        _ => Some(format!("kugetsu logs {address}")),
     }
 }
 

@@ -27,6 +27,18 @@ pub(super) enum Progress {
     Never,
 }
 
+/// The flags of commands that show a turn.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct ViewArgs {
+    /// Whether to show on stderr what the turn is doing
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    pub(super) progress: Progress,
+
+    /// On a terminal, print the answer as the model wrote it, without rendering its Markdown
+    #[arg(long)]
+    pub(super) plain: bool,
+}
+
 /// The live view. Dropping it removes the status line.
 #[derive(Debug)]
 pub(super) struct LiveView {

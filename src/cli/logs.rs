@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::context::Context;
 use super::ending;
-use super::live::{LiveView, Progress};
+use super::live::{LiveView, Progress, ViewArgs};
 use super::output::Output;
 use super::printer::{Screen, Show};
 use super::{CommandError, Outcome, signals};
@@ -43,9 +43,8 @@ pub(super) struct LogsArgs {
     #[arg(long, conflicts_with = "raw")]
     answer: bool,
 
-    /// With --follow: whether to show on stderr what the turn is doing
-    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
-    progress: Progress,
+    #[command(flatten)]
+    view: ViewArgs,
 }
 
 pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome {
@@ -78,12 +77,17 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
     }
     let for_people = matches!(show, Show::Text | Show::Transcript);
     let progress = if args.follow {
-        args.progress
+        args.view.progress
     } else {
         Progress::Never
     };
     let view = LiveView::beside(&show, progress);
-    print(&path, Screen::new(show, None, view), args.follow, goes_on)?;
+    print(
+        &path,
+        Screen::new(show, None, view, args.view.plain),
+        args.follow,
+        goes_on,
+    )?;
     // The output of an interrupted turn, often empty, does not show that the turn was interrupted.
     if for_people
         && let Ok(Some((_, ended))) = context.engine.end_of(&address, turn)

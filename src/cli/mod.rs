@@ -19,6 +19,7 @@ mod list;
 mod live;
 mod logs;
 mod man;
+mod markdown;
 mod on_terminal;
 mod output;
 mod pending;
@@ -37,6 +38,7 @@ mod stop;
 mod terminal;
 mod turn;
 mod wait;
+mod watch;
 mod worktree;
 
 use std::process::ExitCode;
@@ -99,6 +101,8 @@ enum Verb {
     Logs(logs::LogsArgs),
     /// Wait for a turn of another process, and exit with its status
     Wait(wait::WaitArgs),
+    /// Follow the running turns of many sessions, a line for each event
+    Watch(watch::WatchArgs),
     /// Stop the running turn of a session, and wait until it has ended
     Stop(stop::StopArgs),
     /// Pause, resume or stop the running turn of a session, or rebase its worktree
@@ -257,6 +261,7 @@ fn dispatch(verb: Verb, context: &Context, output: Output) -> Outcome {
         Verb::Attach(args) => attach::run(&args, context, output),
         Verb::Logs(args) => logs::run(&args, context, output),
         Verb::Wait(args) => wait::run(&args, context, output),
+        Verb::Watch(args) => watch::run(&args, context, output),
         Verb::Stop(args) => stop::run(&args, context, output),
         Verb::Signal(args) => signal::run(&args, context, output),
         Verb::Query(args) => query::run(&args, context, output),

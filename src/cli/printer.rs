@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::live::LiveView;
+use super::markdown::Markdown;
 use super::output::note_write_error;
 use super::status_line::StatusLineEnder;
 use super::terminal::{safe, safe_line};
@@ -103,6 +104,8 @@ pub(super) struct Screen {
     view: LiveView,
     current_message: String,
     line_open: bool,
+    /// Renders the answer, on a terminal that can show styles.
+    markdown: Option<Markdown>,
     /// Whether stdout is a terminal. A terminal gets no characters that it would obey.
     terminal: bool,
     /// Whether stdout has failed. A vanished reader only ends the printing.
@@ -110,8 +113,12 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    pub(super) fn new(show: Show, verbosity: Option<Verbosity>, view: LiveView) -> Self {
+    pub(super) fn new(show: Show, verbosity: Option<Verbosity>, view: LiveView, plain: bool) -> Self {
+        let styled = console::user_attended() && console::Term::stdout().features().is_attended();
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        let markdown = (styled && !dumb && !plain).then(|| Markdown::new(console::colors_enabled()));
         Self {
+            markdown,
             show,
             verbosity,
             view,
@@ -187,6 +194,8 @@ impl Screen {
         );
         if takes_time && self.terminal {
             self.end_line();
+        } else if matches!(event, Some(StreamEvent::MessageEnd { .. })) {
+            self.finish_markdown();
         }
         if parsed.is_some() && !self.line_open {
             self.view.show();
@@ -195,15 +204,41 @@ impl Screen {
 
     /// Ends the output: removes the live view and ends the last line.
     pub(super) fn end(&mut self) {
-        self.view.hide();
         self.end_line();
+        self.view.hide();
     }
 
     fn end_line(&mut self) {
+        self.finish_markdown();
+        if self.line_open {
+            self.view.hide();
+        }
         if std::mem::take(&mut self.line_open) && !self.closed {
             let mut stdout = std::io::stdout().lock();
             note_write_error(stdout.write_all(b"\n").and_then(|()| stdout.flush()));
         }
+    }
+
+    /// Prints the rest of an answer that is rendered.
+    fn finish_markdown(&mut self) {
+        let rest = self.markdown.as_mut().map(Markdown::finish).unwrap_or_default();
+        if !self.closed {
+            note_write_error(self.print_rendered(&rest));
+        }
+    }
+
+    /// Prints whole lines in the place of the live view.
+    fn print_rendered(&self, lines: &str) -> std::io::Result<()> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        self.view.hide();
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(lines.as_bytes())?;
+        stdout.flush()?;
+        drop(stdout);
+        self.view.show();
+        Ok(())
     }
 
     fn write(&mut self, line: &[u8], event: Option<&StreamEvent>) -> std::io::Result<()> {
@@ -247,6 +282,16 @@ impl Screen {
             delta,
         } = line.event
         {
+            if let Some(markdown) = &mut self.markdown {
+                let before = if message == self.current_message {
+                    String::new()
+                } else {
+                    markdown.finish()
+                };
+                let text = before + &markdown.push(&delta);
+                self.current_message = message;
+                return self.print_rendered(&text);
+            }
             self.view.hide();
             let mut stdout = std::io::stdout().lock();
             if self.line_open && message != self.current_message {

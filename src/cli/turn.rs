@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::context::{Context, duration};
 use super::ending::{exit_of, result, summary};
 use super::form::OutputForm;
-use super::live::{LiveView, Progress};
+use super::live::{LiveView, Progress, ViewArgs};
 use super::output::Output;
 use super::printer::{Printer, Screen, Show, Verbosity};
 use super::signals::with_signals;
@@ -134,9 +134,8 @@ pub(super) struct TurnArgs {
     #[arg(long)]
     verbose: bool,
 
-    /// Whether to show on stderr what the turn is doing
-    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
-    progress: Progress,
+    #[command(flatten)]
+    view: ViewArgs,
 
     /// Do not keep the message in kugetsu's record of the turn; opencode keeps it in any case [config: keep_prompt]
     #[arg(long)]
@@ -355,7 +354,7 @@ pub(super) fn run(
                 turn,
                 args.detach,
                 (form, args.events),
-                args.progress,
+                args.view,
                 context,
                 output,
             );
@@ -400,10 +399,11 @@ pub(super) fn run(
     // A person who types replies must see them.
     let types_replies = args.asking.supervised && std::io::stdin().is_terminal();
     let progress = match detached {
-        None if !args.verbose && !types_replies => args.progress,
+        None if !args.verbose && !types_replies => args.view.progress,
         _ => Progress::Never,
     };
     let shows_notes = show == Show::Text;
+    let plain = args.view.plain;
     let mut view = Some(LiveView::beside(&show, progress));
     let (report, signal) = with_signals(detached.is_some(), async |interrupts| {
         let turn = engine.spawn(request, responder);
@@ -411,7 +411,7 @@ pub(super) fn run(
         follow(turn, interrupts, |feed| {
             let verbosity = args.verbose.then_some(Verbosity::Lines);
             if let Some(view) = view.take() {
-                printer = Some(Printer::start(feed, Screen::new(show, verbosity, view)));
+                printer = Some(Printer::start(feed, Screen::new(show, verbosity, view, plain)));
             }
             if let Some(detached) = detached {
                 detached.ready(id, &address, engine);
@@ -440,7 +440,7 @@ pub(super) fn run(
                 turn,
                 false,
                 (form, args.events),
-                args.progress,
+                args.view,
                 context,
                 output,
             ),
@@ -509,14 +509,14 @@ fn follow_recorded(
     turn: Uuid,
     detach: bool,
     (form, types): (OutputForm, Vec<String>),
-    progress: Progress,
+    view: ViewArgs,
     context: &Context,
     output: Output,
 ) -> Outcome {
     if detach {
         return detach::print_turn(address, turn, None, form, output);
     }
-    wait::until_end(address, turn, None, (form, types), progress, context, output)
+    wait::until_end(address, turn, None, (form, types), view, context, output)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::Outcome;
 use super::context::{Context, duration};
 use super::ending;
 use super::form::OutputForm;
-use super::live::{LiveView, Progress};
+use super::live::{LiveView, ViewArgs};
 use super::logs;
 use super::output::Output;
 use super::printer::Screen;
@@ -34,9 +34,8 @@ pub(super) struct WaitArgs {
     #[arg(long, value_enum)]
     pub(super) output: Option<OutputForm>,
 
-    /// Whether to show on stderr what the turn is doing
-    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
-    progress: Progress,
+    #[command(flatten)]
+    view: ViewArgs,
 }
 
 pub(super) fn run(args: &WaitArgs, context: &Context, output: Output) -> Outcome {
@@ -47,7 +46,7 @@ pub(super) fn run(args: &WaitArgs, context: &Context, output: Output) -> Outcome
     };
     let form = OutputForm::chosen(args.output, false, output);
     let form = (form, Vec::new());
-    until_end(&address, turn, args.timeout, form, args.progress, context, output)
+    until_end(&address, turn, args.timeout, form, args.view, context, output)
 }
 
 /// Prints a turn from its beginning to its end, and its result. The exit status is the turn's.
@@ -56,7 +55,7 @@ pub(super) fn until_end(
     turn: Uuid,
     at_most: Option<Duration>,
     (form, types): (OutputForm, Vec<String>),
-    progress: Progress,
+    view: ViewArgs,
     context: &Context,
     output: Output,
 ) -> Outcome {
@@ -68,8 +67,13 @@ pub(super) fn until_end(
     let continues = || !expired() && engine.is_running(address, turn);
     logs::wait_for(&events, continues);
     if events.exists() {
-        let view = LiveView::beside(&show, progress);
-        logs::print(&events, Screen::new(show, None, view), true, continues)?;
+        let live = LiveView::beside(&show, view.progress);
+        logs::print(
+            &events,
+            Screen::new(show, None, live, view.plain),
+            true,
+            continues,
+        )?;
     }
     let report = engine.wait_turn(address, turn, began, at_most)?;
     let status: ExitStatus = ending::exit_of(&report, None);

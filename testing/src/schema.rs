@@ -87,7 +87,7 @@ pub(crate) fn of_command(arguments: &[String], value: &Value) -> Option<&'static
         "start" | "continue" | "wait" if one_object => "turn",
         "start" | "continue" | "wait" => "event",
         "logs" if has("--raw") => return None,
-        "logs" => "event",
+        "logs" | "watch" => "event",
         "init" => "base",
         "restore" if has("--base") => "base",
         "restore" => "session",

@@ -187,3 +187,94 @@ fn start_makes_a_base_if_the_person_agrees() {
     let ended = record(&world, "2").expect("a record")["last"]["verdict"].clone();
     assert_eq!(ended, "aborted");
 }
+
+#[test]
+fn markdown_is_rendered_for_a_person_and_passed_on_to_programs() {
+    let world = fake_world();
+    let answer = "# A title\n\nSome **bold** words\u{1b}]52;c;ZXZpbA==\u{7} and `code`.\n\n```\nlet **x**;\n```\n\n* one";
+    let rendered = [
+        "A title",
+        "Some bold words]52;c;ZXZpbA== and code.",
+        "let **x**;",
+        "• one",
+    ];
+    world.fake(&FakeScript::steps([Step::Answer(answer.to_owned())]));
+    let terminal = kugetsu(&world, "start 1 hello --transport run");
+    terminal.wait_for("status 0");
+    let screen = terminal.screen();
+    let lines: Vec<_> = screen
+        .lines()
+        .map(str::trim_end)
+        .filter(|line| !line.is_empty())
+        .collect();
+    assert_eq!(lines[..4], rendered, "{screen}");
+    assert!(
+        screen.contains("  next: kugetsu continue github.com/shoko/kugetsu#1 MESSAGE"),
+        "{screen}"
+    );
+    drop(terminal);
+    for (words, shown) in [
+        ("logs 1", true),
+        ("logs 1 --plain", false),
+        ("logs 1 | cat", false),
+    ] {
+        let terminal = kugetsu(&world, words);
+        terminal.wait_for("status 0");
+        let screen = terminal.screen();
+        assert_eq!(screen.contains("Some bold"), shown, "{words}\n{screen}");
+        assert_eq!(screen.contains("Some **bold**"), !shown, "{words}\n{screen}");
+    }
+    assert_eq!(run(&world, ["logs", "1"]).stdout(), format!("{answer}\n"));
+}
+
+#[test]
+fn a_watch_follows_every_running_turn_until_the_last_has_ended() {
+    let world = fake_world();
+    assert_eq!(
+        run(&world, ["watch"]).expect_status(0).stderr(),
+        "no turn is running\n"
+    );
+    start(&world, "3", "hello");
+    assert!(
+        run(&world, ["watch", "3"])
+            .expect_status(66)
+            .stderr()
+            .contains("no turn runs on")
+    );
+    let file = |name: &str| world.root().join(name);
+    let mut script = FakeScript::default();
+    for name in ["one", "two"] {
+        script = script.on(
+            name,
+            [
+                Step::step_start(),
+                Step::Meet(file(name), file("go-on")),
+                Step::Answer(format!("the answer of {name}\u{1b}[2J\nin two lines")),
+            ],
+        );
+    }
+    world.fake(&script);
+    let turns = [("1", "one"), ("2", "two")]
+        .map(|(issue, name)| world.spawn(["start", issue, name, "--transport", "run", "--no-worktree"]));
+    world.wait_until("both turns run", SOON, || {
+        file("one").exists() && file("two").exists()
+    });
+    let mut watch = world.spawn(["watch"]);
+    watch.wait_for_stdout("1 | running for ", SOON);
+    watch.wait_for_stdout("2 | running for ", SOON);
+    #[expect(clippy::disallowed_methods, reason = "a test's own file")]
+    std::fs::write(file("go-on"), "").unwrap();
+    let output = watch.wait(SOON);
+    output.expect_status(0);
+    for line in [
+        "1 | the answer of one[2J",
+        "1 | in two lines",
+        "2 | the answer of two[2J",
+        "2 | completed in ",
+    ] {
+        assert!(output.stdout().contains(line), "{line}\n{output}");
+    }
+    for turn in turns {
+        turn.wait(SOON).expect_status(0);
+    }
+}

@@ -121,6 +121,7 @@ fn request(engine: &Engine, number: u64, id: Uuid) -> TurnRequest {
             limits: engine.settings().limits(),
             model: None,
             agent: None,
+            keep_prompt: true,
             debug: false,
         },
     }
