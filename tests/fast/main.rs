@@ -22,6 +22,7 @@ mod interrupts;
 mod old_home;
 mod output;
 mod removal;
+mod retention;
 mod schema;
 mod skill;
 mod ssh;

@@ -32,6 +32,7 @@ mod detach;
 mod doctor;
 mod error;
 mod evidence;
+mod gc;
 mod hooks;
 mod init;
 mod inspect;
@@ -78,6 +79,7 @@ use crate::opencode::{Database, Launch, Opencode, Search, Secrets, SessionContex
 use crate::process::{self, Containment, Output};
 use crate::settings::{Origin, Settings};
 use crate::store::Store;
+pub use crate::store::{Collected, Sizes};
 use crate::transport::{AutoConnector, Connector};
 use kugetsu_api::{Address, LiveTurn, RepoRef, SessionRecord, SessionState, SessionSummary};
 

@@ -81,6 +81,7 @@ impl Engine {
             .await?;
         // Held to the end of this function, so that the next turn begins after the hook.
         let lease = Arc::clone(&delivery.lease);
+        self.collect_some_garbage(delivery.subject.key());
         let mut report = match delivery.run(&mut interrupts, feed).await {
             Ok(closed) => closed.into_report()?,
             Err(error) => {
