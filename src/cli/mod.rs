@@ -12,12 +12,14 @@ mod doctor;
 mod ending;
 mod error;
 mod form;
+mod gc;
 mod host;
 mod init;
 mod list;
 mod live;
 mod logs;
 mod man;
+mod move_;
 mod output;
 mod pending;
 mod permit;
@@ -33,6 +35,7 @@ mod start;
 mod status_line;
 mod stop;
 mod terminal;
+mod trash;
 mod turn;
 mod wait;
 mod worktree;
@@ -111,8 +114,14 @@ enum Verb {
     Prune(prune::PruneArgs),
     /// Remove a session from opencode and from kugetsu; it can be restored
     Destroy(destroy::DestroyArgs),
-    /// Restore a session that destroy or prune removed
+    /// Restore a session that destroy removed
     Restore(restore::RestoreArgs),
+    /// List what is in the trash, or empty it
+    Trash(trash::TrashArgs),
+    /// Tell sessions where their clone is after it was moved
+    Move(move_::MoveArgs),
+    /// Compress old logs and remove the oldest, as the settings say
+    Gc(gc::GcArgs),
     /// Check the store, opencode, its database and the sessions
     Doctor(doctor::DoctorArgs),
     /// Show every setting and where its value came from
@@ -261,6 +270,9 @@ fn dispatch(verb: Verb, context: &Context, output: Output) -> Outcome {
         Verb::Prune(args) => prune::run(&args, context, output),
         Verb::Destroy(args) => destroy::run(&args, context, output),
         Verb::Restore(args) => restore::run(&args, context, output),
+        Verb::Trash(args) => trash::run(&args, context, output),
+        Verb::Move(args) => move_::run(&args, context, output),
+        Verb::Gc(args) => gc::run(&args, context, output),
         Verb::Doctor(args) => doctor::run(&args, context, output),
         Verb::Config(args) => config::run(&args, context, output),
         Verb::Completions(_) | Verb::Man(_) => Ok(ExitStatus::Ok),

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::Outcome;
 use super::context::Context;
-use super::output::{Output, count, money};
+use super::output::{Output, count, money, size};
 use kugetsu_api::SessionState;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{SessionWithState, ShowOutput};
@@ -35,6 +35,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         output.document(&ShowOutput {
             session: SessionWithState { record, state },
             in_use: holder,
+            size_bytes: engine.size_of(&address),
             turn_list: turns,
         });
         return Ok(ExitStatus::Ok);
@@ -106,6 +107,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         };
         lines.push(format!("  last turn   {} {}{reason}", last.turn, last.verdict));
     }
+    lines.push(format!("  on disk     {}", size(engine.size_of(&address))));
     lines.push(format!(
         "  record      {}",
         engine.record_path(&address).display()

@@ -19,6 +19,7 @@ mod errors;
 mod example;
 mod faults;
 mod interrupts;
+mod moving;
 mod old_home;
 mod output;
 mod removal;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
 use super::listing::Folder;
-use super::{RecordKey, Store, StoreError, layout};
+use super::{RecordKey, Store, StoreError, TrashEntry, layout};
 use crate::fsx;
 use crate::log_file::{self, LogReader};
 
@@ -203,6 +203,14 @@ impl Store {
         for name in fsx::names_in(&self.folder(key), layout::ROLES).unwrap_or_default() {
             add_sizes(&self.folder(key).join(name), &mut |_, length| size += length);
         }
+        size
+    }
+
+    /// The size of an entry of the trash, in bytes.
+    pub fn size_of_trashed(&self, entry: &TrashEntry) -> u64 {
+        let mut size = 0;
+        let folder = self.home.join(layout::TRASH).join(entry.id.as_str());
+        add_sizes(&folder, &mut |_, length| size += length);
         size
     }
 
