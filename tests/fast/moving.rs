@@ -182,3 +182,58 @@ fn the_trash_says_what_it_can_bring_back() {
     let output = run(&world, ["show", "1"]);
     assert!(!output.stderr().contains("restore"), "{output}");
 }
+
+#[test]
+fn a_backup_works_on_another_machine_as_the_readme_says() {
+    let world = serving_world();
+    run(&world, ["init"]).expect_status(0);
+    run(&world, ["start", "1", "--transport", "run", "remember this"]).expect_status(0);
+    let session = session_of(&world, "1");
+    let blocks = kugetsu_testing::blocks("README.md", "sh");
+    let block = |words: &str| {
+        let found: Vec<_> = blocks.iter().filter(|block| block.text.contains(words)).collect();
+        assert_eq!(found.len(), 1, "{words}");
+        found[0].text.clone()
+    };
+    let path = format!(
+        "{}:{}",
+        kugetsu_testing::kugetsu_binary().parent().unwrap().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let shell = |script: &str, home: &Path, folder: &Path, store: bool| {
+        let mut command = world.command("/bin/sh");
+        command
+            .args(["-euc", script])
+            .current_dir(folder)
+            .env("PATH", &path)
+            .env("HOME", home)
+            .env("KUGETSU_TRANSPORT", "run");
+        if !store {
+            command.env_remove("KUGETSU_HOME");
+        }
+        let output = world.finish(command, Stdin::Null);
+        output.expect_status(0);
+        output
+    };
+    shell(&block("tar -czf"), &world.home(), &world.repo(), true);
+    let home = world.root().join("another home");
+    std::fs::create_dir(&home).unwrap();
+    for archive in ["kugetsu-home.tgz", "opencode-data.tgz"] {
+        std::fs::rename(world.home().join(archive), home.join(archive)).unwrap();
+    }
+    let clone = world.clone_repo("another clone", "https://github.com/shoko/kugetsu.git");
+    // Nothing of the old machine is reachable.
+    for folder in [world.kugetsu_home(), world.home(), world.repo()] {
+        std::fs::rename(&folder, folder.with_extension("gone")).unwrap();
+    }
+    shell(&block("tar -xzf"), &home, &clone, false);
+    let output = shell("kugetsu continue 1 'and go on'", &home, &clone, false);
+    assert!(output.stdout().contains("done"), "{output}");
+    let listed = shell("kugetsu show 1 --json", &home, &clone, false).json();
+    assert_eq!(
+        (&listed["session"], &listed["totals"]["turns"]),
+        (&json!(session), &json!(2))
+    );
+    assert_eq!(listed["directory"], json!(clone.canonicalize().unwrap()));
+    world.wait_nothing_left(SOON);
+}
