@@ -1,9 +1,9 @@
-//! Clones that move, and what the trash can bring back. That a tool runs in the new folder is for `real/moving.rs`.
+//! Clones that move, and what the trash can bring back. That a tool runs in the new folder is for `real/keeping.rs`.
 
 use std::path::Path;
 
 use crate::support::kit::{
-    SOON, hold_lease, record, refused, run, scripted_world, serving_world, session_of, start, text,
+    SOON, hold_lease, record, refused, run, run_in, scripted_world, serving_world, session_of, start, text,
 };
 use kugetsu_testing::{FakeScript, Stdin, Step, World};
 use serde_json::json;
@@ -41,6 +41,13 @@ fn sessions_follow_a_clone_that_moved() {
     ] {
         run(&world, ["start", issue, more, "--transport", "run", "work"]).expect_status(0);
     }
+    let trees = world.root().join("trees");
+    let outside = [
+        ("KUGETSU_WORKTREE_ROOT", trees.to_str().unwrap()),
+        ("KUGETSU_TRANSPORT", "run"),
+    ];
+    run_in(&world, &outside, &["start", "5", "--worktree", "work"]).expect_status(0);
+    let outside = trees.join(REPO).join("5");
     let old = world.repo();
     let worktree = old.join(".worktrees").join(REPO).join("2");
     std::fs::write(worktree.join("draft.txt"), "not committed").unwrap();
@@ -94,14 +101,14 @@ fn sessions_follow_a_clone_that_moved() {
     assert_eq!(directory_of(&world, "1"), new);
     let all = elsewhere(&world, &["move", "--repo", REPO, "--dir", &new, "--json"]).json();
     let moved = all["moved"].as_array().unwrap();
-    assert_eq!(moved.len(), 3, "{all}");
+    assert_eq!(moved.len(), 4, "{all}");
     assert_eq!((&moved[0]["ref"], &moved[0]["to"]), (&json!(REPO), &json!(new)));
-    let records = ["1", "2", "3"].map(|issue| record(&world, issue));
+    let records = ["1", "2", "3", "5"].map(|issue| record(&world, issue));
     let again = elsewhere(&world, &["move", "--repo", REPO, "--dir", &new]);
     again.expect_status(0);
     assert!(again.stdout().contains("is in"), "{again}");
     elsewhere(&world, &["move", "github.com/shoko/kugetsu#2", "--dir", &new]).expect_status(0);
-    assert_eq!(["1", "2", "3"].map(|issue| record(&world, issue)), records);
+    assert_eq!(["1", "2", "3", "5"].map(|issue| record(&world, issue)), records);
 
     let worktree = Path::new(&new).join(".worktrees").join(REPO).join("2");
     assert_eq!(directory_of(&world, "2"), worktree.to_str().unwrap());
@@ -116,6 +123,7 @@ fn sessions_follow_a_clone_that_moved() {
         assert_eq!(call.directory.to_str().unwrap(), folder);
     }
     // git knows the worktree again, with its work.
+    world.git(&outside, ["status"]);
     let status = world.git(&worktree, ["status", "--porcelain"]).stdout();
     assert!(status.contains("draft.txt"), "{status}");
     let listed = world.git(Path::new(&new), ["worktree", "list"]).stdout();

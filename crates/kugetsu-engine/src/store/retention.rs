@@ -5,7 +5,7 @@
 //! run and beside another collection. A compressed log takes its place under the index's lock, because a removal moves a
 //! session's files under this lock. A collection that is killed leaves at most a temporary file.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -118,6 +118,11 @@ impl Log {
         })
     }
 
+    /// The order of removal.
+    fn order(&self) -> (Kind, SystemTime, &Path) {
+        (self.kind, self.modified, &self.path)
+    }
+
     fn age(&self) -> Duration {
         SystemTime::now()
             .duration_since(self.modified)
@@ -139,11 +144,14 @@ impl Log {
         turns.newest != Some(self.turn) && self.is_over(turns)
     }
 
+    fn is_worth_packing(&self) -> bool {
+        !self.packed && self.size > WORTH_PACKING && (self.kind == Kind::Raw || self.age() > REST)
+    }
+
     fn may_be_packed(&self, turns: &Turns) -> bool {
-        !self.packed
-            && self.size > WORTH_PACKING
+        self.is_worth_packing()
             && self.is_over(turns)
-            && (self.kind == Kind::Raw || (turns.newest != Some(self.turn) && self.age() > REST))
+            && (self.kind == Kind::Raw || turns.newest != Some(self.turn))
     }
 }
 
@@ -224,7 +232,7 @@ impl Store {
             }
         });
         add_sizes(&self.home.join(layout::TRASH), &mut |_, length| {
-            sizes.trash += length
+            sizes.trash += length;
         });
         sizes
     }
@@ -237,7 +245,7 @@ impl Store {
             .into_iter()
             .filter_map(|name| Log::read(folder.join(name)))
             .collect();
-        logs.sort_by(|a, b| (a.kind, a.modified, &a.path).cmp(&(b.kind, b.modified, &b.path)));
+        logs.sort_by(|a, b| a.order().cmp(&b.order()));
         Ok(logs)
     }
 
@@ -279,69 +287,90 @@ impl<'a> Collection<'a> {
 
     fn all(&mut self) -> Result<(), StoreError> {
         let walk = self.store.walk()?;
+        let keys: Vec<_> = walk.folders.iter().flat_map(Folder::keys).collect();
         let mut all = Vec::new();
-        for key in walk.folders.iter().flat_map(Folder::keys) {
+        for (at, key) in keys.iter().enumerate() {
             if self.is_late() {
                 return Ok(());
             }
-            all.extend(self.session(&key));
+            all.extend(self.session(key).into_iter().map(|log| (log, at)));
         }
         let mut size: u64 = all.iter().map(|(log, _)| log.size).sum();
-        all.sort_by(|(a, _), (b, _)| (a.kind, a.modified, &a.path).cmp(&(b.kind, b.modified, &b.path)));
-        for (log, may_go) in all {
-            let Some(max) = self.retention.total else { break };
+        let Some(max) = self.retention.total.filter(|max| size > *max) else {
+            return Ok(());
+        };
+        all.sort_by(|(a, _), (b, _)| a.order().cmp(&b.order()));
+        let mut turns = HashMap::new();
+        for (log, at) in all {
             if size <= max || self.is_late() {
                 break;
             }
-            if may_go && self.remove(&log) {
+            let turns: &Option<Turns> = turns.entry(at).or_insert_with(|| self.turns(&keys[at]));
+            if turns.as_ref().is_some_and(|turns| log.may_go(turns)) && self.remove(&log) {
                 size -= log.size;
             }
         }
         Ok(())
     }
 
-    /// Handles the logs of one key. Returns those that are left, and whether they may be removed.
-    fn session(&mut self, key: &RecordKey) -> Vec<(Log, bool)> {
-        let read = self.store.logs_of(key).and_then(|logs| {
-            // Listed first: a turn that starts now is in the record before it has a log.
-            let turns = if logs.is_empty() {
-                None
-            } else {
-                self.store.turns_of(key)?
-            };
-            Ok((logs, turns))
-        });
-        let (logs, turns) = match read {
-            Ok(read) => read,
+    /// Handles the logs of one key. Returns those that are left.
+    fn session(&mut self, key: &RecordKey) -> Vec<Log> {
+        let logs = match self.store.logs_of(key) {
+            Ok(logs) => logs,
             Err(error) => {
-                self.done
-                    .failed
-                    .push((self.store.record_path(key), error.in_full()));
+                self.failed(key, &error);
                 return Vec::new();
             }
         };
         let mut size: u64 = logs.iter().map(|log| log.size).sum();
         self.done.before += size;
-        let Some(turns) = turns else {
-            return logs.into_iter().map(|log| (log, false)).collect();
+        let is_too_much = |size| self.retention.session.is_some_and(|max| size > max);
+        // Most sessions have nothing to do. This shows it without their record: the stream that changed last is that of
+        // the newest turn.
+        let last = logs.iter().rfind(|log| log.kind == Kind::Stream);
+        let last = last.map(|log| log.path.clone());
+        let is_old = |log: &Log| log.age() > self.retention.keep;
+        let has_work =
+            |log: &Log| Some(&log.path) != last.as_ref() && (is_old(log) || log.is_worth_packing());
+        if !is_too_much(size) && !logs.iter().any(has_work) {
+            return logs;
+        }
+        // The record is read after the logs were listed: a turn that starts now is in the record before it has a log.
+        let Some(turns) = self.turns(key) else {
+            return logs;
         };
+        let max = self.retention.session.unwrap_or(u64::MAX);
+        let keep = self.retention.keep;
         let mut left = Vec::new();
         for log in logs {
-            let may_go = log.may_go(&turns);
-            let too_old = log.age() > self.retention.keep;
-            let too_much = self.retention.session.is_some_and(|max| size > max);
-            if may_go && (too_old || too_much) && self.remove(&log) {
+            if log.may_go(&turns) && (log.age() > keep || size > max) && self.remove(&log) {
                 size -= log.size;
             } else {
-                left.push((log, may_go));
+                left.push(log);
             }
         }
-        for (log, _) in &mut left {
+        for log in &mut left {
             if log.may_be_packed(&turns) && !self.is_late() {
                 self.pack(log);
             }
         }
         left
+    }
+
+    /// The turns of a key; `None` if its logs must be left alone.
+    fn turns(&mut self, key: &RecordKey) -> Option<Turns> {
+        match self.store.turns_of(key) {
+            Ok(turns) => turns,
+            Err(error) => {
+                self.failed(key, &error);
+                None
+            }
+        }
+    }
+
+    fn failed(&mut self, key: &RecordKey, error: &StoreError) {
+        let path = self.store.record_path(key);
+        self.done.failed.push((path, error.in_full()));
     }
 
     /// Removes a log. False if it is still there.
