@@ -38,12 +38,12 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
             let and = record.worktree.as_ref().map_or_else(String::new, |worktree| {
                 format!(" and the worktree {}", worktree.path.display())
             });
-            sure(args, &format!("Remove the session of {address}{and}?"))?;
+            sure(args.yes, &format!("Remove the session of {address}{and}?"))?;
             (address.to_string(), engine.destroy(&address, args.force)?)
         }
         Subject::Base(repo) => {
             engine.own_base(&repo)?;
-            sure(args, &format!("Remove the base session of {repo}?"))?;
+            sure(args.yes, &format!("Remove the base session of {repo}?"))?;
             (format!("the base of {repo}"), engine.destroy_base(&repo)?)
         }
     };
@@ -98,8 +98,9 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
     Ok(ExitStatus::Ok)
 }
 
-fn sure(args: &DestroyArgs, question: &str) -> Result<(), CommandError> {
-    if args.yes {
+/// Asks, unless `yes` was given.
+pub(super) fn sure(yes: bool, question: &str) -> Result<(), CommandError> {
+    if yes {
         return Ok(());
     }
     if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {

@@ -4,9 +4,9 @@ use clap::Args;
 
 use super::Outcome;
 use super::context::Context;
-use super::output::Output;
+use super::output::{Output, size};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::output::DoctorOutput;
+use kugetsu_api::output::{DoctorOutput, SizesView};
 use kugetsu_api::{Check, Health};
 
 #[derive(Debug, Args)]
@@ -39,9 +39,15 @@ pub(super) fn run(args: &DoctorArgs, context: &Context, output: Output) -> Outco
     } else {
         ExitStatus::Ok
     };
+    let sizes = context.engine.sizes();
     if output.json {
         output.object(DoctorOutput {
             checks,
+            sizes: SizesView {
+                sessions_bytes: sizes.sessions,
+                logs_bytes: sizes.logs,
+                trash_bytes: sizes.trash,
+            },
             exit_status: status.code(),
         });
         return Ok(status);
@@ -54,6 +60,13 @@ pub(super) fn run(args: &DoctorArgs, context: &Context, output: Output) -> Outco
             check.detail
         ));
     }
+    output.text(format!(
+        "{:<8} disk: {} in sessions, {} of it logs; {} in the trash",
+        Health::Good.as_str(),
+        size(sizes.sessions),
+        size(sizes.logs),
+        size(sizes.trash)
+    ));
     if checks.iter().any(|check| check.health == Health::Fixable) {
         output.note("to repair the fixable problems: kugetsu doctor --fix");
     }

@@ -16,6 +16,7 @@ use super::{CommandError, Outcome, signals};
 use kugetsu_api::ErrorCode;
 use kugetsu_api::Verdict;
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::log_file::{self, LogReader};
 use kugetsu_engine::operations::EngineError;
 
 /// The interval between checks of a turn in another process.
@@ -106,7 +107,7 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
 
 /// Waits for the file of a turn that is just starting. A turn that failed before its first event has no file.
 pub(super) fn wait_for(path: &Path, goes_on: impl Fn() -> bool) {
-    while !path.exists() && goes_on() {
+    while !log_file::exists(path) && goes_on() {
         std::thread::sleep(POLL);
     }
 }
@@ -117,10 +118,13 @@ pub(super) fn print(
     follow: bool,
     runs: impl Fn() -> bool,
 ) -> Result<(), CommandError> {
-    let file = std::fs::File::open(path).map_err(|error| EngineError::NotFound {
+    let file = LogReader::open(path).map_err(|error| EngineError::NotFound {
         code: ErrorCode::NoLog,
         problem: format!("there is no log {}: {error}", path.display()),
-        hint: "kugetsu show REF --turns lists the turns".to_owned(),
+        hint:
+            "kugetsu show REF --turns lists the turns; the settings log_keep and log_max_bytes say how long \
+               the logs of old turns stay"
+                .to_owned(),
     })?;
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();

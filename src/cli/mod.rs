@@ -13,6 +13,7 @@ mod doctor;
 mod ending;
 mod error;
 mod form;
+mod gc;
 mod host;
 mod init;
 mod list;
@@ -20,6 +21,7 @@ mod live;
 mod logs;
 mod man;
 mod markdown;
+mod move_;
 mod on_terminal;
 mod output;
 mod pending;
@@ -36,6 +38,7 @@ mod start;
 mod status_line;
 mod stop;
 mod terminal;
+mod trash;
 mod turn;
 mod wait;
 mod watch;
@@ -119,8 +122,14 @@ enum Verb {
     Prune(prune::PruneArgs),
     /// Remove a session from opencode and from kugetsu; it can be restored
     Destroy(destroy::DestroyArgs),
-    /// Restore a session that destroy or prune removed
+    /// Restore a session that destroy removed
     Restore(restore::RestoreArgs),
+    /// List what is in the trash, or empty it
+    Trash(trash::TrashArgs),
+    /// Tell sessions where their clone is after it was moved
+    Move(move_::MoveArgs),
+    /// Compress old logs and remove the oldest, as the settings say
+    Gc(gc::GcArgs),
     /// Check the store, opencode, its database and the sessions
     Doctor(doctor::DoctorArgs),
     /// Show every setting and where its value came from
@@ -271,6 +280,9 @@ fn dispatch(verb: Verb, context: &Context, output: Output) -> Outcome {
         Verb::Prune(args) => prune::run(&args, context, output),
         Verb::Destroy(args) => destroy::run(&args, context, output),
         Verb::Restore(args) => restore::run(&args, context, output),
+        Verb::Trash(args) => trash::run(&args, context, output),
+        Verb::Move(args) => move_::run(&args, context, output),
+        Verb::Gc(args) => gc::run(&args, context, output),
         Verb::Doctor(args) => doctor::run(&args, context, output),
         Verb::Config(args) => config::run(&args, context, output),
         Verb::Completions(_) | Verb::Man(_) => Ok(ExitStatus::Ok),

@@ -199,6 +199,19 @@ pub(super) fn money(usd: f64) -> String {
     }
 }
 
+/// A size in decimal units: `812 B`, `1.2 MB`.
+pub(super) fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 999.5 || unit == "GB" {
+            let digits = usize::from(unit != "B" && value < 9.95);
+            return format!("{value:.digits$} {unit}");
+        }
+        value /= 1000.0;
+    }
+    format!("{bytes} B")
+}
+
 /// A number with its noun: `1 step`, `2 steps`.
 pub(super) fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })

@@ -39,7 +39,16 @@ pub(super) fn run(args: &RestoreArgs, context: &Context, output: Output) -> Outc
                     .session
                     .as_ref()
                     .map_or("no session", |session| session.as_str());
-                output.text(format!("restored {address} ({session})"));
+                output.text(format!(
+                    "restored {address} ({session}) with its turns and its policy"
+                ));
+                if let Some(worktree) = &record.worktree {
+                    output.text(format!(
+                        "its worktree is {} on {}; files that git ignores were not kept",
+                        worktree.path.display(),
+                        worktree.branch
+                    ));
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ use clap::Args;
 use super::Outcome;
 use super::context::Context;
 use super::ending::{describe_changes, describe_refused};
-use super::output::{Output, count, money};
+use super::output::{Output, count, money, size};
 use super::terminal::safe_line;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{SessionWithState, ShowOutput};
@@ -40,6 +40,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
             session: SessionWithState { record, state },
             in_use: holder,
             status,
+            size_bytes: engine.size_of(&address),
             turn_list: turns,
         });
         return Ok(ExitStatus::Ok);
@@ -131,6 +132,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
             .flatten();
         lines.extend(details.map(|line| format!("              {line}")));
     }
+    lines.push(format!("  on disk     {}", size(engine.size_of(&address))));
     lines.push(format!(
         "  record      {}",
         engine.record_path(&address).display()

@@ -15,6 +15,7 @@ use super::output::Output;
 use super::printer::Screen;
 use kugetsu_api::Address;
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::log_file;
 
 #[derive(Debug, Args)]
 pub(super) struct WaitArgs {
@@ -66,7 +67,7 @@ pub(super) fn until_end(
     let show = form.show(types);
     let continues = || !expired() && engine.is_running(address, turn);
     logs::wait_for(&events, continues);
-    if events.exists() {
+    if log_file::exists(&events) {
         let live = LiveView::beside(&show, view.progress);
         logs::print(
             &events,

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::support::kit::{
     SOON, fake_session, fake_world, files_below, known_sessions, no_partial_file, opencode_sessions,
-    prompts_of, record, record_path, run, run_in, session_of, start, state_of,
+    prompts_of, record, record_path, run, run_in, session_of, start, state_of, text,
 };
 use kugetsu_testing::{Opencode, Output, World};
 use serde_json::{Value, json};
@@ -263,6 +263,30 @@ fn restore_can_be_killed_anywhere() {
         },
     );
     passed(&killed_at, &["restore_folder_moved", "restore_record_moved"]);
+}
+
+#[test]
+fn move_can_be_killed_anywhere() {
+    let world = fake_world();
+    let old = text(&json!(world.repo().canonicalize().unwrap()));
+    let new = world.clone_repo("moved", "https://github.com/shoko/kugetsu.git");
+    let new = text(&json!(new.canonicalize().unwrap()));
+    let directory = |issue: &str| text(&record(&world, issue).expect("the record stays")["directory"]);
+    let killed_at = at_every_point(
+        &world,
+        |issue| {
+            run(&world, ["start", issue, "work", "--transport", "run"]).expect_status(0);
+        },
+        |issue| words(&["move", issue, "--dir", &new]),
+        |issue, at| {
+            assert!([&old, &new].contains(&&directory(issue)), "{at}");
+            run(&world, ["move", issue, "--dir", &new]).expect_status(0);
+            assert_eq!(directory(issue), new, "{at}");
+            assert_eq!(world.session(&session_of(&world, issue)).directory, new, "{at}");
+            run(&world, ["continue", issue, "go on", "--transport", "run"]).expect_status(0);
+        },
+    );
+    passed(&killed_at, &["lease_locked", "temp_half_written", "record_saved"]);
 }
 
 #[test]

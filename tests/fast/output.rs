@@ -51,7 +51,7 @@ fn transcript(world: &World, output: &Output) -> String {
 }
 
 /// The parts that differ between runs, and their placeholders.
-const FILTERS: [(&str, &str); 7] = [
+const FILTERS: [(&str, &str); 8] = [
     (r"ses_[0-9A-Za-z]+", "[SESSION]"),
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "[TURN]"),
     (
@@ -59,6 +59,7 @@ const FILTERS: [(&str, &str); 7] = [
         "[TIME]",
     ),
     (r"process \d+", "process [PID]"),
+    (r"\b\d+(\.\d)? ([kMG]?B)\b", "[SIZE]"),
     // Column widths depend on their contents.
     (r" {2,}", "  "),
     (r"─{4,}", "────"),

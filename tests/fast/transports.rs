@@ -1,8 +1,11 @@
 //! Behaviour that the real opencode does not show on demand, from a fake one: an end with nothing done, garbage,
 //! floods, a server that does not start.
 
+use std::io::Read as _;
+
 use crate::support::kit::{SOON, scripted_world};
 use crate::support::proc::field;
+use kugetsu_engine::log_file::LogReader;
 use kugetsu_testing::{
     FakeAttempt, FakeScript, Opencode, Output, Running, ServeMode, Signal, Stdin, Step, World,
 };
@@ -33,9 +36,12 @@ fn raw_log(world: &World) -> Vec<u8> {
         .flatten()
         .map(|entry| entry.path());
     let log = logs
-        .find(|path| path.to_string_lossy().ends_with(".raw.log"))
+        .find(|path| path.to_string_lossy().ends_with(".raw.log.zst"))
         .unwrap();
-    std::fs::read(log).unwrap()
+    let mut raw = Vec::new();
+    let mut reader = LogReader::open(&log.with_extension("")).unwrap();
+    reader.read_to_end(&mut raw).unwrap();
+    raw
 }
 
 #[test]

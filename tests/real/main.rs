@@ -18,6 +18,7 @@ mod concurrency;
 mod control;
 mod crash;
 mod hangs;
+mod keeping;
 mod lifecycle;
 mod readme;
 mod ssh;

@@ -152,6 +152,60 @@ pub fn write_atomic_volatile(path: &Path, bytes: &[u8]) -> Result<()> {
     written
 }
 
+/// A file that is complete on the disk, but does not have its name yet. Dropping it removes it.
+#[derive(Debug)]
+pub struct Staged {
+    temp: PathBuf,
+    path: PathBuf,
+}
+
+impl Staged {
+    /// Like [`Staged::commit`], with this time of the last change.
+    pub fn commit_as_old_as(self, modified: std::time::SystemTime) -> Result<()> {
+        let dated = options()
+            .write(true)
+            .open(&self.temp)
+            .and_then(|file| file.set_modified(modified));
+        dated.map_err(|source| FsError::new("write", &self.path, source))?;
+        self.commit()
+    }
+
+    /// Gives the file its name, which replaces a file of that name.
+    pub fn commit(self) -> Result<()> {
+        refuse_symlink(&self.path)?;
+        fs::rename(&self.temp, &self.path).map_err(|source| FsError::new("replace", &self.path, source))?;
+        points::RENAMED.pass();
+        sync_folder(folder_of(&self.path))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // After a commit, nothing has this name.
+        let _ = fs::remove_file(&self.temp);
+    }
+}
+
+/// Writes the file that becomes `path`, of any size, and waits until it is on the disk.
+pub fn stage(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> Result<Staged> {
+    let staged = Staged {
+        temp: temp_beside(path),
+        path: path.to_owned(),
+    };
+    let failed = |source| FsError::new("write", path, source);
+    let file = options()
+        .write(true)
+        .create_new(true)
+        .open(&staged.temp)
+        .map_err(failed)?;
+    points::TEMP_CREATED.pass();
+    write(&file).map_err(failed)?;
+    points::TEMP_WRITTEN.pass();
+    file.sync_all().map_err(failed)?;
+    points::TEMP_SYNCED.pass();
+    Ok(staged)
+}
+
 /// Removes a file and returns its bytes, at most `max`. Of several concurrent callers, one gets the file. A concurrent
 /// replacement is either read or remains as a new file. Returns `None` if there is no file.
 pub fn take(path: &Path, max: u64) -> Result<Option<Vec<u8>>> {

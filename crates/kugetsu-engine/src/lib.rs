@@ -24,6 +24,7 @@ mod crash;
 pub mod duration;
 mod environment;
 mod git;
+pub mod log_file;
 pub mod operations;
 pub mod settings;
 pub mod transport;

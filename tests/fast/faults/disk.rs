@@ -86,6 +86,43 @@ fn a_full_disk_loses_nothing() {
 }
 
 #[test]
+fn gc_on_a_full_disk_keeps_what_it_cannot_compress_and_still_makes_room() {
+    let world = world();
+    let turn = kit::text(&record(&world, "1").unwrap()["last"]["turn"]);
+    run(&world, ["continue", "1", "again", "--transport", "run"]).expect_status(0);
+    let log = kit::record_path(&world, "1").with_file_name(format!("1/{turn}.raw.log"));
+    std::fs::remove_file(log.with_extension("log.zst")).unwrap();
+    // Too long for a rest of the disk, also when compressed.
+    let lines: Vec<String> = (0..8000_u64)
+        .map(|n| format!("{:x}\n", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+        .collect();
+    std::fs::write(&log, lines.concat()).unwrap();
+    let after = |log: &Path| {
+        let below = log.strip_prefix(world.kugetsu_home()).unwrap();
+        world.root().join("after").join(below)
+    };
+    let output = on_a_full_disk(&world, "\"$0\" gc");
+    output.expect_status(73);
+    assert!(output.stderr().contains("raw.log: "), "{output}");
+    assert_eq!(std::fs::read_to_string(after(&log)).unwrap(), lines.concat());
+    let left = kit::files_below(&world.root().join("after"));
+    assert!(
+        !left.iter().any(|path| path.to_string_lossy().contains(".tmp-")),
+        "{left:?}"
+    );
+
+    let output = on_a_full_disk(&world, "KUGETSU_LOG_MAX_BYTES=1 \"$0\" gc");
+    output.expect_status(0);
+    assert!(!after(&log).exists());
+    run(&world, ["gc"]).expect_status(0);
+    assert!(!log.exists() && log.with_extension("log.zst").exists());
+    assert_eq!(
+        run(&world, ["logs", "1", "--turn", &turn, "--raw"]).stdout(),
+        lines.concat()
+    );
+}
+
+#[test]
 fn an_answer_that_cannot_be_written_to_stdout_is_no_success() {
     let world = world();
     let full = |arguments: &[&str], words: &str| {

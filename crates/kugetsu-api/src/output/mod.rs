@@ -14,12 +14,12 @@ pub use control::{
 };
 pub use session::{
     DestroyOutput, DiffOutput, KeptView, ListOutput, ListRest, ListedSession, ListedTurn, ListedWorktree,
-    OrphanView, PendingOutput, PendingSession, PruneOutput, RemovedWorktreeView, SessionWithState,
-    ShowOutput,
+    MoveOutput, MovedView, OrphanView, PendingOutput, PendingSession, PruneOutput, RemovedWorktreeView,
+    SessionWithState, ShowOutput, TrashEmptyOutput, TrashEntryView, TrashListOutput,
 };
 pub use setup::{
-    CompletionsOutput, ConfigOutput, DoctorOutput, ExplainOutput, HostView, ManOutput, PermitOutput,
-    SettingView,
+    CompletionsOutput, ConfigOutput, DoctorOutput, ExplainOutput, GcOutput, HostView, ManOutput,
+    PermitOutput, SettingView, SizesView,
 };
 
 use crate::{BaseRecord, ErrorOutput, Query, SignalFile, StreamLine, TrashEntry, TurnRecord, TurnStatus};
@@ -83,6 +83,10 @@ pub const SCHEMAS: &[NamedSchema] = &[
     of::<Document<PendingSession>>("answer", "`answer`"),
     of::<Document<PruneOutput>>("prune", "`prune`"),
     of::<Document<DestroyOutput>>("destroy", "`destroy`"),
+    of::<Document<MoveOutput>>("move", "`move`"),
+    of::<Document<TrashListOutput>>("trash-list", "`trash list`"),
+    of::<Document<TrashEmptyOutput>>("trash-empty", "`trash empty`"),
+    of::<Document<GcOutput>>("gc", "`gc`"),
     of::<Document<DoctorOutput>>("doctor", "`doctor`"),
     of::<Document<ConfigOutput>>("config", "`config`"),
     of::<Document<CompletionsOutput>>("completions", "`completions`"),

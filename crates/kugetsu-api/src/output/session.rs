@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     Address, BaseRecord, BrokenFile, Changes, Holder, LiveTurn, PendingRequest, SessionId, SessionRecord,
-    SessionState, Totals, TurnRecord, TurnStatus, Verdict,
+    SessionState, Totals, TrashEntry, TurnRecord, TurnStatus, Verdict,
 };
 
 /// A record, with the session's state.
@@ -34,6 +34,8 @@ pub struct ShowOutput {
     /// What the running turn is doing. Absent while the turn is starting, and if none runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<TurnStatus>,
+    /// The size of the session's record and files, in bytes.
+    pub size_bytes: u64,
     /// Every turn that has ended, oldest first; only with `--turns`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn_list: Option<Vec<TurnRecord>>,
@@ -200,4 +202,49 @@ pub struct RemovedWorktreeView {
     pub saved_commits: bool,
     /// Whether the trash holds uncommitted changes.
     pub saved_changes: bool,
+}
+
+/// The output of `move`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MoveOutput {
+    /// The base and the sessions, moved now or by an earlier attempt.
+    pub moved: Vec<MovedView>,
+}
+
+/// A session or a base whose clone has moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MovedView {
+    /// The session's address, or the base's repository.
+    #[serde(rename = "ref")]
+    pub subject: String,
+    /// Its folder before.
+    pub from: PathBuf,
+    /// Its folder now.
+    pub to: PathBuf,
+}
+
+/// The output of `trash list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TrashListOutput {
+    /// The entries, oldest first.
+    pub entries: Vec<TrashEntryView>,
+}
+
+/// An entry of the trash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TrashEntryView {
+    /// The entry, as in its file.
+    #[serde(flatten)]
+    pub entry: TrashEntry,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Whether `restore` can bring the session back. It cannot after `prune`, because opencode had deleted the session.
+    pub restorable: bool,
+}
+
+/// The output of `trash empty`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TrashEmptyOutput {
+    /// The entries that were removed for good.
+    pub removed: Vec<TrashEntry>,
 }

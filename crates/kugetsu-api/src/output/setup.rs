@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Check;
 use crate::permission::{Explained, Preset, Rule};
+use crate::{BrokenFile, Check, TrashId};
 
 /// The output of `permit`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +32,40 @@ pub struct ExplainOutput {
 pub struct DoctorOutput {
     /// The checks.
     pub checks: Vec<Check>,
+    /// The sizes of the store's files.
+    pub sizes: SizesView,
+    /// The exit status of the command.
+    pub exit_status: u8,
+}
+
+/// The sizes of the store's files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SizesView {
+    /// All sessions and bases, in bytes.
+    pub sessions_bytes: u64,
+    /// The part of it that is logs of turns, in bytes.
+    pub logs_bytes: u64,
+    /// The trash, in bytes.
+    pub trash_bytes: u64,
+}
+
+/// The output of `gc`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GcOutput {
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+    /// The logs that were compressed, or would be.
+    pub compressed: Vec<PathBuf>,
+    /// The logs that were removed, or would be.
+    pub removed: Vec<PathBuf>,
+    /// The entries of the trash that were removed, or would be.
+    pub trash: Vec<TrashId>,
+    /// The size of all logs before, in bytes.
+    pub logs_bytes: u64,
+    /// How many bytes of logs that made free. With `--dry-run`, without those of logs that would be compressed.
+    pub freed_bytes: u64,
+    /// The files that could not be read or written.
+    pub broken: Vec<BrokenFile>,
     /// The exit status of the command.
     pub exit_status: u8,
 }

@@ -29,8 +29,8 @@ use crate::process::{self, Containment, Exit, GuardSpec, Output, ProcessError, S
 const PROBE_LIMIT: Duration = Duration::from_secs(60);
 /// How long an update may have the program open for writing.
 const BUSY_LIMIT: Duration = Duration::from_millis(500);
-/// The first version that keeps sessions in a database.
-const OLDEST: Version = Version::new(1, 2, 0);
+/// The oldest version that is tested. Measured: 1.2.1 has no `opencode db path`, and 1.2.4 no `opencode session delete`.
+const OLDEST: Version = Version::new(1, 3, 2);
 /// The first version that kugetsu does not support.
 const TOO_NEW: Version = Version::new(2, 0, 0);
 
@@ -148,7 +148,7 @@ pub enum OpencodeError {
         /// What the program did instead.
         outcome: String,
     },
-    /// The version keeps sessions in JSON files.
+    /// The version lacks commands that kugetsu needs, or keeps sessions in JSON files.
     #[error("opencode {version} at {} is too old: kugetsu needs {OLDEST} or later (`npm install -g opencode-ai`)", path.display())]
     TooOld {
         /// The program.
@@ -165,7 +165,7 @@ pub enum OpencodeError {
         version: Version,
     },
     /// The program did not print the path of its database.
-    #[error("`{} db path` {outcome}: run it yourself to see why", path.display())]
+    #[error("`{} db path` {outcome}: run it yourself to see why; kugetsu supports opencode 1.x from {OLDEST} on", path.display())]
     DatabasePath {
         /// The program.
         path: PathBuf,

@@ -11,6 +11,33 @@ use serde_json::{Number, Value};
 
 use super::tolerant::{Tolerant, tolerant, tolerant_objects};
 
+/// How much of a text in an error is kept, in bytes. A provider may answer with a page of any size.
+const MAX_TEXT: usize = 2048;
+
+/// Cuts a text of an error, and says so at its end.
+pub(super) fn bounded_text(mut text: String) -> String {
+    let length = text.len();
+    if length > MAX_TEXT {
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+        text.shrink_to_fit();
+        text.push_str(&format!(" [cut: {length} bytes in all]"));
+    }
+    text
+}
+
+/// Cuts each text of an error object.
+fn bounded(payload: Value) -> Value {
+    match payload {
+        Value::String(text) => bounded_text(text).into(),
+        Value::Array(items) => items.into_iter().map(bounded).collect(),
+        Value::Object(fields) => fields
+            .into_iter()
+            .map(|(name, value)| (name, bounded(value)))
+            .collect(),
+        other => other,
+    }
+}
+
 /// An error that opencode reported.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ErrorPayload {
@@ -20,7 +47,7 @@ pub struct ErrorPayload {
     pub name: String,
     /// The error's message; the name if the message is empty.
     pub message: String,
-    /// The whole object, unchanged.
+    /// The whole object; long texts in it are cut.
     pub payload: Value,
 }
 
@@ -58,9 +85,9 @@ impl ErrorPayload {
         };
         Self {
             kind,
-            name,
-            message,
-            payload,
+            name: bounded_text(name),
+            message: bounded_text(message),
+            payload: bounded(payload),
         }
     }
 
@@ -69,7 +96,7 @@ impl ErrorPayload {
         Self {
             kind: ErrorKind::Other,
             name: name.to_owned(),
-            message,
+            message: bounded_text(message),
             payload: Value::Null,
         }
     }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::MapAccess;
 use serde_json::Number;
 
+use super::reported_error::bounded_text;
 use super::tolerant::{Read, Tolerant, tolerant, tolerant_objects};
 
 /// A permission request.
@@ -94,7 +95,9 @@ impl SessionStatus {
     pub fn into_retry(self) -> Option<Retry> {
         (self.kind == "retry").then(|| Retry {
             attempt: self.attempt.and_then(|number| number.as_u64()).unwrap_or(1),
-            message: self.message.unwrap_or_else(|| "no reason given".to_owned()),
+            message: self
+                .message
+                .map_or_else(|| "no reason given".to_owned(), bounded_text),
             next: self
                 .next
                 .and_then(|number| number.as_f64())

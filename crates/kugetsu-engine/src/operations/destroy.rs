@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::session_context::CONTEXT_FILE;
 use super::worktree::BUNDLE;
@@ -251,6 +252,33 @@ impl Engine {
         Ok(read_database(opencode)?.session(session)?.is_none())
     }
 
+    /// Whether `restore` can bring back all of an entry. An entry of `prune` has no session.
+    pub(super) fn is_whole(&self, entry: &TrashEntry) -> bool {
+        let file = |name| self.store.trashed_file(entry, name).is_file();
+        if entry.address.is_some() {
+            let record = self.store.trashed_session(entry);
+            return record.is_ok_and(|record| record.session.is_none() || file(EXPORT));
+        }
+        let record = self.store.trashed_base(entry);
+        record.is_ok_and(|record| record.adopted || file(EXPORT))
+    }
+
+    /// The entries of the trash, oldest first, with their sizes in bytes and whether `restore` can bring them back.
+    pub fn trash(&self) -> Result<Vec<(TrashEntry, u64, bool)>, EngineError> {
+        let entries = self.store.trash_list()?.into_iter();
+        Ok(entries
+            .map(|entry| {
+                let (size, whole) = (self.store.size_of_trashed(&entry), self.is_whole(&entry));
+                (entry, size, whole)
+            })
+            .collect())
+    }
+
+    /// Removes the entries of the trash that are older than this, for good.
+    pub fn empty_trash(&self, older_than: Duration) -> Result<Vec<TrashEntry>, EngineError> {
+        Ok(self.store.expire_trash(older_than)?)
+    }
+
     /// The newest trash entry of a key. Fails before anything is imported if the key has a record: the import would
     /// leave a session that no record names.
     fn free_to_restore(&self, lease: &Lease) -> Result<TrashEntry, EngineError> {
@@ -344,7 +372,7 @@ fn missing_is_fine(error: FsError) -> Result<(), StoreError> {
 
 /// The directory for opencode's commands about a session: the clone, because the worktree may be gone and belongs to
 /// the same project.
-fn clone_of(record: &SessionRecord) -> &Path {
+pub(super) fn clone_of(record: &SessionRecord) -> &Path {
     match &record.worktree {
         Some(worktree) => &worktree.repo_dir,
         None => &record.directory,

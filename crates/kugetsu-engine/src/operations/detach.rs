@@ -7,6 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{Engine, EngineError, Mode, TurnReport, TurnRequest};
+use crate::log_file::{self, LogReader};
 use crate::store::{Holder, RecordKey};
 use crate::turn::stream::{StreamEvent, StreamLine};
 use crate::turn::{INTERRUPTED, Interrupt};
@@ -57,6 +58,12 @@ impl Engine {
             (Verdict::Aborted, _) => Interrupt::Terminated,
             _ => Interrupt::None,
         };
+        let mut ended = ended;
+        if ended.verdict == Verdict::Completed && !log_file::exists(&events) {
+            ended
+                .log_gap
+                .get_or_insert_with(|| "the log of the turn was removed to save space".to_owned());
+        }
         Ok(Some(TurnReport {
             record,
             turn: ended,
@@ -154,7 +161,7 @@ fn lost(record: &SessionRecord, turn: Uuid) -> Option<TurnRecord> {
 
 /// The answer in a turn's stream: the text of the last step that produced text.
 fn answer_in(events: &Path) -> String {
-    let Ok(file) = std::fs::File::open(events) else {
+    let Ok(file) = LogReader::open(events) else {
         return String::new();
     };
     let mut reader = BufReader::new(file);

@@ -129,6 +129,14 @@ pub enum EngineError {
     /// The address has no session.
     #[error("{0} has no session yet")]
     NoSession(Address),
+    /// The session of the address was removed, and the trash has all of it.
+    #[error("{address} has no session: it was destroyed on {}", .when.strftime("%F %H:%M UTC"))]
+    Destroyed {
+        /// The session's address.
+        address: Address,
+        /// When it was removed.
+        when: jiff::Timestamp,
+    },
     /// The repository has no base, and there is no default base.
     #[error("{0} has no base session")]
     NoBase(RepoRef),
@@ -281,7 +289,7 @@ impl EngineError {
                 _ => ErrorCode::Interrupted,
             },
             Self::AlreadyStarted { .. } => ErrorCode::AlreadyHasSession,
-            Self::NoSession(_) => ErrorCode::NoSession,
+            Self::NoSession(_) | Self::Destroyed { .. } => ErrorCode::NoSession,
             Self::NoBase(_) => ErrorCode::NoBase,
             Self::BaseExists { .. } => ErrorCode::BaseExists,
             Self::SessionGone { .. } => ErrorCode::SessionGone,
@@ -323,6 +331,7 @@ impl EngineError {
             Self::Worktree { address, .. } | Self::Hook { address, .. } => Some(address.to_string()),
             Self::AlreadyStarted { address, .. }
             | Self::NoSession(address)
+            | Self::Destroyed { address, .. }
             | Self::StillRunning { address, .. } => Some(address.to_string()),
             Self::NoBase(repo) | Self::BaseExists { repo, .. } | Self::InitCutOff { repo, .. } => {
                 Some(repo.to_string())
@@ -362,6 +371,9 @@ impl EngineError {
             Self::AlreadyStarted { address, .. } => Some(format!("continue it: kugetsu continue {address}")),
             Self::InterruptedWhile { hint, .. } => Some(hint.clone()),
             Self::NoSession(address) => Some(format!("start one: kugetsu start {address}")),
+            Self::Destroyed { address, .. } => Some(format!(
+                "bring it back: kugetsu restore {address}; or start a new one: kugetsu start {address}"
+            )),
             Self::NoBase(_) => Some("make one inside a clone of the repository: kugetsu init".to_owned()),
             Self::BasePrompt { session, .. } => Some(format!(
                 "no base was made, but opencode has the session: kugetsu init --adopt {session}, or opencode session delete {session}"
@@ -383,9 +395,15 @@ impl EngineError {
             ),
             Self::DirectoryGone { subject, .. } => Some(match subject {
                 Subject::Session(address) => {
-                    format!("bring it back, or remove the session: kugetsu destroy {address}")
+                    format!(
+                        "if the clone has moved, say where it is now: kugetsu move {address} --dir FOLDER"
+                    )
                 }
-                Subject::Base(_) => "bring it back, or make a new base with: kugetsu init --force".to_owned(),
+                Subject::Base(repo) => {
+                    format!(
+                        "if the clone has moved, say where it is now: kugetsu move --repo {repo} --dir FOLDER"
+                    )
+                }
             }),
             Self::Git(error)
             | Self::Worktree {

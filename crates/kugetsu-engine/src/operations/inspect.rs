@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::{DEBUG_LOG, Engine, EngineError, Subject};
-use crate::store::{Broken, Holder, RecordKey};
+use crate::store::{Broken, Holder, RecordKey, Sizes};
 use kugetsu_api::{Address, BaseRecord, SessionRecord, SessionSummary, TurnRecord};
 
 impl Engine {
@@ -85,6 +85,16 @@ impl Engine {
             Subject::Base(repo) => repo.into(),
         };
         Ok(self.store.open_log(&key, name)?)
+    }
+
+    /// The size of a session's record and files, in bytes.
+    pub fn size_of(&self, address: &Address) -> u64 {
+        self.store.size_of(&address.into())
+    }
+
+    /// The sizes of the store's files.
+    pub fn sizes(&self) -> Sizes {
+        self.store.sizes()
     }
 
     /// Permanently removes trash entries that are older than `trash_keep`.

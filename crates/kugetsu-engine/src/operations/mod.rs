@@ -33,10 +33,12 @@ mod diff;
 mod doctor;
 mod error;
 mod evidence;
+mod gc;
 mod hooks;
 mod init;
 mod inspect;
 mod interrupts;
+mod move_;
 mod pending;
 mod permit;
 mod prune;
@@ -65,6 +67,7 @@ pub use init::{InitReport, InitRequest};
 pub use kugetsu_api::{
     Action, BrokenFile, Check, DayView, ErrorCode, Health, LiveState, LiveView, PendingView, Query, RepoView,
 };
+pub use move_::Moved;
 pub use pending::describe;
 pub use permit::{Permit, Subject};
 pub use prune::{Kept, Orphan, Orphans, Pruned};
@@ -79,7 +82,8 @@ use crate::git::GitRunner;
 use crate::opencode::{Database, Launch, Opencode, Search, Secrets, SessionContext};
 use crate::process::{self, Containment, Output};
 use crate::settings::{Origin, Settings};
-use crate::store::Store;
+pub use crate::store::{Collected, Sizes};
+use crate::store::{RecordKey, Store};
 use crate::transport::{AutoConnector, Connector};
 use crate::turn::status;
 use kugetsu_api::{
@@ -287,7 +291,19 @@ impl Engine {
     pub fn record(&self, address: &Address) -> Result<SessionRecord, EngineError> {
         self.store
             .session_record(address)?
-            .ok_or_else(|| EngineError::NoSession(address.clone()))
+            .ok_or_else(|| self.no_session(address))
+    }
+
+    /// The error of an address without a session, which says if the trash has one.
+    fn no_session(&self, address: &Address) -> EngineError {
+        let address = address.clone();
+        match self.store.newest_trashed(&RecordKey::from(&address)) {
+            Ok(entry) if self.is_whole(&entry) => EngineError::Destroyed {
+                when: entry.when,
+                address,
+            },
+            _ => EngineError::NoSession(address),
+        }
     }
 
     /// The repository's own base. A repository without a base of its own is an error.

@@ -17,7 +17,7 @@ pub enum Subject {
 
 impl Subject {
     /// The address, or the base's repository.
-    pub(super) fn reference(&self) -> String {
+    pub fn reference(&self) -> String {
         match self {
             Self::Session(address) => address.to_string(),
             Self::Base(repo) => repo.to_string(),

@@ -142,6 +142,12 @@ settings! {
         "shell command to run in a worktree before its removal; a failure stops the removal unless it is forced";
     hook_timeout: Duration = "60s", duration,
         "how long a hook may take";
+    log_keep: Duration = "2160h", duration,
+        "how long the logs of a turn are kept; those of a session's newest turn always are";
+    log_max_bytes: Option<u64> = "100000000", optional_count,
+        "size of a session's logs above which those of its oldest turns are removed; empty: no limit";
+    log_max_total_bytes: Option<u64> = "2000000000", optional_count,
+        "size of all logs above which those of the oldest turns are removed; empty: no limit";
     trash_keep: Duration = "720h", duration,
         "how long the trash keeps what destroy and prune removed";
 }

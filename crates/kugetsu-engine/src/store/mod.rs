@@ -13,6 +13,7 @@ mod lease;
 mod listing;
 mod lock;
 mod records;
+mod retention;
 #[cfg(test)]
 mod tests;
 mod trash;
@@ -31,6 +32,7 @@ pub(crate) mod points {
         TRASH_FOLDER_MOVED = "trash_folder_moved";
         RESTORE_FOLDER_MOVED = "restore_folder_moved";
         RESTORE_RECORD_MOVED = "restore_record_moved";
+        LOG_COMPRESSED = "log_compressed";
     }
 }
 
@@ -53,6 +55,7 @@ pub use layout::RecordKey;
 pub use lease::Lease;
 pub use listing::{Broken, Listing};
 pub use lock::{Lock, holder_of_turn, this_process};
+pub use retention::{Collected, Retention, Sizes};
 pub use trash::Restored;
 
 use crate::fsx::{self, FsError};

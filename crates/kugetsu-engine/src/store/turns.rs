@@ -2,7 +2,7 @@
 
 use super::{Lease, RecordKey, Store, StoreError};
 use crate::fsx;
-use kugetsu_api::{Address, TurnRecord};
+use kugetsu_api::TurnRecord;
 
 /// The file, in a key's folder.
 const TURNS: &str = "turns.jsonl";
@@ -29,9 +29,9 @@ impl Store {
         Ok(fsx::append_line_durable(&path, &line)?)
     }
 
-    /// Every turn of a session that has ended, oldest first.
-    pub fn turns(&self, address: &Address) -> Result<Vec<TurnRecord>, StoreError> {
-        let path = self.folder(&address.into()).join(TURNS);
+    /// Every turn of a key that has ended, oldest first.
+    pub fn turns(&self, key: impl Into<RecordKey>) -> Result<Vec<TurnRecord>, StoreError> {
+        let path = self.folder(&key.into()).join(TURNS);
         fsx::refuse_symlinks(&self.home, &path)?;
         let bytes = match fsx::read_bounded(&path, MAX_TURNS) {
             Ok(bytes) => bytes,

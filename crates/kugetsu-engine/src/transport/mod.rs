@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use auto::{AutoConnector, Connected};
+pub use raw_log::RawLogFile;
 pub use run::OpencodeRun;
 pub use serve::PrivateServer;
 
@@ -36,7 +37,7 @@ pub struct TurnSpec {
     /// How opencode is started: in the session's directory, with the turn's rules, marked with the turn's id.
     pub launch: Launch,
     /// The file that keeps the output of opencode, with secrets masked.
-    pub raw_log: Option<PathBuf>,
+    pub raw_log: Option<RawLogFile>,
     /// `provider/model`; `None` for the session's own.
     pub model: Option<String>,
     /// The agent; `None` for the session's own.
@@ -329,5 +330,15 @@ impl From<ProcessError> for TransportError {
 impl From<DatabaseError> for TransportError {
     fn from(error: DatabaseError) -> Self {
         Self::Database(Arc::new(error))
+    }
+}
+
+/// Ends the tasks of a link and waits until they are gone, so that the raw log is complete.
+async fn end_tasks(tasks: Vec<tokio::task::JoinHandle<()>>) {
+    for task in &tasks {
+        task.abort();
+    }
+    for task in tasks {
+        let _ = task.await;
     }
 }

@@ -228,8 +228,7 @@ impl TurnLink for RunLink {
             }
             let _ = process.wait().await;
         }
-        for task in self.tasks.drain(..).chain(self.stderr_reader.take()) {
-            task.abort();
-        }
+        let tasks: Vec<_> = self.tasks.drain(..).chain(self.stderr_reader.take()).collect();
+        super::end_tasks(tasks).await;
     }
 }

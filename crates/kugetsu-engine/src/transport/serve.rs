@@ -294,9 +294,7 @@ impl TurnLink for ServerLink {
     }
 
     async fn close(&mut self, now: bool) {
-        for task in self.tasks.drain(..) {
-            task.abort();
-        }
+        super::end_tasks(self.tasks.drain(..).collect()).await;
         self.server.stop(now).await;
     }
 }

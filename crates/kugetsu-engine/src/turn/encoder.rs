@@ -33,7 +33,8 @@ pub(super) struct StreamEncoder {
     withheld: HashMap<String, Pieces>,
     step: u64,
     parts: HashSet<String>,
-    tools: HashSet<String>,
+    /// The title and the arguments that the stream has last of each tool call that runs.
+    tools: HashMap<String, (String, Value)>,
     /// The text of the last step that had any.
     answer: String,
     /// Whether the next text starts a new answer.
@@ -51,7 +52,7 @@ impl StreamEncoder {
             withheld: HashMap::new(),
             step: 0,
             parts: HashSet::new(),
-            tools: HashSet::new(),
+            tools: HashMap::new(),
             answer: String::new(),
             fresh: true,
             last: VecDeque::new(),
@@ -221,7 +222,10 @@ impl StreamEncoder {
     }
 
     fn tool(&mut self, call: &ToolCall, stream: &mut StreamWriter) {
-        let first = self.tools.insert(call.call.clone());
+        let told = self.tools.get(&call.call);
+        let first = told.is_none();
+        // opencode repeats the arguments with each piece of the tool's output, which is not in the stream.
+        let news = told.is_none_or(|(title, input)| *title != call.title || *input != call.input);
         if first {
             self.write(
                 stream,
@@ -243,7 +247,7 @@ impl StreamEncoder {
                     error: call.error.clone(),
                 },
             ),
-            ToolStatus::Pending | ToolStatus::Running if !first => self.write(
+            ToolStatus::Pending | ToolStatus::Running if !first && news => self.write(
                 stream,
                 StreamEvent::ToolExecutionUpdate {
                     call: call.call.clone(),
@@ -254,6 +258,15 @@ impl StreamEncoder {
             ),
             ToolStatus::Pending | ToolStatus::Running => {}
         }
+        let told = match call.status {
+            // Nothing more will come of it.
+            ToolStatus::Completed | ToolStatus::Failed => (String::new(), Value::Null),
+            // A start has no title.
+            ToolStatus::Pending | ToolStatus::Running if first => (String::new(), call.input.clone()),
+            ToolStatus::Pending | ToolStatus::Running if news => (call.title.clone(), call.input.clone()),
+            ToolStatus::Pending | ToolStatus::Running => return,
+        };
+        self.tools.insert(call.call.clone(), told);
     }
 
     pub(super) fn asked(&mut self, request: &Request, stream: &mut StreamWriter) {

@@ -118,7 +118,7 @@ pub(crate) fn make(
                 "the clone {} that the worktree belongs to does not exist",
                 repo_dir.display()
             ),
-            hint: "bring it back, or remove the session: kugetsu destroy".to_owned(),
+            hint: "if the clone has moved, say where it is now: kugetsu move REF --dir FOLDER".to_owned(),
         });
     }
     let git = runner.at(repo_dir);

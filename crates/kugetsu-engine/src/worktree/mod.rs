@@ -7,6 +7,7 @@
 
 mod files;
 mod make;
+mod moved;
 mod rebase;
 mod remove;
 mod save;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 pub use files::{Extras, parse_extra};
 pub use make::{Made, PlanRequest};
 pub(crate) use make::{directory_in, exclude, is_there, make, plan};
+pub(crate) use moved::{in_moved_clone, repair};
 pub use rebase::Rebased;
 pub(crate) use rebase::rebase;
 pub(crate) use remove::{drop_branch, remove};

@@ -393,7 +393,15 @@ fn an_unusable_opencode_is_refused_with_a_remedy() {
     let (error, text) = refused("#!/bin/sh\necho 1.1.65\n");
     assert!(matches!(error, OpencodeError::TooOld { .. }), "{text}");
     assert!(
-        text.contains("1.1.65") && text.contains("needs 1.2.0 or later"),
+        text.contains("1.1.65") && text.contains("needs 1.3.2 or later"),
+        "{text}"
+    );
+    // It has no `db path` and prints its whole help instead.
+    let (error, text) = refused(
+        "#!/bin/sh\n[ $1 = db ] && { yes '  --agent  agent to use' | head -50; exit 1; }\necho 1.2.1\n",
+    );
+    assert!(
+        matches!(error, OpencodeError::TooOld { .. }) && !text.contains("--agent"),
         "{text}"
     );
     let (error, text) = refused("#!/bin/sh\necho 2.0.1\n");

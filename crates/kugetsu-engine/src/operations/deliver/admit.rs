@@ -172,7 +172,7 @@ impl Engine {
                 // A repeated request with the same turn id is not an error. The check under the lease decides.
                 if check && request.turn.is_none() {
                     let record = engine.store.session_record(&request.address)?;
-                    refuse_wrong_mode(&request, record.as_ref())?;
+                    engine.refuse_wrong_mode(&request, record.as_ref())?;
                 }
                 let holder = holder_of_turn(request.mode.verb(), id);
                 match engine.store.lease_session(&request.address, holder, None) {
@@ -205,7 +205,7 @@ impl Engine {
             None => None,
         };
         self.refuse_recorded(request, record.as_ref())?;
-        refuse_wrong_mode(request, record.as_ref())?;
+        self.refuse_wrong_mode(request, record.as_ref())?;
         if request.mode == Mode::Start
             && let Some(record) = &record
             && let Some(session) = &record.session
@@ -225,6 +225,28 @@ impl Engine {
             record,
             adopted,
         })
+    }
+
+    fn refuse_wrong_mode(
+        &self,
+        request: &TurnRequest,
+        record: Option<&SessionRecord>,
+    ) -> Result<(), EngineError> {
+        let session = record.and_then(|record| record.session.clone());
+        match (request.mode, session) {
+            // The prompt of a lost first turn may never have reached opencode. The check under the lease decides.
+            (Mode::Start, Some(session)) if !record.is_some_and(first_turn_in_doubt) => {
+                Err(EngineError::AlreadyStarted {
+                    address: request.address.clone(),
+                    session,
+                })
+            }
+            // A fork in the journal may have become a session. The check under the lease decides.
+            (Mode::Continue, None) if record.is_none_or(|record| record.fork.is_none()) => {
+                Err(self.no_session(&request.address))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn new_record(
@@ -268,24 +290,6 @@ impl Engine {
             days: unforked.map(|record| record.days).unwrap_or_default(),
             pending: Vec::new(),
         })
-    }
-}
-
-fn refuse_wrong_mode(request: &TurnRequest, record: Option<&SessionRecord>) -> Result<(), EngineError> {
-    let session = record.and_then(|record| record.session.clone());
-    match (request.mode, session) {
-        // The prompt of a lost first turn may never have reached opencode. The check under the lease decides.
-        (Mode::Start, Some(session)) if !record.is_some_and(first_turn_in_doubt) => {
-            Err(EngineError::AlreadyStarted {
-                address: request.address.clone(),
-                session,
-            })
-        }
-        // A fork in the journal may have become a session. The check under the lease decides.
-        (Mode::Continue, None) if record.is_none_or(|record| record.fork.is_none()) => {
-            Err(EngineError::NoSession(request.address.clone()))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -89,6 +89,7 @@ impl Engine {
             .await?;
         // Held to the end of this function, so that the next turn begins after the hook.
         let lease = Arc::clone(&delivery.lease);
+        self.collect_some_garbage(delivery.subject.key());
         let mut report = delivery.run(&mut interrupts, feed).await?.into_report()?;
         report.adopted = adopted;
         if report.turn.verdict == Verdict::Failed && names_unknown_model(&report.turn.reason) {

@@ -12,7 +12,7 @@ use crate::operations::interrupts::{Interrupts, STOP_WAIT};
 use crate::operations::{DEBUG_LOG, EngineError, points};
 use crate::process;
 use crate::redact::Redactor;
-use crate::transport::{Connected, Connector, Target, TurnSpec};
+use crate::transport::{Connected, Connector, RawLogFile, Target, TurnSpec};
 use crate::turn::status::StatusWriter;
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
 use crate::turn::{self, ForkRecorder, Turn};
@@ -84,7 +84,10 @@ impl Delivery {
                     .map_or_else(Secrets::default, |answers| Secrets::new(&answers.secrets)),
                 context: self.context.clone(),
             },
-            raw_log: Some(folder.join(format!("{}.raw.log", self.turn))),
+            raw_log: Some(RawLogFile {
+                path: folder.join(format!("{}.raw.log", self.turn)),
+                max: self.engine.settings.log_max_bytes,
+            }),
             model: self.options.model.clone(),
             agent: self.options.agent.clone(),
         }

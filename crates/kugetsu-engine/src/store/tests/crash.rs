@@ -1,12 +1,15 @@
 //! `kill -9` at every crash point of every operation that writes.
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use crate::fsx;
-use crate::store::{Finding, RecordKey, Store};
+use crate::log_file::LogReader;
+use crate::store::{Finding, RecordKey, Retention, Store};
 use kugetsu_api::Address;
 
 use super::common::*;
@@ -14,14 +17,25 @@ use super::faults::age;
 
 const NAME: &str = "store::tests::crash::a_kill_at_any_moment_leaves_the_old_or_the_new";
 
-const OPERATIONS: [&str; 6] = [
+const OPERATIONS: [&str; 7] = [
     "save_new",
     "save_over",
     "append",
     "trash",
     "restore",
     "save_after_trash",
+    "collect",
 ];
+
+/// The log of the subject's turn, before it is compressed.
+fn old_log(store: &Store) -> PathBuf {
+    let folder = store.folder(&RecordKey::from(&subject()));
+    folder.join(format!("{}.raw.log", turn(1).turn))
+}
+
+fn old_lines() -> String {
+    "what opencode said\n".repeat(1000)
+}
 
 fn subject() -> Address {
     address("github.com/shoko/kugetsu#14")
@@ -60,6 +74,7 @@ fn prepare(store: &Store, operation: &str) {
     match operation {
         "append" => store.append_turn(&lease, &address, &turn(1)).unwrap(),
         "restore" | "save_after_trash" => perform_with(store, "trash", &lease),
+        "collect" => std::fs::write(old_log(store), old_lines()).unwrap(),
         _ => {}
     }
 }
@@ -77,6 +92,14 @@ fn perform_with(store: &Store, operation: &str, lease: &crate::store::Lease) {
         "append" => store.append_turn(lease, &address, &turn(2)).unwrap(),
         "trash" => drop(store.trash_session(lease, &address, "destroy").unwrap()),
         "restore" => drop(store.restore_session(lease, &address).unwrap()),
+        "collect" => {
+            let retention = Retention {
+                keep: Duration::MAX,
+                session: None,
+                total: None,
+            };
+            assert_eq!(store.collect_logs(retention, false).unwrap().failed, []);
+        }
         other => panic!("{other}"),
     }
 }
@@ -149,7 +172,7 @@ fn verify(store: &Store, operation: &str, what: &str, finished: bool) {
             .lease_session(&address, me(), None)
             .unwrap_or_else(|error| panic!("{what}: {error}")),
     );
-    store.fork_lock(std::time::Duration::ZERO).unwrap();
+    store.fork_lock(Duration::ZERO).unwrap();
 
     let here = whereabouts(store);
     let old = || Some("old".to_owned());
@@ -161,6 +184,7 @@ fn verify(store: &Store, operation: &str, what: &str, finished: bool) {
         "trash" => vec![(old(), 0), (None, 1)],
         "restore" => vec![(None, 1), (old(), 0)],
         "save_after_trash" => vec![(None, 1), (new(), 1)],
+        "collect" => vec![(old(), 0)],
         other => panic!("{other}"),
     };
     assert!(allowed.contains(&here), "{what}: {here:?}");
@@ -185,6 +209,15 @@ fn verify(store: &Store, operation: &str, what: &str, finished: bool) {
             "{what}: {turns}"
         ),
         "trash" | "restore" => assert_eq!(turns, usize::from(here.0.is_some()), "{what}"),
+        "collect" => {
+            assert_eq!(turns, 1, "{what}");
+            let mut lines = String::new();
+            let mut reader = LogReader::open(&old_log(store)).unwrap();
+            reader.read_to_string(&mut lines).unwrap();
+            assert!(lines == old_lines(), "{what}");
+            perform(store, operation);
+            assert!(!old_log(store).exists(), "{what}, done again");
+        }
         _ => assert_eq!(turns, 0, "{what}"),
     }
 

@@ -137,16 +137,22 @@ impl Store {
     /// Permanently removes entries older than this. Returns the removed entries.
     pub fn expire_trash(&self, older_than: Duration) -> Result<Vec<TrashEntry>, StoreError> {
         let _lock = self.index_lock("expire the trash")?;
-        let now = Timestamp::now();
-        let mut gone = Vec::new();
-        for entry in self.trash_entries()? {
-            let age = Duration::try_from(now.duration_since(entry.when)).unwrap_or_default();
-            if age > older_than && self.unfinished(&entry).is_none() {
-                fsx::remove_dir_all_durable(&self.trash_folder().join(entry.id.as_str()))?;
-                gone.push(entry);
-            }
+        let expired = self.expired_trash(older_than)?;
+        for entry in &expired {
+            fsx::remove_dir_all_durable(&self.trash_folder().join(entry.id.as_str()))?;
         }
-        Ok(gone)
+        Ok(expired)
+    }
+
+    /// The entries that are older than this.
+    pub fn expired_trash(&self, older_than: Duration) -> Result<Vec<TrashEntry>, StoreError> {
+        let now = Timestamp::now();
+        let mut entries = self.trash_entries()?;
+        entries.retain(|entry| {
+            let age = Duration::try_from(now.duration_since(entry.when)).unwrap_or_default();
+            age > older_than && self.unfinished(entry).is_none()
+        });
+        Ok(entries)
     }
 
     fn trash(&self, lease: &Lease, key: &RecordKey, why: &str) -> Result<TrashId, StoreError> {
