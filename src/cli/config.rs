@@ -5,6 +5,7 @@ use clap::Args;
 use super::Outcome;
 use super::context::Context;
 use super::output::Output;
+use super::table::Column;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{ConfigOutput, HostView, SettingView};
 
@@ -70,7 +71,13 @@ pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outc
             Some(vec![setting, value?, "config.toml".to_owned(), help.to_owned()])
         }));
     }
-    output.table(&["SETTING", "VALUE", "FROM", "MEANING"], rows);
+    let columns = [
+        Column::new("SETTING"),
+        Column::prose("VALUE"),
+        Column::new("FROM").spare(1),
+        Column::prose("MEANING").spare(2),
+    ];
+    output.table(&columns, rows);
     output.note(format!(
         "settings are read from {}; KUGETSU_<SETTING> in the environment overrides them",
         file.display()

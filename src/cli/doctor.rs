@@ -5,6 +5,7 @@ use clap::Args;
 use super::Outcome;
 use super::context::Context;
 use super::output::Output;
+use super::table::{Cell, Column};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::DoctorOutput;
 use kugetsu_api::{Check, Health};
@@ -46,14 +47,11 @@ pub(super) fn run(args: &DoctorArgs, context: &Context, output: Output) -> Outco
         });
         return Ok(status);
     }
-    for check in &checks {
-        output.text(format!(
-            "{:<8} {}: {}",
-            check.health.as_str(),
-            check.what,
-            check.detail
-        ));
-    }
+    let rows = checks.iter().map(|check| {
+        let health = Cell::new(check.health.as_str(), check.health.into());
+        vec![health, format!("{}: {}", check.what, check.detail).into()]
+    });
+    output.table(&[Column::new(""), Column::prose("")], rows.collect());
     if checks.iter().any(|check| check.health == Health::Fixable) {
         output.note("to repair the fixable problems: kugetsu doctor --fix");
     }

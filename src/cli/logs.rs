@@ -5,13 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
-use uuid::Uuid;
 
 use super::context::Context;
 use super::ending;
 use super::live::{LiveView, Progress};
 use super::output::Output;
 use super::printer::{Screen, Show};
+use super::tone::Tone;
+use super::turn_id::TurnName;
 use super::{CommandError, Outcome, signals};
 use kugetsu_api::ErrorCode;
 use kugetsu_api::Verdict;
@@ -31,9 +32,9 @@ pub(super) struct LogsArgs {
     #[arg(short, long)]
     follow: bool,
 
-    /// This turn instead of the newest one; `kugetsu show REF --turns` lists them
+    /// This turn instead of the newest one: its id, or the beginning or end of it; `kugetsu show REF --turns` lists them
     #[arg(long, value_name = "TURN")]
-    turn: Option<Uuid>,
+    turn: Option<TurnName>,
 
     /// Print opencode's own output
     #[arg(long)]
@@ -51,8 +52,10 @@ pub(super) struct LogsArgs {
 pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome {
     let address = context.address(&args.reference)?;
     let record = context.engine.record(&address)?;
-    let turn = args
-        .turn
+    let named = args.turn.as_ref();
+    let turn = named
+        .map(|turn| turn.resolve(&address, context))
+        .transpose()?
         .or(record.live.as_ref().map(|live| live.turn))
         .or(record.last.as_ref().map(|last| last.turn))
         .ok_or_else(|| EngineError::NotFound {
@@ -89,7 +92,10 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
         && let Ok(Some((_, ended))) = context.engine.end_of(&address, turn)
         && (ended.verdict != Verdict::Completed || ended.log_gap.is_some())
     {
-        output.note(format!("kugetsu: {address} {}", ended.verdict));
+        output.note_line(&[
+            (Tone::Plain, &format!("kugetsu: {address} ")),
+            (ended.verdict.into(), ended.verdict.as_str()),
+        ]);
         if !ended.reason.is_empty() {
             output.note(format!("  {}", ended.reason));
         }

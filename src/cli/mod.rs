@@ -32,8 +32,11 @@ mod signals;
 mod start;
 mod status_line;
 mod stop;
+mod table;
 mod terminal;
+mod tone;
 mod turn;
+mod turn_id;
 mod wait;
 mod worktree;
 

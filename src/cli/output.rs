@@ -7,7 +7,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::CommandError;
+use super::table::{self, Cell, Column};
 use super::terminal::safe;
+use super::tone::{Tone, colours};
 use kugetsu_api::ErrorCode;
 use kugetsu_api::output::{Document, OUTPUT_SCHEMA};
 
@@ -15,16 +17,16 @@ use kugetsu_api::output::{Document, OUTPUT_SCHEMA};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
     pub(super) json: bool,
-    colour: bool,
 }
 
 impl Output {
     pub(super) fn new(json: bool) -> Self {
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self {
-            json,
-            colour: !plain && std::io::stdout().is_terminal(),
-        }
+        Self { json }
+    }
+
+    /// Whether text on stdout has colours. JSON never has.
+    fn coloured(self) -> bool {
+        !self.json && colours(&std::io::stdout())
     }
 
     /// Prints text for people on stdout.
@@ -34,6 +36,16 @@ impl Output {
             print(&safe(text));
         } else {
             print(text);
+        }
+    }
+
+    /// Prints a line of pieces for people on stdout, each in its tone.
+    pub(super) fn line(self, pieces: &[(Tone, &str)]) {
+        let coloured = self.coloured();
+        if coloured || std::io::stdout().is_terminal() {
+            print(&paint(pieces, coloured));
+        } else {
+            print(&pieces.iter().map(|(_, text)| *text).collect::<String>());
         }
     }
 
@@ -72,9 +84,22 @@ impl Output {
         let _ = writeln!(std::io::stderr().lock(), "{}", safe(text.as_ref()));
     }
 
+    /// Prints a note of pieces on stderr, each in its tone.
+    pub(super) fn note_line(self, pieces: &[(Tone, &str)]) {
+        let mut stderr = std::io::stderr().lock();
+        let text = paint(pieces, colours(&stderr));
+        let _ = writeln!(stderr, "{text}");
+    }
+
     /// Prints an error on stderr for people and, with JSON output, on stdout for programs.
     pub(super) fn error(self, error: &CommandError) {
-        self.note(error.for_people());
+        let text = error.for_people();
+        match text.split_once(' ') {
+            Some((name, rest)) => {
+                self.note_line(&[(Tone::Bad, name), (Tone::Plain, " "), (Tone::Plain, rest)])
+            }
+            None => self.note(text),
+        }
         if self.json {
             self.error_object(error);
         }
@@ -85,37 +110,21 @@ impl Output {
         self.document(&error.for_programs());
     }
 
-    /// Prints a table for people: columns without lines, so that `cut` and `grep` work on it.
-    pub(super) fn table(self, head: &[&str], rows: Vec<Vec<String>>) {
-        use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
-        let mut table = Table::new();
-        table
-            .load_style(presets::NOTHING)
-            .set_content_arrangement(ContentArrangement::Disabled)
-            .set_header(head.iter().map(|title| {
-                let cell = Cell::new(title);
-                if self.colour {
-                    cell.add_attribute(Attribute::Bold)
-                } else {
-                    cell
-                }
-            }));
-        if self.colour {
-            table.enforce_styling();
-        } else {
-            table.force_no_tty();
-        }
-        for row in rows {
-            table.add_row(row.iter().map(|cell| safe(cell)));
-        }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
-        let text = table.to_string();
-        let lines: Vec<_> = text.lines().map(str::trim_end).collect();
-        // The table's own styles are for the terminal.
-        print(&lines.join("\n"));
+    /// Prints a table for people, on a terminal in its width.
+    pub(super) fn table<C: Into<Cell>>(self, columns: &[Column], rows: Vec<Vec<C>>) {
+        let width = std::io::stdout().is_terminal().then(|| {
+            let (_, columns) = console::Term::stdout().size();
+            usize::from(columns)
+        });
+        print(&table::render(columns, rows, width, self.coloured()));
     }
+}
+
+fn paint(pieces: &[(Tone, &str)], coloured: bool) -> String {
+    pieces
+        .iter()
+        .map(|(tone, text)| tone.paint(text, coloured))
+        .collect()
 }
 
 fn print(text: &str) {

@@ -5,6 +5,9 @@ use clap::Args;
 use super::Outcome;
 use super::context::Context;
 use super::output::{Output, count, money};
+use super::table::{Cell, Column};
+use super::tone::Tone;
+use super::turn_id::short;
 use kugetsu_api::SessionState;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{SessionWithState, ShowOutput};
@@ -40,7 +43,6 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         return Ok(ExitStatus::Ok);
     }
     let mut lines = vec![
-        format!("{}  {}", record.address, state.as_str()),
         format!(
             "  session     {}",
             record
@@ -68,7 +70,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
             worktree.branch,
             &commit[..commit.floor_char_boundary(10)]
         );
-        lines.insert(3, line);
+        lines.insert(2, line);
     }
     if let Some(blocked) = record.blocked_rebase() {
         lines.push(format!("  rebase      {blocked}"));
@@ -76,7 +78,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
     if let (Some(live), SessionState::Running) = (&record.live, state) {
         lines.push(format!(
             "  running     turn {} since {}, process {} on {}",
-            live.turn,
+            short(live.turn),
             live.started.strftime("%F %T UTC"),
             live.supervisor.pid,
             live.supervisor.host
@@ -104,12 +106,21 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         } else {
             format!(": {}", last.reason)
         };
-        lines.push(format!("  last turn   {} {}{reason}", last.turn, last.verdict));
+        lines.push(format!(
+            "  last turn   {} {}{reason}",
+            short(last.turn),
+            last.verdict
+        ));
     }
     lines.push(format!(
         "  record      {}",
         engine.record_path(&address).display()
     ));
+    output.line(&[
+        (Tone::Plain, &record.address.to_string()),
+        (Tone::Plain, "  "),
+        (state.into(), state.as_str()),
+    ]);
     output.text(lines.join("\n"));
     if let Some(turns) = turns {
         output.text("");
@@ -117,18 +128,26 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
             .iter()
             .map(|turn| {
                 vec![
-                    turn.turn.to_string(),
-                    turn.verdict.to_string(),
-                    turn.started.strftime("%F %T").to_string(),
-                    turn.steps.to_string(),
-                    turn.tokens.total().to_string(),
-                    money(turn.cost_usd),
-                    turn.reason.clone(),
+                    Cell::from(short(turn.turn)),
+                    Cell::new(turn.verdict.as_str(), turn.verdict.into()),
+                    turn.started.strftime("%F %T").to_string().into(),
+                    turn.steps.to_string().into(),
+                    turn.tokens.total().to_string().into(),
+                    money(turn.cost_usd).into(),
+                    turn.reason.as_str().into(),
                 ]
             })
             .collect();
         output.table(
-            &["TURN", "VERDICT", "STARTED", "STEPS", "TOKENS", "COST", "REASON"],
+            &[
+                Column::new("TURN"),
+                Column::new("VERDICT"),
+                Column::new("STARTED").spare(2),
+                Column::new("STEPS").spare(4),
+                Column::new("TOKENS").spare(3),
+                Column::new("COST").spare(1),
+                Column::prose("REASON"),
+            ],
             rows,
         );
     }

@@ -5,6 +5,7 @@ use clap::{Args, ValueEnum};
 use super::context::Context;
 use super::output::Output;
 use super::signals::with_signals;
+use super::turn_id::short;
 use super::{CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{RebaseOutput, RebaseResult, SignalOutput};
@@ -55,7 +56,7 @@ pub(super) fn run(args: &SignalArgs, context: &Context, output: Output) -> Outco
         output.text(format!(
             "{address}: sent {} to turn {}",
             signal.as_str(),
-            live.turn
+            short(live.turn)
         ));
     }
     Ok(ExitStatus::Ok)

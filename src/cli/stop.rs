@@ -5,6 +5,7 @@ use clap::Args;
 use super::Outcome;
 use super::context::Context;
 use super::output::Output;
+use super::turn_id::short;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::StopOutput;
 
@@ -31,7 +32,8 @@ pub(super) fn run(args: &StopArgs, context: &Context, output: Output) -> Outcome
         let how = if stopped.forced { ", by SIGTERM" } else { "" };
         output.text(format!(
             "{address}: turn {} ended as {}{how}",
-            turn.turn, turn.verdict
+            short(turn.turn),
+            turn.verdict
         ));
     }
     Ok(ExitStatus::Ok)

@@ -13,6 +13,7 @@ use super::live::{LiveView, Progress};
 use super::logs;
 use super::output::Output;
 use super::printer::Screen;
+use super::turn_id::TurnName;
 use kugetsu_api::Address;
 use kugetsu_api::exit::ExitStatus;
 
@@ -26,9 +27,9 @@ pub(super) struct WaitArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
 
-    /// This turn instead of the one that runs, or ended last
+    /// This turn instead of the one that runs, or ended last: its id, or the beginning or end of it
     #[arg(long, value_name = "TURN")]
-    turn: Option<Uuid>,
+    turn: Option<TurnName>,
 
     /// What to print: the answer as text, one object at the end, or every event as a JSON line
     #[arg(long, value_enum)]
@@ -41,8 +42,8 @@ pub(super) struct WaitArgs {
 
 pub(super) fn run(args: &WaitArgs, context: &Context, output: Output) -> Outcome {
     let address = context.address(&args.reference)?;
-    let turn = match args.turn {
-        Some(turn) => turn,
+    let turn = match &args.turn {
+        Some(turn) => turn.resolve(&address, context)?,
         None => context.engine.newest_turn(&address)?,
     };
     let form = OutputForm::chosen(args.output, false, output);

@@ -91,6 +91,7 @@ pub(crate) fn of_command(arguments: &[String], value: &Value) -> Option<&'static
         "init" => "base",
         "restore" if has("--base") => "base",
         "restore" => "session",
+        "list" | "ls" if arguments.iter().any(|word| word.starts_with("--fields")) => "list-fields",
         "list" | "ls" => "list",
         "show" => "show",
         "attach" => "attach",

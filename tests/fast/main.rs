@@ -25,6 +25,7 @@ mod removal;
 mod schema;
 mod skill;
 mod ssh;
+mod tables;
 mod telling;
 mod terminal;
 mod testing;

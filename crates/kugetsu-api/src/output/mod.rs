@@ -13,8 +13,9 @@ pub use control::{
     AttachOutput, DetachedOutput, RebaseOutput, RebaseResult, SignalOutput, StopOutput, TurnOutput,
 };
 pub use session::{
-    DestroyOutput, KeptView, ListOutput, ListRest, ListedSession, ListedTurn, ListedWorktree, OrphanView,
-    PendingOutput, PendingSession, PruneOutput, RemovedWorktreeView, SessionWithState, ShowOutput,
+    DestroyOutput, KeptView, ListFieldsOutput, ListOutput, ListRest, ListedFields, ListedSession, ListedTurn,
+    ListedWorktree, OrphanView, PendingOutput, PendingSession, PruneOutput, RemovedWorktreeView,
+    SessionWithState, ShowOutput,
 };
 pub use setup::{
     CompletionsOutput, ConfigOutput, DoctorOutput, ExplainOutput, HostView, ManOutput, PermitOutput,
@@ -68,6 +69,7 @@ pub const SCHEMAS: &[NamedSchema] = &[
     of::<BaseRecord>("base", "`init`, `restore --base`, and `base.json`"),
     of::<SessionWithState>("session", "`restore`; without `state` the record of an issue"),
     readable::<Document<ListOutput>>("list", "`list`"),
+    readable::<Document<ListFieldsOutput>>("list-fields", "`list --fields`"),
     of::<ShowOutput>("show", "`show`"),
     readable::<TurnRecord>("turn-record", "a line of `turns.jsonl`"),
     of::<Document<AttachOutput>>("attach", "`attach --print`"),
