@@ -5,9 +5,11 @@ use std::io::IsTerminal as _;
 use std::os::unix::process::ExitStatusExt as _;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::complete::References;
 use super::context::Context;
 use super::output::Output;
 use super::{CommandError, Outcome};
@@ -19,7 +21,7 @@ use kugetsu_engine::operations::{Attachment, EngineError};
 #[derive(Debug, Args)]
 pub(super) struct AttachArgs {
     /// The address of the session, such as 14 or owner/repo#14
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "REF", add = ArgValueCompleter::new(References))]
     reference: String,
 
     /// Print the shell command instead of running it; takes no lease

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
+use super::complete::{References, Turns};
 use super::context::Context;
 use super::ending;
 use super::live::{LiveView, Progress};
@@ -25,7 +27,7 @@ pub(super) const POLL: Duration = Duration::from_millis(100);
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
     /// The address of the session, such as 14 or owner/repo#14
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "REF", add = ArgValueCompleter::new(References))]
     reference: String,
 
     /// Keep printing until the turn ends
@@ -33,7 +35,7 @@ pub(super) struct LogsArgs {
     follow: bool,
 
     /// This turn instead of the newest one: its id, or the beginning or end of it; `kugetsu show REF --turns` lists them
-    #[arg(long, value_name = "TURN")]
+    #[arg(long, value_name = "TURN", add = ArgValueCompleter::new(Turns))]
     turn: Option<TurnName>,
 
     /// Print opencode's own output

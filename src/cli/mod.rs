@@ -1,6 +1,7 @@
 //! The command line: arguments in, text and exit status out. The only place that prints, prompts or exits.
 
 mod attach;
+mod complete;
 mod completions;
 mod config;
 mod context;
@@ -9,6 +10,8 @@ mod destroy;
 mod detach;
 mod detached;
 mod doctor;
+mod each;
+mod editor;
 mod ending;
 mod error;
 mod form;
@@ -44,6 +47,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use clap_complete::engine::ArgValueCompleter;
 use context::Context;
 pub(crate) use error::CommandError;
 use kugetsu_api::exit::ExitStatus;
@@ -62,7 +66,7 @@ pub struct Cli {
     json: bool,
 
     /// Run the command on another host over ssh: user@host, or a name from [hosts] in config.toml
-    #[arg(long, global = true, value_name = "HOST")]
+    #[arg(long, global = true, value_name = "HOST", add = ArgValueCompleter::new(complete::Hosts))]
     host: Option<String>,
 }
 
@@ -118,7 +122,7 @@ enum Verb {
     Restore(restore::RestoreArgs),
     /// Check the store, opencode, its database and the sessions
     Doctor(doctor::DoctorArgs),
-    /// Show every setting and where its value came from
+    /// Show the settings and where their values came from, or change them
     Config(config::ConfigArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
@@ -149,9 +153,12 @@ pub fn main() -> ExitCode {
     {
         return detach::child_main().into();
     }
+    if complete::answer() {
+        return ExitStatus::Ok.into();
+    }
     let mut command = man::with_pages(Cli::command());
     let parsed = command
-        .try_get_matches_from_mut(std::env::args_os())
+        .try_get_matches_from_mut(prompt::marked(std::env::args_os()))
         .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
@@ -236,12 +243,17 @@ fn run(verb: Verb, output: Output) -> Outcome {
     // These verbs need no store, settings or opencode.
     let verb = match verb {
         Verb::Completions(args) => {
-            return completions::run(&args, &mut man::with_pages(Cli::command()), output);
+            return completions::run(&args, output);
         }
         Verb::Man(args) => return man::run(&args, Cli::command(), output),
         other => other,
     };
-    let context = Context::from_environment(matches!(verb, Verb::Doctor(_)))?;
+    let tolerant = match &verb {
+        Verb::Doctor(_) => true,
+        Verb::Config(args) => args.mends(),
+        _ => false,
+    };
+    let context = Context::from_environment(tolerant)?;
     dispatch(verb, &context, output).map_err(|error| context.with_subject(error))
 }
 

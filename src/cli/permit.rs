@@ -5,7 +5,9 @@ use std::str::FromStr as _;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap_complete::engine::ArgValueCompleter;
 
+use super::complete::References;
 use super::context::Context;
 use super::output::Output;
 use super::table::{Cell, Column};
@@ -20,7 +22,7 @@ use kugetsu_engine::operations::{EngineError, Permit, Subject};
 #[derive(Debug, Args)]
 pub(super) struct PermitArgs {
     /// The session; not with --base
-    #[arg(value_name = "REF", required_unless_present = "base")]
+    #[arg(value_name = "REF", required_unless_present = "base", add = ArgValueCompleter::new(References))]
     reference: Option<String>,
 
     /// Rules to add, as permission[:pattern]=allow|deny|ask; without a rule, show the policy

@@ -1,8 +1,10 @@
 //! `kugetsu show`. One record; takes no lock and starts nothing.
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
 use super::Outcome;
+use super::complete::References;
 use super::context::Context;
 use super::output::{Output, count, money};
 use super::table::{Cell, Column};
@@ -15,7 +17,7 @@ use kugetsu_api::output::{SessionWithState, ShowOutput};
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
     /// The address of the session, such as 14 or owner/repo#14
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "REF", add = ArgValueCompleter::new(References))]
     reference: String,
 
     /// List every turn as well

@@ -1,7 +1,9 @@
 //! `kugetsu signal`.
 
 use clap::{Args, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 
+use super::complete::References;
 use super::context::Context;
 use super::output::Output;
 use super::signals::with_signals;
@@ -15,7 +17,7 @@ use kugetsu_engine::Rebased;
 #[derive(Debug, Args)]
 pub(super) struct SignalArgs {
     /// The address of the session, such as 14 or owner/repo#14
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "REF", add = ArgValueCompleter::new(References))]
     reference: String,
 
     /// The signal to send

@@ -9,7 +9,8 @@ use clap::{ArgMatches, Args, ValueEnum};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::context::{Context, duration};
+use super::context::{Context, duration, time_limit};
+use super::editor::has_terminal;
 use super::ending::{exit_of, result, summary};
 use super::form::OutputForm;
 use super::live::{LiveView, Progress};
@@ -111,6 +112,10 @@ pub(super) struct TurnArgs {
     /// The turn's id, a UUID of your choice; a repeated command with the same id waits for that turn and prints its result instead of running it twice
     #[arg(long, value_name = "UUID")]
     turn_id: Option<Uuid>,
+
+    /// Write the message in your editor (VISUAL, EDITOR), beginning with the words that are given
+    #[arg(short, long, conflicts_with = "supervised")]
+    edit: bool,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -262,11 +267,11 @@ fn replies_from_stdin() -> tokio::sync::mpsc::Receiver<Reply> {
 #[derive(Debug, Args)]
 pub(super) struct LimitArgs {
     /// How long the turn may take [config: timeout]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = time_limit)]
     timeout: Option<Duration>,
 
     /// How long the turn may go without any progress [config: stall_timeout]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = time_limit)]
     stall_timeout: Option<Duration>,
 
     /// How long to wait when the provider asks to retry later [config: max_quota_wait]
@@ -334,6 +339,12 @@ pub(super) fn run(
         detached.prompt()
     } else if message.is_empty() && has_undelivered_answer(context, &address) {
         String::new()
+    } else if args.edit || (message.is_empty() && mode != Mode::Start && has_terminal()) {
+        if mode == Mode::Continue {
+            // Nobody should write a message for nothing.
+            context.engine.record(&address)?;
+        }
+        prompt::edit(message, &address.to_string())?
     } else {
         prompt::read(message)?
     };

@@ -106,6 +106,7 @@ pub(crate) fn of_command(arguments: &[String], value: &Value) -> Option<&'static
         "prune" => "prune",
         "destroy" => "destroy",
         "doctor" => "doctor",
+        "config" if has("get") || has("set") || has("unset") => "setting",
         "config" => "config",
         "completions" => "completions",
         "man" => "man",

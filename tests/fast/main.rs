@@ -30,6 +30,7 @@ mod telling;
 mod terminal;
 mod testing;
 mod transports;
+mod typing;
 mod unattended;
 mod upkeep;
 mod waiting;

@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::support::kit::{
-    SOON, fake_world, prompts_of, record, refused, run, run_in, session_of, snapshot, start, state_of,
+    SOON, fake_world, path_with_kugetsu, prompts_of, record, refused, run, run_in, session_of, snapshot,
+    start, state_of,
 };
 use kugetsu_testing::{FakeScript, Opencode, Stdin, Step, World};
 
@@ -166,19 +167,19 @@ fn settings_report_their_source() {
     );
     assert_eq!(settings["lock_timeout"]["from"], "default");
     for (content, message) in [
-        ("\ntimeout = \"soon\"", "line 2: `timeout`"),
-        ("colour = 1", "line 1: there is no setting `colour`"),
+        ("\ntimeout = \"soon\"", "line 2, column 1: `timeout`"),
+        ("colour = 1", "line 1, column 1: there is no setting `colour`"),
         (
             "\nagent = { a = 1 }",
-            "line 2: `agent` must be a string in quotes, not a table",
+            "line 2, column 9: `agent` must be a string in quotes, not a table",
         ),
         (
             "model = [\"x/y\", \"x/z\"]",
-            "line 1: `model` must be a string in quotes, not a list",
+            "line 1, column 9: `model` must be a string in quotes, not a list",
         ),
         (
             "rules = [\n\"bash=deny\",\n1]",
-            "line 3: `rules` must be a list of strings, but an item is a number",
+            "line 3, column 1: `rules` must be a list of strings, but an item is a number",
         ),
         ("[[", "TOML"),
     ] {
@@ -220,7 +221,11 @@ fn settings_report_their_source() {
                 &world,
                 &[command],
                 64,
-                &["config.toml, line 1: there is no setting", wrong, message],
+                &[
+                    "config.toml, line 1, column 1: there is no setting",
+                    wrong,
+                    message,
+                ],
             );
         }
     }
@@ -303,7 +308,10 @@ fn doctor_works_without_valid_settings_and_without_a_writable_store() {
         ("settings", "bad"),
         "{found:?}"
     );
-    assert!(found[0].2.contains("config.toml, line 1"), "{found:?}");
+    assert!(
+        found[0].2.contains("config.toml, line 1, column 11:"),
+        "{found:?}"
+    );
     assert!(
         found
             .iter()
@@ -334,13 +342,14 @@ fn help_completions_and_manual_need_no_environment() {
         output.stdout()
     };
     for (shell, has) in [
-        ("bash", "complete -F"),
+        ("bash", "-F _clap_complete_kugetsu kugetsu"),
         ("zsh", "#compdef kugetsu"),
-        ("fish", "complete -c kugetsu"),
+        ("fish", "--command kugetsu"),
     ] {
         let script = bare(&["completions", shell]);
         assert!(
-            script.contains(has) && script.contains("continue"),
+            script.contains(has) && script.contains(&format!("KUGETSU_COMPLETE=\"{shell}\""))
+                || script.contains("KUGETSU_COMPLETE=fish"),
             "{shell}: {script}"
         );
     }
@@ -389,8 +398,9 @@ fn bash_completes_the_values_of_flags() {
     ] {
         let mut command = world.command("/bin/bash");
         let complete = "source \"$0\"; COMP_WORDS=(kugetsu \"$@\"); COMP_CWORD=$#; \
-                        _kugetsu kugetsu \"${COMP_WORDS[-1]}\" \"${COMP_WORDS[-2]}\"; echo \"${COMPREPLY[*]}\"";
+                        _clap_complete_kugetsu kugetsu \"${COMP_WORDS[-1]}\" \"${COMP_WORDS[-2]}\"; echo \"${COMPREPLY[*]}\"";
         command.args(["-c", complete]).arg(&script).args(line);
+        command.env("PATH", path_with_kugetsu());
         let output = world.finish(command, Stdin::Null);
         assert_eq!(output.expect_status(0).stdout().trim_end(), offers, "{output}");
     }

@@ -4,14 +4,16 @@
 //! [`declare`](declare.rs) lists every setting once, with its type, default and meaning. Help, `kugetsu config`, checks
 //! and the typed values all come from there.
 
+pub(crate) mod change;
 mod declare;
 mod hosts;
 mod load;
 mod values;
 
+pub use change::{check_key, template};
 pub use declare::{Origins, SETTINGS, Settings};
 pub use hosts::{HostError, HostSettings};
-pub use load::SettingsError;
+pub use load::{Place, SettingsError};
 pub use values::{OnAskSetting, parse_model, parse_usd};
 
 use crate::turn::Limits;

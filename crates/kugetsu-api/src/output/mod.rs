@@ -18,8 +18,8 @@ pub use session::{
     SessionWithState, ShowOutput,
 };
 pub use setup::{
-    CompletionsOutput, ConfigOutput, DoctorOutput, ExplainOutput, HostView, ManOutput, PermitOutput,
-    SettingView,
+    CompletionsOutput, ConfigOutput, DoctorOutput, ExplainOutput, HostView, ManOutput, OneSettingOutput,
+    PermitOutput, SettingView,
 };
 
 use crate::{BaseRecord, ErrorOutput, Query, SignalFile, StreamLine, TrashEntry, TurnRecord, TurnStatus};
@@ -85,6 +85,7 @@ pub const SCHEMAS: &[NamedSchema] = &[
     of::<Document<DestroyOutput>>("destroy", "`destroy`"),
     of::<Document<DoctorOutput>>("doctor", "`doctor`"),
     of::<Document<ConfigOutput>>("config", "`config`"),
+    of::<Document<OneSettingOutput>>("setting", "`config get`, `config set` and `config unset`"),
     of::<Document<CompletionsOutput>>("completions", "`completions`"),
     of::<Document<ManOutput>>("man", "`man`"),
     of::<Document<ErrorOutput>>("error", "every command that fails"),

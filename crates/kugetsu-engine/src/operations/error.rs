@@ -357,6 +357,7 @@ impl EngineError {
         match self {
             Self::AlreadyStarted { address, .. } => Some(format!("continue it: kugetsu continue {address}")),
             Self::InterruptedWhile { hint, .. } => Some(hint.clone()),
+            Self::Config(error) if error.is_in_file() => Some("mend it: kugetsu config edit".to_owned()),
             Self::NoSession(address) => Some(format!("start one: kugetsu start {address}")),
             Self::NoBase(_) => Some("make one inside a clone of the repository: kugetsu init".to_owned()),
             Self::BasePrompt { session, .. } => Some(format!(

@@ -46,6 +46,11 @@ impl Engine {
         Ok(self.store.turns(address)?)
     }
 
+    /// The addresses that have a record, by the names of the files alone. What cannot be read is left out.
+    pub fn addresses(&self) -> Vec<Address> {
+        self.store.addresses()
+    }
+
     /// The ids of a session's turns, oldest first, with the one that runs.
     pub fn turn_ids(&self, address: &Address) -> Result<Vec<Uuid>, EngineError> {
         let record = self.record(address)?;

@@ -25,6 +25,7 @@ pub(crate) mod points {
 }
 
 mod attach;
+mod config;
 mod control;
 mod deliver;
 mod destroy;

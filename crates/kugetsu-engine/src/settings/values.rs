@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::duration::parse_duration;
+use crate::duration::{parse_duration, parse_time_limit};
 use crate::turn::answers::Strategy;
 use crate::worktree::parse_extra;
 use kugetsu_api::TransportChoice;
@@ -138,6 +138,10 @@ fn unless_empty<T>(text: &str, read: impl FnOnce(&str) -> Result<T, String>) -> 
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
+}
+
+pub(super) fn time_limit(text: &str) -> Result<Duration, String> {
+    parse_time_limit(text)
 }
 
 pub(super) fn count(text: &str) -> Result<u32, String> {

@@ -27,6 +27,7 @@ use super::request::{Mode, TurnOptions, TurnReport, TurnRequest};
 use super::{Engine, EngineError};
 use crate::opencode::{Opencode, SessionContext, names_unknown_model};
 use crate::permission::Rule;
+use crate::settings::Origin;
 use crate::store::{Lease, Lock};
 use crate::turn::Responder;
 use crate::turn::stream::Feed;
@@ -72,6 +73,7 @@ impl Engine {
         mut interrupts: Interrupts,
         feed: impl FnOnce(Feed) + Send,
     ) -> Result<TurnReport, EngineError> {
+        let model = request.options.model.clone();
         let Admitted {
             delivery,
             adopted,
@@ -94,8 +96,9 @@ impl Engine {
         report.notes = notes;
         if report.turn.verdict == Verdict::Failed && names_unknown_model(&report.turn.reason) {
             report.notes.push(format!(
-                "opencode does not know the model; name one that `opencode models` lists: kugetsu continue {} --model \
+                "opencode does not know {}; name one that `opencode models` lists: kugetsu continue {} --model \
                  PROVIDER/MODEL MESSAGE",
+                self.origin_of_model(model.as_deref()),
                 report.record.address
             ));
         }
@@ -110,6 +113,24 @@ impl Engine {
             report.notes.push(note);
         }
         Ok(report)
+    }
+}
+
+impl Engine {
+    /// The model of a turn, and who chose it.
+    fn origin_of_model(&self, model: Option<&str>) -> String {
+        match (model, &self.settings.origins.model) {
+            (None, _) => "the model that the session used last, or its default".to_owned(),
+            (Some(model), Origin::File) if self.settings.model.as_deref() == Some(model) => {
+                format!("the model {model}, which `model` in config.toml sets")
+            }
+            (Some(model), Origin::Environment(name)) if self.settings.model.as_deref() == Some(model) => {
+                format!("the model {model}, which {name} sets")
+            }
+            (Some(model), _) => {
+                format!("the model {model} of --model, which the session keeps until another one is named")
+            }
+        }
     }
 }
 
