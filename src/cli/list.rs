@@ -13,6 +13,7 @@ use super::context::{Context, duration};
 use super::output::{Output, money};
 use super::table::{Cell, Column};
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::json;
 use kugetsu_api::output::{ListFieldsOutput, ListRest, ListedFields};
 use kugetsu_api::{BrokenFile, RepoRef, SessionState, SessionSummary, Verdict};
 use kugetsu_engine::duration::print_duration;
@@ -286,7 +287,7 @@ fn add_row(rows: &mut String, summary: &SessionSummary, text: &str, state: Sessi
         let mut record: Map<String, Value> =
             serde_json::from_str(text).expect("the store gives objects that can be read as a whole");
         record.insert("state".to_owned(), Value::from(state.as_str()));
-        rows.push_str(&Value::Object(record).to_string());
+        rows.push_str(&json::to_string(&record).expect("a map of values is always JSON"));
         return;
     }
     let text = text.trim_ascii();

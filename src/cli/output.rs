@@ -11,6 +11,7 @@ use super::table::{self, Cell, Column};
 use super::terminal::safe;
 use super::tone::{Tone, colours};
 use kugetsu_api::ErrorCode;
+use kugetsu_api::json;
 use kugetsu_api::output::{Document, OUTPUT_SCHEMA};
 
 /// Where and how to print.
@@ -56,8 +57,8 @@ impl Output {
 
     /// Prints an object that already contains its schema on one line of stdout. Its fields are in alphabetical order.
     pub(super) fn document<T: Serialize + JsonSchema>(self, document: &T) {
-        match serde_json::to_value(document) {
-            Ok(value) => self.text(value.to_string()),
+        match serde_json::to_value(document).and_then(|value| json::to_string(&value)) {
+            Ok(text) => self.text(text),
             // For example a path that is not UTF-8.
             Err(error) => note_write_error(Err(error.into())),
         }
@@ -89,6 +90,14 @@ impl Output {
         let mut stderr = std::io::stderr().lock();
         let text = paint(pieces, colours(&stderr));
         let _ = writeln!(stderr, "{text}");
+    }
+
+    /// Rings the bell of the terminal, if there is one.
+    pub(super) fn bell(self) {
+        let mut stderr = std::io::stderr().lock();
+        if stderr.is_terminal() {
+            let _ = stderr.write_all(b"\x07").and_then(|()| stderr.flush());
+        }
     }
 
     /// Prints an error on stderr for people and, with JSON output, on stdout for programs.
@@ -156,7 +165,7 @@ impl LongObject {
     /// Prints the fields after the rows; `rest` must have at least one.
     pub(super) fn end(self, rest: &impl Serialize) {
         let head = self.head.unwrap_or_default();
-        let rest = serde_json::to_string(rest).unwrap_or_default();
+        let rest = json::to_string(rest).unwrap_or_default();
         let rest = rest.strip_prefix('{').unwrap_or("}");
         note_write_error(UnbufferedStdout.write_all(format!("{head}],{rest}\n").as_bytes()));
     }
@@ -197,15 +206,9 @@ pub(super) fn write_error() -> Option<CommandError> {
     Some(error.hint("the operation itself is done and on record; see: kugetsu show, kugetsu logs"))
 }
 
-/// Formats a cost, which is often a fraction of a cent.
+/// Formats a cost.
 pub(super) fn money(usd: f64) -> String {
-    if usd == 0.0 {
-        "$0".to_owned()
-    } else if usd < 0.01 {
-        format!("${usd:.6}")
-    } else {
-        format!("${usd:.2}")
-    }
+    kugetsu_engine::settings::print_usd(usd)
 }
 
 /// A number with its noun: `1 step`, `2 steps`.

@@ -155,9 +155,17 @@ impl Screen {
         };
         let event = parsed.as_ref().map(|line| &line.event);
         if let Some(parsed) = &parsed {
+            // The answer is on the same screen already.
+            let repeats = self.terminal
+                && self.show == Show::Text
+                && matches!(parsed.event, StreamEvent::MessageEnd { reasoning: false, .. });
             if self.verbosity == Some(Verbosity::Lines)
+                && !repeats
                 && let Some(description) = describe(&parsed.event, &Redactor::default())
             {
+                if self.terminal {
+                    self.end_line();
+                }
                 let _ = writeln!(std::io::stderr().lock(), "kugetsu: {}", safe_line(&description));
             }
             self.view.line(parsed);

@@ -17,6 +17,7 @@ use super::live::{LiveView, Progress};
 use super::output::Output;
 use super::printer::{Printer, Screen, Show, Verbosity};
 use super::signals::with_signals;
+use super::turn_id::ChosenId;
 use super::{CommandError, Outcome, detach, init, prompt, wait};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{Address, ErrorCode, TransportChoice};
@@ -109,9 +110,9 @@ pub(super) struct TurnArgs {
     #[arg(long, conflicts_with_all = ["supervised", "verbose", "events"])]
     detach: bool,
 
-    /// The turn's id, a UUID of your choice; a repeated command with the same id waits for that turn and prints its result instead of running it twice
-    #[arg(long, value_name = "UUID")]
-    turn_id: Option<Uuid>,
+    /// An id of your choice for the turn, of up to 200 characters; a repeated command with the same id and message waits for that turn and prints its result instead of running it twice
+    #[arg(long, value_name = "ID")]
+    turn_id: Option<ChosenId>,
 
     /// Write the message in your editor (VISUAL, EDITOR), beginning with the words that are given
     #[arg(short, long, conflicts_with = "supervised")]
@@ -349,13 +350,14 @@ pub(super) fn run(
         prompt::read(message)?
     };
     let engine = &context.engine;
+    let chosen = args.turn_id.as_ref().map(|id| id.of(&address));
     let settings = engine.settings();
     let lines = !args.events.is_empty() || args.asking.supervised;
     let form = OutputForm::chosen(args.output, lines, output);
     check_types(&args.events)?;
     if context.detached.is_none() {
-        if let Some(turn) = args.turn_id
-            && engine.is_recorded(&address, turn)?
+        if let Some(turn) = chosen
+            && engine.is_recorded(&address, turn, &prompt)?
         {
             return follow_recorded(
                 &address,
@@ -383,7 +385,7 @@ pub(super) fn run(
     let request = TurnRequest {
         address: address.clone(),
         typed: reference,
-        turn: args.turn_id,
+        turn: chosen,
         prompt,
         mode,
         wait: args.wait,
@@ -464,6 +466,12 @@ pub(super) fn run(
         output.object(result(&report, status));
     }
     summary(&report, output);
+    if let Some(note) = engine.notify(&report) {
+        output.note(format!("kugetsu: {note}"));
+    }
+    if settings.notify_by_bell() {
+        output.bell();
+    }
     Ok(status)
 }
 

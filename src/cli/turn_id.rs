@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::CommandError;
 use super::context::Context;
 use kugetsu_api::{Address, ErrorCode};
+use kugetsu_engine::operations::turn_id;
 
 /// The number of characters that people see.
 const SHORT: usize = 8;
@@ -24,7 +25,34 @@ pub(super) fn short(turn: Uuid) -> String {
     whole[whole.len() - SHORT..].to_owned()
 }
 
-/// A turn of a session that a person names: its id, or the beginning or the end of its id.
+/// The longest text that may stand for an id.
+const LONGEST: usize = 200;
+
+/// An id that the caller chooses for a turn.
+#[derive(Clone, Debug)]
+pub(super) struct ChosenId(String);
+
+impl FromStr for ChosenId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim().is_empty() || text.chars().count() > LONGEST {
+            return Err(format!(
+                "write an id of 1 to {LONGEST} characters, such as a UUID or nightly-7"
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl ChosenId {
+    pub(super) fn of(&self, address: &Address) -> Uuid {
+        turn_id(address, &self.0)
+    }
+}
+
+/// A turn of a session that a person names: its id, the beginning or the end of its id, or the text that the caller
+/// chose for it.
 #[derive(Clone, Debug)]
 pub(super) struct TurnName(String);
 
@@ -32,15 +60,13 @@ impl FromStr for TurnName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let is_part = text.len() >= FEWEST
-            && text.len() <= 36
-            && text.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
-        if !is_part {
+        let length = text.chars().count();
+        if length < FEWEST || length > LONGEST {
             return Err(format!(
                 "write the turn's id, or at least {FEWEST} of its first or last characters"
             ));
         }
-        Ok(Self(text.to_ascii_lowercase()))
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -50,8 +76,13 @@ impl TurnName {
         if let Ok(turn) = self.0.parse() {
             return Ok(turn);
         }
-        let typed = self.0.as_str();
         let mut found = context.engine.turn_ids(address)?;
+        let chosen = turn_id(address, &self.0);
+        if found.contains(&chosen) {
+            return Ok(chosen);
+        }
+        let typed = self.0.to_ascii_lowercase();
+        let typed = typed.as_str();
         found.retain(|turn| {
             let whole = turn.to_string();
             whole.starts_with(typed) || whole.ends_with(typed)

@@ -93,5 +93,8 @@ pub(super) fn until_end(
         output.object(ending::result(&report, status));
     }
     ending::summary(&report, output);
+    if engine.settings().notify_by_bell() {
+        output.bell();
+    }
     Ok(status)
 }

@@ -11,6 +11,7 @@
 mod support;
 
 mod addresses;
+mod agents;
 mod commands;
 mod control;
 mod crash;

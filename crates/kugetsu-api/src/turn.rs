@@ -113,7 +113,7 @@ pub struct ProcessIdentity {
 /// A turn that is running.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LiveTurn {
-    /// The turn's id, a UUID v7.
+    /// The turn's id: a UUID v7, or what the caller chose.
     pub turn: Uuid,
     /// The supervisor's process.
     pub supervisor: ProcessIdentity,
@@ -124,6 +124,10 @@ pub struct LiveTurn {
     /// True if the supervisor's process also runs other turns, so it must not be ended to end this turn.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared: bool,
+    /// SHA-256 of the message in hexadecimal, if the caller chose the turn's id. Another message under the same id is
+    /// refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_sha256: Option<String>,
 }
 
 /// The evidence for a verdict.
@@ -149,7 +153,7 @@ impl Proof {
 pub struct TurnRecord {
     /// The schema of this line.
     pub schema: u32,
-    /// The turn's id, a UUID v7.
+    /// The turn's id: a UUID v7, or what the caller chose.
     pub turn: Uuid,
     /// How the turn ended.
     pub verdict: Verdict,
@@ -190,6 +194,9 @@ pub struct TurnRecord {
     /// Why events are missing from the turn's log, and text from the output made from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_gap: Option<String>,
+    /// SHA-256 of the message in hexadecimal, if the caller chose the turn's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_sha256: Option<String>,
 }
 
 impl TurnRecord {
@@ -219,6 +226,7 @@ impl TurnRecord {
             restarts: 0,
             answered: Answered::default(),
             log_gap: None,
+            prompt_sha256: live.prompt_sha256.clone(),
         }
     }
 }

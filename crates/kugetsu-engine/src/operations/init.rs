@@ -478,6 +478,7 @@ impl Engine {
             turn: Uuid::now_v7(),
             started: Timestamp::now(),
             prompt: prompt.to_owned(),
+            prompt_sha256: None,
             rules: record.policy.rules(),
             context: SessionContext::of(&record.repo.to_string(), None),
             responder: Responder::default(),

@@ -68,7 +68,7 @@ pub use pending::describe;
 pub use permit::{Permit, Subject};
 pub use prune::{Kept, Orphan, Orphans, Pruned};
 pub use repository::CloneRepo;
-pub use request::{Mode, TurnOptions, TurnReport, TurnRequest};
+pub use request::{Mode, TurnOptions, TurnReport, TurnRequest, turn_id};
 pub use spawn::{TurnControl, TurnDone, TurnFeed, TurnHandle};
 pub use worktree::{RemovedWorktree, WorktreeRequest};
 

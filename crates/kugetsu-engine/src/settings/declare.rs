@@ -140,6 +140,8 @@ settings! {
         "shell command to run in a worktree before its removal; a failure stops the removal unless it is forced";
     hook_timeout: Duration = "60s", time_limit,
         "how long a hook may take";
+    notify: Option<String> = "", optional,
+        "what to do when a turn ends: bell (on a terminal), or a shell command to run in the session's directory; a failure is only a warning";
     trash_keep: Duration = "720h", duration,
         "how long the trash keeps what destroy and prune removed";
 }

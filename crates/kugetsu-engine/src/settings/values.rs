@@ -189,6 +189,17 @@ pub fn parse_usd(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Formats a cost for people. It is often a fraction of a cent.
+pub fn print_usd(usd: f64) -> String {
+    if usd == 0.0 {
+        "$0".to_owned()
+    } else if usd < 0.01 {
+        format!("${usd:.6}")
+    } else {
+        format!("${usd:.2}")
+    }
+}
+
 /// Reads a model in opencode's form. If the provider were missing, `opencode serve` would use the session's own model.
 pub fn parse_model(text: &str) -> Result<String, String> {
     match text.split_once('/') {

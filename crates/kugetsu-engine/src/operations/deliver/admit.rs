@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Delivery, Mode, TurnSubject};
+use super::{Delivery, Mode, TurnSubject, sha256};
 use crate::opencode::Opencode;
 use crate::operations::hooks::HookPoint;
 use crate::operations::interrupts::Interrupts;
@@ -90,7 +90,7 @@ impl Engine {
             record.policy.rules()
         };
         rules.extend(once);
-        let mut notes = Vec::new();
+        let mut notes = pending::dropped(&record);
         let record = self
             .with_worktree(&lease, record, &request.worktree, interrupts, &mut notes)
             .await?;
@@ -115,6 +115,7 @@ impl Engine {
             turn: id,
             started,
             prompt,
+            prompt_sha256: request.turn.is_some().then(|| sha256(&request.prompt)),
             rules,
             context,
             responder,

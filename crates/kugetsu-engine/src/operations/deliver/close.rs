@@ -122,6 +122,7 @@ impl Delivery {
             restarts: outcome.restarts,
             answered: outcome.answered,
             log_gap,
+            prompt_sha256: self.prompt_sha256.clone(),
         };
         if let TurnSubject::Session(record) = &mut self.subject {
             // If the prompt never reached the session, the person's answer waits for the next turn.

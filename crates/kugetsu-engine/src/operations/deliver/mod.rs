@@ -36,6 +36,7 @@ use kugetsu_api::Verdict;
 use admit::Admitted;
 pub(super) use admit::check_session;
 pub(super) use close::Closed;
+pub(super) use fork::sha256;
 pub(super) use subject::TurnSubject;
 
 /// An admitted turn.
@@ -49,6 +50,8 @@ pub(super) struct Delivery {
     pub(super) started: Timestamp,
     /// The answers to the request that blocked the last turn, then the message.
     pub(super) prompt: String,
+    /// SHA-256 of the message alone, if the caller chose the turn's id.
+    pub(super) prompt_sha256: Option<String>,
     /// The permission rules of the session during this turn.
     pub(super) rules: Vec<Rule>,
     /// What the session is told about itself.

@@ -118,6 +118,7 @@ impl Delivery {
             started: self.started,
             transport: kind,
             shared: self.engine.shared_process,
+            prompt_sha256: self.prompt_sha256.clone(),
         };
         self.subject.begin(live, self.opencode.version.to_string());
         let link = connected.link.as_mut();
