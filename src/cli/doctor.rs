@@ -9,16 +9,30 @@ use super::table::{Cell, Column};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::DoctorOutput;
 use kugetsu_api::{Check, Health};
+use kugetsu_engine::operations::ModelCheck;
+use kugetsu_engine::settings::parse_model;
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     /// Repair every problem that needs no decision from you
     #[arg(long)]
     fix: bool,
+
+    /// Ask the model for one word, through opencode and at its price
+    #[arg(long)]
+    model_check: bool,
+
+    /// Check this model, as provider/model, instead of the one in the settings
+    #[arg(long, value_parser = parse_model)]
+    model: Option<String>,
 }
 
 pub(super) fn run(args: &DoctorArgs, context: &Context, output: Output) -> Outcome {
     let mut checks = Vec::new();
+    let model = ModelCheck {
+        model: args.model.clone(),
+        ask: args.model_check,
+    };
     if let Some(error) = &context.invalid_settings {
         checks.push(Check {
             what: "settings".to_owned(),
@@ -27,7 +41,7 @@ pub(super) fn run(args: &DoctorArgs, context: &Context, output: Output) -> Outco
             opencode: false,
         });
     }
-    checks.extend(context.engine.doctor(args.fix));
+    checks.extend(context.engine.doctor(args.fix, &context.here, &model));
     let sick = |of_opencode: bool| {
         checks.iter().any(|check| {
             check.opencode == of_opencode && matches!(check.health, Health::Bad | Health::Fixable)

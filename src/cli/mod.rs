@@ -14,6 +14,7 @@ mod each;
 mod editor;
 mod ending;
 mod error;
+mod examples;
 mod form;
 mod host;
 mod init;
@@ -56,7 +57,6 @@ use output::Output;
 /// Run and resume one opencode session per issue
 #[derive(Debug, Parser)]
 #[command(name = "kugetsu", version, propagate_version = true)]
-#[command(after_help = EXIT_HELP)]
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -156,7 +156,7 @@ pub fn main() -> ExitCode {
     if complete::answer() {
         return ExitStatus::Ok.into();
     }
-    let mut command = man::with_pages(Cli::command());
+    let mut command = examples::with_examples(man::with_pages(Cli::command()));
     let parsed = command
         .try_get_matches_from_mut(prompt::marked(std::env::args_os()))
         .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));

@@ -35,7 +35,7 @@ fn tables_fit_into_60_80_and_120_columns_without_broken_words() {
     .unwrap();
     for (words, whole, piped) in [
         (
-            "list",
+            "list --fields ref,state,turns,tokens,cost_usd,session",
             "github.com/shoko/kugetsu#4711/review-of-the-parser",
             run(&world, ["list"]),
         ),

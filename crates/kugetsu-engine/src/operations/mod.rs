@@ -37,6 +37,7 @@ mod hooks;
 mod init;
 mod inspect;
 mod interrupts;
+mod model_check;
 mod pending;
 mod permit;
 mod prune;
@@ -64,6 +65,7 @@ pub use init::{InitReport, InitRequest};
 pub use kugetsu_api::{
     Action, BrokenFile, Check, DayView, ErrorCode, Health, LiveState, LiveView, PendingView, Query, RepoView,
 };
+pub use model_check::ModelCheck;
 pub use pending::describe;
 pub use permit::{Permit, Subject};
 pub use prune::{Kept, Orphan, Orphans, Pruned};
