@@ -54,6 +54,7 @@ fn start(store: &Store, number: u64) {
         started: Timestamp::now(),
         transport: TransportKind::Serve,
         shared: false,
+        prompt_sha256: None,
     });
     record.fork = Some(ForkIntent {
         turn: id,

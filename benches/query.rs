@@ -51,6 +51,7 @@ fn busy_record(number: u64) -> SessionRecord {
             started: now,
             transport: TransportKind::Serve,
             shared: false,
+            prompt_sha256: None,
         });
     }
     record

@@ -60,6 +60,7 @@ pub(crate) fn turn(verdict: Verdict, ended: Timestamp) -> TurnRecord {
         restarts: 0,
         answered: Answered::default(),
         log_gap: None,
+        prompt_sha256: None,
     }
 }
 

@@ -105,7 +105,7 @@ impl Output {
         let text = error.for_people();
         match text.split_once(' ') {
             Some((name, rest)) => {
-                self.note_line(&[(Tone::Bad, name), (Tone::Plain, " "), (Tone::Plain, rest)])
+                self.note_line(&[(Tone::Bad, name), (Tone::Plain, " "), (Tone::Plain, rest)]);
             }
             None => self.note(text),
         }

@@ -64,6 +64,15 @@ impl Cell {
     }
 }
 
+impl Cell {
+    fn harmless(self) -> Self {
+        Self {
+            text: safe(&self.text).into_owned(),
+            ..self
+        }
+    }
+}
+
 impl From<String> for Cell {
     fn from(text: String) -> Self {
         Self::new(text, Tone::Plain)
@@ -85,11 +94,11 @@ pub(super) fn render<C: Into<Cell>>(
 ) -> String {
     let rows: Vec<Vec<Cell>> = rows
         .into_iter()
-        .map(|row| row.into_iter().map(|cell| harmless(cell.into())).collect())
+        .map(|row| row.into_iter().map(|cell| cell.into().harmless()).collect())
         .collect();
     let widths = match width {
         Some(width) => layout(columns, &rows, width),
-        None => vec![Some(None); columns.len()],
+        None => vec![Shown::Whole; columns.len()],
     };
     let mut table = Table::new();
     table
@@ -113,12 +122,12 @@ pub(super) fn render<C: Into<Cell>>(
     for (column, width) in table.column_iter_mut().zip(widths) {
         column.set_padding((0, GAP as u16));
         match width {
-            Some(None) => {}
-            Some(Some(width)) => {
+            Shown::Whole => {}
+            Shown::Wrapped(width) => {
                 let width = u16::try_from(width + GAP).unwrap_or(u16::MAX);
                 column.set_constraint(ColumnConstraint::Absolute(Width::Fixed(width)));
             }
-            None => {
+            Shown::LeftOut => {
                 column.set_constraint(ColumnConstraint::Hidden);
             }
         }
@@ -126,13 +135,6 @@ pub(super) fn render<C: Into<Cell>>(
     let text = table.to_string();
     let lines: Vec<_> = text.lines().map(str::trim_end).collect();
     lines.join("\n")
-}
-
-fn harmless(cell: Cell) -> Cell {
-    Cell {
-        text: safe(&cell.text).into_owned(),
-        ..cell
-    }
 }
 
 fn painted(text: &str, tone: Tone, coloured: bool) -> TableCell {
@@ -150,8 +152,17 @@ fn painted(text: &str, tone: Tone, coloured: bool) -> TableCell {
     }
 }
 
-/// For each column: `None` if it is left out, `Some(None)` if it keeps its natural width, otherwise its width.
-fn layout(columns: &[Column], rows: &[Vec<Cell>], width: usize) -> Vec<Option<Option<usize>>> {
+/// What becomes of a column.
+#[derive(Clone, Copy, Debug)]
+enum Shown {
+    LeftOut,
+    /// It has the width of its cells.
+    Whole,
+    /// Its cells are wrapped in this width.
+    Wrapped(usize),
+}
+
+fn layout(columns: &[Column], rows: &[Vec<Cell>], width: usize) -> Vec<Shown> {
     let cells = |place: usize| rows.iter().filter_map(move |row| row.get(place));
     let natural: Vec<usize> = (0..columns.len())
         .map(|place| {
@@ -189,11 +200,15 @@ fn layout(columns: &[Column], rows: &[Vec<Cell>], width: usize) -> Vec<Option<Op
     }
     // What is left goes to the last column of prose, which mostly is the longest, then to the one before.
     let mut left = width.saturating_sub(sum(&smallest, &shown));
-    let mut widths = vec![None; columns.len()];
+    let mut widths = vec![Shown::LeftOut; columns.len()];
     for place in (0..columns.len()).rev().filter(|place| shown[*place]) {
         let more = natural[place].saturating_sub(smallest[place]).min(left);
         left -= more;
-        widths[place] = Some(columns[place].wraps.then_some(smallest[place] + more));
+        widths[place] = if columns[place].wraps {
+            Shown::Wrapped(smallest[place] + more)
+        } else {
+            Shown::Whole
+        };
     }
     widths
 }

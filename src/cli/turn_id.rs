@@ -61,7 +61,7 @@ impl FromStr for TurnName {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let length = text.chars().count();
-        if length < FEWEST || length > LONGEST {
+        if !(FEWEST..=LONGEST).contains(&length) {
             return Err(format!(
                 "write the turn's id, or at least {FEWEST} of its first or last characters"
             ));

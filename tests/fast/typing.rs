@@ -89,7 +89,7 @@ fn completion_is_silent_and_read_only_in_a_broken_store() {
         assert_eq!((output.code(), output.stderr()), (0, String::new()), "{output}");
         let lines = output.stdout();
         let values = lines.lines().filter(|line| !line.starts_with("--"));
-        values.map(|line| format!("{line}\n")).collect::<String>()
+        values.flat_map(|line| [line, "\n"]).collect::<String>()
     };
     assert_eq!(offered(&["show", ""]), "1\n2\n");
     assert_eq!(offered(&["show", "#"]), "#1\n#2\n");

@@ -8,7 +8,7 @@ use serde_json::ser::{Formatter, PrettyFormatter};
 
 /// Writes a number as a decimal with at least one digit after the point.
 pub fn write_decimal<W: ?Sized + Write>(writer: &mut W, value: f64) -> Result<()> {
-    if value == value.trunc() {
+    if value.fract().abs() < f64::MIN_POSITIVE {
         write!(writer, "{value:.1}")
     } else {
         write!(writer, "{value}")

@@ -175,7 +175,7 @@ fn value_of(name: &str, values: &[String], shape: Shape) -> Result<Value, Settin
             return Ok(Value::Array(list));
         }
         let items = values.iter().filter(|value| !value.is_empty());
-        return Ok(Value::Array(Array::from_iter(items.map(String::as_str))));
+        return Ok(Value::Array(items.map(String::as_str).collect::<Array>()));
     }
     let [one] = values else {
         return Err(SettingsError::OneValue {

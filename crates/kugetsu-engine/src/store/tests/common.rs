@@ -95,6 +95,7 @@ pub(crate) fn turn(number: u64) -> TurnRecord {
         restarts: 0,
         answered: kugetsu_api::Answered::default(),
         log_gap: None,
+        prompt_sha256: None,
     }
 }
 

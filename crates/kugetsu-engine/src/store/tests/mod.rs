@@ -109,6 +109,7 @@ fn a_summary_agrees_with_the_whole_record() {
         started: at(5),
         transport: TransportKind::Run,
         shared: false,
+        prompt_sha256: None,
     };
     let worktree = |blocked_rebase| Worktree {
         path: "/srv/14".into(),
