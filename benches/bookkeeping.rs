@@ -55,6 +55,7 @@ fn start(store: &Store, number: u64) {
         transport: TransportKind::Serve,
         shared: false,
         prompt: None,
+        prompt_sha256: None,
     });
     record.fork = Some(ForkIntent {
         turn: id,

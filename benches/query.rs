@@ -52,6 +52,7 @@ fn busy_record(number: u64) -> SessionRecord {
             transport: TransportKind::Serve,
             shared: false,
             prompt: None,
+            prompt_sha256: None,
         });
     }
     record

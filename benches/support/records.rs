@@ -64,6 +64,7 @@ pub(crate) fn turn(verdict: Verdict, ended: Timestamp) -> TurnRecord {
         prompt: None,
         changes: None,
         refused: kugetsu_api::Refused::default(),
+        prompt_sha256: None,
     }
 }
 

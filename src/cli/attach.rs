@@ -4,7 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal as _;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
+use super::complete::References;
 use super::context::Context;
 use super::on_terminal::{self, Foreground};
 use super::output::Output;
@@ -17,7 +19,7 @@ use kugetsu_engine::operations::Attachment;
 #[derive(Debug, Args)]
 pub(super) struct AttachArgs {
     /// The address of the session, such as 14 or owner/repo#14
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "REF", add = ArgValueCompleter::new(References))]
     reference: String,
 
     /// Print the shell command instead of running it; takes no lease

@@ -9,7 +9,7 @@ use directories::BaseDirs;
 use super::CommandError;
 use super::detached::Detached;
 use kugetsu_api::{Address, ErrorCode, RefContext, RepoRef};
-use kugetsu_engine::duration::parse_duration;
+use kugetsu_engine::duration::{parse_duration, parse_time_limit};
 use kugetsu_engine::operations::{CloneRepo, Engine, Environment, Subject};
 use kugetsu_engine::settings::{Settings, SettingsError};
 
@@ -33,21 +33,8 @@ impl IssueOrBase {
     pub(super) fn subject(&self, context: &Context) -> Result<Subject, CommandError> {
         Ok(match &self.reference {
             Some(reference) => Subject::Session(context.address(reference)?),
-            None => {
-                let repo = context.repo(self.repo.as_deref())?;
-                context.set_subject(&repo);
-                Subject::Base(repo)
-            }
+            None => Subject::Base(context.base_repo(self.repo.as_deref())?),
         })
-    }
-
-    /// The arguments as a user types them, for hints.
-    pub(super) fn typed(&self) -> String {
-        match (&self.reference, &self.repo) {
-            (Some(reference), _) => reference.clone(),
-            (None, Some(repo)) => format!("--base --repo {repo}"),
-            (None, None) => "--base".to_owned(),
-        }
     }
 }
 
@@ -128,6 +115,21 @@ impl Context {
         Ok(address)
     }
 
+    /// Parses several references; each address comes once.
+    pub(super) fn addresses(&self, texts: &[String]) -> Result<Vec<Address>, CommandError> {
+        let mut addresses = Vec::new();
+        for text in texts {
+            let address = Address::parse(text, &self.ref_context(Address::needs_clone(text))?)?;
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        if let [one] = addresses.as_slice() {
+            self.set_subject(one);
+        }
+        Ok(addresses)
+    }
+
     /// Sets the subject of errors that name no subject themselves.
     fn set_subject(&self, subject: &impl ToString) {
         self.named.get_or_init(|| subject.to_string());
@@ -139,6 +141,13 @@ impl Context {
             Some(subject) => error.about(subject),
             None => error,
         }
+    }
+
+    /// The repository of the base that a command with `--base` means.
+    pub(super) fn base_repo(&self, flag: Option<&str>) -> Result<RepoRef, CommandError> {
+        let repo = self.repo(flag)?;
+        self.set_subject(&repo);
+        Ok(repo)
     }
 
     /// The repository of a command without a reference: the flag's, or else that of the clone.
@@ -198,6 +207,11 @@ pub(super) fn own_program() -> PathBuf {
         return link;
     }
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from("kugetsu"))
+}
+
+/// Parses a limit of time on the command line.
+pub(super) fn time_limit(text: &str) -> Result<std::time::Duration, String> {
+    parse_time_limit(text)
 }
 
 /// Parses a duration on the command line.

@@ -1,22 +1,24 @@
 //! `kugetsu continue`.
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
+use super::complete::References;
 use super::context::Context;
 use super::output::Output;
 use super::turn::{self, TurnArgs};
 use super::worktree::WorktreeArgs;
-use super::{CommandError, Outcome};
+use super::{CommandError, Outcome, prompt};
 use kugetsu_engine::operations::{Mode, WorktreeRequest};
 
 #[derive(Debug, Args)]
 pub(super) struct ContinueArgs {
     /// The address of the session, such as 14 or owner/repo#14
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "REF", add = ArgValueCompleter::new(References))]
     reference: String,
 
-    /// The prompt; `-`, or no message when stdin is a pipe, reads it from stdin
-    #[arg(value_name = "MESSAGE")]
+    /// The prompt; `-`, or no message when stdin is a pipe, reads it from stdin; without a message, a terminal opens your editor
+    #[arg(value_name = "MESSAGE", value_parser = prompt::word)]
     message: Vec<String>,
 
     /// Start a session if there is none

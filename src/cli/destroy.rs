@@ -3,8 +3,11 @@
 use std::io::IsTerminal as _;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
-use super::context::{Context, IssueOrBase};
+use super::complete::References;
+use super::context::Context;
+use super::each::for_each;
 use super::output::{Output, confirm, count};
 use super::{CommandError, Outcome};
 use kugetsu_api::ErrorCode;
@@ -14,8 +17,17 @@ use kugetsu_engine::operations::Subject;
 
 #[derive(Debug, Args)]
 pub(super) struct DestroyArgs {
-    #[command(flatten)]
-    subject: IssueOrBase,
+    /// The sessions; not with --base
+    #[arg(id = "reference", value_name = "REF", required_unless_present = "base", conflicts_with = "base", add = ArgValueCompleter::new(References))]
+    references: Vec<String>,
+
+    /// The base of the clone's repository instead of a session
+    #[arg(long)]
+    base: bool,
+
+    /// The base of this repository
+    #[arg(long, value_name = "[INSTANCE/]OWNER/REPO", requires = "base")]
+    repo: Option<String>,
 
     /// Do it without asking
     #[arg(short, long)]
@@ -27,11 +39,27 @@ pub(super) struct DestroyArgs {
 }
 
 pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outcome {
+    if args.base {
+        let repo = context.base_repo(args.repo.as_deref())?;
+        let typed = match &args.repo {
+            Some(repo) => format!("--base --repo {repo}"),
+            None => "--base".to_owned(),
+        };
+        return one(&Subject::Base(repo), &typed, args, context, output);
+    }
+    let addresses = context.addresses(&args.references)?;
+    for_each(&addresses, output, |address| {
+        let subject = Subject::Session(address.clone());
+        one(&subject, &address.to_string(), args, context, output)
+    })
+}
+
+fn one(subject: &Subject, typed: &str, args: &DestroyArgs, context: &Context, output: Output) -> Outcome {
     let engine = &context.engine;
-    let (what, removed) = match args.subject.subject(context)? {
+    let (what, removed) = match subject {
         Subject::Session(address) => {
             // Obstacles are reported before the user is asked.
-            let record = engine.record(&address)?;
+            let record = engine.record(address)?;
             if !args.force {
                 engine.refuse_risk(&record)?;
             }
@@ -39,12 +67,12 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
                 format!(" and the worktree {}", worktree.path.display())
             });
             sure(args.yes, &format!("Remove the session of {address}{and}?"))?;
-            (address.to_string(), engine.destroy(&address, args.force)?)
+            (address.to_string(), engine.destroy(address, args.force)?)
         }
         Subject::Base(repo) => {
-            engine.own_base(&repo)?;
+            engine.own_base(repo)?;
             sure(args.yes, &format!("Remove the base session of {repo}?"))?;
-            (format!("the base of {repo}"), engine.destroy_base(&repo)?)
+            (format!("the base of {repo}"), engine.destroy_base(repo)?)
         }
     };
     engine.expire_trash()?;
@@ -91,10 +119,7 @@ pub(super) fn run(args: &DestroyArgs, context: &Context, output: Output) -> Outc
             format!("removed the worktree {path}; its branch {branch} stays{what}")
         });
     }
-    output.note(format!(
-        "bring it back with: kugetsu restore {}",
-        args.subject.typed()
-    ));
+    output.note(format!("bring it back with: kugetsu restore {typed}"));
     Ok(ExitStatus::Ok)
 }
 

@@ -20,7 +20,7 @@ use super::detached::{DetachReport, Detached};
 use super::form::OutputForm;
 use super::output::Output;
 use super::signals::with_signals;
-use super::{Cli, CommandError, Outcome};
+use super::{Cli, CommandError, Outcome, prompt};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::DetachedOutput;
 use kugetsu_api::{Address, ErrorCode};
@@ -147,7 +147,12 @@ pub(super) fn child_main() -> ExitStatus {
         Ok(_) => serde_json::from_slice::<DetachedCommand>(&input).ok(),
         Err(_) => None,
     };
-    let parsed = input.and_then(|input| Some((Cli::try_parse_from(input.args).ok()?, input.prompt)));
+    let parsed = input.and_then(|input| {
+        Some((
+            Cli::try_parse_from(prompt::marked(input.args.into_iter())).ok()?,
+            input.prompt,
+        ))
+    });
     let Some((cli, prompt)) = parsed else {
         let output = Output::new(false);
         output.note("kugetsu: kugetsu uses this command to run a detached turn; it is not meant to be typed");

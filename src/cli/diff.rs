@@ -1,8 +1,10 @@
 //! `kugetsu diff`: what a session has changed since it began. Takes no lock, and changes neither the clone nor its index.
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
 use super::Outcome;
+use super::complete::References;
 use super::context::Context;
 use super::on_terminal::{self, Foreground};
 use super::output::Output;
@@ -13,7 +15,7 @@ use kugetsu_engine::operations::{DiffForm, DiffView};
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
     /// The address of the session, such as 14 or owner/repo#14
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "REF", add = ArgValueCompleter::new(References))]
     reference: String,
 
     /// Show the number of changed lines in each file

@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use super::init::note_of_default;
 use super::output::{Output, count, money};
 use super::terminal::safe_line;
+use super::tone::Tone;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::TurnOutput;
 use kugetsu_api::{Address, Changes, Refused, Verdict};
@@ -98,13 +99,12 @@ pub(super) fn summary(report: &TurnReport, told: bool, output: Output) {
             answered.default
         ));
     }
-    output.note(format!(
-        "kugetsu: {} {} in {}: {}",
-        report.record.address,
-        turn.verdict,
-        print_duration(took),
-        parts.join(", "),
-    ));
+    let rest = format!(" in {}: {}", print_duration(took), parts.join(", "));
+    output.note_line(&[
+        (Tone::Plain, &format!("kugetsu: {} ", report.record.address)),
+        (turn.verdict.into(), turn.verdict.as_str()),
+        (Tone::Plain, &rest),
+    ]);
     if !turn.reason.is_empty() {
         output.note(format!("  {}", turn.reason));
     }

@@ -3,16 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
 use clap::builder::PossibleValuesParser;
+use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::Outcome;
 use super::context::{Context, duration};
 use super::output::{Output, money};
+use super::table::{Cell, Column};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::output::ListRest;
+use kugetsu_api::json;
+use kugetsu_api::output::{ListFieldsOutput, ListRest, ListedFields};
 use kugetsu_api::{BrokenFile, RepoRef, SessionState, SessionSummary};
 use kugetsu_engine::duration::print_duration;
 
@@ -33,6 +35,18 @@ pub(super) struct ListArgs {
     /// Only sessions that did not change within this time
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     older: Option<Duration>,
+
+    /// Only the first N sessions
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+
+    /// The order; with --json and without --limit, the default is by reference
+    #[arg(long, value_enum, value_name = "ORDER")]
+    sort: Option<Sort>,
+
+    /// Only these fields, separated by commas, also with --json
+    #[arg(long, value_enum, value_name = "FIELD", value_delimiter = ',')]
+    fields: Vec<Field>,
 }
 
 fn states() -> PossibleValuesParser {
@@ -67,7 +81,7 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
         args.matches(summary, state, repo.as_ref(), age)
             .then_some((state, age))
     };
-    if output.json {
+    if output.json && args.fields.is_empty() && args.sort.is_none() && args.limit.is_none() {
         let mut object = output.long_object("sessions");
         let (bases, broken) = engine.list(
             |rows: &mut String, summary, text| {
@@ -81,37 +95,61 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
         object.end(&ListRest { bases, broken });
         return Ok(ExitStatus::Ok);
     }
-    let mut rows = Vec::new();
+    let whole_records = output.json && args.fields.is_empty();
+    let mut found: Vec<Found> = Vec::new();
     let mut all = 0;
-    let (_, broken) = engine.list(
-        |(seen, rows): &mut (usize, Vec<_>), summary, _| {
+    let (bases, broken) = engine.list(
+        |(seen, block): &mut (usize, Vec<Found>), summary, text| {
             *seen += 1;
-            let Some((state, age)) = matching_state(&summary) else {
-                return;
-            };
-            rows.push(vec![
-                summary.address.to_string(),
-                state.as_str().to_owned(),
-                summary.totals.turns.to_string(),
-                summary.totals.tokens.total().to_string(),
-                money(summary.totals.cost_usd),
-                print_duration(Duration::from_secs(age.as_secs())),
-                summary
-                    .session
-                    .as_ref()
-                    .map_or("-", |session| session.as_str())
-                    .to_owned(),
-            ]);
+            if let Some((state, age)) = matching_state(&summary) {
+                let mut row = String::new();
+                if whole_records {
+                    add_row(&mut row, &summary, text, state);
+                }
+                block.push(Found {
+                    summary,
+                    state,
+                    age,
+                    row,
+                });
+            }
         },
         |(seen, block)| {
             all += seen;
-            rows.extend(block);
+            found.extend(block);
         },
     )?;
+    let matching = found.len();
+    // The references come in their order, and sorting keeps it among equals.
+    match args.sort.unwrap_or_default() {
+        Sort::Updated => found.sort_by_key(|found| std::cmp::Reverse(found.summary.updated)),
+        Sort::Ref => {}
+        Sort::Cost => found.sort_by(|a, b| {
+            let cost = |found: &Found| found.summary.totals.cost_usd;
+            cost(b).total_cmp(&cost(a))
+        }),
+    }
+    if let Some(limit) = args.limit {
+        found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    }
+    if output.json {
+        let broken: Vec<_> = broken.into_iter().map(broken_file).collect();
+        if args.fields.is_empty() {
+            let mut object = output.long_object("sessions");
+            for found in &found {
+                object.rows(&found.row);
+            }
+            object.end(&ListRest { bases, broken });
+        } else {
+            let sessions = found.iter().map(|found| found.chosen(&args.fields)).collect();
+            output.object(ListFieldsOutput { sessions, broken });
+        }
+        return Ok(ExitStatus::Ok);
+    }
     for (path, problem) in &broken {
         output.note(format!("kugetsu: {} is left out: {problem}", path.display()));
     }
-    if rows.is_empty() {
+    if found.is_empty() {
         output.note(if all == 0 {
             "no sessions yet; start one with: kugetsu start REF \"what to do\""
         } else {
@@ -119,11 +157,118 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
         });
         return Ok(ExitStatus::Ok);
     }
-    output.table(
-        &["REF", "STATE", "TURNS", "TOKENS", "COST", "AGE", "SESSION"],
-        rows,
-    );
+    let fields = if args.fields.is_empty() {
+        &Field::DEFAULT[..]
+    } else {
+        &args.fields
+    };
+    let columns: Vec<_> = fields.iter().map(|field| field.column()).collect();
+    let rows = found.iter().map(|found| found.cells(fields)).collect();
+    output.table(&columns, rows);
+    if found.len() < matching {
+        output.note(format!("{} of {matching} sessions", found.len()));
+    }
     Ok(ExitStatus::Ok)
+}
+
+/// A field of a session, a column of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Field {
+    Ref,
+    State,
+    Turns,
+    Tokens,
+    #[value(alias = "cost")]
+    CostUsd,
+    Age,
+    Updated,
+    Session,
+}
+
+impl Field {
+    const DEFAULT: [Self; 7] = [
+        Self::Ref,
+        Self::State,
+        Self::Turns,
+        Self::Tokens,
+        Self::CostUsd,
+        Self::Age,
+        Self::Session,
+    ];
+
+    fn column(self) -> Column {
+        match self {
+            Self::Ref => Column::new("REF"),
+            Self::State => Column::new("STATE").spare(1),
+            Self::Turns => Column::new("TURNS").spare(5),
+            Self::Tokens => Column::new("TOKENS").spare(6),
+            Self::CostUsd => Column::new("COST").spare(4),
+            Self::Age => Column::new("AGE").spare(2),
+            Self::Updated => Column::new("UPDATED").spare(3),
+            Self::Session => Column::new("SESSION").spare(7),
+        }
+    }
+}
+
+/// The order of the sessions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Sort {
+    /// The one that changed last comes first.
+    #[default]
+    Updated,
+    /// By their references.
+    Ref,
+    /// The most expensive one comes first.
+    Cost,
+}
+
+/// A session that matches.
+struct Found {
+    summary: SessionSummary,
+    state: SessionState,
+    age: Duration,
+    /// The whole record as JSON, if it is needed.
+    row: String,
+}
+
+impl Found {
+    fn chosen(&self, fields: &[Field]) -> ListedFields {
+        let mut chosen = ListedFields::default();
+        let summary = &self.summary;
+        for field in fields {
+            match field {
+                Field::Ref => chosen.address = Some(summary.address.clone()),
+                Field::State => chosen.state = Some(self.state),
+                Field::Turns => chosen.turns = Some(summary.totals.turns),
+                Field::Tokens => chosen.tokens = Some(summary.totals.tokens.total()),
+                Field::CostUsd => chosen.cost_usd = Some(summary.totals.cost_usd),
+                Field::Age => chosen.age = Some(self.age.as_secs()),
+                Field::Updated => chosen.updated = Some(summary.updated),
+                Field::Session => chosen.session = Some(summary.session.clone()),
+            }
+        }
+        chosen
+    }
+
+    fn cells(&self, fields: &[Field]) -> Vec<Cell> {
+        let summary = &self.summary;
+        let cell = |field: &Field| match field {
+            Field::Ref => summary.address.to_string().into(),
+            Field::State => Cell::new(self.state.as_str(), self.state.into()),
+            Field::Turns => summary.totals.turns.to_string().into(),
+            Field::Tokens => summary.totals.tokens.total().to_string().into(),
+            Field::CostUsd => money(summary.totals.cost_usd).into(),
+            Field::Age => print_duration(Duration::from_secs(self.age.as_secs())).into(),
+            Field::Updated => summary.updated.strftime("%F %T UTC").to_string().into(),
+            Field::Session => summary
+                .session
+                .as_ref()
+                .map_or("-", |session| session.as_str())
+                .into(),
+        };
+        fields.iter().map(cell).collect()
+    }
 }
 
 /// The initial capacity for the rows of a block, which mostly have less than 1.5 kB each.
@@ -141,7 +286,7 @@ fn add_row(rows: &mut String, summary: &SessionSummary, text: &str, state: Sessi
         let mut record: Map<String, Value> =
             serde_json::from_str(text).expect("the store gives objects that can be read as a whole");
         record.insert("state".to_owned(), Value::from(state.as_str()));
-        rows.push_str(&Value::Object(record).to_string());
+        rows.push_str(&json::to_string(&record).expect("a map of values is always JSON"));
         return;
     }
     let text = text.trim_ascii();

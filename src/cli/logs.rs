@@ -5,13 +5,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
-use uuid::Uuid;
+use clap_complete::engine::ArgValueCompleter;
 
+use super::complete::{References, Turns};
 use super::context::Context;
 use super::ending;
 use super::live::{LiveView, Progress, ViewArgs};
 use super::output::Output;
 use super::printer::{Screen, Show};
+use super::tone::Tone;
+use super::turn_id::TurnName;
 use super::{CommandError, Outcome, signals};
 use kugetsu_api::ErrorCode;
 use kugetsu_api::Verdict;
@@ -25,16 +28,16 @@ pub(super) const POLL: Duration = Duration::from_millis(100);
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
     /// The address of the session, such as 14 or owner/repo#14
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "REF", add = ArgValueCompleter::new(References))]
     reference: String,
 
     /// Keep printing until the turn ends
     #[arg(short, long)]
     follow: bool,
 
-    /// This turn instead of the newest one; `kugetsu show REF --turns` lists them
-    #[arg(long, value_name = "TURN")]
-    turn: Option<Uuid>,
+    /// This turn instead of the newest one: its id, or the beginning or end of it; `kugetsu show REF --turns` lists them
+    #[arg(long, value_name = "TURN", add = ArgValueCompleter::new(Turns))]
+    turn: Option<TurnName>,
 
     /// Print opencode's own output
     #[arg(long)]
@@ -51,8 +54,10 @@ pub(super) struct LogsArgs {
 pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome {
     let address = context.address(&args.reference)?;
     let record = context.engine.record(&address)?;
-    let turn = args
-        .turn
+    let named = args.turn.as_ref();
+    let turn = named
+        .map(|turn| turn.resolve(&address, context))
+        .transpose()?
         .or(record.live.as_ref().map(|live| live.turn))
         .or(record.last.as_ref().map(|last| last.turn))
         .ok_or_else(|| EngineError::NotFound {
@@ -94,7 +99,10 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
         && let Ok(Some((_, ended))) = context.engine.end_of(&address, turn)
         && (ended.verdict != Verdict::Completed || ended.log_gap.is_some())
     {
-        output.note(format!("kugetsu: {address} {}", ended.verdict));
+        output.note_line(&[
+            (Tone::Plain, &format!("kugetsu: {address} ")),
+            (ended.verdict.into(), ended.verdict.as_str()),
+        ]);
         if !ended.reason.is_empty() {
             output.note(format!("  {}", ended.reason));
         }

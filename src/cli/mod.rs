@@ -1,6 +1,7 @@
 //! The command line: arguments in, text and exit status out. The only place that prints, prompts or exits.
 
 mod attach;
+mod complete;
 mod completions;
 mod config;
 mod context;
@@ -10,8 +11,11 @@ mod detach;
 mod detached;
 mod diff;
 mod doctor;
+mod each;
+mod editor;
 mod ending;
 mod error;
+mod examples;
 mod form;
 mod gc;
 mod host;
@@ -37,9 +41,12 @@ mod signals;
 mod start;
 mod status_line;
 mod stop;
+mod table;
 mod terminal;
+mod tone;
 mod trash;
 mod turn;
+mod turn_id;
 mod wait;
 mod watch;
 mod worktree;
@@ -48,6 +55,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use clap_complete::engine::ArgValueCompleter;
 use context::Context;
 pub(crate) use error::CommandError;
 use kugetsu_api::exit::ExitStatus;
@@ -56,7 +64,6 @@ use output::Output;
 /// Run and resume one opencode session per issue
 #[derive(Debug, Parser)]
 #[command(name = "kugetsu", version, propagate_version = true)]
-#[command(after_help = EXIT_HELP)]
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -66,7 +73,7 @@ pub struct Cli {
     json: bool,
 
     /// Run the command on another host over ssh: user@host, or a name from [hosts] in config.toml
-    #[arg(long, global = true, value_name = "HOST")]
+    #[arg(long, global = true, value_name = "HOST", add = ArgValueCompleter::new(complete::Hosts))]
     host: Option<String>,
 }
 
@@ -132,7 +139,7 @@ enum Verb {
     Gc(gc::GcArgs),
     /// Check the store, opencode, its database and the sessions
     Doctor(doctor::DoctorArgs),
-    /// Show every setting and where its value came from
+    /// Show the settings and where their values came from, or change them
     Config(config::ConfigArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
@@ -163,9 +170,12 @@ pub fn main() -> ExitCode {
     {
         return detach::child_main().into();
     }
-    let mut command = man::with_pages(Cli::command());
+    if complete::answer() {
+        return ExitStatus::Ok.into();
+    }
+    let mut command = examples::with_examples(man::with_pages(Cli::command()));
     let parsed = command
-        .try_get_matches_from_mut(std::env::args_os())
+        .try_get_matches_from_mut(prompt::marked(std::env::args_os()))
         .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
@@ -250,12 +260,17 @@ fn run(verb: Verb, output: Output) -> Outcome {
     // These verbs need no store, settings or opencode.
     let verb = match verb {
         Verb::Completions(args) => {
-            return completions::run(&args, &mut man::with_pages(Cli::command()), output);
+            return completions::run(&args, output);
         }
         Verb::Man(args) => return man::run(&args, Cli::command(), output),
         other => other,
     };
-    let context = Context::from_environment(matches!(verb, Verb::Doctor(_)))?;
+    let tolerant = match &verb {
+        Verb::Doctor(_) => true,
+        Verb::Config(args) => args.mends(),
+        _ => false,
+    };
+    let context = Context::from_environment(tolerant)?;
     dispatch(verb, &context, output).map_err(|error| context.with_subject(error))
 }
 

@@ -7,24 +7,27 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::CommandError;
+use super::table::{self, Cell, Column};
 use super::terminal::safe;
+use super::tone::{Tone, colours};
 use kugetsu_api::ErrorCode;
+use kugetsu_api::json;
 use kugetsu_api::output::{Document, OUTPUT_SCHEMA};
 
 /// Where and how to print.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
     pub(super) json: bool,
-    colour: bool,
 }
 
 impl Output {
     pub(super) fn new(json: bool) -> Self {
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self {
-            json,
-            colour: !plain && std::io::stdout().is_terminal(),
-        }
+        Self { json }
+    }
+
+    /// Whether text on stdout has colours. JSON never has.
+    fn coloured(self) -> bool {
+        !self.json && colours(&std::io::stdout())
     }
 
     /// Prints text for people on stdout.
@@ -37,6 +40,16 @@ impl Output {
         }
     }
 
+    /// Prints a line of pieces for people on stdout, each in its tone.
+    pub(super) fn line(self, pieces: &[(Tone, &str)]) {
+        let coloured = self.coloured();
+        if coloured || std::io::stdout().is_terminal() {
+            print(&paint(pieces, coloured));
+        } else {
+            print(&pieces.iter().map(|(_, text)| *text).collect::<String>());
+        }
+    }
+
     /// Prints an object for programs on one line of stdout, with the schema.
     pub(super) fn object<T: Serialize + JsonSchema>(self, body: T) {
         self.document(&Document::new(body));
@@ -44,8 +57,8 @@ impl Output {
 
     /// Prints an object that already contains its schema on one line of stdout. Its fields are in alphabetical order.
     pub(super) fn document<T: Serialize + JsonSchema>(self, document: &T) {
-        match serde_json::to_value(document) {
-            Ok(value) => self.text(value.to_string()),
+        match serde_json::to_value(document).and_then(|value| json::to_string(&value)) {
+            Ok(text) => self.text(text),
             // For example a path that is not UTF-8.
             Err(error) => note_write_error(Err(error.into())),
         }
@@ -72,9 +85,30 @@ impl Output {
         let _ = writeln!(std::io::stderr().lock(), "{}", safe(text.as_ref()));
     }
 
+    /// Prints a note of pieces on stderr, each in its tone.
+    pub(super) fn note_line(self, pieces: &[(Tone, &str)]) {
+        let mut stderr = std::io::stderr().lock();
+        let text = paint(pieces, colours(&stderr));
+        let _ = writeln!(stderr, "{text}");
+    }
+
+    /// Rings the bell of the terminal, if there is one.
+    pub(super) fn bell(self) {
+        let mut stderr = std::io::stderr().lock();
+        if stderr.is_terminal() {
+            let _ = stderr.write_all(b"\x07").and_then(|()| stderr.flush());
+        }
+    }
+
     /// Prints an error on stderr for people and, with JSON output, on stdout for programs.
     pub(super) fn error(self, error: &CommandError) {
-        self.note(error.for_people());
+        let text = error.for_people();
+        match text.split_once(' ') {
+            Some((name, rest)) => {
+                self.note_line(&[(Tone::Bad, name), (Tone::Plain, " "), (Tone::Plain, rest)]);
+            }
+            None => self.note(text),
+        }
         if self.json {
             self.error_object(error);
         }
@@ -85,37 +119,21 @@ impl Output {
         self.document(&error.for_programs());
     }
 
-    /// Prints a table for people: columns without lines, so that `cut` and `grep` work on it.
-    pub(super) fn table(self, head: &[&str], rows: Vec<Vec<String>>) {
-        use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
-        let mut table = Table::new();
-        table
-            .load_style(presets::NOTHING)
-            .set_content_arrangement(ContentArrangement::Disabled)
-            .set_header(head.iter().map(|title| {
-                let cell = Cell::new(title);
-                if self.colour {
-                    cell.add_attribute(Attribute::Bold)
-                } else {
-                    cell
-                }
-            }));
-        if self.colour {
-            table.enforce_styling();
-        } else {
-            table.force_no_tty();
-        }
-        for row in rows {
-            table.add_row(row.iter().map(|cell| safe(cell)));
-        }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
-        let text = table.to_string();
-        let lines: Vec<_> = text.lines().map(str::trim_end).collect();
-        // The table's own styles are for the terminal.
-        print(&lines.join("\n"));
+    /// Prints a table for people, on a terminal in its width.
+    pub(super) fn table<C: Into<Cell>>(self, columns: &[Column], rows: Vec<Vec<C>>) {
+        let width = std::io::stdout().is_terminal().then(|| {
+            let (_, columns) = console::Term::stdout().size();
+            usize::from(columns)
+        });
+        print(&table::render(columns, rows, width, self.coloured()));
     }
+}
+
+fn paint(pieces: &[(Tone, &str)], coloured: bool) -> String {
+    pieces
+        .iter()
+        .map(|(tone, text)| tone.paint(text, coloured))
+        .collect()
 }
 
 fn print(text: &str) {
@@ -147,7 +165,7 @@ impl LongObject {
     /// Prints the fields after the rows; `rest` must have at least one.
     pub(super) fn end(self, rest: &impl Serialize) {
         let head = self.head.unwrap_or_default();
-        let rest = serde_json::to_string(rest).unwrap_or_default();
+        let rest = json::to_string(rest).unwrap_or_default();
         let rest = rest.strip_prefix('{').unwrap_or("}");
         note_write_error(UnbufferedStdout.write_all(format!("{head}],{rest}\n").as_bytes()));
     }
@@ -188,15 +206,9 @@ pub(super) fn write_error() -> Option<CommandError> {
     Some(error.hint("the operation itself is done and on record; see: kugetsu show, kugetsu logs"))
 }
 
-/// Formats a cost, which is often a fraction of a cent.
+/// Formats a cost.
 pub(super) fn money(usd: f64) -> String {
-    if usd == 0.0 {
-        "$0".to_owned()
-    } else if usd < 0.01 {
-        format!("${usd:.6}")
-    } else {
-        format!("${usd:.2}")
-    }
+    kugetsu_engine::settings::print_usd(usd)
 }
 
 /// A size in decimal units: `812 B`, `1.2 MB`.

@@ -1,9 +1,11 @@
 //! `kugetsu pending` and `kugetsu answer`.
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use serde_json::Value;
 
 use super::Outcome;
+use super::complete::References;
 use super::context::Context;
 use super::output::Output;
 use kugetsu_api::SessionRecord;
@@ -17,7 +19,7 @@ pub(super) struct PendingArgs {}
 #[derive(Debug, Args)]
 pub(super) struct AnswerArgs {
     /// The address of the session, such as 14 or owner/repo#14
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "REF", add = ArgValueCompleter::new(References))]
     reference: String,
 
     /// `allow` or `deny` for a permission; one label per question

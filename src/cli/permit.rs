@@ -5,20 +5,24 @@ use std::str::FromStr as _;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap_complete::engine::ArgValueCompleter;
 
+use super::complete::References;
 use super::context::Context;
 use super::output::Output;
+use super::table::{Cell, Column};
+use super::tone::Tone;
 use super::{CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{ExplainOutput, PermitOutput};
-use kugetsu_api::permission::{Preset, Rule};
+use kugetsu_api::permission::{Action, Preset, Rule};
 use kugetsu_engine::CLASSES;
 use kugetsu_engine::operations::{EngineError, Permit, Subject};
 
 #[derive(Debug, Args)]
 pub(super) struct PermitArgs {
     /// The session; not with --base
-    #[arg(value_name = "REF", required_unless_present = "base")]
+    #[arg(value_name = "REF", required_unless_present = "base", add = ArgValueCompleter::new(References))]
     reference: Option<String>,
 
     /// Rules to add, as permission[:pattern]=allow|deny|ask; without a rule, show the policy
@@ -83,20 +87,27 @@ pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcom
                 .iter()
                 .map(|row| {
                     vec![
-                        row.permission.clone(),
-                        row.pattern.clone(),
-                        row.action.as_str().to_owned(),
-                        row.source.to_string(),
+                        Cell::from(row.permission.as_str()),
+                        row.pattern.as_str().into(),
+                        Cell::new(row.action.as_str(), tone(row.action)),
+                        row.source.to_string().into(),
                         if row.could_ask {
                             "could ask; refused in a headless turn"
                         } else {
                             ""
                         }
-                        .to_owned(),
+                        .into(),
                     ]
                 })
                 .collect();
-            output.table(&["PERMISSION", "PATTERN", "ACTION", "FROM", ""], rows);
+            let columns = [
+                Column::new("PERMISSION"),
+                Column::prose("PATTERN"),
+                Column::new("ACTION"),
+                Column::prose("FROM").spare(1),
+                Column::prose("").spare(2),
+            ];
+            output.table(&columns, rows);
         }
         return Ok(ExitStatus::Ok);
     }
@@ -119,6 +130,14 @@ pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcom
         }
     }
     Ok(ExitStatus::Ok)
+}
+
+fn tone(action: Action) -> Tone {
+    match action {
+        Action::Allow => Tone::Good,
+        Action::Deny => Tone::Bad,
+        Action::Ask => Tone::Warn,
+    }
 }
 
 /// Warns of unknown classes, because a typing error would look like protection. They cannot be refused: MCP servers and

@@ -11,6 +11,7 @@ use super::markdown::Markdown;
 use super::output::note_write_error;
 use super::status_line::StatusLineEnder;
 use super::terminal::{safe, safe_line};
+use super::tone::colours;
 use kugetsu_api::{StreamEvent, StreamLine};
 use kugetsu_engine::Redactor;
 use kugetsu_engine::turn::stream::{Feed, describe, tool_label};
@@ -114,9 +115,9 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn new(show: Show, verbosity: Option<Verbosity>, view: LiveView, plain: bool) -> Self {
-        let styled = console::user_attended() && console::Term::stdout().features().is_attended();
+        let stdout = std::io::stdout();
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        let markdown = (styled && !dumb && !plain).then(|| Markdown::new(console::colors_enabled()));
+        let markdown = (stdout.is_terminal() && !dumb && !plain).then(|| Markdown::new(colours(&stdout)));
         Self {
             markdown,
             show,
@@ -162,9 +163,17 @@ impl Screen {
         };
         let event = parsed.as_ref().map(|line| &line.event);
         if let Some(parsed) = &parsed {
+            // The answer is on the same screen already.
+            let repeats = self.terminal
+                && self.show == Show::Text
+                && matches!(parsed.event, StreamEvent::MessageEnd { reasoning: false, .. });
             if self.verbosity == Some(Verbosity::Lines)
+                && !repeats
                 && let Some(description) = describe(&parsed.event, &Redactor::default())
             {
+                if self.terminal {
+                    self.end_line();
+                }
                 let _ = writeln!(std::io::stderr().lock(), "kugetsu: {}", safe_line(&description));
             }
             self.view.line(parsed);

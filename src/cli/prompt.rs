@@ -1,24 +1,69 @@
-//! Reads the prompt from the command line or from stdin.
+//! Reads the prompt from the command line, from stdin, or from the user's editor.
 
+use std::convert::Infallible;
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal as _, Read as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 
 use super::CommandError;
+use super::editor::Draft;
+use super::output::Output;
+use kugetsu_api::ErrorCode;
+
+/// Marks a word of a message that begins like an option. No argument of a process contains this byte.
+const MARK: u8 = 0;
+/// The first line of what is left out of an edited message. Lines with `#` alone would be headings in Markdown.
+const SCISSORS: &str = "# ------------------------ >8 ------------------------";
+
+/// The arguments for the parser: words of a message such as `- fix this`, which cannot be options, are marked, because
+/// the parser would refuse them.
+pub(super) fn marked(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut has_message = false;
+    arguments
+        .map(|argument| {
+            let bytes = argument.as_bytes();
+            has_message |= bytes == b"start" || bytes == b"continue";
+            let is_list = bytes.len() > 1 && bytes[0] == b'-' && bytes[1].is_ascii_whitespace();
+            if has_message && is_list {
+                OsString::from_vec([&[MARK], bytes].concat())
+            } else {
+                argument
+            }
+        })
+        .collect()
+}
+
+/// Parses a word of a message.
+pub(super) fn word(text: &str) -> Result<String, Infallible> {
+    Ok(text.trim_start_matches(char::from(MARK)).to_owned())
+}
+
+/// The bytes of a word of a message, as the user typed them.
+pub(super) fn raw_word(word: &OsStr) -> OsString {
+    let bytes = word.as_bytes();
+    OsStr::from_bytes(bytes.strip_prefix(&[MARK]).unwrap_or(bytes)).to_owned()
+}
 
 /// The prompt, byte for byte.
 pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
+    let terminal = std::io::stdin().is_terminal();
     let from_stdin = match words {
-        [] if std::io::stdin().is_terminal() => {
+        [] if terminal => {
             return Err(CommandError::usage(
                 "there is no message",
                 "write it after the reference, or pipe it in and write `-`",
-            ));
+            )
+            .hint("or write it in your editor: --edit"));
         }
         [] => true,
         [only] => only == "-",
         _ => false,
     };
     let text = if from_stdin {
+        if terminal {
+            Output::new(false).note("kugetsu: type the message and end it with Ctrl-D on a line of its own");
+        }
         let mut bytes = Vec::new();
         std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| {
             CommandError::usage(format!("stdin cannot be read: {error}"), "pipe the message in")
@@ -33,6 +78,35 @@ pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
         words.join(" ")
     };
     not_empty(text)
+}
+
+/// The prompt from the user's editor, which begins with these words. `about` is the address of the session.
+pub(super) fn edit(words: &[String], about: &str) -> Result<String, CommandError> {
+    if !super::editor::has_terminal() {
+        return Err(CommandError::usage(
+            "an editor needs a terminal on stdin and stderr",
+            "write the message after the reference, or pipe it in and write `-`",
+        ));
+    }
+    let draft = format!(
+        "{}\n\n{SCISSORS}\n\
+         # This is the message for {about}. This line, the one above and all below are left out.\n\
+         # Without a message, no turn runs.\n",
+        words.join(" ")
+    );
+    let mut text = Draft::new(&draft, ".md")?.edit()?;
+    if let Some(at) = text.find(SCISSORS) {
+        text.truncate(at);
+    }
+    let text = text.trim_end();
+    if text.trim_start().is_empty() {
+        return Err(CommandError::new(
+            ErrorCode::NotConfirmed,
+            "the message is empty, so no turn was run",
+        )
+        .hint("write the message above the dashed line"));
+    }
+    Ok(text.to_owned())
 }
 
 /// Reads the prompt from a file.

@@ -1,12 +1,17 @@
 //! `kugetsu show`. One record; takes no lock and starts nothing.
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
 use super::Outcome;
+use super::complete::References;
 use super::context::Context;
 use super::ending::{describe_changes, describe_refused};
 use super::output::{Output, count, money, size};
+use super::table::{Cell, Column};
 use super::terminal::safe_line;
+use super::tone::Tone;
+use super::turn_id::short;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{SessionWithState, ShowOutput};
 use kugetsu_api::{SessionState, TurnStatus};
@@ -14,7 +19,7 @@ use kugetsu_api::{SessionState, TurnStatus};
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
     /// The address of the session, such as 14 or owner/repo#14
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "REF", add = ArgValueCompleter::new(References))]
     reference: String,
 
     /// List every turn as well
@@ -46,7 +51,6 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         return Ok(ExitStatus::Ok);
     }
     let mut lines = vec![
-        format!("{}  {}", record.address, state.as_str()),
         format!(
             "  session     {}",
             record
@@ -93,7 +97,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         lines.push(format!(
             "  {:<11} turn {} since {}, process {} on {}",
             state.as_str(),
-            live.turn,
+            short(live.turn),
             live.started.strftime("%F %T UTC"),
             live.supervisor.pid,
             live.supervisor.host
@@ -121,7 +125,11 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         } else {
             format!(": {}", last.reason)
         };
-        lines.push(format!("  last turn   {} {}{reason}", last.turn, last.verdict));
+        lines.push(format!(
+            "  last turn   {} {}{reason}",
+            short(last.turn),
+            last.verdict
+        ));
         let changes = last
             .changes
             .as_ref()
@@ -137,6 +145,11 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         "  record      {}",
         engine.record_path(&address).display()
     ));
+    output.line(&[
+        (Tone::Plain, &record.address.to_string()),
+        (Tone::Plain, "  "),
+        (state.into(), state.as_str()),
+    ]);
     output.text(lines.join("\n"));
     if let Some(turns) = turns {
         output.text("");
@@ -144,20 +157,27 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
             .iter()
             .map(|turn| {
                 vec![
-                    turn.turn.to_string(),
-                    turn.verdict.to_string(),
-                    turn.started.strftime("%F %T").to_string(),
-                    turn.steps.to_string(),
-                    turn.tokens.total().to_string(),
-                    money(turn.cost_usd),
-                    turn.prompt.as_deref().map(first_line).unwrap_or_default(),
-                    turn.reason.clone(),
+                    Cell::from(short(turn.turn)),
+                    Cell::new(turn.verdict.as_str(), turn.verdict.into()),
+                    turn.started.strftime("%F %T").to_string().into(),
+                    turn.steps.to_string().into(),
+                    turn.tokens.total().to_string().into(),
+                    money(turn.cost_usd).into(),
+                    turn.prompt.as_deref().map(first_line).unwrap_or_default().into(),
+                    turn.reason.as_str().into(),
                 ]
             })
             .collect();
         output.table(
             &[
-                "TURN", "VERDICT", "STARTED", "STEPS", "TOKENS", "COST", "PROMPT", "REASON",
+                Column::new("TURN"),
+                Column::new("VERDICT"),
+                Column::new("STARTED").spare(2),
+                Column::new("STEPS").spare(4),
+                Column::new("TOKENS").spare(3),
+                Column::new("COST").spare(1),
+                Column::prose("PROMPT"),
+                Column::prose("REASON"),
             ],
             rows,
         );

@@ -1,10 +1,13 @@
 //! `kugetsu signal`.
 
 use clap::{Args, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 
+use super::complete::References;
 use super::context::Context;
 use super::output::Output;
 use super::signals::with_signals;
+use super::turn_id::short;
 use super::{CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{RebaseOutput, RebaseResult, SignalOutput};
@@ -14,7 +17,7 @@ use kugetsu_engine::Rebased;
 #[derive(Debug, Args)]
 pub(super) struct SignalArgs {
     /// The address of the session, such as 14 or owner/repo#14
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "REF", add = ArgValueCompleter::new(References))]
     reference: String,
 
     /// The signal to send
@@ -55,7 +58,7 @@ pub(super) fn run(args: &SignalArgs, context: &Context, output: Output) -> Outco
         output.text(format!(
             "{address}: sent {} to turn {}",
             signal.as_str(),
-            live.turn
+            short(live.turn)
         ));
     }
     Ok(ExitStatus::Ok)

@@ -2,11 +2,11 @@
 
 use clap::Args;
 
-use super::Outcome;
 use super::context::Context;
 use super::output::Output;
 use super::turn::{self, TurnArgs};
 use super::worktree::WorktreeArgs;
+use super::{Outcome, prompt};
 use kugetsu_engine::operations::Mode;
 
 #[derive(Debug, Args)]
@@ -16,7 +16,7 @@ pub(super) struct StartArgs {
     reference: String,
 
     /// The prompt; `-`, or no message when stdin is a pipe, reads it from stdin
-    #[arg(value_name = "MESSAGE")]
+    #[arg(value_name = "MESSAGE", value_parser = prompt::word)]
     message: Vec<String>,
 
     #[command(flatten)]

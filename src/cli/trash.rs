@@ -9,6 +9,7 @@ use super::context::{Context, duration};
 use super::destroy::sure;
 use super::gc::count_entries;
 use super::output::{Output, size};
+use super::table::{Cell, Column};
 use kugetsu_api::TrashEntry;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{TrashEmptyOutput, TrashEntryView, TrashListOutput};
@@ -66,15 +67,22 @@ fn list(context: &Context, output: Output) -> Outcome {
         .iter()
         .map(|(entry, bytes, restorable)| {
             vec![
-                name(entry),
-                entry.when.strftime("%F %T").to_string(),
-                size(*bytes),
-                if *restorable { "yes" } else { "no" }.to_owned(),
-                entry.why.clone(),
+                Cell::from(name(entry)),
+                entry.when.strftime("%F %T").to_string().into(),
+                size(*bytes).into(),
+                if *restorable { "yes" } else { "no" }.into(),
+                entry.why.as_str().into(),
             ]
         })
         .collect();
-    output.table(&["REF", "REMOVED", "SIZE", "RESTORE", "BY"], rows);
+    let columns = [
+        Column::new("REF"),
+        Column::new("REMOVED").spare(2),
+        Column::new("SIZE").spare(1),
+        Column::new("RESTORE"),
+        Column::prose("BY"),
+    ];
+    output.table(&columns, rows);
     Ok(ExitStatus::Ok)
 }
 

@@ -9,13 +9,15 @@ use clap::{ArgMatches, Args, ValueEnum};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::context::{Context, duration};
+use super::context::{Context, duration, time_limit};
+use super::editor::has_terminal;
 use super::ending::{exit_of, result, summary};
 use super::form::OutputForm;
 use super::live::{LiveView, Progress, ViewArgs};
 use super::output::Output;
 use super::printer::{Printer, Screen, Show, Verbosity};
 use super::signals::with_signals;
+use super::turn_id::ChosenId;
 use super::{CommandError, Outcome, detach, init, prompt, wait};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{Address, ErrorCode, TransportChoice};
@@ -108,9 +110,13 @@ pub(super) struct TurnArgs {
     #[arg(long, conflicts_with_all = ["supervised", "verbose", "events"])]
     detach: bool,
 
-    /// The turn's id, a UUID of your choice; a repeated command with the same id waits for that turn and prints its result instead of running it twice
-    #[arg(long, value_name = "UUID")]
-    turn_id: Option<Uuid>,
+    /// An id of your choice for the turn, of up to 200 characters; a repeated command with the same id and message waits for that turn and prints its result instead of running it twice
+    #[arg(long, value_name = "ID")]
+    turn_id: Option<ChosenId>,
+
+    /// Write the message in your editor (VISUAL, EDITOR), beginning with the words that are given
+    #[arg(short, long, conflicts_with = "supervised")]
+    edit: bool,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -265,11 +271,11 @@ fn replies_from_stdin() -> tokio::sync::mpsc::Receiver<Reply> {
 #[derive(Debug, Args)]
 pub(super) struct LimitArgs {
     /// How long the turn may take [config: timeout]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = time_limit)]
     timeout: Option<Duration>,
 
     /// How long the turn may go without any progress [config: stall_timeout]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = time_limit)]
     stall_timeout: Option<Duration>,
 
     /// How long to wait when the provider asks to retry later [config: max_quota_wait]
@@ -337,17 +343,24 @@ pub(super) fn run(
         detached.prompt()
     } else if message.is_empty() && has_undelivered_answer(context, &address) {
         String::new()
+    } else if args.edit || (message.is_empty() && mode != Mode::Start && has_terminal()) {
+        if mode == Mode::Continue {
+            // Nobody should write a message for nothing.
+            context.engine.record(&address)?;
+        }
+        prompt::edit(message, &address.to_string())?
     } else {
         prompt::read(message)?
     };
     let engine = &context.engine;
+    let chosen = args.turn_id.as_ref().map(|id| id.of(&address));
     let settings = engine.settings();
     let lines = !args.events.is_empty() || args.asking.supervised;
     let form = OutputForm::chosen(args.output, lines, output);
     check_types(&args.events)?;
     if context.detached.is_none() {
-        if let Some(turn) = args.turn_id
-            && engine.is_recorded(&address, turn)?
+        if let Some(turn) = chosen
+            && engine.is_recorded(&address, turn, &prompt)?
         {
             return follow_recorded(
                 &address,
@@ -376,7 +389,7 @@ pub(super) fn run(
     let request = TurnRequest {
         address: address.clone(),
         typed: reference,
-        turn: args.turn_id,
+        turn: chosen,
         prompt,
         mode,
         wait: args.wait,
@@ -460,6 +473,12 @@ pub(super) fn run(
         output.object(result(&report, status));
     }
     summary(&report, shows_notes, output);
+    if let Some(note) = engine.notify(&report) {
+        output.note(format!("kugetsu: {note}"));
+    }
+    if settings.notify_by_bell() {
+        output.bell();
+    }
     Ok(status)
 }
 

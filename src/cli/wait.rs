@@ -3,33 +3,37 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use uuid::Uuid;
 
-use super::Outcome;
-use super::context::{Context, duration};
+use super::complete::{References, Turns};
+use super::context::{Context, time_limit};
+use super::each::for_each;
 use super::ending;
 use super::form::OutputForm;
 use super::live::{LiveView, ViewArgs};
 use super::logs;
 use super::output::Output;
 use super::printer::Screen;
+use super::turn_id::TurnName;
+use super::{CommandError, Outcome};
 use kugetsu_api::Address;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_engine::log_file;
 
 #[derive(Debug, Args)]
 pub(super) struct WaitArgs {
-    /// The address of the session, such as 14 or owner/repo#14
-    #[arg(value_name = "REF")]
-    reference: String,
+    /// The addresses of sessions, such as 14 or owner/repo#14
+    #[arg(id = "reference", value_name = "REF", required = true, add = ArgValueCompleter::new(References))]
+    references: Vec<String>,
 
     /// Wait at most this long; the turn continues
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = time_limit)]
     timeout: Option<Duration>,
 
-    /// This turn instead of the one that runs, or ended last
-    #[arg(long, value_name = "TURN")]
-    turn: Option<Uuid>,
+    /// This turn instead of the one that runs, or ended last: its id, or the beginning or end of it
+    #[arg(long, value_name = "TURN", add = ArgValueCompleter::new(Turns))]
+    turn: Option<TurnName>,
 
     /// What to print: the answer as text, one object at the end, or every event as a JSON line
     #[arg(long, value_enum)]
@@ -40,14 +44,26 @@ pub(super) struct WaitArgs {
 }
 
 pub(super) fn run(args: &WaitArgs, context: &Context, output: Output) -> Outcome {
-    let address = context.address(&args.reference)?;
-    let turn = match args.turn {
-        Some(turn) => turn,
-        None => context.engine.newest_turn(&address)?,
-    };
+    let addresses = context.addresses(&args.references)?;
+    if args.turn.is_some() && addresses.len() > 1 {
+        return Err(CommandError::usage(
+            "--turn names a turn of one session, and several are given",
+            "wait for each of them alone",
+        ));
+    }
     let form = OutputForm::chosen(args.output, false, output);
-    let form = (form, Vec::new());
-    until_end(&address, turn, args.timeout, form, args.view, context, output)
+    let began = Instant::now();
+    let errors = Output::new(form != OutputForm::Text);
+    for_each(&addresses, errors, |address| {
+        let turn = match &args.turn {
+            Some(turn) => turn.resolve(address, context)?,
+            None => context.engine.newest_turn(address)?,
+        };
+        // The time is for all of them together.
+        let left = args.timeout.map(|limit| limit.saturating_sub(began.elapsed()));
+        let form = (form, Vec::new());
+        until_end(address, turn, left, form, args.view, context, output)
+    })
 }
 
 /// Prints a turn from its beginning to its end, and its result. The exit status is the turn's.
@@ -82,5 +98,8 @@ pub(super) fn until_end(
         output.object(ending::result(&report, status));
     }
     ending::summary(&report, true, output);
+    if engine.settings().notify_by_bell() {
+        output.bell();
+    }
     Ok(status)
 }

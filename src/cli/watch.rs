@@ -7,8 +7,10 @@ use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use uuid::Uuid;
 
+use super::complete::References;
 use super::context::Context;
 use super::logs::POLL;
 use super::output::{Output, count, money, write_error};
@@ -26,7 +28,7 @@ const SEARCH: Duration = Duration::from_secs(1);
 #[derive(Debug, Args)]
 pub(super) struct WatchArgs {
     /// The addresses of sessions, such as 14 or owner/repo#14 [default: every session with a running turn]
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "REF", add = ArgValueCompleter::new(References))]
     references: Vec<String>,
 
     /// Also follow turns that begin later, until Ctrl-C

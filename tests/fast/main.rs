@@ -11,6 +11,7 @@
 mod support;
 
 mod addresses;
+mod agents;
 mod commands;
 mod control;
 mod crash;
@@ -27,10 +28,12 @@ mod retention;
 mod schema;
 mod skill;
 mod ssh;
+mod tables;
 mod telling;
 mod terminal;
 mod testing;
 mod transports;
+mod typing;
 mod unattended;
 mod upkeep;
 mod waiting;

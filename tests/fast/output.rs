@@ -51,9 +51,10 @@ fn transcript(world: &World, output: &Output) -> String {
 }
 
 /// The parts that differ between runs, and their placeholders.
-const FILTERS: [(&str, &str); 8] = [
+const FILTERS: [(&str, &str); 9] = [
     (r"ses_[0-9A-Za-z]+", "[SESSION]"),
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "[TURN]"),
+    (r"\b[0-9a-f]{8}\b", "[SHORT]"),
     (
         r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?",
         "[TIME]",

@@ -3,10 +3,13 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use crate::support::kit::{self, opencode_sessions};
 use crate::support::kit::{
-    SOON, fake_world, prompts_of, record, refused, run, run_in, session_of, snapshot, start, state_of,
+    SOON, fake_world, path_with_kugetsu, prompts_of, record, refused, run, run_in, session_of, snapshot,
+    start, state_of,
 };
 use kugetsu_testing::{FakeScript, Opencode, Stdin, Step, World};
+use serde_json::Value;
 
 #[test]
 fn a_destroyed_session_comes_back_whole() {
@@ -166,19 +169,19 @@ fn settings_report_their_source() {
     );
     assert_eq!(settings["lock_timeout"]["from"], "default");
     for (content, message) in [
-        ("\ntimeout = \"soon\"", "line 2: `timeout`"),
-        ("colour = 1", "line 1: there is no setting `colour`"),
+        ("\ntimeout = \"soon\"", "line 2, column 1: `timeout`"),
+        ("colour = 1", "line 1, column 1: there is no setting `colour`"),
         (
             "\nagent = { a = 1 }",
-            "line 2: `agent` must be a string in quotes, not a table",
+            "line 2, column 9: `agent` must be a string in quotes, not a table",
         ),
         (
             "model = [\"x/y\", \"x/z\"]",
-            "line 1: `model` must be a string in quotes, not a list",
+            "line 1, column 9: `model` must be a string in quotes, not a list",
         ),
         (
             "rules = [\n\"bash=deny\",\n1]",
-            "line 3: `rules` must be a list of strings, but an item is a number",
+            "line 3, column 1: `rules` must be a list of strings, but an item is a number",
         ),
         ("[[", "TOML"),
     ] {
@@ -220,7 +223,11 @@ fn settings_report_their_source() {
                 &world,
                 &[command],
                 64,
-                &["config.toml, line 1: there is no setting", wrong, message],
+                &[
+                    "config.toml, line 1, column 1: there is no setting",
+                    wrong,
+                    message,
+                ],
             );
         }
     }
@@ -286,7 +293,7 @@ fn doctor(world: &World, home: &str) -> Vec<(String, String, String)> {
     let output = run_in(world, &[("KUGETSU_HOME", home)], &["doctor", "--json"]);
     assert_eq!(output.code(), 1, "{output}");
     let checks = output.json()["checks"].as_array().unwrap().clone();
-    let word = |check: &serde_json::Value, key: &str| check[key].as_str().unwrap_or_default().to_owned();
+    let word = |check: &Value, key: &str| check[key].as_str().unwrap_or_default().to_owned();
     let of = |check| (word(check, "what"), word(check, "health"), word(check, "detail"));
     checks.iter().map(of).collect()
 }
@@ -303,7 +310,10 @@ fn doctor_works_without_valid_settings_and_without_a_writable_store() {
         ("settings", "bad"),
         "{found:?}"
     );
-    assert!(found[0].2.contains("config.toml, line 1"), "{found:?}");
+    assert!(
+        found[0].2.contains("config.toml, line 1, column 11:"),
+        "{found:?}"
+    );
     assert!(
         found
             .iter()
@@ -334,13 +344,14 @@ fn help_completions_and_manual_need_no_environment() {
         output.stdout()
     };
     for (shell, has) in [
-        ("bash", "complete -F"),
+        ("bash", "-F _clap_complete_kugetsu kugetsu"),
         ("zsh", "#compdef kugetsu"),
-        ("fish", "complete -c kugetsu"),
+        ("fish", "--command kugetsu"),
     ] {
         let script = bare(&["completions", shell]);
         assert!(
-            script.contains(has) && script.contains("continue"),
+            script.contains(has) && script.contains(&format!("KUGETSU_COMPLETE=\"{shell}\""))
+                || script.contains("KUGETSU_COMPLETE=fish"),
             "{shell}: {script}"
         );
     }
@@ -353,6 +364,18 @@ fn help_completions_and_manual_need_no_environment() {
         let page = bare(arguments);
         let title = format!(".TH {name} 1 \"\" \"kugetsu {version}\" kugetsu\n");
         let synopsis = format!(".SH SYNOPSIS\n{synopsis}");
+        for name in [
+            "EXAMPLES",
+            "ENVIRONMENT",
+            "FILES",
+            "\"EXIT STATUS\"",
+            "\"SEE ALSO\"",
+        ] {
+            assert!(
+                page.contains(&format!("\n.SH {name}\n")),
+                "{name} is missing\n{page}"
+            );
+        }
         for part in [&title, &synopsis, "\\-\\-json\\fR\n", "\\-\\-host\\fR "] {
             assert!(page.contains(part), "{part:?} is missing\n{page}");
         }
@@ -363,7 +386,13 @@ fn help_completions_and_manual_need_no_environment() {
         "init", "start", "continue", "list", "show", "logs", "permit", "prune", "destroy", "restore",
         "doctor",
     ] {
-        assert!(bare(&[verb, "--help"]).contains("Usage"), "{verb}");
+        let (long, short) = (bare(&[verb, "--help"]), bare(&[verb, "-h"]));
+        assert!(long.contains("Usage") && short.contains("Usage"), "{verb}");
+        assert!(
+            long.contains("\nExamples:\n") && !short.contains("Examples:"),
+            "{verb}"
+        );
+        assert!(short.lines().count() < long.lines().count(), "{verb}");
         assert_eq!(bare(&["help", verb]), bare(&[verb, "--help"]));
     }
     assert_eq!(bare(&["help"]), bare(&["--help"]));
@@ -389,8 +418,9 @@ fn bash_completes_the_values_of_flags() {
     ] {
         let mut command = world.command("/bin/bash");
         let complete = "source \"$0\"; COMP_WORDS=(kugetsu \"$@\"); COMP_CWORD=$#; \
-                        _kugetsu kugetsu \"${COMP_WORDS[-1]}\" \"${COMP_WORDS[-2]}\"; echo \"${COMPREPLY[*]}\"";
+                        _clap_complete_kugetsu kugetsu \"${COMP_WORDS[-1]}\" \"${COMP_WORDS[-2]}\"; echo \"${COMPREPLY[*]}\"";
         command.args(["-c", complete]).arg(&script).args(line);
+        command.env("PATH", path_with_kugetsu());
         let output = world.finish(command, Stdin::Null);
         assert_eq!(output.expect_status(0).stdout().trim_end(), offers, "{output}");
     }
@@ -437,4 +467,46 @@ fn a_reader_that_goes_away_breaks_no_turn() {
         output.expect_status(0);
         assert!(!output.stderr().contains("panicked"), "{output}");
     }
+}
+
+#[test]
+fn doctor_checks_the_model_and_asks_it_on_request() {
+    let world = fake_world();
+    let before = opencode_sessions(&world);
+    let check = |set: &[(&str, &str)], more: &[&str], status: i32| -> Vec<(String, String)> {
+        let output = run_in(&world, set, &[&["doctor", "--json"][..], more].concat());
+        let checks = output.expect_status(status).json()["checks"].clone();
+        let checks = checks.as_array().expect("a list").iter();
+        let of_model = checks.filter(|check| check["what"].as_str().unwrap().starts_with("model"));
+        let pair = |check: &Value| (kit::text(&check["health"]), kit::text(&check["detail"]));
+        of_model.map(pair).collect()
+    };
+    let ok = |detail: &str| ("ok".to_owned(), detail.to_owned());
+    assert_eq!(check(&[], &[], 0), [ok("opencode's own choice of 1")]);
+    let model = ("KUGETSU_MODEL", "scripted/scripted");
+    assert_eq!(
+        check(&[model], &["--model-check"], 0),
+        [ok("scripted/scripted"), ok("yes")]
+    );
+    for (set, more, says) in [
+        (&[("FAKE_MODELS", "")][..], &[][..], "opencode auth login"),
+        (&[("KUGETSU_MODEL", "foo/bar")], &[], "does not know foo/bar"),
+        (&[model], &["--model", "foo/bar"], "does not know foo/bar"),
+    ] {
+        let found = check(set, more, 69);
+        assert!(found[0].0 == "bad" && found[0].1.contains(says), "{found:?}");
+    }
+    world.fake(&FakeScript::default().on(
+        "one word",
+        [Step::Error {
+            name: "APIError".into(),
+            message: "the key is not valid".into(),
+        }],
+    ));
+    let found = check(&[], &["--model-check"], 69);
+    assert_eq!(
+        found[1],
+        ("bad".to_owned(), "APIError: the key is not valid".to_owned())
+    );
+    assert_eq!(opencode_sessions(&world), before, "no session is left behind");
 }

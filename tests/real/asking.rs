@@ -164,6 +164,11 @@ on_both_versions! {
         output.expect_status(0);
         let requests = world.model.turn_requests_with("ask nobody");
         assert!(requests.last().unwrap().tool_results().iter().any(|result| result.contains("red")), "{output}");
+        // With a closed stdin nobody can reply, so the default does not wait ten minutes for it.
+        world.model.on("ask the void", vec![colour_question(), Reply::text("thanks")]);
+        let words = ["continue", "#1", "--transport", "serve", "--supervised", "--response-timeout", "10m", "ask the void"];
+        let output = world.start(world.kugetsu(words), Stdin::Null).wait(SOON);
+        output.expect_status(0);
         world.wait_nothing_left(SOON);
     }
 

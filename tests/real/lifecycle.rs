@@ -14,6 +14,23 @@ fn users(request: &Request) -> Vec<String> {
 }
 
 on_both_versions! {
+    fn doctor_asks_the_model_and_leaves_no_session(world: &World) {
+        world.make_base();
+        let before = opencode_sessions(world);
+        let check = |more: &[&str], status: i32| -> Vec<Value> {
+            let output = run(world, ["doctor", "--model-check", "--json"].into_iter().chain(more.iter().copied()));
+            let checks = output.expect_status(status).json()["checks"].clone();
+            let checks = checks.as_array().expect("a list").clone();
+            checks.into_iter().filter(|check| check["what"].as_str().unwrap().starts_with("model")).collect()
+        };
+        let good = check(&[], 0);
+        assert_eq!((&good[0]["health"], &good[1]["detail"]), (&json!("ok"), &json!("yes")), "{good:?}");
+        let bad = check(&["--model", "foo/bar"], 69);
+        assert_eq!((&bad[0]["health"], &bad[1]["health"]), (&json!("bad"), &json!("bad")), "{bad:?}");
+        assert_eq!(opencode_sessions(world), before);
+        world.wait_nothing_left(SOON);
+    }
+
     fn the_stored_session_is_continued_and_comes_back(world: &World) {
         // A stdin that stays open and silent, and no terminal.
         let mut init = world.spawn_with(["init", "--json"], Stdin::OpenSilent);

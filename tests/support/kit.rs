@@ -37,6 +37,13 @@ pub(crate) fn start_in(world: &World, environment: &[(&str, &str)], arguments: &
     world.start(command, Stdin::Null)
 }
 
+/// `PATH` with the tested kugetsu first, for shells and hooks that call it by its name.
+pub(crate) fn path_with_kugetsu() -> String {
+    let folder = kugetsu_testing::kugetsu_binary();
+    let folder = folder.parent().expect("a program is in a folder").display();
+    format!("{folder}:{}", std::env::var("PATH").unwrap_or_default())
+}
+
 /// Gives the world a base; the fake, which does not serve, has it adopted. Returns the base's session.
 #[track_caller]
 pub(crate) fn with_base(world: &World) -> String {

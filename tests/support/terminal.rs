@@ -54,6 +54,11 @@ impl<'a> Terminal<'a> {
         self.tmux(&[&["send-keys"], keys].concat());
     }
 
+    /// Copies all bytes that the terminal gets from now on to this file.
+    pub(crate) fn copy_to(&self, file: &std::path::Path) {
+        self.tmux(&["pipe-pane", &format!("cat > '{}'", file.display())]);
+    }
+
     /// The text on the screen.
     pub(crate) fn screen(&self) -> String {
         self.tmux(&["capture-pane", "-p"])

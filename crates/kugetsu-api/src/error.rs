@@ -70,6 +70,7 @@ codes! {
     BaseExists, "base-exists", Usage, false, "`init`, and the repository already has a base";
     InitCutOff, "init-cut-off", Usage, false, "an earlier `init` was killed after its prompt reached opencode";
     WorktreeRefused, "worktree-refused", Usage, false, "the requested worktree is not possible";
+    TurnIdReused, "turn-id-reused", Usage, false, "a turn with this id is on record, with another message";
     NoSession, "no-session", NotFound, false, "the address has no session yet";
     NoBase, "no-base", NotFound, false, "the repository has no base session";
     NoTurn, "no-turn", NotFound, false, "the session has had no turn, or no turn with this id";

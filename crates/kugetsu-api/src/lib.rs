@@ -12,6 +12,7 @@ mod doctor;
 pub mod error;
 pub mod exit;
 mod issue_ref;
+pub mod json;
 pub mod output;
 pub mod permission;
 mod query;

@@ -127,8 +127,10 @@ pub struct Action {
     pub address: Address,
     /// The session's state.
     pub state: SessionState,
-    /// The command to run.
+    /// What to do, for people. It may leave a choice open.
     pub action: String,
+    /// The next command, as a list of arguments that can be run as it stands.
+    pub command: Vec<String>,
     /// The reason.
     pub why: String,
 }

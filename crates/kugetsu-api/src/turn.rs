@@ -113,7 +113,7 @@ pub struct ProcessIdentity {
 /// A turn that is running.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LiveTurn {
-    /// The turn's id, a UUID v7.
+    /// The turn's id: a UUID v7, or what the caller chose.
     pub turn: Uuid,
     /// The supervisor's process.
     pub supervisor: ProcessIdentity,
@@ -127,6 +127,10 @@ pub struct LiveTurn {
     /// The prompt, as in [`TurnRecord`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
+    /// SHA-256 of the message in hexadecimal, if the caller chose the turn's id. Another message under the same id is
+    /// refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_sha256: Option<String>,
 }
 
 /// The evidence for a verdict.
@@ -152,7 +156,7 @@ impl Proof {
 pub struct TurnRecord {
     /// The schema of this line.
     pub schema: u32,
-    /// The turn's id, a UUID v7.
+    /// The turn's id: a UUID v7, or what the caller chose.
     pub turn: Uuid,
     /// How the turn ended.
     pub verdict: Verdict,
@@ -203,6 +207,9 @@ pub struct TurnRecord {
     /// The tool calls that were refused. Absent if none was.
     #[serde(default, skip_serializing_if = "Refused::is_empty")]
     pub refused: Refused,
+    /// SHA-256 of the message in hexadecimal, if the caller chose the turn's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_sha256: Option<String>,
 }
 
 impl TurnRecord {
@@ -246,6 +253,7 @@ impl TurnRecord {
             prompt: live.prompt.clone(),
             changes: None,
             refused: Refused::default(),
+            prompt_sha256: live.prompt_sha256.clone(),
         }
     }
 }

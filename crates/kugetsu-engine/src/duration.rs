@@ -30,6 +30,16 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// Parses the limit of something that takes time: a duration above zero.
+pub fn parse_time_limit(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => {
+            Err("a limit of zero would end it at once; for hardly any limit, write 30d".to_owned())
+        }
+        limit => Ok(limit),
+    }
+}
+
 /// Formats a duration for people, to the second: `1h30m`, `45s`, `0.3s`.
 pub fn print_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();

@@ -4,15 +4,17 @@
 //! [`declare`](declare.rs) lists every setting once, with its type, default and meaning. Help, `kugetsu config`, checks
 //! and the typed values all come from there.
 
+pub(crate) mod change;
 mod declare;
 mod hosts;
 mod load;
 mod values;
 
+pub use change::{check_key, template};
 pub use declare::{Origins, SETTINGS, Settings};
 pub use hosts::{HostError, HostSettings};
-pub use load::SettingsError;
-pub use values::{OnAskSetting, WorktreeSetting, parse_model, parse_usd};
+pub use load::{Place, SettingsError};
+pub use values::{OnAskSetting, WorktreeSetting, parse_model, parse_usd, print_usd};
 
 use crate::turn::Limits;
 use kugetsu_api::permission::Policy;
@@ -64,6 +66,11 @@ impl Settings {
             restarts: self.max_restarts,
             ..Limits::default()
         }
+    }
+
+    /// Whether the terminal's bell rings at the end of a turn.
+    pub fn notify_by_bell(&self) -> bool {
+        self.notify.as_deref() == Some("bell")
     }
 
     /// The policy of new bases.

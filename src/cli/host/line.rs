@@ -93,12 +93,32 @@ impl Line {
         }
         let base = flag(matches, "base");
         let live = flag(matches, "supervised");
+        // The user's editor is on this host.
+        let edits = flag(matches, "edit");
+        let about = values(matches, "reference").join(OsStr::new(" "));
+        let about = about.to_string_lossy();
         for arg in positionals {
             let id = arg.get_id().as_str();
-            let given = values(matches, id);
+            let mut given = values(matches, id);
+            if id == "message" {
+                given = given.iter().map(|word| prompt::raw_word(word)).collect();
+            }
             match (id, given.first().and_then(|value| value.to_str())) {
-                ("reference", Some(text)) if !base && Address::needs_clone(text) => {
-                    self.plain(local.address(text)?);
+                ("reference", Some(_)) if !base => {
+                    for text in given {
+                        match text.to_str() {
+                            Some(text) if Address::needs_clone(text) => self.plain(local.address(text)?),
+                            _ => self.plain(text),
+                        }
+                    }
+                }
+                ("message", _) if edits => {
+                    let words: Vec<_> = given
+                        .iter()
+                        .map(|word| word.to_string_lossy().into_owned())
+                        .collect();
+                    self.input = Input::Bytes(prompt::edit(&words, &about)?.into_bytes());
+                    self.plain("-");
                 }
                 // Prompts go through stdin, because arguments on the other host are visible to everybody and limited in
                 // length. The remote command decides whether to read stdin if there is no prompt.
@@ -126,7 +146,7 @@ impl Line {
         let Some(long) = arg.get_long() else {
             return Ok(());
         };
-        if id == "host" || !on_command_line(matches, id) {
+        if id == "host" || id == "edit" || !on_command_line(matches, id) {
             return Ok(());
         }
         if !arg.get_action().takes_values() {
@@ -187,7 +207,7 @@ impl Line {
             };
             self.turn = Some(turn);
         }
-        self.terminal = verb == "attach" && !flag(matches, "print");
+        self.terminal = verb == "edit" || (verb == "attach" && !flag(matches, "print"));
         Ok(())
     }
 

@@ -300,3 +300,45 @@ fn a_record_that_somebody_edited_is_listed_as_it_is() {
         assert!(!output.stdout().contains("theirs"), "{output}");
     }
 }
+
+#[test]
+fn people_see_short_turn_ids_and_commands_take_any_part_that_is_unique() {
+    let world = fake_world();
+    start(&world, "1", "hello");
+    for _ in 0..2 {
+        run(&world, ["continue", "1", "again", "--transport", "run"]).expect_status(0);
+    }
+    let turns = run(&world, ["show", "1", "--turns", "--json"]).json();
+    let ids = turns["turn_list"].as_array().expect("a list").iter();
+    let ids: Vec<_> = ids.map(|turn| kit::text(&turn["turn"])).collect();
+    let table = run(&world, ["show", "1", "--turns"]).stdout();
+    for id in &ids {
+        let short = &id[id.len() - 8..];
+        assert!(table.contains(short) && !table.contains(id.as_str()), "{table}");
+        for part in [short, &short[4..], &id[..id.len() - 1], &short.to_uppercase()] {
+            let logs = run(&world, ["logs", "1", "--turn", part, "--json"]);
+            assert_eq!(
+                logs.expect_status(0).json_lines()[0]["turn"],
+                id.as_str(),
+                "{part}"
+            );
+            let waited = run(&world, ["wait", "1", "--turn", part, "--output", "json"]);
+            assert_eq!(waited.expect_status(0).json()["turn"], id.as_str(), "{part}");
+        }
+    }
+    // They began within the same minutes, so their first characters are the same.
+    let common = &ids[0][..6];
+    refused(
+        &world,
+        &["logs", "1", "--turn", common],
+        64,
+        &[&ids[0], &ids[2], "more characters"],
+    );
+    refused(
+        &world,
+        &["wait", "1", "--turn", "ffffffff"],
+        66,
+        &["show github.com/shoko/kugetsu#1 --turns"],
+    );
+    refused(&world, &["wait", "1", "--turn", "fff"], 64, &["at least 4"]);
+}

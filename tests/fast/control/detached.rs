@@ -56,7 +56,7 @@ fn a_detached_turn_is_recorded_followed_waited_for_and_found() {
         &["continue", "14", "hang", "--transport", "run", "--detach"],
     );
     let shown = world.run(["show", "14"]);
-    assert!(shown.stdout().contains(&id), "{shown}");
+    assert!(shown.stdout().contains(&id[28..]), "{shown}");
     // A wait that times out does not end the turn.
     let expired = world.run(["wait", "14", "--timeout", "300ms"]);
     assert!(

@@ -13,13 +13,14 @@ pub use control::{
     AttachOutput, DetachedOutput, RebaseOutput, RebaseResult, SignalOutput, StopOutput, TurnOutput,
 };
 pub use session::{
-    DestroyOutput, DiffOutput, KeptView, ListOutput, ListRest, ListedSession, ListedTurn, ListedWorktree,
-    MoveOutput, MovedView, OrphanView, PendingOutput, PendingSession, PruneOutput, RemovedWorktreeView,
-    SessionWithState, ShowOutput, TrashEmptyOutput, TrashEntryView, TrashListOutput,
+    DestroyOutput, DiffOutput, KeptView, ListFieldsOutput, ListOutput, ListRest, ListedFields, ListedSession,
+    ListedTurn, ListedWorktree, MoveOutput, MovedView, OrphanView, PendingOutput, PendingSession,
+    PruneOutput, RemovedWorktreeView, SessionWithState, ShowOutput, TrashEmptyOutput, TrashEntryView,
+    TrashListOutput,
 };
 pub use setup::{
     CompletionsOutput, ConfigOutput, DoctorOutput, ExplainOutput, GcOutput, HostView, ManOutput,
-    PermitOutput, SettingView, SizesView,
+    OneSettingOutput, PermitOutput, SettingView, SizesView,
 };
 
 use crate::{BaseRecord, ErrorOutput, Query, SignalFile, StreamLine, TrashEntry, TurnRecord, TurnStatus};
@@ -69,6 +70,7 @@ pub const SCHEMAS: &[NamedSchema] = &[
     of::<BaseRecord>("base", "`init`, `restore --base`, and `base.json`"),
     of::<SessionWithState>("session", "`restore`; without `state` the record of an issue"),
     readable::<Document<ListOutput>>("list", "`list`"),
+    readable::<Document<ListFieldsOutput>>("list-fields", "`list --fields`"),
     of::<ShowOutput>("show", "`show`"),
     of::<Document<DiffOutput>>("diff", "`diff`"),
     readable::<TurnRecord>("turn-record", "a line of `turns.jsonl`"),
@@ -89,6 +91,7 @@ pub const SCHEMAS: &[NamedSchema] = &[
     of::<Document<GcOutput>>("gc", "`gc`"),
     of::<Document<DoctorOutput>>("doctor", "`doctor`"),
     of::<Document<ConfigOutput>>("config", "`config`"),
+    of::<Document<OneSettingOutput>>("setting", "`config get`, `config set` and `config unset`"),
     of::<Document<CompletionsOutput>>("completions", "`completions`"),
     of::<Document<ManOutput>>("man", "`man`"),
     of::<Document<ErrorOutput>>("error", "every command that fails"),

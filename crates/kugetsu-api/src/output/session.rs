@@ -70,6 +70,44 @@ pub struct ListRest {
     pub broken: Vec<BrokenFile>,
 }
 
+/// The output of `list --fields`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ListFieldsOutput {
+    /// The sessions.
+    pub sessions: Vec<ListedFields>,
+    /// Files that could not be read.
+    pub broken: Vec<BrokenFile>,
+}
+
+/// The fields of a session that `list --fields` was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ListedFields {
+    /// The session's address.
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
+    /// What the session is doing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<SessionState>,
+    /// The number of turns that have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turns: Option<u64>,
+    /// Their tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Their cost in US dollars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
+    /// Seconds since the record last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age: Option<u64>,
+    /// When the record last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated: Option<Timestamp>,
+    /// opencode's session; null until the fork is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Option<SessionId>>,
+}
+
 /// A record as it is in its file, with the session's state. `list` reads only the fields that are named here and passes
 /// the others on unread. They match `session.schema.json` if this version wrote the record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -70,6 +70,17 @@ pub struct GcOutput {
     pub exit_status: u8,
 }
 
+/// The output of `config get`, `config set` and `config unset`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OneSettingOutput {
+    /// The name of the setting.
+    pub setting: String,
+    /// Its value as a person would write it; the items of a list are on lines of their own.
+    pub value: String,
+    /// Where the value came from: `default`, `config.toml` or the name of the variable.
+    pub from: String,
+}
+
 /// The output of `config`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigOutput {

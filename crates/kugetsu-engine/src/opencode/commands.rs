@@ -48,6 +48,13 @@ pub fn run(launch: &Launch, prompt: &RunPrompt<'_>) -> GuardSpec {
     spec
 }
 
+/// `opencode run` in a new session, with the prompt on standard input and events on standard output.
+pub fn ask_args(model: Option<&str>) -> Vec<OsString> {
+    let mut args = vec!["run", "--format", "json"];
+    args.extend(model.into_iter().flat_map(|model| ["--model", model]));
+    args.into_iter().map(Into::into).collect()
+}
+
 /// Opens opencode's terminal interface on a session, in the session's own directory (measured on 1.3.2 and 1.18.33).
 pub fn attach_args(session: &SessionId) -> Vec<OsString> {
     vec!["--session".into(), session.as_str().into()]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::deliver::sha256;
 use super::{Engine, EngineError, Mode, TurnReport, TurnRequest};
 use crate::log_file::{self, LogReader};
 use crate::store::{Holder, RecordKey};
@@ -33,17 +34,25 @@ impl Engine {
             })
     }
 
-    /// Whether a turn with this id is on record, running or ended.
-    pub fn is_recorded(&self, address: &Address, turn: Uuid) -> Result<bool, EngineError> {
+    /// Whether a turn with this id is on record, running or ended. `Err` if it had another message.
+    pub fn is_recorded(&self, address: &Address, turn: Uuid, prompt: &str) -> Result<bool, EngineError> {
         let Some(record) = self.store.session_record(address)? else {
             return Ok(false);
         };
-        if let Some(live) = &record.live
-            && live.turn == turn
-        {
-            return Ok(self.turn_lives(address, live));
-        }
-        Ok(self.ended_record(&record, turn)?.is_some())
+        let recorded = match &record.live {
+            Some(live) if live.turn == turn => {
+                if !self.turn_lives(address, live) {
+                    return Ok(false);
+                }
+                live.prompt_sha256.clone()
+            }
+            _ => match self.ended_record(&record, turn)? {
+                Some(ended) => ended.prompt_sha256,
+                None => return Ok(false),
+            },
+        };
+        refuse_other_prompt(address, turn, recorded.as_deref(), prompt)?;
+        Ok(true)
     }
 
     /// The report of an ended turn, with its answer; `None` while the turn runs.
@@ -122,7 +131,7 @@ impl Engine {
         let Some(turn) = request.turn else {
             return Ok(may_wait);
         };
-        if self.is_recorded(&request.address, turn)? {
+        if self.is_recorded(&request.address, turn, &request.prompt)? {
             return Err(EngineError::Recorded(turn));
         }
         let live = self
@@ -145,12 +154,31 @@ impl Engine {
         record: Option<&SessionRecord>,
     ) -> Result<(), EngineError> {
         if let (Some(turn), Some(record)) = (request.turn, record)
-            && self.ended_record(record, turn)?.is_some()
+            && let Some(ended) = self.ended_record(record, turn)?
         {
+            let recorded = ended.prompt_sha256.as_deref();
+            refuse_other_prompt(&record.address, turn, recorded, &request.prompt)?;
             return Err(EngineError::Recorded(turn));
         }
         Ok(())
     }
+}
+
+/// Refuses a message that is not that of the recorded turn. A turn of an older version, or one whose id was not chosen,
+/// has no hash.
+fn refuse_other_prompt(
+    address: &Address,
+    turn: Uuid,
+    recorded: Option<&str>,
+    prompt: &str,
+) -> Result<(), EngineError> {
+    if recorded.is_some_and(|recorded| recorded != sha256(prompt)) {
+        return Err(EngineError::OtherPrompt {
+            address: address.clone(),
+            turn,
+        });
+    }
+    Ok(())
 }
 
 /// The turn of a dead supervisor that no command has adopted yet.

@@ -1,12 +1,14 @@
 //! `doctor`: checks that everything a turn needs exists, and that the store is consistent.
 
-use super::{Engine, EngineError, read_database};
+use std::path::Path;
+
+use super::{Engine, EngineError, ModelCheck, read_database};
 use crate::store::{Fixed, this_process};
 use crate::worktree::is_there;
 use kugetsu_api::{Address, SessionState};
 use kugetsu_api::{Check, Health};
 
-fn check(what: impl Into<String>, health: Health, detail: impl Into<String>) -> Check {
+pub(super) fn check(what: impl Into<String>, health: Health, detail: impl Into<String>) -> Check {
     Check {
         what: what.into(),
         health,
@@ -15,7 +17,7 @@ fn check(what: impl Into<String>, health: Health, detail: impl Into<String>) -> 
     }
 }
 
-fn check_of_opencode(what: impl Into<String>, health: Health, detail: impl Into<String>) -> Check {
+pub(super) fn check_of_opencode(what: impl Into<String>, health: Health, detail: impl Into<String>) -> Check {
     Check {
         opencode: true,
         ..check(what, health, detail)
@@ -23,15 +25,16 @@ fn check_of_opencode(what: impl Into<String>, health: Health, detail: impl Into<
 }
 
 impl Engine {
-    /// Checks everything. With `fix`, repairs every problem that can be repaired automatically.
-    pub fn doctor(&self, fix: bool) -> Vec<Check> {
+    /// Checks everything. With `fix`, repairs every problem that can be repaired automatically. opencode reads the
+    /// configuration of the folder `here`.
+    pub fn doctor(&self, fix: bool, here: &Path, model: &ModelCheck) -> Vec<Check> {
         let bad_store = |text: String| check("store", Health::Bad, text.replace('\n', "; "));
         let mut checks = vec![match self.store.refuse_unwritable() {
             Ok(()) => check("store", Health::Good, self.store.home().display().to_string()),
             Err(error) => bad_store(error.in_full()),
         }];
         self.check_store(fix, &mut checks);
-        let database = self.check_opencode(&mut checks);
+        let database = self.check_opencode(here, model, &mut checks);
         if let Err(error) = self.check_sessions(fix, database, &mut checks) {
             checks.push(bad_store(error.in_full()));
         }
@@ -100,7 +103,7 @@ impl Engine {
     }
 
     /// Checks opencode and its database. Returns whether the database can be read.
-    fn check_opencode(&self, checks: &mut Vec<Check>) -> bool {
+    fn check_opencode(&self, here: &Path, model: &ModelCheck, checks: &mut Vec<Check>) -> bool {
         let opencode = match self.opencode() {
             Ok(opencode) => opencode,
             Err(error) => {
@@ -118,7 +121,7 @@ impl Engine {
             Health::Good,
             format!("{} {}{shim}", opencode.version, opencode.program.display()),
         ));
-        match read_database(&opencode) {
+        let database = match read_database(&opencode) {
             Ok(_) => {
                 let path = opencode.database.display().to_string();
                 checks.push(check("database", Health::Good, path));
@@ -128,7 +131,9 @@ impl Engine {
                 checks.push(check_of_opencode("database", Health::Bad, error.to_string()));
                 false
             }
-        }
+        };
+        self.check_model(&opencode, here, model, checks);
+        database
     }
 
     fn check_sessions(&self, fix: bool, database: bool, checks: &mut Vec<Check>) -> Result<(), EngineError> {

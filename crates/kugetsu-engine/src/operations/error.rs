@@ -177,6 +177,14 @@ pub enum EngineError {
     /// A turn with the requested id is already on record.
     #[error("the turn {0} is already on record")]
     Recorded(uuid::Uuid),
+    /// The requested id belongs to a turn with another message.
+    #[error("{address} already has the turn {turn}, with another message")]
+    OtherPrompt {
+        /// The session's address.
+        address: Address,
+        /// The turn.
+        turn: uuid::Uuid,
+    },
     /// The export of a session does not match the session in opencode.
     #[error("the export of {session} cannot be trusted: {problem}; nothing was deleted")]
     Export {
@@ -296,6 +304,7 @@ impl EngineError {
             Self::DirectoryGone { .. } => ErrorCode::DirectoryGone,
             Self::StillRunning { .. } => ErrorCode::WaitTimeout,
             Self::Recorded(_) => ErrorCode::TurnRecorded,
+            Self::OtherPrompt { .. } => ErrorCode::TurnIdReused,
             Self::Export { .. } => ErrorCode::ExportIncomplete,
             Self::BasePrompt { verdict, .. } => match verdict {
                 Verdict::Quota => ErrorCode::Quota,
@@ -370,6 +379,10 @@ impl EngineError {
         match self {
             Self::AlreadyStarted { address, .. } => Some(format!("continue it: kugetsu continue {address}")),
             Self::InterruptedWhile { hint, .. } => Some(hint.clone()),
+            Self::OtherPrompt { address, turn } => Some(format!(
+                "choose another id for another message; to see that turn: kugetsu logs {address} --turn {turn}"
+            )),
+            Self::Config(error) if error.is_in_file() => Some("mend it: kugetsu config edit".to_owned()),
             Self::NoSession(address) => Some(format!("start one: kugetsu start {address}")),
             Self::Destroyed { address, .. } => Some(format!(
                 "bring it back: kugetsu restore {address}; or start a new one: kugetsu start {address}"

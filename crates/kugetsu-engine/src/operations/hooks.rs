@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::interrupts::Interrupts;
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, TurnReport};
 use crate::process::{self, GuardSpec, Output, ProcessError, Sink};
 use crate::settings::Settings;
 use crate::store::{Lease, RecordKey};
@@ -27,6 +27,7 @@ pub(super) enum HookPoint {
     BeforeTurn,
     AfterTurn,
     BeforeRemove,
+    Notify,
 }
 
 impl HookPoint {
@@ -36,6 +37,8 @@ impl HookPoint {
             Self::BeforeTurn => settings.hook_before_turn.as_deref(),
             Self::AfterTurn => settings.hook_after_turn.as_deref(),
             Self::BeforeRemove => settings.hook_before_remove.as_deref(),
+            Self::Notify if settings.notify_by_bell() => None,
+            Self::Notify => settings.notify.as_deref(),
         }
     }
 
@@ -45,6 +48,7 @@ impl HookPoint {
             Self::BeforeTurn => "hook_before_turn",
             Self::AfterTurn => "hook_after_turn",
             Self::BeforeRemove => "hook_before_remove",
+            Self::Notify => "notify",
         }
     }
 
@@ -54,11 +58,18 @@ impl HookPoint {
             Self::AfterCreate | Self::BeforeTurn => "nothing was sent to opencode",
             Self::AfterTurn => "its work may be incomplete",
             Self::BeforeRemove => "nothing was removed",
+            Self::Notify => "nobody may have been notified",
         }
     }
 }
 
 impl Engine {
+    /// Runs the command of the setting `notify` at the end of a turn. Returns a note if it failed.
+    pub fn notify(&self, report: &TurnReport) -> Option<String> {
+        let notified = self.hook(HookPoint::Notify, &report.record, Some(report.turn.turn));
+        notified.err().map(|error| error.to_string())
+    }
+
     /// Runs a hook and waits for it. A hook that is not set succeeds.
     pub(super) fn hook(
         &self,
@@ -122,6 +133,10 @@ impl Engine {
             ),
             ("KUGETSU_TURN_ID".into(), text(turn.map(|turn| turn.to_string()))),
         ];
+        let ended = record.last.as_ref().filter(|last| Some(last.turn) == turn);
+        if let Some(ended) = ended {
+            set_env.push(("KUGETSU_VERDICT".into(), ended.verdict.as_str().into()));
+        }
         if let Some(worktree) = &record.worktree {
             // The name KUGETSU_WORKTREE is taken: in the environment it sets the setting `worktree` for a kugetsu in
             // the hook.

@@ -480,6 +480,7 @@ impl Engine {
             prompt: prompt.to_owned(),
             kept_prompt: None,
             before: None,
+            prompt_sha256: None,
             rules: record.policy.rules(),
             unattended: record.policy.rules(),
             context: SessionContext::of(&record.repo.to_string(), None),

@@ -46,6 +46,25 @@ impl Engine {
         Ok(self.store.turns(address)?)
     }
 
+    /// The addresses that have a record, by the names of the files alone. What cannot be read is left out.
+    pub fn addresses(&self) -> Vec<Address> {
+        self.store.addresses()
+    }
+
+    /// The ids of a session's turns, oldest first, with the one that runs.
+    pub fn turn_ids(&self, address: &Address) -> Result<Vec<Uuid>, EngineError> {
+        let record = self.record(address)?;
+        let ended = self.store.turns(address)?;
+        let newest = record.last.map(|last| last.turn).into_iter();
+        let mut ids: Vec<_> = ended.into_iter().map(|ended| ended.turn).collect();
+        for turn in newest.chain(record.live.map(|live| live.turn)) {
+            if !ids.contains(&turn) {
+                ids.push(turn);
+            }
+        }
+        Ok(ids)
+    }
+
     /// The current holder of a session's lease: `None` if the lease is free, `Some(None)` for a holder without a name.
     pub fn in_use(&self, address: &Address) -> Option<Option<Holder>> {
         self.store.lease_holder(&address.into())

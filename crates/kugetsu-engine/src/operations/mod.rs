@@ -25,6 +25,7 @@ pub(crate) mod points {
 }
 
 mod attach;
+mod config;
 mod control;
 mod deliver;
 mod destroy;
@@ -38,6 +39,7 @@ mod hooks;
 mod init;
 mod inspect;
 mod interrupts;
+mod model_check;
 mod move_;
 mod pending;
 mod permit;
@@ -67,12 +69,13 @@ pub use init::{InitReport, InitRequest};
 pub use kugetsu_api::{
     Action, BrokenFile, Check, DayView, ErrorCode, Health, LiveState, LiveView, PendingView, Query, RepoView,
 };
+pub use model_check::ModelCheck;
 pub use move_::Moved;
 pub use pending::describe;
 pub use permit::{Permit, Subject};
 pub use prune::{Kept, Orphan, Orphans, Pruned};
 pub use repository::CloneRepo;
-pub use request::{Mode, TurnOptions, TurnReport, TurnRequest};
+pub use request::{Mode, TurnOptions, TurnReport, TurnRequest, turn_id};
 pub use spawn::{TurnControl, TurnDone, TurnFeed, TurnHandle};
 pub use worktree::{RemovedWorktree, WorktreeRequest};
 

@@ -40,6 +40,19 @@ fn kind(pending: &PendingRequest) -> Option<RequestKind> {
     }
 }
 
+/// Notes about the requests that the next turn drops, because nobody has answered them.
+pub(super) fn dropped(record: &SessionRecord) -> Vec<String> {
+    let open = record.pending.iter().filter(|request| request.answer.is_none());
+    open.map(|request| {
+        format!(
+            "the turn before waited for an answer, which this turn gave up: {}; answer first next time: kugetsu answer {}",
+            describe(request),
+            record.address
+        )
+    })
+    .collect()
+}
+
 /// The prompt with the answers before it, and the rules that the answers grant.
 pub(super) fn with_answers(message: &str, pending: &[PendingRequest]) -> (String, Vec<Rule>) {
     let mut lines = Vec::new();

@@ -166,7 +166,16 @@ fn action(
 ) -> Option<Action> {
     let address = &record.address;
     let go_on = || format!("kugetsu continue {address} \"go on\"");
-    let (action, why) = match state {
+    let kugetsu = |words: &[&str]| -> Vec<String> {
+        let (verb, rest) = words.split_first().unwrap_or((&"show", &[]));
+        let address = address.to_string();
+        let all = ["kugetsu", verb, &address]
+            .into_iter()
+            .chain(rest.iter().copied());
+        all.map(str::to_owned).collect()
+    };
+    let to_go_on = || kugetsu(&["continue", "go on"]);
+    let (action, command, why) = match state {
         SessionState::Running | SessionState::Paused => {
             let live = live?;
             let silent = live
@@ -179,10 +188,11 @@ fn action(
                     live.host,
                     print_duration(Duration::from_secs(silent.unwrap_or_default().as_secs()))
                 );
-                (format!("kugetsu stop {address}"), why)
+                (format!("kugetsu stop {address}"), kugetsu(&["stop"]), why)
             } else if live.state == LiveState::Paused {
                 (
                     format!("kugetsu signal {address} resume"),
+                    kugetsu(&["signal", "resume"]),
                     "it is paused".to_owned(),
                 )
             } else {
@@ -195,7 +205,7 @@ fn action(
                 (None, Some(last)) => last.reason.clone(),
                 (None, None) => String::new(),
             };
-            (go_on(), why)
+            (go_on(), to_go_on(), why)
         }
         SessionState::New | SessionState::Ended(Verdict::Completed | Verdict::Aborted) => return None,
         SessionState::Ended(verdict) => {
@@ -209,6 +219,7 @@ fn action(
                 Verdict::Blocked if record.pending.is_empty() => match record.blocked_rebase() {
                     Some(blocked) => (
                         format!("kugetsu continue {address} \"rebase onto {}\"", blocked.onto),
+                        kugetsu(&["continue", &format!("rebase onto {}", blocked.onto)]),
                         match record.last.as_ref().map(|last| last.verdict) {
                             None | Some(Verdict::Completed | Verdict::Aborted) => {
                                 format!("its rebase {blocked}")
@@ -219,27 +230,46 @@ fn action(
                         },
                     ),
                     // The record has lost its request, so there is nothing to answer.
-                    None => (go_on(), why),
+                    None => (go_on(), to_go_on(), why),
                 },
                 Verdict::Blocked if record.pending.iter().all(|request| request.answer.is_some()) => (
                     format!("kugetsu continue {address}"),
+                    kugetsu(&["continue"]),
                     "it was blocked, and its answer is on record".to_owned(),
                 ),
+                // Only a person can choose the answer, so the command shows the request.
                 Verdict::Blocked => (
                     format!("kugetsu answer {address} allow|deny|LABEL, then: kugetsu continue {address}"),
+                    kugetsu(&["show"]),
                     why,
                 ),
-                Verdict::Failed | Verdict::Void => {
-                    (format!("kugetsu logs {address}, then: {}", go_on()), why)
-                }
+                Verdict::Failed | Verdict::Void => (
+                    format!("kugetsu logs {address}, then: {}", go_on()),
+                    to_go_on(),
+                    why,
+                ),
                 Verdict::Looping | Verdict::Stalled => (
                     format!(
                         "kugetsu logs {address}, then: kugetsu continue {address} \"what to do instead\""
                     ),
+                    kugetsu(&["logs"]),
                     why,
                 ),
-                Verdict::Timeout => (format!("{} --timeout LONGER", go_on()), why),
-                Verdict::Completed | Verdict::Aborted | Verdict::Quota | Verdict::Lost => (go_on(), why),
+                Verdict::Timeout => {
+                    let took = last.map(|last| last.ended.duration_since(last.started));
+                    let took = took
+                        .and_then(|took| Duration::try_from(took).ok())
+                        .unwrap_or_default();
+                    let longer = Duration::from_secs((took.as_secs() + 1).saturating_mul(2));
+                    (
+                        format!("{} --timeout LONGER", go_on()),
+                        kugetsu(&["continue", "go on", "--timeout", &print_duration(longer)]),
+                        why,
+                    )
+                }
+                Verdict::Completed | Verdict::Aborted | Verdict::Quota | Verdict::Lost => {
+                    (go_on(), to_go_on(), why)
+                }
             }
         }
     };
@@ -247,6 +277,7 @@ fn action(
         address: address.clone(),
         state,
         action,
+        command,
         why,
     })
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::WorktreeRequest;
@@ -47,6 +48,17 @@ pub struct TurnOptions {
     pub keep_prompt: bool,
     /// Whether opencode's log at DEBUG goes into the session's `debug.log`.
     pub debug: bool,
+}
+
+/// The id of the turn that a caller names by any text. A UUID is the id itself. Another text stands for an id of the one
+/// session, so that the same text never names turns of two sessions.
+pub fn turn_id(address: &Address, text: &str) -> Uuid {
+    text.parse().unwrap_or_else(|_| {
+        let digest = Sha256::digest(format!("{address}\0{text}"));
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        uuid::Builder::from_custom_bytes(bytes).into_uuid()
+    })
 }
 
 /// One prompt for one session.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::values::{
     OnAskSetting, Shape, Shaped, WorktreeSetting, boolean, choice, count, duration, optional, optional_count,
-    optional_model, optional_usd, paths, positive, rules as rule_list,
+    optional_model, optional_usd, paths, positive, rules as rule_list, time_limit,
 };
 use super::{HostSettings, Origin, SettingKey};
 use crate::turn::answers::Strategy;
@@ -84,9 +84,9 @@ settings! {
         "how turns reach opencode: auto, run or serve";
     instance: Option<String> = "github.com", optional,
         "the forge of a reference that names none, such as owner/repo#14";
-    timeout: Duration = "1h", duration,
+    timeout: Duration = "1h", time_limit,
         "how long a turn may take";
-    stall_timeout: Duration = "10m", duration,
+    stall_timeout: Duration = "10m", time_limit,
         "how long a turn may go without any progress";
     max_quota_wait: Duration = "10m", duration,
         "how long a turn waits when the provider asks it to retry later";
@@ -114,7 +114,7 @@ settings! {
         "the default answer to a question: first_option or cancel";
     grace: Duration = "10s", duration,
         "how long opencode may take to end before it is killed";
-    ready_timeout: Duration = "30s", duration,
+    ready_timeout: Duration = "30s", time_limit,
         "how long opencode's server may take to become ready";
     database_timeout: Duration = "10s", duration,
         "how long to wait while opencode's database is locked";
@@ -140,7 +140,7 @@ settings! {
         "shell command to run in the session's directory after every turn; a failure is only a warning";
     hook_before_remove: Option<String> = "", optional,
         "shell command to run in a worktree before its removal; a failure stops the removal unless it is forced";
-    hook_timeout: Duration = "60s", duration,
+    hook_timeout: Duration = "60s", time_limit,
         "how long a hook may take";
     log_keep: Duration = "2160h", duration,
         "how long the logs of a turn are kept; those of a session's newest turn always are";
@@ -148,6 +148,8 @@ settings! {
         "size of a session's logs above which those of its oldest turns are removed; empty: no limit";
     log_max_total_bytes: Option<u64> = "2000000000", optional_count,
         "size of all logs above which those of the oldest turns are removed; empty: no limit";
+    notify: Option<String> = "", optional,
+        "what to do when a turn ends: bell (on a terminal), or a shell command to run in the session's directory; a failure is only a warning";
     trash_keep: Duration = "720h", duration,
         "how long the trash keeps what destroy and prune removed";
 }

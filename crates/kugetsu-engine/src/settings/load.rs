@@ -17,6 +17,21 @@ use crate::environment::Environment;
 /// The only name in the file that is not a setting: it holds the tables of the hosts, `[hosts.NAME]`.
 const HOSTS: &str = "hosts";
 
+/// A place in the file. Both numbers count from 1; the column counts characters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The line.
+    pub line: usize,
+    /// The column.
+    pub column: usize,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "line {}, column {}", self.line, self.column)
+    }
+}
+
 /// What is wrong with the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -29,44 +44,58 @@ pub enum SettingsError {
         source: std::io::Error,
     },
     /// The file is not TOML.
-    #[error("{path}, line {line}: not valid TOML: {message}")]
+    #[error("{path}, {place}: not valid TOML: {message}")]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
-        line: usize,
+        /// Where in the file.
+        place: Place,
         /// Why.
         message: String,
     },
     /// A name that no setting has.
-    #[error("{path}, line {line}: there is no setting `{name}`; {}", instead_of(.name))]
+    #[error("{path}, {place}: there is no setting `{name}`; {}", instead_of(.name))]
     Unknown {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
-        line: usize,
+        /// Where in the file.
+        place: Place,
         /// The name.
         name: String,
     },
     /// A kind of value that the setting cannot have, such as a table or a list.
-    #[error("{path}, line {line}: `{name}` must be {must}")]
+    #[error("{path}, {place}: `{name}` must be {must}")]
     Kind {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
-        line: usize,
+        /// Where in the file.
+        place: Place,
         /// The setting, or `hosts`.
         name: String,
         /// What it must be, and what it is instead.
         must: String,
     },
+    /// A name on the command line that no setting has.
+    #[error("there is no setting `{name}`; {instead}")]
+    NoSuchKey {
+        /// The name.
+        name: String,
+        /// What may be meant.
+        instead: String,
+    },
+    /// Several values for a setting that is not a list.
+    #[error("`{name}` takes one value; put quotes around it")]
+    OneValue {
+        /// The setting.
+        name: String,
+    },
     /// A host that cannot be used as it is described.
-    #[error("{path}, line {line}: `{name}` is not a valid host: {problem}")]
+    #[error("{path}, {place}: `{name}` is not a valid host: {problem}")]
     Host {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
-        line: usize,
+        /// Where in the file.
+        place: Place,
         /// The name of its table.
         name: String,
         /// Why not.
@@ -86,40 +115,55 @@ pub enum SettingsError {
     },
 }
 
+impl SettingsError {
+    /// Whether the mistake is in the text of the file.
+    pub fn is_in_file(&self) -> bool {
+        match self {
+            Self::Syntax { .. } | Self::Unknown { .. } | Self::Kind { .. } | Self::Host { .. } => true,
+            Self::Value { origin, .. } => !origin.starts_with("KUGETSU_"),
+            Self::Read { .. } | Self::NoSuchKey { .. } | Self::OneValue { .. } => false,
+        }
+    }
+}
+
 impl Settings {
     /// Reads the file, if there is one, and the environment over it.
     pub fn load(file: &Path, environment: &Environment) -> Result<Self, SettingsError> {
-        let text = read(file)?;
-        let table = DeTable::parse(&text).map_err(|error| SettingsError::Syntax {
+        Self::parse(file, &read(file)?, environment)
+    }
+
+    /// Reads the text of the file, and the environment over it.
+    pub fn parse(file: &Path, text: &str, environment: &Environment) -> Result<Self, SettingsError> {
+        let table = DeTable::parse(text).map_err(|error| SettingsError::Syntax {
             path: file.to_owned(),
-            line: error.span().map_or(1, |span| line_of(&text, span.start)),
+            place: place_of(text, error.span().map_or(0, |span| span.start)),
             message: error.message().trim().replace('\n', " "),
         })?;
         let mut values: [(String, Origin); COUNT] =
             std::array::from_fn(|place| (SETTINGS[place].default.to_owned(), Origin::Default));
-        let mut lines = [0; COUNT];
+        let mut places = [Place::default(); COUNT];
         let mut hosts = BTreeMap::new();
         for (name, value) in table.get_ref() {
-            let line = line_of(&text, name.span().start);
+            let at_name = place_of(text, name.span().start);
             if name.get_ref() == HOSTS {
-                hosts = read_hosts(file, &text, value)?;
+                hosts = read_hosts(file, text, value)?;
                 continue;
             }
             let Some(place) = SETTINGS.iter().position(|key| key.name == name.get_ref()) else {
                 return Err(SettingsError::Unknown {
                     path: file.to_owned(),
-                    line,
+                    place: at_name,
                     name: name.get_ref().clone().into_owned(),
                 });
             };
             let written = text_of(value, SHAPES[place]).map_err(|(offset, instead)| SettingsError::Kind {
                 path: file.to_owned(),
-                line: line_of(&text, offset),
+                place: place_of(text, offset),
                 name: SETTINGS[place].name.to_owned(),
                 must: format!("{}{instead}", SHAPES[place]),
             })?;
             values[place] = (written, Origin::File);
-            lines[place] = line;
+            places[place] = at_name;
         }
         let typed = |values: &[(String, Origin); COUNT]| {
             let texts = values.each_ref().map(|(text, _)| text.clone());
@@ -128,7 +172,7 @@ impl Settings {
                 let (value, origin) = &values[place];
                 SettingsError::Value {
                     origin: match origin {
-                        Origin::File => at(file, lines[place]),
+                        Origin::File => at(file, places[place]),
                         other => other.to_string(),
                     },
                     name: SETTINGS[place].name.to_owned(),
@@ -175,18 +219,21 @@ fn read(path: &Path) -> Result<String, SettingsError> {
     }
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
+pub(super) fn place_of(text: &str, offset: usize) -> Place {
     let before = text.get(..offset).unwrap_or_default();
-    before.matches('\n').count() + 1
+    let start = before.rfind('\n').map_or(0, |end| end + 1);
+    Place {
+        line: before.matches('\n').count() + 1,
+        column: before[start..].chars().count() + 1,
+    }
 }
 
-fn at(file: &Path, line: usize) -> String {
-    format!("{}, line {line}", file.display())
+fn at(file: &Path, place: Place) -> String {
+    format!("{}, {place}", file.display())
 }
 
-/// Suggests the settings that an unknown name may stand for. The message names no command such as `kugetsu config`,
-/// because every command fails until the name is corrected.
-fn instead_of(name: &str) -> String {
+/// Suggests the settings that an unknown name may stand for.
+pub(super) fn instead_of(name: &str) -> String {
     let known = || SETTINGS.iter().map(|key| key.name).chain([HOSTS]);
     let near = known()
         .map(|known| (strsim::osa_distance(name, known), known))
@@ -206,7 +253,7 @@ fn read_hosts(
     let DeValue::Table(table) = value.get_ref() else {
         return Err(SettingsError::Kind {
             path: file.to_owned(),
-            line: line_of(text, value.span().start),
+            place: place_of(text, value.span().start),
             name: HOSTS.to_owned(),
             must: format!(
                 "a table for each host, [hosts.NAME], not {}",
@@ -218,7 +265,7 @@ fn read_hosts(
     for (name, value) in table {
         let wrong = |offset: usize, problem: String| SettingsError::Host {
             path: file.to_owned(),
-            line: line_of(text, offset),
+            place: place_of(text, offset),
             name: format!("{HOSTS}.{}", name.get_ref()),
             problem,
         };

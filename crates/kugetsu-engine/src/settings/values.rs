@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::duration::parse_duration;
+use crate::duration::{parse_duration, parse_time_limit};
 use crate::turn::answers::Strategy;
 use crate::worktree::parse_extra;
 use kugetsu_api::TransportChoice;
@@ -165,6 +165,10 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
 }
 
+pub(super) fn time_limit(text: &str) -> Result<Duration, String> {
+    parse_time_limit(text)
+}
+
 pub(super) fn count(text: &str) -> Result<u32, String> {
     whole(text)
 }
@@ -207,6 +211,17 @@ pub fn parse_usd(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
         _ => Err("expected an amount of US dollars such as 0.50".to_owned()),
+    }
+}
+
+/// Formats a cost for people. It is often a fraction of a cent.
+pub fn print_usd(usd: f64) -> String {
+    if usd == 0.0 {
+        "$0".to_owned()
+    } else if usd < 0.01 {
+        format!("${usd:.6}")
+    } else {
+        format!("${usd:.2}")
     }
 }
 

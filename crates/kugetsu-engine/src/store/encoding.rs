@@ -13,7 +13,7 @@ pub(crate) const MAX_RECORD: u64 = 4 << 20;
 
 /// Encodes a value as indented JSON that ends with a newline.
 pub(crate) fn encode<T: Serialize>(value: &T, path: &Path) -> Result<Vec<u8>, StoreError> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(not_encoded(path))?;
+    let mut bytes = kugetsu_api::json::to_vec_pretty(value).map_err(not_encoded(path))?;
     bytes.push(b'\n');
     Ok(bytes)
 }
@@ -57,6 +57,10 @@ struct FieldPerLine {
 }
 
 impl Formatter for FieldPerLine {
+    fn write_f64<W: ?Sized + Write>(&mut self, writer: &mut W, value: f64) -> std::io::Result<()> {
+        kugetsu_api::json::write_decimal(writer, value)
+    }
+
     fn begin_object<W: ?Sized + Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
         self.depth += 1;
         writer.write_all(b"{")

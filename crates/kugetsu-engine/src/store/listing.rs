@@ -18,7 +18,7 @@ use super::layout::{self, Entry, RoleEntry, Slot};
 use super::records::{self, Record};
 use super::{RecordKey, Store, StoreError};
 use crate::fsx::{self, FsError};
-use kugetsu_api::{BaseRecord, RepoRef, SessionRecord, SessionSummary};
+use kugetsu_api::{Address, BaseRecord, RepoRef, SessionRecord, SessionSummary};
 
 /// A file or folder that could not be read, and the reason.
 pub type Broken = (PathBuf, String);
@@ -121,6 +121,17 @@ impl Store {
         broken.extend(broken_bases);
         walk.add_broken(&mut broken);
         Ok((bases, broken))
+    }
+
+    /// The addresses of all sessions, from the names of their files.
+    pub fn addresses(&self) -> Vec<Address> {
+        let walk = self.walk().unwrap_or_default();
+        let keys = walk.folders.iter().flat_map(Folder::keys);
+        keys.filter_map(|key| match key {
+            RecordKey::Session(address) => Some(address),
+            RecordKey::Base(_) => None,
+        })
+        .collect()
     }
 
     /// Finds the names of all records.

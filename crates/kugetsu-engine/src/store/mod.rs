@@ -240,6 +240,16 @@ impl Store {
         )
     }
 
+    /// The lock that allows one process at a time to change the settings. Makes the home if there is none.
+    pub fn settings_lock(&self) -> Result<Lock, StoreError> {
+        self.index_lock("config")
+    }
+
+    /// Replaces the file with the settings.
+    pub fn write_settings(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        Ok(fsx::write_atomic(path, bytes)?)
+    }
+
     fn index_lock(&self, what: &str) -> Result<Lock, StoreError> {
         let lock = self.lock("index.lock", what, self.lock_wait)?;
         points::INDEX_LOCKED.pass();

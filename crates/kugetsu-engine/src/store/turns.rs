@@ -21,7 +21,7 @@ impl Store {
         lease.covers(self, key)?;
         let path = self.folder(key).join(TURNS);
         self.make_folder_of(&path)?;
-        let line = serde_json::to_vec(turn).map_err(|error| StoreError::Io {
+        let line = kugetsu_api::json::to_vec(turn).map_err(|error| StoreError::Io {
             action: "encode",
             path: path.clone(),
             source: error.into(),

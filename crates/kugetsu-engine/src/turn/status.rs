@@ -96,7 +96,7 @@ impl StatusFile {
             heartbeat: Timestamp::now(),
             ..self.fixed.clone()
         };
-        if let Ok(mut bytes) = serde_json::to_vec_pretty(&now) {
+        if let Ok(mut bytes) = kugetsu_api::json::to_vec_pretty(&now) {
             bytes.push(b'\n');
             let _ = self.store.write_run_volatile(&self.key, STATUS_FILE, &bytes);
         }

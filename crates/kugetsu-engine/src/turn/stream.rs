@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 pub use crate::opencode::tool_label;
 use crate::redact::Redactor;
+use crate::settings::print_usd;
 use crate::store::{RecordKey, Store, StoreError};
 pub use kugetsu_api::{STREAM_SCHEMA as SCHEMA, StreamEvent, StreamLine};
 
@@ -51,8 +52,9 @@ pub fn describe(event: &StreamEvent, redactor: &Redactor) -> Option<String> {
             tokens,
         } => {
             format!(
-                "step {step} ended: {reason}, {} tokens, ${cost_usd:.6}",
-                tokens.total()
+                "step {step} ended: {reason}, {} tokens, {}",
+                tokens.total(),
+                print_usd(*cost_usd)
             )
         }
         StreamEvent::MessageEnd {
@@ -176,7 +178,7 @@ impl StreamWriter {
             event,
         };
         self.buffer.clear();
-        serde_json::to_writer(&mut self.buffer, &line)?;
+        kugetsu_api::json::append(&mut self.buffer, &line)?;
         self.buffer.push(b'\n');
         let clean = redactor.clean_bytes(&self.buffer);
         self.file.write_all(&clean)?;

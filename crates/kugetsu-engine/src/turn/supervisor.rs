@@ -364,10 +364,7 @@ impl Supervisor<'_> {
         let response = self.open_requests.iter().map(|(_, until)| *until).min();
         let reply = async {
             match &mut self.turn.responder.supervisor {
-                Some((replies, _)) => match replies.recv().await {
-                    Some(reply) => reply,
-                    None => std::future::pending().await,
-                },
+                Some((replies, _)) => replies.recv().await,
                 None => std::future::pending().await,
             }
         };
@@ -386,7 +383,10 @@ impl Supervisor<'_> {
                 return self.on_message(message).unwrap_or(Next::Step(Step::Go));
             }
             event = link.next() => self.take_event(&event).await,
-            reply = reply => self.replied(link, &reply).await,
+            reply = reply => match reply {
+                Some(reply) => self.replied(link, &reply).await,
+                None => self.no_more_replies(),
+            },
             () = overdue => self.overdue(link).await,
             () = tokio::time::sleep_until(deadline) => {
                 // `run` reports a tool only when the tool has ended, and neither transport reports a subagent's tool

@@ -106,6 +106,10 @@ fn act(arguments: &[String]) -> Result<i32, Failure> {
             let id = Store::open(&home, &script)?.import(&serde_json::from_str(&text)?)?;
             println!("Imported session: {id}");
         }
+        ["models"] => println!(
+            "{}",
+            std::env::var("FAKE_MODELS").unwrap_or("scripted/scripted".to_owned())
+        ),
         ["debug", "agent", name] => {
             let rule = |class: &str, action: &str| serde_json::json!({ "permission": class, "pattern": "*", "action": action });
             let rules = [rule("*", "allow"), rule("doom_loop", "ask")];

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Delivery, Mode, TurnSubject};
+use super::{Delivery, Mode, TurnSubject, sha256};
 use crate::opencode::Opencode;
 use crate::operations::hooks::HookPoint;
 use crate::operations::interrupts::Interrupts;
@@ -89,7 +89,7 @@ impl Engine {
             unattended.clone()
         };
         rules.extend(once);
-        let mut notes = Vec::new();
+        let mut notes = pending::dropped(&record);
         let record = self
             .with_worktree(&lease, record, &request.worktree, interrupts, &mut notes)
             .await?;
@@ -117,6 +117,7 @@ impl Engine {
             prompt,
             kept_prompt: None,
             before: None,
+            prompt_sha256: request.turn.is_some().then(|| sha256(&request.prompt)),
             rules,
             unattended,
             context,

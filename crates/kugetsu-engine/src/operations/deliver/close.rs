@@ -141,6 +141,7 @@ impl Delivery {
             prompt: self.kept_prompt.take(),
             changes,
             refused,
+            prompt_sha256: self.prompt_sha256.clone(),
         };
         if let TurnSubject::Session(record) = &mut self.subject {
             // If the prompt never reached the session, the person's answer waits for the next turn.

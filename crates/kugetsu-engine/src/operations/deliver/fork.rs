@@ -197,6 +197,6 @@ impl Engine {
 }
 
 /// SHA-256 in lower-case hexadecimal.
-fn sha256(text: &str) -> String {
+pub(in crate::operations) fn sha256(text: &str) -> String {
     hex::encode(Sha256::digest(text))
 }

@@ -29,6 +29,7 @@ use super::{Engine, EngineError};
 use crate::changes::Reading;
 use crate::opencode::{Opencode, SessionContext, names_unknown_model};
 use crate::permission::Rule;
+use crate::settings::Origin;
 use crate::store::{Lease, Lock};
 use crate::turn::Responder;
 use crate::turn::stream::Feed;
@@ -37,6 +38,7 @@ use kugetsu_api::Verdict;
 use admit::Admitted;
 pub(super) use admit::check_session;
 pub(super) use close::Closed;
+pub(super) use fork::sha256;
 pub(super) use subject::TurnSubject;
 
 /// An admitted turn.
@@ -54,6 +56,8 @@ pub(super) struct Delivery {
     pub(super) kept_prompt: Option<String>,
     /// The clone before the turn, if the session works in one.
     pub(super) before: Option<Reading>,
+    /// SHA-256 of the message alone, if the caller chose the turn's id.
+    pub(super) prompt_sha256: Option<String>,
     /// The permission rules of the session during this turn.
     pub(super) rules: Vec<Rule>,
     /// The permission rules of a turn whose requests nobody answers.
@@ -84,6 +88,7 @@ impl Engine {
         mut interrupts: Interrupts,
         feed: impl FnOnce(Feed) + Send,
     ) -> Result<TurnReport, EngineError> {
+        let model = request.options.model.clone();
         let Admitted { delivery, adopted } = Arc::clone(&self)
             .admit(id, request, responder, &mut interrupts)
             .await?;
@@ -94,8 +99,9 @@ impl Engine {
         report.adopted = adopted;
         if report.turn.verdict == Verdict::Failed && names_unknown_model(&report.turn.reason) {
             report.notes.push(format!(
-                "opencode does not know the model; name one that `opencode models` lists: kugetsu continue {} --model \
+                "opencode does not know {}; name one that `opencode models` lists: kugetsu continue {} --model \
                  PROVIDER/MODEL MESSAGE",
+                self.origin_of_model(model.as_deref()),
                 report.record.address
             ));
         }
@@ -110,6 +116,24 @@ impl Engine {
             report.notes.push(note);
         }
         Ok(report)
+    }
+}
+
+impl Engine {
+    /// The model of a turn, and who chose it.
+    fn origin_of_model(&self, model: Option<&str>) -> String {
+        match (model, &self.settings.origins.model) {
+            (None, _) => "the model that the session used last, or its default".to_owned(),
+            (Some(model), Origin::File) if self.settings.model.as_deref() == Some(model) => {
+                format!("the model {model}, which `model` in config.toml sets")
+            }
+            (Some(model), Origin::Environment(name)) if self.settings.model.as_deref() == Some(model) => {
+                format!("the model {model}, which {name} sets")
+            }
+            (Some(model), _) => {
+                format!("the model {model} of --model, which the session keeps until another one is named")
+            }
+        }
     }
 }
 

@@ -131,6 +131,7 @@ impl Delivery {
             transport: kind,
             shared: self.engine.shared_process,
             prompt: self.kept_prompt.clone(),
+            prompt_sha256: self.prompt_sha256.clone(),
         };
         self.subject.begin(live, self.opencode.version.to_string());
         let link = connected.link.as_mut();

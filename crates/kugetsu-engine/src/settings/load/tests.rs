@@ -24,7 +24,13 @@ fn refusal(text: &str) -> String {
         Err(error) => error.to_string(),
     };
     let (_, rest) = error.split_once("/config.toml, ").expect("the path of the file");
-    rest.to_owned()
+    let (line, rest) = rest.split_once(", column ").expect("the column");
+    let (column, says) = rest.split_once(": ").expect("the problem");
+    let number: usize = line.trim_start_matches("line ").parse().expect("the line");
+    let column: usize = column.parse().expect("the column");
+    let length = text.lines().nth(number - 1).expect("a line of the file").len();
+    assert!((1..=length).contains(&column), "{error}");
+    format!("{line}: {says}")
 }
 
 #[test]
@@ -143,14 +149,17 @@ fn a_bad_value_in_the_file_is_refused_even_if_a_variable_overrides_it() {
     let variables = vec![("KUGETSU_AGENT".into(), "build".into())];
     let error = load("agent = 5", variables).unwrap_err().to_string();
     assert!(
-        error.ends_with("line 1: `agent` must be a string in quotes, not a number"),
+        error.ends_with("line 1, column 9: `agent` must be a string in quotes, not a number"),
         "{error}"
     );
     let variables = vec![("KUGETSU_TIMEOUT".into(), "5m".into())];
     let error = load("\ntimeout = \"abc\"", variables.clone())
         .unwrap_err()
         .to_string();
-    assert!(error.contains("config.toml, line 2: `timeout`"), "{error}");
+    assert!(
+        error.contains("config.toml, line 2, column 1: `timeout`"),
+        "{error}"
+    );
     let settings = load("\ntimeout = \"7m\"", variables).unwrap();
     assert_eq!(settings.timeout, Duration::from_mins(5));
 }

@@ -99,6 +99,7 @@ pub(crate) fn turn(number: u64) -> TurnRecord {
         prompt: None,
         changes: None,
         refused: kugetsu_api::Refused::default(),
+        prompt_sha256: None,
     }
 }
 

@@ -110,6 +110,7 @@ fn a_summary_agrees_with_the_whole_record() {
         transport: TransportKind::Run,
         shared: false,
         prompt: None,
+        prompt_sha256: None,
     };
     let worktree = |blocked_rebase| Worktree {
         path: "/srv/14".into(),

@@ -110,6 +110,15 @@ impl Supervisor<'_> {
         self.answer(link, &request, &answer, AnsweredBy::Supervisor).await
     }
 
+    /// The supervisor is gone, so nobody but the default will answer.
+    pub(super) fn no_more_replies(&mut self) -> Step {
+        self.turn.responder.supervisor = None;
+        for (_, until) in &mut self.open_requests {
+            *until = tokio::time::Instant::now();
+        }
+        Step::Go
+    }
+
     pub(super) async fn overdue(&mut self, link: &mut dyn TurnLink) -> Step {
         let now = tokio::time::Instant::now();
         let Some(at) = self.open_requests.iter().position(|(_, until)| *until <= now) else {
