@@ -10,6 +10,7 @@ mod control;
 mod doctor;
 pub mod error;
 pub mod exit;
+mod issue;
 mod issue_ref;
 pub mod output;
 pub mod permission;
@@ -28,6 +29,7 @@ pub use asking::{QuestionDetail, RequestAnswer, RequestDetail};
 pub use control::{Holder, SIGNAL_SCHEMA, Signal, SignalFile};
 pub use doctor::{Check, Health};
 pub use error::{ErrorCode, ErrorDetail, ErrorOutput};
+pub use issue::{Issue, IssueComment};
 pub use issue_ref::{IssueRef, RefContext, RefError, RepoRef};
 pub use query::{Action, BrokenFile, DayView, LiveState, LiveView, PendingView, Query, RepoView};
 pub use record::{
