@@ -6,7 +6,7 @@ use super::Outcome;
 use super::context::Context;
 use super::output::Output;
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::output::{ConfigOutput, HostView, SettingView};
+use kugetsu_api::output::{ConfigOutput, ForgeView, HostView, SettingView};
 
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgs {}
@@ -33,10 +33,19 @@ pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outc
             };
             (name.clone(), view)
         });
+        let forges = context.engine.settings().forges.iter().map(|(host, forge)| {
+            let view = ForgeView {
+                kind: forge.kind.map(|kind| kind.to_string()),
+                api_url: forge.api_url.clone(),
+                has_token: forge.token.is_some(),
+            };
+            (host.clone(), view)
+        });
         output.object(ConfigOutput {
             file,
             settings: settings.collect(),
             hosts: hosts.collect(),
+            forges: forges.collect(),
         });
         return Ok(ExitStatus::Ok);
     }
@@ -67,6 +76,25 @@ pub(super) fn run(_args: &ConfigArgs, context: &Context, output: Output) -> Outc
         ];
         rows.extend(fields.into_iter().filter_map(|(field, value, help)| {
             let setting = format!("hosts.{name}.{field}");
+            Some(vec![setting, value?, "config.toml".to_owned(), help.to_owned()])
+        }));
+    }
+    for (host, forge) in &context.engine.settings().forges {
+        let fields = [
+            (
+                "kind",
+                forge.kind.map(|kind| kind.to_string()),
+                "which API the forge has",
+            ),
+            ("api_url", forge.api_url.clone(), "the address of its API"),
+            (
+                "token",
+                forge.token.as_ref().map(|_| "***".to_owned()),
+                "a secret",
+            ),
+        ];
+        rows.extend(fields.into_iter().filter_map(|(field, value, help)| {
+            let setting = format!("forges.\"{host}\".{field}");
             Some(vec![setting, value?, "config.toml".to_owned(), help.to_owned()])
         }));
     }

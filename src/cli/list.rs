@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::Outcome;
 use super::context::{Context, duration};
 use super::output::{Output, money};
+use super::terminal::safe_line;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::ListRest;
 use kugetsu_api::{BrokenFile, RepoRef, SessionState, SessionSummary, Verdict};
@@ -102,6 +103,7 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
                     .as_ref()
                     .map_or("-", |session| session.as_str())
                     .to_owned(),
+                safe_line(summary.issue_title.as_deref().unwrap_or_default()),
             ]);
         },
         |(seen, block)| {
@@ -120,12 +122,43 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
         });
         return Ok(ExitStatus::Ok);
     }
-    output.table(
-        &["REF", "STATE", "TURNS", "TOKENS", "COST", "AGE", "SESSION"],
-        rows,
-    );
+    let mut head = vec![
+        "REF", "STATE", "TURNS", "TOKENS", "COST", "AGE", "SESSION", "TITLE",
+    ];
+    let width = title_width(&head, &rows);
+    let no_title = |row: &Vec<String>| row.last().is_none_or(String::is_empty);
+    if width < SHORTEST_TITLE || rows.iter().all(no_title) {
+        head.pop();
+        for row in &mut rows {
+            row.pop();
+        }
+    }
+    for row in &mut rows {
+        if let Some(title) = row.get_mut(7) {
+            *title = console::truncate_str(title, width, "...").into_owned();
+        }
+    }
+    output.table(&head, rows);
     Ok(ExitStatus::Ok)
 }
+
+/// The width for titles: on a terminal, what the other columns leave.
+fn title_width(head: &[&str], rows: &[Vec<String>]) -> usize {
+    let Some((_, columns)) = console::Term::stdout().size_checked() else {
+        return LONGEST_TITLE;
+    };
+    let width_of = |column: usize| {
+        let cells = rows.iter().map(|row| console::measure_text_width(&row[column]));
+        cells.chain([head[column].len()]).max().unwrap_or_default() + 2
+    };
+    let others: usize = (0..head.len() - 1).map(width_of).sum();
+    usize::from(columns).saturating_sub(others).min(LONGEST_TITLE)
+}
+
+/// The longest title, in columns.
+const LONGEST_TITLE: usize = 40;
+/// Less room than this is not worth a column.
+const SHORTEST_TITLE: usize = 12;
 
 /// The initial capacity for the rows of a block, which mostly have less than 1.5 kB each.
 const ROWS: usize = 96 * 1024;

@@ -14,6 +14,7 @@ mod error;
 mod form;
 mod host;
 mod init;
+mod issue;
 mod list;
 mod live;
 mod logs;
@@ -89,6 +90,8 @@ enum Verb {
     List(list::ListArgs),
     /// Show one session
     Show(show::ShowArgs),
+    /// Print an issue: its title, text and comments
+    Issue(issue::IssueArgs),
     /// Open the session in opencode's own terminal interface
     Attach(attach::AttachArgs),
     /// Print the answer or the events of a turn
@@ -249,6 +252,7 @@ fn dispatch(verb: Verb, context: &Context, output: Output) -> Outcome {
         Verb::Continue(args) => continue_::run(args, context, output),
         Verb::List(args) => list::run(&args, context, output),
         Verb::Show(args) => show::run(&args, context, output),
+        Verb::Issue(args) => issue::run(&args, context, output),
         Verb::Attach(args) => attach::run(&args, context, output),
         Verb::Logs(args) => logs::run(&args, context, output),
         Verb::Wait(args) => wait::run(&args, context, output),

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use super::CommandError;
 
+const WITH_ISSUE: &str = "or let the issue say what to do: --with-issue";
+
 /// The prompt, byte for byte.
 pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
     let from_stdin = match words {
@@ -12,7 +14,8 @@ pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
             return Err(CommandError::usage(
                 "there is no message",
                 "write it after the reference, or pipe it in and write `-`",
-            ));
+            )
+            .hint(WITH_ISSUE));
         }
         [] => true,
         [only] => only == "-",
@@ -32,7 +35,7 @@ pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
     } else {
         words.join(" ")
     };
-    not_empty(text)
+    not_empty(text).map_err(|error| error.hint(WITH_ISSUE))
 }
 
 /// Reads the prompt from a file.

@@ -5,6 +5,7 @@ use clap::Args;
 use super::Outcome;
 use super::context::Context;
 use super::output::{Output, count, money};
+use super::terminal::safe_line;
 use kugetsu_api::SessionState;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{SessionWithState, ShowOutput};
@@ -60,6 +61,9 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         format!("  created     {}", record.created.strftime("%F %T UTC")),
         format!("  updated     {}", record.updated.strftime("%F %T UTC")),
     ];
+    if let Some(title) = &record.issue_title {
+        lines.insert(1, format!("  title       {}", safe_line(title)));
+    }
     if let Some(worktree) = &record.worktree {
         let commit = &worktree.base_commit;
         let line = format!(
@@ -68,7 +72,8 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
             worktree.branch,
             &commit[..commit.floor_char_boundary(10)]
         );
-        lines.insert(3, line);
+        let at = if record.issue_title.is_some() { 4 } else { 3 };
+        lines.insert(at, line);
     }
     if let Some(blocked) = record.blocked_rebase() {
         lines.push(format!("  rebase      {blocked}"));

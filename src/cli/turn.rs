@@ -16,7 +16,7 @@ use super::live::{LiveView, Progress};
 use super::output::Output;
 use super::printer::{Printer, Screen, Show, Verbosity};
 use super::signals::with_signals;
-use super::{CommandError, Outcome, detach, init, prompt, wait};
+use super::{CommandError, Outcome, detach, init, issue, prompt, wait};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{Address, ErrorCode, TransportChoice};
 use kugetsu_engine::SHORTEST_SECRET;
@@ -111,6 +111,10 @@ pub(super) struct TurnArgs {
     /// The turn's id, a UUID of your choice; a repeated command with the same id waits for that turn and prints its result instead of running it twice
     #[arg(long, value_name = "UUID")]
     turn_id: Option<Uuid>,
+
+    /// Fetch the issue, and add its title, text and newest comments to the message
+    #[arg(long)]
+    with_issue: bool,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -324,18 +328,21 @@ pub(super) fn run(
 ) -> Outcome {
     let address = context.address(&reference)?;
     args.check_form()?;
-    if args.asking.supervised && (message.is_empty() || message == ["-"]) {
+    if args.asking.supervised && (message.is_empty() && !args.with_issue || message == ["-"]) {
         return Err(CommandError::usage(
             "with --supervised, stdin carries the replies, so it cannot carry the message",
             "write the message after the reference",
         ));
     }
-    let prompt = if let Some(detached) = &context.detached {
-        detached.prompt()
-    } else if message.is_empty() && has_undelivered_answer(context, &address) {
-        String::new()
+    // Without a message, the issue says what to do, if a person agrees.
+    let ask = mode == Mode::Start && message.is_empty() && !args.with_issue && issue::can_ask();
+    let with_issue = args.with_issue || ask;
+    let (mut prompt, mut issue_title) = if let Some(detached) = &context.detached {
+        (detached.prompt(), detached.issue_title())
+    } else if message.is_empty() && (with_issue || has_undelivered_answer(context, &address)) {
+        (String::new(), None)
     } else {
-        prompt::read(message)?
+        (prompt::read(message)?, None)
     };
     let engine = &context.engine;
     let settings = engine.settings();
@@ -361,8 +368,13 @@ pub(super) fn run(
         {
             return Ok(status);
         }
+        if with_issue {
+            engine.check_mode(&address, mode)?;
+            let with_text = issue::prompt(&address, &prompt, ask, context, output)?;
+            (prompt, issue_title) = (with_text.prompt, Some(with_text.title));
+        }
         if args.detach {
-            return detach::launch(&address, prompt, form, context, output);
+            return detach::launch(&address, (prompt, issue_title), form, context, output);
         }
     }
     if args.debug {
@@ -374,6 +386,7 @@ pub(super) fn run(
         typed: reference,
         turn: args.turn_id,
         prompt,
+        issue_title,
         mode,
         wait: args.wait,
         worktree,

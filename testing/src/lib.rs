@@ -14,6 +14,7 @@
 mod documents;
 pub mod example;
 pub mod fake;
+mod forge;
 mod hangs;
 mod model;
 pub mod schema;
@@ -23,6 +24,7 @@ mod world;
 
 pub use documents::{Block, blocks, document, files_below};
 pub use fake::{FakeAttempt, FakeCall, FakeRun, FakeScript, ServeMode, Step};
+pub use forge::{ForgeReply, ForgeRequest, ForgeServer, ScriptedIssue};
 pub use hangs::HangRow;
 pub use model::{Gate, ModelServer, Reply, Request, ToolCall, usage};
 pub use soak::{SoakCounts, SoakPlan, SoakTally, soak};

@@ -93,6 +93,7 @@ pub(crate) fn of_command(arguments: &[String], value: &Value) -> Option<&'static
         "restore" => "session",
         "list" | "ls" => "list",
         "show" => "show",
+        "issue" => "issue",
         "attach" => "attach",
         "stop" => "stop",
         "signal" if has("rebase") => "rebase",

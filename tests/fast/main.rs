@@ -18,6 +18,7 @@ mod docs;
 mod errors;
 mod example;
 mod faults;
+mod forge;
 mod interrupts;
 mod old_home;
 mod output;

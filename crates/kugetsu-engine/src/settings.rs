@@ -5,11 +5,13 @@
 //! and the typed values all come from there.
 
 mod declare;
+mod forges;
 mod hosts;
 mod load;
 mod values;
 
 pub use declare::{Origins, SETTINGS, Settings};
+pub use forges::ForgeSettings;
 pub use hosts::{HostError, HostSettings};
 pub use load::SettingsError;
 pub use values::{OnAskSetting, parse_model, parse_usd};

@@ -156,7 +156,9 @@ impl Client {
     }
 
     fn host(&self) -> String {
-        self.address.authority().map_or_else(String::new, ToString::to_string)
+        self.address
+            .authority()
+            .map_or_else(String::new, ToString::to_string)
     }
 
     /// What a path below the API gives for an issue.
@@ -172,7 +174,11 @@ impl Client {
         let token = self.connection.token.as_ref().map(|token| token.source.clone());
         if let Some(until) = answer.rate_limit() {
             let with_token = token.is_some();
-            return Err(ForgeError::RateLimit { host, until, with_token });
+            return Err(ForgeError::RateLimit {
+                host,
+                until,
+                with_token,
+            });
         }
         let issue = || issue.clone();
         match (answer.status, token) {
@@ -274,7 +280,9 @@ impl Client {
                 unreachable(format!("no connection within {} s", CONNECT_LIMIT.as_secs()))
             }
             Error::Timeout(_) => self.slow(),
-            Error::HostNotFound => unreachable("the name of the host is not known, or there is no network".to_owned()),
+            Error::HostNotFound => {
+                unreachable("the name of the host is not known, or there is no network".to_owned())
+            }
             Error::BodyExceedsLimit(limit) => ForgeError::TooLarge { host, limit },
             Error::Rustls(error) => ForgeError::Tls {
                 host,
@@ -306,7 +314,12 @@ fn proxy(settings: &ProxySettings) -> Result<Option<Proxy>, ForgeError> {
     if let Some(password) = given.password() {
         proxy = proxy.password(password);
     }
-    for except in settings.except.split(',').map(str::trim).filter(|host| !host.is_empty()) {
+    for except in settings
+        .except
+        .split(',')
+        .map(str::trim)
+        .filter(|host| !host.is_empty())
+    {
         proxy = proxy.no_proxy(except);
     }
     proxy.build().map(Some).map_err(wrong)

@@ -37,7 +37,9 @@ impl ForgeKind {
     /// The address of the API of a host of this kind.
     pub fn api_url(self, host: &str) -> String {
         match self {
-            Self::Github if host == "github.com" || host.ends_with(".ghe.com") => format!("https://api.{host}"),
+            Self::Github if host == "github.com" || host.ends_with(".ghe.com") => {
+                format!("https://api.{host}")
+            }
             Self::Github => format!("https://{host}/api/v3"),
             Self::Gitlab => format!("https://{host}/api/v4"),
             Self::Forgejo => format!("https://{host}/api/v1"),
@@ -70,7 +72,9 @@ impl ForgeKind {
                 return Ok(kind);
             }
         }
-        Err(ForgeError::UnknownKind { host: host.to_owned() })
+        Err(ForgeError::UnknownKind {
+            host: host.to_owned(),
+        })
     }
 
     fn gave(self, answer: &Answer) -> bool {

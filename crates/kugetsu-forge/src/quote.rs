@@ -42,7 +42,11 @@ fn fence(text: &str) -> String {
 }
 
 fn text_of(issue: &Issue) -> String {
-    let kind = if issue.is_pull_request { "Pull request" } else { "Issue" };
+    let kind = if issue.is_pull_request {
+        "Pull request"
+    } else {
+        "Issue"
+    };
     let mut text = format!("Title: {}\n", issue.title);
     let _ = write!(text, "{kind}: {}, {}", issue.url, issue.state);
     if let Some(author) = &issue.author {
@@ -65,7 +69,10 @@ fn text_of(issue: &Issue) -> String {
     for comment in issue.comments.iter().rev() {
         let author = comment.author.as_deref().unwrap_or("an unknown user");
         let written = comment.created.strftime("%F %R UTC");
-        let comment = format!("\nComment by {author}, {written}:\n\n{}\n", comment.body.trim_end());
+        let comment = format!(
+            "\nComment by {author}, {written}:\n\n{}\n",
+            comment.body.trim_end()
+        );
         let Some(left) = room.checked_sub(comment.len()) else {
             break;
         };
@@ -132,9 +139,15 @@ mod tests {
 
     #[test]
     fn the_message_is_followed_by_the_issue() {
-        let prompt = quote(" fix\r\nit ", &issue("It crashes", "At once.", &["Here too.".to_owned()]));
+        let prompt = quote(
+            " fix\r\nit ",
+            &issue("It crashes", "At once.", &["Here too.".to_owned()]),
+        );
         let (before, after) = prompt.split_once("--- text from outside begins: ").unwrap();
-        assert!(before.starts_with(" fix\r\nit \n\nThe text of the issue github.com/a/b#14 follows"), "{before}");
+        assert!(
+            before.starts_with(" fix\r\nit \n\nThe text of the issue github.com/a/b#14 follows"),
+            "{before}"
+        );
         let (mark, text) = after.split_once(" ---\n").unwrap();
         assert_eq!(
             text,
@@ -144,12 +157,16 @@ mod tests {
                  --- text from outside ends: {mark} ---\n"
             )
         );
-        assert!(quote("", &issue("t", "", &[])).starts_with("Work on the issue github.com/a/b#14.\n\nThe text"));
+        assert!(
+            quote("", &issue("t", "", &[])).starts_with("Work on the issue github.com/a/b#14.\n\nThe text")
+        );
     }
 
     #[test]
     fn a_long_issue_keeps_its_beginning_and_its_newest_comments() {
-        let comments: Vec<_> = (0..300).map(|number| format!("<{number}>{}", "x".repeat(1000))).collect();
+        let comments: Vec<_> = (0..300)
+            .map(|number| format!("<{number}>{}", "x".repeat(1000)))
+            .collect();
         let prompt = quote("m", &issue("t", &"y".repeat(1 << 20), &comments));
         assert!(prompt.len() < MAX_QUOTE + 2000, "{}", prompt.len());
         assert!(prompt.contains("<299>") && !prompt.contains("<0>"));

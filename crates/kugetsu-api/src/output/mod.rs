@@ -17,11 +17,13 @@ pub use session::{
     PendingOutput, PendingSession, PruneOutput, RemovedWorktreeView, SessionWithState, ShowOutput,
 };
 pub use setup::{
-    CompletionsOutput, ConfigOutput, DoctorOutput, ExplainOutput, HostView, ManOutput, PermitOutput,
-    SettingView,
+    CompletionsOutput, ConfigOutput, DoctorOutput, ExplainOutput, ForgeView, HostView, ManOutput,
+    PermitOutput, SettingView,
 };
 
-use crate::{BaseRecord, ErrorOutput, Issue, Query, SignalFile, StreamLine, TrashEntry, TurnRecord, TurnStatus};
+use crate::{
+    BaseRecord, ErrorOutput, Issue, Query, SignalFile, StreamLine, TrashEntry, TurnRecord, TurnStatus,
+};
 
 /// The schema of all `--json` output except records and lines of the stream.
 pub const OUTPUT_SCHEMA: u32 = 1;

@@ -69,6 +69,9 @@ pub struct ListedSession {
     pub session: Option<SessionId>,
     /// When the record last changed.
     pub updated: Timestamp,
+    /// The title of the issue, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issue_title: Option<String>,
     /// Sums over all turns that have ended.
     #[serde(default)]
     pub totals: Totals,

@@ -36,6 +36,7 @@ mod hooks;
 mod init;
 mod inspect;
 mod interrupts;
+mod issue;
 mod pending;
 mod permit;
 mod prune;

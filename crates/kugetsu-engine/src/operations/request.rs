@@ -58,6 +58,8 @@ pub struct TurnRequest {
     pub turn: Option<Uuid>,
     /// The prompt, byte for byte.
     pub prompt: String,
+    /// The title of the issue, if the prompt includes the issue's text. It goes into the record.
+    pub issue_title: Option<String>,
     /// Whether the session must already exist.
     pub mode: Mode,
     /// How long to wait for a lease that is held.

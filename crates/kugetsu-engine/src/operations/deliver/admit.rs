@@ -17,7 +17,7 @@ use crate::operations::{Engine, EngineError, Subject, pending, points, read_data
 use crate::store::{Lease, LeaseError, holder_of_turn};
 use crate::turn::Responder;
 use kugetsu_api::{
-    BaseRecord, SCHEMA, SessionRecord, Totals, TransportChoice, TransportKind, TurnRecord, Verdict,
+    Address, BaseRecord, SCHEMA, SessionRecord, Totals, TransportChoice, TransportKind, TurnRecord, Verdict,
 };
 
 /// The interval between two attempts to take a lease that another process holds.
@@ -40,6 +40,12 @@ struct AdmissionState {
 }
 
 impl Engine {
+    /// Whether a turn may begin: `start` needs an address without a session, `continue` one with a session. The turn
+    /// checks this again. Blocks.
+    pub fn check_mode(&self, address: &Address, mode: Mode) -> Result<(), EngineError> {
+        refuse_wrong_mode(address, mode, self.store.session_record(address)?.as_ref())
+    }
+
     pub(super) async fn admit(
         self: Arc<Self>,
         id: Uuid,
@@ -147,7 +153,7 @@ impl Engine {
                 // A repeated request with the same turn id is not an error. The check under the lease decides.
                 if check && request.turn.is_none() {
                     let record = engine.store.session_record(&request.address)?;
-                    refuse_wrong_mode(&request, record.as_ref())?;
+                    refuse_wrong_mode(&request.address, request.mode, record.as_ref())?;
                 }
                 let holder = holder_of_turn(request.mode.verb(), id);
                 match engine.store.lease_session(&request.address, holder, None) {
@@ -180,7 +186,7 @@ impl Engine {
             None => None,
         };
         self.refuse_recorded(request, record.as_ref())?;
-        refuse_wrong_mode(request, record.as_ref())?;
+        refuse_wrong_mode(&request.address, request.mode, record.as_ref())?;
         if request.mode == Mode::Start
             && let Some(record) = &record
             && let Some(session) = &record.session
@@ -191,10 +197,13 @@ impl Engine {
                 session: session.clone(),
             });
         }
-        let record = match record {
+        let mut record = match record {
             Some(record) if record.session.is_some() => check_session(record, &opencode)?,
             other => self.new_record(request, &opencode, other)?,
         };
+        if let Some(title) = &request.issue_title {
+            record.issue_title = Some(title.clone());
+        }
         Ok(AdmissionState {
             opencode,
             record,
@@ -230,6 +239,7 @@ impl Engine {
             directory: base.directory,
             worktree: unforked.as_ref().and_then(|record| record.worktree.clone()),
             title: request.address.to_string(),
+            issue_title: unforked.as_ref().and_then(|record| record.issue_title.clone()),
             policy: base.policy,
             opencode: opencode.version.to_string(),
             created: unforked.as_ref().map_or(now, |record| record.created),
@@ -245,19 +255,23 @@ impl Engine {
     }
 }
 
-fn refuse_wrong_mode(request: &TurnRequest, record: Option<&SessionRecord>) -> Result<(), EngineError> {
+fn refuse_wrong_mode(
+    address: &Address,
+    mode: Mode,
+    record: Option<&SessionRecord>,
+) -> Result<(), EngineError> {
     let session = record.and_then(|record| record.session.clone());
-    match (request.mode, session) {
+    match (mode, session) {
         // The prompt of a lost first turn may never have reached opencode. The check under the lease decides.
         (Mode::Start, Some(session)) if !record.is_some_and(first_turn_in_doubt) => {
             Err(EngineError::AlreadyStarted {
-                address: request.address.clone(),
+                address: address.clone(),
                 session,
             })
         }
         // A fork in the journal may have become a session. The check under the lease decides.
         (Mode::Continue, None) if record.is_none_or(|record| record.fork.is_none()) => {
-            Err(EngineError::NoSession(request.address.clone()))
+            Err(EngineError::NoSession(address.clone()))
         }
         _ => Ok(()),
     }
