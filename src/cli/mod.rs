@@ -71,11 +71,11 @@ A REF names a session. Inside a clone of the repository, the part before # or ~ 
   instance/owner/repo~nightly    a session without an issue; also owner/repo~nightly, ~nightly
 
 Exit status:
-  0   completed                       69  opencode missing or unusable
+  0   completed                       69  opencode or forge unusable
   1   failed                          73  the store cannot be written
   2   a person is needed              75  try again later
   64  wrong usage                     130 interrupted
-  66  no such session or base         143 terminated";
+  66  no such session, base or issue  143 terminated";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
