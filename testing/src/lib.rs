@@ -17,6 +17,7 @@ pub mod fake;
 mod forge;
 mod hangs;
 mod model;
+mod prism;
 pub mod schema;
 mod soak;
 mod tour;
@@ -27,6 +28,7 @@ pub use fake::{FakeAttempt, FakeCall, FakeRun, FakeScript, ServeMode, Step};
 pub use forge::{ForgeReply, ForgeRequest, ForgeServer, ScriptedIssue};
 pub use hangs::HangRow;
 pub use model::{Gate, ModelServer, Reply, Request, ToolCall, usage};
+pub use prism::Prism;
 pub use soak::{SoakCounts, SoakPlan, SoakTally, soak};
 pub use tour::script_tour;
 pub use world::{
