@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
 
-use kugetsu_testing::{FakeScript, ForgeReply, ForgeServer, Opencode, Output, ScriptedIssue, World};
+use kugetsu_testing::{FakeScript, ForgeReply, ForgeServer, Opencode, Output, ScriptedIssue, Stdin, World};
 use serde_json::json;
 
 use crate::support::kit::{
-    ISSUE, fake_prompts, fake_world, files_below, record, refused, run, run_in, snapshot, start,
+    ISSUE, SOON, fake_prompts, fake_world, files_below, record, refused, run, run_in, snapshot, start,
 };
 use crate::support::terminal::Terminal;
 use kugetsu_testing::kugetsu_binary;
@@ -441,7 +442,7 @@ fn a_token_comes_from_settings_environment_or_gh_and_goes_nowhere_else() {
                 "[forges.\"git.example.org\"]\nkind = \"github\"\napi_url = \"{}\"\n{text}",
                 forge.url()
             ),
-        )
+        );
     };
     enterprise("");
     assert_eq!(sent(&variables, "git.example.org/shoko/kugetsu#14"), bearer("b"));
@@ -610,6 +611,92 @@ fn a_turn_can_begin_with_the_text_of_its_issue() {
     // The title stays in later turns.
     run(&world, ["continue", "14", "go on", "--transport", "run"]).expect_status(0);
     assert_eq!(record(&world, "14").unwrap()["issue_title"], kept["issue_title"]);
+}
+
+/// `openssl s_server`, which ends with the test.
+struct Https(std::process::Child);
+
+impl Drop for Https {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_secure_connection_needs_a_certificate_that_the_system_trusts() {
+    let world = World::new(Opencode::Fake);
+    let folder = world.root().join("https");
+    let file = folder.join("repos/shoko/kugetsu/issues/14");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let issue = json!({
+        "html_url": "x", "title": "It crashes", "state": "open", "created_at": "2026-11-21T01:56:14Z", "comments": 0,
+    });
+    fs::write(
+        &file,
+        format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{issue}"),
+    )
+    .unwrap();
+    let mut command = world.command("openssl");
+    command.current_dir(&folder).args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+    ]);
+    command.args([
+        "-nodes",
+        "-keyout",
+        "key.pem",
+        "-out",
+        "cert.pem",
+        "-days",
+        "30",
+        "-subj",
+        "/CN=kugetsu test",
+    ]);
+    command.args([
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+    ]);
+    world.finish(command, Stdin::Null).expect_status(0);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let mut command = world.command("openssl");
+    command.current_dir(&folder).args([
+        "s_server", "-quiet", "-HTTP", "-key", "key.pem", "-cert", "cert.pem",
+    ]);
+    command
+        .args(["-accept", &address])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let _server = Https(command.spawn().expect("openssl is needed"));
+    world.wait_until("the server listens", SOON, || {
+        std::net::TcpStream::connect(&address).is_ok()
+    });
+    configure(
+        &world,
+        &format!("[forges.\"github.com\"]\napi_url = \"https://{address}\"\ntoken = \"s3cret\"\n"),
+    );
+    let output = run(&world, ["issue", ISSUE, "--json"]);
+    output.expect_status(69);
+    assert_eq!(output.json()["error"]["code"], "forge-unusable", "{output}");
+    for words in ["no secure connection to 127.0.0.1", "SSL_CERT_FILE"] {
+        assert!(output.stderr().contains(words), "{output}");
+    }
+    let certificate = folder.join("cert.pem");
+    let trusted = [("SSL_CERT_FILE", certificate.to_str().unwrap())];
+    let output = run_in(&world, &trusted, &["issue", ISSUE]);
+    assert!(
+        output.expect_status(0).stdout().starts_with("It crashes\n"),
+        "{output}"
+    );
 }
 
 #[test]

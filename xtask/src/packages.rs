@@ -5,13 +5,14 @@ use std::process::Command;
 use crate::step::{Failure, program};
 
 /// A program, and the Debian package that contains it.
-const NEEDED: [(&str, &str); 6] = [
+const NEEDED: [(&str, &str); 7] = [
     ("git", "git"),
     ("jq", "jq"),
     ("tmux", "tmux"),
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
     ("sshd", "openssh-server"),
+    ("openssl", "openssl"),
 ];
 
 /// Installs the missing programs.

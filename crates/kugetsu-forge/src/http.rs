@@ -75,27 +75,27 @@ impl Answer {
         self.header(name)?.trim().parse().ok()
     }
 
-    /// When requests are answered again, if this answer says that they are not now.
-    fn rate_limit(&self) -> Option<Option<Timestamp>> {
+    /// Whether the forge refuses because of the number of requests.
+    fn is_rate_limited(&self) -> bool {
         let used_up = ["x-ratelimit-remaining", "ratelimit-remaining"]
             .iter()
             .any(|name| self.number(name) == Some(0));
-        let wait = self.number("retry-after");
-        let limited = match self.status {
+        match self.status {
             429 => true,
-            403 => used_up || wait.is_some(),
+            403 => used_up || self.number("retry-after").is_some(),
             _ => false,
-        };
-        if !limited {
-            return None;
         }
-        let after = wait.and_then(|wait| Timestamp::now().checked_add(SignedDuration::from_secs(wait)).ok());
-        let reset = || {
+    }
+
+    /// When requests are answered again.
+    fn answers_again(&self) -> Option<Timestamp> {
+        let wait = self.number("retry-after").map(SignedDuration::from_secs);
+        let after = wait.and_then(|wait| Timestamp::now().checked_add(wait).ok());
+        after.or_else(|| {
             ["x-ratelimit-reset", "ratelimit-reset"]
                 .iter()
                 .find_map(|name| Timestamp::from_second(self.number(name)?).ok())
-        };
-        Some(after.or_else(reset))
+        })
     }
 
     /// The forge's own words.
@@ -172,12 +172,11 @@ impl Client {
         let answer = self.send(path, headers)?;
         let host = self.host();
         let token = self.connection.token.as_ref().map(|token| token.source.clone());
-        if let Some(until) = answer.rate_limit() {
-            let with_token = token.is_some();
+        if answer.is_rate_limited() {
             return Err(ForgeError::RateLimit {
                 host,
-                until,
-                with_token,
+                until: answer.answers_again(),
+                with_token: token.is_some(),
             });
         }
         let issue = || issue.clone();

@@ -79,19 +79,19 @@ impl ForgeKind {
 
     fn gave(self, answer: &Answer) -> bool {
         #[derive(Default, Deserialize)]
-        struct Version {
+        struct About {
             version: Option<String>,
             revision: Option<String>,
             message: Option<String>,
         }
-        let version: Version = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let about: About = serde_json::from_slice(&answer.body).unwrap_or_default();
         match self {
-            Self::Forgejo => answer.status == 200 && version.version.is_some() && version.revision.is_none(),
-            Self::Gitlab if answer.status == 200 => version.revision.is_some(),
+            Self::Forgejo => answer.status == 200 && about.version.is_some() && about.revision.is_none(),
+            Self::Gitlab if answer.status == 200 => about.revision.is_some(),
             Self::Gitlab => {
                 answer.status == 401
                     && answer.header("x-github-request-id").is_none()
-                    && version.message.is_some_and(|message| message.starts_with("401"))
+                    && about.message.is_some_and(|message| message.starts_with("401"))
             }
             Self::Github => answer.header("x-github-request-id").is_some(),
         }

@@ -81,6 +81,8 @@ impl Engine {
 
     /// The token with which `gh` is logged in to a host. `gh` need not be installed.
     fn gh_token(&self, host: &str) -> Option<Token> {
+        let mut containment = self.containment(Uuid::now_v7());
+        containment.grace = Duration::from_secs(1);
         let spec = GuardSpec {
             program: "gh".into(),
             args: vec!["auth".into(), "token".into(), format!("--hostname={host}").into()],
@@ -88,7 +90,7 @@ impl Engine {
             set_env: vec![("GH_PROMPT_DISABLED".into(), "1".into())],
             remove_env: Vec::new(),
             stdin: Arc::from([]),
-            containment: self.containment(Uuid::now_v7()),
+            containment,
             stdout: Sink::Piped,
             stderr: Sink::Piped,
         };
@@ -167,7 +169,64 @@ pub(super) fn hints(issue: &IssueRef, error: &ForgeError) -> Vec<String> {
         ForgeError::Answer { .. } => vec![format!(
             "check kind and api_url of [forges.\"{host}\"] in config.toml, and the proxy"
         )],
+        ForgeError::Tls { .. } => vec![
+            "if the host has a certificate of an authority of your own, name that in SSL_CERT_FILE"
+                .to_owned(),
+        ],
         ForgeError::Slow { .. } => vec!["try again later, or raise forge_timeout".to_owned()],
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operations::Environment;
+    use crate::settings::Settings;
+
+    #[test]
+    fn a_token_of_a_variable_goes_to_hosts_that_the_user_has_named() {
+        let names = [
+            "GITHUB_TOKEN",
+            "GH_ENTERPRISE_TOKEN",
+            "GITLAB_TOKEN",
+            "FORGEJO_TOKEN",
+        ];
+        let variables = names.map(|name| (name.into(), format!("of-{name}").into()));
+        let instance = ("KUGETSU_INSTANCE".into(), "git.example.org".into());
+        let variables = variables.into_iter().chain([instance]);
+        let environment = Environment::new(variables, "/".into(), "/nowhere/kugetsu".into());
+        let settings = Settings::load(Path::new("/dev/null"), &environment).unwrap();
+        let engine = Engine::open("/nowhere".into(), settings, environment);
+        let named = ForgeSettings::default();
+        for (kind, host, settings, source) in [
+            (ForgeKind::Github, "github.com", None, Some("GITHUB_TOKEN")),
+            (ForgeKind::Gitlab, "gitlab.com", None, Some("GITLAB_TOKEN")),
+            (ForgeKind::Forgejo, "codeberg.org", None, Some("FORGEJO_TOKEN")),
+            (ForgeKind::Github, "evil.example", None, None),
+            (ForgeKind::Gitlab, "evil.example", None, None),
+            (ForgeKind::Forgejo, "evil.example", None, None),
+            (
+                ForgeKind::Github,
+                "git.example.org",
+                None,
+                Some("GH_ENTERPRISE_TOKEN"),
+            ),
+            (ForgeKind::Gitlab, "git.example.org", None, Some("GITLAB_TOKEN")),
+            (
+                ForgeKind::Forgejo,
+                "other.example",
+                Some(&named),
+                Some("FORGEJO_TOKEN"),
+            ),
+        ] {
+            let token = engine.forge_token(kind, host, settings);
+            let found = token.as_ref().map(|token| token.source.as_str());
+            assert_eq!(found, source, "{kind} on {host}");
+            if let Some(token) = token {
+                assert_eq!(token.secret, format!("of-{}", token.source));
+                assert!(!format!("{token:?}").contains(&token.secret));
+            }
+        }
     }
 }
