@@ -77,7 +77,45 @@ fn cut(mut text: String, most: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use kugetsu_api::IssueRef;
+    use proptest::prelude::*;
+    use serde_json::json;
+
     use super::*;
+    use crate::github::{RawComment, RawIssue};
+
+    fn any_text() -> impl Strategy<Value = String> {
+        proptest::collection::vec(any::<char>(), 0..600).prop_map(String::from_iter)
+    }
+
+    proptest! {
+        #[test]
+        fn an_issue_of_a_forge_is_read_or_refused(
+            texts in proptest::collection::vec(any_text(), 5),
+            count in any::<u64>(),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let raw = json!({
+                "html_url": texts[0], "title": texts[1], "state": texts[2], "body": texts[3], "comments": count,
+                "user": {"login": texts[4]}, "labels": [texts[0], {"name": texts[1]}, {"name": null}],
+                "created_at": "2026-11-21T01:56:14Z", "pull_request": {},
+            })
+            .to_string();
+            let issue = IssueRef::try_from("github.com/a/b#14".to_owned()).unwrap();
+            let comment = json!({"user": null, "created_at": "2026-11-21T01:56:14Z", "body": "x"});
+            let comments: Vec<RawComment> =
+                (0..MAX_COMMENTS + 9).map(|_| serde_json::from_value(comment.clone()).unwrap()).collect();
+            let read = serde_json::from_str::<RawIssue>(&raw).unwrap().into_issue(&issue, comments);
+            for line in [&read.title, &read.url, &read.state].into_iter().chain(&read.labels) {
+                prop_assert!(line.len() < MAX_LINE + 50 && !line.contains(['\n', '\r']), "{:?}", line);
+            }
+            prop_assert_eq!(read.comments.len(), MAX_COMMENTS);
+            prop_assert_eq!(read.comments_left_out, count.saturating_sub(MAX_COMMENTS as u64));
+            // Half an answer is refused.
+            let half = &raw.as_bytes()[..cut.index(raw.len())];
+            prop_assert!(serde_json::from_slice::<RawIssue>(half).is_err());
+        }
+    }
 
     #[test]
     fn long_texts_are_cut_and_say_so() {
