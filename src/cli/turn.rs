@@ -335,7 +335,8 @@ pub(super) fn run(
         ));
     }
     // Without a message, the issue says what to do, if a person agrees.
-    let ask = mode == Mode::Start && message.is_empty() && !args.with_issue && issue::can_ask();
+    let ask =
+        mode == Mode::Start && message.is_empty() && !args.with_issue && !output.json && issue::can_ask();
     let with_issue = args.with_issue || ask;
     let (mut prompt, mut issue_title) = if let Some(detached) = &context.detached {
         (detached.prompt(), detached.issue_title())

@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
-use kugetsu_testing::{FakeScript, ForgeReply, ForgeServer, Opencode, Output, ScriptedIssue, Stdin, World};
+use kugetsu_testing::{
+    FakeScript, ForgeReply, ForgeServer, Opencode, Output, ScriptedIssue, Signal, Stdin, World,
+};
 use serde_json::json;
 
 use crate::support::kit::{
@@ -363,6 +365,16 @@ fn what_a_forge_refuses_is_explained() {
             "{issue}"
         );
     }
+    // Ctrl-C during the request: nothing has begun.
+    forge.on(path, ForgeReply::Hang);
+    forge.forget();
+    let before = snapshot(&world);
+    let running = world.spawn(["start", "14", "--with-issue"]);
+    world.wait_until("the request", SOON, || !forge.requests().is_empty());
+    running.signal(Signal::Interrupt);
+    let output = running.wait(SOON);
+    assert_eq!(output.signal(), Some(2), "{output}");
+    assert!(snapshot(&world) == before);
     let dead = elsewhere.url();
     drop(elsewhere);
     configure(
