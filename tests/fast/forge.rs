@@ -210,8 +210,13 @@ fn what_a_forge_refuses_is_explained() {
     let elsewhere = ForgeServer::start();
     let path = "/repos/shoko/kugetsu/issues/14";
     let fails = |reply: ForgeReply, token: Option<&str>, status: i32, code: &str, says: &[&str]| -> Output {
+        let limit = if matches!(reply, ForgeReply::Hang) {
+            "2s"
+        } else {
+            "3m"
+        };
         forge.on(path, reply);
-        let mut environment = vec![("KUGETSU_FORGE_TIMEOUT", "2s")];
+        let mut environment = vec![("KUGETSU_FORGE_TIMEOUT", limit)];
         environment.extend(token.map(|token| ("GH_TOKEN", token)));
         let output = run_in(&world, &environment, &["issue", "14", "--json"]);
         output.expect_status(status);

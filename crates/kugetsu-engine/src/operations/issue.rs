@@ -13,7 +13,7 @@ use crate::process::{self, GuardSpec, Sink};
 use crate::settings::ForgeSettings;
 
 /// How long `gh auth token` may take. It may ask a keyring, which may ask a person.
-const GH_LIMIT: Duration = Duration::from_secs(5);
+const GH_LIMIT: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// The issue or pull request, with its newest comments if `comments` is true. Blocks.
