@@ -30,7 +30,9 @@ pub(super) struct IssueArgs {
 
 pub(super) fn run(args: &IssueArgs, context: &Context, output: Output) -> Outcome {
     let address = context.address(&args.reference)?;
-    let issue = context.engine.issue(issue_of(&address)?, !args.no_comments)?;
+    let issue = context
+        .engine
+        .issue(issue_of(&address, &args.reference)?, !args.no_comments)?;
     if output.json {
         output.object(issue);
     } else {
@@ -39,8 +41,15 @@ pub(super) fn run(args: &IssueArgs, context: &Context, output: Output) -> Outcom
     Ok(ExitStatus::Ok)
 }
 
-/// The issue of an address.
-fn issue_of(address: &Address) -> Result<&IssueRef, CommandError> {
+/// The issue of an address, which was typed like this.
+fn issue_of<'a>(address: &'a Address, typed: &str) -> Result<&'a IssueRef, CommandError> {
+    // GitLab numbers merge requests apart from issues, and an address has only the number.
+    if typed.contains("/merge_requests/") {
+        return Err(CommandError::usage(
+            format!("`{typed}` is a merge request of GitLab, and kugetsu reads only its issues"),
+            "write a message after the reference, without --with-issue",
+        ));
+    }
     address.issue().ok_or_else(|| {
         CommandError::usage(
             format!("{address} is a session without an issue, so there is no text to fetch"),
@@ -107,13 +116,13 @@ pub(super) fn can_ask() -> bool {
 
 /// Fetches the issue and shows on stderr what the model will be told. With `ask`, a person must agree.
 pub(super) fn prompt(
-    address: &Address,
+    (address, typed): (&Address, &str),
     message: &str,
     ask: bool,
     context: &Context,
     output: Output,
 ) -> Result<IssuePrompt, CommandError> {
-    let fetched = issue_of(address).and_then(|issue| Ok(context.engine.issue(issue, true)?));
+    let fetched = issue_of(address, typed).and_then(|issue| Ok(context.engine.issue(issue, true)?));
     let issue = fetched.map_err(|error| match address.issue() {
         Some(_) if ask => {
             error.hint("or write a message after the reference; then the issue's text is not fetched")

@@ -371,7 +371,7 @@ pub(super) fn run(
         }
         if with_issue {
             engine.check_mode(&address, mode)?;
-            let with_text = issue::prompt(&address, &prompt, ask, context, output)?;
+            let with_text = issue::prompt((&address, &reference), &prompt, ask, context, output)?;
             (prompt, issue_title) = (with_text.prompt, Some(with_text.title));
         }
         if args.detach {

@@ -527,6 +527,13 @@ fn a_turn_can_begin_with_the_text_of_its_issue() {
         64,
         &["a session without an issue"],
     );
+    let merge_request = "https://gitlab.com/group/repo/-/merge_requests/3";
+    for words in [
+        &["issue", merge_request][..],
+        &["start", merge_request, "--with-issue"],
+    ] {
+        refused(&world, words, 64, &["a merge request of GitLab"]);
+    }
     refused(
         &world,
         &["start", "15", "--with-issue"],
