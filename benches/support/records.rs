@@ -20,6 +20,7 @@ pub(crate) fn record(number: u64) -> SessionRecord {
     SessionRecord {
         schema: SCHEMA,
         typed: address.to_string(),
+        issue_title: None,
         title: address.to_string(),
         base: address.repo().clone(),
         address,

@@ -9,7 +9,7 @@ use super::output::{Output, confirm};
 use super::table::Column;
 use super::{CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::output::{ConfigOutput, HostView, OneSettingOutput, SettingView};
+use kugetsu_api::output::{ConfigOutput, ForgeView, HostView, OneSettingOutput, SettingView};
 use kugetsu_engine::operations::EngineError;
 use kugetsu_engine::settings::{Origin, SETTINGS, SettingKey, Settings, check_key, template};
 
@@ -196,10 +196,19 @@ fn show(context: &Context, output: Output) -> Outcome {
             };
             (name.clone(), view)
         });
+        let forges = context.engine.settings().forges.iter().map(|(host, forge)| {
+            let view = ForgeView {
+                kind: forge.kind.map(|kind| kind.to_string()),
+                api_url: forge.api_url.clone(),
+                has_token: forge.token.is_some(),
+            };
+            (host.clone(), view)
+        });
         output.object(ConfigOutput {
             file,
             settings: settings.collect(),
             hosts: hosts.collect(),
+            forges: forges.collect(),
         });
         return Ok(ExitStatus::Ok);
     }
@@ -230,6 +239,25 @@ fn show(context: &Context, output: Output) -> Outcome {
         ];
         rows.extend(fields.into_iter().filter_map(|(field, value, help)| {
             let setting = format!("hosts.{name}.{field}");
+            Some(vec![setting, value?, "config.toml".to_owned(), help.to_owned()])
+        }));
+    }
+    for (host, forge) in &context.engine.settings().forges {
+        let fields = [
+            (
+                "kind",
+                forge.kind.map(|kind| kind.to_string()),
+                "which API the forge has",
+            ),
+            ("api_url", forge.api_url.clone(), "the address of its API"),
+            (
+                "token",
+                forge.token.as_ref().map(|_| "***".to_owned()),
+                "a secret",
+            ),
+        ];
+        rows.extend(fields.into_iter().filter_map(|(field, value, help)| {
+            let setting = format!("forges.\"{host}\".{field}");
             Some(vec![setting, value?, "config.toml".to_owned(), help.to_owned()])
         }));
     }

@@ -35,12 +35,13 @@ pub(super) const COMMAND: &str = "supervise-detached";
 struct DetachedCommand {
     args: Vec<OsString>,
     prompt: String,
+    issue_title: Option<String>,
 }
 
 /// Runs the command of this process again, detached, and prints the result.
 pub(super) fn launch(
     address: &Address,
-    prompt: String,
+    (prompt, issue_title): (String, Option<String>),
     form: OutputForm,
     context: &Context,
     output: Output,
@@ -48,6 +49,7 @@ pub(super) fn launch(
     let input = DetachedCommand {
         args: std::env::args_os().collect(),
         prompt,
+        issue_title,
     };
     let input = serde_json::to_vec(&input)
         .map_err(|error| failed("the arguments cannot be passed on").caused_by(error))?;
@@ -148,18 +150,16 @@ pub(super) fn child_main() -> ExitStatus {
         Err(_) => None,
     };
     let parsed = input.and_then(|input| {
-        Some((
-            Cli::try_parse_from(prompt::marked(input.args.into_iter())).ok()?,
-            input.prompt,
-        ))
+        let detached = Detached::new(input.prompt, input.issue_title);
+        let arguments = prompt::marked(input.args.into_iter());
+        Some((Cli::try_parse_from(arguments).ok()?, detached))
     });
-    let Some((cli, prompt)) = parsed else {
+    let Some((cli, detached)) = parsed else {
         let output = Output::new(false);
         output.note("kugetsu: kugetsu uses this command to run a detached turn; it is not meant to be typed");
         return ExitStatus::Usage;
     };
     let output = Output::new(cli.json);
-    let detached = Detached::new(prompt);
     let mut context = match Context::from_environment(false) {
         Ok(context) => context,
         Err(error) => {

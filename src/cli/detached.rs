@@ -29,21 +29,28 @@ pub(super) enum DetachReport {
 #[derive(Debug)]
 pub(super) struct Detached {
     prompt: String,
+    issue_title: Option<String>,
     /// Whether the command that started this process still waits for a report.
     awaited: Cell<bool>,
 }
 
 impl Detached {
     /// The state for a turn with this prompt. The command that started this process waits for one report.
-    pub(super) fn new(prompt: String) -> Self {
+    pub(super) fn new(prompt: String, issue_title: Option<String>) -> Self {
         Self {
             prompt,
+            issue_title,
             awaited: Cell::new(true),
         }
     }
 
     pub(super) fn prompt(&self) -> String {
         self.prompt.clone()
+    }
+
+    /// The title of the issue whose text is a part of the prompt.
+    pub(super) fn issue_title(&self) -> Option<String> {
+        self.issue_title.clone()
     }
 
     /// Reports that the turn is on record, and releases the streams that were inherited from the command. Does not

@@ -12,6 +12,7 @@ use super::Outcome;
 use super::context::{Context, duration};
 use super::output::{Output, money};
 use super::table::{Cell, Column};
+use super::terminal::safe_line;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::json;
 use kugetsu_api::output::{ListFieldsOutput, ListRest, ListedFields};
@@ -157,13 +158,15 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
         });
         return Ok(ExitStatus::Ok);
     }
-    let fields = if args.fields.is_empty() {
-        &Field::DEFAULT[..]
-    } else {
-        &args.fields
-    };
+    let mut fields = args.fields.clone();
+    if fields.is_empty() {
+        fields.extend(Field::DEFAULT);
+        if found.iter().any(|found| found.summary.issue_title.is_some()) {
+            fields.push(Field::IssueTitle);
+        }
+    }
     let columns: Vec<_> = fields.iter().map(|field| field.column()).collect();
-    let rows = found.iter().map(|found| found.cells(fields)).collect();
+    let rows = found.iter().map(|found| found.cells(&fields)).collect();
     output.table(&columns, rows);
     if found.len() < matching {
         output.note(format!("{} of {matching} sessions", found.len()));
@@ -184,6 +187,8 @@ enum Field {
     Age,
     Updated,
     Session,
+    #[value(alias = "title")]
+    IssueTitle,
 }
 
 impl Field {
@@ -207,9 +212,13 @@ impl Field {
             Self::Age => Column::new("AGE").spare(2),
             Self::Updated => Column::new("UPDATED").spare(3),
             Self::Session => Column::new("SESSION").spare(7),
+            Self::IssueTitle => Column::new("TITLE").spare(3),
         }
     }
 }
+
+/// The longest title, in columns.
+const LONGEST_TITLE: usize = 40;
 
 /// The order of the sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -246,6 +255,7 @@ impl Found {
                 Field::Age => chosen.age = Some(self.age.as_secs()),
                 Field::Updated => chosen.updated = Some(summary.updated),
                 Field::Session => chosen.session = Some(summary.session.clone()),
+                Field::IssueTitle => chosen.issue_title = Some(summary.issue_title.clone()),
             }
         }
         chosen
@@ -266,6 +276,12 @@ impl Found {
                 .as_ref()
                 .map_or("-", |session| session.as_str())
                 .into(),
+            Field::IssueTitle => {
+                let title = safe_line(summary.issue_title.as_deref().unwrap_or_default());
+                console::truncate_str(&title, LONGEST_TITLE, "…")
+                    .into_owned()
+                    .into()
+            }
         };
         fields.iter().map(cell).collect()
     }

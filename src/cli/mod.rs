@@ -20,6 +20,7 @@ mod form;
 mod gc;
 mod host;
 mod init;
+mod issue;
 mod list;
 mod live;
 mod logs;
@@ -84,11 +85,11 @@ A REF names a session. Inside a clone of the repository, the part before # or ~ 
   instance/owner/repo~nightly    a session without an issue; also owner/repo~nightly, ~nightly
 
 Exit status:
-  0   completed                       69  opencode missing or unusable
+  0   completed                       69  opencode or forge unusable
   1   failed                          73  the store cannot be written
   2   a person is needed              75  try again later
   64  wrong usage                     130 interrupted
-  66  no such session or base         143 terminated";
+  66  no such session, base or issue  143 terminated";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -105,6 +106,8 @@ enum Verb {
     Show(show::ShowArgs),
     /// Show what a session has changed in its clone or worktree since it began
     Diff(diff::DiffArgs),
+    /// Print an issue: its title, text and comments
+    Issue(issue::IssueArgs),
     /// Open the session in opencode's own terminal interface
     Attach(attach::AttachArgs),
     /// Print the answer or the events of a turn
@@ -282,6 +285,7 @@ fn dispatch(verb: Verb, context: &Context, output: Output) -> Outcome {
         Verb::List(args) => list::run(&args, context, output),
         Verb::Show(args) => show::run(&args, context, output),
         Verb::Diff(args) => diff::run(&args, context, output),
+        Verb::Issue(args) => issue::run(&args, context, output),
         Verb::Attach(args) => attach::run(&args, context, output),
         Verb::Logs(args) => logs::run(&args, context, output),
         Verb::Wait(args) => wait::run(&args, context, output),

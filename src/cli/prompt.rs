@@ -45,6 +45,8 @@ pub(super) fn raw_word(word: &OsStr) -> OsString {
     OsStr::from_bytes(bytes.strip_prefix(&[MARK]).unwrap_or(bytes)).to_owned()
 }
 
+const WITH_ISSUE: &str = "or let the issue say what to do: --with-issue";
+
 /// The prompt, byte for byte.
 pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
     let terminal = std::io::stdin().is_terminal();
@@ -54,7 +56,8 @@ pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
                 "there is no message",
                 "write it after the reference, or pipe it in and write `-`",
             )
-            .hint("or write it in your editor: --edit"));
+            .hint("or write it in your editor: --edit")
+            .hint(WITH_ISSUE));
         }
         [] => true,
         [only] => only == "-",
@@ -77,7 +80,7 @@ pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
     } else {
         words.join(" ")
     };
-    not_empty(text)
+    not_empty(text).map_err(|error| error.hint(WITH_ISSUE))
 }
 
 /// The prompt from the user's editor, which begins with these words. `about` is the address of the session.

@@ -70,6 +70,9 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         format!("  created     {}", record.created.strftime("%F %T UTC")),
         format!("  updated     {}", record.updated.strftime("%F %T UTC")),
     ];
+    if let Some(title) = &record.issue_title {
+        lines.insert(1, format!("  title       {}", safe_line(title)));
+    }
     if let Some(worktree) = &record.worktree {
         let commit = &worktree.base_commit;
         let line = format!(

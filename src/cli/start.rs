@@ -15,7 +15,8 @@ pub(super) struct StartArgs {
     #[arg(value_name = "REF")]
     reference: String,
 
-    /// The prompt; `-`, or no message when stdin is a pipe, reads it from stdin
+    /// The prompt; `-`, or no message when stdin is a pipe, reads it from stdin; on a terminal, no message means the
+    /// text of the issue
     #[arg(value_name = "MESSAGE", value_parser = prompt::word)]
     message: Vec<String>,
 

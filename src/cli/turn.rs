@@ -18,7 +18,7 @@ use super::output::Output;
 use super::printer::{Printer, Screen, Show, Verbosity};
 use super::signals::with_signals;
 use super::turn_id::ChosenId;
-use super::{CommandError, Outcome, detach, init, prompt, wait};
+use super::{CommandError, Outcome, detach, init, issue, prompt, wait};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{Address, ErrorCode, TransportChoice};
 use kugetsu_engine::SHORTEST_SECRET;
@@ -117,6 +117,10 @@ pub(super) struct TurnArgs {
     /// Write the message in your editor (VISUAL, EDITOR), beginning with the words that are given
     #[arg(short, long, conflicts_with = "supervised")]
     edit: bool,
+
+    /// Fetch the issue, and add its title, text and newest comments to the message
+    #[arg(long)]
+    with_issue: bool,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -333,24 +337,32 @@ pub(super) fn run(
 ) -> Outcome {
     let address = context.address(&reference)?;
     args.check_form()?;
-    if args.asking.supervised && (message.is_empty() || message == ["-"]) {
+    if args.asking.supervised && (message.is_empty() && !args.with_issue || message == ["-"]) {
         return Err(CommandError::usage(
             "with --supervised, stdin carries the replies, so it cannot carry the message",
             "write the message after the reference",
         ));
     }
-    let prompt = if let Some(detached) = &context.detached {
-        detached.prompt()
-    } else if message.is_empty() && has_undelivered_answer(context, &address) {
-        String::new()
+    // Without a message, the issue says what to do, if a person agrees.
+    let ask = mode == Mode::Start
+        && message.is_empty()
+        && !args.edit
+        && !args.with_issue
+        && !output.json
+        && issue::can_ask();
+    let with_issue = args.with_issue || ask;
+    let (mut prompt, mut issue_title) = if let Some(detached) = &context.detached {
+        (detached.prompt(), detached.issue_title())
+    } else if message.is_empty() && (with_issue || has_undelivered_answer(context, &address)) {
+        (String::new(), None)
     } else if args.edit || (message.is_empty() && mode != Mode::Start && has_terminal()) {
         if mode == Mode::Continue {
             // Nobody should write a message for nothing.
             context.engine.record(&address)?;
         }
-        prompt::edit(message, &address.to_string())?
+        (prompt::edit(message, &address.to_string())?, None)
     } else {
-        prompt::read(message)?
+        (prompt::read(message)?, None)
     };
     let engine = &context.engine;
     let chosen = args.turn_id.as_ref().map(|id| id.of(&address));
@@ -360,7 +372,7 @@ pub(super) fn run(
     check_types(&args.events)?;
     if context.detached.is_none() {
         if let Some(turn) = chosen
-            && engine.is_recorded(&address, turn, &prompt)?
+            && engine.is_recorded(&address, turn, (!with_issue).then_some(&prompt))?
         {
             return follow_recorded(
                 &address,
@@ -377,8 +389,13 @@ pub(super) fn run(
         {
             return Ok(status);
         }
+        if with_issue {
+            engine.check_mode(&address, mode)?;
+            let with_text = issue::prompt((&address, &reference), &prompt, ask, context, output)?;
+            (prompt, issue_title) = (with_text.prompt, Some(with_text.title));
+        }
         if args.detach {
-            return detach::launch(&address, prompt, form, context, output);
+            return detach::launch(&address, (prompt, issue_title), form, context, output);
         }
     }
     if args.debug {
@@ -391,6 +408,7 @@ pub(super) fn run(
         typed: reference,
         turn: chosen,
         prompt,
+        issue_title,
         mode,
         wait: args.wait,
         worktree,

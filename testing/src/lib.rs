@@ -14,8 +14,10 @@
 mod documents;
 pub mod example;
 pub mod fake;
+mod forge;
 mod hangs;
 mod model;
+mod prism;
 pub mod schema;
 mod soak;
 mod tour;
@@ -23,8 +25,10 @@ mod world;
 
 pub use documents::{Block, blocks, document, files_below};
 pub use fake::{FakeAttempt, FakeCall, FakeRun, FakeScript, ServeMode, Step};
+pub use forge::{ForgeReply, ForgeRequest, ForgeServer, ScriptedIssue};
 pub use hangs::HangRow;
 pub use model::{Gate, ModelServer, Reply, Request, ToolCall, usage};
+pub use prism::Prism;
 pub use soak::{SoakCounts, SoakPlan, SoakTally, soak};
 pub use tour::script_tour;
 pub use world::{

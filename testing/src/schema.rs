@@ -95,6 +95,7 @@ pub(crate) fn of_command(arguments: &[String], value: &Value) -> Option<&'static
         "list" | "ls" => "list",
         "show" => "show",
         "diff" => "diff",
+        "issue" => "issue",
         "attach" => "attach",
         "stop" => "stop",
         "signal" if has("rebase") => "rebase",

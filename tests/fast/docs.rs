@@ -224,6 +224,7 @@ fn every_dependency_has_its_reason() {
         "Cargo.toml",
         "crates/kugetsu-api/Cargo.toml",
         "crates/kugetsu-engine/Cargo.toml",
+        "crates/kugetsu-forge/Cargo.toml",
         "testing/Cargo.toml",
         "xtask/Cargo.toml",
     ] {

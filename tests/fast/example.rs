@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use kugetsu_testing::{FakeScript, Opencode, ServeMode, Step, World, example};
+use kugetsu_testing::{FakeScript, ForgeServer, Opencode, ScriptedIssue, ServeMode, Step, World, example};
 use serde_json::{Value, json};
 
 const REPO: &str = "sessions/github.com/shoko/kugetsu";
@@ -84,11 +84,11 @@ fn it_has_the_structure_of_what_is_written_today() {
             .on("fix the crash", [calls, Step::Answer("done".to_owned())])
             .on("badkey", [refused]),
     );
-    std::fs::copy(
-        example::folder().join("config.toml"),
-        world.kugetsu_home().join("config.toml"),
-    )
-    .unwrap();
+    let forge = ForgeServer::start();
+    forge.github("shoko/kugetsu", 14, &ScriptedIssue::new("It crashes", "", &[]));
+    let config = std::fs::read_to_string(example::folder().join("config.toml")).unwrap();
+    let forges = format!("\n[forges.\"github.com\"]\napi_url = \"{}\"\n", forge.url());
+    std::fs::write(world.kugetsu_home().join("config.toml"), config + &forges).unwrap();
     let kugetsu = |arguments: &[&str], status: i32| {
         let mut command = world.kugetsu(arguments);
         command.env("KUGETSU_TRANSPORT", "run");
@@ -97,7 +97,13 @@ fn it_has_the_structure_of_what_is_written_today() {
             .expect_status(status);
     };
     kugetsu(&["init"], 0);
-    kugetsu(&["start", "github.com/shoko/kugetsu#14", "fix the crash"], 0);
+    let start = [
+        "start",
+        "github.com/shoko/kugetsu#14",
+        "fix the crash",
+        "--with-issue",
+    ];
+    kugetsu(&start, 0);
     kugetsu(&["continue", "github.com/shoko/kugetsu#14", "now add a test"], 0);
     kugetsu(
         &["start", "https://github.com/shoko/kugetsu/issues/15", "badkey"],

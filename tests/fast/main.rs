@@ -19,6 +19,7 @@ mod docs;
 mod errors;
 mod example;
 mod faults;
+mod forge;
 mod interrupts;
 mod moving;
 mod old_home;

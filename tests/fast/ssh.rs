@@ -2,7 +2,10 @@
 
 use crate::support::kit::{self, ISSUE, REPO, SOON, fake_prompts, fake_session};
 use crate::support::sshd::{HOST, Sshd, other_home};
-use kugetsu_testing::{FakeAttempt, FakeScript, Opencode, Output, Running, Signal, Stdin, Step, World};
+use kugetsu_testing::{
+    FakeAttempt, FakeScript, ForgeServer, Opencode, Output, Running, ScriptedIssue, Signal, Stdin, Step,
+    World,
+};
 use serde_json::{Value, json};
 
 /// A world, and another host with a base session.
@@ -424,4 +427,48 @@ fn a_detached_turn_outlives_its_connection_and_is_found_again() {
     let session = shown(&world)["session"].as_str().unwrap().to_owned();
     assert_eq!(kit::prompts_of(&world, &session), ["the base", "hang on", "slow"]);
     world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn the_other_host_fetches_the_issue() {
+    let (world, _sshd) = with_base();
+    let forge = ForgeServer::start();
+    forge.github(
+        "shoko/kugetsu",
+        14,
+        &ScriptedIssue::new("It crashes", "At once.", &[]),
+    );
+    let settings = format!("[forges.\"github.com\"]\napi_url = \"{}\"\n", forge.url());
+    std::fs::write(other_home(&world).join("config.toml"), settings).unwrap();
+    let issue = over(&world, ["issue", "14"]);
+    assert!(
+        issue.expect_status(0).stdout().starts_with("It crashes\n"),
+        "{issue}"
+    );
+    for (reference, message, begin) in [
+        ("14", &["fix"][..], "fix\n\nThe text of the issue"),
+        ("14/review", &[], "Work on the issue"),
+    ] {
+        let words = [
+            "--host",
+            HOST,
+            "start",
+            reference,
+            "--with-issue",
+            "--transport",
+            "run",
+        ];
+        world.run(words.iter().chain(message)).expect_status(0);
+        let prompt = fake_prompts(&world).pop().unwrap();
+        assert!(
+            prompt.trim_start().starts_with(begin) && prompt.contains("\nAt once.\n"),
+            "{prompt}"
+        );
+    }
+    assert_eq!(shown(&world)["issue_title"], "It crashes");
+    let empty = over(&world, ["start", "15"]);
+    assert!(
+        empty.expect_status(64).stderr().contains("--with-issue"),
+        "{empty}"
+    );
 }

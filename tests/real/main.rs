@@ -17,6 +17,7 @@ mod attach;
 mod concurrency;
 mod control;
 mod crash;
+mod forge;
 mod hangs;
 mod keeping;
 mod lifecycle;

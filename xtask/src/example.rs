@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use kugetsu_testing::{Opencode, Reply, Version, World, script_tour, workspace_root};
+use kugetsu_testing::{
+    ForgeServer, Opencode, Reply, ScriptedIssue, Version, World, script_tour, workspace_root,
+};
 
 use crate::opencode;
 use crate::step::{Failure, cargo, program};
@@ -27,34 +29,26 @@ pub(crate) fn run() -> Result<(), Failure> {
     let world = World::before_first_use(Opencode::Real(VERSION));
     script_tour(&world, std::time::Duration::from_millis(40));
     world.model.on("badkey", vec![Reply::status(401, "invalid key")]);
-    write(&world.kugetsu_home().join("config.toml"), CONFIG)?;
+    let forge = ForgeServer::start();
+    forge.github(
+        "shoko/kugetsu",
+        14,
+        &ScriptedIssue::new("The index is read before it is checked", "It crashes.", &[]),
+    );
+    let config = world.kugetsu_home().join("config.toml");
+    let forges = format!("\n[forges.\"github.com\"]\napi_url = \"{}\"\n", forge.url());
+    write(&config, &format!("{CONFIG}{forges}"))?;
+    let issue = "github.com/shoko/kugetsu#14";
+    let other = "https://github.com/shoko/kugetsu/issues/15";
     for (status, arguments) in [
-        (0, ["init", "--json", "--dir", "."]),
-        (
-            0,
-            ["start", "--json", "github.com/shoko/kugetsu#14", "fix the crash"],
-        ),
-        (
-            0,
-            [
-                "continue",
-                "--json",
-                "github.com/shoko/kugetsu#14",
-                "now add a test",
-            ],
-        ),
-        (
-            1,
-            [
-                "start",
-                "--json",
-                "https://github.com/shoko/kugetsu/issues/15",
-                "badkey",
-            ],
-        ),
+        (0, &["init", "--json", "--dir", "."][..]),
+        (0, &["start", "--json", issue, "fix the crash", "--with-issue"]),
+        (0, &["continue", "--json", issue, "now add a test"]),
+        (1, &["start", "--json", other, "badkey"]),
     ] {
         world.run(arguments).expect_status(status);
     }
+    write(&config, CONFIG)?;
     let example = workspace_root().join("sessions-example");
     let _ = std::fs::remove_dir_all(&example);
     let repo = world.repo().display().to_string();

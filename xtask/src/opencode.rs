@@ -10,11 +10,8 @@ use std::time::Duration;
 
 use kugetsu_testing::{STAMP, Version, binaries_in};
 
+use crate::npm::{self, PAUSE};
 use crate::step::{Failure, step};
-
-const TRIES: u32 = 3;
-/// The pause before the second attempt; it grows with each further one.
-const PAUSE: Duration = Duration::from_secs(4);
 
 /// Installs every version.
 pub(crate) fn install_all() -> Result<(), Failure> {
@@ -71,49 +68,8 @@ fn answers(binary: &Path, version: Version) -> bool {
 }
 
 fn fetch(version: Version, folder: &Path, npm: &Path, pause: Duration) -> Result<PathBuf, Failure> {
-    let there = Command::new(npm).arg("--version").stdin(Stdio::null()).output();
-    if !there.is_ok_and(|output| output.status.success()) {
-        return Err(Failure::new(
-            "npm is not found\ninstall Node.js with npm: apt-get install npm",
-        ));
-    }
     let package = format!("opencode-ai@{version}");
-    let mut why = String::new();
-    for attempt in 1..=TRIES {
-        if attempt > 1 {
-            println!("{why}; once more ({attempt} of {TRIES})");
-            std::thread::sleep(pause * (attempt - 1));
-        }
-        let status = Command::new(npm)
-            .args([
-                "install",
-                "--no-audit",
-                "--no-fund",
-                "--ignore-scripts",
-                "--include=optional",
-                "--prefix",
-            ])
-            .arg(folder)
-            .arg(&package)
-            .current_dir(folder)
-            .stdin(Stdio::null())
-            .status()
-            .map_err(Failure::because("npm"))?;
-        if let Some(binary) = adopt(version, folder) {
-            return Ok(binary);
-        }
-        why = if status.success() {
-            format!("npm brought no binary of {package} that answers on this machine")
-        } else {
-            format!("npm install {package}: {status}")
-        };
-        // npm would take a partial install for a complete one.
-        let _ = fs::remove_dir_all(folder.join("node_modules"));
-    }
-    Err(Failure::new(format!(
-        "{why}\nlook at what npm says above; the folder is {}",
-        folder.display()
-    )))
+    npm::install(npm, folder, &[&package], pause, || adopt(version, folder))
 }
 
 #[cfg(test)]
@@ -177,11 +133,11 @@ mod tests {
     fn an_install_that_always_fails_reports_what_to_check() {
         for (install, why) in [
             ("exit 7", "npm install opencode-ai@1.3.2: exit status: 7"),
-            ("exit 0", "npm brought no binary of opencode-ai@1.3.2"),
+            ("exit 0", "npm brought no program of opencode-ai@1.3.2"),
             // A binary with another version does not count.
             (
                 "mkdir -p $bin; printf '#!/bin/sh\\necho 1.3.3\\n' > $bin/opencode; chmod +x $bin/opencode",
-                "npm brought no binary of opencode-ai@1.3.2",
+                "npm brought no program of opencode-ai@1.3.2",
             ),
         ] {
             let (root, folder, npm) = npm(install);

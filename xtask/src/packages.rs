@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::step::{Failure, program};
 
 /// A program, and the Debian package that contains it.
-const NEEDED: [(&str, &str); 8] = [
+const NEEDED: [(&str, &str); 9] = [
     ("fish", "fish"),
     ("git", "git"),
     ("jq", "jq"),
@@ -14,6 +14,7 @@ const NEEDED: [(&str, &str); 8] = [
     ("ssh-keygen", "openssh-client"),
     ("sshd", "openssh-server"),
     ("zsh", "zsh"),
+    ("openssl", "openssl"),
 ];
 
 /// Installs the missing programs.

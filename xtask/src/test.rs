@@ -11,6 +11,7 @@ use kugetsu_testing::{HangRow, Version};
 
 use crate::opencode;
 use crate::packages::{self, installed};
+use crate::prism;
 use crate::step::{Failure, cargo, program, step};
 use programs::TestProgram;
 use results::Results;
@@ -45,6 +46,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if runs.iter().any(|run| run.real) {
         opencode::install_all()?;
     }
+    if runs.iter().any(Run::needs_prism) {
+        prism::install()?;
+    }
     let mut results = Results::default();
     let done = step("tests", || tests(options, &runs, &mut results));
     report(&results, &runs);
@@ -65,6 +69,10 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    fn needs_prism(&self) -> bool {
+        self.real && self.tests.iter().any(|test| test.starts_with("forge::"))
+    }
+
     /// The number of concurrent tests. A real opencode keeps a core busy but waits now and then; the other tests mostly
     /// wait.
     fn threads(&self) -> usize {

@@ -81,6 +81,7 @@ codes! {
     SessionGone, "session-gone", NotFound, false, "opencode no longer has the session";
     DirectoryGone, "directory-gone", NotFound, false, "the session's directory does not exist";
     WorktreeLost, "worktree-lost", NotFound, false, "the worktree and its branch are gone, and nothing is left to rebuild them from";
+    IssueNotFound, "issue-not-found", NotFound, false, "the forge has no such issue, or does not show it without a token";
     NotFound, "not-found", NotFound, false, "something else that was named does not exist";
     OpencodeMissing, "opencode-missing", Unavailable, false, "opencode is not installed, or not where the settings say";
     GitMissing, "git-missing", Unavailable, false, "git is not installed, or not on `PATH`";
@@ -93,6 +94,8 @@ codes! {
     LogUnwritable, "log-unwritable", Unavailable, false, "the log of opencode's output could not be opened";
     SshUnavailable, "ssh-unavailable", Unavailable, false, "`ssh` cannot be run on this machine";
     RemoteMissing, "remote-missing", Unavailable, false, "kugetsu cannot be run on the other host";
+    TokenRefused, "token-refused", Unavailable, false, "the forge does not accept the token, or the token may not read the issue";
+    ForgeUnusable, "forge-unusable", Unavailable, false, "the kind of the forge is not known, or it does not answer as expected";
     StoreUnwritable, "store-unwritable", CannotWrite, false, "kugetsu's store cannot be read or written, because of the disk, the permissions or the type of a file";
     RecordTooLarge, "record-too-large", CannotWrite, false, "a record would exceed the size limit; the old record is unchanged";
     RecordBroken, "record-broken", CannotWrite, false, "a file of the store is damaged";
@@ -107,6 +110,8 @@ codes! {
     DatabaseLocked, "database-locked", TryAgain, true, "another process held opencode's database for too long";
     Quota, "quota", TryAgain, true, "the model's provider asks to retry later";
     ConnectionLost, "connection-lost", TryAgain, true, "the other host cannot be reached, or the connection was lost";
+    ForgeUnreachable, "forge-unreachable", TryAgain, true, "the forge cannot be reached, is too slow, or has an error of its own";
+    RateLimit, "rate-limit", TryAgain, true, "the forge answers no more requests for a while";
     Interrupted, "interrupted", Interrupted, true, "SIGINT (Ctrl-C) ended the command before its turn had a result";
     Terminated, "terminated", Terminated, true, "SIGTERM, SIGHUP or `stop` ended the command before its turn had a result";
 }

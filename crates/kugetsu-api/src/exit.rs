@@ -12,13 +12,13 @@ pub enum ExitStatus {
     Blocked = 2,
     /// 64: the command line is not valid (`EX_USAGE`).
     Usage = 64,
-    /// 66: no such session or base (`EX_NOINPUT`).
+    /// 66: no such session, base or issue (`EX_NOINPUT`).
     NotFound = 66,
-    /// 69: opencode, or its database, is missing or unusable (`EX_UNAVAILABLE`).
+    /// 69: opencode, its database or a forge is missing or unusable (`EX_UNAVAILABLE`).
     Unavailable = 69,
     /// 73: kugetsu's own store cannot be read or written, or its output cannot be written (`EX_CANTCREAT`).
     CannotWrite = 73,
-    /// 75: try again later: a lease is held, a quota is used up, a database is locked (`EX_TEMPFAIL`).
+    /// 75: try again later: a lease is held, a quota is used up, a database is locked, a forge cannot be reached (`EX_TEMPFAIL`).
     TryAgain = 75,
     /// 130: interrupted (SIGINT).
     Interrupted = 130,

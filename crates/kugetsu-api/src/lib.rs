@@ -11,6 +11,7 @@ mod control;
 mod doctor;
 pub mod error;
 pub mod exit;
+mod issue;
 mod issue_ref;
 pub mod json;
 pub mod output;
@@ -31,6 +32,7 @@ pub use changes::{ChangedFile, Changes, Commit, Refused, RefusedCall};
 pub use control::{Holder, SIGNAL_SCHEMA, Signal, SignalFile};
 pub use doctor::{Check, Health};
 pub use error::{ErrorCode, ErrorDetail, ErrorOutput};
+pub use issue::{Issue, IssueComment};
 pub use issue_ref::{IssueRef, RefContext, RefError, RepoRef};
 pub use query::{Action, BrokenFile, DayView, LiveState, LiveView, PendingView, Query, RepoView};
 pub use record::{

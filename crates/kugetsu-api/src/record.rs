@@ -110,6 +110,9 @@ pub struct SessionRecord {
     pub start_commit: Option<String>,
     /// The session's title in opencode.
     pub title: String,
+    /// The title of the issue, as the forge gave it when a prompt included the issue's text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issue_title: Option<String>,
     /// The session's policy, applied again and verified before every turn.
     pub policy: Policy,
     /// The version of opencode that ran the last turn.
@@ -148,6 +151,9 @@ pub struct SessionSummary {
     pub session: Option<SessionId>,
     /// When the record last changed.
     pub updated: Timestamp,
+    /// The title of the issue, if it is known.
+    #[serde(default)]
+    pub issue_title: Option<String>,
     /// Sums over all turns that have ended.
     #[serde(default)]
     pub totals: Totals,

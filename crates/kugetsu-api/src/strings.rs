@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::permission::{Preset, Source};
-use crate::{Address, RepoRef, SessionState};
+use crate::{Address, IssueRef, RepoRef, SessionState};
 
 /// Implements the schema of a type that is a string in JSON, with a description and an example.
 macro_rules! string_schema {
@@ -27,6 +27,11 @@ string_schema!(
     Address,
     "Address",
     "What names a session, in canonical form: `REPO#NUMBER`, `REPO#NUMBER/ROLE` or `REPO~NAME`, where REPO is `instance/owner[/group...]/repo`."
+);
+string_schema!(
+    IssueRef,
+    "IssueRef",
+    "An issue in canonical form: `instance/owner[/group...]/repo#number`."
 );
 string_schema!(
     RepoRef,

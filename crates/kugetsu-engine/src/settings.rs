@@ -6,12 +6,14 @@
 
 pub(crate) mod change;
 mod declare;
+mod forges;
 mod hosts;
 mod load;
 mod values;
 
 pub use change::{check_key, template};
 pub use declare::{Origins, SETTINGS, Settings};
+pub use forges::ForgeSettings;
 pub use hosts::{HostError, HostSettings};
 pub use load::{Place, SettingsError};
 pub use values::{OnAskSetting, WorktreeSetting, parse_model, parse_usd, print_usd};

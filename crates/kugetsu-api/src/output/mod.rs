@@ -19,11 +19,13 @@ pub use session::{
     TrashListOutput,
 };
 pub use setup::{
-    CompletionsOutput, ConfigOutput, DoctorOutput, ExplainOutput, GcOutput, HostView, ManOutput,
+    CompletionsOutput, ConfigOutput, DoctorOutput, ExplainOutput, ForgeView, GcOutput, HostView, ManOutput,
     OneSettingOutput, PermitOutput, SettingView, SizesView,
 };
 
-use crate::{BaseRecord, ErrorOutput, Query, SignalFile, StreamLine, TrashEntry, TurnRecord, TurnStatus};
+use crate::{
+    BaseRecord, ErrorOutput, Issue, Query, SignalFile, StreamLine, TrashEntry, TurnRecord, TurnStatus,
+};
 
 /// The schema of all `--json` output except records and lines of the stream.
 pub const OUTPUT_SCHEMA: u32 = 1;
@@ -79,6 +81,7 @@ pub const SCHEMAS: &[NamedSchema] = &[
     of::<Document<SignalOutput>>("signal", "`signal`"),
     of::<Document<RebaseOutput>>("rebase", "`signal REF rebase`"),
     of::<Document<Query>>("query", "`query`"),
+    of::<Document<Issue>>("issue", "`issue`"),
     of::<Document<PermitOutput>>("permit", "`permit`"),
     of::<Document<ExplainOutput>>("explain", "`permit --explain`"),
     of::<Document<PendingOutput>>("pending", "`pending`"),

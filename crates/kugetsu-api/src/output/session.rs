@@ -106,6 +106,9 @@ pub struct ListedFields {
     /// opencode's session; null until the fork is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Option<SessionId>>,
+    /// The title of the issue; null if it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issue_title: Option<Option<String>>,
 }
 
 /// A record as it is in its file, with the session's state. `list` reads only the fields that are named here and passes
@@ -122,6 +125,9 @@ pub struct ListedSession {
     pub session: Option<SessionId>,
     /// When the record last changed.
     pub updated: Timestamp,
+    /// The title of the issue, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issue_title: Option<String>,
     /// Sums over all turns that have ended.
     #[serde(default)]
     pub totals: Totals,

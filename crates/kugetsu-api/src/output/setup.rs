@@ -90,6 +90,21 @@ pub struct ConfigOutput {
     pub settings: BTreeMap<String, SettingView>,
     /// The hosts in `config.toml`, by name.
     pub hosts: BTreeMap<String, HostView>,
+    /// The forges in `config.toml`, by host.
+    pub forges: BTreeMap<String, ForgeView>,
+}
+
+/// A forge in `config.toml`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ForgeView {
+    /// Which API the host has: github, gitlab or forgejo. If absent, the host is known or is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The address of its API, if it is not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_url: Option<String>,
+    /// Whether there is a token. Its text is never printed.
+    pub has_token: bool,
 }
 
 /// One setting.

@@ -130,6 +130,15 @@ impl Secrets {
         let redactor = Redactor::new(variables.iter().map(|(_, value)| value));
         Self { variables, redactor }
     }
+
+    /// Masks further values, which are not in opencode's environment.
+    #[must_use]
+    pub fn masking<'a>(mut self, values: impl IntoIterator<Item = &'a String>) -> Self {
+        let own = self.variables.iter().map(|(_, value)| value.clone());
+        let all: Vec<_> = own.chain(values.into_iter().cloned()).collect();
+        self.redactor = Redactor::new(&all);
+        self
+    }
 }
 
 impl std::fmt::Debug for Secrets {

@@ -34,8 +34,13 @@ impl Engine {
             })
     }
 
-    /// Whether a turn with this id is on record, running or ended. `Err` if it had another message.
-    pub fn is_recorded(&self, address: &Address, turn: Uuid, prompt: &str) -> Result<bool, EngineError> {
+    /// Whether a turn with this id is on record, running or ended. `Err` if it had another message than this one.
+    pub fn is_recorded(
+        &self,
+        address: &Address,
+        turn: Uuid,
+        message: Option<&str>,
+    ) -> Result<bool, EngineError> {
         let Some(record) = self.store.session_record(address)? else {
             return Ok(false);
         };
@@ -51,7 +56,7 @@ impl Engine {
                 None => return Ok(false),
             },
         };
-        refuse_other_prompt(address, turn, recorded.as_deref(), prompt)?;
+        refuse_other_prompt(address, turn, recorded.as_deref(), message)?;
         Ok(true)
     }
 
@@ -131,7 +136,7 @@ impl Engine {
         let Some(turn) = request.turn else {
             return Ok(may_wait);
         };
-        if self.is_recorded(&request.address, turn, &request.prompt)? {
+        if self.is_recorded(&request.address, turn, request.message())? {
             return Err(EngineError::Recorded(turn));
         }
         let live = self
@@ -157,7 +162,7 @@ impl Engine {
             && let Some(ended) = self.ended_record(record, turn)?
         {
             let recorded = ended.prompt_sha256.as_deref();
-            refuse_other_prompt(&record.address, turn, recorded, &request.prompt)?;
+            refuse_other_prompt(&record.address, turn, recorded, request.message())?;
             return Err(EngineError::Recorded(turn));
         }
         Ok(())
@@ -170,9 +175,11 @@ fn refuse_other_prompt(
     address: &Address,
     turn: Uuid,
     recorded: Option<&str>,
-    prompt: &str,
+    message: Option<&str>,
 ) -> Result<(), EngineError> {
-    if recorded.is_some_and(|recorded| recorded != sha256(prompt)) {
+    if let (Some(recorded), Some(message)) = (recorded, message)
+        && recorded != sha256(message)
+    {
         return Err(EngineError::OtherPrompt {
             address: address.clone(),
             turn,

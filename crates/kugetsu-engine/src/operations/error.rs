@@ -12,7 +12,8 @@ use crate::transport::TransportError;
 use crate::turn::Interrupt;
 use crate::worktree::WorktreeError;
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{Address, ErrorCode, RefError, RepoRef, SessionId, Verdict};
+use kugetsu_api::{Address, ErrorCode, IssueRef, RefError, RepoRef, SessionId, Verdict};
+use kugetsu_forge::ForgeError;
 
 /// The error of an operation.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +101,14 @@ pub enum EngineError {
         stopped: &'static str,
         /// The log with the hook's output.
         log: PathBuf,
+    },
+    /// The issue could not be read from its forge.
+    #[error("{source}")]
+    Forge {
+        /// The issue.
+        issue: IssueRef,
+        /// The cause.
+        source: ForgeError,
     },
     /// A signal came before the turn began.
     #[error("interrupted before the model was asked")]
@@ -291,6 +300,7 @@ impl EngineError {
                 WorktreeError::File(_) => ErrorCode::WorktreeFile,
             },
             Self::Hook { .. } => ErrorCode::HookFailed,
+            Self::Forge { source, .. } => code_of_forge(source),
             Self::InterruptedWhile { code: Some(code), .. } => *code,
             Self::Interrupted(interrupt) | Self::InterruptedWhile { interrupt, .. } => match interrupt {
                 Interrupt::Terminated => ErrorCode::Terminated,
@@ -354,13 +364,17 @@ impl EngineError {
                 Some(key.reference())
             }
             Self::NotApplied { error, .. } => error.address(),
+            Self::Forge { issue, .. } => Some(issue.to_string()),
             _ => None,
         }
     }
 
     /// What to do next, unless the message already says so.
     pub fn hints(&self) -> Vec<String> {
-        self.hint().into_iter().collect()
+        match self {
+            Self::Forge { issue, source } => super::issue::hints(issue, source),
+            _ => self.hint().into_iter().collect(),
+        }
     }
 
     /// The message, with the store's hint on a line of its own, for texts that have no place for hints.
@@ -449,6 +463,25 @@ fn code_of_store(error: &StoreError) -> ErrorCode {
         StoreError::WrongLease { .. } => ErrorCode::WrongLease,
         StoreError::Exists { .. } => ErrorCode::AlreadyHasSession,
         StoreError::NotInTrash { .. } => ErrorCode::NotInTrash,
+    }
+}
+
+fn code_of_forge(error: &ForgeError) -> ErrorCode {
+    match error {
+        ForgeError::Unreachable { .. } | ForgeError::Slow { .. } | ForgeError::Server { .. } => {
+            ErrorCode::ForgeUnreachable
+        }
+        ForgeError::RateLimit { .. } => ErrorCode::RateLimit,
+        ForgeError::NotFound { .. } => ErrorCode::IssueNotFound,
+        ForgeError::TokenRefused { .. } | ForgeError::TokenInvalid(_) | ForgeError::Refused { .. } => {
+            ErrorCode::TokenRefused
+        }
+        ForgeError::Redirected { .. }
+        | ForgeError::TooLarge { .. }
+        | ForgeError::Answer { .. }
+        | ForgeError::Tls { .. }
+        | ForgeError::UnknownKind { .. } => ErrorCode::ForgeUnusable,
+        ForgeError::Proxy(_) | ForgeError::Address(_) => ErrorCode::InvalidSetting,
     }
 }
 

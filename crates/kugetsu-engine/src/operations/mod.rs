@@ -39,6 +39,7 @@ mod hooks;
 mod init;
 mod inspect;
 mod interrupts;
+mod issue;
 mod model_check;
 mod move_;
 mod pending;

@@ -72,6 +72,8 @@ pub struct TurnRequest {
     pub turn: Option<Uuid>,
     /// The prompt, byte for byte.
     pub prompt: String,
+    /// The title of the issue, if the prompt includes the issue's text. It goes into the record.
+    pub issue_title: Option<String>,
     /// Whether the session must already exist.
     pub mode: Mode,
     /// How long to wait for a lease that is held.
@@ -80,6 +82,13 @@ pub struct TurnRequest {
     pub worktree: WorktreeRequest,
     /// How the turn runs.
     pub options: TurnOptions,
+}
+
+impl TurnRequest {
+    /// The message that a repeated request must have too. None with the text of an issue, which changes by itself.
+    pub(super) fn message(&self) -> Option<&str> {
+        self.issue_title.is_none().then_some(&self.prompt)
+    }
 }
 
 /// The result of a turn.

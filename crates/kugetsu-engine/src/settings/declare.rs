@@ -9,7 +9,7 @@ use super::values::{
     OnAskSetting, Shape, Shaped, WorktreeSetting, boolean, choice, count, duration, optional, optional_count,
     optional_model, optional_usd, paths, positive, rules as rule_list, time_limit,
 };
-use super::{HostSettings, Origin, SettingKey};
+use super::{ForgeSettings, HostSettings, Origin, SettingKey};
 use crate::turn::answers::Strategy;
 use kugetsu_api::TransportChoice;
 use kugetsu_api::permission::{Preset, Rule};
@@ -24,6 +24,8 @@ macro_rules! settings {
             $(#[doc = $help] pub $name: $type,)*
             /// The hosts by their names: the tables `[hosts.NAME]`.
             pub hosts: BTreeMap<String, HostSettings>,
+            /// The forges by their hosts: the tables `[forges."HOST"]`.
+            pub forges: BTreeMap<String, ForgeSettings>,
             /// Where the values came from.
             pub origins: Origins,
             texts: [String; COUNT],
@@ -52,6 +54,7 @@ macro_rules! settings {
                 texts: [String; COUNT],
                 origins: [Origin; COUNT],
                 hosts: BTreeMap<String, HostSettings>,
+                forges: BTreeMap<String, ForgeSettings>,
             ) -> Result<Self, (usize, String)> {
                 // The patterns make the compiler check that each name has one text and one origin.
                 let places: [usize; COUNT] = std::array::from_fn(|place| place);
@@ -64,7 +67,7 @@ macro_rules! settings {
                     let [$($name),*] = origins;
                     Origins { $($name),* }
                 };
-                Ok(Self { $($name,)* hosts, origins, texts })
+                Ok(Self { $($name,)* hosts, forges, origins, texts })
             }
 
             /// Every setting: its key, its value as a person would write it, and the origin of the value.
@@ -150,6 +153,8 @@ settings! {
         "size of all logs above which those of the oldest turns are removed; empty: no limit";
     notify: Option<String> = "", optional,
         "what to do when a turn ends: bell (on a terminal), or a shell command to run in the session's directory; a failure is only a warning";
+    forge_timeout: Duration = "30s", duration,
+        "how long a forge may take to give an issue with its comments";
     trash_keep: Duration = "720h", duration,
         "how long the trash keeps what destroy and prune removed";
 }

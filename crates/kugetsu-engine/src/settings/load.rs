@@ -6,16 +6,20 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use kugetsu_api::RepoRef;
+use serde::Deserialize as _;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::declare::{COUNT, SHAPES};
 use super::values::Shape;
-use super::{HostSettings, Origin, SETTINGS, Settings};
+use super::{ForgeSettings, HostSettings, Origin, SETTINGS, Settings};
 use crate::environment::Environment;
 
-/// The only name in the file that is not a setting: it holds the tables of the hosts, `[hosts.NAME]`.
+/// Not a setting: the tables of the hosts, `[hosts.NAME]`.
 const HOSTS: &str = "hosts";
+/// Not a setting: the tables of the forges, `[forges."HOST"]`.
+const FORGES: &str = "forges";
 
 /// A place in the file. Both numbers count from 1; the column counts characters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,7 +74,7 @@ pub enum SettingsError {
         path: PathBuf,
         /// Where in the file.
         place: Place,
-        /// The setting, or `hosts`.
+        /// The setting, `hosts` or `forges`.
         name: String,
         /// What it must be, and what it is instead.
         must: String,
@@ -101,6 +105,18 @@ pub enum SettingsError {
         /// Why not.
         problem: String,
     },
+    /// A forge that cannot be used as it is described.
+    #[error("{path}, {place}: `{name}` is not a valid forge: {problem}")]
+    Forge {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file.
+        place: Place,
+        /// The name of its table.
+        name: String,
+        /// Why not.
+        problem: String,
+    },
     /// A value of the right kind that the setting cannot have.
     #[error("{origin}: `{name}` cannot be `{value}`: {problem}")]
     Value {
@@ -119,7 +135,11 @@ impl SettingsError {
     /// Whether the mistake is in the text of the file.
     pub fn is_in_file(&self) -> bool {
         match self {
-            Self::Syntax { .. } | Self::Unknown { .. } | Self::Kind { .. } | Self::Host { .. } => true,
+            Self::Syntax { .. }
+            | Self::Unknown { .. }
+            | Self::Kind { .. }
+            | Self::Host { .. }
+            | Self::Forge { .. } => true,
             Self::Value { origin, .. } => !origin.starts_with("KUGETSU_"),
             Self::Read { .. } | Self::NoSuchKey { .. } | Self::OneValue { .. } => false,
         }
@@ -143,10 +163,15 @@ impl Settings {
             std::array::from_fn(|place| (SETTINGS[place].default.to_owned(), Origin::Default));
         let mut places = [Place::default(); COUNT];
         let mut hosts = BTreeMap::new();
+        let mut forges = BTreeMap::new();
         for (name, value) in table.get_ref() {
             let at_name = place_of(text, name.span().start);
             if name.get_ref() == HOSTS {
                 hosts = read_hosts(file, text, value)?;
+                continue;
+            }
+            if name.get_ref() == FORGES {
+                forges = read_forges(file, &text, value)?;
                 continue;
             }
             let Some(place) = SETTINGS.iter().position(|key| key.name == name.get_ref()) else {
@@ -168,7 +193,7 @@ impl Settings {
         let typed = |values: &[(String, Origin); COUNT]| {
             let texts = values.each_ref().map(|(text, _)| text.clone());
             let origins = values.each_ref().map(|(_, origin)| origin.clone());
-            Self::typed(texts, origins, hosts.clone()).map_err(|(place, problem)| {
+            Self::typed(texts, origins, hosts.clone(), forges.clone()).map_err(|(place, problem)| {
                 let (value, origin) = &values[place];
                 SettingsError::Value {
                     origin: match origin {
@@ -234,7 +259,7 @@ fn at(file: &Path, place: Place) -> String {
 
 /// Suggests the settings that an unknown name may stand for.
 pub(super) fn instead_of(name: &str) -> String {
-    let known = || SETTINGS.iter().map(|key| key.name).chain([HOSTS]);
+    let known = || SETTINGS.iter().map(|key| key.name).chain([HOSTS, FORGES]);
     let near = known()
         .map(|known| (strsim::osa_distance(name, known), known))
         .filter(|(distance, known)| *distance <= (known.len() / 4).max(1))
@@ -270,19 +295,67 @@ fn read_hosts(
             problem,
         };
         let start = name.span().start;
-        let settings: HostSettings = serde::Deserialize::deserialize(toml::de::ValueDeserializer::from(
-            value.clone(),
-        ))
-        .map_err(|error: toml::de::Error| {
-            let offset = error.span().map_or(start, |span| span.start);
-            wrong(offset, error.message().replace('\n', " "))
-        })?;
+        let settings = HostSettings::deserialize(toml::de::ValueDeserializer::from(value.clone())).map_err(
+            |error: toml::de::Error| {
+                let offset = error.span().map_or(start, |span| span.start);
+                wrong(offset, error.message().replace('\n', " "))
+            },
+        )?;
         settings
             .destination(name.get_ref())
             .map_err(|error| wrong(start, error.to_string()))?;
         hosts.insert(name.get_ref().clone().into_owned(), settings);
     }
     Ok(hosts)
+}
+
+fn read_forges(
+    file: &Path,
+    text: &str,
+    value: &Spanned<DeValue<'_>>,
+) -> Result<BTreeMap<String, ForgeSettings>, SettingsError> {
+    let DeValue::Table(table) = value.get_ref() else {
+        return Err(SettingsError::Kind {
+            path: file.to_owned(),
+            place: place_of(text, value.span().start),
+            name: FORGES.to_owned(),
+            must: format!(
+                "a table for each host, [forges.\"HOST\"], not {}",
+                kind(value.get_ref())
+            ),
+        });
+    };
+    let mut forges = BTreeMap::new();
+    for (name, value) in table {
+        let wrong = |offset: usize, problem: String| SettingsError::Forge {
+            path: file.to_owned(),
+            place: place_of(text, offset),
+            name: format!("{FORGES}.\"{}\"", name.get_ref()),
+            problem,
+        };
+        let start = name.span().start;
+        // An error about another kind of value would show the value, which may be a token.
+        if !matches!(value.get_ref(), DeValue::Table(_)) {
+            return Err(wrong(
+                start,
+                format!("it must be a table, not {}", kind(value.get_ref())),
+            ));
+        }
+        let settings = ForgeSettings::deserialize(toml::de::ValueDeserializer::from(value.clone())).map_err(
+            |error: toml::de::Error| {
+                let offset = error.span().map_or(start, |span| span.start);
+                wrong(offset, error.message().replace('\n', " "))
+            },
+        )?;
+        let host = RepoRef::try_from(format!("{}/owner/repo", name.get_ref()))
+            .map(|repo| repo.instance().to_owned())
+            .map_err(|_| {
+                let problem = "its name must be a host in quotes, such as [forges.\"git.example.org\"]";
+                wrong(start, problem.to_owned())
+            })?;
+        forges.insert(host, settings);
+    }
+    Ok(forges)
 }
 
 /// The text that the setting's reader gets: what a person would write into the environment. The error has the place in

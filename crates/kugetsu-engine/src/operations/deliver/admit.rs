@@ -17,7 +17,7 @@ use crate::operations::{Engine, EngineError, Subject, pending, points, read_data
 use crate::store::{Lease, LeaseError, Lock, holder_of_turn};
 use crate::turn::Responder;
 use kugetsu_api::{
-    BaseRecord, SCHEMA, SessionRecord, Totals, TransportChoice, TransportKind, TurnRecord, Verdict,
+    Address, BaseRecord, SCHEMA, SessionRecord, Totals, TransportChoice, TransportKind, TurnRecord, Verdict,
 };
 
 /// The interval between two attempts to take a lease that another process holds.
@@ -38,6 +38,12 @@ struct AdmissionState {
 }
 
 impl Engine {
+    /// Whether a turn may begin: `start` needs an address without a session, `continue` one with a session. The turn
+    /// checks this again. Blocks.
+    pub fn check_mode(&self, address: &Address, mode: Mode) -> Result<(), EngineError> {
+        self.refuse_wrong_mode(address, mode, self.store.session_record(address)?.as_ref())
+    }
+
     pub(super) async fn admit(
         self: Arc<Self>,
         id: Uuid,
@@ -117,7 +123,7 @@ impl Engine {
             prompt,
             kept_prompt: None,
             before: None,
-            prompt_sha256: request.turn.is_some().then(|| sha256(&request.prompt)),
+            prompt_sha256: request.turn.and(request.message()).map(sha256),
             rules,
             unattended,
             context,
@@ -173,7 +179,7 @@ impl Engine {
                 // A repeated request with the same turn id is not an error. The check under the lease decides.
                 if check && request.turn.is_none() {
                     let record = engine.store.session_record(&request.address)?;
-                    engine.refuse_wrong_mode(&request, record.as_ref())?;
+                    engine.refuse_wrong_mode(&request.address, request.mode, record.as_ref())?;
                 }
                 let holder = holder_of_turn(request.mode.verb(), id);
                 match engine.store.lease_session(&request.address, holder, None) {
@@ -206,7 +212,7 @@ impl Engine {
             None => None,
         };
         self.refuse_recorded(request, record.as_ref())?;
-        self.refuse_wrong_mode(request, record.as_ref())?;
+        self.refuse_wrong_mode(&request.address, request.mode, record.as_ref())?;
         if request.mode == Mode::Start
             && let Some(record) = &record
             && let Some(session) = &record.session
@@ -217,10 +223,13 @@ impl Engine {
                 session: session.clone(),
             });
         }
-        let record = match record {
+        let mut record = match record {
             Some(record) if record.session.is_some() => check_session(record, &opencode)?,
             other => self.new_record(request, &opencode, other)?,
         };
+        if let Some(title) = &request.issue_title {
+            record.issue_title = Some(title.clone());
+        }
         Ok(AdmissionState {
             opencode,
             record,
@@ -230,21 +239,22 @@ impl Engine {
 
     fn refuse_wrong_mode(
         &self,
-        request: &TurnRequest,
+        address: &Address,
+        mode: Mode,
         record: Option<&SessionRecord>,
     ) -> Result<(), EngineError> {
         let session = record.and_then(|record| record.session.clone());
-        match (request.mode, session) {
+        match (mode, session) {
             // The prompt of a lost first turn may never have reached opencode. The check under the lease decides.
             (Mode::Start, Some(session)) if !record.is_some_and(first_turn_in_doubt) => {
                 Err(EngineError::AlreadyStarted {
-                    address: request.address.clone(),
+                    address: address.clone(),
                     session,
                 })
             }
             // A fork in the journal may have become a session. The check under the lease decides.
             (Mode::Continue, None) if record.is_none_or(|record| record.fork.is_none()) => {
-                Err(self.no_session(&request.address))
+                Err(self.no_session(address))
             }
             _ => Ok(()),
         }
@@ -279,6 +289,7 @@ impl Engine {
             worktree: unforked.as_ref().and_then(|record| record.worktree.clone()),
             start_commit: unforked.as_ref().and_then(|record| record.start_commit.clone()),
             title: request.address.to_string(),
+            issue_title: unforked.as_ref().and_then(|record| record.issue_title.clone()),
             policy: base.policy,
             opencode: opencode.version.to_string(),
             created: unforked.as_ref().map_or(now, |record| record.created),

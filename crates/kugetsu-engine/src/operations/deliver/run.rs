@@ -81,7 +81,14 @@ impl Delivery {
                     .responder
                     .answers
                     .as_ref()
-                    .map_or_else(Secrets::default, |answers| Secrets::new(&answers.secrets)),
+                    .map_or_else(Secrets::default, |answers| Secrets::new(&answers.secrets))
+                    .masking(
+                        self.engine
+                            .settings
+                            .forges
+                            .values()
+                            .filter_map(|forge| forge.token.as_ref()),
+                    ),
                 context: self.context.clone(),
             },
             raw_log: Some(RawLogFile {

@@ -35,6 +35,7 @@ pub(crate) fn issue_record(address: &Address, title: &str) -> SessionRecord {
         schema: SCHEMA,
         address: address.clone(),
         typed: address.to_string(),
+        issue_title: None,
         session: SessionId::new("ses_1a2b3c4d5e6f"),
         fork: None,
         base: address.repo().clone(),
