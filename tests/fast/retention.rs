@@ -187,10 +187,16 @@ fn gc_compresses_old_logs_and_every_reader_still_has_them() {
     let both = logs(&world, "1", ".raw.log").len() + logs(&world, "1", ".raw.log.zst").len();
     assert_eq!(both, 4);
     assert_eq!(readable(&world, &turns), before);
+    let left = record_path(&world, "1").with_file_name("1/.tmp-7-0-left");
+    std::fs::write(&left, "half a log").unwrap();
+    let file = std::fs::File::options().append(true).open(&left).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_hours(1))
+        .unwrap();
     let rivals = [world.spawn(["gc"]), world.spawn(["gc"])];
     for rival in rivals {
         rival.wait(SOON).expect_status(0);
     }
+    assert!(!left.exists());
     assert_eq!(logs(&world, "1", ".raw.log"), Vec::<PathBuf>::new());
     assert_eq!(
         logs(&world, "1", ".events.jsonl").len(),

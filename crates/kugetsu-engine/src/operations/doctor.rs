@@ -219,7 +219,11 @@ impl Engine {
                 checks.push(check(
                     base.repo.to_string(),
                     Health::Bad,
-                    format!("the base's directory {} does not exist", base.directory.display()),
+                    format!(
+                        "the base's directory {} does not exist; if the clone has moved: kugetsu move --repo {} --dir FOLDER",
+                        base.directory.display(),
+                        base.repo
+                    ),
                 ));
             }
         }

@@ -372,7 +372,8 @@ fn check_files(folder: &Path, deep: bool, findings: &mut Vec<Finding>) {
     }
 }
 
-fn is_stale(path: &Path) -> bool {
+/// Whether a temporary file was left by a crash.
+pub(super) fn is_stale(path: &Path) -> bool {
     let age = |metadata: std::fs::Metadata| {
         let written = metadata.modified().ok()?;
         SystemTime::now().duration_since(written).ok()

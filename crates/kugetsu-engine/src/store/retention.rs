@@ -3,7 +3,8 @@
 //! Records, `turns.jsonl`, and the logs of each session's newest turn always stay. A file is touched only if its turn
 //! has ended, and only if it is still as it was when it was listed, so this needs no lease and is safe beside turns that
 //! run and beside another collection. A compressed log takes its place under the index's lock, because a removal moves a
-//! session's files under this lock. A collection that is killed leaves at most a temporary file.
+//! session's files under this lock. A collection that is killed leaves at most a temporary file, which the next one
+//! removes.
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt as _;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
 
+use super::check::is_stale;
 use super::listing::Folder;
 use super::{RecordKey, Store, StoreError, TrashEntry, layout};
 use crate::fsx;
@@ -241,10 +243,8 @@ impl Store {
         let folder = self.folder(key);
         fsx::refuse_symlinks(&self.home, &folder)?;
         let names = fsx::names_in(&folder, layout::ROLES)?;
-        let mut logs: Vec<_> = names
-            .into_iter()
-            .filter_map(|name| Log::read(folder.join(name)))
-            .collect();
+        let logs = names.into_iter().filter_map(|name| Log::read(folder.join(name)));
+        let mut logs: Vec<_> = logs.collect();
         logs.sort_by(|a, b| a.order().cmp(&b.order()));
         Ok(logs)
     }
@@ -313,6 +313,17 @@ impl<'a> Collection<'a> {
         Ok(())
     }
 
+    /// Removes what collections that were killed left.
+    fn remove_temps(&mut self, key: &RecordKey) {
+        let folder = self.store.folder(key);
+        let names = fsx::names_in(&folder, layout::ROLES).unwrap_or_default();
+        for path in names.into_iter().map(|name| folder.join(name)) {
+            if path.file_name().is_some_and(fsx::is_temp_name) && is_stale(&path) && !self.dry_run {
+                let _ = fsx::remove_file_durable(&path);
+            }
+        }
+    }
+
     /// Handles the logs of one key. Returns those that are left.
     fn session(&mut self, key: &RecordKey) -> Vec<Log> {
         let logs = match self.store.logs_of(key) {
@@ -322,6 +333,7 @@ impl<'a> Collection<'a> {
                 return Vec::new();
             }
         };
+        self.remove_temps(key);
         let mut size: u64 = logs.iter().map(|log| log.size).sum();
         self.done.before += size;
         let is_too_much = |size| self.retention.session.is_some_and(|max| size > max);
