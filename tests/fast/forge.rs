@@ -773,7 +773,7 @@ fn a_person_sees_the_issue_and_decides() {
     assert_eq!(record(&world, "14").unwrap()["issue_title"], HARMLESS_LINE);
     let screen = type_in("list", 0, &[]);
     assert!(
-        screen.contains("TITLE\n") && screen.contains("  evil]0;t]8;;ht...\n"),
+        screen.contains("TITLE\n") && screen.contains("  evil]0;t]8;;http://x]52;c;eA==\\2J !\n"),
         "{screen}"
     );
 }

@@ -395,7 +395,10 @@ fn settings_are_changed_in_place_and_never_to_something_invalid() {
             &["config", "set", "max_cost", "much"],
             &["max_cost", "US dollars"],
         ),
-        (&["config", "set", "worktree", "maybe"], &["true or false"]),
+        (
+            &["config", "set", "worktree", "maybe"],
+            &["expected one of auto, true, false"],
+        ),
         (&["config", "set", "rules", "bash"], &["rules"]),
         (&["config", "set", "timeout", "5", "m"], &["takes one value"]),
         (

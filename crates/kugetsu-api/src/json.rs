@@ -8,10 +8,12 @@ use serde_json::ser::{Formatter, PrettyFormatter};
 
 /// Writes a number as a decimal with at least one digit after the point.
 pub fn write_decimal<W: ?Sized + Write>(writer: &mut W, value: f64) -> Result<()> {
-    if value.fract().abs() < f64::MIN_POSITIVE {
-        write!(writer, "{value:.1}")
+    let text = value.to_string();
+    writer.write_all(text.as_bytes())?;
+    if text.contains('.') {
+        Ok(())
     } else {
-        write!(writer, "{value}")
+        writer.write_all(b".0")
     }
 }
 
@@ -102,9 +104,11 @@ mod tests {
             let text = to_string(&value).unwrap();
             let digits = text.split([',', '[']).nth(1).unwrap();
             prop_assert!(digits.chars().all(|c| c.is_ascii_digit() || c == '-' || c == '.'), "{}", text);
-            prop_assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["list"][0].as_f64(), Some(number));
+            prop_assert_eq!(digits.parse(), Ok(number));
+            prop_assert!(serde_json::from_str::<Value>(&text).is_ok());
             let pretty = to_vec_pretty(&value).unwrap();
-            prop_assert_eq!(serde_json::from_slice::<Value>(&pretty).unwrap()["list"][0].as_f64(), Some(number));
+            let pretty = String::from_utf8(pretty).unwrap();
+            prop_assert!(pretty.contains(&format!("\n    {digits},")), "{}", pretty);
         }
     }
 }

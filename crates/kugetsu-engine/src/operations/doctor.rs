@@ -34,6 +34,8 @@ impl Engine {
             Err(error) => bad_store(error.in_full()),
         }];
         self.check_store(fix, &mut checks);
+        // Nothing about the model can be repaired, and the question starts opencode.
+        let model = Some(model).filter(|model| !fix || model.ask || model.model.is_some());
         let database = self.check_opencode(here, model, &mut checks);
         if let Err(error) = self.check_sessions(fix, database, &mut checks) {
             checks.push(bad_store(error.in_full()));
@@ -103,7 +105,7 @@ impl Engine {
     }
 
     /// Checks opencode and its database. Returns whether the database can be read.
-    fn check_opencode(&self, here: &Path, model: &ModelCheck, checks: &mut Vec<Check>) -> bool {
+    fn check_opencode(&self, here: &Path, model: Option<&ModelCheck>, checks: &mut Vec<Check>) -> bool {
         let opencode = match self.opencode() {
             Ok(opencode) => opencode,
             Err(error) => {
@@ -132,7 +134,9 @@ impl Engine {
                 false
             }
         };
-        self.check_model(&opencode, here, model, checks);
+        if let Some(model) = model {
+            self.check_model(&opencode, here, model, checks);
+        }
         database
     }
 
