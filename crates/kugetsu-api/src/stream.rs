@@ -176,7 +176,7 @@ pub enum StreamEvent {
         proof: Proof,
         /// What changed in the git clone. Absent if the session works in no clone, or if git did not tell in time.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        changes: Option<Changes>,
+        changes: Option<Box<Changes>>,
         /// The tool calls that were refused. Absent if none was.
         #[serde(default, skip_serializing_if = "Refused::is_empty")]
         refused: Refused,

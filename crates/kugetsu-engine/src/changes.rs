@@ -207,9 +207,10 @@ fn new_lines(path: &Path) -> Option<u64> {
     if content[..content.len().min(BINARY_LOOK)].contains(&0) {
         return None;
     }
-    let ended = content.iter().filter(|byte| **byte == b'\n').count() as u64;
-    let open = content.last().is_some_and(|byte| *byte != b'\n');
-    Some(ended + u64::from(open))
+    // A line feed at the end begins no line.
+    let text = content.strip_suffix(b"\n").unwrap_or(&content);
+    let lines = text.split(|byte| *byte == b'\n').count() as u64;
+    Some(if content.is_empty() { 0 } else { lines })
 }
 
 /// The output of `git status --porcelain=v2 -z --branch`.

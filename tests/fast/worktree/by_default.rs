@@ -105,7 +105,7 @@ fn inside_a_worktree_of_the_clone_the_session_works_there() {
         stderr.contains(&format!("the session works in this worktree, {}", text(&mine))),
         "{stderr}"
     );
-    assert_eq!(turn_folders(&world), [mine.clone()]);
+    assert_eq!(turn_folders(&world), std::slice::from_ref(&mine));
     // The next turn is there too, wherever it is typed.
     world.run(["continue", "14", "more"]).expect_status(0);
     assert_eq!(turn_folders(&world), [mine.clone(), mine.clone()]);

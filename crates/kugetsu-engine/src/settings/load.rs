@@ -171,7 +171,7 @@ impl Settings {
                 continue;
             }
             if name.get_ref() == FORGES {
-                forges = read_forges(file, &text, value)?;
+                forges = read_forges(file, text, value)?;
                 continue;
             }
             let Some(place) = SETTINGS.iter().position(|key| key.name == name.get_ref()) else {

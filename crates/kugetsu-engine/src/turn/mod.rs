@@ -140,7 +140,7 @@ impl StreamEnd {
             restarts: self.restarts,
             retry_at: judgement.retry_at,
             proof,
-            changes,
+            changes: changes.map(Box::new),
             refused,
             exit_status: judgement.verdict.exit_status_of_output(whole).code(),
         };
