@@ -37,7 +37,7 @@ pub(super) fn of(verb: &str) -> &'static [Example] {
                 "read the message from stdin, with limits",
             ),
             (
-                "kugetsu start 16 --worktree --detach 'try it'",
+                "kugetsu start 16 --detach 'try it'",
                 "in a worktree of its own, in the background",
             ),
         ],
@@ -138,6 +138,24 @@ pub(super) fn of(verb: &str) -> &'static [Example] {
                 "for config.fish: kugetsu completions fish | source",
             ),
         ],
+        "diff" => &[
+            ("kugetsu diff 14", "all changes of the session"),
+            ("kugetsu diff 14 --stat", "the number of lines in each file"),
+        ],
+        "issue" => &[("kugetsu issue 14", "title, text and newest comments")],
+        "watch" => &[
+            ("kugetsu watch", "all running turns"),
+            ("kugetsu watch -f", "also those that begin later"),
+        ],
+        "trash" => &[
+            ("kugetsu trash list", "what can be restored"),
+            ("kugetsu trash empty --older 30d", "ask, then remove it for good"),
+        ],
+        "move" => &[(
+            "kugetsu move --repo shoko/kugetsu --dir .",
+            "the clone is here now",
+        )],
+        "gc" => &[("kugetsu gc --dry-run", "what it would do")],
         "man" => &[("kugetsu man start", "the page of one command")],
         _ => &[],
     }

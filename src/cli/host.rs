@@ -1,26 +1,33 @@
 //! `--host`: runs the same command on another host.
 //!
-//! A tether on that host runs it. Arguments and stdin travel as frames; stdout and stderr come back unchanged.
+//! A tether on that host runs it. Arguments and stdin travel as frames; stdout and stderr come back unchanged, but for what a
+//! terminal here would obey.
 
 mod line;
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::process::Stdio;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use clap::{ArgMatches, Command};
 use rustix::process::Signal;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 
 use line::{Argument, Input, Line, Local};
 
 use super::CommandError;
 use super::context::Context;
+use super::terminal::safe;
 use crate::ssh::{Frame, Host};
 use kugetsu_api::ErrorCode;
 use kugetsu_api::exit::ExitStatus;
 
 /// ssh's own exit status for a failed or lost connection.
 const SSH_FAILED: u8 = 255;
+/// How long the rest of the output may take after ssh has ended.
+const REST: Duration = Duration::from_secs(5);
 /// How many signals are passed on. The next one gives up the connection, because the other host may not respond.
 const PASSED_ON: u32 = 2;
 
@@ -71,15 +78,37 @@ async fn tether(host: &Host, line: Line) -> std::io::Result<(u8, Option<ExitStat
     let (stdin, pipe) = std::io::pipe()?;
     let mut command = host.tether(std::io::stderr().is_terminal());
     command.stdin(stdin);
+    // A command there writes to a pipe, so it leaves out nothing that a terminal here would obey.
+    let to_terminal = [std::io::stdout().is_terminal(), std::io::stderr().is_terminal()];
+    if to_terminal[0] {
+        command.stdout(Stdio::piped());
+    }
+    if to_terminal[1] {
+        command.stderr(Stdio::piped());
+    }
     let mut command = tokio::process::Command::from(command);
     let mut child = command.spawn()?;
     drop(command);
+    let copies = [
+        child
+            .stdout
+            .take()
+            .map(|from| copy_safely(from, std::io::stdout())),
+        child
+            .stderr
+            .take()
+            .map(|from| copy_safely(from, std::io::stderr())),
+    ];
     let frames = send(line, pipe);
     let (mut asked, mut signals) = (None, 0);
     loop {
         let (number, status) = tokio::select! {
             status = child.wait() => {
                 let status = status?;
+                for copy in copies.into_iter().flatten() {
+                    // The pipe may outlive ssh, in a process that ssh has started to share its connection.
+                    let _ = tokio::time::timeout(REST, copy).await;
+                }
                 return Ok((code_of(status), asked));
             }
             _ = interrupt.recv() => (Signal::INT, ExitStatus::Interrupted),
@@ -94,6 +123,44 @@ async fn tether(host: &Host, line: Line) -> std::io::Result<(u8, Option<ExitStat
             // Signal numbers are below 128.
             let _ = frames.send(Frame::Signal(number.as_raw() as u8));
         }
+    }
+}
+
+/// Copies text to a terminal without what a terminal obeys.
+fn copy_safely(
+    mut from: impl AsyncRead + Send + Unpin + 'static,
+    mut to: impl std::io::Write + Send + 'static,
+) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut pending = Vec::new();
+        let mut piece = vec![0; 16 * 1024];
+        loop {
+            let read = from.read(&mut piece).await.unwrap_or(0);
+            pending.extend_from_slice(&piece[..read]);
+            let whole = if read == 0 {
+                pending.len()
+            } else {
+                whole_characters(&pending)
+            };
+            let text: Vec<u8> = pending.drain(..whole).collect();
+            let text = String::from_utf8_lossy(&text);
+            if to
+                .write_all(safe(&text).as_bytes())
+                .and_then(|()| to.flush())
+                .is_err()
+                || read == 0
+            {
+                return;
+            }
+        }
+    })
+}
+
+/// The length of the text without a character at its end that is not complete yet.
+fn whole_characters(bytes: &[u8]) -> usize {
+    match std::str::from_utf8(bytes) {
+        Err(error) if error.error_len().is_none() => error.valid_up_to(),
+        _ => bytes.len(),
     }
 }
 

@@ -55,7 +55,7 @@ fn issue_of<'a>(address: &'a Address, typed: &str) -> Result<&'a IssueRef, Comma
     address.issue().ok_or_else(|| {
         CommandError::usage(
             format!("{address} is a session without an issue, so there is no text to fetch"),
-            "write the message after the reference",
+            "name an issue, such as 14 or owner/repo#14, or write a message after the reference",
         )
     })
 }

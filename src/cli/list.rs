@@ -122,7 +122,12 @@ pub(super) fn run(args: &ListArgs, context: &Context, output: Output) -> Outcome
     )?;
     let matching = found.len();
     // The references come in their order, and sorting keeps it among equals.
-    match args.sort.unwrap_or_default() {
+    let by_default = if output.json && args.limit.is_none() {
+        Sort::Ref
+    } else {
+        Sort::Updated
+    };
+    match args.sort.unwrap_or(by_default) {
         Sort::Updated => found.sort_by_key(|found| std::cmp::Reverse(found.summary.updated)),
         Sort::Ref => {}
         Sort::Cost => found.sort_by(|a, b| {

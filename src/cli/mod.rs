@@ -69,7 +69,7 @@ pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
 
-    /// Print JSON on stdout instead of text; start, continue, wait and logs print one line per event
+    /// Print JSON on stdout instead of text; start, continue, wait, watch and logs print one line per event
     #[arg(long, global = true)]
     json: bool,
 
@@ -110,7 +110,7 @@ enum Verb {
     Issue(issue::IssueArgs),
     /// Open the session in opencode's own terminal interface
     Attach(attach::AttachArgs),
-    /// Print the answer or the events of a turn
+    /// Print a turn: its answer and its tools, or every event
     Logs(logs::LogsArgs),
     /// Wait for a turn of another process, and exit with its status
     Wait(wait::WaitArgs),

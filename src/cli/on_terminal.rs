@@ -35,6 +35,8 @@ pub(super) async fn run(program: &mut impl Foreground) -> Outcome {
                     (Some(signalled), _, _) => signalled,
                     (None, Some(0), _) => ExitStatus::Ok,
                     (None, _, Some(2)) => ExitStatus::Interrupted,
+                    // The reader of its output, such as a pager, was closed early.
+                    (None, _, Some(13)) => ExitStatus::Ok,
                     (None, _, _) => ExitStatus::Failed,
                 });
             }

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -154,11 +155,8 @@ impl LongObject {
             return;
         }
         match self.head.take() {
-            Some(head) => {
-                let rows = rows.strip_prefix(',').unwrap_or(rows);
-                note_write_error(UnbufferedStdout.write_all((head + rows).as_bytes()));
-            }
-            None => note_write_error(UnbufferedStdout.write_all(rows.as_bytes())),
+            Some(head) => write_part(&(head + rows.strip_prefix(',').unwrap_or(rows))),
+            None => write_part(rows),
         }
     }
 
@@ -167,8 +165,19 @@ impl LongObject {
         let head = self.head.unwrap_or_default();
         let rest = json::to_string(rest).unwrap_or_default();
         let rest = rest.strip_prefix('{').unwrap_or("}");
-        note_write_error(UnbufferedStdout.write_all(format!("{head}],{rest}\n").as_bytes()));
+        write_part(&format!("{head}],{rest}\n"));
     }
+}
+
+/// JSON escapes only a part of what a terminal obeys.
+fn write_part(text: &str) {
+    let stdout = std::io::stdout();
+    let written = if stdout.is_terminal() {
+        UnbufferedStdout.write_all(safe(text).as_bytes())
+    } else {
+        UnbufferedStdout.write_all(text.as_bytes())
+    };
+    note_write_error(written);
 }
 
 /// Stdout without line buffering, which would search megabytes of output for line ends.
@@ -185,15 +194,26 @@ impl Write for UnbufferedStdout {
 }
 
 static WRITE_ERROR: OnceLock<String> = OnceLock::new();
+/// Whether the reader of stdout has closed its end.
+static READER_GONE: AtomicBool = AtomicBool::new(false);
 
 /// Records a failed write to stdout. The place is global because other threads print as well.
 pub(super) fn note_write_error(result: std::io::Result<()>) {
-    if let Err(error) = result
-        && error.kind() != std::io::ErrorKind::BrokenPipe
-    {
-        // The first error is the cause.
-        let _ = WRITE_ERROR.set(error.to_string());
+    match result {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            READER_GONE.store(true, Ordering::Relaxed);
+        }
+        Err(error) => {
+            // The first error is the cause.
+            let _ = WRITE_ERROR.set(error.to_string());
+        }
     }
+}
+
+/// Whether nothing more can be written to stdout.
+pub(super) fn is_closed() -> bool {
+    READER_GONE.load(Ordering::Relaxed) || WRITE_ERROR.get().is_some()
 }
 
 /// The error if a write to stdout has failed.

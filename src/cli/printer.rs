@@ -257,7 +257,12 @@ impl Screen {
                     return Ok(());
                 }
                 let mut stdout = std::io::stdout().lock();
-                stdout.write_all(line)?;
+                if self.terminal {
+                    // JSON escapes only a part of what a terminal obeys.
+                    stdout.write_all(safe(&String::from_utf8_lossy(line)).as_bytes())?;
+                } else {
+                    stdout.write_all(line)?;
+                }
                 stdout.flush()
             }
             (Show::Text | Show::Transcript, None) => self.text(line),

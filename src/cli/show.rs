@@ -71,7 +71,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         format!("  updated     {}", record.updated.strftime("%F %T UTC")),
     ];
     if let Some(title) = &record.issue_title {
-        lines.insert(1, format!("  title       {}", safe_line(title)));
+        lines.insert(0, format!("  title       {}", safe_line(title)));
     }
     if let Some(worktree) = &record.worktree {
         let commit = &worktree.base_commit;
@@ -81,14 +81,14 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
             worktree.branch,
             &commit[..commit.floor_char_boundary(10)]
         );
-        lines.insert(1, line);
+        lines.insert(0, line);
     }
     let prompt = match live {
         Some(live) => live.prompt.as_ref(),
         None => record.last.as_ref().and_then(|last| last.prompt.as_ref()),
     };
     if let Some(prompt) = prompt {
-        lines.insert(1, format!("  prompt      {}", first_line(prompt)));
+        lines.insert(0, format!("  prompt      {}", first_line(prompt)));
     }
     if let Some(blocked) = record.blocked_rebase() {
         lines.push(format!("  rebase      {blocked}"));

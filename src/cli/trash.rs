@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use clap::{Args, Subcommand};
 
 use super::Outcome;
@@ -60,7 +62,7 @@ fn list(context: &Context, output: Output) -> Outcome {
         return Ok(ExitStatus::Ok);
     }
     if entries.is_empty() {
-        output.text("the trash is empty");
+        output.note("the trash is empty");
         return Ok(ExitStatus::Ok);
     }
     let rows = entries
@@ -68,7 +70,7 @@ fn list(context: &Context, output: Output) -> Outcome {
         .map(|(entry, bytes, restorable)| {
             vec![
                 Cell::from(name(entry)),
-                entry.when.strftime("%F %T").to_string().into(),
+                entry.when.strftime("%F %T UTC").to_string().into(),
                 size(*bytes).into(),
                 if *restorable { "yes" } else { "no" }.into(),
                 entry.why.as_str().into(),
@@ -89,10 +91,18 @@ fn list(context: &Context, output: Output) -> Outcome {
 fn empty(args: &EmptyArgs, context: &Context, output: Output) -> Outcome {
     let engine = &context.engine;
     let older = args.older.unwrap_or_default();
-    sure(
-        args.yes,
-        "Remove what is in the trash for good? Nothing can bring it back.",
-    )?;
+    let now = Timestamp::now();
+    let old_enough =
+        |entry: &TrashEntry| Duration::try_from(now.duration_since(entry.when)).unwrap_or_default() >= older;
+    let entries = engine.trash()?;
+    let count = entries.iter().filter(|(entry, _, _)| old_enough(entry)).count();
+    if count > 0 {
+        let question = format!(
+            "Remove {} for good? Nothing can bring them back.",
+            count_entries(count)
+        );
+        sure(args.yes, &question)?;
+    }
     let removed = engine.empty_trash(older)?;
     if output.json {
         output.object(TrashEmptyOutput { removed });

@@ -353,13 +353,11 @@ pub(super) fn run(
     let with_issue = args.with_issue || ask;
     let (mut prompt, mut issue_title) = if let Some(detached) = &context.detached {
         (detached.prompt(), detached.issue_title())
-    } else if message.is_empty() && (with_issue || has_undelivered_answer(context, &address)) {
+    } else if message.is_empty() && !args.edit && (with_issue || has_undelivered_answer(context, &address)) {
         (String::new(), None)
     } else if args.edit || (message.is_empty() && mode != Mode::Start && has_terminal()) {
-        if mode == Mode::Continue {
-            // Nobody should write a message for nothing.
-            context.engine.record(&address)?;
-        }
+        // Nobody should write a message for nothing.
+        context.engine.check_mode(&address, mode)?;
         (prompt::edit(message, &address.to_string())?, None)
     } else {
         (prompt::read(message)?, None)

@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::complete::References;
 use super::context::Context;
-use super::logs::POLL;
-use super::output::{Output, count, money, write_error};
+use super::logs::{POLL, wait_for};
+use super::output::{Output, count, is_closed, money};
 use super::terminal::safe_line;
 use super::{CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
@@ -63,7 +63,7 @@ pub(super) fn run(args: &WatchArgs, context: &Context, output: Output) -> Outcom
     let mut searched = Instant::now();
     loop {
         watch.read();
-        if write_error().is_some() || (watch.turns.is_empty() && !args.follow) {
+        if is_closed() || (watch.turns.is_empty() && !args.follow) {
             return Ok(ExitStatus::Ok);
         }
         if args.follow && searched.elapsed() >= SEARCH {
@@ -114,11 +114,14 @@ impl Watch<'_> {
             let Some(live) = live.filter(|live| !self.turns.contains_key(&live.turn)) else {
                 continue;
             };
-            // A turn that is just starting has no file yet; the next search finds it.
-            let Ok(mut file) = File::open(engine.stream_path(&address, live.turn)) else {
+            // A turn that is just starting has no file yet.
+            let path = engine.stream_path(&address, live.turn);
+            let starting = !path.exists();
+            wait_for(&path, || engine.is_running(&address, live.turn));
+            let Ok(mut file) = File::open(path) else {
                 continue;
             };
-            if at_end {
+            if at_end && !starting {
                 let _ = file.seek(SeekFrom::End(0));
                 self.tell(&address, &self.so_far(&address, live));
             }

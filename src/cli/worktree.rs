@@ -7,11 +7,12 @@ use kugetsu_engine::operations::WorktreeRequest;
 /// Whether a new session gets a worktree, and which one.
 #[derive(Debug, Args)]
 pub(super) struct WorktreeArgs {
-    /// Give the session a git worktree of its own, even where the settings do not [config: worktree]
+    /// Give the session a git worktree of its own, even inside another worktree or with `worktree = false`; where the
+    /// base is in a git clone, this is the default [config: worktree]
     #[arg(long, overrides_with = "no_worktree")]
     worktree: bool,
 
-    /// Let the session work in the base's directory
+    /// Let the session work in the base's folder
     #[arg(long, overrides_with = "worktree")]
     no_worktree: bool,
 

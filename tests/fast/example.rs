@@ -58,7 +58,7 @@ fn events(home: &Path) -> BTreeMap<String, BTreeSet<String>> {
 
 #[test]
 fn it_has_the_structure_of_what_is_written_today() {
-    let world = World::new(Opencode::Fake);
+    let world = World::with_worktrees(Opencode::Fake);
     let call = json!({
         "type": "tool", "id": "prt_1", "callID": "call_1", "tool": "bash",
         "state": {
@@ -75,6 +75,8 @@ fn it_has_the_structure_of_what_is_written_today() {
         name: "APIError".to_owned(),
         message: "invalid key".to_owned(),
     };
+    let test =
+        "mkdir tests; seq 12 > tests/crash.rs; git add tests; git commit --quiet --message 'Test the crash'";
     let script = FakeScript {
         serve: ServeMode::Sessions,
         ..FakeScript::default()
@@ -82,6 +84,10 @@ fn it_has_the_structure_of_what_is_written_today() {
     world.fake(
         &script
             .on("fix the crash", [calls, Step::Answer("done".to_owned())])
+            .on(
+                "now add a test",
+                [Step::Shell(test.to_owned()), Step::Answer("done".to_owned())],
+            )
             .on("badkey", [refused]),
     );
     let forge = ForgeServer::start();

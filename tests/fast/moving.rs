@@ -140,7 +140,7 @@ fn sessions_follow_a_clone_that_moved() {
 #[test]
 fn the_trash_says_what_it_can_bring_back() {
     let world = scripted_world(&FakeScript::default().on("hello", [Step::Answer("hi".to_owned())]));
-    assert!(run(&world, ["trash", "list"]).stdout().contains("empty"));
+    assert!(run(&world, ["trash", "list"]).stderr().contains("empty"));
     start(&world, "1", "hello");
     start(&world, "2", "hello");
     run(&world, ["destroy", "1", "-y"]).expect_status(0);

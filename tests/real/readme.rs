@@ -32,6 +32,15 @@ fn redacted(text: &str) -> String {
         {
             "SOME".clone_into(&mut words[at - 1]);
         }
+        let units = ["B", "kB", "MB"];
+        if let Some(at) = words
+            .iter()
+            .position(|word| units.contains(&word.as_str()))
+            .filter(|at| *at > 0)
+        {
+            "SOME".clone_into(&mut words[at - 1]);
+            "BYTES".clone_into(&mut words[at]);
+        }
         lines.push(words.join(" "));
     }
     lines.join("\n")

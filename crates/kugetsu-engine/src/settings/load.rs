@@ -259,6 +259,11 @@ fn at(file: &Path, place: Place) -> String {
 
 /// Suggests the settings that an unknown name may stand for.
 pub(super) fn instead_of(name: &str) -> String {
+    match name {
+        HOSTS => return "it is a table: name a field, such as hosts.NAME.address".to_owned(),
+        FORGES => return "its tables are changed with: kugetsu config edit".to_owned(),
+        _ => {}
+    }
     let known = || SETTINGS.iter().map(|key| key.name).chain([HOSTS, FORGES]);
     let near = known()
         .map(|known| (strsim::osa_distance(name, known), known))
