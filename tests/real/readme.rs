@@ -61,6 +61,8 @@ fn word(word: &str) -> String {
         "TURN"
     } else if parts('-', &[10]) {
         "COMMIT"
+    } else if parts('-', &[8]) {
+        "SHORT"
     } else if parts('-', &[4, 2, 2]) || parts(':', &[2, 2, 2]) {
         "TIME"
     } else if plain.ends_with('s') && digits(&plain.replace(['d', 'h', 'm', 's', '.'], "")) {
