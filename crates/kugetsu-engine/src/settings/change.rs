@@ -146,7 +146,12 @@ pub fn template() -> String {
         "# The settings of kugetsu. A line without # in front of it sets one; the values here are the defaults.\n",
     );
     for (key, shape) in SETTINGS.iter().zip(SHAPES) {
-        let quoted = !matches!(shape, Shape::Number | Shape::Boolean) || key.default.is_empty();
+        let quoted = match shape {
+            Shape::Number => key.default.is_empty(),
+            // `auto` is not a value of TOML.
+            Shape::Boolean => key.default.parse::<bool>().is_err(),
+            _ => true,
+        };
         let value = match (shape, quoted) {
             (Shape::List, _) => "[]".to_owned(),
             (_, true) => format!("\"{}\"", key.default),
