@@ -461,7 +461,25 @@ fn a_token_comes_from_settings_environment_or_gh_and_goes_nowhere_else() {
             ),
         );
     };
+    // `gh` prints the token of a variable for any host that it is asked for.
+    fs::write(
+        &gh,
+        "#!/bin/sh\necho \"$GH_TOKEN$GITHUB_TOKEN$GH_ENTERPRISE_TOKEN$GITHUB_ENTERPRISE_TOKEN\"\n",
+    )
+    .unwrap();
+    let of_others = [
+        ("PATH", with_gh.as_str()),
+        ("GH_ENTERPRISE_TOKEN", "a"),
+        ("GITHUB_ENTERPRISE_TOKEN", "b"),
+    ];
+    assert_eq!(sent(&of_others, "14"), None);
     enterprise("");
+    let of_github = [
+        ("PATH", with_gh.as_str()),
+        ("GH_TOKEN", "a"),
+        ("GITHUB_TOKEN", "b"),
+    ];
+    assert_eq!(sent(&of_github, "git.example.org/shoko/kugetsu#14"), None);
     assert_eq!(sent(&variables, "git.example.org/shoko/kugetsu#14"), bearer("b"));
     enterprise("token = \"of-settings\"\n");
     assert_eq!(

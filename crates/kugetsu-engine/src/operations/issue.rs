@@ -14,6 +14,10 @@ use crate::settings::ForgeSettings;
 
 /// How long `gh auth token` may take. It may ask a keyring, which may ask a person.
 const GH_LIMIT: Duration = Duration::from_secs(10);
+/// The variables with a token for github.com.
+const OF_GITHUB: [&str; 2] = ["GH_TOKEN", "GITHUB_TOKEN"];
+/// The variables with a token for other hosts with GitHub.
+const OF_ENTERPRISE: [&str; 2] = ["GH_ENTERPRISE_TOKEN", "GITHUB_ENTERPRISE_TOKEN"];
 
 impl Engine {
     /// The issue or pull request, with its newest comments if `comments` is true. Blocks.
@@ -62,8 +66,8 @@ impl Engine {
         let is_trusted = is_known || settings.is_some() || self.settings.instance.as_deref() == Some(host);
         let variables: &[&str] = match kind {
             _ if !is_trusted => &[],
-            ForgeKind::Github if is_known => &["GH_TOKEN", "GITHUB_TOKEN"],
-            ForgeKind::Github => &["GH_ENTERPRISE_TOKEN", "GITHUB_ENTERPRISE_TOKEN"],
+            ForgeKind::Github if is_known => &OF_GITHUB,
+            ForgeKind::Github => &OF_ENTERPRISE,
             ForgeKind::Gitlab => &["GITLAB_TOKEN"],
             ForgeKind::Forgejo => &["FORGEJO_TOKEN", "GITEA_TOKEN"],
         };
@@ -88,7 +92,12 @@ impl Engine {
             args: vec!["auth".into(), "token".into(), format!("--hostname={host}").into()],
             cwd: Path::new("/").to_owned(),
             set_env: vec![("GH_PROMPT_DISABLED".into(), "1".into())],
-            remove_env: Vec::new(),
+            // `gh` prints the token of a variable for any host that it is asked for (`gh help environment`).
+            remove_env: [OF_GITHUB, OF_ENTERPRISE]
+                .concat()
+                .into_iter()
+                .map(Into::into)
+                .collect(),
             stdin: Arc::from([]),
             containment,
             stdout: Sink::Piped,
