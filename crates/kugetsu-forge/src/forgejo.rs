@@ -2,29 +2,32 @@
 
 use kugetsu_api::{Issue, IssueRef};
 
-use crate::github::{RawComment, RawIssue};
-use crate::http::Client;
+use crate::github::{RawComment, RawIssue, path_of};
+use crate::http::{Api, Client};
 use crate::{Forge, ForgeError};
 
-const WHAT: &str = "Forgejo or Gitea API";
-
 #[derive(Debug)]
-pub(crate) struct Forgejo(pub(crate) Client);
+pub(crate) struct Forgejo(Api);
+
+impl Forgejo {
+    pub(crate) fn new(client: Client) -> Self {
+        Self(Api {
+            client,
+            name: "Forgejo or Gitea API",
+            scheme: "token",
+            headers: &[("accept", "application/json")],
+        })
+    }
+}
 
 impl Forge for Forgejo {
     fn issue(&self, issue: &IssueRef, comments: bool) -> Result<Issue, ForgeError> {
-        let authorization = self.0.token().map(|token| format!("token {token}"));
-        let mut headers = vec![("accept", "application/json")];
-        if let Some(authorization) = &authorization {
-            headers.push(("authorization", authorization));
-        }
-        let segments: Vec<_> = issue.segments().collect();
-        let path = format!("/repos/{}/issues/{}", segments.join("/"), issue.number());
-        let raw: RawIssue = self.0.get(issue, &path, &headers, WHAT)?;
+        let path = path_of(issue);
+        let raw: RawIssue = self.0.get(issue, &path)?;
         let mut found: Vec<RawComment> = Vec::new();
         if comments && raw.comments > 0 {
             // This API gives all comments at once.
-            found = self.0.get(issue, &format!("{path}/comments"), &headers, WHAT)?;
+            found = self.0.get(issue, &format!("{path}/comments"))?;
         }
         Ok(raw.into_issue(issue, found))
     }

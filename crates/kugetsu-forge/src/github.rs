@@ -5,13 +5,31 @@ use kugetsu_api::{Issue, IssueComment, IssueRef};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::http::Client;
+use crate::http::{Api, Client};
 use crate::{Forge, ForgeError, MAX_COMMENTS, PAGE, line, lines, text};
 
-const WHAT: &str = "GitHub API";
-
 #[derive(Debug)]
-pub(crate) struct Github(pub(crate) Client);
+pub(crate) struct Github(Api);
+
+impl Github {
+    pub(crate) fn new(client: Client) -> Self {
+        Self(Api {
+            client,
+            name: "GitHub API",
+            scheme: "Bearer",
+            headers: &[
+                ("accept", "application/vnd.github+json"),
+                ("x-github-api-version", "2022-11-28"),
+            ],
+        })
+    }
+}
+
+/// The path of an issue below the API, which Forgejo has as well.
+pub(crate) fn path_of(issue: &IssueRef) -> String {
+    let segments: Vec<_> = issue.segments().collect();
+    format!("/repos/{}/issues/{}", segments.join("/"), issue.number())
+}
 
 #[derive(Deserialize)]
 pub(crate) struct RawIssue {
@@ -85,17 +103,8 @@ impl RawComment {
 
 impl Forge for Github {
     fn issue(&self, issue: &IssueRef, comments: bool) -> Result<Issue, ForgeError> {
-        let authorization = self.0.token().map(|token| format!("Bearer {token}"));
-        let mut headers = vec![
-            ("accept", "application/vnd.github+json"),
-            ("x-github-api-version", "2022-11-28"),
-        ];
-        if let Some(authorization) = &authorization {
-            headers.push(("authorization", authorization));
-        }
-        let segments: Vec<_> = issue.segments().collect();
-        let path = format!("/repos/{}/issues/{}", segments.join("/"), issue.number());
-        let raw: RawIssue = self.0.get(issue, &path, &headers, WHAT)?;
+        let path = path_of(issue);
+        let raw: RawIssue = self.0.get(issue, &path)?;
         let mut found: Vec<RawComment> = Vec::new();
         if comments && raw.comments > 0 {
             // Oldest first, and in no other order: the last pages have the newest comments. One page more than needed,
@@ -104,7 +113,7 @@ impl Forge for Github {
             let first = last.saturating_sub((MAX_COMMENTS / PAGE) as u64).max(1);
             for page in first..=last {
                 let path = format!("{path}/comments?per_page={PAGE}&page={page}");
-                found.extend(self.0.get::<Vec<_>>(issue, &path, &headers, WHAT)?);
+                found.extend(self.0.get::<Vec<_>>(issue, &path)?);
             }
         }
         Ok(raw.into_issue(issue, found))

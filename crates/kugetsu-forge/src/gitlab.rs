@@ -5,16 +5,26 @@ use kugetsu_api::{Issue, IssueComment, IssueRef};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use crate::http::Client;
+use crate::http::{Api, Client};
 use crate::{Forge, ForgeError, MAX_COMMENTS, PAGE, line, lines, text};
 
-const WHAT: &str = "GitLab API";
 /// The most pages of notes that are read. Notes that GitLab itself writes, for example when a label changes, are among
 /// them.
 const MAX_PAGES: usize = 6;
 
 #[derive(Debug)]
-pub(crate) struct Gitlab(pub(crate) Client);
+pub(crate) struct Gitlab(Api);
+
+impl Gitlab {
+    pub(crate) fn new(client: Client) -> Self {
+        Self(Api {
+            client,
+            name: "GitLab API",
+            scheme: "Bearer",
+            headers: &[("accept", "application/json")],
+        })
+    }
+}
 
 #[derive(Deserialize)]
 struct RawIssue {
@@ -46,20 +56,15 @@ struct Note {
 
 impl Forge for Gitlab {
     fn issue(&self, issue: &IssueRef, comments: bool) -> Result<Issue, ForgeError> {
-        let authorization = self.0.token().map(|token| format!("Bearer {token}"));
-        let mut headers = vec![("accept", "application/json")];
-        if let Some(authorization) = &authorization {
-            headers.push(("authorization", authorization));
-        }
         let project = issue.segments().collect::<Vec<_>>().join("/");
         let project = utf8_percent_encode(&project, NON_ALPHANUMERIC);
         let path = format!("/projects/{project}/issues/{}", issue.number());
-        let raw: RawIssue = self.0.get(issue, &path, &headers, WHAT)?;
+        let raw: RawIssue = self.0.get(issue, &path)?;
         let mut found = Vec::new();
         if comments && raw.user_notes_count > 0 {
             for page in 1..=MAX_PAGES {
                 let path = format!("{path}/notes?sort=desc&order_by=created_at&per_page={PAGE}&page={page}");
-                let notes: Vec<Note> = self.0.get(issue, &path, &headers, WHAT)?;
+                let notes: Vec<Note> = self.0.get(issue, &path)?;
                 let is_last = notes.len() < PAGE;
                 found.extend(notes.into_iter().filter(|note| !note.system));
                 if is_last || found.len() >= MAX_COMMENTS {

@@ -111,6 +111,69 @@ impl Answer {
     }
 }
 
+/// The API of a kind of forge, and what each request to it carries.
+#[derive(Debug)]
+pub(crate) struct Api {
+    pub(crate) client: Client,
+    /// Its name, for errors.
+    pub(crate) name: &'static str,
+    /// The word before the token.
+    pub(crate) scheme: &'static str,
+    /// The headers, apart from the token.
+    pub(crate) headers: &'static [(&'static str, &'static str)],
+}
+
+impl Api {
+    /// What a path below the API gives for an issue.
+    pub(crate) fn get<T: DeserializeOwned>(&self, issue: &IssueRef, path: &str) -> Result<T, ForgeError> {
+        let token = self.client.connection.token.as_ref();
+        let authorization = token.map(|token| format!("{} {}", self.scheme, token.secret));
+        let authorization = authorization.as_deref().map(|text| ("authorization", text));
+        let headers: Vec<_> = self.headers.iter().copied().chain(authorization).collect();
+        let answer = self.client.send(path, &headers)?;
+        let token = token.map(|token| token.source.clone());
+        let host = self.client.host();
+        if answer.is_rate_limited() {
+            return Err(ForgeError::RateLimit {
+                host,
+                until: answer.answers_again(),
+                with_token: token.is_some(),
+            });
+        }
+        let issue = || issue.clone();
+        match (answer.status, token) {
+            (200, _) => {}
+            (401, Some(token)) => return Err(ForgeError::TokenRefused { host, token }),
+            (401 | 404 | 410, token) => {
+                let issue = issue();
+                return Err(ForgeError::NotFound { host, issue, token });
+            }
+            (403, token) => {
+                return Err(ForgeError::Refused {
+                    host,
+                    issue: issue(),
+                    problem: answer.message(),
+                    token,
+                });
+            }
+            (status @ 500.., _) => return Err(ForgeError::Server { host, status }),
+            _ => {
+                let problem = answer.message();
+                return Err(ForgeError::Answer {
+                    host,
+                    what: self.name,
+                    problem,
+                });
+            }
+        }
+        serde_json::from_slice(&answer.body).map_err(|error| ForgeError::Answer {
+            host,
+            what: self.name,
+            problem: line(&error.to_string()),
+        })
+    }
+}
+
 /// The client of one API.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -151,61 +214,10 @@ impl Client {
         })
     }
 
-    pub(crate) fn token(&self) -> Option<&str> {
-        self.connection.token.as_ref().map(|token| token.secret.as_str())
-    }
-
     fn host(&self) -> String {
         self.address
             .authority()
             .map_or_else(String::new, ToString::to_string)
-    }
-
-    /// What a path below the API gives for an issue.
-    pub(crate) fn get<T: DeserializeOwned>(
-        &self,
-        issue: &IssueRef,
-        path: &str,
-        headers: &[(&str, &str)],
-        what: &'static str,
-    ) -> Result<T, ForgeError> {
-        let answer = self.send(path, headers)?;
-        let host = self.host();
-        let token = self.connection.token.as_ref().map(|token| token.source.clone());
-        if answer.is_rate_limited() {
-            return Err(ForgeError::RateLimit {
-                host,
-                until: answer.answers_again(),
-                with_token: token.is_some(),
-            });
-        }
-        let issue = || issue.clone();
-        match (answer.status, token) {
-            (200, _) => {}
-            (401, Some(token)) => return Err(ForgeError::TokenRefused { host, token }),
-            (401 | 404 | 410, token) => {
-                let issue = issue();
-                return Err(ForgeError::NotFound { host, issue, token });
-            }
-            (403, token) => {
-                return Err(ForgeError::Refused {
-                    host,
-                    issue: issue(),
-                    problem: answer.message(),
-                    token,
-                });
-            }
-            (status @ 500.., _) => return Err(ForgeError::Server { host, status }),
-            _ => {
-                let problem = answer.message();
-                return Err(ForgeError::Answer { host, what, problem });
-            }
-        }
-        serde_json::from_slice(&answer.body).map_err(|error| ForgeError::Answer {
-            host,
-            what,
-            problem: line(&error.to_string()),
-        })
     }
 
     /// Sends a GET request for a path below the API, and follows redirects that stay on its host.

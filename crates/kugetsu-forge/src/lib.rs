@@ -40,9 +40,9 @@ const MAX_LABELS: usize = 100;
 pub fn open(kind: ForgeKind, connection: Connection) -> Result<Box<dyn Forge>, ForgeError> {
     let client = http::Client::new(connection)?;
     Ok(match kind {
-        ForgeKind::Github => Box::new(github::Github(client)),
-        ForgeKind::Gitlab => Box::new(gitlab::Gitlab(client)),
-        ForgeKind::Forgejo => Box::new(forgejo::Forgejo(client)),
+        ForgeKind::Github => Box::new(github::Github::new(client)),
+        ForgeKind::Gitlab => Box::new(gitlab::Gitlab::new(client)),
+        ForgeKind::Forgejo => Box::new(forgejo::Forgejo::new(client)),
     })
 }
 
