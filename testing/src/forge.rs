@@ -3,14 +3,13 @@
 //! A reply depends only on the path of the request. Every request is recorded before it is answered. Dropping the
 //! server ends every connection, including those that hang.
 
-use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
+
+use crate::http::{self, HttpServer, locked};
 
 /// A request to the forge.
 #[derive(Clone, Debug)]
@@ -85,55 +84,37 @@ impl ScriptedIssue {
     }
 }
 
+#[derive(Default)]
 struct Shared {
     replies: Mutex<Vec<(String, ForgeReply)>>,
     requests: Mutex<Vec<ForgeRequest>>,
-    connections: Mutex<Vec<TcpStream>>,
-    stop: AtomicBool,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // A poisoned lock means that a test has already failed; the rest still has to be torn down.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The forge. It stops when dropped.
 pub struct ForgeServer {
-    address: SocketAddr,
+    server: HttpServer,
     shared: Arc<Shared>,
-    acceptor: Option<JoinHandle<()>>,
 }
 
 impl ForgeServer {
     /// Listens on a free port of 127.0.0.1.
     pub fn start() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port on loopback");
-        let address = listener.local_addr().expect("a bound socket has an address");
-        let shared = Arc::new(Shared {
-            replies: Mutex::default(),
-            requests: Mutex::default(),
-            connections: Mutex::default(),
-            stop: AtomicBool::new(false),
-        });
-        let acceptor = std::thread::spawn({
+        let shared = Arc::<Shared>::default();
+        let server = HttpServer::start({
             let shared = Arc::clone(&shared);
-            move || accept(&listener, &shared)
+            move |stream| serve(stream, &shared)
         });
-        Self {
-            address,
-            shared,
-            acceptor: Some(acceptor),
-        }
+        Self { server, shared }
     }
 
     /// The host with its port.
     pub fn host(&self) -> String {
-        self.address.to_string()
+        self.server.address().to_string()
     }
 
     /// The address of the API.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.server.address())
     }
 
     /// Answers requests for this path with this reply. A path without a query stands for every query; the last rule
@@ -222,59 +203,9 @@ fn github_comment(body: &str) -> Value {
     json!({"id": 1, "body": body, "created_at": "2026-11-22T10:00:00Z", "user": {"id": 2, "login": "bob"}})
 }
 
-impl Drop for ForgeServer {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        // This connection wakes the acceptor.
-        let _ = TcpStream::connect(self.address);
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
-        }
-    }
-}
-
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    let mut workers = Vec::new();
-    for connection in listener.incoming() {
-        if shared.stop.load(Ordering::SeqCst) {
-            break;
-        }
-        let Ok(stream) = connection else { continue };
-        if let Ok(handle) = stream.try_clone() {
-            locked(&shared.connections).push(handle);
-        }
-        let shared = Arc::clone(shared);
-        workers.push(std::thread::spawn(move || {
-            // A client that disconnects ends only its own connection.
-            let _ = serve(&stream, &shared);
-            let _ = stream.shutdown(Shutdown::Both);
-        }));
-    }
-    for connection in locked(&shared.connections).drain(..) {
-        let _ = connection.shutdown(Shutdown::Both);
-    }
-    for worker in workers {
-        let _ = worker.join();
-    }
-}
-
 fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    loop {
-        let mut first = String::new();
-        if reader.read_line(&mut first)? == 0 {
-            return Ok(());
-        }
-        let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-        let mut headers = Vec::new();
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line)?;
-            let Some((name, value)) = line.trim_end().split_once(':') else {
-                break;
-            };
-            headers.push((name.to_lowercase(), value.trim().to_owned()));
-        }
+    let mut reader = BufReader::new(stream);
+    while let Some(http::HttpRequest { path, headers, .. }) = http::read_request(&mut reader)? {
         let reply = {
             let replies = locked(&shared.replies);
             let without_query = path.split('?').next().unwrap_or_default();
@@ -283,16 +214,7 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
         };
         locked(&shared.requests).push(ForgeRequest { path, headers });
         match reply.unwrap_or_else(|| ForgeReply::status(404, "Not Found")) {
-            ForgeReply::Answer(status, headers, body) => {
-                let mut head = format!("HTTP/1.1 {status} scripted\r\ncontent-type: application/json\r\n");
-                for (name, value) in headers {
-                    let _ = write!(head, "{name}: {value}\r\n");
-                }
-                let _ = write!(head, "content-length: {}\r\n\r\n", body.len());
-                let mut stream = stream;
-                stream.write_all(head.as_bytes())?;
-                stream.write_all(&body)?;
-            }
+            ForgeReply::Answer(status, headers, body) => http::answer(stream, status, &headers, &body)?,
             ForgeReply::Hang => {
                 let mut rest = String::new();
                 // Returns when the client or the server closes the connection.
@@ -301,4 +223,5 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
             }
         }
     }
+    Ok(())
 }

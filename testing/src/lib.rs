@@ -16,6 +16,7 @@ pub mod example;
 pub mod fake;
 mod forge;
 mod hangs;
+mod http;
 mod model;
 mod prism;
 pub mod schema;

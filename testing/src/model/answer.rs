@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::http::Client;
+use super::Client;
 use super::{Reply, Request, ToolCall, usage};
 
 fn usage_numbers() -> Value {

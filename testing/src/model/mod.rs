@@ -5,23 +5,24 @@
 //! connection, including those that hang or wait at a gate.
 
 mod answer;
+mod client;
 mod gate;
-mod http;
 mod request;
 
 pub use gate::Gate;
 pub use request::Request;
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::BufReader;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use crate::http::{self, HttpServer, locked};
+use client::Client;
 
 /// The token counts that every complete answer reports, and the prices in the world's `opencode.json`.
 pub mod usage {
@@ -155,25 +156,17 @@ struct State {
     requests: Vec<Request>,
     scripts: Vec<Script>,
     otherwise: Reply,
-    connections: HashMap<u64, TcpStream>,
-    workers: Vec<JoinHandle<()>>,
 }
 
 pub(crate) struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    stop: AtomicBool,
     ids: AtomicU64,
 }
 
 impl Shared {
-    // A poisoned lock means that a test has already failed; the rest still has to be torn down.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn stopped(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+        locked(&self.state)
     }
 
     pub(crate) fn next_id(&self) -> u64 {
@@ -211,47 +204,37 @@ impl Shared {
 
 /// The model server. It stops when dropped.
 pub struct ModelServer {
-    address: SocketAddr,
+    server: HttpServer,
     shared: Arc<Shared>,
-    acceptor: Option<JoinHandle<()>>,
 }
 
 impl ModelServer {
     /// Listens on a free port of 127.0.0.1.
     pub fn start() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port on loopback");
-        let address = listener.local_addr().expect("a bound socket has an address");
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 requests: Vec::new(),
                 scripts: Vec::new(),
                 otherwise: Reply::text("done"),
-                connections: HashMap::new(),
-                workers: Vec::new(),
             }),
             changed: Condvar::new(),
-            stop: AtomicBool::new(false),
             ids: AtomicU64::new(1),
         });
-        let acceptor = std::thread::spawn({
+        let server = HttpServer::start({
             let shared = Arc::clone(&shared);
-            move || accept_connections(&listener, &shared)
+            move |stream| serve_connection(stream, &shared)
         });
-        Self {
-            address,
-            shared,
-            acceptor: Some(acceptor),
-        }
+        Self { server, shared }
     }
 
     /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.server.address()
     }
 
     /// The `baseURL` for a provider's options.
     pub fn base_url(&self) -> String {
-        format!("http://{}/v1", self.address)
+        format!("http://{}/v1", self.address())
     }
 
     /// Answers turn requests whose last user message contains `needle` with these replies in order; the last one
@@ -342,57 +325,10 @@ fn shorten(text: &str) -> String {
     text.chars().take(200).collect()
 }
 
-impl Drop for ModelServer {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        // This connection wakes the acceptor, which checks the flag before it serves the connection.
-        let _ = TcpStream::connect(self.address);
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
-        }
-        let workers = {
-            let mut state = self.shared.state();
-            for connection in state.connections.values() {
-                let _ = connection.shutdown(Shutdown::Both);
-            }
-            std::mem::take(&mut state.workers)
-        };
-        for worker in workers {
-            let _ = worker.join();
-        }
-    }
-}
-
-fn accept_connections(listener: &TcpListener, shared: &Arc<Shared>) {
-    for connection in listener.incoming() {
-        if shared.stopped() {
-            return;
-        }
-        let Ok(stream) = connection else { continue };
-        let Ok(handle) = stream.try_clone() else { continue };
-        let id = shared.next_id();
-        let worker = std::thread::spawn({
-            let shared = Arc::clone(shared);
-            move || {
-                // A client that disconnects ends only its own connection.
-                let _ = serve_connection(&stream, &shared);
-                let _ = stream.shutdown(Shutdown::Both);
-                shared.state().connections.remove(&id);
-            }
-        });
-        let mut state = shared.state();
-        state.workers.retain(|worker| !worker.is_finished());
-        state.workers.push(worker);
-        if !state.workers.last().is_some_and(JoinHandle::is_finished) {
-            state.connections.insert(id, handle);
-        }
-    }
-}
-
 fn serve_connection(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream.try_clone()?);
-    let mut client = http::Client::new(stream.try_clone()?, shared);
+    let mut client = Client::new(stream.try_clone()?, shared);
     while let Some(request) = http::read_request(&mut reader)? {
         if request.method != "POST" || !request.path.ends_with("/chat/completions") {
             client.whole(404, &[], br#"{"error":{"message":"no such path"}}"#)?;

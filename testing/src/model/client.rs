@@ -1,73 +1,14 @@
-//! The subset of HTTP/1.1 that a model's client uses: requests with a length or in chunks, answers whole or in chunks.
+//! The answering side of a connection of the model: answers whole or as an event stream.
 
-use std::fmt::Write as _;
-use std::io::{BufRead, Error, ErrorKind, Read, Result, Write};
+use std::io::{Error, ErrorKind, Result, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use crate::http;
 
 /// The interval at which a waiting thread checks whether its client or the server is gone.
 const POLL: Duration = Duration::from_millis(20);
-
-pub(super) struct HttpRequest {
-    pub(super) method: String,
-    pub(super) path: String,
-    pub(super) body: Vec<u8>,
-}
-
-fn line(reader: &mut impl BufRead) -> Result<Option<String>> {
-    let mut text = String::new();
-    let read = reader.by_ref().take(64 * 1024).read_line(&mut text)?;
-    Ok((read > 0).then(|| text.trim_end().to_owned()))
-}
-
-fn bad(what: &str) -> Error {
-    Error::new(ErrorKind::InvalidData, what.to_owned())
-}
-
-/// The next request of a connection; `None` if the client closed it.
-pub(super) fn read_request(reader: &mut impl BufRead) -> Result<Option<HttpRequest>> {
-    let Some(first) = line(reader)? else {
-        return Ok(None);
-    };
-    let mut words = first.split(' ');
-    let method = words.next().unwrap_or_default().to_owned();
-    let path = words
-        .next()
-        .ok_or_else(|| bad("a request line without a path"))?
-        .to_owned();
-    let (mut length, mut chunked) = (0, false);
-    while let Some(header) = line(reader)?.filter(|header| !header.is_empty()) {
-        let Some((name, value)) = header.split_once(':') else {
-            continue;
-        };
-        let value = value.trim();
-        if name.eq_ignore_ascii_case("content-length") {
-            length = value
-                .parse()
-                .map_err(|_| bad("the content-length is not a number"))?;
-        } else if name.eq_ignore_ascii_case("transfer-encoding") {
-            chunked = value.eq_ignore_ascii_case("chunked");
-        }
-    }
-    let mut body = Vec::new();
-    if chunked {
-        loop {
-            let size = line(reader)?.ok_or_else(|| bad("a body that ends early"))?;
-            let size = u64::from_str_radix(&size, 16).map_err(|_| bad("a chunk without a size"))?;
-            reader.by_ref().take(size).read_to_end(&mut body)?;
-            line(reader)?;
-            if size == 0 {
-                break;
-            }
-        }
-    } else {
-        body.resize(length, 0);
-        reader.read_exact(&mut body)?;
-    }
-    Ok(Some(HttpRequest { method, path, body }))
-}
 
 /// The answering side of a connection.
 pub(super) struct Client<'a> {
@@ -82,13 +23,7 @@ impl<'a> Client<'a> {
 
     /// An answer with a length.
     pub(super) fn whole(&mut self, code: u16, headers: &[(String, String)], body: &[u8]) -> Result<()> {
-        let mut head = format!("HTTP/1.1 {code} scripted\r\ncontent-type: application/json\r\n");
-        for (name, value) in headers {
-            let _ = write!(head, "{name}: {value}\r\n");
-        }
-        let _ = write!(head, "content-length: {}\r\n\r\n", body.len());
-        self.stream.write_all(head.as_bytes())?;
-        self.stream.write_all(body)
+        http::answer(&self.stream, code, headers, body)
     }
 
     /// The head of an event stream.
@@ -118,9 +53,6 @@ impl<'a> Client<'a> {
 
     /// Whether the client has disconnected. Takes up to [`POLL`].
     pub(super) fn is_gone(&self) -> bool {
-        if self.shared.stopped() {
-            return true;
-        }
         // This sets the connection's read timeout, which is safe because its only reader is this thread.
         let _ = self.stream.set_read_timeout(Some(POLL));
         let seen = self.stream.peek(&mut [0]);
