@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use kugetsu_api::RepoRef;
-use serde::Deserialize as _;
+use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -93,27 +93,17 @@ pub enum SettingsError {
         /// The setting.
         name: String,
     },
-    /// A host that cannot be used as it is described.
-    #[error("{path}, {place}: `{name}` is not a valid host: {problem}")]
-    Host {
+    /// A host or a forge that cannot be used as it is described.
+    #[error("{path}, {place}: `{name}` is not a valid {what}: {problem}")]
+    Table {
         /// The file.
         path: PathBuf,
         /// Where in the file.
         place: Place,
         /// The name of its table.
         name: String,
-        /// Why not.
-        problem: String,
-    },
-    /// A forge that cannot be used as it is described.
-    #[error("{path}, {place}: `{name}` is not a valid forge: {problem}")]
-    Forge {
-        /// The file.
-        path: PathBuf,
-        /// Where in the file.
-        place: Place,
-        /// The name of its table.
-        name: String,
+        /// What the table describes: `host` or `forge`.
+        what: &'static str,
         /// Why not.
         problem: String,
     },
@@ -135,11 +125,7 @@ impl SettingsError {
     /// Whether the mistake is in the text of the file.
     pub fn is_in_file(&self) -> bool {
         match self {
-            Self::Syntax { .. }
-            | Self::Unknown { .. }
-            | Self::Kind { .. }
-            | Self::Host { .. }
-            | Self::Forge { .. } => true,
+            Self::Syntax { .. } | Self::Unknown { .. } | Self::Kind { .. } | Self::Table { .. } => true,
             Self::Value { origin, .. } => !origin.starts_with("KUGETSU_"),
             Self::Read { .. } | Self::NoSuchKey { .. } | Self::OneValue { .. } => false,
         }
@@ -167,11 +153,11 @@ impl Settings {
         for (name, value) in table.get_ref() {
             let at_name = place_of(text, name.span().start);
             if name.get_ref() == HOSTS {
-                hosts = read_hosts(file, text, value)?;
+                hosts = read_tables(file, text, value, &OF_HOSTS, name_of_host)?;
                 continue;
             }
             if name.get_ref() == FORGES {
-                forges = read_forges(file, text, value)?;
+                forges = read_tables(file, text, value, &OF_FORGES, host_of_forge)?;
                 continue;
             }
             let Some(place) = SETTINGS.iter().position(|key| key.name == name.get_ref()) else {
@@ -275,67 +261,58 @@ pub(super) fn instead_of(name: &str) -> String {
     }
 }
 
-fn read_hosts(
-    file: &Path,
-    text: &str,
-    value: &Spanned<DeValue<'_>>,
-) -> Result<BTreeMap<String, HostSettings>, SettingsError> {
-    let DeValue::Table(table) = value.get_ref() else {
-        return Err(SettingsError::Kind {
-            path: file.to_owned(),
-            place: place_of(text, value.span().start),
-            name: HOSTS.to_owned(),
-            must: format!(
-                "a table for each host, [hosts.NAME], not {}",
-                kind(value.get_ref())
-            ),
-        });
-    };
-    let mut hosts = BTreeMap::new();
-    for (name, value) in table {
-        let wrong = |offset: usize, problem: String| SettingsError::Host {
-            path: file.to_owned(),
-            place: place_of(text, offset),
-            name: format!("{HOSTS}.{}", name.get_ref()),
-            problem,
-        };
-        let start = name.span().start;
-        let settings = HostSettings::deserialize(toml::de::ValueDeserializer::from(value.clone())).map_err(
-            |error: toml::de::Error| {
-                let offset = error.span().map_or(start, |span| span.start);
-                wrong(offset, error.message().replace('\n', " "))
-            },
-        )?;
-        settings
-            .destination(name.get_ref())
-            .map_err(|error| wrong(start, error.to_string()))?;
-        hosts.insert(name.get_ref().clone().into_owned(), settings);
-    }
-    Ok(hosts)
+/// What a setting with a table for each host is called in errors.
+struct TablesOf {
+    setting: &'static str,
+    /// What one table describes.
+    what: &'static str,
+    /// How one table begins.
+    header: &'static str,
+    /// The name of a table, with the part that the user chose.
+    name: fn(&str) -> String,
 }
 
-fn read_forges(
+const OF_HOSTS: TablesOf = TablesOf {
+    setting: HOSTS,
+    what: "host",
+    header: "[hosts.NAME]",
+    name: |host| format!("{HOSTS}.{host}"),
+};
+
+const OF_FORGES: TablesOf = TablesOf {
+    setting: FORGES,
+    what: "forge",
+    header: "[forges.\"HOST\"]",
+    name: |host| format!("{FORGES}.\"{host}\""),
+};
+
+/// Reads a table for each host. `key_of` checks one of them, and gives the key to find it by.
+fn read_tables<T: DeserializeOwned>(
     file: &Path,
     text: &str,
     value: &Spanned<DeValue<'_>>,
-) -> Result<BTreeMap<String, ForgeSettings>, SettingsError> {
+    of: &TablesOf,
+    key_of: impl Fn(&str, &T) -> Result<String, String>,
+) -> Result<BTreeMap<String, T>, SettingsError> {
     let DeValue::Table(table) = value.get_ref() else {
         return Err(SettingsError::Kind {
             path: file.to_owned(),
             place: place_of(text, value.span().start),
-            name: FORGES.to_owned(),
+            name: of.setting.to_owned(),
             must: format!(
-                "a table for each host, [forges.\"HOST\"], not {}",
+                "a table for each host, {}, not {}",
+                of.header,
                 kind(value.get_ref())
             ),
         });
     };
-    let mut forges = BTreeMap::new();
+    let mut tables = BTreeMap::new();
     for (name, value) in table {
-        let wrong = |offset: usize, problem: String| SettingsError::Forge {
+        let wrong = |offset: usize, problem: String| SettingsError::Table {
             path: file.to_owned(),
             place: place_of(text, offset),
-            name: format!("{FORGES}.\"{}\"", name.get_ref()),
+            name: (of.name)(name.get_ref()),
+            what: of.what,
             problem,
         };
         let start = name.span().start;
@@ -346,21 +323,27 @@ fn read_forges(
                 format!("it must be a table, not {}", kind(value.get_ref())),
             ));
         }
-        let settings = ForgeSettings::deserialize(toml::de::ValueDeserializer::from(value.clone())).map_err(
+        let settings = T::deserialize(toml::de::ValueDeserializer::from(value.clone())).map_err(
             |error: toml::de::Error| {
                 let offset = error.span().map_or(start, |span| span.start);
                 wrong(offset, error.message().replace('\n', " "))
             },
         )?;
-        let host = RepoRef::try_from(format!("{}/owner/repo", name.get_ref()))
-            .map(|repo| repo.instance().to_owned())
-            .map_err(|_| {
-                let problem = "its name must be a host in quotes, such as [forges.\"git.example.org\"]";
-                wrong(start, problem.to_owned())
-            })?;
-        forges.insert(host, settings);
+        let key = key_of(name.get_ref(), &settings).map_err(|problem| wrong(start, problem))?;
+        tables.insert(key, settings);
     }
-    Ok(forges)
+    Ok(tables)
+}
+
+fn name_of_host(name: &str, settings: &HostSettings) -> Result<String, String> {
+    settings.destination(name).map_err(|error| error.to_string())?;
+    Ok(name.to_owned())
+}
+
+fn host_of_forge(name: &str, _: &ForgeSettings) -> Result<String, String> {
+    let repo = RepoRef::try_from(format!("{name}/owner/repo"))
+        .map_err(|_| "its name must be a host in quotes, such as [forges.\"git.example.org\"]".to_owned())?;
+    Ok(repo.instance().to_owned())
 }
 
 /// The text that the setting's reader gets: what a person would write into the environment. The error has the place in

@@ -172,6 +172,10 @@ fn a_host_that_cannot_be_used_is_refused_with_its_line() {
             "line 3: `hosts.box` is not a valid host: invalid type: integer `22`, expected a string",
         ),
         (
+            "hosts.box = 3",
+            "line 1: `hosts.box` is not a valid host: it must be a table, not a number",
+        ),
+        (
             "\n[hosts.box]\naddress = \"-oProxyCommand=x\"",
             "line 2: `hosts.box` is not a valid host: `-oProxyCommand=x` is not a destination for ssh; it is a name of \
              ~/.ssh/config, host, user@host or ssh://user@host:port",
