@@ -482,7 +482,6 @@ impl Engine {
             before: None,
             prompt_sha256: None,
             rules: record.policy.rules(),
-            unattended: record.policy.rules(),
             context: SessionContext::of(&record.repo.to_string(), None),
             responder: Responder::default(),
             options: request.options.clone(),

@@ -37,7 +37,7 @@ use crate::permission::Rule;
 use crate::transport::{Request, Target, TurnSpec};
 use control::Control;
 use encoder::StreamEncoder;
-use kugetsu_api::{Answered, Changes, Proof, Refused, SessionId};
+use kugetsu_api::{Answered, Proof, Refused, SessionId, TurnRecord};
 use stream::{StreamEvent, StreamWriter};
 
 /// The reason of a turn that SIGINT ended.
@@ -113,36 +113,28 @@ pub(crate) struct StreamEnd {
     encoder: StreamEncoder,
     stream: StreamWriter,
     session: Option<SessionId>,
-    restarts: u32,
     took: Duration,
 }
 
 impl StreamEnd {
-    /// Writes the last line. Returns why earlier events are missing, if they are.
-    pub(crate) fn write(
-        self,
-        judgement: &Judgement,
-        counts: Counts,
-        proof: Proof,
-        changes: Option<Changes>,
-        refused: Refused,
-    ) -> Option<String> {
+    /// Writes the last line of this turn. Returns why earlier events are missing, if they are.
+    pub(crate) fn write(self, turn: &TurnRecord) -> Option<String> {
         let whole = !self.encoder.has_gap(&self.stream);
         let end = StreamEvent::AgentEnd {
-            verdict: judgement.verdict,
-            reason: judgement.reason.clone(),
+            verdict: turn.verdict,
+            reason: turn.reason.clone(),
             session: self.session,
-            steps: counts.steps,
-            tool_calls: counts.tool_calls,
-            cost_usd: counts.cost_usd,
-            tokens: counts.tokens,
+            steps: turn.steps,
+            tool_calls: turn.tool_calls,
+            cost_usd: turn.cost_usd,
+            tokens: turn.tokens,
             duration_ms: millis(self.took),
-            restarts: self.restarts,
-            retry_at: judgement.retry_at,
-            proof,
-            changes: changes.map(Box::new),
-            refused,
-            exit_status: judgement.verdict.exit_status_of_output(whole).code(),
+            restarts: turn.restarts,
+            retry_at: turn.retry_at,
+            proof: turn.proof.clone(),
+            changes: turn.changes.clone().map(Box::new),
+            refused: turn.refused.clone(),
+            exit_status: turn.verdict.exit_status_of_output(whole).code(),
         };
         self.encoder.end(self.stream, end)
     }

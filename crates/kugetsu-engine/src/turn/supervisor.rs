@@ -133,7 +133,6 @@ impl Supervisor<'_> {
                 encoder: self.encoder,
                 stream: self.turn.stream,
                 session: self.session,
-                restarts: self.restarts,
             },
         }
     }

@@ -88,11 +88,10 @@ impl Engine {
                 hint: "write the message after the reference, or pipe it in and write `-`".to_owned(),
             });
         }
-        let unattended = record.policy.rules();
         let mut rules = if responder.is_interactive() {
             record.policy.asking_rules()
         } else {
-            unattended.clone()
+            record.policy.rules()
         };
         rules.extend(once);
         let mut notes = pending::dropped(&record);
@@ -125,7 +124,6 @@ impl Engine {
             before: None,
             prompt_sha256: request.turn.and(request.message()).map(sha256),
             rules,
-            unattended,
             context,
             responder,
             options: request.options.clone(),

@@ -13,7 +13,7 @@ use crate::operations::interrupts::{Interrupts, STOP_WAIT};
 use crate::operations::{Engine, EngineError, pending};
 use crate::redact::Redactor;
 use crate::turn::status::StatusWriter;
-use crate::turn::{Counts, Interrupt, Outcome};
+use crate::turn::{Interrupt, Outcome};
 use kugetsu_api::{Changes, ErrorCode, Proof, SCHEMA, TransportKind, TurnRecord, Verdict};
 
 /// How long the end of a turn may take to be recorded after an interrupt.
@@ -98,11 +98,6 @@ impl Delivery {
         let mut judgement = stored.verify(outcome.judgement);
         judgement.reason = redactor.clean(&judgement.reason).into_owned();
         let (cost_usd, tokens) = stored.spent(&outcome.counts);
-        let counts = Counts {
-            cost_usd,
-            tokens,
-            ..outcome.counts
-        };
         let proof = if judgement.verdict == Verdict::Completed {
             Proof::default()
         } else {
@@ -112,14 +107,7 @@ impl Delivery {
         for call in &mut refused.calls {
             call.call = redactor.clean(&call.call).into_owned();
         }
-        let log_gap = outcome.ending.write(
-            &judgement,
-            counts,
-            proof.clone(),
-            changes.clone(),
-            refused.clone(),
-        );
-        let turn = TurnRecord {
+        let mut turn = TurnRecord {
             schema: SCHEMA,
             turn: self.turn,
             verdict: judgement.verdict,
@@ -137,12 +125,13 @@ impl Delivery {
             events: outcome.counts.events,
             restarts: outcome.restarts,
             answered: outcome.answered,
-            log_gap,
+            log_gap: None,
             prompt: self.kept_prompt.take(),
             changes,
             refused,
             prompt_sha256: self.prompt_sha256.clone(),
         };
+        turn.log_gap = outcome.ending.write(&turn);
         if let TurnSubject::Session(record) = &mut self.subject {
             // If the prompt never reached the session, the person's answer waits for the next turn.
             if outcome.blocked_on.is_some() || stored.has_prompt() {

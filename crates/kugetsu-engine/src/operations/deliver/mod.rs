@@ -60,8 +60,6 @@ pub(super) struct Delivery {
     pub(super) prompt_sha256: Option<String>,
     /// The permission rules of the session during this turn.
     pub(super) rules: Vec<Rule>,
-    /// The permission rules of a turn whose requests nobody answers.
-    pub(super) unattended: Vec<Rule>,
     /// What the session is told about itself.
     pub(super) context: SessionContext,
     pub(super) responder: Responder,

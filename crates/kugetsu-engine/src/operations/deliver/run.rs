@@ -193,7 +193,7 @@ impl Delivery {
             prompt: std::mem::take(&mut self.prompt),
             limits: self.options.limits.clone(),
             responder: std::mem::take(&mut self.responder),
-            unattended: std::mem::take(&mut self.unattended),
+            unattended: self.subject.policy().rules(),
             stream,
             interrupts: interrupts.receiver(),
             control,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use kugetsu_api::permission::Policy;
 use kugetsu_api::{BaseRecord, LiveTurn, SessionId, SessionRecord, TurnRecord, Verdict};
 
 use crate::operations::points;
@@ -40,6 +41,13 @@ impl TurnSubject {
         match self {
             Self::Session(record) => &record.directory,
             Self::Base(record) => &record.directory,
+        }
+    }
+
+    pub(super) fn policy(&self) -> &Policy {
+        match self {
+            Self::Session(record) => &record.policy,
+            Self::Base(record) => &record.policy,
         }
     }
 
