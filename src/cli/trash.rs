@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use clap::{Args, Subcommand};
 
 use super::Outcome;
@@ -91,11 +89,7 @@ fn list(context: &Context, output: Output) -> Outcome {
 fn empty(args: &EmptyArgs, context: &Context, output: Output) -> Outcome {
     let engine = &context.engine;
     let older = args.older.unwrap_or_default();
-    let now = Timestamp::now();
-    let old_enough =
-        |entry: &TrashEntry| Duration::try_from(now.duration_since(entry.when)).unwrap_or_default() >= older;
-    let entries = engine.trash()?;
-    let count = entries.iter().filter(|(entry, _, _)| old_enough(entry)).count();
+    let count = engine.old_trash(older)?.len();
     if count > 0 {
         let question = format!(
             "Remove {} for good? Nothing can bring them back.",

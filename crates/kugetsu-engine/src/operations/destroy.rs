@@ -274,6 +274,11 @@ impl Engine {
             .collect())
     }
 
+    /// The entries of the trash that are older than this.
+    pub fn old_trash(&self, older_than: Duration) -> Result<Vec<TrashEntry>, EngineError> {
+        Ok(self.store.expired_trash(older_than)?)
+    }
+
     /// Removes the entries of the trash that are older than this, for good.
     pub fn empty_trash(&self, older_than: Duration) -> Result<Vec<TrashEntry>, EngineError> {
         Ok(self.store.expire_trash(older_than)?)
