@@ -4,8 +4,8 @@ use clap::{Args, Subcommand};
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 
 use super::context::Context;
-use super::editor::{Draft, has_terminal};
-use super::output::{Output, confirm};
+use super::editor::Draft;
+use super::output::{Output, can_ask, confirm};
 use super::table::Column;
 use super::{CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
@@ -132,7 +132,7 @@ fn changed(key: &str, context: &Context, output: Output) -> Outcome {
 }
 
 fn edit(context: &Context, output: Output) -> Outcome {
-    if !has_terminal() {
+    if !can_ask() {
         return Err(CommandError::usage(
             "an editor needs a terminal on stdin and stderr",
             "change one setting: kugetsu config set SETTING VALUE",

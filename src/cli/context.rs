@@ -109,17 +109,23 @@ impl Context {
 
     /// Parses a reference. Asks git for the clone's repository only if the reference needs it.
     pub(super) fn address(&self, text: &str) -> Result<Address, CommandError> {
-        let context = self.ref_context(Address::needs_clone(text))?;
-        let address = Address::parse(text, &context)?;
+        let address = self.parse(text)?;
         self.set_subject(&address);
         Ok(address)
+    }
+
+    fn parse(&self, text: &str) -> Result<Address, CommandError> {
+        Ok(Address::parse(
+            text,
+            &self.ref_context(Address::needs_clone(text))?,
+        )?)
     }
 
     /// Parses several references; each address comes once.
     pub(super) fn addresses(&self, texts: &[String]) -> Result<Vec<Address>, CommandError> {
         let mut addresses = Vec::new();
         for text in texts {
-            let address = Address::parse(text, &self.ref_context(Address::needs_clone(text))?)?;
+            let address = self.parse(text)?;
             if !addresses.contains(&address) {
                 addresses.push(address);
             }

@@ -1,14 +1,12 @@
 //! `kugetsu destroy`.
 
-use std::io::IsTerminal as _;
-
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
 use super::complete::References;
 use super::context::Context;
 use super::each::for_each;
-use super::output::{Output, confirm, count};
+use super::output::{Output, can_ask, confirm, count};
 use super::{CommandError, Outcome};
 use kugetsu_api::ErrorCode;
 use kugetsu_api::exit::ExitStatus;
@@ -128,7 +126,7 @@ pub(super) fn sure(yes: bool, question: &str) -> Result<(), CommandError> {
     if yes {
         return Ok(());
     }
-    if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+    if !can_ask() {
         return Err(CommandError::new(
             ErrorCode::NeedsConfirmation,
             "confirmation is needed, and there is no terminal to ask on; nothing was changed",

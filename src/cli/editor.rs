@@ -1,17 +1,12 @@
 //! The user's editor on a temporary file.
 
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::process::Command;
 
 use tempfile::NamedTempFile;
 
 use super::CommandError;
 use kugetsu_api::ErrorCode;
-
-/// Whether there is a terminal that an editor can use.
-pub(super) fn has_terminal() -> bool {
-    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
-}
 
 /// A text in a file that only the user can read. The file is removed with this value.
 #[derive(Debug)]

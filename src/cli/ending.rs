@@ -3,13 +3,14 @@
 use std::io::IsTerminal as _;
 
 use super::init::note_of_default;
-use super::output::{Output, count, money};
+use super::output::{Output, count};
 use super::terminal::safe_line;
 use super::tone::Tone;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::TurnOutput;
 use kugetsu_api::{Address, Changes, Refused, Verdict};
 use kugetsu_engine::duration::print_duration;
+use kugetsu_engine::money::print_usd;
 use kugetsu_engine::operations::TurnReport;
 use kugetsu_engine::turn::Interrupt;
 use std::time::Duration;
@@ -85,7 +86,7 @@ pub(super) fn summary(report: &TurnReport, told: bool, output: Output) {
         count(turn.events, "event"),
         count(turn.tool_calls, "tool call"),
         count(turn.tokens.total(), "token"),
-        money(turn.cost_usd),
+        print_usd(turn.cost_usd),
     ];
     if turn.restarts > 0 {
         parts.push(count(u64::from(turn.restarts), "restart"));
@@ -200,7 +201,7 @@ pub(super) fn describe_changes(changes: &Changes, files_shown: usize) -> Vec<Str
         };
         format!("  {} ({counts})", safe_line(&file.path))
     }));
-    let more = changes.file_count - shown.len() as u64;
+    let more = changes.file_count.saturating_sub(shown.len() as u64);
     if more > 0 {
         lines.push(format!("  and {more} more"));
     }

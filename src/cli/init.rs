@@ -1,6 +1,5 @@
 //! `kugetsu init`.
 
-use std::io::IsTerminal as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -9,7 +8,7 @@ use clap::Args;
 
 use super::context::Context;
 use super::live::{LiveView, Progress};
-use super::output::{Output, confirm, count, money};
+use super::output::{Output, can_ask, confirm, count};
 use super::permit::presets;
 use super::signals::with_signals;
 use super::turn::LimitArgs;
@@ -17,6 +16,7 @@ use super::{CommandError, Outcome, prompt};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::permission::Preset;
 use kugetsu_api::{Address, ErrorCode, RepoRef, SessionId, TransportChoice, TransportKind};
+use kugetsu_engine::money::print_usd;
 use kugetsu_engine::operations::{EngineError, InitReport, InitRequest, Subject, TurnOptions};
 
 #[derive(Debug, Args)]
@@ -122,7 +122,7 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         output.text(format!("  permissions {}", record.policy.preset));
         if let Some(cost) = &record.prompted {
             let tokens = count(cost.tokens.total(), "token");
-            output.text(format!("  prompt      {tokens}, {}", money(cost.cost_usd)));
+            output.text(format!("  prompt      {tokens}, {}", print_usd(cost.cost_usd)));
         }
         output.note(format!("next: kugetsu start {}#14 \"what to do\"", record.repo));
     }
@@ -167,7 +167,7 @@ pub(super) fn offer(
         // The turn itself reports it.
         Err(_) => return Ok(None),
     }
-    let ask = !output.json && std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    let ask = !output.json && can_ask();
     let here = || context.clone_repo().ok().flatten();
     if !ask || here().is_none_or(|clone| clone.repo != *repo) {
         return Ok(None);

@@ -111,11 +111,6 @@ pub(super) struct IssuePrompt {
     pub(super) title: String,
 }
 
-/// Whether a command without a message may ask a person about the issue's text.
-pub(super) fn can_ask() -> bool {
-    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
-}
-
 /// Fetches the issue and shows on stderr what the model will be told. With `ask`, a person must agree.
 pub(super) fn prompt(
     (address, typed): (&Address, &str),

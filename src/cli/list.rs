@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::Outcome;
 use super::context::{Context, duration};
-use super::output::{Output, money};
+use super::output::Output;
 use super::table::{Cell, Column};
 use super::terminal::safe_line;
 use kugetsu_api::exit::ExitStatus;
@@ -18,6 +18,7 @@ use kugetsu_api::json;
 use kugetsu_api::output::{ListFieldsOutput, ListRest, ListedFields};
 use kugetsu_api::{BrokenFile, RepoRef, SessionState, SessionSummary};
 use kugetsu_engine::duration::print_duration;
+use kugetsu_engine::money::print_usd;
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
@@ -226,10 +227,9 @@ impl Field {
 const LONGEST_TITLE: usize = 40;
 
 /// The order of the sessions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Sort {
     /// The one that changed last comes first.
-    #[default]
     Updated,
     /// By their references.
     Ref,
@@ -273,7 +273,7 @@ impl Found {
             Field::State => Cell::new(self.state.as_str(), self.state.into()),
             Field::Turns => summary.totals.turns.to_string().into(),
             Field::Tokens => summary.totals.tokens.total().to_string().into(),
-            Field::CostUsd => money(summary.totals.cost_usd).into(),
+            Field::CostUsd => print_usd(summary.totals.cost_usd).into(),
             Field::Age => print_duration(Duration::from_secs(self.age.as_secs())).into(),
             Field::Updated => summary.updated.strftime("%F %T UTC").to_string().into(),
             Field::Session => summary

@@ -3,13 +3,14 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-use super::output::{count, money};
+use super::output::count;
 use super::printer::Show;
 use super::status_line::{StatusLine, StatusLineEnder};
 use super::terminal::safe_line;
 use jiff::Timestamp;
 use kugetsu_api::{StreamEvent, StreamLine};
 use kugetsu_engine::duration::print_duration;
+use kugetsu_engine::money::print_usd;
 use kugetsu_engine::turn::stream::tool_label;
 
 /// The interval between two lines where there is no terminal.
@@ -195,7 +196,7 @@ impl LiveView {
         }
         if self.tokens > 0 {
             parts.push(count(self.tokens, "token"));
-            parts.push(money(self.cost_usd));
+            parts.push(print_usd(self.cost_usd));
         }
         parts.push(safe_line(&self.activity));
         parts.join(separator)

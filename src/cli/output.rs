@@ -226,11 +226,6 @@ pub(super) fn write_error() -> Option<CommandError> {
     Some(error.hint("the operation itself is done and on record; see: kugetsu show, kugetsu logs"))
 }
 
-/// Formats a cost.
-pub(super) fn money(usd: f64) -> String {
-    kugetsu_engine::settings::print_usd(usd)
-}
-
 /// A size in decimal units: `812 B`, `1.2 MB`.
 pub(super) fn size(bytes: u64) -> String {
     let mut value = bytes as f64;
@@ -247,6 +242,11 @@ pub(super) fn size(bytes: u64) -> String {
 /// A number with its noun: `1 step`, `2 steps`.
 pub(super) fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Whether a person can be asked: a question goes to stderr, and the answer comes from stdin.
+pub(super) fn can_ask() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
 /// Asks a yes-or-no question on the terminal. Any answer except a clear yes counts as no. Reads a line, not a key,

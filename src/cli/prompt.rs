@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::CommandError;
 use super::editor::Draft;
-use super::output::Output;
+use super::output::{Output, can_ask};
 use kugetsu_api::ErrorCode;
 
 /// Marks a word of a message that begins like an option. No argument of a process contains this byte.
@@ -85,7 +85,7 @@ pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
 
 /// The prompt from the user's editor, which begins with these words. `about` is the address of the session.
 pub(super) fn edit(words: &[String], about: &str) -> Result<String, CommandError> {
-    if !super::editor::has_terminal() {
+    if !can_ask() {
         return Err(CommandError::usage(
             "an editor needs a terminal on stdin and stderr",
             "write the message after the reference, or pipe it in and write `-`",

@@ -1,13 +1,11 @@
 //! `kugetsu prune`.
 
-use std::io::IsTerminal as _;
-
 use clap::Args;
 
 use super::Outcome;
 use super::context::Context;
 use super::list::broken_file;
-use super::output::{Output, confirm, count};
+use super::output::{Output, can_ask, confirm, count};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{KeptView, OrphanView, PruneOutput};
 use kugetsu_engine::operations::{Orphan, Pruned};
@@ -23,7 +21,6 @@ pub(super) fn run(args: &PruneArgs, context: &Context, output: Output) -> Outcom
     let engine = &context.engine;
     let listed = engine.orphans()?;
     let orphans = listed.found;
-    let ask = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     if !output.json {
         for (path, why) in &listed.broken {
             output.note(format!("kugetsu: {} is left out: {why}", path.display()));
@@ -44,7 +41,7 @@ pub(super) fn run(args: &PruneArgs, context: &Context, output: Output) -> Outcom
         }
     }
     let go = !orphans.is_empty()
-        && (args.force || (ask && !output.json && confirm("Move these records to the trash?")));
+        && (args.force || (can_ask() && !output.json && confirm("Move these records to the trash?")));
     let pruned = if go {
         engine.prune(&orphans, args.force)?
     } else {

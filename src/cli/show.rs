@@ -7,7 +7,7 @@ use super::Outcome;
 use super::complete::References;
 use super::context::Context;
 use super::ending::{describe_changes, describe_refused};
-use super::output::{Output, count, money, size};
+use super::output::{Output, count, size};
 use super::table::{Cell, Column};
 use super::terminal::safe_line;
 use super::tone::Tone;
@@ -15,6 +15,7 @@ use super::turn_id::short;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{SessionWithState, ShowOutput};
 use kugetsu_api::{SessionState, TurnStatus};
+use kugetsu_engine::money::print_usd;
 
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
@@ -65,7 +66,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
             "  so far      {}, {}, {}",
             count(record.totals.turns, "turn"),
             count(record.totals.tokens.total(), "token"),
-            money(record.totals.cost_usd)
+            print_usd(record.totals.cost_usd)
         ),
         format!("  created     {}", record.created.strftime("%F %T UTC")),
         format!("  updated     {}", record.updated.strftime("%F %T UTC")),
@@ -165,7 +166,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
                     turn.started.strftime("%F %T").to_string().into(),
                     turn.steps.to_string().into(),
                     turn.tokens.total().to_string().into(),
-                    money(turn.cost_usd).into(),
+                    print_usd(turn.cost_usd).into(),
                     turn.prompt.as_deref().map(first_line).unwrap_or_default().into(),
                     turn.reason.as_str().into(),
                 ]
@@ -207,6 +208,6 @@ fn doing(status: &TurnStatus) -> String {
     let mut parts = vec![format!("step {}", status.current_step)];
     parts.extend(status.tool.as_deref().map(safe_line));
     parts.push(count(status.tokens.total(), "token"));
-    parts.push(money(status.cost_usd));
+    parts.push(print_usd(status.cost_usd));
     parts.join(", ")
 }

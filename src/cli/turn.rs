@@ -10,11 +10,10 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::context::{Context, duration, time_limit};
-use super::editor::has_terminal;
 use super::ending::{exit_of, result, summary};
 use super::form::OutputForm;
 use super::live::{LiveView, Progress, ViewArgs};
-use super::output::Output;
+use super::output::{Output, can_ask};
 use super::printer::{Printer, Screen, Show, Verbosity};
 use super::signals::with_signals;
 use super::turn_id::ChosenId;
@@ -22,10 +21,11 @@ use super::{CommandError, Outcome, detach, init, issue, prompt, wait};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{Address, ErrorCode, TransportChoice};
 use kugetsu_engine::SHORTEST_SECRET;
+use kugetsu_engine::money::parse_usd;
 use kugetsu_engine::operations::{
     EngineError, Mode, Subject, TurnHandle, TurnOptions, TurnReport, TurnRequest, WorktreeRequest,
 };
-use kugetsu_engine::settings::{OnAskSetting, Settings, parse_model, parse_usd};
+use kugetsu_engine::settings::{OnAskSetting, Settings, parse_model};
 use kugetsu_engine::turn::answers::{Answers, OnAsk, Reply};
 use kugetsu_engine::turn::stream::{Feed, StreamEvent};
 use kugetsu_engine::turn::{Interrupt, Limits, Responder};
@@ -349,13 +349,13 @@ pub(super) fn run(
         && !args.edit
         && !args.with_issue
         && !output.json
-        && issue::can_ask();
+        && can_ask();
     let with_issue = args.with_issue || ask;
     let (mut prompt, mut issue_title) = if let Some(detached) = &context.detached {
         (detached.prompt(), detached.issue_title())
     } else if message.is_empty() && !args.edit && (with_issue || has_undelivered_answer(context, &address)) {
         (String::new(), None)
-    } else if args.edit || (message.is_empty() && mode != Mode::Start && has_terminal()) {
+    } else if args.edit || (message.is_empty() && mode != Mode::Start && can_ask()) {
         // Nobody should write a message for nothing.
         context.engine.check_mode(&address, mode)?;
         (prompt::edit(message, &address.to_string())?, None)

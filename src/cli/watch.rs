@@ -13,13 +13,14 @@ use uuid::Uuid;
 use super::complete::References;
 use super::context::Context;
 use super::logs::{POLL, wait_for};
-use super::output::{Output, count, is_closed, money};
+use super::output::{Output, count, is_closed};
 use super::terminal::safe_line;
 use super::{CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{Address, ErrorCode, LiveTurn, RepoRef, StreamEvent, StreamLine};
 use kugetsu_engine::Redactor;
 use kugetsu_engine::duration::print_duration;
+use kugetsu_engine::money::print_usd;
 use kugetsu_engine::turn::stream::describe;
 
 /// The interval between two searches for turns that have begun.
@@ -200,7 +201,7 @@ impl Watch<'_> {
                 ..
             } => {
                 let took = print_duration(Duration::from_millis(*duration_ms));
-                let spent = format!("{}, {}", count(tokens.total(), "token"), money(*cost_usd));
+                let spent = format!("{}, {}", count(tokens.total(), "token"), print_usd(*cost_usd));
                 self.tell(address, &format!("{verdict} in {took}: {spent}"));
                 if !reason.is_empty() {
                     self.tell(address, reason);

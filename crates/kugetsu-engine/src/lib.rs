@@ -25,6 +25,7 @@ pub mod duration;
 mod environment;
 mod git;
 pub mod log_file;
+pub mod money;
 pub mod operations;
 pub mod settings;
 pub mod transport;

@@ -35,35 +35,30 @@ impl Engine {
         checks: &mut Vec<Check>,
     ) {
         let wanted = request.model.as_deref().or(self.settings.model.as_deref());
-        let listed = match self.models(opencode, here) {
-            Ok(models) => models,
-            Err(problem) => {
+        checks.push(match (self.models(opencode, here), wanted) {
+            (Err(problem), _) => {
                 let text = format!("`opencode models` {problem}");
-                checks.push(check_of_opencode("model", Health::Unknown, text));
-                Vec::new()
+                check_of_opencode("model", Health::Unknown, text)
             }
-        };
-        let known = |model: &str| listed.iter().any(|known| known == model);
-        match wanted {
-            // Not listed at all: said above.
-            _ if listed.is_empty() && checks.last().is_some_and(|check| check.what == "model") => {}
-            _ if listed.is_empty() => checks.push(check_of_opencode(
+            (Ok(models), _) if models.is_empty() => check_of_opencode(
                 "model",
                 Health::Bad,
                 "opencode has no model: log in with `opencode auth login`, or configure a provider in opencode.json",
-            )),
-            Some(model) if known(model) => checks.push(check("model", Health::Good, model)),
-            Some(model) => checks.push(check_of_opencode(
+            ),
+            (Ok(models), Some(model)) if models.iter().any(|known| known == model) => {
+                check("model", Health::Good, model)
+            }
+            (Ok(_), Some(model)) => check_of_opencode(
                 "model",
                 Health::Bad,
                 format!("opencode does not know {model}; `opencode models` lists those that it knows"),
-            )),
-            None => checks.push(check(
+            ),
+            (Ok(models), None) => check(
                 "model",
                 Health::Good,
-                format!("opencode's own choice of {}", listed.len()),
-            )),
-        }
+                format!("opencode's own choice of {}", models.len()),
+            ),
+        });
         if request.ask {
             checks.push(self.ask_model(opencode, here, wanted));
         }

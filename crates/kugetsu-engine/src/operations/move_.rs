@@ -49,7 +49,7 @@ impl Engine {
             .filter(|record| {
                 let clone = clone_of(record);
                 old.as_deref()
-                    .is_some_and(|old| is_in(clone, old) || is_in(old, clone))
+                    .is_some_and(|old| clone.starts_with(old) || old.starts_with(clone))
                     || !clone.is_dir()
             })
             .map(|record| record.address)
@@ -172,9 +172,4 @@ impl Engine {
         record.worktree = Some(new);
         Ok(record)
     }
-}
-
-/// Whether a folder is the other one or below it.
-fn is_in(folder: &Path, other: &Path) -> bool {
-    folder.starts_with(other)
 }

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::duration::{parse_duration, parse_time_limit};
+use crate::money::parse_usd;
 use crate::turn::answers::Strategy;
 use crate::worktree::parse_extra;
 use kugetsu_api::TransportChoice;
@@ -204,25 +205,6 @@ fn lines<T>(text: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<
 
 fn whole<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "expected a whole number".to_owned())
-}
-
-/// Reads an amount of US dollars.
-pub fn parse_usd(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
-        _ => Err("expected an amount of US dollars such as 0.50".to_owned()),
-    }
-}
-
-/// Formats a cost for people. It is often a fraction of a cent.
-pub fn print_usd(usd: f64) -> String {
-    if usd == 0.0 {
-        "$0".to_owned()
-    } else if usd < 0.01 {
-        format!("${usd:.6}")
-    } else {
-        format!("${usd:.2}")
-    }
 }
 
 /// Reads a model in opencode's form. If the provider were missing, `opencode serve` would use the session's own model.

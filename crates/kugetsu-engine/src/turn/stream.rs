@@ -12,9 +12,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use crate::money::print_usd;
 pub use crate::opencode::tool_label;
 use crate::redact::Redactor;
-use crate::settings::print_usd;
 use crate::store::{RecordKey, Store, StoreError};
 pub use kugetsu_api::{STREAM_SCHEMA as SCHEMA, StreamEvent, StreamLine};
 
