@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::Opencode;
 use super::log_lines::{failed_attempt, is_log_line, refused_agent, server_failure};
@@ -213,12 +213,11 @@ impl StderrTail {
     }
 }
 
-/// Waits until a [`read_stderr`] task has read the last output of an opencode that has ended. Waits only briefly,
-/// because processes that opencode left behind may hold the pipe open.
-pub async fn wait_until_read(reader: &mut JoinHandle<()>) {
-    if !reader.is_finished() {
-        let _ = tokio::time::timeout(Duration::from_secs(1), reader).await;
-    }
+/// Waits until the tasks have read the last output of an opencode that has ended. Waits only briefly, because processes
+/// that opencode left behind may hold the pipes open. May be cancelled and called again.
+pub async fn wait_until_read(readers: &mut JoinSet<()>) {
+    let all_read = async { while readers.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(Duration::from_secs(1), all_read).await;
 }
 
 /// Reports that opencode prints only on standard error.

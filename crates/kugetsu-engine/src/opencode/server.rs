@@ -1,7 +1,7 @@
 //! A private `opencode serve` on loopback, with a random password. The server ends with the value that owns it.
 
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::environment::{Launch, read_stderr, wait_until_read};
 use super::{Api, ApiError, Problem, StderrTail, found_database_locked};
@@ -17,7 +17,7 @@ pub struct Server {
     process: Guarded,
     api: Api,
     stderr: StderrTail,
-    readers: Vec<JoinHandle<()>>,
+    readers: JoinSet<()>,
 }
 
 /// Why a server could not be started.
@@ -83,15 +83,15 @@ impl Server {
         spec.remove_env.push("OPENCODE_SERVER_USERNAME".into());
         let mut process = Guarded::spawn(spec).await?;
         let stderr = StderrTail::default();
-        let mut readers = Vec::new();
+        let mut readers = JoinSet::new();
         if let Some(pipe) = process.stderr.take() {
-            readers.push(tokio::spawn(read_stderr(
+            readers.spawn(read_stderr(
                 pipe,
                 stderr.clone(),
                 launch.debug_log.clone(),
                 launch.secrets.redactor.clone(),
                 None,
-            )));
+            ));
         }
         let Some(stdout) = process.stdout.take() else {
             return Err(not_ready("its standard output is closed", &stderr));
@@ -109,9 +109,7 @@ impl Server {
             Ok(Some(url)) => url,
             Ok(None) => {
                 let exit = process.wait().await;
-                for reader in &mut readers {
-                    wait_until_read(reader).await;
-                }
+                wait_until_read(&mut readers).await;
                 return Err(not_ready(&format!("it ended ({exit})"), &stderr));
             }
             Err(_) => {
@@ -123,10 +121,10 @@ impl Server {
                 ));
             }
         };
-        readers.push(tokio::spawn(async move {
+        readers.spawn(async move {
             // Keep reading, because a server that cannot write its standard output may spin or stop.
             while let Ok(Some(_)) = lines.next_line().await {}
-        }));
+        });
         let api = Api::new(url, password, &launch.directory);
         let mut server = Self {
             process,
@@ -164,9 +162,7 @@ impl Server {
     /// Waits until the server has ended and its standard error has been read. Cancel-safe.
     pub async fn ended(&mut self) -> Exit {
         let exit = self.process.wait().await;
-        for reader in &mut self.readers {
-            wait_until_read(reader).await;
-        }
+        wait_until_read(&mut self.readers).await;
         exit
     }
 
@@ -178,9 +174,7 @@ impl Server {
             self.process.terminate().await;
         }
         let _ = self.process.wait().await;
-        for reader in self.readers.drain(..) {
-            reader.abort();
-        }
+        self.readers.abort_all();
     }
 }
 

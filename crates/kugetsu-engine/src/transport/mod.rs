@@ -332,13 +332,3 @@ impl From<DatabaseError> for TransportError {
         Self::Database(Arc::new(error))
     }
 }
-
-/// Ends the tasks of a link and waits until they are gone, so that the raw log is complete.
-async fn end_tasks(tasks: Vec<tokio::task::JoinHandle<()>>) {
-    for task in &tasks {
-        task.abort();
-    }
-    for task in tasks {
-        let _ = task.await;
-    }
-}

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use self::fork_search::ForkSearch;
 use self::output::read_events;
@@ -44,8 +44,8 @@ struct RunLink {
     agent_refused: Option<String>,
     /// The process is still to be killed. Kept here because [`TurnLink::next`] may be cancelled before that is done.
     kill_due: bool,
-    tasks: Vec<JoinHandle<()>>,
-    stderr_reader: Option<JoinHandle<()>>,
+    tasks: JoinSet<()>,
+    stderr_reader: JoinSet<()>,
 }
 
 impl RunLink {
@@ -58,8 +58,8 @@ impl RunLink {
             stderr: StderrTail::default(),
             agent_refused: None,
             kill_due: false,
-            tasks: Vec::new(),
-            stderr_reader: None,
+            tasks: JoinSet::new(),
+            stderr_reader: JoinSet::new(),
         }
     }
 }
@@ -125,23 +125,21 @@ impl TurnLink for RunLink {
             let debug_log = self.spec.launch.debug_log.clone();
             let (reporter, reports) = mpsc::channel(64);
             stderr_reports = Some(reports);
-            self.stderr_reader = Some(tokio::spawn(read_stderr(
+            self.stderr_reader.spawn(read_stderr(
                 pipe,
                 self.stderr.clone(),
                 debug_log,
                 self.spec.launch.secrets.redactor.clone(),
                 Some(reporter),
-            )));
+            ));
         }
         let (sender, events) = mpsc::channel(256);
-        match process.stdout.take() {
-            Some(stdout) => self.tasks.push(tokio::spawn(read_events(stdout, raw, sender))),
-            None => {
-                return Err(TransportError::NotReady(
-                    "its standard output is closed".to_owned(),
-                ));
-            }
-        }
+        let Some(stdout) = process.stdout.take() else {
+            return Err(TransportError::NotReady(
+                "its standard output is closed".to_owned(),
+            ));
+        };
+        self.tasks.spawn(read_events(stdout, raw, sender));
         let (reporter, reports) = mpsc::channel(256);
         let watch = Watch {
             events,
@@ -151,7 +149,7 @@ impl TurnLink for RunLink {
             reports: reporter,
             failed_attempts: 0,
         };
-        self.tasks.push(tokio::spawn(watch.run()));
+        self.tasks.spawn(watch.run());
         self.reports = Some(reports);
         self.process = Some(process);
         Ok(())
@@ -198,9 +196,7 @@ impl TurnLink for RunLink {
             return TransportEvent::Error(ErrorPayload::outside("Agent", message));
         }
         // The last lines on standard error are evidence.
-        if let Some(reader) = &mut self.stderr_reader {
-            wait_until_read(reader).await;
-        }
+        wait_until_read(&mut self.stderr_reader).await;
         TransportEvent::Ended(End {
             exit: Some(exit),
             stderr: self.stderr.lines(),
@@ -228,7 +224,8 @@ impl TurnLink for RunLink {
             }
             let _ = process.wait().await;
         }
-        let tasks: Vec<_> = self.tasks.drain(..).chain(self.stderr_reader.take()).collect();
-        super::end_tasks(tasks).await;
+        // The raw log is complete when its tasks are gone.
+        self.tasks.shutdown().await;
+        self.stderr_reader.shutdown().await;
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::raw_log::RawLog;
 use super::serve_events::{Listener, ServerReport, poll_waiting};
@@ -40,7 +40,7 @@ struct ServerLink {
     session: Option<SessionId>,
     sender: mpsc::Sender<ServerReport>,
     reports: mpsc::Receiver<ServerReport>,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: JoinSet<()>,
     answer: Option<Result<TurnAnswer, ApiError>>,
     idle: bool,
     /// When the session counts as idle without an event. Set once the prompt is answered.
@@ -156,7 +156,7 @@ impl Connector for PrivateServer {
             session: None,
             sender,
             reports,
-            tasks: Vec::new(),
+            tasks: JoinSet::new(),
             answer: None,
             idle: false,
             idle_deadline: None,
@@ -195,24 +195,18 @@ impl TurnLink for ServerLink {
         let redactor = self.spec.launch.secrets.redactor.clone();
         let raw = RawLog::open(self.spec.raw_log.clone(), redactor).await?;
         let listener = Listener::new(session.clone(), raw);
-        self.tasks.push(tokio::spawn(listener.run(
-            api.clone(),
-            stream,
-            self.sender.clone(),
-        )));
-        self.tasks.push(tokio::spawn(poll_waiting(
-            api.clone(),
-            self.sender.clone(),
-            WAITING_POLL,
-        )));
+        self.tasks
+            .spawn(listener.run(api.clone(), stream, self.sender.clone()));
+        self.tasks
+            .spawn(poll_waiting(api.clone(), self.sender.clone(), WAITING_POLL));
         let (sender, text) = (self.sender.clone(), text.to_owned());
         let (model, agent) = (self.spec.model.clone(), self.spec.agent.clone());
-        self.tasks.push(tokio::spawn(async move {
+        self.tasks.spawn(async move {
             let answer = api
                 .message(&session, &text, model.as_deref(), agent.as_deref())
                 .await;
             let _ = sender.send(ServerReport::Answered(answer)).await;
-        }));
+        });
         Ok(())
     }
 
@@ -294,7 +288,8 @@ impl TurnLink for ServerLink {
     }
 
     async fn close(&mut self, now: bool) {
-        super::end_tasks(self.tasks.drain(..).collect()).await;
+        // The raw log is complete when its tasks are gone.
+        self.tasks.shutdown().await;
         self.server.stop(now).await;
     }
 }

@@ -262,17 +262,41 @@ async fn budget() -> usize {
     count
 }
 
-#[tokio::test]
-async fn an_opencode_that_refused_the_agent_is_killed_although_next_was_cancelled() {
+/// A specification whose opencode is `program`, and that program, started with `argument` under a guard.
+async fn started(program: &str, argument: &str) -> (TurnSpec, Guarded) {
     let mut spec = spec(Path::new("/nonexistent/opencode.db"));
     let containment = &mut spec.launch.containment;
     containment.guard_program = kugetsu_binary();
     containment.environment = Environment::new(std::env::vars_os(), "/".into(), kugetsu_binary());
-    spec.launch.opencode.program = "/bin/sleep".into();
+    spec.launch.opencode.program = program.into();
     spec.launch.directory = "/".into();
-    let process = Guarded::spawn(spec.launch.guard_spec(vec!["3600".into()]))
+    let process = Guarded::spawn(spec.launch.guard_spec(vec![argument.into()]))
         .await
         .unwrap();
+    (spec, process)
+}
+
+#[tokio::test]
+async fn a_link_closes_after_it_has_waited_for_the_last_lines_on_standard_error() {
+    let (spec, process) = started("/bin/sleep", "0").await;
+    let mut link = RunLink {
+        process: Some(process),
+        reports: Some(mpsc::channel(1).1),
+        ..RunLink::new(&spec)
+    };
+    let ended = async {
+        assert!(matches!(link.next().await, TransportEvent::Ended(_)));
+        // The reader is done only after the link has begun to wait for it.
+        link.stderr_reader.spawn(tokio::task::yield_now());
+        assert!(matches!(link.next().await, TransportEvent::Ended(_)));
+        link.close(false).await;
+    };
+    tokio::time::timeout(SOON, ended).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_opencode_that_refused_the_agent_is_killed_although_next_was_cancelled() {
+    let (spec, process) = started("/bin/sleep", "3600").await;
     let (reporter, reports) = mpsc::channel(1);
     let refused = Report::AgentRefused("agent \"nosuch\" not found".to_owned());
     reporter.send(refused).await.ok().unwrap();
