@@ -23,10 +23,10 @@ pub(super) struct TestProgram {
     folder: PathBuf,
 }
 
-/// Builds everything, because tests start `kugetsu` and the fake opencode, which cargo does not build for every one of
-/// them.
+/// Builds everything but the benchmarks, because tests start `kugetsu` and the fake opencode, which cargo does not build
+/// for every one of them.
 pub(super) fn build() -> Result<Vec<TestProgram>, Failure> {
-    let mut command = cargo(&["build", "--workspace", "--all-targets"]);
+    let mut command = cargo(&["build", "--workspace", "--lib", "--bins", "--tests"]);
     command
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped());
@@ -47,12 +47,11 @@ pub(super) fn build() -> Result<Vec<TestProgram>, Failure> {
     Ok(programs)
 }
 
-/// The test program in a message of cargo. Benchmarks are built as tests too, but have none.
+/// The test program in a message of cargo.
 fn artifact(message: &str) -> Option<TestProgram> {
     let message: Value = serde_json::from_str(message).ok()?;
     let target = &message["target"];
-    let is_bench = target["kind"].as_array()?.iter().any(|kind| kind == "bench");
-    if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true || is_bench {
+    if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
         return None;
     }
     Some(TestProgram {
