@@ -62,7 +62,7 @@ impl Detached {
         });
         let (engine, subject) = (engine.clone(), Subject::Session(address.clone()));
         tokio::task::spawn_blocking(move || {
-            let log = engine.open_log(&subject, LOG);
+            let log = engine.open_lasting_log(&subject, LOG);
             let log = log
                 .inspect_err(|error| tracing::warn!("{LOG} cannot be opened: {error}"))
                 .ok();

@@ -146,8 +146,12 @@ impl LogWriter {
     /// Opens the compressed form of the log with this path, to append to it. Blocks.
     pub(crate) fn append(path: &Path, max: Option<u64>) -> Result<Self, FsError> {
         let path = compressed(path);
-        if path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
-            mend(&path)?;
+        let max = max.unwrap_or(u64::MAX);
+        match path.metadata().map_or(0, |metadata| metadata.len()) {
+            0 => {}
+            // An earlier writer has reached the limit.
+            length if length > max => return Ok(Self { encoder: None, max }),
+            _ => mend(&path)?,
         }
         let file = fsx::create_append(&path)?;
         let failed = |source| FsError::Io {
@@ -159,7 +163,7 @@ impl LogWriter {
         let encoder = Encoder::new(Counted { file, length }, LEVEL).map_err(failed)?;
         Ok(Self {
             encoder: Some(encoder),
-            max: max.unwrap_or(u64::MAX),
+            max,
         })
     }
 
@@ -242,6 +246,8 @@ pub(crate) fn compress(mut from: impl Read, to: &Path) -> Result<fsx::Staged, Fs
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -304,8 +310,16 @@ mod tests {
             writer.write(&[format!("{}\n", uuid::Uuid::new_v4()).as_bytes(), &[number as u8]]);
         }
         drop(writer);
-        assert!(compressed(&path).metadata().unwrap().len() < 300);
+        let full = compressed(&path).metadata().unwrap();
+        assert!(full.len() < 300);
         assert!(read_all(&path).ends_with(CUT));
+        LogWriter::append(&path, Some(64)).unwrap().write(&[b"more\n"]);
+        let after = compressed(&path).metadata().unwrap();
+        assert_eq!(
+            (after.ino(), after.len()),
+            (full.ino(), full.len()),
+            "a full log is left as it is"
+        );
     }
 
     proptest! {

@@ -75,6 +75,10 @@ fn a_hook_that_fails_stops_what_it_guards() {
         assert!(output.stderr().contains(word), "{word}\n{output}");
     }
     assert!(fs::read_to_string(&log).unwrap().contains("no compiler"));
+    // A log that has grown large makes room for a new one.
+    let large = 5 << 20;
+    let file = fs::OpenOptions::new().write(true).open(&log).unwrap();
+    file.set_len(large).unwrap();
     // The hook runs again, because it has not succeeded yet.
     configure(
         &world,
@@ -83,6 +87,8 @@ fn a_hook_that_fails_stops_what_it_guards() {
     let output = start(&world, &["--worktree"]);
     output.expect_status(1);
     assert!(output.stderr().contains("hook_before_turn"), "{output}");
+    assert!(log.metadata().unwrap().len() < 4096);
+    assert_eq!(log.with_extension("log.old").metadata().unwrap().len(), large);
     assert!(worktree_of(&world, "14").join("made").exists());
     assert_eq!(turn_folders(&world), Vec::<PathBuf>::new());
     assert_eq!(world.sessions().len(), 1, "the base alone");

@@ -116,7 +116,7 @@ impl Engine {
             return Ok(None);
         };
         let key = RecordKey::from(&record.address);
-        let mut log = self.store.open_log(&key, LOG)?;
+        let mut log = self.store.open_lasting_log(&key, LOG)?;
         let at = Timestamp::now().strftime("%FT%TZ");
         let _ = writeln!(
             log,

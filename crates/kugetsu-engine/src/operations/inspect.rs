@@ -94,16 +94,16 @@ impl Engine {
 
     /// Opens the log of `--debug` to append to.
     pub fn open_debug_log(&self, subject: &Subject) -> Result<File, EngineError> {
-        self.open_log(subject, DEBUG_LOG)
+        self.open_lasting_log(subject, DEBUG_LOG)
     }
 
-    /// Opens a log in a session's folder to append to.
-    pub fn open_log(&self, subject: &Subject, name: &str) -> Result<File, EngineError> {
+    /// Opens a log in a session's folder to which every turn appends.
+    pub fn open_lasting_log(&self, subject: &Subject, name: &str) -> Result<File, EngineError> {
         let key: RecordKey = match subject {
             Subject::Session(address) => address.into(),
             Subject::Base(repo) => repo.into(),
         };
-        Ok(self.store.open_log(&key, name)?)
+        Ok(self.store.open_lasting_log(&key, name)?)
     }
 
     /// The size of a session's record and files, in bytes.

@@ -45,7 +45,7 @@ pub(super) fn dropped(record: &SessionRecord) -> Vec<String> {
     let open = record.pending.iter().filter(|request| request.answer.is_none());
     open.map(|request| {
         format!(
-            "the turn before waited for an answer, which this turn gave up: {}; answer first next time: kugetsu answer {}",
+            "the turn before waited for an answer, which the prompt of this turn replaces: {}; answer first next time: kugetsu answer {}",
             describe(request),
             record.address
         )

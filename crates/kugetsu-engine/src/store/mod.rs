@@ -63,6 +63,8 @@ use lock::Attempt;
 
 /// The size limit of a live turn's files.
 const MAX_RUN: u64 = 1 << 20;
+/// The size from which a log that never ends makes room for a new one, in bytes.
+const LASTING_LOG: u64 = 4 << 20;
 
 /// kugetsu's home folder. Creating and cloning this value is cheap: nothing is read or written before a method needs
 /// it.
@@ -115,7 +117,20 @@ impl Store {
         Ok(folder)
     }
 
-    /// Opens a log in a key's folder for appending, such as `debug.log` or `<turn>.events.jsonl`.
+    /// Opens a log to which every turn of a key appends, such as `hooks.log`. A log that has grown large makes room
+    /// first: it stays as `NAME.old` until the next one is as large.
+    pub fn open_lasting_log(&self, key: &RecordKey, name: &str) -> Result<File, StoreError> {
+        let path = self.folder(key).join(name);
+        if path
+            .symlink_metadata()
+            .is_ok_and(|metadata| metadata.len() > LASTING_LOG)
+        {
+            fsx::rename_durable(&path, &path.with_file_name(format!("{name}.old")))?;
+        }
+        self.open_log(key, name)
+    }
+
+    /// Opens a log in a key's folder for appending, such as `<turn>.events.jsonl`.
     pub fn open_log(&self, key: &RecordKey, name: &str) -> Result<File, StoreError> {
         let path = self.folder(key).join(name);
         self.make_folder_of(&path)?;

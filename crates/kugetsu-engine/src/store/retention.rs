@@ -339,11 +339,16 @@ impl<'a> Collection<'a> {
         let is_too_much = |size| self.retention.session.is_some_and(|max| size > max);
         // Most sessions have nothing to do. This shows it without their record: the stream that changed last is that of
         // the newest turn.
-        let last = logs.iter().rfind(|log| log.kind == Kind::Stream);
-        let last = last.map(|log| log.path.clone());
-        let is_old = |log: &Log| log.age() > self.retention.keep;
-        let has_work =
-            |log: &Log| Some(&log.path) != last.as_ref() && (is_old(log) || log.is_worth_packing());
+        let newest = logs.iter().rfind(|log| log.kind == Kind::Stream);
+        let newest = newest.map(|log| log.turn);
+        let has_work = |log: &Log| {
+            let is_old = log.age() > self.retention.keep;
+            if Some(log.turn) == newest {
+                log.kind == Kind::Raw && log.is_worth_packing()
+            } else {
+                is_old || log.is_worth_packing()
+            }
+        };
         if !is_too_much(size) && !logs.iter().any(has_work) {
             return logs;
         }
