@@ -12,6 +12,7 @@ mod npm;
 pub(crate) use deb::install_tool as install_cargo_deb;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -247,11 +248,16 @@ fn make_folder(folder: &Path) -> Result<(), Failure> {
     fs::create_dir_all(folder).map_err(Failure::because(folder.display()))
 }
 
+/// The mode of a program; other files have 644. npm packs modes as they are, and the mask of the user is not the
+/// packages' business.
+const PROGRAM: u32 = 0o755;
+
 fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<(), Failure> {
     if let Some(folder) = path.parent() {
         make_folder(folder)?;
     }
-    fs::write(path, content).map_err(Failure::because(path.display()))
+    fs::write(path, content).map_err(Failure::because(path.display()))?;
+    set_mode(path, 0o644)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
@@ -265,5 +271,10 @@ fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
             to.display()
         ))
     })?;
-    Ok(())
+    set_mode(to, 0o644)
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<(), Failure> {
+    let mode = fs::Permissions::from_mode(mode);
+    fs::set_permissions(path, mode).map_err(Failure::because(path.display()))
 }

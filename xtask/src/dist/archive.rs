@@ -7,7 +7,7 @@ use std::process::Command;
 
 use kugetsu_testing::workspace_root;
 
-use super::{Release, copy, write};
+use super::{PROGRAM, Release, copy, set_mode, write};
 use crate::step::{Failure, output};
 
 /// Where each shell looks for completions, below `share`.
@@ -24,7 +24,9 @@ const ZSH_FIRST_TAB: &str = "[[ $funcstack[1] == _kugetsu ]] && _clap_dynamic_co
 /// Lays out what is installed. The program itself prints its manual pages and completions.
 pub(super) fn lay_out(release: &Release, binary: &Path) -> Result<(), Failure> {
     let tree = &release.tree;
-    copy(binary, &tree.join("bin/kugetsu"))?;
+    let program = tree.join("bin/kugetsu");
+    copy(binary, &program)?;
+    set_mode(&program, PROGRAM)?;
     let share = tree.join("share");
     for name in ["README.md", "LICENSE", "CHANGELOG.md"] {
         copy(

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::npm::NAME;
-use super::{Release, copy, make_folder, write};
+use super::{PROGRAM, Release, copy, make_folder, set_mode, write};
 use crate::step::{Failure, output};
 
 /// A host name that only `/etc/hosts` of the clean root knows. Nothing listens on its port.
@@ -117,10 +117,9 @@ impl<'a> Root<'a> {
         make_folder(&folder.join("home"))?;
         write(&folder.join("etc/hosts"), "127.0.0.1 forge.test\n")?;
         for library in libraries {
-            copy(
-                library,
-                &folder.join(library.strip_prefix("/").unwrap_or(library)),
-            )?;
+            let path = folder.join(library.strip_prefix("/").unwrap_or(library));
+            copy(library, &path)?;
+            set_mode(&path, PROGRAM)?;
         }
         Ok(Self {
             folder,

@@ -1,13 +1,12 @@
 //! The npm packages: one holds the program of a platform, and the other, which people install, starts it.
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use kugetsu_testing::workspace_root;
 use serde_json::{Value, json};
 
-use super::{Release, copy, write};
+use super::{PROGRAM, Release, copy, set_mode, write};
 use crate::step::{Failure, output};
 
 /// The package that people install.
@@ -38,7 +37,9 @@ pub(super) fn make(release: &Release) -> Result<(), Failure> {
     };
 
     let folder = release.stage.join("npm").join(&platform);
-    copy(&release.tree.join("bin/kugetsu"), &folder.join("bin/kugetsu"))?;
+    let program = folder.join("bin/kugetsu");
+    copy(&release.tree.join("bin/kugetsu"), &program)?;
+    set_mode(&program, PROGRAM)?;
     pack(release, &folder, &about(&platform))?;
 
     let folder = release.stage.join("npm").join(NAME);
@@ -47,8 +48,7 @@ pub(super) fn make(release: &Release) -> Result<(), Failure> {
         .replace("@PACKAGE@", &platform);
     let path = folder.join("bin/kugetsu");
     write(&path, launcher)?;
-    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(&path, executable).map_err(Failure::because(path.display()))?;
+    set_mode(&path, PROGRAM)?;
     let mut main = about(NAME);
     main["bin"] = json!({"kugetsu": "bin/kugetsu"});
     main["optionalDependencies"] = json!({platform: release.version()});
