@@ -11,7 +11,7 @@ mod npm;
 
 pub(crate) use deb::install_tool as install_cargo_deb;
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -70,17 +70,17 @@ impl Release {
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     packages::install_missing(&FOR_PACKAGES)?;
     let folder = free_folder(options.folder.as_deref())?;
+    let time = time()?;
     install_cargo_deb()?;
     let (binary, target) = match &options.binary {
         Some(binary) => (binary.clone(), host()?),
         None => build()?,
     };
-    let above = workspace_root().join("target");
-    fs::create_dir_all(&above).map_err(Failure::because(above.display()))?;
-    let stage = tempfile::Builder::new()
-        .prefix("dist-")
-        .tempdir_in(&above)
-        .map_err(Failure::because(above.display()))?;
+    let stage = workspace_root().join("target/dist-stage");
+    let _lock = lock(&stage)?;
+    if stage.exists() {
+        fs::remove_dir_all(&stage).map_err(Failure::because(stage.display()))?;
+    }
     let cargo = about_kugetsu()?;
     let name = format!(
         "kugetsu-{}-{target}",
@@ -89,10 +89,10 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let release = Release {
         cargo,
         target,
-        time: time()?,
-        tree: stage.path().join(name),
-        stage: stage.path().to_owned(),
-        packages: stage.path().join("packages"),
+        time,
+        tree: stage.join(name),
+        packages: stage.join("packages"),
+        stage,
         fast: options.binary.is_some(),
     };
     step("packages", || {
@@ -106,7 +106,17 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     step("each package in a clean root", || {
         clean_root::check(&release, &binary)
     })?;
-    publish(&release.packages, &folder)
+    publish(&release.packages, &folder)?;
+    fs::remove_dir_all(&release.stage).map_err(Failure::because(release.stage.display()))
+}
+
+/// Waits until no other command uses the folder. A command that failed or was interrupted leaves files there.
+fn lock(stage: &Path) -> Result<File, Failure> {
+    let path = stage.with_extension("lock");
+    make_folder(&workspace_root().join("target"))?;
+    let lock = File::create(&path).map_err(Failure::because(path.display()))?;
+    lock.lock().map_err(Failure::because(path.display()))?;
+    Ok(lock)
 }
 
 /// Builds a release that needs nothing but the kernel.
@@ -235,7 +245,10 @@ fn publish(packages: &Path, folder: &Path) -> Result<(), Failure> {
         fs::remove_dir_all(folder).map_err(&failed)?;
     }
     make_folder(folder)?;
-    for name in archive::names(packages)? {
+    let mut names = archive::names(packages)?;
+    // Last, so that a folder with checksums is complete.
+    names.sort_by_key(|name| name == archive::SUMS);
+    for name in names {
         let to = folder.join(&name);
         // The folder may be on another disk, where a rename cannot go.
         fs::copy(packages.join(&name), &to).map_err(Failure::because(to.display()))?;

@@ -10,6 +10,9 @@ use kugetsu_testing::workspace_root;
 use super::{PROGRAM, Release, copy, set_mode, write};
 use crate::step::{Failure, output};
 
+/// The file with the checksums.
+pub(super) const SUMS: &str = "SHA256SUMS";
+
 /// Where each shell looks for completions, below `share`.
 const COMPLETIONS: [(&str, &str); 3] = [
     ("bash", "bash-completion/completions/kugetsu"),
@@ -107,7 +110,7 @@ pub(super) fn sums(release: &Release) -> Result<(), Failure> {
     command
         .args(names(&release.packages)?)
         .current_dir(&release.packages);
-    write(&release.packages.join("SHA256SUMS"), output(&mut command)?)
+    write(&release.packages.join(SUMS), output(&mut command)?)
 }
 
 /// The names of the files in a folder, in order.
