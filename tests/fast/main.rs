@@ -15,6 +15,7 @@ mod agents;
 mod commands;
 mod control;
 mod crash;
+mod dist;
 mod docs;
 mod errors;
 mod example;

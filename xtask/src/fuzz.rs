@@ -69,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 }
 
 /// The platform that the compiler itself runs on.
-fn host() -> Result<String, Failure> {
+pub(crate) fn host() -> Result<String, Failure> {
     let output = Command::new("rustc")
         .arg("-vV")
         .output()

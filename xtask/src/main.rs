@@ -7,6 +7,7 @@
 
 mod bench;
 mod demo;
+mod dist;
 mod example;
 mod fuzz;
 mod npm;
@@ -45,6 +46,8 @@ enum Command {
     Schema,
     /// Measure what kugetsu costs, and print it as a table
     Bench(bench::Options),
+    /// Build a release, make its packages, and run each in a clean root
+    Dist(dist::Options),
     /// Run the fuzz targets, with the stable compiler
     Fuzz(fuzz::Options),
     /// Run many concurrent turns with random kills on the real opencode, and print the results as a table
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Example => example::run(),
         Command::Schema => schema::run(),
         Command::Bench(options) => bench::run(&options),
+        Command::Dist(options) => dist::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Soak(options) => soak::run(&options),
     };

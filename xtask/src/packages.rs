@@ -1,11 +1,14 @@
-//! Programs that the tests need from the operating system, installed if possible.
+//! Programs that the project needs from the operating system, installed if possible.
 
 use std::process::Command;
 
 use crate::step::{Failure, program};
 
 /// A program, and the Debian package that contains it.
-const NEEDED: [(&str, &str); 9] = [
+type Needed = (&'static str, &'static str);
+
+/// What the tests run.
+pub(crate) const FOR_TESTS: [Needed; 11] = [
     ("fish", "fish"),
     ("git", "git"),
     ("jq", "jq"),
@@ -15,11 +18,25 @@ const NEEDED: [(&str, &str); 9] = [
     ("sshd", "openssh-server"),
     ("zsh", "zsh"),
     ("openssl", "openssl"),
+    ("dpkg", "dpkg"),
+    ("xz", "xz-utils"),
 ];
 
+/// What packages are made and checked with.
+pub(crate) const FOR_PACKAGES: [Needed; 5] = [
+    ("git", "git"),
+    ("dpkg", "dpkg"),
+    ("npm", "npm"),
+    ("xz", "xz-utils"),
+    ("unshare", "util-linux"),
+];
+
+/// The C compiler for programs with musl.
+pub(crate) const MUSL: Needed = ("musl-gcc", "musl-tools");
+
 /// Installs the missing programs.
-pub(crate) fn install_missing() -> Result<(), Failure> {
-    let mut missing: Vec<_> = NEEDED
+pub(crate) fn install_missing(needed: &[Needed]) -> Result<(), Failure> {
+    let mut missing: Vec<_> = needed
         .iter()
         .filter(|(name, _)| !installed(name))
         .map(|(_, package)| *package)
@@ -30,7 +47,7 @@ pub(crate) fn install_missing() -> Result<(), Failure> {
         let install = format!("apt-get install -y {}", missing.join(" "));
         if !root || !installed("apt-get") {
             return Err(Failure::new(format!(
-                "the tests need what is not installed\ninstall it, on Debian as root: {install}"
+                "what this command needs is not installed\ninstall it, on Debian as root: {install}"
             )));
         }
         let apt = |arguments: &[&str]| {

@@ -1,7 +1,7 @@
 //! Runs other programs as named steps; the command ends at the first failure.
 
 use std::fmt::Display;
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use kugetsu_testing::workspace_root;
@@ -54,6 +54,21 @@ pub(crate) fn step<T>(name: &str, work: impl FnOnce() -> Result<T, Failure>) -> 
     let how = if done.is_ok() { "ok" } else { "FAILED" };
     println!("=== {name}: {how} in {:.1} s", start.elapsed().as_secs_f64());
     done
+}
+
+/// Runs a program that prints for this one only, and returns its stdout.
+pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>, Failure> {
+    let name = command.get_program().display().to_string();
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(Failure::because(&name))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let mut failure = Failure::of_status(&name, output.status);
+    failure.message += &format!("\n{}", String::from_utf8_lossy(&output.stderr).trim_end());
+    Err(failure)
 }
 
 /// A step that runs one program.

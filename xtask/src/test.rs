@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use kugetsu_testing::{HangRow, Version};
 
+use crate::dist;
 use crate::opencode;
 use crate::packages::{self, installed};
 use crate::prism;
@@ -37,7 +38,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             println!("=== cargo deny: not run, it is not installed (cargo install cargo-deny)");
         }
     }
-    step("system packages", packages::install_missing)?;
+    step("system packages", || {
+        packages::install_missing(&packages::FOR_TESTS)
+    })?;
     let programs = step("build", programs::build)?;
     let runs = plan(options, &programs)?;
     if runs.is_empty() {
@@ -48,6 +51,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     }
     if runs.iter().any(Run::needs_prism) {
         prism::install()?;
+    }
+    if runs.iter().any(Run::needs_cargo_deb) {
+        dist::install_cargo_deb()?;
     }
     let mut results = Results::default();
     let done = step("tests", || tests(options, &runs, &mut results));
@@ -71,6 +77,10 @@ struct Run<'a> {
 impl Run<'_> {
     fn needs_prism(&self) -> bool {
         self.real && self.tests.iter().any(|test| test.starts_with("forge::"))
+    }
+
+    fn needs_cargo_deb(&self) -> bool {
+        self.program.is_called("fast") && self.tests.iter().any(|test| test.starts_with("dist::"))
     }
 
     /// The number of concurrent tests. A real opencode keeps a core busy but waits now and then; the other tests mostly
