@@ -1,4 +1,4 @@
-//! The model's replies in the README's tour, which the demo shows and a test runs.
+//! The model's replies in docs/walks/first-answer.md, which the demo shows and a test runs.
 
 use std::time::Duration;
 

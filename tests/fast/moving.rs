@@ -192,12 +192,12 @@ fn the_trash_says_what_it_can_bring_back() {
 }
 
 #[test]
-fn a_backup_works_on_another_machine_as_the_readme_says() {
+fn a_backup_works_on_another_machine_as_the_manual_says() {
     let world = serving_world();
     run(&world, ["init"]).expect_status(0);
     run(&world, ["start", "1", "--transport", "run", "remember this"]).expect_status(0);
     let session = session_of(&world, "1");
-    let blocks = kugetsu_testing::blocks("README.md", "sh");
+    let blocks = kugetsu_testing::blocks("docs/operations.md", "sh");
     let block = |words: &str| {
         let found: Vec<_> = blocks.iter().filter(|block| block.text.contains(words)).collect();
         assert_eq!(found.len(), 1, "{words}");

@@ -1,4 +1,4 @@
-//! The README's tour on the real opencode: the output matches the text.
+//! The walks in docs/walks on the real opencode: the output matches the text.
 
 use std::time::Duration;
 
@@ -88,8 +88,8 @@ mod the_tour_is_what_comes_out {
             text.replace(world.kugetsu_home().to_str().unwrap(), "/home/ada/.kugetsu")
                 .replace(world.repo().to_str().unwrap(), "/home/ada/kugetsu")
         };
-        let tour = &blocks("README.md", "console")[0];
-        assert!(tour.runs, "README.md, line {}: the tour is run", tour.line);
+        let tour = &blocks("docs/walks/first-answer.md", "console")[0];
+        assert!(tour.runs, "line {}: the walk is run", tour.line);
         for (command, expected) in commands(&tour.text) {
             let mut shell = world.command("/bin/sh");
             shell.args(["-c", &format!("{command} 2>&1")]).env("PATH", &path);
