@@ -93,7 +93,10 @@ pub fn all_documents() -> Vec<String> {
     let below = ["docs", "skills"].map(|folder| files_below(&root.join(folder)));
     let below = below.iter().flatten().filter_map(|path| {
         let name = path.strip_prefix(root).ok()?.to_str()?;
-        name.ends_with(".md").then(|| name.to_owned())
+        Path::new(name)
+            .extension()
+            .is_some_and(|kind| kind == "md")
+            .then(|| name.to_owned())
     });
     top.into_iter().chain(below).collect()
 }

@@ -293,3 +293,20 @@ fn every_dependency_has_its_reason() {
         }
     }
 }
+
+#[test]
+fn the_recording_plays_alone_and_shows_nothing_of_the_machine_that_made_it() {
+    let picture = document("docs/recording.svg");
+    for foreign in ["<script", "<image", "url(", "kugetsu-world", "/tmp"] {
+        assert!(!picture.contains(foreign), "{foreign}");
+    }
+    assert_eq!(picture.matches("http").count(), 1, "the namespace alone");
+    for shown in [
+        "$ kugetsu start 14 \"fix the crash\"</text>",
+        ">completed</text>",
+        "next: kugetsu",
+        "@keyframes",
+    ] {
+        assert!(picture.contains(shown), "{shown}");
+    }
+}
