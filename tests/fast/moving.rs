@@ -53,7 +53,26 @@ fn sessions_follow_a_clone_that_moved() {
     std::fs::write(worktree.join("draft.txt"), "not committed").unwrap();
     let new = move_clone(&world);
 
-    // Each error names the command.
+    // Each error names the command, and doctor promises nothing.
+    let checks = elsewhere(&world, &["doctor", "--json"]).json().to_string();
+    let gone = "if the clone has moved: kugetsu move github.com/shoko/kugetsu#2 --dir FOLDER";
+    assert!(
+        checks.contains(gone) && !checks.contains("the next continue"),
+        "{checks}"
+    );
+    let fresh = world.clone_repo("fresh", "https://github.com/shoko/kugetsu.git");
+    let fresh = [
+        "move",
+        "github.com/shoko/kugetsu#2",
+        "--dir",
+        fresh.to_str().unwrap(),
+    ];
+    let lost = elsewhere(&world, &fresh);
+    lost.expect_status(64);
+    assert!(
+        lost.stderr().contains("git fetch origin kugetsu/2:kugetsu/2"),
+        "{lost}"
+    );
     let one = format!("{REPO}#1");
     for (issue, words) in [
         ("1", "move github.com/shoko/kugetsu#1 --dir"),

@@ -1,9 +1,9 @@
 //! The walks in docs/walks on the real opencode: the output matches the text.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use kugetsu_testing::blocks;
-use kugetsu_testing::{Opencode, Stdin, Version, World, kugetsu_binary, script_tour};
+use kugetsu_testing::{Block, Opencode, Stdin, Version, World, blocks, kugetsu_binary, script_tour};
 
 /// Each command of a terminal session, with its output.
 fn commands(session: &str) -> Vec<(&str, String)> {
@@ -73,34 +73,171 @@ fn word(word: &str) -> String {
     word.replace(plain, kind)
 }
 
-mod the_tour_is_what_comes_out {
+/// A person's machine: a home, and the folder that commands are typed in.
+struct Machine<'a> {
+    world: &'a World,
+    /// How the walk names the home.
+    shown_home: &'static str,
+    home: PathBuf,
+    folder: PathBuf,
+    /// What else the walk names differently.
+    renamed: Vec<(PathBuf, &'static str)>,
+}
+
+impl Machine<'_> {
+    /// Types every command and compares what comes out.
+    #[track_caller]
+    fn walk(&mut self, block: &Block) {
+        assert!(block.runs, "line {}: the walk is run", block.line);
+        let (mut printed, mut same) = (String::new(), true);
+        for (command, expected) in commands(&block.text) {
+            let output = self.type_in(command);
+            same &= matches(&redacted(&output), &redacted(&expected));
+            printed.push_str(&format!("$ {command}\n{output}\n"));
+        }
+        let (document, line) = (&block.document, block.line);
+        assert!(
+            same,
+            "{document}, line {line}: it printed something else:\n{printed}"
+        );
+    }
+
+    fn type_in(&mut self, command: &str) -> String {
+        if let Some(folder) = command.strip_prefix("cd ") {
+            self.folder.push(folder);
+            return String::new();
+        }
+        let bin = kugetsu_binary();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut shell = self.world.command("/bin/sh");
+        shell
+            .args(["-c", &format!("{{ {command}; }} 2>&1")])
+            .current_dir(&self.folder)
+            .env("PATH", format!("{}:{path}", bin.parent().unwrap().display()))
+            .env("HOME", &self.home)
+            .env_remove("KUGETSU_HOME");
+        // A typed git reaches the repository on the forge, and so does the push of a turn.
+        let remote = self.world.root().join("remote.git");
+        let kind = if command.starts_with("git ") {
+            "insteadOf"
+        } else {
+            "pushInsteadOf"
+        };
+        shell
+            .env("GIT_CONFIG_COUNT", "1")
+            .env("GIT_CONFIG_KEY_0", format!("url.{}.{kind}", remote.display()))
+            .env("GIT_CONFIG_VALUE_0", "https://github.com/shoko/kugetsu.git");
+        let output = self.world.start(shell, Stdin::Null).wait(Duration::from_mins(5));
+        let mut text = output.stdout();
+        for (path, name) in &self.renamed {
+            text = text.replace(path.to_str().unwrap(), name);
+        }
+        text.replace(self.home.to_str().unwrap(), self.shown_home)
+    }
+}
+
+/// Whether a text is as expected, where the line `…` stands for any lines.
+fn matches(text: &str, expected: &str) -> bool {
+    let mut rest: Vec<&str> = text.lines().collect();
+    let mut skip = false;
+    for line in expected.lines() {
+        if line == "…" {
+            skip = true;
+            continue;
+        }
+        let Some(at) = rest.iter().position(|one| *one == line) else {
+            return false;
+        };
+        if at > 0 && !skip {
+            return false;
+        }
+        skip = false;
+        rest.drain(..=at);
+    }
+    skip || rest.is_empty()
+}
+
+mod what_the_walks_show_comes_out {
     use super::*;
 
-    #[test]
-    fn v1_18_33() {
+    fn world() -> World {
         let world = World::before_first_use(Opencode::Real(Version::V1_18_33));
         script_tour(&world, Duration::from_millis(5));
-        let bin = world.root().join("bin");
-        std::fs::create_dir(&bin).unwrap();
-        std::os::unix::fs::symlink(kugetsu_binary(), bin.join("kugetsu")).unwrap();
-        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
-        let shown = |text: &str| {
-            text.replace(world.kugetsu_home().to_str().unwrap(), "/home/ada/.kugetsu")
-                .replace(world.repo().to_str().unwrap(), "/home/ada/kugetsu")
+        world
+    }
+
+    fn machine(world: &World) -> Machine<'_> {
+        Machine {
+            world,
+            shown_home: "/home/ada",
+            home: world.home(),
+            folder: world.repo(),
+            renamed: vec![(world.repo(), "/home/ada/kugetsu")],
+        }
+    }
+
+    #[test]
+    fn from_install_to_the_first_answer() {
+        let world = world();
+        let walk = &blocks("docs/walks/first-answer.md", "console")[0];
+        machine(&world).walk(walk);
+        world.wait_nothing_left(Duration::from_mins(1));
+    }
+
+    #[test]
+    fn a_week_and_then_another_machine() {
+        let world = world();
+        let forge = world.root().join("remote.git");
+        let forge = forge.to_str().unwrap();
+        world.git(
+            world.root(),
+            ["init", "--quiet", "--bare", "--initial-branch=main", forge],
+        );
+        world.git(&world.repo(), ["push", "--quiet", forge, "main"]);
+        let mut old = machine(&world);
+        old.type_in("kugetsu init");
+        for block in blocks("docs/walks/week.md", "console") {
+            old.walk(&block);
+        }
+        let mut steps = blocks("docs/walks/move.md", "console").into_iter();
+        old.walk(&steps.next().unwrap());
+        world.wait_nothing_left(Duration::from_mins(1));
+
+        let home = world.root().join("another-home");
+        std::fs::create_dir(&home).unwrap();
+        for archive in ["kugetsu-home.tgz", "opencode-data.tgz"] {
+            std::fs::rename(world.home().join(archive), home.join(archive)).unwrap();
+        }
+        // Nothing of the old machine is reachable.
+        for folder in [world.home(), world.repo()] {
+            std::fs::rename(&folder, folder.with_extension("gone")).unwrap();
+        }
+        let mut new = Machine {
+            shown_home: "/srv/ada",
+            folder: home.clone(),
+            home,
+            ..machine(&world)
         };
-        let tour = &blocks("docs/walks/first-answer.md", "console")[0];
-        assert!(tour.runs, "line {}: the walk is run", tour.line);
-        for (command, expected) in commands(&tour.text) {
-            let mut shell = world.command("/bin/sh");
-            shell.args(["-c", &format!("{command} 2>&1")]).env("PATH", &path);
-            let output = world.start(shell, Stdin::Null).wait(Duration::from_mins(5));
-            assert_eq!(
-                redacted(&shown(&output.stdout())),
-                redacted(&expected),
-                "{output}"
-            );
+        for block in steps {
+            new.walk(&block);
         }
         world.wait_nothing_left(Duration::from_mins(1));
+    }
+}
+
+#[test]
+fn a_line_of_dots_stands_for_any_lines() {
+    for (text, expected, same) in [
+        ("a\nb\nc", "a\nb\nc", true),
+        ("a\nb\nc", "a\n…\nc", true),
+        ("a\nb\nc", "…\nb\n…", true),
+        ("a", "a\n…", true),
+        ("a\nb\nc", "a\nc", false),
+        ("a\nb\nc", "a\nb", false),
+        ("a\nb", "a\n…\nc", false),
+        ("", "a", false),
+    ] {
+        assert_eq!(matches(text, expected), same, "{text:?} and {expected:?}");
     }
 }
 
