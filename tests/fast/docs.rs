@@ -180,13 +180,18 @@ fn anchors(text: &str) -> BTreeSet<String> {
     found
 }
 
+/// The targets of a document's links within the project.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let all = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    all.filter(|link| !link.starts_with("https://"))
+}
+
 #[test]
 fn every_link_leads_somewhere() {
     for name in all_documents() {
         let text = document(&name);
         let folder = root().join(&name).parent().unwrap().to_owned();
-        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-        for link in links.filter(|link| !link.starts_with("https://")) {
+        for link in links(&text) {
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
             let target = if file.is_empty() {
                 root().join(&name)
@@ -204,28 +209,23 @@ fn every_link_leads_somewhere() {
 
 #[test]
 fn every_document_can_be_reached_from_the_front_page() {
+    let all: BTreeSet<_> = all_documents().into_iter().collect();
     let mut reached = BTreeSet::from(["README.md".to_owned()]);
     let mut waiting = vec!["README.md".to_owned()];
+    let root = root().canonicalize().unwrap();
     while let Some(name) = waiting.pop() {
-        let folder = root().join(&name).parent().unwrap().to_owned();
-        let text = document(&name);
-        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-        for link in links.filter(|link| !link.starts_with("https://")) {
+        let folder = root.join(&name).parent().unwrap().to_owned();
+        for link in links(&document(&name)) {
             let file = folder
                 .join(link.split('#').next().unwrap())
                 .canonicalize()
                 .unwrap();
-            let file = file
-                .strip_prefix(root().canonicalize().unwrap())
-                .unwrap()
-                .to_owned();
-            let file = file.to_str().unwrap().to_owned();
-            if file.ends_with(".md") && reached.insert(file.clone()) {
+            let file = file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+            if all.contains(&file) && reached.insert(file.clone()) {
                 waiting.push(file);
             }
         }
     }
-    let all: BTreeSet<_> = all_documents().into_iter().collect();
     assert_eq!(
         all.difference(&reached).collect::<Vec<_>>(),
         Vec::<&String>::new()
