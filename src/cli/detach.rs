@@ -6,7 +6,7 @@
 //! own from its first moment, so no signal of a terminal reaches it.
 
 use std::ffi::OsString;
-use std::io::{BufRead as _, Read as _};
+use std::io::{BufRead as _, IsTerminal as _, Read as _};
 use std::process::Stdio;
 
 use clap::Parser as _;
@@ -125,6 +125,9 @@ pub(super) fn print_turn(
 ) -> Outcome {
     if form == OutputForm::Text {
         output.text(turn.to_string());
+        if std::io::stderr().is_terminal() {
+            output.note(format!("  next: kugetsu wait {address}"));
+        }
     } else {
         output.object(DetachedOutput {
             address: address.clone(),

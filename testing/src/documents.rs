@@ -7,9 +7,22 @@ use crate::workspace_root;
 /// The marker before a block that must not be run; a reason follows.
 const NOT_RUN: &str = "<!-- not run: ";
 
+/// The front page and the manual, in the order in which a newcomer reads them.
+pub const MANUAL: [&str; 7] = [
+    "README.md",
+    "docs/commands.md",
+    "docs/configuration.md",
+    "docs/automation.md",
+    "docs/operations.md",
+    "docs/troubleshooting.md",
+    "docs/files.md",
+];
+
 /// A fenced block.
 #[derive(Debug)]
 pub struct Block {
+    /// The document that contains it.
+    pub document: String,
     /// The word after the fence, such as `sh`.
     pub language: String,
     /// The line number of its fence, from 1.
@@ -28,6 +41,22 @@ pub fn document(name: &str) -> String {
 
 /// The blocks of a document in this language. Panics if there are none.
 pub fn blocks(name: &str, language: &str) -> Vec<Block> {
+    let found = blocks_or_none(name, language);
+    assert!(!found.is_empty(), "{name} has no block in {language}");
+    found
+}
+
+/// The blocks of [`MANUAL`] in this language. Panics if there are none.
+pub fn manual_blocks(language: &str) -> Vec<Block> {
+    let found: Vec<_> = MANUAL
+        .iter()
+        .flat_map(|name| blocks_or_none(name, language))
+        .collect();
+    assert!(!found.is_empty(), "the manual has no block in {language}");
+    found
+}
+
+fn blocks_or_none(name: &str, language: &str) -> Vec<Block> {
     let text = document(name);
     let mut found: Vec<Block> = Vec::new();
     let (mut open, mut before) = (None, "");
@@ -35,6 +64,7 @@ pub fn blocks(name: &str, language: &str) -> Vec<Block> {
         match (&mut open, line.strip_prefix("```")) {
             (None, Some(language)) => {
                 open = Some(Block {
+                    document: name.to_owned(),
                     language: language.to_owned(),
                     line: number + 1,
                     runs: !before.starts_with(NOT_RUN),
@@ -48,8 +78,27 @@ pub fn blocks(name: &str, language: &str) -> Vec<Block> {
     }
     assert!(open.is_none(), "{name}: the last block is not closed");
     found.retain(|block| block.language == language);
-    assert!(!found.is_empty(), "{name} has no block in {language}");
     found
+}
+
+/// The whole text of [`MANUAL`].
+pub fn manual() -> String {
+    MANUAL.map(document).join("\n")
+}
+
+/// The names of all documents for people: those at the top, the skill, and everything below `docs`.
+pub fn all_documents() -> Vec<String> {
+    let top = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(str::to_owned);
+    let root = workspace_root();
+    let below = ["docs", "skills"].map(|folder| files_below(&root.join(folder)));
+    let below = below.iter().flatten().filter_map(|path| {
+        let name = path.strip_prefix(root).ok()?.to_str()?;
+        Path::new(name)
+            .extension()
+            .is_some_and(|kind| kind == "md")
+            .then(|| name.to_owned())
+    });
+    top.into_iter().chain(below).collect()
 }
 
 /// Every file below a folder, in order.

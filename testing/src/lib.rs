@@ -24,7 +24,7 @@ mod soak;
 mod tour;
 mod world;
 
-pub use documents::{Block, blocks, document, files_below};
+pub use documents::{Block, MANUAL, all_documents, blocks, document, files_below, manual, manual_blocks};
 pub use fake::{FakeAttempt, FakeCall, FakeRun, FakeScript, ServeMode, Step};
 pub use forge::{ForgeReply, ForgeRequest, ForgeServer, ScriptedIssue};
 pub use hangs::HangRow;

@@ -8,23 +8,7 @@ use kugetsu::cli::Cli;
 use kugetsu_api::ErrorCode;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_engine::settings::SETTINGS;
-use kugetsu_testing::{blocks, document};
-
-const DOCUMENTS: [&str; 13] = [
-    "README.md",
-    "ARCHITECTURE.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "docs/containment.md",
-    "docs/crashes.md",
-    "docs/decisions.md",
-    "docs/hangs.md",
-    "docs/performance.md",
-    "docs/remote.md",
-    "docs/soak.md",
-    "docs/turns.md",
-    "skills/kugetsu/SKILL.md",
-];
+use kugetsu_testing::{MANUAL, all_documents, blocks, document};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -38,9 +22,9 @@ fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
 }
 
 #[test]
-fn every_command_has_its_place_in_the_readme() {
-    let readme = document("README.md");
-    let headings: Vec<_> = readme.lines().filter(|line| line.starts_with("### ")).collect();
+fn every_command_has_its_place_in_the_manual() {
+    let manual = document("docs/commands.md");
+    let headings: Vec<_> = manual.lines().filter(|line| line.starts_with("### ")).collect();
     for command in Cli::command()
         .get_subcommands()
         .filter(|command| !command.is_hide_set())
@@ -48,13 +32,13 @@ fn every_command_has_its_place_in_the_readme() {
         let name = format!("`kugetsu {}`", command.get_name());
         assert!(
             headings.iter().any(|line| line.contains(&name)),
-            "README.md has no heading for {name}"
+            "docs/commands.md has no heading for {name}"
         );
     }
 }
 
 #[test]
-fn every_flag_in_the_readme_exists() {
+fn every_flag_in_the_documents_for_users_exists() {
     let mut known = BTreeSet::new();
     let root = Cli::command();
     let hidden = ["continue", "session", "fork"].map(str::to_owned);
@@ -77,10 +61,18 @@ fn every_flag_in_the_readme_exists() {
     known.extend(
         hidden
             .into_iter()
-            .chain(["help", "quick", "path", "format"].map(str::to_owned)),
+            .chain(["help", "quick", "quiet", "path", "format"].map(str::to_owned)),
     );
-    for name in ["README.md", "skills/kugetsu/SKILL.md"] {
-        for word in document(name).split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')) {
+    let walks = all_documents()
+        .into_iter()
+        .filter(|name| name.starts_with("docs/walks/"));
+    for name in MANUAL
+        .into_iter()
+        .chain(["skills/kugetsu/SKILL.md"])
+        .map(str::to_owned)
+        .chain(walks)
+    {
+        for word in document(&name).split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')) {
             let Some(flag) = word
                 .strip_prefix("--")
                 .filter(|flag| flag.starts_with(|c: char| c.is_ascii_lowercase()))
@@ -96,9 +88,9 @@ fn every_flag_in_the_readme_exists() {
 }
 
 #[test]
-fn the_settings_in_the_readme_are_those_of_the_program() {
-    let readme = document("README.md");
-    let reported: BTreeSet<_> = rows(&readme)
+fn the_settings_in_the_manual_are_those_of_the_program() {
+    let manual = document("docs/configuration.md");
+    let reported: BTreeSet<_> = rows(&manual)
         .filter(|cells| cells.len() == 3)
         .map(|cells| {
             (
@@ -114,14 +106,17 @@ fn the_settings_in_the_readme_are_those_of_the_program() {
             key.default.to_owned(),
             key.help.replace('`', ""),
         );
-        assert!(reported.contains(&row), "README.md has no row {row:?}");
+        assert!(
+            reported.contains(&row),
+            "docs/configuration.md has no row {row:?}"
+        );
     }
 }
 
 #[test]
-fn the_exit_statuses_in_the_readme_are_those_of_the_program() {
-    let readme = document("README.md");
-    let reported: Vec<u8> = rows(&readme).filter_map(|cells| cells[0].parse().ok()).collect();
+fn the_exit_statuses_in_the_manual_are_those_of_the_program() {
+    let manual = document("docs/automation.md");
+    let reported: Vec<u8> = rows(&manual).filter_map(|cells| cells[0].parse().ok()).collect();
     let known = [
         ExitStatus::Ok,
         ExitStatus::Failed,
@@ -138,9 +133,9 @@ fn the_exit_statuses_in_the_readme_are_those_of_the_program() {
 }
 
 #[test]
-fn the_error_codes_in_the_readme_are_those_of_the_program() {
-    let readme = document("README.md");
-    let reported: Vec<Vec<_>> = rows(&readme)
+fn the_error_codes_in_the_manual_are_those_of_the_program() {
+    let manual = document("docs/automation.md");
+    let reported: Vec<Vec<_>> = rows(&manual)
         .filter(|cells| cells.len() == 4 && cells[1].parse::<u8>().is_ok())
         .map(|cells| cells.iter().map(|cell| (*cell).to_owned()).collect())
         .collect();
@@ -158,35 +153,89 @@ fn the_error_codes_in_the_readme_are_those_of_the_program() {
     assert_eq!(reported, known);
 }
 
+/// The anchors of a document's headings, as GitHub makes them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut fenced = false;
+    for line in text.lines() {
+        fenced ^= line.starts_with("```");
+        let heading = line.trim_start_matches('#');
+        if fenced || heading.len() == line.len() || !heading.starts_with(' ') {
+            continue;
+        }
+        let slug: String = heading
+            .trim()
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+            .flat_map(char::to_lowercase)
+            .map(|c| if c == ' ' { '-' } else { c })
+            .collect();
+        let mut anchor = slug.clone();
+        let mut count = 0;
+        while !found.insert(anchor) {
+            count += 1;
+            anchor = format!("{slug}-{count}");
+        }
+    }
+    found
+}
+
+/// The targets of a document's links within the project.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let all = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    all.filter(|link| !link.starts_with("https://"))
+}
+
 #[test]
 fn every_link_leads_somewhere() {
-    for name in DOCUMENTS {
-        let text = document(name);
-        let folder = root().join(name).parent().unwrap().to_owned();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            if let Some(anchor) = link.strip_prefix('#') {
-                let slug = |line: &str| {
-                    line.trim_start_matches('#')
-                        .trim()
-                        .to_lowercase()
-                        .replace(' ', "-")
-                };
-                let found = text
-                    .lines()
-                    .filter(|line| line.starts_with('#'))
-                    .any(|line| slug(line) == anchor);
-                assert!(found, "{name}: no heading {anchor}");
-            } else if !link.starts_with("https://") {
-                assert!(folder.join(link).exists(), "{name}: {link} does not exist");
+    for name in all_documents() {
+        let text = document(&name);
+        let folder = root().join(&name).parent().unwrap().to_owned();
+        for link in links(&text) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() {
+                root().join(&name)
+            } else {
+                folder.join(file)
+            };
+            assert!(target.exists(), "{name}: {link} does not exist");
+            if !anchor.is_empty() {
+                let headings = anchors(&std::fs::read_to_string(target).unwrap());
+                assert!(headings.contains(anchor), "{name}: no heading for {link}");
             }
         }
     }
 }
 
 #[test]
+fn every_document_can_be_reached_from_the_front_page() {
+    let all: BTreeSet<_> = all_documents().into_iter().collect();
+    let mut reached = BTreeSet::from(["README.md".to_owned()]);
+    let mut waiting = vec!["README.md".to_owned()];
+    let root = root().canonicalize().unwrap();
+    while let Some(name) = waiting.pop() {
+        let folder = root.join(&name).parent().unwrap().to_owned();
+        for link in links(&document(&name)) {
+            let file = folder
+                .join(link.split('#').next().unwrap())
+                .canonicalize()
+                .unwrap();
+            let file = file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+            if all.contains(&file) && reached.insert(file.clone()) {
+                waiting.push(file);
+            }
+        }
+    }
+    assert_eq!(
+        all.difference(&reached).collect::<Vec<_>>(),
+        Vec::<&String>::new()
+    );
+}
+
+#[test]
 fn the_files_and_points_that_the_documents_name_exist() {
-    for name in DOCUMENTS {
-        for word in document(name)
+    for name in all_documents() {
+        for word in document(&name)
             .split('`')
             .filter(|word| ["src/", "crates/"].iter().any(|top| word.starts_with(top)))
             .filter(|word| !word.contains("VERB"))
@@ -242,5 +291,22 @@ fn every_dependency_has_its_reason() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn the_recording_plays_alone_and_shows_nothing_of_the_machine_that_made_it() {
+    let picture = document("docs/recording.svg");
+    for foreign in ["<script", "<image", "url(", "kugetsu-world", "/tmp"] {
+        assert!(!picture.contains(foreign), "{foreign}");
+    }
+    assert_eq!(picture.matches("http").count(), 1, "the namespace alone");
+    for shown in [
+        "$ kugetsu start 14 \"fix the crash\"</text>",
+        ">completed</text>",
+        "next: kugetsu",
+        "@keyframes",
+    ] {
+        assert!(picture.contains(shown), "{shown}");
     }
 }

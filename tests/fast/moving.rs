@@ -53,7 +53,26 @@ fn sessions_follow_a_clone_that_moved() {
     std::fs::write(worktree.join("draft.txt"), "not committed").unwrap();
     let new = move_clone(&world);
 
-    // Each error names the command.
+    // Each error names the command, and doctor promises nothing.
+    let checks = elsewhere(&world, &["doctor", "--json"]).json().to_string();
+    let gone = "if the clone has moved: kugetsu move github.com/shoko/kugetsu#2 --dir FOLDER";
+    assert!(
+        checks.contains(gone) && !checks.contains("the next continue"),
+        "{checks}"
+    );
+    let fresh = world.clone_repo("fresh", "https://github.com/shoko/kugetsu.git");
+    let fresh = [
+        "move",
+        "github.com/shoko/kugetsu#2",
+        "--dir",
+        fresh.to_str().unwrap(),
+    ];
+    let lost = elsewhere(&world, &fresh);
+    lost.expect_status(64);
+    assert!(
+        lost.stderr().contains("git fetch origin kugetsu/2:kugetsu/2"),
+        "{lost}"
+    );
     let one = format!("{REPO}#1");
     for (issue, words) in [
         ("1", "move github.com/shoko/kugetsu#1 --dir"),
@@ -192,12 +211,12 @@ fn the_trash_says_what_it_can_bring_back() {
 }
 
 #[test]
-fn a_backup_works_on_another_machine_as_the_readme_says() {
+fn a_backup_works_on_another_machine_as_the_manual_says() {
     let world = serving_world();
     run(&world, ["init"]).expect_status(0);
     run(&world, ["start", "1", "--transport", "run", "remember this"]).expect_status(0);
     let session = session_of(&world, "1");
-    let blocks = kugetsu_testing::blocks("README.md", "sh");
+    let blocks = kugetsu_testing::blocks("docs/operations.md", "sh");
     let block = |words: &str| {
         let found: Vec<_> = blocks.iter().filter(|block| block.text.contains(words)).collect();
         assert_eq!(found.len(), 1, "{words}");

@@ -1,10 +1,11 @@
-//! Every shell block of the skill and of the README works when typed as it stands, in order, in one new home. These
-//! tests use the fake opencode, so they only prove kugetsu's part; `real/readme.rs` runs the tour on the real one.
+//! Every shell block of the skill, of the README and of the manual works when typed as it stands, in order, in one new
+//! home for each. These tests use the fake opencode, so they only prove kugetsu's part; `real/walks.rs` runs whole terminal
+//! sessions on the real one.
 
 use std::os::unix::fs::PermissionsExt as _;
 
 use clap::Parser as _;
-use kugetsu_testing::blocks;
+use kugetsu_testing::{Block, MANUAL, blocks, manual_blocks};
 use kugetsu_testing::{FakeScript, Opencode, Output, Stdin, World, kugetsu_binary};
 
 /// A stand-in for ssh: passes the words after the host to a shell as one line.
@@ -46,9 +47,10 @@ fn shell(world: &World, script: &str) -> Output {
 }
 
 /// Runs every block and returns the output of each.
-fn type_blocks(world: &World, name: &str) -> Vec<Output> {
+fn type_blocks(world: &World, blocks: &[Block]) -> Vec<Output> {
     let mut outputs = Vec::new();
-    for block in blocks(name, "sh") {
+    for block in blocks {
+        let name = &block.document;
         if block.runs {
             let output = shell(world, &block.text);
             assert!(output.code() == 0, "{name}, line {}:\n{output}", block.line);
@@ -72,7 +74,7 @@ fn type_blocks(world: &World, name: &str) -> Vec<Output> {
 #[test]
 fn every_command_of_the_skill_works_as_written() {
     let world = world();
-    let outputs = type_blocks(&world, "skills/kugetsu/SKILL.md");
+    let outputs = type_blocks(&world, &blocks("skills/kugetsu/SKILL.md", "sh"));
     let all: String = outputs.iter().map(Output::stdout).collect();
     assert!(all.contains("completed\n"), "{all}");
 
@@ -100,22 +102,30 @@ fn every_command_of_the_skill_works_as_written() {
     assert_eq!(refs, expected);
 }
 
+/// Each session, as it was typed, with the number of its turns.
+fn turns(world: &World) -> Vec<(String, u64)> {
+    let sessions = world.run(["list", "--json"]).json();
+    let sessions = sessions["sessions"].as_array().unwrap().iter();
+    let typed = |one: &serde_json::Value| one["typed"].as_str().unwrap().to_owned();
+    sessions
+        .map(|one| (typed(one), one["totals"]["turns"].as_u64().unwrap()))
+        .collect()
+}
+
 #[test]
 fn every_command_of_the_readme_works_as_written() {
     let world = world();
-    type_blocks(&world, "README.md");
-    let sessions = world.run(["list", "--json"]).json();
-    let turns: Vec<_> = sessions["sessions"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|one| {
-            (
-                one["typed"].as_str().unwrap().to_owned(),
-                one["totals"]["turns"].as_u64().unwrap(),
-            )
-        })
-        .collect();
+    type_blocks(&world, &blocks("README.md", "sh"));
+    assert_eq!(turns(&world), [("14".to_owned(), 2)]);
+}
+
+#[test]
+fn every_command_of_the_manual_works_as_written() {
+    let world = world();
+    let mut all = manual_blocks("sh");
+    // The front page has the first session of another home.
+    all.retain(|block| block.document != MANUAL[0]);
+    type_blocks(&world, &all);
     let expected = [
         ("github.com/shoko/kugetsu#14", 4),
         ("#15", 1),
@@ -124,12 +134,15 @@ fn every_command_of_the_readme_works_as_written() {
         ("18", 1),
         ("github.com/shoko/kugetsu#23", 2),
     ];
-    assert_eq!(turns, expected.map(|(typed, turns)| (typed.to_owned(), turns)));
+    assert_eq!(
+        turns(&world),
+        expected.map(|(typed, turns)| (typed.to_owned(), turns))
+    );
     assert!(world.repo().join("kugetsu-start.1").metadata().unwrap().len() > 1000);
 }
 
 #[test]
-fn the_object_in_the_readme_has_the_fields_that_a_turn_prints() {
+fn the_object_in_the_manual_has_the_fields_that_a_turn_prints() {
     let world = world();
     shell(&world, "kugetsu init").expect_status(0);
     let mut printed = shell(&world, "kugetsu start 14 --output json 'fix the crash'")
@@ -139,7 +152,7 @@ fn the_object_in_the_readme_has_the_fields_that_a_turn_prints() {
     for list in ["commits", "files"] {
         printed["changes"][list] = serde_json::json!([]);
     }
-    let shown: serde_json::Value = serde_json::from_str(&blocks("README.md", "json")[0].text).unwrap();
+    let shown: serde_json::Value = serde_json::from_str(&manual_blocks("json")[0].text).unwrap();
     let shape = |value: &serde_json::Value| -> Vec<String> {
         let fields = value.as_object().unwrap().iter();
         fields

@@ -189,6 +189,23 @@ fn start_makes_a_base_if_the_person_agrees() {
 }
 
 #[test]
+fn a_person_is_told_how_to_wait_for_a_detached_turn() {
+    let world = fake_world();
+    let terminal = kugetsu(&world, "start 1 --detach hello");
+    terminal.wait_for("status 0");
+    let screen = terminal.screen();
+    assert!(
+        screen.contains("next: kugetsu wait github.com/shoko/kugetsu#1"),
+        "{screen}"
+    );
+    let words = ["start", "2", "--detach", "hello"];
+    assert_eq!(run(&world, words).expect_status(0).stderr(), "");
+    for issue in ["1", "2"] {
+        run(&world, ["wait", issue]).expect_status(0);
+    }
+}
+
+#[test]
 fn markdown_is_rendered_for_a_person_and_passed_on_to_programs() {
     let world = fake_world();
     let answer = "# A title\n\nSome **bold** words\u{1b}]52;c;ZXZpbA==\u{7} and `code`.\n\n```\nlet **x**;\n```\n\n* one";

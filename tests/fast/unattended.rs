@@ -1,4 +1,4 @@
-//! The commands of the README for CI, cron, a webhook and ssh, each run as its caller runs it: with nothing in its environment
+//! The commands of docs/automation.md for CI, cron, a webhook and ssh, each run as its caller runs it: with nothing in its environment
 
 //! but what that caller sets.
 
@@ -15,21 +15,21 @@ use kugetsu_testing::{
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_mins(2);
-const README: &str = "README.md";
+const MANUAL: &str = "docs/automation.md";
 const HEADING: &str = "## CI, cron and ssh";
 /// The languages of the section's blocks, one block each.
 const LANGUAGES: [&str; 4] = ["yaml", "crontab", "bash", "sh"];
 
 /// The section's block in this language.
 fn block(language: &str) -> Block {
-    let text = document(README);
+    let text = document(MANUAL);
     let heading = text.lines().position(|line| line == HEADING).unwrap() + 1;
     let end = text
         .lines()
         .skip(heading)
         .position(|line| line.starts_with("## "))
         .unwrap();
-    let all = blocks(README, language).into_iter();
+    let all = blocks(MANUAL, language).into_iter();
     let mut found = all.filter(|block| (heading..heading + end).contains(&block.line));
     let block = found.next().expect("a block in this language");
     assert!(
@@ -39,7 +39,7 @@ fn block(language: &str) -> Block {
     block
 }
 
-/// A machine on which kugetsu is installed as the README describes, with a base of the repository.
+/// A machine on which kugetsu is installed as the manual describes, with a base of the repository.
 struct Machine {
     world: World,
     /// The folder in PATH that contains kugetsu.
@@ -153,7 +153,7 @@ fn executable(path: &Path, text: &str) {
 
 #[test]
 fn every_block_of_the_section_is_run_by_a_test_here() {
-    let text = document(README);
+    let text = document(MANUAL);
     let (_, section) = text.split_once(HEADING).unwrap();
     let section = section.split("\n## ").next().unwrap();
     let fences: Vec<_> = section

@@ -14,6 +14,7 @@ mod npm;
 mod opencode;
 mod packages;
 mod prism;
+mod recording;
 mod schema;
 mod soak;
 mod step;
@@ -40,6 +41,8 @@ enum Command {
     Test(test::Options),
     /// Show a base session, two issues, a continued one, the list and the records, with the real opencode
     Demo,
+    /// Regenerate docs/recording.svg, the recording in the README, with the real opencode
+    Recording,
     /// Regenerate sessions-example with the real opencode
     Example,
     /// Regenerate docs/schema: the JSON Schema of everything that programs read from kugetsu
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Opencode => opencode::install_all(),
         Command::Test(options) => test::run(&options),
         Command::Demo => demo::run(),
+        Command::Recording => recording::run(),
         Command::Example => example::run(),
         Command::Schema => schema::run(),
         Command::Bench(options) => bench::run(&options),

@@ -1,4 +1,4 @@
-//! The files that the README and `sessions-example/` show are what the engine reads and writes. When they have changed:
+//! The files that the manual and `sessions-example/` show are what the engine reads and writes. When they have changed:
 //! `cargo xtask example` writes the example anew.
 #![allow(
     clippy::disallowed_methods,
@@ -9,8 +9,8 @@
 use std::collections::BTreeSet;
 
 use kugetsu_api::{BaseRecord, SessionRecord, TurnRecord};
-use kugetsu_testing::blocks;
 use kugetsu_testing::example::{self, SESSIONS};
+use kugetsu_testing::manual_blocks;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,8 +20,8 @@ use crate::store::{Index, Store, record_text};
 use crate::turn::stream::StreamLine;
 
 #[test]
-fn the_answers_file_in_the_readme_is_one() {
-    let text = &blocks("README.md", "answers")[0].text;
+fn the_answers_file_in_the_manual_can_be_read() {
+    let text = &manual_blocks("answers")[0].text;
     let answers: crate::turn::answers::Answers = serde_json::from_str(text).unwrap();
     assert_eq!(
         (
@@ -34,15 +34,15 @@ fn the_answers_file_in_the_readme_is_one() {
 }
 
 #[test]
-fn the_settings_files_in_the_readme_can_be_read() {
+fn the_settings_files_in_the_manual_can_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");
     let mut hosts = 0;
-    for block in blocks("README.md", "toml") {
+    for block in manual_blocks("toml") {
         std::fs::write(&file, &block.text).unwrap();
         let config = Settings::load(&file, &Environment::default());
         hosts += config
-            .unwrap_or_else(|error| panic!("line {}: {error}", block.line))
+            .unwrap_or_else(|error| panic!("{}, line {}: {error}", block.document, block.line))
             .hosts
             .len();
     }

@@ -83,6 +83,15 @@ impl Engine {
                 continue;
             }
             let text = format!("its worktree {} is gone", missing.path.display());
+            if !missing.repo_dir.is_dir() {
+                let text = format!(
+                    "{text}, and so is its clone {}; if the clone has moved: kugetsu move {} --dir FOLDER",
+                    missing.repo_dir.display(),
+                    record.address
+                );
+                checks.push(check(record.address.to_string(), Health::Bad, text));
+                continue;
+            }
             let remade = if fix {
                 self.remake_worktree(&record.address)
             } else {

@@ -68,7 +68,8 @@ impl WorktreeError {
         match self {
             Self::Refused { hint, .. } | Self::Lost { hint, .. } => Some(hint.clone()),
             Self::AtRisk { .. } => Some(
-                "commit and push it; or remove it with --force, which keeps a copy in the trash".to_owned(),
+                "commit and push it, or merge it in the clone; or remove it with --force, which keeps a copy in the trash"
+                    .to_owned(),
             ),
             Self::Git(_) | Self::File(_) => None,
         }

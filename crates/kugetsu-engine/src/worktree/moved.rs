@@ -33,7 +33,10 @@ pub(crate) fn repair(runner: &GitRunner, worktree: &Worktree) -> Result<(), Work
                 worktree.repo_dir.display(),
                 worktree.branch
             ),
-            hint: "name the folder that the clone was moved to".to_owned(),
+            hint: format!(
+                "name the folder that the clone was moved to, or bring the branch into a new clone: git fetch origin {0}:{0}",
+                worktree.branch
+            ),
         });
     }
     if is_there(&worktree.path) {
