@@ -14,7 +14,8 @@ use tempfile::TempDir;
 
 use crate::fsx::{self, FsError};
 use crate::git::{Git, GitError};
-use kugetsu_api::{ChangedFile, Changes, Commit};
+use crate::upstream::upstream;
+use kugetsu_api::{ChangedFile, Changes, Commit, Worktree};
 
 /// The most uncommitted files that a reading takes up. A clone with more of them is not compared.
 const MAX_UNCOMMITTED: usize = 10_000;
@@ -248,8 +249,14 @@ impl Reading {
         self.uncommitted.keys().map(PathBuf::as_path)
     }
 
-    /// Compares the clone with this reading of it. `scratch` is the folder of the reading, or an empty one.
-    pub(crate) fn compare(&self, git: &Git, scratch: &Path) -> Result<Changes, ChangesError> {
+    /// Compares the clone with this reading of it. `scratch` is the folder of the reading, or an empty one; `worktree`
+    /// is the worktree that the session has of its own.
+    pub(crate) fn compare(
+        &self,
+        git: &Git,
+        scratch: &Path,
+        worktree: Option<&Worktree>,
+    ) -> Result<Changes, ChangesError> {
         let after = Self::take(git)?;
         if after.top != self.top {
             return Err(ChangesError::OtherClone {
@@ -270,7 +277,8 @@ impl Reading {
                 .commit
                 .as_ref()
                 .map_or_else(|| to.clone(), |from| format!("{from}..{to}"));
-            (changes.commit_count, changes.commits) = commits(git, &range)?;
+            let others = upstream(git, to, worktree)?;
+            (changes.commit_count, changes.commits) = commits(git, &range, &others)?;
         }
         let files = self.differing_files(git, scratch, &after)?;
         changes.file_count = files.len() as u64;
@@ -372,19 +380,17 @@ fn alternate(folder: &Path) -> OsString {
 /// Added and removed lines; `None` for what has no lines.
 type Counts = (Option<u64>, Option<u64>);
 
-/// The number of commits in a range, and the newest of them.
-fn commits(git: &Git, range: &str) -> Result<(u64, Vec<Commit>), GitError> {
-    let count = git.run(["rev-list", "--count", range, "--"])?.text();
+/// The number of commits in a range that are not in the history of `others`, and the newest of them.
+fn commits(git: &Git, range: &str, others: &[String]) -> Result<(u64, Vec<Commit>), GitError> {
+    let mut wanted = vec![range, "--not"];
+    wanted.extend(others.iter().map(String::as_str));
+    wanted.push("--");
+    let wanted = || wanted.iter().copied();
+    let count = ["rev-list", "--count"].into_iter().chain(wanted());
+    let count = git.run(count)?.text();
     let most = format!("--max-count={}", Changes::COMMITS);
-    let output = git.run([
-        "log",
-        "--no-show-signature",
-        "-z",
-        "--format=%H %s",
-        &most,
-        range,
-        "--",
-    ])?;
+    let log = ["log", "--no-show-signature", "-z", "--format=%H %s", &most];
+    let output = git.run(log.into_iter().chain(wanted()))?;
     let lines = output.stdout.split(|byte| *byte == 0);
     let commits = lines.filter_map(|line| {
         let line = String::from_utf8_lossy(line);

@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use std::path::{Path, PathBuf};
 
-use crate::support::kit::{SOON, fake_world, files_below, record, run, run_in, start, start_in};
-use kugetsu_testing::{FakeScript, Output, Signal, Step, World};
+use crate::support::kit::{SOON, fake_world, files_below, record, run, run_in, start, start_in, with_base};
+use kugetsu_testing::{FakeScript, Opencode, Output, ServeMode, Signal, Step, World};
 use serde_json::{Value, json};
 
 /// Plays a turn in which tools run these commands of a shell.
@@ -15,7 +15,10 @@ fn turn(world: &World, verb: &str, commands: &[&str]) -> Output {
         .map(|command| Step::Shell((*command).to_owned()))
         .collect();
     steps.push(Step::Answer("done".to_owned()));
-    world.fake(&FakeScript::steps(steps));
+    world.fake(&FakeScript {
+        serve: ServeMode::Sessions,
+        ..FakeScript::steps(steps)
+    });
     let output = run(
         world,
         [verb, "1", "change it", "--transport", "run", "--output", "json"],
@@ -127,15 +130,9 @@ fn objects(repo: &Path) -> Vec<PathBuf> {
 fn lines_of_earlier_turns_do_not_count_again() {
     let world = fake_world();
     let repo = world.repo();
-    let shell = |script: &str| {
-        let status = world
-            .command("sh")
-            .args(["-c", script])
-            .current_dir(&repo)
-            .status();
-        assert!(status.unwrap().success());
-    };
     shell(
+        &world,
+        &repo,
         "printf '1\\n2\\n3\\n' > old.txt; mkdir folder; echo a > folder/a; echo gone > gone.txt; git add --all; \
          git commit --quiet --message Begin; \
          rm gone.txt; mv folder elsewhere; ln -s elsewhere folder; printf '4\\n5\\n' >> old.txt; \
@@ -211,6 +208,72 @@ fn a_difference_leaves_the_clone_and_the_temporary_files_as_they_are() {
     assert!(left.is_empty(), "{left:?}");
     output.expect_status(130);
     world.wait_nothing_left(SOON);
+}
+
+fn shell(world: &World, folder: &Path, script: &str) {
+    let mut command = world.command("sh");
+    let status = command.args(["-ec", script]).current_dir(folder).status();
+    assert!(status.unwrap().success(), "{script}");
+}
+
+/// The subjects of the commits.
+fn subjects(changes: &Value) -> Vec<&str> {
+    let commits = changes["commits"].as_array().map_or(&[][..], Vec::as_slice);
+    commits
+        .iter()
+        .filter_map(|commit| commit["subject"].as_str())
+        .collect()
+}
+
+#[test]
+fn commits_of_others_are_not_the_sessions_own() {
+    let commit = |file: &str| format!("echo {file} > {file}; git add {file}; git commit -q -m {file}");
+
+    // A rebase onto the branch that the worktree came from, which is then fast-forwarded to the session's commit.
+    let world = World::with_worktrees(Opencode::Fake);
+    with_base(&world);
+    let repo = world.repo();
+    turn(&world, "start", &[&commit("own")]);
+    shell(&world, &repo, &commit("theirs"));
+    let branch = world.git(&repo, ["branch", "--show-current"]).stdout();
+    let rebase = format!("git rebase -q {}", branch.trim());
+    let output = turn(&world, "continue", &[&rebase, &commit("more")]);
+    assert_eq!(subjects(&output.json()["changes"]), ["more", "own"], "{output}");
+    for script in ["true", "git merge -q --ff-only kugetsu/1"] {
+        shell(&world, &repo, script);
+        let names = run(&world, ["diff", "1", "--name-only"]);
+        assert_eq!(
+            names.expect_status(0).stdout(),
+            "more\nown\n",
+            "{script}: {names}"
+        );
+        let changes = run(&world, ["diff", "1", "--json"]).json()["changes"].clone();
+        assert_eq!(subjects(&changes), ["more", "own"], "{script}");
+        assert_eq!(paths(&changes), ["more", "own"], "{script}");
+    }
+
+    // A session on the main branch that pulls what others have pushed, pushes, and pulls again.
+    let world = fake_world();
+    let repo = world.repo();
+    let others = world.root().join("others");
+    let publish = "git init -q --bare ../up.git; git remote add up ../up.git; git push -q -u up HEAD:main; \
+                   git clone -q -b main ../up.git ../others";
+    shell(&world, &repo, publish);
+    shell(&world, &others, &format!("{}; git push -q", commit("theirs")));
+    let pull = "git pull -q --rebase up main";
+    let output = turn(
+        &world,
+        "start",
+        &[&commit("own"), pull, "git push -q up HEAD:main", &commit("more")],
+    );
+    assert_eq!(subjects(&output.json()["changes"]), ["more", "own"], "{output}");
+    shell(
+        &world,
+        &others,
+        &format!("git pull -q; {}; git push -q", commit("new")),
+    );
+    let output = turn(&world, "continue", &[pull]);
+    assert_eq!(subjects(&output.json()["changes"]), ["more"], "{output}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::{Engine, EngineError};
 use crate::changes::{ChangesError, Reading, Scratch, naming_new_files, new_files, top_of};
 use crate::git::{Git, GitError};
 use crate::turn::Interrupt;
+use crate::upstream::later_start;
 use kugetsu_api::{Address, Changes, ErrorCode, SessionRecord};
 
 /// What git shows of a difference.
@@ -39,8 +40,9 @@ impl DiffView {
 }
 
 impl Engine {
-    /// The difference between the commit that the session began at and its files now, new files included. An interrupt
-    /// ends the preparation and leaves nothing behind.
+    /// The difference between the commit that the session began at and its files now, new files included. If the session
+    /// was rebased onto newer commits of others or has merged them, the difference begins there. An interrupt ends the
+    /// preparation and leaves nothing behind.
     pub async fn diff(
         &self,
         address: &Address,
@@ -68,6 +70,7 @@ impl Engine {
         let from = start_of(&record)?;
         let top = top_of(&record.directory).ok_or_else(|| no_clone(&record))?;
         let git = self.git().at(top);
+        let from = later_start(&git, from, record.worktree.as_ref())?;
         let new = new_files(&git)?;
         let new = new.iter().map(PathBuf::as_path);
         let git = naming_new_files(&git, top, scratch, new).map_err(|error| unknown(&record, error))?;
@@ -84,9 +87,13 @@ impl Engine {
     pub fn changes_since_start(&self, address: &Address) -> Result<Changes, EngineError> {
         let record = self.record(address)?;
         let from = start_of(&record)?;
+        let git = self.git().at(&record.directory);
+        let worktree = record.worktree.as_ref();
+        top_of(&record.directory).ok_or_else(|| no_clone(&record))?;
+        let from = later_start(&git, from, worktree)?;
         let reading = Reading::of_commit(&record.directory, &from).ok_or_else(|| no_clone(&record))?;
         let scratch = Scratch::temporary().map_err(EngineError::TemporaryFile)?;
-        let compared = reading.compare(&self.git().at(&record.directory), scratch.path());
+        let compared = reading.compare(&git, scratch.path(), worktree);
         compared.map_err(|error| unknown(&record, error))
     }
 }

@@ -57,8 +57,12 @@ impl Delivery {
             Interrupt::None => LIMIT,
             _ => LIMIT_AFTER_INTERRUPT,
         });
-        let compare =
-            move |engine: &Engine| Ok(told(before.reading.compare(&git(engine), before.scratch.path())));
+        let worktree = self.subject.worktree().cloned();
+        let compare = move |engine: &Engine| {
+            let scratch = before.scratch.path();
+            let compared = before.reading.compare(&git(engine), scratch, worktree.as_ref());
+            Ok(told(compared))
+        };
         self.engine.interruptible(&mut later, compare).await.ok()?
     }
 

@@ -178,7 +178,7 @@ impl Delivery {
             self.turn,
             self.started,
             self.subject.directory().to_owned(),
-            self.subject.worktree(),
+            self.subject.worktree().map(|worktree| worktree.path.clone()),
             Arc::clone(&self.lease),
         );
         // An interrupt that comes here ends the turn itself.
