@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
+use tokio::sync::watch;
 
 use super::complete::References;
 use super::context::Context;
@@ -14,7 +15,8 @@ use super::{CommandError, Outcome};
 use crate::ssh::quote;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::AttachOutput;
-use kugetsu_engine::operations::Attachment;
+use kugetsu_engine::operations::{Attachment, EngineError};
+use kugetsu_engine::turn::Interrupt;
 
 #[derive(Debug, Args)]
 pub(super) struct AttachArgs {
@@ -28,8 +30,11 @@ pub(super) struct AttachArgs {
 }
 
 impl Foreground for Attachment {
-    fn start(&mut self) -> std::io::Result<tokio::process::Child> {
-        Self::start(self)
+    async fn start(
+        &mut self,
+        _interrupts: watch::Receiver<Interrupt>,
+    ) -> Result<tokio::process::Child, EngineError> {
+        Self::start(self).map_err(EngineError::Attach)
     }
 }
 

@@ -2,15 +2,18 @@
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
+use tokio::sync::watch;
 
 use super::Outcome;
 use super::complete::References;
 use super::context::Context;
 use super::on_terminal::{self, Foreground};
 use super::output::Output;
+use kugetsu_api::Address;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::DiffOutput;
-use kugetsu_engine::operations::{DiffForm, DiffView};
+use kugetsu_engine::operations::{DiffForm, DiffView, Engine, EngineError};
+use kugetsu_engine::turn::Interrupt;
 
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
@@ -27,9 +30,22 @@ pub(super) struct DiffArgs {
     name_only: bool,
 }
 
-impl Foreground for DiffView {
-    fn start(&mut self) -> std::io::Result<tokio::process::Child> {
-        Self::start(self)
+/// git on this terminal.
+struct Shown<'a> {
+    engine: &'a Engine,
+    address: Address,
+    form: DiffForm,
+    /// Holds what git reads until git has ended.
+    view: Option<DiffView>,
+}
+
+impl Foreground for Shown<'_> {
+    async fn start(
+        &mut self,
+        interrupts: watch::Receiver<Interrupt>,
+    ) -> Result<tokio::process::Child, EngineError> {
+        let view = self.engine.diff(&self.address, self.form, interrupts).await?;
+        self.view.insert(view).start().map_err(EngineError::Attach)
     }
 }
 
@@ -46,5 +62,10 @@ pub(super) fn run(args: &DiffArgs, context: &Context, output: Output) -> Outcome
         (_, true) => DiffForm::Names,
         _ => DiffForm::Patch,
     };
-    on_terminal::run(&mut engine.diff(&address, form)?)
+    on_terminal::run(&mut Shown {
+        engine,
+        address,
+        form,
+        view: None,
+    })
 }

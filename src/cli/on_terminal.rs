@@ -4,15 +4,20 @@ use std::os::unix::process::ExitStatusExt as _;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use super::{CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_engine::operations::EngineError;
+use kugetsu_engine::turn::Interrupt;
 
 /// A program that takes over the terminal.
 pub(super) trait Foreground {
-    /// Starts the program.
-    fn start(&mut self) -> std::io::Result<tokio::process::Child>;
+    /// Starts the program. An interrupt ends the preparations.
+    async fn start(
+        &mut self,
+        interrupts: watch::Receiver<Interrupt>,
+    ) -> Result<tokio::process::Child, EngineError>;
 }
 
 /// Runs the program to its end. The exit status follows from the program's own.
@@ -25,7 +30,20 @@ pub(super) async fn run(program: &mut impl Foreground) -> Outcome {
     let mut quit = signal(SignalKind::quit()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
-    let mut child = program.start().map_err(failed)?;
+    let mut child = {
+        let (sender, receiver) = watch::channel(Interrupt::None);
+        let mut started = std::pin::pin!(program.start(receiver));
+        loop {
+            let came = tokio::select! {
+                started = &mut started => break started?,
+                _ = interrupt.recv() => Interrupt::Interrupted,
+                _ = quit.recv() => Interrupt::Terminated,
+                _ = terminate.recv() => Interrupt::Terminated,
+                _ = hangup.recv() => Interrupt::Terminated,
+            };
+            let _ = sender.send(came);
+        }
+    };
     let mut signalled = None;
     loop {
         let number = tokio::select! {

@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The difference between a git clone before and after a turn. It includes uncommitted changes and new files, but not
-/// what was uncommitted before the turn and stayed as it was. Files that git ignores are left out.
+/// what was uncommitted before the turn and stayed as it was. Files that git ignores are left out. Commits that were
+/// pulled, or that the session was rebased onto, are not among its commits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Changes {
     /// The commit that was checked out before the turn. Absent if the clone had no commit.

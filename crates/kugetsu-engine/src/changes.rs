@@ -1,25 +1,54 @@
 //! What a turn changes in its git clone: one reading before the turn, and one after it to compare with.
+//!
+//! A comparison writes nothing into the clone, neither into its index nor into its objects. git works on a copy of the
+//! index, and the content of the files that were uncommitted before the turn is kept in an object folder of its own.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::Read as _;
+use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
+
+use crate::fsx::{self, FsError};
 use crate::git::{Git, GitError};
-use kugetsu_api::{ChangedFile, Changes, Commit};
+use crate::upstream::upstream;
+use kugetsu_api::{ChangedFile, Changes, Commit, Worktree};
 
 /// The most uncommitted files that a reading takes up. A clone with more of them is not compared.
 const MAX_UNCOMMITTED: usize = 10_000;
-/// The largest new file whose lines are counted, in bytes.
+/// The largest uncommitted file whose lines are counted, in bytes.
 const MAX_COUNTED: u64 = 4 << 20;
-/// git looks for a zero byte in this many bytes to decide whether a file is binary (`buffer_is_binary` in git's xdiff
-/// interface).
-const BINARY_LOOK: usize = 8000;
+/// With a split index, git would write a part of the copied index into the clone.
+const WHOLE_INDEX: &str = "core.splitIndex=false";
+
+/// Why a clone could not be read or compared.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChangesError {
+    /// There is nothing to read.
+    #[error("{} is not in a git clone", .0.display())]
+    NoClone(PathBuf),
+    /// The reading was of another clone.
+    #[error("the clone was {}, and is now {}", .before.display(), .now.display())]
+    OtherClone { before: PathBuf, now: PathBuf },
+    /// The reading would take long.
+    #[error("the clone {} has more than {MAX_UNCOMMITTED} files that are not committed", .0.display())]
+    TooMany(PathBuf),
+    /// git failed, or did not end in time.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// A temporary file could not be written.
+    #[error(transparent)]
+    File(#[from] FsError),
+    /// A temporary folder could not be made.
+    #[error("a temporary file could not be written: {0}")]
+    Temporary(#[from] io::Error),
+}
 
 /// The state of a clone before a turn.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Reading {
     /// The top folder of the clone or worktree.
     top: PathBuf,
@@ -27,14 +56,100 @@ pub(crate) struct Reading {
     commit: Option<String>,
     /// The files that differ from the commit, by their path below `top`.
     uncommitted: BTreeMap<PathBuf, Uncommitted>,
+    /// The tree with the content of the uncommitted files, if it is kept. It is only in a [`Scratch`].
+    tree: Option<String>,
 }
 
 /// A file that differs from its commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Uncommitted {
     new: bool,
+    /// Whether the tree of the reading has its content.
+    kept: bool,
     /// Length and time of the last change; none if the file is gone.
     stamp: Option<(u64, i64, i64)>,
+}
+
+/// A folder for the index and the objects of comparisons. Dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct Scratch(TempDir);
+
+impl Scratch {
+    /// A folder among the system's temporary files.
+    pub(crate) fn temporary() -> io::Result<Self> {
+        let private = std::fs::Permissions::from_mode(0o700);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("kugetsu-diff-").permissions(private);
+        builder.tempdir().map(Self)
+    }
+
+    /// A folder with this name. One of an earlier turn that was killed is removed.
+    pub(crate) fn at(folder: &Path, name: &str) -> Result<Self, ChangesError> {
+        fsx::remove_dir_all_durable(&folder.join(name))?;
+        let private = std::fs::Permissions::from_mode(0o700);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(name).rand_bytes(0).permissions(private);
+        Ok(Self(builder.tempdir_in(folder)?))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+fn objects_in(scratch: &Path) -> PathBuf {
+    scratch.join("objects")
+}
+
+/// git with a copy of its index in `scratch` that names these new files as well, so that they are in differences.
+pub(crate) fn naming_new_files<'a>(
+    git: &Git,
+    top: &Path,
+    scratch: &Path,
+    new_files: impl Iterator<Item = &'a Path>,
+) -> Result<Git, ChangesError> {
+    let own = git.run(["rev-parse", "--git-path", "index"])?;
+    let own = top.join(path_of(own.stdout.strip_suffix(b"\n").unwrap_or(&own.stdout)));
+    let index = scratch.join("index");
+    fsx::remove_file_durable(&index)?;
+    if let Ok(mut file) = std::fs::File::open(&own) {
+        let modified = file.metadata()?.modified()?;
+        let copy = fsx::stage(&index, |mut copy| io::copy(&mut file, &mut copy).map(drop))?;
+        // git reads a file again that changed about when the index was written.
+        copy.commit_as_old_as(modified)?;
+    }
+    let git = git.clone().with("GIT_INDEX_FILE", index).configured(WHOLE_INDEX);
+    // The id only has to be valid: git compares with the file itself.
+    let empty = git.run(["hash-object", "--stdin"])?.text();
+    let mut names = Vec::new();
+    let mut repositories = Vec::new();
+    for path in new_files {
+        let path = path.as_os_str().as_bytes();
+        if path.ends_with(b"/") {
+            repositories.push(OsStr::from_bytes(path));
+        } else {
+            names.extend(format!("100644 {empty}\t").bytes().chain(path.iter().copied()));
+            names.push(0);
+        }
+    }
+    if !names.is_empty() {
+        git.clone()
+            .reading(names)
+            .run(["update-index", "--add", "--replace", "-z", "--index-info"])?;
+    }
+    for repository in repositories {
+        // git refuses a repository without a commit, which has nothing that could be shown.
+        let args = ["--literal-pathspecs", "add", "--"].map(OsStr::new);
+        git.ask(args.into_iter().chain([repository]))?;
+    }
+    Ok(git)
+}
+
+/// The files that git does not know and does not ignore. A git repository among them ends with `/`.
+pub(crate) fn new_files(git: &Git) -> Result<Vec<PathBuf>, GitError> {
+    let output = git.run(["ls-files", "--others", "--exclude-standard", "-z"])?;
+    let names = output.stdout.split(|byte| *byte == 0);
+    Ok(names.filter(|name| !name.is_empty()).map(path_of).collect())
 }
 
 /// The folder that holds `.git`: the top of the clone or worktree that this folder is in.
@@ -45,11 +160,9 @@ pub(crate) fn top_of(folder: &Path) -> Option<&Path> {
 }
 
 impl Reading {
-    /// Reads the clone that git runs in. `None` if there is no clone, or if it has too many uncommitted files.
-    pub(crate) fn take(git: &Git) -> Result<Option<Self>, GitError> {
-        let Some(top) = top_of(git.folder()).map(Path::to_owned) else {
-            return Ok(None);
-        };
+    /// Reads the clone that git runs in.
+    pub(crate) fn take(git: &Git) -> Result<Self, ChangesError> {
+        let top = top_of(git.folder()).ok_or_else(|| ChangesError::NoClone(git.folder().to_owned()))?;
         let output = git.run([
             "status",
             "--porcelain=v2",
@@ -59,18 +172,61 @@ impl Reading {
             "--untracked-files=all",
             "--ignore-submodules=dirty",
         ])?;
-        let Some(status) = Status::parse(&output.stdout) else {
-            return Ok(None);
-        };
-        let uncommitted = status.files.into_iter().map(|(path, new)| {
-            let stamp = stamp(&top.join(&path));
-            (path, Uncommitted { new, stamp })
+        let status = Status::parse(&output.stdout).ok_or_else(|| ChangesError::TooMany(top.to_owned()))?;
+        let uncommitted = status.files.into_iter().map(|(path, state)| {
+            // A path below a link to a folder can exist although the file is gone.
+            let stamp = stamp(&top.join(&path)).filter(|_| state != State::Gone);
+            let new = state == State::New;
+            let kept = false;
+            (path, Uncommitted { new, kept, stamp })
         });
-        Ok(Some(Self {
+        Ok(Self {
             uncommitted: uncommitted.collect(),
             commit: status.commit,
-            top,
-        }))
+            tree: None,
+            top: top.to_owned(),
+        })
+    }
+
+    /// [`Reading::take`] that also keeps the content of the uncommitted files, in `scratch`.
+    pub(crate) fn keep(git: &Git, scratch: &Path) -> Result<Self, ChangesError> {
+        let mut reading = Self::take(git)?;
+        if reading.uncommitted.is_empty() {
+            return Ok(reading);
+        }
+        let objects = objects_in(scratch);
+        fsx::create_dir_all_volatile(scratch, &objects)?;
+        let git = git
+            .moved_to(&reading.top)
+            .with("GIT_OBJECT_DIRECTORY", objects)
+            .with("GIT_ALTERNATE_OBJECT_DIRECTORIES", alternate(&objects_of(git)?))
+            .with("GIT_INDEX_FILE", scratch.join("index"))
+            .configured(WHOLE_INDEX);
+        if let Some(commit) = &reading.commit {
+            git.run(["read-tree", commit])?;
+        }
+        let (mut there, mut gone) = (Vec::new(), Vec::new());
+        for (path, file) in &mut reading.uncommitted {
+            let whole = reading.top.join(path);
+            file.kept = file.stamp.is_none() || is_countable(&whole) || (!file.new && whole.is_dir());
+            if file.kept {
+                let names = if file.stamp.is_none() {
+                    &mut gone
+                } else {
+                    &mut there
+                };
+                names.extend_from_slice(path.as_os_str().as_bytes());
+                names.push(0);
+            }
+        }
+        for (how, names) in [("--force-remove", gone), ("--replace", there)] {
+            if !names.is_empty() {
+                let args = ["update-index", "--add", "--remove", how, "-z", "--stdin"];
+                git.clone().reading(names).run(args)?;
+            }
+        }
+        reading.tree = Some(git.run(["write-tree", "--missing-ok"])?.text());
+        Ok(reading)
     }
 
     /// A clone as it was when this commit was checked out and nothing was uncommitted. `None` outside a clone.
@@ -79,6 +235,7 @@ impl Reading {
             top: top_of(folder)?.to_owned(),
             commit: Some(commit.to_owned()),
             uncommitted: BTreeMap::new(),
+            tree: None,
         })
     }
 
@@ -92,39 +249,38 @@ impl Reading {
         self.uncommitted.keys().map(PathBuf::as_path)
     }
 
-    /// Compares the clone with this reading of it.
-    pub(crate) fn compare(&self, git: &Git) -> Result<Option<Changes>, GitError> {
-        let Some(after) = Self::take(git)?.filter(|after| after.top == self.top) else {
-            return Ok(None);
-        };
+    /// Compares the clone with this reading of it. `scratch` is the folder of the reading, or an empty one; `worktree`
+    /// is the worktree that the session has of its own.
+    pub(crate) fn compare(
+        &self,
+        git: &Git,
+        scratch: &Path,
+        worktree: Option<&Worktree>,
+    ) -> Result<Changes, ChangesError> {
+        let after = Self::take(git)?;
+        if after.top != self.top {
+            return Err(ChangesError::OtherClone {
+                before: self.top.clone(),
+                now: after.top,
+            });
+        }
         let mut changes = Changes {
             before: self.commit.clone(),
             after: after.commit.clone(),
             ..Changes::default()
         };
-        if after == *self {
-            return Ok(Some(changes));
+        if after.commit == self.commit && after.has_same_files(self) {
+            return Ok(changes);
         }
         if let Some(to) = after.commit.as_ref().filter(|_| after.commit != self.commit) {
             let range = self
                 .commit
                 .as_ref()
                 .map_or_else(|| to.clone(), |from| format!("{from}..{to}"));
-            (changes.commit_count, changes.commits) = commits(git, &range)?;
+            let others = upstream(git, to, worktree)?;
+            (changes.commit_count, changes.commits) = commits(git, &range, &others)?;
         }
-        let mut files = self.differing_from_commit(git)?;
-        for (path, uncommitted) in &after.uncommitted {
-            if uncommitted.new {
-                files.insert(path.clone(), (new_lines(&self.top.join(path)), Some(0)));
-            }
-        }
-        for (path, before) in &self.uncommitted {
-            if stamp(&self.top.join(path)) == before.stamp {
-                files.remove(path);
-            } else {
-                files.entry(path.clone()).or_default();
-            }
-        }
+        let files = self.differing_files(git, scratch, &after)?;
         changes.file_count = files.len() as u64;
         let lines = |of: fn(&Counts) -> Option<u64>| files.values().filter_map(of).sum();
         changes.lines_added = lines(|counts| counts.0);
@@ -137,15 +293,39 @@ impl Reading {
                 removed,
             })
             .collect();
-        Ok(Some(changes))
+        Ok(changes)
     }
 
-    /// The files that differ now from the commit of this reading, except for new files that git does not know.
-    fn differing_from_commit(&self, git: &Git) -> Result<BTreeMap<PathBuf, Counts>, GitError> {
-        let from = match &self.commit {
-            Some(commit) => commit.clone(),
+    fn has_same_files(&self, other: &Self) -> bool {
+        let same = |(one, other): ((&PathBuf, &Uncommitted), (&PathBuf, &Uncommitted))| {
+            one.0 == other.0 && one.1.new == other.1.new && one.1.stamp == other.1.stamp
+        };
+        self.uncommitted.len() == other.uncommitted.len()
+            && self.uncommitted.iter().zip(&other.uncommitted).all(same)
+    }
+
+    /// The files that differ now, at the second reading, from this one.
+    fn differing_files(
+        &self,
+        git: &Git,
+        scratch: &Path,
+        after: &Self,
+    ) -> Result<BTreeMap<PathBuf, Counts>, ChangesError> {
+        let new = after.uncommitted.iter().filter(|(_, file)| file.new);
+        let (counted, uncounted): (Vec<_>, Vec<_>) = new
+            .map(|(path, _)| path.as_path())
+            .partition(|path| is_countable(&self.top.join(path)));
+        let git = git.moved_to(&self.top);
+        let mut git = naming_new_files(&git, &self.top, scratch, counted.into_iter())?;
+        let from = match (&self.tree, &self.commit) {
+            (Some(tree), _) => {
+                let kept = alternate(&objects_in(scratch));
+                git = git.with("GIT_ALTERNATE_OBJECT_DIRECTORIES", kept);
+                tree.clone()
+            }
+            (None, Some(commit)) => commit.clone(),
             // The tree without files, in the hash function of the clone.
-            None => git.run(["hash-object", "-t", "tree", "--stdin"])?.text(),
+            (None, None) => git.run(["hash-object", "-t", "tree", "--stdin"])?.text(),
         };
         let output = git.run([
             "diff",
@@ -158,26 +338,59 @@ impl Reading {
             &from,
             "--",
         ])?;
-        Ok(numstat(&output.stdout))
+        let mut files = numstat(&output.stdout);
+        files.extend(
+            uncounted
+                .into_iter()
+                .map(|path| (path.to_owned(), (None, Some(0)))),
+        );
+        for (path, before) in self.uncommitted.iter().filter(|(_, file)| !file.kept) {
+            if stamp(&self.top.join(path)) == before.stamp {
+                files.remove(path);
+            } else {
+                files.insert(path.clone(), Counts::default());
+            }
+        }
+        Ok(files)
     }
+}
+
+/// The folder of the clone's objects.
+fn objects_of(git: &Git) -> Result<PathBuf, GitError> {
+    let output = git.run(["rev-parse", "--path-format=absolute", "--git-path", "objects"])?;
+    Ok(path_of(
+        output.stdout.strip_suffix(b"\n").unwrap_or(&output.stdout),
+    ))
+}
+
+/// A folder as git reads it in a list of folders, where a colon would end it.
+fn alternate(folder: &Path) -> OsString {
+    let mut quoted = vec![b'"'];
+    for byte in folder.as_os_str().as_bytes() {
+        match byte {
+            b'"' | b'\\' => quoted.extend([b'\\', *byte]),
+            b'\n' => quoted.extend(*b"\\n"),
+            _ => quoted.push(*byte),
+        }
+    }
+    quoted.push(b'"');
+    OsString::from_vec(quoted)
 }
 
 /// Added and removed lines; `None` for what has no lines.
 type Counts = (Option<u64>, Option<u64>);
 
-/// The number of commits in a range, and the newest of them.
-fn commits(git: &Git, range: &str) -> Result<(u64, Vec<Commit>), GitError> {
-    let count = git.run(["rev-list", "--count", range, "--"])?.text();
+/// The number of commits in a range that are not in the history of `others`, and the newest of them.
+fn commits(git: &Git, range: &str, others: &[String]) -> Result<(u64, Vec<Commit>), GitError> {
+    let mut wanted = vec![range, "--not"];
+    wanted.extend(others.iter().map(String::as_str));
+    wanted.push("--");
+    let wanted = || wanted.iter().copied();
+    let count = ["rev-list", "--count"].into_iter().chain(wanted());
+    let count = git.run(count)?.text();
     let most = format!("--max-count={}", Changes::COMMITS);
-    let output = git.run([
-        "log",
-        "--no-show-signature",
-        "-z",
-        "--format=%H %s",
-        &most,
-        range,
-        "--",
-    ])?;
+    let log = ["log", "--no-show-signature", "-z", "--format=%H %s", &most];
+    let output = git.run(log.into_iter().chain(wanted()))?;
     let lines = output.stdout.split(|byte| *byte == 0);
     let commits = lines.filter_map(|line| {
         let line = String::from_utf8_lossy(line);
@@ -195,30 +408,29 @@ fn stamp(path: &Path) -> Option<(u64, i64, i64)> {
     Some((file.len(), file.mtime(), file.mtime_nsec()))
 }
 
-/// The number of lines of a new file, counted as git counts them; `None` for what has no lines.
-fn new_lines(path: &Path) -> Option<u64> {
-    let file = path.symlink_metadata().ok()?;
-    if !file.is_file() || file.len() > MAX_COUNTED {
-        return None;
-    }
-    let mut content = Vec::new();
-    let reader = std::fs::File::open(path).ok()?;
-    reader.take(MAX_COUNTED).read_to_end(&mut content).ok()?;
-    if content[..content.len().min(BINARY_LOOK)].contains(&0) {
-        return None;
-    }
-    // A line feed at the end begins no line.
-    let text = content.strip_suffix(b"\n").unwrap_or(&content);
-    let lines = text.split(|byte| *byte == b'\n').count() as u64;
-    Some(if content.is_empty() { 0 } else { lines })
+/// Whether git can read the file quickly.
+fn is_countable(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|file| {
+        file.is_symlink()
+            || (file.is_file() && file.len() <= MAX_COUNTED && std::fs::File::open(path).is_ok())
+    })
 }
 
 /// The output of `git status --porcelain=v2 -z --branch`.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Status {
     commit: Option<String>,
-    /// The files that differ from the commit; true for those that git does not know.
-    files: Vec<(PathBuf, bool)>,
+    /// The files that differ from the commit.
+    files: Vec<(PathBuf, State)>,
+}
+
+/// How a file differs from the commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// git does not know it.
+    New,
+    Gone,
+    Changed,
 }
 
 impl Status {
@@ -249,7 +461,12 @@ impl Status {
                 _ => continue,
             };
             if let Some(path) = known {
-                status.files.push((path_of(path), kind == b"? "));
+                let state = match (kind, rest) {
+                    (b"? ", _) => State::New,
+                    (b"1 " | b"2 ", [_, b'D', ..] | [b'D', b'.', ..]) => State::Gone,
+                    _ => State::Changed,
+                };
+                status.files.push((path_of(path), state));
             }
             if status.files.len() > MAX_UNCOMMITTED {
                 return None;
@@ -294,6 +511,7 @@ mod tests {
     fn the_status_is_read_with_all_its_kinds() {
         let output = b"# branch.oid 1234\0# branch.head main\0\
             1 .M N... 100644 100644 100644 aa bb a file with spaces\0\
+            1 .D N... 100644 100644 000000 aa bb gone\0\
             2 R. N... 100644 100644 100644 aa bb R100 new\0old\0\
             u UU N... 100644 100644 100644 100644 aa bb cc both\0\
             ? dir/\xff\0! ignored\0";
@@ -302,13 +520,14 @@ mod tests {
         let files: Vec<_> = status
             .files
             .iter()
-            .map(|(path, new)| (path.as_os_str().as_bytes(), *new))
+            .map(|(path, state)| (path.as_os_str().as_bytes(), *state))
             .collect();
-        let expected: [(&[u8], bool); 4] = [
-            (b"a file with spaces", false),
-            (b"new", false),
-            (b"both", false),
-            (b"dir/\xff", true),
+        let expected: [(&[u8], State); 5] = [
+            (b"a file with spaces", State::Changed),
+            (b"gone", State::Gone),
+            (b"new", State::Changed),
+            (b"both", State::Changed),
+            (b"dir/\xff", State::New),
         ];
         assert_eq!(files, expected);
         assert_eq!(

@@ -54,7 +54,10 @@ impl GitRunner {
             runner: self.clone(),
             folder: folder.to_owned(),
             limit: LIMIT,
+            until: None,
             variables: Vec::new(),
+            config: Vec::new(),
+            stdin: Arc::from([]),
         }
     }
 }
@@ -65,7 +68,11 @@ pub(crate) struct Git {
     runner: GitRunner,
     folder: PathBuf,
     limit: Duration,
+    /// The end of the time for all commands together.
+    until: Option<Instant>,
     variables: Vec<(&'static str, OsString)>,
+    config: Vec<&'static str>,
+    stdin: Arc<[u8]>,
 }
 
 /// The output of git, and whether git exited with 0.
@@ -101,9 +108,30 @@ impl Git {
         self
     }
 
-    /// The same with a shorter time limit, for what may be left out.
+    /// The same with a setting of git, such as `core.splitIndex=false`.
+    pub(crate) fn configured(mut self, setting: &'static str) -> Self {
+        self.config.push(setting);
+        self
+    }
+
+    /// The same with this input.
+    pub(crate) fn reading(mut self, input: Vec<u8>) -> Self {
+        self.stdin = input.into();
+        self
+    }
+
+    /// The same in another folder.
+    pub(crate) fn moved_to(&self, folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// The same with a shorter time limit for all commands together, which begins now. For what may be left out.
     pub(crate) fn within(mut self, limit: Duration) -> Self {
         self.limit = limit;
+        self.until = Some(Instant::now() + limit);
         self
     }
 
@@ -120,6 +148,7 @@ impl Git {
     ) -> Result<GitOutput, GitError> {
         let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
         let end = Instant::now() + INCOMPLETE_LIMIT;
+        let end = self.until.map_or(end, |until| until.min(end));
         loop {
             let output = self.ask_once(&args)?;
             let is_incomplete = !output.ok
@@ -137,7 +166,14 @@ impl Git {
         if self.runner.cancel.is_set() {
             return Err(cancelled());
         }
-        let ended = process::run_until_cancelled(self.spec(args), self.limit, &self.runner.cancel);
+        let late = || self.error(args, format!("it did not end within {} s", self.limit.as_secs()));
+        let left = self.until.map_or(self.limit, |until| {
+            until.saturating_duration_since(Instant::now())
+        });
+        if left.is_zero() {
+            return Err(late());
+        }
+        let ended = process::run_until_cancelled(self.spec(args), left, &self.runner.cancel);
         match ended {
             Ok(output) => Ok(GitOutput {
                 ok: output.exit.success(),
@@ -145,9 +181,7 @@ impl Git {
                 stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
             }),
             Err(ProcessError::Cancelled { .. }) => Err(cancelled()),
-            Err(ProcessError::Deadline { .. }) => {
-                Err(self.error(args, format!("it did not end within {} s", self.limit.as_secs())))
-            }
+            Err(ProcessError::Deadline { .. }) => Err(late()),
             Err(ProcessError::Start { not_found: true, .. }) if self.folder.is_dir() => Err(GitError {
                 missing: true,
                 ..self.error(args, "git is not installed, or not on PATH".to_owned())
@@ -179,13 +213,15 @@ impl Git {
             program: "git".into(),
             args: UNMONITORED
                 .iter()
+                .copied()
+                .chain(self.config.iter().flat_map(|setting| ["-c", setting]))
                 .map(OsString::from)
                 .chain(args.iter().cloned())
                 .collect(),
             cwd: self.folder.clone(),
             remove_env: foreign.filter(|name| !set(name)).cloned().collect(),
             set_env,
-            stdin: Arc::from([]),
+            stdin: Arc::clone(&self.stdin),
             containment: Containment {
                 guard_program: self.runner.environment.program().to_owned(),
                 environment: self.runner.environment.clone(),

@@ -30,6 +30,7 @@ pub mod operations;
 pub mod settings;
 pub mod transport;
 pub mod turn;
+mod upstream;
 
 #[cfg(not(feature = "internals"))]
 mod fsx;

@@ -1,12 +1,15 @@
 //! `diff`: what a session has changed since it began, in its worktree or clone.
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
+use tokio::sync::watch;
 
 use super::{Engine, EngineError};
-use crate::changes::{Reading, top_of};
+use crate::changes::{ChangesError, Reading, Scratch, naming_new_files, new_files, top_of};
 use crate::git::{Git, GitError};
+use crate::turn::Interrupt;
+use crate::upstream::later_start;
 use kugetsu_api::{Address, Changes, ErrorCode, SessionRecord};
 
 /// What git shows of a difference.
@@ -25,9 +28,8 @@ pub enum DiffForm {
 pub struct DiffView {
     git: Git,
     args: Vec<OsString>,
-    /// Holds a copy of git's index that names the new files as well, so that they are in the difference. The clone's
-    /// own index stays as it is.
-    _index: TempDir,
+    /// Holds the index that git reads.
+    _scratch: Scratch,
 }
 
 impl DiffView {
@@ -38,50 +40,78 @@ impl DiffView {
 }
 
 impl Engine {
-    /// The difference between the commit that the session began at and its files now, new files included.
-    pub fn diff(&self, address: &Address, form: DiffForm) -> Result<DiffView, EngineError> {
+    /// The difference between the commit that the session began at and its files now, new files included. If the session
+    /// was rebased onto newer commits of others or has merged them, the difference begins there. An interrupt ends the
+    /// preparation and leaves nothing behind.
+    pub async fn diff(
+        &self,
+        address: &Address,
+        form: DiffForm,
+        interrupts: watch::Receiver<Interrupt>,
+    ) -> Result<DiffView, EngineError> {
+        let scratch = Scratch::temporary().map_err(EngineError::TemporaryFile)?;
+        let (address, folder) = (address.clone(), scratch.path().to_owned());
+        let prepare = move |engine: &Self| engine.prepare_diff(&address, form, &folder);
+        let (git, args) = self.interruptible(&mut interrupts.into(), prepare).await?;
+        Ok(DiffView {
+            git,
+            args,
+            _scratch: scratch,
+        })
+    }
+
+    fn prepare_diff(
+        &self,
+        address: &Address,
+        form: DiffForm,
+        scratch: &Path,
+    ) -> Result<(Git, Vec<OsString>), EngineError> {
         let record = self.record(address)?;
         let from = start_of(&record)?;
         let top = top_of(&record.directory).ok_or_else(|| no_clone(&record))?;
         let git = self.git().at(top);
-        let failed = EngineError::Git;
-        let folder = TempDir::with_prefix("kugetsu-diff-").map_err(EngineError::TemporaryFile)?;
-        let index = folder.path().join("index");
-        let own_index = git.run(["rev-parse", "--git-path", "index"]).map_err(failed)?;
-        let own_index = top.join(own_index.text());
-        if own_index.is_file() {
-            std::fs::copy(own_index, &index).map_err(EngineError::TemporaryFile)?;
-        }
-        let git = git.with("GIT_INDEX_FILE", index);
-        git.run(["add", "--intent-to-add", "--all"]).map_err(failed)?;
+        let from = later_start(&git, from, record.worktree.as_ref())?;
+        let new = new_files(&git)?;
+        let new = new.iter().map(PathBuf::as_path);
+        let git = naming_new_files(&git, top, scratch, new).map_err(|error| unknown(&record, error))?;
         let shown = match form {
             DiffForm::Patch => "--patch",
             DiffForm::Stat => "--stat",
             DiffForm::Names => "--name-only",
         };
         let args = ["diff", "--no-ext-diff", "--no-textconv", shown, &from, "--"];
-        Ok(DiffView {
-            git,
-            args: args.map(OsString::from).to_vec(),
-            _index: folder,
-        })
+        Ok((git, args.map(OsString::from).to_vec()))
     }
 
     /// The changes since the session began.
     pub fn changes_since_start(&self, address: &Address) -> Result<Changes, EngineError> {
         let record = self.record(address)?;
         let from = start_of(&record)?;
+        let git = self.git().at(&record.directory);
+        let worktree = record.worktree.as_ref();
+        top_of(&record.directory).ok_or_else(|| no_clone(&record))?;
+        let from = later_start(&git, from, worktree)?;
         let reading = Reading::of_commit(&record.directory, &from).ok_or_else(|| no_clone(&record))?;
-        let compared = reading.compare(&self.git().at(&record.directory));
-        let changes = compared.map_err(EngineError::Git)?;
-        changes.ok_or_else(|| {
-            EngineError::Git(GitError {
-                command: "status".to_owned(),
-                folder: record.directory,
-                problem: "it names too many files".to_owned(),
-                missing: false,
-            })
-        })
+        let scratch = Scratch::temporary().map_err(EngineError::TemporaryFile)?;
+        let compared = reading.compare(&git, scratch.path(), worktree);
+        compared.map_err(|error| unknown(&record, error))
+    }
+}
+
+/// Why the changes of a session are unknown.
+fn unknown(record: &SessionRecord, error: ChangesError) -> EngineError {
+    let folder = || record.directory.clone();
+    match error {
+        ChangesError::Git(error) => error.into(),
+        ChangesError::File(error) => EngineError::TemporaryFile(std::io::Error::other(error)),
+        ChangesError::Temporary(error) => EngineError::TemporaryFile(error),
+        ChangesError::NoClone(_) => no_clone(record),
+        error @ (ChangesError::TooMany(_) | ChangesError::OtherClone { .. }) => EngineError::Git(GitError {
+            command: "status".to_owned(),
+            folder: folder(),
+            problem: error.to_string(),
+            missing: false,
+        }),
     }
 }
 

@@ -307,7 +307,7 @@ impl Engine {
     /// A note about the uncommitted changes of the clone, which a new worktree will not have.
     fn left_behind(&self, planned: &Worktree) -> Option<String> {
         let git = self.git().at(&planned.repo_dir).within(LEFT_BEHIND_LIMIT);
-        let reading = Reading::take(&git).ok().flatten()?;
+        let reading = Reading::take(&git).ok()?;
         let files = reading.uncommitted();
         let count = files.len();
         if count == 0 {

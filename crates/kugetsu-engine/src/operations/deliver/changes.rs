@@ -3,26 +3,47 @@
 use std::time::Duration;
 
 use super::Delivery;
-use crate::changes::Reading;
-use crate::git::{Git, GitError};
+use crate::changes::{ChangesError, Reading, Scratch, top_of};
+use crate::git::Git;
 use crate::operations::interrupts::Interrupts;
 use crate::operations::{Engine, EngineError};
 use crate::turn::Interrupt;
 use kugetsu_api::Changes;
 
-/// The time limit of each git command. git takes longer than this in few clones.
+/// The time limit of one reading or comparison, with all its git commands. git takes longer than this in few clones.
 const LIMIT: Duration = Duration::from_secs(10);
 /// The same for a turn that a person has ended and now waits for.
 const LIMIT_AFTER_INTERRUPT: Duration = Duration::from_secs(1);
+
+/// The folder, in the folder of the session or base, for what a comparison needs until the turn ends.
+const SCRATCH: &str = "comparison";
+
+/// The clone before a turn.
+pub(in crate::operations) struct Before {
+    pub(super) reading: Reading,
+    scratch: Scratch,
+}
 
 impl Delivery {
     /// Reads the clone before the turn.
     pub(super) async fn read_clone(
         &self,
         interrupts: &mut Interrupts,
-    ) -> Result<Option<Reading>, EngineError> {
-        let git = self.git_within(LIMIT);
-        let read = move |engine: &Engine| Ok(told(Reading::take(&git(engine))).flatten());
+    ) -> Result<Option<Before>, EngineError> {
+        let (git, key) = (self.git_within(LIMIT), self.subject.key());
+        let read = move |engine: &Engine| {
+            let git = git(engine);
+            if top_of(git.folder()).is_none() {
+                return Ok(None);
+            }
+            let folder = engine.store.make_folder(&key)?;
+            let read = || {
+                let scratch = Scratch::at(&folder, SCRATCH)?;
+                let reading = Reading::keep(&git, scratch.path())?;
+                Ok(Before { reading, scratch })
+            };
+            Ok(told(read()))
+        };
         self.engine.interruptible(interrupts, read).await
     }
 
@@ -36,7 +57,12 @@ impl Delivery {
             Interrupt::None => LIMIT,
             _ => LIMIT_AFTER_INTERRUPT,
         });
-        let compare = move |engine: &Engine| Ok(told(before.compare(&git(engine))).flatten());
+        let worktree = self.subject.worktree().cloned();
+        let compare = move |engine: &Engine| {
+            let scratch = before.scratch.path();
+            let compared = before.reading.compare(&git(engine), scratch, worktree.as_ref());
+            Ok(told(compared))
+        };
         self.engine.interruptible(&mut later, compare).await.ok()?
     }
 
@@ -46,7 +72,7 @@ impl Delivery {
     }
 }
 
-fn told<T>(result: Result<T, GitError>) -> Option<T> {
+fn told<T>(result: Result<T, ChangesError>) -> Option<T> {
     result
         .inspect_err(|error| tracing::warn!("the changes of the turn are unknown: {error}"))
         .ok()

@@ -26,7 +26,6 @@ use super::hooks::HookPoint;
 use super::interrupts::Interrupts;
 use super::request::{Mode, TurnOptions, TurnReport, TurnRequest};
 use super::{Engine, EngineError};
-use crate::changes::Reading;
 use crate::opencode::{Opencode, SessionContext, names_unknown_model};
 use crate::permission::Rule;
 use crate::settings::Origin;
@@ -37,6 +36,7 @@ use kugetsu_api::Verdict;
 
 use admit::Admitted;
 pub(super) use admit::check_session;
+use changes::Before;
 pub(super) use close::Closed;
 pub(super) use fork::sha256;
 pub(super) use subject::TurnSubject;
@@ -55,7 +55,7 @@ pub(super) struct Delivery {
     /// The part of the prompt that the record keeps, once opencode is connected.
     pub(super) kept_prompt: Option<String>,
     /// The clone before the turn, if the session works in one.
-    pub(super) before: Option<Reading>,
+    pub(super) before: Option<Before>,
     /// SHA-256 of the message alone, if the caller chose the turn's id.
     pub(super) prompt_sha256: Option<String>,
     /// The permission rules of the session during this turn.

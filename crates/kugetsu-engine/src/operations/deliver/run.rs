@@ -6,7 +6,6 @@ use async_trait::async_trait;
 
 use super::admit::needs_serve;
 use super::{Closed, Delivery};
-use crate::changes::Reading;
 use crate::opencode::{Launch, Secrets};
 use crate::operations::interrupts::{Interrupts, STOP_WAIT};
 use crate::operations::{DEBUG_LOG, EngineError, points};
@@ -35,7 +34,7 @@ impl Delivery {
             TurnRecord::kept_prompt(&clean)
         });
         self.before = self.read_clone(interrupts).await?;
-        if let Some(commit) = self.before.as_ref().and_then(Reading::commit) {
+        if let Some(commit) = self.before.as_ref().and_then(|before| before.reading.commit()) {
             self.subject.begin_at(commit);
         }
         let connectors = self.engine.connectors.clone();
@@ -179,7 +178,7 @@ impl Delivery {
             self.turn,
             self.started,
             self.subject.directory().to_owned(),
-            self.subject.worktree(),
+            self.subject.worktree().map(|worktree| worktree.path.clone()),
             Arc::clone(&self.lease),
         );
         // An interrupt that comes here ends the turn itself.

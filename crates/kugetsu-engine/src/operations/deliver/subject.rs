@@ -1,10 +1,10 @@
 //! The subject of a turn: a session with its record, or a base that `init` is making.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use jiff::Timestamp;
 use kugetsu_api::permission::Policy;
-use kugetsu_api::{BaseRecord, LiveTurn, SessionId, SessionRecord, TurnRecord, Verdict};
+use kugetsu_api::{BaseRecord, LiveTurn, SessionId, SessionRecord, TurnRecord, Verdict, Worktree};
 
 use crate::operations::points;
 use crate::operations::{Engine, EngineError};
@@ -51,9 +51,9 @@ impl TurnSubject {
         }
     }
 
-    pub(super) fn worktree(&self) -> Option<PathBuf> {
+    pub(super) fn worktree(&self) -> Option<&Worktree> {
         match self {
-            Self::Session(record) => record.worktree.as_ref().map(|worktree| worktree.path.clone()),
+            Self::Session(record) => record.worktree.as_ref(),
             Self::Base(_) => None,
         }
     }
