@@ -33,7 +33,8 @@ pub(crate) fn repair(runner: &GitRunner, worktree: &Worktree) -> Result<(), Work
                 worktree.repo_dir.display(),
                 worktree.branch
             ),
-            hint: "name the folder that the clone was moved to".to_owned(),
+            hint: "name the folder that the clone was moved to; if this is the one, make the branch there"
+                .to_owned(),
         });
     }
     if is_there(&worktree.path) {
