@@ -126,6 +126,29 @@ fn inside_a_worktree_of_the_clone_the_session_works_there() {
 }
 
 #[test]
+fn a_session_works_in_no_other_sessions_worktree_wherever_that_is() {
+    let world = world();
+    let (real, link) = (world.root().join("real"), world.root().join("link"));
+    fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let below = |issue: &str| real.join("github.com/shoko/kugetsu").join(issue);
+    configure(&world, &format!("worktree_root = {:?}", text(&link)));
+    let (result, _) = start_in(&world, &world.repo(), &["14"]);
+    assert_eq!(result["directory"], text(&below("14")));
+    let (result, _) = start_in(&world, &below("14"), &["15"]);
+    assert_eq!(result["directory"], text(&below("15")));
+    // Worktrees from before `worktree_root` changed are those of their sessions.
+    configure(&world, "");
+    let (result, _) = start_in(&world, &below("14"), &["16"]);
+    assert_eq!(result["directory"], text(&worktree_of(&world, "16")));
+    // One in the folder for worktrees is a session's, even if the record is gone.
+    let stray = world.repo().join(".worktrees/stray");
+    world.git(&world.repo(), ["worktree", "add", "--quiet", text(&stray)]);
+    let (result, _) = start_in(&world, &stray, &["17"]);
+    assert_eq!(result["directory"], text(&worktree_of(&world, "17")));
+}
+
+#[test]
 fn a_turn_that_shares_its_folder_with_another_says_so_before_it_begins() {
     let world = world();
     let (here, go_on) = (world.root().join("here"), world.root().join("go-on"));
