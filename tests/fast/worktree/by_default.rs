@@ -149,6 +149,42 @@ fn a_session_works_in_no_other_sessions_worktree_wherever_that_is() {
 }
 
 #[test]
+fn turns_in_one_working_tree_meet_until_the_last_hook_has_ended() {
+    let world = world();
+    let pkg = world.repo().join("pkg");
+    fs::create_dir(&pkg).unwrap();
+    let (hooked, go_on) = (world.root().join("hooked"), world.root().join("go-on"));
+    configure(
+        &world,
+        &format!(
+            "hook_after_turn = \"\"\"[ $KUGETSU_REF = {ISSUE} ] || exit 0; touch {}; while [ ! -e {} ]; do sleep 0.02; done\"\"\"",
+            text(&hooked),
+            text(&go_on)
+        ),
+    );
+    world
+        .run(["init", "--repo", "github.com/acme/pkg", "--dir", text(&pkg)])
+        .expect_status(0);
+    let first = world.spawn(["start", "14", "do it", "--no-worktree"]);
+    world.wait_until("the hook runs", SOON, || hooked.exists());
+    let second = |issue: &str| {
+        let words = ["start", issue, "do it", "--no-worktree"];
+        world.run(words).expect_status(0).stderr()
+    };
+    let note = format!(
+        "a turn of {ISSUE} works in the same folder, {};",
+        text(&world.repo())
+    );
+    for issue in ["15", "github.com/acme/pkg#1"] {
+        let stderr = second(issue);
+        assert!(stderr.contains(&note), "{issue}: {stderr}");
+    }
+    fs::write(go_on, "").unwrap();
+    first.wait(SOON).expect_status(0);
+    assert!(!second("github.com/acme/pkg#2").contains("same folder"));
+}
+
+#[test]
 fn a_turn_that_shares_its_folder_with_another_says_so_before_it_begins() {
     let world = world();
     let (here, go_on) = (world.root().join("here"), world.root().join("go-on"));
