@@ -8,7 +8,8 @@ use super::Outcome;
 use super::context::Context;
 use super::output::Output;
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::output::{MoveOutput, MovedView};
+use kugetsu_api::output::{LeftView, MoveOutput, MovedView};
+use kugetsu_engine::operations::MovedRepo;
 
 #[derive(Debug, Args)]
 pub(super) struct MoveArgs {
@@ -32,10 +33,13 @@ pub(super) struct MoveArgs {
 pub(super) fn run(args: &MoveArgs, context: &Context, output: Output) -> Outcome {
     let engine = &context.engine;
     let folder = context.here.join(&args.dir);
-    let moved = match &args.reference {
+    let MovedRepo { moved, left } = match &args.reference {
         Some(reference) => {
             let address = context.address(reference)?;
-            vec![engine.move_session(&address, &folder, args.force)?]
+            MovedRepo {
+                moved: vec![engine.move_session(&address, &folder, args.force)?],
+                left: Vec::new(),
+            }
         }
         None => {
             let repo = context.repo(args.repo.as_deref())?;
@@ -43,15 +47,17 @@ pub(super) fn run(args: &MoveArgs, context: &Context, output: Output) -> Outcome
         }
     };
     if output.json {
+        let moved = moved.into_iter().map(|moved| MovedView {
+            subject: moved.subject.reference(),
+            from: moved.from,
+            to: moved.to,
+        });
+        let left = left
+            .into_iter()
+            .map(|(address, directory)| LeftView { address, directory });
         output.object(MoveOutput {
-            moved: moved
-                .into_iter()
-                .map(|moved| MovedView {
-                    subject: moved.subject.reference(),
-                    from: moved.from,
-                    to: moved.to,
-                })
-                .collect(),
+            moved: moved.collect(),
+            left: left.collect(),
         });
         return Ok(ExitStatus::Ok);
     }
@@ -62,6 +68,12 @@ pub(super) fn run(args: &MoveArgs, context: &Context, output: Output) -> Outcome
         } else {
             format!("{} moved from {} to {to}", moved.subject, moved.from.display())
         });
+    }
+    for (address, folder) in &left {
+        output.text(format!(
+            "{address} stays in {}, which did not move with the clone; to move it: kugetsu move {address} --dir FOLDER",
+            folder.display()
+        ));
     }
     Ok(ExitStatus::Ok)
 }

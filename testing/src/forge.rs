@@ -6,6 +6,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -88,6 +89,7 @@ impl ScriptedIssue {
 struct Shared {
     replies: Mutex<Vec<(String, ForgeReply)>>,
     requests: Mutex<Vec<ForgeRequest>>,
+    delay: Mutex<Duration>,
 }
 
 /// The forge. It stops when dropped.
@@ -121,6 +123,11 @@ impl ForgeServer {
     /// that fits counts. Other requests get 404.
     pub fn on(&self, path: &str, reply: ForgeReply) {
         locked(&self.shared.replies).push((path.to_owned(), reply));
+    }
+
+    /// Waits this long before each answer.
+    pub fn delay(&self, delay: Duration) {
+        *locked(&self.shared.delay) = delay;
     }
 
     /// Every request so far.
@@ -213,6 +220,8 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
             replies.iter().rev().find(fits).map(|(_, reply)| reply.clone())
         };
         locked(&shared.requests).push(ForgeRequest { path, headers });
+        let delay = *locked(&shared.delay);
+        std::thread::sleep(delay);
         match reply.unwrap_or_else(|| ForgeReply::status(404, "Not Found")) {
             ForgeReply::Answer(status, headers, body) => http::answer(stream, status, &headers, &body)?,
             ForgeReply::Hang => {

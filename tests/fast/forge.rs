@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
+use std::time::Duration;
 
 use kugetsu_testing::{
     FakeScript, ForgeReply, ForgeServer, Opencode, Output, ScriptedIssue, Signal, Stdin, World,
@@ -188,6 +189,17 @@ fn an_unknown_host_is_asked_what_it_is_and_gets_no_token_for_that() {
             "[forges.\"git.example.org\"] kind",
         ],
     );
+    // The time limit is one for all questions together: each alone would end in time.
+    forge.delay(Duration::from_millis(600));
+    forge.forget();
+    let output = run_in(
+        &world,
+        &[("KUGETSU_FORGE_TIMEOUT", "1s")],
+        &["issue", "git.example.org/a/b#1"],
+    );
+    output.expect_status(75);
+    assert!(output.stderr().contains("did not answer within 1 s"), "{output}");
+    assert!(forge.requests().len() < 3, "{:?}", forge.requests());
     // No network: nothing is there at all.
     refused(
         &world,

@@ -156,6 +156,103 @@ fn sessions_follow_a_clone_that_moved() {
     world.wait_nothing_left(SOON);
 }
 
+/// Adds a session as opencode's own subagents have them: with a parent, and in a directory of its own.
+fn add_subagent(world: &World, id: &str, parent: &str, directory: &str) {
+    let columns: Vec<_> = world
+        .sql("SELECT name FROM pragma_table_info('session')")
+        .into_iter()
+        .map(|row| text(&row[0]))
+        .collect();
+    let values: Vec<_> = columns
+        .iter()
+        .map(|column| match column.as_str() {
+            "id" => format!("'{id}'"),
+            "parent_id" => format!("'{parent}'"),
+            "directory" => format!("'{directory}'"),
+            _ => column.clone(),
+        })
+        .collect();
+    world.sql_write(&format!(
+        "INSERT INTO session ({}) SELECT {} FROM session WHERE id = '{parent}'",
+        columns.join(", "),
+        values.join(", ")
+    ));
+}
+
+#[test]
+fn a_move_that_failed_can_be_repeated_and_each_session_keeps_its_path_below_the_clone() {
+    let world = serving_world();
+    run(&world, ["init"]).expect_status(0);
+    let old = world.repo();
+    let (inside, outside) = (old.join("mine"), world.root().join("outside"));
+    for folder in [&inside, &outside] {
+        let folder = folder.to_str().unwrap();
+        world.git(&old, ["worktree", "add", "--quiet", folder]);
+    }
+    for (issue, folder, more) in [
+        ("1", &old, Some("--no-worktree")),
+        ("2", &inside, None),
+        ("3", &outside, None),
+        ("4", &old, Some("--worktree")),
+    ] {
+        let mut command = world.kugetsu(["start", issue, "work"]);
+        command
+            .args(more)
+            .current_dir(folder)
+            .env("KUGETSU_TRANSPORT", "run");
+        world.finish(command, Stdin::Null).expect_status(0);
+    }
+    assert_eq!(directory_of(&world, "2"), inside.to_str().unwrap());
+    assert_eq!(directory_of(&world, "3"), outside.to_str().unwrap());
+    let session = session_of(&world, "1");
+    let below = old.join("crates");
+    add_subagent(&world, "ses_sub", &session, old.to_str().unwrap());
+    add_subagent(&world, "ses_subsub", "ses_sub", below.to_str().unwrap());
+    add_subagent(&world, "ses_far", "ses_sub", "/somewhere/else");
+
+    let new = move_clone(&world);
+    let repo = Path::new(&new);
+    // The last of the sessions cannot be moved.
+    let rename = |from: &str, to: &str| {
+        world.git(repo, ["update-ref", &format!("refs/heads/{to}"), from]);
+        world.git(repo, ["update-ref", "-d", &format!("refs/heads/{from}")]);
+    };
+    rename("kugetsu/4", "elsewhere");
+    let words = ["move", "--repo", REPO, "--dir", &new];
+    let failed = elsewhere(&world, &words);
+    assert!(failed.stderr().contains("no branch kugetsu/4"), "{failed}");
+    rename("elsewhere", "kugetsu/4");
+
+    let moved = elsewhere(&world, &[&words[..], &["--json"]].concat())
+        .expect_status(0)
+        .json();
+    let left = json!([{ "ref": format!("{REPO}#3"), "directory": outside }]);
+    assert_eq!(moved["left"], left, "{moved}");
+    for (issue, folder) in [
+        ("1", repo.to_owned()),
+        ("2", repo.join("mine")),
+        ("3", outside.clone()),
+        ("4", repo.join(".worktrees").join(REPO).join("4")),
+    ] {
+        assert_eq!(directory_of(&world, issue), folder.to_str().unwrap());
+        let row = world.session(&session_of(&world, issue));
+        assert_eq!(row.directory, folder.to_str().unwrap(), "{issue}");
+    }
+    for (id, folder) in [
+        ("ses_sub", new.clone()),
+        ("ses_subsub", format!("{new}/crates")),
+        ("ses_far", "/somewhere/else".to_owned()),
+    ] {
+        assert_eq!(world.session(id).directory, folder, "{id}");
+    }
+    // git knows the person's worktree in its new place, too.
+    world.git(&repo.join("mine"), ["status"]);
+    let again = elsewhere(&world, &words);
+    again.expect_status(0);
+    let says = format!("{REPO}#3 stays in {}", outside.display());
+    assert!(again.stdout().contains(&says), "{again}");
+}
+
 #[test]
 fn the_trash_says_what_it_can_bring_back() {
     let world = scripted_world(&FakeScript::default().on("hello", [Step::Answer("hi".to_owned())]));

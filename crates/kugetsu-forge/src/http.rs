@@ -54,7 +54,9 @@ pub struct Connection {
     pub token: Option<Token>,
     /// The proxy.
     pub proxy: ProxySettings,
-    /// How long all requests of one operation may take together.
+    /// When the last request must have ended, however many there are.
+    pub until: Instant,
+    /// The time between the first request and `until`, for errors.
     pub limit: Duration,
 }
 
@@ -180,7 +182,6 @@ pub(crate) struct Client {
     agent: Agent,
     connection: Connection,
     address: Uri,
-    until: Instant,
 }
 
 impl Client {
@@ -208,7 +209,6 @@ impl Client {
         }
         Ok(Self {
             agent: config.build().into(),
-            until: Instant::now() + connection.limit,
             connection,
             address,
         })
@@ -252,7 +252,7 @@ impl Client {
     }
 
     fn send_once(&self, url: &str, headers: &[(&str, &str)]) -> Result<Answer, ForgeError> {
-        let left = self.until.saturating_duration_since(Instant::now());
+        let left = self.connection.until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(self.slow());
         }

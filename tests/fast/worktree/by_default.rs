@@ -126,6 +126,65 @@ fn inside_a_worktree_of_the_clone_the_session_works_there() {
 }
 
 #[test]
+fn a_session_works_in_no_other_sessions_worktree_wherever_that_is() {
+    let world = world();
+    let (real, link) = (world.root().join("real"), world.root().join("link"));
+    fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let below = |issue: &str| real.join("github.com/shoko/kugetsu").join(issue);
+    configure(&world, &format!("worktree_root = {:?}", text(&link)));
+    let (result, _) = start_in(&world, &world.repo(), &["14"]);
+    assert_eq!(result["directory"], text(&below("14")));
+    let (result, _) = start_in(&world, &below("14"), &["15"]);
+    assert_eq!(result["directory"], text(&below("15")));
+    // Worktrees from before `worktree_root` changed are those of their sessions.
+    configure(&world, "");
+    let (result, _) = start_in(&world, &below("14"), &["16"]);
+    assert_eq!(result["directory"], text(&worktree_of(&world, "16")));
+    // One in the folder for worktrees is a session's, even if the record is gone.
+    let stray = world.repo().join(".worktrees/stray");
+    world.git(&world.repo(), ["worktree", "add", "--quiet", text(&stray)]);
+    let (result, _) = start_in(&world, &stray, &["17"]);
+    assert_eq!(result["directory"], text(&worktree_of(&world, "17")));
+}
+
+#[test]
+fn turns_in_one_working_tree_meet_until_the_last_hook_has_ended() {
+    let world = world();
+    let pkg = world.repo().join("pkg");
+    fs::create_dir(&pkg).unwrap();
+    let (hooked, go_on) = (world.root().join("hooked"), world.root().join("go-on"));
+    configure(
+        &world,
+        &format!(
+            "hook_after_turn = \"\"\"[ $KUGETSU_REF = {ISSUE} ] || exit 0; touch {}; while [ ! -e {} ]; do sleep 0.02; done\"\"\"",
+            text(&hooked),
+            text(&go_on)
+        ),
+    );
+    world
+        .run(["init", "--repo", "github.com/acme/pkg", "--dir", text(&pkg)])
+        .expect_status(0);
+    let first = world.spawn(["start", "14", "do it", "--no-worktree"]);
+    world.wait_until("the hook runs", SOON, || hooked.exists());
+    let second = |issue: &str| {
+        let words = ["start", issue, "do it", "--no-worktree"];
+        world.run(words).expect_status(0).stderr()
+    };
+    let note = format!(
+        "a turn of {ISSUE} works in the same folder, {};",
+        text(&world.repo())
+    );
+    for issue in ["15", "github.com/acme/pkg#1"] {
+        let stderr = second(issue);
+        assert!(stderr.contains(&note), "{issue}: {stderr}");
+    }
+    fs::write(go_on, "").unwrap();
+    first.wait(SOON).expect_status(0);
+    assert!(!second("github.com/acme/pkg#2").contains("same folder"));
+}
+
+#[test]
 fn a_turn_that_shares_its_folder_with_another_says_so_before_it_begins() {
     let world = world();
     let (here, go_on) = (world.root().join("here"), world.root().join("go-on"));

@@ -13,10 +13,10 @@ pub use control::{
     AttachOutput, DetachedOutput, RebaseOutput, RebaseResult, SignalOutput, StopOutput, TurnOutput,
 };
 pub use session::{
-    DestroyOutput, DiffOutput, KeptView, ListFieldsOutput, ListOutput, ListRest, ListedFields, ListedSession,
-    ListedTurn, ListedWorktree, MoveOutput, MovedView, OrphanView, PendingOutput, PendingSession,
-    PruneOutput, RemovedWorktreeView, SessionWithState, ShowOutput, TrashEmptyOutput, TrashEntryView,
-    TrashListOutput,
+    DestroyOutput, DiffOutput, KeptView, LeftView, ListFieldsOutput, ListOutput, ListRest, ListedFields,
+    ListedSession, ListedTurn, ListedWorktree, MoveOutput, MovedView, OrphanView, PendingOutput,
+    PendingSession, PruneOutput, RemovedWorktreeView, SessionWithState, ShowOutput, TrashEmptyOutput,
+    TrashEntryView, TrashListOutput,
 };
 pub use setup::{
     CompletionsOutput, ConfigOutput, DoctorOutput, ExplainOutput, ForgeView, GcOutput, HostView, ManOutput,

@@ -253,6 +253,19 @@ pub struct RemovedWorktreeView {
 pub struct MoveOutput {
     /// The base and the sessions, moved now or by an earlier attempt.
     pub moved: Vec<MovedView>,
+    /// With `--repo`: the sessions that stay where they are, because their folders did not move with the clone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<LeftView>,
+}
+
+/// A session that `move --repo` leaves alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LeftView {
+    /// The session's address.
+    #[serde(rename = "ref")]
+    pub address: Address,
+    /// Its folder.
+    pub directory: PathBuf,
 }
 
 /// A session or a base whose clone has moved.

@@ -1,6 +1,7 @@
 //! opencode's database: reads sessions and messages, and makes the few writes that a session needs.
 //!
-//! Writes change only `permission`, `directory`, `path`, `title` and `time_updated` of rows in `session`. Each write
+//! Writes change only `permission`, `directory`, `path`, `title` and `time_updated` of rows in `session`. A session that
+//! gets another directory takes the sessions of its subagents along. Each write
 //! checks the schema, runs in one short transaction and is read back. Opening never creates a file. Every way in which
 //! a database can be unusable has its own error, so that "cannot be read" is never taken for "the session is gone".
 //!
@@ -31,6 +32,14 @@ const READ_WAIT: Duration = Duration::from_secs(2);
 
 /// How often a reader restarts because the file was written during the read.
 const MAX_REOPENED: u32 = 50;
+
+/// Moves the sessions of a session's subagents (`?1`), as far as they are in its old directory (`?2`), to the same path
+/// below its new one (`?3`).
+const MOVE_SUBAGENTS: &str = "WITH RECURSIVE family(id) AS ( \
+        SELECT id FROM session WHERE parent_id = ?1 \
+        UNION SELECT s.id FROM session s JOIN family f ON s.parent_id = f.id) \
+    UPDATE session SET directory = ?3 || substr(directory, length(?2) + 1) \
+    WHERE id IN (SELECT id FROM family) AND id <> ?1 AND (directory = ?2 OR substr(directory, 1, length(?2) + 1) = ?2 || '/')";
 
 /// A row of `session`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,6 +205,12 @@ impl Database {
                     .execute(&sql, params![id.as_str(), value, now])
                     .map_err(failed)?;
             }
+        }
+        if let Some(directory) = &directory {
+            let old = before.directory.to_string_lossy();
+            transaction
+                .execute(MOVE_SUBAGENTS, params![id.as_str(), old, directory])
+                .map_err(failed)?;
         }
         let after = row_of(&transaction, has_path, id)
             .map_err(failed)?

@@ -487,7 +487,6 @@ impl Engine {
             options: request.options.clone(),
             fallback: None,
             notes: Vec::new(),
-            _folder_lock: None,
             fork_lock: None,
             writing: Arc::default(),
         };

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kugetsu_api::{Issue, IssueRef};
 use kugetsu_forge::{Connection, ForgeError, ForgeKind, ProxySettings, Token};
@@ -31,6 +31,7 @@ impl Engine {
             proxy: self.proxy(&api_url),
             api_url,
             token: None,
+            until: Instant::now() + self.settings.forge_timeout,
             limit: self.settings.forge_timeout,
         };
         let error = |source: ForgeError| EngineError::Forge {
@@ -47,7 +48,10 @@ impl Engine {
         if connection.api_url.is_empty() {
             connection.api_url = kind.api_url(host);
         }
+        let asked = Instant::now();
         connection.token = self.forge_token(kind, host, settings);
+        // `gh` has a limit of its own.
+        connection.until += asked.elapsed();
         kugetsu_forge::open(kind, connection)
             .and_then(|forge| forge.issue(issue, comments))
             .map_err(error)

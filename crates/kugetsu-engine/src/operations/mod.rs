@@ -71,7 +71,7 @@ pub use kugetsu_api::{
     Action, BrokenFile, Check, DayView, ErrorCode, Health, LiveState, LiveView, PendingView, Query, RepoView,
 };
 pub use model_check::ModelCheck;
-pub use move_::Moved;
+pub use move_::{Moved, MovedRepo};
 pub use pending::describe;
 pub use permit::{Permit, Subject};
 pub use prune::{Kept, Orphan, Orphans, Pruned};

@@ -1,15 +1,15 @@
 //! `move`: tells sessions and bases where their clone is now.
 //!
-//! The order is git, opencode's database, record. The new places follow from the record and the new folder alone, so an
-//! interrupted or repeated move comes to the same end.
+//! The order is git, opencode's database, record. The new places follow from the record, the base's old folder and the
+//! new folder, and the base is moved last, so an interrupted or repeated move comes to the same end.
 
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::destroy::clone_of;
 use super::worktree::worktree_error;
 use super::{Engine, EngineError, Subject};
+use crate::changes;
 use crate::opencode::{DatabaseError, SessionPatch};
 use crate::store::{LeaseError, RecordKey, this_process};
 use crate::worktree;
@@ -26,35 +26,101 @@ pub struct Moved {
     pub to: PathBuf,
 }
 
+/// What [`Engine::move_repo`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MovedRepo {
+    /// The base and the sessions that are in the new clone, moved now or by an earlier attempt.
+    pub moved: Vec<Moved>,
+    /// The sessions whose folders did not move with the clone, with these.
+    pub left: Vec<(Address, PathBuf)>,
+}
+
+/// A clone that moved.
+#[derive(Debug)]
+struct MovedClone {
+    /// Its top folder.
+    top: PathBuf,
+    /// The old place of `top`, if a base says it.
+    old: Option<PathBuf>,
+}
+
+/// The new place of a session.
+#[derive(Debug)]
+struct Place {
+    /// The top folder of its clone.
+    clone: PathBuf,
+    /// Its folder, if it has no worktree of its own yet.
+    directory: PathBuf,
+}
+
+impl MovedClone {
+    /// `folder` is the new place of `old`, and both may be below the top of the clone.
+    fn new(top: PathBuf, folder: &Path, old: Option<&Path>) -> Self {
+        let old = old.map(|old| {
+            let below = folder.strip_prefix(&top).unwrap_or(Path::new(""));
+            let depth = if old.ends_with(below) {
+                below.components().count()
+            } else {
+                0
+            };
+            old.ancestors().nth(depth).unwrap_or(old).to_owned()
+        });
+        Self { top, old }
+    }
+
+    /// The new place of a folder that was in the clone.
+    fn now(&self, folder: &Path) -> Option<PathBuf> {
+        let below = folder.strip_prefix(self.old.as_ref()?).ok()?;
+        // A path that is joined with an empty one ends with a slash.
+        let is_top = below.as_os_str().is_empty();
+        Some(if is_top {
+            self.top.clone()
+        } else {
+            self.top.join(below)
+        })
+    }
+
+    /// Whether a folder is in the clone already.
+    fn has(&self, folder: &Path) -> bool {
+        folder.starts_with(&self.top) && folder.is_dir()
+    }
+}
+
 impl Engine {
     /// Moves a session to the folder in which its clone is now. `force`: even if that is a clone of another repository.
     pub fn move_session(&self, address: &Address, folder: &Path, force: bool) -> Result<Moved, EngineError> {
         let record = self.record(address)?;
         let folder = self.new_place(&[address.repo(), &record.base], folder, force)?;
-        self.move_to(address, &folder)
+        let clone = self.top_of(&folder)?.unwrap_or_else(|| folder.clone());
+        let place = |_: &SessionRecord| {
+            Ok(Place {
+                clone: clone.clone(),
+                directory: folder.clone(),
+            })
+        };
+        self.move_to(address, place)
     }
 
-    /// Moves a repository's base, and all sessions that are in its clone or in a clone that does not exist. Changes
-    /// nothing if one of them is in use.
-    pub fn move_repo(&self, repo: &RepoRef, folder: &Path, force: bool) -> Result<Vec<Moved>, EngineError> {
+    /// Moves a repository's base, and all sessions that are in its clone, each to the same path below the new folder.
+    /// Leaves sessions alone that are elsewhere. Changes nothing if one of them is in use.
+    pub fn move_repo(&self, repo: &RepoRef, folder: &Path, force: bool) -> Result<MovedRepo, EngineError> {
         let folder = self.new_place(&[repo], folder, force)?;
         let base = self.store.base(repo)?;
-        let old = base.as_ref().map(|base| base.directory.clone());
-        let sessions: Vec<_> = self
-            .store
-            .session_records()?
-            .found
-            .into_iter()
-            .filter(|record| record.base == *repo || record.address.repo() == repo)
-            .filter(|record| {
-                let clone = clone_of(record);
-                old.as_deref()
-                    .is_some_and(|old| clone.starts_with(old) || old.starts_with(clone))
-                    || !clone.is_dir()
-            })
-            .map(|record| record.address)
-            .collect();
-        if base.is_none() && sessions.is_empty() {
+        let top = self.top_of(&folder)?.unwrap_or_else(|| folder.clone());
+        let clone = MovedClone::new(top, &folder, base.as_ref().map(|base| base.directory.as_path()));
+        let mut sessions = Vec::new();
+        let mut result = MovedRepo::default();
+        for record in self.store.session_records()?.found {
+            if record.base != *repo && record.address.repo() != repo {
+                continue;
+            }
+            match self.place_in(&clone, &record)? {
+                Some(_) => sessions.push(record.address),
+                None if clone.has(&record.directory) => {}
+                None => result.left.push((record.address, record.directory)),
+            }
+        }
+        if base.is_none() && sessions.is_empty() && result.left.is_empty() {
             return Err(EngineError::NoBase(repo.clone()));
         }
         let keys = sessions.iter().map(RecordKey::from);
@@ -63,14 +129,49 @@ impl Engine {
                 return Err(LeaseError::Held { key, holder }.into());
             }
         }
-        let mut moved = Vec::new();
+        for address in &sessions {
+            let place = |record: &SessionRecord| {
+                self.place_in(&clone, record)?.ok_or_else(|| EngineError::Usage {
+                    problem: format!("{address} has just left the clone"),
+                    hint: "repeat the command".to_owned(),
+                })
+            };
+            result.moved.push(self.move_to(address, place)?);
+        }
+        // Last, because a repeated move needs the base's old folder to know the sessions of the old clone.
         if base.is_some() {
-            moved.push(self.move_base(repo, &folder)?);
+            result.moved.insert(0, self.move_base(repo, &folder)?);
         }
-        for address in sessions {
-            moved.push(self.move_to(&address, &folder)?);
-        }
-        Ok(moved)
+        Ok(result)
+    }
+
+    /// The new place of a session; `None` if it was not in the clone.
+    fn place_in(&self, clone: &MovedClone, record: &SessionRecord) -> Result<Option<Place>, EngineError> {
+        let directory = clone.now(&record.directory).filter(|folder| folder.is_dir());
+        let Some(worktree) = &record.worktree else {
+            return Ok(directory.map(|directory| Place {
+                clone: clone.top.clone(),
+                directory,
+            }));
+        };
+        let old = &worktree.repo_dir;
+        let is_above = || clone.old.as_ref().is_some_and(|below| below.starts_with(old));
+        // A clone inside the clone has moved with it.
+        let inner = clone.now(old).filter(|folder| worktree::is_there(folder));
+        let top = match inner {
+            Some(inner) => Some(inner),
+            None if *old == clone.top || is_above() => Some(clone.top.clone()),
+            // A clone that no base names any more; its branch tells whether this is it.
+            None if !old.is_dir() => {
+                let branch = self.git().at(&clone.top).branch(&worktree.branch)?;
+                branch.map(|_| clone.top.clone())
+            }
+            None => None,
+        };
+        Ok(top.map(|top| Place {
+            directory: directory.unwrap_or_else(|| top.clone()),
+            clone: top,
+        }))
     }
 
     /// The absolute path of the new folder. Refuses what is not a folder and, unless it is forced, a clone of another
@@ -132,13 +233,18 @@ impl Engine {
         })
     }
 
-    fn move_to(&self, address: &Address, folder: &Path) -> Result<Moved, EngineError> {
+    fn move_to(
+        &self,
+        address: &Address,
+        place: impl Fn(&SessionRecord) -> Result<Place, EngineError>,
+    ) -> Result<Moved, EngineError> {
         let lease = self.store.lease_session(address, this_process("move"), None)?;
         let opencode = self.opencode()?;
         let mut record = self.record(address)?;
         self.adopt(&lease, &mut record, Some(&opencode))?;
         let old = record.clone();
-        let moved = self.moved(record, folder)?;
+        let place = place(&record)?;
+        let moved = self.moved(record, place)?;
         self.apply_policy(&opencode, &moved)?;
         if moved != old {
             let record = SessionRecord {
@@ -154,20 +260,28 @@ impl Engine {
         })
     }
 
-    /// The record as it is once its clone is in this folder. Repairs the worktree.
-    fn moved(&self, mut record: SessionRecord, folder: &Path) -> Result<SessionRecord, EngineError> {
+    /// The record as it is once its session is in this place. Repairs the worktree.
+    fn moved(&self, mut record: SessionRecord, place: Place) -> Result<SessionRecord, EngineError> {
         let Some(old) = record.worktree.take() else {
-            record.directory = folder.to_owned();
+            // A worktree that a person made inside the clone.
+            if let Some(top) = changes::top_of(&place.directory)
+                && top != place.clone
+                && !record.directory.exists()
+            {
+                let repair = ["worktree".as_ref(), "repair".as_ref(), top.as_os_str()];
+                // It may be a submodule, which git does not have to be told of.
+                self.git().at(&place.clone).ask(repair)?;
+            }
+            record.directory = place.directory;
             return Ok(record);
         };
-        let top = self.top_of(folder)?.unwrap_or_else(|| folder.to_owned());
-        let new = worktree::in_moved_clone(&old, &top);
+        let new = worktree::in_moved_clone(&old, &place.clone);
         worktree::repair(&self.git(), &new).map_err(worktree_error(&record.address))?;
         record.directory = match record.directory.strip_prefix(&old.path) {
             Ok(below) if !below.as_os_str().is_empty() => new.path.join(below),
             Ok(_) => new.path.clone(),
             // The worktree was planned and not made.
-            Err(_) => folder.to_owned(),
+            Err(_) => place.directory,
         };
         record.worktree = Some(new);
         Ok(record)

@@ -276,8 +276,7 @@ impl Engine {
         if of_clone.is_none() || of_clone != common(here)? {
             return Ok(None);
         }
-        let root = clone.join(self.worktree_root());
-        if here.starts_with(root) {
+        if self.is_of_a_session(clone, here)? {
             return Ok(None);
         }
         let below = record.directory.strip_prefix(clone);
@@ -285,6 +284,19 @@ impl Engine {
         // The top folder joined with an empty path ends with a slash.
         let exists = folder.is_dir() && folder != here;
         Ok(Some(if exists { folder } else { here.to_owned() }))
+    }
+
+    /// Whether a worktree of the clone is one that kugetsu made: in the folder for worktrees, or, if that was another one
+    /// earlier, by a session's record.
+    fn is_of_a_session(&self, clone: &Path, folder: &Path) -> Result<bool, EngineError> {
+        let folder = worktree::real(folder);
+        let is_in = |other: &Path| folder.starts_with(worktree::real(other));
+        if is_in(&clone.join(self.worktree_root())) {
+            return Ok(true);
+        }
+        let records = self.store.session_records()?.found;
+        let mut known = records.iter().filter_map(|record| record.worktree.as_ref());
+        Ok(known.any(|known| is_in(&known.path)))
     }
 
     fn plan(&self, record: &SessionRecord, request: &WorktreeRequest) -> Result<Worktree, EngineError> {

@@ -237,7 +237,7 @@ fn branch_name(git: &Git, name: &str) -> Result<String, WorktreeError> {
 }
 
 /// Resolves every link in the path, as git does. Parts that do not exist yet stay as they are.
-fn real(path: &Path) -> PathBuf {
+pub(crate) fn real(path: &Path) -> PathBuf {
     let mut rest = Vec::new();
     let mut current = path;
     loop {

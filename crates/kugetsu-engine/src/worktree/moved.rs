@@ -34,7 +34,8 @@ pub(crate) fn repair(runner: &GitRunner, worktree: &Worktree) -> Result<(), Work
                 worktree.branch
             ),
             hint: format!(
-                "name the folder that the clone was moved to, or bring the branch into a new clone: git fetch origin {0}:{0}",
+                "name the folder that the clone was moved to; if this is the one, make the branch there, or bring it: \
+                 git fetch origin {0}:{0}",
                 worktree.branch
             ),
         });

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Delivery, Mode, TurnSubject, sha256};
+use crate::changes::top_of;
 use crate::opencode::Opencode;
 use crate::operations::hooks::HookPoint;
 use crate::operations::interrupts::Interrupts;
@@ -28,6 +29,8 @@ pub(super) struct Admitted {
     pub(super) delivery: Delivery,
     /// The turn of a dead supervisor that was closed.
     pub(super) adopted: Option<TurnRecord>,
+    /// The lock of the working folder, unless the folder is the session's own or another turn holds the lock.
+    pub(super) folder_lock: Option<Lock>,
 }
 
 /// The state that was read under the lease.
@@ -129,14 +132,18 @@ impl Engine {
             options: request.options.clone(),
             fallback: None,
             notes,
-            _folder_lock: folder_lock,
             fork_lock: None,
             writing: Arc::default(),
         };
-        Ok(Admitted { delivery, adopted })
+        Ok(Admitted {
+            delivery,
+            adopted,
+            folder_lock,
+        })
     }
 
-    /// Takes the lock of a folder that other sessions may work in as well. If another turn has it, the note says so.
+    /// Takes the lock of a folder that other sessions may work in as well: that of the whole working tree, because turns
+    /// in two folders of it meet. If another turn has it, the note says so.
     async fn lock_folder(
         &self,
         record: &SessionRecord,
@@ -146,14 +153,20 @@ impl Engine {
         if record.worktree.is_some() {
             return Ok(None);
         }
-        let (folder, address) = (record.directory.clone(), record.address.clone());
-        let lock = move |engine: &Self| Ok(engine.store.folder_lock(&folder, &address)?);
+        let real = record.directory.canonicalize();
+        let real = real.unwrap_or_else(|_| record.directory.clone());
+        let folder = top_of(&real).unwrap_or(&real).to_owned();
+        let address = record.address.clone();
+        let lock = {
+            let folder = folder.clone();
+            move |engine: &Self| Ok(engine.store.folder_lock(&folder, &address)?)
+        };
         Ok(match self.interruptible(interrupts, lock).await? {
             Ok(lock) => Some(lock),
             Err(other) => {
                 notes.push(format!(
                     "a turn of {other} works in the same folder, {}; a worktree keeps sessions apart (start --worktree)",
-                    record.directory.display()
+                    folder.display()
                 ));
                 None
             }

@@ -68,8 +68,6 @@ pub(super) struct Delivery {
     pub(super) fallback: Option<String>,
     /// Notes for people from before the turn.
     pub(super) notes: Vec<String>,
-    /// The lock of the working folder, unless the folder is the session's own or another turn holds the lock.
-    pub(super) _folder_lock: Option<Lock>,
     /// Held until the id of the requested fork is known.
     pub(super) fork_lock: Option<Lock>,
     /// Held by each write of the record, because an interrupted write may still be running when the next one begins.
@@ -87,10 +85,14 @@ impl Engine {
         feed: impl FnOnce(Feed) + Send,
     ) -> Result<TurnReport, EngineError> {
         let model = request.options.model.clone();
-        let Admitted { delivery, adopted } = Arc::clone(&self)
+        // Lock and lease are held to the end of this function, so that other turns begin after the hook.
+        let Admitted {
+            delivery,
+            adopted,
+            folder_lock: _folder_lock,
+        } = Arc::clone(&self)
             .admit(id, request, responder, &mut interrupts)
             .await?;
-        // Held to the end of this function, so that the next turn begins after the hook.
         let lease = Arc::clone(&delivery.lease);
         self.collect_some_garbage(delivery.subject.key());
         let mut report = delivery.run(&mut interrupts, feed).await?.into_report()?;
