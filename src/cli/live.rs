@@ -62,7 +62,7 @@ enum Form {
 impl LiveView {
     /// A view beside this output on stdout. JSON on a terminal leaves no room for a status line.
     pub(super) fn beside(show: &Show, progress: Progress) -> Self {
-        let shares_terminal = matches!(show, Show::Lines(_)) && std::io::stdout().is_terminal();
+        let shares_terminal = matches!(show, Show::Lines(_) | Show::Raw) && std::io::stdout().is_terminal();
         let progress = match progress {
             Progress::Auto if shares_terminal => Progress::Never,
             progress => progress,
@@ -142,7 +142,7 @@ impl LiveView {
                     self.began = began;
                 }
             }
-            StreamEvent::TurnStart { step } => {
+            StreamEvent::StepStart { step } => {
                 self.step = *step;
                 self.activity = waiting();
             }
@@ -157,9 +157,9 @@ impl LiveView {
                 tool, title, input, ..
             } => self.activity = tool_label(tool, title, input),
             StreamEvent::ToolExecutionEnd { .. }
-            | StreamEvent::ExtensionUiResponse { .. }
+            | StreamEvent::Response { .. }
             | StreamEvent::MessageEnd { .. } => self.activity = waiting(),
-            StreamEvent::ExtensionUiRequest { kind, .. } => {
+            StreamEvent::Request { kind, .. } => {
                 self.activity = format!("waiting for an answer to a {kind}");
             }
             StreamEvent::Notice { level, message }
@@ -167,7 +167,7 @@ impl LiveView {
             {
                 self.activity = format!("{level}: {message}");
             }
-            StreamEvent::TurnEnd { cost_usd, tokens, .. } => {
+            StreamEvent::StepEnd { cost_usd, tokens, .. } => {
                 self.tokens += tokens.total();
                 self.cost_usd += cost_usd;
             }

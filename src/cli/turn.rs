@@ -11,10 +11,10 @@ use uuid::Uuid;
 
 use super::context::{Context, duration, time_limit};
 use super::ending::{exit_of, result, summary};
-use super::form::OutputForm;
+use super::form::{EventsSchemaArg, OutputForm};
 use super::live::{LiveView, Progress, ViewArgs};
 use super::output::{Output, can_ask};
-use super::printer::{Printer, Screen, Show, Verbosity};
+use super::printer::{Lines, Printer, Screen, Show, Verbosity};
 use super::signals::with_signals;
 use super::turn_id::ChosenId;
 use super::{CommandError, Outcome, detach, init, issue, prompt, wait};
@@ -27,7 +27,7 @@ use kugetsu_engine::operations::{
 };
 use kugetsu_engine::settings::{OnAskSetting, Settings, parse_model};
 use kugetsu_engine::turn::answers::{Answers, OnAsk, Reply};
-use kugetsu_engine::turn::stream::{Feed, StreamEvent};
+use kugetsu_engine::turn::stream::Feed;
 use kugetsu_engine::turn::{Interrupt, Limits, Responder};
 
 impl TurnArgs {
@@ -154,6 +154,9 @@ pub(super) struct TurnArgs {
     /// Print only events of these types, as JSON lines
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
     events: Vec<String>,
+
+    #[command(flatten)]
+    schema: EventsSchemaArg,
 
     /// Write opencode's log at DEBUG and kugetsu's own trace to the session's debug.log
     #[arg(long)]
@@ -365,9 +368,13 @@ pub(super) fn run(
     let engine = &context.engine;
     let chosen = args.turn_id.as_ref().map(|id| id.of(&address));
     let settings = engine.settings();
-    let lines = !args.events.is_empty() || args.asking.supervised;
-    let form = OutputForm::chosen(args.output, lines, output);
-    check_types(&args.events)?;
+    let needs_lines = !args.events.is_empty() || args.asking.supervised;
+    let form = OutputForm::chosen(args.output, needs_lines, output);
+    args.schema.check_types(&args.events)?;
+    let lines = Lines {
+        types: args.events,
+        schema: args.schema.events_schema,
+    };
     if context.detached.is_none() {
         if let Some(turn) = chosen
             && engine.is_recorded(&address, turn, (!with_issue).then_some(&prompt))?
@@ -376,7 +383,7 @@ pub(super) fn run(
                 &address,
                 turn,
                 args.detach,
-                (form, args.events),
+                (form, lines),
                 args.view,
                 context,
                 output,
@@ -423,7 +430,7 @@ pub(super) fn run(
     let detached = context.detached.as_ref();
     let show = match detached {
         Some(_) => Show::Nothing,
-        None => form.show(args.events.clone()),
+        None => form.show(lines.clone()),
     };
     // A person who types replies must see them.
     let types_replies = args.asking.supervised && std::io::stdin().is_terminal();
@@ -464,15 +471,7 @@ pub(super) fn run(
             // The signal came before the command found the recorded turn, so the command ends without waiting for that
             // turn.
             None if let Some(status) = signal => Ok(status),
-            None => follow_recorded(
-                &address,
-                turn,
-                false,
-                (form, args.events),
-                args.view,
-                context,
-                output,
-            ),
+            None => follow_recorded(&address, turn, false, (form, lines), args.view, context, output),
         };
     }
     let report = report.map_err(|error| {
@@ -525,25 +524,12 @@ fn has_undelivered_answer(context: &Context, address: &Address) -> bool {
     record.is_some_and(|record| record.pending.iter().any(|pending| pending.answer.is_some()))
 }
 
-fn check_types(types: &[String]) -> Result<(), CommandError> {
-    match types
-        .iter()
-        .find(|name| !StreamEvent::TYPES.contains(&name.as_str()))
-    {
-        None => Ok(()),
-        Some(name) => Err(CommandError::usage(
-            format!("`{name}` is not an event type"),
-            format!("the types are {}", StreamEvent::TYPES.join(", ")),
-        )),
-    }
-}
-
 /// Handles a request for a turn that is already on record: waits for its end, or with `--detach` prints only its id.
 fn follow_recorded(
     address: &Address,
     turn: Uuid,
     detach: bool,
-    (form, types): (OutputForm, Vec<String>),
+    (form, lines): (OutputForm, Lines),
     view: ViewArgs,
     context: &Context,
     output: Output,
@@ -551,7 +537,7 @@ fn follow_recorded(
     if detach {
         return detach::print_turn(address, turn, None, form, output);
     }
-    wait::until_end(address, turn, None, (form, types), view, context, output)
+    wait::until_end(address, turn, None, (form, lines), view, context, output)
 }
 
 #[cfg(test)]

@@ -367,6 +367,10 @@ mod tests {
                 &["logs", "--follow", "--", "github.com/shoko/kugetsu#14"],
             ),
             (
+                &["wait", "a/b#1", "--events-schema", "1", "--host", "h"],
+                &["wait", "--events-schema=1", "--", "a/b#1"],
+            ),
+            (
                 &["attach", "14", "--print", "--host", "h"],
                 &["attach", "--print", "--", "github.com/shoko/kugetsu#14"],
             ),

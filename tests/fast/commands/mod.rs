@@ -288,7 +288,7 @@ fn an_error_before_the_turn_is_an_object_wherever_stdout_is_for_programs() {
         &["--json"][..],
         &["--output", "json"],
         &["--output=stream-json"],
-        &["--events", "turn_end"],
+        &["--events", "step_end"],
         &["--supervised"],
     ];
     let reported = |command: &[&str], status: i32| {
