@@ -141,7 +141,7 @@ fn edit(context: &Context, output: Output) -> Outcome {
     let engine = &context.engine;
     let before = engine.settings_text()?;
     let begun = before.clone().unwrap_or_else(template);
-    let mut draft = Draft::new(&begun, ".toml")?;
+    let draft = Draft::new(&begun, ".toml")?;
     loop {
         let text = draft.edit()?;
         if text == begun {

@@ -15,6 +15,7 @@ use super::form::{EventsSchemaArg, OutputForm};
 use super::live::{LiveView, Progress, ViewArgs};
 use super::output::{Output, can_ask};
 use super::printer::{Lines, Printer, Screen, Show, Verbosity};
+use super::prompt::Written;
 use super::signals::with_signals;
 use super::turn_id::ChosenId;
 use super::{CommandError, Outcome, detach, init, issue, prompt, wait};
@@ -333,8 +334,26 @@ pub(super) fn run(
     reference: String,
     message: &[String],
     mode: Mode,
-    mut worktree: WorktreeRequest,
+    worktree: WorktreeRequest,
     args: TurnArgs,
+    context: &Context,
+    output: Output,
+) -> Outcome {
+    let mut written = None;
+    let asked = (reference, message, mode, worktree);
+    let result = run_with(asked, args, &mut written, context, output);
+    match (result, written) {
+        (Err(error), Some(written)) => Err(written.keep_after(error)),
+        (result, Some(written)) => written.keep().and(result),
+        (result, None) => result,
+    }
+}
+
+/// Leaves in `written` a message from the editor that was not sent.
+fn run_with(
+    (reference, message, mode, mut worktree): (String, &[String], Mode, WorktreeRequest),
+    args: TurnArgs,
+    written: &mut Option<Written>,
     context: &Context,
     output: Output,
 ) -> Outcome {
@@ -361,7 +380,8 @@ pub(super) fn run(
     } else if args.edit || (message.is_empty() && mode != Mode::Start && can_ask()) {
         // Nobody should write a message for nothing.
         context.engine.check_mode(&address, mode)?;
-        (prompt::edit(message, &address.to_string())?, None)
+        let edited = written.insert(prompt::edit(message, &address.to_string())?);
+        (edited.message().to_owned(), None)
     } else {
         (prompt::read(message)?, None)
     };
@@ -379,6 +399,7 @@ pub(super) fn run(
         if let Some(turn) = chosen
             && engine.is_recorded(&address, turn, (!with_issue).then_some(&prompt))?
         {
+            *written = None;
             return follow_recorded(
                 &address,
                 turn,
@@ -400,7 +421,11 @@ pub(super) fn run(
             (prompt, issue_title) = (with_text.prompt, Some(with_text.title));
         }
         if args.detach {
-            return detach::launch(&address, (prompt, issue_title), form, context, output);
+            let launched = detach::launch(&address, (prompt, issue_title), form, context, output)?;
+            if launched == ExitStatus::Ok {
+                *written = None;
+            }
+            return Ok(launched);
         }
     }
     if args.debug {
@@ -466,6 +491,7 @@ pub(super) fn run(
     if let Err(error) = &report
         && let Some(turn) = detach::report_recorded(error, context)
     {
+        *written = None;
         return match detached {
             Some(_) => Ok(ExitStatus::Ok),
             // The signal came before the command found the recorded turn, so the command ends without waiting for that
@@ -483,6 +509,7 @@ pub(super) fn run(
             error
         }
     })?;
+    *written = None;
     let status = exit_of(&report, signal);
     if form == OutputForm::Json {
         output.object(result(&report, status));

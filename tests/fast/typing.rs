@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use crate::support::kit::{
-    SOON, fake_prompts, fake_world, path_with_kugetsu, record, record_path, refused, run, run_in, snapshot,
-    start, state_of, text,
+    SOON, fake_prompts, fake_world, hold_lease, path_with_kugetsu, record, record_path, refused, run, run_in,
+    snapshot, start, state_of, text,
 };
 use crate::support::terminal::Terminal;
 use kugetsu_testing::{FakeScript, Opencode, Stdin, Step, World, kugetsu_binary};
@@ -334,6 +334,127 @@ fn a_message_is_written_in_the_editor_if_none_is_given() {
         name.to_string_lossy().starts_with("kugetsu-") && name.to_string_lossy().ends_with(".md")
     });
     assert_eq!(left.count(), 0);
+}
+
+/// The file that the screen names after these words. A long path is on several rows.
+fn file_named(screen: &str, words: &str) -> PathBuf {
+    let (_, after) = screen
+        .split_once(words)
+        .unwrap_or_else(|| panic!("no {words:?}:\n{screen}"));
+    let (path, _) = after.split_once(".md").expect("a file of text");
+    let path: String = path.split_whitespace().collect();
+    format!("{path}.md").into()
+}
+
+/// The drafts that are left in the folder for temporary files.
+fn drafts(world: &World) -> usize {
+    let is_draft = |name: String| name.starts_with("kugetsu-") && name.ends_with(".md");
+    let files = std::fs::read_dir(world.tmp()).unwrap();
+    files
+        .filter(|file| is_draft(file.as_ref().unwrap().file_name().to_string_lossy().into_owned()))
+        .count()
+}
+
+#[test]
+fn a_message_from_the_editor_is_kept_until_it_is_sent() {
+    let world = fake_world();
+    start(&world, "1", "hello");
+    let write = "printf 'my words\\n' > \"$2\"";
+    let lease = hold_lease(&world, "1", "attach");
+    for words in [
+        "continue 1 --transport run",
+        "continue 1 --transport run --detach",
+    ] {
+        let screen = with_editor(&world, write, words, &[]);
+        assert!(
+            screen.contains("status 75") && screen.contains("kugetsu continue --or-start"),
+            "{screen}"
+        );
+        let kept = file_named(&screen, "your message is in ");
+        assert_eq!(std::fs::read_to_string(&kept).unwrap(), "my words");
+        std::fs::remove_file(kept).unwrap();
+    }
+    drop(lease);
+    // An editor that fails after it has written the message.
+    let screen = with_editor(&world, &format!("{write}; exit 3"), "continue 1", &[]);
+    assert!(
+        screen.contains("failed (exit status: 3)") && screen.contains("status 1"),
+        "{screen}"
+    );
+    std::fs::remove_file(file_named(&screen, "your message is in ")).unwrap();
+
+    // Ctrl-C is for the editor, which may handle it.
+    let terminal_with = |commands: &str, words: &str| {
+        let editor = editor(&world, commands);
+        let shell = format!(
+            "VISUAL='{}' '{}' {words}; echo status $?; exec sleep 600",
+            editor.display(),
+            kugetsu_binary().display()
+        );
+        Terminal::start(&world, &shell)
+    };
+    let patient = format!(
+        "trap 'c=1' INT; echo ready; until [ \"$c\" ]; do sleep 0.1; done; {}",
+        write.replace('2', "1")
+    );
+    let terminal = terminal_with(&patient, "continue 1 --transport run");
+    terminal.wait_for("ready");
+    terminal.press(&["C-c"]);
+    terminal.wait_for("status 0");
+    drop(terminal);
+    assert_eq!(fake_prompts(&world).last().map(String::as_str), Some("my words"));
+    for (written, left) in [("true", 0), ("printf 'my words' > \"$1\"", 1)] {
+        let terminal = terminal_with(&format!("{written}; echo ready; exec sleep 600"), "continue 1");
+        terminal.wait_for("ready");
+        assert_eq!(drafts(&world), 1);
+        terminal.press(&["C-c"]);
+        terminal.wait_for("status 130");
+        assert_eq!(drafts(&world), left, "{}", terminal.screen());
+    }
+    // At a question that follows, Ctrl-C ends kugetsu as ever, and the text stays.
+    run(&world, ["destroy", "--base", "-y"]).expect_status(0);
+    let terminal = terminal_with("printf 'my words' > \"$1\"", "start 2 --edit --transport run");
+    terminal.wait_for("[y/N]");
+    terminal.press(&["C-c"]);
+    terminal.wait_for("status 130");
+    let kept = file_named(&terminal.screen(), "your text is in ");
+    assert_eq!(std::fs::read_to_string(kept).unwrap(), "my words");
+    drop(terminal);
+    assert_eq!(drafts(&world), 2);
+}
+
+#[test]
+fn a_turn_is_named_by_the_whole_of_a_short_id() {
+    let world = fake_world();
+    for id in ["7", "abc", "ab"] {
+        run(
+            &world,
+            [
+                "continue",
+                "1",
+                "--or-start",
+                id,
+                "--transport=run",
+                "--turn-id",
+                id,
+            ],
+        )
+        .expect_status(0);
+    }
+    let turns = run(&world, ["show", "1", "--turns", "--json"]).json();
+    let turn = |place: usize| text(&turns["turn_list"][place]["turn"]);
+    for (place, id) in ["7", "abc", "ab"].into_iter().enumerate() {
+        let end = run(&world, ["wait", "1", "--turn", id, "--output=json"]);
+        assert_eq!(end.expect_status(0).json()["turn"], turn(place), "{id}");
+    }
+    let part = &turn(0)[..3];
+    refused(
+        &world,
+        &["wait", "1", "--turn", part],
+        66,
+        &["has no turn", "at least 4"],
+    );
+    run(&world, ["wait", "1", "--turn", " "]).expect_status(64);
 }
 
 #[test]
