@@ -84,10 +84,8 @@ impl TurnName {
             return Ok(chosen);
         }
         if self.0.chars().count() < FEWEST {
-            return Err(
-                CommandError::new(ErrorCode::NoTurn, format!("{address} has no turn `{}`", self.0))
-                    .hint(whole_or_part()),
-            );
+            let problem = format!("{address} has no turn with the id `{}`", self.0);
+            return Err(CommandError::usage(problem, whole_or_part()));
         }
         let typed = self.0.to_ascii_lowercase();
         let typed = typed.as_str();

@@ -451,7 +451,7 @@ fn a_turn_is_named_by_the_whole_of_a_short_id() {
     refused(
         &world,
         &["wait", "1", "--turn", part],
-        66,
+        64,
         &["has no turn", "at least 4"],
     );
     run(&world, ["wait", "1", "--turn", " "]).expect_status(64);
@@ -499,6 +499,23 @@ fn settings_are_changed_in_place_and_never_to_something_invalid() {
         ("2.5\n".into(), "10s\n".into(), "\n".into())
     );
     assert_eq!(get("hosts.box.ssh"), "-p\n22\n");
+    assert_eq!(get("hosts.box"), "address = me@box\nssh = -p 22\n");
+    assert_eq!(
+        get("hosts"),
+        "hosts.box.address = me@box\nhosts.box.ssh = -p 22\n"
+    );
+    assert_eq!((get("hosts.box.home"), get("forges")), ("\n".into(), "\n".into()));
+    let forge = "[forges.\"git.example.org\"]\nkind = \"forgejo\"\ntoken = \"secret\"\n";
+    std::fs::write(&config, format!("{wanted}{forge}")).unwrap();
+    for key in ["forges.git.example.org", "forges.\"git.example.org\""] {
+        assert_eq!(get(key), "kind = forgejo\ntoken = ***\n");
+        assert_eq!(get(&format!("{key}.kind")), "forgejo\n");
+        assert_eq!(
+            (get(&format!("{key}.token")), get(&format!("{key}.api_url"))),
+            ("***\n".into(), "\n".into())
+        );
+    }
+    std::fs::write(&config, &wanted).unwrap();
     let one = run(&world, ["config", "get", "timeout", "--json"]).json();
     assert_eq!(
         (&one["value"], &one["from"]),
@@ -508,7 +525,7 @@ fn settings_are_changed_in_place_and_never_to_something_invalid() {
     for (words, says) in [
         (
             &["config", "set", "timeout", "soon"][..],
-            &["`timeout` cannot be `soon`"][..],
+            &["kugetsu: `timeout` cannot be `soon`"][..],
         ),
         (&["config", "set", "timeout", "0s"], &["zero"]),
         (&["config", "set", "timout", "5m"], &["did you mean `timeout`?"]),
@@ -520,7 +537,10 @@ fn settings_are_changed_in_place_and_never_to_something_invalid() {
             &["config", "set", "worktree", "maybe"],
             &["expected one of auto, true, false"],
         ),
-        (&["config", "set", "rules", "bash"], &["rules"]),
+        (
+            &["config", "set", "rules", "bash"],
+            &["kugetsu: `rules` cannot be `bash`"],
+        ),
         (&["config", "set", "timeout", "5", "m"], &["takes one value"]),
         (
             &["config", "set", "hosts.box.port", "22"],
@@ -528,8 +548,13 @@ fn settings_are_changed_in_place_and_never_to_something_invalid() {
         ),
         (
             &["config", "set", "hosts.box.address", "a b"],
-            &["not a destination for ssh"],
+            &["`hosts.box.address` cannot be `a b`", "not a destination for ssh"],
         ),
+        (
+            &["config", "get", "hosts.other"],
+            &["has nothing under `hosts.other`"],
+        ),
+        (&["config", "get", "forges.a.b.port"], &["has nothing under"]),
         (&["config", "get", "timout"], &["did you mean `timeout`?"]),
         (&["config", "edit"], &["needs a terminal", "config set"]),
     ] {

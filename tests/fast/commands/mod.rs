@@ -275,7 +275,7 @@ fn every_json_is_one_object_with_its_schema() {
         let lines = run(&world, arguments.iter().copied()).json_lines();
         assert!(!lines.is_empty(), "{arguments:?}");
         for line in lines {
-            assert_eq!(line["schema"], 1, "{arguments:?}: {line}");
+            assert_eq!(line["schema"], 2, "{arguments:?}: {line}");
         }
     }
 }
