@@ -65,7 +65,7 @@ fn wrong_references_and_messages_are_refused() {
         &["start", "1", "hi", "--timeout", "soon"],
         &["completions", "tcsh-or-so"],
         &["man", "frobnicate"],
-        &["logs", "1", "--turn", "x"],
+        &["logs", "1", "--turn", ""],
         &["destroy"],
         &["permit", "1", "bash"],
         &["permit", "1", "--preset", "odd"],
