@@ -469,11 +469,9 @@ fn run_with(
     let (report, signal) = with_signals(detached.is_some(), async |interrupts| {
         let turn = engine.spawn(request, responder);
         let id = turn.id;
-        follow(turn, interrupts, |feed| {
+        follow(turn, interrupts, &mut view, |feed, view| {
             let verbosity = args.verbose.then_some(Verbosity::Lines);
-            if let Some(view) = view.take() {
-                printer = Some(Printer::start(feed, Screen::new(show, verbosity, view, plain)));
-            }
+            printer = Some(Printer::start(feed, Screen::new(show, verbosity, view, plain)));
             if let Some(detached) = detached {
                 detached.ready(id, &address, engine);
             }
@@ -524,20 +522,37 @@ fn run_with(
     Ok(status)
 }
 
-/// Follows a turn to its end: passes interrupts on to the turn, and the turn's stream to `show`.
+/// How often the view shows how long something is waited for.
+const WAIT_TICK: Duration = Duration::from_secs(1);
+
+/// Follows a turn to its end: passes interrupts on to the turn, and the turn's stream with the view to `show`. Until
+/// there is a stream, the view shows what the turn waits for.
 async fn follow(
     mut turn: TurnHandle,
     mut interrupts: watch::Receiver<Interrupt>,
-    show: impl FnOnce(Feed),
+    view: &mut Option<LiveView>,
+    show: impl FnOnce(Feed, LiveView),
 ) -> Result<TurnReport, EngineError> {
     let mut show = Some(show);
+    let mut ticks = tokio::time::interval(WAIT_TICK);
     loop {
         tokio::select! {
             biased;
             Ok(()) = interrupts.changed() => turn.control.interrupt(*interrupts.borrow_and_update()),
             Some(feed) = turn.feed.ready(), if show.is_some() => {
-                if let Some(show) = show.take() {
-                    show(feed);
+                if let (Some(show), Some(view)) = (show.take(), view.take()) {
+                    show(feed, view);
+                }
+            }
+            Ok(()) = turn.waits.changed(), if view.is_some() => {
+                let waits = turn.waits.borrow_and_update().clone();
+                if let Some(view) = view {
+                    view.waits_for(waits);
+                }
+            }
+            _ = ticks.tick(), if view.is_some() => {
+                if let Some(view) = view {
+                    view.tick();
                 }
             }
             done = turn.done.wait() => return done,

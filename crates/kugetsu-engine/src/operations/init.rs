@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::deliver::{Closed, Delivery, TurnSubject};
 use super::interrupts::{Interrupts, STOP_WAIT};
+use super::spawn::WaitReports;
 use super::{DEBUG_LOG, Engine, EngineError, TurnOptions, read_database};
 use crate::opencode::{DatabaseError, Opencode, Server, SessionContext, SessionPatch};
 use crate::operations::points;
@@ -488,6 +489,7 @@ impl Engine {
             fallback: None,
             notes: Vec::new(),
             _folder_lock: None,
+            waits: WaitReports::default(),
             fork_lock: None,
             writing: Arc::default(),
         };

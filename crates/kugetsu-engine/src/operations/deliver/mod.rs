@@ -25,6 +25,7 @@ use uuid::Uuid;
 use super::hooks::HookPoint;
 use super::interrupts::Interrupts;
 use super::request::{Mode, TurnOptions, TurnReport, TurnRequest};
+use super::spawn::WaitReports;
 use super::{Engine, EngineError};
 use crate::changes::Reading;
 use crate::opencode::{Opencode, SessionContext, names_unknown_model};
@@ -70,6 +71,8 @@ pub(super) struct Delivery {
     pub(super) notes: Vec<String>,
     /// The lock of the working folder, unless the folder is the session's own or another turn holds the lock.
     pub(super) _folder_lock: Option<Lock>,
+    /// Reports what the turn waits for before it begins.
+    pub(super) waits: WaitReports,
     /// Held until the id of the requested fork is known.
     pub(super) fork_lock: Option<Lock>,
     /// Held by each write of the record, because an interrupted write may still be running when the next one begins.
@@ -84,11 +87,12 @@ impl Engine {
         request: TurnRequest,
         responder: Responder,
         mut interrupts: Interrupts,
+        waits: WaitReports,
         feed: impl FnOnce(Feed) + Send,
     ) -> Result<TurnReport, EngineError> {
         let model = request.options.model.clone();
         let Admitted { delivery, adopted } = Arc::clone(&self)
-            .admit(id, request, responder, &mut interrupts)
+            .admit(id, request, responder, waits, &mut interrupts)
             .await?;
         // Held to the end of this function, so that the next turn begins after the hook.
         let lease = Arc::clone(&delivery.lease);
