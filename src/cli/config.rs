@@ -111,7 +111,7 @@ fn in_tables(key: &str, settings: &Settings) -> Result<(String, String), Command
             let name = if is_group {
                 field.name()
             } else {
-                field.field.to_owned()
+                field.key.to_owned()
             };
             lines.push(format!("{name} = {}", field.value.replace('\n', " ")));
         }
@@ -146,24 +146,24 @@ const TABLES: [&str; 2] = ["hosts", "forges"];
 struct Field {
     /// Its table, as in the file.
     table: String,
-    field: &'static str,
+    key: &'static str,
     value: String,
     help: &'static str,
 }
 
 impl Field {
     fn name(&self) -> String {
-        format!("{}.{}", self.table, self.field)
+        format!("{}.{}", self.table, self.key)
     }
 }
 
 /// The fields of hosts and forges in the file. The items of a list are on lines of their own.
 fn fields(settings: &Settings) -> Vec<Field> {
     let mut found = Vec::new();
-    let mut add = |table: &str, field, value: Option<String>, help| {
+    let mut add = |table: &str, key, value: Option<String>, help| {
         found.extend(value.map(|value| Field {
             table: table.to_owned(),
-            field,
+            key,
             value,
             help,
         }));

@@ -33,7 +33,7 @@ impl Draft {
         let file = file.and_then(write).map_err(unusable)?;
         let path = file.path().to_owned();
         let last_words = LastWords::new(move || {
-            Output::new(false).note(format!("kugetsu: your text is in {}", path.display()))
+            Output::new(false).note(format!("kugetsu: your text is in {}", path.display()));
         })?;
         Ok(Self { file, last_words })
     }

@@ -348,10 +348,16 @@ fn file_named(screen: &str, words: &str) -> PathBuf {
 
 /// The drafts that are left in the folder for temporary files.
 fn drafts(world: &World) -> usize {
-    let is_draft = |name: String| name.starts_with("kugetsu-") && name.ends_with(".md");
     let files = std::fs::read_dir(world.tmp()).unwrap();
+    let is_draft = |path: PathBuf| {
+        let is_text = path.extension().is_some_and(|ending| ending == "md");
+        is_text
+            && path
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("kugetsu-"))
+    };
     files
-        .filter(|file| is_draft(file.as_ref().unwrap().file_name().to_string_lossy().into_owned()))
+        .filter(|file| is_draft(file.as_ref().unwrap().path()))
         .count()
 }
 
@@ -384,15 +390,16 @@ fn a_message_from_the_editor_is_kept_until_it_is_sent() {
     std::fs::remove_file(file_named(&screen, "your message is in ")).unwrap();
 
     // Ctrl-C is for the editor, which may handle it.
-    let terminal_with = |commands: &str, words: &str| {
+    let terminal_in = |set: &str, commands: &str, words: &str| {
         let editor = editor(&world, commands);
         let shell = format!(
-            "VISUAL='{}' '{}' {words}; echo status $?; exec sleep 600",
+            "{set} VISUAL='{}' '{}' {words}; echo status $?; exec sleep 600",
             editor.display(),
             kugetsu_binary().display()
         );
         Terminal::start(&world, &shell)
     };
+    let terminal_with = |commands: &str, words: &str| terminal_in("", commands, words);
     let patient = format!(
         "trap 'c=1' INT; echo ready; until [ \"$c\" ]; do sleep 0.1; done; {}",
         write.replace('2', "1")
@@ -411,6 +418,19 @@ fn a_message_from_the_editor_is_kept_until_it_is_sent() {
         terminal.wait_for("status 130");
         assert_eq!(drafts(&world), left, "{}", terminal.screen());
     }
+    // Another host that cannot be reached.
+    let programs = world.root().join("programs");
+    std::fs::create_dir(&programs).unwrap();
+    let ssh = programs.join("ssh");
+    std::fs::write(&ssh, "#!/bin/sh\nexit 255\n").unwrap();
+    std::fs::set_permissions(&ssh, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let words = format!("PATH='{}':\"$PATH\"", programs.display());
+    let terminal = terminal_in(&words, &write.replace('2', "1"), "--host other continue 1");
+    terminal.wait_for("status 75");
+    let kept = file_named(&terminal.screen(), "your message is in ");
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), "my words");
+    std::fs::remove_file(kept).unwrap();
+    drop(terminal);
     // At a question that follows, Ctrl-C ends kugetsu as ever, and the text stays.
     run(&world, ["destroy", "--base", "-y"]).expect_status(0);
     let terminal = terminal_with("printf 'my words' > \"$1\"", "start 2 --edit --transport run");
