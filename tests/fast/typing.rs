@@ -425,7 +425,7 @@ fn a_message_from_the_editor_is_kept_until_it_is_sent() {
     std::fs::write(&ssh, "#!/bin/sh\nexit 255\n").unwrap();
     std::fs::set_permissions(&ssh, std::fs::Permissions::from_mode(0o755)).unwrap();
     let words = format!("PATH='{}':\"$PATH\"", programs.display());
-    let terminal = terminal_in(&words, &write.replace('2', "1"), "--host other continue 1");
+    let terminal = terminal_in(&words, &write.replace('2', "1"), "--host other continue 1 --edit");
     terminal.wait_for("status 75");
     let kept = file_named(&terminal.screen(), "your message is in ");
     assert_eq!(std::fs::read_to_string(&kept).unwrap(), "my words");
