@@ -23,7 +23,7 @@ pub(super) struct ConfigArgs {
 enum Action {
     /// Print the value of one setting
     Get {
-        /// The setting, or hosts.NAME.FIELD
+        /// The setting, or hosts.NAME, forges.HOST or a field of one of them
         #[arg(value_name = "SETTING", add = ArgValueCandidates::new(names))]
         key: String,
     },
@@ -78,42 +78,122 @@ pub(super) fn run(args: &ConfigArgs, context: &Context, output: Output) -> Outco
 }
 
 fn get(key: &str, settings: &Settings, output: Output) -> Outcome {
-    check_key(key).map_err(EngineError::from)?;
-    let view = match settings.entries().find(|(known, _, _)| known.name == key) {
-        Some((_, value, origin)) => OneSettingOutput {
-            setting: key.to_owned(),
-            value: value.to_owned(),
-            from: origin.to_string(),
-        },
-        None => of_host(key, settings),
+    let entry = settings.entries().find(|(known, _, _)| known.name == key);
+    let (value, from) = match entry {
+        Some((_, value, origin)) => (value.to_owned(), origin.to_string()),
+        None => in_tables(key, settings)?,
     };
     if output.json {
-        output.object(view);
+        output.object(OneSettingOutput {
+            setting: key.to_owned(),
+            value,
+            from,
+        });
     } else {
-        output.text(view.value);
+        output.text(value);
     }
     Ok(ExitStatus::Ok)
 }
 
-/// A field of a host, which has no default and no variable.
-fn of_host(key: &str, settings: &Settings) -> OneSettingOutput {
-    let field = key
-        .strip_prefix("hosts.")
-        .and_then(|rest| rest.rsplit_once('.'))
-        .and_then(|(name, field)| {
-            let host = settings.hosts.get(name)?;
-            match field {
-                "address" => host.address.clone(),
-                "kugetsu" => host.kugetsu.clone(),
-                "home" => host.home.clone(),
-                _ => (!host.ssh.is_empty()).then(|| host.ssh.join("\n")),
-            }
-        });
-    OneSettingOutput {
-        setting: key.to_owned(),
-        from: if field.is_some() { "config.toml" } else { "default" }.to_owned(),
-        value: field.unwrap_or_default(),
+/// The value and the origin of a field of a host or a forge, which has no variable, or of all fields of a table.
+fn in_tables(key: &str, settings: &Settings) -> Result<(String, String), CommandError> {
+    let plain = |name: &str| name.replace(['"', '\''], "");
+    let wanted = plain(key);
+    let is_group = TABLES.contains(&wanted.as_str());
+    let mut lines = Vec::new();
+    for field in fields(settings) {
+        let name = plain(&field.name());
+        if name == wanted {
+            return Ok((field.value, "config.toml".to_owned()));
+        }
+        let below = name.strip_prefix(&wanted).and_then(|rest| rest.strip_prefix('.'));
+        if below.is_some() && (is_group || wanted == plain(&field.table)) {
+            let name = if is_group {
+                field.name()
+            } else {
+                field.key.to_owned()
+            };
+            lines.push(format!("{name} = {}", field.value.replace('\n', " ")));
+        }
     }
+    if !lines.is_empty() {
+        return Ok((lines.join("\n"), "config.toml".to_owned()));
+    }
+    let is_forge_field = wanted.starts_with("forges.")
+        && [".kind", ".api_url", ".token"]
+            .iter()
+            .any(|end| wanted.ends_with(end));
+    let is_below = TABLES
+        .iter()
+        .any(|table| wanted.starts_with(&format!("{table}.")));
+    match check_key(key) {
+        _ if is_group || is_forge_field => {}
+        Err(_) if is_below => {
+            return Err(CommandError::usage(
+                format!("config.toml has nothing under `{key}`"),
+                "see all settings: kugetsu config",
+            ));
+        }
+        known => known.map_err(EngineError::from)?,
+    }
+    Ok((String::new(), "default".to_owned()))
+}
+
+/// The settings that have a table for each host.
+const TABLES: [&str; 2] = ["hosts", "forges"];
+
+/// A field in the table of a host or a forge.
+struct Field {
+    /// Its table, as in the file.
+    table: String,
+    key: &'static str,
+    value: String,
+    help: &'static str,
+}
+
+impl Field {
+    fn name(&self) -> String {
+        format!("{}.{}", self.table, self.key)
+    }
+}
+
+/// The fields of hosts and forges in the file. The items of a list are on lines of their own.
+fn fields(settings: &Settings) -> Vec<Field> {
+    let mut found = Vec::new();
+    let mut add = |table: &str, key, value: Option<String>, help| {
+        found.extend(value.map(|value| Field {
+            table: table.to_owned(),
+            key,
+            value,
+            help,
+        }));
+    };
+    for (name, host) in &settings.hosts {
+        let table = format!("hosts.{name}");
+        let ssh = (!host.ssh.is_empty()).then(|| host.ssh.join("\n"));
+        add(&table, "address", host.address.clone(), "its ssh destination");
+        add(
+            &table,
+            "kugetsu",
+            host.kugetsu.clone(),
+            "the kugetsu program on the host",
+        );
+        add(&table, "home", host.home.clone(), "KUGETSU_HOME on the host");
+        add(&table, "ssh", ssh, "additional arguments for ssh");
+    }
+    for (host, forge) in &settings.forges {
+        let table = format!("forges.\"{host}\"");
+        let token = forge.token.as_ref().map(|_| "***".to_owned());
+        add(
+            &table,
+            "kind",
+            forge.kind.map(|kind| kind.to_string()),
+            "which API the forge has",
+        );
+        add(&table, "api_url", forge.api_url.clone(), "the address of its API");
+        add(&table, "token", token, "a secret");
+    }
+    found
 }
 
 /// Reports a setting after a change, as the next command will read it.
@@ -141,7 +221,7 @@ fn edit(context: &Context, output: Output) -> Outcome {
     let engine = &context.engine;
     let before = engine.settings_text()?;
     let begun = before.clone().unwrap_or_else(template);
-    let mut draft = Draft::new(&begun, ".toml")?;
+    let draft = Draft::new(&begun, ".toml")?;
     loop {
         let text = draft.edit()?;
         if text == begun {
@@ -226,41 +306,15 @@ fn show(context: &Context, output: Output) -> Outcome {
             ]
         })
         .collect();
-    for (name, host) in &context.engine.settings().hosts {
-        let fields = [
-            ("address", host.address.clone(), "its ssh destination"),
-            ("kugetsu", host.kugetsu.clone(), "the kugetsu program on the host"),
-            ("home", host.home.clone(), "KUGETSU_HOME on the host"),
-            (
-                "ssh",
-                (!host.ssh.is_empty()).then(|| host.ssh.join(" ")),
-                "additional arguments for ssh",
-            ),
-        ];
-        rows.extend(fields.into_iter().filter_map(|(field, value, help)| {
-            let setting = format!("hosts.{name}.{field}");
-            Some(vec![setting, value?, "config.toml".to_owned(), help.to_owned()])
-        }));
-    }
-    for (host, forge) in &context.engine.settings().forges {
-        let fields = [
-            (
-                "kind",
-                forge.kind.map(|kind| kind.to_string()),
-                "which API the forge has",
-            ),
-            ("api_url", forge.api_url.clone(), "the address of its API"),
-            (
-                "token",
-                forge.token.as_ref().map(|_| "***".to_owned()),
-                "a secret",
-            ),
-        ];
-        rows.extend(fields.into_iter().filter_map(|(field, value, help)| {
-            let setting = format!("forges.\"{host}\".{field}");
-            Some(vec![setting, value?, "config.toml".to_owned(), help.to_owned()])
-        }));
-    }
+    rows.extend(fields(context.engine.settings()).into_iter().map(|field| {
+        let value = field.value.replace('\n', " ");
+        vec![
+            field.name(),
+            value,
+            "config.toml".to_owned(),
+            field.help.to_owned(),
+        ]
+    }));
     let columns = [
         Column::new("SETTING"),
         Column::prose("VALUE"),

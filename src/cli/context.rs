@@ -141,12 +141,30 @@ impl Context {
         self.named.get_or_init(|| subject.to_string());
     }
 
-    /// Adds the subject from the command line to an error.
+    /// Adds to an error the subject from the command line, and the session that may be meant if there is none.
     pub(super) fn with_subject(&self, error: CommandError) -> CommandError {
-        match self.named.get() {
-            Some(subject) => error.about(subject),
+        let Some(subject) = self.named.get() else {
+            return error;
+        };
+        let other = (error.code() == ErrorCode::NoSession).then(|| self.session_of_origin(subject));
+        let error = error.about(subject);
+        match other.flatten() {
+            Some((other, remote)) => error.hint(format!(
+                "{other} has one, from when `origin` named the repository and not `{remote}`: write it in full"
+            )),
             None => error,
         }
+    }
+
+    /// The session that an address would mean if `origin` named the clone's repository, and the remote that names it
+    /// instead.
+    pub(super) fn session_of_origin(&self, address: &str) -> Option<(Address, &str)> {
+        let clone = self.unusual_clone()?;
+        let rest = address.strip_prefix(&clone.repo.to_string())?;
+        let origin = self.engine.repository_of_remote(&self.here, "origin").ok()??;
+        let other = Address::parse(&format!("{origin}{rest}"), &RefContext::default()).ok()?;
+        let record = self.engine.find(&other).ok().flatten()?;
+        (other.to_string() != address && record.session.is_some()).then_some((other, &clone.remote))
     }
 
     /// The repository of the base that a command with `--base` means.

@@ -78,6 +78,10 @@ impl CommandError {
         self
     }
 
+    pub(super) fn code(&self) -> ErrorCode {
+        self.code
+    }
+
     pub(super) fn exit_status(&self) -> ExitStatus {
         self.signal.unwrap_or_else(|| self.code.exit_status())
     }

@@ -51,13 +51,25 @@ pub(super) fn run(command: &Command, matches: &ArgMatches, name: &str) -> Result
             "or name it in config.toml: [hosts.NAME] address = \"user@host\"",
         )
     })?;
-    let line = Line::read(command, matches, &context)?;
+    let mut line = Line::read(command, matches, &context)?;
     if line.terminal {
         return on_terminal(&host, &line);
     }
     let turn = line.turn.clone();
-    let (status, asked) = runtime()?.block_on(tether(&host, line)).map_err(no_ssh)?;
-    verdict(&host, status, asked, turn.as_deref())
+    let written = line.written.take();
+    let run = || {
+        let (status, asked) = runtime()?.block_on(tether(&host, line)).map_err(no_ssh)?;
+        verdict(&host, status, asked, turn.as_deref())
+    };
+    // A status cannot tell whether a turn has begun there.
+    match (run(), written) {
+        (Err(error), Some(written)) => Err(written.keep_after(error)),
+        (Ok(status), Some(written)) if status != 0 => {
+            written.keep()?;
+            Ok(status)
+        }
+        (result, _) => result,
+    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
@@ -75,6 +87,7 @@ async fn tether(host: &Host, line: Line) -> std::io::Result<(u8, Option<ExitStat
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    super::signals::take_over();
     let (stdin, pipe) = std::io::pipe()?;
     let mut command = host.tether(std::io::stderr().is_terminal());
     command.stdin(stdin);

@@ -150,8 +150,12 @@ pub(super) fn offer(
         return Ok(None);
     }
     if let Some(clone) = context.unusual_clone() {
+        let other = context.session_of_origin(&address.to_string());
+        let other = other.map_or_else(String::new, |(other, _)| {
+            format!("; {other} has a session as well")
+        });
         output.note(format!(
-            "kugetsu: {address}: the remote `{}` names the repository",
+            "kugetsu: {address}: the remote `{}` names the repository{other}",
             clone.remote
         ));
     }

@@ -7,10 +7,12 @@ use super::output::count;
 use super::printer::Show;
 use super::status_line::{StatusLine, StatusLineEnder};
 use super::terminal::safe_line;
+use super::turn_id::short;
 use jiff::Timestamp;
 use kugetsu_api::{StreamEvent, StreamLine};
 use kugetsu_engine::duration::print_duration;
 use kugetsu_engine::money::print_usd;
+use kugetsu_engine::operations::{Awaited, WaitsFor};
 use kugetsu_engine::turn::stream::tool_label;
 
 /// The interval between two lines where there is no terminal.
@@ -46,6 +48,8 @@ pub(super) struct LiveView {
     form: Form,
     began: Instant,
     activity: String,
+    /// What the turn waits for before it begins.
+    waits: Option<WaitsFor>,
     step: u64,
     tokens: u64,
     cost_usd: f64,
@@ -62,7 +66,7 @@ enum Form {
 impl LiveView {
     /// A view beside this output on stdout. JSON on a terminal leaves no room for a status line.
     pub(super) fn beside(show: &Show, progress: Progress) -> Self {
-        let shares_terminal = matches!(show, Show::Lines(_)) && std::io::stdout().is_terminal();
+        let shares_terminal = matches!(show, Show::Lines(_) | Show::Raw) && std::io::stdout().is_terminal();
         let progress = match progress {
             Progress::Auto if shares_terminal => Progress::Never,
             progress => progress,
@@ -82,6 +86,7 @@ impl LiveView {
             form,
             began,
             activity: "preparing".to_owned(),
+            waits: None,
             step: 0,
             tokens: 0,
             cost_usd: 0.0,
@@ -116,21 +121,38 @@ impl LiveView {
         }
     }
 
-    /// Prints a line if one is due.
+    /// Prints a line if one is due. A wait is shown with the time that it has taken until now.
     pub(super) fn tick(&mut self) {
-        let now = Instant::now();
-        if let Form::Lines(due) = &mut self.form
-            && *due <= now
-        {
-            *due = now + LINE_INTERVAL;
-            let took = print_duration(Duration::from_secs(self.began.elapsed().as_secs()));
-            let _ = writeln!(std::io::stderr().lock(), "kugetsu: {took}, {}", self.text(", "));
+        if let Some(line) = self.due_line(Instant::now()) {
+            let _ = writeln!(std::io::stderr().lock(), "{line}");
         }
+        if self.waits.is_some() {
+            self.show();
+        }
+    }
+
+    /// The line that is due now, if there is one.
+    fn due_line(&mut self, now: Instant) -> Option<String> {
+        match &mut self.form {
+            Form::Lines(due) if *due <= now => *due = now + LINE_INTERVAL,
+            _ => return None,
+        }
+        let took = now.saturating_duration_since(self.began).as_secs();
+        let took = print_duration(Duration::from_secs(took));
+        Some(format!("kugetsu: {took}, {}", self.text(", ")))
+    }
+
+    /// Takes up what the turn waits for before it begins.
+    pub(super) fn waits_for(&mut self, waits: Option<WaitsFor>) {
+        self.waits = waits;
+        self.show();
     }
 
     /// Takes up a line of the stream. Pieces of the answer need not be passed on.
     pub(super) fn line(&mut self, line: &StreamLine) {
         let waiting = || "waiting for the model".to_owned();
+        // It has begun.
+        self.waits = None;
         match &line.event {
             StreamEvent::AgentStart { .. } => {
                 self.activity = waiting();
@@ -142,7 +164,7 @@ impl LiveView {
                     self.began = began;
                 }
             }
-            StreamEvent::TurnStart { step } => {
+            StreamEvent::StepStart { step } => {
                 self.step = *step;
                 self.activity = waiting();
             }
@@ -157,9 +179,9 @@ impl LiveView {
                 tool, title, input, ..
             } => self.activity = tool_label(tool, title, input),
             StreamEvent::ToolExecutionEnd { .. }
-            | StreamEvent::ExtensionUiResponse { .. }
+            | StreamEvent::Response { .. }
             | StreamEvent::MessageEnd { .. } => self.activity = waiting(),
-            StreamEvent::ExtensionUiRequest { kind, .. } => {
+            StreamEvent::Request { kind, .. } => {
                 self.activity = format!("waiting for an answer to a {kind}");
             }
             StreamEvent::Notice { level, message }
@@ -167,7 +189,7 @@ impl LiveView {
             {
                 self.activity = format!("{level}: {message}");
             }
-            StreamEvent::TurnEnd { cost_usd, tokens, .. } => {
+            StreamEvent::StepEnd { cost_usd, tokens, .. } => {
                 self.tokens += tokens.total();
                 self.cost_usd += cost_usd;
             }
@@ -198,7 +220,126 @@ impl LiveView {
             parts.push(count(self.tokens, "token"));
             parts.push(print_usd(self.cost_usd));
         }
-        parts.push(safe_line(&self.activity));
+        let waiting = self.waits.as_ref().map(describe_wait);
+        parts.push(safe_line(waiting.as_ref().unwrap_or(&self.activity)));
         parts.join(separator)
+    }
+}
+
+/// What is waited for, who has it, and for how long.
+fn describe_wait(waits: &WaitsFor) -> String {
+    let what = match waits.what {
+        Awaited::Session => "waiting for the session",
+        Awaited::Fork => "waiting to fork a session",
+    };
+    let Some(holder) = &waits.holder else {
+        return format!("{what}, which another process uses");
+    };
+    let user = match holder.turn {
+        Some(turn) => format!("turn {}", short(turn)),
+        None => format!("process {} ({})", holder.pid, holder.what),
+    };
+    let age = Duration::try_from(Timestamp::now().duration_since(holder.since)).unwrap_or_default();
+    let age = print_duration(Duration::from_secs(age.as_secs()));
+    match waits.what {
+        Awaited::Session => format!("{what}, which {user} has used for {age}"),
+        Awaited::Fork => format!("{what} while {user} does, for {age}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kugetsu_api::{Holder, TokenCount};
+
+    use super::*;
+
+    #[test]
+    fn without_a_terminal_a_line_is_due_every_thirty_seconds() {
+        let mut view = LiveView::start(Progress::Always);
+        let began = view.began;
+        let mut told = Vec::new();
+        for second in 0..=100 {
+            if second == 31 {
+                for event in [
+                    StreamEvent::StepStart { step: 1 },
+                    StreamEvent::StepEnd {
+                        step: 1,
+                        reason: "tool-calls".to_owned(),
+                        cost_usd: 0.5,
+                        tokens: TokenCount {
+                            input: 7,
+                            ..TokenCount::default()
+                        },
+                    },
+                    StreamEvent::StepStart { step: 2 },
+                ] {
+                    let time = Timestamp::now();
+                    let turn = uuid::Uuid::nil();
+                    view.line(&StreamLine {
+                        schema: 2,
+                        time,
+                        subject: String::new(),
+                        turn,
+                        event,
+                    });
+                }
+            }
+            told.extend(view.due_line(began + Duration::from_secs(second)));
+        }
+        assert_eq!(
+            told,
+            [
+                "kugetsu: 30s, preparing",
+                "kugetsu: 1m, step 2, 7 tokens, $0.50, waiting for the model",
+                "kugetsu: 1m30s, step 2, 7 tokens, $0.50, waiting for the model",
+            ]
+        );
+        assert_eq!(
+            LiveView::start(Progress::Never).due_line(began + Duration::from_hours(1)),
+            None
+        );
+    }
+
+    #[test]
+    fn a_wait_names_who_is_waited_for() {
+        let holder = Holder {
+            pid: 12,
+            host: "box".to_owned(),
+            since: Timestamp::now() - jiff::SignedDuration::from_secs(90),
+            what: "attach".to_owned(),
+            turn: None,
+        };
+        let turn = Holder {
+            turn: Some(uuid::uuid!("01a1fbdd-6d77-7679-95ff-a3c0af00cef8")),
+            ..holder.clone()
+        };
+        for (what, holder, expected) in [
+            (
+                Awaited::Session,
+                None,
+                "waiting for the session, which another process uses",
+            ),
+            (
+                Awaited::Session,
+                Some(turn),
+                "waiting for the session, which turn af00cef8 has used for 1m30s",
+            ),
+            (
+                Awaited::Session,
+                Some(holder.clone()),
+                "waiting for the session, which process 12 (attach) has used for 1m30s",
+            ),
+            (
+                Awaited::Fork,
+                Some(holder),
+                "waiting to fork a session while process 12 (attach) does, for 1m30s",
+            ),
+        ] {
+            let mut view = LiveView::start(Progress::Never);
+            view.waits_for(Some(WaitsFor { what, holder }));
+            assert_eq!(view.text(", "), expected);
+            view.waits_for(None);
+            assert_eq!(view.text(", "), "preparing");
+        }
     }
 }

@@ -10,9 +10,10 @@ use clap_complete::engine::ArgValueCompleter;
 use super::complete::{References, Turns};
 use super::context::Context;
 use super::ending;
+use super::form::EventsSchemaArg;
 use super::live::{LiveView, Progress, ViewArgs};
 use super::output::Output;
-use super::printer::{Screen, Show};
+use super::printer::{Lines, Screen, Show};
 use super::tone::Tone;
 use super::turn_id::TurnName;
 use super::{CommandError, Outcome, signals};
@@ -48,6 +49,9 @@ pub(super) struct LogsArgs {
     answer: bool,
 
     #[command(flatten)]
+    schema: EventsSchemaArg,
+
+    #[command(flatten)]
     view: ViewArgs,
 }
 
@@ -70,8 +74,13 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
     } else {
         context.engine.stream_path(&address, turn)
     };
-    let show = if output.json || args.raw {
-        Show::Lines(Vec::new())
+    let show = if args.raw {
+        Show::Raw
+    } else if output.json {
+        Show::Lines(Lines {
+            types: Vec::new(),
+            schema: args.schema.events_schema,
+        })
     } else if args.answer {
         Show::Text
     } else {

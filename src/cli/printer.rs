@@ -12,7 +12,7 @@ use super::output::note_write_error;
 use super::status_line::StatusLineEnder;
 use super::terminal::{safe, safe_line};
 use super::tone::colours;
-use kugetsu_api::{StreamEvent, StreamLine};
+use kugetsu_api::{EventsSchema, StreamEvent, StreamLine};
 use kugetsu_engine::Redactor;
 use kugetsu_engine::turn::stream::{Feed, describe, tool_label};
 
@@ -26,10 +26,21 @@ pub(super) enum Show {
     Text,
     /// The answer's text, and a line for each tool.
     Transcript,
-    /// The lines as they are: those of the given types, or all of them if none is given.
-    Lines(Vec<String>),
+    /// The lines of the stream.
+    Lines(Lines),
+    /// The lines of another file, as they are.
+    Raw,
     /// Nothing.
     Nothing,
+}
+
+/// Lines of the stream for programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lines {
+    /// Only lines of these types; all of them if this is empty.
+    pub(super) types: Vec<String>,
+    /// The names of the types.
+    pub(super) schema: EventsSchema,
 }
 
 /// The output on stderr during the turn.
@@ -155,7 +166,7 @@ impl Screen {
     /// Takes up a line of the stream.
     pub(super) fn line(&mut self, line: &[u8]) {
         // Lines that are only passed on need not be parsed.
-        let passed_on = matches!(self.show, Show::Lines(_) | Show::Nothing);
+        let passed_on = matches!(self.show, Show::Lines(_) | Show::Raw | Show::Nothing);
         let parsed = if passed_on && self.verbosity.is_none() && self.view.shows_nothing() {
             None
         } else {
@@ -195,9 +206,9 @@ impl Screen {
         let takes_time = matches!(
             event,
             Some(
-                StreamEvent::TurnStart { .. }
+                StreamEvent::StepStart { .. }
                     | StreamEvent::ToolExecutionStart { .. }
-                    | StreamEvent::ExtensionUiRequest { .. }
+                    | StreamEvent::Request { .. }
                     | StreamEvent::Notice { .. }
             )
         );
@@ -252,19 +263,15 @@ impl Screen {
 
     fn write(&mut self, line: &[u8], event: Option<&StreamEvent>) -> std::io::Result<()> {
         match (&self.show, event) {
-            (Show::Lines(types), _) => {
-                if !types.is_empty() && !types.iter().any(|event_type| has_type(line, event_type)) {
+            (Show::Lines(lines), _) => {
+                let line = lines.schema.line(line);
+                let wanted = |event_type: &String| has_type(&line, event_type);
+                if !lines.types.is_empty() && !lines.types.iter().any(wanted) {
                     return Ok(());
                 }
-                let mut stdout = std::io::stdout().lock();
-                if self.terminal {
-                    // JSON escapes only a part of what a terminal obeys.
-                    stdout.write_all(safe(&String::from_utf8_lossy(line)).as_bytes())?;
-                } else {
-                    stdout.write_all(line)?;
-                }
-                stdout.flush()
+                self.pass_on(&line)
             }
+            (Show::Raw, _) => self.pass_on(line),
             (Show::Text | Show::Transcript, None) => self.text(line),
             (
                 Show::Transcript,
@@ -284,6 +291,17 @@ impl Screen {
             }
             _ => Ok(()),
         }
+    }
+
+    fn pass_on(&self, line: &[u8]) -> std::io::Result<()> {
+        let mut stdout = std::io::stdout().lock();
+        if self.terminal {
+            // JSON escapes only a part of what a terminal obeys.
+            stdout.write_all(safe(&String::from_utf8_lossy(line)).as_bytes())?;
+        } else {
+            stdout.write_all(line)?;
+        }
+        stdout.flush()
     }
 
     fn text(&mut self, line: &[u8]) -> std::io::Result<()> {

@@ -9,6 +9,7 @@ use std::path::Path;
 use super::CommandError;
 use super::editor::Draft;
 use super::output::{Output, can_ask};
+use crate::ssh::quote;
 use kugetsu_api::ErrorCode;
 
 /// Marks a word of a message that begins like an option. No argument of a process contains this byte.
@@ -83,33 +84,91 @@ pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
     not_empty(text).map_err(|error| error.hint(WITH_ISSUE))
 }
 
-/// The prompt from the user's editor, which begins with these words. `about` is the address of the session.
-pub(super) fn edit(words: &[String], about: &str) -> Result<String, CommandError> {
+/// A message that a person has written in an editor, for the session at the address `about`.
+#[derive(Debug)]
+pub(super) struct Written {
+    message: String,
+    about: String,
+    /// The whole text, in case that a signal ends the process.
+    _draft: Draft,
+}
+
+impl Written {
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Keeps the message in a file and says where it is.
+    pub(super) fn keep(self) -> Result<(), CommandError> {
+        let [place, next] = self.into_file()?;
+        Output::new(false).note(format!("kugetsu: {place}\n  {next}"));
+        Ok(())
+    }
+
+    /// Keeps the message of a turn that failed to begin in a file. Returns the error with the place of the file.
+    pub(super) fn keep_after(self, error: CommandError) -> CommandError {
+        match self.into_file() {
+            Ok([place, next]) => error.hint(place).hint(next),
+            Err(unkept) => error.hint(unkept.for_people()),
+        }
+    }
+
+    fn into_file(self) -> Result<[String; 2], CommandError> {
+        let path = Draft::new(&self.message, ".md")?.keep()?;
+        let (about, quoted) = (&self.about, quote(path.as_os_str()));
+        Ok([
+            format!("your message is in {}", path.display()),
+            format!(
+                "send it: kugetsu continue --or-start '{about}' - < {}",
+                quoted.display()
+            ),
+        ])
+    }
+}
+
+/// The message from the user's editor, which begins with these words. `about` is the address of the session.
+pub(super) fn edit(words: &[String], about: &str) -> Result<Written, CommandError> {
     if !can_ask() {
         return Err(CommandError::usage(
             "an editor needs a terminal on stdin and stderr",
             "write the message after the reference, or pipe it in and write `-`",
         ));
     }
+    let begun = words.join(" ");
     let draft = format!(
-        "{}\n\n{SCISSORS}\n\
+        "{begun}\n\n{SCISSORS}\n\
          # This is the message for {about}. This line, the one above and all below are left out.\n\
          # Without a message, no turn runs.\n",
-        words.join(" ")
     );
-    let mut text = Draft::new(&draft, ".md")?.edit()?;
-    if let Some(at) = text.find(SCISSORS) {
-        text.truncate(at);
+    let draft = Draft::new(&draft, ".md")?;
+    let edited = draft.edit();
+    // Some editors fail after they have written the file.
+    let mut message = match &edited {
+        Ok(text) => text.clone(),
+        Err(_) => draft.text().unwrap_or_default(),
+    };
+    if let Some(at) = message.find(SCISSORS) {
+        message.truncate(at);
     }
-    let text = text.trim_end();
-    if text.trim_start().is_empty() {
+    message.truncate(message.trim_end().len());
+    let is_empty = message.trim_start().is_empty();
+    let is_new = !is_empty && message != begun.trim_end();
+    let written = Written {
+        message,
+        about: about.to_owned(),
+        _draft: draft,
+    };
+    if let Err(error) = edited {
+        return Err(if is_new { written.keep_after(error) } else { error });
+    }
+    if is_empty {
         return Err(CommandError::new(
             ErrorCode::NotConfirmed,
             "the message is empty, so no turn was run",
         )
         .hint("write the message above the dashed line"));
     }
-    Ok(text.to_owned())
+    Ok(written)
 }
 
 /// Reads the prompt from a file.

@@ -24,6 +24,7 @@ pub(super) fn with_signals<T>(
     let (sender, receiver) = watch::channel(Interrupt::None);
     let received = Arc::default();
     listen(detached, sender, Arc::clone(&received)).map_err(no_runtime)?;
+    take_over();
     let runtime = event_loop().map_err(no_runtime)?;
     let result = runtime.block_on(operation(receiver));
     // Does not wait for blocking work that an interrupt has abandoned.
@@ -31,6 +32,89 @@ pub(super) fn with_signals<T>(
     let mut received = locked(&received);
     received.over = true;
     Ok((result, received.first))
+}
+
+/// What signals do before an operation handles them, while a person works on a draft.
+struct Drafting {
+    is_listening: bool,
+    /// An editor runs, for which Ctrl-C is meant.
+    edits: bool,
+    /// What to do before a signal ends this process.
+    last_words: Option<Box<dyn FnOnce() + Send>>,
+    /// An operation handles the signals from now on.
+    taken_over: bool,
+}
+
+static DRAFTING: Mutex<Drafting> = Mutex::new(Drafting {
+    is_listening: false,
+    edits: false,
+    last_words: None,
+    taken_over: false,
+});
+
+/// While this exists, a signal that ends the process says where the draft is.
+#[derive(Debug)]
+pub(super) struct LastWords(());
+
+impl LastWords {
+    pub(super) fn new(words: impl FnOnce() + Send + 'static) -> Result<Self, CommandError> {
+        let was_listening = {
+            let mut drafting = locked(&DRAFTING);
+            drafting.last_words = Some(Box::new(words));
+            std::mem::replace(&mut drafting.is_listening, true)
+        };
+        if !was_listening {
+            listen_while_drafting().map_err(no_runtime)?;
+        }
+        Ok(Self(()))
+    }
+
+    /// Runs an editor. Meanwhile, Ctrl-C is for the editor alone.
+    pub(super) fn during<T>(&self, editor: impl FnOnce() -> T) -> T {
+        locked(&DRAFTING).edits = true;
+        let result = editor();
+        locked(&DRAFTING).edits = false;
+        result
+    }
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        locked(&DRAFTING).last_words = None;
+    }
+}
+
+/// Says that an operation handles the signals from now on.
+pub(super) fn take_over() {
+    locked(&DRAFTING).taken_over = true;
+}
+
+fn listen_while_drafting() -> std::io::Result<()> {
+    let runtime = event_loop()?;
+    let mut signals = {
+        let _entered = runtime.enter();
+        Signals::listen(false)?
+    };
+    let listen = move || {
+        loop {
+            let (interrupt, status) = runtime.block_on(signals.next());
+            let mut drafting = locked(&DRAFTING);
+            if drafting.taken_over {
+                return;
+            }
+            if drafting.edits && interrupt == Interrupt::Interrupted {
+                continue;
+            }
+            if let Some(last_words) = drafting.last_words.take() {
+                last_words();
+            }
+            end_process(status);
+        }
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(listen)
+        .map(drop)
 }
 
 /// Lets the first signal run this function and then end the process, as it would without a handler.
@@ -110,8 +194,8 @@ pub(super) fn event_loop() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-fn locked(received: &Mutex<ReceivedSignals>) -> MutexGuard<'_, ReceivedSignals> {
-    received.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The signals with which a person or another program ends kugetsu.

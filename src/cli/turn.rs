@@ -11,10 +11,11 @@ use uuid::Uuid;
 
 use super::context::{Context, duration, time_limit};
 use super::ending::{exit_of, result, summary};
-use super::form::OutputForm;
+use super::form::{EventsSchemaArg, OutputForm};
 use super::live::{LiveView, Progress, ViewArgs};
 use super::output::{Output, can_ask};
-use super::printer::{Printer, Screen, Show, Verbosity};
+use super::printer::{Lines, Printer, Screen, Show, Verbosity};
+use super::prompt::Written;
 use super::signals::with_signals;
 use super::turn_id::ChosenId;
 use super::{CommandError, Outcome, detach, init, issue, prompt, wait};
@@ -27,7 +28,7 @@ use kugetsu_engine::operations::{
 };
 use kugetsu_engine::settings::{OnAskSetting, Settings, parse_model};
 use kugetsu_engine::turn::answers::{Answers, OnAsk, Reply};
-use kugetsu_engine::turn::stream::{Feed, StreamEvent};
+use kugetsu_engine::turn::stream::Feed;
 use kugetsu_engine::turn::{Interrupt, Limits, Responder};
 
 impl TurnArgs {
@@ -154,6 +155,9 @@ pub(super) struct TurnArgs {
     /// Print only events of these types, as JSON lines
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
     events: Vec<String>,
+
+    #[command(flatten)]
+    schema: EventsSchemaArg,
 
     /// Write opencode's log at DEBUG and kugetsu's own trace to the session's debug.log
     #[arg(long)]
@@ -330,8 +334,26 @@ pub(super) fn run(
     reference: String,
     message: &[String],
     mode: Mode,
-    mut worktree: WorktreeRequest,
+    worktree: WorktreeRequest,
     args: TurnArgs,
+    context: &Context,
+    output: Output,
+) -> Outcome {
+    let mut written = None;
+    let asked = (reference, message, mode, worktree);
+    let result = run_with(asked, args, &mut written, context, output);
+    match (result, written) {
+        (Err(error), Some(written)) => Err(written.keep_after(error)),
+        (result, Some(written)) => written.keep().and(result),
+        (result, None) => result,
+    }
+}
+
+/// Leaves in `written` a message from the editor that was not sent.
+fn run_with(
+    (reference, message, mode, mut worktree): (String, &[String], Mode, WorktreeRequest),
+    args: TurnArgs,
+    written: &mut Option<Written>,
     context: &Context,
     output: Output,
 ) -> Outcome {
@@ -358,25 +380,31 @@ pub(super) fn run(
     } else if args.edit || (message.is_empty() && mode != Mode::Start && can_ask()) {
         // Nobody should write a message for nothing.
         context.engine.check_mode(&address, mode)?;
-        (prompt::edit(message, &address.to_string())?, None)
+        let edited = written.insert(prompt::edit(message, &address.to_string())?);
+        (edited.message().to_owned(), None)
     } else {
         (prompt::read(message)?, None)
     };
     let engine = &context.engine;
     let chosen = args.turn_id.as_ref().map(|id| id.of(&address));
     let settings = engine.settings();
-    let lines = !args.events.is_empty() || args.asking.supervised;
-    let form = OutputForm::chosen(args.output, lines, output);
-    check_types(&args.events)?;
+    let needs_lines = !args.events.is_empty() || args.asking.supervised;
+    let form = OutputForm::chosen(args.output, needs_lines, output);
+    args.schema.check_types(&args.events)?;
+    let lines = Lines {
+        types: args.events,
+        schema: args.schema.events_schema,
+    };
     if context.detached.is_none() {
         if let Some(turn) = chosen
             && engine.is_recorded(&address, turn, (!with_issue).then_some(&prompt))?
         {
+            *written = None;
             return follow_recorded(
                 &address,
                 turn,
                 args.detach,
-                (form, args.events),
+                (form, lines),
                 args.view,
                 context,
                 output,
@@ -393,7 +421,11 @@ pub(super) fn run(
             (prompt, issue_title) = (with_text.prompt, Some(with_text.title));
         }
         if args.detach {
-            return detach::launch(&address, (prompt, issue_title), form, context, output);
+            let launched = detach::launch(&address, (prompt, issue_title), form, context, output)?;
+            if launched == ExitStatus::Ok {
+                *written = None;
+            }
+            return Ok(launched);
         }
     }
     if args.debug {
@@ -423,7 +455,7 @@ pub(super) fn run(
     let detached = context.detached.as_ref();
     let show = match detached {
         Some(_) => Show::Nothing,
-        None => form.show(args.events.clone()),
+        None => form.show(lines.clone()),
     };
     // A person who types replies must see them.
     let types_replies = args.asking.supervised && std::io::stdin().is_terminal();
@@ -437,11 +469,9 @@ pub(super) fn run(
     let (report, signal) = with_signals(detached.is_some(), async |interrupts| {
         let turn = engine.spawn(request, responder);
         let id = turn.id;
-        follow(turn, interrupts, |feed| {
+        follow(turn, interrupts, &mut view, |feed, view| {
             let verbosity = args.verbose.then_some(Verbosity::Lines);
-            if let Some(view) = view.take() {
-                printer = Some(Printer::start(feed, Screen::new(show, verbosity, view, plain)));
-            }
+            printer = Some(Printer::start(feed, Screen::new(show, verbosity, view, plain)));
             if let Some(detached) = detached {
                 detached.ready(id, &address, engine);
             }
@@ -459,20 +489,13 @@ pub(super) fn run(
     if let Err(error) = &report
         && let Some(turn) = detach::report_recorded(error, context)
     {
+        *written = None;
         return match detached {
             Some(_) => Ok(ExitStatus::Ok),
             // The signal came before the command found the recorded turn, so the command ends without waiting for that
             // turn.
             None if let Some(status) = signal => Ok(status),
-            None => follow_recorded(
-                &address,
-                turn,
-                false,
-                (form, args.events),
-                args.view,
-                context,
-                output,
-            ),
+            None => follow_recorded(&address, turn, false, (form, lines), args.view, context, output),
         };
     }
     let report = report.map_err(|error| {
@@ -484,6 +507,7 @@ pub(super) fn run(
             error
         }
     })?;
+    *written = None;
     let status = exit_of(&report, signal);
     if form == OutputForm::Json {
         output.object(result(&report, status));
@@ -498,20 +522,37 @@ pub(super) fn run(
     Ok(status)
 }
 
-/// Follows a turn to its end: passes interrupts on to the turn, and the turn's stream to `show`.
+/// How often the view shows how long something is waited for.
+const WAIT_TICK: Duration = Duration::from_secs(1);
+
+/// Follows a turn to its end: passes interrupts on to the turn, and the turn's stream with the view to `show`. Until
+/// there is a stream, the view shows what the turn waits for.
 async fn follow(
     mut turn: TurnHandle,
     mut interrupts: watch::Receiver<Interrupt>,
-    show: impl FnOnce(Feed),
+    view: &mut Option<LiveView>,
+    show: impl FnOnce(Feed, LiveView),
 ) -> Result<TurnReport, EngineError> {
     let mut show = Some(show);
+    let mut ticks = tokio::time::interval(WAIT_TICK);
     loop {
         tokio::select! {
             biased;
             Ok(()) = interrupts.changed() => turn.control.interrupt(*interrupts.borrow_and_update()),
             Some(feed) = turn.feed.ready(), if show.is_some() => {
-                if let Some(show) = show.take() {
-                    show(feed);
+                if let (Some(show), Some(view)) = (show.take(), view.take()) {
+                    show(feed, view);
+                }
+            }
+            Ok(()) = turn.waits.changed(), if view.is_some() => {
+                let waits = turn.waits.borrow_and_update().clone();
+                if let Some(view) = view {
+                    view.waits_for(waits);
+                }
+            }
+            _ = ticks.tick(), if view.is_some() => {
+                if let Some(view) = view {
+                    view.tick();
                 }
             }
             done = turn.done.wait() => return done,
@@ -525,25 +566,12 @@ fn has_undelivered_answer(context: &Context, address: &Address) -> bool {
     record.is_some_and(|record| record.pending.iter().any(|pending| pending.answer.is_some()))
 }
 
-fn check_types(types: &[String]) -> Result<(), CommandError> {
-    match types
-        .iter()
-        .find(|name| !StreamEvent::TYPES.contains(&name.as_str()))
-    {
-        None => Ok(()),
-        Some(name) => Err(CommandError::usage(
-            format!("`{name}` is not an event type"),
-            format!("the types are {}", StreamEvent::TYPES.join(", ")),
-        )),
-    }
-}
-
 /// Handles a request for a turn that is already on record: waits for its end, or with `--detach` prints only its id.
 fn follow_recorded(
     address: &Address,
     turn: Uuid,
     detach: bool,
-    (form, types): (OutputForm, Vec<String>),
+    (form, lines): (OutputForm, Lines),
     view: ViewArgs,
     context: &Context,
     output: Output,
@@ -551,7 +579,7 @@ fn follow_recorded(
     if detach {
         return detach::print_turn(address, turn, None, form, output);
     }
-    wait::until_end(address, turn, None, (form, types), view, context, output)
+    wait::until_end(address, turn, None, (form, lines), view, context, output)
 }
 
 #[cfg(test)]

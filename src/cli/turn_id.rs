@@ -51,6 +51,10 @@ impl ChosenId {
     }
 }
 
+fn whole_or_part() -> String {
+    format!("write the turn's id, or at least {FEWEST} of its first or last characters")
+}
+
 /// A turn of a session that a person names: its id, the beginning or the end of its id, or the text that the caller
 /// chose for it.
 #[derive(Clone, Debug)]
@@ -60,11 +64,9 @@ impl FromStr for TurnName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let length = text.chars().count();
-        if !(FEWEST..=LONGEST).contains(&length) {
-            return Err(format!(
-                "write the turn's id, or at least {FEWEST} of its first or last characters"
-            ));
+        // A caller may have chosen a shorter text than the part of an id that a person must write.
+        if text.trim().is_empty() || text.chars().count() > LONGEST {
+            return Err(whole_or_part());
         }
         Ok(Self(text.to_owned()))
     }
@@ -80,6 +82,10 @@ impl TurnName {
         let chosen = turn_id(address, &self.0);
         if found.contains(&chosen) {
             return Ok(chosen);
+        }
+        if self.0.chars().count() < FEWEST {
+            let problem = format!("{address} has no turn with the id `{}`", self.0);
+            return Err(CommandError::usage(problem, whole_or_part()));
         }
         let typed = self.0.to_ascii_lowercase();
         let typed = typed.as_str();

@@ -10,11 +10,11 @@ use super::complete::{References, Turns};
 use super::context::{Context, time_limit};
 use super::each::for_each;
 use super::ending;
-use super::form::OutputForm;
+use super::form::{EventsSchemaArg, OutputForm};
 use super::live::{LiveView, ViewArgs};
 use super::logs;
 use super::output::Output;
-use super::printer::Screen;
+use super::printer::{Lines, Screen};
 use super::turn_id::TurnName;
 use super::{CommandError, Outcome};
 use kugetsu_api::Address;
@@ -40,6 +40,9 @@ pub(super) struct WaitArgs {
     pub(super) output: Option<OutputForm>,
 
     #[command(flatten)]
+    schema: EventsSchemaArg,
+
+    #[command(flatten)]
     view: ViewArgs,
 }
 
@@ -61,7 +64,11 @@ pub(super) fn run(args: &WaitArgs, context: &Context, output: Output) -> Outcome
         };
         // The time is for all of them together.
         let left = args.timeout.map(|limit| limit.saturating_sub(began.elapsed()));
-        let form = (form, Vec::new());
+        let lines = Lines {
+            types: Vec::new(),
+            schema: args.schema.events_schema,
+        };
+        let form = (form, lines);
         until_end(address, turn, left, form, args.view, context, output)
     })
 }
@@ -71,7 +78,7 @@ pub(super) fn until_end(
     address: &Address,
     turn: Uuid,
     at_most: Option<Duration>,
-    (form, types): (OutputForm, Vec<String>),
+    (form, lines): (OutputForm, Lines),
     view: ViewArgs,
     context: &Context,
     output: Output,
@@ -80,7 +87,7 @@ pub(super) fn until_end(
     let began = Instant::now();
     let expired = || at_most.is_some_and(|limit| began.elapsed() >= limit);
     let events = engine.stream_path(address, turn);
-    let show = form.show(types);
+    let show = form.show(lines);
     let continues = || !expired() && engine.is_running(address, turn);
     logs::wait_for(&events, continues);
     if log_file::exists(&events) {

@@ -12,12 +12,13 @@ use uuid::Uuid;
 
 use super::complete::References;
 use super::context::Context;
+use super::form::EventsSchemaArg;
 use super::logs::{POLL, wait_for};
 use super::output::{Output, count, is_closed};
 use super::terminal::safe_line;
 use super::{CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{Address, ErrorCode, LiveTurn, RepoRef, StreamEvent, StreamLine};
+use kugetsu_api::{Address, ErrorCode, EventsSchema, LiveTurn, RepoRef, StreamEvent, StreamLine};
 use kugetsu_engine::Redactor;
 use kugetsu_engine::duration::print_duration;
 use kugetsu_engine::money::print_usd;
@@ -35,6 +36,9 @@ pub(super) struct WatchArgs {
     /// Also follow turns that begin later, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
+
+    #[command(flatten)]
+    schema: EventsSchemaArg,
 }
 
 pub(super) fn run(args: &WatchArgs, context: &Context, output: Output) -> Outcome {
@@ -46,6 +50,7 @@ pub(super) fn run(args: &WatchArgs, context: &Context, output: Output) -> Outcom
     let mut watch = Watch {
         context,
         output,
+        schema: args.schema.events_schema,
         here: context.repo(None).ok(),
         turns: HashMap::new(),
     };
@@ -78,6 +83,7 @@ pub(super) fn run(args: &WatchArgs, context: &Context, output: Output) -> Outcom
 struct Watch<'a> {
     context: &'a Context,
     output: Output,
+    schema: EventsSchema,
     /// The repository whose sessions are shown by their short addresses.
     here: Option<RepoRef>,
     turns: HashMap<Uuid, Followed>,
@@ -177,7 +183,8 @@ impl Watch<'_> {
 
     fn print(&self, address: &Address, line: &[u8]) {
         if self.output.json {
-            return self.output.text(String::from_utf8_lossy(line).trim_end());
+            let line = self.schema.line(line);
+            return self.output.text(String::from_utf8_lossy(&line).trim_end());
         }
         let Ok(line) = serde_json::from_slice::<StreamLine>(line) else {
             return;

@@ -82,12 +82,17 @@ pub(crate) fn of_command(arguments: &[String], value: &Value) -> Option<&'static
         || arguments
             .windows(2)
             .any(|pair| pair[0] == "--output" && pair[1] == "json");
+    let old_events = has("--events-schema=1")
+        || arguments
+            .windows(2)
+            .any(|pair| pair[0] == "--events-schema" && pair[1] == "1");
+    let event = if old_events { "event-1" } else { "event" };
     Some(match verb {
         "start" | "continue" if has("--detach") => "detached",
         "start" | "continue" | "wait" if one_object => "turn",
-        "start" | "continue" | "wait" => "event",
+        "start" | "continue" | "wait" => event,
         "logs" if has("--raw") => return None,
-        "logs" | "watch" => "event",
+        "logs" | "watch" => event,
         "init" => "base",
         "restore" if has("--base") => "base",
         "restore" => "session",

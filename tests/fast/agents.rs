@@ -182,6 +182,69 @@ fn a_turn_tells_which_request_it_drops() {
 }
 
 #[test]
+fn the_text_for_the_model_is_that_of_the_call_then_the_repository_then_the_settings() {
+    let world = fake_world();
+    let told = world.root().join("told");
+    // What opencode adds to the system prompt: the file, if its configuration names one.
+    let tell = format!(
+        "case $OPENCODE_CONFIG_CONTENT in *\"$KUGETSU_CONTEXT_FILE\"*) cat $KUGETSU_CONTEXT_FILE;; esac > '{}'",
+        told.display()
+    );
+    world.fake(&FakeScript::steps([
+        Step::Shell(tell),
+        Step::Answer("done".to_owned()),
+    ]));
+    let (config, repository) = (
+        world.kugetsu_home().join("config.toml"),
+        world.repo().join(".kugetsu.toml"),
+    );
+    let write = |file: &std::path::Path, text: Option<&str>| match text {
+        Some(text) => std::fs::write(file, format!("context = \"{text}\"\n")).unwrap(),
+        None => drop(std::fs::remove_file(file)),
+    };
+    let built_in =
+        "You work on the issue github.com/shoko/kugetsu#1: https://github.com/shoko/kugetsu/issues/1";
+    // The text in config.toml, in .kugetsu.toml and in KUGETSU_CONTEXT, and what the model is told.
+    for (file, own, call, expected) in [
+        (None, None, None, built_in),
+        (
+            Some("settings {ref}"),
+            None,
+            None,
+            "settings github.com/shoko/kugetsu#1\n",
+        ),
+        (Some("settings"), Some("repository"), None, "repository\n"),
+        (Some("settings"), Some("repository"), Some("call"), "call\n"),
+        (Some("none"), None, None, ""),
+        (Some("settings"), Some("none"), None, ""),
+        (Some("settings"), Some("repository"), Some("none"), ""),
+        // An empty text chooses nothing.
+        (Some(""), None, None, built_in),
+        (Some("settings"), Some(""), None, "settings\n"),
+        (Some("settings"), Some("repository"), Some(""), "repository\n"),
+        // A more specific text brings back what a more general one leaves out.
+        (Some("none"), Some("repository"), None, "repository\n"),
+        (Some("none"), Some("none"), Some("call"), "call\n"),
+    ] {
+        write(&config, file);
+        write(&repository, own);
+        let set: Vec<_> = call.map(|text| ("KUGETSU_CONTEXT", text)).into_iter().collect();
+        let words = ["continue", "1", "hello", "--or-start", "--transport", "run"];
+        run_in(&world, &set, &words).expect_status(0);
+        let text = std::fs::read_to_string(&told).unwrap();
+        let same = if expected == built_in {
+            text.starts_with(built_in)
+        } else {
+            text == expected
+        };
+        assert!(
+            same,
+            "{file:?} {own:?} {call:?}: {text:?} instead of {expected:?}"
+        );
+    }
+}
+
+#[test]
 fn the_end_of_a_turn_is_notified() {
     let world = fake_world();
     let log = world.root().join("notified");

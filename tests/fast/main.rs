@@ -14,6 +14,7 @@ mod addresses;
 mod agents;
 mod commands;
 mod control;
+mod controls;
 mod crash;
 mod dist;
 mod docs;

@@ -105,6 +105,30 @@ fn an_old_home_is_read() {
             .contains("conflicts in a")
     );
     assert_eq!(run(&world, ["logs", "1"]).expect_status(0).stdout(), "done\n");
+    // Its streams are in schema 1, and are shown in the schema that is asked for.
+    let stream = |flags: &[&str]| {
+        let words = [&["logs", "1", "--json"], flags].concat();
+        run(&world, words).expect_status(0).json_lines()
+    };
+    let last = shown["last"]["turn"].as_str().unwrap();
+    let file = world
+        .kugetsu_home()
+        .join(REPO)
+        .join(format!("1/{last}.events.jsonl"));
+    let written: Vec<Value> = fs::read_to_string(file)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(stream(&["--events-schema", "1"]), written);
+    let mut renamed = written;
+    for line in &mut renamed {
+        line["schema"] = 2.into();
+        if let Some(frame) = line["type"].as_str().unwrap().strip_prefix("turn_") {
+            line["type"] = format!("step_{frame}").into();
+        }
+    }
+    assert_eq!(stream(&[]), renamed);
     let queried = run(&world, ["query"]).expect_status(0).json();
     assert_eq!(queried["totals"]["turns"], 6);
     let pending = run(&world, ["pending"]).expect_status(0).stdout();

@@ -40,8 +40,8 @@ fn the_checked_in_schemas_are_those_of_the_code() {
 #[test]
 fn the_schema_refuses_what_is_no_line_of_a_turn() {
     let good = json!({
-        "schema": 1, "time": "2026-01-01T00:00:00Z", "ref": "a.b/c/d#1",
-        "turn": "01a1fbdd-6d77-7679-95ff-a3c0af00cef8", "type": "turn_start", "step": 1,
+        "schema": 2, "time": "2026-01-01T00:00:00Z", "ref": "a.b/c/d#1",
+        "turn": "01a1fbdd-6d77-7679-95ff-a3c0af00cef8", "type": "step_start", "step": 1,
     });
     assert_valid("event", &good);
     for (key, wrong) in [

@@ -400,8 +400,17 @@ fn a_detached_turn_outlives_its_connection_and_is_found_again() {
     let start = ["start", ISSUE, "hang on", "--transport=run", "--turn-id", turn];
     let detached = world.run(["--host", HOST].iter().chain(&start).chain(&["--detach"]));
     assert_eq!(detached.expect_status(0).stdout().trim(), turn);
-    let mut followed = world.spawn(["--host", HOST, "--json", "logs", "14", "-f"]);
-    followed.wait_for_stdout("turn_start", SOON);
+    let mut followed = world.spawn([
+        "--host",
+        HOST,
+        "--json",
+        "logs",
+        "14",
+        "-f",
+        "--events-schema",
+        "1",
+    ]);
+    followed.wait_for_stdout("\"type\":\"turn_start\"", SOON);
     assert!(sshd.drop_connections() > 0);
     followed.wait(SOON).expect_status(75);
     assert_eq!(shown(&world)["state"], "running");

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::process::Stdio;
 
 use crate::support::kit::{SOON, fake_world, record, run, state_of};
-use kugetsu_testing::{FakeScript, Output, Step};
+use kugetsu_testing::{FakeScript, Output, Step, World};
 
 /// The last events in a summary.
 fn last(output: &Output) -> Vec<String> {
@@ -156,10 +156,120 @@ fn a_reader_that_reads_nothing_holds_up_no_turn() {
 }
 
 #[test]
+fn events_have_their_older_names_for_who_asks_for_them() {
+    let file = |world: &World, name: &str| world.root().join(name);
+    let world = fake_world();
+    let [here, go_on] = ["here", "go-on"].map(|name| file(&world, name));
+    let steps = [
+        Step::Meet(here.clone(), go_on.clone()),
+        Step::Answer("done".to_owned()),
+    ];
+    world.fake(&FakeScript::default().on("watched", steps));
+    let types = |output: &Output, schema: u32| -> Vec<String> {
+        let lines = output.expect_status(0).json_lines();
+        assert!(lines.iter().all(|line| line["schema"] == schema), "{output}");
+        lines
+            .iter()
+            .map(|line| line["type"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let new = [
+        "agent_start",
+        "step_start",
+        "message_start",
+        "message_update",
+        "message_end",
+        "step_end",
+        "agent_end",
+    ];
+    let old = new.map(|name| name.replace("step_", "turn_"));
+    let started = run(&world, ["start", "1", "hello", "--transport", "run", "--json"]);
+    assert_eq!(types(&started, 2), new);
+    for verb in ["continue", "wait", "logs"] {
+        let message = (verb == "continue").then_some(["again", "--transport=run"]);
+        for (flags, names, schema) in [
+            (&[][..], new.map(str::to_owned), 2),
+            (&["--events-schema=2"][..], new.map(str::to_owned), 2),
+            (&["--events-schema=1"], old.clone(), 1),
+        ] {
+            let words = [verb, "1", "--json"]
+                .into_iter()
+                .chain(message.into_iter().flatten());
+            let output = run(&world, words.chain(flags.iter().copied()));
+            assert_eq!(types(&output, schema), names, "{output}");
+        }
+    }
+    let some = [
+        "continue",
+        "1",
+        "more",
+        "--transport=run",
+        "--events=turn_end,agent_end",
+        "--events-schema=1",
+    ];
+    assert_eq!(types(&run(&world, some), 1), ["turn_end", "agent_end"]);
+    // A name of the other schema, or of none.
+    for (schema, name, hint) in [
+        (
+            "2",
+            "extension_ui_request",
+            "it is called `request`\n  or add --events-schema 1",
+        ),
+        ("1", "step_end", "it is called `turn_end`"),
+        ("1", "dance", "the types are agent_start, turn_start"),
+    ] {
+        let words = [
+            "continue",
+            "1",
+            "more",
+            "--events",
+            name,
+            "--events-schema",
+            schema,
+        ];
+        let reported = run(&world, words).expect_status(64).stderr();
+        let problem = format!("`{name}` is not an event type of schema {schema}");
+        assert!(
+            reported.contains(&problem) && reported.contains(hint),
+            "{reported}"
+        );
+    }
+    run(&world, ["logs", "1", "--events-schema", "3"]).expect_status(64);
+    // Each process that follows a turn chooses for itself.
+    let turn = world.spawn(["start", "2", "watched", "--transport", "run", "--json"]);
+    world.wait_until("the turn runs", SOON, || here.exists());
+    let watches = ["1", "2"].map(|schema| world.spawn(["watch", "2", "--json", "--events-schema", schema]));
+    world.wait_until("both watches have found the turn", SOON, || {
+        watches.iter().all(|watch| follows_stream(watch.pid()))
+    });
+    std::fs::write(&go_on, "").unwrap();
+    let [one, two] = watches.map(|watch| watch.wait(SOON));
+    assert_eq!(types(&one, 1), old[1..]);
+    assert_eq!(types(&two, 2), new[1..]);
+    assert_eq!(types(&turn.wait(SOON), 2), new);
+}
+
+/// Whether the process has gone to the end of a turn's file.
+fn follows_stream(pid: u32) -> bool {
+    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return false;
+    };
+    let at_end = |number: &std::ffi::OsStr| {
+        let number = number.to_string_lossy();
+        let place = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
+        !place.starts_with("pos:\t0\n")
+    };
+    files.flatten().any(|file| {
+        let target = std::fs::read_link(file.path()).unwrap_or_default();
+        target.to_string_lossy().ends_with(".events.jsonl") && at_end(&file.file_name())
+    })
+}
+
+#[test]
 fn an_output_form_without_lines_is_refused_with_events() {
     let world = fake_world();
     for form in ["text", "json"] {
-        for flags in [&["--supervised"][..], &["--events", "turn_end"]] {
+        for flags in [&["--supervised"][..], &["--events", "step_end"]] {
             let words = [&["start", "1", "hi", "--output", form], flags].concat();
             let output = run(&world, words);
             let reported = output.expect_status(64).stderr();

@@ -160,6 +160,29 @@ fn a_turn_is_shown_while_it_runs_and_leaves_a_clean_screen() {
 }
 
 #[test]
+fn a_person_sees_which_turn_is_waited_for() {
+    let world = fake_world();
+    let script = FakeScript::default().on("hang", [Step::step_start(), Step::Hang]);
+    world.fake(&script.on("hello", [Step::step_start(), Step::Hang]));
+    let turn = world.spawn(["start", "1", "hang", "--transport", "run"]);
+    let live = || record(&world, "1").and_then(|record| record["live"]["turn"].as_str().map(str::to_owned));
+    world.wait_until("the turn runs", SOON, || live().is_some());
+    let id = live().expect("an id");
+    let terminal = kugetsu(&world, "continue 1 hello --wait --transport run");
+    let user = &id[id.len() - 8..];
+    terminal.wait_for(&format!(
+        "waiting for the session, which turn {user} has used for"
+    ));
+    run(&world, ["stop", "1"]).expect_status(0);
+    turn.wait(SOON).expect_status(143);
+    terminal.wait_for("step 1");
+    let screen = terminal.screen();
+    assert!(!screen.contains("waiting for the session"), "{screen}");
+    terminal.press(&["C-c"]);
+    terminal.wait_for("status 130");
+}
+
+#[test]
 fn start_makes_a_base_if_the_person_agrees() {
     let world = serving_world();
     for (keys, status) in [(&["n", "Enter"][..], 66), (&["C-c"], 130)] {

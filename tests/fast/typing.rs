@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use crate::support::kit::{
-    SOON, fake_prompts, fake_world, path_with_kugetsu, record, record_path, refused, run, run_in, snapshot,
-    start, state_of, text,
+    SOON, fake_prompts, fake_world, hold_lease, path_with_kugetsu, record, record_path, refused, run, run_in,
+    snapshot, start, state_of, text,
 };
 use crate::support::terminal::Terminal;
 use kugetsu_testing::{FakeScript, Opencode, Stdin, Step, World, kugetsu_binary};
@@ -336,6 +336,147 @@ fn a_message_is_written_in_the_editor_if_none_is_given() {
     assert_eq!(left.count(), 0);
 }
 
+/// The file that the screen names after these words. A long path is on several rows.
+fn file_named(screen: &str, words: &str) -> PathBuf {
+    let (_, after) = screen
+        .split_once(words)
+        .unwrap_or_else(|| panic!("no {words:?}:\n{screen}"));
+    let (path, _) = after.split_once(".md").expect("a file of text");
+    let path: String = path.split_whitespace().collect();
+    format!("{path}.md").into()
+}
+
+/// The drafts that are left in the folder for temporary files.
+fn drafts(world: &World) -> usize {
+    let files = std::fs::read_dir(world.tmp()).unwrap();
+    let is_draft = |path: PathBuf| {
+        let is_text = path.extension().is_some_and(|ending| ending == "md");
+        is_text
+            && path
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("kugetsu-"))
+    };
+    files
+        .filter(|file| is_draft(file.as_ref().unwrap().path()))
+        .count()
+}
+
+#[test]
+fn a_message_from_the_editor_is_kept_until_it_is_sent() {
+    let world = fake_world();
+    start(&world, "1", "hello");
+    let write = "printf 'my words\\n' > \"$2\"";
+    let lease = hold_lease(&world, "1", "attach");
+    for words in [
+        "continue 1 --transport run",
+        "continue 1 --transport run --detach",
+    ] {
+        let screen = with_editor(&world, write, words, &[]);
+        assert!(
+            screen.contains("status 75") && screen.contains("kugetsu continue --or-start"),
+            "{screen}"
+        );
+        let kept = file_named(&screen, "your message is in ");
+        assert_eq!(std::fs::read_to_string(&kept).unwrap(), "my words");
+        std::fs::remove_file(kept).unwrap();
+    }
+    drop(lease);
+    // An editor that fails after it has written the message.
+    let screen = with_editor(&world, &format!("{write}; exit 3"), "continue 1", &[]);
+    assert!(
+        screen.contains("failed (exit status: 3)") && screen.contains("status 1"),
+        "{screen}"
+    );
+    std::fs::remove_file(file_named(&screen, "your message is in ")).unwrap();
+
+    // Ctrl-C is for the editor, which may handle it.
+    let terminal_in = |set: &str, commands: &str, words: &str| {
+        let editor = editor(&world, commands);
+        let shell = format!(
+            "{set} VISUAL='{}' '{}' {words}; echo status $?; exec sleep 600",
+            editor.display(),
+            kugetsu_binary().display()
+        );
+        Terminal::start(&world, &shell)
+    };
+    let terminal_with = |commands: &str, words: &str| terminal_in("", commands, words);
+    let patient = format!(
+        "trap 'c=1' INT; echo ready; until [ \"$c\" ]; do sleep 0.1; done; {}",
+        write.replace('2', "1")
+    );
+    let terminal = terminal_with(&patient, "continue 1 --transport run");
+    terminal.wait_for("ready");
+    terminal.press(&["C-c"]);
+    terminal.wait_for("status 0");
+    drop(terminal);
+    assert_eq!(fake_prompts(&world).last().map(String::as_str), Some("my words"));
+    for (written, left) in [("true", 0), ("printf 'my words' > \"$1\"", 1)] {
+        let terminal = terminal_with(&format!("{written}; echo ready; exec sleep 600"), "continue 1");
+        terminal.wait_for("ready");
+        assert_eq!(drafts(&world), 1);
+        terminal.press(&["C-c"]);
+        terminal.wait_for("status 130");
+        assert_eq!(drafts(&world), left, "{}", terminal.screen());
+    }
+    // Another host that cannot be reached.
+    let programs = world.root().join("programs");
+    std::fs::create_dir(&programs).unwrap();
+    let ssh = programs.join("ssh");
+    std::fs::write(&ssh, "#!/bin/sh\nexit 255\n").unwrap();
+    std::fs::set_permissions(&ssh, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let words = format!("PATH='{}':\"$PATH\"", programs.display());
+    let terminal = terminal_in(&words, &write.replace('2', "1"), "--host other continue 1 --edit");
+    terminal.wait_for("status 75");
+    let kept = file_named(&terminal.screen(), "your message is in ");
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), "my words");
+    std::fs::remove_file(kept).unwrap();
+    drop(terminal);
+    // At a question that follows, Ctrl-C ends kugetsu as ever, and the text stays.
+    run(&world, ["destroy", "--base", "-y"]).expect_status(0);
+    let terminal = terminal_with("printf 'my words' > \"$1\"", "start 2 --edit --transport run");
+    terminal.wait_for("[y/N]");
+    terminal.press(&["C-c"]);
+    terminal.wait_for("status 130");
+    let kept = file_named(&terminal.screen(), "your text is in ");
+    assert_eq!(std::fs::read_to_string(kept).unwrap(), "my words");
+    drop(terminal);
+    assert_eq!(drafts(&world), 2);
+}
+
+#[test]
+fn a_turn_is_named_by_the_whole_of_a_short_id() {
+    let world = fake_world();
+    for id in ["7", "abc", "ab"] {
+        run(
+            &world,
+            [
+                "continue",
+                "1",
+                "--or-start",
+                id,
+                "--transport=run",
+                "--turn-id",
+                id,
+            ],
+        )
+        .expect_status(0);
+    }
+    let turns = run(&world, ["show", "1", "--turns", "--json"]).json();
+    let turn = |place: usize| text(&turns["turn_list"][place]["turn"]);
+    for (place, id) in ["7", "abc", "ab"].into_iter().enumerate() {
+        let end = run(&world, ["wait", "1", "--turn", id, "--output=json"]);
+        assert_eq!(end.expect_status(0).json()["turn"], turn(place), "{id}");
+    }
+    let part = &turn(0)[..3];
+    refused(
+        &world,
+        &["wait", "1", "--turn", part],
+        64,
+        &["has no turn", "at least 4"],
+    );
+    run(&world, ["wait", "1", "--turn", " "]).expect_status(64);
+}
+
 #[test]
 fn a_person_is_told_that_the_terminal_is_read() {
     let world = World::new(Opencode::Fake);
@@ -378,6 +519,23 @@ fn settings_are_changed_in_place_and_never_to_something_invalid() {
         ("2.5\n".into(), "10s\n".into(), "\n".into())
     );
     assert_eq!(get("hosts.box.ssh"), "-p\n22\n");
+    assert_eq!(get("hosts.box"), "address = me@box\nssh = -p 22\n");
+    assert_eq!(
+        get("hosts"),
+        "hosts.box.address = me@box\nhosts.box.ssh = -p 22\n"
+    );
+    assert_eq!((get("hosts.box.home"), get("forges")), ("\n".into(), "\n".into()));
+    let forge = "[forges.\"git.example.org\"]\nkind = \"forgejo\"\ntoken = \"secret\"\n";
+    std::fs::write(&config, format!("{wanted}{forge}")).unwrap();
+    for key in ["forges.git.example.org", "forges.\"git.example.org\""] {
+        assert_eq!(get(key), "kind = forgejo\ntoken = ***\n");
+        assert_eq!(get(&format!("{key}.kind")), "forgejo\n");
+        assert_eq!(
+            (get(&format!("{key}.token")), get(&format!("{key}.api_url"))),
+            ("***\n".into(), "\n".into())
+        );
+    }
+    std::fs::write(&config, &wanted).unwrap();
     let one = run(&world, ["config", "get", "timeout", "--json"]).json();
     assert_eq!(
         (&one["value"], &one["from"]),
@@ -387,7 +545,7 @@ fn settings_are_changed_in_place_and_never_to_something_invalid() {
     for (words, says) in [
         (
             &["config", "set", "timeout", "soon"][..],
-            &["`timeout` cannot be `soon`"][..],
+            &["kugetsu: `timeout` cannot be `soon`"][..],
         ),
         (&["config", "set", "timeout", "0s"], &["zero"]),
         (&["config", "set", "timout", "5m"], &["did you mean `timeout`?"]),
@@ -399,7 +557,10 @@ fn settings_are_changed_in_place_and_never_to_something_invalid() {
             &["config", "set", "worktree", "maybe"],
             &["expected one of auto, true, false"],
         ),
-        (&["config", "set", "rules", "bash"], &["rules"]),
+        (
+            &["config", "set", "rules", "bash"],
+            &["kugetsu: `rules` cannot be `bash`"],
+        ),
         (&["config", "set", "timeout", "5", "m"], &["takes one value"]),
         (
             &["config", "set", "hosts.box.port", "22"],
@@ -407,8 +568,13 @@ fn settings_are_changed_in_place_and_never_to_something_invalid() {
         ),
         (
             &["config", "set", "hosts.box.address", "a b"],
-            &["not a destination for ssh"],
+            &["`hosts.box.address` cannot be `a b`", "not a destination for ssh"],
         ),
+        (
+            &["config", "get", "hosts.other"],
+            &["has nothing under `hosts.other`"],
+        ),
+        (&["config", "get", "forges.a.b.port"], &["has nothing under"]),
         (&["config", "get", "timout"], &["did you mean `timeout`?"]),
         (&["config", "edit"], &["needs a terminal", "config set"]),
     ] {

@@ -124,7 +124,7 @@ on_both_versions! {
         assert_eq!(lines[0]["type"], "agent_start");
         let end = lines.last().unwrap();
         assert_eq!((&end["type"], &end["verdict"]), (&json!("agent_end"), &json!("completed")));
-        let by: Vec<_> = lines.iter().filter(|line| line["type"] == "extension_ui_response").map(|line| line["by"].clone()).collect();
+        let by: Vec<_> = lines.iter().filter(|line| line["type"] == "response").map(|line| line["by"].clone()).collect();
         assert_eq!(by, ["answers", "answers"], "{output}");
         assert!(output.stderr().contains("2 answers from the file"), "{output}");
         world.wait_nothing_left(SOON);
@@ -137,12 +137,12 @@ on_both_versions! {
             world.kugetsu(["start", "#1", "--transport", "serve", "--supervised", "ask the supervisor"]),
             Stdin::OpenSilent,
         );
-        running.wait_for_stdout("extension_ui_request", SOON);
+        running.wait_for_stdout("\"type\":\"request\"", SOON);
         let line = running.stdout_so_far();
         let request: Value = line
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .find(|line| line["type"] == "extension_ui_request")
+            .find(|line| line["type"] == "request")
             .unwrap();
         assert_eq!(request["detail"][0]["options"], json!(["red", "green"]), "{request}");
         // Invalid replies first: they must have no effect.
@@ -233,7 +233,7 @@ on_both_versions! {
             command.env("KUGETSU_ON_QUESTION", "cancel");
             let output = world.start(command, Stdin::OpenSilent).wait(SOON);
             let lines = output.json_lines();
-            let response = lines.iter().find(|line| line["type"] == "extension_ui_response").unwrap();
+            let response = lines.iter().find(|line| line["type"] == "response").unwrap();
             assert_eq!(response["by"], "default", "{prompt}\n{output}");
             assert_eq!(response["answer"] == json!([["red"]]), first, "{prompt}\n{output}");
             let end = lines.iter().find(|line| line["type"] == "tool_execution_end").unwrap();
@@ -264,10 +264,10 @@ on_both_versions! {
             world.model.on(&prompt, vec![outside.write(answer), Reply::text("thanks")]);
             let words = [verb, "#1", "--transport", "serve", "--supervised", &prompt];
             let mut running = world.start(world.kugetsu(words), Stdin::OpenSilent);
-            running.wait_for_stdout("extension_ui_request", SOON);
+            running.wait_for_stdout("\"type\":\"request\"", SOON);
             let line = running.stdout_so_far();
             let mut lines = line.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            let request = lines.find(|line| line["type"] == "extension_ui_request").unwrap();
+            let request = lines.find(|line| line["type"] == "request").unwrap();
             assert_eq!((&request["kind"], &request["detail"]["permission"]), (&json!("permission"), &json!("external_directory")));
             let reply = json!({"request": request["request"], "answer": answer});
             running.write_stdin(format!("{reply}\n").as_bytes());

@@ -174,19 +174,16 @@ mod who_asks_there_is_answered_from_here {
             "ask the supervisor",
         ];
         let mut running = world.spawn_with(words, Stdin::OpenSilent);
-        running.wait_for_stdout("extension_ui_request", SOON);
+        running.wait_for_stdout("\"type\":\"request\"", SOON);
         let lines = running.stdout_so_far();
         let mut lines = lines
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let request = lines.find(|line| line["type"] == "extension_ui_request").unwrap();
+        let request = lines.find(|line| line["type"] == "request").unwrap();
         let reply = json!({"request": request["request"], "answer": ["green"]});
         running.write_stdin(format!("{reply}\n").as_bytes());
         let lines = running.wait(SOON).expect_status(0).json_lines();
-        let response = lines
-            .iter()
-            .find(|line| line["type"] == "extension_ui_response")
-            .unwrap();
+        let response = lines.iter().find(|line| line["type"] == "response").unwrap();
         assert_eq!(response["by"], "supervisor", "{response}");
         assert_eq!(lines.last().unwrap()["verdict"], "completed");
         let requests = world.model.turn_requests_with("ask the supervisor");

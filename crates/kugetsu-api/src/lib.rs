@@ -39,7 +39,7 @@ pub use record::{
     BaseRecord, ForkIntent, SCHEMA, SessionId, SessionRecord, SessionState, SessionSummary, Totals,
 };
 pub use status::{RunState, STATUS_SCHEMA, TurnStatus};
-pub use stream::{STREAM_SCHEMA, StreamEvent, StreamLine};
+pub use stream::{EventsSchema, STREAM_SCHEMA, StreamEvent, StreamLine};
 pub use trash::{TrashEntry, TrashId};
 pub use turn::{
     Answered, LiveTurn, PendingRequest, ProcessIdentity, Proof, TokenCount, TransportChoice, TransportKind,

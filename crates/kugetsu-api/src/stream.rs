@@ -1,9 +1,12 @@
 //! The public stream of a turn: the lines of `TURN.events.jsonl`, one JSON object per line.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use jiff::Timestamp;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -12,13 +15,13 @@ use crate::{
     Changes, Proof, Refused, RequestAnswer, RequestDetail, SessionId, TokenCount, TransportKind, Verdict,
 };
 
-/// The schema of every line.
-pub const STREAM_SCHEMA: u32 = 1;
+/// The schema of every line that this version writes.
+pub const STREAM_SCHEMA: u32 = 2;
 
 /// One line of the stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StreamLine {
-    /// The schema of this line, 1.
+    /// The schema of this line: 2, or what `--events-schema` asks for.
     pub schema: u32,
     /// When it happened, RFC 3339 in UTC.
     pub time: Timestamp,
@@ -32,7 +35,8 @@ pub struct StreamLine {
     pub event: StreamEvent,
 }
 
-/// One event. `agent_*` frames the turn as kugetsu sees it; `turn_*` frames a step of the model.
+/// One event. `agent_*` frames the turn as kugetsu sees it; `step_*` frames a step of the model.
+/// The aliases are the names of schema 1, which logs of older versions have.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum StreamEvent {
@@ -46,7 +50,8 @@ pub enum StreamEvent {
         directory: PathBuf,
     },
     /// A step of the model begins.
-    TurnStart {
+    #[serde(alias = "turn_start")]
+    StepStart {
         /// The step's number, from 1.
         step: u64,
     },
@@ -111,7 +116,8 @@ pub enum StreamEvent {
         error: Option<String>,
     },
     /// opencode asked a person.
-    ExtensionUiRequest {
+    #[serde(alias = "extension_ui_request")]
+    Request {
         /// opencode's id of the request.
         request: String,
         /// `permission` or `question`.
@@ -120,7 +126,8 @@ pub enum StreamEvent {
         detail: RequestDetail,
     },
     /// A request was answered.
-    ExtensionUiResponse {
+    #[serde(alias = "extension_ui_response")]
+    Response {
         /// opencode's id of the request.
         request: String,
         /// `"allow"`, `"reject"`, or the chosen labels for each question.
@@ -136,7 +143,8 @@ pub enum StreamEvent {
         message: String,
     },
     /// A step of the model ended.
-    TurnEnd {
+    #[serde(alias = "turn_end")]
+    StepEnd {
         /// The step's number, from 1.
         step: u64,
         /// The model's finish reason.
@@ -185,21 +193,166 @@ pub enum StreamEvent {
     },
 }
 
-impl StreamEvent {
+/// A version of the stream, which a reader asks for with `--events-schema`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EventsSchema {
+    /// With older names of some event types. The next version leaves it out.
+    One,
+    /// What this version writes.
+    #[default]
+    Two,
+}
+
+/// The event types of which the name has changed: in schema 1, and in schema 2.
+const RENAMED: [(&str, &str); 4] = [
+    ("turn_start", "step_start"),
+    ("turn_end", "step_end"),
+    ("extension_ui_request", "request"),
+    ("extension_ui_response", "response"),
+];
+
+/// Every event type of schema 2.
+const TYPES: [&str; 13] = [
+    "agent_start",
+    "step_start",
+    "message_start",
+    "message_update",
+    "message_end",
+    "tool_execution_start",
+    "tool_execution_update",
+    "tool_execution_end",
+    "request",
+    "response",
+    "notice",
+    "step_end",
+    "agent_end",
+];
+
+impl EventsSchema {
+    /// The names on the command line.
+    pub const NAMES: [&str; 2] = ["1", "2"];
+
+    fn number(self) -> &'static str {
+        match self {
+            Self::One => "1",
+            Self::Two => "2",
+        }
+    }
+
+    /// The name that this schema has for an event type of either schema.
+    pub fn name(self, event_type: &str) -> &str {
+        let pair = RENAMED
+            .into_iter()
+            .find(|(old, new)| [*old, *new].contains(&event_type));
+        match (pair, self) {
+            (None, _) => event_type,
+            (Some((old, _)), Self::One) => old,
+            (Some((_, new)), Self::Two) => new,
+        }
+    }
+
     /// Every event type, as in the field `type`.
-    pub const TYPES: [&str; 13] = [
-        "agent_start",
-        "turn_start",
-        "message_start",
-        "message_update",
-        "message_end",
-        "tool_execution_start",
-        "tool_execution_update",
-        "tool_execution_end",
-        "extension_ui_request",
-        "extension_ui_response",
-        "notice",
-        "turn_end",
-        "agent_end",
-    ];
+    pub fn types(self) -> [&'static str; 13] {
+        TYPES.map(|event_type| self.name(event_type))
+    }
+
+    /// A line of a turn's file in this schema, whichever of them it is written in. Other lines stay as they are.
+    ///
+    /// The line is not parsed, because most lines need no change. `schema` is its first field, and the first `type` is
+    /// that of the line: before it are only a time, an address and an id, and JSON escapes quotes within texts.
+    pub fn line(self, line: &[u8]) -> Cow<'_, [u8]> {
+        const TYPE: &[u8] = b",\"type\":\"";
+        let head = |schema: Self| format!("{{\"schema\":{schema},");
+        let other = match self {
+            Self::One => Self::Two,
+            Self::Two => Self::One,
+        };
+        let Some(rest) = line.strip_prefix(head(other).as_bytes()) else {
+            return Cow::Borrowed(line);
+        };
+        let named = rest
+            .windows(TYPE.len())
+            .position(|window| window == TYPE)
+            .and_then(|at| {
+                let (before, after) = rest.split_at(at + TYPE.len());
+                let end = after.iter().position(|byte| *byte == b'"')?;
+                let name = std::str::from_utf8(&after[..end]).ok()?;
+                Some((before, self.name(name), &after[end..]))
+            });
+        let Some((before, name, after)) = named else {
+            return Cow::Borrowed(line);
+        };
+        Cow::Owned([head(self).as_bytes(), before, name.as_bytes(), after].concat())
+    }
+
+    /// The JSON Schema of a line in this schema, from that of the line that this version writes.
+    pub(crate) fn of(self, mut schema: Schema) -> Schema {
+        fn rename(value: &mut Value, to: EventsSchema) {
+            match value {
+                Value::Object(fields) => {
+                    if let Some(Value::String(name)) = fields.get_mut("const") {
+                        *name = to.name(name).to_owned();
+                    }
+                    fields.values_mut().for_each(|value| rename(value, to));
+                }
+                Value::Array(values) => values.iter_mut().for_each(|value| rename(value, to)),
+                _ => {}
+            }
+        }
+        if let Some(fields) = schema.as_object_mut() {
+            fields.values_mut().for_each(|value| rename(value, self));
+        }
+        schema
+    }
+}
+
+impl fmt::Display for EventsSchema {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.number())
+    }
+}
+
+impl FromStr for EventsSchema {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "1" => Ok(Self::One),
+            "2" => Ok(Self::Two),
+            _ => Err(format!("`{text}` is not a schema of events: use 1 or 2")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(schema: u32, event_type: &str) -> String {
+        format!(
+            r#"{{"schema":{schema},"time":"2026-01-01T00:00:00Z","ref":"a.b/c/d#1","turn":"01a1fbdd-6d77-7679-95ff-a3c0af00cef8","type":"{event_type}","input":{{"schema":1,"type":"turn_end","a":"\",\"type\":\"request\""}}}}"#
+        )
+    }
+
+    #[test]
+    fn only_the_schema_and_the_type_of_a_line_change() {
+        for (old, new) in EventsSchema::One.types().into_iter().zip(TYPES) {
+            let (old, new) = (line(1, old), line(2, new));
+            for (schema, expected) in [(EventsSchema::One, &old), (EventsSchema::Two, &new)] {
+                for written in [&old, &new] {
+                    let read = schema.line(written.as_bytes());
+                    assert_eq!(String::from_utf8_lossy(&read), *expected);
+                }
+            }
+        }
+        for other in [
+            &line(3, "turn_start"),
+            "",
+            "{\"schema\":1,",
+            "{\"schema\":1,\"type\":\"turn_start",
+            "\u{1b}[",
+        ] {
+            assert_eq!(&*EventsSchema::Two.line(other.as_bytes()), other.as_bytes());
+        }
+    }
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 use clap::{Arg, ArgMatches, Command};
 use uuid::Uuid;
 
+use crate::cli::prompt::Written;
 use crate::cli::{CommandError, prompt, turn};
 use crate::ssh::MAX_FRAME;
 use kugetsu_api::Address;
@@ -42,6 +43,8 @@ pub(super) struct Line {
     pub(super) input: Input,
     /// The id that makes a repeated `start` or `continue` the same turn.
     pub(super) turn: Option<String>,
+    /// The message, if it was written in an editor.
+    pub(super) written: Option<Written>,
     /// Whether the command draws on the terminal.
     pub(super) terminal: bool,
 }
@@ -117,7 +120,9 @@ impl Line {
                         .iter()
                         .map(|word| word.to_string_lossy().into_owned())
                         .collect();
-                    self.input = Input::Bytes(prompt::edit(&words, &about)?.into_bytes());
+                    let written = prompt::edit(&words, &about)?;
+                    self.input = Input::Bytes(written.message().as_bytes().to_vec());
+                    self.written = Some(written);
                     self.plain("-");
                 }
                 // Prompts go through stdin, because arguments on the other host are visible to everybody and limited in
@@ -365,6 +370,10 @@ mod tests {
             (
                 &["logs", "-f", "--host", "h", "--", "14"],
                 &["logs", "--follow", "--", "github.com/shoko/kugetsu#14"],
+            ),
+            (
+                &["wait", "a/b#1", "--events-schema", "1", "--host", "h"],
+                &["wait", "--events-schema=1", "--", "a/b#1"],
             ),
             (
                 &["attach", "14", "--print", "--host", "h"],

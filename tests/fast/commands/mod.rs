@@ -65,7 +65,7 @@ fn wrong_references_and_messages_are_refused() {
         &["start", "1", "hi", "--timeout", "soon"],
         &["completions", "tcsh-or-so"],
         &["man", "frobnicate"],
-        &["logs", "1", "--turn", "x"],
+        &["logs", "1", "--turn", ""],
         &["destroy"],
         &["permit", "1", "bash"],
         &["permit", "1", "--preset", "odd"],
@@ -275,7 +275,7 @@ fn every_json_is_one_object_with_its_schema() {
         let lines = run(&world, arguments.iter().copied()).json_lines();
         assert!(!lines.is_empty(), "{arguments:?}");
         for line in lines {
-            assert_eq!(line["schema"], 1, "{arguments:?}: {line}");
+            assert_eq!(line["schema"], 2, "{arguments:?}: {line}");
         }
     }
 }
@@ -288,7 +288,7 @@ fn an_error_before_the_turn_is_an_object_wherever_stdout_is_for_programs() {
         &["--json"][..],
         &["--output", "json"],
         &["--output=stream-json"],
-        &["--events", "turn_end"],
+        &["--events", "step_end"],
         &["--supervised"],
     ];
     let reported = |command: &[&str], status: i32| {

@@ -75,6 +75,31 @@ fn start_says_which_remote_it_used_unless_that_is_origin() {
 }
 
 #[test]
+fn a_session_from_before_upstream_is_named() {
+    let world = clone(&[FORK], &[]);
+    let session = fake_session(&world);
+    run(&world, ["init", "--adopt", &session]).expect_status(0);
+    run(&world, ["start", "1", "hello", "--transport", "run"]).expect_status(0);
+    world.git(&world.repo(), ["remote", "add", UPSTREAM.0, UPSTREAM.1]);
+    let hint = "github.com/ada/kugetsu#1 has one, from when `origin` named the repository and not `upstream`";
+    for words in [&["show", "1"][..], &["continue", "1", "hi"], &["logs", "1"]] {
+        refused(
+            &world,
+            words,
+            66,
+            &["github.com/shoko/kugetsu#1 has no session yet", hint],
+        );
+    }
+    let other = run(&world, ["show", "2"]).expect_status(66).stderr();
+    assert!(!other.contains("github.com/ada"), "{other}");
+    run(&world, ["show", "ada/kugetsu#1"]).expect_status(0);
+    run(&world, ["init", "--adopt", &session]).expect_status(0);
+    let started = run(&world, ["start", "1", "hello", "--transport", "run"]);
+    let note = "the remote `upstream` names the repository; github.com/ada/kugetsu#1 has a session as well";
+    assert!(started.expect_status(0).stderr().contains(note), "{started}");
+}
+
+#[test]
 fn a_host_of_the_ssh_configuration_is_looked_up() {
     let world = clone(&[("origin", "git@github-work:ada/kugetsu.git")], &[]);
     // OpenSSH takes the home folder from the password file, so a world cannot have a configuration of its own.

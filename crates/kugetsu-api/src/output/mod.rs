@@ -24,7 +24,8 @@ pub use setup::{
 };
 
 use crate::{
-    BaseRecord, ErrorOutput, Issue, Query, SignalFile, StreamLine, TrashEntry, TurnRecord, TurnStatus,
+    BaseRecord, ErrorOutput, EventsSchema, Issue, Query, SignalFile, StreamLine, TrashEntry, TurnRecord,
+    TurnStatus,
 };
 
 /// The schema of all `--json` output except records and lines of the stream.
@@ -65,8 +66,13 @@ pub struct NamedSchema {
 pub const SCHEMAS: &[NamedSchema] = &[
     readable::<StreamLine>(
         "event",
-        "a line of `start`, `continue`, `wait` and `logs` with `--json`, and of `TURN.events.jsonl`",
+        "a line of `start`, `continue`, `wait`, `logs` and `watch` with `--json`, and of `TURN.events.jsonl`",
     ),
+    NamedSchema {
+        name: "event-1",
+        of: "the same lines with `--events-schema 1`, and in a file of an older version",
+        make: || EventsSchema::One.of((readable::<StreamLine>("", "").make)()),
+    },
     of::<Document<TurnOutput>>("turn", "`start`, `continue` and `wait` with `--output json`"),
     of::<Document<DetachedOutput>>("detached", "`start` and `continue` with `--detach`"),
     of::<BaseRecord>("base", "`init`, `restore --base`, and `base.json`"),

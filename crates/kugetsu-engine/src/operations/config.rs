@@ -19,12 +19,16 @@ impl Engine {
 
     /// Sets a setting in `config.toml`. An invalid value changes nothing.
     pub fn set_setting(&self, name: &str, values: &[String]) -> Result<(), EngineError> {
-        self.change_settings(|text, path| change::set(text, path, name, values))
+        let was_valid = |before: &str| self.check_settings(before).is_ok();
+        self.change_settings(
+            |text, path| change::set(text, path, name, values),
+            |error, before| error.about_given(name, values, was_valid(before)),
+        )
     }
 
     /// Removes a setting from `config.toml`.
     pub fn unset_setting(&self, name: &str) -> Result<(), EngineError> {
-        self.change_settings(|text, path| change::unset(text, path, name))
+        self.change_settings(|text, path| change::unset(text, path, name), |error, _| error)
     }
 
     /// Replaces the text of `config.toml` if it still is `before`. An invalid text changes nothing.
@@ -52,13 +56,15 @@ impl Engine {
     fn change_settings(
         &self,
         change: impl FnOnce(&str, &std::path::Path) -> Result<String, SettingsError>,
+        explain: impl FnOnce(SettingsError, &str) -> SettingsError,
     ) -> Result<(), EngineError> {
         // Before the lock, which makes the home.
         let path = self.settings_path();
         let _lock = self.store.settings_lock()?;
         let before = self.settings_text()?;
-        let text = change(before.as_deref().unwrap_or_default(), &path)?;
-        self.check_settings(&text)?;
+        let old = before.as_deref().unwrap_or_default();
+        let text = change(old, &path)?;
+        Settings::parse(&path, &text, &Environment::default()).map_err(|error| explain(error, old))?;
         if before.as_deref() == Some(text.as_str()) {
             return Ok(());
         }

@@ -203,7 +203,7 @@ fn answer_in(events: &Path) -> String {
     let (mut answer, mut fresh, mut line) = (String::new(), false, Vec::new());
     while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
         match serde_json::from_slice::<StreamLine>(&line).map(|line| line.event) {
-            Ok(StreamEvent::TurnStart { .. }) => fresh = true,
+            Ok(StreamEvent::StepStart { .. }) => fresh = true,
             Ok(StreamEvent::MessageUpdate {
                 reasoning: false,
                 delta,

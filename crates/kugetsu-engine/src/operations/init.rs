@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::deliver::{Closed, Delivery, TurnSubject};
 use super::interrupts::{Interrupts, STOP_WAIT};
+use super::spawn::WaitReports;
 use super::{DEBUG_LOG, Engine, EngineError, TurnOptions, read_database};
 use crate::opencode::{DatabaseError, Opencode, Server, SessionContext, SessionPatch};
 use crate::operations::points;
@@ -487,6 +488,7 @@ impl Engine {
             options: request.options.clone(),
             fallback: None,
             notes: Vec::new(),
+            waits: WaitReports::default(),
             fork_lock: None,
             writing: Arc::default(),
         };

@@ -77,7 +77,7 @@ pub use permit::{Permit, Subject};
 pub use prune::{Kept, Orphan, Orphans, Pruned};
 pub use repository::CloneRepo;
 pub use request::{Mode, TurnOptions, TurnReport, TurnRequest, turn_id};
-pub use spawn::{TurnControl, TurnDone, TurnFeed, TurnHandle};
+pub use spawn::{Awaited, TurnControl, TurnDone, TurnFeed, TurnHandle, WaitsFor};
 pub use worktree::{RemovedWorktree, WorktreeRequest};
 
 use crate::cancel::Cancel;

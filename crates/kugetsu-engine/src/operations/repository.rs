@@ -94,6 +94,16 @@ impl Engine {
         Ok(Some(CloneRepo { repo, remote: name }))
     }
 
+    /// The repository that one remote of a clone names, whichever names the repository of the issues. Blocks.
+    pub fn repository_of_remote(&self, folder: &Path, remote: &str) -> Result<Option<RepoRef>, EngineError> {
+        let asked = self.git().at(folder).ask(["remote", "get-url", remote])?;
+        if !asked.ok {
+            return Ok(None);
+        }
+        let url = self.without_ssh_alias(folder, asked.text().trim());
+        Ok(Some(RepoRef::from_remote_url(&url)?))
+    }
+
     /// The top folder of the clone that contains `folder`, if there is one. Blocks.
     pub(super) fn top_of(&self, folder: &Path) -> Result<Option<PathBuf>, EngineError> {
         Ok(self.git_output(folder, "--show-toplevel")?.map(PathBuf::from))

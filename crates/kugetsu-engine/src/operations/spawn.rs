@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::request::{TurnReport, TurnRequest};
 use super::{Engine, EngineError};
+use crate::store::Holder;
 use crate::turn::stream::Feed;
 use crate::turn::{Interrupt, Responder};
 
@@ -18,10 +19,52 @@ pub struct TurnHandle {
     pub id: Uuid,
     /// The turn's stream, as soon as the stream exists.
     pub feed: TurnFeed,
+    /// What the turn waits for before it begins.
+    pub waits: watch::Receiver<Option<WaitsFor>>,
     /// Ends the turn on request.
     pub control: TurnControl,
     /// The result of the turn.
     pub done: TurnDone,
+}
+
+/// Something that another process or turn holds, and that a turn waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitsFor {
+    /// What it is.
+    pub what: Awaited,
+    /// Its holder, if known.
+    pub holder: Option<Holder>,
+}
+
+/// What a turn can wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// The lease of its session.
+    Session,
+    /// The lock under which sessions are forked.
+    Fork,
+}
+
+/// Reports what a turn waits for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct WaitReports(watch::Sender<Option<WaitsFor>>);
+
+impl WaitReports {
+    pub(super) fn begin(&self, what: Awaited, holder: Option<Holder>) {
+        self.set(Some(WaitsFor { what, holder }));
+    }
+
+    pub(super) fn end(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, waits: Option<WaitsFor>) {
+        self.0.send_if_modified(|newest| {
+            let is_new = *newest != waits;
+            *newest = waits;
+            is_new
+        });
+    }
 }
 
 /// The stream of a turn. It can be taken once.
@@ -132,6 +175,8 @@ impl Engine {
         let (interrupts, receiver) = watch::channel(Interrupt::None);
         let control = TurnControl { interrupts };
         let (feeds, feed) = oneshot::channel();
+        let reports = WaitReports::default();
+        let waits = reports.0.subscribe();
         let registered = self.turns.register(id, control.clone());
         let engine = Arc::new(self.clone());
         let task = tokio::spawn(async move {
@@ -140,12 +185,13 @@ impl Engine {
                 let _ = feeds.send(feed);
             };
             engine
-                .deliver(id, request, responder, receiver.into(), ready)
+                .deliver(id, request, responder, receiver.into(), reports, ready)
                 .await
         });
         TurnHandle {
             id,
             feed: TurnFeed(Some(feed)),
+            waits,
             control,
             done: TurnDone { turn: id, task },
         }

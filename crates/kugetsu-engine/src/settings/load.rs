@@ -93,6 +93,16 @@ pub enum SettingsError {
         /// The setting.
         name: String,
     },
+    /// A value on the command line that the setting cannot have.
+    #[error("`{name}` cannot be `{value}`: {problem}")]
+    Given {
+        /// The setting.
+        name: String,
+        /// What was typed.
+        value: String,
+        /// Why not.
+        problem: String,
+    },
     /// A host or a forge that cannot be used as it is described.
     #[error("{path}, {place}: `{name}` is not a valid {what}: {problem}")]
     Table {
@@ -127,7 +137,33 @@ impl SettingsError {
         match self {
             Self::Syntax { .. } | Self::Unknown { .. } | Self::Kind { .. } | Self::Table { .. } => true,
             Self::Value { origin, .. } => !origin.starts_with("KUGETSU_"),
-            Self::Read { .. } | Self::NoSuchKey { .. } | Self::OneValue { .. } => false,
+            Self::Read { .. } | Self::NoSuchKey { .. } | Self::OneValue { .. } | Self::Given { .. } => false,
+        }
+    }
+}
+
+impl SettingsError {
+    /// The error about this value, which a command would have written for this setting, without a place in a file that
+    /// has not changed. An error that the file has without the value stays as it is.
+    pub(crate) fn about_given(self, name: &str, values: &[String], was_valid: bool) -> Self {
+        let problem = match self {
+            Self::Value {
+                name: ref wrong,
+                ref problem,
+                ..
+            } if wrong == name => problem.clone(),
+            Self::Kind {
+                name: ref wrong,
+                ref must,
+                ..
+            } if wrong == name => format!("it must be {must}"),
+            Self::Table { problem, .. } if was_valid => problem,
+            other => return other,
+        };
+        Self::Given {
+            name: name.to_owned(),
+            value: values.join(" "),
+            problem,
         }
     }
 }

@@ -136,6 +136,14 @@ impl From<FsError> for StoreError {
 }
 
 impl StoreError {
+    /// The process that held a lock for too long, if it is known.
+    pub fn holder(&self) -> Option<&Holder> {
+        match self {
+            Self::LockTimeout { holder, .. } => holder.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Whether a retry may succeed, because another process held a lock.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::LockTimeout { .. })

@@ -119,7 +119,7 @@ impl StreamEncoder {
                 self.step += 1;
                 self.fresh = true;
                 let step = self.step;
-                self.write(stream, StreamEvent::TurnStart { step });
+                self.write(stream, StreamEvent::StepStart { step });
             }
             TransportEvent::Text {
                 part,
@@ -154,7 +154,7 @@ impl StreamEncoder {
                 let step = self.step;
                 self.write(
                     stream,
-                    StreamEvent::TurnEnd {
+                    StreamEvent::StepEnd {
                         step,
                         reason: reason.to_string(),
                         cost_usd: *cost_usd,
@@ -272,7 +272,7 @@ impl StreamEncoder {
     pub(super) fn asked(&mut self, request: &Request, stream: &mut StreamWriter) {
         self.write(
             stream,
-            StreamEvent::ExtensionUiRequest {
+            StreamEvent::Request {
                 request: request.id.clone(),
                 kind: request.kind.kind_name().to_owned(),
                 detail: request.kind.detail(),
@@ -294,7 +294,7 @@ impl StreamEncoder {
         };
         self.write(
             stream,
-            StreamEvent::ExtensionUiResponse {
+            StreamEvent::Response {
                 request: request.id.clone(),
                 answer,
                 by: by.as_str().to_owned(),

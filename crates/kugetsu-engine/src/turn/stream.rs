@@ -30,7 +30,7 @@ pub fn describe(event: &StreamEvent, redactor: &Redactor) -> Option<String> {
         StreamEvent::AgentStart {
             transport, opencode, ..
         } => format!("turn through opencode {opencode} ({transport})"),
-        StreamEvent::TurnStart { step } => format!("step {step}"),
+        StreamEvent::StepStart { step } => format!("step {step}"),
         StreamEvent::ToolExecutionStart { tool, input, .. } => cut(&tool_label(tool, "", input)),
         StreamEvent::ToolExecutionEnd {
             tool,
@@ -38,14 +38,14 @@ pub fn describe(event: &StreamEvent, redactor: &Redactor) -> Option<String> {
             ..
         } => format!("{tool} failed: {}", cut(error)),
         StreamEvent::ToolExecutionEnd { tool, title, .. } => format!("{tool} done: {}", cut(title)),
-        StreamEvent::ExtensionUiRequest { kind, detail, .. } => {
+        StreamEvent::Request { kind, detail, .. } => {
             format!("{kind} asked: {}", cut(&detail.to_string()))
         }
-        StreamEvent::ExtensionUiResponse { answer, by, .. } => {
+        StreamEvent::Response { answer, by, .. } => {
             format!("answered by {by}: {}", cut(&answer.to_string()))
         }
         StreamEvent::Notice { level, message } => format!("{level}: {}", cut(message)),
-        StreamEvent::TurnEnd {
+        StreamEvent::StepEnd {
             step,
             reason,
             cost_usd,

@@ -14,6 +14,7 @@ use crate::operations::hooks::HookPoint;
 use crate::operations::interrupts::Interrupts;
 use crate::operations::recover::was_prompted;
 use crate::operations::request::TurnRequest;
+use crate::operations::spawn::{Awaited, WaitReports};
 use crate::operations::{Engine, EngineError, Subject, pending, points, read_database};
 use crate::store::{Lease, LeaseError, Lock, holder_of_turn};
 use crate::turn::Responder;
@@ -52,6 +53,7 @@ impl Engine {
         id: Uuid,
         request: TurnRequest,
         responder: Responder,
+        waits: WaitReports,
         interrupts: &mut Interrupts,
     ) -> Result<Admitted, EngineError> {
         if responder.is_interactive()
@@ -61,7 +63,7 @@ impl Engine {
         }
         self.check_worktree_request(&request.worktree)?;
         let request = Arc::new(request);
-        let lease = self.admission_lease(id, &request, interrupts).await?;
+        let lease = self.admission_lease(id, &request, &waits, interrupts).await?;
         let lease = Arc::new(lease);
         points::TURN_LEASED.pass();
         let state = {
@@ -132,6 +134,7 @@ impl Engine {
             options: request.options.clone(),
             fallback: None,
             notes,
+            waits,
             fork_lock: None,
             writing: Arc::default(),
         };
@@ -179,6 +182,7 @@ impl Engine {
         self: &Arc<Self>,
         id: Uuid,
         request: &Arc<TurnRequest>,
+        waits: &WaitReports,
         interrupts: &mut Interrupts,
     ) -> Result<Lease, EngineError> {
         let began = Instant::now();
@@ -197,13 +201,17 @@ impl Engine {
                     Err(LeaseError::Held { holder, .. })
                         if engine.may_wait(&request, holder.as_ref(), began.elapsed())? =>
                     {
-                        Ok(None)
+                        Ok(Err(holder))
                     }
-                    other => Ok(Some(other?)),
+                    other => Ok(Ok(other?)),
                 }
             };
-            if let Some(lease) = self.interruptible(interrupts, attempt).await? {
-                return Ok(lease);
+            match self.interruptible(interrupts, attempt).await? {
+                Ok(lease) => {
+                    waits.end();
+                    return Ok(lease);
+                }
+                Err(holder) => waits.begin(Awaited::Session, holder),
             }
             interrupts.or(tokio::time::sleep(LEASE_POLL)).await?;
         }

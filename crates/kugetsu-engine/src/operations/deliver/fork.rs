@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Delivery, TurnSubject};
 use crate::opencode::{Database, DatabaseError, Opencode, SessionPatch};
 use crate::operations::interrupts::Interrupts;
+use crate::operations::spawn::Awaited;
 use crate::operations::{Engine, EngineError, Subject, points};
 use crate::permission::Rule;
 use crate::transport::{ForkRequest, Target, TurnLink};
@@ -68,9 +69,12 @@ impl Delivery {
             match self.engine.interruptible(interrupts, attempt).await {
                 Ok(lock) => {
                     self.fork_lock = Some(lock);
+                    self.waits.end();
                     break;
                 }
-                Err(EngineError::Store(error)) if error.is_temporary() && began.elapsed() <= FORK_WAIT => {}
+                Err(EngineError::Store(error)) if error.is_temporary() && began.elapsed() <= FORK_WAIT => {
+                    self.waits.begin(Awaited::Fork, error.holder().cloned());
+                }
                 Err(error) => return Err(error),
             }
             interrupts.or(tokio::time::sleep(LOCK_POLL)).await?;

@@ -25,6 +25,7 @@ use uuid::Uuid;
 use super::hooks::HookPoint;
 use super::interrupts::Interrupts;
 use super::request::{Mode, TurnOptions, TurnReport, TurnRequest};
+use super::spawn::WaitReports;
 use super::{Engine, EngineError};
 use crate::opencode::{Opencode, SessionContext, names_unknown_model};
 use crate::permission::Rule;
@@ -68,6 +69,8 @@ pub(super) struct Delivery {
     pub(super) fallback: Option<String>,
     /// Notes for people from before the turn.
     pub(super) notes: Vec<String>,
+    /// Reports what the turn waits for before it begins.
+    pub(super) waits: WaitReports,
     /// Held until the id of the requested fork is known.
     pub(super) fork_lock: Option<Lock>,
     /// Held by each write of the record, because an interrupted write may still be running when the next one begins.
@@ -82,6 +85,7 @@ impl Engine {
         request: TurnRequest,
         responder: Responder,
         mut interrupts: Interrupts,
+        waits: WaitReports,
         feed: impl FnOnce(Feed) + Send,
     ) -> Result<TurnReport, EngineError> {
         let model = request.options.model.clone();
@@ -91,7 +95,7 @@ impl Engine {
             adopted,
             folder_lock: _folder_lock,
         } = Arc::clone(&self)
-            .admit(id, request, responder, &mut interrupts)
+            .admit(id, request, responder, waits, &mut interrupts)
             .await?;
         let lease = Arc::clone(&delivery.lease);
         self.collect_some_garbage(delivery.subject.key());
