@@ -223,7 +223,11 @@ fn edit(context: &Context, output: Output) -> Outcome {
     let begun = before.clone().unwrap_or_else(template);
     let draft = Draft::new(&begun, ".toml")?;
     loop {
-        let text = draft.edit()?;
+        let text = match draft.edit() {
+            Ok(text) => text,
+            Err(error) if draft.text().is_ok_and(|text| text == begun) => return Err(error),
+            Err(error) => return Err(draft.keep_after(error)),
+        };
         if text == begun {
             output.note("kugetsu: nothing was changed");
             return Ok(ExitStatus::Ok);

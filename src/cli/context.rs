@@ -161,6 +161,9 @@ impl Context {
     pub(super) fn session_of_origin(&self, address: &str) -> Option<(Address, &str)> {
         let clone = self.unusual_clone()?;
         let rest = address.strip_prefix(&clone.repo.to_string())?;
+        if !rest.starts_with(['#', '~']) {
+            return None;
+        }
         let origin = self.engine.repository_of_remote(&self.here, "origin").ok()??;
         let other = Address::parse(&format!("{origin}{rest}"), &RefContext::default()).ok()?;
         let record = self.engine.find(&other).ok().flatten()?;

@@ -1,7 +1,7 @@
 //! The user's editor on a temporary file.
 
 use std::ffi::OsString;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::process::Command;
 
 use tempfile::NamedTempFile;
@@ -81,8 +81,23 @@ impl Draft {
         let mut text = String::new();
         std::fs::File::open(self.file.path())
             .and_then(|mut file| file.read_to_string(&mut text))
-            .map_err(unusable)?;
+            .map_err(|error| match error.kind() {
+                ErrorKind::InvalidData => CommandError::new(
+                    ErrorCode::NotConfirmed,
+                    "the text that the editor saved is not UTF-8",
+                )
+                .hint("save it as UTF-8"),
+                _ => unusable(error),
+            })?;
         Ok(text)
+    }
+
+    /// Keeps the file. Returns the error with its place.
+    pub(super) fn keep_after(self, error: CommandError) -> CommandError {
+        match self.keep() {
+            Ok(path) => error.hint(format!("your text is in {}", path.display())),
+            Err(unkept) => error.hint(unkept.for_people()),
+        }
     }
 
     /// Keeps the file. Returns its path.

@@ -56,7 +56,7 @@ pub(super) fn run(command: &Command, matches: &ArgMatches, name: &str) -> Result
         return on_terminal(&host, &line);
     }
     let turn = line.turn.clone();
-    let written = line.written.take();
+    let written = line.written.take().map(|written| written.on_host(name));
     let run = || {
         let (status, asked) = runtime()?.block_on(tether(&host, line)).map_err(no_ssh)?;
         verdict(&host, status, asked, turn.as_deref())
@@ -65,7 +65,7 @@ pub(super) fn run(command: &Command, matches: &ArgMatches, name: &str) -> Result
     match (run(), written) {
         (Err(error), Some(written)) => Err(written.keep_after(error)),
         (Ok(status), Some(written)) if status != 0 => {
-            written.keep()?;
+            written.keep();
             Ok(status)
         }
         (result, _) => result,

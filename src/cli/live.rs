@@ -220,14 +220,17 @@ impl LiveView {
             parts.push(count(self.tokens, "token"));
             parts.push(print_usd(self.cost_usd));
         }
-        let waiting = self.waits.as_ref().map(describe_wait);
+        let waiting = self
+            .waits
+            .as_ref()
+            .map(|waits| describe_wait(waits, Timestamp::now()));
         parts.push(safe_line(waiting.as_ref().unwrap_or(&self.activity)));
         parts.join(separator)
     }
 }
 
 /// What is waited for, who has it, and for how long.
-fn describe_wait(waits: &WaitsFor) -> String {
+fn describe_wait(waits: &WaitsFor, now: Timestamp) -> String {
     let what = match waits.what {
         Awaited::Session => "waiting for the session",
         Awaited::Fork => "waiting to fork a session",
@@ -239,7 +242,7 @@ fn describe_wait(waits: &WaitsFor) -> String {
         Some(turn) => format!("turn {}", short(turn)),
         None => format!("process {} ({})", holder.pid, holder.what),
     };
-    let age = Duration::try_from(Timestamp::now().duration_since(holder.since)).unwrap_or_default();
+    let age = Duration::try_from(now.duration_since(holder.since)).unwrap_or_default();
     let age = print_duration(Duration::from_secs(age.as_secs()));
     match waits.what {
         Awaited::Session => format!("{what}, which {user} has used for {age}"),
@@ -302,10 +305,11 @@ mod tests {
 
     #[test]
     fn a_wait_names_who_is_waited_for() {
+        let now = Timestamp::now();
         let holder = Holder {
             pid: 12,
             host: "box".to_owned(),
-            since: Timestamp::now() - jiff::SignedDuration::from_secs(90),
+            since: now - jiff::SignedDuration::from_secs(90),
             what: "attach".to_owned(),
             turn: None,
         };
@@ -335,9 +339,11 @@ mod tests {
                 "waiting to fork a session while process 12 (attach) does, for 1m30s",
             ),
         ] {
+            let waits = WaitsFor { what, holder };
+            assert_eq!(describe_wait(&waits, now), expected);
             let mut view = LiveView::start(Progress::Never);
-            view.waits_for(Some(WaitsFor { what, holder }));
-            assert_eq!(view.text(", "), expected);
+            view.waits_for(Some(waits));
+            assert!(view.text(", ").starts_with("waiting "));
             view.waits_for(None);
             assert_eq!(view.text(", "), "preparing");
         }

@@ -89,8 +89,10 @@ pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
 pub(super) struct Written {
     message: String,
     about: String,
+    /// The host that the message is for.
+    host: Option<String>,
     /// The whole text, in case that a signal ends the process.
-    _draft: Draft,
+    draft: Draft,
 }
 
 impl Written {
@@ -98,11 +100,19 @@ impl Written {
         &self.message
     }
 
-    /// Keeps the message in a file and says where it is.
-    pub(super) fn keep(self) -> Result<(), CommandError> {
-        let [place, next] = self.into_file()?;
-        Output::new(false).note(format!("kugetsu: {place}\n  {next}"));
-        Ok(())
+    /// The same message for another host.
+    pub(super) fn on_host(mut self, host: &str) -> Self {
+        self.host = Some(host.to_owned());
+        self
+    }
+
+    /// Keeps the message of a turn that may not have begun in a file, and says where it is.
+    pub(super) fn keep(self) {
+        let note = match self.into_file() {
+            Ok([place, next]) => format!("kugetsu: {place}\n  if no turn has begun, {next}"),
+            Err(unkept) => unkept.for_people(),
+        };
+        Output::new(false).note(note);
     }
 
     /// Keeps the message of a turn that failed to begin in a file. Returns the error with the place of the file.
@@ -114,12 +124,19 @@ impl Written {
     }
 
     fn into_file(self) -> Result<[String; 2], CommandError> {
-        let path = Draft::new(&self.message, ".md")?.keep()?;
+        let message = Draft::new(&self.message, ".md").and_then(Draft::keep);
+        // Without room for the message alone, the whole text serves.
+        let path = message.or_else(|_| self.draft.keep())?;
         let (about, quoted) = (&self.about, quote(path.as_os_str()));
+        let host = self
+            .host
+            .as_ref()
+            .map(|host| format!("--host {} ", quote(OsStr::new(host)).display()));
+        let host = host.unwrap_or_default();
         Ok([
             format!("your message is in {}", path.display()),
             format!(
-                "send it: kugetsu continue --or-start '{about}' - < {}",
+                "send it: kugetsu {host}continue --or-start '{about}' - < {}",
                 quoted.display()
             ),
         ])
@@ -145,7 +162,10 @@ pub(super) fn edit(words: &[String], about: &str) -> Result<Written, CommandErro
     // Some editors fail after they have written the file.
     let mut message = match &edited {
         Ok(text) => text.clone(),
-        Err(_) => draft.text().unwrap_or_default(),
+        Err(_) => match draft.text() {
+            Ok(text) => text,
+            Err(unreadable) => return Err(draft.keep_after(unreadable)),
+        },
     };
     if let Some(at) = message.find(SCISSORS) {
         message.truncate(at);
@@ -156,7 +176,8 @@ pub(super) fn edit(words: &[String], about: &str) -> Result<Written, CommandErro
     let written = Written {
         message,
         about: about.to_owned(),
-        _draft: draft,
+        host: None,
+        draft,
     };
     if let Err(error) = edited {
         return Err(if is_new { written.keep_after(error) } else { error });

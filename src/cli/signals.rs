@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{CommandError, ExitStatus};
 use kugetsu_api::ErrorCode;
@@ -39,15 +39,22 @@ struct Drafting {
     is_listening: bool,
     /// An editor runs, for which Ctrl-C is meant.
     edits: bool,
+    /// Tells the thread that listens that the editor has ended. The thread drops what it receives when it has dealt with
+    /// the signals until then.
+    editor_ended: Option<mpsc::UnboundedSender<Settling>>,
     /// What to do before a signal ends this process.
     last_words: Option<Box<dyn FnOnce() + Send>>,
     /// An operation handles the signals from now on.
     taken_over: bool,
 }
 
+/// The thread that waits for the end of this value's life goes on after it.
+type Settling = std::sync::mpsc::Sender<()>;
+
 static DRAFTING: Mutex<Drafting> = Mutex::new(Drafting {
     is_listening: false,
     edits: false,
+    editor_ended: None,
     last_words: None,
     taken_over: false,
 });
@@ -73,6 +80,12 @@ impl LastWords {
     pub(super) fn during<T>(&self, editor: impl FnOnce() -> T) -> T {
         locked(&DRAFTING).edits = true;
         let result = editor();
+        // A Ctrl-C that has ended the editor may still be on its way to this process.
+        let listener = locked(&DRAFTING).editor_ended.clone();
+        let (settling, settled) = std::sync::mpsc::channel();
+        if listener.is_some_and(|listener| listener.send(settling).is_ok()) {
+            let _ = settled.recv();
+        }
         locked(&DRAFTING).edits = false;
         result
     }
@@ -95,10 +108,28 @@ fn listen_while_drafting() -> std::io::Result<()> {
         let _entered = runtime.enter();
         Signals::listen(false)?
     };
-    let listen = move || {
+    let (sender, mut editor_ended) = mpsc::unbounded_channel();
+    locked(&DRAFTING).editor_ended = Some(sender);
+    let listen = async move {
+        let mut settling: Option<Settling> = None;
         loop {
-            let (interrupt, status) = runtime.block_on(signals.next());
+            let next = tokio::select! {
+                biased;
+                next = signals.next() => Some(next),
+                ended = editor_ended.recv(), if settling.is_none() => {
+                    settling = ended;
+                    // The signals that have come are looked for once more.
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                () = std::future::ready(()), if settling.is_some() => None,
+            };
             let mut drafting = locked(&DRAFTING);
+            let Some((interrupt, status)) = next else {
+                drafting.edits = false;
+                settling = None;
+                continue;
+            };
             if drafting.taken_over {
                 return;
             }
@@ -111,6 +142,7 @@ fn listen_while_drafting() -> std::io::Result<()> {
             end_process(status);
         }
     };
+    let listen = move || runtime.block_on(listen);
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(listen)

@@ -344,7 +344,10 @@ pub(super) fn run(
     let result = run_with(asked, args, &mut written, context, output);
     match (result, written) {
         (Err(error), Some(written)) => Err(written.keep_after(error)),
-        (result, Some(written)) => written.keep().and(result),
+        (result, Some(written)) => {
+            written.keep();
+            result
+        }
         (result, None) => result,
     }
 }

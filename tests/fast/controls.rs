@@ -32,7 +32,8 @@ fn evil() -> String {
 fn disobedient(output: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = output;
-    while let Some(at) = rest.find(|character| obeyed().contains(&character)) {
+    let obeyed = obeyed();
+    while let Some(at) = rest.find(|character| obeyed.contains(&character)) {
         let (_, sequence) = rest.split_at(at);
         let own = sequence.strip_prefix("\u{1b}[").and_then(|after| {
             let end = after.find(|character: char| !character.is_ascii_digit() && character != ';')?;

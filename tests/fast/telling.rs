@@ -256,8 +256,8 @@ fn follows_stream(pid: u32) -> bool {
     };
     let at_end = |number: &std::ffi::OsStr| {
         let number = number.to_string_lossy();
-        let place = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
-        !place.starts_with("pos:\t0\n")
+        let place = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"));
+        place.is_ok_and(|place| !place.starts_with("pos:\t0\n"))
     };
     files.flatten().any(|file| {
         let target = std::fs::read_link(file.path()).unwrap_or_default();

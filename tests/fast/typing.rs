@@ -285,7 +285,7 @@ pub(crate) fn with_editor(world: &World, commands: &str, words: &str, keys: &[&s
         terminal.press(keys);
     }
     terminal.wait_for("status ");
-    terminal.screen()
+    terminal.unwrapped()
 }
 
 #[test]
@@ -427,8 +427,22 @@ fn a_message_from_the_editor_is_kept_until_it_is_sent() {
     let words = format!("PATH='{}':\"$PATH\"", programs.display());
     let terminal = terminal_in(&words, &write.replace('2', "1"), "--host other continue 1 --edit");
     terminal.wait_for("status 75");
-    let kept = file_named(&terminal.screen(), "your message is in ");
+    let screen = terminal.unwrapped();
+    assert!(
+        screen.contains("send it: kugetsu --host other continue --or-start "),
+        "{screen}"
+    );
+    let kept = file_named(&screen, "your message is in ");
     assert_eq!(std::fs::read_to_string(&kept).unwrap(), "my words");
+    std::fs::remove_file(kept).unwrap();
+    drop(terminal);
+    // An editor that saves something else than UTF-8.
+    let terminal = terminal_with("printf 'gr\\374n' > \"$1\"", "continue 1");
+    terminal.wait_for("status 1");
+    let screen = terminal.unwrapped();
+    assert!(screen.contains("not UTF-8"), "{screen}");
+    let kept = file_named(&screen, "your text is in ");
+    assert_eq!(std::fs::read(&kept).unwrap(), b"gr\xfcn");
     std::fs::remove_file(kept).unwrap();
     drop(terminal);
     // At a question that follows, Ctrl-C ends kugetsu as ever, and the text stays.
@@ -437,7 +451,7 @@ fn a_message_from_the_editor_is_kept_until_it_is_sent() {
     terminal.wait_for("[y/N]");
     terminal.press(&["C-c"]);
     terminal.wait_for("status 130");
-    let kept = file_named(&terminal.screen(), "your text is in ");
+    let kept = file_named(&terminal.unwrapped(), "your text is in ");
     assert_eq!(std::fs::read_to_string(kept).unwrap(), "my words");
     drop(terminal);
     assert_eq!(drafts(&world), 2);

@@ -65,7 +65,10 @@ fn word(word: &str) -> String {
         "SHORT"
     } else if parts('-', &[4, 2, 2]) || parts(':', &[2, 2, 2]) {
         "TIME"
-    } else if plain.ends_with('s') && digits(&plain.replace(['d', 'h', 'm', 's', '.'], "")) {
+    } else if plain.starts_with(|c: char| c.is_ascii_digit())
+        && plain.ends_with(['d', 'h', 'm', 's'])
+        && digits(&plain.replace(['d', 'h', 'm', 's', '.'], ""))
+    {
         "DURATION"
     } else {
         return word.to_owned();
@@ -243,7 +246,8 @@ fn a_line_of_dots_stands_for_any_lines() {
 
 #[test]
 fn only_what_differs_is_taken_out() {
-    let line = "  kugetsu: a/b#14 in 1m7s, 7.9s 2 steps, (ses_e04 01a1fbd1-ba87-7208-96a8-c044aecfe937 2026-11-21 01:56:14 $0.000208 steps";
-    let expected = "kugetsu: a/b#14 in DURATION, DURATION 2 steps, (SESSION TURN TIME TIME $0.000208 steps";
+    let line = "  kugetsu: a/b#14 in 1m7s, 7.9s 1m 2 steps, (ses_e04 01a1fbd1-ba87-7208-96a8-c044aecfe937 2026-11-21 01:56:14 $0.000208 steps";
+    let expected =
+        "kugetsu: a/b#14 in DURATION, DURATION DURATION 2 steps, (SESSION TURN TIME TIME $0.000208 steps";
     assert_eq!(redacted(line), expected);
 }

@@ -64,6 +64,11 @@ impl<'a> Terminal<'a> {
         self.tmux(&["capture-pane", "-p"])
     }
 
+    /// The text on the screen, with rows that the terminal wrapped joined to one line.
+    pub(crate) fn unwrapped(&self) -> String {
+        self.tmux(&["capture-pane", "-p", "-J"])
+    }
+
     /// The same with the escape sequences of its colours.
     pub(crate) fn coloured_screen(&self) -> String {
         self.tmux(&["capture-pane", "-p", "-e"])

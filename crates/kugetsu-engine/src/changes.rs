@@ -23,6 +23,10 @@ const MAX_UNCOMMITTED: usize = 10_000;
 const MAX_COUNTED: u64 = 4 << 20;
 /// With a split index, git would write a part of the copied index into the clone.
 const WHOLE_INDEX: &str = "core.splitIndex=false";
+/// git refuses to add a file whose line ends it would change, if the user's configuration asks for that.
+const ANY_LINE_ENDS: &str = "core.safecrlf=false";
+/// How much content of uncommitted files is kept for a comparison, in bytes.
+const MAX_KEPT: u64 = 64 << 20;
 
 /// Why a clone could not be read or compared.
 #[derive(Debug, thiserror::Error)]
@@ -188,28 +192,44 @@ impl Reading {
         })
     }
 
-    /// [`Reading::take`] that also keeps the content of the uncommitted files, in `scratch`.
+    /// [`Reading::take`] that also keeps the content of the uncommitted files, in `scratch`. If that fails, the lines of
+    /// these files are not counted.
     pub(crate) fn keep(git: &Git, scratch: &Path) -> Result<Self, ChangesError> {
         let mut reading = Self::take(git)?;
-        if reading.uncommitted.is_empty() {
-            return Ok(reading);
+        if let Err(error) = reading.keep_content(git, scratch) {
+            tracing::warn!("the lines of uncommitted files are not counted: {error}");
+            for file in reading.uncommitted.values_mut() {
+                file.kept = false;
+            }
+        }
+        Ok(reading)
+    }
+
+    fn keep_content(&mut self, git: &Git, scratch: &Path) -> Result<(), ChangesError> {
+        if self.uncommitted.is_empty() {
+            return Ok(());
         }
         let objects = objects_in(scratch);
         fsx::create_dir_all_volatile(scratch, &objects)?;
         let git = git
-            .moved_to(&reading.top)
+            .moved_to(&self.top)
             .with("GIT_OBJECT_DIRECTORY", objects)
             .with("GIT_ALTERNATE_OBJECT_DIRECTORIES", alternate(&objects_of(git)?))
             .with("GIT_INDEX_FILE", scratch.join("index"))
-            .configured(WHOLE_INDEX);
-        if let Some(commit) = &reading.commit {
+            .configured(WHOLE_INDEX)
+            .configured(ANY_LINE_ENDS);
+        if let Some(commit) = &self.commit {
             git.run(["read-tree", commit])?;
         }
         let (mut there, mut gone) = (Vec::new(), Vec::new());
-        for (path, file) in &mut reading.uncommitted {
-            let whole = reading.top.join(path);
-            file.kept = file.stamp.is_none() || is_countable(&whole) || (!file.new && whole.is_dir());
+        let mut room = MAX_KEPT;
+        for (path, file) in &mut self.uncommitted {
+            let whole = self.top.join(path);
+            let length = file.stamp.map_or(0, |(length, ..)| length);
+            file.kept = length <= room
+                && (file.stamp.is_none() || is_countable(&whole) || (!file.new && whole.is_dir()));
             if file.kept {
+                room -= length;
                 let names = if file.stamp.is_none() {
                     &mut gone
                 } else {
@@ -225,8 +245,8 @@ impl Reading {
                 git.clone().reading(names).run(args)?;
             }
         }
-        reading.tree = Some(git.run(["write-tree", "--missing-ok"])?.text());
-        Ok(reading)
+        self.tree = Some(git.run(["write-tree", "--missing-ok"])?.text());
+        Ok(())
     }
 
     /// A clone as it was when this commit was checked out and nothing was uncommitted. `None` outside a clone.
@@ -272,15 +292,18 @@ impl Reading {
         if after.commit == self.commit && after.has_same_files(self) {
             return Ok(changes);
         }
+        let files = self.differing_files(git, scratch, &after)?;
         if let Some(to) = after.commit.as_ref().filter(|_| after.commit != self.commit) {
             let range = self
                 .commit
                 .as_ref()
                 .map_or_else(|| to.clone(), |from| format!("{from}..{to}"));
-            let others = upstream(git, to, worktree)?;
+            let others = upstream(git, to, worktree).unwrap_or_else(|error| {
+                tracing::warn!("commits of others count as the turn's: {error}");
+                Vec::new()
+            });
             (changes.commit_count, changes.commits) = commits(git, &range, &others)?;
         }
-        let files = self.differing_files(git, scratch, &after)?;
         changes.file_count = files.len() as u64;
         let lines = |of: fn(&Counts) -> Option<u64>| files.values().filter_map(of).sum();
         changes.lines_added = lines(|counts| counts.0);
@@ -344,10 +367,11 @@ impl Reading {
                 .into_iter()
                 .map(|path| (path.to_owned(), (None, Some(0)))),
         );
-        for (path, before) in self.uncommitted.iter().filter(|(_, file)| !file.kept) {
+        for (path, before) in &self.uncommitted {
             if stamp(&self.top.join(path)) == before.stamp {
+                // git takes a new file that is ignored now for one that is gone.
                 files.remove(path);
-            } else {
+            } else if !before.kept {
                 files.insert(path.clone(), Counts::default());
             }
         }

@@ -1,7 +1,7 @@
 //! Which commits came from elsewhere: from a remote, or from the branch that a worktree started from. They are not the
 //! work of the session that pulled them or was rebased onto them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::git::{Git, GitError};
 use kugetsu_api::Worktree;
@@ -54,22 +54,38 @@ pub(crate) fn upstream(git: &Git, head: &str, worktree: Option<&Worktree>) -> Re
     args.push(format!("--contains={head}"));
     let containing = list(&args)?;
     let most = format!("--max-count={MAX_ENTRIES}");
-    let args = ["log", "--walk-reflogs", "--format=%gD%x00%H%x00%gs", &most];
+    let args = [
+        "log",
+        "--no-show-signature",
+        "--walk-reflogs",
+        "--format=%gD%x00%H%x00%gs",
+        &most,
+    ];
     let names = branches.keys().map(String::as_str);
     let output = git.run(args.into_iter().chain(names).chain(["--"]))?;
     let entries = entries(&output.stdout);
     let mut found = BTreeSet::new();
+    // Branches share many commits.
+    let mut descends = HashMap::new();
     for (name, tip) in branches {
         let remote = name.starts_with("refs/remotes/");
         let tip = [(tip, String::new())];
-        let history = entries.get(&name).map_or(&tip[..], Vec::as_slice);
+        let known = entries.get(&name);
+        let history = known.map_or(&tip[..], Vec::as_slice);
         let brought = history.iter().filter(|(_, how)| how != PUSHED);
         for (commit, _) in brought.take(MAX_TRIED) {
-            // A remote's commit that is checked out was pulled; that of a local branch may have been merged into it.
             let counts = if commit == head {
-                remote
+                // A remote's commit that is checked out was pulled; that of a local branch may have been merged into
+                // it. Without a reflog, the commit may have been pushed as well.
+                remote && known.is_some()
+            } else if !containing.contains_key(&name) {
+                true
+            } else if let Some(descends) = descends.get(commit) {
+                !descends
             } else {
-                !containing.contains_key(&name) || !is_ancestor(git, head, commit)?
+                let answer = is_ancestor(git, head, commit)?;
+                descends.insert(commit.clone(), answer);
+                !answer
             };
             if counts {
                 found.insert(commit.clone());
@@ -80,22 +96,31 @@ pub(crate) fn upstream(git: &Git, head: &str, worktree: Option<&Worktree>) -> Re
     Ok(found.into_iter().collect())
 }
 
-/// The commit to compare with instead of `start`: a later one if the head was rebased onto it, or has merged it.
-pub(crate) fn later_start(git: &Git, start: String, worktree: Option<&Worktree>) -> Result<String, GitError> {
-    let Some(head) = git.commit("HEAD")?.filter(|head| *head != start) else {
-        return Ok(start);
+/// The commit to compare with instead of `start`: a later one if the head was rebased onto it, or has merged it. If git
+/// cannot tell, `start`: the difference then has the commits of others as well.
+pub(crate) fn later_start(git: &Git, start: String, worktree: Option<&Worktree>) -> String {
+    match find_later_start(git, &start, worktree) {
+        Ok(later) => later.unwrap_or(start),
+        Err(error) => {
+            tracing::warn!("commits of others count as the session's: {error}");
+            start
+        }
+    }
+}
+
+fn find_later_start(git: &Git, start: &str, worktree: Option<&Worktree>) -> Result<Option<String>, GitError> {
+    let Some(head) = git.commit("HEAD")?.filter(|head| head != start) else {
+        return Ok(None);
     };
     let upstream = upstream(git, &head, worktree)?;
     if upstream.is_empty() {
-        return Ok(start);
+        return Ok(None);
     }
     let args = ["merge-base", &head].into_iter();
     let output = git.ask(args.chain(upstream.iter().map(String::as_str)))?;
     let later = output.text();
-    if output.ok && is_ancestor(git, &start, &later)? {
-        return Ok(later);
-    }
-    Ok(start)
+    let is_later = output.ok && is_ancestor(git, start, &later)?;
+    Ok(is_later.then_some(later))
 }
 
 fn is_ancestor(git: &Git, of: &str, commit: &str) -> Result<bool, GitError> {

@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(program.folder, Path::new("/w/crates/one"));
         assert!(program.is_called("some-one") && program.is_called("some_one") && !program.is_called("some"));
         assert!(program.is_real("opencode::tests::real::x") && !program.is_real("opencode::tests::x"));
-        for other in [&message("bin", false), &message("bench", true), "{}", "text"] {
+        for other in [&message("bin", false), "{}", "text"] {
             assert!(artifact(other).is_none(), "{other}");
         }
     }

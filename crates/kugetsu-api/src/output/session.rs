@@ -251,7 +251,8 @@ pub struct RemovedWorktreeView {
 /// The output of `move`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MoveOutput {
-    /// The base and the sessions, moved now or by an earlier attempt.
+    /// The base and the sessions that are in the folder now. Sessions without a worktree that an earlier attempt has
+    /// moved are not named again.
     pub moved: Vec<MovedView>,
     /// With `--repo`: the sessions that stay where they are, because their folders did not move with the clone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -70,7 +70,7 @@ impl Engine {
         let from = start_of(&record)?;
         let top = top_of(&record.directory).ok_or_else(|| no_clone(&record))?;
         let git = self.git().at(top);
-        let from = later_start(&git, from, record.worktree.as_ref())?;
+        let from = later_start(&git, from, record.worktree.as_ref());
         let new = new_files(&git)?;
         let new = new.iter().map(PathBuf::as_path);
         let git = naming_new_files(&git, top, scratch, new).map_err(|error| unknown(&record, error))?;
@@ -90,7 +90,7 @@ impl Engine {
         let git = self.git().at(&record.directory);
         let worktree = record.worktree.as_ref();
         top_of(&record.directory).ok_or_else(|| no_clone(&record))?;
-        let from = later_start(&git, from, worktree)?;
+        let from = later_start(&git, from, worktree);
         let reading = Reading::of_commit(&record.directory, &from).ok_or_else(|| no_clone(&record))?;
         let scratch = Scratch::temporary().map_err(EngineError::TemporaryFile)?;
         let compared = reading.compare(&git, scratch.path(), worktree);

@@ -129,6 +129,11 @@ impl Engine {
                 return Err(LeaseError::Held { key, holder }.into());
             }
         }
+        if clone.old.as_ref().is_some_and(|old| !old.exists()) {
+            // Worktrees outside the clone, of sessions or of people, find it again.
+            self.git().at(&clone.top).ask(["worktree", "repair"])?;
+        }
+        let mut failed = None;
         for address in &sessions {
             let place = |record: &SessionRecord| {
                 self.place_in(&clone, record)?.ok_or_else(|| EngineError::Usage {
@@ -136,7 +141,14 @@ impl Engine {
                     hint: "repeat the command".to_owned(),
                 })
             };
-            result.moved.push(self.move_to(address, place)?);
+            match self.move_to(address, place) {
+                Ok(moved) => result.moved.push(moved),
+                // One session does not hold up the others.
+                Err(error) => drop(failed.get_or_insert(error)),
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error);
         }
         // Last, because a repeated move needs the base's old folder to know the sessions of the old clone.
         if base.is_some() {

@@ -35,6 +35,8 @@ pub(crate) const TRASH: &str = "trash";
 
 /// The folder of the roles, in the folder of their issue.
 pub(crate) const ROLES: &str = "at";
+/// The folder, in the folder of a session or base, for what the comparison of its clone needs until the turn ends.
+pub(crate) const COMPARISON: &str = "comparison";
 
 /// The owner of a record and its files.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -51,6 +51,7 @@ pub use encoding::record_text;
 pub use error::{LeaseError, StoreError};
 pub use index::{Index, IndexReport};
 pub use kugetsu_api::{Holder, TrashEntry, TrashId};
+pub(crate) use layout::COMPARISON;
 pub use layout::RecordKey;
 pub use lease::Lease;
 pub use listing::{Broken, Listing};
@@ -125,7 +126,11 @@ impl Store {
             .symlink_metadata()
             .is_ok_and(|metadata| metadata.len() > LASTING_LOG)
         {
-            fsx::rename_durable(&path, &path.with_file_name(format!("{name}.old")))?;
+            match fsx::rename_durable(&path, &path.with_file_name(format!("{name}.old"))) {
+                // Another process was faster.
+                Err(error) if error.is_not_found() => {}
+                renamed => renamed?,
+            }
         }
         self.open_log(key, name)
     }

@@ -313,9 +313,13 @@ impl<'a> Collection<'a> {
         Ok(())
     }
 
-    /// Removes what collections that were killed left.
+    /// Removes what collections and turns that were killed left.
     fn remove_temps(&mut self, key: &RecordKey) {
         let folder = self.store.folder(key);
+        let comparison = folder.join(layout::COMPARISON);
+        if !self.dry_run && is_stale(&comparison) && self.store.lease_holder(key).is_none() {
+            let _ = fsx::remove_dir_all_durable(&comparison);
+        }
         let names = fsx::names_in(&folder, layout::ROLES).unwrap_or_default();
         for path in names.into_iter().map(|name| folder.join(name)) {
             if path.file_name().is_some_and(fsx::is_temp_name) && is_stale(&path) && !self.dry_run {

@@ -156,15 +156,15 @@ impl Engine {
         if record.worktree.is_some() {
             return Ok(None);
         }
-        let real = record.directory.canonicalize();
-        let real = real.unwrap_or_else(|_| record.directory.clone());
-        let folder = top_of(&real).unwrap_or(&real).to_owned();
-        let address = record.address.clone();
-        let lock = {
-            let folder = folder.clone();
-            move |engine: &Self| Ok(engine.store.folder_lock(&folder, &address)?)
+        let (directory, address) = (record.directory.clone(), record.address.clone());
+        let lock = move |engine: &Self| {
+            let real = directory.canonicalize().unwrap_or(directory);
+            let folder = top_of(&real).unwrap_or(&real).to_owned();
+            let lock = engine.store.folder_lock(&folder, &address)?;
+            Ok((folder, lock))
         };
-        Ok(match self.interruptible(interrupts, lock).await? {
+        let (folder, lock) = self.interruptible(interrupts, lock).await?;
+        Ok(match lock {
             Ok(lock) => Some(lock),
             Err(other) => {
                 notes.push(format!(

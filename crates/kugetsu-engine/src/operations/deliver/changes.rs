@@ -7,6 +7,7 @@ use crate::changes::{ChangesError, Reading, Scratch, top_of};
 use crate::git::Git;
 use crate::operations::interrupts::Interrupts;
 use crate::operations::{Engine, EngineError};
+use crate::store::COMPARISON;
 use crate::turn::Interrupt;
 use kugetsu_api::Changes;
 
@@ -14,9 +15,6 @@ use kugetsu_api::Changes;
 const LIMIT: Duration = Duration::from_secs(10);
 /// The same for a turn that a person has ended and now waits for.
 const LIMIT_AFTER_INTERRUPT: Duration = Duration::from_secs(1);
-
-/// The folder, in the folder of the session or base, for what a comparison needs until the turn ends.
-const SCRATCH: &str = "comparison";
 
 /// The clone before a turn.
 pub(in crate::operations) struct Before {
@@ -38,7 +36,7 @@ impl Delivery {
             }
             let folder = engine.store.make_folder(&key)?;
             let read = || {
-                let scratch = Scratch::at(&folder, SCRATCH)?;
+                let scratch = Scratch::at(&folder, COMPARISON)?;
                 let reading = Reading::keep(&git, scratch.path())?;
                 Ok(Before { reading, scratch })
             };

@@ -89,15 +89,17 @@ impl Engine {
         feed: impl FnOnce(Feed) + Send,
     ) -> Result<TurnReport, EngineError> {
         let model = request.options.model.clone();
-        // Lock and lease are held to the end of this function, so that other turns begin after the hook.
         let Admitted {
             delivery,
             adopted,
-            folder_lock: _folder_lock,
+            folder_lock,
         } = Arc::clone(&self)
             .admit(id, request, responder, waits, &mut interrupts)
             .await?;
+        // Lease and lock are held to the end of this function, so that other turns begin after the hook. The lock ends
+        // first, so that the session's next turn does not meet it.
         let lease = Arc::clone(&delivery.lease);
+        let _folder_lock = folder_lock;
         self.collect_some_garbage(delivery.subject.key());
         let mut report = delivery.run(&mut interrupts, feed).await?.into_report()?;
         report.adopted = adopted;
