@@ -5,22 +5,16 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use kugetsu_testing::{Opencode, Version, World, script_tour};
+use kugetsu_testing::{Version, World};
 
 use crate::opencode;
-use crate::step::{Failure, cargo, program};
+use crate::step::Failure;
 
 const VERSION: Version = Version::V1_18_33;
 
 pub(crate) fn run() -> Result<(), Failure> {
-    opencode::install(VERSION)?;
-    program(
-        "build",
-        &mut cargo(&["build", "--package", "kugetsu", "--bin", "kugetsu"]),
-    )?;
-    let world = World::before_first_use(Opencode::Real(VERSION));
     // Slow enough for people to see text arrive.
-    script_tour(&world, Duration::from_millis(40));
+    let world = opencode::new_machine(VERSION, Duration::from_millis(40))?;
     println!("\nopencode {VERSION} in a new home and a new clone of https://github.com/shoko/kugetsu.git;");
     println!("only the model is scripted.\n");
 

@@ -2,12 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use kugetsu_testing::{
-    ForgeServer, Opencode, Reply, ScriptedIssue, Version, World, script_tour, workspace_root,
-};
+use kugetsu_testing::{ForgeServer, Reply, ScriptedIssue, Version, workspace_root};
 
 use crate::opencode;
-use crate::step::{Failure, cargo, program};
+use crate::step::Failure;
 
 const VERSION: Version = Version::V1_18_33;
 /// The placeholder in the example for the sessions' folder.
@@ -21,13 +19,7 @@ rules = [\"bash:git push *=deny\"]
 ";
 
 pub(crate) fn run() -> Result<(), Failure> {
-    opencode::install(VERSION)?;
-    program(
-        "build",
-        &mut cargo(&["build", "--package", "kugetsu", "--bin", "kugetsu"]),
-    )?;
-    let world = World::before_first_use(Opencode::Real(VERSION));
-    script_tour(&world, std::time::Duration::from_millis(40));
+    let world = opencode::new_machine(VERSION, std::time::Duration::from_millis(40))?;
     world.model.on("badkey", vec![Reply::status(401, "invalid key")]);
     let forge = ForgeServer::start();
     forge.github(

@@ -8,14 +8,27 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kugetsu_testing::{STAMP, Version, binaries_in};
+use kugetsu_testing::{Opencode, STAMP, Version, World, binaries_in, script_tour};
 
 use crate::npm::{self, PAUSE};
-use crate::step::{Failure, step};
+use crate::step::{Failure, cargo, program, step};
 
 /// Installs every version.
 pub(crate) fn install_all() -> Result<(), Failure> {
     Version::ALL.into_iter().try_for_each(install)
+}
+
+/// A machine on which kugetsu was never used, with this opencode and a model that answers what the tour asks. The model
+/// takes `pace` for each word.
+pub(crate) fn new_machine(version: Version, pace: Duration) -> Result<World, Failure> {
+    install(version)?;
+    program(
+        "build",
+        &mut cargo(&["build", "--package", "kugetsu", "--bin", "kugetsu"]),
+    )?;
+    let world = World::before_first_use(Opencode::Real(version));
+    script_tour(&world, pace);
+    Ok(world)
 }
 
 /// Installs one version unless it is already installed.

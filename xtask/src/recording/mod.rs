@@ -8,10 +8,10 @@ use std::io::Read as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use kugetsu_testing::{Opencode, Version, World, kugetsu_binary, script_tour, workspace_root};
+use kugetsu_testing::{Version, World, kugetsu_binary, workspace_root};
 
 use crate::opencode;
-use crate::step::{Failure, cargo, program};
+use crate::step::Failure;
 use film::Film;
 
 const VERSION: Version = Version::V1_18_33;
@@ -39,14 +39,8 @@ const REST: Duration = Duration::from_millis(900);
 const END: Duration = Duration::from_secs(5);
 
 pub(crate) fn run() -> Result<(), Failure> {
-    opencode::install(VERSION)?;
-    program(
-        "build",
-        &mut cargo(&["build", "--package", "kugetsu", "--bin", "kugetsu"]),
-    )?;
-    let world = World::before_first_use(Opencode::Real(VERSION));
     // Slow enough for people to see text arrive, also in the faster recording.
-    script_tour(&world, Duration::from_millis(200));
+    let world = opencode::new_machine(VERSION, Duration::from_millis(200))?;
 
     let mut film = Film::new(COLUMNS, ROWS);
     let mut sessions = Vec::new();
