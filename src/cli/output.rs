@@ -256,7 +256,16 @@ pub(super) fn confirm(question: &str) -> bool {
         .with_prompt(format!("{question} [y/N]"))
         .allow_empty(true)
         .interact();
-    answer.is_ok_and(|answer| ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
+    match answer {
+        Ok(answer) => ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()),
+        Err(dialoguer::Error::IO(error)) => {
+            if error.kind() == std::io::ErrorKind::Interrupted {
+                // A Ctrl-C, which another thread is about to obey. Nothing may begin meanwhile.
+                std::thread::sleep(std::time::Duration::from_secs(1));
+            }
+            false
+        }
+    }
 }
 
 /// Writes kugetsu's own trace to the log.

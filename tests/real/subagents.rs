@@ -44,7 +44,7 @@ on_every_combination! {
         let commands = (0..6).map(|n| Reply::bash(format!("echo {n}"))).chain([Reply::Hang]);
         delegate(case, "spend", commands.collect());
         let limit = (4 * a_request - 1).to_string();
-        let limits = ["--max-tokens", &limit, "--timeout", "60s", "--grace", "1s"];
+        let limits = ["--max-tokens", &limit, "--timeout", "3m", "--grace", "1s"];
         let output = case.turn("start", "#2", &[&limits[..], &["delegate: spend"]].concat());
         expect(&output, 1, "failed", "budget: ");
         let spent = total(&output.json());
@@ -54,23 +54,23 @@ on_every_combination! {
 
     fn what_a_subagent_does_or_fails_to_do_is_the_turns(case: &Case) {
         // Both mostly wait, so they run concurrently with the others.
-        let limits = ["--stall-timeout", "30s", "--timeout", "3m", "--grace", "1s"];
+        let limits = ["--stall-timeout", "60s", "--timeout", "5m", "--grace", "1s"];
         delegate(case, "fall silent", vec![Reply::bash("echo begun"), Reply::Hang]);
         let silent = case.begin("start", "#3", &[&limits[..], &["delegate: fall silent"]].concat());
-        delegate(case, "take long", vec![Reply::bash(take_seconds(34)), Reply::text("well")]);
+        delegate(case, "take long", vec![Reply::bash(take_seconds(64)), Reply::text("well")]);
         let long = case.begin("start", "#4", &[&limits[..], &["delegate: take long"]].concat());
 
         delegate(case, "loop", vec![Reply::CutShort { text: "half an ".to_owned() }]);
-        let limits = ["--max-steps-without-progress", "3", "--timeout", "60s", "--grace", "1s"];
+        let limits = ["--max-steps-without-progress", "3", "--timeout", "3m", "--grace", "1s"];
         let output = case.turn("start", "#1", &[&limits[..], &["delegate: loop"]].concat());
         expect(&output, 1, "looping", "of a subagent");
 
         delegate(case, "wait", vec![Reply::bash("echo begun"), later()]);
-        let limits = ["--max-quota-wait", "3s", "--timeout", "60s", "--grace", "1s"];
+        let limits = ["--max-quota-wait", "3s", "--timeout", "3m", "--grace", "1s"];
         let output = case.turn("start", "#2", &[&limits[..], &["delegate: wait"]].concat());
         expect(&output, 75, "quota", "come back later");
 
-        expect(&silent.wait(SOON), 1, "stalled", "no sign of progress for 30s");
+        expect(&silent.wait(SOON), 1, "stalled", "no sign of progress for 1m");
         assert_eq!(case.model.turn_requests_with("subagent, fall silent").len(), 2);
         expect(&long.wait(SOON), 0, "completed", "");
         case.wait_nothing_left(SOON);

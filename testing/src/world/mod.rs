@@ -224,8 +224,10 @@ impl World {
         if self.shared_folder {
             variables.push(("KUGETSU_WORKTREE", "false".into()));
         }
-        if self.opencode == Opencode::Fake {
-            variables.push((fake::SCRIPT_VARIABLE, self.fake_script().into()));
+        match self.opencode {
+            Opencode::Fake => variables.push((fake::SCRIPT_VARIABLE, self.fake_script().into())),
+            // Where many tests share a slow machine, a start takes longer than the default allows.
+            Opencode::Real(_) => variables.push(("KUGETSU_READY_TIMEOUT", "5m".into())),
         }
         variables
     }
