@@ -132,7 +132,7 @@ on_both_versions! {
     fn sixteen_turns_run_in_one_process(world: &World) {
         let _alone = crate::alone();
         with_base(world);
-        std::fs::write(world.kugetsu_home().join("config.toml"), "ready_timeout = \"5m\"\ntimeout = \"10m\"\n").unwrap();
+        std::fs::write(world.kugetsu_home().join("config.toml"), "timeout = \"10m\"\n").unwrap();
         let gate = Gate::new();
         world.model.on("held number", vec![Reply::text("late").behind(&gate)]);
         world.model.on("quick number", vec![Reply::text("done")]);

@@ -249,14 +249,14 @@ impl Reading {
         Ok(())
     }
 
-    /// A clone as it was when this commit was checked out and nothing was uncommitted. `None` outside a clone.
-    pub(crate) fn of_commit(folder: &Path, commit: &str) -> Option<Self> {
-        Some(Self {
-            top: top_of(folder)?.to_owned(),
+    /// The clone with this top as it was when the commit was checked out and nothing was uncommitted.
+    pub(crate) fn of_commit(top: &Path, commit: &str) -> Self {
+        Self {
+            top: top.to_owned(),
             commit: Some(commit.to_owned()),
             uncommitted: BTreeMap::new(),
             tree: None,
-        })
+        }
     }
 
     /// The commit that was checked out.

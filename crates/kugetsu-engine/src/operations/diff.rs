@@ -67,13 +67,11 @@ impl Engine {
         scratch: &Path,
     ) -> Result<(Git, Vec<OsString>), EngineError> {
         let record = self.record(address)?;
-        let from = start_of(&record)?;
-        let top = top_of(&record.directory).ok_or_else(|| no_clone(&record))?;
-        let git = self.git().at(top);
-        let from = later_start(&git, from, record.worktree.as_ref());
+        let (git, from) = self.beginning(&record)?;
         let new = new_files(&git)?;
         let new = new.iter().map(PathBuf::as_path);
-        let git = naming_new_files(&git, top, scratch, new).map_err(|error| unknown(&record, error))?;
+        let git =
+            naming_new_files(&git, git.folder(), scratch, new).map_err(|error| unknown(&record, error))?;
         let shown = match form {
             DiffForm::Patch => "--patch",
             DiffForm::Stat => "--stat",
@@ -86,15 +84,20 @@ impl Engine {
     /// The changes since the session began.
     pub fn changes_since_start(&self, address: &Address) -> Result<Changes, EngineError> {
         let record = self.record(address)?;
-        let from = start_of(&record)?;
-        let git = self.git().at(&record.directory);
-        let worktree = record.worktree.as_ref();
-        top_of(&record.directory).ok_or_else(|| no_clone(&record))?;
-        let from = later_start(&git, from, worktree);
-        let reading = Reading::of_commit(&record.directory, &from).ok_or_else(|| no_clone(&record))?;
+        let (git, from) = self.beginning(&record)?;
+        let reading = Reading::of_commit(git.folder(), &from);
         let scratch = Scratch::temporary().map_err(EngineError::TemporaryFile)?;
-        let compared = reading.compare(&git, scratch.path(), worktree);
+        let compared = reading.compare(&git, scratch.path(), record.worktree.as_ref());
         compared.map_err(|error| unknown(&record, error))
+    }
+
+    /// git at the top of the session's clone, and the commit that its difference begins at.
+    fn beginning(&self, record: &SessionRecord) -> Result<(Git, String), EngineError> {
+        let from = start_of(record)?;
+        let top = top_of(&record.directory).ok_or_else(|| no_clone(record))?;
+        let git = self.git().at(top);
+        let from = later_start(&git, from, record.worktree.as_ref());
+        Ok((git, from))
     }
 }
 

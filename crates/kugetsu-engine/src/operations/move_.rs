@@ -29,7 +29,8 @@ pub struct Moved {
 /// What [`Engine::move_repo`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MovedRepo {
-    /// The base and the sessions that are in the new clone, moved now or by an earlier attempt.
+    /// The base and the sessions that are in the new clone. Sessions without a worktree that an earlier attempt has moved
+    /// are not among them.
     pub moved: Vec<Moved>,
     /// The sessions whose folders did not move with the clone, with these.
     pub left: Vec<(Address, PathBuf)>,
