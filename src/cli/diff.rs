@@ -4,11 +4,12 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use tokio::sync::watch;
 
-use super::Outcome;
 use super::complete::References;
 use super::context::Context;
 use super::on_terminal::{self, Foreground};
 use super::output::Output;
+use super::signals::with_signals;
+use super::{CommandError, Outcome};
 use kugetsu_api::Address;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::DiffOutput;
@@ -53,7 +54,9 @@ pub(super) fn run(args: &DiffArgs, context: &Context, output: Output) -> Outcome
     let address = context.address(&args.reference)?;
     let engine = &context.engine;
     if output.json {
-        let changes = engine.changes_since_start(&address)?;
+        let reading = async |interrupts| engine.changes_since_start(&address, interrupts).await;
+        let (changes, signal) = with_signals(false, reading)?;
+        let changes = changes.map_err(|error| CommandError::from(error).after(signal))?;
         output.object(DiffOutput { address, changes });
         return Ok(ExitStatus::Ok);
     }

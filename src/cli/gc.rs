@@ -28,6 +28,7 @@ pub(super) fn run(args: &GcArgs, context: &Context, output: Output) -> Outcome {
             dry_run: args.dry_run,
             compressed: logs.compressed,
             removed: logs.removed,
+            shortened: logs.shortened,
             trash: trash.into_iter().map(|entry| entry.id).collect(),
             logs_bytes: logs.before,
             freed_bytes: logs.freed,
@@ -43,16 +44,21 @@ pub(super) fn run(args: &GcArgs, context: &Context, output: Output) -> Outcome {
         for path in &logs.compressed {
             output.text(format!("compress  {}", path.display()));
         }
+        for path in &logs.shortened {
+            output.text(format!("shorten   {}", path.display()));
+        }
         for entry in &trash {
             output.text(format!("remove    trash entry {}", entry.id));
         }
     }
     let would = if args.dry_run { "would be " } else { "" };
     output.text(format!(
-        "{} of logs: {} {would}removed, {} {would}compressed, {} {would}freed; {} of the trash {would}removed",
+        "{} of logs: {} {would}removed, {} {would}compressed, {} {would}shortened, {} {would}freed; {} of the trash \
+         {would}removed",
         size(logs.before),
         count(logs.removed.len() as u64, "log"),
         logs.compressed.len(),
+        logs.shortened.len(),
         size(logs.freed),
         count_entries(trash.len()),
     ));

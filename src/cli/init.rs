@@ -108,7 +108,14 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
     let view = LiveView::start(Progress::Auto);
     let (made, signal) = with_signals(false, async |interrupts| engine.init(request, interrupts).await)?;
     drop(view);
-    let InitReport { record, log_gap } = made.map_err(|error| CommandError::from(error).after(signal))?;
+    let InitReport {
+        record,
+        log_gap,
+        notes,
+    } = made.map_err(|error| CommandError::from(error).after(signal))?;
+    for note in notes {
+        output.note(format!("kugetsu: {note}"));
+    }
     if output.json {
         output.document(&record);
     } else {

@@ -130,7 +130,10 @@ const FILES: &[(&str, &str)] = &[
         "a record of each session, and the logs of its turns",
     ),
     ("~/.kugetsu/run/", "leases, and the status of turns that run"),
-    ("~/.kugetsu/trash/", "what destroy and prune removed"),
+    (
+        "~/.kugetsu/trash/",
+        "what destroy, prune and init --force removed",
+    ),
     (
         ".kugetsu.toml",
         "in a session's folder: what the model is told about itself",
@@ -144,7 +147,7 @@ const EXIT_STATUS: &[(&str, &str)] = &[
     ("64", "wrong usage"),
     ("66", "no such session, base or issue"),
     ("69", "opencode or forge unusable"),
-    ("73", "the store or the output cannot be written"),
+    ("73", "store or output unwritable"),
     ("75", "try again later"),
     ("130", "interrupted"),
     ("143", "terminated"),

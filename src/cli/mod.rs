@@ -86,7 +86,7 @@ A REF names a session. Inside a clone of the repository, the part before # or ~ 
 
 Exit status:
   0   completed                       69  opencode or forge unusable
-  1   failed                          73  the store cannot be written
+  1   failed                          73  store or output unwritable
   2   a person is needed              75  try again later
   64  wrong usage                     130 interrupted
   66  no such session, base or issue  143 terminated";

@@ -6,6 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::signals::{end_process, event_loop, no_runtime};
 use super::{CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_engine::operations::EngineError;
@@ -21,8 +22,15 @@ pub(super) trait Foreground {
 }
 
 /// Runs the program to its end. The exit status follows from the program's own.
-#[tokio::main(flavor = "current_thread")]
-pub(super) async fn run(program: &mut impl Foreground) -> Outcome {
+pub(super) fn run(program: &mut impl Foreground) -> Outcome {
+    let runtime = event_loop().map_err(no_runtime)?;
+    let outcome = runtime.block_on(to_its_end(program));
+    // Does not wait for blocking work that an interrupt has abandoned.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn to_its_end(program: &mut impl Foreground) -> Outcome {
     let failed = |error| CommandError::from(EngineError::Attach(error));
     // The handlers are installed before the program starts. The terminal sends its signals to the program as well,
     // which decides what they mean. kugetsu stays to clean up after it.
@@ -33,15 +41,22 @@ pub(super) async fn run(program: &mut impl Foreground) -> Outcome {
     let mut child = {
         let (sender, receiver) = watch::channel(Interrupt::None);
         let mut started = std::pin::pin!(program.start(receiver));
+        let mut signals = 0;
         loop {
-            let came = tokio::select! {
+            let (came, status) = tokio::select! {
                 started = &mut started => break started?,
-                _ = interrupt.recv() => Interrupt::Interrupted,
-                _ = quit.recv() => Interrupt::Terminated,
-                _ = terminate.recv() => Interrupt::Terminated,
-                _ = hangup.recv() => Interrupt::Terminated,
+                _ = interrupt.recv() => (Interrupt::Interrupted, ExitStatus::Interrupted),
+                _ = quit.recv() => (Interrupt::Terminated, ExitStatus::Terminated),
+                _ = terminate.recv() => (Interrupt::Terminated, ExitStatus::Terminated),
+                _ = hangup.recv() => (Interrupt::Terminated, ExitStatus::Terminated),
             };
-            let _ = sender.send(came);
+            signals += 1;
+            let _ = match signals {
+                1 => sender.send(came),
+                2 => sender.send(Interrupt::Now),
+                // The preparation cannot be interrupted: it hangs.
+                _ => end_process(status),
+            };
         }
     };
     let mut signalled = None;

@@ -89,8 +89,8 @@ pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
 pub(super) struct Written {
     message: String,
     about: String,
-    /// The host that the message is for.
-    host: Option<String>,
+    /// Options of the command that sends the message: the host that it is for, and the turn's id.
+    options: [String; 2],
     /// The whole text, in case that a signal ends the process.
     draft: Draft,
 }
@@ -100,9 +100,13 @@ impl Written {
         &self.message
     }
 
-    /// The same message for another host.
-    pub(super) fn on_host(mut self, host: &str) -> Self {
-        self.host = Some(host.to_owned());
+    /// The same message for another host. A turn with this id may have begun there.
+    pub(super) fn on_host(mut self, host: &str, turn: Option<&str>) -> Self {
+        let option = |name: &str, value: &str| format!("--{name} {} ", quote(OsStr::new(value)).display());
+        self.options = [
+            option("host", host),
+            turn.map(|turn| option("turn-id", turn)).unwrap_or_default(),
+        ];
         self
     }
 
@@ -128,15 +132,11 @@ impl Written {
         // Without room for the message alone, the whole text serves.
         let path = message.or_else(|_| self.draft.keep())?;
         let (about, quoted) = (&self.about, quote(path.as_os_str()));
-        let host = self
-            .host
-            .as_ref()
-            .map(|host| format!("--host {} ", quote(OsStr::new(host)).display()));
-        let host = host.unwrap_or_default();
+        let [host, turn] = &self.options;
         Ok([
             format!("your message is in {}", path.display()),
             format!(
-                "send it: kugetsu {host}continue --or-start '{about}' - < {}",
+                "send it: kugetsu {host}continue --or-start {turn}'{about}' - < {}",
                 quoted.display()
             ),
         ])
@@ -176,7 +176,7 @@ pub(super) fn edit(words: &[String], about: &str) -> Result<Written, CommandErro
     let written = Written {
         message,
         about: about.to_owned(),
-        host: None,
+        options: [String::new(), String::new()],
         draft,
     };
     if let Err(error) = edited {

@@ -172,7 +172,7 @@ pub(super) fn before_death(tidy_up: impl FnOnce() + Send + 'static) -> Result<()
     clippy::disallowed_methods,
     reason = "a signal ends the process here, as it would without a handler"
 )]
-fn end_process(status: ExitStatus) -> ! {
+pub(super) fn end_process(status: ExitStatus) -> ! {
     std::process::exit(status.code().into())
 }
 
@@ -258,7 +258,7 @@ impl Signals {
     }
 }
 
-fn no_runtime(error: std::io::Error) -> CommandError {
+pub(super) fn no_runtime(error: std::io::Error) -> CommandError {
     CommandError::new(
         ErrorCode::System,
         "the system provides no event loop, thread or signal handler",

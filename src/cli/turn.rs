@@ -141,7 +141,7 @@ pub(super) struct TurnArgs {
     #[command(flatten)]
     asking: AskArgs,
 
-    /// Report progress on stderr
+    /// Print a line for every event on stderr, instead of what --progress shows
     #[arg(long)]
     verbose: bool,
 
@@ -454,6 +454,7 @@ fn run_with(
             debug: args.debug,
         },
     };
+    let keep_prompt = request.options.keep_prompt;
     let mut printer = None;
     let detached = context.detached.as_ref();
     let show = match detached {
@@ -483,6 +484,10 @@ fn run_with(
     })?;
     // The view of a turn that never began.
     drop(view);
+    if printer.is_some() && keep_prompt {
+        // The turn's record has the message.
+        *written = None;
+    }
     match printer {
         // The stream of a turn whose end is not recorded may never end.
         Some(printer) if matches!(report, Err(EngineError::InterruptedWhile { .. })) => printer.abandon(),

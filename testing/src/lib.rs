@@ -37,6 +37,9 @@ pub use world::{
     World, binaries_in, fake_binary, kugetsu_binary, workspace_root,
 };
 
+/// The variable that `cargo xtask test --quick` sets, for tests that can try fewer cases.
+pub const QUICK: &str = "KUGETSU_TEST_QUICK";
+
 /// Makes one `#[test]` per real opencode version of each function: `name::v1_3_2` and `name::v1_18_33`.
 ///
 /// ```text

@@ -134,6 +134,27 @@ fn the_packages_are_complete_and_depend_only_on_their_content() {
         ],
         &folder,
     );
+    // The links of the README lead to files of the package.
+    let documents = local.join("share/doc/kugetsu");
+    let readme = std::fs::read_to_string(documents.join("README.md")).unwrap();
+    let links = readme
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next());
+    let links: Vec<_> = links.filter(|link| !link.contains("://")).collect();
+    let in_deb = output("dpkg-deb", &["--contents", &deb], &folder);
+    assert!(links.len() > 15, "{links:?}");
+    for link in links {
+        let file = link.split('#').next().unwrap();
+        assert!(documents.join(file).is_file(), "{link}");
+        // The Debian package has the license in its own form.
+        let name = file.replace("LICENSE", "copyright");
+        assert!(
+            in_deb.contains(&format!("/usr/share/doc/kugetsu/{name}\n")),
+            "{link}\n{in_deb}"
+        );
+    }
+
     let help = world.run(["--help"]).stdout();
     let verbs = help
         .lines()

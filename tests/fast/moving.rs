@@ -60,6 +60,16 @@ fn sessions_follow_a_clone_that_moved() {
         checks.contains(gone) && !checks.contains("the next continue"),
         "{checks}"
     );
+    let one = format!("{REPO}#1");
+    for (issue, words) in [
+        ("1", "move github.com/shoko/kugetsu#1 --dir"),
+        ("2", "kugetsu move REF --dir"),
+    ] {
+        let lost = elsewhere(&world, &["continue", &format!("{REPO}#{issue}"), "go on"]);
+        lost.expect_status(66);
+        assert!(lost.stderr().contains(words), "{lost}");
+    }
+    // Another clone is refused, also after a `continue` that has looked for the worktree.
     let fresh = world.clone_repo("fresh", "https://github.com/shoko/kugetsu.git");
     let fresh = [
         "move",
@@ -73,15 +83,6 @@ fn sessions_follow_a_clone_that_moved() {
         lost.stderr().contains("git fetch origin kugetsu/2:kugetsu/2"),
         "{lost}"
     );
-    let one = format!("{REPO}#1");
-    for (issue, words) in [
-        ("1", "move github.com/shoko/kugetsu#1 --dir"),
-        ("2", "kugetsu move REF --dir"),
-    ] {
-        let lost = elsewhere(&world, &["continue", &format!("{REPO}#{issue}"), "go on"]);
-        lost.expect_status(66);
-        assert!(lost.stderr().contains(words), "{lost}");
-    }
     let lost = elsewhere(&world, &["start", &format!("{REPO}#4"), "begin"]);
     assert!(
         lost.stderr()
@@ -251,6 +252,28 @@ fn a_move_that_failed_can_be_repeated_and_each_session_keeps_its_path_below_the_
     again.expect_status(0);
     let says = format!("{REPO}#3 stays in {}", outside.display());
     assert!(again.stdout().contains(&says), "{again}");
+}
+
+#[test]
+fn a_base_in_a_subfolder_is_found_from_the_top_of_the_clone() {
+    let world = serving_world();
+    let sub = world.repo().join("crates");
+    std::fs::create_dir(&sub).unwrap();
+    std::fs::write(sub.join("file"), "").unwrap();
+    world.git(&world.repo(), ["add", "."]);
+    world.git(&world.repo(), ["commit", "--quiet", "--message", "Add a folder"]);
+    run(&world, ["init", "--dir", sub.to_str().unwrap()]).expect_status(0);
+    for (issue, more) in [("1", "--worktree"), ("2", "--no-worktree")] {
+        run(&world, ["start", issue, more, "--transport", "run", "work"]).expect_status(0);
+    }
+    let new = move_clone(&world);
+    let words = ["move", "--repo", REPO, "--dir", &new, "--json"];
+    let moved = elsewhere(&world, &words).expect_status(0).json();
+    assert_eq!(moved["moved"][0]["to"], json!(format!("{new}/crates")), "{moved}");
+    let worktree = format!("{new}/.worktrees/{REPO}/1/crates");
+    assert_eq!(directory_of(&world, "1"), worktree);
+    assert_eq!(directory_of(&world, "2"), format!("{new}/crates"));
+    elsewhere(&world, &["start", &format!("{REPO}#3"), "begin"]).expect_status(0);
 }
 
 #[test]

@@ -106,6 +106,11 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     step("each package in a clean root", || {
         clean_root::check(&release, &binary)
     })?;
+    if options.folder.is_none() && folder.exists() {
+        fs::remove_dir_all(&folder).map_err(Failure::because(folder.display()))?;
+    }
+    // Files may have come into a folder that was named while the packages were made.
+    free_folder(options.folder.as_deref())?;
     publish(&release.packages, &folder)?;
     fs::remove_dir_all(&release.stage).map_err(Failure::because(release.stage.display()))
 }
@@ -115,7 +120,10 @@ fn lock(stage: &Path) -> Result<File, Failure> {
     let path = stage.with_extension("lock");
     make_folder(&workspace_root().join("target"))?;
     let lock = File::create(&path).map_err(Failure::because(path.display()))?;
-    lock.lock().map_err(Failure::because(path.display()))?;
+    if lock.try_lock().is_err() {
+        println!("=== another `cargo xtask dist` runs; waiting for its end");
+        lock.lock().map_err(Failure::because(path.display()))?;
+    }
     Ok(lock)
 }
 
@@ -174,6 +182,16 @@ fn build() -> Result<(PathBuf, String), Failure> {
         return Err(Failure::new(format!(
             "the program is not static: it needs {shared:?}"
         )));
+    }
+    let bytes = fs::read(&binary).map_err(Failure::because(binary.display()))?;
+    let text = String::from_utf8_lossy(&bytes);
+    for local in [workspace_root(), &home] {
+        if text.contains(&*local.to_string_lossy()) {
+            return Err(Failure::new(format!(
+                "the program contains the name of a local folder: {}",
+                local.display()
+            )));
+        }
     }
     Ok((binary, target))
 }
@@ -240,10 +258,6 @@ fn free_folder(named: Option<&Path>) -> Result<PathBuf, Failure> {
 
 /// Moves the packages to where people look for them.
 fn publish(packages: &Path, folder: &Path) -> Result<(), Failure> {
-    let failed = Failure::because(folder.display());
-    if folder.exists() {
-        fs::remove_dir_all(folder).map_err(&failed)?;
-    }
     make_folder(folder)?;
     let mut names = archive::names(packages)?;
     // Last, so that a folder with checksums is complete.

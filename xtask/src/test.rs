@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use kugetsu_testing::{HangRow, Version};
+use kugetsu_testing::{HangRow, QUICK, Version};
 
 use crate::dist;
 use crate::opencode;
@@ -19,7 +19,8 @@ use results::Results;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Leave out the tests that run the real opencode (the programs real and soak, the modules tests::real)
+    /// Leave out the tests that run the real opencode (the programs real and soak, the modules tests::real) and those that
+    /// make packages, and kill commands only at the first pass of each crash point
     #[arg(long)]
     quick: bool,
     /// Run only the tests whose name contains this, or those of the program with this name (fast, real, soak,
@@ -80,16 +81,20 @@ impl Run<'_> {
     }
 
     fn needs_cargo_deb(&self) -> bool {
-        self.program.is_called("fast") && self.tests.iter().any(|test| test.starts_with("dist::"))
+        self.program.is_called("fast") && self.tests.iter().any(|test| makes_packages(test))
     }
 
     /// The number of concurrent tests. A real opencode keeps a core busy but waits now and then; the other tests mostly
     /// wait.
     fn threads(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let threads = if self.real { cores * 2 } else { cores * 6 };
+        let threads = if self.real { cores * 3 } else { cores * 6 };
         threads.clamp(2, 16)
     }
+}
+
+fn makes_packages(test: &str) -> bool {
+    test.starts_with("dist::")
 }
 
 /// The runs: everything that needs no real opencode comes first.
@@ -99,7 +104,10 @@ fn plan<'a>(options: &Options, programs: &'a [TestProgram]) -> Result<Vec<Run<'a
     let one = programs.iter().any(called);
     let mut runs = Vec::new();
     for program in programs.iter().filter(|program| !one || called(program)) {
-        let tests = program.tests(filter.filter(|_| !one))?;
+        let mut tests = program.tests(filter.filter(|_| !one))?;
+        if options.quick {
+            tests.retain(|test| !makes_packages(test));
+        }
         let (real, quick): (Vec<_>, Vec<_>) = tests.into_iter().partition(|test| program.is_real(test));
         for (tests, real) in [(quick, false), (real, true)] {
             let left_out = real && options.quick;
@@ -123,7 +131,10 @@ fn tests(options: &Options, runs: &[Run<'_>], results: &mut Results) -> Result<(
         results.expect(name, &run.tests);
         // The real opencode runs on a disk, as it does for its users.
         let temporary = memory.as_deref().filter(|_| !run.real);
-        let command = run.program.run(&run.tests, threads, temporary);
+        let mut command = run.program.run(&run.tests, threads, temporary);
+        if options.quick {
+            command.env(QUICK, "1");
+        }
         let success = run_by_line(command, name, |line| {
             results.line(line);
         })?;

@@ -196,18 +196,21 @@ fn a_difference_leaves_the_clone_and_the_temporary_files_as_they_are() {
         hangs.display()
     );
     let path = path_with_git(&world, &script);
-    let running = start_in(&world, &[("PATH", &path)], &["diff", "1"]);
-    world.wait_until("git hangs", SOON, || hangs.exists());
-    running.signal(Signal::Interrupt);
-    let output = running.wait(SOON);
-    let left: Vec<_> = std::fs::read_dir(world.tmp()).unwrap().flatten().collect();
-    let left: Vec<_> = left
-        .iter()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("kugetsu-diff"))
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
-    output.expect_status(130);
-    world.wait_nothing_left(SOON);
+    for arguments in [&["diff", "1"][..], &["diff", "1", "--json"]] {
+        let running = start_in(&world, &[("PATH", &path)], arguments);
+        world.wait_until("git hangs", SOON, || hangs.exists());
+        running.signal(Signal::Interrupt);
+        let output = running.wait(SOON);
+        let left: Vec<_> = std::fs::read_dir(world.tmp()).unwrap().flatten().collect();
+        let left: Vec<_> = left
+            .iter()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with("kugetsu-diff"))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+        output.expect_status(130);
+        world.wait_nothing_left(SOON);
+        std::fs::remove_file(&hangs).unwrap();
+    }
 }
 
 fn shell(world: &World, folder: &Path, script: &str) {

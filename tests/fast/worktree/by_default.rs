@@ -137,6 +137,11 @@ fn a_session_works_in_no_other_sessions_worktree_wherever_that_is() {
     assert_eq!(result["directory"], text(&below("14")));
     let (result, _) = start_in(&world, &below("14"), &["15"]);
     assert_eq!(result["directory"], text(&below("15")));
+    // A person may have worktrees in the same broad folder.
+    let mine = real.join("mine");
+    world.git(&world.repo(), ["worktree", "add", "--quiet", text(&mine)]);
+    let (result, _) = start_in(&world, &mine, &["18"]);
+    assert_eq!(result["directory"], text(&mine));
     // Worktrees from before `worktree_root` changed are those of their sessions.
     configure(&world, "");
     let (result, _) = start_in(&world, &below("14"), &["16"]);
@@ -179,6 +184,10 @@ fn turns_in_one_working_tree_meet_until_the_last_hook_has_ended() {
         let stderr = second(issue);
         assert!(stderr.contains(&note), "{issue}: {stderr}");
     }
+    let mut prompted = world.kugetsu(["init", "--force", "--prompt", "read it"]);
+    prompted.env("KUGETSU_TRANSPORT", "run");
+    let prompted = world.finish(prompted, Stdin::Null);
+    assert!(prompted.expect_status(0).stderr().contains(&note), "{prompted}");
     fs::write(go_on, "").unwrap();
     first.wait(SOON).expect_status(0);
     assert!(!second("github.com/acme/pkg#2").contains("same folder"));

@@ -79,6 +79,11 @@ fn a_hook_that_fails_stops_what_it_guards() {
     let large = 5 << 20;
     let file = fs::OpenOptions::new().write(true).open(&log).unwrap();
     file.set_len(large).unwrap();
+    std::io::Write::write_all(
+        &mut fs::OpenOptions::new().append(true).open(&log).unwrap(),
+        b"\nthe newest line\n",
+    )
+    .unwrap();
     // The hook runs again, because it has not succeeded yet.
     configure(
         &world,
@@ -88,7 +93,18 @@ fn a_hook_that_fails_stops_what_it_guards() {
     output.expect_status(1);
     assert!(output.stderr().contains("hook_before_turn"), "{output}");
     assert!(log.metadata().unwrap().len() < 4096);
-    assert_eq!(log.with_extension("log.old").metadata().unwrap().len(), large);
+    let old = log.with_extension("log.old");
+    assert_eq!(fs::read_to_string(&old).unwrap(), "the newest line\n");
+    // What a hook has left too large goes with a collection.
+    for path in [&log, &old] {
+        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.set_len(large).unwrap();
+    }
+    let preview = world.run(["gc", "--dry-run", "--json"]).json();
+    assert_eq!(preview["shortened"].as_array().unwrap().len(), 2, "{preview}");
+    assert_eq!(old.metadata().unwrap().len(), large);
+    world.run(["gc"]).expect_status(0);
+    assert!(!log.exists() && old.metadata().unwrap().len() < 4 << 20);
     assert!(worktree_of(&world, "14").join("made").exists());
     assert_eq!(turn_folders(&world), Vec::<PathBuf>::new());
     assert_eq!(world.sessions().len(), 1, "the base alone");

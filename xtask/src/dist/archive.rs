@@ -13,6 +13,17 @@ use crate::step::{Failure, output};
 /// The file with the checksums.
 pub(super) const SUMS: &str = "SHA256SUMS";
 
+/// What the README refers to, so that its links work without a network.
+const DOCUMENTS: [&str; 7] = [
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "README.md",
+    "docs",
+    "skills/kugetsu/SKILL.md",
+];
+
 /// Where each shell looks for completions, below `share`.
 const COMPLETIONS: [(&str, &str); 3] = [
     ("bash", "bash-completion/completions/kugetsu"),
@@ -31,8 +42,8 @@ pub(super) fn lay_out(release: &Release, binary: &Path) -> Result<(), Failure> {
     copy(binary, &program)?;
     set_mode(&program, PROGRAM)?;
     let share = tree.join("share");
-    for name in ["README.md", "LICENSE", "CHANGELOG.md"] {
-        copy(
+    for name in DOCUMENTS {
+        copy_all(
             &workspace_root().join(name),
             &share.join("doc/kugetsu").join(name),
         )?;
@@ -55,6 +66,17 @@ pub(super) fn lay_out(release: &Release, binary: &Path) -> Result<(), Failure> {
             script.push_str(ZSH_FIRST_TAB);
         }
         write(&share.join(path), script)?;
+    }
+    Ok(())
+}
+
+/// Copies a file, or a folder with everything in it.
+fn copy_all(from: &Path, to: &Path) -> Result<(), Failure> {
+    if !from.is_dir() {
+        return copy(from, to);
+    }
+    for name in names(from)? {
+        copy_all(&from.join(&name), &to.join(&name))?;
     }
     Ok(())
 }

@@ -58,11 +58,14 @@ pub struct GcOutput {
     pub compressed: Vec<PathBuf>,
     /// The logs that were removed, or would be.
     pub removed: Vec<PathBuf>,
+    /// The logs to which every turn appends, such as `hooks.log`, of which only the newest part was kept, or would be.
+    pub shortened: Vec<PathBuf>,
     /// The entries of the trash that were removed, or would be.
     pub trash: Vec<TrashId>,
     /// The size of all logs before, in bytes.
     pub logs_bytes: u64,
-    /// How many bytes of logs that made free. With `--dry-run`, without those of logs that would be compressed.
+    /// How many bytes of logs that made free. With `--dry-run`, without those of logs that would be compressed or
+    /// shortened.
     pub freed_bytes: u64,
     /// The files that could not be read or written.
     pub broken: Vec<BrokenFile>,

@@ -81,14 +81,22 @@ impl Engine {
         Ok((git, args.map(OsString::from).to_vec()))
     }
 
-    /// The changes since the session began.
-    pub fn changes_since_start(&self, address: &Address) -> Result<Changes, EngineError> {
-        let record = self.record(address)?;
-        let (git, from) = self.beginning(&record)?;
-        let reading = Reading::of_commit(git.folder(), &from);
+    /// The changes since the session began, as [`Engine::diff`] would show them.
+    pub async fn changes_since_start(
+        &self,
+        address: &Address,
+        interrupts: watch::Receiver<Interrupt>,
+    ) -> Result<Changes, EngineError> {
         let scratch = Scratch::temporary().map_err(EngineError::TemporaryFile)?;
-        let compared = reading.compare(&git, scratch.path(), record.worktree.as_ref());
-        compared.map_err(|error| unknown(&record, error))
+        let (address, folder) = (address.clone(), scratch.path().to_owned());
+        let compare = move |engine: &Self| {
+            let record = engine.record(&address)?;
+            let (git, from) = engine.beginning(&record)?;
+            let compared =
+                Reading::of_commit(git.folder(), &from).compare(&git, &folder, record.worktree.as_ref());
+            compared.map_err(|error| unknown(&record, error))
+        };
+        self.interruptible(&mut interrupts.into(), compare).await
     }
 
     /// git at the top of the session's clone, and the commit that its difference begins at.

@@ -397,7 +397,7 @@ impl EngineError {
                 "choose another id for another message; to see that turn: kugetsu logs {address} --turn {turn}"
             )),
             Self::Config(error) if error.is_in_file() => Some("mend it: kugetsu config edit".to_owned()),
-            Self::NoSession(address) => Some(format!("start one: kugetsu start {address}")),
+            Self::NoSession(address) => Some(format!("start one: kugetsu start {address} \"what to do\"")),
             Self::Destroyed { address, .. } => Some(format!(
                 "bring it back: kugetsu restore {address}; or start a new one: kugetsu start {address}"
             )),

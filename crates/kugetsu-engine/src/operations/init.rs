@@ -69,6 +69,8 @@ pub struct InitReport {
     pub record: BaseRecord,
     /// Why events are missing from the log of the base's prompt.
     pub log_gap: Option<String>,
+    /// Notes for people.
+    pub notes: Vec<String>,
 }
 
 /// Everything that `init` has checked before it makes or adopts a session.
@@ -198,11 +200,13 @@ impl Engine {
                     },
                 })
             })?;
-        let mut log_gap = None;
-        if let Some(closed) = prompted {
-            log_gap = closed.turn.log_gap;
-        }
-        Ok(InitReport { record, log_gap })
+        let (log_gap, notes) =
+            prompted.map_or_else(Default::default, |closed| (closed.turn.log_gap, closed.notes));
+        Ok(InitReport {
+            record,
+            log_gap,
+            notes,
+        })
     }
 
     /// Checks everything that must hold before a session is made or adopted. Blocks.
@@ -471,6 +475,9 @@ impl Engine {
         opencode: &Opencode,
         interrupts: &mut Interrupts,
     ) -> Result<Closed, EngineError> {
+        let mut notes = Vec::new();
+        let (user, folder) = (record.repo.to_string(), record.directory.clone());
+        let _folder_lock = self.lock_folder(user, folder, &mut notes, interrupts).await?;
         let delivery = Delivery {
             engine: Arc::new(self.clone()),
             lease: Arc::clone(lease),
@@ -487,7 +494,7 @@ impl Engine {
             responder: Responder::default(),
             options: request.options.clone(),
             fallback: None,
-            notes: Vec::new(),
+            notes,
             waits: WaitReports::default(),
             fork_lock: None,
             writing: Arc::default(),

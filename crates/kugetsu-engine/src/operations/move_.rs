@@ -13,7 +13,7 @@ use crate::changes;
 use crate::opencode::{DatabaseError, SessionPatch};
 use crate::store::{LeaseError, RecordKey, this_process};
 use crate::worktree;
-use kugetsu_api::{Address, RepoRef, SessionRecord};
+use kugetsu_api::{Address, RepoRef, SessionRecord, Worktree};
 
 /// What has moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,9 +55,21 @@ struct Place {
 }
 
 impl MovedClone {
-    /// `folder` is the new place of `old`, and both may be below the top of the clone.
-    fn new(top: PathBuf, folder: &Path, old: Option<&Path>) -> Self {
+    /// `old` is the base's folder, which may be below the top of the clone, as may be `folder`, the new place of `old` or of
+    /// the clone. `worktrees` are those of the sessions, which know the old top.
+    fn new<'a>(
+        top: PathBuf,
+        folder: &Path,
+        old: Option<&Path>,
+        worktrees: impl Iterator<Item = &'a Worktree>,
+    ) -> Self {
         let old = old.map(|old| {
+            let tops = worktrees.map(|worktree| worktree.repo_dir.as_path());
+            let known = tops.filter(|top| old.starts_with(top));
+            // The innermost, if there is a clone inside another one.
+            if let Some(known) = known.max_by_key(|top| top.components().count()) {
+                return known.to_owned();
+            }
             let below = folder.strip_prefix(&top).unwrap_or(Path::new(""));
             let depth = if old.ends_with(below) {
                 below.components().count()
@@ -108,13 +120,19 @@ impl Engine {
         let folder = self.new_place(&[repo], folder, force)?;
         let base = self.store.base(repo)?;
         let top = self.top_of(&folder)?.unwrap_or_else(|| folder.clone());
-        let clone = MovedClone::new(top, &folder, base.as_ref().map(|base| base.directory.as_path()));
+        let mut records = self.store.session_records()?.found;
+        records.retain(|record| record.base == *repo || record.address.repo() == repo);
+        let of_base = base.as_ref().map(|base| base.directory.as_path());
+        let worktrees = records.iter().filter_map(|record| record.worktree.as_ref());
+        let clone = MovedClone::new(top, &folder, of_base, worktrees);
+        // Whoever names the top of the clone leaves a base in a subfolder there.
+        let new_of_base = of_base
+            .and_then(|old| clone.now(old))
+            .filter(|new| folder == clone.top && new.is_dir())
+            .unwrap_or_else(|| folder.clone());
         let mut sessions = Vec::new();
         let mut result = MovedRepo::default();
-        for record in self.store.session_records()?.found {
-            if record.base != *repo && record.address.repo() != repo {
-                continue;
-            }
+        for record in records {
             match self.place_in(&clone, &record)? {
                 Some(_) => sessions.push(record.address),
                 None if clone.has(&record.directory) => {}
@@ -153,7 +171,7 @@ impl Engine {
         }
         // Last, because a repeated move needs the base's old folder to know the sessions of the old clone.
         if base.is_some() {
-            result.moved.insert(0, self.move_base(repo, &folder)?);
+            result.moved.insert(0, self.move_base(repo, &new_of_base)?);
         }
         Ok(result)
     }
@@ -289,7 +307,8 @@ impl Engine {
             return Ok(record);
         };
         let new = worktree::in_moved_clone(&old, &place.clone);
-        worktree::repair(&self.git(), &new).map_err(worktree_error(&record.address))?;
+        worktree::repair(&self.git(), &new, record.session.is_none())
+            .map_err(worktree_error(&record.address))?;
         record.directory = match record.directory.strip_prefix(&old.path) {
             Ok(below) if !below.as_os_str().is_empty() => new.path.join(below),
             Ok(_) => new.path.clone(),

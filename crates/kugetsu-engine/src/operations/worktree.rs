@@ -276,7 +276,7 @@ impl Engine {
         if of_clone.is_none() || of_clone != common(here)? {
             return Ok(None);
         }
-        if self.is_of_a_session(clone, here)? {
+        if self.is_of_a_session(&record.address, clone, here)? {
             return Ok(None);
         }
         let below = record.directory.strip_prefix(clone);
@@ -288,10 +288,17 @@ impl Engine {
 
     /// Whether a worktree of the clone is one that kugetsu made: in the folder for worktrees, or, if that was another one
     /// earlier, by a session's record.
-    fn is_of_a_session(&self, clone: &Path, folder: &Path) -> Result<bool, EngineError> {
+    fn is_of_a_session(&self, address: &Address, clone: &Path, folder: &Path) -> Result<bool, EngineError> {
         let folder = worktree::real(folder);
         let is_in = |other: &Path| folder.starts_with(worktree::real(other));
-        if is_in(&clone.join(self.worktree_root())) {
+        let root = self.worktree_root();
+        let below = RecordKey::from(address).worktree();
+        // A folder that is not in the clone may be a broad one, such as ~/src, where people have worktrees as well.
+        let root = match below.parent() {
+            Some(of_repo) if root.is_absolute() => root.join(of_repo),
+            _ => clone.join(root),
+        };
+        if is_in(&root) {
             return Ok(true);
         }
         let records = self.store.session_records()?.found;
@@ -364,6 +371,8 @@ impl Engine {
             });
         };
         let address = record.address.clone();
+        // Before the record says that the worktree is being made.
+        worktree::check_clone(&planned).map_err(worktree_error(&address))?;
         if planned.pending {
             self.save_record(lease, &mut record)?;
             points::WORKTREE_INTENDED.pass();

@@ -8,6 +8,7 @@ mod check;
 mod encoding;
 mod error;
 mod index;
+mod lasting_log;
 mod layout;
 mod lease;
 mod listing;
@@ -64,8 +65,6 @@ use lock::Attempt;
 
 /// The size limit of a live turn's files.
 const MAX_RUN: u64 = 1 << 20;
-/// The size from which a log that never ends makes room for a new one, in bytes.
-const LASTING_LOG: u64 = 4 << 20;
 
 /// kugetsu's home folder. Creating and cloning this value is cheap: nothing is read or written before a method needs
 /// it.
@@ -116,23 +115,6 @@ impl Store {
         let folder = self.folder(key);
         fsx::create_dir_all_durable(&self.home, &folder)?;
         Ok(folder)
-    }
-
-    /// Opens a log to which every turn of a key appends, such as `hooks.log`. A log that has grown large makes room
-    /// first: it stays as `NAME.old` until the next one is as large.
-    pub fn open_lasting_log(&self, key: &RecordKey, name: &str) -> Result<File, StoreError> {
-        let path = self.folder(key).join(name);
-        if path
-            .symlink_metadata()
-            .is_ok_and(|metadata| metadata.len() > LASTING_LOG)
-        {
-            match fsx::rename_durable(&path, &path.with_file_name(format!("{name}.old"))) {
-                // Another process was faster.
-                Err(error) if error.is_not_found() => {}
-                renamed => renamed?,
-            }
-        }
-        self.open_log(key, name)
     }
 
     /// Opens a log in a key's folder for appending, such as `<turn>.events.jsonl`.
@@ -240,24 +222,17 @@ impl Store {
         self.lock(&format!("{}/fork-{digit}.lock", layout::RUN), "fork", wait)
     }
 
-    /// The lock of a working folder, for the turns in it. Returns the address that the holder works on if the lock is
-    /// held.
-    pub fn folder_lock(
-        &self,
-        folder: &Path,
-        user: &kugetsu_api::Address,
-    ) -> Result<Result<Lock, String>, StoreError> {
+    /// The lock of a working folder, for the turns in it. Returns the `user` that its holder named if the lock is held.
+    pub fn folder_lock(&self, folder: &Path, user: String) -> Result<Result<Lock, String>, StoreError> {
         let name = hex::encode(&Sha256::digest(folder.as_os_str().as_encoded_bytes())[..8]);
         let path = self.home.join(layout::RUN).join(format!("folder-{name}.lock"));
         self.create_run_folder_of(&path)?;
-        Ok(
-            match Lock::acquire(&path, &this_process(user.to_string()), Duration::ZERO)? {
-                Attempt::Taken(lock) => Ok(lock),
-                Attempt::Held(holder) => {
-                    Err(holder.map_or_else(|| "an unknown session".to_owned(), |holder| holder.what))
-                }
-            },
-        )
+        Ok(match Lock::acquire(&path, &this_process(user), Duration::ZERO)? {
+            Attempt::Taken(lock) => Ok(lock),
+            Attempt::Held(holder) => {
+                Err(holder.map_or_else(|| "an unknown session".to_owned(), |holder| holder.what))
+            }
+        })
     }
 
     /// The lock that allows one process at a time to change the settings. Makes the home if there is none.

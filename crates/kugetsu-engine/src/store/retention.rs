@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::check::is_stale;
 use super::listing::Folder;
-use super::{RecordKey, Store, StoreError, TrashEntry, layout};
+use super::{RecordKey, Store, StoreError, TrashEntry, lasting_log, layout};
 use crate::fsx;
 use crate::log_file::{self, LogReader};
 
@@ -49,7 +49,9 @@ pub struct Collected {
     pub compressed: Vec<PathBuf>,
     /// The logs that were removed.
     pub removed: Vec<PathBuf>,
-    /// How many bytes that made free; without those of compressed logs if nothing was changed.
+    /// The logs without end, such as `hooks.log`, of which only the newest part was kept.
+    pub shortened: Vec<PathBuf>,
+    /// How many bytes that made free; without those of compressed and shortened logs if nothing was changed.
     pub freed: u64,
     /// The size of all logs before, in bytes.
     pub before: u64,
@@ -328,6 +330,26 @@ impl<'a> Collection<'a> {
         }
     }
 
+    /// Makes room in the logs that never end, unless a turn may be writing to them.
+    fn shorten_lasting_logs(&mut self, key: &RecordKey) {
+        let large = self.store.large_lasting_logs(key);
+        if large.is_empty() || self.store.lease_holder(key).is_some() {
+            return;
+        }
+        for path in large {
+            if !self.dry_run {
+                match lasting_log::make_room(&path) {
+                    Ok(freed) => self.done.freed += freed,
+                    Err(error) => {
+                        self.done.failed.push((path, error.to_string()));
+                        continue;
+                    }
+                }
+            }
+            self.done.shortened.push(path);
+        }
+    }
+
     /// Handles the logs of one key. Returns those that are left.
     fn session(&mut self, key: &RecordKey) -> Vec<Log> {
         let logs = match self.store.logs_of(key) {
@@ -338,6 +360,7 @@ impl<'a> Collection<'a> {
             }
         };
         self.remove_temps(key);
+        self.shorten_lasting_logs(key);
         let mut size: u64 = logs.iter().map(|log| log.size).sum();
         self.done.before += size;
         let is_too_much = |size| self.retention.session.is_some_and(|max| size > max);

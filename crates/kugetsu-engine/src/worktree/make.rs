@@ -98,6 +98,21 @@ fn base_branch(git: &Git, name: &str) -> Result<Option<String>, WorktreeError> {
     })
 }
 
+/// Refuses a worktree whose clone is gone.
+pub(crate) fn check_clone(worktree: &Worktree) -> Result<(), WorktreeError> {
+    let clone = &worktree.repo_dir;
+    if clone.is_dir() {
+        return Ok(());
+    }
+    Err(WorktreeError::Lost {
+        problem: format!(
+            "the clone {} that the worktree belongs to does not exist",
+            clone.display()
+        ),
+        hint: "if the clone has moved, say where it is now: kugetsu move REF --dir FOLDER".to_owned(),
+    })
+}
+
 /// Creates the worktree that a record names, or finds it. `saved` is the file that [`save`](super::save()) wrote, if
 /// there is one. With `new`, a worktree whose branch is gone may start again from its base commit.
 pub(crate) fn make(
@@ -106,21 +121,13 @@ pub(crate) fn make(
     saved: &Path,
     new: bool,
 ) -> Result<Made, WorktreeError> {
+    check_clone(worktree)?;
     let Worktree {
         path,
         branch,
         repo_dir,
         ..
     } = worktree;
-    if !repo_dir.is_dir() {
-        return Err(WorktreeError::Lost {
-            problem: format!(
-                "the clone {} that the worktree belongs to does not exist",
-                repo_dir.display()
-            ),
-            hint: "if the clone has moved, say where it is now: kugetsu move REF --dir FOLDER".to_owned(),
-        });
-    }
     let git = runner.at(repo_dir);
     let mut all = list_when_idle(&git, path)?;
     if all.iter().any(|one| one.path == *path) && is_there(path) {

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 pub use files::{Extras, parse_extra};
 pub use make::{Made, PlanRequest};
-pub(crate) use make::{directory_in, exclude, is_there, make, plan, real};
+pub(crate) use make::{check_clone, directory_in, exclude, is_there, make, plan, real};
 pub(crate) use moved::{in_moved_clone, repair};
 pub use rebase::Rebased;
 pub(crate) use rebase::rebase;

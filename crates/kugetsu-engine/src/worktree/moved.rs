@@ -23,10 +23,10 @@ pub(crate) fn in_moved_clone(worktree: &Worktree, repo_dir: &Path) -> Worktree {
 }
 
 /// Connects clone and worktree again, because each names the other's folder. A worktree that is not there is left for
-/// the next turn, which makes it again from its branch.
-pub(crate) fn repair(runner: &GitRunner, worktree: &Worktree) -> Result<(), WorktreeError> {
+/// the next turn, which makes it again from its branch. `new`: the session has not begun, so there may be no branch yet.
+pub(crate) fn repair(runner: &GitRunner, worktree: &Worktree, new: bool) -> Result<(), WorktreeError> {
     let git = runner.at(&worktree.repo_dir);
-    if git.branch(&worktree.branch)?.is_none() && !worktree.pending {
+    if git.branch(&worktree.branch)?.is_none() && !(worktree.pending && new) {
         return Err(WorktreeError::Refused {
             problem: format!(
                 "{} has no branch {}, so it is not the clone of the session's worktree",

@@ -1,6 +1,7 @@
 //! Admission of a turn: takes the lease, adopts the turn of a dead supervisor, checks the record, prepares the worktree
 //! and runs the hook before the turn.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -114,7 +115,13 @@ impl Engine {
             .await?
         };
         notes.extend(untold);
-        let folder_lock = self.lock_folder(&record, &mut notes, interrupts).await?;
+        let folder_lock = match record.worktree {
+            Some(_) => None,
+            None => {
+                let (user, folder) = (record.address.to_string(), record.directory.clone());
+                self.lock_folder(user, folder, &mut notes, interrupts).await?
+            }
+        };
         self.interruptible_hook(HookPoint::BeforeTurn, &record, Some(id), &lease, interrupts)
             .await?;
         let delivery = Delivery {
@@ -146,21 +153,18 @@ impl Engine {
     }
 
     /// Takes the lock of a folder that other sessions may work in as well: that of the whole working tree, because turns
-    /// in two folders of it meet. If another turn has it, the note says so.
-    async fn lock_folder(
+    /// in two folders of it meet. If another turn has it, the note says so. `user` is the session or base of the turn.
+    pub(in crate::operations) async fn lock_folder(
         &self,
-        record: &SessionRecord,
+        user: String,
+        directory: PathBuf,
         notes: &mut Vec<String>,
         interrupts: &mut Interrupts,
     ) -> Result<Option<Lock>, EngineError> {
-        if record.worktree.is_some() {
-            return Ok(None);
-        }
-        let (directory, address) = (record.directory.clone(), record.address.clone());
         let lock = move |engine: &Self| {
             let real = directory.canonicalize().unwrap_or(directory);
             let folder = top_of(&real).unwrap_or(&real).to_owned();
-            let lock = engine.store.folder_lock(&folder, &address)?;
+            let lock = engine.store.folder_lock(&folder, user)?;
             Ok((folder, lock))
         };
         let (folder, lock) = self.interruptible(interrupts, lock).await?;
