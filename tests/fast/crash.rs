@@ -29,11 +29,13 @@ fn at_every_point(
     let log = std::fs::read_to_string(&log).expect("the points that were passed");
     let mut passes = BTreeMap::new();
     let mut killed_at = Vec::new();
-    for (number, point) in (2..).zip(log.lines()) {
+    let mut number = 1;
+    for point in log.lines() {
         let pass = passes.entry(point).and_modify(|pass| *pass += 1).or_insert(1);
         if *pass > 1 && std::env::var_os(QUICK).is_some() {
             continue;
         }
+        number += 1;
         let (issue, at) = (number.to_string(), format!("{point}:{pass}"));
         prepare(&issue);
         let output = crash(world, &at, &command(&issue));

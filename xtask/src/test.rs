@@ -88,8 +88,8 @@ impl Run<'_> {
     /// wait.
     fn threads(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let threads = if self.real { cores * 3 } else { cores * 6 };
-        threads.clamp(2, 16)
+        let threads = if self.real { cores * 3 } else { cores * 8 };
+        threads.clamp(2, 32)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where a new session works if nobody says it.
 
-use kugetsu_testing::{FakeScript, Opencode, ServeMode, Stdin, Step};
+use kugetsu_testing::{FakeScript, Opencode, ServeMode, Signal, Stdin, Step};
 
 use super::*;
 use crate::support::kit::SOON;
@@ -184,13 +184,32 @@ fn turns_in_one_working_tree_meet_until_the_last_hook_has_ended() {
         let stderr = second(issue);
         assert!(stderr.contains(&note), "{issue}: {stderr}");
     }
-    let mut prompted = world.kugetsu(["init", "--force", "--prompt", "read it"]);
-    prompted.env("KUGETSU_TRANSPORT", "run");
-    let prompted = world.finish(prompted, Stdin::Null);
-    assert!(prompted.expect_status(0).stderr().contains(&note), "{prompted}");
     fs::write(go_on, "").unwrap();
     first.wait(SOON).expect_status(0);
     assert!(!second("github.com/acme/pkg#2").contains("same folder"));
+
+    // The prompt of a base is a turn as well.
+    let base = world.run(["init", "--force", "--json"]).json()["session"].clone();
+    let base = base.as_str().unwrap();
+    world.fake(&FakeScript {
+        serve: ServeMode::Silent,
+        ..FakeScript::steps(&[Step::Answer("done".to_owned())])
+    });
+    let mut prompted = world.kugetsu(["init", "--force", "--adopt", base, "--prompt", "read it"]);
+    prompted.env("KUGETSU_READY_TIMEOUT", "10m");
+    let prompted = world.start(prompted, Stdin::Null);
+    let is_serving = || {
+        let processes = world.processes();
+        processes
+            .iter()
+            .any(|process| process.command.contains("opencode serve"))
+    };
+    world.wait_until("the turn of the base waits for its server", SOON, is_serving);
+    let met = world.run(["start", "16", "do it", "--no-worktree", "--transport", "run"]);
+    let note = "a turn of github.com/shoko/kugetsu works in the same folder";
+    assert!(met.expect_status(0).stderr().contains(note), "{met}");
+    prompted.signal(Signal::Interrupt);
+    prompted.wait(SOON).expect_status(130);
 }
 
 #[test]
