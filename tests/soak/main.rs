@@ -30,14 +30,15 @@ fn alone() -> MutexGuard<'static, ()> {
 on_both_versions! {
     fn kills_lose_no_session_and_double_none(world: &World) {
         let _alone = alone();
-        let plan = SoakPlan { turns: 12, seed: 2773 };
+        // This seed kills a supervisor and an opencode of each transport at the model.
+        let plan = SoakPlan { turns: 12, seed: 2942 };
         let tally = soak(world, &plan);
         println!("seed {}", plan.seed);
         println!("{}\n{}", SoakTally::HEAD, tally.rows("the real one"));
         assert!(tally.problems.is_empty(), "seed {}: {}", plan.seed, tally.problems.join("\n"));
         let all = tally.all();
         assert_eq!(all.turns, plan.turns);
-        // Kills at the model strike on every machine.
+        // Kills at the model strike on every machine, those at a moment only on some.
         assert!(all.supervisors_killed > 0 && all.opencodes_killed > 0, "{all:?}");
         assert!(all.completed > 0 && tally.by_transport.len() == 2, "{tally:?}");
     }
