@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use kugetsu_api::{Address, ErrorDetail};
-use kugetsu_engine::operations::{Engine, Subject};
+use kugetsu_engine::operations::{Engine, LastingLog, Subject};
 
 /// The log of detached supervisors, in the session's folder.
-const LOG: &str = "supervisor.log";
+const LOG: &str = LastingLog::Supervisor.file_name();
 
 /// The one line that the new process writes to the command that started it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -62,7 +62,7 @@ impl Detached {
         });
         let (engine, subject) = (engine.clone(), Subject::Session(address.clone()));
         tokio::task::spawn_blocking(move || {
-            let log = engine.open_lasting_log(&subject, LOG);
+            let log = engine.open_lasting_log(&subject, LastingLog::Supervisor);
             let log = log
                 .inspect_err(|error| tracing::warn!("{LOG} cannot be opened: {error}"))
                 .ok();

@@ -38,7 +38,7 @@ pub(super) fn of(verb: &str) -> &'static [Example] {
             ),
             (
                 "kugetsu start 16 --detach 'try it'",
-                "in the background; wait 16 waits for its end",
+                "in the background; `kugetsu wait 16` waits for its end",
             ),
         ],
         "continue" => &[

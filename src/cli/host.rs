@@ -56,10 +56,10 @@ pub(super) fn run(command: &Command, matches: &ArgMatches, name: &str) -> Result
         return on_terminal(&host, &line);
     }
     let turn = line.turn.clone();
-    let written = line
-        .written
-        .take()
-        .map(|written| written.on_host(name, turn.as_deref()));
+    let mut written = line.written.take().map(|written| written.on_host(name));
+    if let (Some(written), Some(turn)) = (&mut written, &turn) {
+        written.may_have_begun(turn);
+    }
     let run = || {
         let (status, asked) = runtime()?.block_on(tether(&host, line)).map_err(no_ssh)?;
         verdict(&host, status, asked, turn.as_deref())

@@ -52,6 +52,7 @@ mod wait;
 mod watch;
 mod worktree;
 
+use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -176,7 +177,14 @@ pub fn main() -> ExitCode {
     if complete::answer() {
         return ExitStatus::Ok.into();
     }
-    let mut command = examples::with_examples(man::with_pages(Cli::command()));
+    let command = man::with_pages(Cli::command());
+    let command = if may_ask_for_help(std::env::args_os()) {
+        examples::with_examples(command)
+    } else {
+        command
+    };
+    // The system frees the memory of a process faster than this process can.
+    let mut command = ManuallyDrop::new(command);
     let parsed = command
         .try_get_matches_from_mut(prompt::marked(std::env::args_os()))
         .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
@@ -235,6 +243,21 @@ fn usage_error(error: &clap::Error) -> CommandError {
         message.strip_prefix("error: ").unwrap_or(&message),
         tip.unwrap_or("see: kugetsu --help"),
     )
+}
+
+/// Whether help may be what these arguments ask for. All other commands do without the examples, which take a fifth of
+/// the time of a short command.
+fn may_ask_for_help(arguments: impl ExactSizeIterator<Item = std::ffi::OsString>) -> bool {
+    arguments.len() < 2
+        || arguments.skip(1).any(|argument| {
+            let argument = argument.to_string_lossy();
+            let has_short_flag = || {
+                argument
+                    .strip_prefix('-')
+                    .is_some_and(|flags| flags.contains('h'))
+            };
+            argument == "help" || has_short_flag()
+        })
 }
 
 /// Whether arguments that could not be parsed contain a flag for JSON on stdout.

@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::signals::{end_process, event_loop, no_runtime};
+use super::signals::{event_loop, no_runtime};
 use super::{CommandError, Outcome};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_engine::operations::EngineError;
@@ -41,22 +41,17 @@ async fn to_its_end(program: &mut impl Foreground) -> Outcome {
     let mut child = {
         let (sender, receiver) = watch::channel(Interrupt::None);
         let mut started = std::pin::pin!(program.start(receiver));
-        let mut signals = 0;
+        let mut first = true;
         loop {
-            let (came, status) = tokio::select! {
+            let came = tokio::select! {
                 started = &mut started => break started?,
-                _ = interrupt.recv() => (Interrupt::Interrupted, ExitStatus::Interrupted),
-                _ = quit.recv() => (Interrupt::Terminated, ExitStatus::Terminated),
-                _ = terminate.recv() => (Interrupt::Terminated, ExitStatus::Terminated),
-                _ = hangup.recv() => (Interrupt::Terminated, ExitStatus::Terminated),
+                _ = interrupt.recv() => Interrupt::Interrupted,
+                _ = quit.recv() => Interrupt::Terminated,
+                _ = terminate.recv() => Interrupt::Terminated,
+                _ = hangup.recv() => Interrupt::Terminated,
             };
-            signals += 1;
-            let _ = match signals {
-                1 => sender.send(came),
-                2 => sender.send(Interrupt::Now),
-                // The preparation cannot be interrupted: it hangs.
-                _ => end_process(status),
-            };
+            let first = std::mem::replace(&mut first, false);
+            let _ = sender.send(if first { came } else { Interrupt::Now });
         }
     };
     let mut signalled = None;

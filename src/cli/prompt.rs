@@ -89,8 +89,10 @@ pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
 pub(super) struct Written {
     message: String,
     about: String,
-    /// Options of the command that sends the message: the host that it is for, and the turn's id.
-    options: [String; 2],
+    /// The host that the message is for.
+    host: Option<String>,
+    /// The id of a turn that may have begun with the message.
+    turn: Option<String>,
     /// The whole text, in case that a signal ends the process.
     draft: Draft,
 }
@@ -100,14 +102,15 @@ impl Written {
         &self.message
     }
 
-    /// The same message for another host. A turn with this id may have begun there.
-    pub(super) fn on_host(mut self, host: &str, turn: Option<&str>) -> Self {
-        let option = |name: &str, value: &str| format!("--{name} {} ", quote(OsStr::new(value)).display());
-        self.options = [
-            option("host", host),
-            turn.map(|turn| option("turn-id", turn)).unwrap_or_default(),
-        ];
+    /// The same message for another host.
+    pub(super) fn on_host(mut self, host: &str) -> Self {
+        self.host = Some(host.to_owned());
         self
+    }
+
+    /// Says that the turn with this id may have begun, so that the message is not sent twice.
+    pub(super) fn may_have_begun(&mut self, turn: &str) {
+        self.turn = Some(turn.to_owned());
     }
 
     /// Keeps the message of a turn that may not have begun in a file, and says where it is.
@@ -132,7 +135,11 @@ impl Written {
         // Without room for the message alone, the whole text serves.
         let path = message.or_else(|_| self.draft.keep())?;
         let (about, quoted) = (&self.about, quote(path.as_os_str()));
-        let [host, turn] = &self.options;
+        let option = |name: &str, value: &Option<String>| {
+            let value = value.as_ref().map(|value| quote(OsStr::new(value)));
+            value.map_or_else(String::new, |value| format!("--{name} {} ", value.display()))
+        };
+        let (host, turn) = (option("host", &self.host), option("turn-id", &self.turn));
         Ok([
             format!("your message is in {}", path.display()),
             format!(
@@ -176,7 +183,8 @@ pub(super) fn edit(words: &[String], about: &str) -> Result<Written, CommandErro
     let written = Written {
         message,
         about: about.to_owned(),
-        options: [String::new(), String::new()],
+        host: None,
+        turn: None,
         draft,
     };
     if let Err(error) = edited {

@@ -172,7 +172,7 @@ pub(super) fn before_death(tidy_up: impl FnOnce() + Send + 'static) -> Result<()
     clippy::disallowed_methods,
     reason = "a signal ends the process here, as it would without a handler"
 )]
-pub(super) fn end_process(status: ExitStatus) -> ! {
+fn end_process(status: ExitStatus) -> ! {
     std::process::exit(status.code().into())
 }
 

@@ -454,7 +454,6 @@ fn run_with(
             debug: args.debug,
         },
     };
-    let keep_prompt = request.options.keep_prompt;
     let mut printer = None;
     let detached = context.detached.as_ref();
     let show = match detached {
@@ -476,6 +475,9 @@ fn run_with(
         follow(turn, interrupts, &mut view, |feed, view| {
             let verbosity = args.verbose.then_some(Verbosity::Lines);
             printer = Some(Printer::start(feed, Screen::new(show, verbosity, view, plain)));
+            if let Some(written) = written {
+                written.may_have_begun(&id.to_string());
+            }
             if let Some(detached) = detached {
                 detached.ready(id, &address, engine);
             }
@@ -484,10 +486,6 @@ fn run_with(
     })?;
     // The view of a turn that never began.
     drop(view);
-    if printer.is_some() && keep_prompt {
-        // The turn's record has the message.
-        *written = None;
-    }
     match printer {
         // The stream of a turn whose end is not recorded may never end.
         Some(printer) if matches!(report, Err(EngineError::InterruptedWhile { .. })) => printer.abandon(),

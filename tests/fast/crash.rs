@@ -14,8 +14,8 @@ use kugetsu_testing::{Opencode, Output, QUICK, World};
 use serde_json::{Value, json};
 
 /// Runs a command to its end to learn which points it passes, and how often. Then runs the command once for each pass
-/// of each point and kills it there; with [`QUICK`], only for the first pass. `prepare` and `check` receive the number of the attempt, so that each attempt has
-/// an issue of its own.
+/// of each point and kills it there; with [`QUICK`], only for the first pass. `prepare` and `check` receive the number of
+/// the attempt, so that each attempt has an issue of its own.
 #[track_caller]
 fn at_every_point(
     world: &World,

@@ -65,8 +65,10 @@ fn sessions_follow_a_clone_that_moved() {
         ("1", "move github.com/shoko/kugetsu#1 --dir"),
         ("2", "kugetsu move REF --dir"),
     ] {
+        let before = record(&world, issue);
         let lost = elsewhere(&world, &["continue", &format!("{REPO}#{issue}"), "go on"]);
         lost.expect_status(66);
+        assert_eq!(record(&world, issue), before);
         assert!(lost.stderr().contains(words), "{lost}");
     }
     // Another clone is refused, also after a `continue` that has looked for the worktree.
@@ -267,6 +269,8 @@ fn a_base_in_a_subfolder_is_found_from_the_top_of_the_clone() {
         run(&world, ["start", issue, more, "--transport", "run", "work"]).expect_status(0);
     }
     let new = move_clone(&world);
+    // The base follows from a session that has moved already as well.
+    elsewhere(&world, &["move", &format!("{REPO}#1"), "--dir", &new]).expect_status(0);
     let words = ["move", "--repo", REPO, "--dir", &new, "--json"];
     let moved = elsewhere(&world, &words).expect_status(0).json();
     assert_eq!(moved["moved"][0]["to"], json!(format!("{new}/crates")), "{moved}");

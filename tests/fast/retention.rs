@@ -124,7 +124,7 @@ fn aged(world: &World) -> Vec<String> {
         let folder = record_path(world, "1").with_extension("");
         let plain = folder.join(format!("{turn}.raw.log"));
         std::fs::remove_file(folder.join(format!("{turn}.raw.log.zst"))).unwrap();
-        std::fs::write(&plain, format!("what opencode said in {turn}\n").repeat(1000)).unwrap();
+        std::fs::write(&plain, format!("what opencode said in {turn}\n").repeat(100_000)).unwrap();
         let stream = folder.join(format!("{turn}.events.jsonl"));
         for path in [plain, stream] {
             let file = std::fs::File::options().append(true).open(path).unwrap();

@@ -429,7 +429,7 @@ fn a_message_from_the_editor_is_kept_until_it_is_sent() {
     terminal.wait_for("status 75");
     let screen = terminal.unwrapped();
     assert!(
-        screen.contains("send it: kugetsu --host other continue --or-start "),
+        screen.contains("send it: kugetsu --host other continue --or-start --turn-id "),
         "{screen}"
     );
     let kept = file_named(&screen, "your message is in ");

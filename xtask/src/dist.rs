@@ -109,7 +109,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if options.folder.is_none() && folder.exists() {
         fs::remove_dir_all(&folder).map_err(Failure::because(folder.display()))?;
     }
-    // Files may have come into a folder that was named while the packages were made.
+    // While the packages were made, files may have come into the folder that was named.
     free_folder(options.folder.as_deref())?;
     publish(&release.packages, &folder)?;
     fs::remove_dir_all(&release.stage).map_err(Failure::because(release.stage.display()))
@@ -126,6 +126,11 @@ fn lock(stage: &Path) -> Result<File, Failure> {
     }
     Ok(lock)
 }
+
+/// What the program contains instead of the folder of the sources.
+const SOURCES: &str = "/kugetsu";
+/// What the program contains instead of cargo's home.
+const DEPENDENCIES: &str = "/cargo";
 
 /// Builds a release that needs nothing but the kernel.
 fn build() -> Result<(PathBuf, String), Failure> {
@@ -167,7 +172,7 @@ fn build() -> Result<(PathBuf, String), Failure> {
         .env(
             "RUSTFLAGS",
             format!(
-                "-C target-feature=+crt-static --remap-path-prefix={}=/kugetsu --remap-path-prefix={}=/cargo",
+                "-C target-feature=+crt-static --remap-path-prefix={}={SOURCES} --remap-path-prefix={}={DEPENDENCIES}",
                 workspace_root().display(),
                 home.display()
             ),
@@ -185,8 +190,10 @@ fn build() -> Result<(PathBuf, String), Failure> {
     }
     let bytes = fs::read(&binary).map_err(Failure::because(binary.display()))?;
     let text = String::from_utf8_lossy(&bytes);
-    for local in [workspace_root(), &home] {
-        if text.contains(&*local.to_string_lossy()) {
+    let sources = ["src/", "crates/"].map(|name| workspace_root().join(name));
+    for local in sources.iter().chain([&home.join("registry/")]) {
+        let is_replacement = local.starts_with(SOURCES) || local.starts_with(DEPENDENCIES);
+        if !is_replacement && text.contains(&*local.to_string_lossy()) {
             return Err(Failure::new(format!(
                 "the program contains the name of a local folder: {}",
                 local.display()

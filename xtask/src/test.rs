@@ -45,7 +45,12 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let programs = step("build", programs::build)?;
     let runs = plan(options, &programs)?;
     if runs.is_empty() {
-        return Err(Failure::new("no test has such a name"));
+        let among = if options.quick {
+            " among those of --quick"
+        } else {
+            ""
+        };
+        return Err(Failure::new(format!("no test{among} has such a name")));
     }
     if runs.iter().any(|run| run.real) {
         opencode::install_all()?;
@@ -88,8 +93,11 @@ impl Run<'_> {
     /// wait.
     fn threads(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let threads = if self.real { cores * 3 } else { cores * 8 };
-        threads.clamp(2, 32)
+        if self.real {
+            (cores * 3).clamp(2, 16)
+        } else {
+            (cores * 8).clamp(2, 32)
+        }
     }
 }
 

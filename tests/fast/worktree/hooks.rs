@@ -1,8 +1,11 @@
 //! Hooks around worktrees and turns.
 
 use std::fs;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
 
 use crate::support::kit::{ISSUE, worktree_of};
 
@@ -76,14 +79,14 @@ fn a_hook_that_fails_stops_what_it_guards() {
     }
     assert!(fs::read_to_string(&log).unwrap().contains("no compiler"));
     // A log that has grown large makes room for a new one.
-    let large = 5 << 20;
-    let file = fs::OpenOptions::new().write(true).open(&log).unwrap();
-    file.set_len(large).unwrap();
-    std::io::Write::write_all(
-        &mut fs::OpenOptions::new().append(true).open(&log).unwrap(),
-        b"\nthe newest line\n",
-    )
-    .unwrap();
+    let grow = |path: &Path, line: &str| {
+        let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
+        file.set_len(5 << 20).unwrap();
+        writeln!(file, "\n{line}").unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_hours(48))
+            .unwrap();
+    };
+    grow(&log, "an old line");
     // The hook runs again, because it has not succeeded yet.
     configure(
         &world,
@@ -94,17 +97,23 @@ fn a_hook_that_fails_stops_what_it_guards() {
     assert!(output.stderr().contains("hook_before_turn"), "{output}");
     assert!(log.metadata().unwrap().len() < 4096);
     let old = log.with_extension("log.old");
-    assert_eq!(fs::read_to_string(&old).unwrap(), "the newest line\n");
-    // What a hook has left too large goes with a collection.
-    for path in [&log, &old] {
-        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
-        file.set_len(large).unwrap();
-    }
+    assert!(
+        old.metadata().unwrap().len() > 5 << 20,
+        "who still writes to it goes on there"
+    );
+    // `gc` keeps the newest lines.
     let preview = world.run(["gc", "--dry-run", "--json"]).json();
-    assert_eq!(preview["shortened"].as_array().unwrap().len(), 2, "{preview}");
-    assert_eq!(old.metadata().unwrap().len(), large);
+    assert_eq!(preview["shortened"], json!([old]), "{preview}");
+    let shortened = world.run(["gc", "--json"]).json();
+    assert!(
+        shortened["freed_bytes"].as_u64().unwrap() > 1 << 20,
+        "{shortened}"
+    );
+    assert_eq!(fs::read_to_string(&old).unwrap(), "an old line\n");
+    grow(&log, "a newer line");
     world.run(["gc"]).expect_status(0);
-    assert!(!log.exists() && old.metadata().unwrap().len() < 4 << 20);
+    assert_eq!(fs::read_to_string(&old).unwrap(), "a newer line\n");
+    assert!(!log.exists());
     assert!(worktree_of(&world, "14").join("made").exists());
     assert_eq!(turn_folders(&world), Vec::<PathBuf>::new());
     assert_eq!(world.sessions().len(), 1, "the base alone");

@@ -42,10 +42,10 @@ pub(super) fn lay_out(release: &Release, binary: &Path) -> Result<(), Failure> {
     copy(binary, &program)?;
     set_mode(&program, PROGRAM)?;
     let share = tree.join("share");
-    for name in DOCUMENTS {
-        copy_all(
-            &workspace_root().join(name),
-            &share.join("doc/kugetsu").join(name),
+    for name in documents()? {
+        copy(
+            &workspace_root().join(&name),
+            &share.join("doc/kugetsu").join(&name),
         )?;
     }
     let main = kugetsu(release, &["man"])?;
@@ -70,15 +70,15 @@ pub(super) fn lay_out(release: &Release, binary: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Copies a file, or a folder with everything in it.
-fn copy_all(from: &Path, to: &Path) -> Result<(), Failure> {
-    if !from.is_dir() {
-        return copy(from, to);
-    }
-    for name in names(from)? {
-        copy_all(&from.join(&name), &to.join(&name))?;
-    }
-    Ok(())
+/// The documents that git knows, and no other file that lies there.
+fn documents() -> Result<Vec<String>, Failure> {
+    let mut list = Command::new("git");
+    list.args(["ls-files", "-z", "--"])
+        .args(DOCUMENTS)
+        .current_dir(workspace_root());
+    let listed = String::from_utf8_lossy(&output(&mut list)?).into_owned();
+    let names = listed.split('\0').filter(|name| !name.is_empty());
+    Ok(names.map(str::to_owned).collect())
 }
 
 /// What the packaged program prints, in an empty home.

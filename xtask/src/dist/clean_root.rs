@@ -62,31 +62,32 @@ pub(super) fn check(release: &Release, binary: &Path) -> Result<(), Failure> {
         return Err(Failure::new("dpkg --purge leaves the program"));
     }
 
-    let root = Root::new(release, "npm", &[])?;
-    let mut install = Command::new("npm");
-    install
-        .args([
-            "install",
-            "--offline",
-            "--no-audit",
-            "--no-fund",
-            "--ignore-scripts",
-            "--prefix",
-        ])
-        .arg(&root.folder)
-        .arg(package(&format!("{NAME}-linux-"), ".tgz")?)
-        .arg(package(&format!("{NAME}-{}", release.version()), ".tgz")?)
-        .current_dir(&root.folder)
-        .env("HOME", root.folder.join("home"))
-        .env("npm_config_cache", root.folder.join("cache"));
-    output(&mut install)?;
-    let mut started = Command::new(root.folder.join("node_modules/.bin/kugetsu"));
-    started
-        .arg("--version")
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .env("HOME", root.folder.join("home"));
-    root.expect(&mut started, &format!("kugetsu {}\n", release.version()))
+    for (name, options, started) in [
+        ("npm", &["--ignore-scripts"][..], "node_modules/.bin/kugetsu"),
+        ("npm-global", &["--ignore-scripts", "--global"], "bin/kugetsu"),
+    ] {
+        let root = Root::new(release, name, &[])?;
+        let mut install = Command::new("npm");
+        install
+            .args(["install", "--offline", "--no-audit", "--no-fund"])
+            .args(options)
+            .arg("--prefix")
+            .arg(&root.folder)
+            .arg(package(&format!("{NAME}-linux-"), ".tgz")?)
+            .arg(package(&format!("{NAME}-{}", release.version()), ".tgz")?)
+            .current_dir(&root.folder)
+            .env("HOME", root.folder.join("home"))
+            .env("npm_config_cache", root.folder.join("cache"));
+        output(&mut install)?;
+        let mut started = Command::new(root.folder.join(started));
+        started
+            .arg("--version")
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", root.folder.join("home"));
+        root.expect(&mut started, &format!("kugetsu {}\n", release.version()))?;
+    }
+    Ok(())
 }
 
 /// The shared libraries that a program needs, with their loader.

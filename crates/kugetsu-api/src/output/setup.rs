@@ -62,7 +62,7 @@ pub struct GcOutput {
     pub shortened: Vec<PathBuf>,
     /// The entries of the trash that were removed, or would be.
     pub trash: Vec<TrashId>,
-    /// The size of all logs before, in bytes.
+    /// The size of all logs of turns before, and of those that were shortened, in bytes.
     pub logs_bytes: u64,
     /// How many bytes of logs that made free. With `--dry-run`, without those of logs that would be compressed or
     /// shortened.

@@ -316,7 +316,9 @@ impl Engine {
                 code: ErrorCode::NotInTrash,
                 problem: format!("the trash has the record of {key}, but no export of its session"),
                 hint: match key {
-                    RecordKey::Session(address) => format!("start a new session: kugetsu start {address}"),
+                    RecordKey::Session(address) => {
+                        format!("start a new session: kugetsu start {address} \"what to do\"")
+                    }
                     RecordKey::Base(_) => "make a new base inside a clone: kugetsu init".to_owned(),
                 },
             });

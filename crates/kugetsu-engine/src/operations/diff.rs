@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
 
+use super::interrupts::Interrupts;
 use super::{Engine, EngineError};
+use crate::aside::aside;
 use crate::changes::{ChangesError, Reading, Scratch, naming_new_files, new_files, top_of};
 use crate::git::{Git, GitError};
 use crate::turn::Interrupt;
@@ -49,10 +51,11 @@ impl Engine {
         form: DiffForm,
         interrupts: watch::Receiver<Interrupt>,
     ) -> Result<DiffView, EngineError> {
-        let scratch = Scratch::temporary().map_err(EngineError::TemporaryFile)?;
+        let mut interrupts = interrupts.into();
+        let scratch = scratch(&mut interrupts).await?;
         let (address, folder) = (address.clone(), scratch.path().to_owned());
         let prepare = move |engine: &Self| engine.prepare_diff(&address, form, &folder);
-        let (git, args) = self.interruptible(&mut interrupts.into(), prepare).await?;
+        let (git, args) = self.interruptible(&mut interrupts, prepare).await?;
         Ok(DiffView {
             git,
             args,
@@ -87,7 +90,8 @@ impl Engine {
         address: &Address,
         interrupts: watch::Receiver<Interrupt>,
     ) -> Result<Changes, EngineError> {
-        let scratch = Scratch::temporary().map_err(EngineError::TemporaryFile)?;
+        let mut interrupts = interrupts.into();
+        let scratch = scratch(&mut interrupts).await?;
         let (address, folder) = (address.clone(), scratch.path().to_owned());
         let compare = move |engine: &Self| {
             let record = engine.record(&address)?;
@@ -96,7 +100,7 @@ impl Engine {
                 Reading::of_commit(git.folder(), &from).compare(&git, &folder, record.worktree.as_ref());
             compared.map_err(|error| unknown(&record, error))
         };
-        self.interruptible(&mut interrupts.into(), compare).await
+        self.interruptible(&mut interrupts, compare).await
     }
 
     /// git at the top of the session's clone, and the commit that its difference begins at.
@@ -107,6 +111,11 @@ impl Engine {
         let from = later_start(&git, from, record.worktree.as_ref());
         Ok((git, from))
     }
+}
+
+async fn scratch(interrupts: &mut Interrupts) -> Result<Scratch, EngineError> {
+    let made = interrupts.or(aside(Scratch::temporary)).await?;
+    made.map_err(EngineError::TemporaryFile)
 }
 
 /// Why the changes of a session are unknown.

@@ -399,7 +399,7 @@ impl EngineError {
             Self::Config(error) if error.is_in_file() => Some("mend it: kugetsu config edit".to_owned()),
             Self::NoSession(address) => Some(format!("start one: kugetsu start {address} \"what to do\"")),
             Self::Destroyed { address, .. } => Some(format!(
-                "bring it back: kugetsu restore {address}; or start a new one: kugetsu start {address}"
+                "bring it back: kugetsu restore {address}; or start a new one: kugetsu start {address} \"what to do\""
             )),
             Self::NoBase(_) => Some("make one inside a clone of the repository: kugetsu init".to_owned()),
             Self::BasePrompt { session, .. } => Some(format!(

@@ -11,14 +11,14 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::interrupts::Interrupts;
-use super::{Engine, EngineError, TurnReport};
+use super::{Engine, EngineError, LastingLog, TurnReport};
 use crate::process::{self, GuardSpec, Output, ProcessError, Sink};
 use crate::settings::Settings;
 use crate::store::{Lease, RecordKey};
 use kugetsu_api::SessionRecord;
 
 /// The log of all hooks of a session, in its folder.
-const LOG: &str = "hooks.log";
+const LOG: &str = LastingLog::Hooks.file_name();
 
 /// When a hook runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +116,7 @@ impl Engine {
             return Ok(None);
         };
         let key = RecordKey::from(&record.address);
-        let mut log = self.store.open_lasting_log(&key, LOG)?;
+        let mut log = self.store.open_lasting_log(&key, LastingLog::Hooks)?;
         let at = Timestamp::now().strftime("%FT%TZ");
         let _ = writeln!(
             log,

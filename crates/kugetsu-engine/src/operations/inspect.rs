@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
-use super::{DEBUG_LOG, Engine, EngineError, Subject};
+use super::{Engine, EngineError, LastingLog, Subject};
 use crate::store::{Broken, Holder, RecordKey, Sizes};
 use kugetsu_api::{Address, BaseRecord, SessionRecord, SessionSummary, TurnRecord};
 
@@ -94,16 +94,16 @@ impl Engine {
 
     /// Opens the log of `--debug` to append to.
     pub fn open_debug_log(&self, subject: &Subject) -> Result<File, EngineError> {
-        self.open_lasting_log(subject, DEBUG_LOG)
+        self.open_lasting_log(subject, LastingLog::Debug)
     }
 
     /// Opens a log in a session's folder to which every turn appends.
-    pub fn open_lasting_log(&self, subject: &Subject, name: &str) -> Result<File, EngineError> {
+    pub fn open_lasting_log(&self, subject: &Subject, log: LastingLog) -> Result<File, EngineError> {
         let key: RecordKey = match subject {
             Subject::Session(address) => address.into(),
             Subject::Base(repo) => repo.into(),
         };
-        Ok(self.store.open_lasting_log(&key, name)?)
+        Ok(self.store.open_lasting_log(&key, log)?)
     }
 
     /// The size of a session's record and files, in bytes.

@@ -86,7 +86,7 @@ use crate::git::GitRunner;
 use crate::opencode::{Database, Launch, Opencode, Search, Secrets, SessionContext};
 use crate::process::{self, Containment, Output};
 use crate::settings::{Origin, Settings};
-pub use crate::store::{Collected, Sizes};
+pub use crate::store::{Collected, LastingLog, Sizes};
 use crate::store::{RecordKey, Store};
 use crate::transport::{AutoConnector, Connector};
 use crate::turn::status;
@@ -95,7 +95,7 @@ use kugetsu_api::{
 };
 
 /// The log of `--debug`, in the session's folder.
-pub const DEBUG_LOG: &str = "debug.log";
+pub const DEBUG_LOG: &str = LastingLog::Debug.file_name();
 
 /// All operations on one store.
 #[derive(Clone, Debug)]

@@ -56,26 +56,28 @@ struct Place {
 
 impl MovedClone {
     /// `old` is the base's folder, which may be below the top of the clone, as may be `folder`, the new place of `old` or of
-    /// the clone. `worktrees` are those of the sessions, which know the old top.
+    /// the clone. `worktrees` are those of the sessions, each with the session's folder.
     fn new<'a>(
         top: PathBuf,
         folder: &Path,
         old: Option<&Path>,
-        worktrees: impl Iterator<Item = &'a Worktree>,
+        worktrees: impl Iterator<Item = (&'a Worktree, &'a Path)> + Clone,
     ) -> Self {
         let old = old.map(|old| {
-            let tops = worktrees.map(|worktree| worktree.repo_dir.as_path());
+            let tops = worktrees.clone().map(|(worktree, _)| worktree.repo_dir.as_path());
             let known = tops.filter(|top| old.starts_with(top));
             // The innermost, if there is a clone inside another one.
             if let Some(known) = known.max_by_key(|top| top.components().count()) {
                 return known.to_owned();
             }
-            let below = folder.strip_prefix(&top).unwrap_or(Path::new(""));
-            let depth = if old.ends_with(below) {
-                below.components().count()
-            } else {
-                0
-            };
+            // Sessions whose worktrees have moved already work in the base's subfolder.
+            let moved = worktrees
+                .filter(|(worktree, _)| worktree.repo_dir == top)
+                .filter_map(|(worktree, folder)| folder.strip_prefix(&worktree.path).ok());
+            let below = moved
+                .chain(folder.strip_prefix(&top))
+                .filter(|below| old.ends_with(below));
+            let depth = below.map(|below| below.components().count()).max().unwrap_or(0);
             old.ancestors().nth(depth).unwrap_or(old).to_owned()
         });
         Self { top, old }
@@ -123,9 +125,11 @@ impl Engine {
         let mut records = self.store.session_records()?.found;
         records.retain(|record| record.base == *repo || record.address.repo() == repo);
         let of_base = base.as_ref().map(|base| base.directory.as_path());
-        let worktrees = records.iter().filter_map(|record| record.worktree.as_ref());
+        let worktrees = records
+            .iter()
+            .filter_map(|record| Some((record.worktree.as_ref()?, record.directory.as_path())));
         let clone = MovedClone::new(top, &folder, of_base, worktrees);
-        // Whoever names the top of the clone leaves a base in a subfolder there.
+        // If the top of the clone is named, a base in a subfolder stays in that subfolder.
         let new_of_base = of_base
             .and_then(|old| clone.now(old))
             .filter(|new| folder == clone.top && new.is_dir())

@@ -291,13 +291,12 @@ impl Engine {
     fn is_of_a_session(&self, address: &Address, clone: &Path, folder: &Path) -> Result<bool, EngineError> {
         let folder = worktree::real(folder);
         let is_in = |other: &Path| folder.starts_with(worktree::real(other));
-        let root = self.worktree_root();
-        let below = RecordKey::from(address).worktree();
+        let mut root = worktree::real(&clone.join(self.worktree_root()));
+        let is_inside = root.starts_with(worktree::real(clone));
         // A folder that is not in the clone may be a broad one, such as ~/src, where people have worktrees as well.
-        let root = match below.parent() {
-            Some(of_repo) if root.is_absolute() => root.join(of_repo),
-            _ => clone.join(root),
-        };
+        if !is_inside && let Some(of_repo) = RecordKey::from(address).worktree().parent() {
+            root.push(of_repo);
+        }
         if is_in(&root) {
             return Ok(true);
         }

@@ -1,46 +1,68 @@
-//! Logs to which every turn of a session appends, such as `hooks.log`.
+//! Logs to which every turn of a session appends.
 //!
-//! A log makes room when it is opened and in a collection: what it had becomes `NAME.old`, which keeps the newest part.
-//! Programs write to these logs themselves, so a log may grow beyond its limit as long as one of them runs.
+//! A log that has grown large becomes `NAME.old` when it is opened, and whoever still writes to it goes on there. `gc`
+//! does the same, and shortens what is old. Programs write to these logs themselves, so a log may grow beyond its limit
+//! as long as one of them runs.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::{RecordKey, Store, StoreError, layout};
+use super::check::is_stale;
+use super::{RecordKey, Store, StoreError};
 use crate::fsx::{self, FsError};
+
+/// A log to which every turn of a session appends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastingLog {
+    /// What hooks print.
+    Hooks,
+    /// opencode's log and kugetsu's own trace, with `--debug`.
+    Debug,
+    /// What the process of a detached turn prints.
+    Supervisor,
+}
 
 /// The size from which a log makes room, and the largest size of what stays of the old one, in bytes.
 const LIMIT: u64 = 4 << 20;
-const ENDING: &str = ".log";
-const OLD: &str = ".old";
 
-impl Store {
-    /// Opens a log to which every turn of a key appends. A log that has grown large makes room first.
-    pub fn open_lasting_log(&self, key: &RecordKey, name: &str) -> Result<File, StoreError> {
-        let path = self.folder(key).join(name);
-        if is_large(&path) {
-            make_room(&path)?;
+impl LastingLog {
+    const ALL: [Self; 3] = [Self::Hooks, Self::Debug, Self::Supervisor];
+
+    /// The name of its file in the session's folder.
+    pub const fn file_name(self) -> &'static str {
+        match self {
+            Self::Hooks => "hooks.log",
+            Self::Debug => "debug.log",
+            Self::Supervisor => "supervisor.log",
         }
-        self.open_log(key, name)
-    }
-
-    /// The lasting logs of a key that are larger than they should be.
-    pub(super) fn large_lasting_logs(&self, key: &RecordKey) -> Vec<PathBuf> {
-        let folder = self.folder(key);
-        let names = fsx::names_in(&folder, layout::ROLES).unwrap_or_default();
-        let is_log = |name: &OsString| {
-            let name = name.to_str().unwrap_or_default();
-            name.strip_suffix(OLD).unwrap_or(name).ends_with(ENDING)
-        };
-        let paths = names.into_iter().filter(is_log).map(|name| folder.join(name));
-        paths.filter(|path| is_large(path)).collect()
     }
 }
 
-fn is_large(path: &Path) -> bool {
-    size_of(path) > LIMIT
+impl Store {
+    /// Opens a log to append to. A log that has grown large makes room first.
+    pub fn open_lasting_log(&self, key: &RecordKey, log: LastingLog) -> Result<File, StoreError> {
+        let path = self.folder(key).join(log.file_name());
+        if size_of(&path) > LIMIT {
+            make_room(&path)?;
+        }
+        self.open_log(key, log.file_name())
+    }
+
+    /// The lasting logs of a key that `gc` shortens, with their sizes in bytes.
+    pub(super) fn large_lasting_logs(&self, key: &RecordKey) -> Vec<(PathBuf, u64)> {
+        let folder = self.folder(key);
+        let paths = LastingLog::ALL.iter().flat_map(|log| {
+            let path = folder.join(log.file_name());
+            [old(&path), path]
+        });
+        paths
+            .map(|path| (size_of(&path), path))
+            // A program may still be writing to a log that was opened a moment ago.
+            .filter(|(size, path)| *size > LIMIT && is_stale(path))
+            .map(|(size, path)| (path, size))
+            .collect()
+    }
 }
 
 fn size_of(path: &Path) -> u64 {
@@ -48,36 +70,39 @@ fn size_of(path: &Path) -> u64 {
     metadata.map_or(0, |metadata| metadata.len())
 }
 
-/// Makes room in a log, or shortens an old one. Returns how many bytes are free now.
-pub(super) fn make_room(path: &Path) -> Result<u64, FsError> {
-    if path.extension().is_some_and(|ending| ending == &OLD[1..]) {
-        return shorten(path);
-    }
+fn old(path: &Path) -> PathBuf {
     let mut old = path.as_os_str().to_owned();
-    old.push(OLD);
-    let old = PathBuf::from(old);
-    let replaced = size_of(&old);
-    match fsx::rename_durable(path, &old) {
-        Ok(()) => Ok(replaced + shorten(&old)?),
+    old.push(".old");
+    old.into()
+}
+
+fn make_room(path: &Path) -> Result<(), FsError> {
+    match fsx::rename_durable(path, &old(path)) {
         // Another process was faster.
-        Err(error) if error.is_not_found() => Ok(0),
-        Err(error) => Err(error),
+        Err(error) if error.is_not_found() => Ok(()),
+        renamed => renamed,
     }
 }
 
-/// Keeps the newest lines.
-fn shorten(path: &Path) -> Result<u64, FsError> {
-    let size = size_of(path);
-    let Some(surplus) = size.checked_sub(LIMIT).filter(|surplus| *surplus > 0) else {
-        return Ok(0);
+/// Keeps the newest part of a log that [`Store::large_lasting_logs`] named: the whole lines of it, if there are any.
+pub(super) fn shorten(path: &Path) -> Result<(), FsError> {
+    let kept = if path.extension().is_some_and(|ending| ending == "old") {
+        path.to_owned()
+    } else {
+        make_room(path)?;
+        old(path)
     };
-    let kept = fsx::stage(path, |mut kept| {
-        let mut log = io::BufReader::new(File::open(path)?);
+    let Some(surplus) = size_of(&kept).checked_sub(LIMIT) else {
+        return Ok(());
+    };
+    let staged = fsx::stage(&kept, |mut newest| {
+        let mut log = io::BufReader::new(File::open(&kept)?);
         log.seek(SeekFrom::Start(surplus))?;
-        // The rest of a line. A line without end is not kept.
-        log.skip_until(b'\n')?;
-        io::copy(&mut log, &mut kept).map(drop)
+        let rest_of_line = log.skip_until(b'\n')?;
+        if rest_of_line as u64 >= LIMIT {
+            log.seek(SeekFrom::Start(surplus))?;
+        }
+        io::copy(&mut log, &mut newest).map(drop)
     })?;
-    kept.commit()?;
-    Ok(size.saturating_sub(size_of(path)))
+    staged.commit()
 }

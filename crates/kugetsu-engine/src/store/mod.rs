@@ -52,6 +52,7 @@ pub use encoding::record_text;
 pub use error::{LeaseError, StoreError};
 pub use index::{Index, IndexReport};
 pub use kugetsu_api::{Holder, TrashEntry, TrashId};
+pub use lasting_log::LastingLog;
 pub(crate) use layout::COMPARISON;
 pub use layout::RecordKey;
 pub use lease::Lease;

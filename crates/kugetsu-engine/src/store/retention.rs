@@ -49,11 +49,11 @@ pub struct Collected {
     pub compressed: Vec<PathBuf>,
     /// The logs that were removed.
     pub removed: Vec<PathBuf>,
-    /// The logs without end, such as `hooks.log`, of which only the newest part was kept.
+    /// The logs to which every turn appends, such as `hooks.log`, of which only the newest part was kept.
     pub shortened: Vec<PathBuf>,
     /// How many bytes that made free; without those of compressed and shortened logs if nothing was changed.
     pub freed: u64,
-    /// The size of all logs before, in bytes.
+    /// The size of all logs of turns before, and of those that were shortened, in bytes.
     pub before: u64,
     /// The files that could not be read or written, and the reasons.
     pub failed: Vec<(PathBuf, String)>,
@@ -330,24 +330,24 @@ impl<'a> Collection<'a> {
         }
     }
 
-    /// Makes room in the logs that never end, unless a turn may be writing to them.
+    /// Shortens the logs to which every turn appends, unless a turn may be writing to them.
     fn shorten_lasting_logs(&mut self, key: &RecordKey) {
         let large = self.store.large_lasting_logs(key);
         if large.is_empty() || self.store.lease_holder(key).is_some() {
             return;
         }
-        for path in large {
-            if !self.dry_run {
-                match lasting_log::make_room(&path) {
-                    Ok(freed) => self.done.freed += freed,
-                    Err(error) => {
-                        self.done.failed.push((path, error.to_string()));
-                        continue;
-                    }
-                }
+        let before = self.store.size_of(key);
+        for (path, size) in large {
+            self.done.before += size;
+            if !self.dry_run
+                && let Err(error) = lasting_log::shorten(&path)
+            {
+                self.done.failed.push((path, error.to_string()));
+                continue;
             }
             self.done.shortened.push(path);
         }
+        self.done.freed += before.saturating_sub(self.store.size_of(key));
     }
 
     /// Handles the logs of one key. Returns those that are left.

@@ -119,7 +119,14 @@ impl Engine {
             Some(_) => None,
             None => {
                 let (user, folder) = (record.address.to_string(), record.directory.clone());
-                self.lock_folder(user, folder, &mut notes, interrupts).await?
+                let locked = self.lock_folder(user, folder, interrupts).await?;
+                locked
+                    .inspect_err(|met| {
+                        notes.push(format!(
+                            "{met}; a worktree keeps sessions apart (start --worktree)"
+                        ));
+                    })
+                    .ok()
             }
         };
         self.interruptible_hook(HookPoint::BeforeTurn, &record, Some(id), &lease, interrupts)
@@ -153,14 +160,14 @@ impl Engine {
     }
 
     /// Takes the lock of a folder that other sessions may work in as well: that of the whole working tree, because turns
-    /// in two folders of it meet. If another turn has it, the note says so. `user` is the session or base of the turn.
+    /// in two folders of it meet. If another turn has it, returns a note about that turn. `user` is the session or base
+    /// of this turn.
     pub(in crate::operations) async fn lock_folder(
         &self,
         user: String,
         directory: PathBuf,
-        notes: &mut Vec<String>,
         interrupts: &mut Interrupts,
-    ) -> Result<Option<Lock>, EngineError> {
+    ) -> Result<Result<Lock, String>, EngineError> {
         let lock = move |engine: &Self| {
             let real = directory.canonicalize().unwrap_or(directory);
             let folder = top_of(&real).unwrap_or(&real).to_owned();
@@ -168,16 +175,7 @@ impl Engine {
             Ok((folder, lock))
         };
         let (folder, lock) = self.interruptible(interrupts, lock).await?;
-        Ok(match lock {
-            Ok(lock) => Some(lock),
-            Err(other) => {
-                notes.push(format!(
-                    "a turn of {other} works in the same folder, {}; a worktree keeps sessions apart (start --worktree)",
-                    folder.display()
-                ));
-                None
-            }
-        })
+        Ok(lock.map_err(|other| format!("a turn of {other} works in the same folder, {}", folder.display())))
     }
 
     /// Takes the lease. Waits for it as long as the request allows, or until an interrupt. Refuses a turn in the wrong
