@@ -161,19 +161,8 @@ pub(super) fn of(verb: &str) -> &'static [Example] {
     }
 }
 
-/// Adds the examples to the long help of the program and of each command.
-pub(super) fn with_examples(command: Command) -> Command {
-    let verbs: Vec<_> = command
-        .get_subcommands()
-        .map(|verb| verb.get_name().to_owned())
-        .collect();
-    let command = verbs.iter().fold(command, |command, verb| {
-        command.mut_subcommand(verb, |verb| add(verb, ""))
-    });
-    add(command, super::EXIT_HELP)
-}
-
-fn add(command: Command, rest: &str) -> Command {
+/// Adds the examples of a command to its long help, and `rest` after them.
+pub(super) fn add(command: Command, rest: &str) -> Command {
     let examples = of(command.get_name());
     if examples.is_empty() {
         return command;

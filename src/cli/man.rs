@@ -25,6 +25,7 @@ pub(super) fn with_pages(command: Command) -> Command {
         })
         .collect();
     command.mut_subcommand("man", |man| {
+        let man = examples::add(man, "");
         man.mut_arg("command", |arg| {
             arg.value_parser(PossibleValuesParser::new(pages))
         })

@@ -6,6 +6,7 @@ mod completions;
 mod config;
 mod context;
 mod continue_;
+mod deferred;
 mod destroy;
 mod detach;
 mod detached;
@@ -59,6 +60,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use clap_complete::engine::ArgValueCompleter;
 use context::Context;
+use deferred::Deferred;
 pub(crate) use error::CommandError;
 use kugetsu_api::exit::ExitStatus;
 use output::Output;
@@ -95,58 +97,58 @@ Exit status:
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Make or adopt the base session of a repository
-    Init(init::InitArgs),
+    Init(Deferred<init::InitArgs>),
     /// Start a session: fork it from the base and run its first turn
-    Start(start::StartArgs),
+    Start(Deferred<start::StartArgs>),
     /// Continue a session: run one more turn
-    Continue(continue_::ContinueArgs),
+    Continue(Deferred<continue_::ContinueArgs>),
     /// List the sessions
     #[command(visible_alias = "ls")]
-    List(list::ListArgs),
+    List(Deferred<list::ListArgs>),
     /// Show one session
-    Show(show::ShowArgs),
+    Show(Deferred<show::ShowArgs>),
     /// Show what a session has changed in its clone or worktree since it began
-    Diff(diff::DiffArgs),
+    Diff(Deferred<diff::DiffArgs>),
     /// Print an issue: its title, text and comments
-    Issue(issue::IssueArgs),
+    Issue(Deferred<issue::IssueArgs>),
     /// Open the session in opencode's own terminal interface
-    Attach(attach::AttachArgs),
+    Attach(Deferred<attach::AttachArgs>),
     /// Print a turn: its answer and its tools, or every event
-    Logs(logs::LogsArgs),
+    Logs(Deferred<logs::LogsArgs>),
     /// Wait for a turn of another process, and exit with its status
-    Wait(wait::WaitArgs),
+    Wait(Deferred<wait::WaitArgs>),
     /// Follow the running turns of many sessions, a line for each event
-    Watch(watch::WatchArgs),
+    Watch(Deferred<watch::WatchArgs>),
     /// Stop the running turn of a session, and wait until it has ended
-    Stop(stop::StopArgs),
+    Stop(Deferred<stop::StopArgs>),
     /// Pause, resume or stop the running turn of a session, or rebase its worktree
-    Signal(signal::SignalArgs),
+    Signal(Deferred<signal::SignalArgs>),
     /// Print one JSON object about all sessions: states, live turns, totals, next commands
-    Query(query::QueryArgs),
+    Query(Deferred<query::QueryArgs>),
     /// Show, change or explain the permissions of a session
-    Permit(permit::PermitArgs),
+    Permit(Deferred<permit::PermitArgs>),
     /// List the requests of blocked turns, and the answers that the next continue delivers
-    Pending(pending::PendingArgs),
+    Pending(Deferred<pending::PendingArgs>),
     /// Answer the request of a blocked turn; the next continue delivers the answer
-    Answer(pending::AnswerArgs),
+    Answer(Deferred<pending::AnswerArgs>),
     /// Move the records of sessions that opencode no longer has to the trash
-    Prune(prune::PruneArgs),
+    Prune(Deferred<prune::PruneArgs>),
     /// Remove a session from opencode and from kugetsu; it can be restored
-    Destroy(destroy::DestroyArgs),
+    Destroy(Deferred<destroy::DestroyArgs>),
     /// Restore a session that destroy removed
-    Restore(restore::RestoreArgs),
+    Restore(Deferred<restore::RestoreArgs>),
     /// List what is in the trash, or empty it
-    Trash(trash::TrashArgs),
+    Trash(Deferred<trash::TrashArgs>),
     /// Tell sessions where their clone is after it was moved
-    Move(move_::MoveArgs),
+    Move(Deferred<move_::MoveArgs>),
     /// Compress old logs and remove the oldest, as the settings say
-    Gc(gc::GcArgs),
+    Gc(Deferred<gc::GcArgs>),
     /// Check the store, opencode, its database and the sessions
-    Doctor(doctor::DoctorArgs),
+    Doctor(Deferred<doctor::DoctorArgs>),
     /// Show the settings and where their values came from, or change them
-    Config(config::ConfigArgs),
+    Config(Deferred<config::ConfigArgs>),
     /// Print a completion script for a shell
-    Completions(completions::CompletionsArgs),
+    Completions(Deferred<completions::CompletionsArgs>),
     /// Print the manual page
     Man(man::ManArgs),
 }
@@ -155,9 +157,9 @@ impl Verb {
     /// Whether the verb's own flags put JSON on stdout, as `--json` does for every verb.
     fn prints_json(&self) -> bool {
         match self {
-            Self::Start(args) => args.turn.prints_json(),
-            Self::Continue(args) => args.turn.prints_json(),
-            Self::Wait(args) => args.output.is_some_and(|form| form != form::OutputForm::Text),
+            Self::Start(Deferred(args)) => args.turn.prints_json(),
+            Self::Continue(Deferred(args)) => args.turn.prints_json(),
+            Self::Wait(Deferred(args)) => args.output.is_some_and(|form| form != form::OutputForm::Text),
             _ => false,
         }
     }
@@ -177,12 +179,7 @@ pub fn main() -> ExitCode {
     if complete::answer() {
         return ExitStatus::Ok.into();
     }
-    let command = man::with_pages(Cli::command());
-    let command = if may_ask_for_help(std::env::args_os()) {
-        examples::with_examples(command)
-    } else {
-        command
-    };
+    let command = examples::add(man::with_pages(Cli::command()), EXIT_HELP);
     // The system frees the memory of a process faster than this process can.
     let mut command = ManuallyDrop::new(command);
     let parsed = command
@@ -245,21 +242,6 @@ fn usage_error(error: &clap::Error) -> CommandError {
     )
 }
 
-/// Whether help may be what these arguments ask for. All other commands do without the examples, which take a fifth of
-/// the time of a short command.
-fn may_ask_for_help(arguments: impl ExactSizeIterator<Item = std::ffi::OsString>) -> bool {
-    arguments.len() < 2
-        || arguments.skip(1).any(|argument| {
-            let argument = argument.to_string_lossy();
-            let has_short_flag = || {
-                argument
-                    .strip_prefix('-')
-                    .is_some_and(|flags| flags.contains('h'))
-            };
-            argument == "help" || has_short_flag()
-        })
-}
-
 /// Whether arguments that could not be parsed contain a flag for JSON on stdout.
 fn asks_for_json(arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
     let mut before = String::new();
@@ -285,7 +267,7 @@ fn asks_for_json(arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
 fn run(verb: Verb, output: Output) -> Outcome {
     // These verbs need no store, settings or opencode.
     let verb = match verb {
-        Verb::Completions(args) => {
+        Verb::Completions(Deferred(args)) => {
             return completions::run(&args, output);
         }
         Verb::Man(args) => return man::run(&args, Cli::command(), output),
@@ -293,7 +275,7 @@ fn run(verb: Verb, output: Output) -> Outcome {
     };
     let tolerant = match &verb {
         Verb::Doctor(_) => true,
-        Verb::Config(args) => args.mends(),
+        Verb::Config(Deferred(args)) => args.mends(),
         _ => false,
     };
     let context = Context::from_environment(tolerant)?;
@@ -302,31 +284,31 @@ fn run(verb: Verb, output: Output) -> Outcome {
 
 fn dispatch(verb: Verb, context: &Context, output: Output) -> Outcome {
     match verb {
-        Verb::Init(args) => init::run(args, context, output),
-        Verb::Start(args) => start::run(args, context, output),
-        Verb::Continue(args) => continue_::run(args, context, output),
-        Verb::List(args) => list::run(&args, context, output),
-        Verb::Show(args) => show::run(&args, context, output),
-        Verb::Diff(args) => diff::run(&args, context, output),
-        Verb::Issue(args) => issue::run(&args, context, output),
-        Verb::Attach(args) => attach::run(&args, context, output),
-        Verb::Logs(args) => logs::run(&args, context, output),
-        Verb::Wait(args) => wait::run(&args, context, output),
-        Verb::Watch(args) => watch::run(&args, context, output),
-        Verb::Stop(args) => stop::run(&args, context, output),
-        Verb::Signal(args) => signal::run(&args, context, output),
-        Verb::Query(args) => query::run(&args, context, output),
-        Verb::Permit(args) => permit::run(args, context, output),
-        Verb::Pending(args) => pending::list(&args, context, output),
-        Verb::Answer(args) => pending::answer(&args, context, output),
-        Verb::Prune(args) => prune::run(&args, context, output),
-        Verb::Destroy(args) => destroy::run(&args, context, output),
-        Verb::Restore(args) => restore::run(&args, context, output),
-        Verb::Trash(args) => trash::run(&args, context, output),
-        Verb::Move(args) => move_::run(&args, context, output),
-        Verb::Gc(args) => gc::run(&args, context, output),
-        Verb::Doctor(args) => doctor::run(&args, context, output),
-        Verb::Config(args) => config::run(&args, context, output),
+        Verb::Init(Deferred(args)) => init::run(args, context, output),
+        Verb::Start(Deferred(args)) => start::run(args, context, output),
+        Verb::Continue(Deferred(args)) => continue_::run(args, context, output),
+        Verb::List(Deferred(args)) => list::run(&args, context, output),
+        Verb::Show(Deferred(args)) => show::run(&args, context, output),
+        Verb::Diff(Deferred(args)) => diff::run(&args, context, output),
+        Verb::Issue(Deferred(args)) => issue::run(&args, context, output),
+        Verb::Attach(Deferred(args)) => attach::run(&args, context, output),
+        Verb::Logs(Deferred(args)) => logs::run(&args, context, output),
+        Verb::Wait(Deferred(args)) => wait::run(&args, context, output),
+        Verb::Watch(Deferred(args)) => watch::run(&args, context, output),
+        Verb::Stop(Deferred(args)) => stop::run(&args, context, output),
+        Verb::Signal(Deferred(args)) => signal::run(&args, context, output),
+        Verb::Query(Deferred(args)) => query::run(&args, context, output),
+        Verb::Permit(Deferred(args)) => permit::run(args, context, output),
+        Verb::Pending(Deferred(args)) => pending::list(&args, context, output),
+        Verb::Answer(Deferred(args)) => pending::answer(&args, context, output),
+        Verb::Prune(Deferred(args)) => prune::run(&args, context, output),
+        Verb::Destroy(Deferred(args)) => destroy::run(&args, context, output),
+        Verb::Restore(Deferred(args)) => restore::run(&args, context, output),
+        Verb::Trash(Deferred(args)) => trash::run(&args, context, output),
+        Verb::Move(Deferred(args)) => move_::run(&args, context, output),
+        Verb::Gc(Deferred(args)) => gc::run(&args, context, output),
+        Verb::Doctor(Deferred(args)) => doctor::run(&args, context, output),
+        Verb::Config(Deferred(args)) => config::run(&args, context, output),
         Verb::Completions(_) | Verb::Man(_) => Ok(ExitStatus::Ok),
     }
 }

@@ -40,7 +40,8 @@ fn every_command_has_its_place_in_the_manual() {
 #[test]
 fn every_flag_in_the_documents_for_users_exists() {
     let mut known = BTreeSet::new();
-    let root = Cli::command();
+    let mut root = Cli::command();
+    root.build();
     let hidden = ["continue", "session", "fork"].map(str::to_owned);
     let mut commands: Vec<_> = root.get_subcommands().collect();
     while let Some(command) = commands.pop() {

@@ -421,7 +421,9 @@ mod tests {
             }
             command.get_subcommands().for_each(check);
         }
-        check(&Cli::command());
+        let mut command = Cli::command();
+        command.build();
+        check(&command);
     }
 
     proptest! {
