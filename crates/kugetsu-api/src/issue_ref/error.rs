@@ -146,7 +146,7 @@ pub enum RefError {
         scheme: String,
     },
     /// A remote that is a folder of this machine.
-    #[error("the remote `{}` is a path on this machine and names no forge; write the whole reference, such as github.com/shoko/kugetsu#14, or give --repo", Shown(.text))]
+    #[error("the remote `{}` is a path on this machine and names no forge; write the whole reference, such as github.com/shoko/kugetsu#14", Shown(.text))]
     LocalRemote {
         /// The remote's address.
         text: String,

@@ -282,11 +282,8 @@ impl Engine {
         let moved = self.moved(record, place)?;
         self.apply_policy(&opencode, &moved)?;
         if moved != old {
-            let record = SessionRecord {
-                updated: Timestamp::now(),
-                ..moved.clone()
-            };
-            self.store.save_session(&lease, &record)?;
+            // The time of the last change stays: nothing happened in the session.
+            self.store.save_session(&lease, &moved)?;
         }
         Ok(Moved {
             subject: Subject::Session(address.clone()),
