@@ -154,8 +154,25 @@ fn sessions_follow_a_clone_that_moved() {
         "{listed}"
     );
     elsewhere(&world, &["start", &format!("{REPO}#4"), "begin"]).expect_status(0);
-    let destroyed = elsewhere(&world, &["destroy", &format!("{REPO}#2"), "-y", "--force"]);
-    destroyed.expect_status(0);
+    // Sessions that were destroyed before the next move come back where the base is then.
+    for issue in ["1", "2"] {
+        let words = ["destroy", &format!("{REPO}#{issue}"), "-y", "--force"];
+        elsewhere(&world, &words).expect_status(0);
+    }
+    let newer = world.root().join("newer");
+    std::fs::rename(&new, &newer).unwrap();
+    let newer = newer.canonicalize().unwrap();
+    let words = ["move", "--repo", REPO, "--dir", newer.to_str().unwrap()];
+    elsewhere(&world, &words).expect_status(0);
+    let worktree = newer.join(".worktrees").join(REPO).join("2");
+    for (issue, folder) in [("1", &newer), ("2", &worktree)] {
+        elsewhere(&world, &["restore", &format!("{REPO}#{issue}")]).expect_status(0);
+        assert_eq!(directory_of(&world, issue), folder.to_str().unwrap());
+        let row = world.session(&session_of(&world, issue));
+        assert_eq!(row.directory, folder.to_str().unwrap());
+    }
+    assert!(worktree.join("draft.txt").exists());
+    elsewhere(&world, &["continue", &format!("{REPO}#2"), "go on"]).expect_status(0);
     world.wait_nothing_left(SOON);
 }
 

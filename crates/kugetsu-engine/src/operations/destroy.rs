@@ -180,12 +180,17 @@ impl Engine {
         } else {
             let entry = self.free_to_restore(&lease)?;
             let trashed = self.store.trashed_session(&entry)?;
-            self.restore_worktree(&trashed, &self.store.trashed_file(&entry, BUNDLE))?;
-            let (session, directory) = (trashed.session.as_ref(), clone_of(&trashed));
+            let placed = self.where_the_base_is(trashed.clone())?;
+            self.restore_worktree(&placed, &self.store.trashed_file(&entry, BUNDLE))?;
+            let (session, directory) = (placed.session.as_ref(), clone_of(&placed));
             let export = self.store.trashed_file(&entry, EXPORT);
             // The session comes first: a record without its session would be an orphan.
             self.import_session(&opencode, &key, session, directory, &export)?;
             self.store.restore_session(&lease, address)?;
+            if placed != trashed {
+                // A crash before this leaves the old place, which `move` changes.
+                self.store.save_session(&lease, &placed)?;
+            }
         }
         self.drop_copies(&key);
         let record = self.record(address)?;

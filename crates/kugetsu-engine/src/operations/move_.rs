@@ -292,6 +292,28 @@ impl Engine {
         })
     }
 
+    /// The record of a session from the trash as it is in the clone that its base is in now, if the old clone is gone.
+    pub(super) fn where_the_base_is(&self, mut record: SessionRecord) -> Result<SessionRecord, EngineError> {
+        let clone = record.worktree.as_ref().map(|worktree| &worktree.repo_dir);
+        if clone.unwrap_or(&record.directory).is_dir() {
+            return Ok(record);
+        }
+        let base = self.store.base(&record.base)?;
+        let Some(base) = base.map(|base| base.directory).filter(|folder| folder.is_dir()) else {
+            return Ok(record);
+        };
+        match (&record.worktree, changes::top_of(&base)) {
+            (Some(old), Some(top)) => {
+                let new = worktree::in_moved_clone(old, top);
+                record.directory = in_worktree(&record.directory, old, &new).unwrap_or(base);
+                record.worktree = Some(new);
+            }
+            (Some(_), None) => {}
+            (None, _) => record.directory = base,
+        }
+        Ok(record)
+    }
+
     /// The record as it is once its session is in this place. Repairs the worktree.
     fn moved(&self, mut record: SessionRecord, place: Place) -> Result<SessionRecord, EngineError> {
         let Some(old) = record.worktree.take() else {
@@ -310,13 +332,21 @@ impl Engine {
         let new = worktree::in_moved_clone(&old, &place.clone);
         worktree::repair(&self.git(), &new, record.session.is_none())
             .map_err(worktree_error(&record.address))?;
-        record.directory = match record.directory.strip_prefix(&old.path) {
-            Ok(below) if !below.as_os_str().is_empty() => new.path.join(below),
-            Ok(_) => new.path.clone(),
-            // The worktree was planned and not made.
-            Err(_) => place.directory,
-        };
+        // Otherwise, the worktree was planned and not made.
+        record.directory = in_worktree(&record.directory, &old, &new).unwrap_or(place.directory);
         record.worktree = Some(new);
         Ok(record)
     }
+}
+
+/// The place in the new worktree of a folder in the old one; `None` if it was not in the old one.
+fn in_worktree(folder: &Path, old: &Worktree, new: &Worktree) -> Option<PathBuf> {
+    let below = folder.strip_prefix(&old.path).ok()?;
+    // A path that is joined with an empty one ends with a slash.
+    let is_top = below.as_os_str().is_empty();
+    Some(if is_top {
+        new.path.clone()
+    } else {
+        new.path.join(below)
+    })
 }
