@@ -1,5 +1,5 @@
-//! Arguments that are declared only if their command is used: declaring those of all commands takes a short command a
-//! third of its time.
+//! Arguments that are declared only if their command is used: declaring those of all commands, with their examples, made
+//! `show` 1.15 times as slow.
 
 use clap::builder::Resettable;
 use clap::{ArgMatches, Args, Command, Error, FromArgMatches};

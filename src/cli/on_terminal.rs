@@ -41,7 +41,6 @@ async fn to_its_end(program: &mut impl Foreground) -> Outcome {
     let mut child = {
         let (sender, receiver) = watch::channel(Interrupt::None);
         let mut started = std::pin::pin!(program.start(receiver));
-        let mut first = true;
         loop {
             let came = tokio::select! {
                 started = &mut started => break started?,
@@ -50,8 +49,8 @@ async fn to_its_end(program: &mut impl Foreground) -> Outcome {
                 _ = terminate.recv() => Interrupt::Terminated,
                 _ = hangup.recv() => Interrupt::Terminated,
             };
-            let first = std::mem::replace(&mut first, false);
-            let _ = sender.send(if first { came } else { Interrupt::Now });
+            let is_first = *sender.borrow() == Interrupt::None;
+            let _ = sender.send(if is_first { came } else { Interrupt::Now });
         }
     };
     let mut signalled = None;

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::docs::links;
 use crate::support::kit::{SOON, fake_world};
 use crate::support::terminal::Terminal;
 use kugetsu_testing::{fake_binary, kugetsu_binary};
@@ -137,11 +138,7 @@ fn the_packages_are_complete_and_depend_only_on_their_content() {
     // The links of the README lead to files of the package.
     let documents = local.join("share/doc/kugetsu");
     let readme = std::fs::read_to_string(documents.join("README.md")).unwrap();
-    let links = readme
-        .split("](")
-        .skip(1)
-        .filter_map(|rest| rest.split(')').next());
-    let links: Vec<_> = links.filter(|link| !link.contains("://")).collect();
+    let links: Vec<_> = links(&readme).collect();
     let in_deb = output("dpkg-deb", &["--contents", &deb], &folder);
     assert!(links.len() > 15, "{links:?}");
     for link in links {

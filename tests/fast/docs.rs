@@ -182,7 +182,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
 }
 
 /// The targets of a document's links within the project.
-fn links(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn links(text: &str) -> impl Iterator<Item = &str> {
     let all = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     all.filter(|link| !link.starts_with("https://"))
 }

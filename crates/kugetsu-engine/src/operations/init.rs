@@ -477,7 +477,7 @@ impl Engine {
     ) -> Result<Closed, EngineError> {
         let (user, folder) = (record.repo.to_string(), record.directory.clone());
         let folder_lock = self.lock_folder(user, folder, interrupts).await?;
-        let notes: Vec<_> = folder_lock.as_ref().err().cloned().into_iter().collect();
+        let notes = folder_lock.as_ref().err().cloned().into_iter().collect();
         let delivery = Delivery {
             engine: Arc::new(self.clone()),
             lease: Arc::clone(lease),
@@ -494,7 +494,7 @@ impl Engine {
             responder: Responder::default(),
             options: request.options.clone(),
             fallback: None,
-            notes: notes.clone(),
+            notes,
             waits: WaitReports::default(),
             fork_lock: None,
             writing: Arc::default(),
@@ -506,7 +506,7 @@ impl Engine {
         Err(EngineError::BasePrompt {
             session: record.session.clone(),
             verdict: closed.turn.verdict,
-            reason: [vec![closed.turn.reason], notes].concat().join("; "),
+            reason: [vec![closed.turn.reason], closed.notes].concat().join("; "),
         })
     }
 

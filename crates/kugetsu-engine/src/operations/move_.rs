@@ -85,14 +85,7 @@ impl MovedClone {
 
     /// The new place of a folder that was in the clone.
     fn now(&self, folder: &Path) -> Option<PathBuf> {
-        let below = folder.strip_prefix(self.old.as_ref()?).ok()?;
-        // A path that is joined with an empty one ends with a slash.
-        let is_top = below.as_os_str().is_empty();
-        Some(if is_top {
-            self.top.clone()
-        } else {
-            self.top.join(below)
-        })
+        replace_top(folder, self.old.as_ref()?, &self.top)
     }
 
     /// Whether a folder is in the clone already.
@@ -305,7 +298,7 @@ impl Engine {
         match (&record.worktree, changes::top_of(&base)) {
             (Some(old), Some(top)) => {
                 let new = worktree::in_moved_clone(old, top);
-                record.directory = in_worktree(&record.directory, old, &new).unwrap_or(base);
+                record.directory = replace_top(&record.directory, &old.path, &new.path).unwrap_or(base);
                 record.worktree = Some(new);
             }
             (Some(_), None) => {}
@@ -333,20 +326,16 @@ impl Engine {
         worktree::repair(&self.git(), &new, record.session.is_none())
             .map_err(worktree_error(&record.address))?;
         // Otherwise, the worktree was planned and not made.
-        record.directory = in_worktree(&record.directory, &old, &new).unwrap_or(place.directory);
+        record.directory = replace_top(&record.directory, &old.path, &new.path).unwrap_or(place.directory);
         record.worktree = Some(new);
         Ok(record)
     }
 }
 
-/// The place in the new worktree of a folder in the old one; `None` if it was not in the old one.
-fn in_worktree(folder: &Path, old: &Worktree, new: &Worktree) -> Option<PathBuf> {
-    let below = folder.strip_prefix(&old.path).ok()?;
+/// The place below `new` of a folder below `old`; `None` if it is not below `old`.
+fn replace_top(folder: &Path, old: &Path, new: &Path) -> Option<PathBuf> {
+    let below = folder.strip_prefix(old).ok()?;
     // A path that is joined with an empty one ends with a slash.
     let is_top = below.as_os_str().is_empty();
-    Some(if is_top {
-        new.path.clone()
-    } else {
-        new.path.join(below)
-    })
+    Some(if is_top { new.to_owned() } else { new.join(below) })
 }
