@@ -11,6 +11,12 @@ fn main() -> ExitCode {
     {
         return ExitCode::from(kugetsu_engine::guard_main());
     }
+    if let Some(status) = first
+        .as_ref()
+        .and_then(|word| kugetsu_engine::sandbox_main(word, std::env::args_os().skip(2)))
+    {
+        return ExitCode::from(status);
+    }
     if first.is_some_and(|word| word == kugetsu::ssh::TETHER_COMMAND) {
         return ExitCode::from(kugetsu::cli::tether_main());
     }

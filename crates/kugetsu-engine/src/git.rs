@@ -222,6 +222,7 @@ impl Git {
             remove_env: foreign.filter(|name| !set(name)).cloned().collect(),
             set_env,
             stdin: Arc::clone(&self.stdin),
+            sandbox: None,
             containment: Containment {
                 guard_program: self.runner.environment.program().to_owned(),
                 environment: self.runner.environment.clone(),

@@ -319,6 +319,7 @@ fn probe_spec(program: &Path, args: &str, search: &Search<'_>) -> GuardSpec {
         set_env,
         remove_env,
         stdin: Arc::from([]),
+        sandbox: None,
         containment: Containment {
             guard_program: search.environment.program().to_owned(),
             environment: search.environment.clone(),

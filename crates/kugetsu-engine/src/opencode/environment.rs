@@ -183,6 +183,7 @@ impl Launch {
             remove_env: outer.iter().filter(|name| !told(name)).map(Into::into).collect(),
             set_env,
             stdin: Vec::new().into(),
+            sandbox: None,
             containment: self.containment.clone(),
             stdout: Sink::Piped,
             stderr: Sink::Piped,

@@ -155,6 +155,7 @@ impl Engine {
             remove_env: Vec::new(),
             stdin: Arc::from([]),
             // A mark of its own, because ending a hook must not end the other processes of the turn.
+            sandbox: None,
             containment: self.containment(Uuid::now_v7()),
             stdout: Sink::File(log),
             stderr: Sink::File(copy),

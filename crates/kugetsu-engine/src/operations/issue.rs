@@ -103,6 +103,7 @@ impl Engine {
                 .map(Into::into)
                 .collect(),
             stdin: Arc::from([]),
+            sandbox: None,
             containment,
             stdout: Sink::Piped,
             stderr: Sink::Piped,

@@ -135,6 +135,7 @@ impl Engine {
             set_env: Vec::new(),
             remove_env: Vec::new(),
             stdin: Arc::from([]),
+            sandbox: None,
             containment: self.containment(Uuid::now_v7()),
             stdout: Sink::Piped,
             stderr: Sink::Piped,

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::sandbox::Limits;
+
 /// Prefix of every cgroup name; the turn and the guard's process id follow.
 const PREFIX: &str = "kugetsu-";
 /// How long to wait for a cgroup to become empty after its processes were killed.
@@ -27,15 +29,23 @@ const DEPTH: usize = 16;
 #[derive(Debug)]
 pub(super) struct Cgroup {
     path: PathBuf,
+    /// Cgroups of version 1 beside it, which hold limits that version 2 has no controller for.
+    limiting: Vec<PathBuf>,
 }
 
 impl Cgroup {
     /// Creates a cgroup below our own for the program that a guard of this turn runs. Returns `None` where that is
     /// impossible.
-    pub(super) fn create(turn: Uuid) -> Option<Self> {
-        let path = own()?.join(format!("{PREFIX}{turn}-{}", std::process::id()));
+    pub(super) fn create(turn: Uuid, limits: &Limits) -> Option<Self> {
+        let outside = own()?;
+        let name = format!("{PREFIX}{turn}-{}", std::process::id());
+        let path = outside.join(&name);
         rustix::fs::mkdir(&path, 0o755.into()).ok()?;
-        let this = Self { path };
+        let limiting = limits
+            .each()
+            .filter_map(|(controller, most)| limit(&outside, &name, controller, most))
+            .collect();
+        let this = Self { path, limiting };
         // Kernels before 5.14 have no `cgroup.kill`.
         if this.path.join("cgroup.kill").exists() {
             return Some(this);
@@ -51,7 +61,16 @@ impl Cgroup {
             return (spawn(), false);
         };
         let inside = write(&self.path.join("cgroup.procs"), "0");
+        let limited: Vec<&Path> = self
+            .limiting
+            .iter()
+            .filter(|path| write(&path.join("cgroup.procs"), "0"))
+            .filter_map(|path| path.parent())
+            .collect();
         let spawned = spawn();
+        for outside in limited {
+            write(&outside.join("cgroup.procs"), "0");
+        }
         (spawned, !inside || write(&outside.join("cgroup.procs"), "0"))
     }
 
@@ -62,8 +81,95 @@ impl Cgroup {
 
     /// Removes the cgroup and any that the program created inside it. A cgroup that does not become empty stays.
     pub(super) fn remove(&self) {
-        remove(&self.path, Instant::now() + EMPTYING);
+        let until = Instant::now() + EMPTYING;
+        for path in self.limiting.iter().chain([&self.path]) {
+            remove(path, until);
+        }
     }
+}
+
+/// A controller of cgroups, with the names of its file in versions 2 and 1.
+#[derive(Clone, Copy)]
+pub(super) struct Controller {
+    name: &'static str,
+    file: &'static str,
+    old_file: &'static str,
+}
+
+impl Limits {
+    /// The controllers that are asked for, with the most that each allows.
+    fn each(&self) -> impl Iterator<Item = (Controller, u64)> {
+        let memory = Controller {
+            name: "memory",
+            file: "memory.max",
+            old_file: "memory.limit_in_bytes",
+        };
+        let pids = Controller {
+            name: "pids",
+            file: "pids.max",
+            old_file: "pids.max",
+        };
+        let asked = [(memory, self.memory), (pids, self.processes)];
+        asked
+            .into_iter()
+            .filter_map(|(controller, most)| Some((controller, most?)))
+    }
+}
+
+/// Limits the new cgroup `name` below `outside`. Returns a cgroup of version 1, if the limit had to be set there.
+fn limit(outside: &Path, name: &str, controller: Controller, most: u64) -> Option<PathBuf> {
+    // Fails where the controller is on already, where processes are in the way, and where it belongs to version 1.
+    write(
+        &outside.join("cgroup.subtree_control"),
+        &format!("+{}", controller.name),
+    );
+    if write(&outside.join(name).join(controller.file), &most.to_string()) {
+        return None;
+    }
+    let path = old(controller.name)?.join(name);
+    rustix::fs::mkdir(&path, 0o755.into()).ok()?;
+    if write(&path.join(controller.old_file), &most.to_string()) {
+        return Some(path);
+    }
+    let _ = rustix::fs::rmdir(&path);
+    None
+}
+
+/// Which of memory and processes can be limited on this machine.
+pub(super) fn limitable() -> (bool, bool) {
+    let able = |name: &str| {
+        let Some(own) = own() else { return false };
+        let on = std::fs::read_to_string(own.join("cgroup.controllers"))
+            .is_ok_and(|controllers| controllers.split_whitespace().any(|on| on == name));
+        let writable = |folder: &Path| rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_ok();
+        (on && writable(&own)) || old(name).is_some_and(|folder| writable(&folder))
+    };
+    (able("memory"), able("pids"))
+}
+
+/// This process's cgroup of a controller of version 1 (`cgroups(7)`).
+fn old(controller: &str) -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let (mounted, root) = mounts.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut fields = before.split(' ').skip(3);
+        let (root, mounted) = (fields.next()?, fields.next()?);
+        let options = after.strip_prefix("cgroup ")?.rsplit(' ').next()?;
+        options
+            .split(',')
+            .any(|option| option == controller)
+            .then_some((mounted, root))
+    })?;
+    let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = own.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let controllers = fields.next()?;
+        controllers
+            .split(',')
+            .any(|name| name == controller)
+            .then(|| fields.next())?
+    })?;
+    Some(Path::new(mounted).join(Path::new(path).strip_prefix(root).ok()?))
 }
 
 /// Kills everything left in a turn's cgroups, wherever they are, and removes them. Spares the cgroup of this process.
@@ -76,7 +182,10 @@ pub(super) fn sweep(turn: Uuid) {
     // The sweeping process may itself be a tool of the turn that outlived both supervisor and guard.
     found.retain(|path| !own.as_ref().is_some_and(|own| own.starts_with(path)));
     for path in found {
-        let cgroup = Cgroup { path };
+        let cgroup = Cgroup {
+            path,
+            limiting: Vec::new(),
+        };
         cgroup.kill();
         cgroup.remove();
     }

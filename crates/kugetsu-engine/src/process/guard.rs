@@ -27,6 +27,7 @@ use rustix::process::{Signal, WaitOptions, WaitStatus};
 
 use super::cgroup::Cgroup;
 use super::launch::GUARD_NAME;
+use super::sandbox::Outside;
 use super::wire::{GUARD_FAILED, Header, KILL, LEFT_BEHIND, Report, TERMINATE};
 use super::{TURN_ENV, tree};
 
@@ -38,6 +39,8 @@ const SETTLE_GRACE: Duration = Duration::from_millis(500);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// The longest pause between two passes of killing.
 const KILL_PAUSE: Duration = Duration::from_millis(20);
+/// What bubblewrap, like a shell, adds to the number of the signal that ended its program.
+const SIGNALLED: i32 = 128;
 /// The longest header. `OPENCODE_CONFIG_CONTENT` and the like are kilobytes.
 const HEADER_LIMIT: u64 = 64 << 20;
 
@@ -51,12 +54,17 @@ pub fn guard_main() -> u8 {
     let mut reports = Reports(std::io::stdin().as_fd().try_clone_to_owned().ok().map(File::from));
     match start() {
         Ok(watch) => {
-            reports.send(&Report::Started { pid: watch.child });
+            reports.send(&Report::Started {
+                pid: watch.child,
+                port: watch.port,
+            });
+            let entrance = watch.entrance;
             let (status, left) = watch.run();
-            let (code, signal) = (
-                status.and_then(WaitStatus::exit_status),
-                status.and_then(WaitStatus::terminating_signal),
-            );
+            let (code, signal) = match status.and_then(WaitStatus::exit_status) {
+                // bubblewrap reports the signal that ended its program as a shell does.
+                Some(code) if entrance && code > SIGNALLED => (None, Some(code - SIGNALLED)),
+                code => (code, status.and_then(WaitStatus::terminating_signal)),
+            };
             reports.send(&Report::Ended {
                 code,
                 signal,
@@ -113,6 +121,10 @@ enum Phase {
 
 struct Watch {
     child: u32,
+    /// Where a sandboxed program's server is reached.
+    port: Option<u16>,
+    /// Whether `child` is not the program but the entrance of its sandbox, which runs two levels above the program.
+    entrance: bool,
     /// Present if a cgroup could be created and this process is not in it.
     cgroup: Option<Cgroup>,
     grace: Duration,
@@ -136,16 +148,29 @@ fn start() -> std::io::Result<Watch> {
     let mut input = vec![0; usize::try_from(header.stdin_len).map_err(std::io::Error::other)?];
     control.read_exact(&mut input)?;
 
-    let mut command = Command::new(&header.program);
+    let limits = header
+        .sandbox
+        .as_ref()
+        .map(|sandbox| sandbox.limits)
+        .unwrap_or_default();
+    let (mut command, outside) = match header.sandbox {
+        Some(sandbox) => {
+            let (command, outside) = Outside::prepare(sandbox, header.cwd.as_ref())?;
+            (command, Some(outside))
+        }
+        None => {
+            let mut command = Command::new(&header.program);
+            command.args(&header.args).stdin(if input.is_empty() {
+                Stdio::null()
+            } else {
+                Stdio::piped()
+            });
+            (command, None)
+        }
+    };
     command
-        .args(&header.args)
         .current_dir(&header.cwd)
         .envs(header.set_env.iter().map(|(name, value)| (name, value)))
-        .stdin(if input.is_empty() {
-            Stdio::null()
-        } else {
-            Stdio::piped()
-        })
         .process_group(0);
     for name in &header.remove_env {
         command.env_remove(name);
@@ -160,6 +185,10 @@ fn start() -> std::io::Result<Watch> {
     // A program that does not read its stdin must not block the guard. This thread ends with the pipe or with the
     // guard.
     let (give_stdin, stdin) = channel::<ChildStdin>();
+    let (input, sandboxed_input) = match outside {
+        Some(_) => (Vec::new(), input),
+        None => (input, Vec::new()),
+    };
     thread("feed", move || {
         if let Ok(mut stdin) = stdin.recv() {
             let _ = stdin.write_all(&input);
@@ -172,7 +201,7 @@ fn start() -> std::io::Result<Watch> {
             reap(&sender);
         }
     })?;
-    let (mut child, cgroup) = match Cgroup::create(header.turn) {
+    let (mut child, cgroup) = match Cgroup::create(header.turn, &limits) {
         None => (command.spawn()?, None),
         Some(cgroup) => {
             let (spawned, outside) = cgroup.start(|| command.spawn());
@@ -185,9 +214,16 @@ fn start() -> std::io::Result<Watch> {
     if let Some(stdin) = child.stdin.take() {
         let _ = give_stdin.send(stdin);
     }
+    let (mut port, mut entrance) = (None, false);
+    if let Some(outside) = outside {
+        (port, entrance) = (outside.port(), outside.is_entrance());
+        outside.begin(header.program, header.args, sandboxed_input)?;
+    }
     let _ = give_start.send(());
     Ok(Watch {
         child: child.id(),
+        port,
+        entrance,
         cgroup,
         grace: Duration::from_millis(header.grace_ms),
         status: None,
@@ -296,7 +332,7 @@ impl Watch {
         let deadline = Instant::now().checked_add(grace);
         match &mut self.phase {
             Phase::Running => {
-                if let Some(target) = tree::target(self.child) {
+                if let Some(target) = self.program() {
                     tree::signal(&target, Signal::TERM);
                     // A stopped process handles SIGTERM only after it continues.
                     tree::signal(&target, Signal::CONT);
@@ -308,6 +344,17 @@ impl Watch {
             Phase::Terminating { until } => *until = deadline.map_or(*until, |deadline| deadline.min(*until)),
             Phase::Settling { .. } | Phase::Killing { .. } => {}
         }
+    }
+
+    /// The program. Behind the entrance of a sandbox, it is the oldest child of the entrance's child.
+    fn program(&self) -> Option<tree::Target> {
+        if !self.entrance {
+            return tree::target(self.child);
+        }
+        let below = tree::below(self.child);
+        let init = below.iter().find(|target| target.parent == self.child)?;
+        let inside = below.iter().filter(|target| target.parent == init.pid);
+        inside.min_by_key(|target| target.start_ticks).cloned()
     }
 
     fn kill(&mut self) {

@@ -24,6 +24,7 @@ pub struct Guarded {
     #[cfg(test)]
     guard_pid: u32,
     pid: u32,
+    port: Option<u16>,
     turn: Uuid,
     exit: Option<Exit>,
 }
@@ -55,6 +56,7 @@ impl Guarded {
             guard_pid: guard.id().unwrap_or(0),
             guard,
             pid: 0,
+            port: None,
             turn: spec.containment.mark,
             exit: None,
         };
@@ -64,7 +66,7 @@ impl Guarded {
         }
         let first = this.report().await;
         match spec.started(first.as_ref()) {
-            Ok(pid) => this.pid = pid,
+            Ok((pid, port)) => (this.pid, this.port) = (pid, port),
             Err(error) => {
                 let _ = this.guard.wait().await;
                 return Err(error);
@@ -103,6 +105,12 @@ impl Guarded {
     /// Requests an immediate kill of the whole tree. Does not wait.
     pub async fn kill(&mut self) {
         self.ask(KILL).await;
+    }
+
+    /// The port on this machine's loopback that leads to the server of a sandboxed program; `None` if the program's own
+    /// port does.
+    pub fn port(&self) -> Option<u16> {
+        self.port
     }
 
     /// The program's process id.

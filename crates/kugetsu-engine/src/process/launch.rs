@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::sandbox::Sandbox;
 use super::wire::{Header, Report};
 use super::{Exit, GUARD_COMMAND, ProcessError};
 use crate::environment::Environment;
@@ -62,6 +63,9 @@ pub struct GuardSpec {
     pub remove_env: Vec<OsString>,
     /// The bytes that the program reads from stdin before its end.
     pub stdin: Arc<[u8]>,
+    /// What the program sees and reaches; `None`: what its user does. A sandboxed program must get an environment without
+    /// secrets in [`Containment::environment`].
+    pub sandbox: Option<Sandbox>,
     /// How the program and everything that it starts is contained.
     pub containment: Containment,
     /// The destination of its stdout.
@@ -82,6 +86,7 @@ impl GuardSpec {
             stdin_len: self.stdin.len() as u64,
             grace_ms: u64::try_from(self.containment.grace.as_millis()).unwrap_or(u64::MAX),
             turn: self.containment.mark,
+            sandbox: self.sandbox.clone(),
         };
         let mut line = serde_json::to_vec(&header).map_err(|error| ProcessError::System {
             what: "cannot write the guard's header",
@@ -118,10 +123,11 @@ impl GuardSpec {
         }
     }
 
-    /// Interprets the guard's first report: the program's process id, or the reason why the program does not run.
-    pub(super) fn started(&self, report: Option<&Report>) -> Result<u32, ProcessError> {
+    /// Interprets the guard's first report: the program's process id and the port that leads to its server, or the reason
+    /// why the program does not run.
+    pub(super) fn started(&self, report: Option<&Report>) -> Result<(u32, Option<u16>), ProcessError> {
         match report {
-            Some(Report::Started { pid }) => Ok(*pid),
+            Some(Report::Started { pid, port }) => Ok((*pid, *port)),
             Some(Report::Failed { reason, not_found }) => Err(ProcessError::Start {
                 program: self.program.clone(),
                 cwd: self.cwd.clone(),

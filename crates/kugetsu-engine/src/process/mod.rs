@@ -26,6 +26,7 @@ mod identity;
 mod launch;
 #[cfg(target_os = "linux")]
 mod procfs;
+pub mod sandbox;
 mod short;
 mod sweep;
 #[cfg(all(test, target_os = "linux"))]

@@ -1,7 +1,7 @@
 //! Finds the processes below a process, and ends them.
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{below, closure, end_all, signal, target};
+pub(super) use linux::{Target, below, closure, end_all, signal, target};
 #[cfg(not(target_os = "linux"))]
 pub(super) use portable::{below, end_all, signal, target};
 

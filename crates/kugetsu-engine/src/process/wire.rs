@@ -10,6 +10,8 @@ use std::ffi::OsString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::sandbox::Sandbox;
+
 /// Requests the program to end; the tree is killed after the grace period.
 pub(super) const TERMINATE: u8 = b'T';
 /// Kills the tree at once.
@@ -31,14 +33,17 @@ pub(super) struct Header {
     pub(super) stdin_len: u64,
     pub(super) grace_ms: u64,
     pub(super) turn: Uuid,
+    /// What the program sees and reaches, if that is limited.
+    #[serde(default)]
+    pub(super) sandbox: Option<Sandbox>,
 }
 
 /// A message from the guard.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Report {
-    /// The program runs.
-    Started { pid: u32 },
+    /// The program runs. `port` leads to the server of a sandboxed program.
+    Started { pid: u32, port: Option<u16> },
     /// The program could not be started; the last report.
     Failed { reason: String, not_found: bool },
     /// The last report: the program has ended, and nothing of its tree is left except `left`.

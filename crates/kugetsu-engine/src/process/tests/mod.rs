@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 mod guard;
 mod guarded;
+mod sandbox;
 mod short;
 mod supervisor;
 
@@ -47,6 +48,7 @@ impl World {
             set_env: vec![("TEST_MARK".into(), self.mark.clone().into())],
             remove_env: Vec::new(),
             stdin: Vec::new().into(),
+            sandbox: None,
             containment: Containment {
                 guard_program: kugetsu_binary(),
                 environment: Environment::new(std::env::vars_os(), "/".into(), kugetsu_binary()),

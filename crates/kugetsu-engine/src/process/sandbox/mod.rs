@@ -1,0 +1,190 @@
+//! Runs a program that sees and reaches only what is listed.
+//!
+//! The guard starts the program through one of two mechanisms of the kernel. **bubblewrap** gives it namespaces of its
+//! own: a file system that holds the listed paths, no other processes, and a network that has only a loopback. The
+//! **Landlock** fallback needs no other program, but hides less: [`Backend::gaps`] lists what it leaves open.
+//!
+//! A sandboxed program starts in four steps:
+//! 1. The guard starts bubblewrap (or, for Landlock, our own binary), with a control socket as standard input.
+//! 2. Our own binary begins inside the sandbox as `sandbox-enter`. It opens the listeners of the sandbox's network, and
+//!    passes them out over the control socket.
+//! 3. The guard passes the program's real standard input in, and serves the listeners from outside (`outside`): a proxy
+//!    for the hosts that are listed, and forwards to ports of the host's loopback that are listed.
+//! 4. The entrance replaces itself with the program.
+//!
+//! Tools of the program are confined once more (`sandbox-tool`): the entrance's shell hides the program's own data and
+//! secrets from the commands that it runs, if the kernel has Landlock.
+
+mod bubblewrap;
+mod enter;
+mod landlocked;
+mod outside;
+mod probe;
+mod proxy;
+mod tool;
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub(super) use outside::Outside;
+pub use probe::{Available, available};
+pub use tool::ToolBounds;
+
+use enter::{ENTER_COMMAND, FORWARD_COMMAND};
+use tool::TOOL_COMMAND;
+
+/// The folder of our own binary inside bubblewrap's file system.
+const INSIDE: &str = "/run/kugetsu";
+/// The port of the proxy on the loopback of a network namespace. No other program of the host can use the port there.
+const PROXY_PORT: u16 = 3128;
+
+/// Runs one of the hidden commands inside a sandbox, if `command` names one. `main` must call it before it does anything
+/// else. Returns the exit status; a command that succeeds becomes another program and does not return.
+pub fn sandbox_main(command: &OsStr, args: impl Iterator<Item = OsString>) -> Option<u8> {
+    match command.to_str()? {
+        ENTER_COMMAND => Some(enter::enter_main()),
+        FORWARD_COMMAND => Some(enter::forward_main(args)),
+        TOOL_COMMAND => Some(tool::tool_main(args)),
+        _ => None,
+    }
+}
+
+/// What a sandboxed program sees and reaches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// The mechanism.
+    pub backend: Backend,
+    /// The paths that the program sees, in order: a later one may lie in an earlier one and limit it.
+    pub mounts: Vec<Mount>,
+    /// What the program may connect to.
+    pub network: Network,
+    /// What the program and all its children together may use.
+    pub limits: Limits,
+}
+
+/// The mechanism of a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Backend {
+    /// Namespaces, made by this bubblewrap program.
+    Bubblewrap(PathBuf),
+    /// The kernel's Landlock alone.
+    Landlock,
+}
+
+impl Backend {
+    /// The name in records and messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Bubblewrap(_) => "bubblewrap",
+            Self::Landlock => "landlock",
+        }
+    }
+
+    /// What the mechanism does not cover, one sentence part each.
+    pub fn gaps(&self) -> &'static [&'static str] {
+        match self {
+            Self::Bubblewrap(_) => &[],
+            Self::Landlock => &[
+                "UDP, for example DNS queries, is not restricted",
+                "the names and arguments of all processes of the host are visible",
+                "a turn can change git's own files of its worktree (`.git`, `commondir`)",
+                "the clone's `.git/config` is visible as it is",
+            ],
+        }
+    }
+}
+
+/// One path of the sandbox's file system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// The path inside.
+    pub path: PathBuf,
+    /// The file or folder that is seen there, if it is not the path itself. Landlock ignores such a mount.
+    pub source: Option<PathBuf>,
+    /// What the program may do there.
+    pub access: Access,
+    /// True if the program's tools must not see the path (`sandbox-tool`).
+    pub secret: bool,
+}
+
+impl Mount {
+    /// A path that may be read and whose programs may be run.
+    pub fn read(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            source: None,
+            access: Access::Read,
+            secret: false,
+        }
+    }
+
+    /// A path that may be read and written.
+    pub fn write(path: impl Into<PathBuf>) -> Self {
+        Self {
+            access: Access::Write,
+            ..Self::read(path)
+        }
+    }
+
+    /// The same path, hidden from tools.
+    #[must_use]
+    pub fn secret(self) -> Self {
+        Self { secret: true, ..self }
+    }
+
+    /// The same path with another content.
+    #[must_use]
+    pub fn showing(self, source: PathBuf) -> Self {
+        Self {
+            source: Some(source),
+            ..self
+        }
+    }
+}
+
+/// What a program may do with a path and everything below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// Read, and run programs.
+    Read,
+    /// Read and write.
+    Write,
+}
+
+/// What a sandboxed program may connect to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Hosts and ports that the proxy connects to.
+    pub hosts: Vec<(String, u16)>,
+    /// Ports of the host's loopback.
+    pub loopback: Vec<u16>,
+    /// The port on which the program serves HTTP for its supervisor, if it does. [`super::Guarded::port`] says how to
+    /// reach it.
+    pub serve: Option<u16>,
+}
+
+/// What a program and all its children may use. `None`: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Processes and threads.
+    pub processes: Option<u64>,
+}
+
+/// What the entrance needs to know.
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    program: OsString,
+    args: Vec<OsString>,
+    /// The ports on which the entrance listens inside, one listener each.
+    listen: Vec<u16>,
+    /// The port of the program that a listener from outside leads to.
+    serve: Option<u16>,
+    /// The rules for Landlock, if that is the mechanism.
+    landlock: Option<landlocked::Rules>,
+    /// The limit of the number of processes, for users other than root.
+    processes: Option<u64>,
+}

@@ -1,0 +1,90 @@
+//! The shell that a sandboxed opencode runs its commands with.
+//!
+//! opencode reads the provider's key and writes its database, and the commands of its `bash` tool run as its children. The
+//! shell takes both from them: it removes variables from the environment, and restricts itself by Landlock to what
+//! [`ToolBounds`] list. A process that Landlock restricts can neither trace nor signal processes outside, nor read their
+//! environment or memory from `/proc`.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+use super::enter::eprintln_raw;
+use super::landlocked::Rules;
+use super::{INSIDE, Sandbox};
+
+/// The first argument that makes our own binary a sandboxed tool's shell.
+pub(super) const TOOL_COMMAND: &str = "sandbox-tool";
+
+/// The exit status if the command could not be started, as of a shell.
+const NOT_STARTED: u8 = 126;
+
+/// The shell that runs the commands.
+const SHELL: &str = "/bin/bash";
+
+/// What the commands of a tool may see, as a file that the shell reads.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ToolBounds {
+    rules: Rules,
+    /// Variables that the commands do not get.
+    unset: Vec<String>,
+}
+
+impl ToolBounds {
+    /// The bounds for the tools of a program in this sandbox: its paths without the secret ones.
+    pub fn of(sandbox: &Sandbox, unset: Vec<String>) -> Self {
+        let mut rules = Rules::of(sandbox.mounts.iter().filter(|mount| !mount.secret));
+        // Each mount that shows another file has been made, or hides a path that stays hidden.
+        let shown = sandbox
+            .mounts
+            .iter()
+            .filter(|mount| mount.source.is_some() && !mount.secret);
+        rules.read.extend(shown.map(|mount| mount.path.clone()));
+        rules.read.extend(super::bubblewrap::system().map(PathBuf::from));
+        rules.read.push(INSIDE.into());
+        if matches!(sandbox.backend, super::Backend::Bubblewrap(_)) {
+            // Made for this program alone.
+            rules.write.extend(["/tmp", "/dev"].map(PathBuf::from));
+        }
+        Self { rules, unset }
+    }
+
+    /// The text of the shell: a script that begins `sandbox-tool` with the bounds in `file`.
+    pub fn script(sandbox: &Sandbox, own: &Path, file: &Path) -> String {
+        let own = match sandbox.backend {
+            super::Backend::Bubblewrap(_) => Path::new(INSIDE).join("kugetsu"),
+            super::Backend::Landlock => own.to_owned(),
+        };
+        let quote = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+        format!(
+            "#!/bin/sh\nexec {} {TOOL_COMMAND} {} \"$@\"\n",
+            quote(&own),
+            quote(file)
+        )
+    }
+}
+
+/// Runs the hidden `sandbox-tool` command with its further arguments: the file of the bounds, and the shell's arguments.
+/// Returns only if the shell could not be started.
+pub(super) fn tool_main(mut args: impl Iterator<Item = OsString>) -> u8 {
+    let run = || -> std::io::Result<std::convert::Infallible> {
+        let file = args.next().unwrap_or_default();
+        let bounds: ToolBounds = serde_json::from_slice(&std::fs::read(file)?)?;
+        // Without Landlock, the sandbox around opencode holds all the same. `doctor` says what is missing.
+        bounds.rules.apply()?;
+        let mut shell = Command::new(SHELL);
+        for name in &bounds.unset {
+            shell.env_remove(name);
+        }
+        Err(shell.args(args).env("SHELL", SHELL).exec())
+    };
+    let error = match run() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    eprintln_raw(&format!("the shell of the sandbox could not be started: {error}"));
+    NOT_STARTED
+}
