@@ -49,7 +49,7 @@ pub(super) fn run(args: ContinueArgs, context: &Context, output: Output) -> Outc
         args.reference,
         &args.message,
         mode,
-        worktree,
+        (worktree, None),
         args.turn,
         context,
         output,

@@ -11,12 +11,13 @@ use super::live::{LiveView, Progress};
 use super::output::{Output, can_ask, confirm, count};
 use super::permit::presets;
 use super::signals::with_signals;
-use super::turn::LimitArgs;
+use super::turn::{LimitArgs, sandbox_modes};
 use super::{CommandError, Outcome, prompt};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::permission::Preset;
 use kugetsu_api::{Address, ErrorCode, RepoRef, SessionId, TransportChoice, TransportKind};
 use kugetsu_engine::money::print_usd;
+use kugetsu_api::SandboxMode;
 use kugetsu_engine::operations::{EngineError, InitReport, InitRequest, Subject, TurnOptions};
 
 #[derive(Debug, Args)]
@@ -52,6 +53,10 @@ pub(super) struct InitArgs {
     /// The permission preset of the forks [config: preset]
     #[arg(long, value_parser = presets())]
     preset: Option<Preset>,
+
+    /// Whether sessions of the base are sandboxed; without a value: required [config: sandbox]
+    #[arg(long, value_name = "MODE", num_args = 0..=1, default_missing_value = "required", require_equals = true, value_parser = sandbox_modes())]
+    sandbox: Option<SandboxMode>,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -92,6 +97,7 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         adopt,
         prompt,
         policy,
+        sandbox: args.sandbox.unwrap_or(engine.settings().sandbox),
         options: TurnOptions {
             transport: TransportChoice::Only(TransportKind::Serve),
             limits: args.limits.limits(engine.settings()),
@@ -127,6 +133,9 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         output.text(format!("  directory   {}", record.directory.display()));
         output.text(format!("  opencode    {}", record.opencode));
         output.text(format!("  permissions {}", record.policy.preset));
+        if record.sandbox != SandboxMode::Off {
+            output.text(format!("  sandbox     {}", record.sandbox));
+        }
         if let Some(cost) = &record.prompted {
             let tokens = count(cost.tokens.total(), "token");
             output.text(format!("  prompt      {tokens}, {}", print_usd(cost.cost_usd)));

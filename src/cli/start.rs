@@ -4,9 +4,10 @@ use clap::Args;
 
 use super::context::Context;
 use super::output::Output;
-use super::turn::{self, TurnArgs};
+use super::turn::{self, TurnArgs, sandbox_modes};
 use super::worktree::WorktreeArgs;
 use super::{Outcome, prompt};
+use kugetsu_api::SandboxMode;
 use kugetsu_engine::operations::Mode;
 
 #[derive(Debug, Args)]
@@ -23,6 +24,10 @@ pub(super) struct StartArgs {
     #[command(flatten)]
     worktree: WorktreeArgs,
 
+    /// Whether the session is sandboxed, if the base does not require it; without a value: required [default: as the base says]
+    #[arg(long, value_name = "MODE", num_args = 0..=1, default_missing_value = "required", require_equals = true, value_parser = sandbox_modes())]
+    sandbox: Option<SandboxMode>,
+
     #[command(flatten)]
     pub(super) turn: TurnArgs,
 }
@@ -32,7 +37,7 @@ pub(super) fn run(args: StartArgs, context: &Context, output: Output) -> Outcome
         args.reference,
         &args.message,
         Mode::Start,
-        args.worktree.into(),
+        (args.worktree.into(), args.sandbox),
         args.turn,
         context,
         output,

@@ -20,7 +20,7 @@ use super::signals::with_signals;
 use super::turn_id::ChosenId;
 use super::{CommandError, Outcome, detach, init, issue, prompt, wait};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{Address, ErrorCode, TransportChoice};
+use kugetsu_api::{Address, ErrorCode, SandboxMode, TransportChoice};
 use kugetsu_engine::SHORTEST_SECRET;
 use kugetsu_engine::money::parse_usd;
 use kugetsu_engine::operations::{
@@ -57,6 +57,11 @@ impl TurnArgs {
             None => !self.events.is_empty() || self.asking.supervised,
         }
     }
+}
+
+/// The values of `--sandbox`.
+pub(super) fn sandbox_modes() -> impl TypedValueParser<Value = SandboxMode> {
+    PossibleValuesParser::new(["off", "auto", "required"]).try_map(|name| name.parse())
 }
 
 fn transports() -> impl TypedValueParser<Value = TransportChoice> {
@@ -334,13 +339,13 @@ pub(super) fn run(
     reference: String,
     message: &[String],
     mode: Mode,
-    worktree: WorktreeRequest,
+    place: (WorktreeRequest, Option<SandboxMode>),
     args: TurnArgs,
     context: &Context,
     output: Output,
 ) -> Outcome {
     let mut written = None;
-    let asked = (reference, message, mode, worktree);
+    let asked = (reference, message, mode, place);
     let result = run_with(asked, args, &mut written, context, output);
     match (result, written) {
         (Err(error), Some(written)) => Err(written.keep_after(error)),
@@ -354,7 +359,12 @@ pub(super) fn run(
 
 /// Leaves in `written` a message from the editor that was not sent.
 fn run_with(
-    (reference, message, mode, mut worktree): (String, &[String], Mode, WorktreeRequest),
+    (reference, message, mode, (mut worktree, sandbox)): (
+        String,
+        &[String],
+        Mode,
+        (WorktreeRequest, Option<SandboxMode>),
+    ),
     args: TurnArgs,
     written: &mut Option<Written>,
     context: &Context,
@@ -445,6 +455,7 @@ fn run_with(
         mode,
         wait: args.wait,
         worktree,
+        sandbox,
         options: TurnOptions {
             transport: args.transport.unwrap_or(settings.transport),
             limits: args.limits.limits(settings),

@@ -112,6 +112,7 @@ fn request(engine: &Engine, number: u64, id: Uuid) -> TurnRequest {
         mode: Mode::Start,
         wait: None,
         worktree: WorktreeRequest::default(),
+        sandbox: None,
         options: TurnOptions {
             // Turns use both transports; the one that panics uses the connector above.
             transport: TransportChoice::Only(if number.is_multiple_of(2) {

@@ -24,6 +24,7 @@ mod strings;
 mod trash;
 mod turn;
 mod verdict;
+mod sandbox;
 mod worktree;
 
 pub use address::{Address, AddressName};
@@ -46,4 +47,5 @@ pub use turn::{
     TurnRecord,
 };
 pub use verdict::Verdict;
+pub use sandbox::{SandboxKind, SandboxMode, SessionSandbox};
 pub use worktree::{BlockedRebase, Worktree};

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::permission::Policy;
 use crate::{
-    Address, LiveTurn, PendingRequest, RepoRef, RunState, TokenCount, TurnRecord, Verdict, Worktree,
+    Address, LiveTurn, PendingRequest, RepoRef, RunState, SandboxMode, SessionSandbox, TokenCount, TurnRecord,
+    Verdict, Worktree,
 };
 
 /// The schema that this version writes.
@@ -62,6 +63,9 @@ pub struct BaseRecord {
     pub title: String,
     /// The policy that forks of this base start with.
     pub policy: Policy,
+    /// Whether sessions that start from this base are sandboxed.
+    #[serde(default, skip_serializing_if = "SandboxMode::is_off")]
+    pub sandbox: SandboxMode,
     /// True if the session existed before and was adopted (`init --adopt`): `destroy --base` leaves it in opencode.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopted: bool,
@@ -115,6 +119,9 @@ pub struct SessionRecord {
     pub issue_title: Option<String>,
     /// The session's policy, applied again and verified before every turn.
     pub policy: Policy,
+    /// The sandbox of the session, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<SessionSandbox>,
     /// The version of opencode that ran the last turn.
     pub opencode: String,
     /// When the record was created.

@@ -7,7 +7,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::exit::ExitStatus;
-use crate::{Changes, Refused, SCHEMA, Verdict};
+use crate::{Changes, Refused, SCHEMA, SandboxKind, Verdict};
 
 /// How turns reach opencode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -171,6 +171,9 @@ pub struct TurnRecord {
     pub proof: Proof,
     /// How the turn reached opencode.
     pub transport: TransportKind,
+    /// What confined opencode and its tools; absent if they could do what the user can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<SandboxKind>,
     /// When it started.
     pub started: Timestamp,
     /// When it ended.
@@ -239,6 +242,7 @@ impl TurnRecord {
             retry_at: None,
             proof: Proof::default(),
             transport: live.transport,
+            sandbox: None,
             started: live.started,
             ended: Timestamp::now(),
             steps: 0,

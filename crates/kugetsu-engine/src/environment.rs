@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 /// The variables, the home and the program of the caller. Programs that the engine starts get these variables and those
 /// that the engine sets, and no others. Cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Environment(Arc<Captured>);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Captured {
     variables: BTreeMap<OsString, OsString>,
     home: PathBuf,

@@ -553,3 +553,10 @@ pub fn copy_durable(from: &Path, to: &Path) -> Result<()> {
 pub fn is_temp_name(name: &std::ffi::OsStr) -> bool {
     name.as_encoded_bytes().starts_with(TEMP_PREFIX.as_bytes())
 }
+
+/// Lets the owner run a file.
+pub fn make_executable(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        .map_err(|source| FsError::new("make executable", path, source))
+}

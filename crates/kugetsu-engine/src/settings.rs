@@ -16,7 +16,7 @@ pub use declare::{Origins, SETTINGS, Settings};
 pub use forges::ForgeSettings;
 pub use hosts::{HostError, HostSettings};
 pub use load::{Place, SettingsError};
-pub use values::{OnAskSetting, WorktreeSetting, parse_model};
+pub use values::{HostPort, OnAskSetting, WorktreeSetting, parse_model};
 
 use crate::turn::Limits;
 use kugetsu_api::permission::Policy;

@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::cancel::Cancel;
 use crate::environment::Environment;
+use crate::process::sandbox::Sandbox;
 use crate::process::{self, Containment, Exit, GuardSpec, Output, ProcessError, Sink};
 
 /// How long `--version` and `db path` may take.
@@ -46,6 +47,40 @@ pub struct Opencode {
     /// True if `program` is npm's node script because its binary was not found. The script works, but each start costs
     /// the start of node as well.
     pub shim: bool,
+    /// Whether the database belongs to one sandboxed session. opencode itself would choose another one.
+    pub own_database: bool,
+    /// What confines it, if it runs a turn of a sandboxed session.
+    pub confinement: Option<Arc<Confinement>>,
+}
+
+/// What confines the opencode of one session.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Confinement {
+    /// What it sees and reaches.
+    pub sandbox: Sandbox,
+    /// Its whole environment, apart from the variables of a turn.
+    pub environment: Environment,
+}
+
+impl Opencode {
+    /// The same opencode with the database of a sandboxed session.
+    #[must_use]
+    pub fn with_database(&self, database: PathBuf) -> Self {
+        Self {
+            database,
+            own_database: true,
+            ..self.clone()
+        }
+    }
+
+    /// The same opencode, confined in this way.
+    #[must_use]
+    pub fn confined(&self, confinement: Confinement) -> Self {
+        Self {
+            confinement: Some(Arc::new(confinement)),
+            ..self.clone()
+        }
+    }
 }
 
 /// Where to search for opencode.
@@ -184,6 +219,8 @@ pub fn probe(search: &Search<'_>) -> Result<Opencode, OpencodeError> {
             version: found.version,
             database: found.database,
             shim: located.shim,
+            own_database: false,
+            confinement: None,
         });
     }
     let (version, database) = run_probes(&located.program, search)?;
@@ -198,6 +235,8 @@ pub fn probe(search: &Search<'_>) -> Result<Opencode, OpencodeError> {
         version,
         database,
         shim: located.shim,
+        own_database: false,
+        confinement: None,
     })
 }
 

@@ -8,6 +8,7 @@
 //! Measured on 1.3.2 and 1.18.33: the database is in WAL mode. opencode removes `-wal` and `-shm` on a clean exit and
 //! leaves them otherwise (`opencode db path` on 1.18.33).
 
+mod copy;
 mod error;
 mod handle;
 mod messages;

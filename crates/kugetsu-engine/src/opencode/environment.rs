@@ -19,6 +19,7 @@ use crate::aside::aside;
 use crate::environment::Environment;
 use crate::fsx;
 use crate::permission::{Rule, env_json};
+use crate::process::sandbox::Mount;
 use crate::process::{Containment, GuardSpec, Sink};
 use crate::redact::Redactor;
 
@@ -159,6 +160,9 @@ impl Launch {
             // A turn must not replace the program that runs it.
             ("OPENCODE_DISABLE_AUTOUPDATE".into(), "1".into()),
         ];
+        if self.opencode.own_database {
+            set_env.push(("OPENCODE_DB".into(), self.opencode.database.clone().into()));
+        }
         if let Some(rules) = &self.rules {
             // The variable also applies to a fork before its row can be written, and to the session of every subagent
             // (both versions).
@@ -176,6 +180,15 @@ impl Launch {
         // If kugetsu itself runs in a tool, these belong to another session.
         let outer = ["KUGETSU_REF", BRANCH, INSTRUCTED];
         let told = |name: &&str| self.context.variables.iter().any(|(told, _)| told == name);
+        let mut containment = self.containment.clone();
+        let sandbox = self.opencode.confinement.as_ref().map(|confinement| {
+            containment.environment = confinement.environment.clone();
+            let mut sandbox = confinement.sandbox.clone();
+            let told = self.context.variables.iter();
+            let file = told.filter(|(name, _)| *name == INSTRUCTED);
+            sandbox.mounts.extend(file.map(|(_, file)| Mount::read(file)));
+            sandbox
+        });
         GuardSpec {
             program: self.opencode.program.clone(),
             args,
@@ -183,8 +196,8 @@ impl Launch {
             remove_env: outer.iter().filter(|name| !told(name)).map(Into::into).collect(),
             set_env,
             stdin: Vec::new().into(),
-            sandbox: None,
-            containment: self.containment.clone(),
+            sandbox,
+            containment,
             stdout: Sink::Piped,
             stderr: Sink::Piped,
         }

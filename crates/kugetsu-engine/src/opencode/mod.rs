@@ -12,6 +12,7 @@ mod environment;
 mod lines;
 mod log_lines;
 mod message;
+mod provider;
 mod reported_error;
 mod requests;
 mod run_events;
@@ -25,7 +26,7 @@ mod tool_label;
 pub use api::{Api, ApiError, PermissionReply, Problem};
 #[cfg(test)]
 pub(crate) use binary::find;
-pub use binary::{Opencode, OpencodeError, Search, Version, probe};
+pub use binary::{Confinement, Opencode, OpencodeError, Search, Version, probe};
 pub use config::{ConfigError, agent_rules_args, parse_agent_rules};
 pub use database::{
     Database, DatabaseError, SessionPatch, SessionRow, StoredMessage, SubagentStep, SubagentWork,
@@ -36,6 +37,7 @@ pub use environment::{
 };
 pub use lines::{LineSplitter, MAX_LINE, MAX_PREFIX, SplitLine};
 pub(crate) use log_lines::found_database_locked;
+pub use provider::{ProviderAccess, UserFiles, provider_access};
 pub use message::{Finish, Role, ToolCall, ToolStatus, TurnAnswer};
 pub use reported_error::{ErrorKind, ErrorPayload, Refusal, names_unknown_model, refusal};
 pub use requests::{PermissionAsked, QuestionAsked, QuestionOption, QuestionsAsked, Retry, SessionStatus};

@@ -9,6 +9,8 @@ use crate::process::{Exit, Guarded, ProcessError};
 
 /// The text that the server prints when it is ready.
 const LISTENING: &str = "listening on ";
+/// The port of a server in a sandbox.
+const SANDBOXED_PORT: u16 = 4096;
 /// The number of attempts to start a server.
 const STARTS: u32 = 3;
 
@@ -73,11 +75,18 @@ impl Server {
             uuid::Uuid::new_v4().simple(),
             uuid::Uuid::new_v4().simple()
         );
-        let mut spec = launch.guard_spec(
-            ["serve", "--hostname", "127.0.0.1", "--port", "0"]
-                .map(Into::into)
-                .to_vec(),
-        );
+        let mut spec =
+            launch.guard_spec(["serve", "--hostname", "127.0.0.1", "--port"].map(Into::into).to_vec());
+        let port = match &mut spec.sandbox {
+            // The network of the sandbox has no other server.
+            Some(sandbox) if sandbox.has_own_network() => {
+                sandbox.network.serve = Some(SANDBOXED_PORT);
+                SANDBOXED_PORT
+            }
+            _ => 0,
+        };
+        // opencode reads its own options before those that `guard_spec` adds.
+        spec.args.insert(4, port.to_string().into());
         spec.set_env
             .push(("OPENCODE_SERVER_PASSWORD".into(), password.clone().into()));
         spec.remove_env.push("OPENCODE_SERVER_USERNAME".into());
@@ -125,6 +134,10 @@ impl Server {
             // Keep reading, because a server that cannot write its standard output may spin or stop.
             while let Ok(Some(_)) = lines.next_line().await {}
         });
+        let url = match process.port() {
+            Some(port) => format!("http://127.0.0.1:{port}"),
+            None => url,
+        };
         let api = Api::new(url, password, &launch.directory);
         let mut server = Self {
             process,

@@ -70,13 +70,15 @@ impl Engine {
     /// The command that [`Engine::attach`] prepares. Takes no lease and changes nothing.
     pub fn attach_command(&self, address: &Address) -> Result<AttachCommand, EngineError> {
         let opencode = self.opencode()?;
-        let record = check_session(self.record(address)?, &opencode)?;
+        let record = self.record(address)?;
+        refuse_sandboxed(&record)?;
+        let record = check_session(record, &opencode)?;
         command(&record, opencode.program)
     }
 
     /// Takes the lease, adopts an interrupted turn and writes the policy, as before every turn.
     pub fn attach(&self, address: &Address) -> Result<Attachment, EngineError> {
-        self.record(address)?;
+        refuse_sandboxed(&self.record(address)?)?;
         let lease = self.store.lease_session(address, this_process("attach"), None)?;
         let opencode = self.opencode()?;
         let mut record = self.record(address)?;
@@ -91,6 +93,17 @@ impl Engine {
             environment: self.environment.clone(),
         })
     }
+}
+
+/// opencode's terminal interface would run outside the sandbox.
+fn refuse_sandboxed(record: &SessionRecord) -> Result<(), EngineError> {
+    if record.sandbox.is_none() {
+        return Ok(());
+    }
+    Err(EngineError::Usage {
+        problem: format!("the session of {} is sandboxed, so nobody can attach to it", record.address),
+        hint: format!("send it a message instead: kugetsu continue {}", record.address),
+    })
 }
 
 fn command(record: &SessionRecord, program: PathBuf) -> Result<AttachCommand, EngineError> {

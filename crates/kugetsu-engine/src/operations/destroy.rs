@@ -45,6 +45,7 @@ impl Engine {
         let lease = self.store.lease_session(address, this_process("destroy"), None)?;
         let opencode = self.opencode()?;
         let mut record = self.record(address)?;
+        let opencode = self.of_session(&opencode, &record);
         self.adopt(&lease, &mut record, Some(&opencode))?;
         let export = self.export(
             &opencode,
@@ -59,6 +60,7 @@ impl Engine {
         self.store.trash_session(&lease, address, "destroy")?;
         points::DESTROY_TRASHED.pass();
         self.drop_worktree_branch(&record, &mut worktree)?;
+        self.remove_sandbox(&record)?;
         Ok(Removed { worktree, ..removed })
     }
 
@@ -169,13 +171,17 @@ impl Engine {
         let opencode = self.opencode()?;
         let current = self.store.session_record(address)?;
         let half_destroyed = match &current {
-            Some(record) => self.is_half_destroyed(&opencode, &key, record.session.as_ref())?,
+            Some(record) => {
+                let opencode = self.of_session(&opencode, record);
+                self.is_half_destroyed(&opencode, &key, record.session.as_ref())?
+            }
             None => false,
         };
         if let Some(record) = current.filter(|_| half_destroyed) {
             let folder = self.store.folder(&key);
             self.restore_worktree(&record, &folder.join(BUNDLE))?;
             let (session, directory) = (record.session.as_ref(), clone_of(&record));
+            let opencode = self.of_session(&opencode, &record);
             self.import_session(&opencode, &key, session, directory, &folder.join(EXPORT))?;
         } else {
             let entry = self.free_to_restore(&lease)?;
@@ -184,8 +190,9 @@ impl Engine {
             self.restore_worktree(&placed, &self.store.trashed_file(&entry, BUNDLE))?;
             let (session, directory) = (placed.session.as_ref(), clone_of(&placed));
             let export = self.store.trashed_file(&entry, EXPORT);
+            self.make_sandbox_folders(&placed)?;
             // The session comes first: a record without its session would be an orphan.
-            self.import_session(&opencode, &key, session, directory, &export)?;
+            self.import_session(&self.of_session(&opencode, &placed), &key, session, directory, &export)?;
             self.store.restore_session(&lease, address)?;
             if placed != trashed {
                 // A crash before this leaves the old place, which `move` changes.
@@ -313,7 +320,8 @@ impl Engine {
         export: &Path,
     ) -> Result<(), EngineError> {
         let Some(session) = session else { return Ok(()) };
-        if read_database(opencode)?.session(session)?.is_some() {
+        let fresh = opencode.own_database && !opencode.database.exists();
+        if !fresh && read_database(opencode)?.session(session)?.is_some() {
             return Ok(());
         }
         if !export.is_file() {

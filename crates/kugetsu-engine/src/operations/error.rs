@@ -135,6 +135,12 @@ pub enum EngineError {
         /// opencode's session.
         session: SessionId,
     },
+    /// The machine has no sandbox for a session that needs one.
+    #[error("this machine has no sandbox: {why}")]
+    NoSandbox {
+        /// What is missing.
+        why: String,
+    },
     /// The address has no session.
     #[error("{0} has no session yet")]
     NoSession(Address),
@@ -309,6 +315,7 @@ impl EngineError {
             Self::AlreadyStarted { .. } => ErrorCode::AlreadyHasSession,
             Self::NoSession(_) | Self::Destroyed { .. } => ErrorCode::NoSession,
             Self::NoBase(_) => ErrorCode::NoBase,
+            Self::NoSandbox { .. } => ErrorCode::NoSandbox,
             Self::BaseExists { .. } => ErrorCode::BaseExists,
             Self::SessionGone { .. } => ErrorCode::SessionGone,
             Self::DirectoryGone { .. } => ErrorCode::DirectoryGone,

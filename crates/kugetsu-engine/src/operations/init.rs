@@ -17,7 +17,7 @@ use crate::operations::points;
 use crate::store::{Lease, RecordKey, this_process};
 use crate::turn::{Interrupt, Responder};
 use kugetsu_api::permission::Policy;
-use kugetsu_api::{BaseRecord, ErrorCode, RepoRef, SCHEMA, SessionId, Totals, Verdict};
+use kugetsu_api::{BaseRecord, ErrorCode, RepoRef, SCHEMA, SandboxMode, SessionId, Totals, Verdict};
 
 /// A request for `init`.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct InitRequest {
     pub prompt: Option<String>,
     /// The policy of its forks.
     pub policy: Policy,
+    /// Whether its forks are sandboxed.
+    pub sandbox: SandboxMode,
     /// How the prompt's turn runs.
     pub options: TurnOptions,
 }
@@ -309,6 +311,7 @@ impl Engine {
             directory: row.directory,
             title: row.title,
             policy: request.policy.clone(),
+            sandbox: request.sandbox,
             // A session that an interrupted `init` made counts as made, not as adopted.
             adopted: self
                 .journal(repo)?
@@ -383,6 +386,7 @@ impl Engine {
                 directory,
                 title,
                 policy: request.policy.clone(),
+            sandbox: request.sandbox,
                 adopted: false,
                 opencode: opencode.version.to_string(),
                 created: now,

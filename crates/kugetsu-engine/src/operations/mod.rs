@@ -49,6 +49,7 @@ mod query;
 mod recover;
 mod repository;
 mod request;
+mod sandbox;
 mod session_context;
 mod spawn;
 #[cfg(test)]

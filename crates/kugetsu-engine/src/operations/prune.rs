@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{Engine, EngineError};
 use crate::opencode::{Database, Opencode};
 use crate::store::{RecordKey, this_process};
-use kugetsu_api::{Address, SessionId};
+use kugetsu_api::{SessionRecord, Address, SessionId};
 
 /// A record without its session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,9 +49,12 @@ impl Engine {
     pub fn orphans(&self) -> Result<Orphans, EngineError> {
         let opencode = self.opencode()?;
         let records = self.store.session_records()?;
+        // The session of a sandbox is in a database of its own.
+        let shared = |record: &&SessionRecord| record.sandbox.is_none();
         let mut ids: Vec<SessionId> = records
             .found
             .iter()
+            .filter(shared)
             .filter_map(|record| record.session.clone())
             .collect();
         let none_recorded = ids.is_empty();
@@ -69,8 +72,12 @@ impl Engine {
             .into_iter()
             .filter(|record| !self.state_of(record).is_live())
             .filter_map(|record| {
+                let gone = match &record.sandbox {
+                    Some(_) => !self.has_own_session(&opencode, &record),
+                    None => !existing.contains(record.session.as_ref()?),
+                };
                 let session = record.session?;
-                (!existing.contains(&session)).then_some(Orphan {
+                gone.then_some(Orphan {
                     address: record.address,
                     session,
                 })
@@ -100,7 +107,10 @@ impl Engine {
                 .session_record(&orphan.address)?
                 .filter(|record| record.session.as_ref() == Some(&orphan.session));
             if let Some(record) = record
-                && known_to_be_gone(&opencode, &orphan.session)?
+                && match record.sandbox {
+                    Some(_) => !self.has_own_session(&opencode, &record),
+                    None => known_to_be_gone(&opencode, &orphan.session)?,
+                }
             {
                 let mut worktree = match self.remove_worktree(&record, force) {
                     Ok(removed) => removed,
@@ -120,6 +130,7 @@ impl Engine {
                     "prune: opencode no longer has its session",
                 )?;
                 self.drop_worktree_branch(&record, &mut worktree)?;
+                self.remove_sandbox(&record)?;
                 pruned.gone.push(orphan.clone());
             }
         }

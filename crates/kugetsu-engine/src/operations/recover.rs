@@ -28,6 +28,8 @@ impl Engine {
         if record.live.is_none() && record.fork.is_none() {
             return Ok(None);
         }
+        let opencode = opencode.map(|opencode| self.of_session(opencode, record));
+        let opencode = opencode.as_ref();
         if let Some(live) = &record.live {
             process::sweep_marked(live.turn)?;
         }
@@ -37,7 +39,7 @@ impl Engine {
                 let opencode = match opencode {
                     Some(opencode) => opencode,
                     None => {
-                        probed = self.opencode()?;
+                        probed = self.opencode_of(record)?;
                         &probed
                     }
                 };
@@ -59,7 +61,7 @@ impl Engine {
             return Ok(None);
         };
         // The end of the turn was not recorded, but opencode stored its messages and its cost.
-        let probed = opencode.is_none().then(|| self.opencode().ok()).flatten();
+        let probed = opencode.is_none().then(|| self.opencode_of(record).ok()).flatten();
         let stored = opencode
             .or(probed.as_ref())
             .map_or_else(StoredEvidence::default, |opencode| {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::WorktreeRequest;
 use crate::turn::{Interrupt, Limits};
-use kugetsu_api::{Address, SessionRecord, TransportChoice, TurnRecord};
+use kugetsu_api::{Address, SandboxMode, SessionRecord, TransportChoice, TurnRecord};
 
 /// Whether the session must already exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +80,8 @@ pub struct TurnRequest {
     pub wait: Option<Duration>,
     /// Whether a new session gets a git worktree.
     pub worktree: WorktreeRequest,
+    /// Whether a new session is sandboxed; `None`: as its base says.
+    pub sandbox: Option<SandboxMode>,
     /// How the turn runs.
     pub options: TurnOptions,
 }

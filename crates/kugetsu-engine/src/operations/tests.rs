@@ -54,6 +54,7 @@ fn request(engine: &Engine, number: u64) -> TurnRequest {
             requested: Some(true),
             ..WorktreeRequest::default()
         },
+        sandbox: None,
         options: TurnOptions {
             transport: TransportChoice::Only(TransportKind::Run),
             limits: engine.settings().limits(),

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::values::{
-    OnAskSetting, Shape, Shaped, WorktreeSetting, boolean, choice, count, duration, optional, optional_count,
-    optional_model, optional_usd, paths, positive, rules as rule_list, time_limit,
+    HostPort, OnAskSetting, Shape, Shaped, WorktreeSetting, absolute_paths, boolean, choice, count, duration, hosts,
+    names, optional, optional_count, optional_model, optional_usd, paths, positive, rules as rule_list, time_limit,
 };
 use super::{ForgeSettings, HostSettings, Origin, SettingKey};
 use crate::turn::answers::Strategy;
-use kugetsu_api::TransportChoice;
+use kugetsu_api::{SandboxMode, TransportChoice};
 use kugetsu_api::permission::{Preset, Rule};
 
 /// Makes the struct of typed values, the struct of their origins, the lists of keys and shapes, and the function that
@@ -127,6 +127,20 @@ settings! {
         "the permission preset of new bases: headless, read-only or full";
     rules: Vec<Rule> = "", rule_list,
         "permission rules of new bases, added after the preset, as a list: [\"bash:git push *=deny\"]";
+    sandbox: SandboxMode = "off", choice,
+        "whether sessions of new bases are sandboxed: off, auto (as well as the machine allows) or required";
+    sandbox_read: Vec<PathBuf> = "", absolute_paths,
+        "further files and folders that a sandboxed session may read, as a list: [\"~/.cargo\", \"~/.rustup\"]";
+    sandbox_write: Vec<PathBuf> = "", absolute_paths,
+        "further folders that a sandboxed session may write, as a list: [\"~/.cargo/registry\"]";
+    sandbox_hosts: Vec<HostPort> = "", hosts,
+        "further hosts that a sandboxed session may connect to, as a list: [\"static.crates.io\", \"localhost:5432\"]";
+    sandbox_env: Vec<String> = "", names,
+        "further variables of the environment that a sandboxed session gets, as a list: [\"CARGO_HOME\"]";
+    sandbox_memory: Option<u64> = "8000000000", optional_count,
+        "bytes of memory that a sandboxed session may use; empty: no limit";
+    sandbox_processes: Option<u64> = "2048", optional_count,
+        "processes and threads that a sandboxed session may have; empty: no limit";
     worktree: WorktreeSetting = "auto", choice,
         "whether each new session gets its own git worktree: auto (if the base is in a git clone), true or false";
     worktree_root: Option<PathBuf> = "", optional,

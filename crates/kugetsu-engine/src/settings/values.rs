@@ -10,7 +10,7 @@ use crate::duration::{parse_duration, parse_time_limit};
 use crate::money::parse_usd;
 use crate::turn::answers::Strategy;
 use crate::worktree::parse_extra;
-use kugetsu_api::TransportChoice;
+use kugetsu_api::{SandboxMode, TransportChoice};
 use kugetsu_api::permission::{Preset, Rule};
 
 /// What to do with a request of opencode that nobody answers.
@@ -113,6 +113,7 @@ shapes! {
     String: Text,
     PathBuf: Text,
     TransportChoice: Text,
+    SandboxMode: Text,
     OnAskSetting: Text,
     Strategy: Text,
     Preset: Text,
@@ -193,6 +194,56 @@ pub(super) fn rules(text: &str) -> Result<Vec<Rule>, String> {
 /// Paths below the top of a clone, one on each line.
 pub(super) fn paths(text: &str) -> Result<Vec<PathBuf>, String> {
     lines(text, parse_extra)
+}
+
+/// A host and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// The name or the address, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// Hosts, one on each line; without a port, that of HTTPS.
+pub(super) fn hosts(text: &str) -> Result<Vec<HostPort>, String> {
+    lines(text, |line| {
+        let wrong = || format!("`{line}` is not a host: write HOST or HOST:PORT");
+        let (host, port) = match line.rsplit_once(':') {
+            Some((host, port)) => (host, port.parse().map_err(|_| wrong())?),
+            None => (line, 443),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+        if host.is_empty() || !host.chars().all(plain) {
+            return Err(wrong());
+        }
+        let host = host.to_ascii_lowercase();
+        Ok(HostPort { host, port })
+    })
+}
+
+/// Absolute paths, or paths in the home folder that begin with `~/`, one on each line.
+pub(super) fn absolute_paths(text: &str) -> Result<Vec<PathBuf>, String> {
+    lines(text, |line| {
+        let path = PathBuf::from(line);
+        let up = path.components().any(|part| part == std::path::Component::ParentDir);
+        if up || !(path.is_absolute() || line.starts_with("~/")) {
+            return Err(format!("`{line}` is not an absolute path and does not begin with `~/`"));
+        }
+        Ok(path)
+    })
+}
+
+/// Names of variables, one on each line.
+pub(super) fn names(text: &str) -> Result<Vec<String>, String> {
+    lines(text, |line| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if !line.chars().all(plain) {
+            return Err(format!("`{line}` is not the name of a variable"));
+        }
+        Ok(line.to_owned())
+    })
 }
 
 fn lines<T>(text: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {

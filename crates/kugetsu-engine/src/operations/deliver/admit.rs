@@ -20,7 +20,7 @@ use crate::operations::{Engine, EngineError, Subject, pending, points, read_data
 use crate::store::{Lease, LeaseError, Lock, holder_of_turn};
 use crate::turn::Responder;
 use kugetsu_api::{
-    Address, BaseRecord, SCHEMA, SessionRecord, Totals, TransportChoice, TransportKind, TurnRecord, Verdict,
+    Address, BaseRecord, SCHEMA, SandboxMode, SessionRecord, Totals, TransportChoice, TransportKind, TurnRecord, Verdict,
 };
 
 /// The interval between two attempts to take a lease that another process holds.
@@ -40,6 +40,7 @@ struct AdmissionState {
     opencode: Opencode,
     record: SessionRecord,
     adopted: Option<TurnRecord>,
+    notes: Vec<String>,
 }
 
 impl Engine {
@@ -71,9 +72,11 @@ impl Engine {
             let address = request.address.clone();
             let read = move |engine: &Self| Ok((engine.opencode()?, engine.store.session_record(&address)?));
             let (opencode, record) = self.interruptible(interrupts, read).await?;
+            let of_session = record.as_ref().map(|record| self.of_session(&opencode, record));
             if record.as_ref().is_some_and(|record| record.fork.is_some()) {
                 // If the fork is found, its policy is written to the database.
-                self.database_writable(&opencode, interrupts).await?;
+                let opencode = of_session.as_ref().unwrap_or(&opencode);
+                self.database_writable(opencode, interrupts).await?;
             }
             let (lease, request) = (Arc::clone(&lease), Arc::clone(&request));
             self.interruptible(interrupts, move |engine| {
@@ -85,6 +88,7 @@ impl Engine {
             opencode,
             record,
             adopted,
+            notes: early,
         } = state;
         let started = Timestamp::now();
         let (prompt, once) = pending::with_answers(&request.prompt, &record.pending);
@@ -100,7 +104,8 @@ impl Engine {
             record.policy.rules()
         };
         rules.extend(once);
-        let mut notes = pending::dropped(&record);
+        let mut notes = early;
+        notes.extend(pending::dropped(&record));
         let record = self
             .with_worktree(&lease, record, &request.worktree, interrupts, &mut notes)
             .await?;
@@ -115,6 +120,16 @@ impl Engine {
             .await?
         };
         notes.extend(untold);
+        let opencode = {
+            let (record, model) = (record.clone(), request.options.model.clone());
+            self.interruptible(interrupts, move |engine| {
+                if record.session.is_none() {
+                    engine.make_sandbox(&record, &opencode)?;
+                }
+                engine.confine(engine.of_session(&opencode, &record), &record, model.as_deref())
+            })
+            .await?
+        };
         let folder_lock = match record.worktree {
             Some(_) => None,
             None => {
@@ -229,7 +244,10 @@ impl Engine {
         mut record: Option<SessionRecord>,
     ) -> Result<AdmissionState, EngineError> {
         let adopted = match &mut record {
-            Some(record) => self.adopt(lease, record, Some(&opencode))?,
+            Some(record) => {
+                let opencode = self.of_session(&opencode, record);
+                self.adopt(lease, record, Some(&opencode))?
+            }
             None => None,
         };
         self.refuse_recorded(request, record.as_ref())?;
@@ -237,16 +255,20 @@ impl Engine {
         if request.mode == Mode::Start
             && let Some(record) = &record
             && let Some(session) = &record.session
-            && was_prompted(session, &opencode)?
+            && was_prompted(session, &self.of_session(&opencode, record))?
         {
             return Err(EngineError::AlreadyStarted {
                 address: request.address.clone(),
                 session: session.clone(),
             });
         }
+        let mut notes = Vec::new();
         let mut record = match record {
-            Some(record) if record.session.is_some() => check_session(record, &opencode)?,
-            other => self.new_record(request, &opencode, other)?,
+            Some(record) if record.session.is_some() => {
+                let opencode = self.of_session(&opencode, &record);
+                check_session(record, &opencode)?
+            }
+            other => self.new_record(request, &opencode, other, &mut notes)?,
         };
         if let Some(title) = &request.issue_title {
             record.issue_title = Some(title.clone());
@@ -255,6 +277,7 @@ impl Engine {
             opencode,
             record,
             adopted,
+            notes,
         })
     }
 
@@ -285,7 +308,8 @@ impl Engine {
         &self,
         request: &TurnRequest,
         opencode: &Opencode,
-        unforked: Option<SessionRecord>,
+        mut unforked: Option<SessionRecord>,
+        notes: &mut Vec<String>,
     ) -> Result<SessionRecord, EngineError> {
         let base: BaseRecord = self.base_for(request.address.repo())?;
         let subject = Subject::Base(base.repo.clone());
@@ -297,6 +321,18 @@ impl Engine {
             let directory = base.directory;
             return Err(EngineError::DirectoryGone { subject, directory });
         }
+        let asked = request.sandbox.unwrap_or(base.sandbox);
+        if base.sandbox == SandboxMode::Required && asked != SandboxMode::Required {
+            return Err(EngineError::Usage {
+                problem: format!("the base of {} requires a sandbox", base.repo),
+                hint: "leave --sandbox out".to_owned(),
+            });
+        }
+        let sandbox = match unforked.as_mut().and_then(|record| record.sandbox.take()) {
+            // Asked for by the attempt that left the record.
+            Some(sandbox) if request.sandbox.is_none() => Some(sandbox),
+            _ => self.new_sandbox(asked, notes)?,
+        };
         let now = Timestamp::now();
         Ok(SessionRecord {
             schema: SCHEMA,
@@ -312,6 +348,7 @@ impl Engine {
             title: request.address.to_string(),
             issue_title: unforked.as_ref().and_then(|record| record.issue_title.clone()),
             policy: base.policy,
+            sandbox,
             opencode: opencode.version.to_string(),
             created: unforked.as_ref().map_or(now, |record| record.created),
             updated: now,

@@ -10,6 +10,7 @@ use super::{Delivery, TurnReport, TurnSubject, locked};
 use crate::operations::evidence::StoredEvidence;
 use crate::operations::init::adopt_hint;
 use crate::operations::interrupts::{Interrupts, STOP_WAIT};
+use crate::operations::sandbox::kind_of;
 use crate::operations::{Engine, EngineError, pending};
 use crate::redact::Redactor;
 use crate::turn::status::StatusWriter;
@@ -115,6 +116,7 @@ impl Delivery {
             retry_at: judgement.retry_at,
             proof,
             transport,
+            sandbox: kind_of(&self.opencode),
             started: self.started,
             ended: Timestamp::now(),
             steps: outcome.counts.steps,

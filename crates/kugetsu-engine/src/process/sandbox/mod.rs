@@ -29,7 +29,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub(super) use outside::Outside;
-pub use probe::{Available, available};
+pub use probe::Available;
+pub(crate) use probe::available;
 pub use tool::ToolBounds;
 
 use enter::{ENTER_COMMAND, FORWARD_COMMAND};
@@ -62,6 +63,13 @@ pub struct Sandbox {
     pub network: Network,
     /// What the program and all its children together may use.
     pub limits: Limits,
+}
+
+impl Sandbox {
+    /// Whether the program has a network of its own, in which every port is free.
+    pub fn has_own_network(&self) -> bool {
+        matches!(self.backend, Backend::Bubblewrap(_))
+    }
 }
 
 /// The mechanism of a sandbox.

@@ -36,7 +36,7 @@ impl Available {
 }
 
 /// Finds out what this machine has. Runs bubblewrap once, because a system may forbid the namespaces that it needs.
-pub fn available(containment: &Containment, cancel: &Cancel) -> Available {
+pub(crate) fn available(containment: &Containment, cancel: &Cancel) -> Available {
     Available {
         bubblewrap: bubblewrap(containment, cancel),
         landlock: supports(|ruleset| {

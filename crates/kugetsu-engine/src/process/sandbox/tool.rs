@@ -31,11 +31,14 @@ pub struct ToolBounds {
     rules: Rules,
     /// Variables that the commands do not get.
     unset: Vec<String>,
+    /// The folder for temporary files, if the usual one would show a secret path.
+    temporary: Option<PathBuf>,
 }
 
 impl ToolBounds {
     /// The bounds for the tools of a program in this sandbox: its paths without the secret ones.
-    pub fn of(sandbox: &Sandbox, unset: Vec<String>) -> Self {
+    /// `own` is a folder that may be written.
+    pub fn of(sandbox: &Sandbox, unset: Vec<String>, own: &Path) -> Self {
         let mut rules = Rules::of(sandbox.mounts.iter().filter(|mount| !mount.secret));
         // Each mount that shows another file has been made, or hides a path that stays hidden.
         let shown = sandbox
@@ -45,11 +48,26 @@ impl ToolBounds {
         rules.read.extend(shown.map(|mount| mount.path.clone()));
         rules.read.extend(super::bubblewrap::system().map(PathBuf::from));
         rules.read.push(INSIDE.into());
-        if matches!(sandbox.backend, super::Backend::Bubblewrap(_)) {
-            // Made for this program alone.
-            rules.write.extend(["/tmp", "/dev"].map(PathBuf::from));
+        // A rule of Landlock covers everything below its path, also a secret path that was mounted there.
+        let shows_secret = |folder: &str| {
+            let mut secrets = sandbox.mounts.iter().filter(|mount| mount.secret);
+            secrets.any(|mount| mount.path.starts_with(folder))
+        };
+        let mut temporary = Some(own.to_owned());
+        if sandbox.has_own_network() {
+            // bubblewrap made these folders for this program alone.
+            for folder in ["/tmp", "/dev/shm"].into_iter().filter(|folder| !shows_secret(folder)) {
+                rules.write.push(folder.into());
+                if folder == "/tmp" {
+                    temporary = None;
+                }
+            }
         }
-        Self { rules, unset }
+        Self {
+            rules,
+            unset,
+            temporary,
+        }
     }
 
     /// The text of the shell: a script that begins `sandbox-tool` with the bounds in `file`.
@@ -78,6 +96,9 @@ pub(super) fn tool_main(mut args: impl Iterator<Item = OsString>) -> u8 {
         let mut shell = Command::new(SHELL);
         for name in &bounds.unset {
             shell.env_remove(name);
+        }
+        if let Some(folder) = &bounds.temporary {
+            shell.env("TMPDIR", folder);
         }
         Err(shell.args(args).env("SHELL", SHELL).exec())
     };

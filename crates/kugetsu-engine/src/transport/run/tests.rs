@@ -38,6 +38,8 @@ pub(in crate::transport) fn spec(database: &Path) -> TurnSpec {
     TurnSpec {
         launch: Launch {
             opencode: Opencode {
+                confinement: None,
+                own_database: false,
                 program: "/nonexistent/opencode".into(),
                 version: Version::new(1, 18, 33),
                 database: database.to_owned(),
