@@ -13,11 +13,11 @@ use super::permit::presets;
 use super::signals::with_signals;
 use super::turn::{LimitArgs, sandbox_modes};
 use super::{CommandError, Outcome, prompt};
+use kugetsu_api::SandboxMode;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::permission::Preset;
 use kugetsu_api::{Address, ErrorCode, RepoRef, SessionId, TransportChoice, TransportKind};
 use kugetsu_engine::money::print_usd;
-use kugetsu_api::SandboxMode;
 use kugetsu_engine::operations::{EngineError, InitReport, InitRequest, Subject, TurnOptions};
 
 #[derive(Debug, Args)]

@@ -18,13 +18,13 @@ pub mod output;
 pub mod permission;
 mod query;
 mod record;
+mod sandbox;
 mod status;
 mod stream;
 mod strings;
 mod trash;
 mod turn;
 mod verdict;
-mod sandbox;
 mod worktree;
 
 pub use address::{Address, AddressName};
@@ -39,6 +39,7 @@ pub use query::{Action, BrokenFile, DayView, LiveState, LiveView, PendingView, Q
 pub use record::{
     BaseRecord, ForkIntent, SCHEMA, SessionId, SessionRecord, SessionState, SessionSummary, Totals,
 };
+pub use sandbox::{SandboxKind, SandboxMode, SessionSandbox};
 pub use status::{RunState, STATUS_SCHEMA, TurnStatus};
 pub use stream::{EventsSchema, STREAM_SCHEMA, StreamEvent, StreamLine};
 pub use trash::{TrashEntry, TrashId};
@@ -47,5 +48,4 @@ pub use turn::{
     TurnRecord,
 };
 pub use verdict::Verdict;
-pub use sandbox::{SandboxKind, SandboxMode, SessionSandbox};
 pub use worktree::{BlockedRebase, Worktree};

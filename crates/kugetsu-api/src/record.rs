@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::permission::Policy;
 use crate::{
-    Address, LiveTurn, PendingRequest, RepoRef, RunState, SandboxMode, SessionSandbox, TokenCount, TurnRecord,
-    Verdict, Worktree,
+    Address, LiveTurn, PendingRequest, RepoRef, RunState, SandboxMode, SessionSandbox, TokenCount,
+    TurnRecord, Verdict, Worktree,
 };
 
 /// The schema that this version writes.

@@ -37,8 +37,8 @@ pub use environment::{
 };
 pub use lines::{LineSplitter, MAX_LINE, MAX_PREFIX, SplitLine};
 pub(crate) use log_lines::found_database_locked;
-pub use provider::{ProviderAccess, UserFiles, provider_access};
 pub use message::{Finish, Role, ToolCall, ToolStatus, TurnAnswer};
+pub use provider::{ProviderAccess, UserFiles, provider_access};
 pub use reported_error::{ErrorKind, ErrorPayload, Refusal, names_unknown_model, refusal};
 pub use requests::{PermissionAsked, QuestionAsked, QuestionOption, QuestionsAsked, Retry, SessionStatus};
 pub use run_events::{

@@ -66,7 +66,8 @@ impl UserFiles {
     pub fn of(environment: &Environment) -> Self {
         let folder = |name: &str, default: &str| {
             let base = environment.get(name).map(PathBuf::from);
-            base.unwrap_or_else(|| environment.home().join(default)).join("opencode")
+            base.unwrap_or_else(|| environment.home().join(default))
+                .join("opencode")
         };
         Self {
             config: folder("XDG_CONFIG_HOME", ".config"),
@@ -99,12 +100,19 @@ pub fn provider_access(
         .map(|name| files.config.join(name))
         .collect();
     paths.extend(environment.get("OPENCODE_CONFIG").map(PathBuf::from));
-    paths.extend(project.into_iter().flat_map(|folder| {
-        ["opencode.json", "opencode.jsonc"].map(|name| folder.join(name))
-    }));
+    paths.extend(
+        project
+            .into_iter()
+            .flat_map(|folder| ["opencode.json", "opencode.jsonc"].map(|name| folder.join(name))),
+    );
     for path in &paths {
         if let Some(text) = read(path) {
-            substitutions(&text, path.parent().unwrap_or(Path::new("/")), environment.home(), &mut access);
+            substitutions(
+                &text,
+                path.parent().unwrap_or(Path::new("/")),
+                environment.home(),
+                &mut access,
+            );
             configs.extend(parse(&text));
         }
     }
@@ -120,17 +128,21 @@ pub fn provider_access(
     }
     let mut models: Option<Value> = None;
     for name in access.names.clone() {
-        let configured = configs
-            .iter()
-            .rev()
-            .find_map(|config| config.pointer(&format!("/provider/{}/options/baseURL", pointer(&name)))?.as_str());
+        let configured = configs.iter().rev().find_map(|config| {
+            config
+                .pointer(&format!("/provider/{}/options/baseURL", pointer(&name)))?
+                .as_str()
+        });
         if let Some(url) = configured {
             add_url(url, &mut access);
         } else if let Some((_, host)) = HOSTS.iter().find(|(provider, _)| *provider == name) {
             access.hosts.insert(((*host).to_owned(), 443));
         } else {
             let models = models.get_or_insert_with(|| models_list(environment, &files));
-            if let Some(url) = models.pointer(&format!("/{}/api", pointer(&name))).and_then(Value::as_str) {
+            if let Some(url) = models
+                .pointer(&format!("/{}/api", pointer(&name)))
+                .and_then(Value::as_str)
+            {
                 add_url(url, &mut access);
             }
         }
@@ -164,17 +176,28 @@ fn models_list(environment: &Environment, files: &UserFiles) -> Value {
     let path = environment
         .get("OPENCODE_MODELS_PATH")
         .map_or_else(|| files.cache.join("models.json"), PathBuf::from);
-    read(&path).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    read(&path)
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .unwrap_or_default()
 }
 
 /// The providers of every model that the configurations name, and of this model.
 fn names(model: Option<&str>, configs: &[Value]) -> BTreeSet<String> {
     let mut models: Vec<&str> = model.into_iter().collect();
     for config in configs {
-        models.extend(["model", "small_model"].iter().filter_map(|key| config.get(key)?.as_str()));
+        models.extend(
+            ["model", "small_model"]
+                .iter()
+                .filter_map(|key| config.get(key)?.as_str()),
+        );
         for kind in ["agent", "mode", "command"] {
             let entries = config.get(kind).and_then(Value::as_object);
-            models.extend(entries.into_iter().flatten().filter_map(|(_, entry)| entry.get("model")?.as_str()));
+            models.extend(
+                entries
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|(_, entry)| entry.get("model")?.as_str()),
+            );
         }
     }
     models
@@ -186,7 +209,10 @@ fn names(model: Option<&str>, configs: &[Value]) -> BTreeSet<String> {
 
 /// Collects what `{env:NAME}` and `{file:PATH}` in a configuration refer to.
 fn substitutions(text: &str, folder: &Path, home: &Path, access: &mut ProviderAccess) {
-    for (begin, end) in text.match_indices('{').filter_map(|(at, _)| Some((at, at + text[at..].find('}')?))) {
+    for (begin, end) in text
+        .match_indices('{')
+        .filter_map(|(at, _)| Some((at, at + text[at..].find('}')?)))
+    {
         match text[begin + 1..end].split_once(':') {
             Some(("env", name)) => {
                 access.variables.insert(name.trim().to_owned());
@@ -249,18 +275,31 @@ mod tests {
                 "openai": {"type": "oauth"}}"#,
         )
         .unwrap();
-        std::fs::write(path(".cache/opencode/models.json"), r#"{"zai": {"api": "https://api.z.ai/v4"}}"#).unwrap();
+        std::fs::write(
+            path(".cache/opencode/models.json"),
+            r#"{"zai": {"api": "https://api.z.ai/v4"}}"#,
+        )
+        .unwrap();
         let environment = Environment::new([], home.path().to_owned(), "kugetsu".into());
         let access = |model| provider_access(&environment, Some(model), None);
 
         let anthropic = access("anthropic/claude");
-        assert_eq!(anthropic.hosts, BTreeSet::from([("api.anthropic.com".to_owned(), 443)]));
+        assert_eq!(
+            anthropic.hosts,
+            BTreeSet::from([("api.anthropic.com".to_owned(), 443)])
+        );
         assert_eq!(anthropic.loopback, BTreeSet::from([11434]));
         assert_eq!(anthropic.auth.keys().collect::<Vec<_>>(), ["anthropic"]);
         assert!(anthropic.variables.contains("ANTHROPIC_API_KEY") && anthropic.variables.contains("LOCAL"));
         assert!(anthropic.files.contains(&path(".config/opencode/key")));
-        assert_eq!(access("own/x").hosts, BTreeSet::from([("llm.example.com".to_owned(), 443)]));
-        assert_eq!(access("zai/x").hosts, BTreeSet::from([("api.z.ai".to_owned(), 443)]));
+        assert_eq!(
+            access("own/x").hosts,
+            BTreeSet::from([("llm.example.com".to_owned(), 443)])
+        );
+        assert_eq!(
+            access("zai/x").hosts,
+            BTreeSet::from([("api.z.ai".to_owned(), 443)])
+        );
         let renewed = access("openai/x");
         assert_eq!((renewed.renewed.len(), renewed.auth.len()), (1, 0));
     }

@@ -75,8 +75,11 @@ impl Server {
             uuid::Uuid::new_v4().simple(),
             uuid::Uuid::new_v4().simple()
         );
-        let mut spec =
-            launch.guard_spec(["serve", "--hostname", "127.0.0.1", "--port"].map(Into::into).to_vec());
+        let mut spec = launch.guard_spec(
+            ["serve", "--hostname", "127.0.0.1", "--port"]
+                .map(Into::into)
+                .to_vec(),
+        );
         let port = match &mut spec.sandbox {
             // The network of the sandbox has no other server.
             Some(sandbox) if sandbox.has_own_network() => {

@@ -101,7 +101,10 @@ fn refuse_sandboxed(record: &SessionRecord) -> Result<(), EngineError> {
         return Ok(());
     }
     Err(EngineError::Usage {
-        problem: format!("the session of {} is sandboxed, so nobody can attach to it", record.address),
+        problem: format!(
+            "the session of {} is sandboxed, so nobody can attach to it",
+            record.address
+        ),
         hint: format!("send it a message instead: kugetsu continue {}", record.address),
     })
 }

@@ -192,7 +192,13 @@ impl Engine {
             let export = self.store.trashed_file(&entry, EXPORT);
             self.make_sandbox_folders(&placed)?;
             // The session comes first: a record without its session would be an orphan.
-            self.import_session(&self.of_session(&opencode, &placed), &key, session, directory, &export)?;
+            self.import_session(
+                &self.of_session(&opencode, &placed),
+                &key,
+                session,
+                directory,
+                &export,
+            )?;
             self.store.restore_session(&lease, address)?;
             if placed != trashed {
                 // A crash before this leaves the old place, which `move` changes.

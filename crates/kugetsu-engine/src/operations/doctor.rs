@@ -36,6 +36,7 @@ impl Engine {
         self.check_store(fix, &mut checks);
         // Nothing about the model can be repaired, and the question starts opencode.
         let model = Some(model).filter(|model| !fix || model.ask || model.model.is_some());
+        self.check_sandbox(&mut checks);
         let database = self.check_opencode(here, model, &mut checks);
         if let Err(error) = self.check_sessions(fix, database, &mut checks) {
             checks.push(bad_store(error.in_full()));

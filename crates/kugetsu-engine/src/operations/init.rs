@@ -386,7 +386,7 @@ impl Engine {
                 directory,
                 title,
                 policy: request.policy.clone(),
-            sandbox: request.sandbox,
+                sandbox: request.sandbox,
                 adopted: false,
                 opencode: opencode.version.to_string(),
                 created: now,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{Engine, EngineError};
 use crate::opencode::{Database, Opencode};
 use crate::store::{RecordKey, this_process};
-use kugetsu_api::{SessionRecord, Address, SessionId};
+use kugetsu_api::{Address, SessionId, SessionRecord};
 
 /// A record without its session.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -61,7 +61,10 @@ impl Engine {
             return Ok(None);
         };
         // The end of the turn was not recorded, but opencode stored its messages and its cost.
-        let probed = opencode.is_none().then(|| self.opencode_of(record).ok()).flatten();
+        let probed = opencode
+            .is_none()
+            .then(|| self.opencode_of(record).ok())
+            .flatten();
         let stored = opencode
             .or(probed.as_ref())
             .map_or_else(StoredEvidence::default, |opencode| {

@@ -4,56 +4,23 @@
 //! kugetsu's home. Its database begins with a copy of the base's session alone. It sees the session's worktree, the parts
 //! of the clone's `.git` that a commit needs, the system's programs, and what the settings list.
 
-use std::ffi::OsString;
+mod confine;
+
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
 use uuid::Uuid;
 
+use super::doctor::check;
 use super::{Engine, EngineError, read_database};
-use crate::changes::top_of;
-use crate::environment::Environment;
 use crate::fsx;
-use crate::opencode::{Confinement, Opencode, ProviderAccess, UserFiles, provider_access};
-use crate::process::sandbox::{Available, Backend, Limits, Mount, Network, Sandbox, ToolBounds, available};
+use crate::opencode::Opencode;
+use crate::process::cgroup::limitable;
+use crate::process::sandbox::{Available, Backend, available};
 use crate::store::StoreError;
-use kugetsu_api::{SandboxKind, SandboxMode, SessionRecord, SessionSandbox};
+use kugetsu_api::{Check, Health, SandboxKind, SandboxMode, SessionRecord, SessionSandbox};
 
 /// The folder of all sandboxes, in kugetsu's home.
 const FOLDER: &str = "sandboxes";
-
-/// Variables that every program may see.
-const PLAIN_VARIABLES: [&str; 15] = [
-    "COLORTERM",
-    "LANG",
-    "LANGUAGE",
-    "LOGNAME",
-    "NODE_EXTRA_CA_CERTS",
-    "NO_COLOR",
-    "PATH",
-    "SSL_CERT_DIR",
-    "SSL_CERT_FILE",
-    "TERM",
-    "TZ",
-    "USER",
-    "KUGETSU_REF",
-    "KUGETSU_TURN",
-    "KUGETSU_BRANCH",
-];
-/// Beginnings of the names of further such variables.
-const PLAIN_PREFIXES: [&str; 2] = ["LC_", "OPENCODE_"];
-
-/// Variables of opencode that its tools do not get.
-const OPENCODES_OWN: [&str; 8] = [
-    "OPENCODE_SERVER_PASSWORD",
-    "OPENCODE_AUTH_CONTENT",
-    "OPENCODE_API_KEY",
-    "OPENCODE_DB",
-    "XDG_CONFIG_HOME",
-    "XDG_DATA_HOME",
-    "XDG_CACHE_HOME",
-    "XDG_STATE_HOME",
-];
 
 /// The folders of one sandbox.
 struct Place {
@@ -135,22 +102,72 @@ impl Engine {
         }
     }
 
+    /// Says what the machine has for sandboxes, and whether a base needs more.
+    pub(super) fn check_sandbox(&self, checks: &mut Vec<Check>) {
+        let found = self.sandboxes_available();
+        let bases = self.store.bases().map(|bases| bases.found).unwrap_or_default();
+        let needed = bases
+            .iter()
+            .map(|base| base.sandbox)
+            .chain([self.settings.sandbox]);
+        let needed = needed.max_by_key(|mode| *mode as u8).unwrap_or_default();
+        let mut text = match (&found.bubblewrap, found.landlock) {
+            (Ok(program), _) => format!("bubblewrap {}", program.display()),
+            (Err(why), true) => {
+                let gaps = Backend::Landlock.gaps().join("; ");
+                format!("{why} (on Debian: apt install bubblewrap); Landlock alone leaves gaps: {gaps}")
+            }
+            (Err(why), false) => {
+                format!(
+                    "{why} (on Debian: apt install bubblewrap), and the kernel has no Landlock for files and TCP"
+                )
+            }
+        };
+        if found.bubblewrap.is_ok() && !found.landlock {
+            text.push_str(
+                "; without Landlock, a session's tools can read its own database and its provider's key",
+            );
+        }
+        let (memory, processes) = limitable();
+        if !(memory && processes) {
+            text.push_str(match (memory, processes) {
+                (true, _) => "; no cgroup limits processes",
+                (_, true) => "; no cgroup limits memory",
+                _ => "; no cgroup limits memory and processes",
+            });
+        }
+        let health = match needed {
+            SandboxMode::Required if found.bubblewrap.is_err() => Health::Bad,
+            SandboxMode::Auto if found.backend(false).is_none() => Health::Bad,
+            _ => Health::Good,
+        };
+        checks.push(check("sandbox", health, text));
+    }
+
     /// The mechanism for a session. A session that began in a sandbox never runs without one.
     fn backend(&self, sandbox: &SessionSandbox) -> Result<Backend, EngineError> {
         let found = self.sandboxes_available();
-        found.backend(sandbox.strict).ok_or_else(|| EngineError::NoSandbox {
-            why: match found.bubblewrap {
-                Err(why) if sandbox.strict => why,
-                Err(why) => format!("{why}, and the kernel has no Landlock for files and TCP"),
-                Ok(_) => "no mechanism was found".to_owned(),
-            },
-        })
+        found
+            .backend(sandbox.strict)
+            .ok_or_else(|| EngineError::NoSandbox {
+                why: match found.bubblewrap {
+                    Err(why) if sandbox.strict => why,
+                    Err(why) => format!("{why}, and the kernel has no Landlock for files and TCP"),
+                    Ok(_) => "no mechanism was found".to_owned(),
+                },
+            })
     }
 
     /// Makes the database of a sandboxed session that has no fork yet, with the base's session. `opencode` is the user's
     /// own. Blocks.
-    pub(super) fn make_sandbox(&self, record: &SessionRecord, opencode: &Opencode) -> Result<(), EngineError> {
-        let Some(sandbox) = &record.sandbox else { return Ok(()) };
+    pub(super) fn make_sandbox(
+        &self,
+        record: &SessionRecord,
+        opencode: &Opencode,
+    ) -> Result<(), EngineError> {
+        let Some(sandbox) = &record.sandbox else {
+            return Ok(());
+        };
         self.make_sandbox_folders(record)?;
         let place = Place::below(&self.sandbox_folder(sandbox));
         let database = place.database();
@@ -181,7 +198,9 @@ impl Engine {
     /// cannot be read proves nothing.
     pub(super) fn has_own_session(&self, opencode: &Opencode, record: &SessionRecord) -> bool {
         let own = self.of_session(opencode, record);
-        let Some(session) = &record.session else { return true };
+        let Some(session) = &record.session else {
+            return true;
+        };
         match own.database.try_exists() {
             Ok(true) => read_database(&own)
                 .and_then(|database| Ok(database.session(session)?.is_some()))
@@ -193,7 +212,9 @@ impl Engine {
 
     /// Makes the folders of a session's sandbox. Blocks.
     pub(super) fn make_sandbox_folders(&self, record: &SessionRecord) -> Result<(), EngineError> {
-        let Some(sandbox) = &record.sandbox else { return Ok(()) };
+        let Some(sandbox) = &record.sandbox else {
+            return Ok(());
+        };
         let place = Place::below(&self.sandbox_folder(sandbox));
         for folder in [
             &place.home,
@@ -207,237 +228,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Confines the opencode of a sandboxed session for one turn with this model. Blocks.
-    pub(super) fn confine(
-        &self,
-        opencode: Opencode,
-        record: &SessionRecord,
-        model: Option<&str>,
-    ) -> Result<Opencode, EngineError> {
-        let Some(sandbox) = &record.sandbox else {
-            return Ok(opencode);
-        };
-        let backend = self.backend(sandbox)?;
-        let place = Place::below(&self.sandbox_folder(sandbox));
-        // An earlier turn may have replaced a folder by a link.
-        for path in [place.database(), place.cache().join("opencode").join("bin")] {
-            fsx::refuse_symlinks(self.store.home(), &path).map_err(StoreError::from)?;
-        }
-        let access = provider_access(&self.environment, model, None);
-        let network = self.network(&access)?;
-        self.write_fixed(&place, record, &access)?;
-        let mut mounts = vec![
-            Mount::write(&place.home),
-            Mount::write(&place.opencode).secret(),
-            Mount::read(&place.fixed),
-        ];
-        self.mount_opencode(&place, opencode.program.clone(), &access, &mut mounts);
-        self.mount_work(&place, record, &mut mounts)?;
-        let listed = |paths: &[PathBuf]| -> Vec<PathBuf> { paths.iter().map(|path| self.in_home(path)).collect() };
-        let existing = |path: &PathBuf| path.exists();
-        mounts.extend(listed(&self.settings.sandbox_read).into_iter().filter(existing).map(Mount::read));
-        mounts.extend(listed(&self.settings.sandbox_write).into_iter().filter(existing).map(Mount::write));
-        let sandbox = Sandbox {
-            backend,
-            mounts,
-            network,
-            limits: Limits {
-                memory: self.settings.sandbox_memory,
-                processes: self.settings.sandbox_processes,
-            },
-        };
-        let file = place.fixed.join("tools.json");
-        let own: Vec<String> = access
-            .variables
-            .iter()
-            .filter(|name| !self.settings.sandbox_env.contains(name))
-            .cloned()
-            .chain(OPENCODES_OWN.map(str::to_owned))
-            .collect();
-        let bounds = serde_json::to_vec(&ToolBounds::of(&sandbox, own, &place.home)).map_err(|_| EngineError::Internal("bounds are JSON"))?;
-        let shell = ToolBounds::script(&sandbox, self.environment.program(), &file);
-        write(&file, &bounds)?;
-        write(&place.fixed.join("bash"), shell.as_bytes())?;
-        fsx::make_executable(&place.fixed.join("bash")).map_err(StoreError::from)?;
-        let environment = self.confined_environment(&place, &sandbox, &access);
-        Ok(opencode.confined(Confinement { sandbox, environment }))
-    }
-
-    fn in_home(&self, path: &Path) -> PathBuf {
-        match path.strip_prefix("~") {
-            Ok(rest) => self.environment.home().join(rest),
-            Err(_) => path.to_owned(),
-        }
-    }
-
-    fn network(&self, access: &ProviderAccess) -> Result<Network, EngineError> {
-        let mut hosts = access.hosts.clone();
-        let mut loopback = access.loopback.clone();
-        for listed in &self.settings.sandbox_hosts {
-            let local = listed.host == "localhost"
-                || listed.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-            if local {
-                loopback.insert(listed.port);
-            } else {
-                hosts.insert((listed.host.clone(), listed.port));
-            }
-        }
-        if let Some(name) = access.renewed.iter().next() {
-            return Err(EngineError::Usage {
-                problem: format!("a sandboxed session cannot use the login of {name}, which opencode renews"),
-                hint: format!("give opencode a key for {name}: opencode auth login"),
-            });
-        }
-        if hosts.is_empty() && loopback.is_empty() {
-            let problem = match access.names.iter().next() {
-                Some(name) => format!("the host of the provider {name} is not known, so the sandbox would hide it"),
-                None => "the provider of the model is not known, so the sandbox would hide it".to_owned(),
-            };
-            return Err(EngineError::Usage {
-                problem,
-                hint: "name the model (--model PROVIDER/MODEL), and the host if that is not enough: \
-                       kugetsu config sandbox_hosts HOST"
-                    .to_owned(),
-            });
-        }
-        Ok(Network {
-            hosts: hosts.into_iter().collect(),
-            loopback: loopback.into_iter().collect(),
-            serve: None,
-        })
-    }
-
-    /// Writes the files that the sandbox only reads, and opencode's keys.
-    fn write_fixed(&self, place: &Place, record: &SessionRecord, access: &ProviderAccess) -> Result<(), EngineError> {
-        let folder = &record.directory;
-        let git = self.git().at(folder);
-        // Only these: a user's configuration may hold tokens, and name programs that the sandbox does not have.
-        let identity = git.ask(["config", "--get-regexp", "-z", r"^(user\.(name|email)|init\.defaultbranch)$"])?;
-        let mut config = config_file(&identity.stdout, |_| true);
-        // Packs and packed references cannot be written.
-        config.extend_from_slice(b"[gc]\n\tauto = 0\n[maintenance]\n\tauto = false\n");
-        write(&place.fixed.join("gitconfig"), &config)?;
-        if let Some(top) = top_of(folder)
-            && top.join(".git").exists()
-        {
-            let all = git.ask(["config", "--local", "--list", "-z"])?;
-            write(&place.fixed.join("clone.gitconfig"), &config_file(&all.stdout, is_harmless))?;
-        }
-        let auth = serde_json::to_vec(&Value::Object(access.auth.clone()))
-            .map_err(|_| EngineError::Internal("keys are JSON"))?;
-        write(&place.data().join("opencode").join("auth.json"), &auth)?;
-        // opencode empties a cache that an unknown version wrote.
-        let version = UserFiles::of(&self.environment).cache.join("version");
-        if let Ok(bytes) = fsx::read_bounded(&version, 1 << 10) {
-            write(&place.cache().join("opencode").join("version"), &bytes)?;
-        }
-        Ok(())
-    }
-
-    fn mount_opencode(&self, place: &Place, program: PathBuf, access: &ProviderAccess, mounts: &mut Vec<Mount>) {
-        let files = UserFiles::of(&self.environment);
-        mounts.push(Mount::read(program));
-        let mut config = vec![files.config.clone(), files.cache.join("models.json")];
-        config.extend(UserFiles::further_config(&self.environment));
-        config.extend(access.files.iter().cloned());
-        for path in config {
-            if path.exists() {
-                mounts.push(Mount::read(path).secret());
-            }
-        }
-        for name in ["SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"] {
-            let path = self.environment.get(name).map(PathBuf::from);
-            mounts.extend(path.filter(|path| path.is_absolute() && path.exists()).map(Mount::read));
-        }
-        // Packages of providers and programs that opencode has installed.
-        for name in ["node_modules", "packages", "bin"] {
-            let installed = files.cache.join(name);
-            if installed.is_dir() {
-                let inside = place.cache().join("opencode").join(name);
-                mounts.push(Mount::read(inside).showing(installed).secret());
-            }
-        }
-    }
-
-    /// The session's folder, and the parts of `.git` that a commit needs. Everything else of `.git` cannot be changed: the
-    /// hooks, the configuration, packed objects, and the folders of other worktrees.
-    fn mount_work(&self, place: &Place, record: &SessionRecord, mounts: &mut Vec<Mount>) -> Result<(), EngineError> {
-        let Some(worktree) = &record.worktree else {
-            let top = top_of(&record.directory).unwrap_or(&record.directory);
-            mounts.push(Mount::write(top));
-            let git = top.join(".git");
-            if git.exists() {
-                mounts.push(Mount::read(&git));
-                mounts.push(Mount::read(git.join("config")).showing(place.fixed.join("clone.gitconfig")));
-            }
-            return Ok(());
-        };
-        let git = self.git().at(&worktree.repo_dir);
-        let common = git.run(["rev-parse", "--path-format=absolute", "--git-common-dir"])?;
-        let common = PathBuf::from(common.text());
-        let own = own_folder(&common, &worktree.path).ok_or(EngineError::Internal("the worktree is linked to its clone"))?;
-        fsx::create_dir_all_durable(&common, &common.join("logs")).map_err(StoreError::from)?;
-        mounts.push(Mount::read(&common));
-        mounts.push(Mount::read(common.join("config")).showing(place.fixed.join("clone.gitconfig")));
-        for name in ["objects", "refs", "logs"] {
-            mounts.push(Mount::write(common.join(name)));
-        }
-        mounts.push(Mount::write(&own));
-        for path in [
-            common.join("objects/pack"),
-            common.join("objects/info"),
-            own.join("commondir"),
-            own.join("gitdir"),
-            own.join("config.worktree"),
-        ] {
-            if path.exists() {
-                mounts.push(Mount::read(path));
-            }
-        }
-        mounts.push(Mount::write(&worktree.path));
-        mounts.push(Mount::read(worktree.path.join(".git")));
-        Ok(())
-    }
-
-    fn confined_environment(&self, place: &Place, sandbox: &Sandbox, access: &ProviderAccess) -> Environment {
-        let shown = |name: &str| {
-            PLAIN_VARIABLES.contains(&name)
-                || PLAIN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-                || access.variables.contains(name)
-                || self.settings.sandbox_env.iter().any(|listed| listed == name)
-        };
-        let mut variables: Vec<(OsString, OsString)> = self
-            .environment
-            .variables()
-            .filter(|(name, _)| name.to_str().is_some_and(shown))
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
-        let files = UserFiles::of(&self.environment);
-        let models = files.cache.join("models.json");
-        let config = files.config.parent().unwrap_or(&files.config);
-        let mut set = |name: &str, value: &Path| variables.push((name.into(), value.into()));
-        set("HOME", &place.home);
-        set("XDG_CONFIG_HOME", config);
-        set("XDG_DATA_HOME", &place.data());
-        set("XDG_CACHE_HOME", &place.cache());
-        set("XDG_STATE_HOME", &place.opencode.join("state"));
-        set("SHELL", &place.fixed.join("bash"));
-        set("GIT_CONFIG_GLOBAL", &place.fixed.join("gitconfig"));
-        set("GIT_CONFIG_NOSYSTEM", Path::new("1"));
-        set("OPENCODE_DISABLE_MODELS_FETCH", Path::new("1"));
-        if self.environment.get("OPENCODE_MODELS_PATH").is_none() && models.exists() {
-            set("OPENCODE_MODELS_PATH", &models);
-        }
-        if !sandbox.has_own_network() {
-            // The folder of all programs of this machine is not shown.
-            set("TMPDIR", &place.home);
-        }
-        Environment::new(variables, place.home.clone(), self.environment.program().to_owned())
-    }
-
     /// Removes the folder of a sandbox whose session is gone.
     pub(super) fn remove_sandbox(&self, record: &SessionRecord) -> Result<(), EngineError> {
-        let Some(sandbox) = &record.sandbox else { return Ok(()) };
+        let Some(sandbox) = &record.sandbox else {
+            return Ok(());
+        };
         match fsx::remove_dir_all_durable(&self.sandbox_folder(sandbox)) {
             Err(error) if !error.is_not_found() => Err(StoreError::from(error).into()),
             _ => Ok(()),
@@ -456,55 +251,4 @@ pub(super) fn kind_of(opencode: &Opencode) -> Option<SandboxKind> {
 
 fn write(file: &Path, bytes: &[u8]) -> Result<(), EngineError> {
     Ok(fsx::write_atomic_volatile(file, bytes).map_err(StoreError::from)?)
-}
-
-/// The folder of a worktree in the clone's `.git`. It is found from the clone's side, because a turn could change the link
-/// in the worktree.
-fn own_folder(common: &Path, worktree: &Path) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(common.join("worktrees")).ok()?;
-    let link = worktree.join(".git");
-    entries.flatten().map(|entry| entry.path()).find(|folder| {
-        let named = fsx::read_bounded(&folder.join("gitdir"), 64 << 10).unwrap_or_default();
-        let named = String::from_utf8_lossy(&named).trim_end().to_owned();
-        Path::new(&named) == link || Path::new(&named).canonicalize().is_ok_and(|named| Some(named) == link.canonicalize().ok())
-    })
-}
-
-/// Whether a setting of a clone is needed for commits and says nothing secret.
-fn is_harmless(name: &str) -> bool {
-    const CORE: [&str; 8] = [
-        "core.repositoryformatversion",
-        "core.filemode",
-        "core.bare",
-        "core.logallrefupdates",
-        "core.symlinks",
-        "core.ignorecase",
-        "core.autocrlf",
-        "core.eol",
-    ];
-    CORE.contains(&name)
-        || matches!(name, "user.name" | "user.email")
-        || (name.starts_with("extensions.") && name != "extensions.worktreeconfig")
-        || (name.starts_with("branch.") && (name.ends_with(".remote") || name.ends_with(".merge")))
-        || (name.starts_with("remote.") && name.ends_with(".fetch"))
-}
-
-/// A configuration file of git with the settings that `git config -z` has listed, if they pass.
-fn config_file(listed: &[u8], passes: impl Fn(&str) -> bool) -> Vec<u8> {
-    let mut file = String::new();
-    for entry in listed.split(|&byte| byte == 0) {
-        let entry = String::from_utf8_lossy(entry);
-        let Some((name, value)) = entry.split_once('\n') else { continue };
-        if !passes(name) {
-            continue;
-        }
-        let Some((section, key)) = name.rsplit_once('.') else { continue };
-        let quote = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        let section = match section.split_once('.') {
-            Some((section, sub)) => format!("{section} \"{}\"", quote(sub)),
-            None => section.to_owned(),
-        };
-        file.push_str(&format!("[{section}]\n\t{key} = \"{}\"\n", quote(value)));
-    }
-    file.into_bytes()
 }

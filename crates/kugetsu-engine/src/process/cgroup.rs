@@ -136,7 +136,7 @@ fn limit(outside: &Path, name: &str, controller: Controller, most: u64) -> Optio
 }
 
 /// Which of memory and processes can be limited on this machine.
-pub(super) fn limitable() -> (bool, bool) {
+pub(crate) fn limitable() -> (bool, bool) {
     let able = |name: &str| {
         let Some(own) = own() else { return false };
         let on = std::fs::read_to_string(own.join("cgroup.controllers"))

@@ -19,7 +19,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-mod cgroup;
+pub(crate) mod cgroup;
 mod guard;
 mod guarded;
 mod identity;

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::values::{
-    HostPort, OnAskSetting, Shape, Shaped, WorktreeSetting, absolute_paths, boolean, choice, count, duration, hosts,
-    names, optional, optional_count, optional_model, optional_usd, paths, positive, rules as rule_list, time_limit,
+    HostPort, OnAskSetting, Shape, Shaped, WorktreeSetting, absolute_paths, boolean, choice, count, duration,
+    hosts, names, optional, optional_count, optional_model, optional_usd, paths, positive,
+    rules as rule_list, time_limit,
 };
 use super::{ForgeSettings, HostSettings, Origin, SettingKey};
 use crate::turn::answers::Strategy;
-use kugetsu_api::{SandboxMode, TransportChoice};
 use kugetsu_api::permission::{Preset, Rule};
+use kugetsu_api::{SandboxMode, TransportChoice};
 
 /// Makes the struct of typed values, the struct of their origins, the lists of keys and shapes, and the function that
 /// parses the texts.

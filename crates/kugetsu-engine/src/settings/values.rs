@@ -10,8 +10,8 @@ use crate::duration::{parse_duration, parse_time_limit};
 use crate::money::parse_usd;
 use crate::turn::answers::Strategy;
 use crate::worktree::parse_extra;
-use kugetsu_api::{SandboxMode, TransportChoice};
 use kugetsu_api::permission::{Preset, Rule};
+use kugetsu_api::{SandboxMode, TransportChoice};
 
 /// What to do with a request of opencode that nobody answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,9 +227,13 @@ pub(super) fn hosts(text: &str) -> Result<Vec<HostPort>, String> {
 pub(super) fn absolute_paths(text: &str) -> Result<Vec<PathBuf>, String> {
     lines(text, |line| {
         let path = PathBuf::from(line);
-        let up = path.components().any(|part| part == std::path::Component::ParentDir);
+        let up = path
+            .components()
+            .any(|part| part == std::path::Component::ParentDir);
         if up || !(path.is_absolute() || line.starts_with("~/")) {
-            return Err(format!("`{line}` is not an absolute path and does not begin with `~/`"));
+            return Err(format!(
+                "`{line}` is not an absolute path and does not begin with `~/`"
+            ));
         }
         Ok(path)
     })

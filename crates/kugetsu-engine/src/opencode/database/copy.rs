@@ -7,8 +7,8 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::error::{DatabaseError, classify};
 use super::Database;
+use super::error::{DatabaseError, classify};
 use kugetsu_api::SessionId;
 
 /// Tables whose rows all go along: without them, opencode would migrate the schema again.
@@ -25,7 +25,9 @@ impl Database {
             path: self.path.clone(),
         })?;
         let failed = |source| classify(to, true, self.wait, source);
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let new = Connection::open_with_flags(to, flags).map_err(failed)?;
         new.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
         // A table may come before the one that it refers to.
@@ -81,14 +83,19 @@ fn copy_rows(
         _ if MIGRATIONS.contains(&table) => ("?1 = ''", ""),
         _ => return Ok(()),
     };
-    let list = columns.iter().map(|column| quoted(column)).collect::<Vec<_>>().join(", ");
+    let list = columns
+        .iter()
+        .map(|column| quoted(column))
+        .collect::<Vec<_>>()
+        .join(", ");
     let places = vec!["?"; columns.len()].join(", ");
     let mut read = old.prepare(&format!("SELECT {list} FROM {name} WHERE {condition}"))?;
     let mut insert = new.prepare(&format!("INSERT INTO {name} ({list}) VALUES ({places})"))?;
     let mut rows = read.query(params![value])?;
     while let Some(row) = rows.next()? {
-        let values: Vec<rusqlite::types::Value> =
-            (0..columns.len()).map(|at| row.get(at)).collect::<rusqlite::Result<_>>()?;
+        let values: Vec<rusqlite::types::Value> = (0..columns.len())
+            .map(|at| row.get(at))
+            .collect::<rusqlite::Result<_>>()?;
         insert.execute(rusqlite::params_from_iter(values))?;
     }
     Ok(())

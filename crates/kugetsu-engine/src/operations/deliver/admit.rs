@@ -20,7 +20,8 @@ use crate::operations::{Engine, EngineError, Subject, pending, points, read_data
 use crate::store::{Lease, LeaseError, Lock, holder_of_turn};
 use crate::turn::Responder;
 use kugetsu_api::{
-    Address, BaseRecord, SCHEMA, SandboxMode, SessionRecord, Totals, TransportChoice, TransportKind, TurnRecord, Verdict,
+    Address, BaseRecord, SCHEMA, SandboxMode, SessionRecord, Totals, TransportChoice, TransportKind,
+    TurnRecord, Verdict,
 };
 
 /// The interval between two attempts to take a lease that another process holds.

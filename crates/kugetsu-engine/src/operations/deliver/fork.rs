@@ -189,7 +189,10 @@ impl Engine {
             path: None,
             title: Some(&record.title),
         };
-        match self.write_database(&self.of_session(opencode, record))?.patch(session, &patch) {
+        match self
+            .write_database(&self.of_session(opencode, record))?
+            .patch(session, &patch)
+        {
             Ok(_) => Ok(()),
             Err(DatabaseError::NoSession { .. }) => Err(EngineError::SessionGone {
                 subject: Subject::Session(record.address.clone()),

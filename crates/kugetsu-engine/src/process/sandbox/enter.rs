@@ -99,7 +99,7 @@ pub(super) fn forward_main(mut args: impl Iterator<Item = OsString>) -> u8 {
     };
     proxy::serve(&listener, move |client| {
         if let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
-            proxy::pump(client, server);
+            proxy::pump(&client, &server);
         }
     });
     0

@@ -147,7 +147,7 @@ impl Outside {
                 let _ = thread("forward", move || {
                     proxy::serve(&listener, move |client| {
                         if let Ok(server) = TcpStream::connect(("localhost", port)) {
-                            proxy::pump(client, server);
+                            proxy::pump(&client, &server);
                         }
                     });
                 });

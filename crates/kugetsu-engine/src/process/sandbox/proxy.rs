@@ -50,7 +50,7 @@ pub(super) fn serve(listener: &TcpListener, handle: impl Fn(TcpStream) + Send + 
 }
 
 /// Copies both ways until both sides are done.
-pub(super) fn pump(left: TcpStream, right: TcpStream) {
+pub(super) fn pump(left: &TcpStream, right: &TcpStream) {
     let (Ok(mut from_left), Ok(mut to_left)) = (left.try_clone(), left.try_clone()) else {
         return;
     };
@@ -85,7 +85,7 @@ pub(super) fn handle(mut client: TcpStream, allowed: &[(String, u16)]) {
                 First::Request(request) => server.write_all(request),
             };
             if begun.is_ok() {
-                pump(client, server);
+                pump(&client, &server);
             }
             return;
         }

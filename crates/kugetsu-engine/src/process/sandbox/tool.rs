@@ -56,7 +56,10 @@ impl ToolBounds {
         let mut temporary = Some(own.to_owned());
         if sandbox.has_own_network() {
             // bubblewrap made these folders for this program alone.
-            for folder in ["/tmp", "/dev/shm"].into_iter().filter(|folder| !shows_secret(folder)) {
+            for folder in ["/tmp", "/dev/shm"]
+                .into_iter()
+                .filter(|folder| !shows_secret(folder))
+            {
                 rules.write.push(folder.into());
                 if folder == "/tmp" {
                     temporary = None;

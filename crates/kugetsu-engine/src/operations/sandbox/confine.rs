@@ -1,0 +1,397 @@
+//! What the opencode of a sandboxed session sees and reaches during a turn.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{Place, write};
+use crate::changes::top_of;
+use crate::environment::Environment;
+use crate::fsx;
+use crate::opencode::{Confinement, Opencode, ProviderAccess, UserFiles, provider_access};
+use crate::operations::{Engine, EngineError};
+use crate::process::sandbox::{Limits, Mount, Network, Sandbox, ToolBounds};
+use crate::store::StoreError;
+use kugetsu_api::SessionRecord;
+
+/// Variables that every program may see.
+const PLAIN_VARIABLES: [&str; 15] = [
+    "COLORTERM",
+    "LANG",
+    "LANGUAGE",
+    "LOGNAME",
+    "NODE_EXTRA_CA_CERTS",
+    "NO_COLOR",
+    "PATH",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TERM",
+    "TZ",
+    "USER",
+    "KUGETSU_REF",
+    "KUGETSU_TURN",
+    "KUGETSU_BRANCH",
+];
+/// Beginnings of the names of further such variables.
+const PLAIN_PREFIXES: [&str; 2] = ["LC_", "OPENCODE_"];
+
+/// Variables of opencode that its tools do not get.
+const OPENCODES_OWN: [&str; 8] = [
+    "OPENCODE_SERVER_PASSWORD",
+    "OPENCODE_AUTH_CONTENT",
+    "OPENCODE_API_KEY",
+    "OPENCODE_DB",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_CACHE_HOME",
+    "XDG_STATE_HOME",
+];
+
+impl Engine {
+    /// Confines the opencode of a sandboxed session for one turn with this model. Blocks.
+    pub(in crate::operations) fn confine(
+        &self,
+        opencode: Opencode,
+        record: &SessionRecord,
+        model: Option<&str>,
+    ) -> Result<Opencode, EngineError> {
+        let Some(sandbox) = &record.sandbox else {
+            return Ok(opencode);
+        };
+        let backend = self.backend(sandbox)?;
+        let place = Place::below(&self.sandbox_folder(sandbox));
+        // An earlier turn may have replaced a folder by a link.
+        for path in [place.database(), place.cache().join("opencode").join("bin")] {
+            fsx::refuse_symlinks(self.store.home(), &path).map_err(StoreError::from)?;
+        }
+        let access = provider_access(&self.environment, model, None);
+        let network = self.network(&access)?;
+        self.write_fixed(&place, record, &access)?;
+        let mut mounts = vec![
+            Mount::write(&place.home),
+            Mount::write(&place.opencode).secret(),
+            Mount::read(&place.fixed),
+        ];
+        self.mount_opencode(&place, opencode.program.clone(), &access, &mut mounts);
+        self.mount_work(&place, record, &mut mounts)?;
+        let listed =
+            |paths: &[PathBuf]| -> Vec<PathBuf> { paths.iter().map(|path| self.in_home(path)).collect() };
+        let existing = |path: &PathBuf| path.exists();
+        mounts.extend(
+            listed(&self.settings.sandbox_read)
+                .into_iter()
+                .filter(existing)
+                .map(Mount::read),
+        );
+        mounts.extend(
+            listed(&self.settings.sandbox_write)
+                .into_iter()
+                .filter(existing)
+                .map(Mount::write),
+        );
+        let sandbox = Sandbox {
+            backend,
+            mounts,
+            network,
+            limits: Limits {
+                memory: self.settings.sandbox_memory,
+                processes: self.settings.sandbox_processes,
+            },
+        };
+        let file = place.fixed.join("tools.json");
+        let own: Vec<String> = access
+            .variables
+            .iter()
+            .filter(|name| !self.settings.sandbox_env.contains(name))
+            .cloned()
+            .chain(OPENCODES_OWN.map(str::to_owned))
+            .collect();
+        let bounds = serde_json::to_vec(&ToolBounds::of(&sandbox, own, &place.home))
+            .map_err(|_| EngineError::Internal("bounds are JSON"))?;
+        let shell = ToolBounds::script(&sandbox, self.environment.program(), &file);
+        write(&file, &bounds)?;
+        write(&place.fixed.join("bash"), shell.as_bytes())?;
+        fsx::make_executable(&place.fixed.join("bash")).map_err(StoreError::from)?;
+        let environment = self.confined_environment(&place, &sandbox, &access);
+        Ok(opencode.confined(Confinement { sandbox, environment }))
+    }
+
+    fn in_home(&self, path: &Path) -> PathBuf {
+        match path.strip_prefix("~") {
+            Ok(rest) => self.environment.home().join(rest),
+            Err(_) => path.to_owned(),
+        }
+    }
+
+    fn network(&self, access: &ProviderAccess) -> Result<Network, EngineError> {
+        let mut hosts = access.hosts.clone();
+        let mut loopback = access.loopback.clone();
+        for listed in &self.settings.sandbox_hosts {
+            let local = listed.host == "localhost"
+                || listed
+                    .host
+                    .parse::<std::net::IpAddr>()
+                    .is_ok_and(|ip| ip.is_loopback());
+            if local {
+                loopback.insert(listed.port);
+            } else {
+                hosts.insert((listed.host.clone(), listed.port));
+            }
+        }
+        if let Some(name) = access.renewed.iter().next() {
+            return Err(EngineError::Usage {
+                problem: format!("a sandboxed session cannot use the login of {name}, which opencode renews"),
+                hint: format!("give opencode a key for {name}: opencode auth login"),
+            });
+        }
+        if hosts.is_empty() && loopback.is_empty() {
+            let problem = match access.names.iter().next() {
+                Some(name) => {
+                    format!("the host of the provider {name} is not known, so the sandbox would hide it")
+                }
+                None => "the provider of the model is not known, so the sandbox would hide it".to_owned(),
+            };
+            return Err(EngineError::Usage {
+                problem,
+                hint: "name the model (--model PROVIDER/MODEL), and the host if that is not enough: \
+                       kugetsu config sandbox_hosts HOST"
+                    .to_owned(),
+            });
+        }
+        Ok(Network {
+            hosts: hosts.into_iter().collect(),
+            loopback: loopback.into_iter().collect(),
+            serve: None,
+        })
+    }
+
+    /// Writes the files that the sandbox only reads, and opencode's keys.
+    fn write_fixed(
+        &self,
+        place: &Place,
+        record: &SessionRecord,
+        access: &ProviderAccess,
+    ) -> Result<(), EngineError> {
+        let folder = &record.directory;
+        let git = self.git().at(folder);
+        // Only these: a user's configuration may hold tokens, and name programs that the sandbox does not have.
+        let identity = git.ask([
+            "config",
+            "--get-regexp",
+            "-z",
+            r"^(user\.(name|email)|init\.defaultbranch)$",
+        ])?;
+        let mut config = config_file(&identity.stdout, |_| true);
+        // Packs and packed references cannot be written.
+        config.extend_from_slice(b"[gc]\n\tauto = 0\n[maintenance]\n\tauto = false\n");
+        write(&place.fixed.join("gitconfig"), &config)?;
+        if let Some(top) = top_of(folder)
+            && top.join(".git").exists()
+        {
+            let all = git.ask(["config", "--local", "--list", "-z"])?;
+            write(
+                &place.fixed.join("clone.gitconfig"),
+                &config_file(&all.stdout, is_harmless),
+            )?;
+        }
+        let auth = serde_json::to_vec(&Value::Object(access.auth.clone()))
+            .map_err(|_| EngineError::Internal("keys are JSON"))?;
+        write(&place.data().join("opencode").join("auth.json"), &auth)?;
+        // opencode empties a cache that an unknown version wrote.
+        let version = UserFiles::of(&self.environment).cache.join("version");
+        if let Ok(bytes) = fsx::read_bounded(&version, 1 << 10) {
+            write(&place.cache().join("opencode").join("version"), &bytes)?;
+        }
+        Ok(())
+    }
+
+    fn mount_opencode(
+        &self,
+        place: &Place,
+        program: PathBuf,
+        access: &ProviderAccess,
+        mounts: &mut Vec<Mount>,
+    ) {
+        let files = UserFiles::of(&self.environment);
+        mounts.push(Mount::read(program));
+        let mut config = vec![files.config.clone(), files.cache.join("models.json")];
+        config.extend(UserFiles::further_config(&self.environment));
+        config.extend(access.files.iter().cloned());
+        for path in config {
+            if path.exists() {
+                mounts.push(Mount::read(path).secret());
+            }
+        }
+        for name in ["SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"] {
+            let path = self.environment.get(name).map(PathBuf::from);
+            mounts.extend(
+                path.filter(|path| path.is_absolute() && path.exists())
+                    .map(Mount::read),
+            );
+        }
+        // Packages of providers and programs that opencode has installed.
+        for name in ["node_modules", "packages", "bin"] {
+            let installed = files.cache.join(name);
+            if installed.is_dir() {
+                let inside = place.cache().join("opencode").join(name);
+                mounts.push(Mount::read(inside).showing(installed).secret());
+            }
+        }
+    }
+
+    /// The session's folder, and the parts of `.git` that a commit needs. Everything else of `.git` cannot be changed: the
+    /// hooks, the configuration, packed objects, and the folders of other worktrees.
+    fn mount_work(
+        &self,
+        place: &Place,
+        record: &SessionRecord,
+        mounts: &mut Vec<Mount>,
+    ) -> Result<(), EngineError> {
+        let Some(worktree) = &record.worktree else {
+            let top = top_of(&record.directory).unwrap_or(&record.directory);
+            mounts.push(Mount::write(top));
+            let git = top.join(".git");
+            if git.exists() {
+                mounts.push(Mount::read(&git));
+                mounts.push(Mount::read(git.join("config")).showing(place.fixed.join("clone.gitconfig")));
+            }
+            return Ok(());
+        };
+        let git = self.git().at(&worktree.repo_dir);
+        let common = git.run(["rev-parse", "--path-format=absolute", "--git-common-dir"])?;
+        let common = PathBuf::from(common.text());
+        let own = own_folder(&common, &worktree.path)
+            .ok_or(EngineError::Internal("the worktree is linked to its clone"))?;
+        fsx::create_dir_all_durable(&common, &common.join("logs")).map_err(StoreError::from)?;
+        mounts.push(Mount::read(&common));
+        mounts.push(Mount::read(common.join("config")).showing(place.fixed.join("clone.gitconfig")));
+        for name in ["objects", "refs", "logs"] {
+            mounts.push(Mount::write(common.join(name)));
+        }
+        mounts.push(Mount::write(&own));
+        for path in [
+            common.join("objects/pack"),
+            common.join("objects/info"),
+            own.join("commondir"),
+            own.join("gitdir"),
+            own.join("config.worktree"),
+        ] {
+            if path.exists() {
+                mounts.push(Mount::read(path));
+            }
+        }
+        mounts.push(Mount::write(&worktree.path));
+        mounts.push(Mount::read(worktree.path.join(".git")));
+        Ok(())
+    }
+
+    fn confined_environment(&self, place: &Place, sandbox: &Sandbox, access: &ProviderAccess) -> Environment {
+        let shown = |name: &str| {
+            PLAIN_VARIABLES.contains(&name)
+                || PLAIN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+                || access.variables.contains(name)
+                || self.settings.sandbox_env.iter().any(|listed| listed == name)
+        };
+        let mut variables: Vec<(OsString, OsString)> = self
+            .environment
+            .variables()
+            .filter(|(name, _)| name.to_str().is_some_and(shown))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        let files = UserFiles::of(&self.environment);
+        let models = files.cache.join("models.json");
+        let config = files.config.parent().unwrap_or(&files.config);
+        let mut set = |name: &str, value: &Path| variables.push((name.into(), value.into()));
+        set("HOME", &place.home);
+        set("XDG_CONFIG_HOME", config);
+        set("XDG_DATA_HOME", &place.data());
+        set("XDG_CACHE_HOME", &place.cache());
+        set("XDG_STATE_HOME", &place.opencode.join("state"));
+        set("SHELL", &place.fixed.join("bash"));
+        set("GIT_CONFIG_GLOBAL", &place.fixed.join("gitconfig"));
+        set("GIT_CONFIG_NOSYSTEM", Path::new("1"));
+        set("OPENCODE_DISABLE_MODELS_FETCH", Path::new("1"));
+        if self.environment.get("OPENCODE_MODELS_PATH").is_none() && models.exists() {
+            set("OPENCODE_MODELS_PATH", &models);
+        }
+        if !sandbox.has_own_network() {
+            // The folder of all programs of this machine is not shown.
+            set("TMPDIR", &place.home);
+        }
+        Environment::new(
+            variables,
+            place.home.clone(),
+            self.environment.program().to_owned(),
+        )
+    }
+}
+
+/// The folder of a worktree in the clone's `.git`. It is found from the clone's side, because a turn could change the link
+/// in the worktree.
+fn own_folder(common: &Path, worktree: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(common.join("worktrees")).ok()?;
+    let link = worktree.join(".git");
+    entries.flatten().map(|entry| entry.path()).find(|folder| {
+        let named = fsx::read_bounded(&folder.join("gitdir"), 64 << 10).unwrap_or_default();
+        let named = String::from_utf8_lossy(&named).trim_end().to_owned();
+        Path::new(&named) == link
+            || Path::new(&named)
+                .canonicalize()
+                .is_ok_and(|named| Some(named) == link.canonicalize().ok())
+    })
+}
+
+/// Whether a setting of a clone is needed for commits and says nothing secret.
+fn is_harmless(name: &str) -> bool {
+    const CORE: [&str; 8] = [
+        "core.repositoryformatversion",
+        "core.filemode",
+        "core.bare",
+        "core.logallrefupdates",
+        "core.symlinks",
+        "core.ignorecase",
+        "core.autocrlf",
+        "core.eol",
+    ];
+    CORE.contains(&name)
+        || matches!(name, "user.name" | "user.email")
+        || (name.starts_with("extensions.") && name != "extensions.worktreeconfig")
+        || is_of(name, "branch", &["remote", "merge"])
+        || is_of(name, "remote", &["fetch"])
+}
+
+/// Whether a setting belongs to this section and is one of these keys.
+fn is_of(name: &str, section: &str, keys: &[&str]) -> bool {
+    let first = name.split('.').next();
+    let last = name.rsplit('.').next();
+    first == Some(section) && last.is_some_and(|last| keys.contains(&last))
+}
+
+/// A configuration file of git with the settings that `git config -z` has listed, if they pass.
+fn config_file(listed: &[u8], passes: impl Fn(&str) -> bool) -> Vec<u8> {
+    let mut file = String::new();
+    for entry in listed.split(|&byte| byte == 0) {
+        let entry = String::from_utf8_lossy(entry);
+        let Some((name, value)) = entry.split_once('\n') else {
+            continue;
+        };
+        if !passes(name) {
+            continue;
+        }
+        let Some((section, key)) = name.rsplit_once('.') else {
+            continue;
+        };
+        let quote = |text: &str| {
+            text.replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n")
+        };
+        let section = match section.split_once('.') {
+            Some((section, sub)) => format!("{section} \"{}\"", quote(sub)),
+            None => section.to_owned(),
+        };
+        file.push_str(&format!("[{section}]\n\t{key} = \"{}\"\n", quote(value)));
+    }
+    file.into_bytes()
+}
