@@ -14,6 +14,7 @@ mod support;
 mod addresses;
 mod asking;
 mod attach;
+mod attack;
 mod concurrency;
 mod control;
 mod crash;

@@ -34,7 +34,7 @@ const PLAIN_VARIABLES: [&str; 15] = [
     "KUGETSU_BRANCH",
 ];
 /// Beginnings of the names of further such variables.
-const PLAIN_PREFIXES: [&str; 2] = ["LC_", "OPENCODE_"];
+const PLAIN_PREFIXES: [&str; 4] = ["LC_", "OPENCODE_", "GIT_AUTHOR_", "GIT_COMMITTER_"];
 
 /// Variables of opencode that its tools do not get.
 const OPENCODES_OWN: [&str; 8] = [

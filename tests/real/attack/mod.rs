@@ -1,0 +1,3 @@
+//! What an attacker tries, on the real opencode: see `docs/security.md`.
+
+mod sandbox;

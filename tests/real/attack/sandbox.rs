@@ -1,0 +1,179 @@
+//! Escapes from the sandbox: each one fails, on both versions, while an ordinary turn works.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::support::kit::{SOON, run, text};
+use kugetsu_testing::{Output, Reply, World, on_both_versions};
+use serde_json::{Value, json};
+
+/// What only the user may see.
+const KEY: &str = "THE-PRIVATE-KEY";
+const TOKEN: &str = "the-token-of-the-user";
+
+/// The escapes that the commands of a tool try. `$1` is the user's home, `$2` kugetsu's home, `$3` opencode's shared
+/// database, `$4` the clone, `$5` a port of this machine. A line of output that begins with `REACHED` is an escape.
+const ESCAPES: &str = r#"
+reached() { echo "REACHED $1"; }
+tried() { echo "tried $1"; }
+tried read-a-key;            grep -q PRIVATE "$1/.ssh/id_rsa" && reached read-a-key
+tried read-a-token;          env | grep -q SECRET_TOKEN && reached read-a-token
+tried read-the-records;      ls "$2/sessions" && reached read-the-records
+tried write-a-record;        echo x >> "$2/sessions/github.com/shoko/kugetsu/2.json" && reached write-a-record
+tried read-the-database;     head -c 1 "$3" | grep -q . && reached read-the-database
+tried write-the-database;    echo x >> "$3" && reached write-the-database
+tried read-its-own-database; head -c 1 "$HOME/../opencode/data/opencode/opencode.db" | grep -q . && reached read-its-own-database
+tried write-its-own-rules;   echo x >> "$HOME/../opencode/data/opencode/opencode.db" && reached write-its-own-rules
+tried read-the-providers-key; grep -q . "$HOME/../opencode/data/opencode/auth.json" && reached read-the-providers-key
+tried read-the-configuration; grep -q . "$1/.config/opencode/opencode.json" && reached read-the-configuration
+tried change-the-shell;      echo x >> "$SHELL_FILE" && reached change-the-shell
+tried read-the-password;     cat /proc/[0-9]*/environ | tr '\0' '\n' | grep -q OPENCODE_SERVER_PASSWORD && reached read-the-password
+tried trace-opencode;        grep -q . /proc/2/maps && reached trace-opencode
+tried signal-opencode;       kill -STOP 2 && reached signal-opencode
+tried see-other-processes;   test "$(ls -d /proc/[0-9]* | wc -l)" -gt 20 && reached see-other-processes
+tried connect-elsewhere;     (exec 3<>"/dev/tcp/127.0.0.1/$5") && reached connect-elsewhere
+tried connect-by-the-proxy;  exec 3<>"/dev/tcp/127.0.0.1/${http_proxy##*:}"; printf 'CONNECT 127.0.0.1:%s HTTP/1.1\r\n\r\n' "$5" >&3; head -n 1 <&3 | grep -q 200 && reached connect-by-the-proxy
+tried resolve-a-name;        (exec 3<>/dev/udp/192.0.2.1/53 && echo x >&3) && reached resolve-a-name
+tried write-a-hook;          echo x > "$4/.git/hooks/post-checkout" && reached write-a-hook
+tried replace-the-hooks;     mv "$4/.git/hooks" "$4/.git/away" && reached replace-the-hooks
+tried write-gits-settings;   git config core.fsmonitor /bin/true && reached write-gits-settings
+tried read-gits-settings;    grep -rq secret-of-the-remote "$4/.git/config" && reached read-gits-settings
+tried redirect-the-worktree; echo "gitdir: /tmp" > .git && reached redirect-the-worktree
+tried replace-the-link;      mv .git away && reached replace-the-link
+tried redirect-git;          echo /tmp > "$(git rev-parse --git-dir)/commondir" && reached redirect-git
+tried damage-a-pack;         touch "$4/.git/objects/pack/x" && reached damage-a-pack
+tried write-the-clone;       echo x > "$4/README.md" && reached write-the-clone
+tried mount-something;       mount -t tmpfs none "$HOME" && reached mount-something
+tried leave-a-process;       (setsid sleep 100000 > /dev/null 2>&1 < /dev/null &)
+ln -s "$1/.ssh/id_rsa" link
+ln -s "$3" database
+echo finished
+"#;
+
+/// The number of escapes above.
+fn escapes() -> usize {
+    ESCAPES.lines().filter(|line| line.starts_with("tried ")).count()
+}
+
+/// A port of this machine, with the number of connections to it.
+fn service() -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    std::thread::spawn(move || {
+        for _ in listener.incoming() {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    (port, count)
+}
+
+/// A user with a key, a configuration of opencode and a base whose sessions are sandboxed.
+fn prepare(world: &World) -> PathBuf {
+    let write = |path: PathBuf, text: &str| {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write(world.home().join(".ssh/id_rsa"), KEY);
+    write(
+        world.home().join(".config/opencode/opencode.json"),
+        &world.opencode_config().to_string(),
+    );
+    let repo = world.repo();
+    write(repo.join("escapes.sh"), ESCAPES);
+    write(repo.join("hello.c"), "int main(void) { return 1; }\n");
+    world.git(&repo, ["add", "."]).expect_status(0);
+    world.git(&repo, ["commit", "-qm", "escapes"]).expect_status(0);
+    world
+        .git(&repo, ["config", "http.extraheader", "secret-of-the-remote"])
+        .expect_status(0);
+    run(world, ["init", "--sandbox"]).expect_status(0);
+    repo
+}
+
+fn turn(world: &World, issue: &str, transport: &str, prompt: &str) -> Output {
+    let mut command = world.kugetsu(["start", issue, "--worktree", "--transport", transport, "--output", "json", prompt]);
+    command.env("SECRET_TOKEN", TOKEN);
+    world.start(command, kugetsu_testing::Stdin::Null).wait(SOON)
+}
+
+/// What the tools of a turn answered.
+fn results(world: &World, prompt: &str) -> String {
+    let requests = world.model.turn_requests_with(prompt);
+    requests.last().map(|request| request.tool_results().join("\n")).unwrap_or_default()
+}
+
+on_both_versions! {
+    fn no_escape_succeeds_and_a_coding_turn_does(world: &World) {
+        let repo = prepare(world);
+        let (port, connections) = service();
+        let database = world.opencode_db();
+        let before = std::fs::read(&database).unwrap();
+        let escapes_command = format!(
+            "SHELL_FILE=$(dirname $GIT_CONFIG_GLOBAL)/bash bash escapes.sh $(echo {} | tr , /) 2>&1",
+            // The paths hide from opencode's own check of external directories.
+            [
+                world.home().display().to_string(),
+                world.kugetsu_home().display().to_string(),
+                database.display().to_string(),
+                repo.display().to_string(),
+                port.to_string(),
+            ]
+            .join(" ")
+            .replace('/', ","),
+        );
+        for (issue, transport) in [("#1", "serve"), ("#2", "run")] {
+            let worktree = repo.join(".worktrees/github.com/shoko/kugetsu").join(&issue[1..]);
+            let file = |name: &str| worktree.join(name);
+            let prompt = format!("escape over {transport}");
+            world.model.on(
+                prompt.clone(),
+                vec![
+                    Reply::bash(&escapes_command),
+                    Reply::tool("read", json!({"filePath": file("link")})),
+                    Reply::tool("read", json!({"filePath": file("database")})),
+                    Reply::text("tried"),
+                ],
+            );
+            let output = turn(world, issue, transport, &prompt);
+            let results = results(world, &prompt);
+            assert_eq!(output.json()["verdict"], "completed", "{output}\n{results}");
+            assert!(results.contains("finished"), "{output}\n{results}");
+            let count = |word: &str| results.lines().filter(|line| line.trim_start().starts_with(word)).count();
+            assert_eq!(count("tried "), escapes(), "{results}");
+            assert!(!results.contains("REACHED"), "{results}");
+            assert!(!results.contains(KEY) && !results.contains("SQLite"), "{results}");
+            assert_eq!(sandbox_of(world, issue), "bubblewrap");
+            world.wait_nothing_left(SOON);
+        }
+        assert_eq!(connections.load(Ordering::Relaxed), 0);
+        assert_eq!(std::fs::read(&database).unwrap(), before);
+
+        // The next turn of the same session edits, builds, tests and commits.
+        let worktree = repo.join(".worktrees/github.com/shoko/kugetsu/1");
+        world.model.on(
+            "fix the program",
+            vec![
+                Reply::tool("read", json!({"filePath": worktree.join("hello.c")})),
+                Reply::tool("edit", json!({"filePath": worktree.join("hello.c"), "oldString": "return 1", "newString": "return 0"})),
+                Reply::bash("cc -o hello hello.c && ./hello && mktemp && rm -f link database && git add hello.c && git commit -qm fixed && git log --oneline"),
+                Reply::text("fixed"),
+            ],
+        );
+        let output = run(world, ["continue", "#1", "--output", "json", "fix the program"]);
+        let results = results(world, "fix the program");
+        assert_eq!(output.json()["verdict"], "completed", "{output}\n{results}");
+        assert_eq!(output.json()["changes"]["commits"][0]["subject"], "fixed", "{output}\n{results}");
+        let log = world.git(&worktree, ["log", "-1", "--format=%an %s"]);
+        assert!(log.stdout().contains("fixed"), "{log}");
+    }
+}
+
+/// What confined the last turn of a session.
+fn sandbox_of(world: &World, issue: &str) -> String {
+    let shown: Value = run(world, ["show", issue, "--json"]).json();
+    text(&shown["last"]["sandbox"])
+}
