@@ -94,8 +94,33 @@ fn prepare(world: &World) -> PathBuf {
     repo
 }
 
+/// The command that tries the escapes. Its arguments hide from opencode's own check of external directories.
+fn escapes_command(world: &World, port: u16) -> String {
+    let arguments = [
+        world.home(),
+        world.kugetsu_home(),
+        world.opencode_db(),
+        world.repo(),
+        PathBuf::from(port.to_string()),
+    ];
+    let arguments = arguments.map(|path| path.display().to_string().replace('/', ","));
+    format!(
+        "SHELL_FILE=$(dirname $GIT_CONFIG_GLOBAL)/bash bash escapes.sh $(echo {} | tr , /) 2>&1",
+        arguments.join(" ")
+    )
+}
+
 fn turn(world: &World, issue: &str, transport: &str, prompt: &str) -> Output {
-    let mut command = world.kugetsu(["start", issue, "--worktree", "--transport", transport, "--output", "json", prompt]);
+    let mut command = world.kugetsu([
+        "start",
+        issue,
+        "--worktree",
+        "--transport",
+        transport,
+        "--output",
+        "json",
+        prompt,
+    ]);
     command.env("SECRET_TOKEN", TOKEN);
     world.start(command, kugetsu_testing::Stdin::Null).wait(SOON)
 }
@@ -103,7 +128,10 @@ fn turn(world: &World, issue: &str, transport: &str, prompt: &str) -> Output {
 /// What the tools of a turn answered.
 fn results(world: &World, prompt: &str) -> String {
     let requests = world.model.turn_requests_with(prompt);
-    requests.last().map(|request| request.tool_results().join("\n")).unwrap_or_default()
+    requests
+        .last()
+        .map(|request| request.tool_results().join("\n"))
+        .unwrap_or_default()
 }
 
 on_both_versions! {
@@ -112,19 +140,7 @@ on_both_versions! {
         let (port, connections) = service();
         let database = world.opencode_db();
         let before = std::fs::read(&database).unwrap();
-        let escapes_command = format!(
-            "SHELL_FILE=$(dirname $GIT_CONFIG_GLOBAL)/bash bash escapes.sh $(echo {} | tr , /) 2>&1",
-            // The paths hide from opencode's own check of external directories.
-            [
-                world.home().display().to_string(),
-                world.kugetsu_home().display().to_string(),
-                database.display().to_string(),
-                repo.display().to_string(),
-                port.to_string(),
-            ]
-            .join(" ")
-            .replace('/', ","),
-        );
+        let escapes_command = escapes_command(world, port);
         for (issue, transport) in [("#1", "serve"), ("#2", "run")] {
             let worktree = repo.join(".worktrees/github.com/shoko/kugetsu").join(&issue[1..]);
             let file = |name: &str| worktree.join(name);
@@ -170,6 +186,59 @@ on_both_versions! {
         let log = world.git(&worktree, ["log", "-1", "--format=%an %s"]);
         assert!(log.stdout().contains("fixed"), "{log}");
     }
+
+    fn without_bubblewrap_landlock_stops_all_but_the_known_gaps(world: &World) {
+        let repo = prepare(world);
+        let (port, connections) = service();
+        let path = path_without_bubblewrap(world);
+        let prompt = "escape without bubblewrap";
+        world.model.on(prompt, vec![Reply::bash(escapes_command(world, port)), Reply::text("tried")]);
+        let start = |flag: &str| {
+            let mut command = world.kugetsu(["start", "#1", "--worktree", flag, "--output", "json", prompt]);
+            command.env("PATH", &path).env("KUGETSU_SANDBOX_READ", &path).env("SECRET_TOKEN", TOKEN);
+            world.start(command, kugetsu_testing::Stdin::Null).wait(SOON)
+        };
+        let refused = start("--sandbox");
+        refused.expect_status(69);
+        assert!(refused.stderr().contains("bwrap") && refused.stdout().contains("no-sandbox"), "{refused}");
+        run(world, ["init", "--force", "--sandbox=off"]).expect_status(0);
+        let output = start("--sandbox=auto");
+        let results = results(world, prompt);
+        assert_eq!(output.json()["verdict"], "completed", "{output}\n{results}");
+        assert!(results.contains("finished"), "{results}");
+        let reached: Vec<&str> = results.lines().filter_map(|line| line.trim_start().strip_prefix("REACHED ")).collect();
+        let unexpected: Vec<&&str> = reached.iter().filter(|name| !LANDLOCKS_GAPS.contains(name)).collect();
+        assert!(unexpected.is_empty(), "{unexpected:?}\n{results}");
+        assert_eq!(connections.load(Ordering::Relaxed), 0);
+        assert_eq!(sandbox_of(world, "#1"), "landlock");
+        let doctor = run(world, ["doctor"]);
+        assert!(doctor.stdout().contains("bubblewrap /"), "{doctor}");
+        drop(repo);
+        world.wait_nothing_left(SOON);
+    }
+}
+
+/// The escapes that Landlock alone does not stop. `doctor` and `docs/sandbox.md` name them.
+const LANDLOCKS_GAPS: [&str; 7] = [
+    "see-other-processes",
+    "resolve-a-name",
+    "read-gits-settings",
+    "redirect-the-worktree",
+    "replace-the-link",
+    "redirect-git",
+    "damage-a-pack",
+];
+
+/// A `PATH` with every program of the system but bubblewrap.
+fn path_without_bubblewrap(world: &World) -> PathBuf {
+    let folder = world.tmp().join("bin");
+    std::fs::create_dir_all(&folder).unwrap();
+    for entry in std::fs::read_dir("/usr/bin").unwrap().flatten() {
+        if entry.file_name() != "bwrap" {
+            std::os::unix::fs::symlink(entry.path(), folder.join(entry.file_name())).unwrap();
+        }
+    }
+    folder
 }
 
 /// What confined the last turn of a session.

@@ -100,16 +100,19 @@ impl Engine {
             },
         };
         let file = place.fixed.join("tools.json");
-        let own: Vec<String> = access
+        let unset: Vec<String> = access
             .variables
             .iter()
             .filter(|name| !self.settings.sandbox_env.contains(name))
             .cloned()
             .chain(OPENCODES_OWN.map(str::to_owned))
             .collect();
-        let bounds = serde_json::to_vec(&ToolBounds::of(&sandbox, own, &place.home))
+        let bounds = serde_json::to_vec(&ToolBounds::of(&sandbox, unset, &place.home))
             .map_err(|_| EngineError::Internal("bounds are JSON"))?;
-        let shell = ToolBounds::script(&sandbox, self.environment.program(), &file);
+        // The program may be named by a link that leads elsewhere inside.
+        let own = self.environment.program();
+        let own = own.canonicalize().unwrap_or_else(|_| own.to_owned());
+        let shell = ToolBounds::script(&sandbox, &own, &file);
         write(&file, &bounds)?;
         write(&place.fixed.join("bash"), shell.as_bytes())?;
         fsx::make_executable(&place.fixed.join("bash")).map_err(StoreError::from)?;
