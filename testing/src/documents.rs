@@ -8,11 +8,12 @@ use crate::workspace_root;
 const NOT_RUN: &str = "<!-- not run: ";
 
 /// The front page and the manual, in the order in which a newcomer reads them.
-pub const MANUAL: [&str; 7] = [
+pub const MANUAL: [&str; 8] = [
     "README.md",
     "docs/commands.md",
     "docs/configuration.md",
     "docs/automation.md",
+    "docs/sandbox.md",
     "docs/operations.md",
     "docs/troubleshooting.md",
     "docs/files.md",

@@ -39,6 +39,8 @@ enum Command {
     Opencode,
     /// Check the format, lints and dependencies, then build and run every test
     Test(test::Options),
+    /// Try every attack of docs/security.md, also on the real opencode, and print the results as a table
+    Attack,
     /// Show a base session, two issues, a continued one, the list and the records, with the real opencode
     Demo,
     /// Regenerate docs/recording.svg, the recording in the README, with the real opencode
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Opencode => opencode::install_all(),
         Command::Test(options) => test::run(&options),
+        Command::Attack => test::attacks(),
         Command::Demo => demo::run(),
         Command::Recording => recording::run(),
         Command::Example => example::run(),

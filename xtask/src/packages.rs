@@ -8,7 +8,9 @@ use crate::step::{Failure, program};
 type Needed = (&'static str, &'static str);
 
 /// What the tests run.
-pub(crate) const FOR_TESTS: [Needed; 11] = [
+pub(crate) const FOR_TESTS: [Needed; 13] = [
+    ("bwrap", "bubblewrap"),
+    ("cc", "gcc"),
     ("fish", "fish"),
     ("git", "git"),
     ("jq", "jq"),

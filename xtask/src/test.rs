@@ -28,6 +28,17 @@ pub(crate) struct Options {
     filter: Option<String>,
 }
 
+/// Where attacks are, in every test program.
+const ATTACKS: &str = "attack::";
+
+/// Runs the tests that attack, and prints a table of them.
+pub(crate) fn attacks() -> Result<(), Failure> {
+    run(&Options {
+        quick: false,
+        filter: Some(ATTACKS.to_owned()),
+    })
+}
+
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if options.filter.is_none() {
         program("cargo fmt", &mut cargo(&["fmt", "--all", "--check"]))?;
@@ -207,6 +218,13 @@ fn report(results: &Results, runs: &[Run<'_>]) {
             "=== what would hang, and how it ended\n\n{}",
             HangRow::markdown(&hangs)
         );
+    }
+    if runs
+        .iter()
+        .flat_map(|run| &run.tests)
+        .all(|test| test.contains(ATTACKS))
+    {
+        println!("=== attacks\n\n{}", results.attacks());
     }
     print!("=== the slowest tests\n{}", results.slowest());
     if runs.iter().all(|run| !run.real) {

@@ -1,6 +1,6 @@
 //! Test results: counted while tests run, reported at the end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kugetsu_testing::Version;
 
@@ -86,6 +86,30 @@ impl Results {
     /// The tests that did not pass.
     pub(super) fn failed(&self) -> &[String] {
         &self.failed
+    }
+
+    /// A table of the attacks: a line for each, and a column for what opencode it was tried on.
+    pub(super) fn attacks(&self) -> String {
+        let failed = self.failed.iter().filter_map(|failed| failed.split_once(' '));
+        let failed = failed.map(|(_, name)| (name.split(' ').next().unwrap_or(name), "**succeeded**"));
+        let passed = self.passed.iter().map(|test| (test.name.as_str(), "fails"));
+        let mut rows: BTreeMap<&str, [&str; 3]> = BTreeMap::new();
+        for (name, outcome) in failed.chain(passed) {
+            let (attack, place) = match name.rsplit_once("::") {
+                Some((attack, "v1_3_2")) => (attack, 0),
+                Some((attack, "v1_18_33")) => (attack, 1),
+                _ => (name, 2),
+            };
+            let attack = attack.split_once("attack::").map_or(attack, |(_, attack)| attack);
+            rows.entry(attack).or_insert(["-"; 3])[place] = outcome;
+        }
+        let mut text =
+            "| attack | opencode 1.3.2 | opencode 1.18.33 | without opencode |\n|---|---|---|---|\n"
+                .to_owned();
+        for (attack, cells) in rows {
+            text += &format!("| `{attack}` | {} |\n", cells.join(" | "));
+        }
+        text
     }
 
     /// The slowest tests, one per line, slowest first.

@@ -123,13 +123,13 @@ impl Engine {
                 )
             }
         };
-        if found.bubblewrap.is_ok() && !found.landlock {
+        if needed != SandboxMode::Off && found.bubblewrap.is_ok() && !found.landlock {
             text.push_str(
                 "; without Landlock, a session's tools can read its own database and its provider's key",
             );
         }
         let (memory, processes) = limitable();
-        if !(memory && processes) {
+        if needed != SandboxMode::Off && !(memory && processes) {
             text.push_str(match (memory, processes) {
                 (true, _) => "; no cgroup limits processes",
                 (_, true) => "; no cgroup limits memory",
