@@ -22,6 +22,7 @@ mod forge;
 mod hangs;
 mod keeping;
 mod lifecycle;
+mod sandbox;
 mod ssh;
 mod subagents;
 mod transports;
