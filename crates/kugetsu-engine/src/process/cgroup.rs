@@ -149,17 +149,7 @@ pub(crate) fn limitable() -> (bool, bool) {
 
 /// This process's cgroup of a controller of version 1 (`cgroups(7)`).
 fn old(controller: &str) -> Option<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let (mounted, root) = mounts.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let mut fields = before.split(' ').skip(3);
-        let (root, mounted) = (fields.next()?, fields.next()?);
-        let options = after.strip_prefix("cgroup ")?.rsplit(' ').next()?;
-        options
-            .split(',')
-            .any(|option| option == controller)
-            .then_some((mounted, root))
-    })?;
+    let (mounted, root) = old_mount(controller)?;
     let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = own.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -169,7 +159,22 @@ fn old(controller: &str) -> Option<PathBuf> {
             .any(|name| name == controller)
             .then(|| fields.next())?
     })?;
-    Some(Path::new(mounted).join(Path::new(path).strip_prefix(root).ok()?))
+    Some(mounted.join(Path::new(path).strip_prefix(root).ok()?))
+}
+
+/// Where a controller of version 1 is mounted, and the part of its hierarchy that is mounted there.
+fn old_mount(controller: &str) -> Option<(PathBuf, PathBuf)> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mounts.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut fields = before.split(' ').skip(3);
+        let (root, mounted) = (fields.next()?, fields.next()?);
+        let options = after.strip_prefix("cgroup ")?.rsplit(' ').next()?;
+        options
+            .split(',')
+            .any(|option| option == controller)
+            .then(|| (mounted.into(), root.into()))
+    })
 }
 
 /// Kills everything left in a turn's cgroups, wherever they are, and removes them. Spares the cgroup of this process.
@@ -188,6 +193,13 @@ pub(super) fn sweep(turn: Uuid) {
         };
         cgroup.kill();
         cgroup.remove();
+    }
+    for (mounted, _) in ["memory", "pids"].into_iter().filter_map(old_mount) {
+        let mut found = Vec::new();
+        find(&mounted, &name, DEPTH, &mut found);
+        for path in found {
+            remove(&path, Instant::now() + EMPTYING);
+        }
     }
 }
 
