@@ -14,6 +14,7 @@ use kugetsu_testing::{FakeScript, MODELS, Opencode, Reply, Step, Version, World,
 use serde_json::{Value, json};
 
 use crate::opencode;
+use crate::packages;
 use crate::step::{Failure, cargo, program};
 
 /// How many turns each side of a comparison gets.
@@ -50,6 +51,8 @@ enum Part {
     Memory,
     /// Turns on the real opencode
     Turns,
+    /// Sandboxed turns on the real opencode against turns without a sandbox
+    Sandbox,
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
@@ -91,6 +94,13 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         for version in Version::ALL {
             turns(&binary, version, &mut rows)?;
             detach(&binary, version, &mut rows)?;
+        }
+    }
+    if wanted(Part::Sandbox) {
+        opencode::install_all()?;
+        packages::install_missing(&packages::FOR_TESTS)?;
+        for version in Version::ALL {
+            sandboxed(&binary, version, &mut rows)?;
         }
     }
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
@@ -430,6 +440,57 @@ fn high_water_mark(pid: u32) -> u64 {
         .find_map(|line| line.strip_prefix("VmHWM:"))
         .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
         .unwrap_or(0)
+}
+
+/// Turns with and without a sandbox, one after the other.
+fn sandboxed(binary: &Path, version: Version, rows: &mut Vec<Row>) -> Result<(), Failure> {
+    let world = World::new(Opencode::Real(version));
+    world.model.otherwise(Reply::text("done"));
+    let config = world.home().join(".config/opencode");
+    std::fs::create_dir_all(&config).map_err(Failure::because(config.display()))?;
+    let file = config.join("opencode.json");
+    std::fs::write(&file, world.opencode_config().to_string()).map_err(Failure::because(file.display()))?;
+    quiet(&mut kugetsu(&world, binary, &["init"]))?;
+    let mut times: [Vec<Duration>; 4] = Default::default();
+    for turn in 0..=TURNS {
+        let time = |verb: &str, issue: usize, more: &[&str]| {
+            let issue = format!("github.com/shoko/kugetsu#{issue}");
+            quiet(&mut kugetsu(
+                &world,
+                binary,
+                &[&[verb, &issue, "trivial"], more].concat(),
+            ))
+        };
+        let (open, closed) = (2 * turn + 1, 2 * turn + 2);
+        let round = [
+            time("start", open, &["--worktree"])?,
+            time("start", closed, &["--worktree", "--sandbox"])?,
+            time("continue", open, &[])?,
+            time("continue", closed, &[])?,
+        ];
+        if turn > 0 {
+            for (list, time) in times.iter_mut().zip(round) {
+                list.push(time);
+            }
+        }
+    }
+    let [start, start_sandboxed, go_on, go_on_sandboxed] = times.map(median);
+    for (verb, open, closed) in [
+        ("start", start, start_sandboxed),
+        ("continue", go_on, go_on_sandboxed),
+    ] {
+        rows.push(Row {
+            what: format!("{version}: a sandboxed `{verb}` against one without a sandbox"),
+            goal: "1.1 times",
+            measured: format!(
+                "{:.2} times ({} against {})",
+                closed.as_secs_f64() / open.as_secs_f64(),
+                milliseconds(closed),
+                milliseconds(open)
+            ),
+        });
+    }
+    Ok(())
 }
 
 /// A trivial turn: through kugetsu, by a bare client on an equally fresh server, and by `opencode run`.
