@@ -12,6 +12,7 @@ mod support;
 
 mod addresses;
 mod agents;
+mod attack;
 mod commands;
 mod control;
 mod controls;

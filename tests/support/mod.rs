@@ -3,6 +3,7 @@
 
 #[macro_use]
 pub(crate) mod case;
+pub(crate) mod git_attacks;
 pub(crate) mod http;
 pub(crate) mod kit;
 pub(crate) mod proc;

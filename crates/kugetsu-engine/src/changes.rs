@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::fsx::{self, FsError};
-use crate::git::{Git, GitError};
+use crate::git::{Git, GitError, top_of};
 use crate::upstream::upstream;
 use kugetsu_api::{ChangedFile, Changes, Commit, Worktree};
 
@@ -154,13 +154,6 @@ pub(crate) fn new_files(git: &Git) -> Result<Vec<PathBuf>, GitError> {
     let output = git.run(["ls-files", "--others", "--exclude-standard", "-z"])?;
     let names = output.stdout.split(|byte| *byte == 0);
     Ok(names.filter(|name| !name.is_empty()).map(path_of).collect())
-}
-
-/// The folder that holds `.git`: the top of the clone or worktree that this folder is in.
-pub(crate) fn top_of(folder: &Path) -> Option<&Path> {
-    folder
-        .ancestors()
-        .find(|folder| folder.join(".git").symlink_metadata().is_ok())
 }
 
 impl Reading {
@@ -357,6 +350,7 @@ impl Reading {
             "--no-renames",
             "--no-ext-diff",
             "--no-textconv",
+            "--submodule=short",
             "--ignore-submodules=dirty",
             &from,
             "--",

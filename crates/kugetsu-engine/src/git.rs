@@ -1,14 +1,19 @@
-//! The only code that runs git. git never prompts, always has a time limit, can be cancelled, and prints the same
-//! messages in every locale.
+//! The only code that runs git. git never prompts, always has a time limit, can be cancelled, prints the same messages
+//! in every locale, and runs no program that a repository names.
 
+mod glance;
+mod inert;
+
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
 use crate::environment::Environment;
 use crate::process::{self, Containment, GuardSpec, ProcessError, Sink};
+use inert::{Entry, Inert};
 use uuid::Uuid;
 
 /// The time limit of one git command. Checking out a large repository takes longest.
@@ -17,8 +22,8 @@ const LIMIT: Duration = Duration::from_mins(10);
 const INCOMPLETE_LIMIT: Duration = Duration::from_secs(5);
 /// The interval between checks of an incomplete worktree.
 const INCOMPLETE_POLL: Duration = Duration::from_millis(20);
-/// A monitor of the file system is a program that the clone's configuration names, and may be a daemon that stays.
-const UNMONITORED: [&str; 2] = ["-c", "core.fsmonitor=false"];
+/// The most files that a repository's configuration may include under conditions.
+const MAX_INCLUDED: usize = 64;
 /// How long a git that exceeded its limit has to end.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -36,16 +41,23 @@ pub struct GitError {
     pub missing: bool,
 }
 
-/// Runs git in the environment of a request. Can be cancelled.
+/// Runs git in the environment of a request. Can be cancelled. For one step of an operation: what a folder's
+/// configuration says is read once, and the tools of a turn may change it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GitRunner {
     environment: Environment,
     cancel: Cancel,
+    /// By the folder that git runs in.
+    inert: Arc<Mutex<HashMap<PathBuf, Arc<Inert>>>>,
 }
 
 impl GitRunner {
     pub(crate) fn new(environment: Environment, cancel: Cancel) -> Self {
-        Self { environment, cancel }
+        Self {
+            environment,
+            cancel,
+            inert: Arc::default(),
+        }
     }
 
     /// git in this folder.
@@ -58,6 +70,7 @@ impl GitRunner {
             variables: Vec::new(),
             config: Vec::new(),
             stdin: Arc::from([]),
+            other: None,
         }
     }
 }
@@ -73,6 +86,8 @@ pub(crate) struct Git {
     variables: Vec<(&'static str, OsString)>,
     config: Vec<&'static str>,
     stdin: Arc<[u8]>,
+    /// Another folder that the command works in.
+    other: Option<PathBuf>,
 }
 
 /// The output of git, and whether git exited with 0.
@@ -120,6 +135,12 @@ impl Git {
         self
     }
 
+    /// The same for a command that also works in another worktree of the repository.
+    pub(crate) fn reaching(mut self, other: &Path) -> Self {
+        self.other = Some(other.to_owned());
+        self
+    }
+
     /// The same in another folder.
     pub(crate) fn moved_to(&self, folder: &Path) -> Self {
         Self {
@@ -162,6 +183,76 @@ impl Git {
     }
 
     fn ask_once(&self, args: &[OsString]) -> Result<GitOutput, GitError> {
+        let mut inert = self.inert()?;
+        if let Some(other) = &self.other {
+            inert = Arc::new(inert.and(&*self.moved_to(other).inert()?));
+        }
+        self.ask_with(args, &inert)
+    }
+
+    /// The filters that only the repository's own configuration has. They do not run.
+    pub(crate) fn unused_filters(&self) -> Result<Vec<String>, GitError> {
+        Ok(self.inert()?.unused_filters.clone())
+    }
+
+    /// What keeps the configuration of this folder from running programs.
+    fn inert(&self) -> Result<Arc<Inert>, GitError> {
+        let known = || self.runner.inert.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(inert) = known().get(&self.folder) {
+            return Ok(Arc::clone(inert));
+        }
+        let inert = if glance::may_name_programs(&self.folder) {
+            let environment = &self.runner.environment;
+            let pager = environment.get("PAGER").unwrap_or("less".as_ref());
+            Inert::against(&self.configuration()?, top_of(&self.folder), pager)
+        } else {
+            Inert::default()
+        };
+        let inert = Arc::new(inert);
+        known().insert(self.folder.clone(), Arc::clone(&inert));
+        Ok(inert)
+    }
+
+    /// All settings, also those that the repository includes under any condition: git may look at the condition again
+    /// in another worktree or on another branch.
+    fn configuration(&self) -> Result<Vec<Entry>, GitError> {
+        let list = |more: &[&OsStr]| {
+            let args = ["config", "--list", "--null"].map(OsString::from);
+            let args: Vec<_> = args.into_iter().chain(more.iter().map(OsString::from)).collect();
+            let output = self.ask_with(&args, &Inert::default())?;
+            if !output.ok {
+                return Err(self.error(&args, error_line(&output.stderr)));
+            }
+            Ok(output.stdout)
+        };
+        let top = top_of(&self.folder).unwrap_or(&self.folder);
+        let environment = &self.runner.environment;
+        let home = environment.get("HOME").map_or(environment.home(), Path::new);
+        let mut entries = Entry::with_scopes(&list(&["--show-scope".as_ref(), "--show-origin".as_ref()])?);
+        let mut files: Vec<_> = entries
+            .iter()
+            .filter_map(|entry| entry.included(top, home, false))
+            .collect();
+        let mut read = Vec::new();
+        while let Some(file) = files.pop() {
+            let file = file.map_err(|problem| self.error(&["config".into()], problem))?;
+            if read.contains(&file) || !file.exists() {
+                continue;
+            }
+            if read.len() == MAX_INCLUDED {
+                let problem = format!("the configuration includes more than {MAX_INCLUDED} files");
+                return Err(self.error(&["config".into()], problem));
+            }
+            let listed = list(&["--no-includes".as_ref(), "--file".as_ref(), file.as_os_str()])?;
+            let more = Entry::in_file(&file, &listed);
+            files.extend(more.iter().filter_map(|entry| entry.included(top, home, true)));
+            entries.extend(more);
+            read.push(file);
+        }
+        Ok(entries)
+    }
+
+    fn ask_with(&self, args: &[OsString], inert: &Inert) -> Result<GitOutput, GitError> {
         let cancelled = || self.error(args, "it was cancelled".to_owned());
         if self.runner.cancel.is_set() {
             return Err(cancelled());
@@ -173,7 +264,7 @@ impl Git {
         if left.is_zero() {
             return Err(late());
         }
-        let ended = process::run_until_cancelled(self.spec(args), left, &self.runner.cancel);
+        let ended = process::run_until_cancelled(self.spec(args, inert), left, &self.runner.cancel);
         match ended {
             Ok(output) => Ok(GitOutput {
                 ok: output.exit.success(),
@@ -191,30 +282,30 @@ impl Git {
         }
     }
 
-    /// Runs git under a guard. Any hardening against programs that a repository's configuration makes git run belongs
-    /// here.
-    fn spec(&self, args: &[OsString]) -> GuardSpec {
+    fn spec(&self, args: &[OsString], inert: &Inert) -> GuardSpec {
         let fixed = [
             ("LC_ALL", "C"),
             ("GIT_TERMINAL_PROMPT", "0"),
             // A read must not write into the index.
             ("GIT_OPTIONAL_LOCKS", "0"),
         ];
+        let fixed = fixed.into_iter().chain(inert::VARIABLES);
         let fixed = fixed.map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        let own = self.variables.iter();
+        let own = inert.variables.iter().chain(&self.variables);
         let own = own.map(|(name, value)| (OsString::from(name), value.clone()));
+        let settings = self.numbered(&inert.settings);
         // If one of git's hooks runs kugetsu, git has set variables that would lead our git to the wrong repository.
         let foreign = self.runner.environment.variables().map(|(name, _)| name);
         let foreign =
             foreign.filter(|name| name.as_encoded_bytes().starts_with(b"GIT_") && !is_of_user(name));
-        let set_env: Vec<_> = fixed.into_iter().chain(own).collect();
+        let set_env: Vec<_> = fixed.chain(own).chain(settings).collect();
         let set = |name: &OsString| set_env.iter().any(|(set, _)| set == name);
         GuardSpec {
             program: "git".into(),
-            args: UNMONITORED
+            args: inert::SETTINGS
                 .iter()
-                .copied()
-                .chain(self.config.iter().flat_map(|setting| ["-c", setting]))
+                .chain(&self.config)
+                .flat_map(|setting| ["-c", setting])
                 .map(OsString::from)
                 .chain(args.iter().cloned())
                 .collect(),
@@ -234,9 +325,28 @@ impl Git {
         }
     }
 
-    /// git as a program for a person's terminal, with the person's pager and editor. It has no time limit.
-    pub(crate) fn on_terminal(&self, args: &[OsString]) -> tokio::process::Command {
-        let spec = self.spec(args);
+    /// Settings as variables, after those that the user's environment has. As an argument, a filter's name could not
+    /// have a `=` in it, and everybody could read the value.
+    fn numbered(&self, settings: &[(OsString, OsString)]) -> Vec<(OsString, OsString)> {
+        let first = self.runner.environment.get("GIT_CONFIG_COUNT");
+        let first = first.and_then(|count| count.to_str()?.parse().ok());
+        let first: usize = first.unwrap_or_default();
+        if settings.is_empty() {
+            return Vec::new();
+        }
+        let count = (first + settings.len()).to_string();
+        let pairs = settings.iter().zip(first..).flat_map(|((key, value), number)| {
+            [
+                (format!("GIT_CONFIG_KEY_{number}").into(), key.clone()),
+                (format!("GIT_CONFIG_VALUE_{number}").into(), value.clone()),
+            ]
+        });
+        pairs.chain([("GIT_CONFIG_COUNT".into(), count.into())]).collect()
+    }
+
+    /// git as a program for a person's terminal, with the person's pager. It has no time limit.
+    pub(crate) fn on_terminal(&self, args: &[OsString]) -> Result<tokio::process::Command, GitError> {
+        let spec = self.spec(args, &*self.inert()?);
         let mut command = tokio::process::Command::new(&spec.program);
         command
             .args(&spec.args)
@@ -250,7 +360,7 @@ impl Git {
             }
         }
         command.envs(spec.set_env);
-        command
+        Ok(command)
     }
 
     fn error(&self, args: &[OsString], problem: String) -> GitError {
@@ -328,15 +438,26 @@ fn listed(text: &str) -> Vec<Listed> {
     all
 }
 
+/// The folder that holds `.git`: the top of the clone or worktree that this folder is in.
+pub(crate) fn top_of(folder: &Path) -> Option<&Path> {
+    folder
+        .ancestors()
+        .find(|folder| folder.join(".git").symlink_metadata().is_ok())
+}
+
 /// Whether a git variable is one of the user's own settings and leads to no repository.
 fn is_of_user(name: &OsStr) -> bool {
-    const OF_USER: [&str; 7] = [
+    const OF_USER: [&str; 11] = [
+        "GIT_ALLOW_PROTOCOL",
         "GIT_ASKPASS",
         "GIT_AUTHOR_",
         "GIT_COMMITTER_",
         "GIT_CONFIG_",
         "GIT_EXEC_PATH",
+        "GIT_HTTP_",
+        "GIT_NO_LAZY_FETCH",
         "GIT_SSH",
+        "GIT_SSL_",
         "GIT_TRACE",
     ];
     name != "GIT_CONFIG_PARAMETERS"

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use super::interrupts::Interrupts;
 use super::{Engine, EngineError};
 use crate::aside::aside;
-use crate::changes::{ChangesError, Reading, Scratch, naming_new_files, new_files, top_of};
-use crate::git::{Git, GitError};
+use crate::changes::{ChangesError, Reading, Scratch, naming_new_files, new_files};
+use crate::git::{Git, GitError, top_of};
 use crate::turn::Interrupt;
 use crate::upstream::later_start;
 use kugetsu_api::{Address, Changes, ErrorCode, SessionRecord};
@@ -37,7 +37,8 @@ pub struct DiffView {
 impl DiffView {
     /// Starts git on this terminal, with git's own pager and colours.
     pub fn start(&self) -> std::io::Result<tokio::process::Child> {
-        self.git.on_terminal(&self.args).spawn()
+        let command = self.git.on_terminal(&self.args);
+        command.map_err(std::io::Error::other)?.spawn()
     }
 }
 
@@ -80,7 +81,16 @@ impl Engine {
             DiffForm::Stat => "--stat",
             DiffForm::Names => "--name-only",
         };
-        let args = ["diff", "--no-ext-diff", "--no-textconv", shown, &from, "--"];
+        let args = [
+            "diff",
+            "--no-ext-diff",
+            "--no-textconv",
+            "--submodule=short",
+            "--ignore-submodules=dirty",
+            shown,
+            &from,
+            "--",
+        ];
         Ok((git, args.map(OsString::from).to_vec()))
     }
 
@@ -105,9 +115,16 @@ impl Engine {
 
     /// git at the top of the session's clone, and the commit that its difference begins at.
     fn beginning(&self, record: &SessionRecord) -> Result<(Git, String), EngineError> {
-        let from = start_of(record)?;
+        let start = start_of(record)?;
         let top = top_of(&record.directory).ok_or_else(|| no_clone(record))?;
         let git = self.git().at(top);
+        // Only what is a commit may become an argument of git.
+        let from = git.commit(&start)?.ok_or_else(|| GitError {
+            command: "diff".to_owned(),
+            folder: top.to_owned(),
+            problem: format!("the commit `{start}` that the session began at is not there"),
+            missing: false,
+        })?;
         let from = later_start(&git, from, record.worktree.as_ref());
         Ok((git, from))
     }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::worktree::worktree_error;
 use super::{Engine, EngineError, Subject};
-use crate::changes;
+use crate::git;
 use crate::opencode::{DatabaseError, SessionPatch};
 use crate::store::{LeaseError, RecordKey, this_process};
 use crate::worktree;
@@ -295,7 +295,7 @@ impl Engine {
         let Some(base) = base.map(|base| base.directory).filter(|folder| folder.is_dir()) else {
             return Ok(record);
         };
-        match (&record.worktree, changes::top_of(&base)) {
+        match (&record.worktree, git::top_of(&base)) {
             (Some(old), Some(top)) => {
                 let new = worktree::in_moved_clone(old, top);
                 record.directory = replace_top(&record.directory, &old.path, &new.path).unwrap_or(base);
@@ -311,11 +311,16 @@ impl Engine {
     fn moved(&self, mut record: SessionRecord, place: Place) -> Result<SessionRecord, EngineError> {
         let Some(old) = record.worktree.take() else {
             // A worktree that a person made inside the clone.
-            if let Some(top) = changes::top_of(&place.directory)
+            if let Some(top) = git::top_of(&place.directory)
                 && top != place.clone
                 && !record.directory.exists()
             {
-                let repair = ["worktree".as_ref(), "repair".as_ref(), top.as_os_str()];
+                let repair = [
+                    "worktree".as_ref(),
+                    "repair".as_ref(),
+                    "--".as_ref(),
+                    top.as_os_str(),
+                ];
                 // It may be a submodule, which git does not have to be told of.
                 self.git().at(&place.clone).ask(repair)?;
             }

@@ -85,7 +85,7 @@ impl Engine {
         let remote = &remotes[&name];
         let mut url = remote.url.clone();
         if rewritten {
-            url = git.run(["remote", "get-url", &name])?.text();
+            url = git.run(["remote", "get-url", "--", &name])?.text();
         }
         let mut repo = RepoRef::from_remote_url(&self.without_ssh_alias(folder, &url))?;
         if let Some(other) = remote.resolved.as_deref().filter(|other| *other != "base") {
@@ -96,7 +96,7 @@ impl Engine {
 
     /// The repository that one remote of a clone names, whichever names the repository of the issues. Blocks.
     pub fn repository_of_remote(&self, folder: &Path, remote: &str) -> Result<Option<RepoRef>, EngineError> {
-        let asked = self.git().at(folder).ask(["remote", "get-url", remote])?;
+        let asked = self.git().at(folder).ask(["remote", "get-url", "--", remote])?;
         if !asked.ok {
             return Ok(None);
         }

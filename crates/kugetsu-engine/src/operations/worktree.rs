@@ -13,8 +13,9 @@ use jiff::Timestamp;
 use super::hooks::HookPoint;
 use super::interrupts::Interrupts;
 use super::{Engine, EngineError};
-use crate::changes::{Reading, top_of};
+use crate::changes::Reading;
 use crate::fsx;
+use crate::git::top_of;
 use crate::operations::points;
 use crate::settings::WorktreeSetting;
 use crate::store::{Lease, RecordKey};
@@ -396,6 +397,7 @@ impl Engine {
             )),
             _ => {}
         }
+        notes.extend(self.unused_filters(&planned, made));
         record.directory = worktree::directory_in(&planned, &record.directory);
         if planned.pending {
             self.extras().bring(&planned).map_err(worktree_error(&address))?;
@@ -404,6 +406,22 @@ impl Engine {
             record,
             notes,
             unfinished: Some(planned.pending),
+        })
+    }
+
+    /// A note about the filters that git did not run on the files of a new worktree.
+    fn unused_filters(&self, planned: &Worktree, made: Made) -> Option<String> {
+        if made == Made::Existing {
+            return None;
+        }
+        let names = self.git().at(&planned.path).unused_filters().ok()?;
+        let named = names.iter().map(|name| format!("{name:?}"));
+        let named = named.collect::<Vec<_>>().join(", ");
+        (!names.is_empty()).then(|| {
+            format!(
+                "only the configuration of the clone has the filter {named}, so git did not run it on the files of the \
+                 worktree; to allow it: git config --global filter.NAME.smudge COMMAND, and the same for clean"
+            )
         })
     }
 

@@ -14,6 +14,8 @@ use crate::cancel::Cancel;
 
 /// How long a guard may take to kill and to report after the grace period, before it is killed itself.
 const GUARD_SLACK: Duration = Duration::from_secs(20);
+/// How long a cancelled command has to end by itself, such as git, which then removes its locks.
+const CANCEL_GRACE: Duration = Duration::from_millis(200);
 /// How long a cancelled command may go unnoticed.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long to wait for the end of an output after the process tree is gone. Only a process that could not be killed
@@ -50,7 +52,8 @@ pub(crate) fn run_to_end(spec: GuardSpec, deadline: Duration) -> Result<Output, 
     run_until_cancelled(spec, deadline, &Cancel::default())
 }
 
-/// [`run_to_end`] that can be cancelled: then the program and everything below it is killed at once.
+/// [`run_to_end`] that can be cancelled: then the program is asked to end, and it and everything below it is killed
+/// [`CANCEL_GRACE`] later.
 pub(crate) fn run_until_cancelled(
     mut spec: GuardSpec,
     deadline: Duration,
@@ -85,6 +88,7 @@ pub(crate) fn run_until_cancelled(
     let mut last = None;
     let mut phase = Phase::Running;
     let mut until = limit;
+    let mut cancelled = false;
     loop {
         match socket.next(until.min(Instant::now() + CANCEL_INTERVAL)) {
             Next::Report(report) => {
@@ -98,9 +102,10 @@ pub(crate) fn run_until_cancelled(
             }
             Next::Closed => break,
             Next::Late if Instant::now() < until => {
-                if cancel.is_set() && matches!(phase, Phase::Running | Phase::Terminating) {
-                    socket.ask(KILL);
-                    (phase, until) = (Phase::Killing, Instant::now() + GUARD_SLACK);
+                if !cancelled && cancel.is_set() && matches!(phase, Phase::Running | Phase::Terminating) {
+                    cancelled = true;
+                    socket.ask(TERMINATE);
+                    (phase, until) = (Phase::Terminating, until.min(Instant::now() + CANCEL_GRACE));
                     wake(Some(guard.id()));
                 }
             }

@@ -144,6 +144,7 @@ pub(crate) fn make(
             "remove".as_ref(),
             "--force".as_ref(),
             "--force".as_ref(),
+            "--".as_ref(),
             path.as_os_str(),
         ])?;
         all = git.worktrees()?;
@@ -179,7 +180,7 @@ pub(crate) fn make(
         }
         if git.branch(branch)?.is_none() {
             // No upstream: a push must not go to the branch that this one started from.
-            git.run(["branch", "--no-track", branch, &worktree.base_commit])?;
+            git.run(["branch", "--no-track", "--", branch, &worktree.base_commit])?;
         }
     }
     // `--force`: a worktree that was deleted by hand is still registered. No other worktree has the branch.
@@ -188,6 +189,7 @@ pub(crate) fn make(
         "add".as_ref(),
         "--quiet".as_ref(),
         "--force".as_ref(),
+        "--".as_ref(),
         path.as_os_str(),
         branch.as_ref(),
     ])?;

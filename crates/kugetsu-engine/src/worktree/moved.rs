@@ -41,7 +41,12 @@ pub(crate) fn repair(runner: &GitRunner, worktree: &Worktree, new: bool) -> Resu
         });
     }
     if is_there(&worktree.path) {
-        git.run(["worktree".as_ref(), "repair".as_ref(), worktree.path.as_os_str()])?;
+        git.run([
+            "worktree".as_ref(),
+            "repair".as_ref(),
+            "--".as_ref(),
+            worktree.path.as_os_str(),
+        ])?;
     }
     Ok(())
 }

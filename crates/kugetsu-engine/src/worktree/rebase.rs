@@ -31,7 +31,14 @@ pub(crate) fn rebase(runner: &GitRunner, worktree: &Worktree) -> Result<(String,
     let (onto, commit) = base(runner, worktree)?;
     let here = runner.at(&worktree.path);
     refuse_unfinished(&here, worktree)?;
-    let dirty = here.ask(["status", "--porcelain", "--untracked-files=no"])?;
+    // As for `git rebase`, changes within a submodule do not count.
+    let status = [
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--ignore-submodules=dirty",
+    ];
+    let dirty = here.ask(status)?;
     if !dirty.ok || !dirty.text().is_empty() {
         return Err(refused(
             worktree,
@@ -66,7 +73,9 @@ pub(crate) fn rebase(runner: &GitRunner, worktree: &Worktree) -> Result<(String,
             missing: false,
         })
     };
-    let files = here.ask(["diff", "--name-only", "--diff-filter=U"])?.text();
+    let files = here
+        .ask(["diff", "--no-ext-diff", "--name-only", "--diff-filter=U"])?
+        .text();
     if unfinished(&here)?.is_some() {
         let aborted = here.ask(["rebase", "--abort"])?;
         if !aborted.ok {

@@ -21,7 +21,8 @@ pub(crate) fn remove(
     if !worktree.repo_dir.is_dir() {
         return Ok(());
     }
-    let git = runner.at(&worktree.repo_dir);
+    // git looks at the worktree's status first.
+    let git = runner.at(&worktree.repo_dir).reaching(path);
     let registered = git.worktrees()?.iter().any(|one| one.path == *path);
     if registered {
         let mut args: Vec<&OsStr> = vec!["worktree".as_ref(), "remove".as_ref()];
@@ -31,7 +32,7 @@ pub(crate) fn remove(
         } else {
             save::take_back(runner, worktree, extras)?;
         }
-        args.push(path.as_os_str());
+        args.extend(["--".as_ref(), path.as_os_str()]);
         git.run(args)?;
     }
     remove_empty_parents(worktree);

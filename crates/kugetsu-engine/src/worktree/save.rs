@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 
 use super::{Extras, WorktreeError, is_there};
 use crate::fsx;
-use crate::git::{Git, GitRunner};
+use crate::git::{Git, GitError, GitRunner};
 use kugetsu_api::Worktree;
 
 /// The ref of the commit with uncommitted work while it is packed or unpacked.
 const SAVED: &str = "refs/kugetsu/saved/";
+/// How deep submodules are looked at for changes. Deeper ones count as changed.
+const MAX_SUBMODULE_DEPTH: usize = 8;
 
 /// Work that exists only in a worktree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,7 +124,7 @@ fn changes(runner: &GitRunner, worktree: &Worktree, extras: &Extras) -> Result<V
         "-z",
         "--no-renames",
         "--untracked-files=all",
-        "--ignore-submodules=none",
+        "--ignore-submodules=dirty",
     ])?;
     let mut found = Vec::new();
     for line in output.stdout.split(|&byte| byte == 0) {
@@ -146,7 +148,39 @@ fn changes(runner: &GitRunner, worktree: &Worktree, extras: &Extras) -> Result<V
         let submodule = state.first() == Some(&b'S') && state != b"S...";
         found.push(Change { path, submodule });
     }
+    let dirty = dirty_submodules(&runner.at(&worktree.path), 0)?;
+    for path in dirty {
+        found.retain(|change| change.path != path);
+        found.push(Change {
+            path,
+            submodule: true,
+        });
+    }
     Ok(found)
+}
+
+/// The submodules with changes inside. git would look into them as well, but their configuration may name programs.
+fn dirty_submodules(git: &Git, depth: usize) -> Result<Vec<PathBuf>, GitError> {
+    let output = git.run(["ls-files", "--stage", "-z"])?;
+    let links = output.stdout.split(|&byte| byte == 0);
+    let links = links.filter_map(|line| line.strip_prefix(b"160000 "));
+    let mut dirty = Vec::new();
+    for link in links {
+        let path = link.splitn(2, |&byte| byte == b'\t').nth(1).unwrap_or_default();
+        let path = Path::new(OsStr::from_bytes(path));
+        let submodule = git.at(&git.folder().join(path));
+        if !is_there(submodule.folder()) {
+            continue;
+        }
+        let status = ["status", "--porcelain", "--ignore-submodules=dirty"];
+        let is_dirty = depth == MAX_SUBMODULE_DEPTH
+            || !submodule.run(status)?.stdout.is_empty()
+            || !dirty_submodules(&submodule, depth + 1)?.is_empty();
+        if is_dirty {
+            dirty.push(path.to_owned());
+        }
+    }
+    Ok(dirty)
 }
 
 /// Removes the unchanged extras again, so that git finds the worktree clean.

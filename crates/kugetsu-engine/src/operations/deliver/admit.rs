@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Delivery, Mode, TurnSubject, sha256};
-use crate::changes::top_of;
+use crate::git::top_of;
 use crate::opencode::Opencode;
 use crate::operations::hooks::HookPoint;
 use crate::operations::interrupts::Interrupts;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::Delivery;
-use crate::changes::{ChangesError, Reading, Scratch, top_of};
-use crate::git::Git;
+use crate::changes::{ChangesError, Reading, Scratch};
+use crate::git::{Git, top_of};
 use crate::operations::interrupts::Interrupts;
 use crate::operations::{Engine, EngineError};
 use crate::store::COMPARISON;
