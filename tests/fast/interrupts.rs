@@ -260,7 +260,7 @@ fn every_write_of_a_start_with_a_worktree_can_be_interrupted() {
     assert_eq!(checked.json()["exit_status"], 0, "{checked}");
 }
 
-/// A git hook hangs during the rebase.
+/// A filter of the user hangs during the rebase.
 #[test]
 fn an_interrupted_rebase_is_undone() {
     let slow = Slow::new();
@@ -275,18 +275,19 @@ fn an_interrupted_rebase_is_undone() {
     }
     let head = || world.git(&worktree, ["rev-parse", "HEAD"]).stdout();
     let before = head();
-    let (hook, hangs) = (repo.join(".git/hooks/post-checkout"), world.root().join("hangs"));
-    fs::create_dir_all(hook.parent().unwrap()).unwrap();
-    fs::write(
-        &hook,
-        format!(
-            "#!/bin/sh\n[ -e {0} ] || {{ touch {0}; sleep 100000; }}\n",
-            hangs.display()
-        ),
-    )
-    .unwrap();
-    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
-    let running = world.start(world.kugetsu(["signal", "14", "rebase"]), Stdin::Null);
+    let (attributes, hangs) = (repo.join(".git/info/attributes"), world.root().join("hangs"));
+    fs::create_dir_all(attributes.parent().unwrap()).unwrap();
+    fs::write(attributes, "ours filter=slow\n").unwrap();
+    let filter = format!(
+        "[ -e {0} ] || {{ touch {0}; sleep 100000; }}; cat",
+        hangs.display()
+    );
+    let mut command = world.kugetsu(["signal", "14", "rebase"]);
+    command
+        .env("GIT_CONFIG_COUNT", "1")
+        .env("GIT_CONFIG_KEY_0", "filter.slow.smudge")
+        .env("GIT_CONFIG_VALUE_0", filter);
+    let running = world.start(command, Stdin::Null);
     world.wait_until("the rebase hangs", SOON, || hangs.exists());
     running.signal(Signal::Interrupt);
     let ended = running.wait(SOON);

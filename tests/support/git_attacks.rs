@@ -289,9 +289,15 @@ impl<'a> Ground<'a> {
     /// Runs `kugetsu` to its end, and fails if a planted program ran.
     #[track_caller]
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        let output = self.world.start(self.kugetsu(arguments), Stdin::Null).wait(SOON);
+        let output = self.turn(arguments);
         assert_eq!(self.ran(), Vec::<String>::new(), "{output}");
         output
+    }
+
+    /// Runs `kugetsu` to its end, with a turn whose tools may run what is planted.
+    #[track_caller]
+    pub(crate) fn turn(&self, arguments: &[&str]) -> Output {
+        self.world.start(self.kugetsu(arguments), Stdin::Null).wait(SOON)
     }
 
     /// Runs a script of a shell in a folder, with plain git.

@@ -232,10 +232,7 @@ fn a_worktree_that_was_given_another_repository_runs_nothing() {
     );
     world.fake(&tool(&[("plant", &plant)]));
     let tree = begin(&ground);
-    world
-        .start(ground.kugetsu(&["continue", "14", "plant"]), Stdin::Null)
-        .wait(SOON)
-        .expect_status(0);
+    ground.turn(&["continue", "14", "plant"]).expect_status(0);
     ground.forget();
     for words in [
         &["continue", "14", "hi"][..],
@@ -322,10 +319,7 @@ fn a_submodule_runs_nothing() {
     );
     world.fake(&tool(&[("plant", &plant), ("change", "echo more >> sub/file")]));
     begin(&ground);
-    world
-        .start(ground.kugetsu(&["continue", "14", "plant"]), Stdin::Null)
-        .wait(SOON)
-        .expect_status(0);
+    ground.turn(&["continue", "14", "plant"]).expect_status(0);
     ground.forget();
     ground.run(&["continue", "14", "change"]).expect_status(0);
     ground.run(&["diff", "14"]).expect_status(0);

@@ -1,9 +1,8 @@
 //! `signal rebase`, between turns.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use crate::support::kit::{SOON, scripted_world};
+use crate::support::kit::{SOON, run_in, scripted_world};
 use kugetsu_testing::{FakeScript, ServeMode, World};
 use serde_json::{Value, json};
 
@@ -127,19 +126,21 @@ fn a_rebase_leaves_what_somebody_is_in_the_middle_of() {
     );
     world.git(&tree, ["checkout", "kugetsu/14"]).expect_status(0);
 
-    // If both the rebase and `rebase --abort` fail, the error reports both.
-    let hook = world.repo().join(".git/hooks/post-checkout");
-    std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
-    std::fs::write(
-        &hook,
-        "#!/bin/sh\n: > \"$(git rev-parse --git-dir)/index.lock\"\n",
-    )
-    .unwrap();
-    std::fs::set_permissions(&hook, PermissionsExt::from_mode(0o755)).unwrap();
-    let output = world.run(["signal", "14", "rebase"]);
+    // If both the rebase and `rebase --abort` fail, the error reports both. The user's own filter fails.
+    let attributes = world.repo().join(".git/info/attributes");
+    std::fs::create_dir_all(attributes.parent().unwrap()).unwrap();
+    std::fs::write(attributes, "first filter=fails\n").unwrap();
+    let filter = [
+        ("GIT_CONFIG_COUNT", "2"),
+        ("GIT_CONFIG_KEY_0", "filter.fails.smudge"),
+        ("GIT_CONFIG_VALUE_0", "false"),
+        ("GIT_CONFIG_KEY_1", "filter.fails.required"),
+        ("GIT_CONFIG_VALUE_1", "true"),
+    ];
+    let output = run_in(&world, &filter, &["signal", "14", "rebase"]);
     let reported = output.expect_status(1).stderr();
     assert!(
-        reported.matches("index.lock").count() >= 2 && reported.contains("rebase --abort"),
+        reported.matches("external filter").count() >= 2 && reported.contains("rebase --abort"),
         "{output}"
     );
 }
