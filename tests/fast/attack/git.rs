@@ -256,24 +256,22 @@ fn a_worktree_that_was_given_another_repository_runs_nothing() {
 fn a_bare_repository_in_the_folder_runs_nothing() {
     let world = world();
     let ground = Ground::new(&world, Vec::new());
-    ground.run(&["init"]).expect_status(0);
     let folder = world.repo().join("below");
     let plant = format!(
         "git init --quiet --bare below && cd below && git config core.bare false && git config core.worktree .
-         echo '* filter=x' > info/attributes; echo hi > file; git config filter.x.clean '{} clean pass'",
+         echo '* filter=x' > info/attributes; echo hi > file; git add file && git commit --quiet --message file
+         git config filter.x.clean '{} clean pass'; echo more >> file",
         ground.evil().display()
     );
     ground.shell(&world.repo(), &plant).expect_status(0);
-    let mut command = ground.kugetsu(&["start", "14", "hi"]);
-    command.current_dir(&folder);
-    world.start(command, Stdin::Null).wait(SOON);
-    let mut command = ground.kugetsu(&["init", "--force", "--repo", REPO]);
-    command.current_dir(&folder);
-    world.start(command, Stdin::Null).wait(SOON);
-    ground.run(&["start", "15", "hi"]);
-    ground.run(&["continue", "15", "hi"]);
-    assert_eq!(ground.ran(), Vec::<String>::new());
-    ground.shell(&folder, "git hash-object file");
+    ground.run(&["init", "--dir", text(&folder)]).expect_status(0);
+    ground
+        .run(&["start", "14", "hi", "--no-worktree"])
+        .expect_status(0);
+    ground.run(&["continue", "14", "hi"]).expect_status(0);
+    ground.run(&["start", "15", "hi", "--worktree"]);
+    ground.run(&["doctor", "--fix"]);
+    ground.shell(&folder, "git status");
     assert_eq!(ground.ran(), ["clean"]);
 }
 

@@ -67,6 +67,7 @@ fn content(file: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the test writes the files of a clone")]
 mod tests {
     use super::*;
 

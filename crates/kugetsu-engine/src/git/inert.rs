@@ -283,10 +283,10 @@ mod tests {
     use super::*;
 
     fn inert(settings: &[(&str, &str)]) -> Inert {
-        let listed: String = settings
+        let fields = settings
             .iter()
-            .map(|(scope, setting)| format!("{scope}\0file:.git/config\0{setting}\0"))
-            .collect();
+            .flat_map(|(scope, setting)| [*scope, "file:.git/config", *setting]);
+        let listed = fields.collect::<Vec<_>>().join("\0") + "\0";
         Inert::against(&Entry::with_scopes(listed.as_bytes()), None, "less".as_ref())
     }
 
