@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{Place, write};
-use crate::changes::top_of;
 use crate::environment::Environment;
 use crate::fsx;
+use crate::git::top_of;
 use crate::opencode::{Confinement, Opencode, ProviderAccess, UserFiles, provider_access};
 use crate::operations::{Engine, EngineError};
 use crate::process::sandbox::{Limits, Mount, Network, Sandbox, ToolBounds};
