@@ -56,6 +56,7 @@ fn start(store: &Store, number: u64) {
         shared: false,
         prompt: None,
         prompt_sha256: None,
+        parent: None,
     });
     record.fork = Some(ForkIntent {
         turn: id,

@@ -53,6 +53,7 @@ fn busy_record(number: u64) -> SessionRecord {
             shared: false,
             prompt: None,
             prompt_sha256: None,
+            parent: None,
         });
     }
     record

@@ -68,6 +68,8 @@ pub(crate) fn turn(verdict: Verdict, ended: Timestamp) -> TurnRecord {
         changes: None,
         refused: kugetsu_api::Refused::default(),
         prompt_sha256: None,
+        parent: None,
+        warnings: Vec::new(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The context of a command, read once from the environment.
 
 use std::cell::OnceCell;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -43,6 +44,8 @@ impl IssueOrBase {
 pub(super) struct Context {
     pub(super) engine: Engine,
     pub(super) here: PathBuf,
+    /// The command line, with the name of the program.
+    pub(super) arguments: Vec<OsString>,
     /// Set if this process supervises a detached turn.
     pub(super) detached: Option<Detached>,
     /// Why the defaults are used instead of the settings.
@@ -97,9 +100,12 @@ impl Context {
             }
             Err(error) => return Err(unusable(&home, error)),
         };
+        let engine = Engine::open(home, settings, environment).for_one_turn();
+        let enclosing = engine.enclosing_turn();
         Ok(Self {
-            engine: Engine::open(home, settings, environment).for_one_turn(),
+            engine: engine.within(enclosing),
             here,
+            arguments: Vec::new(),
             detached: None,
             invalid_settings,
             named: OnceCell::new(),

@@ -58,6 +58,7 @@ fn one(subject: &Subject, typed: &str, args: &DestroyArgs, context: &Context, ou
         Subject::Session(address) => {
             // Obstacles are reported before the user is asked.
             let record = engine.record(address)?;
+            engine.refuse_own_turn(address)?;
             if !args.force {
                 engine.refuse_risk(&record)?;
             }

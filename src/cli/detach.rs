@@ -36,6 +36,8 @@ struct DetachedCommand {
     args: Vec<OsString>,
     prompt: String,
     issue_title: Option<String>,
+    /// The turn whose tool gave the command.
+    tool_of: Option<Uuid>,
 }
 
 /// Runs the command of this process again, detached, and prints the result.
@@ -47,9 +49,10 @@ pub(super) fn launch(
     output: Output,
 ) -> Outcome {
     let input = DetachedCommand {
-        args: std::env::args_os().collect(),
+        args: context.arguments.clone(),
         prompt,
         issue_title,
+        tool_of: context.engine.parent_turn(),
     };
     let input = serde_json::to_vec(&input)
         .map_err(|error| failed("the arguments cannot be passed on").caused_by(error))?;
@@ -155,9 +158,9 @@ pub(super) fn child_main() -> ExitStatus {
     let parsed = input.and_then(|input| {
         let detached = Detached::new(input.prompt, input.issue_title);
         let arguments = prompt::marked(input.args.into_iter());
-        Some((Cli::try_parse_from(arguments).ok()?, detached))
+        Some((Cli::try_parse_from(arguments).ok()?, detached, input.tool_of))
     });
-    let Some((cli, detached)) = parsed else {
+    let Some((cli, detached, tool_of)) = parsed else {
         let output = Output::new(false);
         output.note("kugetsu: kugetsu uses this command to run a detached turn; it is not meant to be typed");
         return ExitStatus::Usage;
@@ -171,6 +174,7 @@ pub(super) fn child_main() -> ExitStatus {
         }
     };
     context.detached = Some(detached);
+    context = context.for_tool_of(tool_of);
     match super::dispatch(cli.verb, &context, output) {
         Ok(status) => status,
         Err(error) => {

@@ -187,7 +187,7 @@ pub(super) fn offer(
         // The turn itself reports it.
         Err(_) => return Ok(None),
     }
-    let ask = !output.json && can_ask();
+    let ask = !output.json && context.engine.parent_turn().is_none() && can_ask();
     let here = || context.clone_repo().ok().flatten();
     if !ask || here().is_none_or(|clone| clone.repo != *repo) {
         return Ok(None);

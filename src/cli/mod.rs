@@ -7,6 +7,7 @@ mod config;
 mod context;
 mod continue_;
 mod deferred;
+mod delegate;
 mod destroy;
 mod detach;
 mod detached;
@@ -53,6 +54,7 @@ mod wait;
 mod watch;
 mod worktree;
 
+use std::ffi::OsString;
 use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 
@@ -63,7 +65,9 @@ use context::Context;
 use deferred::Deferred;
 pub(crate) use error::CommandError;
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::operations::DELEGATE_COMMAND;
 use output::Output;
+use uuid::Uuid;
 
 /// Run and resume one opencode session per issue
 #[derive(Debug, Parser)]
@@ -163,6 +167,11 @@ impl Verb {
             _ => false,
         }
     }
+
+    /// Whether the verb runs a turn on a session. A tool's turn must not run in the tool.
+    fn is_delegated(&self) -> bool {
+        matches!(self, Self::Start(_) | Self::Continue(_))
+    }
 }
 
 /// The result of a verb: an exit status, or an error to print.
@@ -176,14 +185,25 @@ pub fn main() -> ExitCode {
     {
         return detach::child_main().into();
     }
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == DELEGATE_COMMAND)
+    {
+        return delegate::delegate_main().into();
+    }
     if complete::answer() {
         return ExitStatus::Ok.into();
     }
+    execute(std::env::args_os().collect(), None).into()
+}
+
+/// Runs a command line, and prints its error. Returns the exit status. With `tool_of`, for a tool of this turn.
+fn execute(arguments: Vec<OsString>, tool_of: Option<Uuid>) -> u8 {
     let command = examples::add(man::with_pages(Cli::command()), EXIT_HELP);
     // The system frees the memory of a process faster than this process can.
     let mut command = ManuallyDrop::new(command);
     let parsed = command
-        .try_get_matches_from_mut(prompt::marked(std::env::args_os()))
+        .try_get_matches_from_mut(prompt::marked(arguments.iter().cloned()))
         .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
@@ -191,19 +211,20 @@ pub fn main() -> ExitCode {
             // Help and version are not errors, and go to stdout.
             let _ = error.print();
             if !error.use_stderr() {
-                return ExitStatus::Ok.into();
+                return ExitStatus::Ok.code();
             }
-            if asks_for_json(std::env::args_os().skip(1)) {
+            if asks_for_json(arguments.into_iter().skip(1)) {
                 Output::new(true).error_object(&usage_error(&error));
             }
-            return ExitStatus::Usage.into();
+            return ExitStatus::Usage.code();
         }
     };
     let output = Output::new(cli.json);
     let error_output = Output::new(cli.json || cli.verb.prints_json());
-    let status = turn::check_wait(&matches).and_then(|()| match &cli.host {
-        Some(name) => host::run(&command, &matches, name),
-        None => run(cli.verb, output).map(ExitStatus::code),
+    let status = turn::check_wait(&matches).and_then(|()| match (&cli.host, tool_of) {
+        (Some(name), None) => host::run(&command, &matches, name),
+        (host, Some(_)) if host.is_some() || !cli.verb.is_delegated() => Err(delegate::refused()),
+        _ => run(cli.verb, arguments, tool_of, output).map(ExitStatus::code),
     });
     let status = match output::write_error() {
         Some(error)
@@ -216,10 +237,10 @@ pub fn main() -> ExitCode {
         _ => status,
     };
     match status {
-        Ok(status) => status.into(),
+        Ok(status) => status,
         Err(error) => {
             error_output.error(&error);
-            error.exit_status().into()
+            error.exit_status().code()
         }
     }
 }
@@ -243,7 +264,7 @@ fn usage_error(error: &clap::Error) -> CommandError {
 }
 
 /// Whether arguments that could not be parsed contain a flag for JSON on stdout.
-fn asks_for_json(arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
+fn asks_for_json(arguments: impl Iterator<Item = OsString>) -> bool {
     let mut before = String::new();
     arguments
         .map(|argument| argument.to_string_lossy().into_owned())
@@ -264,7 +285,7 @@ fn asks_for_json(arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
         })
 }
 
-fn run(verb: Verb, output: Output) -> Outcome {
+fn run(verb: Verb, arguments: Vec<OsString>, tool_of: Option<Uuid>, output: Output) -> Outcome {
     // These verbs need no store, settings or opencode.
     let verb = match verb {
         Verb::Completions(Deferred(args)) => {
@@ -278,7 +299,13 @@ fn run(verb: Verb, output: Output) -> Outcome {
         Verb::Config(Deferred(args)) => args.mends(),
         _ => false,
     };
-    let context = Context::from_environment(tolerant)?;
+    let mut context = Context::from_environment(tolerant)?;
+    context.arguments = arguments;
+    if tool_of.is_some() {
+        context = context.for_tool_of(tool_of);
+    } else if verb.is_delegated() && context.engine.parent_turn().is_some() {
+        return delegate::ask(&context);
+    }
     dispatch(verb, &context, output).map_err(|error| context.with_subject(error))
 }
 

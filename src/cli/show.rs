@@ -14,7 +14,7 @@ use super::tone::Tone;
 use super::turn_id::short;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{SessionWithState, ShowOutput};
-use kugetsu_api::{SessionState, TurnStatus};
+use kugetsu_api::{ParentTurn, SessionState, TurnStatus};
 use kugetsu_engine::money::print_usd;
 
 #[derive(Debug, Args)]
@@ -106,6 +106,11 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
             live.supervisor.pid,
             live.supervisor.host
         ));
+        lines.extend(
+            live.parent
+                .as_ref()
+                .map(|parent| format!("  begun       {}", begun(parent))),
+        );
     }
     if !state.is_live()
         && let Some(holder) = &holder
@@ -141,7 +146,17 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         let details = changes
             .into_iter()
             .chain([describe_refused(&last.refused)])
-            .flatten();
+            .flatten()
+            .chain(
+                last.parent
+                    .as_ref()
+                    .map(|parent| format!("begun {}", begun(parent))),
+            )
+            .chain(
+                last.warnings
+                    .iter()
+                    .map(|warning| format!("warning: {}", safe_line(warning))),
+            );
         lines.extend(details.map(|line| format!("              {line}")));
     }
     lines.push(format!("  on disk     {}", size(engine.size_of(&address))));
@@ -191,6 +206,11 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
 
 /// The number of changed files that are named.
 const FILES_SHOWN: usize = 5;
+
+/// Who began a turn.
+fn begun(parent: &ParentTurn) -> String {
+    format!("by a tool of {}, turn {}", parent.address, short(parent.turn))
+}
 
 /// The first line of a prompt, shortened.
 fn first_line(prompt: &str) -> String {

@@ -378,6 +378,21 @@ fn run_with(
             "write the message after the reference",
         ));
     }
+    let engine = &context.engine;
+    let for_tool = engine.parent_turn().is_some();
+    if for_tool && args.edit {
+        // An editor of a tool would run outside of the turn.
+        return Err(CommandError::usage(
+            "--edit opens an editor for a person, and this command runs in a tool of a turn",
+            "write the message after the reference, or pipe it in and write `-`",
+        ));
+    }
+    let can_ask = || !for_tool && can_ask();
+    // A detached turn is awaited only until it is on record, by the command that detaches it.
+    let _waiting = match context.detached {
+        Some(_) => None,
+        None => Some(engine.wait_for(&address)?),
+    };
     // Without a message, the issue says what to do, if a person agrees.
     let ask = mode == Mode::Start
         && message.is_empty()
@@ -398,7 +413,6 @@ fn run_with(
     } else {
         (prompt::read(message)?, None)
     };
-    let engine = &context.engine;
     let chosen = args.turn_id.as_ref().map(|id| id.of(&address));
     let settings = engine.settings();
     let needs_lines = !args.events.is_empty() || args.asking.supervised;

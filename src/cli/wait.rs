@@ -84,6 +84,7 @@ pub(super) fn until_end(
     output: Output,
 ) -> Outcome {
     let engine = &context.engine;
+    let _waiting = engine.wait_for(address)?;
     let began = Instant::now();
     let expired = || at_most.is_some_and(|limit| began.elapsed() >= limit);
     let events = engine.stream_path(address, turn);

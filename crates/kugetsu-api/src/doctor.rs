@@ -16,6 +16,8 @@ pub enum Health {
     Fixable,
     /// Only a person can repair it.
     Bad,
+    /// Nothing is known to be wrong, but a person should look at it.
+    Look,
     /// Unknown, because something that the check needs is bad.
     Unknown,
 }
@@ -28,6 +30,7 @@ impl Health {
             Self::Fixed => "fixed",
             Self::Fixable => "fixable",
             Self::Bad => "bad",
+            Self::Look => "look",
             Self::Unknown => "unknown",
         }
     }

@@ -59,6 +59,7 @@ codes! {
     NotConfirmed, "not-confirmed", Failed, false, "the person who was asked did not say yes";
     DetachFailed, "detach-failed", Failed, false, "the process of a detached turn did not start, or died before the turn was recorded";
     System, "system", Failed, false, "the operating system refused a thread, an event loop or a signal handler";
+    BudgetSpent, "budget-spent", Failed, false, "a tool of a turn would begin another turn, and the budget of the first one is spent";
     Internal, "internal", Failed, false, "a bug in kugetsu";
     Blocked, "blocked", Blocked, false, "the prompt of `init` needs a person's answer";
     NeedsConfirmation, "needs-confirmation", Blocked, false, "a person must confirm, and there is no terminal to ask on";
@@ -71,6 +72,7 @@ codes! {
     InitCutOff, "init-cut-off", Usage, false, "an earlier `init` was killed after its prompt reached opencode";
     WorktreeRefused, "worktree-refused", Usage, false, "the requested worktree is not possible";
     TurnIdReused, "turn-id-reused", Usage, false, "a turn with this id is on record, with another message";
+    TooDeep, "too-deep", Usage, false, "a turn would be begun inside more turns than `max_depth` allows";
     NoSession, "no-session", NotFound, false, "the address has no session yet";
     NoBase, "no-base", NotFound, false, "the repository has no base session";
     NoTurn, "no-turn", NotFound, false, "the session has had no turn, or no turn with this id";
@@ -105,6 +107,7 @@ codes! {
     OutputUnwritable, "output-unwritable", CannotWrite, false, "the output could not be written to stdout; the record shows what was done";
     TurnUnrecorded, "turn-unrecorded", CannotWrite, false, "a signal ended the command while the end of its turn was being recorded; the next command completes the record";
     InUse, "in-use", TryAgain, true, "another process holds the session: a turn, `attach`, or a command that changes it";
+    OwnTurn, "own-turn", TryAgain, true, "the command runs in a tool of the turn that it would wait for or end, or that turn waits for the command";
     TurnRecorded, "turn-recorded", TryAgain, true, "a turn with this id is already on record";
     WaitTimeout, "wait-timeout", TryAgain, true, "the turn still runs after the maximum wait";
     LockTimeout, "lock-timeout", TryAgain, true, "another process held a lock of the store for too long";

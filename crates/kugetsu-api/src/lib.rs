@@ -44,8 +44,8 @@ pub use status::{RunState, STATUS_SCHEMA, TurnStatus};
 pub use stream::{EventsSchema, STREAM_SCHEMA, StreamEvent, StreamLine};
 pub use trash::{TrashEntry, TrashId};
 pub use turn::{
-    Answered, LiveTurn, PendingRequest, ProcessIdentity, Proof, TokenCount, TransportChoice, TransportKind,
-    TurnRecord,
+    Answered, LiveTurn, ParentTurn, PendingRequest, ProcessIdentity, Proof, TokenCount, TransportChoice,
+    TransportKind, TurnRecord,
 };
 pub use verdict::Verdict;
 pub use worktree::{BlockedRebase, Worktree};

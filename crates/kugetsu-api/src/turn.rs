@@ -7,7 +7,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::exit::ExitStatus;
-use crate::{Changes, Refused, SCHEMA, SandboxKind, Verdict};
+use crate::{Address, Changes, Refused, SCHEMA, SandboxKind, Verdict};
 
 /// How turns reach opencode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -110,6 +110,18 @@ pub struct ProcessIdentity {
     pub boot_id: String,
 }
 
+/// The turn whose tool began another turn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ParentTurn {
+    /// Its id.
+    pub turn: Uuid,
+    /// The address of its session.
+    #[serde(rename = "ref")]
+    pub address: Address,
+    /// How deep the turn that it began is: 1 if no tool began the parent itself.
+    pub depth: u32,
+}
+
 /// A turn that is running.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LiveTurn {
@@ -131,6 +143,9 @@ pub struct LiveTurn {
     /// refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_sha256: Option<String>,
+    /// The turn whose tool began this one. Absent if no tool did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ParentTurn>,
 }
 
 /// The evidence for a verdict.
@@ -213,6 +228,13 @@ pub struct TurnRecord {
     /// SHA-256 of the message in hexadecimal, if the caller chose the turn's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_sha256: Option<String>,
+    /// The turn whose tool began this one. Absent if no tool did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ParentTurn>,
+    /// Settings and records that something else than kugetsu changed while the turn ran, and that decide about later
+    /// turns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl TurnRecord {
@@ -258,6 +280,8 @@ impl TurnRecord {
             changes: None,
             refused: Refused::default(),
             prompt_sha256: live.prompt_sha256.clone(),
+            parent: live.parent.clone(),
+            warnings: Vec::new(),
         }
     }
 }

@@ -1,3 +1,4 @@
-//! Attacks, each of which must fail.
+//! What an attacker tries: see `docs/security.md`.
 
+mod delegation;
 mod git;

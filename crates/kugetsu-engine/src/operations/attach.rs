@@ -78,6 +78,7 @@ impl Engine {
 
     /// Takes the lease, adopts an interrupted turn and writes the policy, as before every turn.
     pub fn attach(&self, address: &Address) -> Result<Attachment, EngineError> {
+        self.refuse_own_turn(address)?;
         refuse_sandboxed(&self.record(address)?)?;
         let lease = self.store.lease_session(address, this_process("attach"), None)?;
         let opencode = self.opencode()?;

@@ -55,6 +55,7 @@ impl Engine {
 
     /// Sends a signal to the running turn. The turn's supervisor reads it within a second.
     pub fn signal(&self, address: &Address, signal: Signal) -> Result<LiveTurn, EngineError> {
+        self.refuse_own_turn(address)?;
         let live = self.live_turn(address)?;
         control::send(&self.store, &RecordKey::from(address), live.turn, signal)?;
         Ok(live)
@@ -122,6 +123,7 @@ impl Engine {
     }
 
     fn rebase_blocking(&self, address: &Address) -> Result<(String, Rebased), EngineError> {
+        self.refuse_own_turn(address)?;
         self.record(address)?;
         let lease = self
             .store

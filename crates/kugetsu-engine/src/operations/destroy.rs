@@ -39,6 +39,7 @@ impl Engine {
     /// `force` also removes a worktree with work that exists nowhere else; the trash keeps that work.
     pub fn destroy(&self, address: &Address, force: bool) -> Result<Removed, EngineError> {
         let record = self.record(address)?;
+        self.refuse_own_turn(address)?;
         if !force {
             self.refuse_risk(&record)?;
         }

@@ -80,13 +80,13 @@ impl Engine {
         }
         Ok(Some(TurnReport {
             record,
+            notes: ended.warnings.clone(),
             turn: ended,
             answer: answer_in(&events),
             interrupt,
             adopted: None,
             fallback: None,
             early_notes: Vec::new(),
-            notes: Vec::new(),
         }))
     }
 

@@ -153,6 +153,13 @@ impl Engine {
     fn check_sessions(&self, fix: bool, database: bool, checks: &mut Vec<Check>) -> Result<(), EngineError> {
         for record in self.store.session_records()?.found {
             let address = record.address.clone();
+            for warning in record.last.iter().flat_map(|last| &last.warnings) {
+                checks.push(check(
+                    address.to_string(),
+                    Health::Look,
+                    format!("its last turn: {warning}"),
+                ));
+            }
             let unfinished = self.state_of(&record) == SessionState::Lost
                 || (record.live.is_none() && record.fork.is_some());
             if !unfinished {

@@ -189,6 +189,57 @@ pub enum EngineError {
         /// What to do next.
         hint: String,
     },
+    /// The command runs in a tool of the turn that it would wait for or end, or of a turn that this one began.
+    #[error("{address}: {}", if *.itself {
+        "this command runs in a tool of the turn of this very session, so it would wait for itself"
+    } else {
+        "this command runs in a turn that the turn of this session has begun, so it would wait for itself"
+    })]
+    OwnTurn {
+        /// The session's address.
+        address: Address,
+        /// Whether the command is in a tool of that turn itself, not of one that it began.
+        itself: bool,
+    },
+    /// The turn that the command would wait for waits for the turn whose tool runs the command.
+    #[error(
+        "{address}: its turn waits for the turn of {own}, whose tool runs this command, so neither would end"
+    )]
+    WaitsInACircle {
+        /// The session that the command would wait for.
+        address: Address,
+        /// The session in whose turn the command runs.
+        own: Address,
+    },
+    /// The supervisor of the turn whose tool this process is cannot be asked to start another turn.
+    #[error("the supervisor of the turn{} whose tool runs this command cannot be asked to start another turn: {source}",
+        of.as_ref().map(|of| format!(" of {of}")).unwrap_or_default())]
+    NoSupervisor {
+        /// The session of that turn, if it is known.
+        of: Option<Address>,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A tool would begin a turn inside too many turns.
+    #[error("{address}: its turn would be inside {depth} turns, and max_depth is {allowed}")]
+    TooDeep {
+        /// The session's address.
+        address: Address,
+        /// How many turns are above it.
+        depth: usize,
+        /// The setting.
+        allowed: u32,
+    },
+    /// A tool would begin a turn, and nothing is left of a budget that the turn would count against.
+    #[error("{address}: the budget of the turn of {of} is spent: {spent}")]
+    BudgetSpent {
+        /// The session's address.
+        address: Address,
+        /// The session whose turn has no budget left.
+        of: Address,
+        /// What was spent, as a phrase.
+        spent: String,
+    },
     /// A turn with the requested id is already on record.
     #[error("the turn {0} is already on record")]
     Recorded(uuid::Uuid),
@@ -292,9 +343,10 @@ impl EngineError {
                 TransportError::Log { .. } => ErrorCode::LogUnwritable,
                 _ => ErrorCode::OpencodeFailed,
             },
-            Self::Server(ServerError::Process(_)) | Self::Process(_) | Self::Attach(_) => {
-                ErrorCode::ProcessFailed
-            }
+            Self::Server(ServerError::Process(_))
+            | Self::Process(_)
+            | Self::NoSupervisor { .. }
+            | Self::Attach(_) => ErrorCode::ProcessFailed,
             Self::Server(_) | Self::Api(_) | Self::Command { .. } => ErrorCode::OpencodeFailed,
             Self::Git(error) => code_of_git(error),
             Self::TemporaryFile(_) => ErrorCode::StoreUnwritable,
@@ -320,6 +372,9 @@ impl EngineError {
             Self::SessionGone { .. } => ErrorCode::SessionGone,
             Self::DirectoryGone { .. } => ErrorCode::DirectoryGone,
             Self::StillRunning { .. } => ErrorCode::WaitTimeout,
+            Self::OwnTurn { .. } | Self::WaitsInACircle { .. } => ErrorCode::OwnTurn,
+            Self::TooDeep { .. } => ErrorCode::TooDeep,
+            Self::BudgetSpent { .. } => ErrorCode::BudgetSpent,
             Self::Recorded(_) => ErrorCode::TurnRecorded,
             Self::OtherPrompt { .. } => ErrorCode::TurnIdReused,
             Self::Export { .. } => ErrorCode::ExportIncomplete,
@@ -358,7 +413,11 @@ impl EngineError {
             Self::AlreadyStarted { address, .. }
             | Self::NoSession(address)
             | Self::Destroyed { address, .. }
-            | Self::StillRunning { address, .. } => Some(address.to_string()),
+            | Self::StillRunning { address, .. }
+            | Self::OwnTurn { address, .. }
+            | Self::WaitsInACircle { address, .. }
+            | Self::TooDeep { address, .. }
+            | Self::BudgetSpent { address, .. } => Some(address.to_string()),
             Self::NoBase(repo) | Self::BaseExists { repo, .. } | Self::InitCutOff { repo, .. } => {
                 Some(repo.to_string())
             }
@@ -403,6 +462,19 @@ impl EngineError {
             Self::OtherPrompt { address, turn } => Some(format!(
                 "choose another id for another message; to see that turn: kugetsu logs {address} --turn {turn}"
             )),
+            Self::OwnTurn { .. } => {
+                Some("end the turn first; only a command outside can act on it".to_owned())
+            }
+            Self::WaitsInACircle { .. } => {
+                Some("end this turn without waiting; the other turn goes on then".to_owned())
+            }
+            Self::TooDeep { .. } => Some(
+                "do the work in this turn, or have a person allow more: kugetsu config set max_depth N"
+                    .to_owned(),
+            ),
+            Self::BudgetSpent { .. } => Some(
+                "end the turn; a person can continue with a higher --max-cost or --max-tokens".to_owned(),
+            ),
             Self::Config(error) if error.is_in_file() => Some("mend it: kugetsu config edit".to_owned()),
             Self::NoSession(address) => Some(format!("start one: kugetsu start {address} \"what to do\"")),
             Self::Destroyed { address, .. } => Some(format!(

@@ -23,9 +23,10 @@ impl Engine {
     /// Does a part of it on a thread of its own, which ends with the process. Nothing waits for it.
     pub(super) fn collect_some_garbage(&self, key: RecordKey) {
         let (store, retention) = (self.store.clone(), self.retention());
-        let begun = std::thread::Builder::new()
-            .name("gc".to_owned())
-            .spawn(move || store.collect_some_logs(&key, retention, BESIDE_A_TURN));
+        let begun = std::thread::Builder::new().name("gc".to_owned()).spawn(move || {
+            store.forget_lost_families();
+            store.collect_some_logs(&key, retention, BESIDE_A_TURN);
+        });
         if let Err(error) = begun {
             tracing::debug!("no thread for the logs: {error}");
         }

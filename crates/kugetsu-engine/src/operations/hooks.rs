@@ -31,7 +31,15 @@ pub(super) enum HookPoint {
 }
 
 impl HookPoint {
-    fn command(self, settings: &Settings) -> Option<&str> {
+    pub(super) const ALL: [Self; 5] = [
+        Self::AfterCreate,
+        Self::BeforeTurn,
+        Self::AfterTurn,
+        Self::BeforeRemove,
+        Self::Notify,
+    ];
+
+    pub(super) fn command(self, settings: &Settings) -> Option<&str> {
         match self {
             Self::AfterCreate => settings.hook_after_create.as_deref(),
             Self::BeforeTurn => settings.hook_before_turn.as_deref(),
@@ -42,7 +50,7 @@ impl HookPoint {
         }
     }
 
-    fn setting(self) -> &'static str {
+    pub(super) fn setting(self) -> &'static str {
         match self {
             Self::AfterCreate => "hook_after_create",
             Self::BeforeTurn => "hook_before_turn",

@@ -500,6 +500,8 @@ impl Engine {
             fallback: None,
             notes,
             waits: WaitReports::default(),
+            registered: None,
+            watched: None,
             fork_lock: None,
             writing: Arc::default(),
         };

@@ -25,6 +25,7 @@ pub(crate) mod points {
 }
 
 mod attach;
+mod broker;
 mod config;
 mod control;
 mod deliver;
@@ -34,6 +35,7 @@ mod diff;
 mod doctor;
 mod error;
 mod evidence;
+mod family;
 mod gc;
 mod hooks;
 mod init;
@@ -63,10 +65,12 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub use attach::{AttachCommand, Attachment};
+pub use broker::DELEGATE_COMMAND;
 pub use control::Stopped;
 pub use destroy::Removed;
 pub use diff::{DiffForm, DiffView};
 pub use error::EngineError;
+pub use family::Waiting;
 pub use init::{InitReport, InitRequest};
 pub use kugetsu_api::{
     Action, BrokenFile, Check, DayView, ErrorCode, Health, LiveState, LiveView, PendingView, Query, RepoView,
@@ -110,6 +114,8 @@ pub struct Engine {
     /// Whether this process may run other turns. If it may, `stop` never ends the process to stop one turn.
     shared_process: bool,
     turns: spawn::TurnRegistry,
+    /// The turn whose tool this engine works for.
+    parent: Option<Uuid>,
 }
 
 impl Engine {
@@ -124,6 +130,7 @@ impl Engine {
             connectors: AutoConnector::default(),
             shared_process: true,
             turns: spawn::TurnRegistry::default(),
+            parent: None,
         }
     }
 

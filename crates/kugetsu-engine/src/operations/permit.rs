@@ -93,6 +93,7 @@ impl Engine {
         let holder = this_process("permit");
         match subject {
             Subject::Session(address) => {
+                self.refuse_own_turn(address)?;
                 let lease = self.store.lease_session(address, holder, None)?;
                 let mut record = self.record(address)?;
                 self.adopt(&lease, &mut record, None)?;

@@ -52,6 +52,32 @@ pub fn is_alive(identity: &ProcessIdentity) -> Liveness {
     }
 }
 
+/// The marks of the guards above this process, innermost first. No process can leave the tree of its guard.
+#[cfg(target_os = "linux")]
+pub fn enclosing_marks() -> Vec<uuid::Uuid> {
+    let mut marks = Vec::new();
+    let mut next = Some(std::process::id());
+    // Process ids may be reused while this walks, so the walk has a limit.
+    for _ in 0..MAX_ANCESTORS {
+        let Some(parent) = next.and_then(super::procfs::entry).map(|entry| entry.parent) else {
+            break;
+        };
+        marks.extend(super::procfs::guard_mark(parent));
+        next = (parent > 1).then_some(parent);
+    }
+    marks
+}
+
+/// Nothing: this system does not tell the ancestors of a process.
+#[cfg(not(target_os = "linux"))]
+pub fn enclosing_marks() -> Vec<uuid::Uuid> {
+    Vec::new()
+}
+
+/// How many ancestors of a process are looked at.
+#[cfg(target_os = "linux")]
+const MAX_ANCESTORS: usize = 1000;
+
 /// Requests a process to end (SIGTERM). A process that is gone is not an error.
 pub fn terminate(pid: u32) -> Result<(), ProcessError> {
     let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {

@@ -36,6 +36,7 @@ mod wire;
 
 pub use guard::guard_main;
 pub use guarded::Guarded;
+pub use identity::enclosing_marks;
 #[cfg(test)]
 pub(crate) use identity::identity_of;
 pub use identity::{Liveness, current, is_alive, terminate};

@@ -37,6 +37,15 @@ pub(super) fn all() -> Vec<Entry> {
         .collect()
 }
 
+/// The mark of the guard with this id; `None` if the process is not a guard.
+pub(super) fn guard_mark(pid: u32) -> Option<uuid::Uuid> {
+    let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let mut words = cmdline.split(|&byte| byte == 0);
+    let is_guard = words.next()? == super::launch::GUARD_NAME.as_bytes()
+        && words.next()? == super::GUARD_COMMAND.as_bytes();
+    is_guard.then(|| std::str::from_utf8(words.next()?).ok()?.parse().ok())?
+}
+
 /// How often to retry a process in the middle of an `execve`, and the pause between tries.
 const TRIES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(1);

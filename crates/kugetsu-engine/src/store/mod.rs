@@ -7,6 +7,7 @@
 mod check;
 mod encoding;
 mod error;
+mod families;
 mod index;
 mod lasting_log;
 mod layout;
@@ -50,6 +51,7 @@ use sha2::{Digest as _, Sha256};
 pub use check::{Finding, Fixed};
 pub use encoding::record_text;
 pub use error::{LeaseError, StoreError};
+pub(crate) use families::{Member, TurnOf, WaitEntry};
 pub use index::{Index, IndexReport};
 pub use kugetsu_api::{Holder, TrashEntry, TrashId};
 pub use lasting_log::LastingLog;

@@ -73,6 +73,14 @@ pub enum ControlMessage {
     Signal(Signal),
     /// A description of a file that was not a valid signal.
     Problem(String),
+    /// The turn and the turns that it began have spent too much together; the reason.
+    OverBudget(String),
+}
+
+/// Watches what a turn and others together spend.
+pub trait BudgetWatch: std::fmt::Debug + Send + Sync {
+    /// Notes what the turn has spent so far. The reason if it must end. Blocks.
+    fn check(&self, cost_usd: f64, tokens: u64) -> Option<String>;
 }
 
 /// The supervisor's receiving end of the control files.

@@ -35,6 +35,7 @@ pub(crate) use supervisor::supervise;
 
 use crate::permission::Rule;
 use crate::transport::{Request, Target, TurnSpec};
+pub(crate) use control::BudgetWatch;
 use control::Control;
 use encoder::StreamEncoder;
 use kugetsu_api::{Answered, Proof, Refused, SessionId, TurnRecord};
@@ -117,6 +118,11 @@ pub(crate) struct StreamEnd {
 }
 
 impl StreamEnd {
+    /// Adds a warning for readers of the stream.
+    pub(crate) fn warn(&mut self, message: &str) {
+        self.encoder.notice("warning", message, &mut self.stream);
+    }
+
     /// Writes the last line of this turn. Returns why earlier events are missing, if they are.
     pub(crate) fn write(self, turn: &TurnRecord) -> Option<String> {
         let whole = !self.encoder.has_gap(&self.stream);

@@ -2,13 +2,19 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::Counts;
 use crate::transport::{ToolStatus, TransportEvent};
 use kugetsu_api::RunState;
 
 /// The supervisor's notes for the writer of the status file, in memory only.
 #[derive(Clone, Debug, Default)]
-pub(super) struct TurnProgress(Arc<Mutex<Notes>>);
+pub(super) struct TurnProgress {
+    notes: Arc<Mutex<Notes>>,
+    /// Wakes the writer when something was spent, so that turns which share a budget know it at once.
+    spent: Arc<Notify>,
+}
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Notes {
@@ -22,7 +28,12 @@ pub(super) struct Notes {
 
 impl TurnProgress {
     pub(super) fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until something was spent since the last call.
+    pub(super) async fn spent(&self) {
+        self.spent.notified().await;
     }
 
     /// Notes an event of opencode.
@@ -42,6 +53,13 @@ impl TurnProgress {
         }
         notes.counts = *counts;
         notes.changed = true;
+        drop(notes);
+        if matches!(
+            event,
+            TransportEvent::StepFinished { .. } | TransportEvent::SubagentStep { .. }
+        ) {
+            self.spent.notify_one();
+        }
     }
 
     /// Records that the turn was paused or resumed; written with the next status.

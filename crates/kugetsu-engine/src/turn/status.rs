@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::control::{self, Control, ControlMessage, SIGNAL_FILE};
+use super::control::{self, BudgetWatch, Control, ControlMessage, SIGNAL_FILE};
 use super::progress::TurnProgress;
 use crate::aside::aside;
 use crate::process;
@@ -46,6 +46,7 @@ struct StatusFile {
     store: Store,
     key: RecordKey,
     progress: TurnProgress,
+    budget: Option<Arc<dyn BudgetWatch>>,
     /// A write that is still in flight when the turn ends must not overwrite the next turn's file.
     _lease: Arc<Lease>,
     /// What does not change while the turn runs.
@@ -74,6 +75,14 @@ impl StatusFile {
         });
         self.write(verdict);
         let _ = self.store.remove_run(&self.key, SIGNAL_FILE);
+    }
+
+    /// The reason if the turn must end because of what it and others have spent. Blocks.
+    fn over_budget(&self) -> Option<String> {
+        let counts = self.progress.notes().counts;
+        self.budget
+            .as_ref()?
+            .check(counts.cost_usd, counts.tokens.total())
     }
 
     /// Ignores a failed write, for example on a full disk, so that the turn continues.
@@ -123,6 +132,7 @@ impl StatusWriter {
         directory: PathBuf,
         worktree: Option<PathBuf>,
         lease: Arc<Lease>,
+        budget: Option<Arc<dyn BudgetWatch>>,
     ) -> (Self, Control) {
         let progress = TurnProgress::default();
         let file = Arc::new(StatusFile {
@@ -146,6 +156,7 @@ impl StatusWriter {
                 worktree,
             },
             key,
+            budget,
             _lease: lease,
             progress: progress.clone(),
             closed: Mutex::new(false),
@@ -204,11 +215,21 @@ async fn run_status_task(
     poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut written = Instant::now();
     loop {
-        poll.tick().await;
-        let taken = {
+        tokio::select! {
+            _ = poll.tick() => {}
+            () = file.progress.spent() => {}
+        }
+        let (taken, over) = {
             let file = Arc::clone(&file);
-            aside(move || control::take(&file.store, &file.key, file.fixed.turn)).await
+            aside(move || {
+                let over = file.over_budget();
+                (control::take(&file.store, &file.key, file.fixed.turn), over)
+            })
+            .await
         };
+        if let Some(reason) = over {
+            let _ = messages.send(ControlMessage::OverBudget(reason));
+        }
         let next = match taken {
             Ok(signal) => signal.map(ControlMessage::Signal),
             Err(problem) => Some(ControlMessage::Problem(problem)),

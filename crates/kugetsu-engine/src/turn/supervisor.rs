@@ -254,6 +254,9 @@ impl Supervisor<'_> {
             }
             ControlMessage::Signal(Signal::Pause) => Some(Next::Pause),
             ControlMessage::Signal(Signal::Resume) => None,
+            ControlMessage::OverBudget(reason) => {
+                Some(Next::Step(Step::Stop(Judgement::new(Verdict::Failed, reason))))
+            }
             ControlMessage::Problem(problem) => {
                 self.encoder.notice("error", &problem, &mut self.turn.stream);
                 None

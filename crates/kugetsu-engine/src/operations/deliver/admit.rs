@@ -91,6 +91,18 @@ impl Engine {
             adopted,
             notes: early,
         } = state;
+        let mut options = request.options.clone();
+        let registered = {
+            let address = request.address.clone();
+            let mut limits = options.limits.clone();
+            let register = move |engine: &Self| {
+                let registered = engine.register(id, &address, &mut limits)?;
+                Ok((registered, limits))
+            };
+            let (registered, limits) = self.interruptible(interrupts, register).await?;
+            options.limits = limits;
+            Arc::new(registered)
+        };
         let started = Timestamp::now();
         let (prompt, once) = pending::with_answers(&request.prompt, &record.pending);
         if prompt.trim().is_empty() {
@@ -161,10 +173,12 @@ impl Engine {
             rules,
             context,
             responder,
-            options: request.options.clone(),
+            options,
             fallback: None,
             notes,
             waits,
+            registered: Some(registered),
+            watched: None,
             fork_lock: None,
             writing: Arc::default(),
         };
@@ -209,6 +223,9 @@ impl Engine {
             let request = Arc::clone(request);
             let check = std::mem::take(&mut first);
             let attempt = move |engine: &Self| {
+                if check {
+                    engine.refuse_own_turn(&request.address)?;
+                }
                 // A repeated request with the same turn id is not an error. The check under the lease decides.
                 if check && request.turn.is_none() {
                     let record = engine.store.session_record(&request.address)?;

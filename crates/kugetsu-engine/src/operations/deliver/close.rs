@@ -39,13 +39,13 @@ impl Closed {
         };
         Ok(TurnReport {
             record,
+            notes: self.turn.warnings.clone(),
             turn: self.turn,
             answer: self.answer,
             interrupt: self.interrupt,
             adopted: None,
             fallback: self.fallback,
             early_notes: self.notes,
-            notes: Vec::new(),
         })
     }
 }
@@ -89,7 +89,7 @@ impl Delivery {
 
     fn close_blocking(
         mut self,
-        outcome: Outcome,
+        mut outcome: Outcome,
         changes: Option<Changes>,
         transport: TransportKind,
         redactor: &Redactor,
@@ -103,6 +103,12 @@ impl Delivery {
             Proof::default()
         } else {
             bounded(outcome.proof)
+        };
+        let warnings = match (&self.watched, outcome.interrupt) {
+            // After an interrupt, the last write of the record may not have been done.
+            (Some(watched), Interrupt::None) => watched.changes(&self.engine, Some(&self.subject)),
+            (Some(watched), _) => watched.changes(&self.engine, None),
+            (None, _) => Vec::new(),
         };
         let mut refused = outcome.refused;
         for call in &mut refused.calls {
@@ -132,7 +138,12 @@ impl Delivery {
             changes,
             refused,
             prompt_sha256: self.prompt_sha256.clone(),
+            parent: self.parent(),
+            warnings,
         };
+        for warning in &turn.warnings {
+            outcome.ending.warn(warning);
+        }
         turn.log_gap = outcome.ending.write(&turn);
         if let TurnSubject::Session(record) = &mut self.subject {
             // If the prompt never reached the session, the person's answer waits for the next turn.
@@ -153,6 +164,9 @@ impl Delivery {
             self.subject.close(&self.engine, &self.lease, &turn)?;
         }
         status_writer.end(turn.verdict);
+        if let Some(registered) = &self.registered {
+            registered.end(turn.cost_usd, turn.tokens.total());
+        }
         Ok(Closed {
             subject: self.subject,
             turn,

@@ -16,12 +16,14 @@ mod close;
 mod fork;
 mod run;
 mod subject;
+mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::family::Registered;
 use super::hooks::HookPoint;
 use super::interrupts::Interrupts;
 use super::request::{Mode, TurnOptions, TurnReport, TurnRequest};
@@ -41,6 +43,7 @@ use changes::Before;
 pub(super) use close::Closed;
 pub(super) use fork::sha256;
 pub(super) use subject::TurnSubject;
+use watch::Watched;
 
 /// An admitted turn.
 pub(super) struct Delivery {
@@ -71,6 +74,10 @@ pub(super) struct Delivery {
     pub(super) notes: Vec<String>,
     /// Reports what the turn waits for before it begins.
     pub(super) waits: WaitReports,
+    /// The turn's entry in the register of running turns; a base has none.
+    pub(super) registered: Option<Arc<Registered>>,
+    /// What decides about later turns, as it was before the prompt.
+    pub(super) watched: Option<Watched>,
     /// Held until the id of the requested fork is known.
     pub(super) fork_lock: Option<Lock>,
     /// Held by each write of the record, because an interrupted write may still be running when the next one begins.

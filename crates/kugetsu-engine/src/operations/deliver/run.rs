@@ -5,17 +5,20 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::admit::needs_serve;
-use super::{Closed, Delivery};
+use super::watch::Watched;
+use super::{Closed, Delivery, TurnSubject};
+use crate::aside::aside;
 use crate::opencode::{Launch, Secrets};
+use crate::operations::broker::Broker;
 use crate::operations::interrupts::{Interrupts, STOP_WAIT};
-use crate::operations::{DEBUG_LOG, EngineError, points};
+use crate::operations::{DEBUG_LOG, Engine, EngineError, points};
 use crate::process;
 use crate::redact::Redactor;
 use crate::transport::{Connected, Connector, RawLogFile, Target, TurnSpec};
 use crate::turn::status::StatusWriter;
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
-use crate::turn::{self, ForkRecorder, Turn};
-use kugetsu_api::{LiveTurn, SessionId, TurnRecord};
+use crate::turn::{self, BudgetWatch, ForkRecorder, Interrupt, Turn};
+use kugetsu_api::{LiveTurn, ParentTurn, SessionId, TurnRecord};
 
 impl Delivery {
     /// Delivers the prompt and supervises the turn until it is closed on disk.
@@ -138,10 +141,16 @@ impl Delivery {
             shared: self.engine.shared_process,
             prompt: self.kept_prompt.clone(),
             prompt_sha256: self.prompt_sha256.clone(),
+            parent: self.parent(),
         };
         self.subject.begin(live, self.opencode.version.to_string());
         let link = connected.link.as_mut();
         let target = self.target(link, interrupts).await?;
+        if let TurnSubject::Session(record) = &self.subject {
+            let (base, directory) = (record.base.clone(), record.directory.clone());
+            let watch = move |engine: &Engine| Ok(Watched::now(engine, &base, &directory));
+            self.watched = Some(self.engine.interruptible(interrupts, watch).await?);
+        }
         let (key, turn) = (self.subject.key(), self.turn);
         let mut stream = self
             .engine
@@ -164,6 +173,29 @@ impl Delivery {
         Ok((target, stream))
     }
 
+    /// The turn whose tool began this one.
+    pub(super) fn parent(&self) -> Option<ParentTurn> {
+        self.registered.as_ref()?.parent()
+    }
+
+    /// Serves the tools of the turn that begin further turns.
+    fn broker(&self) -> Option<Broker> {
+        let member = self.registered.as_ref()?.member();
+        self.engine
+            .serve_tools(&member)
+            .inspect_err(|error| tracing::warn!("tools of this turn cannot begin turns: {error}"))
+            .ok()
+    }
+
+    /// Ends the turns that tools of this one began, because it was ended by force. Nothing else waits for them.
+    async fn stop_descendants(&self) {
+        if let Some(registered) = self.registered.clone() {
+            let engine = Arc::clone(&self.engine);
+            let told = aside(move || engine.stop_descendants(&registered));
+            let _ = tokio::time::timeout(STOP_WAIT, told).await;
+        }
+    }
+
     async fn supervise(
         mut self,
         connected: Connected,
@@ -180,7 +212,11 @@ impl Delivery {
             self.subject.directory().to_owned(),
             self.subject.worktree().map(|worktree| worktree.path.clone()),
             Arc::clone(&self.lease),
+            self.registered
+                .clone()
+                .map(|registered| registered as Arc<dyn BudgetWatch>),
         );
+        let _broker = self.broker();
         // An interrupt that comes here ends the turn itself.
         let _ = interrupts.or(status_writer.wait_until_written()).await;
         feed(stream.feed());
@@ -205,6 +241,9 @@ impl Delivery {
         let outcome = turn::supervise(turn, connector.as_ref(), link, &mut fork_recorder).await;
         let problem = fork_recorder.problem;
         points::TURN_ENDED.pass();
+        if outcome.interrupt == Interrupt::Now {
+            self.stop_descendants().await;
+        }
         let changes = self.changes(outcome.interrupt, interrupts).await;
         let closed = self
             .close(

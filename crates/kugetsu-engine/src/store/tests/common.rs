@@ -104,6 +104,8 @@ pub(crate) fn turn(number: u64) -> TurnRecord {
         changes: None,
         refused: kugetsu_api::Refused::default(),
         prompt_sha256: None,
+        parent: None,
+        warnings: Vec::new(),
     }
 }
 

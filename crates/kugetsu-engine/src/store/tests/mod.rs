@@ -111,6 +111,7 @@ fn a_summary_agrees_with_the_whole_record() {
         shared: false,
         prompt: None,
         prompt_sha256: None,
+        parent: None,
     };
     let worktree = |blocked_rebase| Worktree {
         path: "/srv/14".into(),

@@ -1,0 +1,197 @@
+//! `kugetsu start` and `continue` in a tool of a turn: the turn runs outside of the tool, which follows it.
+//!
+//! The command asks the supervisor of its turn ([`ask`]), which starts kugetsu again, outside of the turn's processes
+//! ([`delegate_main`]). The new process receives the arguments, the directory and the three standard streams of the
+//! command over a socket, and runs the command line with them. The socket then carries signals in one direction and the
+//! exit status in the other. If the command in the tool dies, however it dies, the socket closes, and the new process
+//! ends its turn as after SIGTERM: in order, with a record.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, IoSlice, IoSliceMut, Read, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
+use rustix::process::{Signal, getpid, kill_process};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use uuid::Uuid;
+
+use super::context::Context;
+use super::signals::with_signals;
+use super::{CommandError, Outcome};
+use kugetsu_api::ErrorCode;
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::turn::Interrupt;
+
+/// How long the new process waits for its command line.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+/// The longest command line with its directory. Prompts of any length go through stdin.
+const MAX_REQUEST: u64 = 8 << 20;
+
+/// The command line, after a byte that carries the streams.
+#[derive(Serialize, Deserialize)]
+struct Request {
+    args: Vec<OsString>,
+    directory: PathBuf,
+}
+
+/// Has the supervisor of this process's turn run the command line of this process. The status is that of the command.
+pub(super) fn ask(context: &Context) -> Outcome {
+    let connection = context.engine.connect_to_supervisor()?;
+    let request = Request {
+        args: context.arguments.clone(),
+        directory: context.here.clone(),
+    };
+    let mut request = serde_json::to_vec(&request)
+        .map_err(|error| failed("the arguments cannot be passed on").caused_by(error))?;
+    request.push(b'\n');
+    send_streams(&connection).map_err(|error| failed("the streams cannot be passed on").caused_by(error))?;
+    let (status, signal) = with_signals(false, async |mut interrupts| {
+        connection.set_nonblocking(true)?;
+        let (mut answer, mut requests) = tokio::net::UnixStream::from_std(connection)?.into_split();
+        requests.write_all(&request).await?;
+        let mut status = [0];
+        loop {
+            tokio::select! {
+                read = answer.read_exact(&mut status) => return read.map(|_| status[0]),
+                Ok(()) = interrupts.changed() => {
+                    let passed = match *interrupts.borrow_and_update() {
+                        Interrupt::Interrupted => Signal::INT,
+                        _ => Signal::TERM,
+                    };
+                    // If the other end is gone, so is the answer, which is what the next turn of this loop finds.
+                    let _ = requests.write_all(&[passed.as_raw() as u8]).await;
+                }
+            }
+        }
+    })?;
+    let status = status.ok().and_then(ExitStatus::from_code);
+    match (status, signal) {
+        (Some(status), _) | (None, Some(status)) => Ok(status),
+        (None, None) => Err(failed("the process of the turn died, or its supervisor did")),
+    }
+}
+
+fn failed(message: &str) -> CommandError {
+    CommandError::new(ErrorCode::ProcessFailed, message).hint("see what became of the turn: kugetsu show REF")
+}
+
+/// The error for a command line that no kugetsu in a tool sends.
+pub(super) fn refused() -> CommandError {
+    CommandError::usage(
+        "for the tools of a turn, only start and continue run outside of the turn",
+        "run kugetsu itself in the tool",
+    )
+}
+
+fn send_streams(connection: &UnixStream) -> std::io::Result<()> {
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&streams));
+    rustix::net::sendmsg(
+        connection,
+        &[IoSlice::new(b"s")],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?;
+    Ok(())
+}
+
+fn receive_streams(connection: &impl AsFd) -> Option<[OwnedFd; 3]> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    rustix::net::recvmsg(
+        connection,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut ancillary,
+        flags,
+    )
+    .ok()?;
+    let streams: Vec<OwnedFd> = ancillary
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(streams) => Some(streams),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    streams.try_into().ok()
+}
+
+/// The main function of the new process. Returns the exit status.
+pub(super) fn delegate_main() -> u8 {
+    // No signal of the supervisor's terminal is for this process. Fails only if it leads a session already.
+    let _ = rustix::process::setsid();
+    match serve() {
+        Some(status) => status,
+        // Nobody reads an error: whoever connected has sent no command line, or is gone.
+        None => ExitStatus::Usage.code(),
+    }
+}
+
+fn serve() -> Option<u8> {
+    let tool_of: Uuid = std::env::args().nth(2)?.parse().ok()?;
+    let connection = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().ok()?);
+    connection.set_read_timeout(Some(REQUEST_LIMIT)).ok()?;
+    let [stdin, stdout, stderr] = receive_streams(&connection)?;
+    let mut requests = BufReader::new(File::from(OwnedFd::from(connection.try_clone().ok()?)));
+    let mut line = Vec::new();
+    requests
+        .by_ref()
+        .take(MAX_REQUEST)
+        .read_until(b'\n', &mut line)
+        .ok()?;
+    let request: Request = serde_json::from_slice(&line).ok()?;
+    connection.set_read_timeout(None).ok()?;
+    rustix::stdio::dup2_stdin(&stdin).ok()?;
+    rustix::stdio::dup2_stdout(&stdout).ok()?;
+    rustix::stdio::dup2_stderr(&stderr).ok()?;
+    drop((stdin, stdout, stderr));
+    std::env::set_current_dir(&request.directory).ok()?;
+    std::thread::Builder::new()
+        .name("tool".to_owned())
+        .spawn(move || pass_signals_on(requests))
+        .ok()?;
+    let status = super::execute(request.args, Some(tool_of));
+    let _ = (&connection).write_all(&[status]);
+    Some(status)
+}
+
+/// Sends this process the signals of the command in the tool, and SIGTERM when that command is gone.
+fn pass_signals_on(mut requests: impl Read) {
+    let mut byte = [0];
+    loop {
+        let read = requests.read(&mut byte);
+        let gone = match &read {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            read => !matches!(read, Ok(1)),
+        };
+        let passed = [Signal::INT, Signal::TERM]
+            .into_iter()
+            .find(|signal| !gone && signal.as_raw() == i32::from(byte[0]));
+        let _ = kill_process(getpid(), passed.unwrap_or(Signal::TERM));
+        if gone {
+            return;
+        }
+    }
+}
+
+impl Context {
+    /// The context of a command that this process runs for a tool of this turn.
+    pub(super) fn for_tool_of(mut self, turn: Option<Uuid>) -> Self {
+        self.engine = self.engine.within(turn);
+        self
+    }
+}
