@@ -103,7 +103,7 @@ settings! {
     max_tokens: Option<u64> = "", optional_count,
         "number of tokens above which a turn is ended; empty: no limit";
     max_depth: u32 = "3", count,
-        "how many turns a turn may be inside that a tool of another turn began; 0: tools begin none";
+        "how many turns deep tools of turns may begin further turns; 0: they begin none";
     model: Option<String> = "", optional_model,
         "the model of every turn, as provider/model; empty: the session's own";
     agent: Option<String> = "", optional,
