@@ -1,4 +1,5 @@
 //! What an attacker tries, on the real opencode: see `docs/security.md`.
 
+mod delegation;
 mod git;
 mod sandbox;

@@ -9,8 +9,10 @@
 //! no variable, program or library of the tool is in it. A tool chooses only the arguments, the directory and the
 //! streams.
 
+use std::fs::Permissions;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -47,6 +49,10 @@ impl Engine {
         let (folder, name) = self.store.turn_socket(member);
         let socket = folder.join(&name);
         let listener = within(&folder, &name, |path| StdListener::bind(path))?;
+        // The umask decides about the mode of a socket.
+        within(&folder, &name, |path| {
+            std::fs::set_permissions(path, Permissions::from_mode(0o600))
+        })?;
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
         let (engine, turn) = (self.clone(), member.own.turn);

@@ -94,7 +94,7 @@ impl Drop for WaitEntry {
 impl Store {
     /// Whether a turn may be registered. Without one, no command runs inside a turn.
     pub(crate) fn has_families(&self) -> bool {
-        self.families_folder().is_dir()
+        self.roots().next().is_some()
     }
 
     /// Writes the entry of a turn.
