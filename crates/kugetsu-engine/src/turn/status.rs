@@ -122,15 +122,15 @@ pub struct StatusWriter {
 }
 
 impl StatusWriter {
-    /// Starts to write the status and to read signals. Discards the files of an earlier turn. Needs the event loop of
+    /// Starts to write the status, to read signals and to watch the budget. The folders are those of the session and of its
+    /// worktree. Discards the files of an earlier turn. Needs the event loop of
     /// the supervisor.
     pub fn start(
         store: &Store,
         key: RecordKey,
         turn: Uuid,
         started: Timestamp,
-        directory: PathBuf,
-        worktree: Option<PathBuf>,
+        (directory, worktree): (PathBuf, Option<PathBuf>),
         lease: Arc<Lease>,
         budget: Option<Arc<dyn BudgetWatch>>,
     ) -> (Self, Control) {

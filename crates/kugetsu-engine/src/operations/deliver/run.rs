@@ -209,8 +209,10 @@ impl Delivery {
             self.subject.key(),
             self.turn,
             self.started,
-            self.subject.directory().to_owned(),
-            self.subject.worktree().map(|worktree| worktree.path.clone()),
+            (
+                self.subject.directory().to_owned(),
+                self.subject.worktree().map(|worktree| worktree.path.clone()),
+            ),
             Arc::clone(&self.lease),
             self.registered
                 .clone()
