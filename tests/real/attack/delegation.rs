@@ -74,15 +74,16 @@ on_both_versions! {
     fn the_turn_of_a_tool_that_opencode_kills_ends_in_order(world: &World) {
         world.make_base();
         let gate = Gate::new();
-        let command = kugetsu("start 2 'the child'");
-        world.model.on("delegate", vec![
-            Reply::tool("bash", json!({"command": command, "description": "delegates", "timeout": 8000})),
-            Reply::text("it took too long"),
-        ]);
+        world.model.on("delegate", vec![Reply::bash(kugetsu("start 2 'the child'")), Reply::text("never")]);
         world.model.on("the child", vec![Reply::text("never").behind(&gate)]);
-        run(world, ["start", "1", "delegate"]).expect_status(0);
+        let parent = world.spawn(["start", "1", "delegate"]);
+        gate.wait_arrived(SOON);
+        // opencode ends its tools: SIGTERM to the process group of the tool, then SIGKILL.
+        run(world, ["signal", "1", "pause"]).expect_status(0);
         let ended = wait_for_turns(world, "2", 1);
         assert_eq!((&ended["verdict"], &ended["reason"]), (&json!("aborted"), &json!("terminated")));
+        run(world, ["stop", "1"]).expect_status(0);
+        parent.wait(SOON).expect_status(143);
         world.wait_nothing_left(SOON);
     }
 
