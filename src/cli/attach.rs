@@ -13,6 +13,7 @@ use super::on_terminal::{self, Foreground};
 use super::output::Output;
 use super::{CommandError, Outcome};
 use crate::ssh::quote;
+use crate::terminal::Stream;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::AttachOutput;
 use kugetsu_engine::operations::{Attachment, EngineError};
@@ -46,7 +47,7 @@ pub(super) fn run(args: &AttachArgs, context: &Context, output: Output) -> Outco
         print(&command, output);
         return Ok(ExitStatus::Ok);
     }
-    if !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
+    if !(std::io::stdin().is_terminal() && Stream::Stdout.is_terminal()) {
         return Err(no_terminal());
     }
     let mut attachment = engine.attach(&address)?;

@@ -11,9 +11,9 @@ use clap_complete::env::CompleteEnv;
 use kugetsu_api::{Address, RepoRef};
 
 use super::context::Context;
-use super::terminal::safe_line;
 use super::turn_id::short;
 use super::{Cli, man};
+use crate::terminal::one_line;
 
 /// The variable with which a shell asks for completion.
 pub(super) const VARIABLE: &str = "KUGETSU_COMPLETE";
@@ -89,7 +89,7 @@ impl ValueCompleter for Turns {
             let help = ended.map_or_else(
                 || "running".to_owned(),
                 |turn| {
-                    safe_line(&format!(
+                    one_line(&format!(
                         "{} {}",
                         turn.started.strftime("%F %T UTC"),
                         turn.verdict

@@ -6,7 +6,7 @@
 //! own from its first moment, so no signal of a terminal reaches it.
 
 use std::ffi::OsString;
-use std::io::{BufRead as _, IsTerminal as _, Read as _};
+use std::io::{BufRead as _, Read as _};
 use std::process::Stdio;
 
 use clap::Parser as _;
@@ -21,6 +21,7 @@ use super::form::OutputForm;
 use super::output::Output;
 use super::signals::with_signals;
 use super::{Cli, CommandError, Outcome, prompt};
+use crate::terminal::Stream;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::DetachedOutput;
 use kugetsu_api::{Address, ErrorCode};
@@ -128,7 +129,7 @@ pub(super) fn print_turn(
 ) -> Outcome {
     if form == OutputForm::Text {
         output.text(turn.to_string());
-        if std::io::stderr().is_terminal() {
+        if Stream::Stderr.is_terminal() {
             output.note(format!("  next: kugetsu wait {address}"));
         }
     } else {

@@ -2,11 +2,11 @@
 //! that it inherited from that command.
 
 use std::cell::Cell;
-use std::io::Write as _;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::terminal::{Piece, Stream};
 use kugetsu_api::{Address, ErrorDetail};
 use kugetsu_engine::operations::{Engine, LastingLog, Subject};
 
@@ -80,11 +80,9 @@ impl Detached {
     /// Reports to the command that started this process, once.
     pub(super) fn report(&self, report: &DetachReport) {
         if self.awaited.replace(false) {
-            let mut stdout = std::io::stdout().lock();
+            let line = serde_json::to_vec(report).unwrap_or_default();
             // The command may have ended; the turn continues.
-            let _ = serde_json::to_writer(&mut stdout, report);
-            let _ = stdout.write_all(b"\n");
-            let _ = stdout.flush();
+            let _ = Stream::Stdout.write(&[Piece::Json(&line), Piece::Own("\n")]);
         }
     }
 }

@@ -1,11 +1,9 @@
 //! Reports a turn that has ended: its exit status, its result, its summary.
 
-use std::io::IsTerminal as _;
-
 use super::init::note_of_default;
 use super::output::{Output, count};
-use super::terminal::safe_line;
 use super::tone::Tone;
+use crate::terminal::{Stream, one_line};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::TurnOutput;
 use kugetsu_api::{Address, Changes, Refused, Verdict};
@@ -117,7 +115,7 @@ pub(super) fn summary(report: &TurnReport, told: bool, output: Output) {
     for line in describe_refused(&turn.refused) {
         output.note(format!("  {line}"));
     }
-    if std::io::stderr().is_terminal()
+    if Stream::Stderr.is_terminal()
         && let Some(next) = next_command(report)
     {
         output.note(format!("  next: {next}"));
@@ -174,7 +172,7 @@ pub(super) fn describe_changes(changes: &Changes, files_shown: usize) -> Vec<Str
             format!(
                 ": {last}{} {}",
                 short_commit(&commit.id),
-                safe_line(&commit.subject)
+                one_line(&commit.subject)
             )
         });
         lines.push(format!("{}{newest}", count(changes.commit_count, "commit")));
@@ -199,7 +197,7 @@ pub(super) fn describe_changes(changes: &Changes, files_shown: usize) -> Vec<Str
                 format!("+{} -{}", added.unwrap_or_default(), removed.unwrap_or_default())
             }
         };
-        format!("  {} ({counts})", safe_line(&file.path))
+        format!("  {} ({counts})", one_line(&file.path))
     }));
     let more = changes.file_count.saturating_sub(shown.len() as u64);
     if more > 0 {
@@ -225,7 +223,7 @@ pub(super) fn describe_refused(refused: &Refused) -> Vec<String> {
         }
     )];
     let shown = refused.calls.iter().take(FILES_SHOWN);
-    lines.extend(shown.map(|call| format!("  {}", safe_line(&call.call))));
+    lines.extend(shown.map(|call| format!("  {}", one_line(&call.call))));
     let more = refused.count.saturating_sub(lines.len() as u64 - 1);
     if more > 0 {
         lines.push(format!("  and {more} more"));

@@ -7,6 +7,7 @@ use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::Document;
 use kugetsu_api::{ErrorCode, ErrorDetail, ErrorOutput};
 use kugetsu_engine::operations::EngineError;
+use kugetsu_engine::{WAY_OUT, is_full};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -61,7 +62,11 @@ impl CommandError {
 
     /// Adds the underlying error. People see it after the message, followed by its own causes.
     pub(super) fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+        let source = source.into();
+        if source.downcast_ref().is_some_and(is_full) {
+            self.hints.push(WAY_OUT.to_owned());
+        }
+        self.source = Some(source);
         self
     }
 

@@ -5,7 +5,8 @@
 
 mod line;
 
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::Write as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -19,8 +20,8 @@ use line::{Argument, Input, Line, Local};
 
 use super::CommandError;
 use super::context::Context;
-use super::terminal::safe;
 use crate::ssh::{Frame, Host};
+use crate::terminal::{Piece, Relay, Stream};
 use kugetsu_api::ErrorCode;
 use kugetsu_api::exit::ExitStatus;
 
@@ -92,10 +93,10 @@ async fn tether(host: &Host, line: Line) -> std::io::Result<(u8, Option<ExitStat
     let mut hangup = signal(SignalKind::hangup())?;
     super::signals::take_over();
     let (stdin, pipe) = std::io::pipe()?;
-    let mut command = host.tether(std::io::stderr().is_terminal());
+    let mut command = host.tether(Stream::Stderr.is_terminal());
     command.stdin(stdin);
     // A command there writes to a pipe, so it leaves out nothing that a terminal here would obey.
-    let to_terminal = [std::io::stdout().is_terminal(), std::io::stderr().is_terminal()];
+    let to_terminal = [Stream::Stdout, Stream::Stderr].map(Stream::is_terminal);
     if to_terminal[0] {
         command.stdout(Stdio::piped());
     }
@@ -106,16 +107,10 @@ async fn tether(host: &Host, line: Line) -> std::io::Result<(u8, Option<ExitStat
     let mut child = command.spawn()?;
     drop(command);
     let copies = [
-        child
-            .stdout
-            .take()
-            .map(|from| copy_safely(from, std::io::stdout())),
-        child
-            .stderr
-            .take()
-            .map(|from| copy_safely(from, std::io::stderr())),
+        child.stdout.take().map(|from| relay(from, Stream::Stdout)),
+        child.stderr.take().map(|from| relay(from, Stream::Stderr)),
     ];
-    let frames = send(line, pipe);
+    let frames = send(line, pipe)?;
     let (mut asked, mut signals) = (None, 0);
     loop {
         let (number, status) = tokio::select! {
@@ -142,46 +137,22 @@ async fn tether(host: &Host, line: Line) -> std::io::Result<(u8, Option<ExitStat
     }
 }
 
-/// Copies text to a terminal without what a terminal obeys.
-fn copy_safely(
-    mut from: impl AsyncRead + Send + Unpin + 'static,
-    mut to: impl std::io::Write + Send + 'static,
-) -> tokio::task::JoinHandle<()> {
+/// Copies text to a terminal, escaped.
+fn relay(mut from: impl AsyncRead + Send + Unpin + 'static, to: Stream) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
-        let mut pending = Vec::new();
+        let mut relay = Relay::default();
         let mut piece = vec![0; 16 * 1024];
-        loop {
-            let read = from.read(&mut piece).await.unwrap_or(0);
-            pending.extend_from_slice(&piece[..read]);
-            let whole = if read == 0 {
-                pending.len()
-            } else {
-                whole_characters(&pending)
-            };
-            let text: Vec<u8> = pending.drain(..whole).collect();
-            let text = String::from_utf8_lossy(&text);
-            if to
-                .write_all(safe(&text).as_bytes())
-                .and_then(|()| to.flush())
-                .is_err()
-                || read == 0
-            {
+        while let Ok(read @ 1..) = from.read(&mut piece).await {
+            if to.write(&[Piece::Text(&relay.push(&piece[..read]))]).is_err() {
                 return;
             }
         }
+        let _ = to.write(&[Piece::Text(&relay.finish())]);
     })
 }
 
-/// The length of the text without a character at its end that is not complete yet.
-fn whole_characters(bytes: &[u8]) -> usize {
-    match std::str::from_utf8(bytes) {
-        Err(error) if error.error_len().is_none() => error.valid_up_to(),
-        _ => bytes.len(),
-    }
-}
-
 /// Sends the line and then all later frames. The connection's stdin stays open as long as the returned sender exists.
-fn send(line: Line, mut pipe: std::io::PipeWriter) -> mpsc::Sender<Frame> {
+fn send(line: Line, mut pipe: std::io::PipeWriter) -> std::io::Result<mpsc::Sender<Frame>> {
     let (frames, waiting) = mpsc::channel();
     for word in line.words {
         let _ = frames.send(match word {
@@ -205,18 +176,18 @@ fn send(line: Line, mut pipe: std::io::PipeWriter) -> mpsc::Sender<Frame> {
         }
         Input::Live => {
             let frames = frames.clone();
-            std::thread::spawn(move || read_stdin(&frames));
+            std::thread::Builder::new().spawn(move || read_stdin(&frames))?;
         }
     }
-    std::thread::spawn(move || {
+    std::thread::Builder::new().spawn(move || {
         for frame in waiting {
             // ssh itself reports why there is no connection.
             if frame.write(&mut pipe).is_err() || pipe.flush().is_err() {
                 return;
             }
         }
-    });
-    frames
+    })?;
+    Ok(frames)
 }
 
 fn read_stdin(frames: &mpsc::Sender<Frame>) {
@@ -231,7 +202,7 @@ fn read_stdin(frames: &mpsc::Sender<Frame>) {
 }
 
 fn on_terminal(host: &Host, line: &Line) -> Result<u8, CommandError> {
-    if !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
+    if !(std::io::stdin().is_terminal() && Stream::Stdout.is_terminal()) {
         return Err(super::attach::no_terminal());
     }
     let words: Vec<_> = line

@@ -1,6 +1,5 @@
 //! `kugetsu init`.
 
-use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 
@@ -201,7 +200,7 @@ pub(super) fn offer(
     let environment = engine.environment();
     let failed =
         |error| CommandError::new(ErrorCode::System, "kugetsu init could not be started").caused_by(error);
-    let stdout = std::io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;
+    let stdout = rustix::stdio::stderr().try_clone_to_owned().map_err(failed)?;
     let status = std::process::Command::new(environment.program())
         .env_clear()
         .envs(environment.variables())

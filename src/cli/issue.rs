@@ -1,7 +1,5 @@
 //! `kugetsu issue`, and the issue's text in the prompt of a turn.
 
-use std::io::IsTerminal as _;
-
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
@@ -9,6 +7,7 @@ use super::complete::References;
 use super::context::Context;
 use super::output::{Output, confirm, count};
 use super::{CommandError, Outcome};
+use crate::terminal::Stream;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{Address, ErrorCode, Issue, IssueRef};
 
@@ -129,7 +128,7 @@ pub(super) fn prompt(
     let prompt = kugetsu_forge::quote(message, &issue);
     let mut title = kugetsu_forge::clean(&issue.title);
     title.truncate(title.floor_char_boundary(MAX_TITLE));
-    if std::io::stderr().is_terminal() {
+    if Stream::Stderr.is_terminal() {
         output.note(format!(
             "kugetsu: {address}: this is sent to the model:\n\n{prompt}"
         ));

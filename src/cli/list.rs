@@ -12,7 +12,7 @@ use super::Outcome;
 use super::context::{Context, duration};
 use super::output::Output;
 use super::table::{Cell, Column};
-use super::terminal::safe_line;
+use crate::terminal::{Stream, one_line};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::json;
 use kugetsu_api::output::{ListFieldsOutput, ListRest, ListedFields};
@@ -282,8 +282,8 @@ impl Found {
                 .map_or("-", |session| session.as_str())
                 .into(),
             Field::IssueTitle => {
-                let title = safe_line(summary.issue_title.as_deref().unwrap_or_default());
-                console::truncate_str(&title, LONGEST_TITLE, "…")
+                let title = one_line(summary.issue_title.as_deref().unwrap_or_default());
+                console::truncate_str(&Stream::Stdout.text(&title), LONGEST_TITLE, "…")
                     .into_owned()
                     .into()
             }

@@ -1,13 +1,12 @@
 //! The live view of a turn on stderr: a status line on a terminal, or a line now and then elsewhere.
 
-use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use super::output::count;
 use super::printer::Show;
 use super::status_line::{StatusLine, StatusLineEnder};
-use super::terminal::safe_line;
 use super::turn_id::short;
+use crate::terminal::{Piece, Stream, one_line};
 use jiff::Timestamp;
 use kugetsu_api::{StreamEvent, StreamLine};
 use kugetsu_engine::duration::print_duration;
@@ -66,7 +65,7 @@ enum Form {
 impl LiveView {
     /// A view beside this output on stdout. JSON on a terminal leaves no room for a status line.
     pub(super) fn beside(show: &Show, progress: Progress) -> Self {
-        let shares_terminal = matches!(show, Show::Lines(_) | Show::Raw) && std::io::stdout().is_terminal();
+        let shares_terminal = matches!(show, Show::Lines(_) | Show::Raw) && Stream::Stdout.is_terminal();
         let progress = match progress {
             Progress::Auto if shares_terminal => Progress::Never,
             progress => progress,
@@ -79,7 +78,7 @@ impl LiveView {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let form = match progress {
             Progress::Never => Form::Nothing,
-            Progress::Auto if std::io::stderr().is_terminal() && !dumb => Form::Line(StatusLine::start()),
+            Progress::Auto if Stream::Stderr.is_terminal() && !dumb => Form::Line(StatusLine::start()),
             _ => Form::Lines(began + LINE_INTERVAL),
         };
         let view = Self {
@@ -124,7 +123,7 @@ impl LiveView {
     /// Prints a line if one is due. A wait is shown with the time that it has taken until now.
     pub(super) fn tick(&mut self) {
         if let Some(line) = self.due_line(Instant::now()) {
-            let _ = writeln!(std::io::stderr().lock(), "{line}");
+            let _ = Stream::Stderr.write(&[Piece::Text(&line), Piece::Own("\n")]);
         }
         if self.waits.is_some() {
             self.show();
@@ -224,7 +223,7 @@ impl LiveView {
             .waits
             .as_ref()
             .map(|waits| describe_wait(waits, Timestamp::now()));
-        parts.push(safe_line(waiting.as_ref().unwrap_or(&self.activity)));
+        parts.push(one_line(waiting.as_ref().unwrap_or(&self.activity)));
         parts.join(separator)
     }
 }

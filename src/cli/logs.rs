@@ -12,14 +12,14 @@ use super::context::Context;
 use super::ending;
 use super::form::EventsSchemaArg;
 use super::live::{LiveView, Progress, ViewArgs};
-use super::output::Output;
+use super::output::{Output, can_ask, confirm};
 use super::printer::{Lines, Screen, Show};
 use super::tone::Tone;
 use super::turn_id::TurnName;
 use super::{CommandError, Outcome, signals};
-use kugetsu_api::ErrorCode;
-use kugetsu_api::Verdict;
+use crate::terminal::Stream;
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::{Address, ErrorCode, Verdict};
 use kugetsu_engine::log_file::{self, LogReader};
 use kugetsu_engine::operations::EngineError;
 
@@ -40,9 +40,13 @@ pub(super) struct LogsArgs {
     #[arg(long, value_name = "TURN", add = ArgValueCompleter::new(Turns))]
     turn: Option<TurnName>,
 
-    /// Print opencode's own output
+    /// Print opencode's own output as it is; a terminal may obey a part of it, so kugetsu asks first
     #[arg(long)]
     raw: bool,
+
+    /// With --raw, print to a terminal without asking
+    #[arg(short, long, requires = "raw")]
+    yes: bool,
 
     /// Print only the answer, without a line for each tool
     #[arg(long, conflicts_with = "raw")]
@@ -69,6 +73,9 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
             problem: format!("{address} has had no turn yet"),
             hint: format!("run one: kugetsu continue {address}"),
         })?;
+    if args.raw && Stream::Stdout.is_terminal() {
+        sure_of_raw(args.yes, &address)?;
+    }
     let path = if args.raw {
         context.engine.raw_log_path(&address, turn)
     } else {
@@ -120,6 +127,27 @@ pub(super) fn run(args: &LogsArgs, context: &Context, output: Output) -> Outcome
         }
     }
     Ok(ExitStatus::Ok)
+}
+
+/// Asks before a terminal gets text that a model or a tool may have written for it, unless `yes` was given.
+fn sure_of_raw(yes: bool, address: &Address) -> Result<(), CommandError> {
+    if yes {
+        return Ok(());
+    }
+    if !can_ask() {
+        return Err(CommandError::new(
+            ErrorCode::NeedsConfirmation,
+            "confirmation is needed before opencode's output goes to a terminal as it is, and there is no terminal \
+             to ask on",
+        )
+        .hint(format!("read it in a pager: kugetsu logs {address} --raw | less"))
+        .hint("to confirm, add -y"));
+    }
+    if confirm("The terminal may obey characters in opencode's output. Print it as it is?") {
+        return Ok(());
+    }
+    Err(CommandError::new(ErrorCode::NotConfirmed, "nothing was printed")
+        .hint(format!("read it in a pager: kugetsu logs {address} --raw | less")))
 }
 
 /// Waits for the file of a turn that is just starting. A turn that failed before its first event has no file.

@@ -1,10 +1,9 @@
 //! Renders the Markdown of an answer on a terminal, line by line while the answer arrives.
 
-use console::Term;
 use termimad::crossterm::style::{Attribute, Color};
 use termimad::{CompoundStyle, MadSkin};
 
-use super::terminal::safe;
+use crate::terminal::{Stream, escape};
 
 /// A renderer of one answer. Lines are rendered when they are complete, and a table when its last row is there.
 #[derive(Debug)]
@@ -47,7 +46,7 @@ impl Markdown {
             self.line.push_str(part);
             if part.ends_with('\n') {
                 let line = std::mem::take(&mut self.line);
-                rendered.push_str(&self.complete(&safe(line.trim_end_matches(['\n', '\r']))));
+                rendered.push_str(&self.complete(&escape(line.trim_end_matches(['\n', '\r']))));
             }
         }
         rendered
@@ -58,7 +57,7 @@ impl Markdown {
         let mut rendered = String::new();
         let line = std::mem::take(&mut self.line);
         if !line.is_empty() {
-            rendered.push_str(&self.complete(&safe(&line)));
+            rendered.push_str(&self.complete(&escape(&line)));
         }
         rendered.push_str(&self.end_table());
         self.fence = None;
@@ -99,9 +98,8 @@ impl Markdown {
     }
 
     fn text(&self, markdown: &str) -> String {
-        let (_, columns) = Term::stdout().size();
         self.skin
-            .text(markdown, Some(usize::from(columns).max(20)))
+            .text(markdown, Some(Stream::Stdout.columns().max(20)))
             .to_string()
     }
 }
@@ -117,9 +115,17 @@ mod tests {
         renderer.push(markdown) + &renderer.finish()
     }
 
+    /// The text without the styles of a renderer without colours.
+    fn unstyled(text: &str) -> String {
+        let styles = ["\u{1b}[1m", "\u{1b}[3m", "\u{1b}[0m"];
+        styles
+            .iter()
+            .fold(text.to_owned(), |text, style| text.replace(style, ""))
+    }
+
     #[test]
     fn marks_become_styles_and_code_stays_as_it_is() {
-        let plain = |markdown: &str| console::strip_ansi_codes(&rendered(markdown)).into_owned();
+        let plain = |markdown: &str| unstyled(&rendered(markdown));
         assert_eq!(
             plain("# Title\n\nSome **bold** `code`"),
             "Title\n\nSome bold code\n"
@@ -152,7 +158,7 @@ mod tests {
         #[test]
         fn no_control_of_the_answer_is_left(answer in "(\\PC|[\u{0}-\u{1f}\u{7f}-\u{9f}`*|# -]){0,80}") {
             let shown = rendered(&answer);
-            let text = console::strip_ansi_codes(&shown);
+            let text = unstyled(&shown);
             prop_assert!(!text.chars().any(|c| c.is_control() && c != '\n' && c != '\t'), "{shown:?}");
         }
     }

@@ -1,6 +1,7 @@
 //! The command line: arguments in, text and exit status out. The only place that prints, prompts or exits.
 
 mod attach;
+mod bounded;
 mod complete;
 mod completions;
 mod config;
@@ -45,7 +46,6 @@ mod start;
 mod status_line;
 mod stop;
 mod table;
-mod terminal;
 mod tone;
 mod trash;
 mod turn;
@@ -60,6 +60,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::terminal::{Piece, Stream, escape_bytes};
 use clap_complete::engine::ArgValueCompleter;
 use context::Context;
 use deferred::Deferred;
@@ -179,6 +180,7 @@ type Outcome = Result<ExitStatus, CommandError>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    print_panics();
     if std::env::args_os()
         .nth(1)
         .is_some_and(|argument| argument == detach::COMMAND)
@@ -208,8 +210,7 @@ fn execute(arguments: Vec<OsString>, tool_of: Option<Uuid>) -> u8 {
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
-            // Help and version are not errors, and go to stdout.
-            let _ = error.print();
+            print_parsing(&error, &mut command);
             if !error.use_stderr() {
                 return ExitStatus::Ok.code();
             }
@@ -248,6 +249,43 @@ fn execute(arguments: Vec<OsString>, tool_of: Option<Uuid>) -> u8 {
 /// Runs this process as the tether of a command from another host; returns its exit status.
 pub fn tether_main() -> u8 {
     crate::ssh::tether_main(&context::own_program())
+}
+
+/// Prints clap's help, version or error. An error quotes arguments, and only clap can style it, so its text is made again
+/// from arguments that are escaped.
+fn print_parsing(error: &clap::Error, command: &mut clap::Command) {
+    // Help and version are not errors, and go to stdout.
+    let stream = if error.use_stderr() {
+        Stream::Stderr
+    } else {
+        Stream::Stdout
+    };
+    let escaped = std::env::args_os()
+        .map(|argument| OsString::from(escape_bytes(argument.as_encoded_bytes()).into_owned()));
+    let text = match command.try_get_matches_from_mut(prompt::marked(escaped)) {
+        Err(same) if same.kind() == error.kind() => same.render(),
+        // A part of the arguments had a meaning that it has no more.
+        _ => error.render(),
+    };
+    let text = if stream.takes_colours() {
+        text.ansi().to_string()
+    } else {
+        text.to_string()
+    };
+    let _ = stream.write(&[Piece::Rendered(&text)]);
+}
+
+/// Reports panics like anything else that is printed, because their text may quote anything.
+fn print_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let trace = std::backtrace::Backtrace::capture();
+        let thread = std::thread::current();
+        let mut text = format!("thread '{}' {panic}\n", thread.name().unwrap_or("<unnamed>"));
+        if trace.status() == std::backtrace::BacktraceStatus::Captured {
+            text.push_str(&trace.to_string());
+        }
+        let _ = Stream::Stderr.write(&[Piece::Text(&text)]);
+    }));
 }
 
 /// Converts clap's message of several lines to an error with a message and, if clap has a tip, a hint.

@@ -1,6 +1,6 @@
 //! Output to stdout and stderr. A reader that has closed its end is not an error; a full disk is.
 
-use std::io::{IsTerminal as _, Write};
+use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::CommandError;
 use super::table::{self, Cell, Column};
-use super::terminal::safe;
-use super::tone::{Tone, colours};
+use super::tone::Tone;
+use crate::terminal::{Piece, Stream};
 use kugetsu_api::ErrorCode;
 use kugetsu_api::json;
 use kugetsu_api::output::{Document, OUTPUT_SCHEMA};
@@ -26,29 +26,20 @@ impl Output {
         Self { json }
     }
 
-    /// Whether text on stdout has colours. JSON never has.
-    fn coloured(self) -> bool {
-        !self.json && colours(&std::io::stdout())
-    }
-
     /// Prints text for people on stdout.
     pub(super) fn text(self, text: impl AsRef<str>) {
-        let text = text.as_ref();
-        if std::io::stdout().is_terminal() {
-            print(&safe(text));
-        } else {
-            print(text);
-        }
+        print(&[Piece::Text(text.as_ref())]);
     }
 
     /// Prints a line of pieces for people on stdout, each in its tone.
     pub(super) fn line(self, pieces: &[(Tone, &str)]) {
-        let coloured = self.coloured();
-        if coloured || std::io::stdout().is_terminal() {
-            print(&paint(pieces, coloured));
-        } else {
-            print(&pieces.iter().map(|(_, text)| *text).collect::<String>());
-        }
+        let pieces: Vec<_> = pieces.iter().map(|(tone, text)| tone.of(text)).collect();
+        print(&pieces);
+    }
+
+    /// Prints a line of JSON on stdout.
+    pub(super) fn json_line(self, line: &[u8]) {
+        print(&[Piece::Json(line)]);
     }
 
     /// Prints an object for programs on one line of stdout, with the schema.
@@ -59,7 +50,7 @@ impl Output {
     /// Prints an object that already contains its schema on one line of stdout. Its fields are in alphabetical order.
     pub(super) fn document<T: Serialize + JsonSchema>(self, document: &T) {
         match serde_json::to_value(document).and_then(|value| json::to_string(&value)) {
-            Ok(text) => self.text(text),
+            Ok(text) => self.json_line(text.as_bytes()),
             // For example a path that is not UTF-8.
             Err(error) => note_write_error(Err(error.into())),
         }
@@ -77,27 +68,25 @@ impl Output {
         if self.json {
             return self.object(object(String::from_utf8_lossy(bytes).into_owned()));
         }
-        let mut stdout = std::io::stdout().lock();
-        note_write_error(stdout.write_all(bytes).and_then(|()| stdout.flush()));
+        note_write_error(Stream::Stdout.write(&[Piece::Bytes(bytes)]));
     }
 
     /// Prints a note that is not part of the result on stderr.
     pub(super) fn note(self, text: impl AsRef<str>) {
-        let _ = writeln!(std::io::stderr().lock(), "{}", safe(text.as_ref()));
+        let _ = Stream::Stderr.write(&[Piece::Text(text.as_ref()), Piece::Own("\n")]);
     }
 
     /// Prints a note of pieces on stderr, each in its tone.
     pub(super) fn note_line(self, pieces: &[(Tone, &str)]) {
-        let mut stderr = std::io::stderr().lock();
-        let text = paint(pieces, colours(&stderr));
-        let _ = writeln!(stderr, "{text}");
+        let pieces = pieces.iter().map(|(tone, text)| tone.of(text));
+        let pieces: Vec<_> = pieces.chain([Piece::Own("\n")]).collect();
+        let _ = Stream::Stderr.write(&pieces);
     }
 
     /// Rings the bell of the terminal, if there is one.
     pub(super) fn bell(self) {
-        let mut stderr = std::io::stderr().lock();
-        if stderr.is_terminal() {
-            let _ = stderr.write_all(b"\x07").and_then(|()| stderr.flush());
+        if Stream::Stderr.is_terminal() {
+            let _ = Stream::Stderr.write(&[Piece::Own("\x07")]);
         }
     }
 
@@ -122,24 +111,19 @@ impl Output {
 
     /// Prints a table for people, on a terminal in its width.
     pub(super) fn table<C: Into<Cell>>(self, columns: &[Column], rows: Vec<Vec<C>>) {
-        let width = std::io::stdout().is_terminal().then(|| {
-            let (_, columns) = console::Term::stdout().size();
-            usize::from(columns)
+        let stdout = Stream::Stdout;
+        let width = stdout.is_terminal().then(|| stdout.columns());
+        let coloured = !self.json && stdout.takes_colours();
+        let table = table::render(columns, rows, width, coloured, |text| {
+            stdout.text(text).into_owned()
         });
-        print(&table::render(columns, rows, width, self.coloured()));
+        print(&[Piece::Rendered(&table)]);
     }
 }
 
-fn paint(pieces: &[(Tone, &str)], coloured: bool) -> String {
-    pieces
-        .iter()
-        .map(|(tone, text)| tone.paint(text, coloured))
-        .collect()
-}
-
-fn print(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    note_write_error(writeln!(stdout, "{text}").and_then(|()| stdout.flush()));
+/// Prints a line on stdout.
+fn print(pieces: &[Piece<'_>]) {
+    note_write_error(Stream::Stdout.write(&[pieces, &[Piece::Own("\n")]].concat()));
 }
 
 /// An object that is printed in parts. Nothing is printed before its first row or its end.
@@ -169,28 +153,8 @@ impl LongObject {
     }
 }
 
-/// JSON escapes only a part of what a terminal obeys.
-fn write_part(text: &str) {
-    let stdout = std::io::stdout();
-    let written = if stdout.is_terminal() {
-        UnbufferedStdout.write_all(safe(text).as_bytes())
-    } else {
-        UnbufferedStdout.write_all(text.as_bytes())
-    };
-    note_write_error(written);
-}
-
-/// Stdout without line buffering, which would search megabytes of output for line ends.
-struct UnbufferedStdout;
-
-impl Write for UnbufferedStdout {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        Ok(rustix::io::write(rustix::stdio::stdout(), bytes)?)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+fn write_part(json: &str) {
+    note_write_error(Stream::Stdout.write(&[Piece::Json(json.as_bytes())]));
 }
 
 static WRITE_ERROR: OnceLock<String> = OnceLock::new();
@@ -246,23 +210,18 @@ pub(super) fn count(number: u64, what: &str) -> String {
 
 /// Whether a person can be asked: a question goes to stderr, and the answer comes from stdin.
 pub(super) fn can_ask() -> bool {
-    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+    std::io::stdin().is_terminal() && Stream::Stderr.is_terminal()
 }
 
-/// Asks a yes-or-no question on the terminal. Any answer except a clear yes counts as no. Reads a line, not a key,
-/// because dialoguer's question for a key hides the cursor, and Ctrl-C would leave the cursor hidden.
+/// Asks a yes-or-no question on the terminal. Any answer except a clear yes counts as no.
 pub(super) fn confirm(question: &str) -> bool {
-    let answer = dialoguer::Input::<String>::new()
-        .with_prompt(format!("{question} [y/N]"))
-        .allow_empty(true)
-        .interact();
-    match answer {
-        Ok(answer) => ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()),
-        Err(dialoguer::Error::IO(error)) => {
-            if error.kind() == std::io::ErrorKind::Interrupted {
-                // A Ctrl-C, which another thread is about to obey. Nothing may begin meanwhile.
-                std::thread::sleep(std::time::Duration::from_secs(1));
-            }
+    let _ = Stream::Stderr.write(&[Piece::Text(question), Piece::Own(" [y/N]: ")]);
+    let mut answer = String::new();
+    // The terminal ends a line at 4096 bytes.
+    match std::io::stdin().read_line(&mut answer) {
+        Ok(1..) => ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()),
+        Ok(0) | Err(_) => {
+            let _ = Stream::Stderr.write(&[Piece::Own("\n")]);
             false
         }
     }

@@ -1,8 +1,7 @@
 //! Prints a turn by following its file. Problems with stdout never affect the turn.
 
-use std::borrow::Cow;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, IsTerminal as _, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -10,8 +9,7 @@ use super::live::LiveView;
 use super::markdown::Markdown;
 use super::output::note_write_error;
 use super::status_line::StatusLineEnder;
-use super::terminal::{safe, safe_line};
-use super::tone::colours;
+use crate::terminal::{Piece, Stream, one_line};
 use kugetsu_api::{EventsSchema, StreamEvent, StreamLine};
 use kugetsu_engine::Redactor;
 use kugetsu_engine::turn::stream::{Feed, describe, tool_label};
@@ -61,7 +59,10 @@ impl Printer {
     pub(super) fn start(feed: Feed, mut screen: Screen) -> Self {
         let (progress_sender, progress) = mpsc::channel();
         let status_line = screen.view.ender();
-        std::thread::spawn(move || follow(&feed, &mut screen, &progress_sender));
+        let printing =
+            std::thread::Builder::new().spawn(move || follow(&feed, &mut screen, &progress_sender));
+        // The turn goes on, and its log has what is not printed.
+        note_write_error(printing.map(drop));
         Self {
             progress,
             status_line,
@@ -126,9 +127,10 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn new(show: Show, verbosity: Option<Verbosity>, view: LiveView, plain: bool) -> Self {
-        let stdout = std::io::stdout();
+        let stdout = Stream::Stdout;
+        let terminal = stdout.is_terminal();
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        let markdown = (stdout.is_terminal() && !dumb && !plain).then(|| Markdown::new(colours(&stdout)));
+        let markdown = (terminal && !dumb && !plain).then(|| Markdown::new(stdout.takes_colours()));
         Self {
             markdown,
             show,
@@ -136,7 +138,7 @@ impl Screen {
             view,
             current_message: String::new(),
             line_open: false,
-            terminal: std::io::stdout().is_terminal(),
+            terminal,
             closed: false,
         }
     }
@@ -185,7 +187,7 @@ impl Screen {
                 if self.terminal {
                     self.end_line();
                 }
-                let _ = writeln!(std::io::stderr().lock(), "kugetsu: {}", safe_line(&description));
+                note(&description);
             }
             self.view.line(parsed);
             if let StreamEvent::Notice { level, message } = &parsed.event
@@ -193,7 +195,7 @@ impl Screen {
                 && matches!(self.show, Show::Text | Show::Transcript)
             {
                 self.view.hide();
-                let _ = writeln!(std::io::stderr().lock(), "kugetsu: {}", safe_line(message));
+                note(message);
             }
         }
         if !self.closed
@@ -234,8 +236,7 @@ impl Screen {
             self.view.hide();
         }
         if std::mem::take(&mut self.line_open) && !self.closed {
-            let mut stdout = std::io::stdout().lock();
-            note_write_error(stdout.write_all(b"\n").and_then(|()| stdout.flush()));
+            note_write_error(Stream::Stdout.write(&[Piece::Own("\n")]));
         }
     }
 
@@ -253,10 +254,7 @@ impl Screen {
             return Ok(());
         }
         self.view.hide();
-        let mut stdout = std::io::stdout().lock();
-        stdout.write_all(lines.as_bytes())?;
-        stdout.flush()?;
-        drop(stdout);
+        Stream::Stdout.write(&[Piece::Rendered(lines)])?;
         self.view.show();
         Ok(())
     }
@@ -269,9 +267,9 @@ impl Screen {
                 if !lines.types.is_empty() && !lines.types.iter().any(wanted) {
                     return Ok(());
                 }
-                self.pass_on(&line)
+                Stream::Stdout.write(&[Piece::Json(&line)])
             }
-            (Show::Raw, _) => self.pass_on(line),
+            (Show::Raw, _) => Stream::Stdout.write_unescaped(line),
             (Show::Text | Show::Transcript, None) => self.text(line),
             (
                 Show::Transcript,
@@ -279,29 +277,21 @@ impl Screen {
                     tool, title, error, ..
                 }),
             ) => {
-                let label = safe_line(&tool_label(tool, title, &serde_json::Value::Null));
-                let failure = error.as_ref().map_or_else(String::new, |error| {
-                    format!(" failed: {}", cut(&safe_line(error)))
-                });
+                let label = one_line(&tool_label(tool, title, &serde_json::Value::Null));
+                let failure = error
+                    .as_ref()
+                    .map_or_else(String::new, |error| format!(" failed: {}", cut(&one_line(error))));
                 self.view.hide();
                 self.end_line();
-                let mut stdout = std::io::stdout().lock();
-                writeln!(stdout, "> {label}{failure}")?;
-                stdout.flush()
+                Stream::Stdout.write(&[
+                    Piece::Own("> "),
+                    Piece::Text(&label),
+                    Piece::Text(&failure),
+                    Piece::Own("\n"),
+                ])
             }
             _ => Ok(()),
         }
-    }
-
-    fn pass_on(&self, line: &[u8]) -> std::io::Result<()> {
-        let mut stdout = std::io::stdout().lock();
-        if self.terminal {
-            // JSON escapes only a part of what a terminal obeys.
-            stdout.write_all(safe(&String::from_utf8_lossy(line)).as_bytes())?;
-        } else {
-            stdout.write_all(line)?;
-        }
-        stdout.flush()
     }
 
     fn text(&mut self, line: &[u8]) -> std::io::Result<()> {
@@ -325,24 +315,28 @@ impl Screen {
                 return self.print_rendered(&text);
             }
             self.view.hide();
-            let mut stdout = std::io::stdout().lock();
-            if self.line_open && message != self.current_message {
-                stdout.write_all(b"\n")?;
-            }
-            let delta = if self.terminal {
-                safe(&delta)
+            let between = if self.line_open && message != self.current_message {
+                "\n"
             } else {
-                Cow::Borrowed(&*delta)
+                ""
             };
-            stdout.write_all(delta.as_bytes())?;
+            Stream::Stdout.write(&[Piece::Own(between), Piece::Text(&delta)])?;
             if !delta.is_empty() {
                 self.line_open = !delta.ends_with('\n');
             }
             self.current_message = message;
-            stdout.flush()?;
         }
         Ok(())
     }
+}
+
+/// Prints a line on stderr.
+fn note(text: &str) {
+    let _ = Stream::Stderr.write(&[
+        Piece::Own("kugetsu: "),
+        Piece::Text(&one_line(text)),
+        Piece::Own("\n"),
+    ]);
 }
 
 /// The beginning of a text that may be long.

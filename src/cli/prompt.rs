@@ -2,11 +2,12 @@
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
-use std::io::{IsTerminal as _, Read as _};
+use std::io::IsTerminal as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 
 use super::CommandError;
+use super::bounded::{self, MAX_PROMPT};
 use super::editor::Draft;
 use super::output::{Output, can_ask};
 use crate::ssh::quote;
@@ -68,14 +69,10 @@ pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
         if terminal {
             Output::new(false).note("kugetsu: type the message and end it with Ctrl-D on a line of its own");
         }
-        let mut bytes = Vec::new();
-        std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| {
-            CommandError::usage(format!("stdin cannot be read: {error}"), "pipe the message in")
-        })?;
-        String::from_utf8(bytes).map_err(|_| {
+        bounded::read_text(std::io::stdin().lock(), MAX_PROMPT).map_err(|error| {
             CommandError::usage(
-                "the message on stdin is not UTF-8",
-                "convert it first, with iconv",
+                format!("the message on stdin cannot be used: {error}"),
+                "pipe in UTF-8 text of at most 8 MiB",
             )
         })?
     } else {
@@ -202,10 +199,10 @@ pub(super) fn edit(words: &[String], about: &str) -> Result<Written, CommandErro
 
 /// Reads the prompt from a file.
 pub(super) fn read_file(path: &Path) -> Result<String, CommandError> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = bounded::read_file(path, MAX_PROMPT).map_err(|error| {
         CommandError::usage(
             format!("the prompt file {} cannot be read: {error}", path.display()),
-            "name a file of UTF-8 text",
+            "name a file of UTF-8 text of at most 8 MiB",
         )
     })?;
     not_empty(text)

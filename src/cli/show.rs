@@ -9,9 +9,9 @@ use super::context::Context;
 use super::ending::{describe_changes, describe_refused};
 use super::output::{Output, count, size};
 use super::table::{Cell, Column};
-use super::terminal::safe_line;
 use super::tone::Tone;
 use super::turn_id::short;
+use crate::terminal::one_line;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{SessionWithState, ShowOutput};
 use kugetsu_api::{ParentTurn, SessionState, TurnStatus};
@@ -72,7 +72,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
         format!("  updated     {}", record.updated.strftime("%F %T UTC")),
     ];
     if let Some(title) = &record.issue_title {
-        lines.insert(0, format!("  title       {}", safe_line(title)));
+        lines.insert(0, format!("  title       {}", one_line(title)));
     }
     if let Some(worktree) = &record.worktree {
         let commit = &worktree.base_commit;
@@ -216,7 +216,7 @@ fn begun(parent: &ParentTurn) -> String {
 fn first_line(prompt: &str) -> String {
     const MOST: usize = 60;
     let line = prompt.lines().find(|line| !line.trim().is_empty());
-    let line = safe_line(line.unwrap_or_default());
+    let line = one_line(line.unwrap_or_default());
     match line.char_indices().nth(MOST) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
@@ -226,7 +226,7 @@ fn first_line(prompt: &str) -> String {
 /// What a running turn is doing, in one line.
 fn doing(status: &TurnStatus) -> String {
     let mut parts = vec![format!("step {}", status.current_step)];
-    parts.extend(status.tool.as_deref().map(safe_line));
+    parts.extend(status.tool.as_deref().map(one_line));
     parts.push(count(status.tokens.total(), "token"));
     parts.push(print_usd(status.cost_usd));
     parts.join(", ")

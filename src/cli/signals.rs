@@ -222,9 +222,22 @@ fn listen(
         .map(drop)
 }
 
+/// An event loop with a thread for blocking work, which stays: without any, tokio panics where the system starts no
+/// thread, and with one, work waits for its turn.
 pub(super) fn event_loop() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+    // tokio panics if this fails later; it reports nothing itself.
+    let probe = std::thread::Builder::new().spawn(|| ())?;
+    let _ = probe.join();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(FOR_EVER)
+        .build()?;
+    runtime.spawn_blocking(|| ());
+    Ok(runtime)
 }
+
+/// Longer than any command runs.
+const FOR_EVER: std::time::Duration = std::time::Duration::from_hours(24 * 365);
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

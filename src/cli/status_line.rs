@@ -3,12 +3,12 @@
 //! `indicatif` fills such a line up to the right edge, so the `^C` that the terminal echoes begins another line, and the
 //! first one stays on the screen for ever.
 
-use std::io::Write as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use console::{Term, measure_text_width, truncate_str};
+use crate::terminal::{Piece, Stream};
+use console::{measure_text_width, truncate_str};
 use kugetsu_engine::duration::print_duration;
 
 /// The interval between two redraws.
@@ -55,13 +55,14 @@ impl StatusLine {
             }),
             ended: Condvar::new(),
         });
-        let thread = std::thread::spawn({
+        let thread = std::thread::Builder::new().spawn({
             let shared = Arc::clone(&shared);
             move || shared.draw_until_ended()
         });
         Self {
             shared,
-            thread: Some(thread),
+            // Without the thread, the line is drawn only when its text changes.
+            thread: thread.ok(),
         }
     }
 
@@ -136,31 +137,34 @@ impl State {
         }
         let frame = FRAMES[self.frame % FRAMES.len()];
         let seconds = Duration::from_secs(self.began.elapsed().as_secs());
-        let line = format!("{frame} {} · {}", print_duration(seconds), self.text);
+        let text = Stream::Stderr.text(&self.text);
+        let line = format!("{frame} {} · {text}", print_duration(seconds));
         let room = columns().saturating_sub(MARGIN);
         let line = truncate_str(&line, room, "…");
-        let text = format!("{}{line}", self.clearing());
+        let mut pieces = self.clearing();
+        pieces.push(Piece::Text(&line));
+        let _ = Stream::Stderr.write(&pieces);
         self.drawn = Some(measure_text_width(&line));
-        let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
 
     fn clear(&mut self) {
-        let text = self.clearing();
+        let _ = Stream::Stderr.write(&self.clearing());
         self.drawn = None;
-        let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
 
-    /// The sequence that removes what was drawn last. In a terminal that has become narrower, that may be on several
+    /// The sequences that remove what was drawn last. In a terminal that has become narrower, that may be on several
     /// rows now.
-    fn clearing(&self) -> String {
+    fn clearing(&self) -> Vec<Piece<'static>> {
         let Some(width) = self.drawn else {
-            return String::new();
+            return Vec::new();
         };
         let rows = width.saturating_sub(1) / columns().max(1);
-        format!("\r\x1b[2K{}", "\x1b[1A\x1b[2K".repeat(rows))
+        let mut pieces = vec![Piece::Own("\r\x1b[2K")];
+        pieces.resize(1 + rows, Piece::Own("\x1b[1A\x1b[2K"));
+        pieces
     }
 }
 
 fn columns() -> usize {
-    usize::from(Term::stderr().size().1)
+    Stream::Stderr.columns()
 }

@@ -7,8 +7,8 @@ use comfy_table::{
 };
 use console::measure_text_width;
 
-use super::terminal::safe;
 use super::tone::Tone;
+use crate::terminal::one_line;
 
 /// The blanks between two columns.
 const GAP: usize = 2;
@@ -64,15 +64,6 @@ impl Cell {
     }
 }
 
-impl Cell {
-    fn harmless(self) -> Self {
-        Self {
-            text: safe(&self.text).into_owned(),
-            ..self
-        }
-    }
-}
-
 impl From<String> for Cell {
     fn from(text: String) -> Self {
         Self::new(text, Tone::Plain)
@@ -85,16 +76,22 @@ impl From<&str> for Cell {
     }
 }
 
-/// The table's text. `width` is that of the terminal, if there is one. Without any title, the table has no head.
+/// The table's text. `width` is that of the terminal, if there is one, and `escape` makes the text of a cell what the
+/// output may get. Without any title, the table has no head. A cell is one line, so that no text can look like a row.
 pub(super) fn render<C: Into<Cell>>(
     columns: &[Column],
     rows: Vec<Vec<C>>,
     width: Option<usize>,
     coloured: bool,
+    escape: impl Fn(&str) -> String,
 ) -> String {
+    let cell = |cell: C| {
+        let Cell { text, tone } = cell.into();
+        Cell::new(escape(&one_line(&text)), tone)
+    };
     let rows: Vec<Vec<Cell>> = rows
         .into_iter()
-        .map(|row| row.into_iter().map(|cell| cell.into().harmless()).collect())
+        .map(|row| row.into_iter().map(cell).collect())
         .collect();
     let widths = match width {
         Some(width) => layout(columns, &rows, width),
@@ -234,7 +231,7 @@ mod tests {
             width in 1_usize..200,
         ) {
             let cells = rows.iter().map(|(a, b, c, d)| vec![a.as_str(), b, c, d]).collect();
-            let text = render(&COLUMNS, cells, Some(width), false);
+            let text = render(&COLUMNS, cells, Some(width), false, str::to_owned);
             for (reference, _, _, reason) in &rows {
                 prop_assert!(text.lines().any(|line| line.split(' ').next() == Some(reference)), "{}", text);
                 for word in reason.split_whitespace() {
@@ -256,10 +253,10 @@ mod tests {
             "ses_1".into(),
             long.as_str().into(),
         ];
-        let text = render(&COLUMNS, vec![row.clone()], None, false);
+        let text = render(&COLUMNS, vec![row.clone()], None, false, str::to_owned);
         assert!(text.contains("ses_1") && text.contains(long.trim()), "{text}");
         assert!(!text.contains('\u{1b}'), "{text:?}");
-        let text = render(&COLUMNS, vec![row], Some(40), true);
+        let text = render(&COLUMNS, vec![row], Some(40), true, str::to_owned);
         assert!(
             !text.contains("ses_1") && text.contains("\u{1b}[38;5;1m"),
             "{text:?}"
@@ -267,12 +264,18 @@ mod tests {
     }
 
     #[test]
-    fn text_from_outside_cannot_colour_a_table() {
-        let rows = vec![vec!["\u{1b}[31mred", "a\u{202e}b", "\u{9b}2J", "x\u{7}"]];
-        let text = render(&COLUMNS, rows, Some(80), false);
-        assert!(
-            text.contains("[31mred") && !text.contains(['\u{1b}', '\u{9b}', '\u{7}', '\u{202e}']),
-            "{text:?}"
-        );
+    fn text_from_outside_can_neither_colour_a_table_nor_add_a_row() {
+        let rows = vec![vec![
+            "\u{1b}[31mred",
+            "a\u{202e}b\nc\td",
+            "\u{9b}2J",
+            "x\u{7}\n14  completed",
+        ]];
+        let escape = |text: &str| crate::terminal::escape(text).into_owned();
+        let text = render(&COLUMNS, rows, Some(120), false, escape);
+        let row = text.lines().nth(1).expect("a row");
+        for shown in ["^[[31mred", "a<U+202E>b c d", "<U+009B>2J", "x^G 14 completed"] {
+            assert!(row.contains(shown), "{shown}: {text:?}");
+        }
     }
 }

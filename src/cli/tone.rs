@@ -1,11 +1,8 @@
-//! Colours by what they mean. Text becomes harmless first and is coloured after that, so that no text from outside can
-//! choose a colour.
+//! Colours by what they mean.
 
-use anstream::AutoStream;
-use anstream::stream::RawStream;
 use anstyle::{AnsiColor, Effects, Style};
 
-use super::terminal::safe;
+use crate::terminal::Piece;
 use kugetsu_api::{Health, SessionState, Verdict};
 
 /// What a piece of text means.
@@ -26,7 +23,7 @@ pub(super) enum Tone {
 }
 
 impl Tone {
-    fn style(self) -> Style {
+    pub(super) fn style(self) -> Style {
         let colour = |colour: AnsiColor| colour.on_default();
         match self {
             Self::Plain => Style::new(),
@@ -38,10 +35,9 @@ impl Tone {
         }
     }
 
-    /// The text without anything that a terminal obeys, and with `coloured` in this tone.
-    pub(super) fn paint(self, text: &str, coloured: bool) -> String {
-        let style = if coloured { self.style() } else { Style::new() };
-        format!("{style}{}{style:#}", safe(text))
+    /// The text in this tone.
+    pub(super) fn of(self, text: &str) -> Piece<'_> {
+        Piece::Styled(self.style(), text)
     }
 }
 
@@ -79,10 +75,4 @@ impl From<Health> for Tone {
             Health::Bad => Self::Bad,
         }
     }
-}
-
-/// Whether to colour what goes to this stream: `NO_COLOR`, `CLICOLOR_FORCE`, `CLICOLOR` and `TERM` decide, and for a
-/// pipe or a file only `CLICOLOR_FORCE`.
-pub(super) fn colours(stream: &impl RawStream) -> bool {
-    AutoStream::choice(stream) != anstream::ColorChoice::Never
 }

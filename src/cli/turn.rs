@@ -1,6 +1,6 @@
 //! The shared part of `start` and `continue`: the flags of a turn, running the turn, and reporting its end.
 
-use std::io::{BufRead as _, IsTerminal as _};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use clap::{ArgMatches, Args, ValueEnum};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::bounded::{self, MAX_ANSWERS};
 use super::context::{Context, duration, time_limit};
 use super::ending::{exit_of, result, summary};
 use super::form::{EventsSchemaArg, OutputForm};
@@ -221,7 +222,8 @@ impl AskArgs {
             .transpose()?;
         let supervisor = self
             .supervised
-            .then(|| (replies_from_stdin(), self.reply_timeout(settings)));
+            .then(|| Ok::<_, CommandError>((replies_from_stdin()?, self.reply_timeout(settings))))
+            .transpose()?;
         Ok(Responder {
             answers,
             supervisor,
@@ -243,7 +245,7 @@ fn read_answers(path: &Path) -> Result<(String, Answers), CommandError> {
             "write JSON with questions, secrets, permissions and defaults",
         )
     };
-    let text = std::fs::read_to_string(path).map_err(|error| invalid(error.to_string()))?;
+    let text = bounded::read_file(path, MAX_ANSWERS).map_err(|error| invalid(error.to_string()))?;
     let answers: Answers = serde_json::from_str(&text)
         .map_err(|error| invalid(format!("line {}, column {}", error.line(), error.column())))?;
     let short = answers
@@ -259,12 +261,17 @@ fn read_answers(path: &Path) -> Result<(String, Answers), CommandError> {
 }
 
 /// Starts a thread that reads replies until stdin ends. The thread does not delay the end of the command.
-fn replies_from_stdin() -> tokio::sync::mpsc::Receiver<Reply> {
+fn replies_from_stdin() -> Result<tokio::sync::mpsc::Receiver<Reply>, CommandError> {
     let (sender, receiver) = tokio::sync::mpsc::channel(16);
-    std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines() {
-            let Ok(line) = line else { return };
-            if line.trim().is_empty() {
+    let reading = std::thread::Builder::new().spawn(move || {
+        let mut stdin = std::io::stdin().lock();
+        // A line that is longer ends the replies.
+        while let Ok(line) = bounded::read_line(&mut stdin, MAX_ANSWERS) {
+            if line.is_empty() {
+                return;
+            }
+            let line = String::from_utf8_lossy(line.trim_ascii()).into_owned();
+            if line.is_empty() {
                 continue;
             }
             // An invalid reply is reported like a reply to an unknown request.
@@ -277,7 +284,8 @@ fn replies_from_stdin() -> tokio::sync::mpsc::Receiver<Reply> {
             }
         }
     });
-    receiver
+    reading.map_err(super::signals::no_runtime)?;
+    Ok(receiver)
 }
 
 /// The limits of a turn.

@@ -15,8 +15,8 @@ use super::context::Context;
 use super::form::EventsSchemaArg;
 use super::logs::{POLL, wait_for};
 use super::output::{Output, count, is_closed};
-use super::terminal::safe_line;
 use super::{CommandError, Outcome};
+use crate::terminal::one_line;
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{Address, ErrorCode, EventsSchema, LiveTurn, RepoRef, StreamEvent, StreamLine};
 use kugetsu_engine::Redactor;
@@ -184,7 +184,7 @@ impl Watch<'_> {
     fn print(&self, address: &Address, line: &[u8]) {
         if self.output.json {
             let line = self.schema.line(line);
-            return self.output.text(String::from_utf8_lossy(&line).trim_end());
+            return self.output.json_line(line.trim_ascii_end());
         }
         let Ok(line) = serde_json::from_slice::<StreamLine>(line) else {
             return;
@@ -232,6 +232,6 @@ impl Watch<'_> {
             .as_ref()
             .and_then(|here| whole.strip_prefix(&here.to_string()));
         let name = short.map_or(whole.as_str(), |short| short.strip_prefix('#').unwrap_or(short));
-        self.output.text(format!("{name} | {}", safe_line(text)));
+        self.output.text(format!("{name} | {}", one_line(text)));
     }
 }

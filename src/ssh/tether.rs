@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::{Frame, FrameError};
+use crate::terminal::{Piece, Stream};
 
 /// The exit status for an invalid command line, `EX_USAGE`.
 const USAGE: u8 = 64;
@@ -31,7 +32,7 @@ pub fn tether_main(program: &Path) -> u8 {
         Ok(status) => status,
         Err((status, problem)) => {
             // The only line that the command itself does not write.
-            let _ = writeln!(std::io::stderr().lock(), "kugetsu: {problem}");
+            let _ = Stream::Stderr.write(&[Piece::Own("kugetsu: "), Piece::Text(&problem), Piece::Own("\n")]);
             status
         }
     }
@@ -69,14 +70,15 @@ impl SentFile {
 
     /// Writes the content after the command has inherited the pipe. No one else holds the reading end, so this also
     /// ends if the command exits without reading.
-    fn write(self) {
+    fn write(self) -> std::io::Result<()> {
         let Self {
             reader,
             mut writer,
             content,
         } = self;
         drop(reader);
-        std::thread::spawn(move || writer.write_all(&content));
+        let thread = std::thread::Builder::new();
+        thread.spawn(move || writer.write_all(&content)).map(drop)
     }
 }
 
@@ -138,9 +140,15 @@ async fn supervise(
     let mut child = command.spawn()?;
     // `command` holds the other end of the child's stdin.
     drop(command);
-    files.into_iter().for_each(SentFile::write);
     let (events, mut received) = mpsc::unbounded_channel();
-    std::thread::spawn(move || read_on(frames, input, &events));
+    let threads = files.into_iter().try_for_each(SentFile::write).and_then(|()| {
+        let thread = std::thread::Builder::new();
+        thread.spawn(move || read_on(frames, input, &events)).map(drop)
+    });
+    if let Err(error) = threads {
+        child.kill().await?;
+        return Err(error);
+    }
     let mut connected = true;
     let mut _cut = None;
     loop {
@@ -174,7 +182,7 @@ async fn supervise(
 /// stdin still receives signals.
 fn read_on(mut frames: impl Read, mut input: PipeWriter, events: &mpsc::UnboundedSender<Event>) {
     let (pieces, waiting) = channel::<Vec<u8>>();
-    std::thread::spawn(move || {
+    let writing = std::thread::Builder::new().spawn(move || {
         for piece in waiting {
             // A command may close its stdin without reading it.
             if input.write_all(&piece).is_err() {
@@ -183,6 +191,10 @@ fn read_on(mut frames: impl Read, mut input: PipeWriter, events: &mpsc::Unbounde
         }
     });
     let mut pieces = Some(pieces);
+    if writing.is_err() {
+        let _ = events.send(Event::Lost(pieces));
+        return;
+    }
     loop {
         let event = match Frame::read(&mut frames) {
             Ok(Some(Frame::Input(bytes))) => {

@@ -150,6 +150,9 @@ pub struct FakeAttempt {
 pub enum Step {
     /// A whole answer: `step_start`, `text`, `step_finish` with `reason: stop`, and the stored message.
     Answer(String),
+    /// The same, but the output ends after this many bytes, as that of an opencode that ends before all of it is
+    /// written.
+    TornAnswer(String, usize),
     /// One event line of this type. The value becomes its `part`; `type` and `sessionID` are added.
     Event {
         /// E.g. `step_finish`.

@@ -19,8 +19,9 @@ use kugetsu_testing::kugetsu_binary;
 /// Everything that a terminal obeys, and text that pretends to be the end of the issue.
 const EVIL: &str =
     "evil\u{1b}]0;t\u{7}\u{1b}]8;;http://x\u{7}\u{1b}]52;c;eA==\u{1b}\\\u{9b}2J\u{202e}\u{2066}\r\u{8}!";
-const HARMLESS: &str = "evil]0;t]8;;http://x]52;c;eA==\\2J!";
-/// The same on one line, where a carriage return is white space.
+/// How its beginning is shown on a terminal.
+const SHOWN: &str = "evil^[]0;t^G^[]8;;http://x^G^[]52;c;eA==^[\\<U+009B>2J<U+202E><U+2066>";
+/// The text for a model on one line, where a carriage return is white space.
 const HARMLESS_LINE: &str = "evil]0;t]8;;http://x]52;c;eA==\\2J !";
 
 fn configure(world: &World, text: &str) {
@@ -283,7 +284,7 @@ fn what_a_forge_refuses_is_explained() {
         s3cret,
         69,
         "token-refused",
-        &["refuses to show", "SAML[31m enforcement"],
+        &["refuses to show", "SAML^[[31m enforcement"],
     );
     let limited = ForgeReply::status(403, "API rate limit exceeded")
         .with("x-ratelimit-remaining", "0")
@@ -785,8 +786,8 @@ fn a_person_sees_the_issue_and_decides() {
         terminal.screen()
     };
     let screen = type_in("issue 14", 0, &[]);
-    assert!(screen.starts_with(HARMLESS_LINE), "{screen}");
-    assert_eq!(screen.matches(HARMLESS).count(), 2, "{screen}");
+    assert!(screen.starts_with(&format!("{SHOWN} ^H!")), "{screen}");
+    assert_eq!(screen.matches(&format!("{SHOWN}^M^H!")).count(), 2, "{screen}");
     for (keys, status) in [(&["n", "Enter"][..], 1), (&["Enter"], 1), (&["C-c"], 130)] {
         let screen = type_in("start 14", status, keys);
         assert!(screen.contains(&format!("Title: {HARMLESS_LINE}")), "{screen}");

@@ -15,7 +15,7 @@ mod agents;
 mod attack;
 mod commands;
 mod control;
-mod controls;
+
 mod crash;
 mod dist;
 mod docs;

@@ -90,10 +90,13 @@ fn an_error_of_any_size_is_cut_where_it_enters() {
     output.expect_status(1);
     let mark = format!("[cut: {} bytes in all]", page.len());
     let result = output.json();
-    for text in [&result["reason"], &result["proof"]["error"]["data"]["message"]] {
+    for (text, end) in [
+        (&result["reason"], "--raw)"),
+        (&result["proof"]["error"]["data"]["message"], mark.as_str()),
+    ] {
         let text = text.as_str().unwrap();
         assert!(
-            text.contains("<p>Bad Gateway</p>") && text.ends_with(&mark),
+            text.contains("<p>Bad Gateway</p>") && text.ends_with(end),
             "{text}"
         );
     }

@@ -104,7 +104,7 @@ fn event(kind: &str, part: Value) -> Step {
 fn a_turn_is_shown_while_it_runs_and_leaves_a_clean_screen() {
     let world = fake_world();
     let evil = "evil\u{1b}]0;title\u{7}\u{1b}[31m\u{9b}2J\u{202e}!";
-    let harmless = "evil]0;title[31m2J!";
+    let harmless = "evil^[]0;title^G^[[31m<U+009B>2J<U+202E>!";
     let time = json!({"start": 1, "end": 2});
     let text = json!({"type": "text", "id": "prt_0", "text": format!("an open line {evil}"), "time": time});
     let call = json!({
@@ -234,7 +234,7 @@ fn markdown_is_rendered_for_a_person_and_passed_on_to_programs() {
     let answer = "# A title\n\nSome **bold** words\u{1b}]52;c;ZXZpbA==\u{7} and `code`.\n\n```\nlet **x**;\n```\n\n* one";
     let rendered = [
         "A title",
-        "Some bold words]52;c;ZXZpbA== and code.",
+        "Some bold words^[]52;c;ZXZpbA==^G and code.",
         "let **x**;",
         "• one",
     ];
@@ -307,9 +307,9 @@ fn a_watch_follows_every_running_turn_until_the_last_has_ended() {
     let output = watch.wait(SOON);
     output.expect_status(0);
     for line in [
-        "1 | the answer of one[2J",
+        "1 | the answer of one\u{1b}[2J",
         "1 | in two lines",
-        "2 | the answer of two[2J",
+        "2 | the answer of two\u{1b}[2J",
         "2 | completed in ",
     ] {
         assert!(output.stdout().contains(line), "{line}\n{output}");

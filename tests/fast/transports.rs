@@ -183,7 +183,7 @@ fn garbage_between_events_loses_nothing() {
     steps.push(Step::Raw(event[..40].to_owned()));
     steps.push(Step::Pause(100));
     steps.push(Step::Raw(event[40..].to_owned()));
-    steps.push(Step::BigLine(10 << 20));
+    steps.push(Step::BigLine(64 << 20));
     steps.push(Step::Answer("the answer".to_owned()));
     steps.push(Step::Raw("half a line at the end".to_owned()));
     let world = scripted_world(&FakeScript::default().on("fake it", steps));
@@ -193,7 +193,7 @@ fn garbage_between_events_loses_nothing() {
     assert!(
         output
             .stderr()
-            .contains("may be incomplete: opencode wrote a line of 10485"),
+            .contains("may be incomplete: opencode wrote a line of 67109"),
         "{output}"
     );
     let raw = raw_log(&world);
@@ -211,7 +211,7 @@ fn garbage_between_events_loses_nothing() {
         .map(<[u8]>::len)
         .max()
         .unwrap_or(0);
-    assert!(longest > 10 << 20, "the long line has {longest} bytes");
+    assert!(longest > 64 << 20, "the long line has {longest} bytes");
     world.wait_nothing_left(SOON);
 }
 

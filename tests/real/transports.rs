@@ -29,6 +29,23 @@ fn tokens(requests: u64) -> Value {
 }
 
 on_every_combination! {
+    fn a_long_answer_is_whole(case: &Case) {
+        // Seven megabytes in pieces, and in one piece.
+        let piece = "0123456789abcde\n".repeat(1 << 16);
+        let whole = piece.repeat(7);
+        case.model.on("in pieces", vec![Reply::chunks(vec![piece; 7], Duration::ZERO)]);
+        case.model.on("at once", vec![Reply::text(whole.clone())]);
+        for (verb, words) in [("start", "in pieces"), ("continue", "at once")] {
+            let output = case.turn(verb, "#1", &[words]);
+            output.expect_status(0);
+            let result = output.json();
+            assert_eq!(result["verdict"], "completed", "{words}");
+            // opencode drops the line feed at the end.
+            let answer = result["answer"].as_str().unwrap_or_default();
+            assert!(answer.trim_end() == whole.trim_end(), "{words}: {} bytes", answer.len());
+        }
+    }
+
     fn answers_and_counts(case: &Case) {
         case.model.on("call it", vec![
             Reply::bash("echo from the tool"),

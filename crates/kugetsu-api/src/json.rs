@@ -56,6 +56,37 @@ impl Formatter for Pretty {
     }
 }
 
+/// JSON of another program in which a `\ud800` stands alone, with `\ufffd` in its place; `None` if there is no such
+/// escape. JavaScript writes half of a pair so, and no text in Rust can hold it.
+pub fn without_lone_surrogates(json: &[u8]) -> Option<Vec<u8>> {
+    let mut repaired = None;
+    let mut at = 0;
+    while let Some(escape) = json.get(at..).filter(|rest| !rest.is_empty()) {
+        let Some(skip) = escape.iter().position(|byte| *byte == b'\\') else {
+            break;
+        };
+        at += skip;
+        match surrogate(&json[at..]) {
+            Some(0xd800..=0xdbff) if matches!(surrogate(&json[at + 6..]), Some(0xdc00..=0xdfff)) => at += 12,
+            Some(_) => {
+                let repaired = repaired.get_or_insert_with(|| json.to_vec());
+                repaired[at..at + 6].copy_from_slice(b"\\ufffd");
+                at += 6;
+            }
+            None => at += 2,
+        }
+    }
+    repaired
+}
+
+/// The half of a pair that the escape at the beginning stands for.
+fn surrogate(json: &[u8]) -> Option<u16> {
+    let digits = json.strip_prefix(b"\\u")?.get(..4)?;
+    let digits = std::str::from_utf8(digits).ok()?;
+    let unit = u16::from_str_radix(digits, 16).ok()?;
+    (0xd800..=0xdfff).contains(&unit).then_some(unit)
+}
+
 /// Appends the value to the bytes, on one line.
 pub fn append<T: ?Sized + Serialize>(bytes: &mut Vec<u8>, value: &T) -> serde_json::Result<()> {
     value.serialize(&mut Serializer::with_formatter(bytes, Compact))
@@ -97,7 +128,32 @@ mod tests {
         );
     }
 
+    #[test]
+    fn only_a_lone_half_of_a_pair_is_replaced() {
+        for (json, repaired) in [
+            (r#""\ud83d\ude00 \\ud800 \\\ud83d\ude00""#, None),
+            (r#""\ud800""#, Some(r#""\ufffd""#)),
+            (r#""\ude00\ud83d""#, Some(r#""\ufffd\ufffd""#)),
+            (r#""\ud83d\ud83d\uDE00""#, Some(r#""\ufffd\ud83d\uDE00""#)),
+            (r#""\ud83dx \u12"#, Some(r#""\ufffdx \u12"#)),
+            ("\"\\", None),
+        ] {
+            let expected = repaired.map(|text| text.as_bytes().to_vec());
+            assert_eq!(without_lone_surrogates(json.as_bytes()), expected, "{json}");
+        }
+    }
+
     proptest! {
+        /// What JavaScript writes of any string, whole or not, can be read after the repair.
+        #[test]
+        fn any_string_of_javascript_can_be_read(units in proptest::collection::vec(0xd7f0_u16..0xe010, 0..9)) {
+            let escaped: Vec<_> = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
+            let json = format!("\"{}\"", escaped.concat()).into_bytes();
+            let repaired = without_lone_surrogates(&json).unwrap_or(json);
+            let read: String = serde_json::from_slice(&repaired).unwrap();
+            prop_assert_eq!(read, String::from_utf16_lossy(&units));
+        }
+
         #[test]
         fn every_number_stays_itself(number in any::<f64>().prop_filter("JSON has no others", |n| n.is_finite())) {
             let value = json!({"list": [number, {"text": "e-5"}]});

@@ -156,6 +156,10 @@ impl Git {
         self
     }
 
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.runner.environment
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }

@@ -15,6 +15,7 @@ pub use change::{check_key, template};
 pub use declare::{Origins, SETTINGS, Settings};
 pub use forges::ForgeSettings;
 pub use hosts::{HostError, HostSettings};
+pub(crate) use load::read_text;
 pub use load::{Place, SettingsError};
 pub use values::{HostPort, OnAskSetting, WorktreeSetting, parse_model};
 

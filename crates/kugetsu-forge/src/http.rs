@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use kugetsu_api::IssueRef;
+use kugetsu_api::json::without_lone_surrogates;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use ureq::http::Uri;
@@ -168,7 +169,8 @@ impl Api {
                 });
             }
         }
-        serde_json::from_slice(&answer.body).map_err(|error| ForgeError::Answer {
+        let body = without_lone_surrogates(&answer.body).unwrap_or(answer.body);
+        serde_json::from_slice(&body).map_err(|error| ForgeError::Answer {
             host,
             what: self.name,
             problem: line(&error.to_string()),

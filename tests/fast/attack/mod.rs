@@ -2,3 +2,5 @@
 
 mod delegation;
 mod git;
+mod limits;
+mod terminal;

@@ -381,7 +381,7 @@ fn the_record_keeps_the_prompt_unless_told_otherwise() {
     let last = |world: &World| record(world, "1").unwrap()["last"]["prompt"].clone();
     assert_eq!(last(&world), "\n  Mend the \u{1b}[31mparser\n\nand more");
     let shown = run(&world, ["show", "1", "--turns"]).stdout();
-    assert_eq!(shown.matches("Mend the [31mparser").count(), 2, "{shown}");
+    assert_eq!(shown.matches("Mend the \u{1b}[31mparser").count(), 2, "{shown}");
     run(&world, ["continue", "1", "a secret plan", "--no-keep-prompt"]).expect_status(0);
     assert_eq!(last(&world), Value::Null);
     run_in(

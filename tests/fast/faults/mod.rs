@@ -6,6 +6,7 @@ use kugetsu_testing::{Output, World};
 
 mod disk;
 mod opencode;
+mod processes;
 mod store;
 
 /// A world with a base and one session.

@@ -20,6 +20,11 @@ use kugetsu_api::SessionId;
 /// instance there, which takes seconds on a busy machine.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The longest body of an answer that is read, in bytes. The answer to a prompt has the text of the model.
+const MAX_BODY: usize = 32 << 20;
+/// How much of the body of an error is read, in bytes.
+const MAX_ERROR_BODY: usize = 4 << 10;
+
 /// The ASCII characters that are percent-encoded in a header, in addition to all non-ASCII characters. opencode decodes
 /// the percent form (both versions).
 const HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
@@ -57,6 +62,9 @@ pub enum Problem {
         /// The beginning of the body.
         body: String,
     },
+    /// The body is longer than [`MAX_BODY`].
+    #[error("an answer of more than {MAX_BODY} bytes")]
+    TooLong,
     /// The body is not what the API promises.
     #[error("unexpected answer: {0}")]
     Shape(String),
@@ -66,6 +74,11 @@ impl ApiError {
     /// The server has no such session or request.
     pub fn is_not_found(&self) -> bool {
         matches!(self.problem, Problem::Status { status: 404, .. })
+    }
+
+    /// The server has answered, and the answer is too long to be read.
+    pub fn is_too_long(&self) -> bool {
+        matches!(self.problem, Problem::TooLong)
     }
 
     /// The server refuses the request, and would refuse it again.
@@ -120,9 +133,9 @@ impl Api {
         if status.is_success() {
             return Ok(response);
         }
-        let body = tokio::time::timeout(CALL_TIMEOUT, response.text()).await;
-        let body = body.ok().and_then(Result::ok).unwrap_or_default();
-        let body: String = body.chars().take(400).collect();
+        let body = tokio::time::timeout(CALL_TIMEOUT, read_body(response, MAX_ERROR_BODY)).await;
+        let (body, _) = body.ok().and_then(Result::ok).unwrap_or_default();
+        let body: String = String::from_utf8_lossy(&body).chars().take(400).collect();
         Err(failed(Problem::Status {
             status: status.as_u16(),
             body,
@@ -132,9 +145,10 @@ impl Api {
     /// Sends a request and returns the body of its answer.
     async fn body(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Vec<u8>, ApiError> {
         let response = self.send(method.clone(), path, body).await?;
-        let read = tokio::time::timeout(limit(path), response.bytes()).await;
+        let read = tokio::time::timeout(limit(path), read_body(response, MAX_BODY)).await;
         let problem = match read {
-            Ok(Ok(bytes)) => return Ok(bytes.into()),
+            Ok(Ok((bytes, true))) => return Ok(bytes),
+            Ok(Ok((_, false))) => Problem::TooLong,
             Ok(Err(error)) => Problem::Connection(chain(&error)),
             Err(_) => timed_out(),
         };
@@ -345,6 +359,19 @@ fn limit(path: &str) -> Duration {
     } else {
         CALL_TIMEOUT
     }
+}
+
+/// Reads a body up to this many bytes. Returns whether that is all of it.
+async fn read_body(mut response: Response, most: usize) -> reqwest::Result<(Vec<u8>, bool)> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > most {
+            body.extend_from_slice(&chunk[..most - body.len()]);
+            return Ok((body, false));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok((body, true))
 }
 
 fn timed_out() -> Problem {

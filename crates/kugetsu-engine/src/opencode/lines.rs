@@ -1,7 +1,8 @@
 //! Cuts a stream of bytes into lines with bounded memory.
 
-/// The longest line that is kept whole, in bytes.
-pub const MAX_LINE: usize = 4 * 1024 * 1024;
+/// The longest line that is kept whole, in bytes: an answer of a model is a line of `opencode run` and an event of a
+/// server. A turn holds such a line a few times in memory.
+pub const MAX_LINE: usize = 16 * 1024 * 1024;
 
 /// The part of a line longer than [`MAX_LINE`] that is kept, in bytes.
 pub const MAX_PREFIX: usize = 64 * 1024;

@@ -107,10 +107,14 @@ pub fn parse_line(line: &[u8]) -> RunLine {
     }
 }
 
-/// Whether a line that is too long to be read is a piece of the answer, judged by its beginning. Quotes inside a JSON
-/// string have a backslash before them.
+/// Whether a line or an event that is too long to be read is a piece of the answer, judged by its beginning. Quotes
+/// inside a JSON string have a backslash before them.
 pub fn begins_as_text(prefix: &[u8]) -> bool {
-    memchr::memmem::find(prefix, b"\"type\":\"text\"").is_some()
+    // A part, whole or as it grows.
+    let marks: [&[u8]; 2] = [b"\"type\":\"text\"", b"\"field\":\"text\""];
+    marks
+        .iter()
+        .any(|mark| memchr::memmem::find(prefix, mark).is_some())
 }
 
 /// Reads the notice `permission requested: CLASS (INPUTS); auto-rejecting`, which `run` prints for every `ask`. The

@@ -7,6 +7,8 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 
+use kugetsu_api::json::without_lone_surrogates;
+
 /// A type that can be read from any JSON value. Each type accepts the values that have a meaning for it; all others
 /// give the default.
 pub(super) trait Tolerant: Default {
@@ -42,9 +44,14 @@ pub(super) fn tolerant<'de, D: Deserializer<'de>, T: Tolerant>(deserializer: D) 
     deserializer.deserialize_any(AnyValue(PhantomData))
 }
 
-/// Reads a whole JSON document.
+/// Reads a whole JSON document. A lone half of a surrogate pair becomes U+FFFD. A document that nests deeper than 128
+/// levels, or that names one known field twice, is not valid.
 pub(super) fn from_slice<T: Tolerant>(json: &[u8]) -> serde_json::Result<T> {
-    serde_json::from_slice(json).map(|Read(value)| value)
+    let read = |json: &[u8]| serde_json::from_slice(json).map(|Read(value)| value);
+    read(json).or_else(|error| match without_lone_surrogates(json) {
+        Some(repaired) => read(&repaired),
+        None => Err(error),
+    })
 }
 
 /// A value that [`tolerant`] has read.

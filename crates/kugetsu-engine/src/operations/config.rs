@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use super::{Engine, EngineError};
 use crate::environment::Environment;
-use crate::settings::{Settings, SettingsError, change};
+use crate::settings::{Settings, SettingsError, change, read_text};
 
 impl Engine {
     /// The text of `config.toml`; `None` if there is none.
     pub fn settings_text(&self) -> Result<Option<String>, EngineError> {
         let path = self.settings_path();
-        match std::fs::read_to_string(&path) {
+        match read_text(&path) {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(SettingsError::Read { path, source }.into()),

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use tokio::sync::watch;
 
@@ -35,10 +36,54 @@ pub struct DiffView {
 }
 
 impl DiffView {
-    /// Starts git on this terminal, with git's own pager and colours.
+    /// Starts git on the stdout of this process.
     pub fn start(&self) -> std::io::Result<tokio::process::Child> {
         let command = self.git.on_terminal(&self.args);
         command.map_err(std::io::Error::other)?.spawn()
+    }
+
+    /// Starts git without colours, with its output in a pipe and made for a terminal with this number of columns.
+    pub fn start_piped(&self, columns: usize) -> std::io::Result<std::process::Child> {
+        let mut args = self.args.clone();
+        args.insert(1, "--no-color".into());
+        let mut command = self.git.on_terminal(&args).map_err(std::io::Error::other)?;
+        command
+            .env("COLUMNS", columns.to_string())
+            .stdout(Stdio::piped())
+            .as_std_mut()
+            .spawn()
+    }
+
+    /// The person's pager, which reads from a pipe and writes to the stdout of this process. As with git, the variables
+    /// `GIT_PAGER` and `PAGER` and the person's own configuration choose it; that of the repository does not.
+    pub fn pager(&self) -> tokio::process::Command {
+        const DEFAULT: &str = "if command -v less > /dev/null; then exec less; else exec cat; fi";
+        let environment = self.git.environment();
+        let variable = |name: &str| {
+            let found = environment.variables().find(|(known, _)| *known == name);
+            found.map(|(_, value)| value.clone())
+        };
+        let configured = || {
+            let asked = self.git.ask(["config", "--global", "--get", "core.pager"]).ok()?;
+            asked.ok.then(|| OsString::from(asked.text()))
+        };
+        let chosen = variable("GIT_PAGER")
+            .or_else(configured)
+            .or_else(|| variable("PAGER"));
+        let program = match chosen {
+            Some(chosen) if chosen.is_empty() => "cat".into(),
+            Some(chosen) => chosen,
+            None => DEFAULT.into(),
+        };
+        let mut command = tokio::process::Command::new("/bin/sh");
+        command.arg("-c").arg(program).stdin(Stdio::piped());
+        command.env_clear().envs(environment.variables());
+        for (name, value) in [("LESS", "FRX"), ("LV", "-c")] {
+            if variable(name).is_none() {
+                command.env(name, value);
+            }
+        }
+        command
     }
 }
 

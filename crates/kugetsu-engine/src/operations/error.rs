@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::Subject;
 use crate::git::GitError;
 use crate::opencode::{ApiError, DatabaseError, OpencodeError, ServerError};
-use crate::process::ProcessError;
+use crate::process::{NO_ROOM, ProcessError};
 use crate::settings::SettingsError;
 use crate::store::{LeaseError, StoreError};
 use crate::transport::TransportError;
@@ -567,6 +567,8 @@ fn code_of_forge(error: &ForgeError) -> ErrorCode {
 fn code_of_git(error: &GitError) -> ErrorCode {
     if error.missing {
         ErrorCode::GitMissing
+    } else if error.problem.contains(NO_ROOM) {
+        ErrorCode::ProcessFailed
     } else {
         ErrorCode::GitFailed
     }

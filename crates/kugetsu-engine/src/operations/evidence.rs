@@ -49,6 +49,22 @@ impl StoredEvidence {
         }
     }
 
+    /// The stored text of the last answer that has any: the text itself if it has at most so many bytes, otherwise its
+    /// length. `None` if it cannot be read.
+    pub(super) fn answer(&self, opencode: &Opencode, most: usize) -> Option<Result<String, u64>> {
+        let database = read_database(opencode).ok()?;
+        let answers = self.messages.iter().flatten().rev();
+        let answers = answers.take_while(|message| message.is_answer());
+        for message in answers {
+            let text = database.text_of(&message.id, most).ok()?;
+            if text.as_ref().is_ok_and(String::is_empty) {
+                continue;
+            }
+            return Some(text);
+        }
+        None
+    }
+
     /// The judgement, corrected if the stored messages contradict it.
     pub(super) fn verify(&self, judgement: Judgement) -> Judgement {
         let Some(messages) = &self.messages else {
@@ -60,11 +76,14 @@ impl StoredEvidence {
                 Judgement::new(Verdict::Void, "opencode reported an answer and stored none")
             }
             // Only messages after the prompt count: before it stand a fork's copies of the base's answers.
-            (Verdict::Void, Some(message)) => {
+            (_, Some(message)) if judgement.lacks_end => {
                 if let Some(error) = &message.error {
                     Judgement::new(Verdict::Failed, format!("{}: {}", error.name, error.message))
                 } else if message.is_end_of_answer() {
-                    Judgement::new(Verdict::Completed, "")
+                    Judgement {
+                        lacks_end: true,
+                        ..Judgement::new(Verdict::Completed, "")
+                    }
                 } else {
                     judgement
                 }

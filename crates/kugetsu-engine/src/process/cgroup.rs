@@ -203,6 +203,23 @@ pub(super) fn sweep(turn: Uuid) {
     }
 }
 
+/// How many more processes and threads the cgroups of this process may have, where one of them has a limit.
+pub(super) fn left() -> Option<u64> {
+    let (mounted, _) = mount()?;
+    let own = own()?;
+    let left = own
+        .ancestors()
+        .take_while(|path| path.starts_with(&mounted))
+        .filter_map(|path| {
+            let number = |file: &str| {
+                let text = std::fs::read_to_string(path.join(file)).ok()?;
+                text.trim().parse::<u64>().ok()
+            };
+            Some(number("pids.max")?.saturating_sub(number("pids.current")?))
+        });
+    left.min()
+}
+
 fn find(folder: &Path, name: &str, depth: usize, found: &mut Vec<PathBuf>) {
     for below in folders(folder) {
         let last_name = below.file_name().and_then(|last| last.to_str());

@@ -84,7 +84,7 @@ pub fn guard_main() -> u8 {
         Err(error) => {
             let not_found = error.kind() == std::io::ErrorKind::NotFound;
             reports.send(&Report::Failed {
-                reason: error.to_string(),
+                reason: super::room::cause(&error),
                 not_found,
             });
             GUARD_FAILED
@@ -428,7 +428,11 @@ impl Reports {
     }
 }
 
-/// Writes to stderr, because the supervisor may be gone.
+/// Writes to stderr, because the supervisor may be gone. The line must hold nothing that another program has written.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a guard is no part of the command line, and only counts"
+)]
 fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::launch::{GuardSpec, ended};
 use super::wire::{Inbox, KILL, Report, TERMINATE};
-use super::{Exit, ProcessError, sweep};
+use super::{Exit, ProcessError, room, sweep};
 
 /// A program that runs under a guard. Dropping this value closes the guard's control socket: the tree receives a
 /// request to end and is killed a second later. Call [`Guarded::wait`] to wait for the end of the tree.
@@ -33,6 +33,10 @@ impl Guarded {
     /// Starts the guard and, through it, the program. Returns once the program runs. Dropping the future undoes a
     /// partial start.
     pub async fn spawn(mut spec: GuardSpec) -> Result<Self, ProcessError> {
+        if let Some(reason) = room::lacking() {
+            let program = spec.program.clone();
+            return Err(ProcessError::NoRoom { program, reason });
+        }
         let header = spec.header()?;
         let (command, control) = spec.command()?;
         let control = control

@@ -26,6 +26,7 @@ mod identity;
 mod launch;
 #[cfg(target_os = "linux")]
 mod procfs;
+mod room;
 pub mod sandbox;
 mod short;
 mod sweep;
@@ -41,6 +42,8 @@ pub use identity::enclosing_marks;
 pub(crate) use identity::identity_of;
 pub use identity::{Liveness, current, is_alive, terminate};
 pub use launch::{Containment, GuardSpec, Sink};
+pub(crate) use room::FULL as NO_ROOM;
+pub use room::{WAY_OUT, is_full};
 pub use short::Output;
 #[cfg(test)]
 pub(crate) use short::run_to_end;
@@ -88,7 +91,7 @@ impl std::fmt::Display for Exit {
 #[non_exhaustive]
 pub enum ProcessError {
     /// Our own binary could not be started as the guard.
-    #[error("cannot start the guard process {guard}: {source}")]
+    #[error("cannot start the guard process {guard}: {}", room::cause(source))]
     Guard {
         /// The binary.
         guard: PathBuf,
@@ -135,8 +138,16 @@ pub enum ProcessError {
         /// Their ids.
         pids: Vec<u32>,
     },
+    /// The system would start the program, but not all of what it needs.
+    #[error("{program} was not started: {reason}")]
+    NoRoom {
+        /// The program.
+        program: PathBuf,
+        /// The cause and a way out.
+        reason: String,
+    },
     /// Another system call failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", room::cause(source))]
     System {
         /// The failed action.
         what: &'static str,

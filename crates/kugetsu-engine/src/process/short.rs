@@ -64,14 +64,20 @@ pub(crate) fn run_until_cancelled(
     let (mut command, control) = spec.command()?;
     let mut guard = command.spawn().map_err(|source| spec.guard_error(source))?;
     drop(command);
-    let stdout = guard
-        .stdout
-        .take()
-        .map(|pipe| Drain::start(pipe, Keep::UpTo(STDOUT_LIMIT)));
-    let stderr = guard
-        .stderr
-        .take()
-        .map(|pipe| Drain::start(pipe, Keep::Tail(STDERR_TAIL)));
+    let stdout = guard.stdout.take();
+    let stderr = guard.stderr.take();
+    let drains = Drain::maybe(stdout, Keep::UpTo(STDOUT_LIMIT))
+        .and_then(|stdout| Ok((stdout, Drain::maybe(stderr, Keep::Tail(STDERR_TAIL))?)));
+    let (stdout, stderr) = match drains {
+        Ok(drains) => drains,
+        Err(source) => {
+            // The guard has not been told what to start, and ends with its socket.
+            drop(control);
+            let _ = guard.wait();
+            let what = "cannot start a thread that reads its output";
+            return Err(ProcessError::System { what, source });
+        }
+    };
 
     let mut socket = ControlSocket {
         control,
@@ -277,11 +283,15 @@ struct Drain {
 }
 
 impl Drain {
-    fn start(mut from: impl Read + Send + 'static, keep: Keep) -> Self {
+    fn maybe(from: Option<impl Read + Send + 'static>, keep: Keep) -> std::io::Result<Option<Self>> {
+        from.map(|from| Self::start(from, keep)).transpose()
+    }
+
+    fn start(mut from: impl Read + Send + 'static, keep: Keep) -> std::io::Result<Self> {
         let collected = Arc::new(Mutex::new(Collected::default()));
         let (finished, done) = channel();
         let into = Arc::clone(&collected);
-        std::thread::spawn(move || {
+        std::thread::Builder::new().spawn(move || {
             let lock = || into.lock().unwrap_or_else(PoisonError::into_inner);
             let mut chunk = vec![0; 64 << 10];
             loop {
@@ -296,12 +306,12 @@ impl Drain {
                 }
             }
             let _ = finished.send(());
-        });
-        Self {
+        })?;
+        Ok(Self {
             collected,
             keep,
             done,
-        }
+        })
     }
 
     fn finish(self) -> Collected {

@@ -4,6 +4,8 @@
 mod tests;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Error, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use kugetsu_api::RepoRef;
@@ -45,7 +47,7 @@ pub enum SettingsError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: Error,
     },
     /// The file is not TOML.
     #[error("{path}, {place}: not valid TOML: {message}")]
@@ -256,14 +258,28 @@ impl Settings {
 }
 
 fn read(path: &Path) -> Result<String, SettingsError> {
-    match std::fs::read_to_string(path) {
+    match read_text(path) {
         Ok(text) => Ok(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
         Err(source) => Err(SettingsError::Read {
             path: path.to_owned(),
             source,
         }),
     }
+}
+
+/// The largest `config.toml`, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Reads `config.toml`, which is UTF-8 text of at most [`MAX_FILE`] bytes.
+pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    let invalid = |problem| Error::new(ErrorKind::InvalidData, problem);
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(invalid("it has more than 1 MiB"));
+    }
+    String::from_utf8(bytes).map_err(|_| invalid("it is not UTF-8"))
 }
 
 pub(super) fn place_of(text: &str, offset: usize) -> Place {

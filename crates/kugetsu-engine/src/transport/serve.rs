@@ -47,6 +47,8 @@ struct ServerLink {
     idle_deadline: Option<tokio::time::Instant>,
     /// The stream has brought text of the answer.
     streamed_text: bool,
+    /// Why a piece of the answer is missing from the events.
+    lost_text: Option<String>,
     /// The server has ended.
     ended: bool,
 }
@@ -96,6 +98,10 @@ impl ServerLink {
                 self.idle = true;
                 None
             }
+            ServerReport::TextLost(what) => {
+                self.lost_text.get_or_insert(what);
+                None
+            }
             ServerReport::Answered(answer) => {
                 self.answer = Some(answer);
                 self.idle_deadline = Some(tokio::time::Instant::now() + STREAM_LAG);
@@ -114,18 +120,31 @@ impl ServerLink {
             return None;
         }
         match self.answer.take()? {
+            Err(error) if error.is_too_long() => {
+                // opencode has answered; the stream may have all of the text.
+                if !self.streamed_text {
+                    self.lost_text.get_or_insert(error.to_string());
+                }
+                self.answer = Some(Ok(TurnAnswer::default()));
+                self.end()
+            }
             Ok(answer) => {
                 let finish = answer.finish().cloned();
                 let text = answer.text();
                 if !self.streamed_text && !text.is_empty() {
                     // The stream dropped the text, and the response has it.
                     self.streamed_text = true;
+                    self.lost_text = None;
                     self.answer = Some(Ok(answer));
                     return Some(TransportEvent::Text {
                         part: "answer".to_owned(),
                         reasoning: false,
                         delta: text,
                     });
+                }
+                if let Some(what) = self.lost_text.take() {
+                    self.answer = Some(Ok(answer));
+                    return Some(TransportEvent::Unread(what));
                 }
                 Some(TransportEvent::Ended(End {
                     finish,
@@ -161,6 +180,7 @@ impl Connector for PrivateServer {
             idle: false,
             idle_deadline: None,
             streamed_text: false,
+            lost_text: None,
             ended: false,
         }))
     }

@@ -9,7 +9,7 @@ use super::raw_log::RawLog;
 use super::{Request, RequestKind, TransportEvent};
 use crate::opencode::{
     Api, ApiError, EventStream, PartState, PermissionAsked, QuestionsAsked, Retry, Role, ServerEvent,
-    ServerEventKind, SessionStatus, StreamedEvent, TurnAnswer,
+    ServerEventKind, SessionStatus, StreamedEvent, TurnAnswer, begins_as_text,
 };
 use kugetsu_api::{QuestionDetail, SessionId};
 
@@ -21,6 +21,8 @@ pub(super) enum ServerReport {
     Event(TransportEvent),
     /// The session went idle.
     Idle,
+    /// A piece of the answer was too long to be read.
+    TextLost(String),
     /// The request that delivered the prompt was answered.
     Answered(Result<TurnAnswer, ApiError>),
 }
@@ -105,7 +107,12 @@ impl Listener {
                 self.raw.line(&[prefix, length_note.as_bytes()].concat());
                 let notice =
                     format!("an event of {length} bytes was not read; its beginning is in the raw log");
-                out.extend([TransportEvent::Notice(notice), TransportEvent::Activity].map(Into::into));
+                if self.is_of_answer(prefix) {
+                    out.push(ServerReport::TextLost(notice));
+                } else {
+                    out.push(TransportEvent::Notice(notice).into());
+                }
+                out.push(TransportEvent::Activity.into());
             }
         }
     }
@@ -155,6 +162,12 @@ impl Listener {
             | ServerEventKind::QuestionsAsked(_)
             | ServerEventKind::Other => {}
         }
+    }
+
+    /// Whether an event may be a piece of the answer, judged by its beginning.
+    fn is_of_answer(&self, prefix: &[u8]) -> bool {
+        let names = |id: &String| memchr::memmem::find(prefix, id.as_bytes()).is_some();
+        begins_as_text(prefix) && names(&self.session.as_str().to_owned()) && !self.prompts.iter().any(names)
     }
 
     fn is_prompt(&self, message: Option<&str>) -> bool {

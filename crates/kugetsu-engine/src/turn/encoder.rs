@@ -7,14 +7,17 @@ use serde_json::Value;
 
 use super::answers::AnsweredBy;
 use super::stream::{StreamEvent, StreamWriter, describe};
+use crate::opencode::MAX_LINE;
 use crate::redact::{Pieces, Redactor};
 use crate::transport::{Answer, ErrorPayload, Request, ToolCall, ToolStatus, TransportEvent};
 use kugetsu_api::{Proof, RequestAnswer};
 
-/// The limit of the answer text kept beside the stream, in bytes.
-const ANSWER_LIMIT: usize = 4 * 1024 * 1024;
+/// The limit of the answer text kept beside the stream, in bytes. `opencode run` cannot give a longer one either.
+pub(crate) const MAX_ANSWER: usize = MAX_LINE;
 /// The size limit, in bytes, up to which an error is kept whole: some errors hold the whole request.
 const ERROR_LIMIT: usize = 4 * 1024;
+/// The part of the stream with what opencode stored and its events did not have.
+const STORED_PART: &str = "stored-answer";
 /// How many recent events are kept as text.
 const LAST: usize = 5;
 
@@ -37,6 +40,8 @@ pub(super) struct StreamEncoder {
     tools: HashMap<String, (String, Value)>,
     /// The text of the last step that had any.
     answer: String,
+    /// Whether that text is longer than what is kept of it.
+    answer_cut: bool,
     /// Whether the next text starts a new answer.
     fresh: bool,
     /// The recent events as text.
@@ -54,6 +59,7 @@ impl StreamEncoder {
             parts: HashSet::new(),
             tools: HashMap::new(),
             answer: String::new(),
+            answer_cut: false,
             fresh: true,
             last: VecDeque::new(),
             unread: None,
@@ -68,12 +74,54 @@ impl StreamEncoder {
     /// Writes the last line. Returns why earlier lines are missing, if they are.
     pub(super) fn end(mut self, stream: StreamWriter, event: StreamEvent) -> Option<String> {
         self.remember(&event);
-        stream.end(event, &self.redactor).or(self.unread)
+        let cut = || format!("of an answer, only {MAX_ANSWER} bytes are kept apart from the log");
+        let cut = self.answer_cut.then(cut);
+        stream.end(event, &self.redactor).or(self.unread).or(cut)
+    }
+
+    /// Whether a text of opencode is known to be missing.
+    pub(super) fn lacks_text(&self) -> bool {
+        self.unread.is_some()
+    }
+
+    /// Adds the text of the last answer that the events did not have, as a part of its own.
+    pub(super) fn complete(&mut self, stored: Result<String, u64>, stream: &mut StreamWriter) {
+        let stored = match stored {
+            Ok(text) => self.redactor.clean(&text).into_owned(),
+            Err(length) => {
+                let why =
+                    || format!("opencode stored an answer of {length} bytes, which is too long to be read");
+                self.unread.get_or_insert_with(why);
+                return;
+            }
+        };
+        // opencode removes white space from the end of a text when it stores it.
+        if stored.trim_end() == self.answer.trim_end() {
+            return;
+        }
+        let missing = match stored.strip_prefix(&self.answer) {
+            Some(missing) => missing.to_owned(),
+            None => {
+                self.fresh = true;
+                stored.clone()
+            }
+        };
+        self.begin_part(STORED_PART, false, stream);
+        self.piece(STORED_PART, false, missing.clone(), stream);
+        self.write(
+            stream,
+            StreamEvent::MessageEnd {
+                message: STORED_PART.to_owned(),
+                reasoning: false,
+                text: missing,
+            },
+        );
+        self.unread = None;
     }
 
     /// Whether lines are known to be missing from the stream.
     pub(super) fn has_gap(&self, stream: &StreamWriter) -> bool {
-        self.unread.is_some() || stream.gap().is_some()
+        self.unread.is_some() || self.answer_cut || stream.gap().is_some()
     }
 
     fn remember(&mut self, event: &StreamEvent) {
@@ -206,8 +254,10 @@ impl StreamEncoder {
         if !reasoning {
             if std::mem::take(&mut self.fresh) {
                 self.answer.clear();
+                self.answer_cut = false;
             }
-            let room = ANSWER_LIMIT.saturating_sub(self.answer.len());
+            let room = MAX_ANSWER.saturating_sub(self.answer.len());
+            self.answer_cut |= room < delta.len();
             self.answer
                 .push_str(&delta[..delta.floor_char_boundary(room.min(delta.len()))]);
         }

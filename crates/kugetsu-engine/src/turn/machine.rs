@@ -43,6 +43,9 @@ pub struct Judgement {
     pub reason: String,
     /// When to try again after reaching a quota.
     pub retry_at: Option<Timestamp>,
+    /// Whether opencode ended well and its events do not have the end of an answer. `opencode run` may end before its
+    /// output is written (both versions, with answers of megabytes).
+    pub lacks_end: bool,
 }
 
 impl Judgement {
@@ -52,6 +55,14 @@ impl Judgement {
             verdict,
             reason: reason.into(),
             retry_at: None,
+            lacks_end: false,
+        }
+    }
+
+    fn without_end(self) -> Self {
+        Self {
+            lacks_end: true,
+            ..self
         }
     }
 }
@@ -185,6 +196,7 @@ impl Machine {
             verdict: Verdict::Quota,
             reason: format!("still waiting for the model's provider: {message}"),
             retry_at: wait.or(next),
+            lacks_end: false,
         }
     }
 
@@ -464,12 +476,12 @@ impl Machine {
                 }
                 None => {
                     let text = format!("opencode ended in the middle of its work (last step: {reason})");
-                    Judgement::new(Verdict::Failed, with_stderr_line(&text, end))
+                    Judgement::new(Verdict::Failed, with_stderr_line(&text, end)).without_end()
                 }
             },
             None => match end.exit {
                 Some(Exit::Code(0)) | None => {
-                    Judgement::new(Verdict::Void, "opencode ended without doing anything")
+                    Judgement::new(Verdict::Void, "opencode ended without doing anything").without_end()
                 }
                 Some(exit) => Judgement::new(
                     Verdict::Failed,

@@ -37,6 +37,7 @@ use crate::permission::Rule;
 use crate::transport::{Request, Target, TurnSpec};
 pub(crate) use control::BudgetWatch;
 use control::Control;
+pub(crate) use encoder::MAX_ANSWER;
 use encoder::StreamEncoder;
 use kugetsu_api::{Answered, Proof, Refused, SessionId, TurnRecord};
 use stream::{StreamEvent, StreamWriter};
@@ -88,7 +89,7 @@ pub(crate) struct Outcome {
     pub judgement: Judgement,
     /// The counts of the turn.
     pub counts: Counts,
-    /// The answer: the text of the last step that produced text, at most 4 MiB of it.
+    /// The answer: the text of the last step that produced text, at most [`MAX_ANSWER`] bytes of it.
     pub answer: String,
     /// The interrupt that ended the turn, if one did.
     pub interrupt: Interrupt,
@@ -121,6 +122,18 @@ impl StreamEnd {
     /// Adds a warning for readers of the stream.
     pub(crate) fn warn(&mut self, message: &str) {
         self.encoder.notice("warning", message, &mut self.stream);
+    }
+
+    /// Whether a part of the answer is known to be missing.
+    pub(crate) fn lacks_text(&self) -> bool {
+        self.encoder.lacks_text()
+    }
+
+    /// Completes the answer from its stored text, or with the length of a text that is too long to be read. Returns the
+    /// answer.
+    pub(crate) fn complete(&mut self, stored: Result<String, u64>) -> String {
+        self.encoder.complete(stored, &mut self.stream);
+        self.encoder.answer()
     }
 
     /// Writes the last line of this turn. Returns why earlier events are missing, if they are.

@@ -39,7 +39,8 @@ fn text_line(session: &str, text: &str) -> String {
 pub(crate) fn play(store: &Store, session: &str, steps: &[Step]) -> Result<i32, Failure> {
     for step in steps {
         match step {
-            Step::Answer(text) => answer(store, session, text)?,
+            Step::Answer(text) => send(answer(store, session, text)?.as_bytes())?,
+            Step::TornAnswer(text, bytes) => send(&answer(store, session, text)?.as_bytes()[..*bytes])?,
             Step::Event { kind, part } => send(line(kind, session, ("part", part)).as_bytes())?,
             Step::Error { name, message } => {
                 let error = json!({ "name": name, "data": { "message": message } });
@@ -94,7 +95,8 @@ fn flood(session: &str, lines: usize, bytes: usize) -> io::Result<()> {
     out.flush()
 }
 
-fn answer(store: &Store, session: &str, text: &str) -> Result<(), Failure> {
+/// Stores an answer. Returns the lines that report it.
+fn answer(store: &Store, session: &str, text: &str) -> Result<String, Failure> {
     let tokens = json!({
         "total": usage::INPUT + usage::OUTPUT,
         "input": usage::INPUT - usage::CACHED,
@@ -112,12 +114,13 @@ fn answer(store: &Store, session: &str, text: &str) -> Result<(), Failure> {
         ("step_finish", finish),
     ];
     let message = store.add_assistant(session, &tokens)?;
+    let mut lines = String::new();
     for (kind, mut part) in parts {
         let id = store.add_part(session, &message, &part)?;
         part["id"] = id.into();
         part["messageID"] = message.as_str().into();
         part["sessionID"] = session.into();
-        send(line(kind, session, ("part", &part)).as_bytes())?;
+        lines.push_str(&line(kind, session, ("part", &part)));
     }
-    Ok(())
+    Ok(lines)
 }

@@ -170,6 +170,31 @@ impl Database {
         })
     }
 
+    /// The text of a message, without the parts that opencode added; only its length in bytes if the parts have more
+    /// than `most`.
+    pub fn text_of(&self, message: &str, most: usize) -> Result<Result<String, u64>, DatabaseError> {
+        let parts = "FROM part WHERE message_id = ?1 AND json_valid(data) AND json_extract(data, '$.type') = 'text' \
+                     AND json_extract(data, '$.synthetic') IS NOT 1";
+        self.read(|handle| {
+            let length = format!("SELECT coalesce(sum(length(CAST(data AS BLOB))), 0) {parts}");
+            let length: i64 = handle
+                .connection
+                .prepare_cached(&length)?
+                .query_row([message], |row| row.get(0))?;
+            if length.unsigned_abs() > most as u64 {
+                return Ok(Err(length.unsigned_abs()));
+            }
+            let text = format!("SELECT json_extract(data, '$.text') {parts} ORDER BY id");
+            let mut statement = handle.connection.prepare_cached(&text)?;
+            let texts = statement.query_map([message], |row| {
+                // Half of a surrogate pair is no UTF-8.
+                let bytes = row.get_ref(0)?.as_bytes_or_null()?.unwrap_or_default();
+                Ok(String::from_utf8_lossy(bytes).into_owned())
+            })?;
+            texts.collect::<rusqlite::Result<String>>().map(Ok)
+        })
+    }
+
     /// The text of the user's last message, without the parts that opencode added; `None` if there is no such message.
     pub fn last_user_text(&self, id: &SessionId) -> Result<Option<String>, DatabaseError> {
         let last = "SELECT id FROM message WHERE session_id = ?1 AND json_valid(data) \

@@ -14,7 +14,7 @@ use crate::operations::sandbox::kind_of;
 use crate::operations::{Engine, EngineError, pending};
 use crate::redact::Redactor;
 use crate::turn::status::StatusWriter;
-use crate::turn::{Interrupt, Outcome};
+use crate::turn::{Interrupt, MAX_ANSWER, Outcome};
 use kugetsu_api::{Changes, ErrorCode, Proof, SCHEMA, TransportKind, TurnRecord, Verdict};
 
 /// How long the end of a turn may take to be recorded after an interrupt.
@@ -97,7 +97,14 @@ impl Delivery {
     ) -> Result<Closed, EngineError> {
         let stored = StoredEvidence::since(&self.opencode, self.subject.session(), self.started);
         let mut judgement = stored.verify(outcome.judgement);
-        judgement.reason = redactor.clean(&judgement.reason).into_owned();
+        // The output of opencode may have lost the answer that made it complete.
+        if judgement.verdict == Verdict::Completed
+            && (judgement.lacks_end || outcome.ending.lacks_text())
+            && let Some(answer) = stored.answer(&self.opencode, MAX_ANSWER)
+        {
+            outcome.answer = outcome.ending.complete(answer);
+        }
+        judgement.reason = short_reason(&redactor.clean(&judgement.reason), &self.subject);
         let (cost_usd, tokens) = stored.spent(&outcome.counts);
         let proof = if judgement.verdict == Verdict::Completed {
             Proof::default()
@@ -205,6 +212,25 @@ impl Unrecorded {
             hint: self.hint,
         })
     }
+}
+
+/// How much of a reason is kept, in bytes. It is one line of the output of many commands.
+const MAX_REASON: usize = 600;
+
+/// The reason on one line. If it is long, its beginning, and where the whole text is.
+fn short_reason(reason: &str, subject: &TurnSubject) -> String {
+    let mut line = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.len() > MAX_REASON {
+        line.truncate(line.floor_char_boundary(MAX_REASON));
+        line.push_str("... ");
+        line.push_str(&match subject {
+            TurnSubject::Session(record) => {
+                format!("(the whole text: kugetsu logs {} --raw)", record.address)
+            }
+            TurnSubject::Base(_) => "(the whole text is in the raw log of the turn)".to_owned(),
+        });
+    }
+    line
 }
 
 /// How much of opencode's own error is kept, in bytes of JSON: an answer of a provider may be of any size, and a record has
