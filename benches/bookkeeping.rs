@@ -47,7 +47,6 @@ fn start(store: &Store, number: u64) {
         .unwrap();
     let mut record = record(number);
     let session = record.session.take();
-    let fork_lock = store.fork_lock(Duration::from_secs(1)).unwrap();
     record.live = Some(LiveTurn {
         turn: id,
         supervisor: process::current(),
@@ -57,10 +56,12 @@ fn start(store: &Store, number: u64) {
         prompt: None,
         prompt_sha256: None,
         parent: None,
+        after: None,
     });
     record.fork = Some(ForkIntent {
         turn: id,
         asked: Timestamp::now(),
+        mark: "0".repeat(32),
         prompt_sha256: "0".repeat(64),
         ahead: true,
     });
@@ -68,7 +69,6 @@ fn start(store: &Store, number: u64) {
     record.session = session;
     record.fork = None;
     store.save_session(&lease, &record).unwrap();
-    drop(fork_lock);
     let stream = StreamWriter::open(store, &key, id).unwrap();
     drop(stream);
     store

@@ -54,6 +54,7 @@ fn busy_record(number: u64) -> SessionRecord {
             prompt: None,
             prompt_sha256: None,
             parent: None,
+            after: None,
         });
     }
     record

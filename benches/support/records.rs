@@ -39,6 +39,7 @@ pub(crate) fn record(number: u64) -> SessionRecord {
         days: std::collections::BTreeMap::default(),
         pending: Vec::new(),
         worktree: None,
+        forked_after: None,
         start_commit: None,
     }
 }

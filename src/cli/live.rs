@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use kugetsu_api::{StreamEvent, StreamLine};
 use kugetsu_engine::duration::print_duration;
 use kugetsu_engine::money::print_usd;
-use kugetsu_engine::operations::{Awaited, WaitsFor};
+use kugetsu_engine::operations::WaitsFor;
 use kugetsu_engine::turn::stream::tool_label;
 
 /// The interval between two lines where there is no terminal.
@@ -230,10 +230,7 @@ impl LiveView {
 
 /// What is waited for, who has it, and for how long.
 fn describe_wait(waits: &WaitsFor, now: Timestamp) -> String {
-    let what = match waits.what {
-        Awaited::Session => "waiting for the session",
-        Awaited::Fork => "waiting to fork a session",
-    };
+    let what = "waiting for the session";
     let Some(holder) = &waits.holder else {
         return format!("{what}, which another process uses");
     };
@@ -243,10 +240,7 @@ fn describe_wait(waits: &WaitsFor, now: Timestamp) -> String {
     };
     let age = Duration::try_from(now.duration_since(holder.since)).unwrap_or_default();
     let age = print_duration(Duration::from_secs(age.as_secs()));
-    match waits.what {
-        Awaited::Session => format!("{what}, which {user} has used for {age}"),
-        Awaited::Fork => format!("{what} while {user} does, for {age}"),
-    }
+    format!("{what}, which {user} has used for {age}")
 }
 
 #[cfg(test)]
@@ -316,29 +310,18 @@ mod tests {
             turn: Some(uuid::uuid!("01a1fbdd-6d77-7679-95ff-a3c0af00cef8")),
             ..holder.clone()
         };
-        for (what, holder, expected) in [
+        for (holder, expected) in [
+            (None, "waiting for the session, which another process uses"),
             (
-                Awaited::Session,
-                None,
-                "waiting for the session, which another process uses",
-            ),
-            (
-                Awaited::Session,
                 Some(turn),
                 "waiting for the session, which turn af00cef8 has used for 1m30s",
             ),
             (
-                Awaited::Session,
-                Some(holder.clone()),
+                Some(holder),
                 "waiting for the session, which process 12 (attach) has used for 1m30s",
             ),
-            (
-                Awaited::Fork,
-                Some(holder),
-                "waiting to fork a session while process 12 (attach) does, for 1m30s",
-            ),
         ] {
-            let waits = WaitsFor { what, holder };
+            let waits = WaitsFor { holder };
             assert_eq!(describe_wait(&waits, now), expected);
             let mut view = LiveView::start(Progress::Never);
             view.waits_for(Some(waits));

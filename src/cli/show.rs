@@ -152,11 +152,7 @@ pub(super) fn run(args: &ShowArgs, context: &Context, output: Output) -> Outcome
                     .as_ref()
                     .map(|parent| format!("begun {}", begun(parent))),
             )
-            .chain(
-                last.warnings
-                    .iter()
-                    .map(|warning| format!("warning: {}", safe_line(warning))),
-            );
+            .chain(last.warnings.iter().map(|warning| format!("warning: {warning}")));
         lines.extend(details.map(|line| format!("              {line}")));
     }
     lines.push(format!("  on disk     {}", size(engine.size_of(&address))));

@@ -34,7 +34,7 @@ pub use soak::{SoakCounts, SoakPlan, SoakTally, soak};
 pub use tour::script_tour;
 pub use world::{
     DatabaseLock, MODELS, Opencode, Output, ProcessInfo, Running, STAMP, SessionRow, Signal, Stdin, Version,
-    World, binaries_in, fake_binary, kugetsu_binary, workspace_root,
+    World, binaries_in, fake_binary, kugetsu_binary, without_mark, workspace_root,
 };
 
 /// The variable that `cargo xtask test --quick` sets, for tests that can try fewer cases.

@@ -253,38 +253,6 @@ fn a_base_that_grows_hides_no_prompt() {
 }
 
 #[test]
-fn an_empty_fork_is_taken_only_by_who_forks_ahead_of_the_prompt() {
-    let world = fake_world();
-    let base = base(&world).expect("a base");
-    for (issue, ahead) in [("1", Some(true)), ("2", Some(false)), ("3", None)] {
-        crash(
-            &world,
-            "fork_intended",
-            &["start", issue, "hello", "--transport", "run"],
-        );
-        assert_eq!(record(&world, issue).expect("a record")["fork"]["ahead"], false);
-        change_record(&world, issue, |record| match ahead {
-            Some(ahead) => record["fork"]["ahead"] = ahead.into(),
-            None => drop(record["fork"].as_object_mut().unwrap().remove("ahead")),
-        });
-        let row = world.session(&base);
-        let title = row.title.replace('\'', "''");
-        world.sql_write(&format!(
-            "INSERT INTO session (id, project_id, slug, title, version, time_created, time_updated, directory) \
-             SELECT 'ses_fork{issue}', project_id, slug, '{title} (fork #1)', version, \
-             unixepoch() * 1000 + 1000, unixepoch() * 1000 + 1000, directory FROM session WHERE id = '{base}'"
-        ));
-        run(&world, ["doctor", "--fix"]);
-        let session = record(&world, issue).expect("a record")["session"].clone();
-        if ahead == Some(true) {
-            assert_eq!(session, "ses_fork1");
-        } else {
-            assert_eq!(session, Value::Null, "{ahead:?}");
-        }
-    }
-}
-
-#[test]
 fn a_supervisor_on_a_former_host_is_dead() {
     let world = fake_world();
     crash(

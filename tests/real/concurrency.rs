@@ -1,7 +1,7 @@
 //! Concurrent commands on the real opencode. A gate in the model holds turns in place; no test sleeps.
 
 use crate::support::kit::{SOON, opencode_sessions, record, run, session_of, state_of, with_base};
-use kugetsu_testing::{Gate, Reply, on_both_versions};
+use kugetsu_testing::{Gate, Reply, on_both_versions, without_mark};
 
 on_both_versions! {
     fn two_issues_start_at_once(world: &World) {
@@ -41,7 +41,7 @@ on_both_versions! {
         first.wait(SOON).expect_status(0);
         waiting.wait(SOON).expect_status(0);
         let last = world.model.turn_requests_with("after that");
-        let texts: Vec<_> = last[0].user_texts().iter().map(|text| text.trim().to_owned()).collect();
+        let texts: Vec<_> = last[0].user_texts().iter().map(|text| without_mark(text).trim().to_owned()).collect();
         assert_eq!(texts, ["the same words", "held here", "after that"]);
         assert!(world.model.turn_requests_with("not now").is_empty());
         world.wait_nothing_left(SOON);

@@ -1,7 +1,7 @@
 //! Pausing, resuming, stopping and detaching on the real opencode, both versions and both transports.
 
 use crate::support::kit::{SOON, status};
-use kugetsu_testing::{Gate, Reply, Signal, Stdin, World, on_both_versions};
+use kugetsu_testing::{Gate, Reply, Signal, Stdin, World, on_both_versions, without_mark};
 use serde_json::json;
 
 fn wait_for_state(world: &World, state: &str) {
@@ -15,7 +15,7 @@ fn requests_with(world: &World, prompt: &str) -> usize {
     let requests = world.model.turn_requests();
     requests
         .iter()
-        .filter(|request| request.last_user_text().trim_start_matches('\n') == prompt)
+        .filter(|request| without_mark(&request.last_user_text()).trim_start_matches('\n') == prompt)
         .count()
 }
 

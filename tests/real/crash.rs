@@ -50,7 +50,7 @@ fn adopted(world: &World, issues: &[&str], sessions: usize) {
 on_both_versions! {
     fn serve(world: &World) {
         with_base(world);
-        killed(world, "serve", "1", "fork_made");
+        killed(world, "serve", "1", "fork_marked");
         killed(world, "serve", "2", "fork_intended");
         killed(world, "serve", "3", "turn_ended");
         killed(world, "serve", "4", "fork_known");

@@ -3,7 +3,9 @@
 
 #[macro_use]
 pub(crate) mod case;
+pub(crate) mod clock;
 pub(crate) mod git_attacks;
+pub(crate) mod homes;
 pub(crate) mod http;
 pub(crate) mod kit;
 pub(crate) mod proc;

@@ -8,9 +8,10 @@ use crate::step::{Failure, program};
 type Needed = (&'static str, &'static str);
 
 /// What the tests run.
-pub(crate) const FOR_TESTS: [Needed; 13] = [
+pub(crate) const FOR_TESTS: [Needed; 14] = [
     ("bwrap", "bubblewrap"),
     ("cc", "gcc"),
+    ("faketime", "faketime"),
     ("fish", "fish"),
     ("git", "git"),
     ("jq", "jq"),

@@ -89,6 +89,7 @@ codes! {
     GitMissing, "git-missing", Unavailable, false, "git is not installed, or not on `PATH`";
     OpencodeUnusable, "opencode-unusable", Unavailable, false, "opencode does not respond as expected, or its version is not supported";
     NoSandbox, "no-sandbox", Unavailable, false, "the machine cannot sandbox a session that must be sandboxed";
+    ClockBehind, "clock-behind", Unavailable, false, "messages of the session are newer than the system's clock, so opencode would not see a new prompt";
     OpencodeFailed, "opencode-failed", Unavailable, true, "opencode did not start, broke off, or refused a command";
     DatabaseUnusable, "database-unusable", Unavailable, false, "opencode's database is missing or damaged, or its layout is unknown";
     WrongDatabase, "wrong-database", Unavailable, false, "opencode's database contains none of the store's sessions";

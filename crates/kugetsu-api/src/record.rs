@@ -109,6 +109,10 @@ pub struct SessionRecord {
     /// The git worktree that the directory is in, if the session has one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worktree: Option<Worktree>,
+    /// The newest messages that the session had when it was forked, all copies of the base's. Later messages are stored
+    /// after them. Absent until the fork is known, and in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_after: Option<Vec<String>>,
     /// The commit that was checked out when the first turn began. Absent outside a git clone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_commit: Option<String>,
@@ -186,13 +190,16 @@ struct BlockedOnly {
 pub struct ForkIntent {
     /// The turn that requested the fork.
     pub turn: uuid::Uuid,
-    /// When the turn requested it. The fork is not older than this.
+    /// When the turn requested it.
     pub asked: Timestamp,
-    /// SHA-256 of the first prompt, in lower-case hexadecimal. It distinguishes this fork from another fork of the same
-    /// base.
+    /// What proves that a session is this fork: random, and used for this fork alone. It is the title of a fork that is
+    /// made ahead of its prompt, and in the prompt of a fork that is made together with it. Older journals lack it;
+    /// their forks are not found again.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mark: String,
+    /// SHA-256 of the first prompt, in lower-case hexadecimal. It proves nothing: two homes may send the same prompt.
     pub prompt_sha256: String,
-    /// True if the fork is made ahead of its prompt; only then can a session without a prompt be this fork. Older
-    /// journals lack this field, which counts as false.
+    /// True if the fork is made ahead of its prompt. Older journals lack this field, which counts as false.
     #[serde(default)]
     pub ahead: bool,
 }

@@ -146,6 +146,11 @@ pub struct LiveTurn {
     /// The turn whose tool began this one. Absent if no tool did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<ParentTurn>,
+    /// The newest messages that the session and its subagents had before the turn; none if there were no messages. The
+    /// turn's messages are those that opencode stored after them, whatever their times. Absent until the session is
+    /// known, and in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Vec<String>>,
 }
 
 /// The evidence for a verdict.

@@ -98,7 +98,7 @@ impl World {
     }
 
     /// The text of the user's messages in a session, oldest first, without the quotes and line feeds that opencode puts
-    /// around some.
+    /// around some, and without the mark of a fork that was made with its prompt.
     #[track_caller]
     pub fn prompts(&self, session: &str) -> Vec<String> {
         let rows = self.sql(&format!(
@@ -108,7 +108,13 @@ impl World {
         ));
         rows.iter()
             .filter_map(|row| serde_json::from_str::<Value>(row[0].as_str()?).ok())
-            .filter_map(|part| Some(part["text"].as_str()?.trim_matches(['\n', '"']).to_owned()))
+            .filter_map(|part| {
+                Some(
+                    without_mark(part["text"].as_str()?)
+                        .trim_matches(['\n', '"'])
+                        .to_owned(),
+                )
+            })
             .collect()
     }
 
@@ -146,4 +152,10 @@ fn json(value: Sql) -> Value {
         Sql::Text(text) => text.into(),
         Sql::Blob(bytes) => String::from_utf8_lossy(&bytes).into(),
     }
+}
+
+/// The prompt of a fork that kugetsu made together with the prompt, without the line that marks the fork.
+pub fn without_mark(prompt: &str) -> &str {
+    let end = prompt.rfind("\n\n<!-- kugetsu fork ");
+    end.map_or(prompt, |end| &prompt[..end])
 }

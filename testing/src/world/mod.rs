@@ -12,7 +12,7 @@ mod processes;
 
 pub use binaries::{Opencode, STAMP, Version, binaries_in, fake_binary, kugetsu_binary, workspace_root};
 pub use child::{Output, Running, Stdin};
-pub use database::{DatabaseLock, SessionRow};
+pub use database::{DatabaseLock, SessionRow, without_mark};
 pub use processes::{ProcessInfo, Signal};
 
 use std::collections::VecDeque;
@@ -359,9 +359,13 @@ impl World {
         self.root.join("fake-opencode.json")
     }
 
-    /// The calls of the fake opencode so far, in order.
+    /// The calls of the fake opencode so far, in order, with their prompts as kugetsu got them.
     pub fn fake_calls(&self) -> Vec<FakeCall> {
-        fake::calls(&self.home())
+        let mut calls = fake::calls(&self.home());
+        for prompt in calls.iter_mut().filter_map(|call| call.prompt.as_mut()) {
+            prompt.truncate(without_mark(prompt).len());
+        }
+        calls
     }
 
     /// The `opencode.json` of this world's repositories.

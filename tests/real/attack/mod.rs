@@ -1,5 +1,7 @@
 //! What an attacker tries, on the real opencode: see `docs/security.md`.
 
+mod clock;
 mod delegation;
 mod git;
+mod homes;
 mod sandbox;

@@ -83,6 +83,15 @@ impl Opencode {
     }
 }
 
+impl Opencode {
+    /// Whether this version compares the ids of messages to tell which one is newer, so that ids that go back hide a
+    /// prompt: 1.3.2 does. 1.18.33 compares times and the prompts that answers name. Versions between them were not
+    /// measured; where such a version does not see a prompt, the stored messages show it after the turn.
+    pub fn compares_message_ids(&self) -> bool {
+        self.version < Version::new(1, 18, 0)
+    }
+}
+
 /// Where to search for opencode.
 #[derive(Clone, Copy, Debug)]
 pub struct Search<'a> {

@@ -12,9 +12,11 @@ mod copy;
 mod error;
 mod handle;
 mod messages;
+mod turn_messages;
 
 pub use error::DatabaseError;
-pub use messages::{StoredMessage, SubagentStep, SubagentWork, is_same_prompt, prompt_matches};
+pub use messages::{MessageOrder, StoredMessage, SubagentStep, SubagentWork};
+pub use turn_messages::TurnMessages;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -223,19 +225,17 @@ impl Database {
         Ok(after)
     }
 
-    /// The forks of a base, oldest first: sessions of the same project, created at or after `since_ms` (milliseconds
-    /// since the epoch), with the title that opencode gives to a fork of the base. Every fork of a base has the same
-    /// title: `<title> (fork #1)`, or one number more if the base is a fork itself (measured on 1.3.2 and 1.18.33).
-    pub fn forks_of(&self, base: &SessionRow, since_ms: i64) -> Result<Vec<SessionRow>, DatabaseError> {
+    /// The forks of a base, oldest first: sessions of the same project with the title that opencode gives to a fork of
+    /// the base. Every fork of a base has the same title: `<title> (fork #1)`, or one number more if the base is a fork
+    /// itself (measured on 1.3.2 and 1.18.33).
+    pub fn forks_of(&self, base: &SessionRow) -> Result<Vec<SessionRow>, DatabaseError> {
         self.read(|handle| {
             let sql = format!(
-                "SELECT {} FROM session WHERE project_id = ?1 AND time_created >= ?2 AND id <> ?3 AND parent_id IS NULL \
-                 ORDER BY time_created, id",
+                "SELECT {} FROM session WHERE project_id = ?1 AND id <> ?2 AND parent_id IS NULL ORDER BY rowid",
                 columns(handle.has_path)
             );
             let mut statement = handle.connection.prepare_cached(&sql)?;
-            let rows =
-                statement.query_map(params![base.project_id, since_ms, base.id.as_str()], session_row)?;
+            let rows = statement.query_map(params![base.project_id, base.id.as_str()], session_row)?;
             let forks = rows.filter(|row| row.as_ref().map_or(true, |row| is_fork_title(&base.title, &row.title)));
             forks.collect()
         })
@@ -245,7 +245,7 @@ impl Database {
     pub fn sessions_titled(&self, title: &str) -> Result<Vec<SessionRow>, DatabaseError> {
         self.read(|handle| {
             let sql = format!(
-                "SELECT {} FROM session WHERE title = ?1 ORDER BY time_created, id",
+                "SELECT {} FROM session WHERE title = ?1 ORDER BY rowid",
                 columns(handle.has_path)
             );
             handle

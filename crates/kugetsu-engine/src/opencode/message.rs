@@ -158,7 +158,8 @@ pub(super) struct MessageInfo {
     pub(super) id: Option<String>,
     #[serde(rename = "sessionID", deserialize_with = "tolerant")]
     pub(super) session: Option<String>,
-    /// Only for a session, which has the same place in an event: the session that started it as a subagent.
+    /// The prompt that a step of an answer belongs to. For a session, which has the same place in an event: the session
+    /// that started it as a subagent.
     #[serde(rename = "parentID", deserialize_with = "tolerant")]
     pub(super) parent: Option<String>,
     #[serde(deserialize_with = "tolerant")]

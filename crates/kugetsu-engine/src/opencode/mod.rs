@@ -9,10 +9,12 @@ pub mod commands;
 mod config;
 mod database;
 mod environment;
+mod ids;
 mod lines;
 mod log_lines;
 mod message;
 mod provider;
+mod renumber;
 mod reported_error;
 mod requests;
 mod run_events;
@@ -29,16 +31,18 @@ pub(crate) use binary::find;
 pub use binary::{Confinement, Opencode, OpencodeError, Search, Version, probe};
 pub use config::{ConfigError, agent_rules_args, parse_agent_rules};
 pub use database::{
-    Database, DatabaseError, SessionPatch, SessionRow, StoredMessage, SubagentStep, SubagentWork,
-    is_same_prompt, prompt_matches,
+    Database, DatabaseError, MessageOrder, SessionPatch, SessionRow, StoredMessage, SubagentStep,
+    SubagentWork, TurnMessages,
 };
 pub use environment::{
     Launch, Secrets, SessionContext, StderrReport, StderrTail, read_stderr, wait_until_read,
 };
+pub(crate) use ids::is_later_than;
 pub use lines::{LineSplitter, MAX_LINE, MAX_PREFIX, SplitLine};
 pub(crate) use log_lines::found_database_locked;
 pub use message::{Finish, Role, ToolCall, ToolStatus, TurnAnswer};
 pub use provider::{ProviderAccess, UserFiles, provider_access};
+pub use renumber::{Renumbered, renumbered};
 pub use reported_error::{ErrorKind, ErrorPayload, Refusal, names_unknown_model, refusal};
 pub use requests::{PermissionAsked, QuestionAsked, QuestionOption, QuestionsAsked, Retry, SessionStatus};
 pub use run_events::{

@@ -130,7 +130,7 @@ impl Engine {
     }
 
     /// Exports a session into a file of the store and checks the file. `None`: opencode no longer has it.
-    fn export(
+    pub(super) fn export(
         &self,
         opencode: &Opencode,
         key: &RecordKey,
@@ -318,7 +318,7 @@ impl Engine {
     }
 
     /// Imports a session, unless opencode already has it.
-    fn import_session(
+    pub(super) fn import_session(
         &self,
         opencode: &Opencode,
         key: &RecordKey,
@@ -364,7 +364,7 @@ impl Engine {
 }
 
 /// The export of a destroyed session, beside its turns.
-const EXPORT: &str = "export.json";
+pub(super) const EXPORT: &str = "export.json";
 /// The name of the export until it has been read and counted.
 const PARTIAL: &str = "export.partial";
 

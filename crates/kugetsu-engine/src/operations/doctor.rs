@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::renumber::Disordered;
 use super::{Engine, EngineError, ModelCheck, read_database};
 use crate::store::{Fixed, this_process};
 use crate::worktree::is_there;
@@ -150,6 +151,35 @@ impl Engine {
         database
     }
 
+    /// Checks that opencode would see a new prompt of each session as the newest message.
+    fn check_clock(&self, fix: bool, checks: &mut Vec<Check>) -> Result<(), EngineError> {
+        let opencode = self.opencode()?;
+        for Disordered {
+            key,
+            session,
+            disorder,
+        } in self.disordered(&opencode)?
+        {
+            let text = format!("{disorder}, so opencode would not see a new prompt in its session {session}");
+            let (health, text) = if fix {
+                match self.renumber(&opencode, &key) {
+                    Ok(copy) => (
+                        Health::Fixed,
+                        format!(
+                            "{text}; its history is now in {copy}, and {session} stays in opencode as it was"
+                        ),
+                    ),
+                    Err(error) => (Health::Bad, format!("{text}: {}", error.in_full())),
+                }
+            } else {
+                let remedy = "set the clock right; if it is right, kugetsu doctor --fix copies the session";
+                (Health::Fixable, format!("{text}; {remedy}"))
+            };
+            checks.push(check(key.reference(), health, text));
+        }
+        Ok(())
+    }
+
     fn check_sessions(&self, fix: bool, database: bool, checks: &mut Vec<Check>) -> Result<(), EngineError> {
         for record in self.store.session_records()?.found {
             let address = record.address.clone();
@@ -221,6 +251,7 @@ impl Engine {
                 ),
             ));
         }
+        self.check_clock(fix, checks)?;
         let bases = self.store.bases()?.found;
         let ids: Vec<_> = bases.iter().map(|base| base.session.clone()).collect();
         let existing = read_database(&self.opencode()?)?.sessions_exist(&ids)?;

@@ -1,6 +1,9 @@
 //! The errors of operations, with their exit status and hints about what to do next.
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::Subject;
 use crate::git::GitError;
@@ -150,7 +153,7 @@ pub enum EngineError {
         /// The session's address.
         address: Address,
         /// When it was removed.
-        when: jiff::Timestamp,
+        when: Timestamp,
     },
     /// The repository has no base, and there is no default base.
     #[error("{0} has no base session")]
@@ -171,6 +174,16 @@ pub enum EngineError {
         /// The session.
         session: SessionId,
     },
+    /// opencode would not see a new prompt as the newest message of the session.
+    #[error("{subject}: {disorder}, so opencode would not see a new prompt in its session {session}")]
+    ClockBehind {
+        /// The owner of the session.
+        subject: Subject,
+        /// The session.
+        session: SessionId,
+        /// How its messages are out of order.
+        disorder: Disorder,
+    },
     /// The session's folder is gone.
     #[error("{subject}: its directory {directory} does not exist")]
     DirectoryGone {
@@ -185,7 +198,7 @@ pub enum EngineError {
         /// The session's address.
         address: Address,
         /// How long the caller waited.
-        after: std::time::Duration,
+        after: Duration,
         /// What to do next.
         hint: String,
     },
@@ -312,6 +325,44 @@ pub enum EngineError {
     },
 }
 
+/// How the messages of a session are out of order with the system's clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Disorder {
+    /// A message is newer than the clock.
+    Future {
+        /// The time of the newest message.
+        newest: Timestamp,
+        /// The system's time.
+        now: Timestamp,
+    },
+    /// The ids of the messages are greater than new ones.
+    Ids,
+}
+
+impl Disorder {
+    /// How far a message is ahead of the clock.
+    pub(super) fn ahead(&self) -> Option<Duration> {
+        match self {
+            Self::Future { newest, now } => Duration::try_from(newest.duration_since(*now)).ok(),
+            Self::Ids => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Disorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Future { newest, now } => {
+                write!(
+                    f,
+                    "the newest message is of {newest:.0}, and the system's clock says {now:.0}"
+                )
+            }
+            Self::Ids => f.write_str("the ids of its messages are greater than new ones would be"),
+        }
+    }
+}
+
 impl EngineError {
     /// The error itself, or what `explain` makes of it if it is only an interrupt.
     pub(super) fn or_if_interrupted(self, explain: impl FnOnce(Interrupt) -> Self) -> Self {
@@ -370,6 +421,7 @@ impl EngineError {
             Self::NoSandbox { .. } => ErrorCode::NoSandbox,
             Self::BaseExists { .. } => ErrorCode::BaseExists,
             Self::SessionGone { .. } => ErrorCode::SessionGone,
+            Self::ClockBehind { .. } => ErrorCode::ClockBehind,
             Self::DirectoryGone { .. } => ErrorCode::DirectoryGone,
             Self::StillRunning { .. } => ErrorCode::WaitTimeout,
             Self::OwnTurn { .. } | Self::WaitsInACircle { .. } => ErrorCode::OwnTurn,
@@ -421,9 +473,9 @@ impl EngineError {
             Self::NoBase(repo) | Self::BaseExists { repo, .. } | Self::InitCutOff { repo, .. } => {
                 Some(repo.to_string())
             }
-            Self::SessionGone { subject, .. } | Self::DirectoryGone { subject, .. } => {
-                Some(subject.reference())
-            }
+            Self::SessionGone { subject, .. }
+            | Self::DirectoryGone { subject, .. }
+            | Self::ClockBehind { subject, .. } => Some(subject.reference()),
             Self::InterruptedWhile { subject, .. } => Some(subject.clone()),
             Self::Lease(LeaseError::Held { key, .. })
             | Self::Store(StoreError::Exists { key, .. } | StoreError::NotInTrash { key }) => {
@@ -494,6 +546,12 @@ impl EngineError {
             Self::SessionGone { subject, .. } => Some(match subject {
                 Subject::Session(_) => "see what is orphaned with: kugetsu prune".to_owned(),
                 Subject::Base(_) => "make a new base with: kugetsu init --force".to_owned(),
+            }),
+            Self::ClockBehind { disorder, .. } => Some(match disorder {
+                Disorder::Future { .. } => {
+                    "set the clock right; if it is right, repair the session: kugetsu doctor --fix".to_owned()
+                }
+                Disorder::Ids => "repair the session: kugetsu doctor --fix".to_owned(),
             }),
             Self::WrongDatabase { .. } => Some(
                 "check HOME, XDG_DATA_HOME and OPENCODE_DB; to remove a single record: kugetsu destroy"

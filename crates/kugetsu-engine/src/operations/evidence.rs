@@ -1,37 +1,35 @@
 //! The evidence that opencode has stored about a turn. A verdict is checked against it, because events can be lost and
 //! rows of a database cannot.
 
-use jiff::Timestamp;
-
 use super::read_database;
-use crate::opencode::{Opencode, StoredMessage};
-use crate::turn::{Counts, Judgement};
+use crate::opencode::{MessageOrder, Opencode, TurnMessages};
+use crate::turn::{CLOCK_WENT_BACK, Counts, Judgement};
 use kugetsu_api::{SessionId, TokenCount, Verdict};
 
 /// One reading of the database. Data that could not be read is absent and proves nothing.
 #[derive(Default)]
 pub(super) struct StoredEvidence {
-    messages: Option<Vec<StoredMessage>>,
+    messages: Option<TurnMessages>,
+    order: MessageOrder,
     spent: Option<(f64, TokenCount)>,
 }
 
 impl StoredEvidence {
-    /// Reads what a session holds since a turn started.
-    pub(super) fn since(opencode: &Opencode, session: Option<&SessionId>, started: Timestamp) -> Self {
-        let Some((session, database)) = session.zip(read_database(opencode).ok()) else {
+    /// Reads what opencode stored in a session after these messages.
+    pub(super) fn read(opencode: &Opencode, session: Option<&SessionId>, after: Option<&[String]>) -> Self {
+        let (Some(session), Some(after), Ok(database)) = (session, after, read_database(opencode)) else {
             return Self::default();
         };
-        let started = started.as_millisecond();
         Self {
-            messages: database.messages_after(session, started).ok(),
-            spent: database.spent(session, started).ok(),
+            messages: TurnMessages::read(&database, session, after).ok(),
+            order: database.message_order(session).unwrap_or_default(),
+            spent: database.spent(session, after).ok(),
         }
     }
 
     /// Whether the prompt has reached the session.
     pub(super) fn has_prompt(&self) -> bool {
-        let mut messages = self.messages.iter().flatten();
-        messages.any(StoredMessage::is_prompt)
+        self.messages.as_ref().is_some_and(TurnMessages::has_prompt)
     }
 
     /// Cost and tokens from the database alone, for a turn whose events were not recorded.
@@ -53,9 +51,7 @@ impl StoredEvidence {
     /// length. `None` if it cannot be read.
     pub(super) fn answer(&self, opencode: &Opencode, most: usize) -> Option<Result<String, u64>> {
         let database = read_database(opencode).ok()?;
-        let answers = self.messages.iter().flatten().rev();
-        let answers = answers.take_while(|message| message.is_answer());
-        for message in answers {
+        for message in self.messages.iter().flat_map(TurnMessages::last_steps) {
             let text = database.text_of(&message.id, most).ok()?;
             if text.as_ref().is_ok_and(String::is_empty) {
                 continue;
@@ -70,24 +66,31 @@ impl StoredEvidence {
         let Some(messages) = &self.messages else {
             return judgement;
         };
-        let last = messages.last().filter(|message| message.is_answer());
-        match (judgement.verdict, last) {
-            (Verdict::Completed, None) if !messages.iter().any(StoredMessage::is_answer) => {
+        match judgement.verdict {
+            Verdict::Completed | Verdict::Void
+                if messages.answers_older_prompt()
+                    || (self.order.is_reversed() && !messages.is_answered()) =>
+            {
+                Judgement::new(Verdict::Failed, CLOCK_WENT_BACK)
+            }
+            Verdict::Completed if !messages.has_step() => {
                 Judgement::new(Verdict::Void, "opencode reported an answer and stored none")
             }
-            // Only messages after the prompt count: before it stand a fork's copies of the base's answers.
-            (_, Some(message)) if judgement.lacks_end => {
-                if let Some(error) = &message.error {
-                    Judgement::new(Verdict::Failed, format!("{}: {}", error.name, error.message))
-                } else if message.is_end_of_answer() {
-                    Judgement {
-                        lacks_end: true,
-                        ..Judgement::new(Verdict::Completed, "")
+            _ if judgement.lacks_end => match messages.last_step() {
+                Some(message) => {
+                    if let Some(error) = &message.error {
+                        Judgement::new(Verdict::Failed, format!("{}: {}", error.name, error.message))
+                    } else if message.is_end_of_answer() {
+                        Judgement {
+                            lacks_end: true,
+                            ..Judgement::new(Verdict::Completed, "")
+                        }
+                    } else {
+                        judgement
                     }
-                } else {
-                    judgement
                 }
-            }
+                None => judgement,
+            },
             _ => judgement,
         }
     }

@@ -10,7 +10,6 @@ use uuid::Uuid;
 
 use super::deliver::{Closed, Delivery, TurnSubject};
 use super::interrupts::{Interrupts, STOP_WAIT};
-use super::spawn::WaitReports;
 use super::{DEBUG_LOG, Engine, EngineError, TurnOptions, read_database};
 use crate::opencode::{DatabaseError, Opencode, Server, SessionContext, SessionPatch};
 use crate::operations::points;
@@ -499,10 +498,9 @@ impl Engine {
             options: request.options.clone(),
             fallback: None,
             notes,
-            waits: WaitReports::default(),
             registered: None,
             watched: None,
-            fork_lock: None,
+            after: None,
             writing: Arc::default(),
         };
         let closed = delivery.run(interrupts, |_| {}).await?;

@@ -116,9 +116,11 @@ impl Engine {
         self.store.sizes()
     }
 
-    /// Permanently removes trash entries that are older than `trash_keep`.
+    /// Permanently removes trash entries that are older than `trash_keep`, unless the clock may be wrong.
     pub fn expire_trash(&self) -> Result<(), EngineError> {
-        self.store.expire_trash(self.settings.trash_keep)?;
+        if self.store.believes_clock() {
+            self.store.expire_trash(self.settings.trash_keep)?;
+        }
         Ok(())
     }
 }

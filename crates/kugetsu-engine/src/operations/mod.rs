@@ -6,6 +6,7 @@ pub(crate) mod points {
         TURN_LEASED = "turn_leased";
         FORK_INTENDED = "fork_intended";
         FORK_MADE = "fork_made";
+        FORK_MARKED = "fork_marked";
         FORK_KNOWN = "fork_known";
         FORK_SETTLED = "fork_settled";
         TURN_LIVE = "turn_live";
@@ -49,6 +50,7 @@ mod permit;
 mod prune;
 mod query;
 mod recover;
+mod renumber;
 mod repository;
 mod request;
 mod sandbox;
@@ -82,7 +84,7 @@ pub use permit::{Permit, Subject};
 pub use prune::{Kept, Orphan, Orphans, Pruned};
 pub use repository::CloneRepo;
 pub use request::{Mode, TurnOptions, TurnReport, TurnRequest, turn_id};
-pub use spawn::{Awaited, TurnControl, TurnDone, TurnFeed, TurnHandle, WaitsFor};
+pub use spawn::{TurnControl, TurnDone, TurnFeed, TurnHandle, WaitsFor};
 pub use worktree::{RemovedWorktree, WorktreeRequest};
 
 use crate::cancel::Cancel;

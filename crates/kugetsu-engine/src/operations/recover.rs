@@ -1,20 +1,15 @@
 //! Recovery after the death of a supervisor: closes its turn as `lost`, ends its processes and finds its fork.
 
-use std::collections::HashSet;
-
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::deliver::forked_after;
 use super::evidence::StoredEvidence;
 use super::{Engine, EngineError, read_database};
-use crate::opencode::{Database, Opencode, SessionRow, StoredMessage, prompt_matches};
+use crate::opencode::{Opencode, TurnMessages};
 use crate::process;
 use crate::store::Lease;
 use kugetsu_api::{ForkIntent, SessionId, SessionRecord, TurnRecord};
-
-/// How long a fork without a prompt is watched. `opencode run --fork` writes the row first and the prompt a moment
-/// later, and such a fork belongs to another turn.
-const PROMPT_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Engine {
     /// Repairs a record after the death of its supervisor, so that it has no live turn and no fork in the journal. The
@@ -43,12 +38,14 @@ impl Engine {
                         &probed
                     }
                 };
-                let wait = std::time::Duration::from_secs(60);
-                let _locks = (
-                    self.store.prompt_lock(&intent.prompt_sha256, wait)?,
-                    self.store.fork_lock(wait)?,
-                );
                 record.session = self.find_fork(record, &intent, opencode)?;
+                if let Some(session) = &record.session {
+                    let after = forked_after(&read_database(opencode)?, session, &intent.mark)?;
+                    if let Some(live) = &mut record.live {
+                        live.after = Some(after.clone());
+                    }
+                    record.forked_after = Some(after);
+                }
                 record.fork = None;
                 record.updated = Timestamp::now();
                 self.store.save_session(lease, record)?;
@@ -68,7 +65,7 @@ impl Engine {
         let stored = opencode
             .or(probed.as_ref())
             .map_or_else(StoredEvidence::default, |opencode| {
-                StoredEvidence::since(opencode, record.session.as_ref(), live.started)
+                StoredEvidence::read(opencode, record.session.as_ref(), live.after.as_deref())
             });
         if stored.has_prompt() {
             remove_delivered(record, live.turn);
@@ -90,62 +87,34 @@ impl Engine {
         Ok(Some(turn))
     }
 
-    /// The fork that the journal announces, if opencode made it. A session that another record names is never this
-    /// fork.
+    /// The fork that the journal announces, if opencode made it: only a session with the journal's mark, and only if no
+    /// record names it.
     fn find_fork(
         &self,
         record: &SessionRecord,
         intent: &ForkIntent,
         opencode: &Opencode,
     ) -> Result<Option<SessionId>, EngineError> {
+        if intent.mark.is_empty() {
+            return Ok(None);
+        }
         let database = read_database(opencode)?;
-        let Some(base) = database.session(&record.base_session)? else {
+        // Made ahead of its prompt.
+        let mut found = database.sessions_titled(&intent.mark)?;
+        // Made with its prompt.
+        if let Some(base) = database.session(&record.base_session)? {
+            for row in database.forks_of(&base)? {
+                if database.prompt_with(&row.id, &intent.mark)?.is_some() {
+                    found.push(row);
+                }
+            }
+        }
+        let Some(row) = found.into_iter().next() else {
             return Ok(None);
         };
-        let candidates = self.unclaimed_forks(&database, &base, intent)?;
-        let mut empty = Vec::new();
-        for row in &candidates {
-            match new_prompt(&database, row)? {
-                Some(prompt) if prompt_matches(&prompt, &intent.prompt_sha256) => {
-                    return Ok(Some(row.id.clone()));
-                }
-                Some(_) => {}
-                None => empty.push(row.id.clone()),
-            }
-        }
-        // An empty fork certainly belongs to this journal only if the fork was made ahead of its prompt, under the fork
-        // lock.
-        if empty.is_empty() || !intent.ahead {
-            return Ok(None);
-        }
-        std::thread::sleep(PROMPT_DELAY);
-        for id in empty {
-            if let Some(row) = database.session(&id)?
-                && new_prompt(&database, &row)?.is_none()
-            {
-                return Ok(Some(id));
-            }
-        }
-        Ok(None)
-    }
-
-    fn unclaimed_forks(
-        &self,
-        database: &Database,
-        base: &SessionRow,
-        intent: &ForkIntent,
-    ) -> Result<Vec<SessionRow>, EngineError> {
-        let claimed: HashSet<SessionId> = self
-            .store
-            .session_records()?
-            .found
-            .into_iter()
-            .filter_map(|record| record.session)
-            .collect();
-        let mut rows = database.forks_of(base, intent.asked.as_millisecond())?;
-        rows.retain(|row| !claimed.contains(&row.id));
-        rows.sort_by_key(|row| row.time_created);
-        Ok(rows)
+        let mut records = self.store.session_records()?.found.into_iter();
+        let is_known = records.any(|record| record.session.as_ref() == Some(&row.id));
+        Ok((!is_known).then_some(row.id))
     }
 }
 
@@ -155,27 +124,12 @@ fn remove_delivered(record: &mut SessionRecord, turn: Uuid) {
     record.pending.retain(|request| request.turn == turn);
 }
 
-/// The fork's last prompt that is not copied from its base.
-fn new_prompt(database: &Database, fork: &SessionRow) -> Result<Option<String>, EngineError> {
-    if !is_prompted(database, fork)? {
-        return Ok(None);
-    }
-    Ok(database.last_user_text(&fork.id)?)
-}
-
-/// Whether a fork has received a prompt of its own. Copied messages keep their times, so messages that are not older
-/// than the fork are its own. The number of the base's messages proves nothing, because the base may receive prompts as
-/// well.
-fn is_prompted(database: &Database, fork: &SessionRow) -> Result<bool, EngineError> {
-    let own = database.messages_after(&fork.id, fork.time_created - 1)?;
-    Ok(own.iter().any(StoredMessage::is_prompt))
-}
-
-/// Whether a prompt has reached a session since it was forked.
-pub(super) fn was_prompted(session: &SessionId, opencode: &Opencode) -> Result<bool, EngineError> {
-    let database = read_database(opencode)?;
-    match database.session(session)? {
-        Some(row) => is_prompted(&database, &row),
-        None => Ok(false),
-    }
+/// Whether a prompt has reached a session since it was forked. A record that does not tell which messages are copies
+/// proves no such prompt, but the session's messages may be.
+pub(super) fn was_prompted(record: &SessionRecord, opencode: &Opencode) -> Result<bool, EngineError> {
+    let Some(session) = &record.session else {
+        return Ok(false);
+    };
+    let after = record.forked_after.as_deref().unwrap_or_default();
+    Ok(TurnMessages::read(&read_database(opencode)?, session, after)?.has_prompt())
 }

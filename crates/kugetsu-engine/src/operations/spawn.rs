@@ -27,22 +27,11 @@ pub struct TurnHandle {
     pub done: TurnDone,
 }
 
-/// Something that another process or turn holds, and that a turn waits for.
+/// The lease of its session, which another process or turn holds and a turn waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitsFor {
-    /// What it is.
-    pub what: Awaited,
     /// Its holder, if known.
     pub holder: Option<Holder>,
-}
-
-/// What a turn can wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Awaited {
-    /// The lease of its session.
-    Session,
-    /// The lock under which sessions are forked.
-    Fork,
 }
 
 /// Reports what a turn waits for.
@@ -50,8 +39,8 @@ pub enum Awaited {
 pub(super) struct WaitReports(watch::Sender<Option<WaitsFor>>);
 
 impl WaitReports {
-    pub(super) fn begin(&self, what: Awaited, holder: Option<Holder>) {
-        self.set(Some(WaitsFor { what, holder }));
+    pub(super) fn begin(&self, holder: Option<Holder>) {
+        self.set(Some(WaitsFor { holder }));
     }
 
     pub(super) fn end(&self) {

@@ -208,23 +208,6 @@ impl Store {
         Ok(fsx::remove_file_durable(&self.run_path(key, ending))?)
     }
 
-    /// The lock that allows one process at a time to fork sessions.
-    pub fn fork_lock(&self, wait: Duration) -> Result<Lock, StoreError> {
-        self.lock("fork.lock", "fork", wait)
-    }
-
-    /// The lock that allows one process at a time to make a fork that is recognised by its prompt alone. Without it,
-    /// two forks with the same prompt would be indistinguishable. `prompt_sha256` is in hexadecimal; different prompts
-    /// may share a lock.
-    pub fn prompt_lock(&self, prompt_sha256: &str, wait: Duration) -> Result<Lock, StoreError> {
-        let digit = prompt_sha256
-            .chars()
-            .next()
-            .filter(char::is_ascii_hexdigit)
-            .unwrap_or('0');
-        self.lock(&format!("{}/fork-{digit}.lock", layout::RUN), "fork", wait)
-    }
-
     /// The lock of a working folder, for the turns in it. Returns the `user` that its holder named if the lock is held.
     pub fn folder_lock(&self, folder: &Path, user: String) -> Result<Result<Lock, String>, StoreError> {
         let name = hex::encode(&Sha256::digest(folder.as_os_str().as_encoded_bytes())[..8]);

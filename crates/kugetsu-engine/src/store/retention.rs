@@ -30,6 +30,10 @@ const MOST_BESIDE: u64 = 256 << 20;
 const EVERY: Duration = Duration::from_hours(24);
 /// The file in `run/` whose age is the time since the last look at all sessions.
 const STAMP: &str = "gc";
+/// How long after that look the clock is still believed at once.
+const BELIEVED: Duration = Duration::from_hours(30 * 24);
+/// The file in `run/` whose age is the time since the clock was first not believed.
+const DOUBT: &str = "gc.doubt";
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug)]
@@ -182,6 +186,9 @@ impl Store {
 
     /// Compresses and removes logs of one session and, once a day, of all sessions, for at most this long.
     pub fn collect_some_logs(&self, key: &RecordKey, retention: Retention, at_most: Duration) {
+        if !self.believes_clock() {
+            return;
+        }
         let mut collection = Collection::new(self, retention, false, Some(Instant::now() + at_most));
         collection.session(key);
         if self.collection_age().is_none_or(|age| age > EVERY)
@@ -196,13 +203,37 @@ impl Store {
     }
 
     fn collection_age(&self) -> Option<Duration> {
-        let stamp = self.home.join(layout::RUN).join(STAMP);
+        self.stamp_age(STAMP)
+    }
+
+    fn stamp_collection(&self) {
+        self.stamp(STAMP);
+    }
+
+    /// Whether what is old by the clock may be removed without being asked to. If the clock is more than a month later
+    /// than at the last collection, it may be wrong, and everything would look old. Then it is believed after a day.
+    pub fn believes_clock(&self) -> bool {
+        if self.collection_age().is_none_or(|age| age <= BELIEVED) {
+            return true;
+        }
+        match self.stamp_age(DOUBT) {
+            Some(age) if age <= EVERY => false,
+            Some(age) if age <= BELIEVED => true,
+            _ => {
+                self.stamp(DOUBT);
+                false
+            }
+        }
+    }
+
+    fn stamp_age(&self, name: &str) -> Option<Duration> {
+        let stamp = self.home.join(layout::RUN).join(name);
         let written = stamp.symlink_metadata().ok()?.modified().ok()?;
         SystemTime::now().duration_since(written).ok()
     }
 
-    fn stamp_collection(&self) {
-        let stamp = self.home.join(layout::RUN).join(STAMP);
+    fn stamp(&self, name: &str) {
+        let stamp = self.home.join(layout::RUN).join(name);
         let _ = self
             .create_run_folder_of(&stamp)
             .and_then(|()| Ok(fsx::write_atomic_volatile(&stamp, b"")?));

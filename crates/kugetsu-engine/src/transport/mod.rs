@@ -56,8 +56,13 @@ impl TurnSpec {
 pub enum Target {
     /// This session.
     Session(SessionId),
-    /// A fork of this session, which is made together with the prompt.
-    ForkOf(SessionId),
+    /// A fork, which is made together with the prompt.
+    ForkOf {
+        /// The session to be forked.
+        base: SessionId,
+        /// The text that stands in the prompt of this fork and of no other one.
+        mark: String,
+    },
 }
 
 /// A request for the fork that becomes the turn's session.
@@ -106,7 +111,7 @@ pub trait TurnLink: Send {
     /// any other link is made together with the prompt, and its id arrives as [`TransportEvent::Session`].
     async fn fork(&mut self, request: &ForkRequest) -> Result<SessionId, TransportError>;
 
-    /// Delivers the prompt, byte for byte.
+    /// Delivers the prompt, byte for byte; to a fork that is made with it, with one line more, which has the mark.
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError>;
 
     /// Waits for the next event.

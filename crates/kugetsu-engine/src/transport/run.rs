@@ -7,6 +7,7 @@ mod subagents;
 pub(super) mod tests;
 mod watch;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -64,6 +65,13 @@ impl RunLink {
     }
 }
 
+/// The prompt of a fork that is made with it. `opencode run` has no other place for a mark that both versions store:
+/// `--title` is ignored, and `--agent` and `--variant` change the turn. The mark is an HTML comment, so that the model,
+/// and a person who reads the session, take it for what it is.
+fn marked(text: &str, mark: &str) -> String {
+    format!("{text}\n\n<!-- {mark} -->")
+}
+
 #[async_trait]
 impl Connector for OpencodeRun {
     fn kind(&self) -> TransportKind {
@@ -98,14 +106,18 @@ impl TurnLink for RunLink {
     }
 
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {
-        let (session, fork) = match target {
-            Target::Session(session) => (session, false),
-            Target::ForkOf(base) => {
-                let (spec, base_id, text) = (self.spec.clone(), base.clone(), text.to_owned());
-                let search = aside(move || ForkSearch::begin(&spec, &base_id, &text)).await?;
+        let (session, fork, text) = match target {
+            Target::Session(session) => (session, false, Cow::Borrowed(text)),
+            Target::ForkOf { base, mark } => {
+                let (spec, base_id, of) = (self.spec.clone(), base.clone(), mark.clone());
+                let search = aside(move || ForkSearch::begin(&spec, &base_id, of)).await?;
                 self.search = SharedSearch::new(Some(search).into());
-                (base, true)
+                (base, true, Cow::Owned(marked(text, mark)))
             }
+        };
+        let subagents = {
+            let (spec, target) = (self.spec.clone(), target.clone());
+            aside(move || Subagents::begin(&spec, &target)).await
         };
         let spec = commands::run(
             &self.spec.launch,
@@ -114,7 +126,7 @@ impl TurnLink for RunLink {
                 fork,
                 model: self.spec.model.as_deref(),
                 agent: self.spec.agent.as_deref(),
-                text,
+                text: &text,
             },
         );
         let redactor = self.spec.launch.secrets.redactor.clone();
@@ -145,7 +157,7 @@ impl TurnLink for RunLink {
             events,
             stderr: stderr_reports,
             search: Arc::clone(&self.search),
-            subagents: Subagents::begin(&self.spec, target),
+            subagents,
             reports: reporter,
             failed_attempts: 0,
         };

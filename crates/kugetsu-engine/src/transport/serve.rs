@@ -199,7 +199,7 @@ impl TurnLink for ServerLink {
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {
         let session = match target {
             Target::Session(session) => session.clone(),
-            Target::ForkOf(base) => {
+            Target::ForkOf { base, .. } => {
                 let fork = self.api().fork(base).await?;
                 let _ = self
                     .sender

@@ -45,6 +45,10 @@ use stream::{StreamEvent, StreamWriter};
 /// The reason of a turn that SIGINT ended.
 pub(crate) const INTERRUPTED: &str = "interrupted";
 
+/// Why a turn failed although opencode went on: the times of the messages show it.
+pub(crate) const CLOCK_WENT_BACK: &str = "the system's clock went back, so opencode takes older messages of the session for newer ones; repair the session \
+     with: kugetsu doctor --fix";
+
 /// A request from outside to end a turn. A greater value is more urgent; an interrupt never becomes less urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Interrupt {
@@ -65,6 +69,9 @@ pub(crate) struct Turn {
     pub spec: TurnSpec,
     /// The session that receives the prompt, or the base to fork.
     pub target: Target,
+    /// The newest messages of the session before the turn. Those of a fork that is made with the prompt are known once the
+    /// fork is recorded.
+    pub after: Vec<String>,
     /// The prompt, byte for byte.
     pub prompt: String,
     /// The limits of the turn.
@@ -162,9 +169,9 @@ impl StreamEnd {
 /// Records the id of a fork before anything else happens.
 #[async_trait]
 pub(crate) trait ForkRecorder: Send {
-    /// Called once, as soon as the id is known. An error ends the turn as failed, because a session that is not on
+    /// Called once, as soon as the id is known. Returns the newest messages that are copied from the base. An error ends the turn as failed, because a session that is not on
     /// record is not a result.
-    async fn record_fork(&mut self, session: &SessionId) -> Result<(), String>;
+    async fn record_fork(&mut self, session: &SessionId) -> Result<Vec<String>, String>;
 }
 
 /// Milliseconds, for `--json`.

@@ -1,10 +1,8 @@
-//! Finds what the session already holds of this turn after a crash.
+//! Finds what the session already holds of this turn after a crash, or when opencode goes on after its answer.
 
 use std::path::Path;
 
-use jiff::Timestamp;
-
-use crate::opencode::{Database, DatabaseError, StoredMessage};
+use crate::opencode::{Database, DatabaseError, TurnMessages};
 use kugetsu_api::SessionId;
 
 /// The prompt for a session that holds the original prompt, and whose answer a crash interrupted.
@@ -14,6 +12,7 @@ pub(super) const GO_ON: &str = "The process that ran you ended unexpectedly. Go 
 pub(super) const RESUMED: &str = "You were paused. Go on where you stopped.";
 
 /// What the session holds of the turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StoredTurn {
     /// Not even the prompt.
     Nothing,
@@ -23,21 +22,39 @@ pub(super) enum StoredTurn {
     Answer,
 }
 
-/// Reads the messages since the turn began.
-pub(super) fn stored_turn(
-    database: &Path,
-    session: &SessionId,
-    started: Timestamp,
-) -> Result<StoredTurn, DatabaseError> {
-    let database = Database::open_read(database)?;
-    let messages = database.messages_after(session, started.as_millisecond())?;
-    if !messages.iter().any(StoredMessage::is_prompt) {
-        return Ok(StoredTurn::Nothing);
+/// One reading of the session.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) turn: StoredTurn,
+    /// opencode takes an older message for the newest one.
+    pub(super) is_reversed: bool,
+    /// The greatest time of a message, in milliseconds since the epoch.
+    pub(super) newest_ms: Option<i64>,
+    /// The newest messages now.
+    pub(super) newest: Vec<String>,
+}
+
+impl Stored {
+    /// Reads what opencode stored after these messages.
+    pub(super) fn read(
+        database: &Path,
+        session: &SessionId,
+        after: &[String],
+    ) -> Result<Self, DatabaseError> {
+        let database = Database::open_read(database)?;
+        let messages = TurnMessages::read(&database, session, after)?;
+        let order = database.message_order(session)?;
+        Ok(Self {
+            turn: if messages.is_answered() {
+                StoredTurn::Answer
+            } else if messages.has_prompt() {
+                StoredTurn::Prompt
+            } else {
+                StoredTurn::Nothing
+            },
+            is_reversed: order.is_reversed(),
+            newest_ms: order.newest_ms,
+            newest: database.newest_messages(session)?,
+        })
     }
-    if messages.last().is_some_and(StoredMessage::is_end_of_answer) {
-        return Ok(StoredTurn::Answer);
-    }
-    // Under the lease, every message since then belongs to this turn; the last may be opencode's own, such as a
-    // compaction's.
-    Ok(StoredTurn::Prompt)
 }

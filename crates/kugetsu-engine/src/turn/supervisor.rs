@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use super::control::{ControlMessage, Signal};
 use super::encoder::StreamEncoder;
 use super::machine::{Judgement, Machine, Step};
-use super::resume::{self, StoredTurn, stored_turn};
+use super::resume::{self, Stored, StoredTurn};
 use super::status::RunState;
-use super::{ForkRecorder, INTERRUPTED, Interrupt, Outcome, StreamEnd, Turn};
+use super::{CLOCK_WENT_BACK, ForkRecorder, INTERRUPTED, Interrupt, Outcome, StreamEnd, Turn};
 use crate::aside::aside;
 use crate::opencode::{Database, DatabaseError};
 use crate::transport::{Connector, Request, Target, TransportError, TransportEvent, TurnLink};
@@ -44,12 +44,13 @@ pub(crate) async fn supervise(
 ) -> Outcome {
     let session = match &turn.target {
         Target::Session(session) => Some(session.clone()),
-        Target::ForkOf(_) => None,
+        Target::ForkOf { .. } => None,
     };
     let supervisor = Supervisor {
         began: Instant::now(),
-        started: Timestamp::now(),
-        run_began: Timestamp::now(),
+        after: turn.after.clone(),
+        run_after: turn.after.clone(),
+        steps_of_run: 0,
         machine: Machine::new(turn.limits.clone()),
         encoder: StreamEncoder::new(turn.spec.launch.secrets.redactor.clone()),
         interrupt: Interrupt::None,
@@ -67,9 +68,12 @@ pub(crate) async fn supervise(
 struct Supervisor<'a> {
     turn: Turn,
     began: Instant,
-    started: Timestamp,
-    /// When this run of opencode began. Tools of an earlier run have ended.
-    run_began: Timestamp,
+    /// The newest messages of the session before the turn.
+    after: Vec<String>,
+    /// The newest messages before this run of opencode. Tools of an earlier run have ended.
+    run_after: Vec<String>,
+    /// The model's steps that began in this run of opencode.
+    steps_of_run: u32,
     machine: Machine,
     encoder: StreamEncoder,
     interrupt: Interrupt,
@@ -273,16 +277,41 @@ impl Supervisor<'_> {
         self.turn.target = Target::Session(session.clone());
         self.machine.restarted(self.began.elapsed());
         // If the session cannot be read, the prompt must not be sent again.
-        let (database, started) = (self.database(), self.started);
-        let read = aside(move || stored_turn(&database, &session, started));
-        let stored_turn = match self.in_time(read).await {
-            Ok(stored_turn) => stored_turn?,
+        let stored = match self.stored(session).await {
+            Ok(stored) => stored?,
             Err(judgement) => return Ok(Err(judgement)),
         };
-        Ok(match stored_turn {
+        self.run_after = stored.newest;
+        let now = Timestamp::now().as_millisecond();
+        Ok(match stored.turn {
+            StoredTurn::Answer => Err(Judgement::new(Verdict::Completed, "")),
+            _ if stored.is_reversed || stored.newest_ms.is_some_and(|newest| newest > now) => {
+                Err(Judgement::new(Verdict::Failed, CLOCK_WENT_BACK))
+            }
             StoredTurn::Nothing => Ok(self.turn.prompt.clone()),
             StoredTurn::Prompt => Ok(go_on.to_owned()),
-            StoredTurn::Answer => Err(Judgement::new(Verdict::Completed, "")),
+        })
+    }
+
+    /// Reads what the session holds of this turn.
+    async fn stored(&mut self, session: SessionId) -> Result<Result<Stored, DatabaseError>, Judgement> {
+        let (database, after) = (self.database(), self.after.clone());
+        let read = aside(move || Stored::read(&database, &session, &after));
+        self.in_time(read).await
+    }
+
+    /// Whether opencode goes on although it should not: the clock went back, so opencode takes an older message for the
+    /// newest one and asks the model again and again. Asked when a step begins, from the second one on, because each
+    /// step is paid.
+    async fn clock_went_back(&mut self) -> Option<Judgement> {
+        let session = self.session.clone()?;
+        let stored = match self.stored(session).await {
+            Ok(stored) => stored.ok().filter(|stored| stored.is_reversed)?,
+            Err(judgement) => return Some(judgement),
+        };
+        Some(match stored.turn {
+            StoredTurn::Answer => Judgement::new(Verdict::Completed, ""),
+            StoredTurn::Nothing | StoredTurn::Prompt => Judgement::new(Verdict::Failed, CLOCK_WENT_BACK),
         })
     }
 
@@ -293,7 +322,7 @@ impl Supervisor<'_> {
         link: &mut dyn TurnLink,
         prompt: &str,
     ) -> RunEnd {
-        self.run_began = Timestamp::now();
+        self.steps_of_run = 0;
         // A signal that came while opencode was starting is in time to keep the prompt back.
         while let Some(message) = self.turn.control.try_next() {
             match self.on_message(message) {
@@ -416,8 +445,8 @@ impl Supervisor<'_> {
         let Some(session) = self.session.clone() else {
             return Ok(false);
         };
-        let (database, since) = (self.database(), self.run_began.as_millisecond());
-        let runs = move || Database::open_read(&database)?.tool_runs(&session, since);
+        let (database, after) = (self.database(), self.run_after.clone());
+        let runs = move || Database::open_read(&database)?.tool_runs(&session, &after);
         let runs = self.in_time(aside(runs)).await?;
         Ok(runs.unwrap_or_else(|error| error.is_locked()))
     }
@@ -431,13 +460,27 @@ impl Supervisor<'_> {
             && self.session.is_none()
         {
             self.session = Some(id.clone());
-            if let Err(problem) = self.fork_recorder.record_fork(id).await {
-                let judgement = self.interrupted();
-                return Step::Stop(judgement.unwrap_or_else(|| Judgement::new(Verdict::Failed, problem)));
+            match self.fork_recorder.record_fork(id).await {
+                Ok(after) => {
+                    self.run_after.clone_from(&after);
+                    self.after = after;
+                }
+                Err(problem) => {
+                    let judgement = self.interrupted();
+                    return Step::Stop(judgement.unwrap_or_else(|| Judgement::new(Verdict::Failed, problem)));
+                }
             }
         }
         if let TransportEvent::Answered(id) = event {
             self.open_requests.retain(|(request, _)| request.id != *id);
+        }
+        if *event == TransportEvent::StepStarted {
+            self.steps_of_run += 1;
+            if self.steps_of_run > 1
+                && let Some(judgement) = self.clock_went_back().await
+            {
+                return Step::Stop(judgement);
+            }
         }
         self.encoder.encode(event, &mut self.turn.stream);
         let at = self.began.elapsed();

@@ -15,7 +15,7 @@ use crate::operations::hooks::HookPoint;
 use crate::operations::interrupts::Interrupts;
 use crate::operations::recover::was_prompted;
 use crate::operations::request::TurnRequest;
-use crate::operations::spawn::{Awaited, WaitReports};
+use crate::operations::spawn::WaitReports;
 use crate::operations::{Engine, EngineError, Subject, pending, points, read_database};
 use crate::store::{Lease, LeaseError, Lock, holder_of_turn};
 use crate::turn::Responder;
@@ -176,10 +176,9 @@ impl Engine {
             options,
             fallback: None,
             notes,
-            waits,
             registered: Some(registered),
             watched: None,
-            fork_lock: None,
+            after: None,
             writing: Arc::default(),
         };
         Ok(Admitted {
@@ -246,7 +245,7 @@ impl Engine {
                     waits.end();
                     return Ok(lease);
                 }
-                Err(holder) => waits.begin(Awaited::Session, holder),
+                Err(holder) => waits.begin(holder),
             }
             interrupts.or(tokio::time::sleep(LEASE_POLL)).await?;
         }
@@ -273,7 +272,7 @@ impl Engine {
         if request.mode == Mode::Start
             && let Some(record) = &record
             && let Some(session) = &record.session
-            && was_prompted(session, &self.of_session(&opencode, record))?
+            && was_prompted(record, &self.of_session(&opencode, record))?
         {
             return Err(EngineError::AlreadyStarted {
                 address: request.address.clone(),
@@ -361,6 +360,7 @@ impl Engine {
             base: base.repo,
             base_session: base.session,
             directory: base.directory,
+            forked_after: None,
             worktree: unforked.as_ref().and_then(|record| record.worktree.clone()),
             start_commit: unforked.as_ref().and_then(|record| record.start_commit.clone()),
             title: request.address.to_string(),

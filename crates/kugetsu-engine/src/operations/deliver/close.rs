@@ -95,8 +95,11 @@ impl Delivery {
         redactor: &Redactor,
         status_writer: StatusWriter,
     ) -> Result<Closed, EngineError> {
-        let stored = StoredEvidence::since(&self.opencode, self.subject.session(), self.started);
+        let stored = StoredEvidence::read(&self.opencode, self.subject.session(), self.after.as_deref());
+        let claimed = outcome.judgement.verdict;
         let mut judgement = stored.verify(outcome.judgement);
+        // The text of an answer that opencode did not store is that of an older one.
+        let is_withdrawn = claimed == Verdict::Completed && judgement.verdict != Verdict::Completed;
         // The output of opencode may have lost the answer that made it complete.
         if judgement.verdict == Verdict::Completed
             && (judgement.lacks_end || outcome.ending.lacks_text())
@@ -177,7 +180,11 @@ impl Delivery {
         Ok(Closed {
             subject: self.subject,
             turn,
-            answer: outcome.answer,
+            answer: if is_withdrawn {
+                String::new()
+            } else {
+                outcome.answer
+            },
             interrupt: outcome.interrupt,
             fallback: self.fallback,
             notes: self.notes,

@@ -1,25 +1,18 @@
 //! The session of a turn: forks it if it does not exist yet, and writes its policy.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use super::{Delivery, TurnSubject};
 use crate::opencode::{Database, DatabaseError, Opencode, SessionPatch};
 use crate::operations::interrupts::Interrupts;
-use crate::operations::spawn::Awaited;
-use crate::operations::{Engine, EngineError, Subject, points};
+use crate::operations::{Engine, EngineError, Subject, points, read_database};
 use crate::permission::Rule;
 use crate::transport::{ForkRequest, Target, TurnLink};
 use kugetsu_api::{ForkIntent, SessionId, SessionRecord};
-
-/// How long a fork waits for the fork of another session.
-const FORK_WAIT: Duration = Duration::from_secs(60);
-
-/// The interval between two attempts to take a lock that another process holds.
-const LOCK_POLL: Duration = Duration::from_millis(50);
 
 impl Delivery {
     /// The target of the prompt, with the policy in place. If the link forks together with the prompt,
@@ -32,6 +25,7 @@ impl Delivery {
         let Some(session) = self.subject.session().cloned() else {
             return self.fork(link, interrupts).await;
         };
+        self.note_messages(session.clone(), interrupts).await?;
         self.save(interrupts).await?;
         points::TURN_LIVE.pass();
         self.apply_rules(interrupts).await?;
@@ -43,60 +37,60 @@ impl Delivery {
         link: &mut dyn TurnLink,
         interrupts: &mut Interrupts,
     ) -> Result<Target, EngineError> {
+        let turn = self.turn;
         let prompt_sha256 = sha256(&self.prompt);
-        let TurnSubject::Session(record) = &self.subject else {
-            return Err(EngineError::Internal("a base is not forked from another one"));
-        };
-        let request = ForkRequest {
-            base: record.base_session.clone(),
-            other_directory: self.subject.worktree().is_some(),
-        };
-        let ahead = link.forks_ahead(&request);
-        let began = Instant::now();
-        loop {
-            let sha256 = prompt_sha256.clone();
-            let attempt = move |engine: &Engine| {
-                let lock = if ahead {
-                    // Only one fork at a time is made ahead of its prompt. So an empty fork that a crash leaves behind
-                    // belongs to the journal that is older than it.
-                    engine.store.fork_lock(Duration::ZERO)
-                } else {
-                    // Only its prompt identifies this fork.
-                    engine.store.prompt_lock(&sha256, Duration::ZERO)
-                };
-                Ok(lock?)
-            };
-            match self.engine.interruptible(interrupts, attempt).await {
-                Ok(lock) => {
-                    self.fork_lock = Some(lock);
-                    self.waits.end();
-                    break;
-                }
-                Err(EngineError::Store(error)) if error.is_temporary() && began.elapsed() <= FORK_WAIT => {
-                    self.waits.begin(Awaited::Fork, error.holder().cloned());
-                }
-                Err(error) => return Err(error),
-            }
-            interrupts.or(tokio::time::sleep(LOCK_POLL)).await?;
-        }
+        let other_directory = self.subject.worktree().is_some();
         let TurnSubject::Session(record) = &mut self.subject else {
             return Err(EngineError::Internal("a base is not forked from another one"));
         };
+        let mark = format!("kugetsu fork {}", Uuid::new_v4().simple());
+        let request = ForkRequest {
+            base: record.base_session.clone(),
+            other_directory,
+        };
+        let ahead = link.forks_ahead(&request);
         record.fork = Some(ForkIntent {
-            turn: self.turn,
+            turn,
             asked: Timestamp::now(),
+            mark: mark.clone(),
             prompt_sha256,
             ahead,
         });
         self.save(interrupts).await?;
         points::FORK_INTENDED.pass();
         if !ahead {
-            return Ok(Target::ForkOf(request.base));
+            return Ok(Target::ForkOf {
+                base: request.base,
+                mark,
+            });
         }
         let session = interrupts.or(link.fork(&request)).await??;
         points::FORK_MADE.pass();
+        self.mark_fork(&session, mark, interrupts).await?;
+        points::FORK_MARKED.pass();
         self.record_fork(&session, interrupts).await?;
         Ok(Target::Session(session))
+    }
+
+    /// Gives a fork that was made ahead of its prompt its mark as its title, until the policy gives it its own. Without
+    /// the mark, nobody could tell the fork from one that another home, or a person, makes at the same moment.
+    async fn mark_fork(
+        &self,
+        session: &SessionId,
+        mark: String,
+        interrupts: &mut Interrupts,
+    ) -> Result<(), EngineError> {
+        self.engine.database_writable(&self.opencode, interrupts).await?;
+        let (opencode, session) = (self.opencode.clone(), session.clone());
+        let mark = move |engine: &Engine| {
+            let patch = SessionPatch {
+                title: Some(&mark),
+                ..SessionPatch::default()
+            };
+            Ok(engine.write_database(&opencode)?.patch(&session, &patch)?)
+        };
+        self.engine.interruptible(interrupts, mark).await?;
+        Ok(())
     }
 
     /// Writes the fork's id into the record first, then writes the policy to the session.
@@ -105,15 +99,39 @@ impl Delivery {
         session: &SessionId,
         interrupts: &mut Interrupts,
     ) -> Result<(), EngineError> {
+        if let TurnSubject::Session(record) = &self.subject {
+            let mark = record
+                .fork
+                .as_ref()
+                .map(|fork| fork.mark.clone())
+                .unwrap_or_default();
+            let (opencode, session) = (self.opencode.clone(), session.clone());
+            let read = move |_: &Engine| forked_after(&read_database(&opencode)?, &session, &mark);
+            self.after = Some(self.engine.interruptible(interrupts, read).await?);
+        }
         if let TurnSubject::Session(record) = &mut self.subject {
             record.session = Some(session.clone());
             record.fork = None;
+            record.forked_after.clone_from(&self.after);
         }
+        self.subject.set_after(self.after.clone());
         self.save(interrupts).await?;
-        self.fork_lock = None;
         points::FORK_KNOWN.pass();
         self.apply_rules(interrupts).await?;
         points::FORK_SETTLED.pass();
+        Ok(())
+    }
+
+    /// Notes which messages the session has before the turn.
+    async fn note_messages(
+        &mut self,
+        session: SessionId,
+        interrupts: &mut Interrupts,
+    ) -> Result<(), EngineError> {
+        let opencode = self.opencode.clone();
+        let read = move |_: &Engine| Ok(read_database(&opencode)?.newest_messages(&session)?);
+        self.after = Some(self.engine.interruptible(interrupts, read).await?);
+        self.subject.set_after(self.after.clone());
         Ok(())
     }
 
@@ -201,6 +219,19 @@ impl Engine {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The newest messages of a fork that are copies of its base's: those before the prompt with the mark, or all of them
+/// if the fork has no such prompt.
+pub(in crate::operations) fn forked_after(
+    database: &Database,
+    fork: &SessionId,
+    mark: &str,
+) -> Result<Vec<String>, EngineError> {
+    Ok(match database.prompt_with(fork, mark)? {
+        Some((_, before)) => before.into_iter().collect(),
+        None => database.newest_messages(fork)?,
+    })
 }
 
 /// SHA-256 in lower-case hexadecimal.

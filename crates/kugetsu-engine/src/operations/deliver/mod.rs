@@ -12,6 +12,7 @@
 
 mod admit;
 mod changes;
+mod clock;
 mod close;
 mod fork;
 mod run;
@@ -32,7 +33,7 @@ use super::{Engine, EngineError};
 use crate::opencode::{Opencode, SessionContext, names_unknown_model};
 use crate::permission::Rule;
 use crate::settings::Origin;
-use crate::store::{Lease, Lock};
+use crate::store::Lease;
 use crate::turn::Responder;
 use crate::turn::stream::Feed;
 use kugetsu_api::Verdict;
@@ -40,8 +41,9 @@ use kugetsu_api::Verdict;
 use admit::Admitted;
 pub(super) use admit::check_session;
 use changes::Before;
+pub(super) use clock::disorder_of;
 pub(super) use close::Closed;
-pub(super) use fork::sha256;
+pub(super) use fork::{forked_after, sha256};
 pub(super) use subject::TurnSubject;
 use watch::Watched;
 
@@ -72,14 +74,12 @@ pub(super) struct Delivery {
     pub(super) fallback: Option<String>,
     /// Notes for people from before the turn.
     pub(super) notes: Vec<String>,
-    /// Reports what the turn waits for before it begins.
-    pub(super) waits: WaitReports,
     /// The turn's entry in the register of running turns; a base has none.
     pub(super) registered: Option<Arc<Registered>>,
     /// What decides about later turns, as it was before the prompt.
     pub(super) watched: Option<Watched>,
-    /// Held until the id of the requested fork is known.
-    pub(super) fork_lock: Option<Lock>,
+    /// The newest messages of the session before the turn, once the session is known.
+    pub(super) after: Option<Vec<String>>,
     /// Held by each write of the record, because an interrupted write may still be running when the next one begins.
     pub(super) writing: Arc<Mutex<()>>,
 }

@@ -31,6 +31,7 @@ impl Delivery {
             // opencode writes the fork, and fails in four different ways if the database is locked.
             self.engine.database_writable(&self.opencode, interrupts).await?;
         }
+        self.refuse_disorder(interrupts).await?;
         let spec = self.spec();
         self.kept_prompt = self.options.keep_prompt.then(|| {
             let clean = spec.launch.secrets.redactor.clean(&self.prompt);
@@ -142,6 +143,7 @@ impl Delivery {
             prompt: self.kept_prompt.clone(),
             prompt_sha256: self.prompt_sha256.clone(),
             parent: self.parent(),
+            after: None,
         };
         self.subject.begin(live, self.opencode.version.to_string());
         let link = connected.link.as_mut();
@@ -227,6 +229,7 @@ impl Delivery {
         let turn = Turn {
             spec,
             target,
+            after: self.after.clone().unwrap_or_default(),
             prompt: std::mem::take(&mut self.prompt),
             limits: self.options.limits.clone(),
             responder: std::mem::take(&mut self.responder),
@@ -273,9 +276,10 @@ struct DeliveryForkRecorder<'a> {
 
 #[async_trait]
 impl ForkRecorder for DeliveryForkRecorder<'_> {
-    async fn record_fork(&mut self, session: &SessionId) -> Result<(), String> {
+    async fn record_fork(&mut self, session: &SessionId) -> Result<Vec<String>, String> {
         let recorded = self.delivery.record_fork(session, &mut self.interrupts).await;
-        recorded.map_err(|error| {
+        let after = self.delivery.after.clone().unwrap_or_default();
+        recorded.map(|()| after).map_err(|error| {
             let text = error.to_string();
             // The interrupt ends the turn itself.
             if !matches!(error, EngineError::Interrupted(_)) {

@@ -86,6 +86,15 @@ impl TurnSubject {
         }
     }
 
+    /// Notes the newest messages of the session before the turn.
+    pub(super) fn set_after(&mut self, after: Option<Vec<String>>) {
+        if let Self::Session(record) = self
+            && let Some(live) = &mut record.live
+        {
+            live.after = after;
+        }
+    }
+
     /// Removes the turn from the record after nothing was delivered.
     pub(super) fn withdraw(&mut self) {
         if let Self::Session(record) = self {

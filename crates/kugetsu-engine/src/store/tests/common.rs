@@ -42,6 +42,7 @@ pub(crate) fn issue_record(address: &Address, title: &str) -> SessionRecord {
         base_session: SessionId::new("ses_base").unwrap(),
         directory: "/srv/kugetsu".into(),
         worktree: None,
+        forked_after: None,
         start_commit: None,
         title: title.to_owned(),
         policy: Policy::default(),

@@ -172,7 +172,7 @@ fn verify(store: &Store, operation: &str, what: &str, finished: bool) {
             .lease_session(&address, me(), None)
             .unwrap_or_else(|error| panic!("{what}: {error}")),
     );
-    store.fork_lock(Duration::ZERO).unwrap();
+    store.lock("other.lock", "other", Duration::ZERO).unwrap();
 
     let here = whereabouts(store);
     let old = || Some("old".to_owned());

@@ -141,7 +141,7 @@ fn a_lease_dies_with_its_holder() {
     if let Some(role) = role() {
         let store = Store::open(role[0].as_str().into());
         let _lease = lease(&store, &address);
-        let _index = store.fork_lock(Duration::ZERO).unwrap();
+        let _other = store.lock("other.lock", "other", Duration::ZERO).unwrap();
         save(&store, &common_other(), "x").unwrap();
         println!("\nholding");
         // Until the test kills this process or ends itself.
@@ -163,7 +163,8 @@ fn a_lease_dies_with_its_holder() {
         panic!("another process holds it")
     };
     assert_eq!((holder.pid, holder.host), (child.id(), me().host));
-    let Err(error @ StoreError::LockTimeout { .. }) = store.fork_lock(Duration::from_millis(50)) else {
+    let other = |wait| store.lock("other.lock", "other", wait);
+    let Err(error @ StoreError::LockTimeout { .. }) = other(Duration::from_millis(50)) else {
         panic!("another process holds it")
     };
     assert!(
@@ -173,7 +174,7 @@ fn a_lease_dies_with_its_holder() {
     child.kill().unwrap();
     child.wait().unwrap();
     lease(&store, &address);
-    store.fork_lock(Duration::ZERO).unwrap();
+    other(Duration::ZERO).unwrap();
 }
 
 fn common_other() -> kugetsu_api::Address {

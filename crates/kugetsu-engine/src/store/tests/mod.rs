@@ -112,6 +112,7 @@ fn a_summary_agrees_with_the_whole_record() {
         prompt: None,
         prompt_sha256: None,
         parent: None,
+        after: None,
     };
     let worktree = |blocked_rebase| Worktree {
         path: "/srv/14".into(),

@@ -4,8 +4,6 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use crate::opencode::{Database, SubagentWork};
 use crate::transport::{Target, TransportEvent, TurnSpec};
 use kugetsu_api::SessionId;
@@ -13,20 +11,16 @@ use kugetsu_api::SessionId;
 /// The pause between two queries.
 const QUERY_PAUSE: Duration = Duration::from_secs(2);
 
-/// How far before the latest known change a query begins, in milliseconds: rows are not written in the order of their
-/// times.
-const QUERY_OVERLAP_MS: i64 = 5000;
-
 /// The known work of a turn's subagents.
 pub(super) struct Subagents {
     database: PathBuf,
     /// The turn's session, once it is known.
     pub(super) session: Option<SessionId>,
-    since_ms: i64,
+    /// The last part that was stored before this run of opencode.
+    after_part: i64,
     reported: HashSet<String>,
-    /// When text and tools of the subagents last changed, or a request to the model last failed. An older change does
-    /// not count as progress.
-    pub(super) progress_ms: i64,
+    /// The state of their text and tools at the last query.
+    state: (i64, i64),
     /// opencode has begun its first step. It has the database open by then, so that a query is not the first
     /// connection.
     pub(super) database_open: bool,
@@ -35,17 +29,20 @@ pub(super) struct Subagents {
 }
 
 impl Subagents {
+    /// Begins before opencode is started. Blocks.
     pub(super) fn begin(spec: &TurnSpec, target: &Target) -> Self {
-        let now = Timestamp::now().as_millisecond();
+        let database = spec.launch.opencode.database.clone();
+        let newest = Database::open_read(&database).and_then(|database| database.newest_part());
         Self {
-            database: spec.launch.opencode.database.clone(),
+            database,
+            // A database that cannot be read may hold older work. It is counted only once the turn has ended.
+            after_part: newest.unwrap_or(i64::MAX),
             session: match target {
                 Target::Session(session) => Some(session.clone()),
-                Target::ForkOf(_) => None,
+                Target::ForkOf { .. } => None,
             },
-            since_ms: now,
             reported: HashSet::new(),
-            progress_ms: now,
+            state: (0, 0),
             database_open: false,
             next_query: tokio::time::Instant::now() + QUERY_PAUSE,
         }
@@ -58,7 +55,7 @@ impl Subagents {
         Some(SubagentQuery {
             database: self.database.clone(),
             session,
-            from: self.since_ms.max(self.progress_ms - QUERY_OVERLAP_MS),
+            after_part: self.after_part,
         })
     }
 
@@ -84,8 +81,8 @@ impl Subagents {
                 tokens: step.tokens,
             })
             .collect();
-        if work.changed_ms > self.progress_ms {
-            self.progress_ms = work.changed_ms;
+        if work.state != self.state {
+            self.state = work.state;
             events.push(TransportEvent::Activity);
         }
         events
@@ -96,13 +93,13 @@ impl Subagents {
 pub(super) struct SubagentQuery {
     database: PathBuf,
     session: SessionId,
-    from: i64,
+    after_part: i64,
 }
 
 impl SubagentQuery {
     /// Runs the query. Blocks.
     pub(super) fn read(&self) -> Option<SubagentWork> {
         let database = Database::open_read(&self.database).ok()?;
-        database.subagents(&self.session, self.from).ok()
+        database.subagents(&self.session, self.after_part).ok()
     }
 }

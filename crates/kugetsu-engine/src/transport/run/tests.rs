@@ -27,7 +27,7 @@ use kugetsu_testing::kugetsu_binary;
 
 /// Far more than anything here takes.
 pub(in crate::transport) const SOON: Duration = Duration::from_secs(60);
-const PROMPT: &str = "fix the crash";
+const MARK: &str = "kugetsu fork 0123";
 const FORK: &str = "ses_fork";
 
 pub(in crate::transport) fn id(text: &str) -> SessionId {
@@ -78,7 +78,8 @@ fn store_prompt(db: &Db) {
             params![FORK, r#"{"role":"user"}"#],
         )
         .unwrap();
-    let part = serde_json::json!({"type": "text", "text": PROMPT}).to_string();
+    let part =
+        serde_json::json!({"type": "text", "text": format!("fix the crash\n\n<!-- {MARK} -->")}).to_string();
     connection
         .execute(
             "INSERT INTO part (id, message_id, session_id, time_created, time_updated, data) \
@@ -86,6 +87,13 @@ fn store_prompt(db: &Db) {
             params![FORK, part],
         )
         .unwrap();
+}
+
+fn fork_of_base() -> Target {
+    Target::ForkOf {
+        base: id(BASE),
+        mark: MARK.to_owned(),
+    }
 }
 
 /// A [`Watch`] that searches for the fork of this test's opencode, and the test in opencode's place.
@@ -99,7 +107,7 @@ struct Watched {
 impl Watched {
     fn begin(db: &Db) -> Self {
         let spec = spec(&db.path);
-        let search = ForkSearch::begin(&spec, &id(BASE), PROMPT).unwrap();
+        let search = ForkSearch::begin(&spec, &id(BASE), MARK.to_owned()).unwrap();
         let search = SharedSearch::new(Some(search).into());
         let (events, received) = mpsc::channel(256);
         let (reporter, reports) = mpsc::channel(256);
@@ -107,7 +115,7 @@ impl Watched {
             events: received,
             stderr: None,
             search: Arc::clone(&search),
-            subagents: Subagents::begin(&spec, &Target::ForkOf(id(BASE))),
+            subagents: Subagents::begin(&spec, &fork_of_base()),
             reports: reporter,
             failed_attempts: 0,
         };
@@ -161,14 +169,14 @@ fn live(db: &Db) -> Connection {
     live
 }
 
-/// Makes every query for a session fail, until [`show_sessions`].
-fn hide_sessions(live: &Connection) {
-    live.execute_batch("ALTER TABLE session RENAME TO hidden")
+/// Makes every query for messages fail, until [`show_messages`].
+fn hide_messages(live: &Connection) {
+    live.execute_batch("ALTER TABLE message RENAME TO hidden")
         .unwrap();
 }
 
-fn show_sessions(live: &Connection) {
-    live.execute_batch("ALTER TABLE hidden RENAME TO session")
+fn show_messages(live: &Connection) {
+    live.execute_batch("ALTER TABLE hidden RENAME TO message")
         .unwrap();
 }
 
@@ -184,10 +192,10 @@ fn a_fork_that_a_locked_database_hides_is_asked_for_again() {
             .unwrap();
     };
     begin("IMMEDIATE");
-    let mut search = ForkSearch::begin(&spec(&db.path), &id(BASE), PROMPT).unwrap();
+    let mut search = ForkSearch::begin(&spec(&db.path), &id(BASE), MARK.to_owned()).unwrap();
     other.execute_batch("COMMIT").unwrap();
-    // Its prompt is not stored yet, so that only the event tells which fork it is.
     make_fork(&db);
+    store_prompt(&db);
     begin("EXCLUSIVE");
     assert!(search.is_fork(&id(FORK)).unwrap_err().is_locked());
     // The next event that names it does not wait again.
@@ -202,16 +210,23 @@ fn a_fork_that_a_locked_database_hides_is_asked_for_again() {
 fn a_session_that_is_not_there_is_not_the_fork() {
     let db = Db::new("1.18.33");
     let live = live(&db);
-    let mut search = ForkSearch::begin(&spec(&db.path), &id(BASE), PROMPT).unwrap();
+    let mut search = ForkSearch::begin(&spec(&db.path), &id(BASE), MARK.to_owned()).unwrap();
     assert!(!search.is_fork(&id("ses_garbage")).unwrap());
     assert!(!search.is_fork(&id(BASE)).unwrap());
-    hide_sessions(&live);
+    hide_messages(&live);
     search.is_fork(&id("ses_garbage")).unwrap_err();
     search.find().unwrap_err();
-    show_sessions(&live);
+    show_messages(&live);
     assert_eq!(search.find().unwrap(), None);
+    // Another home made it: it has no mark yet, or another one.
     make_fork(&db);
+    assert!(!search.is_fork(&id(FORK)).unwrap());
+    assert_eq!(search.find().unwrap(), None);
+    store_prompt(&db);
     assert!(search.is_fork(&id(FORK)).unwrap());
+    let mut other = ForkSearch::begin(&spec(&db.path), &id(BASE), "kugetsu fork 4567".to_owned()).unwrap();
+    assert!(!other.is_fork(&id(FORK)).unwrap());
+    assert_eq!(other.find().unwrap(), None);
 }
 
 #[tokio::test]
@@ -220,13 +235,14 @@ async fn an_event_that_names_the_fork_of_an_unreadable_database_is_not_lost() {
     let live = live(&db);
     let mut watched = Watched::begin(&db);
     make_fork(&db);
-    hide_sessions(&live);
+    store_prompt(&db);
+    hide_messages(&live);
     for event in [TransportEvent::Session(id(FORK)), TransportEvent::Activity] {
         watched.events.send(event).await.unwrap();
     }
     // The event before it has been dealt with.
     assert_eq!(watched.event().await, TransportEvent::Activity);
-    show_sessions(&live);
+    show_messages(&live);
     assert_eq!(watched.event().await, TransportEvent::Session(id(FORK)));
 }
 
@@ -236,7 +252,8 @@ async fn a_fork_that_could_not_be_checked_is_found_at_the_end_of_the_output() {
     let live = live(&db);
     let mut watched = Watched::begin(&db);
     make_fork(&db);
-    hide_sessions(&live);
+    store_prompt(&db);
+    hide_messages(&live);
     watched
         .events
         .send(TransportEvent::Session(id(FORK)))
@@ -246,7 +263,7 @@ async fn a_fork_that_could_not_be_checked_is_found_at_the_end_of_the_output() {
     watched.task.await.unwrap();
     assert!(watched.reports.recv().await.is_none());
     find_fork(&watched.search).await.unwrap().unwrap_err();
-    show_sessions(&live);
+    show_messages(&live);
     assert_eq!(find_fork(&watched.search).await.unwrap().unwrap(), Some(id(FORK)));
 }
 

@@ -5,7 +5,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -118,7 +117,6 @@ impl Watch {
         self.failed_attempts += 1;
         // Work from before the failure does not count as progress after it.
         let is_open = self.query_subagents().await;
-        self.subagents.progress_ms = Timestamp::now().as_millisecond();
         is_open
             && self
                 .send(TransportEvent::Retrying {

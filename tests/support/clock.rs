@@ -1,0 +1,64 @@
+//! A clock that a test sets for kugetsu and opencode alone, with libfaketime (Debian: `faketime`).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use kugetsu_testing::{Output, Running, Stdin, World};
+
+use super::kit::SOON;
+
+const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
+
+/// A clock for the programs of one test.
+pub(crate) struct Clock<'a> {
+    pub(crate) world: &'a World,
+    file: PathBuf,
+}
+
+impl<'a> Clock<'a> {
+    pub(crate) fn of(world: &'a World) -> Self {
+        let clock = Self {
+            world,
+            file: world.root().join("clock"),
+        };
+        clock.set("+0");
+        clock
+    }
+
+    /// Sets the clock, also for programs that run: `-1d`, `+0`.
+    pub(crate) fn set(&self, offset: &str) {
+        let new = self.file.with_extension("new");
+        std::fs::write(&new, offset).unwrap();
+        std::fs::rename(new, &self.file).unwrap();
+    }
+
+    pub(crate) fn kugetsu(&self, arguments: &[&str]) -> Command {
+        let folders = [
+            "/usr/lib/x86_64-linux-gnu",
+            "/usr/lib/aarch64-linux-gnu",
+            "/usr/lib64",
+            "/usr/lib",
+        ];
+        let library = folders
+            .iter()
+            .map(|folder| Path::new(folder).join(LIBRARY))
+            .find(|path| path.is_file());
+        let library = library.expect("libfaketime is installed (Debian: apt-get install faketime)");
+        let mut command = self.world.kugetsu(arguments);
+        command
+            .env("LD_PRELOAD", library)
+            .env("FAKETIME_TIMESTAMP_FILE", &self.file)
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .env("NO_FAKE_STAT", "1");
+        command
+    }
+
+    pub(crate) fn start(&self, arguments: &[&str]) -> Running {
+        self.world.start(self.kugetsu(arguments), Stdin::Null)
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.start(arguments).wait(SOON)
+    }
+}
