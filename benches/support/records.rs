@@ -30,6 +30,7 @@ pub(crate) fn record(number: u64) -> SessionRecord {
         directory: "/srv/kugetsu".into(),
         policy: Policy::default(),
         sandbox: None,
+        trust: None,
         opencode: "1.18.33".to_owned(),
         created: now,
         updated: now,

@@ -71,6 +71,12 @@ fn print(command: &kugetsu_engine::operations::AttachCommand, output: Output) {
     let mut shell = OsString::from("cd ");
     shell.push(quote(command.directory.as_os_str()));
     shell.push(" &&");
+    for (name, value) in &command.environment {
+        shell.push(" ");
+        shell.push(name);
+        shell.push("=");
+        shell.push(quote(value));
+    }
     for argument in
         std::iter::once(command.program.as_os_str()).chain(command.args.iter().map(OsString::as_os_str))
     {
@@ -82,6 +88,11 @@ fn print(command: &kugetsu_engine::operations::AttachCommand, output: Output) {
         output.object(AttachOutput {
             directory: text(command.directory.as_os_str()),
             program: text(command.program.as_os_str()),
+            environment: command
+                .environment
+                .iter()
+                .map(|(name, value)| (text(name), text(value)))
+                .collect(),
             arguments: command.args.iter().map(|argument| text(argument)).collect(),
             shell: text(&shell),
         });

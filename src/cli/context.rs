@@ -11,7 +11,7 @@ use super::CommandError;
 use super::detached::Detached;
 use kugetsu_api::{Address, ErrorCode, RefContext, RepoRef};
 use kugetsu_engine::duration::{parse_duration, parse_time_limit};
-use kugetsu_engine::operations::{CloneRepo, Engine, Environment, Subject};
+use kugetsu_engine::operations::{CloneRepo, Engine, EngineError, Environment, Subject};
 use kugetsu_engine::settings::{Settings, SettingsError};
 
 /// A session, or a base.
@@ -84,6 +84,7 @@ impl Context {
         })?;
         // A relative home must stay the same folder when a turn runs in another directory.
         let home = here.join(home);
+        kugetsu_engine::refuse_shared_home(&home).map_err(EngineError::from)?;
         let environment = Environment::new(
             std::env::vars_os(),
             user_home.unwrap_or_else(|| PathBuf::from("/")),

@@ -56,6 +56,13 @@ pub(super) struct InitArgs {
     /// Whether sessions of the base are sandboxed; without a value: required [config: sandbox]
     #[arg(long, value_name = "MODE", num_args = 0..=1, default_missing_value = "required", require_equals = true, value_parser = sandbox_modes())]
     sandbox: Option<SandboxMode>,
+    /// Let opencode load what the repository brings for it: plugins, tools, MCP servers and others [config: trust_repo]
+    #[arg(long, overrides_with = "no_trust_repo")]
+    trust_repo: bool,
+
+    /// Let opencode load nothing of that, and do not ask
+    #[arg(long)]
+    no_trust_repo: bool,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -87,7 +94,8 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
             })
         })
         .transpose()?;
-    let request = InitRequest {
+    let trust_repo = super::permit::trust(args.trust_repo, args.no_trust_repo);
+    let mut request = InitRequest {
         directory: args.dir,
         here: context.here.clone(),
         repo: args.repo.map(|text| context.repo(Some(&text))).transpose()?,
@@ -97,6 +105,7 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         prompt,
         policy,
         sandbox: args.sandbox.unwrap_or(engine.settings().sandbox),
+        trust_repo,
         options: TurnOptions {
             transport: TransportChoice::Only(TransportKind::Serve),
             limits: args.limits.limits(engine.settings()),
@@ -110,6 +119,14 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         let (_, repo) = request.place(engine)?;
         super::output::trace_to(engine.open_debug_log(&Subject::Base(repo))?);
     }
+    if request.trust_repo.is_none() && request.policy.preset.may_trust_repo() && !output.json && can_ask() {
+        let (directory, _) = request.place(engine)?;
+        if let Some(brings) = engine.brings(&directory) {
+            request.trust_repo = Some(confirm(&format!(
+                "The repository brings {brings}. That runs as you. Let opencode load it?"
+            )));
+        }
+    }
     let view = LiveView::start(Progress::Auto);
     let (made, signal) = with_signals(false, async |interrupts| engine.init(request, interrupts).await)?;
     drop(view);
@@ -117,9 +134,13 @@ pub(super) fn run(args: InitArgs, context: &Context, output: Output) -> Outcome 
         record,
         log_gap,
         notes,
+        brings,
     } = made.map_err(|error| CommandError::from(error).after(signal))?;
     for note in notes {
         output.note(format!("kugetsu: {note}"));
+    }
+    if let Some(brings) = brings {
+        output.note(format!("kugetsu: {brings}"));
     }
     if output.json {
         output.document(&record);

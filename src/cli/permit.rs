@@ -45,9 +45,22 @@ pub(super) struct PermitArgs {
     #[arg(long, value_name = "PRESET", value_parser = presets())]
     preset: Option<Preset>,
 
+    /// Let opencode load what the repository brings for it now: plugins, tools, MCP servers and others
+    #[arg(long, overrides_with = "no_trust_repo")]
+    trust_repo: bool,
+
+    /// Let opencode load nothing of what the repository brings
+    #[arg(long)]
+    no_trust_repo: bool,
+
     /// Explain for every permission what applies, why, and what could still ask
     #[arg(long)]
     explain: bool,
+}
+
+/// The choice of two flags that exclude each other.
+pub(super) fn trust(yes: bool, no: bool) -> Option<bool> {
+    (yes || no).then_some(yes)
 }
 
 /// A parser of preset names for the command line.
@@ -65,7 +78,8 @@ pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcom
         let reference = args.reference.unwrap_or_default();
         (Subject::Session(context.address(&reference)?), args.rules)
     };
-    let change = change(&arguments, &args.remove, args.preset)?;
+    let mut change = change(&arguments, &args.remove, args.preset)?;
+    change.trust_repo = trust(args.trust_repo, args.no_trust_repo);
     let engine = &context.engine;
     let policy = if change.is_empty() {
         engine.policy(&subject)?
@@ -80,10 +94,13 @@ pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcom
         let explained = engine.explain(&subject)?;
         if output.json {
             output.object(ExplainOutput {
-                permissions: explained,
+                permissions: explained.permissions,
+                repository: explained.brings,
+                repository_loaded: explained.loaded,
             });
         } else {
             let rows = explained
+                .permissions
                 .iter()
                 .map(|row| {
                     vec![
@@ -108,6 +125,9 @@ pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcom
                 Column::prose("").spare(2),
             ];
             output.table(&columns, rows);
+            if let Some(note) = explained.note {
+                output.note(format!("kugetsu: {note}"));
+            }
         }
         return Ok(ExitStatus::Ok);
     }
@@ -175,5 +195,6 @@ fn change(arguments: &[String], remove: &[String], preset: Option<Preset>) -> Re
                 (permission.to_owned(), pattern.to_owned())
             })
             .collect(),
+        trust_repo: None,
     })
 }

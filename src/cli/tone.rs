@@ -71,7 +71,7 @@ impl From<Health> for Tone {
     fn from(health: Health) -> Self {
         match health {
             Health::Good | Health::Fixed => Self::Good,
-            Health::Fixable | Health::Look | Health::Unknown => Self::Warn,
+            Health::Fixable | Health::Warning | Health::Unknown => Self::Warn,
             Health::Bad => Self::Bad,
         }
     }

@@ -315,6 +315,10 @@ pub(super) struct LimitArgs {
     #[arg(long, value_name = "N")]
     max_tokens: Option<u64>,
 
+    /// End the turn when it has taken more than this many steps (requests to the model) [config: max_steps]
+    #[arg(long, value_name = "N")]
+    max_steps: Option<u64>,
+
     /// How often to restart opencode after a crash [config: max_restarts]
     #[arg(long, value_name = "N")]
     max_restarts: Option<u32>,
@@ -334,6 +338,7 @@ impl LimitArgs {
             idle_steps: self.max_steps_without_progress.unwrap_or(set.idle_steps),
             cost_usd: self.max_cost.or(set.cost_usd),
             tokens: self.max_tokens.or(set.tokens),
+            steps: self.max_steps.or(set.steps),
             quota_wait: self.max_quota_wait.unwrap_or(set.quota_wait),
             grace: self.grace.unwrap_or(set.grace),
             restarts: self.max_restarts.unwrap_or(set.restarts),

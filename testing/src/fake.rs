@@ -212,6 +212,12 @@ pub struct FakeCall {
     pub directory: PathBuf,
     /// Its stdin, for `run`.
     pub prompt: Option<String>,
+    /// Whether `OPENCODE_DISABLE_PROJECT_CONFIG` is set.
+    #[serde(default)]
+    pub ignores_project: bool,
+    /// `OPENCODE_CONFIG_CONTENT`.
+    #[serde(default)]
+    pub config: Option<String>,
     /// `OPENCODE_PERMISSION`.
     pub permission: Option<String>,
     /// Its process id.

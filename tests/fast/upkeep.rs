@@ -411,7 +411,10 @@ fn bash_completes_the_values_of_flags() {
         ),
         (&["start", "1", "--transport", ""], "auto run serve"),
         (&["continue", "1", "--transport", "s"], "serve"),
-        (&["permit", "1", "--preset", ""], "headless read-only full"),
+        (
+            &["permit", "1", "--preset", ""],
+            "headless read-only stranger full",
+        ),
         (&["init", "--preset", "r"], "read-only"),
         (&["man", "co"], "continue config completions"),
         (&["help", "st"], "start stop"),

@@ -198,7 +198,7 @@ impl<'a> Held<'a> {
                 output
             }
             Cause::NoModel => {
-                let config = case.repo().join("opencode.json");
+                let config = case.opencode_config_file();
                 let aside = case.root().join("opencode.json");
                 std::fs::rename(&config, &aside).expect("a file of the world");
                 let before = case.model.turn_requests().len();

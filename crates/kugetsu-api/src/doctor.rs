@@ -14,10 +14,10 @@ pub enum Health {
     Fixed,
     /// `doctor --fix` can put it right.
     Fixable,
+    /// No problem, but a person should know it.
+    Warning,
     /// Only a person can repair it.
     Bad,
-    /// Nothing is known to be wrong, but a person should look at it.
-    Look,
     /// Unknown, because something that the check needs is bad.
     Unknown,
 }
@@ -29,8 +29,8 @@ impl Health {
             Self::Good => "ok",
             Self::Fixed => "fixed",
             Self::Fixable => "fixable",
+            Self::Warning => "warning",
             Self::Bad => "bad",
-            Self::Look => "look",
             Self::Unknown => "unknown",
         }
     }

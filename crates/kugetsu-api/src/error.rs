@@ -63,6 +63,7 @@ codes! {
     Internal, "internal", Failed, false, "a bug in kugetsu";
     Blocked, "blocked", Blocked, false, "the prompt of `init` needs a person's answer";
     NeedsConfirmation, "needs-confirmation", Blocked, false, "a person must confirm, and there is no terminal to ask on";
+    UntrustedRepo, "untrusted-repo", Blocked, false, "opencode would run parts of a repository that nobody trusted";
     WorkAtRisk, "work-at-risk", Blocked, false, "a worktree holds work that exists nowhere else";
     Usage, "usage", Usage, false, "the command line, or the request that it makes, is not valid";
     InvalidRef, "invalid-ref", Usage, false, "a reference or a repository is not valid, or is incomplete";
@@ -90,6 +91,7 @@ codes! {
     OpencodeUnusable, "opencode-unusable", Unavailable, false, "opencode does not respond as expected, or its version is not supported";
     NoSandbox, "no-sandbox", Unavailable, false, "the machine cannot sandbox a session that must be sandboxed";
     ClockBehind, "clock-behind", Unavailable, false, "messages of the session are newer than the system's clock, so opencode would not see a new prompt";
+    OpencodeConfig, "opencode-config", Unavailable, false, "a configuration file of opencode is not valid";
     OpencodeFailed, "opencode-failed", Unavailable, true, "opencode did not start, broke off, or refused a command";
     DatabaseUnusable, "database-unusable", Unavailable, false, "opencode's database is missing or damaged, or its layout is unknown";
     WrongDatabase, "wrong-database", Unavailable, false, "opencode's database contains none of the store's sessions";

@@ -37,7 +37,7 @@ pub use issue::{Issue, IssueComment};
 pub use issue_ref::{IssueRef, RefContext, RefError, RepoRef};
 pub use query::{Action, BrokenFile, DayView, LiveState, LiveView, PendingView, Query, RepoView};
 pub use record::{
-    BaseRecord, ForkIntent, SCHEMA, SessionId, SessionRecord, SessionState, SessionSummary, Totals,
+    BaseRecord, ForkIntent, RepoTrust, SCHEMA, SessionId, SessionRecord, SessionState, SessionSummary, Totals,
 };
 pub use sandbox::{SandboxKind, SandboxMode, SessionSandbox};
 pub use status::{RunState, STATUS_SCHEMA, TurnStatus};

@@ -48,6 +48,30 @@ impl std::fmt::Display for SessionId {
     }
 }
 
+/// What a person allowed opencode to load from a repository: plugins, tools, MCP servers, agents and other parts of the
+/// repository's own configuration of opencode, which run as the user at every start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RepoTrust {
+    /// SHA-256 over what the repository brought each time somebody trusted it, in lower-case hexadecimal. Anything else
+    /// that it brings is not loaded. Empty: the repository is not trusted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub digests: Vec<String>,
+}
+
+impl RepoTrust {
+    /// Whether this was trusted.
+    pub fn includes(&self, digest: &str) -> bool {
+        self.digests.iter().any(|known| known == digest)
+    }
+
+    /// Trusts this as well.
+    pub fn add(&mut self, digest: String) {
+        if !self.includes(&digest) {
+            self.digests.push(digest);
+        }
+    }
+}
+
 /// The record of a repository's base (`base.json`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BaseRecord {
@@ -66,6 +90,10 @@ pub struct BaseRecord {
     /// Whether sessions that start from this base are sandboxed.
     #[serde(default, skip_serializing_if = "SandboxMode::is_off")]
     pub sandbox: SandboxMode,
+    /// What opencode may load from the repository. Forks start with it. Absent in records of versions that loaded
+    /// everything, which still means everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<RepoTrust>,
     /// True if the session existed before and was adopted (`init --adopt`): `destroy --base` leaves it in opencode.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopted: bool,
@@ -126,6 +154,10 @@ pub struct SessionRecord {
     /// The sandbox of the session, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<SessionSandbox>,
+    /// What opencode may load from the session's folder. Absent in records of versions that loaded everything, which
+    /// still means everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<RepoTrust>,
     /// The version of opencode that ran the last turn.
     pub opencode: String,
     /// When the record was created.

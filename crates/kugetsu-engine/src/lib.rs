@@ -69,6 +69,7 @@ pub use permission::CLASSES;
 pub use process::sandbox::sandbox_main;
 pub use process::{Containment, GUARD_COMMAND, WAY_OUT, guard_main, is_full};
 pub use redact::{Redactor, SHORTEST as SHORTEST_SECRET};
+pub use store::refuse_shared_home;
 pub use worktree::Rebased;
 
 /// Arms a crash point, for tests. With `NAME`, or `NAME:N` for the N-th pass, the process kills itself at the point.

@@ -64,6 +64,7 @@ impl Settings {
             idle_steps: self.max_steps_without_progress.get(),
             cost_usd: self.max_cost,
             tokens: self.max_tokens,
+            steps: self.max_steps,
             quota_wait: self.max_quota_wait,
             grace: self.grace,
             restarts: self.max_restarts,

@@ -65,7 +65,8 @@ impl World {
         let files = [self.home(), self.kugetsu_home()]
             .iter()
             .flat_map(|folder| files_below(folder))
-            .filter(|path| path.is_file() && is_lasting(path))
+            // Each world has a model of its own.
+            .filter(|path| path.is_file() && is_lasting(path) && *path != self.opencode_config_file())
             .map(|path| SavedFile {
                 content: std::fs::read(&path).expect("a file of the world"),
                 mode: mode(&path),

@@ -18,10 +18,9 @@ impl World {
     pub(super) fn make_repository(&self, name: &str, origin: &str) -> PathBuf {
         let folder = self.root().join(name);
         std::fs::create_dir(&folder).expect("a new folder in the temporary folder");
-        let config = serde_json::to_string_pretty(&self.opencode_config()).expect("plain data");
-        std::fs::write(folder.join("opencode.json"), config).expect("a file in the temporary folder");
         std::fs::write(folder.join("README.md"), format!("# {name}\n"))
             .expect("a file in the temporary folder");
+        std::fs::write(folder.join("notes.txt"), "notes\n").expect("a file in the temporary folder");
         self.git(&folder, ["init", "--quiet", "--initial-branch=main"]);
         self.git(&folder, ["remote", "add", "origin", origin]);
         self.git(&folder, ["add", "--all"]);
@@ -34,7 +33,7 @@ impl World {
         folder
     }
 
-    /// Creates another repository of one commit, with the provider's config, beside the first one.
+    /// Creates another repository of one commit beside the first one.
     pub fn clone_repo(&self, name: &str, origin: &str) -> PathBuf {
         self.make_repository(name, origin)
     }

@@ -138,6 +138,10 @@ impl World {
             world.fake(&FakeScript::default());
         }
         std::fs::write(world.models(), "{}").expect("a file in the temporary folder");
+        let config = world.opencode_config_file();
+        std::fs::create_dir_all(config.parent().expect("a file in a folder"))
+            .and_then(|()| std::fs::write(&config, world.opencode_config().to_string()))
+            .expect("a file in the temporary folder");
         world.make_repository("repo", "https://github.com/shoko/kugetsu.git");
         world
     }
@@ -368,10 +372,15 @@ impl World {
         calls
     }
 
-    /// The `opencode.json` of this world's repositories.
+    /// The user's own configuration of opencode, which names the model. The repositories bring none.
+    pub fn opencode_config_file(&self) -> PathBuf {
+        self.home().join(".config/opencode/opencode.json")
+    }
+
+    /// What is in [`World::opencode_config_file`].
     pub fn opencode_config(&self) -> serde_json::Value {
         json!({
-            // opencode adds this line to a config that lacks it, which would make the repository dirty.
+            // opencode adds this line to a config that lacks it.
             "$schema": "https://opencode.ai/config.json",
             "provider": {
                 "scripted": {

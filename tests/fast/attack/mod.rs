@@ -3,6 +3,9 @@
 mod clock;
 mod delegation;
 mod git;
+mod home;
 mod homes;
 mod limits;
+mod presets;
+mod repository;
 mod terminal;

@@ -84,8 +84,8 @@ fn wrong_references_and_messages_are_refused() {
     for (wrong, words) in [
         ("list --state odd", "new, running, paused, completed"),
         ("start 1 hi --transport pigeon", "auto, run, serve"),
-        ("init --preset odd", "headless, read-only, full"),
-        ("permit 1 --preset odd", "headless, read-only, full"),
+        ("init --preset odd", "headless, read-only, stranger, full"),
+        ("permit 1 --preset odd", "headless, read-only, stranger, full"),
         ("man frobnicate", "init, start, continue"),
     ] {
         let wrong: Vec<_> = wrong.split(' ').collect();

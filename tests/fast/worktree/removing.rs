@@ -68,7 +68,7 @@ fn make_a_mess(world: &World, path: &Path) {
     fs::write(path.join("added and gone"), "").unwrap();
     world.git(path, ["add", "added and gone"]);
     fs::remove_file(path.join("added and gone")).unwrap();
-    fs::remove_file(path.join("opencode.json")).unwrap();
+    fs::remove_file(path.join("notes.txt")).unwrap();
 }
 
 fn assert_mess(world: &World, path: &Path) {
@@ -76,7 +76,7 @@ fn assert_mess(world: &World, path: &Path) {
     assert_eq!(fs::read_to_string(path.join("README.md")).unwrap(), "changed\n");
     assert_eq!(fs::read_to_string(path.join("new")).unwrap(), "new\n");
     assert_eq!(fs::read_to_string(path.join("staged")).unwrap(), "staged\n");
-    assert!(!path.join("opencode.json").exists());
+    assert!(!path.join("notes.txt").exists());
     let log = world.git(path, ["log", "--format=%s"]).stdout();
     assert_eq!(log, "committed\nBegin repo\n");
     assert_eq!(

@@ -4,4 +4,6 @@ mod clock;
 mod delegation;
 mod git;
 mod homes;
+mod presets;
+mod repository;
 mod sandbox;

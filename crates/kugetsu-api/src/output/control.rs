@@ -1,5 +1,6 @@
 //! Output of commands about turns: their results, and control of live turns.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -157,6 +158,9 @@ pub struct AttachOutput {
     pub program: String,
     /// Its arguments.
     pub arguments: Vec<String>,
+    /// Variables that the program needs besides those of the caller.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
     /// The whole command as a line for a shell.
     pub shell: String,
 }

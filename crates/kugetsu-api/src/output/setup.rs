@@ -25,6 +25,10 @@ pub struct PermitOutput {
 pub struct ExplainOutput {
     /// The effective permissions, class by class.
     pub permissions: Vec<Explained>,
+    /// What the repository brings for opencode, with its paths: plugins, tools, configuration files and others.
+    pub repository: Vec<String>,
+    /// Whether opencode loads what the repository brings.
+    pub repository_loaded: bool,
 }
 
 /// The output of `doctor`.

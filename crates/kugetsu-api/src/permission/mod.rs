@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use explain::{Explained, Source};
-pub use preset::PresetError;
+pub use preset::{PresetError, PresetLimits};
 pub use rule::{ActionError, RuleError};
 
 /// The action of a rule.
@@ -47,8 +47,13 @@ pub enum Preset {
     /// Denies everything that would wait for a person.
     #[default]
     Headless,
-    /// Like headless, and denies every change: no edits, commands, subagents or tools of MCP servers.
+    /// Allows reading files of the session's folder, and denies everything else: no edits, commands, subagents, network
+    /// tools, skills, and no tools of plugins or MCP servers.
     ReadOnly,
+    /// For text of people that nobody knows: allows what a coding turn needs in the session's folder and denies
+    /// everything else, sets limits, never asks, never loads what the repository brings for opencode, and requires a
+    /// sandbox.
+    Stranger,
     /// Allows everything that needs no person.
     Full,
 }
@@ -75,6 +80,9 @@ impl Policy {
     /// nobody is there becomes `ask`, and questions are allowed. The policy's own rules, and what the preset denies for
     /// other reasons, stay as they are.
     pub fn asking_rules(&self) -> Vec<Rule> {
+        if !self.preset.may_ask() {
+            return self.rules();
+        }
         let mut rules = self.preset.rules();
         for rule in &mut rules {
             match (rule.permission.as_str(), rule.action) {

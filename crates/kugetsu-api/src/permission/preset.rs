@@ -24,16 +24,38 @@ const HEADLESS: &[(&str, &str, Action)] = &[
     ("read", "*.env.example", Action::Allow),
 ];
 
-/// Tools of MCP servers are named `<server>_<tool>`, and nothing shows whether a tool only reads. This rule precedes
-/// the headless rules, which then decide about opencode's own classes with an underscore.
-const READ_ONLY_BEFORE: &[(&str, &str, Action)] = &[("*_*", "*", Action::Deny)];
+/// Everything is denied, then what only reads is allowed. A tool that these rules do not name (of a plugin, of an MCP
+/// server, of a later opencode), the network tools, `skill` and `task` stay denied. `list` and `todoread` exist on 1.3.2
+/// only. The headless rules follow.
+///
+/// A lone `*` is also what hides a tool from the model: opencode does not offer a tool whose last rule denies `*`.
+const READ_ONLY: &[(&str, &str, Action)] = &[
+    ("*", "*", Action::Deny),
+    ("read", "*", Action::Allow),
+    ("glob", "*", Action::Allow),
+    ("grep", "*", Action::Allow),
+    ("list", "*", Action::Allow),
+    ("todowrite", "*", Action::Allow),
+    ("todoread", "*", Action::Allow),
+];
 
-/// `edit` is the class of every opencode tool that writes files (`edit`, `write`, `apply_patch`, `multiedit`). `task`
-/// is denied because on 1.3.2 a subagent's session inherits none of these rules.
-const READ_ONLY_AFTER: &[(&str, &str, Action)] = &[
-    ("edit", "*", Action::Deny),
-    ("bash", "*", Action::Deny),
-    ("task", "*", Action::Deny),
+/// What a coding turn needs in its own folder, and nothing else: no other folder (not even `/tmp`), no network tool, no
+/// tool that these rules do not name. `edit` is the class of every opencode tool that writes files (`edit`, `write`,
+/// `apply_patch`, `multiedit`). What `bash` does can be limited by a sandbox only ([`Preset::requires_sandbox`]).
+const STRANGER: &[(&str, &str, Action)] = &[
+    ("*", "*", Action::Deny),
+    ("read", "*", Action::Allow),
+    ("glob", "*", Action::Allow),
+    ("grep", "*", Action::Allow),
+    ("list", "*", Action::Allow),
+    ("edit", "*", Action::Allow),
+    ("bash", "*", Action::Allow),
+    ("todowrite", "*", Action::Allow),
+    ("todoread", "*", Action::Allow),
+    ("external_directory", "*/opencode/tool-output/*", Action::Allow),
+    ("read", "*.env", Action::Deny),
+    ("read", "*.env.*", Action::Deny),
+    ("read", "*.env.example", Action::Allow),
 ];
 
 const FULL: &[(&str, &str, Action)] = &[
@@ -45,13 +67,14 @@ const FULL: &[(&str, &str, Action)] = &[
 
 impl Preset {
     /// Every preset, the default one first.
-    pub const ALL: [Self; 3] = [Self::Headless, Self::ReadOnly, Self::Full];
+    pub const ALL: [Self; 4] = [Self::Headless, Self::ReadOnly, Self::Stranger, Self::Full];
 
     /// The name on the command line and in records.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Headless => "headless",
             Self::ReadOnly => "read-only",
+            Self::Stranger => "stranger",
             Self::Full => "full",
         }
     }
@@ -60,7 +83,8 @@ impl Preset {
     pub fn rules(self) -> Vec<Rule> {
         let parts: &[&[(&str, &str, Action)]] = match self {
             Self::Headless => &[HEADLESS],
-            Self::ReadOnly => &[READ_ONLY_BEFORE, HEADLESS, READ_ONLY_AFTER],
+            Self::ReadOnly => &[READ_ONLY, HEADLESS],
+            Self::Stranger => &[STRANGER],
             Self::Full => &[FULL],
         };
         parts
@@ -76,9 +100,48 @@ impl Preset {
     }
 }
 
+/// The limits of a preset's turns, unless a setting or an option sets others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PresetLimits {
+    /// The cost of a turn, in US dollars.
+    pub cost_usd: f64,
+    /// The tokens of a turn.
+    pub tokens: u64,
+    /// The steps of a turn: requests to the model.
+    pub steps: u64,
+}
+
+impl Preset {
+    /// Whether a turn may run only in a sandbox, because nobody knows who wrote its prompt.
+    pub fn requires_sandbox(self) -> bool {
+        self == Self::Stranger
+    }
+
+    /// Whether a repository may be trusted: what it brings for opencode is never loaded with the preset for strangers,
+    /// who may have written it.
+    pub fn may_trust_repo(self) -> bool {
+        self != Self::Stranger
+    }
+
+    /// Whether a request of opencode may be put to a person or program. With the preset for strangers each one is
+    /// refused, because the words of a request may be a stranger's.
+    pub fn may_ask(self) -> bool {
+        self != Self::Stranger
+    }
+
+    /// The limits that the preset sets.
+    pub fn limits(self) -> Option<PresetLimits> {
+        (self == Self::Stranger).then_some(PresetLimits {
+            cost_usd: 2.0,
+            tokens: 2_000_000,
+            steps: 100,
+        })
+    }
+}
+
 /// A name that is not a valid preset.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a permission preset: it is `headless`, `read-only` or `full`")]
+#[error("`{0}` is not a permission preset: it is `headless`, `read-only`, `stranger` or `full`")]
 pub struct PresetError(pub String);
 
 impl FromStr for Preset {

@@ -9,6 +9,7 @@ use reqwest::{Client, Method, RequestBuilder, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::config_problem::ConfigProblem;
 use super::message::TurnAnswer;
 use super::requests::{PermissionAsked, QuestionsAsked, SessionStatus, SessionStatuses};
 use super::server_events::EventStream;
@@ -65,6 +66,9 @@ pub enum Problem {
     /// The body is longer than [`MAX_BODY`].
     #[error("an answer of more than {MAX_BODY} bytes")]
     TooLong,
+    /// opencode cannot read its configuration for the directory.
+    #[error(transparent)]
+    Config(ConfigProblem),
     /// The body is not what the API promises.
     #[error("unexpected answer: {0}")]
     Shape(String),
@@ -135,7 +139,11 @@ impl Api {
         }
         let body = tokio::time::timeout(CALL_TIMEOUT, read_body(response, MAX_ERROR_BODY)).await;
         let (body, _) = body.ok().and_then(Result::ok).unwrap_or_default();
-        let body: String = String::from_utf8_lossy(&body).chars().take(400).collect();
+        let body = String::from_utf8_lossy(&body);
+        if let Some(problem) = ConfigProblem::from_body(&body) {
+            return Err(failed(Problem::Config(problem)));
+        }
+        let body: String = body.chars().take(400).collect();
         Err(failed(Problem::Status {
             status: status.as_u16(),
             body,

@@ -32,6 +32,9 @@ const PROBE_LIMIT: Duration = Duration::from_secs(60);
 const BUSY_LIMIT: Duration = Duration::from_millis(500);
 /// The oldest version that is tested. Measured: 1.2.1 has no `opencode db path`, and 1.2.4 no `opencode session delete`.
 const OLDEST: Version = Version::new(1, 3, 2);
+/// The first version that may run plugins of a project that it is told to ignore. Measured: 1.3.2 does not, 1.18.33 does;
+/// nothing between them was measured, and nothing after them is known to be better.
+const RUNS_IGNORED_PLUGINS: Version = Version::new(1, 4, 0);
 /// The first version that kugetsu does not support.
 const TOO_NEW: Version = Version::new(2, 0, 0);
 
@@ -89,6 +92,13 @@ impl Opencode {
     /// measured; where such a version does not see a prompt, the stored messages show it after the turn.
     pub fn compares_message_ids(&self) -> bool {
         self.version < Version::new(1, 18, 0)
+    }
+}
+
+impl Opencode {
+    /// Whether this version may run plugins of a project although [`Launch::ignore_project`](super::Launch) is set.
+    pub fn runs_ignored_plugins(&self) -> bool {
+        self.version >= RUNS_IGNORED_PLUGINS
     }
 }
 

@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Opencode;
+use super::config_problem::ErrorPage;
+use super::jsonc;
 use super::log_lines::{failed_attempt, is_log_line, refused_agent, server_failure};
+use super::project::{IGNORE_PROJECT, instructions};
 use super::run_events::notice;
 use crate::aside::aside;
 use crate::environment::Environment;
@@ -48,6 +51,8 @@ pub struct Launch {
     pub secrets: Secrets,
     /// What the session is told about itself.
     pub context: SessionContext,
+    /// Whether opencode loads nothing of what the repository brings for it.
+    pub ignore_project: bool,
 }
 
 /// What a session, and the tools that it runs, are told about the session.
@@ -70,9 +75,28 @@ impl SessionContext {
         }
     }
 
+    /// Makes a session that ignores what the repository brings for opencode (`Launch::ignore_project`) start no language
+    /// server and no formatter, which run programs of the repository, and read the repository's instructions
+    /// nevertheless. The error says why that is not possible.
+    pub fn ignore_project(&mut self, environment: &Environment, directory: &Path) -> Result<(), String> {
+        let mut config = own_config(self.config.as_deref(), environment)?;
+        for name in ["lsp", "formatter"] {
+            config.insert(name.to_owned(), Value::Bool(false));
+        }
+        let list = instructions_of(&mut config)?;
+        let files = instructions(directory, environment);
+        list.extend(files.iter().filter_map(|file| file.to_str()).map(Value::from));
+        self.config = Some(Value::Object(config).to_string());
+        Ok(())
+    }
+
     /// Adds a file to the system prompt. The error says why that is not possible.
     pub fn instruct(&mut self, environment: &Environment, file: &Path) -> Result<(), String> {
-        self.config = Some(config_with_instructions(environment, file)?);
+        self.config = Some(config_with_instructions(
+            self.config.as_deref(),
+            environment,
+            file,
+        )?);
         self.variables.push((INSTRUCTED, file.display().to_string()));
         Ok(())
     }
@@ -90,26 +114,38 @@ const CONFIG: &str = "OPENCODE_CONFIG_CONTENT";
 /// The value of `OPENCODE_CONFIG_CONTENT` that adds a file to the system prompt. opencode adds these files to those that
 /// other configurations name, and to `AGENTS.md`, over `serve` and `run` (measured on both versions). Keeps what the
 /// user has set. The error says why that is not possible.
-fn config_with_instructions(environment: &Environment, file: &Path) -> Result<String, String> {
+fn config_with_instructions(
+    so_far: Option<&str>,
+    environment: &Environment,
+    file: &Path,
+) -> Result<String, String> {
     let file = file
         .to_str()
         .ok_or_else(|| format!("the path {} is not valid UTF-8", file.display()))?;
-    let own = environment.get(CONFIG).map(|own| own.to_string_lossy());
-    let unusable = || format!("{CONFIG} is not a JSON object");
-    let mut config: Value = match &own {
-        Some(own) => serde_json::from_str(own).map_err(|_| unusable())?,
-        None => json!({}),
-    };
-    let object = config.as_object_mut().ok_or_else(unusable)?;
-    let instructions = object.entry("instructions").or_insert_with(|| json!([]));
-    let list = instructions
-        .as_array_mut()
-        .ok_or_else(|| format!("`instructions` in {CONFIG} is not a list"))?;
+    let mut config = own_config(so_far, environment)?;
+    let list = instructions_of(&mut config)?;
     // A kugetsu that a tool started has the text of the tool's session in its environment.
     let outer = environment.get(INSTRUCTED).map(|outer| outer.to_string_lossy());
     list.retain(|entry| outer.is_none() || entry.as_str() != outer.as_deref());
     list.push(file.into());
-    Ok(config.to_string())
+    Ok(Value::Object(config).to_string())
+}
+
+/// The configuration so far, which begins with what the user has set.
+fn own_config(so_far: Option<&str>, environment: &Environment) -> Result<Map<String, Value>, String> {
+    let own = environment.get(CONFIG).map(|own| own.to_string_lossy());
+    match so_far.or(own.as_deref()).map(jsonc::value) {
+        None => Ok(Map::new()),
+        Some(Some(Value::Object(config))) => Ok(config),
+        Some(_) => Err(format!("{CONFIG} is not a JSON object")),
+    }
+}
+
+fn instructions_of(config: &mut Map<String, Value>) -> Result<&mut Vec<Value>, String> {
+    let instructions = config.entry("instructions").or_insert_with(|| json!([]));
+    instructions
+        .as_array_mut()
+        .ok_or_else(|| format!("`instructions` in {CONFIG} is not a list"))
 }
 
 /// Secret variables of opencode, and the redactor that keeps their values out of every log.
@@ -151,6 +187,19 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Launch {
+    /// The variables that keep opencode from loading what the repository brings, if the launch ignores that.
+    pub fn project_variables(&self) -> Vec<(OsString, OsString)> {
+        if !self.ignore_project {
+            return Vec::new();
+        }
+        let config = self.context.config.as_deref().map(|config| (CONFIG, config));
+        IGNORE_PROJECT
+            .into_iter()
+            .chain(config)
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect()
+    }
+
     /// A guard around opencode with these arguments, an empty input, and both outputs piped.
     pub fn guard_spec(&self, mut args: Vec<OsString>) -> GuardSpec {
         if self.debug_log.is_some() {
@@ -170,6 +219,9 @@ impl Launch {
         }
         if let Some(config) = &self.context.config {
             set_env.push((CONFIG.into(), config.into()));
+        }
+        if self.ignore_project {
+            set_env.extend(IGNORE_PROJECT.map(|(name, value)| (name.into(), value.into())));
         }
         for (name, value) in &self.context.variables {
             set_env.push((name.into(), value.into()));
@@ -260,6 +312,7 @@ pub async fn read_stderr(
     let mut line = Vec::new();
     // True for the rest of a log line whose beginning has been read: 1.3.2 logs a whole request with its failure.
     let mut skipping = false;
+    let mut page = ErrorPage::default();
     let report = |what: StderrReport| {
         if let Some(reports) = &reports {
             // If the channel is full, nothing reads it, or enough was reported.
@@ -272,6 +325,9 @@ pub async fn read_stderr(
             let _ = log.write_all(&clean);
         }
         let text = notice(&clean);
+        if !page.keeps(&text) {
+            return false;
+        }
         if skipping || text.is_empty() {
             return skipping;
         }
@@ -335,7 +391,7 @@ mod tests {
             let own = own.map(|own| (CONFIG.into(), own.into()));
             let variables = own.into_iter().chain([outer]);
             let environment = Environment::new(variables, "/".into(), "kugetsu".into());
-            config_with_instructions(&environment, Path::new("/k/14.context.md"))
+            config_with_instructions(None, &environment, Path::new("/k/14.context.md"))
         };
         let parsed = |own| serde_json::from_str::<Value>(&with(own).unwrap()).unwrap();
         assert_eq!(parsed(None), json!({"instructions": ["/k/14.context.md"]}));
@@ -345,7 +401,9 @@ mod tests {
             )),
             json!({"model": "a/b", "instructions": ["x.md", "/k/14.context.md"]})
         );
-        for own in ["{ // comment\n}", "[]", r#"{"instructions": "x.md"}"#] {
+        // opencode allows comments here as well.
+        assert_eq!(parsed(Some("{ // comment\n}")), parsed(None));
+        for own in ["{ \"a\" }", "[]", r#"{"instructions": "x.md"}"#] {
             assert!(with(Some(own)).unwrap_err().contains(CONFIG), "{own}");
         }
     }

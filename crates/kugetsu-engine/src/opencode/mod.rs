@@ -7,12 +7,15 @@ mod api;
 mod binary;
 pub mod commands;
 mod config;
+mod config_problem;
 mod database;
 mod environment;
 mod ids;
+mod jsonc;
 mod lines;
 mod log_lines;
 mod message;
+mod project;
 mod provider;
 mod renumber;
 mod reported_error;
@@ -30,6 +33,7 @@ pub use api::{Api, ApiError, PermissionReply, Problem};
 pub(crate) use binary::find;
 pub use binary::{Confinement, Opencode, OpencodeError, Search, Version, probe};
 pub use config::{ConfigError, agent_rules_args, parse_agent_rules};
+pub use config_problem::ConfigProblem;
 pub use database::{
     Database, DatabaseError, MessageOrder, SessionPatch, SessionRow, StoredMessage, SubagentStep,
     SubagentWork, TurnMessages,
@@ -41,6 +45,7 @@ pub(crate) use ids::is_later_than;
 pub use lines::{LineSplitter, MAX_LINE, MAX_PREFIX, SplitLine};
 pub(crate) use log_lines::found_database_locked;
 pub use message::{Finish, Role, ToolCall, ToolStatus, TurnAnswer};
+pub use project::{ProjectParts, list as list_parts};
 pub use provider::{ProviderAccess, UserFiles, provider_access};
 pub use renumber::{Renumbered, renumbered};
 pub use reported_error::{ErrorKind, ErrorPayload, Refusal, names_unknown_model, refusal};

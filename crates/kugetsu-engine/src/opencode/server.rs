@@ -4,7 +4,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinSet;
 
 use super::environment::{Launch, read_stderr, wait_until_read};
-use super::{Api, ApiError, Problem, StderrTail, found_database_locked};
+use super::{Api, ApiError, ConfigProblem, Problem, StderrTail, found_database_locked};
 use crate::process::{Exit, Guarded, ProcessError};
 
 /// The text that the server prints when it is ready.
@@ -36,6 +36,9 @@ pub enum ServerError {
         /// The server's last lines on standard error.
         stderr: Vec<String>,
     },
+    /// opencode cannot read its configuration.
+    #[error(transparent)]
+    Config(ConfigProblem),
     /// The server is ready but does not answer.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -195,6 +198,9 @@ impl Server {
 }
 
 fn not_ready(problem: &str, stderr: &StderrTail) -> ServerError {
+    if let Some(problem) = ConfigProblem::from_stderr(&stderr.lines()) {
+        return ServerError::Config(problem);
+    }
     ServerError::NotReady {
         problem: problem.to_owned(),
         stderr: stderr.lines(),

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::deliver::check_session;
-use super::{Engine, EngineError, Environment};
-use crate::opencode::commands;
+use super::trust::trust_command;
+use super::{Engine, EngineError, Environment, Subject};
+use crate::opencode::{Opencode, commands};
 use crate::process::{self, TURN_ENV};
 use crate::store::{Holder, Lease, this_process};
 use kugetsu_api::{Address, SessionRecord};
@@ -21,6 +22,8 @@ pub struct AttachCommand {
     pub args: Vec<OsString>,
     /// The directory that the command runs in.
     pub directory: PathBuf,
+    /// Variables that the command needs besides those of the caller.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 /// A session that a person works in. No other process can run a turn on the session while this value lives.
@@ -45,6 +48,7 @@ impl Attachment {
             .current_dir(&self.command.directory)
             .env_clear()
             .envs(self.environment.variables())
+            .envs(self.command.environment.iter().map(|(name, value)| (name, value)))
             .env(TURN_ENV, self.mark.to_string())
             .spawn();
         self.lease.inherit(false)?;
@@ -73,7 +77,7 @@ impl Engine {
         let record = self.record(address)?;
         refuse_sandboxed(&record)?;
         let record = check_session(record, &opencode)?;
-        command(&record, opencode.program)
+        self.command_to_attach(&record, &opencode)
     }
 
     /// Takes the lease, adopts an interrupted turn and writes the policy, as before every turn.
@@ -85,13 +89,38 @@ impl Engine {
         let mut record = self.record(address)?;
         self.adopt(&lease, &mut record, Some(&opencode))?;
         let record = check_session(record, &opencode)?;
-        let command = command(&record, opencode.program.clone())?;
+        let command = self.command_to_attach(&record, &opencode)?;
         self.apply_policy(&opencode, &record)?;
         Ok(Attachment {
             command,
             mark: Uuid::now_v7(),
             lease,
             environment: self.environment.clone(),
+        })
+    }
+
+    fn command_to_attach(
+        &self,
+        record: &SessionRecord,
+        opencode: &Opencode,
+    ) -> Result<AttachCommand, EngineError> {
+        let session = record
+            .session
+            .as_ref()
+            .ok_or_else(|| EngineError::NoSession(record.address.clone()))?;
+        let project = self.project_trust(record.trust.as_ref(), record.policy.preset, &record.directory);
+        let subject = Subject::Session(record.address.clone());
+        project.refuse_unstoppable(opencode, &subject, &trust_command(&subject))?;
+        let mut launch = self.short_launch(opencode, record.directory.clone());
+        launch.ignore_project = !project.loaded;
+        if launch.ignore_project {
+            self.ignore_project(&mut launch.context, &record.directory)?;
+        }
+        Ok(AttachCommand {
+            program: opencode.program.clone(),
+            args: commands::attach_args(session),
+            directory: record.directory.clone(),
+            environment: launch.project_variables(),
         })
     }
 }
@@ -107,17 +136,5 @@ fn refuse_sandboxed(record: &SessionRecord) -> Result<(), EngineError> {
             record.address
         ),
         hint: format!("send it a message instead: kugetsu continue {}", record.address),
-    })
-}
-
-fn command(record: &SessionRecord, program: PathBuf) -> Result<AttachCommand, EngineError> {
-    let session = record
-        .session
-        .as_ref()
-        .ok_or_else(|| EngineError::NoSession(record.address.clone()))?;
-    Ok(AttachCommand {
-        program,
-        args: commands::attach_args(session),
-        directory: record.directory.clone(),
     })
 }

@@ -186,7 +186,7 @@ impl Engine {
             for warning in record.last.iter().flat_map(|last| &last.warnings) {
                 checks.push(check(
                     address.to_string(),
-                    Health::Look,
+                    Health::Warning,
                     format!("its last turn: {warning}"),
                 ));
             }
@@ -256,6 +256,12 @@ impl Engine {
         let ids: Vec<_> = bases.iter().map(|base| base.session.clone()).collect();
         let existing = read_database(&self.opencode()?)?.sessions_exist(&ids)?;
         for base in bases {
+            if base.directory.is_dir()
+                && let Some(brings) = self.brings_of_base(&base)
+            {
+                // No problem of the installation: what to do about it is for a person.
+                checks.push(check(base.repo.to_string(), Health::Warning, brings));
+            }
             if !existing.contains(&base.session) {
                 checks.push(check(
                     base.repo.to_string(),

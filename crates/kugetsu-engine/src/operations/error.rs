@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::Subject;
 use crate::git::GitError;
-use crate::opencode::{ApiError, DatabaseError, OpencodeError, ServerError};
+use crate::opencode::{ApiError, DatabaseError, OpencodeError, Problem, ServerError};
 use crate::process::{NO_ROOM, ProcessError};
 use crate::settings::SettingsError;
 use crate::store::{LeaseError, StoreError};
@@ -64,6 +64,20 @@ pub enum EngineError {
         error: Box<EngineError>,
         /// What will use the changed policy.
         then: &'static str,
+    },
+    /// opencode would run parts of a repository that nobody trusted.
+    #[error(
+        "{subject}: the repository is not trusted, and opencode {version} would run parts of it nevertheless: {parts}"
+    )]
+    UntrustedRepo {
+        /// The session or the base.
+        subject: Subject,
+        /// The version of opencode.
+        version: String,
+        /// What it would run.
+        parts: String,
+        /// What to do.
+        remedy: String,
     },
     /// opencode could not be reached.
     #[error(transparent)]
@@ -392,8 +406,15 @@ impl EngineError {
                 TransportError::Database(error) => code_of_database(error),
                 TransportError::Process(_) => ErrorCode::ProcessFailed,
                 TransportError::Log { .. } => ErrorCode::LogUnwritable,
+                TransportError::Config(_) => ErrorCode::OpencodeConfig,
                 _ => ErrorCode::OpencodeFailed,
             },
+            Self::UntrustedRepo { .. } => ErrorCode::UntrustedRepo,
+            Self::Server(ServerError::Config(_))
+            | Self::Api(ApiError {
+                problem: Problem::Config(_),
+                ..
+            }) => ErrorCode::OpencodeConfig,
             Self::Server(ServerError::Process(_))
             | Self::Process(_)
             | Self::NoSupervisor { .. }
@@ -578,6 +599,10 @@ impl EngineError {
             Self::Hook { log, .. } => Some(format!("its output is in {}", log.display())),
             Self::StillRunning { hint, .. } => Some(hint.clone()),
             Self::Usage { hint, .. } | Self::NotFound { hint, .. } if !hint.is_empty() => Some(hint.clone()),
+            Self::UntrustedRepo { remedy, .. } => Some(remedy.clone()),
+            Self::Transport(TransportError::Config(_)) | Self::Server(ServerError::Config(_)) => {
+                Some("correct the file, then run the same command again".to_owned())
+            }
             Self::Transport(_) | Self::Server(_) => {
                 Some("look for the cause with: kugetsu doctor".to_owned())
             }
@@ -591,6 +616,7 @@ fn code_of_store(error: &StoreError) -> ErrorCode {
         StoreError::Full { .. }
         | StoreError::ReadOnly { .. }
         | StoreError::Permission { .. }
+        | StoreError::Shared { .. }
         | StoreError::Symlink { .. }
         | StoreError::Io { .. } => ErrorCode::StoreUnwritable,
         StoreError::RecordTooLarge { .. } => ErrorCode::RecordTooLarge,

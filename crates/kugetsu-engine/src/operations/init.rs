@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::deliver::{Closed, Delivery, TurnSubject};
 use super::interrupts::{Interrupts, STOP_WAIT};
-use super::{DEBUG_LOG, Engine, EngineError, TurnOptions, read_database};
+use super::{DEBUG_LOG, Engine, EngineError, Subject, TurnOptions, read_database};
 use crate::opencode::{DatabaseError, Opencode, Server, SessionContext, SessionPatch};
 use crate::operations::points;
 use crate::store::{Lease, RecordKey, this_process};
@@ -39,6 +39,8 @@ pub struct InitRequest {
     pub policy: Policy,
     /// Whether its forks are sandboxed.
     pub sandbox: SandboxMode,
+    /// Whether what the repository brings for opencode is trusted; `None` for the setting.
+    pub trust_repo: Option<bool>,
     /// How the prompt's turn runs.
     pub options: TurnOptions,
 }
@@ -72,6 +74,8 @@ pub struct InitReport {
     pub log_gap: Option<String>,
     /// Notes for people.
     pub notes: Vec<String>,
+    /// What the repository brings for opencode and whether it is loaded, if it brings anything.
+    pub brings: Option<String>,
 }
 
 /// Everything that `init` has checked before it makes or adopts a session.
@@ -201,12 +205,20 @@ impl Engine {
                     },
                 })
             })?;
+        let brings = {
+            let record = record.clone();
+            let status = move |engine: &Self| Ok(engine.brings_of_base(&record));
+            self.interruptible(&mut interrupts, status)
+                .await
+                .unwrap_or_default()
+        };
         let (log_gap, notes) =
             prompted.map_or_else(Default::default, |closed| (closed.turn.log_gap, closed.notes));
         Ok(InitReport {
             record,
             log_gap,
             notes,
+            brings,
         })
     }
 
@@ -302,6 +314,7 @@ impl Engine {
                 hint: "a base needs a session of its own: kugetsu init".to_owned(),
             });
         }
+        let trust = self.new_trust(request.trust_repo, request.policy.preset, &row.directory)?;
         let now = Timestamp::now();
         Ok(BaseRecord {
             schema: SCHEMA,
@@ -311,6 +324,7 @@ impl Engine {
             title: row.title,
             policy: request.policy.clone(),
             sandbox: request.sandbox,
+            trust: Some(trust),
             // A session that an interrupted `init` made counts as made, not as adopted.
             adopted: self
                 .journal(repo)?
@@ -334,6 +348,16 @@ impl Engine {
     ) -> Result<BaseRecord, EngineError> {
         let title = format!("kugetsu base: {repo}");
         let rules = request.policy.rules();
+        let (trust, project) = {
+            let (request, directory) = (Arc::clone(request), directory.to_owned());
+            self.interruptible(interrupts, move |engine| {
+                let preset = request.policy.preset;
+                let trust = engine.new_trust(request.trust_repo, preset, &directory)?;
+                let project = engine.project_trust(Some(&trust), preset, &directory);
+                Ok((trust, project))
+            })
+            .await?
+        };
         self.database_unlocked(opencode, interrupts).await?;
         let unrecorded = {
             let (repo, opencode) = (repo.clone(), opencode.clone());
@@ -352,6 +376,7 @@ impl Engine {
                 self.save_journal(repo, &journal, lease, interrupts).await?;
                 let mut launch = self.short_launch(opencode, directory.to_owned());
                 launch.debug_log = self.debug_log(request, repo);
+                launch.ignore_project = !project.loaded;
                 let mut server = interrupts.or(Server::start(&launch)).await??;
                 let made = interrupts
                     .or(server.api().create_session(&journal.title, &rules))
@@ -386,6 +411,7 @@ impl Engine {
                 title,
                 policy: request.policy.clone(),
                 sandbox: request.sandbox,
+                trust: Some(trust),
                 adopted: false,
                 opencode: opencode.version.to_string(),
                 created: now,
@@ -481,6 +507,23 @@ impl Engine {
         let (user, folder) = (record.repo.to_string(), record.directory.clone());
         let folder_lock = self.lock_folder(user, folder, interrupts).await?;
         let notes = folder_lock.as_ref().err().cloned().into_iter().collect();
+        let mut context = SessionContext::of(&record.repo.to_string(), None);
+        let ignore_project = {
+            let (record, opencode) = (record.clone(), opencode.clone());
+            let decide = move |engine: &Self| {
+                let subject = Subject::Base(record.repo.clone());
+                let preset = record.policy.preset;
+                let project = engine.project_trust(record.trust.as_ref(), preset, &record.directory);
+                project.refuse_unstoppable(&opencode, &subject, "kugetsu init --trust-repo")?;
+                Ok(!project.loaded)
+            };
+            self.interruptible(interrupts, decide).await?
+        };
+        if ignore_project {
+            self.ignore_project(&mut context, &record.directory)?;
+        }
+        let mut options = request.options.clone();
+        self.preset_limits(record.policy.preset, &mut options.limits);
         let delivery = Delivery {
             engine: Arc::new(self.clone()),
             lease: Arc::clone(lease),
@@ -493,9 +536,10 @@ impl Engine {
             before: None,
             prompt_sha256: None,
             rules: record.policy.rules(),
-            context: SessionContext::of(&record.repo.to_string(), None),
+            context,
+            ignore_project,
             responder: Responder::default(),
-            options: request.options.clone(),
+            options,
             fallback: None,
             notes,
             registered: None,

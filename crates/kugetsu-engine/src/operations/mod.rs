@@ -58,6 +58,7 @@ mod session_context;
 mod spawn;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod worktree;
 
 use std::path::{Path, PathBuf};
@@ -80,7 +81,7 @@ pub use kugetsu_api::{
 pub use model_check::ModelCheck;
 pub use move_::{Moved, MovedRepo};
 pub use pending::describe;
-pub use permit::{Permit, Subject};
+pub use permit::{Explanation, Permit, Subject};
 pub use prune::{Kept, Orphan, Orphans, Pruned};
 pub use repository::CloneRepo;
 pub use request::{Mode, TurnOptions, TurnReport, TurnRequest, turn_id};
@@ -90,7 +91,9 @@ pub use worktree::{RemovedWorktree, WorktreeRequest};
 use crate::cancel::Cancel;
 pub use crate::environment::Environment;
 use crate::git::GitRunner;
-use crate::opencode::{Database, Launch, Opencode, Search, Secrets, SessionContext};
+use crate::opencode::{
+    ConfigProblem, Database, Launch, Opencode, Search, Secrets, ServerError, SessionContext,
+};
 use crate::process::{self, Containment, Output};
 use crate::settings::{Origin, Settings};
 pub use crate::store::{Collected, LastingLog, Sizes};
@@ -250,7 +253,7 @@ impl Engine {
         }
     }
 
-    /// The launch of a short opencode command outside a turn.
+    /// The launch of a short opencode command outside a turn. It ignores what the repository brings for opencode.
     fn short_launch(&self, opencode: &Opencode, directory: PathBuf) -> Launch {
         Launch {
             opencode: opencode.clone(),
@@ -261,6 +264,7 @@ impl Engine {
             ready: self.settings.ready_timeout,
             secrets: Secrets::default(),
             context: SessionContext::default(),
+            ignore_project: true,
         }
     }
 
@@ -273,6 +277,17 @@ impl Engine {
         args: &[&str],
         stdout: Option<std::fs::File>,
     ) -> Result<Output, EngineError> {
+        self.command_of(&self.short_launch(opencode, directory), args, stdout)
+    }
+
+    /// [`Engine::command`] with this launch.
+    fn command_of(
+        &self,
+        launch: &Launch,
+        args: &[&str],
+        stdout: Option<std::fs::File>,
+    ) -> Result<Output, EngineError> {
+        let opencode = &launch.opencode;
         if let Err(error) = self
             .write_database(opencode)
             .and_then(|mut database| Ok(database.wait_until_writable()?))
@@ -280,7 +295,6 @@ impl Engine {
         {
             return Err(error);
         }
-        let launch = self.short_launch(opencode, directory);
         let mut spec = launch.guard_spec(args.iter().map(Into::into).collect());
         if let Some(file) = stdout {
             spec.stdout = process::Sink::File(file);
@@ -288,6 +302,9 @@ impl Engine {
         let output = process::run_until_cancelled(spec, Duration::from_secs(60), &self.cancel)?;
         if output.exit.success() {
             return Ok(output);
+        }
+        if let Some(problem) = ConfigProblem::from_output(&output.stderr) {
+            return Err(ServerError::Config(problem).into());
         }
         let stderr = String::from_utf8_lossy(&output.stderr);
         let last = stderr.lines().rev().find(|line| !line.trim().is_empty());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::doctor::{check, check_of_opencode};
-use crate::opencode::{Opencode, RunEventKind, RunLine, commands, parse_line};
+use crate::opencode::{ConfigProblem, Launch, Opencode, RunEventKind, RunLine, commands, parse_line};
 use crate::permission::{Action, Rule};
 use crate::process::{self, GuardSpec};
 use kugetsu_api::{Check, Health, SessionId};
@@ -64,11 +64,27 @@ impl Engine {
         }
     }
 
+    /// A launch in the folder that `doctor` is called in, with what a turn of a base there would load.
+    fn launch_here(&self, opencode: &Opencode, here: &Path) -> Launch {
+        let mut launch = self.short_launch(opencode, here.to_owned());
+        let bases = self.store.bases().map(|bases| bases.found).unwrap_or_default();
+        let base = bases.into_iter().find(|base| here.starts_with(&base.directory));
+        launch.ignore_project = base.is_none_or(|base| {
+            !self
+                .project_trust(base.trust.as_ref(), base.policy.preset, here)
+                .loaded
+        });
+        launch
+    }
+
     fn models(&self, opencode: &Opencode, here: &Path) -> Result<Vec<String>, String> {
-        let launch = self.short_launch(opencode, here.to_owned());
+        let launch = self.launch_here(opencode, here);
         let spec = launch.guard_spec(vec!["models".into()]);
         let output = process::run_until_cancelled(spec, LIST_LIMIT, &self.cancel)
             .map_err(|error| format!("failed: {error}"))?;
+        if let Some(problem) = ConfigProblem::from_output(&output.stderr) {
+            return Err(format!("failed: {problem}"));
+        }
         if !output.exit.success() {
             return Err(format!("failed ({})", output.exit));
         }
@@ -84,7 +100,7 @@ impl Engine {
 
     /// Asks the model for one word, in a session of its own that is deleted afterwards.
     fn ask_model(&self, opencode: &Opencode, here: &Path, model: Option<&str>) -> Check {
-        let mut launch = self.short_launch(opencode, here.to_owned());
+        let mut launch = self.launch_here(opencode, here);
         // The model has nothing to do here.
         launch.rules = Some(vec![Rule {
             permission: "*".to_owned(),

@@ -1,10 +1,13 @@
 //! `permit`: shows, changes and explains the permissions of a session.
 
+use std::path::Path;
+
+use super::trust::no_trust;
 use super::{Engine, EngineError};
 use crate::opencode::{SessionPatch, agent_rules_args, parse_agent_rules};
 use crate::permission::{Explained, Policy, Preset, Rule, explain};
 use crate::store::this_process;
-use kugetsu_api::{Address, ErrorCode, RepoRef};
+use kugetsu_api::{Address, ErrorCode, RepoRef, RepoTrust};
 
 /// A session with an address, or a base.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub struct Permit {
     pub add: Vec<Rule>,
     /// Rules to remove, by permission and pattern.
     pub remove: Vec<(String, String)>,
+    /// Trust what the repository brings for opencode now, or nothing of it.
+    pub trust_repo: Option<bool>,
 }
 
 impl Permit {
@@ -79,6 +84,23 @@ impl Permit {
 }
 
 impl Engine {
+    /// Applies the part of a change that is about trust. Blocks.
+    fn change_trust(
+        &self,
+        change: &Permit,
+        preset: Preset,
+        directory: &Path,
+        trust: &mut Option<RepoTrust>,
+    ) -> Result<(), EngineError> {
+        match change.trust_repo {
+            None => {}
+            Some(false) => *trust = Some(RepoTrust::default()),
+            Some(true) if !preset.may_trust_repo() => return Err(no_trust(preset)),
+            Some(true) => trust.get_or_insert_default().add(self.digest_of(directory)?),
+        }
+        Ok(())
+    }
+
     /// The policy of a session or a base.
     pub fn policy(&self, subject: &Subject) -> Result<Policy, EngineError> {
         match subject {
@@ -98,6 +120,8 @@ impl Engine {
                 let mut record = self.record(address)?;
                 self.adopt(&lease, &mut record, None)?;
                 change.apply(&mut record.policy)?;
+                let preset = record.policy.preset;
+                self.change_trust(change, preset, &record.directory, &mut record.trust)?;
                 record.updated = jiff::Timestamp::now();
                 self.store.save_session(&lease, &record)?;
                 if record.session.is_some() {
@@ -111,6 +135,7 @@ impl Engine {
                 let lease = self.store.lease_base(repo, holder, None)?;
                 let mut base = self.own_base(repo)?;
                 change.apply(&mut base.policy)?;
+                self.change_trust(change, base.policy.preset, &base.directory, &mut base.trust)?;
                 base.updated = jiff::Timestamp::now();
                 self.store.save_base(&lease, &base)?;
                 if !base.adopted {
@@ -133,26 +158,47 @@ impl Engine {
 
     /// Explains for every permission class which action applies, which rule decides, and which patterns could still
     /// ask. Starts opencode once, without a model, to read the rules of its agent and its configuration.
-    pub fn explain(&self, subject: &Subject) -> Result<Vec<Explained>, EngineError> {
-        let (policy, directory) = match subject {
+    pub fn explain(&self, subject: &Subject) -> Result<Explanation, EngineError> {
+        let (policy, trust, directory) = match subject {
             Subject::Session(address) => {
                 let record = self.record(address)?;
-                (record.policy, record.directory)
+                (record.policy, record.trust, record.directory)
             }
             Subject::Base(repo) => {
                 let base = self.own_base(repo)?;
-                (base.policy, base.directory)
+                (base.policy, base.trust, base.directory)
             }
         };
+        let project = self.project_trust(trust.as_ref(), policy.preset, &directory);
         let opencode = self.opencode()?;
         let args = agent_rules_args();
-        let output = self.command(&opencode, directory, &args, None)?;
+        let mut launch = self.short_launch(&opencode, directory);
+        launch.ignore_project = !project.loaded;
+        let output = self.command_of(&launch, &args, None)?;
         let rules = parse_agent_rules(&output.stdout).map_err(|error| EngineError::Command {
             command: args.join(" "),
             problem: error.to_string(),
         })?;
-        Ok(explain(&policy, Some(&rules)))
+        Ok(Explanation {
+            permissions: explain(&policy, Some(&rules)),
+            note: project.status(subject),
+            brings: project.parts.parts.into_iter().collect(),
+            loaded: project.loaded,
+        })
     }
+}
+
+/// What a session may do, and what its repository brings for opencode.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// The permissions, class by class.
+    pub permissions: Vec<Explained>,
+    /// What the repository brings: plugins, tools, configuration files and others, with their paths.
+    pub brings: Vec<String>,
+    /// Whether opencode loads it.
+    pub loaded: bool,
+    /// Both in one line for people, if the repository brings anything.
+    pub note: Option<String>,
 }
 
 fn not_applied(error: EngineError, then: &'static str) -> EngineError {

@@ -52,10 +52,14 @@ impl Engine {
         record: &SessionRecord,
         rules: &[Rule],
         unattended: bool,
+        ignore_project: bool,
         notes: &mut Vec<String>,
     ) -> Result<SessionContext, EngineError> {
         let branch = record.worktree.as_ref().map(|worktree| worktree.branch.as_str());
         let mut context = SessionContext::of(&record.address.to_string(), branch);
+        if ignore_project {
+            self.ignore_project(&mut context, &record.directory)?;
+        }
         let template = self.template(&record.directory, unattended, notes);
         let text = render(&template, |name| value(record, rules, name));
         if text.trim().is_empty() {
@@ -69,6 +73,20 @@ impl Engine {
             notes.push(format!("the model is not told about its session: {problem}"));
         }
         Ok(context)
+    }
+
+    /// Adds to the context what a session that ignores its repository's configuration of opencode needs.
+    pub(super) fn ignore_project(
+        &self,
+        context: &mut SessionContext,
+        directory: &Path,
+    ) -> Result<(), EngineError> {
+        context
+            .ignore_project(&self.environment, directory)
+            .map_err(|problem| EngineError::Usage {
+                problem: format!("language servers and formatters of a repository that is not trusted cannot be turned off: {problem}"),
+                hint: "correct the variable, or unset it".to_owned(),
+            })
     }
 
     /// The template: that of the environment, of the repository, of `config.toml`, or the built-in one.

@@ -96,7 +96,7 @@ fn presets_have_names() {
     let error = "yolo".parse::<Preset>().unwrap_err().to_string();
     assert_eq!(
         error,
-        "`yolo` is not a permission preset: it is `headless`, `read-only` or `full`"
+        "`yolo` is not a permission preset: it is `headless`, `read-only`, `stranger` or `full`"
     );
     assert_eq!(Preset::default(), Preset::Headless);
 }
@@ -462,6 +462,62 @@ fn read_only_changes_nothing() {
     assert_eq!(action(&all, "read", "src/main.rs"), Action::Allow);
     assert_eq!(action(&all, "grep", "x"), Action::Allow);
     assert_eq!(action(&all, "external_directory", "/tmp/*"), Action::Allow);
+}
+
+#[test]
+fn the_presets_by_list_deny_what_they_do_not_name() {
+    for (preset, edits) in [
+        (Preset::ReadOnly, Action::Deny),
+        (Preset::Stranger, Action::Allow),
+    ] {
+        let policy = Policy {
+            preset,
+            rules: Vec::new(),
+        };
+        for version in ["1.3.2", "1.18.33"] {
+            let all = [agent_rules(version), policy.rules()].concat();
+            for class in [
+                "webfetch",
+                "websearch",
+                "codesearch",
+                "skill",
+                "task",
+                "lsp",
+                "a_tool_of_tomorrow",
+                "tomorrow",
+            ] {
+                let last = all.iter().rfind(|rule| matches(class, &rule.permission)).unwrap();
+                assert_eq!(
+                    (last.pattern.as_str(), last.action),
+                    ("*", Action::Deny),
+                    "{preset} {class}"
+                );
+            }
+            for class in ["edit", "bash"] {
+                assert_eq!(action(&all, class, "anything"), edits, "{preset} {class}");
+            }
+            for class in ["read", "glob", "grep", "list", "todowrite"] {
+                assert_eq!(
+                    action(&all, class, "src/main.rs"),
+                    Action::Allow,
+                    "{preset} {class}"
+                );
+            }
+            assert_eq!(action(&all, "read", "a/.env"), Action::Deny);
+            assert_eq!(action(&all, "external_directory", "/home/a/.ssh/*"), Action::Deny);
+        }
+    }
+    let stranger = Policy {
+        preset: Preset::Stranger,
+        rules: Vec::new(),
+    };
+    assert_eq!(
+        action(&stranger.rules(), "external_directory", "/tmp/*"),
+        Action::Deny
+    );
+    // Nobody is asked, even if somebody could answer.
+    assert_eq!(stranger.asking_rules(), stranger.rules());
+    assert!(Preset::Stranger.requires_sandbox() && !Preset::ReadOnly.requires_sandbox());
 }
 
 #[test]

@@ -104,6 +104,8 @@ settings! {
         "number of tokens above which a turn is ended; empty: no limit";
     max_depth: u32 = "3", count,
         "how many turns deep tools of turns may begin further turns; 0: they begin none";
+    max_steps: Option<u64> = "", optional_count,
+        "number of steps (requests to the model) above which a turn is ended; empty: no limit";
     model: Option<String> = "", optional_model,
         "the model of every turn, as provider/model; empty: the session's own";
     agent: Option<String> = "", optional,
@@ -127,7 +129,7 @@ settings! {
     lock_timeout: Duration = "10s", duration,
         "how long to wait for a lock of the store";
     preset: Preset = "headless", choice,
-        "the permission preset of new bases: headless, read-only or full";
+        "the permission preset of new bases: headless, read-only, stranger or full";
     rules: Vec<Rule> = "", rule_list,
         "permission rules of new bases, added after the preset, as a list: [\"bash:git push *=deny\"]";
     sandbox: SandboxMode = "off", choice,
@@ -144,6 +146,8 @@ settings! {
         "bytes of memory that a sandboxed session may use; empty: no limit";
     sandbox_processes: Option<u64> = "2048", optional_count,
         "processes and threads that a sandboxed session may have; empty: no limit";
+    trust_repo: bool = "false", boolean,
+        "whether opencode loads what the repository of a new base brings for it (plugins, tools, MCP servers): true or false";
     worktree: WorktreeSetting = "auto", choice,
         "whether each new session gets its own git worktree: auto (if the base is in a git clone), true or false";
     worktree_root: Option<PathBuf> = "", optional,

@@ -32,6 +32,12 @@ pub enum StoreError {
         /// The file or folder to open.
         path: PathBuf,
     },
+    /// Another user owns or may write a part of the store, and could decide with it what turns do.
+    #[error("other users may write {}", .path.display())]
+    Shared {
+        /// The file or folder.
+        path: PathBuf,
+    },
     /// A symbolic link in place of a file or folder of the store.
     #[error("{} is a symbolic link; symbolic links in the store are not followed", .path.display())]
     Symlink {
@@ -155,6 +161,9 @@ impl StoreError {
             Self::Full { .. } => "free some space and try again; nothing was lost",
             Self::ReadOnly { .. } => "set KUGETSU_HOME to a folder that can be written",
             Self::Permission { .. } => "set its owner and mode, or set KUGETSU_HOME to a folder of your own",
+            Self::Shared { .. } => {
+                "look for changes that are not yours, then make it yours alone: chmod go-w, chown; or set KUGETSU_HOME to a folder of your own"
+            }
             Self::Symlink { .. } => "replace it by what it points to",
             Self::RecordTooLarge { .. } => {
                 "the turn is in turns.jsonl; begin a new session: kugetsu destroy, then kugetsu start"

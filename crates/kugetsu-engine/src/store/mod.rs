@@ -14,6 +14,7 @@ mod layout;
 mod lease;
 mod listing;
 mod lock;
+mod owner;
 mod records;
 mod retention;
 #[cfg(test)]
@@ -60,6 +61,7 @@ pub use layout::RecordKey;
 pub use lease::Lease;
 pub use listing::{Broken, Listing};
 pub use lock::{Lock, holder_of_turn, this_process};
+pub use owner::refuse_shared_home;
 pub use retention::{Collected, Retention, Sizes};
 pub use trash::Restored;
 

@@ -27,7 +27,7 @@ pub use serve::PrivateServer;
 pub use crate::opencode::{ErrorPayload, Finish, ToolCall, ToolStatus};
 
 use crate::aside::aside;
-use crate::opencode::{DatabaseError, Launch};
+use crate::opencode::{ConfigProblem, DatabaseError, Launch};
 use crate::process::{self, Exit, ProcessError};
 use kugetsu_api::{QuestionDetail, RequestDetail, SessionId, TokenCount, TransportKind};
 
@@ -302,6 +302,9 @@ pub enum TransportError {
     /// The server never became ready.
     #[error("opencode serve did not become ready: {0}")]
     NotReady(String),
+    /// opencode cannot read its configuration, over either way.
+    #[error(transparent)]
+    Config(ConfigProblem),
     /// The server refused a request, or the connection broke.
     #[error("opencode serve failed on {request}: {message}")]
     Request {

@@ -21,7 +21,7 @@ use super::{
     Answer, Connector, End, ForkRequest, Request, RequestKind, Target, TransportError, TransportEvent,
     TurnLink, TurnSpec,
 };
-use crate::opencode::{Api, ApiError, PermissionReply, Server, ServerError, TurnAnswer};
+use crate::opencode::{Api, ApiError, PermissionReply, Problem, Server, ServerError, TurnAnswer};
 use kugetsu_api::{SessionId, TransportKind};
 
 /// How often open requests and retries are polled.
@@ -57,6 +57,11 @@ impl From<ServerError> for TransportError {
     fn from(error: ServerError) -> Self {
         match error {
             ServerError::Process(error) => error.into(),
+            ServerError::Config(problem)
+            | ServerError::Api(ApiError {
+                problem: Problem::Config(problem),
+                ..
+            }) => Self::Config(problem),
             other => Self::NotReady(other.to_string()),
         }
     }
@@ -64,6 +69,9 @@ impl From<ServerError> for TransportError {
 
 impl From<ApiError> for TransportError {
     fn from(error: ApiError) -> Self {
+        if let Problem::Config(problem) = error.problem {
+            return Self::Config(problem);
+        }
         Self::Request {
             message: error.problem.to_string(),
             request: error.request,

@@ -15,6 +15,8 @@ pub struct Limits {
     pub cost_usd: Option<f64>,
     /// Tokens of all kinds.
     pub tokens: Option<u64>,
+    /// Steps, which are requests to the model, with those of subagents.
+    pub steps: Option<u64>,
     /// For waiting for the model's provider.
     pub quota_wait: Duration,
     /// Between requesting opencode to end and killing it.
@@ -33,6 +35,7 @@ impl Default for Limits {
             idle_steps: 5,
             cost_usd: None,
             tokens: None,
+            steps: None,
             quota_wait: Duration::from_secs(600),
             grace: Duration::from_secs(10),
             restarts: 3,

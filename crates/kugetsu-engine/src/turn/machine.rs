@@ -12,7 +12,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::Limits;
-use crate::opencode::{ErrorKind, Refusal, found_database_locked, refusal, rejected_permission, tool_label};
+use crate::opencode::{
+    ConfigProblem, ErrorKind, Refusal, found_database_locked, refusal, rejected_permission, tool_label,
+};
 use crate::process::Exit;
 use crate::transport::{
     End, ErrorPayload, Finish, Request, RequestKind, ToolCall, ToolStatus, TransportEvent,
@@ -75,6 +77,8 @@ pub struct Machine {
     pub counts: Counts,
     last_progress: Duration,
     idle_steps: u32,
+    /// Steps of the turn and of its subagents.
+    spent_steps: u64,
     /// The same for each subagent, by session.
     subagents_idle: HashMap<String, u32>,
     last_reason: Option<Finish>,
@@ -117,6 +121,7 @@ impl Machine {
             counts: Counts::default(),
             last_progress: Duration::ZERO,
             idle_steps: 0,
+            spent_steps: 0,
             subagents_idle: HashMap::new(),
             last_reason: None,
             answer_over: false,
@@ -383,6 +388,15 @@ impl Machine {
                 format!("budget: {} tokens of at most {limit}", self.counts.tokens.total()),
             ));
         }
+        self.spent_steps += 1;
+        if let Some(limit) = self.limits.steps
+            && self.spent_steps > limit
+        {
+            return Some(Judgement::new(
+                Verdict::Failed,
+                format!("budget: {} steps of at most {limit}", self.spent_steps),
+            ));
+        }
         None
     }
 
@@ -485,7 +499,12 @@ impl Machine {
                 }
                 Some(exit) => Judgement::new(
                     Verdict::Failed,
-                    with_stderr_line(&format!("opencode ended ({exit}) before its first step"), end),
+                    match ConfigProblem::from_stderr(&end.stderr) {
+                        Some(problem) => problem.to_string(),
+                        None => {
+                            with_stderr_line(&format!("opencode ended ({exit}) before its first step"), end)
+                        }
+                    },
                 ),
             },
         }

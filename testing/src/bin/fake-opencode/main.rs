@@ -60,6 +60,8 @@ fn act(arguments: &[String]) -> Result<i32, Failure> {
         arguments: arguments.to_vec(),
         directory: std::env::current_dir()?,
         prompt: prompt.clone(),
+        ignores_project: std::env::var_os("OPENCODE_DISABLE_PROJECT_CONFIG").is_some(),
+        config: std::env::var("OPENCODE_CONFIG_CONTENT").ok(),
         permission: std::env::var("OPENCODE_PERMISSION").ok(),
         pid: std::process::id(),
     };

@@ -16,6 +16,7 @@ use crate::operations::interrupts::Interrupts;
 use crate::operations::recover::was_prompted;
 use crate::operations::request::TurnRequest;
 use crate::operations::spawn::WaitReports;
+use crate::operations::trust::trust_command;
 use crate::operations::{Engine, EngineError, Subject, pending, points, read_database};
 use crate::store::{Lease, LeaseError, Lock, holder_of_turn};
 use crate::turn::Responder;
@@ -104,7 +105,11 @@ impl Engine {
             Arc::new(registered)
         };
         let started = Timestamp::now();
-        let (prompt, once) = pending::with_answers(&request.prompt, &record.pending);
+        let (prompt, once) = if record.policy.preset.may_ask() {
+            pending::with_answers(&request.prompt, &record.pending)
+        } else {
+            (request.prompt.clone(), Vec::new())
+        };
         if prompt.trim().is_empty() {
             return Err(EngineError::Usage {
                 problem: "the message is empty".to_owned(),
@@ -122,13 +127,26 @@ impl Engine {
         let record = self
             .with_worktree(&lease, record, &request.worktree, interrupts, &mut notes)
             .await?;
-        let (record, context, untold) = {
+        let (record, context, ignore_project, untold) = {
             let (rules, unattended) = (rules.clone(), !responder.is_interactive());
+            let opencode = opencode.clone();
             self.interruptible(interrupts, move |engine| {
                 let record = check_directory(record)?;
-                let mut untold = Vec::new();
-                let context = engine.session_context(&record, &rules, unattended, &mut untold)?;
-                Ok((record, context, untold))
+                let subject = Subject::Session(record.address.clone());
+                let preset = record.policy.preset;
+                let project = engine.project_trust(record.trust.as_ref(), preset, &record.directory);
+                // Only a record on disk can be given trust.
+                let recorded = record.session.is_some() || record.worktree.is_some();
+                let owner = if recorded {
+                    subject.clone()
+                } else {
+                    Subject::Base(record.base.clone())
+                };
+                project.refuse_unstoppable(&opencode, &subject, &trust_command(&owner))?;
+                let mut untold = Vec::from_iter(project.note(&subject, record.session.is_none()));
+                let ignore = !project.loaded;
+                let context = engine.session_context(&record, &rules, unattended, ignore, &mut untold)?;
+                Ok((record, context, ignore, untold))
             })
             .await?
         };
@@ -159,6 +177,8 @@ impl Engine {
         };
         self.interruptible_hook(HookPoint::BeforeTurn, &record, Some(id), &lease, interrupts)
             .await?;
+        let mut options = request.options.clone();
+        self.preset_limits(record.policy.preset, &mut options.limits);
         let delivery = Delivery {
             engine: self,
             lease,
@@ -172,6 +192,7 @@ impl Engine {
             prompt_sha256: request.turn.and(request.message()).map(sha256),
             rules,
             context,
+            ignore_project,
             responder,
             options,
             fallback: None,
@@ -367,6 +388,14 @@ impl Engine {
             issue_title: unforked.as_ref().and_then(|record| record.issue_title.clone()),
             policy: base.policy,
             sandbox,
+            trust: base.trust.map(|mut trust| {
+                // A first turn that was refused left a record that a person may have trusted since.
+                let own = unforked.as_ref().and_then(|record| record.trust.as_ref());
+                for digest in own.into_iter().flat_map(|own| &own.digests) {
+                    trust.add(digest.clone());
+                }
+                trust
+            }),
             opencode: opencode.version.to_string(),
             created: unforked.as_ref().map_or(now, |record| record.created),
             updated: now,

@@ -68,6 +68,8 @@ pub(super) struct Delivery {
     pub(super) rules: Vec<Rule>,
     /// What the session is told about itself.
     pub(super) context: SessionContext,
+    /// Whether opencode loads nothing of what the repository brings for it.
+    pub(super) ignore_project: bool,
     pub(super) responder: Responder,
     pub(super) options: TurnOptions,
     /// Why the turn uses `run` although `serve` was preferred.

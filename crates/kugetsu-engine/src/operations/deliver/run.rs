@@ -93,6 +93,7 @@ impl Delivery {
                             .filter_map(|forge| forge.token.as_ref()),
                     ),
                 context: self.context.clone(),
+                ignore_project: self.ignore_project,
             },
             raw_log: Some(RawLogFile {
                 path: folder.join(format!("{}.raw.log", self.turn)),

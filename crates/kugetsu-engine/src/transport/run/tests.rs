@@ -57,6 +57,7 @@ pub(in crate::transport) fn spec(database: &Path) -> TurnSpec {
             ready: SOON,
             secrets: Secrets::default(),
             context: SessionContext::default(),
+            ignore_project: true,
         },
         raw_log: None,
         model: None,
