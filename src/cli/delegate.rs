@@ -93,6 +93,10 @@ pub(super) fn refused() -> CommandError {
 }
 
 fn send_streams(connection: &UnixStream) -> std::io::Result<()> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the streams are passed on, and nothing is written"
+    )]
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];

@@ -5,9 +5,6 @@ use kugetsu_testing::{Reply, on_both_versions};
 
 on_both_versions! {
     fn a_sandboxed_session_lives_like_any_other(world: &World) {
-        let config = world.home().join(".config/opencode");
-        std::fs::create_dir_all(&config).unwrap();
-        std::fs::write(config.join("opencode.json"), world.opencode_config().to_string()).unwrap();
         run(world, ["init", "--sandbox"]).expect_status(0);
         world.model.on("remember the word", vec![Reply::text("the word is heron")]);
         world.model.on("which word", vec![Reply::text("heron")]);

@@ -446,10 +446,6 @@ fn high_water_mark(pid: u32) -> u64 {
 fn sandboxed(binary: &Path, version: Version, rows: &mut Vec<Row>) -> Result<(), Failure> {
     let world = World::new(Opencode::Real(version));
     world.model.otherwise(Reply::text("done"));
-    let config = world.home().join(".config/opencode");
-    std::fs::create_dir_all(&config).map_err(Failure::because(config.display()))?;
-    let file = config.join("opencode.json");
-    std::fs::write(&file, world.opencode_config().to_string()).map_err(Failure::because(file.display()))?;
     quiet(&mut kugetsu(&world, binary, &["init"]))?;
     let mut times: [Vec<Duration>; 4] = Default::default();
     for turn in 0..=TURNS {

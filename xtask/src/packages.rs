@@ -8,10 +8,11 @@ use crate::step::{Failure, program};
 type Needed = (&'static str, &'static str);
 
 /// What the tests run.
-pub(crate) const FOR_TESTS: [Needed; 14] = [
+pub(crate) const FOR_TESTS: [Needed; 15] = [
     ("bwrap", "bubblewrap"),
     ("cc", "gcc"),
     ("faketime", "faketime"),
+    ("sqlite3", "sqlite3"),
     ("fish", "fish"),
     ("git", "git"),
     ("jq", "jq"),

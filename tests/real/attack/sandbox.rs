@@ -78,10 +78,6 @@ fn prepare(world: &World) -> PathBuf {
         std::fs::write(path, text).unwrap();
     };
     write(world.home().join(".ssh/id_rsa"), KEY);
-    write(
-        world.home().join(".config/opencode/opencode.json"),
-        &world.opencode_config().to_string(),
-    );
     let repo = world.repo();
     write(repo.join("escapes.sh"), ESCAPES);
     write(repo.join("hello.c"), "int main(void) { return 1; }\n");

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::jsonc;
 use crate::environment::Environment;
 use crate::fsx;
 
@@ -113,11 +114,11 @@ pub fn provider_access(
                 environment.home(),
                 &mut access,
             );
-            configs.extend(parse(&text));
+            configs.extend(jsonc::value(&text));
         }
     }
     if let Some(text) = environment.get("OPENCODE_CONFIG_CONTENT") {
-        configs.extend(parse(&text.to_string_lossy()));
+        configs.extend(jsonc::value(&text.to_string_lossy()));
     }
     let auth: Map<String, Value> = read(&files.data.join("auth.json"))
         .and_then(|text| serde_json::from_str(&text).ok())
@@ -165,11 +166,6 @@ pub fn provider_access(
 
 fn read(path: &Path) -> Option<String> {
     String::from_utf8(fsx::read_bounded(path, MAX_FILE).ok()?).ok()
-}
-
-/// Reads a configuration; `None` if it is broken, which opencode itself reports.
-fn parse(text: &str) -> Option<Value> {
-    jsonc_parser::parse_to_serde_value(text, &jsonc_parser::ParseOptions::default()).ok()
 }
 
 fn models_list(environment: &Environment, files: &UserFiles) -> Value {

@@ -37,15 +37,21 @@ impl Engine {
             .filter(|record| record.live.is_none())
             .filter_map(|record| {
                 let key = RecordKey::from(&record.address);
-                record.session.map(|session| (key, session))
+                let own = record
+                    .sandbox
+                    .is_some()
+                    .then(|| self.of_session(opencode, &record));
+                record.session.map(|session| (key, session, own))
             });
         let bases = self.store.bases()?.found.into_iter();
-        let bases = bases.map(|base| (RecordKey::from(&base.repo), base.session));
+        let bases = bases.map(|base| (RecordKey::from(&base.repo), base.session, None));
         let mut found = Vec::new();
-        for (key, session) in sessions.chain(bases) {
+        for (key, session, own) in sessions.chain(bases) {
+            let own = own.map(|own| read_database(&own)).transpose()?;
+            let database = own.as_ref().unwrap_or(&database);
             // What is forked gets new ids.
             let forks = matches!(key, RecordKey::Base(_));
-            if let Some(disorder) = disorder_of(&database, opencode, &session, forks)? {
+            if let Some(disorder) = disorder_of(database, opencode, &session, forks)? {
                 found.push(Disordered {
                     key,
                     session,
@@ -68,6 +74,7 @@ impl Engine {
         let key = RecordKey::from(address);
         let lease = self.store.lease_session(address, this_process("doctor"), None)?;
         let mut record = self.record(address)?;
+        let opencode = &self.of_session(opencode, &record);
         self.adopt(&lease, &mut record, Some(opencode))?;
         let Some(session) = record.session.clone() else {
             return Err(self.no_session(address));

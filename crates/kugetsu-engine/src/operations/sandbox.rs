@@ -17,7 +17,7 @@ use crate::opencode::Opencode;
 use crate::process::cgroup::limitable;
 use crate::process::sandbox::{Available, Backend, available};
 use crate::store::StoreError;
-use kugetsu_api::{Check, Health, SandboxKind, SandboxMode, SessionRecord, SessionSandbox};
+use kugetsu_api::{BaseRecord, Check, Health, SandboxKind, SandboxMode, SessionRecord, SessionSandbox};
 
 /// The folder of all sandboxes, in kugetsu's home.
 const FOLDER: &str = "sandboxes";
@@ -102,14 +102,27 @@ impl Engine {
         }
     }
 
+    /// Refuses a turn of a session that began without the sandbox that its preset requires.
+    pub(super) fn refuse_without_sandbox(record: &SessionRecord) -> Result<(), EngineError> {
+        let strict = record.sandbox.as_ref().is_some_and(|sandbox| sandbox.strict);
+        let preset = record.policy.preset;
+        if strict || !preset.requires_sandbox() {
+            return Ok(());
+        }
+        let address = &record.address;
+        Err(EngineError::Usage {
+            problem: format!(
+                "the preset {preset} requires a sandbox, and the session of {address} began without one"
+            ),
+            hint: format!("begin again: kugetsu destroy {address}, then kugetsu start {address} --sandbox"),
+        })
+    }
+
     /// Says what the machine has for sandboxes, and whether a base needs more.
     pub(super) fn check_sandbox(&self, checks: &mut Vec<Check>) {
         let found = self.sandboxes_available();
         let bases = self.store.bases().map(|bases| bases.found).unwrap_or_default();
-        let needed = bases
-            .iter()
-            .map(|base| base.sandbox)
-            .chain([self.settings.sandbox]);
+        let needed = bases.iter().map(sandbox_of).chain([self.settings.sandbox]);
         let needed = needed.max_by_key(|mode| *mode as u8).unwrap_or_default();
         let mut text = match (&found.bubblewrap, found.landlock) {
             (Ok(program), _) => format!("bubblewrap {}", program.display()),
@@ -237,6 +250,16 @@ impl Engine {
             Err(error) if !error.is_not_found() => Err(StoreError::from(error).into()),
             _ => Ok(()),
         }
+    }
+}
+
+/// Whether the sessions of a base are sandboxed. Its preset may require it.
+pub(super) fn sandbox_of(base: &BaseRecord) -> SandboxMode {
+    let required = base.policy.preset.requires_sandbox();
+    if required {
+        SandboxMode::Required
+    } else {
+        base.sandbox
     }
 }
 

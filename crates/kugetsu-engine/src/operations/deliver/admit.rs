@@ -15,6 +15,7 @@ use crate::operations::hooks::HookPoint;
 use crate::operations::interrupts::Interrupts;
 use crate::operations::recover::was_prompted;
 use crate::operations::request::TurnRequest;
+use crate::operations::sandbox::sandbox_of;
 use crate::operations::spawn::WaitReports;
 use crate::operations::trust::trust_command;
 use crate::operations::{Engine, EngineError, Subject, pending, points, read_database};
@@ -308,6 +309,7 @@ impl Engine {
             }
             other => self.new_record(request, &opencode, other, &mut notes)?,
         };
+        Self::refuse_without_sandbox(&record)?;
         if let Some(title) = &request.issue_title {
             record.issue_title = Some(title.clone());
         }
@@ -359,8 +361,9 @@ impl Engine {
             let directory = base.directory;
             return Err(EngineError::DirectoryGone { subject, directory });
         }
-        let asked = request.sandbox.unwrap_or(base.sandbox);
-        if base.sandbox == SandboxMode::Required && asked != SandboxMode::Required {
+        let required = sandbox_of(&base) == SandboxMode::Required;
+        let asked = request.sandbox.unwrap_or(sandbox_of(&base));
+        if required && asked != SandboxMode::Required {
             return Err(EngineError::Usage {
                 problem: format!("the base of {} requires a sandbox", base.repo),
                 hint: "leave --sandbox out".to_owned(),
@@ -368,7 +371,7 @@ impl Engine {
         }
         let sandbox = match unforked.as_mut().and_then(|record| record.sandbox.take()) {
             // Asked for by the attempt that left the record.
-            Some(sandbox) if request.sandbox.is_none() => Some(sandbox),
+            Some(sandbox) if request.sandbox.is_none() && (sandbox.strict || !required) => Some(sandbox),
             _ => self.new_sandbox(asked, notes)?,
         };
         let now = Timestamp::now();

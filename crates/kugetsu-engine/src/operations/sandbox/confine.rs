@@ -65,7 +65,9 @@ impl Engine {
         for path in [place.database(), place.cache().join("opencode").join("bin")] {
             fsx::refuse_symlinks(self.store.home(), &path).map_err(StoreError::from)?;
         }
-        let access = provider_access(&self.environment, model, None);
+        let project = self.project_trust(record.trust.as_ref(), record.policy.preset, &record.directory);
+        let project = project.loaded.then_some(record.directory.as_path());
+        let access = provider_access(&self.environment, model, project);
         let network = self.network(&access)?;
         self.write_fixed(&place, record, &access)?;
         let mut mounts = vec![

@@ -153,6 +153,10 @@ pub(super) fn receive(socket: &UnixStream) -> std::io::Result<(Vec<u8>, Vec<Owne
 }
 
 /// Writes a line to standard error, which may be closed.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a supervisor reads this stream, and no terminal does"
+)]
 pub(super) fn eprintln_raw(line: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "{line}");
