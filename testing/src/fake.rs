@@ -10,6 +10,8 @@ use serde_json::json;
 
 /// The variable that names the script file.
 pub const SCRIPT_VARIABLE: &str = "FAKE_OPENCODE";
+/// The variable that names the world's home, where it is not `HOME`.
+pub const HOME_VARIABLE: &str = "FAKE_OPENCODE_HOME";
 
 /// The whole behaviour of the fake.
 #[derive(Clone, Debug, Serialize, Deserialize)]

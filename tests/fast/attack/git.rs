@@ -260,18 +260,26 @@ fn a_bare_repository_in_the_folder_runs_nothing() {
     let plant = format!(
         "git init --quiet --bare below && cd below && git config core.bare false && git config core.worktree .
          echo '* filter=x' > info/attributes; echo hi > file; git add file && git commit --quiet --message file
-         git config filter.x.clean '{} clean pass'; echo more >> file",
+         git config filter.x.clean '{} clean pass'; echo ho > file",
         ground.evil().display()
     );
     ground.shell(&world.repo(), &plant).expect_status(0);
-    ground.run(&["init", "--dir", text(&folder)]).expect_status(0);
+    ground
+        .run(&[
+            "init",
+            "--dir",
+            text(&folder),
+            "--repo",
+            "github.com/shoko/kugetsu",
+        ])
+        .expect_status(0);
     ground
         .run(&["start", "14", "hi", "--no-worktree"])
         .expect_status(0);
     ground.run(&["continue", "14", "hi"]).expect_status(0);
     ground.run(&["start", "15", "hi", "--worktree"]);
     ground.run(&["doctor", "--fix"]);
-    ground.shell(&folder, "git status");
+    ground.shell(&folder, "git diff --exit-code");
     assert_eq!(ground.ran(), ["clean"]);
 }
 
@@ -285,7 +293,7 @@ fn a_rebase_writes_into_the_worktree_alone() {
     let tree = begin(&ground);
     part_ways(&ground, &tree);
     let copy = format!(
-        "cp -r a.* README.md opencode.json theirs .gitattributes {0}",
+        "cp -r a.* README.md notes.txt theirs .gitattributes {0}",
         victim.display()
     );
     ground.shell(&tree, &copy).expect_status(0);

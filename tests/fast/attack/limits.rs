@@ -13,21 +13,11 @@ fn turn(world: &World) -> Output {
     )
 }
 
-/// A whole answer of this many bytes.
-fn answer(bytes: usize) -> FakeScript {
-    FakeScript::steps([
-        Step::step_start(),
-        Step::BigLine(bytes),
-        Step::Shell("true".to_owned()),
-        Step::step_finish("stop", 0.0),
-    ])
-}
-
 #[test]
 fn an_answer_of_seven_megabytes_is_whole() {
-    let world = scripted_world(&answer(7 * MIB));
+    let world = scripted_world(&FakeScript::steps([Step::Answer("x".repeat(7 * MIB))]));
     let output = turn(&world);
-    // The fake stores no message of such an answer, so its verdict is not what is tested here.
+    output.expect_status(0);
     assert_eq!(output.json()["answer"].as_str().map(str::len), Some(7 * MIB));
     assert_eq!(output.json()["log_gap"], json!(null));
     let shown = run(&world, ["logs", "14", "--answer"]).expect_status(0).stdout();

@@ -1,8 +1,37 @@
 //! The preset for the text of strangers.
 
-use crate::support::kit::{fake_world, run};
-use kugetsu_testing::{FakeScript, Step};
+use crate::support::kit::{fake_world, run, run_in};
+use kugetsu_testing::fake::{HOME_VARIABLE, SCRIPT_VARIABLE};
+use kugetsu_testing::{FakeScript, Output, Step, World};
 use serde_json::Value;
+
+/// Runs a command whose sandbox has what the fake opencode needs.
+fn run_sandboxed(world: &World, arguments: &[&str]) -> Output {
+    let text = |path: std::path::PathBuf| path.display().to_string();
+    let environment = [
+        (HOME_VARIABLE, text(world.home())),
+        (
+            "KUGETSU_SANDBOX_ENV",
+            format!("{SCRIPT_VARIABLE}\n{HOME_VARIABLE}"),
+        ),
+        (
+            "KUGETSU_SANDBOX_READ",
+            text(world.root().join("fake-opencode.json")),
+        ),
+        (
+            "KUGETSU_SANDBOX_WRITE",
+            text(world.home().join(".local/share/opencode")),
+        ),
+    ];
+    let environment = environment
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    run_in(
+        world,
+        &environment,
+        &[arguments, &["--transport", "run"]].concat(),
+    )
+}
 
 #[test]
 fn the_preset_for_strangers_sets_limits_that_may_be_set_otherwise() {
@@ -23,10 +52,7 @@ fn the_preset_for_strangers_sets_limits_that_may_be_set_otherwise() {
             "budget: 3.0000 USD of at most 2.5 USD",
         ),
     ] {
-        let output = run(
-            &world,
-            [arguments, &["--transport", "run", "--output", "json"]].concat(),
-        );
+        let output = run_sandboxed(&world, &[arguments, &["--output", "json"]].concat());
         let result: Value = output.json();
         assert_eq!(
             (&result["verdict"], &result["reason"]),
@@ -36,10 +62,7 @@ fn the_preset_for_strangers_sets_limits_that_may_be_set_otherwise() {
     }
     // A setting of the user's own, even of no limit, decides.
     run(&world, ["config", "set", "max_cost", ""]).expect_status(0);
-    let output = run(
-        &world,
-        ["start", "5", "dear", "--transport", "run", "--output", "json"],
-    );
+    let output = run_sandboxed(&world, &["start", "5", "dear", "--output", "json"]);
     assert!(
         !output.json()["reason"].to_string().contains("budget"),
         "{output}"
@@ -55,7 +78,15 @@ fn a_repository_is_never_trusted_for_strangers() {
     run(&world, ["permit", "--base", "--trust-repo"]).expect_status(0);
     run(&world, ["start", "1", "hello", "--transport", "run"]).expect_status(0);
     run(&world, ["permit", "--base", "--preset", "stranger"]).expect_status(0);
-    run(&world, ["start", "2", "hello", "--transport", "run"]).expect_status(0);
+    run_sandboxed(&world, &["start", "2", "hello"]).expect_status(0);
+    assert_eq!(
+        run(&world, ["show", "2", "--json"]).json()["last"]["sandbox"],
+        "bubblewrap"
+    );
+    // A session from before the preset has no sandbox.
+    run(&world, ["permit", "1", "--preset", "stranger"]).expect_status(0);
+    run_sandboxed(&world, &["continue", "1", "hello"]).expect_status(64);
+    run_sandboxed(&world, &["start", "3", "hello", "--sandbox=off"]).expect_status(64);
     let runs: Vec<_> = world
         .fake_calls()
         .into_iter()

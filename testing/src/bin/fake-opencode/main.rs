@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use kugetsu_testing::fake::{
-    FakeAttempt, FakeCall, FakeScript, SCRIPT_VARIABLE, ServeMode, Step, calls, calls_file,
+    FakeAttempt, FakeCall, FakeScript, HOME_VARIABLE, SCRIPT_VARIABLE, ServeMode, Step, calls, calls_file,
 };
 use store::Store;
 
@@ -52,7 +52,9 @@ fn act(arguments: &[String]) -> Result<i32, Failure> {
     if script.ignore_term && matches!(words.first(), Some(&("run" | "serve"))) {
         reexecute_ignoring_term(arguments)?;
     }
-    let home = PathBuf::from(std::env::var_os("HOME").ok_or("HOME is not set")?);
+    // In a sandbox, HOME is another folder than that of the world.
+    let home = std::env::var_os(HOME_VARIABLE).or_else(|| std::env::var_os("HOME"));
+    let home = PathBuf::from(home.ok_or("HOME is not set")?);
     let run = words.first() == Some(&"run");
     let prompt = run.then(read_prompt).transpose()?;
     let earlier = calls(&home);

@@ -87,7 +87,8 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn path(home: &Path) -> PathBuf {
-        data_folder(home).join("opencode.db")
+        let own = std::env::var_os("OPENCODE_DB");
+        own.map_or_else(|| data_folder(home).join("opencode.db"), PathBuf::from)
     }
 
     pub(crate) fn open(home: &Path, script: &FakeScript) -> Result<Self, Failure> {
