@@ -311,3 +311,37 @@ fn the_recording_plays_alone_and_shows_nothing_of_the_machine_that_made_it() {
         assert!(picture.contains(shown), "{shown}");
     }
 }
+
+/// The names of the tests in these files, as `MODULE::NAME`. Those of both versions are indented, in a macro.
+fn attacks() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for folder in ["tests/fast/attack", "tests/real/attack"] {
+        for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let module = path.file_stem().unwrap().to_str().unwrap();
+            let mut is_test = false;
+            for line in text.lines() {
+                let named = line.strip_prefix(if is_test { "fn " } else { "    fn " });
+                if let Some((name, _)) = named.and_then(|rest| rest.split_once('(')) {
+                    found.insert(format!("{module}::{name}"));
+                }
+                is_test = line == "#[test]" || (is_test && line.starts_with("#["));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_attack_is_in_the_document_about_security_and_the_other_way_round() {
+    let text = document("docs/security.md");
+    let named: BTreeSet<_> = text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|code| code.contains("::") && !code.ends_with("::") && !code.contains(['/', ' ']))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(attacks(), named);
+}
