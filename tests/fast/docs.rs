@@ -62,7 +62,7 @@ fn every_flag_in_the_documents_for_users_exists() {
     known.extend(
         hidden
             .into_iter()
-            .chain(["help", "quick", "quiet", "path", "format", "local"].map(str::to_owned)),
+            .chain(["help", "quick", "quiet", "path", "format", "local", "global"].map(str::to_owned)),
     );
     let walks = all_documents()
         .into_iter()
