@@ -5,7 +5,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use clap::Parser as _;
-use kugetsu_testing::{Block, MANUAL, blocks, manual_blocks};
+use kugetsu_testing::{Block, MANUAL, blocks, document, manual_blocks};
 use kugetsu_testing::{FakeScript, Opencode, Output, Stdin, World, kugetsu_binary};
 
 /// A stand-in for ssh: passes the words after the host to a shell as one line.
@@ -69,6 +69,21 @@ fn type_blocks(world: &World, blocks: &[Block]) -> Vec<Output> {
     }
     world.wait_nothing_left(std::time::Duration::from_mins(1));
     outputs
+}
+
+/// Agents read a skill's name and description from its front matter, which stands between two lines of dashes.
+#[test]
+fn the_skill_begins_with_its_front_matter() {
+    let skill = document("skills/kugetsu/SKILL.md");
+    let rest = skill
+        .strip_prefix("---\nname: kugetsu\ndescription: ")
+        .expect("a front matter");
+    let (description, body) = rest.split_once("\n---\n").expect("the end of the front matter");
+    assert!(
+        description.contains("Use it when") && description.len() < 1024,
+        "{description}"
+    );
+    assert!(body.trim_start().starts_with("# "), "{body:.100}");
 }
 
 #[test]

@@ -2,14 +2,14 @@
 //! permissions, following its turns.
 
 use crate::support::kit::{SOON, known_sessions, opencode_sessions, record, run, session_of, snapshot, text};
-use kugetsu_testing::{Gate, Reply, Request, Stdin, on_both_versions};
+use kugetsu_testing::{Gate, Reply, Request, Stdin, on_both_versions, without_mark};
 use serde_json::{Value, json};
 
 fn users(request: &Request) -> Vec<String> {
     request
         .user_texts()
         .iter()
-        .map(|text| text.trim().to_owned())
+        .map(|text| without_mark(text).trim().to_owned())
         .collect()
 }
 

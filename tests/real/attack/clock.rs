@@ -39,10 +39,9 @@ fn is_refused_and_repaired(clock: &Clock<'_>, transport: &str, history: &str) {
         "the history is kept"
     );
     let (new, old) = (world.session(&copy), world.session(&session));
-    assert_eq!(
-        (new.title, new.directory, new.permission),
-        (old.title, old.directory, old.permission)
-    );
+    // opencode 1.18.33 may have written its own title to the original at the end of the turn.
+    assert_eq!(new.title, "github.com/shoko/kugetsu#1");
+    assert_eq!((new.directory, new.permission), (old.directory, old.permission));
     clock.run(&["doctor"]).expect_status(0);
 
     world.model.on("what now", [Reply::text("now this")]);

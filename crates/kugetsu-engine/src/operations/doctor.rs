@@ -9,6 +9,9 @@ use crate::worktree::is_there;
 use kugetsu_api::{Address, SessionState};
 use kugetsu_api::{Check, Health};
 
+/// The first git that reads settings from `GIT_CONFIG_COUNT`.
+const OLDEST_GIT: (u32, u32) = (2, 31);
+
 pub(super) fn check(what: impl Into<String>, health: Health, detail: impl Into<String>) -> Check {
     Check {
         what: what.into(),
@@ -37,12 +40,42 @@ impl Engine {
         self.check_store(fix, &mut checks);
         // Nothing about the model can be repaired, and the question starts opencode.
         let model = Some(model).filter(|model| !fix || model.ask || model.model.is_some());
+        self.check_git(&mut checks);
         self.check_sandbox(&mut checks);
         let database = self.check_opencode(here, model, &mut checks);
         if let Err(error) = self.check_sessions(fix, database, &mut checks) {
             checks.push(bad_store(error.in_full()));
         }
         checks
+    }
+
+    /// Says if git is missing, or too old to be told which programs of a repository it must not run. An older git ignores
+    /// `GIT_CONFIG_COUNT`.
+    fn check_git(&self, checks: &mut Vec<Check>) {
+        let asked = self.git().at(self.environment.home()).ask(["--version"]);
+        let text = match asked {
+            Ok(output) => output.text(),
+            Err(error) => {
+                checks.push(check("git", Health::Bad, error.to_string()));
+                return;
+            }
+        };
+        let numbers = text.split_whitespace().find_map(|word| {
+            let mut parts = word.split('.');
+            Some((
+                parts.next()?.parse::<u32>().ok()?,
+                parts.next()?.parse::<u32>().ok()?,
+            ))
+        });
+        if let Some((major, minor)) = numbers
+            && (major, minor) < OLDEST_GIT
+        {
+            let (least, after) = OLDEST_GIT;
+            let text = format!(
+                "{text} runs programs that a repository names: kugetsu can prevent that from git {least}.{after} on"
+            );
+            checks.push(check("git", Health::Bad, text));
+        }
     }
 
     fn check_store(&self, fix: bool, checks: &mut Vec<Check>) {
