@@ -30,8 +30,10 @@ tried read-the-providers-key; grep -q . "$HOME/../opencode/data/opencode/auth.js
 tried read-the-configuration; grep -q . "$1/.config/opencode/opencode.json" && reached read-the-configuration
 tried change-the-shell;      echo x >> "$SHELL_FILE" && reached change-the-shell
 tried read-the-password;     cat /proc/[0-9]*/environ | tr '\0' '\n' | grep -q OPENCODE_SERVER_PASSWORD && reached read-the-password
-tried trace-opencode;        grep -q . /proc/2/maps && reached trace-opencode
-tried signal-opencode;       kill -STOP 2 && reached signal-opencode
+opencode=$(for p in /proc/[0-9]*; do tr '\0' ' ' 2> /dev/null < "$p/cmdline" | grep -q 'bin/opencode' && echo "${p#/proc/}"; done | head -n 1)
+tried trace-opencode;        test -n "$opencode" && grep -q . "/proc/$opencode/maps" && reached trace-opencode
+tried signal-opencode;       test -n "$opencode" && kill -STOP "$opencode" && reached signal-opencode
+tried find-opencode;         test -n "$opencode" || reached find-opencode
 tried see-other-processes;   test "$(ls -d /proc/[0-9]* | wc -l)" -gt 20 && reached see-other-processes
 tried connect-elsewhere;     (exec 3<>"/dev/tcp/127.0.0.1/$5") && reached connect-elsewhere
 tried connect-by-the-proxy;  exec 3<>"/dev/tcp/127.0.0.1/${http_proxy##*:}"; printf 'CONNECT 127.0.0.1:%s HTTP/1.1\r\n\r\n' "$5" >&3; head -n 1 <&3 | grep -q 200 && reached connect-by-the-proxy
@@ -46,6 +48,11 @@ tried redirect-git;          echo /tmp > "$(git rev-parse --git-dir)/commondir" 
 tried damage-a-pack;         touch "$4/.git/objects/pack/x" && reached damage-a-pack
 tried write-the-clone;       echo x > "$4/README.md" && reached write-the-clone
 tried mount-something;       mount -t tmpfs none "$HOME" && reached mount-something
+tried plant-a-configuration; ln -sf "$1/.ssh/id_rsa" "$(git rev-parse --git-dir)/config.worktree" && reached plant-a-configuration
+ln -sf "$1/victim" "$(git rev-parse --git-dir)/logs/HEAD"
+ln -sf "$1/victim" "$(git rev-parse --git-common-dir)/logs/HEAD"
+ln -sf "$1/victim" "$(git rev-parse --git-dir)/planted"
+tried replace-a-commit;      git replace HEAD HEAD~0 2> /dev/null && reached replace-a-commit
 tried leave-a-process;       (setsid sleep 100000 > /dev/null 2>&1 < /dev/null &)
 ln -s "$1/.ssh/id_rsa" link
 ln -s "$3" database
@@ -160,6 +167,9 @@ on_both_versions! {
             assert!(!results.contains(KEY) && !results.contains("SQLite"), "{results}");
             assert_eq!(sandbox_of(world, issue), "bubblewrap");
             world.wait_nothing_left(SOON);
+            // The user's own git follows no link that the turn has planted.
+            world.git(&worktree, ["commit", "-q", "--allow-empty", "-m", "of the user"]).expect_status(0);
+            assert!(!world.home().join("victim").exists());
         }
         assert_eq!(connections.load(Ordering::Relaxed), 0);
         assert_eq!(std::fs::read(&database).unwrap(), before);
@@ -215,7 +225,9 @@ on_both_versions! {
 }
 
 /// The escapes that Landlock alone does not stop. `doctor` and `docs/sandbox.md` name them.
-const LANDLOCKS_GAPS: [&str; 7] = [
+const LANDLOCKS_GAPS: [&str; 9] = [
+    "plant-a-configuration",
+    "replace-a-commit",
     "see-other-processes",
     "resolve-a-name",
     "read-gits-settings",

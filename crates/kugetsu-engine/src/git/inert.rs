@@ -23,7 +23,9 @@ pub(super) const SETTINGS: [&str; 7] = [
 ];
 
 /// Variables of every git command.
-pub(super) const VARIABLES: [(&str, &str); 3] = [
+pub(super) const VARIABLES: [(&str, &str); 4] = [
+    // A turn can write references that show other contents for a commit.
+    ("GIT_NO_REPLACE_OBJECTS", "1"),
     // git does not start an editor of this name.
     ("GIT_EDITOR", ":"),
     ("GIT_SEQUENCE_EDITOR", ":"),

@@ -90,6 +90,20 @@ impl SessionContext {
         Ok(())
     }
 
+    /// Makes opencode start no language server and no formatter, which would run in its own part of the sandbox, and use the
+    /// tools' shell in any case. The error says why that is not possible.
+    pub fn confine(&mut self, environment: &Environment, shell: Option<&Path>) -> Result<(), String> {
+        let mut config = own_config(self.config.as_deref(), environment)?;
+        for name in ["lsp", "formatter"] {
+            config.insert(name.to_owned(), Value::Bool(false));
+        }
+        if let Some(shell) = shell {
+            config.insert("shell".to_owned(), shell.display().to_string().into());
+        }
+        self.config = Some(Value::Object(config).to_string());
+        Ok(())
+    }
+
     /// Adds a file to the system prompt. The error says why that is not possible.
     pub fn instruct(&mut self, environment: &Environment, file: &Path) -> Result<(), String> {
         self.config = Some(config_with_instructions(

@@ -47,6 +47,8 @@ pub struct ProviderAccess {
     pub files: BTreeSet<PathBuf>,
     /// The part of `auth.json` for these providers.
     pub auth: Map<String, Value>,
+    /// Whether a configuration chooses opencode's shell.
+    pub chooses_shell: bool,
     /// Providers whose login renews itself and therefore cannot be used by two databases.
     pub renewed: BTreeSet<String>,
 }
@@ -120,6 +122,7 @@ pub fn provider_access(
     if let Some(text) = environment.get("OPENCODE_CONFIG_CONTENT") {
         configs.extend(jsonc::value(&text.to_string_lossy()));
     }
+    access.chooses_shell = configs.iter().any(|config| config.get("shell").is_some());
     let auth: Map<String, Value> = read(&files.data.join("auth.json"))
         .and_then(|text| serde_json::from_str(&text).ok())
         .unwrap_or_default();

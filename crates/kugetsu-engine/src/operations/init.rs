@@ -121,6 +121,9 @@ impl Engine {
                 hint: "leave --prompt out to make the base without a turn".to_owned(),
             });
         }
+        if request.prompt.is_some() {
+            self.refuse_base_prompt(&request)?;
+        }
         let engine = Arc::new(self.clone());
         let request = Arc::new(request);
         let InitPlace {
@@ -219,6 +222,23 @@ impl Engine {
             log_gap,
             notes,
             brings,
+        })
+    }
+
+    /// Refuses a base's prompt where a turn on the base would break a promise: it runs outside the sandbox, and its tools'
+    /// turns are not counted.
+    fn refuse_base_prompt(&self, request: &InitRequest) -> Result<(), EngineError> {
+        let sandboxed = request.sandbox == SandboxMode::Required || request.policy.preset.requires_sandbox();
+        let problem = if sandboxed {
+            "the prompt of a base runs outside the sandbox that its sessions require"
+        } else if self.parent_turn().is_some() {
+            "a tool of a turn cannot give a base a prompt: the turn would not be counted"
+        } else {
+            return Ok(());
+        };
+        Err(EngineError::Usage {
+            problem: problem.to_owned(),
+            hint: "leave --prompt out, and begin with the first session instead: kugetsu start".to_owned(),
         })
     }
 

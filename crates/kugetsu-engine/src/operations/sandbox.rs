@@ -45,6 +45,11 @@ impl Place {
         self.opencode.join("data")
     }
 
+    /// The logs of references that a turn writes.
+    fn logs(&self) -> PathBuf {
+        self.opencode.join("logs")
+    }
+
     fn cache(&self) -> PathBuf {
         self.opencode.join("cache")
     }
@@ -93,7 +98,15 @@ impl Engine {
             strict,
         };
         match self.backend(&sandbox) {
-            Ok(_) => Ok(Some(sandbox)),
+            Ok(backend) => {
+                if !backend.gaps().is_empty() {
+                    notes.push(format!(
+                        "the session is sandboxed by {} alone, which leaves gaps: see kugetsu doctor",
+                        backend.name()
+                    ));
+                }
+                Ok(Some(sandbox))
+            }
             Err(EngineError::NoSandbox { why }) if !strict => {
                 notes.push(format!("the session is not sandboxed: {why}"));
                 Ok(None)
@@ -270,6 +283,19 @@ pub(super) fn kind_of(opencode: &Opencode) -> Option<SandboxKind> {
         Backend::Bubblewrap(_) => SandboxKind::Bubblewrap,
         Backend::Landlock => SandboxKind::Landlock,
     })
+}
+
+/// Removes the symbolic links in a folder of git's own files, where git makes none: git would follow them.
+fn remove_links(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_symlink() => {
+                let _ = fsx::remove_file_durable(&entry.path());
+            }
+            Ok(kind) if kind.is_dir() => remove_links(&entry.path()),
+            _ => {}
+        }
+    }
 }
 
 fn write(file: &Path, bytes: &[u8]) -> Result<(), EngineError> {

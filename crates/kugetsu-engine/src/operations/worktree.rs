@@ -27,7 +27,7 @@ pub(super) const BUNDLE: &str = "worktree.bundle";
 /// The time limit of the question about uncommitted changes, whose answer is only a note.
 const LEFT_BEHIND_LIMIT: Duration = Duration::from_secs(10);
 /// The folder of all worktrees in a clone.
-const ROOT: &str = ".worktrees";
+pub(super) const ROOT: &str = ".worktrees";
 
 /// Whether a new session gets a worktree, with its branch and start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

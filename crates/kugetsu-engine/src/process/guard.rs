@@ -41,6 +41,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 const KILL_PAUSE: Duration = Duration::from_millis(20);
 /// What bubblewrap, like a shell, adds to the number of the signal that ended its program.
 const SIGNALLED: i32 = 128;
+/// The highest number of a signal.
+const LAST_SIGNAL: i32 = 64;
 /// The longest header. `OPENCODE_CONFIG_CONTENT` and the like are kilobytes.
 const HEADER_LIMIT: u64 = 64 << 20;
 
@@ -62,7 +64,9 @@ pub fn guard_main() -> u8 {
             let (status, left) = watch.run();
             let (code, signal) = match status.and_then(WaitStatus::exit_status) {
                 // bubblewrap reports the signal that ended its program as a shell does.
-                Some(code) if entrance && code > SIGNALLED => (None, Some(code - SIGNALLED)),
+                Some(code) if entrance && (SIGNALLED + 1..=SIGNALLED + LAST_SIGNAL).contains(&code) => {
+                    (None, Some(code - SIGNALLED))
+                }
                 code => (code, status.and_then(WaitStatus::terminating_signal)),
             };
             reports.send(&Report::Ended {

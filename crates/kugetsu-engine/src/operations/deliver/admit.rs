@@ -94,6 +94,7 @@ impl Engine {
             notes: early,
         } = state;
         let mut options = request.options.clone();
+        self.preset_limits(record.policy.preset, &mut options.limits);
         let registered = {
             let address = request.address.clone();
             let mut limits = options.limits.clone();
@@ -128,6 +129,23 @@ impl Engine {
         let record = self
             .with_worktree(&lease, record, &request.worktree, interrupts, &mut notes)
             .await?;
+        let folder_lock = match record.worktree {
+            Some(_) => None,
+            None => {
+                let (user, folder) = (record.address.to_string(), record.directory.clone());
+                let locked = self.lock_folder(user, folder, interrupts).await?;
+                locked
+                    .inspect_err(|met| {
+                        notes.push(format!(
+                            "{met}; a worktree keeps sessions apart (start --worktree)"
+                        ));
+                    })
+                    .ok()
+            }
+        };
+        self.interruptible_hook(HookPoint::BeforeTurn, &record, Some(id), &lease, interrupts)
+            .await?;
+        // What the hook has brought is checked as well.
         let (record, context, ignore_project, untold) = {
             let (rules, unattended) = (rules.clone(), !responder.is_interactive());
             let opencode = opencode.clone();
@@ -146,7 +164,8 @@ impl Engine {
                 project.refuse_unstoppable(&opencode, &subject, &trust_command(&owner))?;
                 let mut untold = Vec::from_iter(project.note(&subject, record.session.is_none()));
                 let ignore = !project.loaded;
-                let context = engine.session_context(&record, &rules, unattended, ignore, &mut untold)?;
+                let mut context = engine.session_context(&record, &rules, unattended, ignore, &mut untold)?;
+                engine.confine_context(&record, &mut context)?;
                 Ok((record, context, ignore, untold))
             })
             .await?
@@ -162,24 +181,6 @@ impl Engine {
             })
             .await?
         };
-        let folder_lock = match record.worktree {
-            Some(_) => None,
-            None => {
-                let (user, folder) = (record.address.to_string(), record.directory.clone());
-                let locked = self.lock_folder(user, folder, interrupts).await?;
-                locked
-                    .inspect_err(|met| {
-                        notes.push(format!(
-                            "{met}; a worktree keeps sessions apart (start --worktree)"
-                        ));
-                    })
-                    .ok()
-            }
-        };
-        self.interruptible_hook(HookPoint::BeforeTurn, &record, Some(id), &lease, interrupts)
-            .await?;
-        let mut options = request.options.clone();
-        self.preset_limits(record.policy.preset, &mut options.limits);
         let delivery = Delivery {
             engine: self,
             lease,

@@ -95,6 +95,9 @@ impl Delivery {
         redactor: &Redactor,
         status_writer: StatusWriter,
     ) -> Result<Closed, EngineError> {
+        if let TurnSubject::Session(record) = &self.subject {
+            self.engine.remove_planted_links(record);
+        }
         let stored = StoredEvidence::read(&self.opencode, self.subject.session(), self.after.as_deref());
         let claimed = outcome.judgement.verdict;
         let mut judgement = stored.verify(outcome.judgement);

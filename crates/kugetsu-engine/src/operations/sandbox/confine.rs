@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Place, write};
+use super::{Place, remove_links, write};
 use crate::environment::Environment;
 use crate::fsx;
 use crate::git::top_of;
-use crate::opencode::{Confinement, Opencode, ProviderAccess, UserFiles, provider_access};
+use crate::opencode::{Confinement, Opencode, ProviderAccess, SessionContext, UserFiles, provider_access};
+use crate::operations::worktree::ROOT;
 use crate::operations::{Engine, EngineError};
-use crate::process::sandbox::{Limits, Mount, Network, Sandbox, ToolBounds};
+use crate::process::sandbox::{Access, Limits, Mount, Network, Sandbox, ToolBounds};
 use crate::store::StoreError;
 use kugetsu_api::SessionRecord;
 
@@ -37,7 +38,9 @@ const PLAIN_VARIABLES: [&str; 15] = [
 const PLAIN_PREFIXES: [&str; 4] = ["LC_", "OPENCODE_", "GIT_AUTHOR_", "GIT_COMMITTER_"];
 
 /// Variables of opencode that its tools do not get.
-const OPENCODES_OWN: [&str; 8] = [
+const OPENCODES_OWN: [&str; 9] = [
+    // It may hold keys.
+    "OPENCODE_CONFIG_CONTENT",
     "OPENCODE_SERVER_PASSWORD",
     "OPENCODE_AUTH_CONTENT",
     "OPENCODE_API_KEY",
@@ -92,6 +95,7 @@ impl Engine {
                 .filter(existing)
                 .map(Mount::write),
         );
+        self.refuse_wide(&mounts)?;
         let sandbox = Sandbox {
             backend,
             mounts,
@@ -120,6 +124,45 @@ impl Engine {
         fsx::make_executable(&place.fixed.join("bash")).map_err(StoreError::from)?;
         let environment = self.confined_environment(&place, &sandbox, &access);
         Ok(opencode.confined(Confinement { sandbox, environment }))
+    }
+
+    /// Makes opencode use the tools' shell, and start nothing by itself. Does nothing for a session without a sandbox.
+    pub(in crate::operations) fn confine_context(
+        &self,
+        record: &SessionRecord,
+        context: &mut SessionContext,
+    ) -> Result<(), EngineError> {
+        let Some(sandbox) = &record.sandbox else {
+            return Ok(());
+        };
+        let place = Place::below(&self.sandbox_folder(sandbox));
+        // Only a version that knows the setting may be given it.
+        let project = self.project_trust(record.trust.as_ref(), record.policy.preset, &record.directory);
+        let project = project.loaded.then_some(record.directory.as_path());
+        let access = provider_access(&self.environment, None, project);
+        let shell = access.chooses_shell.then(|| place.fixed.join("bash"));
+        let confined = context.confine(&self.environment, shell.as_deref());
+        confined.map_err(|problem| EngineError::Usage {
+            problem: format!("the session cannot be sandboxed: {problem}"),
+            hint: "correct the variable".to_owned(),
+        })
+    }
+
+    /// Refuses to show a folder that holds the user's home, or kugetsu's.
+    fn refuse_wide(&self, mounts: &[Mount]) -> Result<(), EngineError> {
+        let homes = [self.environment.home(), self.store.home()];
+        let wide = mounts.iter().find(|mount| {
+            let shown = mount.path.canonicalize().unwrap_or_else(|_| mount.path.clone());
+            mount.source.is_none() && homes.iter().any(|home| home.starts_with(&shown))
+        });
+        let Some(wide) = wide else { return Ok(()) };
+        Err(EngineError::Usage {
+            problem: format!(
+                "{} holds a home folder, so a sandbox cannot show it",
+                wide.path.display()
+            ),
+            hint: "use a worktree, and list narrower folders in sandbox_read and sandbox_write".to_owned(),
+        })
     }
 
     fn in_home(&self, path: &Path) -> PathBuf {
@@ -256,8 +299,15 @@ impl Engine {
         let Some(worktree) = &record.worktree else {
             let top = top_of(&record.directory).unwrap_or(&record.directory);
             mounts.push(Mount::write(top));
+            // The worktrees of other sessions are not this session's.
+            let worktrees = top.join(ROOT);
+            if worktrees.is_dir() {
+                mounts.push(Mount::read(plain(worktrees)?));
+            }
             let git = top.join(".git");
-            if git.exists() {
+            if git.is_file() {
+                mounts.push(Mount::read(&git));
+            } else if git.is_dir() {
                 mounts.push(Mount::read(&git));
                 mounts.push(Mount::read(git.join("config")).showing(place.fixed.join("clone.gitconfig")));
             }
@@ -268,22 +318,48 @@ impl Engine {
         let common = PathBuf::from(common.text());
         let own = own_folder(&common, &worktree.path)
             .ok_or(EngineError::Internal("the worktree is linked to its clone"))?;
-        fsx::create_dir_all_durable(&common, &common.join("logs")).map_err(StoreError::from)?;
+        if !worktree
+            .path
+            .join(".git")
+            .symlink_metadata()
+            .is_ok_and(|link| link.is_file())
+        {
+            return Err(replaced(&worktree.path.join(".git")));
+        }
+        if worktree.path.starts_with(&worktree.repo_dir) {
+            fsx::refuse_symlinks(&worktree.repo_dir, &worktree.path).map_err(StoreError::from)?;
+        }
+        for folder in [place.logs(), common.join("logs"), common.join("refs/replace")] {
+            let root = folder.parent().unwrap_or(&folder).to_owned();
+            fsx::create_dir_all_durable(&root, &folder).map_err(StoreError::from)?;
+        }
+        // With an empty file, a turn cannot make one of its own.
+        let own_config = own.join("config.worktree");
+        if own_config.symlink_metadata().is_err() {
+            write(&own_config, b"")?;
+        }
+        remove_links_of_git(&common, &own);
         mounts.push(Mount::read(&common));
         mounts.push(Mount::read(common.join("config")).showing(place.fixed.join("clone.gitconfig")));
-        for name in ["objects", "refs", "logs"] {
-            mounts.push(Mount::write(common.join(name)));
+        for name in ["objects", "refs"] {
+            mounts.push(Mount::write(plain(common.join(name))?));
         }
-        mounts.push(Mount::write(&own));
+        // git follows a link in place of a log. So that a turn can plant none, it has logs of its own.
+        mounts.push(Mount {
+            access: Access::Write,
+            ..Mount::read(common.join("logs")).showing(place.logs())
+        });
+        mounts.push(Mount::write(plain(own.clone())?));
         for path in [
             common.join("objects/pack"),
             common.join("objects/info"),
             own.join("commondir"),
             own.join("gitdir"),
-            own.join("config.worktree"),
+            own_config,
+            common.join("refs/replace"),
         ] {
-            if path.exists() {
-                mounts.push(Mount::read(path));
+            if path.symlink_metadata().is_ok() {
+                mounts.push(Mount::read(plain(path)?));
             }
         }
         mounts.push(Mount::write(&worktree.path));
@@ -291,12 +367,30 @@ impl Engine {
         Ok(())
     }
 
+    /// Removes the symbolic links that a turn has put where git follows them, in the folders that it may write. Blocks.
+    pub(in crate::operations) fn remove_planted_links(&self, record: &SessionRecord) {
+        let (Some(_), Some(worktree)) = (&record.sandbox, &record.worktree) else {
+            return;
+        };
+        let asked = self.git().at(&worktree.repo_dir).run([
+            "rev-parse",
+            "--path-format=absolute",
+            "--git-common-dir",
+        ]);
+        if let Ok(common) = asked.map(|output| PathBuf::from(output.text()))
+            && let Some(own) = own_folder(&common, &worktree.path)
+        {
+            remove_links_of_git(&common, &own);
+        }
+    }
+
     fn confined_environment(&self, place: &Place, sandbox: &Sandbox, access: &ProviderAccess) -> Environment {
         let shown = |name: &str| {
-            PLAIN_VARIABLES.contains(&name)
-                || PLAIN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-                || access.variables.contains(name)
-                || self.settings.sandbox_env.iter().any(|listed| listed == name)
+            name != "OPENCODE_AUTH_CONTENT"
+                && (PLAIN_VARIABLES.contains(&name)
+                    || PLAIN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+                    || access.variables.contains(name)
+                    || self.settings.sandbox_env.iter().any(|listed| listed == name))
         };
         let mut variables: Vec<(OsString, OsString)> = self
             .environment
@@ -345,6 +439,30 @@ fn own_folder(common: &Path, worktree: &Path) -> Option<PathBuf> {
                 .canonicalize()
                 .is_ok_and(|named| Some(named) == link.canonicalize().ok())
     })
+}
+
+fn remove_links_of_git(common: &Path, own: &Path) {
+    for folder in [own.to_owned(), common.join("refs"), common.join("logs")] {
+        remove_links(&folder);
+    }
+}
+
+/// The path, if it is not a symbolic link, which an earlier turn may have put in its place.
+fn plain(path: PathBuf) -> Result<PathBuf, EngineError> {
+    match path.symlink_metadata() {
+        Ok(found) if found.is_symlink() => Err(replaced(&path)),
+        _ => Ok(path),
+    }
+}
+
+fn replaced(path: &Path) -> EngineError {
+    EngineError::Usage {
+        problem: format!(
+            "{} is not what git made there: something has replaced it",
+            path.display()
+        ),
+        hint: "look at it; `kugetsu destroy` saves the session's commits and removes its worktree".to_owned(),
+    }
 }
 
 /// Whether a setting of a clone is needed for commits and says nothing secret.

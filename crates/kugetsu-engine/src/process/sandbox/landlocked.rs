@@ -69,7 +69,7 @@ impl Rules {
         let devices = DEVICES
             .iter()
             .map(|path| (PathBuf::from(path), AccessFs::ReadFile | AccessFs::WriteFile));
-        let special = [(PathBuf::from("/proc"), read), (PathBuf::from("/dev/pts"), all)];
+        let special = [(PathBuf::from("/proc"), read)];
         for (path, access) in readable.chain(writable).chain(devices).chain(special) {
             // What does not exist needs no rule.
             let Ok(opened) = PathFd::new(&path) else { continue };

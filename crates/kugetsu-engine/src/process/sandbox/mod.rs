@@ -95,7 +95,10 @@ impl Backend {
         match self {
             Self::Bubblewrap(_) => &[],
             Self::Landlock => &[
-                "UDP, for example DNS queries, is not restricted",
+                "a turn can talk to services of this machine through unix sockets, such as that of Docker or of the user's \
+                 session, and so can leave the sandbox",
+                "TCP is limited to some ports, but not to hosts, and UDP is not restricted",
+                "a turn can listen on any port",
                 "the names and arguments of all processes of the host are visible",
                 "a turn can change git's own files of its worktree (`.git`, `commondir`)",
                 "the clone's `.git/config` is visible as it is",

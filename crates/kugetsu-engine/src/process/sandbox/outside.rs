@@ -115,7 +115,8 @@ impl Outside {
             listen,
             serve: if namespace { network.serve } else { None },
             landlock,
-            processes: self.sandbox.limits.processes,
+            // Without a namespace of its own, the limit would count all processes of the user.
+            processes: self.sandbox.limits.processes.filter(|_| namespace),
         };
         let (stdin, mut feed) = std::io::pipe()?;
         let mut line = serde_json::to_vec(&entry)?;

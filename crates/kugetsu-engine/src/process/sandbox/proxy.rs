@@ -169,7 +169,7 @@ fn connect(head: &Head, allowed: &[(String, u16)]) -> Result<(TcpStream, First),
     let server = open(&host, port, allowed)?;
     let mut request = format!("{} {path} HTTP/1.1\r\n", head.method).into_bytes();
     // One request for each connection: the next one could be for another host.
-    request.extend_from_slice(b"connection: close\r\n");
+    request.extend_from_slice(format!("host: {authority}\r\nconnection: close\r\n").as_bytes());
     for line in head.fields.split_inclusive(|&byte| byte == b'\n') {
         let name = line
             .split(|&byte| byte == b':')
@@ -178,7 +178,7 @@ fn connect(head: &Head, allowed: &[(String, u16)]) -> Result<(TcpStream, First),
             .to_ascii_lowercase();
         if !matches!(
             name.as_slice(),
-            b"connection" | b"proxy-connection" | b"proxy-authorization" | b"keep-alive"
+            b"host" | b"connection" | b"proxy-connection" | b"proxy-authorization" | b"keep-alive"
         ) {
             request.extend_from_slice(line);
         }

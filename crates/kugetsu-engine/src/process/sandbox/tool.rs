@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::enter::eprintln_raw;
 use super::landlocked::Rules;
-use super::{INSIDE, Sandbox};
+use super::{Access, INSIDE, Sandbox};
 
 /// The first argument that makes our own binary a sandboxed tool's shell.
 pub(super) const TOOL_COMMAND: &str = "sandbox-tool";
@@ -45,7 +45,13 @@ impl ToolBounds {
             .mounts
             .iter()
             .filter(|mount| mount.source.is_some() && !mount.secret);
-        rules.read.extend(shown.map(|mount| mount.path.clone()));
+        for mount in shown {
+            let list = match mount.access {
+                Access::Read => &mut rules.read,
+                Access::Write => &mut rules.write,
+            };
+            list.push(mount.path.clone());
+        }
         rules.read.extend(super::bubblewrap::system().map(PathBuf::from));
         rules.read.push(INSIDE.into());
         // A rule of Landlock covers everything below its path, also a secret path that was mounted there.
@@ -56,7 +62,7 @@ impl ToolBounds {
         let mut temporary = Some(own.to_owned());
         if sandbox.has_own_network() {
             // bubblewrap made these folders for this program alone.
-            for folder in ["/tmp", "/dev/shm"]
+            for folder in ["/tmp", "/dev/shm", "/dev/pts"]
                 .into_iter()
                 .filter(|folder| !shows_secret(folder))
             {
