@@ -96,6 +96,9 @@ fn a_repository_is_never_trusted_for_strangers() {
         runs.iter().map(|call| call.ignores_project).collect::<Vec<_>>(),
         [false, true]
     );
+    // The prompt of a base would run outside the sandbox.
+    let prompted = ["init", "--force", "--preset", "stranger", "--prompt", "learn"];
+    run(&world, prompted).expect_status(64);
     let refused = run(&world, ["permit", "--base", "--trust-repo"]);
     refused.expect_status(64);
     assert!(
