@@ -5,12 +5,11 @@ use tokio::task::JoinSet;
 
 use super::environment::{Launch, read_stderr, wait_until_read};
 use super::{Api, ApiError, ConfigProblem, Problem, StderrTail, found_database_locked};
+use crate::process::sandbox::SERVE_PORT;
 use crate::process::{Exit, Guarded, ProcessError};
 
 /// The text that the server prints when it is ready.
 const LISTENING: &str = "listening on ";
-/// The port of a server in a sandbox.
-const SANDBOXED_PORT: u16 = 4096;
 /// The number of attempts to start a server.
 const STARTS: u32 = 3;
 
@@ -86,8 +85,8 @@ impl Server {
         let port = match &mut spec.sandbox {
             // The network of the sandbox has no other server.
             Some(sandbox) if sandbox.has_own_network() => {
-                sandbox.network.serve = Some(SANDBOXED_PORT);
-                SANDBOXED_PORT
+                sandbox.network.serve = Some(SERVE_PORT);
+                SERVE_PORT
             }
             _ => 0,
         };

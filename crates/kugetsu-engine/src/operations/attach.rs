@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
-use super::deliver::check_session;
+use super::deliver::{check_session, disorder_of};
+use super::error::Disorder;
 use super::trust::trust_command;
-use super::{Engine, EngineError, Environment, Subject};
+use super::{Engine, EngineError, Environment, Subject, read_database};
 use crate::opencode::{Opencode, commands};
 use crate::process::{self, TURN_ENV};
 use crate::store::{Holder, Lease, this_process};
@@ -89,6 +90,7 @@ impl Engine {
         let mut record = self.record(address)?;
         self.adopt(&lease, &mut record, Some(&opencode))?;
         let record = check_session(record, &opencode)?;
+        refuse_disorder(&record, &opencode)?;
         let command = self.command_to_attach(&record, &opencode)?;
         self.apply_policy(&opencode, &record)?;
         Ok(Attachment {
@@ -122,6 +124,23 @@ impl Engine {
             directory: record.directory.clone(),
             environment: launch.project_variables(),
         })
+    }
+}
+
+/// Refuses a session whose messages are newer than the clock: opencode would not see what the person types, or would answer
+/// it without end. Blocks.
+fn refuse_disorder(record: &SessionRecord, opencode: &Opencode) -> Result<(), EngineError> {
+    let Some(session) = &record.session else {
+        return Ok(());
+    };
+    let found = disorder_of(&read_database(opencode)?, opencode, session, false)?;
+    match found.filter(Disorder::lasts) {
+        Some(disorder) => Err(EngineError::ClockBehind {
+            subject: Subject::Session(record.address.clone()),
+            session: session.clone(),
+            disorder,
+        }),
+        None => Ok(()),
     }
 }
 

@@ -353,6 +353,10 @@ pub enum Disorder {
     Ids,
 }
 
+/// How far ahead of the clock a message may be for the turn to wait until the clock has passed it. A clock that is
+/// kept right goes back by less.
+const SMALL_STEP: Duration = Duration::from_secs(3);
+
 impl Disorder {
     /// How far a message is ahead of the clock.
     pub(super) fn ahead(&self) -> Option<Duration> {
@@ -360,6 +364,11 @@ impl Disorder {
             Self::Future { newest, now } => Duration::try_from(newest.duration_since(*now)).ok(),
             Self::Ids => None,
         }
+    }
+
+    /// Whether it lasts longer than a turn waits for it.
+    pub(super) fn lasts(&self) -> bool {
+        self.ahead().is_none_or(|ahead| ahead > SMALL_STEP)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Recovery after the death of a supervisor: closes its turn as `lost`, ends its processes and finds its fork.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -109,12 +111,19 @@ impl Engine {
                 }
             }
         }
-        let Some(row) = found.into_iter().next() else {
-            return Ok(None);
-        };
-        let mut records = self.store.session_records()?.found.into_iter();
-        let is_known = records.any(|record| record.session.as_ref() == Some(&row.id));
-        Ok((!is_known).then_some(row.id))
+        let known: HashSet<SessionId> = self
+            .store
+            .session_records()?
+            .found
+            .into_iter()
+            .filter_map(|record| record.session)
+            .collect();
+        found.retain(|row| !known.contains(&row.id));
+        // A tool may have forked the fork, with its prompt and the mark in it. Then nothing tells which one is the turn's.
+        match &found[..] {
+            [only] => Ok(Some(only.id.clone())),
+            _ => Ok(None),
+        }
     }
 }
 

@@ -47,11 +47,15 @@ impl Engine {
         let bases = bases.map(|base| (RecordKey::from(&base.repo), base.session, None));
         let mut found = Vec::new();
         for (key, session, own) in sessions.chain(bases) {
-            let own = own.map(|own| read_database(&own)).transpose()?;
+            // A sandbox whose database cannot be read says nothing about the other sessions; its next turn does.
+            let Ok(own) = own.map(|own| read_database(&own)).transpose() else {
+                continue;
+            };
             let database = own.as_ref().unwrap_or(&database);
             // What is forked gets new ids.
             let forks = matches!(key, RecordKey::Base(_));
-            if let Some(disorder) = disorder_of(database, opencode, &session, forks)? {
+            if let Some(disorder) = disorder_of(database, opencode, &session, forks)?.filter(Disorder::lasts)
+            {
                 found.push(Disordered {
                     key,
                     session,

@@ -221,7 +221,14 @@ fn start() -> std::io::Result<Watch> {
     let (mut port, mut entrance) = (None, false);
     if let Some(outside) = outside {
         (port, entrance) = (outside.port(), outside.is_entrance());
-        outside.begin(header.program, header.args, sandboxed_input)?;
+        if let Err(error) = outside.begin(header.program, header.args, sandboxed_input) {
+            // The entrance ends with this guard.
+            if let Some(cgroup) = &cgroup {
+                cgroup.kill();
+                cgroup.remove();
+            }
+            return Err(error);
+        }
     }
     let _ = give_start.send(());
     Ok(Watch {

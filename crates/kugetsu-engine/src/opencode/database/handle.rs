@@ -70,6 +70,7 @@ impl Handle {
         let failed = |source| classify(path, false, wait, source);
         let connection = opened.map_err(failed)?;
         connection.busy_timeout(wait).map_err(failed)?;
+        distrust(&connection).map_err(failed)?;
         Ok(Self {
             has_path: check_schema(&connection, path, false, wait)?,
             connection,
@@ -84,6 +85,7 @@ impl Handle {
         let failed = |source| classify(path, true, wait, source);
         let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
         connection.busy_timeout(wait).map_err(failed)?;
+        distrust(&connection).map_err(failed)?;
         if connection.is_readonly("main").map_err(failed)? {
             return Err(DatabaseError::Unreadable {
                 path: path.to_owned(),
@@ -108,6 +110,11 @@ impl Handle {
     pub(super) fn is_outdated(&self, path: &Path) -> bool {
         self.immutable.is_some() && file_state(path) != self.immutable
     }
+}
+
+/// A schema that a turn may have written calls no function with effects.
+fn distrust(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "trusted_schema", false)
 }
 
 /// The state of the file; `None` while a process has it open, or if it may need recovery.

@@ -4,8 +4,6 @@
 //! a while, a new prompt is older than the messages before it: opencode takes the prompt for answered and ends at once,
 //! or answers an older one again and again (measured on 1.3.2 and 1.18.33).
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 
 use super::{Delivery, TurnSubject};
@@ -14,10 +12,6 @@ use crate::operations::error::Disorder;
 use crate::operations::interrupts::Interrupts;
 use crate::operations::{EngineError, Subject, read_database};
 use kugetsu_api::SessionId;
-
-/// How far ahead of the clock a message may be for the turn to wait until the clock has passed it. A clock that is
-/// kept right goes back by less.
-const SMALL_STEP: Duration = Duration::from_secs(3);
 
 impl Delivery {
     /// Refuses the turn if opencode would not see the prompt as the newest message.
@@ -39,7 +33,7 @@ impl Delivery {
                 return Ok(());
             };
             match disorder.ahead() {
-                Some(ahead) if ahead <= SMALL_STEP && !waited => {
+                Some(ahead) if !disorder.lasts() && !waited => {
                     waited = true;
                     interrupts.or(tokio::time::sleep(ahead)).await?;
                 }

@@ -12,7 +12,7 @@ use crate::git::top_of;
 use crate::opencode::{Confinement, Opencode, ProviderAccess, SessionContext, UserFiles, provider_access};
 use crate::operations::worktree::ROOT;
 use crate::operations::{Engine, EngineError};
-use crate::process::sandbox::{Access, Limits, Mount, Network, Sandbox, ToolBounds};
+use crate::process::sandbox::{Access, Limits, MOST_PORTS, Mount, Network, Sandbox, ToolBounds, can_forward};
 use crate::store::StoreError;
 use kugetsu_api::SessionRecord;
 
@@ -205,6 +205,22 @@ impl Engine {
                 hint: "name the model (--model PROVIDER/MODEL), and the host if that is not enough: \
                        kugetsu config sandbox_hosts HOST"
                     .to_owned(),
+            });
+        }
+        if let Some(port) = loopback.iter().find(|port| !can_forward(**port)) {
+            return Err(EngineError::Usage {
+                problem: format!(
+                    "a sandbox cannot make the port {port} of this machine's loopback reachable"
+                ),
+                hint: "use a port from 1024 on other than 3128 and 4096".to_owned(),
+            });
+        }
+        if loopback.len() > MOST_PORTS {
+            return Err(EngineError::Usage {
+                problem: format!(
+                    "a sandbox makes at most {MOST_PORTS} ports of this machine's loopback reachable"
+                ),
+                hint: "list fewer ports in sandbox_hosts".to_owned(),
             });
         }
         Ok(Network {

@@ -38,6 +38,8 @@ use tool::TOOL_COMMAND;
 
 /// The folder of our own binary inside bubblewrap's file system.
 const INSIDE: &str = "/run/kugetsu";
+/// The port of opencode's server on that loopback.
+pub const SERVE_PORT: u16 = 4096;
 /// The port of the proxy on the loopback of a network namespace. No other program of the host can use the port there.
 const PROXY_PORT: u16 = 3128;
 
@@ -50,6 +52,15 @@ pub fn sandbox_main(command: &OsStr, args: impl Iterator<Item = OsString>) -> Op
         TOOL_COMMAND => Some(tool::tool_main(args)),
         _ => None,
     }
+}
+
+/// How many ports of the host's loopback a sandbox can make reachable.
+pub const MOST_PORTS: usize = 32;
+
+/// Whether a port of the host's loopback can be made reachable inside. The sandbox has no privilege to listen on a low
+/// port, and uses two ports itself.
+pub fn can_forward(port: u16) -> bool {
+    port >= 1024 && port != PROXY_PORT && port != SERVE_PORT
 }
 
 /// What a sandboxed program sees and reaches.
