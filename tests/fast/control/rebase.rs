@@ -131,11 +131,14 @@ fn a_rebase_leaves_what_somebody_is_in_the_middle_of() {
     std::fs::create_dir_all(attributes.parent().unwrap()).unwrap();
     std::fs::write(attributes, "first filter=fails\n").unwrap();
     let filter = [
-        ("GIT_CONFIG_COUNT", "2"),
+        ("GIT_CONFIG_COUNT", "3"),
         ("GIT_CONFIG_KEY_0", "filter.fails.smudge"),
         ("GIT_CONFIG_VALUE_0", "false"),
         ("GIT_CONFIG_KEY_1", "filter.fails.required"),
         ("GIT_CONFIG_VALUE_1", "true"),
+        // git looks at the content of a file that is as old as its index.
+        ("GIT_CONFIG_KEY_2", "filter.fails.clean"),
+        ("GIT_CONFIG_VALUE_2", "cat"),
     ];
     let output = run_in(&world, &filter, &["signal", "14", "rebase"]);
     let reported = output.expect_status(1).stderr();
