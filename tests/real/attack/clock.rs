@@ -3,7 +3,7 @@
 
 use crate::support::clock::Clock;
 use crate::support::kit::{SOON, prompts_of, session_of, with_base};
-use kugetsu_testing::{Gate, Reply, Signal, World, on_both_versions};
+use kugetsu_testing::{Gate, Output, Reply, Signal, World, on_both_versions};
 
 /// The session has messages of the future: no prompt is sent, and `doctor --fix` repairs it with its history.
 #[track_caller]
@@ -83,6 +83,17 @@ fn in_2039_for_one_turn(world: &World, transport: &str) {
     is_refused_and_repaired(&clock, transport, "in the future");
 }
 
+/// The turn failed, because of the clock.
+#[track_caller]
+fn names_the_clock(ended: &Output) {
+    let result = ended.json();
+    assert_eq!(result["verdict"], "failed", "{ended}");
+    assert!(
+        result["reason"].as_str().unwrap_or_default().contains("clock"),
+        "{ended}"
+    );
+}
+
 /// opencode is killed while the model thinks, and meanwhile the clock goes back.
 fn back_with_a_crash(world: &World, transport: &str, step: &str) {
     let clock = Clock::of(world);
@@ -101,12 +112,7 @@ fn back_with_a_crash(world: &World, transport: &str, step: &str) {
     let opencode = world.opencode_of(turn.pid()).expect("opencode runs");
     world.signal(opencode, Signal::Kill);
     let ended = turn.wait(SOON);
-    let result = ended.json();
-    assert_eq!(result["verdict"], "failed", "{ended}");
-    assert!(
-        result["reason"].as_str().unwrap_or_default().contains("clock"),
-        "{ended}"
-    );
+    names_the_clock(&ended);
     assert_eq!(
         world.model.turn_requests().len(),
         1,
@@ -138,11 +144,7 @@ fn back_between_two_steps(world: &World, transport: &str) {
     if result["verdict"] == "completed" {
         assert_eq!(result["answer"], "done", "{ended}");
     } else {
-        assert_eq!(result["verdict"], "failed", "{ended}");
-        assert!(
-            result["reason"].as_str().unwrap_or_default().contains("clock"),
-            "{ended}"
-        );
+        names_the_clock(&ended);
     }
     is_refused_and_repaired(&clock, transport, "do it");
 }

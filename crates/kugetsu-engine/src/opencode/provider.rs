@@ -53,6 +53,18 @@ pub struct ProviderAccess {
     pub renewed: BTreeSet<String>,
 }
 
+impl ProviderAccess {
+    /// Adds a host, or a port of this machine's loopback.
+    pub(crate) fn add_host(&mut self, host: &str, port: u16) {
+        let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        if local {
+            self.loopback.insert(port);
+        } else {
+            self.hosts.insert((host.to_ascii_lowercase(), port));
+        }
+    }
+}
+
 /// Where the opencode of a user keeps its files (measured on 1.3.2 and 1.18.33).
 #[derive(Clone, Debug)]
 pub struct UserFiles {
@@ -234,12 +246,7 @@ fn add_url(url: &str, access: &mut ProviderAccess) {
         return;
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    if local {
-        access.loopback.insert(port);
-    } else {
-        access.hosts.insert((host.to_ascii_lowercase(), port));
-    }
+    access.add_host(host, port);
 }
 
 /// A key as a part of a JSON pointer (RFC 6901).

@@ -164,20 +164,22 @@ impl Engine {
                 project.refuse_unstoppable(&opencode, &subject, &trust_command(&owner))?;
                 let mut untold = Vec::from_iter(project.note(&subject, record.session.is_none()));
                 let ignore = !project.loaded;
-                let mut context = engine.session_context(&record, &rules, unattended, ignore, &mut untold)?;
-                engine.confine_context(&record, &mut context)?;
+                let context = engine.session_context(&record, &rules, unattended, ignore, &mut untold)?;
                 Ok((record, context, ignore, untold))
             })
             .await?
         };
         notes.extend(untold);
-        let opencode = {
-            let (record, model) = (record.clone(), request.options.model.clone());
+        let (opencode, context) = {
+            let (record, model, mut context) = (record.clone(), request.options.model.clone(), context);
             self.interruptible(interrupts, move |engine| {
                 if record.session.is_none() {
                     engine.make_sandbox(&record, &opencode)?;
                 }
-                engine.confine(engine.of_session(&opencode, &record), &record, model.as_deref())
+                let opencode = engine.of_session(&opencode, &record);
+                let confined =
+                    engine.confine(opencode, &record, model.as_deref(), !ignore_project, &mut context)?;
+                Ok((confined, context))
             })
             .await?
         };

@@ -14,7 +14,7 @@ use crate::operations::worktree::ROOT;
 use crate::operations::{Engine, EngineError};
 use crate::process::sandbox::{Access, Limits, MOST_PORTS, Mount, Network, Sandbox, ToolBounds, can_forward};
 use crate::store::StoreError;
-use kugetsu_api::SessionRecord;
+use kugetsu_api::{SessionRecord, Worktree};
 
 /// Variables that every program may see.
 const PLAIN_VARIABLES: [&str; 15] = [
@@ -52,12 +52,15 @@ const OPENCODES_OWN: [&str; 9] = [
 ];
 
 impl Engine {
-    /// Confines the opencode of a sandboxed session for one turn with this model. Blocks.
+    /// Confines the opencode of a sandboxed session for one turn with this model. Makes it use the tools' shell, and start
+    /// nothing by itself. `project_loaded` says whether it loads what the repository brings. Blocks.
     pub(in crate::operations) fn confine(
         &self,
         opencode: Opencode,
         record: &SessionRecord,
         model: Option<&str>,
+        project_loaded: bool,
+        context: &mut SessionContext,
     ) -> Result<Opencode, EngineError> {
         let Some(sandbox) = &record.sandbox else {
             return Ok(opencode);
@@ -68,9 +71,15 @@ impl Engine {
         for path in [place.database(), place.cache().join("opencode").join("bin")] {
             fsx::refuse_symlinks(self.store.home(), &path).map_err(StoreError::from)?;
         }
-        let project = self.project_trust(record.trust.as_ref(), record.policy.preset, &record.directory);
-        let project = project.loaded.then_some(record.directory.as_path());
+        let project = project_loaded.then_some(record.directory.as_path());
         let access = provider_access(&self.environment, model, project);
+        // Only a version that knows the setting may be given it.
+        let shell = access.chooses_shell.then(|| place.fixed.join("bash"));
+        let confined = context.confine(&self.environment, shell.as_deref());
+        confined.map_err(|problem| EngineError::Usage {
+            problem: format!("the session cannot be sandboxed: {problem}"),
+            hint: "correct the variable".to_owned(),
+        })?;
         let network = self.network(&access)?;
         self.write_fixed(&place, record, &access)?;
         let mut mounts = vec![
@@ -126,28 +135,6 @@ impl Engine {
         Ok(opencode.confined(Confinement { sandbox, environment }))
     }
 
-    /// Makes opencode use the tools' shell, and start nothing by itself. Does nothing for a session without a sandbox.
-    pub(in crate::operations) fn confine_context(
-        &self,
-        record: &SessionRecord,
-        context: &mut SessionContext,
-    ) -> Result<(), EngineError> {
-        let Some(sandbox) = &record.sandbox else {
-            return Ok(());
-        };
-        let place = Place::below(&self.sandbox_folder(sandbox));
-        // Only a version that knows the setting may be given it.
-        let project = self.project_trust(record.trust.as_ref(), record.policy.preset, &record.directory);
-        let project = project.loaded.then_some(record.directory.as_path());
-        let access = provider_access(&self.environment, None, project);
-        let shell = access.chooses_shell.then(|| place.fixed.join("bash"));
-        let confined = context.confine(&self.environment, shell.as_deref());
-        confined.map_err(|problem| EngineError::Usage {
-            problem: format!("the session cannot be sandboxed: {problem}"),
-            hint: "correct the variable".to_owned(),
-        })
-    }
-
     /// Refuses to show a folder that holds the user's home, or kugetsu's.
     fn refuse_wide(&self, mounts: &[Mount]) -> Result<(), EngineError> {
         let homes = [self.environment.home(), self.store.home()];
@@ -173,19 +160,9 @@ impl Engine {
     }
 
     fn network(&self, access: &ProviderAccess) -> Result<Network, EngineError> {
-        let mut hosts = access.hosts.clone();
-        let mut loopback = access.loopback.clone();
+        let mut access = access.clone();
         for listed in &self.settings.sandbox_hosts {
-            let local = listed.host == "localhost"
-                || listed
-                    .host
-                    .parse::<std::net::IpAddr>()
-                    .is_ok_and(|ip| ip.is_loopback());
-            if local {
-                loopback.insert(listed.port);
-            } else {
-                hosts.insert((listed.host.clone(), listed.port));
-            }
+            access.add_host(&listed.host, listed.port);
         }
         if let Some(name) = access.renewed.iter().next() {
             return Err(EngineError::Usage {
@@ -193,7 +170,7 @@ impl Engine {
                 hint: format!("give opencode a key for {name}: opencode auth login"),
             });
         }
-        if hosts.is_empty() && loopback.is_empty() {
+        if access.hosts.is_empty() && access.loopback.is_empty() {
             let problem = match access.names.iter().next() {
                 Some(name) => {
                     format!("the host of the provider {name} is not known, so the sandbox would hide it")
@@ -207,7 +184,7 @@ impl Engine {
                     .to_owned(),
             });
         }
-        if let Some(port) = loopback.iter().find(|port| !can_forward(**port)) {
+        if let Some(port) = access.loopback.iter().find(|port| !can_forward(**port)) {
             return Err(EngineError::Usage {
                 problem: format!(
                     "a sandbox cannot make the port {port} of this machine's loopback reachable"
@@ -215,7 +192,7 @@ impl Engine {
                 hint: "use a port from 1024 on other than 3128 and 4096".to_owned(),
             });
         }
-        if loopback.len() > MOST_PORTS {
+        if access.loopback.len() > MOST_PORTS {
             return Err(EngineError::Usage {
                 problem: format!(
                     "a sandbox makes at most {MOST_PORTS} ports of this machine's loopback reachable"
@@ -224,8 +201,8 @@ impl Engine {
             });
         }
         Ok(Network {
-            hosts: hosts.into_iter().collect(),
-            loopback: loopback.into_iter().collect(),
+            hosts: access.hosts.into_iter().collect(),
+            loopback: access.loopback.into_iter().collect(),
             serve: None,
         })
     }
@@ -329,11 +306,7 @@ impl Engine {
             }
             return Ok(());
         };
-        let git = self.git().at(&worktree.repo_dir);
-        let common = git.run(["rev-parse", "--path-format=absolute", "--git-common-dir"])?;
-        let common = PathBuf::from(common.text());
-        let own = own_folder(&common, &worktree.path)
-            .ok_or(EngineError::Internal("the worktree is linked to its clone"))?;
+        let (common, own) = self.folders_of_git(worktree)?;
         if !worktree
             .path
             .join(".git")
@@ -383,19 +356,22 @@ impl Engine {
         Ok(())
     }
 
+    /// The `.git` of a worktree's clone, and the worktree's own folder in it.
+    fn folders_of_git(&self, worktree: &Worktree) -> Result<(PathBuf, PathBuf), EngineError> {
+        let git = self.git().at(&worktree.repo_dir);
+        let common = git.run(["rev-parse", "--path-format=absolute", "--git-common-dir"])?;
+        let common = PathBuf::from(common.text());
+        let own = own_folder(&common, &worktree.path)
+            .ok_or(EngineError::Internal("the worktree is linked to its clone"))?;
+        Ok((common, own))
+    }
+
     /// Removes the symbolic links that a turn has put where git follows them, in the folders that it may write. Blocks.
     pub(in crate::operations) fn remove_planted_links(&self, record: &SessionRecord) {
         let (Some(_), Some(worktree)) = (&record.sandbox, &record.worktree) else {
             return;
         };
-        let asked = self.git().at(&worktree.repo_dir).run([
-            "rev-parse",
-            "--path-format=absolute",
-            "--git-common-dir",
-        ]);
-        if let Ok(common) = asked.map(|output| PathBuf::from(output.text()))
-            && let Some(own) = own_folder(&common, &worktree.path)
-        {
+        if let Ok((common, own)) = self.folders_of_git(worktree) {
             remove_links_of_git(&common, &own);
         }
     }
