@@ -36,7 +36,7 @@ pub(crate) struct Options {
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
 
-    /// Another kugetsu binary to compare the `reading` part with; the two alternate
+    /// Another kugetsu binary to compare the parts `reading` and `turns` with; the two alternate
     #[arg(long, value_name = "PROGRAM")]
     against: Option<PathBuf>,
 }
@@ -88,6 +88,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     }
     if wanted(Part::Memory) {
         memory(&binary, &mut rows)?;
+    }
+    if let Some(compared) = compared.as_ref().filter(|_| wanted(Part::Turns)) {
+        overhead(compared, &mut rows)?;
     }
     if wanted(Part::Turns) {
         opencode::install_all()?;
@@ -310,6 +313,54 @@ fn reading(binary: &Path, compared: Option<&Compared>, rows: &mut Vec<Row>) -> R
                 });
             }
         }
+    }
+    Ok(())
+}
+
+/// What a turn costs apart from opencode: whole turns through the fake opencode, which answers at once. Each program has
+/// a home and a clone of its own.
+fn overhead(compared: &Compared, rows: &mut Vec<Row>) -> Result<(), Failure> {
+    let Compared { own, other, .. } = compared;
+    let prepare = |program: &Path| {
+        let world = World::new(Opencode::Fake);
+        world.fake(&FakeScript::steps([Step::Answer("done".to_owned())]));
+        quiet(&mut kugetsu(
+            &world,
+            program,
+            &["init", "--adopt", &base_of(&world)],
+        ))?;
+        Ok::<_, Failure>(world)
+    };
+    let worlds = [prepare(own)?, prepare(other)?];
+    let turn = |program: &Path, verb: &str, issue: usize| {
+        let world = &worlds[usize::from(program != own)];
+        let address = format!("github.com/shoko/kugetsu#{issue}");
+        let words = [verb, "--transport", "run", &address, "trivial"];
+        quiet(&mut kugetsu(world, program, &words))
+    };
+    let mut issue = 1;
+    for program in [own, other] {
+        turn(program, "start", issue)?;
+    }
+    let go_on = in_turn(|program| turn(program, "continue", 1), [own, other])?;
+    let start = in_turn(
+        |program| {
+            issue += 1;
+            turn(program, "start", issue)
+        },
+        [own, other],
+    )?;
+    for (verb, [own, other]) in [("start", start), ("continue", go_on)] {
+        rows.push(Row {
+            what: format!("a whole `{verb}` through the fake opencode"),
+            goal: "10 ms more",
+            measured: format!(
+                "{:+.1} ms ({} against {})",
+                (own.as_secs_f64() - other.as_secs_f64()) * 1e3,
+                milliseconds(own),
+                milliseconds(other)
+            ),
+        });
     }
     Ok(())
 }

@@ -323,6 +323,7 @@ impl Git {
                 environment: self.runner.environment.clone(),
                 mark: Uuid::now_v7(),
                 grace: GRACE,
+                cgroup: false,
             },
             stdout: Sink::Piped,
             stderr: Sink::Piped,

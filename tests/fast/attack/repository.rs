@@ -164,3 +164,26 @@ fn the_setting_and_the_flags_decide_for_a_new_base() {
     assert_eq!(init(&[]).0, 1);
     assert_eq!(init(&["--no-trust-repo"]).0, 0);
 }
+
+#[test]
+fn a_configuration_that_is_not_json_is_told_before_opencode_starts() {
+    let world = fake_world();
+    let config = world.repo().join("opencode.json");
+    let calls = |world: &World| {
+        let calls = world.fake_calls();
+        calls.iter().filter(|call| call.prompt.is_some()).count()
+    };
+    run(&world, ["start", "1", "hello", "--transport", "run"]).expect_status(0);
+    write(&config, "{\n  \"model\": \"sk-secret\n}\n");
+    run(&world, ["permit", "1", "--trust-repo"]).expect_status(0);
+    let before = calls(&world);
+    let refused = run(&world, ["continue", "1", "hello", "--transport", "run"]);
+    refused.expect_status(69);
+    let place = format!("{}:2:12: not valid JSON", config.display());
+    assert!(refused.stderr().contains(&place), "{refused}");
+    assert!(!refused.stderr().contains("sk-secret"), "{refused}");
+    assert_eq!(calls(&world), before, "opencode was not asked");
+    write(&config, "{\"model\": \"a/b\"}");
+    run(&world, ["permit", "1", "--trust-repo"]).expect_status(0);
+    run(&world, ["continue", "1", "hello", "--transport", "run"]).expect_status(0);
+}

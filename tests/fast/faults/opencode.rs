@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::support::kit::{self, SOON, record, run, run_in, session_of, snapshot, start_in, state_of};
-use kugetsu_testing::{FakeScript, Opencode, Signal, Stdin, World};
+use kugetsu_testing::{FakeScript, Opencode, Signal, Stdin, Step, World};
 
 use super::*;
 
@@ -237,6 +237,31 @@ fn an_unreadable_database_proves_nothing_about_its_sessions() {
         );
     }
     run(&world, ["continue", "1", "all is well", "--transport", "run"]).expect_status(0);
+}
+
+#[test]
+fn a_verdict_that_the_database_cannot_confirm_has_a_warning() {
+    let world = world();
+    let database = world.opencode_db();
+    let away = database.with_extension("away");
+    let lose = format!("mv {} {}", database.display(), away.display());
+    world.fake(&FakeScript::steps([
+        Step::Answer("done".to_owned()),
+        Step::Shell(lose),
+    ]));
+    let turn = run(&world, ["continue", "1", "hi", "--transport", "run"]);
+    std::fs::rename(&away, &database).unwrap();
+    turn.expect_status(0);
+    assert_eq!(turn.stdout().trim(), "done");
+    let warning = "the messages that opencode stored could not be read";
+    assert!(turn.stderr().contains(warning), "{turn}");
+    let shown = run(&world, ["show", "1", "--json"]).json();
+    let warnings = shown["last"]["warnings"].to_string();
+    assert!(warnings.contains(warning), "{shown}");
+    world.fake(&FakeScript::steps([Step::Answer("again".to_owned())]));
+    let turn = run(&world, ["continue", "1", "hi", "--transport", "run"]);
+    turn.expect_status(0);
+    assert!(!turn.stderr().contains(warning), "{turn}");
 }
 
 #[test]

@@ -5,11 +5,11 @@ use crate::support::clock::Clock;
 use crate::support::kit::{SOON, prompts_of, session_of, with_base};
 use kugetsu_testing::{Gate, Output, Reply, Signal, World, on_both_versions};
 
-/// The session has messages of the future: no prompt is sent, and `doctor --fix` repairs it with its history.
+/// The session has messages of the future: no prompt is sent.
 #[track_caller]
-fn is_refused_and_repaired(clock: &Clock<'_>, transport: &str, history: &str) {
+fn is_refused(clock: &Clock<'_>, transport: &str) {
     let world = clock.world;
-    let (requests, session) = (world.model.turn_requests().len(), session_of(world, "1"));
+    let requests = world.model.turn_requests().len();
     let refused = clock.run(&[
         "continue",
         "1",
@@ -26,6 +26,12 @@ fn is_refused_and_repaired(clock: &Clock<'_>, transport: &str, history: &str) {
         requests,
         "nothing was paid\n{refused}"
     );
+}
+
+/// `doctor --fix` repairs it with its history.
+#[track_caller]
+fn is_repaired(clock: &Clock<'_>, transport: &str, history: &str) {
+    let (world, session) = (clock.world, session_of(clock.world, "1"));
     let found = clock.run(&["doctor"]);
     found.expect_status(1);
     assert!(found.stdout().contains(&session), "{found}");
@@ -80,7 +86,8 @@ fn in_2039_for_one_turn(world: &World, transport: &str) {
         .run(&["start", "1", "in the future", "--transport", transport])
         .expect_status(0);
     clock.set("+0");
-    is_refused_and_repaired(&clock, transport, "in the future");
+    is_refused(&clock, transport);
+    is_repaired(&clock, transport, "in the future");
 }
 
 /// The turn failed, because of the clock.
@@ -118,7 +125,8 @@ fn back_with_a_crash(world: &World, transport: &str, step: &str) {
         1,
         "the model was not asked again\n{ended}"
     );
-    is_refused_and_repaired(&clock, transport, "do it");
+    is_refused(&clock, transport);
+    world.wait_nothing_left(SOON);
 }
 
 /// The clock goes back between two steps of a turn, without a crash.
@@ -146,7 +154,8 @@ fn back_between_two_steps(world: &World, transport: &str) {
     } else {
         names_the_clock(&ended);
     }
-    is_refused_and_repaired(&clock, transport, "do it");
+    is_refused(&clock, transport);
+    world.wait_nothing_left(SOON);
 }
 
 /// The clock goes ahead by a day in a turn, and is set right after it.
@@ -165,7 +174,8 @@ fn ahead_during_a_turn(world: &World, transport: &str) {
     let ended = turn.wait(SOON);
     assert_eq!(ended.expect_status(0).json()["answer"], "done", "{ended}");
     clock.set("+0");
-    is_refused_and_repaired(&clock, transport, "do it");
+    is_refused(&clock, transport);
+    is_repaired(&clock, transport, "do it");
 }
 
 on_both_versions! {

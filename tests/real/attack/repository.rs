@@ -246,7 +246,7 @@ on_both_versions! {
         let file = world.repo().join("opencode.jsonc");
         write(&file, "{\n  \"model\": \"a\n}\n");
         kugetsu(world, &["permit", "--base", "--trust-repo"]).expect_status(0);
-        let place = format!("{}:2:12: not valid JSON (UnexpectedEndOfString)", file.display());
+        let place = format!("{}:2:12: not valid JSON (unterminated string literal)", file.display());
         for transport in ["serve", "run"] {
             command(&["start", "#1", "--no-worktree", "--transport", transport, "hello"], &place);
         }

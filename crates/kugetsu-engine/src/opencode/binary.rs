@@ -383,6 +383,7 @@ fn probe_spec(program: &Path, args: &str, search: &Search<'_>) -> GuardSpec {
             environment: search.environment.clone(),
             mark: Uuid::now_v7(),
             grace: Duration::ZERO,
+            cgroup: false,
         },
         stdout: Sink::Piped,
         stderr: Sink::Piped,

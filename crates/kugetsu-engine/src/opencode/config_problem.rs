@@ -43,6 +43,13 @@ fn shown(place: Option<(usize, usize)>) -> String {
 }
 
 impl ConfigProblem {
+    /// Reads a file's text itself, to tell an error of syntax before opencode starts. `None` does not mean that opencode
+    /// accepts the file.
+    pub(super) fn of_text(file: &Path, text: &str) -> Option<Self> {
+        let (what, line, column) = jsonc::problem(text)?;
+        Some(Self::syntax(file.to_owned(), Some((&what, line, column))))
+    }
+
     /// Reads the body of a response.
     pub(super) fn from_body(body: &str) -> Option<Self> {
         let body: Value = serde_json::from_str(body).ok()?;

@@ -1,7 +1,8 @@
 //! JSON with comments, as opencode reads its configuration: comments and trailing commas are allowed, nothing else.
 
 use jsonc_parser::ast::{Object, Value};
-use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast, parse_to_serde_value};
+use jsonc_parser::errors::ParseErrorKind;
+use jsonc_parser::{CollectOptions, ParseOptions, ParseStringErrorKind, parse_to_ast, parse_to_serde_value};
 
 fn options() -> ParseOptions {
     ParseOptions {
@@ -21,6 +22,30 @@ fn options() -> ParseOptions {
 /// The value; `None` if the text is not valid. The last of several equal keys counts.
 pub(super) fn value(text: &str) -> Option<serde_json::Value> {
     parse_to_serde_value(text, &options()).ok()
+}
+
+/// What is wrong with a text that is not valid, with line and column, from 1. `None` also if opencode could still read it:
+/// it replaces variables and files in a text before it parses the text, and its parser accepts any depth and any Unicode
+/// escape.
+pub(super) fn problem(text: &str) -> Option<(String, usize, usize)> {
+    if text.starts_with('\u{feff}') || ["{env:", "{file:"].iter().any(|variable| text.contains(variable)) {
+        return None;
+    }
+    let error = parse_to_ast(text, &CollectOptions::default(), &options()).err()?;
+    let accepted = matches!(
+        error.kind(),
+        ParseErrorKind::NestingDepthExceeded
+            | ParseErrorKind::String(ParseStringErrorKind::InvalidUnicodeEscapeSequence(_))
+    );
+    if accepted {
+        return None;
+    }
+    let (what, line, column) = (
+        error.kind().to_string(),
+        error.line_display(),
+        error.column_display(),
+    );
+    Some((what.to_lowercase(), line, column))
 }
 
 /// All keys of the outermost object, in order and with repetitions; `None` if the text is not valid.
@@ -103,6 +128,30 @@ mod tests {
         ] {
             assert_eq!(keys(wrong), None, "{}", &wrong[..wrong.len().min(20)]);
             assert_eq!(value(wrong), None);
+        }
+    }
+
+    #[test]
+    fn only_what_opencode_cannot_parse_is_a_problem() {
+        for (wrong, place) in [
+            ("{\n  \"model\": \"a\n}\n", (2, 12)),
+            ("{\"a\" 1}", (1, 6)),
+            ("{\"a\": 1", (1, 1)),
+        ] {
+            let (what, line, column) = problem(wrong).unwrap();
+            assert_eq!((line, column), place, "{wrong}: {what}");
+        }
+        // Measured: opencode accepts all of these.
+        for accepted in [
+            "",
+            "{}",
+            "// c\n{\"a\": [1,], /* b */}",
+            "{\"a\": {env:NUMBER}}",
+            "{\"a\": \"\\ud800\"}",
+            "{\"a\": 1, \"a\": 2}",
+            &format!("{{\"a\": {}1{}}}", "[".repeat(600), "]".repeat(600)),
+        ] {
+            assert_eq!(problem(accepted), None, "{}", &accepted[..accepted.len().min(20)]);
         }
     }
 

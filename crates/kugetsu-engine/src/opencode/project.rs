@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use super::config_problem::ConfigProblem;
 use super::jsonc;
 use crate::environment::Environment;
 use crate::fsx;
@@ -89,6 +90,8 @@ pub struct ProjectParts {
     pub digest: Option<String>,
     /// What opencode 1.18.33 runs although the project is ignored.
     pub unstoppable: BTreeSet<String>,
+    /// The first configuration that opencode cannot parse.
+    pub broken: Option<ConfigProblem>,
 }
 
 impl ProjectParts {
@@ -223,6 +226,9 @@ impl Scan<'_> {
         self.add(path, &without_schema(&text));
         let shown = self.shown(path);
         let is_tui = shown.ends_with("tui.json") || shown.ends_with("tui.jsonc");
+        if !is_tui && self.found.broken.is_none() {
+            self.found.broken = ConfigProblem::of_text(path, &text);
+        }
         match jsonc::keys(&text) {
             Some(keys) => {
                 let of = |wanted: &[&str]| -> Vec<&str> {

@@ -112,7 +112,7 @@ impl Engine {
             .ok_or_else(|| EngineError::NoSession(record.address.clone()))?;
         let project = self.project_trust(record.trust.as_ref(), record.policy.preset, &record.directory);
         let subject = Subject::Session(record.address.clone());
-        project.refuse_unstoppable(opencode, &subject, &trust_command(&subject))?;
+        project.refuse_unusable(opencode, &subject, &trust_command(&subject))?;
         let mut launch = self.short_launch(opencode, record.directory.clone());
         launch.ignore_project = !project.loaded;
         if launch.ignore_project {

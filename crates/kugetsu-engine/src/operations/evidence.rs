@@ -1,7 +1,7 @@
 //! The evidence that opencode has stored about a turn. A verdict is checked against it, because events can be lost and
 //! rows of a database cannot.
 
-use super::read_database;
+use super::{EngineError, read_database};
 use crate::opencode::{MessageOrder, Opencode, TurnMessages};
 use crate::turn::{CLOCK_WENT_BACK, Counts, Judgement};
 use kugetsu_api::{SessionId, TokenCount, Verdict};
@@ -12,19 +12,41 @@ pub(super) struct StoredEvidence {
     messages: Option<TurnMessages>,
     order: MessageOrder,
     spent: Option<(f64, TokenCount)>,
+    /// Why there are no messages, if they could not be read.
+    unread: Option<String>,
 }
 
 impl StoredEvidence {
     /// Reads what opencode stored in a session after these messages.
     pub(super) fn read(opencode: &Opencode, session: Option<&SessionId>, after: Option<&[String]>) -> Self {
-        let (Some(session), Some(after), Ok(database)) = (session, after, read_database(opencode)) else {
+        let (Some(session), Some(after)) = (session, after) else {
             return Self::default();
         };
-        Self {
-            messages: TurnMessages::read(&database, session, after).ok(),
-            order: database.message_order(session).unwrap_or_default(),
-            spent: database.spent(session, after).ok(),
-        }
+        Self::of(opencode, session, after).unwrap_or_else(|error| Self {
+            unread: Some(error.to_string()),
+            ..Self::default()
+        })
+    }
+
+    fn of(opencode: &Opencode, session: &SessionId, after: &[String]) -> Result<Self, EngineError> {
+        let database = read_database(opencode)?;
+        Ok(Self {
+            messages: Some(TurnMessages::read(&database, session, after)?),
+            order: database.message_order(session)?,
+            spent: Some(database.spent(session, after)?),
+            unread: None,
+        })
+    }
+
+    /// What a person must know about a verdict that nothing stored could confirm.
+    pub(super) fn warning(&self, verdict: Verdict) -> Option<String> {
+        let problem = self.unread.as_ref()?;
+        (verdict == Verdict::Completed).then(|| {
+            format!(
+                "the messages that opencode stored could not be read, so the verdict is known from opencode's \
+                 events alone: {problem}"
+            )
+        })
     }
 
     /// Whether the prompt has reached the session.

@@ -534,7 +534,7 @@ impl Engine {
                 let subject = Subject::Base(record.repo.clone());
                 let preset = record.policy.preset;
                 let project = engine.project_trust(record.trust.as_ref(), preset, &record.directory);
-                project.refuse_unstoppable(&opencode, &subject, "kugetsu init --trust-repo")?;
+                project.refuse_unusable(&opencode, &subject, "kugetsu init --trust-repo")?;
                 Ok(!project.loaded)
             };
             self.interruptible(interrupts, decide).await?

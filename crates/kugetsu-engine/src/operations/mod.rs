@@ -250,6 +250,7 @@ impl Engine {
             environment: self.environment.clone(),
             mark,
             grace: self.settings.grace,
+            cgroup: true,
         }
     }
 

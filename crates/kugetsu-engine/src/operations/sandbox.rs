@@ -14,6 +14,7 @@ use super::doctor::check;
 use super::{Engine, EngineError, read_database};
 use crate::fsx;
 use crate::opencode::Opencode;
+use crate::process::Containment;
 use crate::process::cgroup::limitable;
 use crate::process::sandbox::{Available, Backend, available};
 use crate::store::StoreError;
@@ -62,7 +63,11 @@ impl Place {
 impl Engine {
     /// What this machine has for sandboxes. Blocks.
     pub fn sandboxes_available(&self) -> Available {
-        available(&self.containment(Uuid::now_v7()), &self.cancel)
+        let containment = Containment {
+            cgroup: false,
+            ..self.containment(Uuid::now_v7())
+        };
+        available(&containment, &self.cancel)
     }
 
     fn sandbox_folder(&self, sandbox: &SessionSandbox) -> PathBuf {

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::{Engine, EngineError, Subject};
-use crate::opencode::{Opencode, ProjectParts, list_parts};
+use crate::opencode::{Opencode, ProjectParts, ServerError, list_parts};
 use crate::settings::Origin;
 use crate::turn::Limits;
 use kugetsu_api::permission::Preset;
@@ -126,14 +126,17 @@ pub(super) fn no_trust(preset: Preset) -> EngineError {
 }
 
 impl ProjectTrust {
-    /// Refuses a prompt to an opencode that would run parts of the repository although it is told not to.
-    /// `command` trusts it.
-    pub(super) fn refuse_unstoppable(
+    /// Refuses a prompt to an opencode that cannot parse a configuration that it loads, or that would run parts of the
+    /// repository although it is told not to load them. `command` trusts the repository.
+    pub(super) fn refuse_unusable(
         &self,
         opencode: &Opencode,
         subject: &Subject,
         command: &str,
     ) -> Result<(), EngineError> {
+        if let Some(problem) = self.parts.broken.as_ref().filter(|_| self.loaded) {
+            return Err(ServerError::Config(problem.clone()).into());
+        }
         if self.loaded || !opencode.runs_ignored_plugins() || self.parts.unstoppable.is_empty() {
             return Ok(());
         }

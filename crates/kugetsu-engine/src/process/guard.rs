@@ -205,7 +205,11 @@ fn start() -> std::io::Result<Watch> {
             reap(&sender);
         }
     })?;
-    let (mut child, cgroup) = match Cgroup::create(header.turn, &limits) {
+    let cgroup = header
+        .cgroup
+        .then(|| Cgroup::create(header.turn, &limits))
+        .flatten();
+    let (mut child, cgroup) = match cgroup {
         None => (command.spawn()?, None),
         Some(cgroup) => {
             let (spawned, outside) = cgroup.start(|| command.spawn());

@@ -46,6 +46,9 @@ pub struct Containment {
     pub environment: Environment,
     /// How long after a request to end the tree is killed.
     pub grace: Duration,
+    /// Whether the program gets a cgroup of its own where one can be made. To enter one takes the kernel about 10 ms, and
+    /// only a sweep needs it. So nothing that is over in a moment, and that no later command looks for, should have one.
+    pub cgroup: bool,
 }
 
 /// A program to run under a guard. It has no `Debug`, because `set_env` may hold secrets. These reach the guard through
@@ -86,6 +89,7 @@ impl GuardSpec {
             stdin_len: self.stdin.len() as u64,
             grace_ms: u64::try_from(self.containment.grace.as_millis()).unwrap_or(u64::MAX),
             turn: self.containment.mark,
+            cgroup: self.containment.cgroup,
             sandbox: self.sandbox.clone(),
         };
         let mut line = serde_json::to_vec(&header).map_err(|error| ProcessError::System {

@@ -33,6 +33,8 @@ pub(super) struct Header {
     pub(super) stdin_len: u64,
     pub(super) grace_ms: u64,
     pub(super) turn: Uuid,
+    /// Whether the program gets a cgroup of its own.
+    pub(super) cgroup: bool,
     /// What the program sees and reaches, if that is limited.
     #[serde(default)]
     pub(super) sandbox: Option<Sandbox>,

@@ -161,7 +161,7 @@ impl Engine {
                 } else {
                     Subject::Base(record.base.clone())
                 };
-                project.refuse_unstoppable(&opencode, &subject, &trust_command(&owner))?;
+                project.refuse_unusable(&opencode, &subject, &trust_command(&owner))?;
                 let mut untold = Vec::from_iter(project.note(&subject, record.session.is_none()));
                 let ignore = !project.loaded;
                 let context = engine.session_context(&record, &rules, unattended, ignore, &mut untold)?;

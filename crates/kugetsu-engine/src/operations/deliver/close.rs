@@ -117,12 +117,17 @@ impl Delivery {
         } else {
             bounded(outcome.proof)
         };
-        let warnings = match (&self.watched, outcome.interrupt) {
+        let mut warnings = match (&self.watched, outcome.interrupt) {
             // After an interrupt, the last write of the record may not have been done.
             (Some(watched), Interrupt::None) => watched.changes(&self.engine, Some(&self.subject)),
             (Some(watched), _) => watched.changes(&self.engine, None),
             (None, _) => Vec::new(),
         };
+        warnings.extend(
+            stored
+                .warning(judgement.verdict)
+                .map(|warning| redactor.clean(&warning).into_owned()),
+        );
         let mut refused = outcome.refused;
         for call in &mut refused.calls {
             call.call = redactor.clean(&call.call).into_owned();

@@ -54,6 +54,7 @@ impl World {
                 environment: Environment::new(std::env::vars_os(), "/".into(), kugetsu_binary()),
                 mark: self.turn,
                 grace: LONG,
+                cgroup: true,
             },
             stdout: Sink::Piped,
             stderr: Sink::Null,

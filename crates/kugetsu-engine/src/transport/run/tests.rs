@@ -50,6 +50,7 @@ pub(in crate::transport) fn spec(database: &Path) -> TurnSpec {
                 mark: Uuid::now_v7(),
                 environment: Environment::new([], "/nonexistent".into(), "/nonexistent/kugetsu".into()),
                 grace: Duration::from_secs(1),
+                cgroup: true,
             },
             directory: "/repo".into(),
             rules: None,
