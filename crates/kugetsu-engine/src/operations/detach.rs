@@ -87,6 +87,7 @@ impl Engine {
             adopted: None,
             fallback: None,
             early_notes: Vec::new(),
+            skipped_hooks: Vec::new(),
         }))
     }
 

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::watch::Changed;
 use super::{Delivery, TurnReport, TurnSubject, locked};
 use crate::operations::evidence::StoredEvidence;
+use crate::operations::hooks::HookPoint;
 use crate::operations::init::adopt_hint;
 use crate::operations::interrupts::{Interrupts, STOP_WAIT};
 use crate::operations::sandbox::kind_of;
@@ -29,6 +31,8 @@ pub(in crate::operations) struct Closed {
     pub(in crate::operations) fallback: Option<String>,
     /// Notes from before the turn.
     pub(in crate::operations) notes: Vec<String>,
+    /// The hooks that the turn's warnings say are skipped.
+    pub(in crate::operations) skipped_hooks: Vec<HookPoint>,
 }
 
 impl Closed {
@@ -46,6 +50,7 @@ impl Closed {
             adopted: None,
             fallback: self.fallback,
             early_notes: self.notes,
+            skipped_hooks: self.skipped_hooks,
         })
     }
 }
@@ -117,11 +122,11 @@ impl Delivery {
         } else {
             bounded(outcome.proof)
         };
-        let warnings = match (&self.watched, outcome.interrupt) {
+        let changed = match (&self.watched, outcome.interrupt) {
             // After an interrupt, the last write of the record may not have been done.
             (Some(watched), Interrupt::None) => watched.changes(&self.engine, Some(&self.subject)),
             (Some(watched), _) => watched.changes(&self.engine, None),
-            (None, _) => Vec::new(),
+            (None, _) => Changed::default(),
         };
         let mut refused = outcome.refused;
         for call in &mut refused.calls {
@@ -152,7 +157,7 @@ impl Delivery {
             refused,
             prompt_sha256: self.prompt_sha256.clone(),
             parent: self.parent(),
-            warnings,
+            warnings: changed.warnings,
         };
         for warning in &turn.warnings {
             outcome.ending.warn(warning);
@@ -191,6 +196,7 @@ impl Delivery {
             interrupt: outcome.interrupt,
             fallback: self.fallback,
             notes: self.notes,
+            skipped_hooks: changed.skipped,
         })
     }
 }

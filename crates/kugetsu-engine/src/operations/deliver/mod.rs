@@ -121,6 +121,9 @@ impl Engine {
             ));
         }
         let (point, record) = (HookPoint::AfterTurn, &report.record);
+        if report.skipped_hooks.contains(&point) {
+            return Ok(report);
+        }
         let hook = self.interruptible_hook(point, record, Some(id), &lease, &mut interrupts);
         if let Err(error) = hook.await {
             let note = match error {
