@@ -257,6 +257,21 @@ pub enum EngineError {
         /// The setting.
         allowed: u32,
     },
+    /// A tool would begin a turn beside too many others.
+    #[error("{address}: {running} turns that tools began run below the turn of {of}, and max_delegates is {allowed}")]
+    TooManyDelegates {
+        /// The session's address.
+        address: Address,
+        /// The session whose turn no tool began.
+        of: Address,
+        /// How many run.
+        running: usize,
+        /// The setting.
+        allowed: u32,
+    },
+    /// A tool would begin a turn, and the tool's turn is no longer registered.
+    #[error("{0}: the turn whose tool began this one has ended")]
+    ParentEnded(Address),
     /// A tool would begin a turn, and nothing is left of a budget that the turn would count against.
     #[error("{address}: the budget of the turn of {of} is spent: {spent}")]
     BudgetSpent {
@@ -456,6 +471,8 @@ impl EngineError {
             Self::StillRunning { .. } => ErrorCode::WaitTimeout,
             Self::OwnTurn { .. } | Self::WaitsInACircle { .. } => ErrorCode::OwnTurn,
             Self::TooDeep { .. } => ErrorCode::TooDeep,
+            Self::TooManyDelegates { .. } => ErrorCode::TooManyDelegates,
+            Self::ParentEnded(_) => ErrorCode::Terminated,
             Self::BudgetSpent { .. } => ErrorCode::BudgetSpent,
             Self::Recorded(_) => ErrorCode::TurnRecorded,
             Self::OtherPrompt { .. } => ErrorCode::TurnIdReused,
@@ -499,6 +516,8 @@ impl EngineError {
             | Self::OwnTurn { address, .. }
             | Self::WaitsInACircle { address, .. }
             | Self::TooDeep { address, .. }
+            | Self::TooManyDelegates { address, .. }
+            | Self::ParentEnded(address)
             | Self::BudgetSpent { address, .. } => Some(address.to_string()),
             Self::NoBase(repo) | Self::BaseExists { repo, .. } | Self::InitCutOff { repo, .. } => {
                 Some(repo.to_string())
@@ -552,6 +571,11 @@ impl EngineError {
             }
             Self::TooDeep { .. } => Some(
                 "do the work in this turn, or have a person allow more: kugetsu config set max_depth N"
+                    .to_owned(),
+            ),
+            Self::TooManyDelegates { .. } => Some(
+                "wait for one of them to end (kugetsu query lists them), or have a person allow more: kugetsu config \
+                 set max_delegates N"
                     .to_owned(),
             ),
             Self::BudgetSpent { .. } => Some(

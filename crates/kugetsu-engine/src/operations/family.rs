@@ -113,7 +113,15 @@ impl Engine {
         address: &Address,
         limits: &mut Limits,
     ) -> Result<Registered, EngineError> {
+        // What is counted must still be true when the turn is in the register.
+        let _joining = match self.parent {
+            Some(_) => Some(self.store.families_lock("begin a turn")?),
+            None => None,
+        };
         let parent = self.parent_member();
+        if self.parent.is_some() && parent.is_none() {
+            return Err(EngineError::ParentEnded(address.clone()));
+        }
         let ancestors: Vec<TurnOf> = parent.iter().flat_map(Member::lineage).cloned().collect();
         let allowed = self.settings.max_depth;
         if ancestors.len() > allowed as usize {
@@ -125,6 +133,20 @@ impl Engine {
         }
         if let Some(parent) = &parent {
             let family = self.store.family(parent.root());
+            let began = |member: &&Member| !member.ancestors.is_empty() && self.store.runs(member);
+            let (running, allowed) = (
+                family.iter().filter(began).count(),
+                self.settings.max_delegates.get(),
+            );
+            if running >= allowed as usize {
+                let root = ancestors.first().unwrap_or(&parent.own);
+                return Err(EngineError::TooManyDelegates {
+                    address: address.clone(),
+                    of: root.address.clone(),
+                    running,
+                    allowed,
+                });
+            }
             for above in family.iter().filter(|above| parent.is_within(above.own.turn)) {
                 let spent = Spent::within(&family, above.own.turn);
                 // A millionth of a dollar is less than anything costs, and a sum of fractions is longer than that.

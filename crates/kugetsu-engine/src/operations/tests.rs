@@ -204,3 +204,20 @@ fn a_turn_that_is_spawned_twice_can_still_be_ended() {
     });
     world.wait_nothing_left(SOON);
 }
+
+#[test]
+fn no_turn_begins_below_one_that_is_forgotten() {
+    let world = world();
+    let engine = Engine::open(world.kugetsu_home(), settings(&world), environment(&world));
+    let join = |engine: &Engine, number: u64| {
+        let request = request(engine, number);
+        let mut limits = engine.settings().limits();
+        engine.register(uuid::Uuid::now_v7(), &request.address, &mut limits)
+    };
+    let first = join(&engine, 1).unwrap();
+    let in_tool = engine.clone().within(Some(first.member().own.turn));
+    join(&in_tool, 2).unwrap();
+    drop(first);
+    let refused = join(&in_tool, 3).unwrap_err();
+    assert!(matches!(refused, EngineError::ParentEnded(_)), "{refused}");
+}

@@ -4,7 +4,8 @@
 //! turn began. Each turn of it has a file there, also after its end, so that what it spent still counts, and a socket
 //! on which its tools ask for further turns. The folder is removed with the last turn of the family that runs.
 //!
-//! Every file is replaced as a whole, so readers take no lock. Nothing in it matters after a reboot.
+//! Every file is replaced as a whole, so readers take no lock. A turn joins a family under a lock, because how many turns
+//! may do so is limited. Nothing in it matters after a reboot.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::lock::{self, Attempt, Lock, this_process};
 use super::{Store, StoreError, layout};
 use crate::fsx;
 use crate::process;
@@ -23,6 +25,8 @@ const FAMILIES: &str = "turns";
 const MEMBER: &str = ".json";
 const WAIT: &str = ".wait";
 const SOCKET: &str = ".sock";
+/// The lock, below `run/`, of what must be true of a family when a turn joins it.
+const LOCK: &str = "turns.lock";
 /// The size limit of a file of a family.
 const MAX_FILE: u64 = 64 << 10;
 /// The age from which the folder of a family without a running turn is one that a killed process has left.
@@ -95,6 +99,16 @@ impl Store {
     /// Whether a turn may be registered. Without one, no command runs inside a turn.
     pub(crate) fn has_families(&self) -> bool {
         self.roots().next().is_some()
+    }
+
+    /// Held while a turn joins a family.
+    pub(crate) fn families_lock(&self, what: &str) -> Result<Lock, StoreError> {
+        let path = self.home().join(layout::RUN).join(LOCK);
+        self.create_run_folder_of(&path)?;
+        match Lock::acquire(&path, &this_process(what), self.lock_wait)? {
+            Attempt::Taken(lock) => Ok(lock),
+            Attempt::Held(holder) => Err(lock::timed_out(path, self.lock_wait, holder)),
+        }
     }
 
     /// Writes the entry of a turn.
