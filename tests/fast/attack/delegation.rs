@@ -617,7 +617,13 @@ fn send_streams(connection: &UnixStream) {
     let mut ancillary = rustix::net::SendAncillaryBuffer::new(&mut space);
     ancillary.push(rustix::net::SendAncillaryMessage::ScmRights(&streams));
     let byte = [std::io::IoSlice::new(b"s")];
-    rustix::net::sendmsg(connection, &byte, &mut ancillary, rustix::net::SendFlags::NOSIGNAL).unwrap();
+    rustix::net::sendmsg(
+        connection,
+        &byte,
+        &mut ancillary,
+        rustix::net::SendFlags::NOSIGNAL,
+    )
+    .unwrap();
 }
 
 #[test]
@@ -646,12 +652,24 @@ fn a_tool_that_connects_and_stalls_holds_up_nothing() {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     });
-    let silent: Vec<UnixStream> = (0..32).map(|_| connect(&world, &turn)).collect();
+    let mut silent: Vec<UnixStream> = (0..32).map(|_| connect(&world, &turn)).collect();
     let mut answer = [0];
     connect(&world, &turn).read_exact(&mut answer).unwrap();
     assert_eq!(answer, [255], "one too many is told so at once");
     open(&first);
-    arrived(&world, &second);
+    let waits = |mut connection: &UnixStream| {
+        connection.set_nonblocking(true).unwrap();
+        let read = connection.read(&mut [0]);
+        read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    world.wait_until("the tool was refused", SOON, || {
+        // On a slow machine, the first of them have had their time.
+        silent.retain(waits);
+        while silent.len() < 32 {
+            silent.push(connect(&world, &turn));
+        }
+        second.0.exists()
+    });
     let said = read(&world, "refused");
     assert!(
         said.contains("too many commands") && said.ends_with("status 75\n"),
@@ -672,6 +690,115 @@ fn a_tool_that_connects_and_stalls_holds_up_nothing() {
     parent.wait(SOON).expect_status(0);
     let said = read(&world, "allowed");
     assert!(said.ends_with("status 0\n"), "{said}");
+    world.wait_nothing_left(SOON);
+}
+
+/// A turn of issue 1 whose tool begins one of issue 2, whose tool begins one of issue 3, all of which go on.
+fn three_generations(world: &World, delegates: &[Step]) -> [(PathBuf, PathBuf); 3] {
+    let gates = ["own", "child", "grandchild"].map(|name| gate(world, name));
+    let parent = [tool("start 2 'the child' --detach"), at_gate(&gates[0])];
+    let parent: Vec<Step> = parent
+        .into_iter()
+        .chain(delegates.iter().cloned())
+        .chain([done()])
+        .collect();
+    world.fake(
+        &FakeScript::default()
+            .on("delegate", parent)
+            .on(
+                "child",
+                [tool("start 3 'the deepest' --detach"), at_gate(&gates[1]), done()],
+            )
+            .on("deepest", [at_gate(&gates[2]), done()]),
+    );
+    gates
+}
+
+#[test]
+fn a_turn_is_stopped_together_with_the_turns_that_it_began() {
+    let world = fake_world();
+    let gates = three_generations(&world, &[]);
+    let parent = begin(&world, &["start", "1", "delegate"]);
+    gates.iter().for_each(|gate| arrived(&world, gate));
+    // A turn that none of them began is not concerned.
+    let other = gate(&world, "other");
+    world.fake(&FakeScript::default().on("other", [at_gate(&other), done()]));
+    let unrelated = begin(&world, &["start", "4", "other"]);
+    arrived(&world, &other);
+    let stopped = run(&world, ["stop", "1", "2", "--with-delegates", "--json"]);
+    let stopped = stopped.expect_status(0).json_lines();
+    let refs: Vec<&str> = stopped.iter().map(|one| one["ref"].as_str().unwrap()).collect();
+    assert_eq!(
+        refs,
+        [
+            "github.com/shoko/kugetsu#1",
+            "github.com/shoko/kugetsu#2",
+            "github.com/shoko/kugetsu#3"
+        ]
+    );
+    assert!(
+        stopped.iter().all(|one| one["verdict"] == "aborted"),
+        "{stopped:?}"
+    );
+    parent.wait(SOON).expect_status(143);
+    for issue in ["1", "2", "3"] {
+        let ended = wait_for_end(&world, issue);
+        assert_eq!(
+            (&ended["verdict"], &ended["reason"]),
+            (&json!("aborted"), &json!("stopped")),
+            "{issue}"
+        );
+    }
+    assert_eq!(state_of(&world, "4"), "running");
+    open(&other);
+    unrelated.wait(SOON).expect_status(0);
+    let nothing = run(&world, ["stop", "1", "--with-delegates"]);
+    nothing.expect_status(66);
+    world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn turns_are_stopped_after_the_turn_that_began_them() {
+    let world = fake_world();
+    let gates = three_generations(&world, &[noted("stop 2 --with-delegates", "by-tool")]);
+    let parent = begin(&world, &["start", "1", "delegate"]);
+    gates.iter().for_each(|gate| arrived(&world, gate));
+    // A tool may end what its turn began, with what that has begun.
+    open(&gates[0]);
+    parent.wait(SOON).expect_status(0);
+    let said = read(&world, "by-tool");
+    assert!(
+        said.contains("#2: turn") && said.contains("#3: turn") && said.ends_with("status 0\n"),
+        "{said}"
+    );
+    // Without the flag, the others go on.
+    for (there, on) in &gates {
+        let _ = (std::fs::remove_file(there), std::fs::remove_file(on));
+    }
+    world.fake(
+        &FakeScript::default()
+            .on("repeat", [tool("continue 2 'anew' --detach"), done()])
+            .on(
+                "anew",
+                [
+                    noted("stop 1 --with-delegates", "upwards"),
+                    at_gate(&gates[1]),
+                    done(),
+                ],
+            ),
+    );
+    turn(&world, &["continue", "1", "repeat"]).expect_status(0);
+    arrived(&world, &gates[1]);
+    let said = read(&world, "upwards");
+    assert!(
+        said.contains("wait for itself") && said.ends_with("status 75\n"),
+        "{said}"
+    );
+    run(&world, ["stop", "1"]).expect_status(66);
+    let stopped = run(&world, ["stop", "1", "--with-delegates"]);
+    let said = stopped.expect_status(0).stdout();
+    assert!(said.starts_with("github.com/shoko/kugetsu#2: turn"), "{said}");
+    assert_eq!(wait_for_end(&world, "2")["reason"], "stopped");
     world.wait_nothing_left(SOON);
 }
 

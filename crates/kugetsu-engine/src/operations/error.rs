@@ -258,7 +258,9 @@ pub enum EngineError {
         allowed: u32,
     },
     /// A tool would begin a turn beside too many others.
-    #[error("{address}: {running} turns that tools began run below the turn of {of}, and max_delegates is {allowed}")]
+    #[error(
+        "{address}: {running} turns that tools began run below the turn of {of}, and max_delegates is {allowed}"
+    )]
     TooManyDelegates {
         /// The session's address.
         address: Address,
@@ -268,6 +270,14 @@ pub enum EngineError {
         running: usize,
         /// The setting.
         allowed: u32,
+    },
+    /// A tool would begin a turn below one that was stopped with all turns below it.
+    #[error("{address}: the turn of {of} was stopped together with the turns that it began")]
+    StoppedAbove {
+        /// The session's address.
+        address: Address,
+        /// The session whose turn was stopped.
+        of: Address,
     },
     /// A tool would begin a turn, and the tool's turn is no longer registered.
     #[error("{0}: the turn whose tool began this one has ended")]
@@ -472,7 +482,7 @@ impl EngineError {
             Self::OwnTurn { .. } | Self::WaitsInACircle { .. } => ErrorCode::OwnTurn,
             Self::TooDeep { .. } => ErrorCode::TooDeep,
             Self::TooManyDelegates { .. } => ErrorCode::TooManyDelegates,
-            Self::ParentEnded(_) => ErrorCode::Terminated,
+            Self::ParentEnded(_) | Self::StoppedAbove { .. } => ErrorCode::Terminated,
             Self::BudgetSpent { .. } => ErrorCode::BudgetSpent,
             Self::Recorded(_) => ErrorCode::TurnRecorded,
             Self::OtherPrompt { .. } => ErrorCode::TurnIdReused,
@@ -518,6 +528,7 @@ impl EngineError {
             | Self::TooDeep { address, .. }
             | Self::TooManyDelegates { address, .. }
             | Self::ParentEnded(address)
+            | Self::StoppedAbove { address, .. }
             | Self::BudgetSpent { address, .. } => Some(address.to_string()),
             Self::NoBase(repo) | Self::BaseExists { repo, .. } | Self::InitCutOff { repo, .. } => {
                 Some(repo.to_string())

@@ -76,6 +76,20 @@ impl Engine {
         }
     }
 
+    /// Refuses to act on all turns below those of a session, if the turn whose tool this process is is one of them or
+    /// itself of that session.
+    pub(super) fn refuse_own_family(&self, address: &Address) -> Result<(), EngineError> {
+        match self.parent_member() {
+            Some(parent) if parent.lineage().any(|above| above.address == *address) => {
+                Err(EngineError::OwnTurn {
+                    address: address.clone(),
+                    itself: parent.own.address == *address,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Notes, until the result is dropped, that a tool of this process's turn waits for a session. Refuses a wait
     /// without an end: for the turn's own session, or for a session whose turn waits for this one.
     pub fn wait_for(&self, address: &Address) -> Result<Waiting, EngineError> {
@@ -132,6 +146,12 @@ impl Engine {
             });
         }
         if let Some(parent) = &parent {
+            if let Some(of) = self.store.closed_above(parent) {
+                return Err(EngineError::StoppedAbove {
+                    address: address.clone(),
+                    of: of.address.clone(),
+                });
+            }
             let family = self.store.family(parent.root());
             let began = |member: &&Member| !member.ancestors.is_empty() && self.store.runs(member);
             let (running, allowed) = (

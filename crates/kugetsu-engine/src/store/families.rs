@@ -25,6 +25,8 @@ const FAMILIES: &str = "turns";
 const MEMBER: &str = ".json";
 const WAIT: &str = ".wait";
 const SOCKET: &str = ".sock";
+/// The file of a turn below which no further turn may begin.
+const CLOSED: &str = ".closed";
 /// The lock, below `run/`, of what must be true of a family when a turn joins it.
 const LOCK: &str = "turns.lock";
 /// The size limit of a file of a family.
@@ -101,7 +103,7 @@ impl Store {
         self.roots().next().is_some()
     }
 
-    /// Held while a turn joins a family.
+    /// Held while a turn joins a family, or while a part of one is closed or removed.
     pub(crate) fn families_lock(&self, what: &str) -> Result<Lock, StoreError> {
         let path = self.home().join(layout::RUN).join(LOCK);
         self.create_run_folder_of(&path)?;
@@ -109,6 +111,30 @@ impl Store {
             Attempt::Taken(lock) => Ok(lock),
             Attempt::Held(holder) => Err(lock::timed_out(path, self.lock_wait, holder)),
         }
+    }
+
+    /// Lets no further turn begin below the turns of a session. Returns those that run below them.
+    pub(crate) fn close_below(&self, address: &Address) -> Result<Vec<Member>, StoreError> {
+        let _lock = self.families_lock("stop turns")?;
+        let mut below = Vec::new();
+        for turn in self.members_of(address) {
+            let name = format!("{}{CLOSED}", turn.own.turn);
+            self.write_in_family(turn.root(), &name, &turn.own)?;
+            let mut family = self.family(turn.root());
+            family.retain(|member| {
+                member.own.turn != turn.own.turn && member.is_within(turn.own.turn) && self.runs(member)
+            });
+            below.append(&mut family);
+        }
+        below.sort_by_cached_key(|member| (member.ancestors.len(), member.own.address.clone()));
+        Ok(below)
+    }
+
+    /// The outermost turn above this one, or itself, below which no further turn may begin.
+    pub(crate) fn closed_above<'a>(&self, member: &'a Member) -> Option<&'a TurnOf> {
+        let folder = self.family_folder(member.root());
+        let is_closed = |above: &&TurnOf| folder.join(format!("{}{CLOSED}", above.turn)).exists();
+        member.lineage().find(is_closed)
     }
 
     /// Writes the entry of a turn.
@@ -149,6 +175,8 @@ impl Store {
 
     /// Removes a family if none of its turns runs.
     pub(crate) fn forget_ended_family(&self, root: Uuid) {
+        // A turn that joins must find the family, or find that it is gone. If the lock fails, a turn is only not counted.
+        let _lock = self.families_lock("forget turns").ok();
         if !self.family(root).iter().any(|member| self.runs(member)) {
             let _ = std::fs::remove_dir_all(self.family_folder(root));
         }
