@@ -81,6 +81,7 @@ impl Engine {
         Ok(Some(TurnReport {
             record,
             notes: ended.warnings.clone(),
+            took: Duration::try_from(ended.ended.duration_since(ended.started)).unwrap_or_default(),
             turn: ended,
             answer: answer_in(&events),
             interrupt,

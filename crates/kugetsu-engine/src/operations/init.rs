@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -551,6 +552,7 @@ impl Engine {
             subject: TurnSubject::Base(record.clone()),
             turn: Uuid::now_v7(),
             started: Timestamp::now(),
+            began: Instant::now(),
             prompt: prompt.to_owned(),
             kept_prompt: None,
             before: None,

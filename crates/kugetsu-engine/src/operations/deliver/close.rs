@@ -33,6 +33,8 @@ pub(in crate::operations) struct Closed {
     pub(in crate::operations) notes: Vec<String>,
     /// The hooks that the turn's warnings say are skipped.
     pub(in crate::operations) skipped_hooks: Vec<HookPoint>,
+    /// How long the turn took.
+    pub(in crate::operations) took: Duration,
 }
 
 impl Closed {
@@ -51,6 +53,7 @@ impl Closed {
             fallback: self.fallback,
             early_notes: self.notes,
             skipped_hooks: self.skipped_hooks,
+            took: self.took,
         })
     }
 }
@@ -132,6 +135,7 @@ impl Delivery {
         for call in &mut refused.calls {
             call.call = redactor.clean(&call.call).into_owned();
         }
+        let took = self.began.elapsed();
         let mut turn = TurnRecord {
             schema: SCHEMA,
             turn: self.turn,
@@ -197,6 +201,7 @@ impl Delivery {
             fallback: self.fallback,
             notes: self.notes,
             skipped_hooks: changed.skipped,
+            took,
         })
     }
 }
