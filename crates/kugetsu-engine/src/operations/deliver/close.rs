@@ -15,6 +15,7 @@ use crate::operations::interrupts::{Interrupts, STOP_WAIT};
 use crate::operations::sandbox::kind_of;
 use crate::operations::{Engine, EngineError, pending};
 use crate::redact::Redactor;
+use crate::text::one_line;
 use crate::turn::status::StatusWriter;
 use crate::turn::{Interrupt, MAX_ANSWER, Outcome};
 use kugetsu_api::{Changes, ErrorCode, Proof, SCHEMA, TransportKind, TurnRecord, Verdict};
@@ -240,7 +241,7 @@ const MAX_REASON: usize = 600;
 
 /// The reason on one line. If it is long, its beginning, and where the whole text is.
 fn short_reason(reason: &str, subject: &TurnSubject) -> String {
-    let mut line = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut line = one_line(reason);
     if line.len() > MAX_REASON {
         line.truncate(line.floor_char_boundary(MAX_REASON));
         line.push_str("... ");
