@@ -394,6 +394,13 @@ impl Git {
         self.error(&[command.into()], error_line(stderr))
     }
 
+    /// The top of the clone or worktree that this folder is in, as git sees it.
+    pub(crate) fn top(&self) -> Result<Option<PathBuf>, GitError> {
+        let output = self.ask(["rev-parse", "--show-toplevel"])?;
+        let text = output.text();
+        Ok((output.ok && !text.is_empty()).then(|| text.into()))
+    }
+
     /// The commit that a name resolves to.
     pub(crate) fn commit(&self, name: &str) -> Result<Option<String>, GitError> {
         let name = format!("{name}^{{commit}}");
@@ -442,7 +449,8 @@ fn listed(text: &str) -> Vec<Listed> {
     all
 }
 
-/// The folder that holds `.git`: the top of the clone or worktree that this folder is in.
+/// The folder that holds `.git`: the top of the clone or worktree that this folder is in. Unlike [`Git::top`], it runs
+/// nothing and takes any `.git` for one that git accepts.
 pub(crate) fn top_of(folder: &Path) -> Option<&Path> {
     folder
         .ancestors()
