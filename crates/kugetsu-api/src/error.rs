@@ -146,6 +146,9 @@ pub struct ErrorDetail {
     pub code: ErrorCode,
     /// What happened, for people. The wording may change.
     pub message: String,
+    /// What people should know besides, such as what happened before the command failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// The next steps for people, most likely first.
     pub hints: Vec<String>,
     /// The first hint, for scripts written before `hints`.

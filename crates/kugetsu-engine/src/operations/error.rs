@@ -320,6 +320,8 @@ pub enum EngineError {
         verdict: Verdict,
         /// The cause.
         reason: String,
+        /// Notes for people from before the turn.
+        notes: Vec<String>,
     },
     /// A command of opencode failed.
     #[error("opencode {command} failed: {problem}")]
@@ -555,6 +557,14 @@ impl EngineError {
         }
     }
 
+    /// What people should know besides the message, such as what happened before the operation failed.
+    pub fn notes(&self) -> &[String] {
+        match self {
+            Self::BasePrompt { notes, .. } => notes,
+            _ => &[],
+        }
+    }
+
     /// The message, with the store's hint on a line of its own, for texts that have no place for hints.
     pub(super) fn in_full(&self) -> String {
         match self {
@@ -756,6 +766,7 @@ mod tests {
                 session: SessionId::new("ses_1").unwrap(),
                 verdict,
                 reason: String::new(),
+                notes: Vec::new(),
             };
             assert_eq!(error.code(), code);
         }

@@ -576,7 +576,8 @@ impl Engine {
         Err(EngineError::BasePrompt {
             session: record.session.clone(),
             verdict: closed.turn.verdict,
-            reason: [vec![closed.turn.reason], closed.notes].concat().join("; "),
+            reason: closed.turn.reason,
+            notes: closed.notes,
         })
     }
 
