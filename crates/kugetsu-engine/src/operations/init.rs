@@ -216,8 +216,13 @@ impl Engine {
                 .await
                 .unwrap_or_default()
         };
-        let (log_gap, notes) =
+        let (log_gap, mut notes) =
             prompted.map_or_else(Default::default, |closed| (closed.turn.log_gap, closed.notes));
+        let old_git = self
+            .interruptible(&mut interrupts, |engine: &Self| Ok(engine.problem_of_old_git()?))
+            .await;
+        // Without a git, nothing runs.
+        notes.extend(old_git.ok().flatten());
         Ok(InitReport {
             record,
             log_gap,
