@@ -7,13 +7,12 @@
 //! ends its turn as after SIGTERM: in order, with a record.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{BufRead as _, BufReader, IoSlice, IoSliceMut, Read, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -29,9 +28,10 @@ use super::signals::with_signals;
 use super::{CommandError, Outcome};
 use kugetsu_api::ErrorCode;
 use kugetsu_api::exit::ExitStatus;
+use kugetsu_engine::operations::TOO_MANY;
 use kugetsu_engine::turn::Interrupt;
 
-/// How long the new process waits for its command line.
+/// How long the new process waits for its streams and its command line together, however they come in.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// The longest command line with its directory. Prompts of any length go through stdin.
 const MAX_REQUEST: u64 = 8 << 20;
@@ -53,15 +53,19 @@ pub(super) fn ask(context: &Context) -> Outcome {
     let mut request = serde_json::to_vec(&request)
         .map_err(|error| failed("the arguments cannot be passed on").caused_by(error))?;
     request.push(b'\n');
-    send_streams(&connection).map_err(|error| failed("the streams cannot be passed on").caused_by(error))?;
+    // Where the supervisor has refused the connection, its reason can be read although nothing can be sent.
+    let sent = send_streams(&connection);
     let (status, signal) = with_signals(false, async |mut interrupts| {
         connection.set_nonblocking(true)?;
         let (mut answer, mut requests) = tokio::net::UnixStream::from_std(connection)?.into_split();
-        requests.write_all(&request).await?;
+        let sent = sent.and(requests.write_all(&request).await);
         let mut status = [0];
         loop {
             tokio::select! {
-                read = answer.read_exact(&mut status) => return read.map(|_| status[0]),
+                read = answer.read_exact(&mut status) => return read.and_then(|_| match status[0] {
+                    TOO_MANY => Ok(TOO_MANY),
+                    status => sent.map(|()| status),
+                }),
                 Ok(()) = interrupts.changed() => {
                     let passed = match *interrupts.borrow_and_update() {
                         Interrupt::Interrupted => Signal::INT,
@@ -73,6 +77,13 @@ pub(super) fn ask(context: &Context) -> Outcome {
             }
         }
     })?;
+    if matches!(status, Ok(TOO_MANY)) {
+        return Err(CommandError::new(
+            ErrorCode::TooManyDelegates,
+            "too many commands of this turn's tools wait or run already",
+        )
+        .hint("wait for one of them to end, then try again"));
+    }
     let status = status.ok().and_then(ExitStatus::from_code);
     match (status, signal) {
         (Some(status), _) | (None, Some(status)) => Ok(status),
@@ -148,9 +159,13 @@ pub(super) fn delegate_main() -> u8 {
 fn serve() -> Option<u8> {
     let tool_of: Uuid = std::env::args().nth(2)?.parse().ok()?;
     let connection = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().ok()?);
-    connection.set_read_timeout(Some(REQUEST_LIMIT)).ok()?;
+    let received = Received {
+        connection: connection.try_clone().ok()?,
+        until: Some(Instant::now() + REQUEST_LIMIT),
+    };
+    received.limit().ok()?;
     let [stdin, stdout, stderr] = receive_streams(&connection)?;
-    let mut requests = BufReader::new(File::from(OwnedFd::from(connection.try_clone().ok()?)));
+    let mut requests = BufReader::new(received);
     let mut line = Vec::new();
     requests
         .by_ref()
@@ -158,7 +173,7 @@ fn serve() -> Option<u8> {
         .read_until(b'\n', &mut line)
         .ok()?;
     let request: Request = serde_json::from_slice(&line).ok()?;
-    connection.set_read_timeout(None).ok()?;
+    requests.get_mut().until = None;
     rustix::stdio::dup2_stdin(&stdin).ok()?;
     rustix::stdio::dup2_stdout(&stdout).ok()?;
     rustix::stdio::dup2_stderr(&stderr).ok()?;
@@ -171,6 +186,34 @@ fn serve() -> Option<u8> {
     let status = super::execute(request.args, Some(tool_of));
     let _ = (&connection).write_all(&[status]);
     Some(status)
+}
+
+/// What comes in on a connection.
+struct Received {
+    connection: UnixStream,
+    /// When nothing more is waited for.
+    until: Option<Instant>,
+}
+
+impl Received {
+    /// Limits the next wait to the time that is left.
+    fn limit(&self) -> std::io::Result<()> {
+        let left = self
+            .until
+            .map(|until| until.saturating_duration_since(Instant::now()));
+        // The system takes a timeout of zero for none.
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        self.connection.set_read_timeout(left)
+    }
+}
+
+impl Read for Received {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        self.limit()?;
+        self.connection.read(bytes)
+    }
 }
 
 /// Sends this process the signals of the command in the tool, and SIGTERM when that command is gone.

@@ -11,7 +11,6 @@ use kugetsu_engine::duration::print_duration;
 use kugetsu_engine::money::print_usd;
 use kugetsu_engine::operations::TurnReport;
 use kugetsu_engine::turn::Interrupt;
-use std::time::Duration;
 
 /// The exit status of a command whose turn has ended. `signal` is the status for a signal that this process received.
 pub(super) fn exit_of(report: &TurnReport, signal: Option<ExitStatus>) -> ExitStatus {
@@ -79,7 +78,6 @@ pub(super) fn summary(report: &TurnReport, told: bool, output: Output) {
     for note in early.chain(&report.notes) {
         output.note(format!("kugetsu: {note}"));
     }
-    let took = Duration::try_from(turn.ended.duration_since(turn.started)).unwrap_or_default();
     let mut parts = vec![
         count(turn.events, "event"),
         count(turn.tool_calls, "tool call"),
@@ -98,7 +96,7 @@ pub(super) fn summary(report: &TurnReport, told: bool, output: Output) {
             answered.default
         ));
     }
-    let rest = format!(" in {}: {}", print_duration(took), parts.join(", "));
+    let rest = format!(" in {}: {}", print_duration(report.took), parts.join(", "));
     output.note_line(&[
         (Tone::Plain, &format!("kugetsu: {} ", report.record.address)),
         (turn.verdict.into(), turn.verdict.as_str()),

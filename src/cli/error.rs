@@ -15,6 +15,7 @@ pub(crate) struct CommandError {
     code: ErrorCode,
     message: String,
     source: Option<Box<dyn Error + Send + Sync>>,
+    notes: Vec<String>,
     hints: Vec<String>,
     subject: Option<String>,
     retryable: bool,
@@ -29,6 +30,7 @@ impl CommandError {
             code,
             message: message.into(),
             source: None,
+            notes: Vec::new(),
             hints: Vec::new(),
             subject: None,
             retryable: code.retryable(),
@@ -42,6 +44,7 @@ impl CommandError {
             code: error.code,
             message: error.message,
             source: None,
+            notes: error.notes,
             hints: error.hints,
             subject: error.subject,
             retryable: error.retryable,
@@ -105,9 +108,13 @@ impl CommandError {
         text
     }
 
-    /// Renders for people: the message after the program's name, then each hint on a separate line.
+    /// Renders for people: each note and the message after the program's name, then each hint, on separate lines.
     pub(super) fn for_people(&self) -> String {
-        let mut text = format!("kugetsu: {}", self.message());
+        let mut text = String::new();
+        for note in &self.notes {
+            text.push_str(&format!("kugetsu: {note}\n"));
+        }
+        text.push_str(&format!("kugetsu: {}", self.message()));
         for hint in &self.hints {
             text.push_str("\n  ");
             text.push_str(hint);
@@ -122,6 +129,7 @@ impl CommandError {
             error: ErrorDetail {
                 code: self.code,
                 message: self.message(),
+                notes: self.notes.clone(),
                 hints: self.hints.clone(),
                 hint: self.hints.first().cloned(),
                 subject: self.subject.clone(),
@@ -139,6 +147,7 @@ impl<E: Into<EngineError>> From<E> for CommandError {
         Self {
             code: error.code(),
             message: error.to_string(),
+            notes: error.notes().to_vec(),
             hints: error.hints(),
             subject: error.address(),
             retryable: error.retryable(),

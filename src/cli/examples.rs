@@ -91,6 +91,7 @@ pub(super) fn of(verb: &str) -> &'static [Example] {
         "stop" => &[
             ("kugetsu stop 14", "end its turn"),
             ("kugetsu stop 14 15 16", "end three turns"),
+            ("kugetsu stop 14 --with-delegates", "and the turns that it began"),
         ],
         "signal" => &[
             ("kugetsu signal 14 pause", "interrupt the model"),

@@ -19,10 +19,25 @@ pub(super) struct StopArgs {
     /// The addresses of sessions, such as 14 or owner/repo#14
     #[arg(id = "reference", value_name = "REF", required = true, add = ArgValueCompleter::new(References))]
     references: Vec<String>,
+
+    /// Also end the turns that its tools began, and all turns below those, even if its own turn has ended
+    #[arg(long)]
+    with_delegates: bool,
 }
 
 pub(super) fn run(args: &StopArgs, context: &Context, output: Output) -> Outcome {
     let addresses = context.addresses(&args.references)?;
+    if args.with_delegates {
+        let (addresses, stopped): (Vec<_>, Vec<_>) =
+            context.engine.stop_with_delegates(&addresses).into_iter().unzip();
+        let mut stopped = stopped.into_iter();
+        return for_each(&addresses, output, |address| {
+            if let Some(stopped) = stopped.next() {
+                report(address, &stopped?, output);
+            }
+            Ok(ExitStatus::Ok)
+        });
+    }
     // All at once, because each may take as long as its grace period.
     let engine = &context.engine;
     let stopped = std::thread::scope(|scope| {

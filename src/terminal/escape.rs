@@ -62,11 +62,6 @@ pub(super) fn escape_all_but_styles(text: &str) -> String {
     escaped
 }
 
-/// The text on one line: each run of white space becomes a blank.
-pub(crate) fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 fn written(text: &str, notation: Notation) -> Cow<'_, str> {
     let mut characters = text.char_indices().peekable();
     // The end of what is already in `escaped`.
@@ -217,7 +212,6 @@ mod tests {
             escape_bytes(b"a\x9b2J\xc3\xa9\xff\x1b\xe2\x80"),
             "a<9B>2J\u{e9}<FF>^[<E2><80>"
         );
-        assert_eq!(one_line(" two\r\n lines\t"), "two lines");
     }
 
     #[test]

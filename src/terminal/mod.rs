@@ -16,7 +16,8 @@ use anstream::AutoStream;
 use anstyle::Style;
 use rustix::fd::BorrowedFd;
 
-pub(crate) use escape::{escape, escape_bytes, one_line};
+pub(crate) use escape::{escape, escape_bytes};
+pub(crate) use kugetsu_engine::text::one_line;
 
 /// An output of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

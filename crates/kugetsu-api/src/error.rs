@@ -111,6 +111,7 @@ codes! {
     TurnUnrecorded, "turn-unrecorded", CannotWrite, false, "a signal ended the command while the end of its turn was being recorded; the next command completes the record";
     InUse, "in-use", TryAgain, true, "another process holds the session: a turn, `attach`, or a command that changes it";
     OwnTurn, "own-turn", TryAgain, true, "the command runs in a tool of the turn that it would wait for or end, or that turn waits for the command";
+    TooManyDelegates, "too-many-delegates", TryAgain, true, "as many turns that tools began run already as `max_delegates` allows, or as many commands of the turn's tools wait";
     TurnRecorded, "turn-recorded", TryAgain, true, "a turn with this id is already on record";
     WaitTimeout, "wait-timeout", TryAgain, true, "the turn still runs after the maximum wait";
     LockTimeout, "lock-timeout", TryAgain, true, "another process held a lock of the store for too long";
@@ -145,6 +146,9 @@ pub struct ErrorDetail {
     pub code: ErrorCode,
     /// What happened, for people. The wording may change.
     pub message: String,
+    /// What people should know besides, such as what happened before the command failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// The next steps for people, most likely first.
     pub hints: Vec<String>,
     /// The first hint, for scripts written before `hints`.

@@ -18,6 +18,24 @@ use uuid::Uuid;
 
 /// The time limit of one git command. Checking out a large repository takes longest.
 const LIMIT: Duration = Duration::from_mins(10);
+/// The same for a command in [`QUICK`].
+const QUICK_LIMIT: Duration = Duration::from_mins(1);
+/// The subcommands that only read settings, names and history. Where one takes longer than a minute, something holds
+/// it. Those that look at every file of a worktree, and may run the user's filters, are not among them.
+const QUICK: [&str; 12] = [
+    "--version",
+    "cat-file",
+    "check-ref-format",
+    "config",
+    "for-each-ref",
+    "log",
+    "merge-base",
+    "remote",
+    "rev-list",
+    "rev-parse",
+    "show-ref",
+    "symbolic-ref",
+];
 /// How long another git may leave a worktree incomplete.
 const INCOMPLETE_LIMIT: Duration = Duration::from_secs(5);
 /// The interval between checks of an incomplete worktree.
@@ -65,7 +83,7 @@ impl GitRunner {
         Git {
             runner: self.clone(),
             folder: folder.to_owned(),
-            limit: LIMIT,
+            limit: None,
             until: None,
             variables: Vec::new(),
             config: Vec::new(),
@@ -80,7 +98,8 @@ impl GitRunner {
 pub(crate) struct Git {
     runner: GitRunner,
     folder: PathBuf,
-    limit: Duration,
+    /// The time limit of each command, if it is not the usual one.
+    limit: Option<Duration>,
     /// The end of the time for all commands together.
     until: Option<Instant>,
     variables: Vec<(&'static str, OsString)>,
@@ -151,7 +170,7 @@ impl Git {
 
     /// The same with a shorter time limit for all commands together, which begins now. For what may be left out.
     pub(crate) fn within(mut self, limit: Duration) -> Self {
-        self.limit = limit;
+        self.limit = Some(limit);
         self.until = Some(Instant::now() + limit);
         self
     }
@@ -261,10 +280,11 @@ impl Git {
         if self.runner.cancel.is_set() {
             return Err(cancelled());
         }
-        let late = || self.error(args, format!("it did not end within {} s", self.limit.as_secs()));
-        let left = self.until.map_or(self.limit, |until| {
-            until.saturating_duration_since(Instant::now())
-        });
+        let limit = self.limit.unwrap_or_else(|| limit_of(args));
+        let late = || self.error(args, format!("it did not end within {} s", limit.as_secs()));
+        let left = self
+            .until
+            .map_or(limit, |until| until.saturating_duration_since(Instant::now()));
         if left.is_zero() {
             return Err(late());
         }
@@ -395,6 +415,13 @@ impl Git {
         self.error(&[command.into()], error_line(stderr))
     }
 
+    /// The top of the clone or worktree that this folder is in, as git sees it.
+    pub(crate) fn top(&self) -> Result<Option<PathBuf>, GitError> {
+        let output = self.ask(["rev-parse", "--show-toplevel"])?;
+        let text = output.text();
+        Ok((output.ok && !text.is_empty()).then(|| text.into()))
+    }
+
     /// The commit that a name resolves to.
     pub(crate) fn commit(&self, name: &str) -> Result<Option<String>, GitError> {
         let name = format!("{name}^{{commit}}");
@@ -443,7 +470,8 @@ fn listed(text: &str) -> Vec<Listed> {
     all
 }
 
-/// The folder that holds `.git`: the top of the clone or worktree that this folder is in.
+/// The folder that holds `.git`: the top of the clone or worktree that this folder is in. Unlike [`Git::top`], it runs
+/// nothing and takes any `.git` for one that git accepts.
 pub(crate) fn top_of(folder: &Path) -> Option<&Path> {
     folder
         .ancestors()
@@ -472,6 +500,13 @@ fn is_of_user(name: &OsStr) -> bool {
 }
 
 /// git's subcommand, without arguments that would make a message long.
+fn limit_of(args: &[OsString]) -> Duration {
+    let quick = args
+        .first()
+        .is_some_and(|name| QUICK.iter().any(|quick| name == quick));
+    if quick { QUICK_LIMIT } else { LIMIT }
+}
+
 fn subcommand(args: &[OsString]) -> String {
     args.iter()
         .take(2)
@@ -495,4 +530,23 @@ pub(crate) fn error_line(stderr: &str) -> String {
         .or_else(|| lines().next_back())
         .unwrap_or("it printed nothing")
         .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LIMIT, QUICK_LIMIT, limit_of};
+
+    #[test]
+    fn only_commands_that_look_at_every_file_have_much_time() {
+        for (args, limit) in [
+            (["config", "--list"], QUICK_LIMIT),
+            (["rev-parse", "HEAD"], QUICK_LIMIT),
+            (["status", "--porcelain"], LIMIT),
+            (["worktree", "add"], LIMIT),
+            (["rebase", "main"], LIMIT),
+        ] {
+            assert_eq!(limit_of(&args.map(Into::into)), limit, "{args:?}");
+        }
+        assert_eq!(limit_of(&[]), LIMIT);
+    }
 }

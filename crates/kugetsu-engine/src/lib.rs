@@ -28,6 +28,7 @@ pub mod log_file;
 pub mod money;
 pub mod operations;
 pub mod settings;
+pub mod text;
 pub mod transport;
 pub mod turn;
 mod upstream;

@@ -1,7 +1,8 @@
 //! The system's clock is wrong, on the fake opencode.
 
 use crate::support::clock::Clock;
-use crate::support::kit::{fake_world, files_below, record_path, run, start};
+use crate::support::kit::{SOON, fake_world, files_below, record_path, run, start};
+use kugetsu_testing::{FakeScript, Step};
 
 #[test]
 fn a_clock_that_is_ahead_removes_nothing() {
@@ -52,4 +53,29 @@ fn a_base_of_the_future_is_not_forked_until_it_is_repaired() {
     clock
         .run(&["start", "1", "hello", "--transport", "run"])
         .expect_status(0);
+}
+
+#[test]
+fn the_end_of_a_turn_tells_how_long_it_took_whatever_the_clock_did() {
+    let world = fake_world();
+    let clock = Clock::of(&world);
+    let (there, on) = (world.root().join("there"), world.root().join("on"));
+    world.fake(&FakeScript::default().on(
+        "slow",
+        [
+            Step::Meet(there.clone(), on.clone()),
+            Step::Answer("done".to_owned()),
+        ],
+    ));
+    let turn = clock.start(&["start", "1", "slow", "--transport", "run"]);
+    world.wait_until("the turn runs", SOON, || there.exists());
+    clock.set("+2d");
+    std::fs::write(&on, "").unwrap();
+    let ended = turn.wait(SOON);
+    let said = ended.expect_status(0).stderr();
+    let took = said
+        .split_once(" completed in ")
+        .and_then(|(_, rest)| rest.split_once(':'))
+        .map(|(took, _)| took);
+    assert!(took.is_some_and(|took| !took.contains('d')), "{said}");
 }

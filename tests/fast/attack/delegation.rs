@@ -1,6 +1,9 @@
 //! Turns that tools of other turns begin: what they outlive and what outlives them, whose budget they use, and that no
 //! turn waits for itself.
 
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use crate::support::kit::{
@@ -507,6 +510,296 @@ fn tools_begin_turns_only_to_a_certain_depth() {
         said.contains("\"too-deep\"") && said.ends_with("status 64\n"),
         "{said}"
     );
+}
+
+#[test]
+fn tools_begin_only_so_many_turns_at_once() {
+    let world = fake_world();
+    let [first, second, child, grandchild] =
+        ["first", "second", "child", "grandchild"].map(|name| gate(&world, name));
+    world.fake(
+        &FakeScript::default()
+            .on(
+                "delegate",
+                [
+                    tool("start 2 'the child' --detach"),
+                    at_gate(&first),
+                    noted("start 4 'one more' --detach --json", "refused"),
+                    at_gate(&second),
+                    noted("start 5 'one more' --detach", "allowed"),
+                    done(),
+                ],
+            )
+            .on(
+                "child",
+                [
+                    tool("start 3 'the deepest' --detach"),
+                    noted("start 6 'one more'", "refused-below"),
+                    at_gate(&child),
+                    done(),
+                ],
+            )
+            .on("deepest", [at_gate(&grandchild), done()]),
+    );
+    let limited = [RUN[0], ("KUGETSU_MAX_DELEGATES", "2")];
+    let parent = start_in(&world, &limited, &["start", "1", "delegate"]);
+    for gate in [&first, &child, &grandchild] {
+        arrived(&world, gate);
+    }
+    open(&first);
+    arrived(&world, &second);
+    let said = read(&world, "refused");
+    assert!(
+        said.contains("\"too-many-delegates\"")
+            && said.contains("max_delegates is 2")
+            && said.ends_with("status 75\n"),
+        "{said}"
+    );
+    let said = read(&world, "refused-below");
+    assert!(
+        said.contains("max_delegates is 2") && said.ends_with("status 75\n"),
+        "{said}"
+    );
+    assert!(record(&world, "4").is_none() && record(&world, "6").is_none());
+    open(&grandchild);
+    wait_for_end(&world, "3");
+    open(&second);
+    parent.wait(SOON).expect_status(0);
+    assert!(
+        read(&world, "allowed").ends_with("status 0\n"),
+        "{}",
+        read(&world, "allowed")
+    );
+    open(&child);
+    world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn turns_that_begin_in_one_moment_are_counted() {
+    let world = fake_world();
+    let child = gate(&world, "child");
+    let start = kugetsu("start $number 'the child' --detach");
+    let all = format!(
+        "for number in 11 12 13 14 15 16; do {{ {start} > /dev/null 2>&1 < /dev/null; echo $? >> \"$HOME/statuses\"; }} & done; wait"
+    );
+    world.fake(
+        &FakeScript::default()
+            .on("delegate", [Step::Shell(all), done()])
+            .on("child", [at_gate(&child), done()]),
+    );
+    let limited = [RUN[0], ("KUGETSU_MAX_DELEGATES", "3")];
+    run_in(&world, &limited, &["start", "1", "delegate"]).expect_status(0);
+    let statuses = read(&world, "statuses");
+    let mut statuses: Vec<&str> = statuses.lines().collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, ["0", "0", "0", "75", "75", "75"]);
+    open(&child);
+    world.wait_nothing_left(SOON);
+}
+
+/// Connects to the supervisor of a running turn, as its tools do.
+fn connect(world: &World, turn: &str) -> UnixStream {
+    let folder = world.kugetsu_home().join("run/turns").join(turn);
+    // The path of a socket has at most 108 bytes.
+    let folder = std::fs::File::open(folder).unwrap();
+    UnixStream::connect(format!("/proc/self/fd/{}/{turn}.sock", folder.as_raw_fd())).unwrap()
+}
+
+/// Passes streams on, as kugetsu in a tool does before its command line.
+fn send_streams(connection: &UnixStream) {
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .unwrap();
+    let streams = [null.as_fd(); 3];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = rustix::net::SendAncillaryBuffer::new(&mut space);
+    ancillary.push(rustix::net::SendAncillaryMessage::ScmRights(&streams));
+    let byte = [std::io::IoSlice::new(b"s")];
+    rustix::net::sendmsg(
+        connection,
+        &byte,
+        &mut ancillary,
+        rustix::net::SendFlags::NOSIGNAL,
+    )
+    .unwrap();
+}
+
+#[test]
+fn a_tool_that_connects_and_stalls_holds_up_nothing() {
+    let world = fake_world();
+    let [first, second] = ["first", "second"].map(|name| gate(&world, name));
+    world.fake(&FakeScript::default().on(
+        "delegate",
+        [
+            at_gate(&first),
+            noted("start 2 'hello'", "refused"),
+            at_gate(&second),
+            noted("start 3 'hello'", "allowed"),
+            done(),
+        ],
+    ));
+    let limited = [RUN[0], ("KUGETSU_MAX_DELEGATES", "1")];
+    let parent = start_in(&world, &limited, &["start", "1", "delegate"]);
+    arrived(&world, &first);
+    let turn = text(&record(&world, "1").expect("a record")["live"]["turn"]);
+    let dripping = connect(&world, &turn);
+    send_streams(&dripping);
+    let drip = std::thread::spawn(move || {
+        // A byte now and then is not a command.
+        while (&dripping).write_all(b" ").is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    });
+    let mut silent: Vec<UnixStream> = (0..32).map(|_| connect(&world, &turn)).collect();
+    let mut answer = [0];
+    connect(&world, &turn).read_exact(&mut answer).unwrap();
+    assert_eq!(answer, [255], "one too many is told so at once");
+    open(&first);
+    let waits = |mut connection: &UnixStream| {
+        connection.set_nonblocking(true).unwrap();
+        let read = connection.read(&mut [0]);
+        read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    world.wait_until("the tool was refused", SOON, || {
+        // On a slow machine, the first of them have had their time.
+        silent.retain(waits);
+        while silent.len() < 32 {
+            silent.push(connect(&world, &turn));
+        }
+        second.0.exists()
+    });
+    let said = read(&world, "refused");
+    assert!(
+        said.contains("too many commands") && said.ends_with("status 75\n"),
+        "{said}"
+    );
+    let receiving = || {
+        let processes = world.processes().into_iter();
+        processes
+            .filter(|process| process.command.starts_with("kugetsu delegate "))
+            .count()
+    };
+    world.wait_until("no command is waited for any more", SOON, || {
+        drip.is_finished() && receiving() == 0
+    });
+    drip.join().unwrap();
+    drop(silent);
+    open(&second);
+    parent.wait(SOON).expect_status(0);
+    let said = read(&world, "allowed");
+    assert!(said.ends_with("status 0\n"), "{said}");
+    world.wait_nothing_left(SOON);
+}
+
+/// A turn of issue 1 whose tool begins one of issue 2, whose tool begins one of issue 3, all of which go on.
+fn three_generations(world: &World, delegates: &[Step]) -> [(PathBuf, PathBuf); 3] {
+    let gates = ["own", "child", "grandchild"].map(|name| gate(world, name));
+    let parent = [tool("start 2 'the child' --detach"), at_gate(&gates[0])];
+    let parent: Vec<Step> = parent
+        .into_iter()
+        .chain(delegates.iter().cloned())
+        .chain([done()])
+        .collect();
+    world.fake(
+        &FakeScript::default()
+            .on("delegate", parent)
+            .on(
+                "child",
+                [tool("start 3 'the deepest' --detach"), at_gate(&gates[1]), done()],
+            )
+            .on("deepest", [at_gate(&gates[2]), done()]),
+    );
+    gates
+}
+
+#[test]
+fn a_turn_is_stopped_together_with_the_turns_that_it_began() {
+    let world = fake_world();
+    let gates = three_generations(&world, &[]);
+    let parent = begin(&world, &["start", "1", "delegate"]);
+    gates.iter().for_each(|gate| arrived(&world, gate));
+    // A turn that none of them began is not concerned.
+    let other = gate(&world, "other");
+    world.fake(&FakeScript::default().on("other", [at_gate(&other), done()]));
+    let unrelated = begin(&world, &["start", "4", "other"]);
+    arrived(&world, &other);
+    let stopped = run(&world, ["stop", "1", "2", "--with-delegates", "--json"]);
+    let stopped = stopped.expect_status(0).json_lines();
+    let refs: Vec<&str> = stopped.iter().map(|one| one["ref"].as_str().unwrap()).collect();
+    assert_eq!(
+        refs,
+        [
+            "github.com/shoko/kugetsu#1",
+            "github.com/shoko/kugetsu#2",
+            "github.com/shoko/kugetsu#3"
+        ]
+    );
+    assert!(
+        stopped.iter().all(|one| one["verdict"] == "aborted"),
+        "{stopped:?}"
+    );
+    parent.wait(SOON).expect_status(143);
+    for issue in ["1", "2", "3"] {
+        let ended = wait_for_end(&world, issue);
+        assert_eq!(
+            (&ended["verdict"], &ended["reason"]),
+            (&json!("aborted"), &json!("stopped")),
+            "{issue}"
+        );
+    }
+    assert_eq!(state_of(&world, "4"), "running");
+    open(&other);
+    unrelated.wait(SOON).expect_status(0);
+    let nothing = run(&world, ["stop", "1", "--with-delegates"]);
+    nothing.expect_status(66);
+    world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn turns_are_stopped_after_the_turn_that_began_them() {
+    let world = fake_world();
+    let gates = three_generations(&world, &[noted("stop 2 --with-delegates", "by-tool")]);
+    let parent = begin(&world, &["start", "1", "delegate"]);
+    gates.iter().for_each(|gate| arrived(&world, gate));
+    // A tool may end what its turn began, with what that has begun.
+    open(&gates[0]);
+    parent.wait(SOON).expect_status(0);
+    let said = read(&world, "by-tool");
+    assert!(
+        said.contains("#2: turn") && said.contains("#3: turn") && said.ends_with("status 0\n"),
+        "{said}"
+    );
+    // Without the flag, the others go on.
+    for (there, on) in &gates {
+        let _ = (std::fs::remove_file(there), std::fs::remove_file(on));
+    }
+    world.fake(
+        &FakeScript::default()
+            .on("repeat", [tool("continue 2 'anew' --detach"), done()])
+            .on(
+                "anew",
+                [
+                    noted("stop 1 --with-delegates", "upwards"),
+                    at_gate(&gates[1]),
+                    done(),
+                ],
+            ),
+    );
+    turn(&world, &["continue", "1", "repeat"]).expect_status(0);
+    arrived(&world, &gates[1]);
+    let said = read(&world, "upwards");
+    assert!(
+        said.contains("wait for itself") && said.ends_with("status 75\n"),
+        "{said}"
+    );
+    run(&world, ["stop", "1"]).expect_status(66);
+    let stopped = run(&world, ["stop", "1", "--with-delegates"]);
+    let said = stopped.expect_status(0).stdout();
+    assert!(said.starts_with("github.com/shoko/kugetsu#2: turn"), "{said}");
+    assert_eq!(wait_for_end(&world, "2")["reason"], "stopped");
+    world.wait_nothing_left(SOON);
 }
 
 fn costing(usd: f64) -> [Step; 2] {

@@ -1,10 +1,11 @@
 //! kugetsu's own git runs no program that a repository names, wherever a turn's tool has planted it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::support::git_attacks::{ATTACKS, Attack, FILES, Ground, HOOKS, HOOKS_PATH, PLAIN, tool};
-use crate::support::kit::{REPO, SOON, record_path, session_of, worktree_of};
+use crate::support::kit::{REPO, SOON, fake_world, record_path, run_in, session_of, worktree_of};
 use crate::support::terminal::Terminal;
 use kugetsu_testing::{FakeScript, Opencode, Signal, Stdin, World};
 use serde_json::Value;
@@ -425,4 +426,37 @@ fn a_name_is_never_an_option_of_git() {
     assert_ne!(again.code(), 0, "{again}");
     ground.run(&["destroy", "14", "-y", "--force"]);
     assert!(!written.exists());
+}
+
+#[test]
+fn a_git_that_is_too_old_to_be_kept_from_programs_is_told() {
+    let world = fake_world();
+    let base = session_of(&world, "base");
+    let folder = world.root().join("old-git");
+    let path = std::env::var("PATH").unwrap();
+    fs::create_dir(&folder).unwrap();
+    let words = ["init", "--force", "--adopt", &base];
+    for (version, is_old) in [
+        ("2.30.2", true),
+        ("2.31.0", false),
+        ("1.9.1", true),
+        ("3.0.0", false),
+    ] {
+        fs::write(
+            folder.join("git"),
+            format!(
+                "#!/bin/sh\nfor word in \"$@\"; do [ \"$word\" = --version ] && exec echo git version {version}; done\n\
+                 PATH='{path}' exec git \"$@\"\n"
+            ),
+        )
+        .unwrap();
+        fs::set_permissions(folder.join("git"), PermissionsExt::from_mode(0o755)).unwrap();
+        let variables = [("PATH", format!("{}:{path}", folder.display()))];
+        let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+        for words in [&words[..], &["doctor"]] {
+            let said = run_in(&world, &variables, words);
+            let told = (said.stdout() + &said.stderr()).contains("runs programs that a repository names");
+            assert_eq!(told, is_old, "{version}: {said}");
+        }
+    }
 }

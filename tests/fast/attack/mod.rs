@@ -5,6 +5,7 @@ mod delegation;
 mod git;
 mod home;
 mod homes;
+mod hooks;
 mod limits;
 mod presets;
 mod repository;

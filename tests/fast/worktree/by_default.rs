@@ -3,7 +3,7 @@
 use kugetsu_testing::{FakeScript, Opencode, ServeMode, Signal, Stdin, Step};
 
 use super::*;
-use crate::support::kit::SOON;
+use crate::support::kit::{SOON, session_of};
 
 /// A world with a base and the settings of a new machine, but for the transport.
 pub(super) fn world() -> World {
@@ -251,4 +251,40 @@ fn a_turn_that_shares_its_folder_with_another_says_so_before_it_begins() {
             .stderr()
             .contains("same folder")
     );
+}
+
+#[test]
+fn a_base_whose_prompt_fails_beside_another_turn_says_both() {
+    let world = world();
+    let (here, go_on) = (world.root().join("here"), world.root().join("go-on"));
+    world.fake(&serving(&[
+        Step::Meet(here.clone(), go_on.clone()),
+        Step::Answer("done".to_owned()),
+    ]));
+    let first = world.spawn(["start", "14", "do it", "--no-worktree"]);
+    world.wait_until("the first turn runs", SOON, || here.exists());
+    let base = session_of(&world, "base");
+    // The fake's server runs no turns.
+    let words = [
+        "init", "--force", "--adopt", &base, "--prompt", "read it", "--json",
+    ];
+    let mut failed = world.kugetsu(words);
+    failed.env("KUGETSU_MAX_RESTARTS", "0");
+    let failed = world.finish(failed, Stdin::Null);
+    let error = failed.expect_status(1).json()["error"].clone();
+    let note = format!("a turn of {ISSUE} works in the same folder");
+    assert!(
+        error["notes"][0]
+            .as_str()
+            .is_some_and(|told| told.contains(&note)),
+        "{failed}"
+    );
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("the base's prompt ended as failed: ") && !message.contains("same folder"),
+        "{failed}"
+    );
+    assert_eq!(failed.stderr().matches("same folder").count(), 1, "{failed}");
+    fs::write(go_on, "").unwrap();
+    first.wait(SOON).expect_status(0);
 }

@@ -10,15 +10,17 @@
 //! streams.
 
 use std::fs::Permissions;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
 use tokio::net::UnixListener;
 use tokio::process::Command;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -28,6 +30,12 @@ use crate::store::Member;
 /// The first argument that makes our own binary run a command for a tool; the tool's turn follows, and the connection
 /// is stdin.
 pub const DELEGATE_COMMAND: &str = "delegate";
+
+/// What a tool reads instead of an exit status if too many commands of the turn's tools wait or run already.
+pub const TOO_MANY: u8 = u8::MAX;
+
+/// How many commands of a turn's tools may wait or be received beside those whose turns run. Each is a process.
+const WAITING: usize = 32;
 
 /// The listening socket of a turn. Dropping it closes the socket.
 #[derive(Debug)]
@@ -56,10 +64,23 @@ impl Engine {
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
         let (engine, turn) = (self.clone(), member.own.turn);
+        let running = usize::try_from(self.settings.max_delegates.get()).unwrap_or(WAITING);
+        let places = Arc::new(Semaphore::new(
+            running.saturating_add(WAITING).min(Semaphore::MAX_PERMITS),
+        ));
         let task = tokio::spawn(async move {
             loop {
                 let accepted = match listener.accept().await {
-                    Ok((connection, _)) => engine.start_delegate(turn, connection),
+                    Ok((connection, _)) => match Arc::clone(&places).try_acquire_owned() {
+                        Ok(place) => engine.start_delegate(turn, connection, place),
+                        Err(_) => {
+                            // The connection is new, so its buffer has room for a byte, and this does not wait.
+                            let refuse = |mut connection: UnixStream| connection.write_all(&[TOO_MANY]);
+                            // The tool may be gone already.
+                            let _ = connection.into_std().and_then(refuse);
+                            Ok(())
+                        }
+                    },
                     Err(error) => Err(error),
                 };
                 if let Err(error) = accepted {
@@ -72,7 +93,14 @@ impl Engine {
         Ok(Broker { task, socket })
     }
 
-    fn start_delegate(&self, turn: Uuid, connection: tokio::net::UnixStream) -> io::Result<()> {
+    /// Starts a process for a command of a tool. Whatever the tool sends or does not send, only that process waits for
+    /// it. It keeps its `place` until it ends.
+    fn start_delegate(
+        &self,
+        turn: Uuid,
+        connection: tokio::net::UnixStream,
+        place: OwnedSemaphorePermit,
+    ) -> io::Result<()> {
         // The folder is for the owner alone. Where that does not hold, the system still knows who asks.
         if connection.peer_cred()?.uid() != rustix::process::geteuid().as_raw() {
             return Ok(());
@@ -90,7 +118,10 @@ impl Engine {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        tokio::spawn(async move { child.wait().await });
+        tokio::spawn(async move {
+            let _ = child.wait().await;
+            drop(place);
+        });
         Ok(())
     }
 

@@ -65,6 +65,102 @@ impl Engine {
     /// file, by SIGTERM to the supervisor.
     pub fn stop(&self, address: &Address) -> Result<Stopped, EngineError> {
         let live = self.signal(address, Signal::Stop)?;
+        self.stopped(address, &live)
+    }
+
+    /// Stops the running turns of these sessions with all turns that tools of them began, and that tools of those
+    /// began, also where the first turn has ended. Lets no further turn begin below them. Waits for their ends. The
+    /// result has each turn once.
+    pub fn stop_with_delegates(&self, addresses: &[Address]) -> Vec<(Address, Result<Stopped, EngineError>)> {
+        let mut found: Vec<(Address, Result<Uuid, EngineError>)> = Vec::new();
+        for address in addresses {
+            match self.tell_to_stop(address) {
+                Ok(turns) => {
+                    for (address, turn) in turns {
+                        let is_this = |other: &Result<Uuid, _>| matches!(other, Ok(id) if *id == turn);
+                        if !found.iter().any(|(_, other)| is_this(other)) {
+                            found.push((address, Ok(turn)));
+                        }
+                    }
+                }
+                Err(error) => found.push((address.clone(), Err(error))),
+            }
+        }
+        // All at once, because each may take as long as its grace period.
+        std::thread::scope(|scope| {
+            let ends: Vec<_> = found
+                .into_iter()
+                .map(|(address, turn)| {
+                    let of = address.clone();
+                    let end = scope.spawn(move || turn.and_then(|turn| self.stopped_turn(&address, turn)));
+                    (of, end)
+                })
+                .collect();
+            let failed = || Err(EngineError::Internal("the turn could not be stopped"));
+            ends.into_iter()
+                .filter_map(|(of, end)| {
+                    let end = end.join().unwrap_or_else(|_| failed());
+                    Some((of, end.transpose()?))
+                })
+                .collect()
+        })
+    }
+
+    /// Tells the running turn of a session, and all turns below its turns, to stop. Returns the turns.
+    fn tell_to_stop(&self, address: &Address) -> Result<Vec<(Address, Uuid)>, EngineError> {
+        self.refuse_own_family(address)?;
+        let below = self.store.close_below(address)?;
+        let mut turns: Vec<_> = below
+            .into_iter()
+            .map(|member| (member.own.address, member.own.turn))
+            .collect();
+        match self.live_turn(address) {
+            Ok(live) => turns.insert(0, (address.clone(), live.turn)),
+            Err(error) if turns.is_empty() || error.code() != ErrorCode::NotRunning => return Err(error),
+            Err(_) => {}
+        }
+        for (address, turn) in &turns {
+            control::send(&self.store, &RecordKey::from(address), *turn, Signal::Stop)?;
+        }
+        Ok(turns)
+    }
+
+    /// Waits for the end of a turn that was told to stop, however far it has come. `None` if it never began.
+    fn stopped_turn(&self, address: &Address, turn: Uuid) -> Result<Option<Stopped>, EngineError> {
+        let limit = self.settings.grace.saturating_add(SLACK);
+        let began = Instant::now();
+        loop {
+            if let Ok(live) = self.live_turn(address)
+                && live.turn == turn
+            {
+                return self.stopped(address, &live).map(Some);
+            }
+            // The turn is in its lease before it is on record.
+            let holder = self.store.lease_holder(&RecordKey::from(address)).flatten();
+            if holder.and_then(|holder| holder.turn) != Some(turn) {
+                let report = match self.ended_turn(address, turn) {
+                    Ok(report) => report,
+                    Err(error) if matches!(error.code(), ErrorCode::NoSession | ErrorCode::NoTurn) => None,
+                    Err(error) => return Err(error),
+                };
+                return Ok(report.map(|report| Stopped {
+                    report,
+                    forced: false,
+                }));
+            }
+            if began.elapsed() >= limit {
+                return Err(EngineError::StillRunning {
+                    address: address.clone(),
+                    after: limit,
+                    hint: "it has not begun yet, and ends when it does".to_owned(),
+                });
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// Waits for the end of a turn that was told to stop.
+    fn stopped(&self, address: &Address, live: &LiveTurn) -> Result<Stopped, EngineError> {
         let limit = self.settings.grace.saturating_add(SLACK);
         if let Some(report) = self.ended_within(address, live.turn, limit)? {
             return Ok(Stopped {

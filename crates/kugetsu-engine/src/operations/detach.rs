@@ -81,12 +81,14 @@ impl Engine {
         Ok(Some(TurnReport {
             record,
             notes: ended.warnings.clone(),
+            took: Duration::try_from(ended.ended.duration_since(ended.started)).unwrap_or_default(),
             turn: ended,
             answer: answer_in(&events),
             interrupt,
             adopted: None,
             fallback: None,
             early_notes: Vec::new(),
+            skipped_hooks: Vec::new(),
         }))
     }
 

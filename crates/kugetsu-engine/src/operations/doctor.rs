@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::renumber::Disordered;
 use super::{Engine, EngineError, ModelCheck, read_database};
+use crate::git::GitError;
 use crate::store::{Fixed, this_process};
 use crate::worktree::is_there;
 use kugetsu_api::{Address, SessionState};
@@ -49,17 +50,17 @@ impl Engine {
         checks
     }
 
-    /// Says if git is missing, or too old to be told which programs of a repository it must not run. An older git ignores
-    /// `GIT_CONFIG_COUNT`.
+    /// Says if git is missing, or too old.
     fn check_git(&self, checks: &mut Vec<Check>) {
-        let asked = self.git().at(self.environment.home()).ask(["--version"]);
-        let text = match asked {
-            Ok(output) => output.text(),
-            Err(error) => {
-                checks.push(check("git", Health::Bad, error.to_string()));
-                return;
-            }
-        };
+        let problem = self.problem_of_old_git();
+        let problem = problem.unwrap_or_else(|error| Some(error.to_string()));
+        checks.extend(problem.map(|problem| check("git", Health::Bad, problem)));
+    }
+
+    /// What to know about a git that is too old to be told which programs of a repository it must not run: it ignores
+    /// `GIT_CONFIG_COUNT`. Blocks.
+    pub(super) fn problem_of_old_git(&self) -> Result<Option<String>, GitError> {
+        let text = self.git().at(self.environment.home()).run(["--version"])?.text();
         let numbers = text.split_whitespace().find_map(|word| {
             let mut parts = word.split('.');
             Some((
@@ -67,15 +68,12 @@ impl Engine {
                 parts.next()?.parse::<u32>().ok()?,
             ))
         });
-        if let Some((major, minor)) = numbers
-            && (major, minor) < OLDEST_GIT
-        {
-            let (least, after) = OLDEST_GIT;
-            let text = format!(
+        let (least, after) = OLDEST_GIT;
+        Ok(numbers.filter(|version| *version < OLDEST_GIT).map(|_| {
+            format!(
                 "{text} runs programs that a repository names: kugetsu can prevent that from git {least}.{after} on"
-            );
-            checks.push(check("git", Health::Bad, text));
-        }
+            )
+        }))
     }
 
     fn check_store(&self, fix: bool, checks: &mut Vec<Check>) {

@@ -257,6 +257,31 @@ pub enum EngineError {
         /// The setting.
         allowed: u32,
     },
+    /// A tool would begin a turn beside too many others.
+    #[error(
+        "{address}: {running} turns that tools began run below the turn of {of}, and max_delegates is {allowed}"
+    )]
+    TooManyDelegates {
+        /// The session's address.
+        address: Address,
+        /// The session whose turn no tool began.
+        of: Address,
+        /// How many run.
+        running: usize,
+        /// The setting.
+        allowed: u32,
+    },
+    /// A tool would begin a turn below one that was stopped with all turns below it.
+    #[error("{address}: the turn of {of} was stopped together with the turns that it began")]
+    StoppedAbove {
+        /// The session's address.
+        address: Address,
+        /// The session whose turn was stopped.
+        of: Address,
+    },
+    /// A tool would begin a turn, and the tool's turn is no longer registered.
+    #[error("{0}: the turn whose tool began this one has ended")]
+    ParentEnded(Address),
     /// A tool would begin a turn, and nothing is left of a budget that the turn would count against.
     #[error("{address}: the budget of the turn of {of} is spent: {spent}")]
     BudgetSpent {
@@ -295,6 +320,8 @@ pub enum EngineError {
         verdict: Verdict,
         /// The cause.
         reason: String,
+        /// Notes for people from before the turn.
+        notes: Vec<String>,
     },
     /// A command of opencode failed.
     #[error("opencode {command} failed: {problem}")]
@@ -456,6 +483,8 @@ impl EngineError {
             Self::StillRunning { .. } => ErrorCode::WaitTimeout,
             Self::OwnTurn { .. } | Self::WaitsInACircle { .. } => ErrorCode::OwnTurn,
             Self::TooDeep { .. } => ErrorCode::TooDeep,
+            Self::TooManyDelegates { .. } => ErrorCode::TooManyDelegates,
+            Self::ParentEnded(_) | Self::StoppedAbove { .. } => ErrorCode::Terminated,
             Self::BudgetSpent { .. } => ErrorCode::BudgetSpent,
             Self::Recorded(_) => ErrorCode::TurnRecorded,
             Self::OtherPrompt { .. } => ErrorCode::TurnIdReused,
@@ -499,6 +528,9 @@ impl EngineError {
             | Self::OwnTurn { address, .. }
             | Self::WaitsInACircle { address, .. }
             | Self::TooDeep { address, .. }
+            | Self::TooManyDelegates { address, .. }
+            | Self::ParentEnded(address)
+            | Self::StoppedAbove { address, .. }
             | Self::BudgetSpent { address, .. } => Some(address.to_string()),
             Self::NoBase(repo) | Self::BaseExists { repo, .. } | Self::InitCutOff { repo, .. } => {
                 Some(repo.to_string())
@@ -522,6 +554,14 @@ impl EngineError {
         match self {
             Self::Forge { issue, source } => super::issue::hints(issue, source),
             _ => self.hint().into_iter().collect(),
+        }
+    }
+
+    /// What people should know besides the message, such as what happened before the operation failed.
+    pub fn notes(&self) -> &[String] {
+        match self {
+            Self::BasePrompt { notes, .. } => notes,
+            _ => &[],
         }
     }
 
@@ -552,6 +592,11 @@ impl EngineError {
             }
             Self::TooDeep { .. } => Some(
                 "do the work in this turn, or have a person allow more: kugetsu config set max_depth N"
+                    .to_owned(),
+            ),
+            Self::TooManyDelegates { .. } => Some(
+                "wait for one of them to end (kugetsu query lists them), or have a person allow more: kugetsu config \
+                 set max_delegates N"
                     .to_owned(),
             ),
             Self::BudgetSpent { .. } => Some(
@@ -721,6 +766,7 @@ mod tests {
                 session: SessionId::new("ses_1").unwrap(),
                 verdict,
                 reason: String::new(),
+                notes: Vec::new(),
             };
             assert_eq!(error.code(), code);
         }

@@ -76,6 +76,20 @@ impl Engine {
         }
     }
 
+    /// Refuses to act on all turns below those of a session, if the turn whose tool this process is is one of them or
+    /// itself of that session.
+    pub(super) fn refuse_own_family(&self, address: &Address) -> Result<(), EngineError> {
+        match self.parent_member() {
+            Some(parent) if parent.lineage().any(|above| above.address == *address) => {
+                Err(EngineError::OwnTurn {
+                    address: address.clone(),
+                    itself: parent.own.address == *address,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Notes, until the result is dropped, that a tool of this process's turn waits for a session. Refuses a wait
     /// without an end: for the turn's own session, or for a session whose turn waits for this one.
     pub fn wait_for(&self, address: &Address) -> Result<Waiting, EngineError> {
@@ -113,7 +127,15 @@ impl Engine {
         address: &Address,
         limits: &mut Limits,
     ) -> Result<Registered, EngineError> {
+        // What is counted must still be true when the turn is in the register.
+        let _joining = match self.parent {
+            Some(_) => Some(self.store.families_lock("begin a turn")?),
+            None => None,
+        };
         let parent = self.parent_member();
+        if self.parent.is_some() && parent.is_none() {
+            return Err(EngineError::ParentEnded(address.clone()));
+        }
         let ancestors: Vec<TurnOf> = parent.iter().flat_map(Member::lineage).cloned().collect();
         let allowed = self.settings.max_depth;
         if ancestors.len() > allowed as usize {
@@ -124,7 +146,27 @@ impl Engine {
             });
         }
         if let Some(parent) = &parent {
+            if let Some(of) = self.store.closed_above(parent) {
+                return Err(EngineError::StoppedAbove {
+                    address: address.clone(),
+                    of: of.address.clone(),
+                });
+            }
             let family = self.store.family(parent.root());
+            let began = |member: &&Member| !member.ancestors.is_empty() && self.store.runs(member);
+            let (running, allowed) = (
+                family.iter().filter(began).count(),
+                self.settings.max_delegates.get(),
+            );
+            if running >= allowed as usize {
+                let root = ancestors.first().unwrap_or(&parent.own);
+                return Err(EngineError::TooManyDelegates {
+                    address: address.clone(),
+                    of: root.address.clone(),
+                    running,
+                    allowed,
+                });
+            }
             for above in family.iter().filter(|above| parent.is_within(above.own.turn)) {
                 let spent = Spent::within(&family, above.own.turn);
                 // A millionth of a dollar is less than anything costs, and a sum of fractions is longer than that.

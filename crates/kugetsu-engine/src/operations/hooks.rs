@@ -39,6 +39,9 @@ impl HookPoint {
         Self::Notify,
     ];
 
+    /// Those that run at the end of a turn.
+    pub(super) const AFTER_TURN: [Self; 2] = [Self::AfterTurn, Self::Notify];
+
     pub(super) fn command(self, settings: &Settings) -> Option<&str> {
         match self {
             Self::AfterCreate => settings.hook_after_create.as_deref(),
@@ -72,8 +75,12 @@ impl HookPoint {
 }
 
 impl Engine {
-    /// Runs the command of the setting `notify` at the end of a turn. Returns a note if it failed.
+    /// Runs the command of the setting `notify` at the end of a turn, unless the turn may have changed the
+    /// command, which a warning of the turn says. Returns a note if it failed.
     pub fn notify(&self, report: &TurnReport) -> Option<String> {
+        if report.skipped_hooks.contains(&HookPoint::Notify) {
+            return None;
+        }
         let notified = self.hook(HookPoint::Notify, &report.record, Some(report.turn.turn));
         notified.err().map(|error| error.to_string())
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -215,8 +216,13 @@ impl Engine {
                 .await
                 .unwrap_or_default()
         };
-        let (log_gap, notes) =
+        let (log_gap, mut notes) =
             prompted.map_or_else(Default::default, |closed| (closed.turn.log_gap, closed.notes));
+        let old_git = self
+            .interruptible(&mut interrupts, |engine: &Self| Ok(engine.problem_of_old_git()?))
+            .await;
+        // Without a git, nothing runs.
+        notes.extend(old_git.ok().flatten());
         Ok(InitReport {
             record,
             log_gap,
@@ -551,6 +557,7 @@ impl Engine {
             subject: TurnSubject::Base(record.clone()),
             turn: Uuid::now_v7(),
             started: Timestamp::now(),
+            began: Instant::now(),
             prompt: prompt.to_owned(),
             kept_prompt: None,
             before: None,
@@ -574,7 +581,8 @@ impl Engine {
         Err(EngineError::BasePrompt {
             session: record.session.clone(),
             verdict: closed.turn.verdict,
-            reason: [vec![closed.turn.reason], closed.notes].concat().join("; "),
+            reason: closed.turn.reason,
+            notes: closed.notes,
         })
     }
 

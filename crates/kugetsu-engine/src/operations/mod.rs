@@ -68,7 +68,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub use attach::{AttachCommand, Attachment};
-pub use broker::DELEGATE_COMMAND;
+pub use broker::{DELEGATE_COMMAND, TOO_MANY};
 pub use control::Stopped;
 pub use destroy::Removed;
 pub use diff::{DiffForm, DiffView};

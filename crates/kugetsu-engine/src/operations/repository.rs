@@ -106,18 +106,13 @@ impl Engine {
 
     /// The top folder of the clone that contains `folder`, if there is one. Blocks.
     pub(super) fn top_of(&self, folder: &Path) -> Result<Option<PathBuf>, EngineError> {
-        Ok(self.git_output(folder, "--show-toplevel")?.map(PathBuf::from))
+        Ok(self.git().at(folder).top()?)
     }
 
     /// Whether a folder is in a bare repository, which has no files to work on. Blocks.
     pub(super) fn is_bare(&self, folder: &Path) -> Result<bool, EngineError> {
-        Ok(self.git_output(folder, "--is-bare-repository")?.as_deref() == Some("true"))
-    }
-
-    fn git_output(&self, folder: &Path, question: &str) -> Result<Option<String>, EngineError> {
-        let output = self.git().at(folder).ask(["rev-parse", question])?;
-        let text = output.text().trim().to_owned();
-        Ok((output.ok && !text.is_empty()).then_some(text))
+        let output = self.git().at(folder).ask(["rev-parse", "--is-bare-repository"])?;
+        Ok(output.ok && output.text() == "true")
     }
 
     /// Replaces the host of a remote's address if the host is a name of the user's ssh configuration, as in

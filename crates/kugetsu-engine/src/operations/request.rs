@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::WorktreeRequest;
+use super::hooks::HookPoint;
 use crate::turn::{Interrupt, Limits};
 use kugetsu_api::{Address, SandboxMode, SessionRecord, TransportChoice, TurnRecord};
 
@@ -113,4 +114,8 @@ pub struct TurnReport {
     pub early_notes: Vec<String>,
     /// Further notes for people, for example that the hook after the turn failed.
     pub notes: Vec<String>,
+    /// How long the turn took, whatever the system's clock did meanwhile, if it ran in this process.
+    pub took: Duration,
+    /// The hooks that the turn's warnings say were skipped.
+    pub(super) skipped_hooks: Vec<HookPoint>,
 }

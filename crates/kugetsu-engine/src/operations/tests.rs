@@ -204,3 +204,30 @@ fn a_turn_that_is_spawned_twice_can_still_be_ended() {
     });
     world.wait_nothing_left(SOON);
 }
+
+#[test]
+fn no_turn_begins_below_one_that_was_stopped_or_is_forgotten() {
+    let world = world();
+    let engine = Engine::open(world.kugetsu_home(), settings(&world), environment(&world));
+    let join = |engine: &Engine, number: u64| {
+        let request = request(engine, number);
+        let mut limits = engine.settings().limits();
+        engine.register(uuid::Uuid::now_v7(), &request.address, &mut limits)
+    };
+    let first = join(&engine, 1).unwrap();
+    let in_tool = engine.clone().within(Some(first.member().own.turn));
+    let second = join(&in_tool, 2).unwrap();
+    let deeper = engine.clone().within(Some(second.member().own.turn));
+    engine.store.close_below(&request(&engine, 1).address).unwrap();
+    for engine in [&in_tool, &deeper] {
+        let refused = join(engine, 3).unwrap_err();
+        assert!(matches!(&refused, EngineError::StoppedAbove { of, .. } if of.to_string().ends_with("#1")));
+        assert_eq!(refused.code(), kugetsu_api::ErrorCode::Terminated);
+    }
+    // The next turn of the session is another one.
+    let next = join(&engine, 1).unwrap();
+    join(&engine.clone().within(Some(next.member().own.turn)), 3).unwrap();
+    drop((first, second));
+    let refused = join(&in_tool, 3).unwrap_err();
+    assert!(matches!(refused, EngineError::ParentEnded(_)), "{refused}");
+}

@@ -104,6 +104,8 @@ settings! {
         "number of tokens above which a turn is ended; empty: no limit";
     max_depth: u32 = "3", count,
         "how many turns deep tools of turns may begin further turns; 0: they begin none";
+    max_delegates: NonZeroU32 = "8", positive,
+        "how many turns that tools began, and that tools of these began, may run at once below one turn";
     max_steps: Option<u64> = "", optional_count,
         "number of steps (requests to the model) above which a turn is ended; empty: no limit";
     model: Option<String> = "", optional_model,

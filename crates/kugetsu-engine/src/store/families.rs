@@ -4,7 +4,8 @@
 //! turn began. Each turn of it has a file there, also after its end, so that what it spent still counts, and a socket
 //! on which its tools ask for further turns. The folder is removed with the last turn of the family that runs.
 //!
-//! Every file is replaced as a whole, so readers take no lock. Nothing in it matters after a reboot.
+//! Every file is replaced as a whole, so readers take no lock. A turn joins a family under a lock, because how many turns
+//! may do so is limited. Nothing in it matters after a reboot.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::lock::{self, Attempt, Lock, this_process};
 use super::{Store, StoreError, layout};
 use crate::fsx;
 use crate::process;
@@ -23,6 +25,10 @@ const FAMILIES: &str = "turns";
 const MEMBER: &str = ".json";
 const WAIT: &str = ".wait";
 const SOCKET: &str = ".sock";
+/// The file of a turn below which no further turn may begin.
+const CLOSED: &str = ".closed";
+/// The lock, below `run/`, of what must be true of a family when a turn joins it.
+const LOCK: &str = "turns.lock";
 /// The size limit of a file of a family.
 const MAX_FILE: u64 = 64 << 10;
 /// The age from which the folder of a family without a running turn is one that a killed process has left.
@@ -97,6 +103,40 @@ impl Store {
         self.roots().next().is_some()
     }
 
+    /// Held while a turn joins a family, or while a part of one is closed or removed.
+    pub(crate) fn families_lock(&self, what: &str) -> Result<Lock, StoreError> {
+        let path = self.home().join(layout::RUN).join(LOCK);
+        self.create_run_folder_of(&path)?;
+        match Lock::acquire(&path, &this_process(what), self.lock_wait)? {
+            Attempt::Taken(lock) => Ok(lock),
+            Attempt::Held(holder) => Err(lock::timed_out(path, self.lock_wait, holder)),
+        }
+    }
+
+    /// Lets no further turn begin below the turns of a session. Returns those that run below them.
+    pub(crate) fn close_below(&self, address: &Address) -> Result<Vec<Member>, StoreError> {
+        let _lock = self.families_lock("stop turns")?;
+        let mut below = Vec::new();
+        for turn in self.members_of(address) {
+            let name = format!("{}{CLOSED}", turn.own.turn);
+            self.write_in_family(turn.root(), &name, &turn.own)?;
+            let mut family = self.family(turn.root());
+            family.retain(|member| {
+                member.own.turn != turn.own.turn && member.is_within(turn.own.turn) && self.runs(member)
+            });
+            below.append(&mut family);
+        }
+        below.sort_by_cached_key(|member| (member.ancestors.len(), member.own.address.clone()));
+        Ok(below)
+    }
+
+    /// The outermost turn above this one, or itself, below which no further turn may begin.
+    pub(crate) fn closed_above<'a>(&self, member: &'a Member) -> Option<&'a TurnOf> {
+        let folder = self.family_folder(member.root());
+        let is_closed = |above: &&TurnOf| folder.join(format!("{}{CLOSED}", above.turn)).exists();
+        member.lineage().find(is_closed)
+    }
+
     /// Writes the entry of a turn.
     pub(crate) fn write_member(&self, member: &Member) -> Result<(), StoreError> {
         let name = format!("{}{MEMBER}", member.own.turn);
@@ -135,6 +175,8 @@ impl Store {
 
     /// Removes a family if none of its turns runs.
     pub(crate) fn forget_ended_family(&self, root: Uuid) {
+        // A turn that joins must find the family, or find that it is gone. If the lock fails, a turn is only not counted.
+        let _lock = self.families_lock("forget turns").ok();
         if !self.family(root).iter().any(|member| self.runs(member)) {
             let _ = std::fs::remove_dir_all(self.family_folder(root));
         }

@@ -47,7 +47,15 @@ pub enum Made {
 
 /// Decides the worktree's path, branch and base commit, and refuses what belongs to something else. Changes nothing.
 pub(crate) fn plan(runner: &GitRunner, request: &PlanRequest<'_>) -> Result<Worktree, WorktreeError> {
-    let repo_dir = top_of(runner, request.directory)?;
+    let Some(repo_dir) = runner.at(request.directory).top()? else {
+        return Err(WorktreeError::Refused {
+            problem: format!(
+                "{} is not in a git clone, so it cannot have a worktree",
+                request.directory.display()
+            ),
+            hint: "go on without one: --no-worktree".to_owned(),
+        });
+    };
     let git = runner.at(&repo_dir);
     let path = real(&repo_dir.join(request.root)).join(request.key);
     let branch = branch_name(&git, request.branch)?;
@@ -217,21 +225,6 @@ pub(crate) fn directory_in(worktree: &Worktree, directory: &Path) -> PathBuf {
         return worktree.path.clone();
     }
     folder
-}
-
-/// The top folder of the clone.
-fn top_of(runner: &GitRunner, directory: &Path) -> Result<PathBuf, WorktreeError> {
-    let output = runner.at(directory).ask(["rev-parse", "--show-toplevel"])?;
-    if output.ok && !output.text().is_empty() {
-        return Ok(output.text().into());
-    }
-    Err(WorktreeError::Refused {
-        problem: format!(
-            "{} is not in a git clone, so it cannot have a worktree",
-            directory.display()
-        ),
-        hint: "go on without one: --no-worktree".to_owned(),
-    })
 }
 
 fn branch_name(git: &Git, name: &str) -> Result<String, WorktreeError> {

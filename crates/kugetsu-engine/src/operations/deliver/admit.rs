@@ -106,7 +106,7 @@ impl Engine {
             options.limits = limits;
             Arc::new(registered)
         };
-        let started = Timestamp::now();
+        let (started, began) = (Timestamp::now(), Instant::now());
         let (prompt, once) = if record.policy.preset.may_ask() {
             pending::with_answers(&request.prompt, &record.pending)
         } else {
@@ -190,6 +190,7 @@ impl Engine {
             subject: TurnSubject::Session(record),
             turn: id,
             started,
+            began,
             prompt,
             kept_prompt: None,
             before: None,

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::watch::Changed;
 use super::{Delivery, TurnReport, TurnSubject, locked};
 use crate::operations::evidence::StoredEvidence;
+use crate::operations::hooks::HookPoint;
 use crate::operations::init::adopt_hint;
 use crate::operations::interrupts::{Interrupts, STOP_WAIT};
 use crate::operations::sandbox::kind_of;
 use crate::operations::{Engine, EngineError, pending};
 use crate::redact::Redactor;
+use crate::text::one_line;
 use crate::turn::status::StatusWriter;
 use crate::turn::{Interrupt, MAX_ANSWER, Outcome};
 use kugetsu_api::{Changes, ErrorCode, Proof, SCHEMA, TransportKind, TurnRecord, Verdict};
@@ -29,6 +32,10 @@ pub(in crate::operations) struct Closed {
     pub(in crate::operations) fallback: Option<String>,
     /// Notes from before the turn.
     pub(in crate::operations) notes: Vec<String>,
+    /// The hooks that the turn's warnings say are skipped.
+    pub(in crate::operations) skipped_hooks: Vec<HookPoint>,
+    /// How long the turn took.
+    pub(in crate::operations) took: Duration,
 }
 
 impl Closed {
@@ -46,6 +53,8 @@ impl Closed {
             adopted: None,
             fallback: self.fallback,
             early_notes: self.notes,
+            skipped_hooks: self.skipped_hooks,
+            took: self.took,
         })
     }
 }
@@ -117,21 +126,19 @@ impl Delivery {
         } else {
             bounded(outcome.proof)
         };
-        let mut warnings = match (&self.watched, outcome.interrupt) {
+        let changed = match (&self.watched, outcome.interrupt) {
             // After an interrupt, the last write of the record may not have been done.
             (Some(watched), Interrupt::None) => watched.changes(&self.engine, Some(&self.subject)),
             (Some(watched), _) => watched.changes(&self.engine, None),
-            (None, _) => Vec::new(),
+            (None, _) => Changed::default(),
         };
-        warnings.extend(
-            stored
-                .warning(judgement.verdict)
-                .map(|warning| redactor.clean(&warning).into_owned()),
-        );
+        let unread = stored.warning(judgement.verdict);
+        let unread = unread.map(|warning| redactor.clean(&warning).into_owned());
         let mut refused = outcome.refused;
         for call in &mut refused.calls {
             call.call = redactor.clean(&call.call).into_owned();
         }
+        let took = self.began.elapsed();
         let mut turn = TurnRecord {
             schema: SCHEMA,
             turn: self.turn,
@@ -157,7 +164,7 @@ impl Delivery {
             refused,
             prompt_sha256: self.prompt_sha256.clone(),
             parent: self.parent(),
-            warnings,
+            warnings: changed.warnings.into_iter().chain(unread).collect(),
         };
         for warning in &turn.warnings {
             outcome.ending.warn(warning);
@@ -196,6 +203,8 @@ impl Delivery {
             interrupt: outcome.interrupt,
             fallback: self.fallback,
             notes: self.notes,
+            skipped_hooks: changed.skipped,
+            took,
         })
     }
 }
@@ -234,7 +243,7 @@ const MAX_REASON: usize = 600;
 
 /// The reason on one line. If it is long, its beginning, and where the whole text is.
 fn short_reason(reason: &str, subject: &TurnSubject) -> String {
-    let mut line = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut line = one_line(reason);
     if line.len() > MAX_REASON {
         line.truncate(line.floor_char_boundary(MAX_REASON));
         line.push_str("... ");

@@ -20,6 +20,7 @@ mod subject;
 mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -56,6 +57,8 @@ pub(super) struct Delivery {
     pub(super) subject: TurnSubject,
     pub(super) turn: Uuid,
     pub(super) started: Timestamp,
+    /// The same moment for durations, which must not change with the system's clock.
+    pub(super) began: Instant,
     /// The answers to the request that blocked the last turn, then the message.
     pub(super) prompt: String,
     /// The part of the prompt that the record keeps, once opencode is connected.
@@ -121,6 +124,9 @@ impl Engine {
             ));
         }
         let (point, record) = (HookPoint::AfterTurn, &report.record);
+        if report.skipped_hooks.contains(&point) {
+            return Ok(report);
+        }
         let hook = self.interruptible_hook(point, record, Some(id), &lease, &mut interrupts);
         if let Err(error) = hook.await {
             let note = match error {

@@ -20,7 +20,7 @@ fn header(world: &World, script: &str, stdin_len: usize) -> String {
     );
     format!(
         "{{\"program\":{sh},\"args\":[{c},{script}],\"cwd\":{cwd},\"set_env\":[[{name},{mark}]],\"remove_env\":[],\
-         \"stdin_len\":{stdin_len},\"grace_ms\":3600000,\"turn\":\"{}\"}}\n",
+         \"stdin_len\":{stdin_len},\"grace_ms\":3600000,\"turn\":\"{}\",\"cgroup\":true}}\n",
         world.turn
     )
 }
