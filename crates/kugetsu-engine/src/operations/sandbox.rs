@@ -65,8 +65,14 @@ impl Engine {
         available(&self.containment(Uuid::now_v7()), &self.cancel)
     }
 
+    /// kugetsu's home without links: below it, none is accepted.
+    fn real_home(&self) -> PathBuf {
+        let home = self.store.home();
+        home.canonicalize().unwrap_or_else(|_| home.to_owned())
+    }
+
     fn sandbox_folder(&self, sandbox: &SessionSandbox) -> PathBuf {
-        self.store.home().join(FOLDER).join(sandbox.home.to_string())
+        self.real_home().join(FOLDER).join(sandbox.home.to_string())
     }
 
     /// The opencode of a session, with the session's own database if it is sandboxed.
@@ -249,7 +255,7 @@ impl Engine {
             &place.cache().join("opencode"),
             &place.opencode.join("state"),
         ] {
-            fsx::create_dir_all_durable(self.store.home(), folder).map_err(StoreError::from)?;
+            fsx::create_dir_all_durable(&self.real_home(), folder).map_err(StoreError::from)?;
         }
         Ok(())
     }

@@ -69,7 +69,7 @@ impl Engine {
         let place = Place::below(&self.sandbox_folder(sandbox));
         // An earlier turn may have replaced a folder by a link.
         for path in [place.database(), place.cache().join("opencode").join("bin")] {
-            fsx::refuse_symlinks(self.store.home(), &path).map_err(StoreError::from)?;
+            fsx::refuse_symlinks(&self.real_home(), &path).map_err(StoreError::from)?;
         }
         let project = project_loaded.then_some(record.directory.as_path());
         let access = provider_access(&self.environment, model, project);
@@ -137,7 +137,8 @@ impl Engine {
 
     /// Refuses to show a folder that holds the user's home, or kugetsu's.
     fn refuse_wide(&self, mounts: &[Mount]) -> Result<(), EngineError> {
-        let homes = [self.environment.home(), self.store.home()];
+        let real = |home: &Path| home.canonicalize().unwrap_or_else(|_| home.to_owned());
+        let homes = [real(self.environment.home()), self.real_home()];
         let wide = mounts.iter().find(|mount| {
             let shown = mount.path.canonicalize().unwrap_or_else(|_| mount.path.clone());
             mount.source.is_none() && homes.iter().any(|home| home.starts_with(&shown))
