@@ -12,7 +12,9 @@ use crate::git::top_of;
 use crate::opencode::{Confinement, Opencode, ProviderAccess, SessionContext, UserFiles, provider_access};
 use crate::operations::worktree::ROOT;
 use crate::operations::{Engine, EngineError};
-use crate::process::sandbox::{Access, Limits, MOST_PORTS, Mount, Network, Sandbox, ToolBounds, can_forward};
+use crate::process::sandbox::{
+    Access, Host, Limits, MOST_PORTS, Mount, Network, Sandbox, ToolBounds, can_forward,
+};
 use crate::store::StoreError;
 use kugetsu_api::{SessionRecord, Worktree};
 
@@ -201,8 +203,14 @@ impl Engine {
                 hint: "list fewer ports in sandbox_hosts".to_owned(),
             });
         }
+        let private = access.private;
+        let hosts = access.hosts.into_iter().map(|(name, port)| Host {
+            private: private.contains(&(name.clone(), port)),
+            name,
+            port,
+        });
         Ok(Network {
-            hosts: access.hosts.into_iter().collect(),
+            hosts: hosts.collect(),
             loopback: access.loopback.into_iter().collect(),
             serve: None,
         })

@@ -178,8 +178,8 @@ pub enum Access {
 /// What a sandboxed program may connect to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
-    /// Hosts and ports that the proxy connects to.
-    pub hosts: Vec<(String, u16)>,
+    /// Hosts that the proxy connects to.
+    pub hosts: Vec<Host>,
     /// Ports of the host's loopback.
     pub loopback: Vec<u16>,
     /// The port on which the program serves HTTP for its supervisor, if it does. [`super::Guarded::port`] says how to
@@ -198,6 +198,18 @@ pub struct Limits {
 
 /// What the entrance needs to know.
 #[derive(Debug, Serialize, Deserialize)]
+/// A host that the proxy connects to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// The name, or an address.
+    pub name: String,
+    /// The port.
+    pub port: u16,
+    /// Whether the name may lead into a private network, such as the user's own. An address that is listed may in any
+    /// case, and no name may lead to this machine.
+    pub private: bool,
+}
+
 struct Entry {
     program: OsString,
     args: Vec<OsString>,

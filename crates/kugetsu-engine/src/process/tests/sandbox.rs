@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::*;
 use crate::cancel::Cancel;
-use crate::process::sandbox::{Available, Backend, Limits, Mount, Network, Sandbox, available};
+use crate::process::sandbox::{Available, Backend, Host, Limits, Mount, Network, Sandbox, available};
 use crate::process::{Output, run_to_end};
 
 fn machine() -> Available {
@@ -180,7 +180,11 @@ fn only_the_listed_hosts_and_ports_are_reached() {
         let place = Place::new();
         let mut sandbox = place.sandbox(&backend);
         sandbox.network.loopback = vec![listed];
-        sandbox.network.hosts = vec![("127.0.0.1".to_owned(), proxied)];
+        sandbox.network.hosts = vec![Host {
+            name: "127.0.0.1".to_owned(),
+            port: proxied,
+            private: false,
+        }];
         let script = format!(
             "get() {{ exec 3<>/dev/tcp/127.0.0.1/$1 && printf \"$2\" >&3 && cat <&3; exec 3>&-; }}; \
              get {listed} 'GET / HTTP/1.1\\r\\n\\r\\n'; \
