@@ -12,6 +12,7 @@ use crate::git::top_of;
 use crate::opencode::{Confinement, Opencode, ProviderAccess, SessionContext, UserFiles, provider_access};
 use crate::operations::worktree::ROOT;
 use crate::operations::{Engine, EngineError};
+use crate::process::cgroup::{Limitable, limitable};
 use crate::process::sandbox::{
     Access, Host, Limits, MOST_PORTS, Mount, Network, Sandbox, ToolBounds, can_forward,
 };
@@ -63,11 +64,13 @@ impl Engine {
         model: Option<&str>,
         project_loaded: bool,
         context: &mut SessionContext,
+        notes: &mut Vec<String>,
     ) -> Result<Opencode, EngineError> {
         let Some(sandbox) = &record.sandbox else {
             return Ok(opencode);
         };
         let backend = self.backend(sandbox)?;
+        let strict = sandbox.strict;
         let place = Place::below(&self.sandbox_folder(sandbox));
         // An earlier turn may have replaced a folder by a link.
         for path in [place.database(), place.cache().join("opencode").join("bin")] {
@@ -107,15 +110,21 @@ impl Engine {
                 .map(Mount::write),
         );
         self.refuse_wide(&mounts)?;
+        let limits = Limits {
+            memory: self.settings.sandbox_memory,
+            processes: self.settings.sandbox_processes,
+        };
         let sandbox = Sandbox {
             backend,
             mounts,
             network,
-            limits: Limits {
-                memory: self.settings.sandbox_memory,
-                processes: self.settings.sandbox_processes,
-            },
+            limits,
         };
+        // In a namespace of its own, the limit of a user's processes holds for all users but root.
+        let counts_processes = sandbox.has_own_network() && !rustix::process::geteuid().is_root();
+        if limits != Limits::default() {
+            notes.extend(without_effect(limits, limitable(), counts_processes));
+        }
         let file = place.fixed.join("tools.json");
         let unset: Vec<String> = access
             .variables
@@ -124,7 +133,7 @@ impl Engine {
             .cloned()
             .chain(OPENCODES_OWN.map(str::to_owned))
             .collect();
-        let bounds = serde_json::to_vec(&ToolBounds::of(&sandbox, unset, &place.home))
+        let bounds = serde_json::to_vec(&ToolBounds::of(&sandbox, unset, &place.home, strict))
             .map_err(|_| EngineError::Internal("bounds are JSON"))?;
         // The program may be named by a link that leads elsewhere inside.
         let own = self.environment.program();
@@ -427,6 +436,21 @@ impl Engine {
     }
 }
 
+/// Says which limits cannot be set on this machine.
+fn without_effect(limits: Limits, limitable: Limitable, counts_processes: bool) -> Option<String> {
+    let memory = limits.memory.is_some() && !limitable.memory;
+    let processes = limits.processes.is_some() && !limitable.processes && !counts_processes;
+    let settings = match (memory, processes) {
+        (true, true) => "sandbox_memory and sandbox_processes have",
+        (true, false) => "sandbox_memory has",
+        (false, true) => "sandbox_processes has",
+        (false, false) => return None,
+    };
+    Some(format!(
+        "{settings} no effect on this turn, because kugetsu cannot make a cgroup with a limit here; see kugetsu doctor"
+    ))
+}
+
 /// The folder of a worktree in the clone's `.git`. It is found from the clone's side, because a turn could change the link
 /// in the worktree.
 fn own_folder(common: &Path, worktree: &Path) -> Option<PathBuf> {
@@ -518,4 +542,48 @@ fn config_file(listed: &[u8], passes: impl Fn(&str) -> bool) -> Vec<u8> {
         file.push_str(&format!("[{section}]\n\t{key} = \"{}\"\n", quote(value)));
     }
     file.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_names_the_limits_that_have_no_effect() {
+        let limits = |memory, processes| Limits { memory, processes };
+        let able = |memory, processes| Limitable { memory, processes };
+        let both = limits(Some(1), Some(1));
+        for (limits, able, counts, named) in [
+            (both, able(true, true), false, None),
+            (
+                both,
+                able(false, false),
+                false,
+                Some("sandbox_memory and sandbox_processes have no effect"),
+            ),
+            (
+                both,
+                able(false, false),
+                true,
+                Some("sandbox_memory has no effect"),
+            ),
+            (
+                both,
+                able(true, false),
+                false,
+                Some("sandbox_processes has no effect"),
+            ),
+            (limits(None, Some(1)), able(false, false), true, None),
+            (
+                limits(Some(1), None),
+                able(false, false),
+                false,
+                Some("sandbox_memory has no effect"),
+            ),
+        ] {
+            let note = without_effect(limits, able, counts);
+            assert_eq!(note.is_some(), named.is_some(), "{note:?}");
+            assert!(note.unwrap_or_default().contains(named.unwrap_or_default()));
+        }
+    }
 }

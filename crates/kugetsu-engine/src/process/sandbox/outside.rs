@@ -32,9 +32,9 @@ impl Outside {
         let (ours, theirs) = UnixStream::pair()?;
         let own = std::env::current_exe()?;
         let (mut command, proxy) = match &sandbox.backend {
-            Backend::Bubblewrap(program) => {
-                let mut command = Command::new(program);
-                command.args(bubblewrap::arguments(&sandbox, &own, directory));
+            Backend::Bubblewrap(found) => {
+                let mut command = Command::new(&found.program);
+                command.args(bubblewrap::arguments(found, &sandbox, &own, directory));
                 command.arg(Path::new(INSIDE).join("kugetsu"));
                 (command, None)
             }
