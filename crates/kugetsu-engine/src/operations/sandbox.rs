@@ -277,14 +277,15 @@ pub(super) fn kind_of(opencode: &Opencode) -> Option<SandboxKind> {
     })
 }
 
-/// Removes the symbolic links in a folder of git's own files, where git makes none: git would follow them.
-fn remove_links(folder: &Path) {
+/// Removes the symbolic links in a folder of git's own files, where git makes none: git would follow them. Looks this many
+/// folders deep.
+fn remove_links(folder: &Path, depth: usize) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         match entry.file_type() {
             Ok(kind) if kind.is_symlink() => {
                 let _ = fsx::remove_file_durable(&entry.path());
             }
-            Ok(kind) if kind.is_dir() => remove_links(&entry.path()),
+            Ok(kind) if kind.is_dir() && depth > 0 => remove_links(&entry.path(), depth - 1),
             _ => {}
         }
     }

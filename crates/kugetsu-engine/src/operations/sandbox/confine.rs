@@ -468,8 +468,10 @@ fn own_folder(common: &Path, worktree: &Path) -> Option<PathBuf> {
 
 fn remove_links_of_git(common: &Path, own: &Path) {
     for folder in [own.to_owned(), common.join("refs"), common.join("logs")] {
-        remove_links(&folder);
+        remove_links(&folder, usize::MAX);
     }
+    // git would make a loose object in the folder that a link leads to. It replaces a link that is an object.
+    remove_links(&common.join("objects"), 0);
 }
 
 /// The path, if it is not a symbolic link, which an earlier turn may have put in its place.
