@@ -17,7 +17,7 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use jiff::Timestamp;
 use kugetsu_api::{ForkIntent, LiveTurn, SessionId, TransportKind, Verdict};
-use kugetsu_engine::opencode::{Database, SessionPatch};
+use kugetsu_engine::opencode::{DatabaseFile, SessionPatch};
 use kugetsu_engine::permission::Policy;
 use kugetsu_engine::process;
 use kugetsu_engine::redact::Redactor;
@@ -118,6 +118,10 @@ fn permission(criterion: &mut Criterion) {
         .unwrap();
     let session = SessionId::new("ses_1").unwrap();
     let rules = Policy::default().rules();
+    let file = DatabaseFile {
+        path,
+        confined: false,
+    };
     let mut turn = 0_u64;
     criterion.bench_function("permission_write_and_read_back", |bencher| {
         bencher.iter(|| {
@@ -129,7 +133,7 @@ fn permission(criterion: &mut Criterion) {
                 title: Some(&title),
                 ..SessionPatch::default()
             };
-            let mut database = Database::open_write(&path, Duration::from_secs(1)).unwrap();
+            let mut database = file.open_write(Duration::from_secs(1)).unwrap();
             black_box(database.patch(&session, &patch).unwrap());
         });
     });

@@ -1,14 +1,27 @@
 //! The preset for the text of strangers.
 
-use crate::support::kit::{fake_world, run, run_in};
+use crate::support::kit::{SOON, fake_world, run, run_in};
 use kugetsu_testing::fake::{HOME_VARIABLE, SCRIPT_VARIABLE};
-use kugetsu_testing::{FakeScript, Output, Step, World};
+use kugetsu_testing::{FakeScript, Output, Stdin, Step, World, kugetsu_binary};
 use serde_json::Value;
 
 /// Runs a command whose sandbox has what the fake opencode needs.
 fn run_sandboxed(world: &World, arguments: &[&str]) -> Output {
+    let environment = environment(world);
+    let environment = environment
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    run_in(
+        world,
+        &environment,
+        &[arguments, &["--transport", "run"]].concat(),
+    )
+}
+
+/// What the fake opencode needs inside a sandbox.
+fn environment(world: &World) -> [(&'static str, String); 4] {
     let text = |path: std::path::PathBuf| path.display().to_string();
-    let environment = [
+    [
         (HOME_VARIABLE, text(world.home())),
         (
             "KUGETSU_SANDBOX_ENV",
@@ -22,15 +35,7 @@ fn run_sandboxed(world: &World, arguments: &[&str]) -> Output {
             "KUGETSU_SANDBOX_WRITE",
             text(world.home().join(".local/share/opencode")),
         ),
-    ];
-    let environment = environment
-        .each_ref()
-        .map(|(name, value)| (*name, value.as_str()));
-    run_in(
-        world,
-        &environment,
-        &[arguments, &["--transport", "run"]].concat(),
-    )
+    ]
 }
 
 #[test]
@@ -107,4 +112,91 @@ fn a_repository_is_never_trusted_for_strangers() {
     );
     let permission = runs[1].permission.as_deref().unwrap();
     assert!(permission.starts_with("{\"*\":\"deny\""), "{permission}");
+}
+
+/// A program that runs another one as if the kernel had no Landlock: `landlock_create_ruleset` has number 444 on every
+/// architecture.
+const WITHOUT_LANDLOCK: &str = r"
+#include <errno.h>
+#include <stddef.h>
+#include <unistd.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+
+int main(int argc, char **argv) {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 444, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+    if (argc < 2 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+        return 99;
+    execv(argv[1], argv + 1);
+    return 98;
+}
+";
+
+/// Runs kugetsu as on a kernel without Landlock.
+fn run_without_landlock(world: &World, arguments: &[&str]) -> Output {
+    let (source, program) = (
+        world.tmp().join("without.c"),
+        world.tmp().join("without-landlock"),
+    );
+    if !program.exists() {
+        std::fs::write(&source, WITHOUT_LANDLOCK).unwrap();
+        let mut compile = world.command("cc");
+        compile.arg("-o").arg(&program).arg(&source);
+        world.start(compile, Stdin::Null).wait(SOON).expect_status(0);
+    }
+    let mut command = world.command(&program);
+    command
+        .arg(kugetsu_binary())
+        .args(arguments)
+        .envs(environment(world));
+    world.start(command, Stdin::Null).wait(SOON)
+}
+
+#[test]
+fn a_required_sandbox_needs_landlock_as_well() {
+    let world = fake_world();
+    let start = |issue: &str, flag: &str| {
+        let arguments = [
+            "start",
+            issue,
+            "hello",
+            "--transport",
+            "run",
+            flag,
+            "--output",
+            "json",
+        ];
+        run_without_landlock(&world, &arguments)
+    };
+    for flag in ["--sandbox", "--sandbox=required"] {
+        let refused = start("1", flag);
+        refused.expect_status(69);
+        assert_eq!(refused.json()["error"]["code"], "no-sandbox", "{refused}");
+        assert!(
+            refused.stderr().contains("the kernel has no Landlock"),
+            "{refused}"
+        );
+    }
+    let noted = start("1", "--sandbox=auto");
+    noted.expect_status(0);
+    assert!(
+        noted.stderr().contains("bubblewrap alone, which leaves gaps"),
+        "{noted}"
+    );
+    // A session that began with Landlock does not go on without it.
+    run_sandboxed(&world, &["start", "2", "hello", "--sandbox"]).expect_status(0);
+    run_without_landlock(&world, &["continue", "2", "hello", "--transport", "run"]).expect_status(69);
+
+    run(&world, ["permit", "--base", "--preset", "stranger"]).expect_status(0);
+    run_without_landlock(&world, &["start", "3", "hello", "--transport", "run"]).expect_status(69);
+    let doctor = run_without_landlock(&world, &["doctor"]);
+    assert!(doctor.stdout().contains("the kernel has no Landlock"), "{doctor}");
+    assert_ne!(doctor.code(), 0, "{doctor}");
 }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::DatabaseFile;
 use crate::cancel::Cancel;
 use crate::environment::Environment;
 use crate::process::sandbox::Sandbox;
@@ -66,6 +67,14 @@ pub struct Confinement {
 }
 
 impl Opencode {
+    /// The file of its database.
+    pub fn database_file(&self) -> DatabaseFile {
+        DatabaseFile {
+            path: self.database.clone(),
+            confined: self.own_database,
+        }
+    }
+
     /// The same opencode with the database of a sandboxed session.
     #[must_use]
     pub fn with_database(&self, database: PathBuf) -> Self {

@@ -8,6 +8,7 @@
 //! Measured on 1.3.2 and 1.18.33: the database is in WAL mode. opencode removes `-wal` and `-shm` on a clean exit and
 //! leaves them otherwise (`opencode db path` on 1.18.33).
 
+mod confined;
 mod copy;
 mod error;
 mod handle;
@@ -21,7 +22,7 @@ pub use turn_messages::TurnMessages;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
@@ -89,53 +90,76 @@ pub struct SessionPatch<'a> {
     pub title: Option<&'a str>,
 }
 
-/// An open connection to opencode's database.
-#[derive(Debug)]
-pub struct Database {
-    handle: RefCell<Handle>,
-    path: PathBuf,
-    wait: Duration,
+/// A file with a database of opencode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabaseFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Whether it belongs to a sandbox, so that a turn could have put anything there.
+    pub confined: bool,
 }
 
-impl Database {
+impl DatabaseFile {
     /// Opens the database for reading. Later reads see opencode's later writes.
-    pub fn open_read(path: &Path) -> Result<Self, DatabaseError> {
-        let handle = Handle::read(path, READ_WAIT)?;
-        Ok(Self {
-            handle: RefCell::new(handle),
-            path: path.to_owned(),
+    pub fn open_read(&self) -> Result<Database, DatabaseError> {
+        Ok(Database {
+            handle: RefCell::new(Handle::read(self, READ_WAIT)?),
+            file: self.clone(),
             wait: READ_WAIT,
         })
     }
 
     /// Opens the database for writing. Waits for locks up to `busy`.
-    pub fn open_write(path: &Path, busy: Duration) -> Result<Self, DatabaseError> {
-        let handle = Handle::write(path, busy)?;
-        Ok(Self {
-            handle: RefCell::new(handle),
-            path: path.to_owned(),
+    pub fn open_write(&self, busy: Duration) -> Result<Database, DatabaseError> {
+        Ok(Database {
+            handle: RefCell::new(Handle::write(self, busy)?),
+            file: self.clone(),
             wait: busy,
         })
     }
 
+    /// Whether there is no such file, so that opencode would make one. Fails if a turn could have chosen where.
+    pub fn is_missing(&self) -> Result<bool, DatabaseError> {
+        if self.confined {
+            confined::check_files(&self.path)?;
+        }
+        Ok(!self.path.exists())
+    }
+}
+
+/// An open connection to opencode's database.
+#[derive(Debug)]
+pub struct Database {
+    handle: RefCell<Handle>,
+    file: DatabaseFile,
+    wait: Duration,
+}
+
+impl Database {
     /// Reads with a handle that is up to date with the file.
     fn read<T>(&self, read: impl Fn(&Handle) -> rusqlite::Result<T>) -> Result<T, DatabaseError> {
+        let path = &self.file.path;
+        let begun = Instant::now();
         for _ in 0..MAX_REOPENED {
             let result = {
                 let handle = self.handle.borrow();
+                handle.begin(self.wait);
                 let result = read(&handle);
-                if !handle.is_outdated(&self.path) {
-                    return result.map_err(|source| classify(&self.path, false, self.wait, source));
+                if !handle.is_outdated(path) {
+                    return result.map_err(|source| classify(path, false, self.wait, source));
                 }
                 result
             };
             // The result may be outdated or torn.
             drop(result);
-            let handle = Handle::read(&self.path, self.wait)?;
+            if self.file.confined && begun.elapsed() > confined::MOST_TIME {
+                break;
+            }
+            let handle = Handle::read(&self.file, self.wait)?;
             self.handle.replace(handle);
         }
         Err(DatabaseError::Locked {
-            path: self.path.clone(),
+            path: path.clone(),
             waited: self.wait,
         })
     }
@@ -164,9 +188,11 @@ impl Database {
     /// Waits until the database is writable. opencode's own writes wait as long as opencode decides, and fail with
     /// opencode's own messages.
     pub fn wait_until_writable(&mut self) -> Result<(), DatabaseError> {
-        let (path, wait) = (&self.path, self.wait);
-        let connection = &mut self.handle.get_mut().connection;
-        connection
+        let (path, wait) = (&self.file.path, self.wait);
+        let handle = self.handle.get_mut();
+        handle.begin(wait);
+        handle
+            .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .and_then(rusqlite::Transaction::rollback)
             .map_err(|source| classify(path, true, wait, source))
@@ -175,10 +201,11 @@ impl Database {
     /// Changes a session in one transaction and reads it back. Does not write if the session already matches the patch.
     pub fn patch(&mut self, id: &SessionId, patch: &SessionPatch<'_>) -> Result<SessionRow, DatabaseError> {
         let handle = self.handle.get_mut();
-        let failed = |source| classify(&self.path, true, self.wait, source);
+        handle.begin(self.wait);
+        let failed = |source| classify(&self.file.path, true, self.wait, source);
         let gone = || DatabaseError::NoSession {
             id: id.clone(),
-            path: self.path.clone(),
+            path: self.file.path.clone(),
         };
         let transaction = handle
             .connection

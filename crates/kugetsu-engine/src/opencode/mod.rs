@@ -35,8 +35,8 @@ pub use binary::{Confinement, Opencode, OpencodeError, Search, Version, probe};
 pub use config::{ConfigError, agent_rules_args, parse_agent_rules};
 pub use config_problem::ConfigProblem;
 pub use database::{
-    Database, DatabaseError, MessageOrder, SessionPatch, SessionRow, StoredMessage, SubagentStep,
-    SubagentWork, TurnMessages,
+    Database, DatabaseError, DatabaseFile, MessageOrder, SessionPatch, SessionRow, StoredMessage,
+    SubagentStep, SubagentWork, TurnMessages,
 };
 pub use environment::{
     Launch, Secrets, SessionContext, StderrReport, StderrTail, read_stderr, wait_until_read,

@@ -39,6 +39,8 @@ pub struct ProviderAccess {
     pub names: BTreeSet<String>,
     /// Hosts and ports.
     pub hosts: BTreeSet<(String, u16)>,
+    /// Those of the hosts that may be in a private network, because the user's configuration names them as a provider.
+    pub private: BTreeSet<(String, u16)>,
     /// Ports of this machine's loopback.
     pub loopback: BTreeSet<u16>,
     /// Variables that hold keys.
@@ -150,7 +152,9 @@ pub fn provider_access(
                 .as_str()
         });
         if let Some(url) = configured {
+            let before = access.hosts.clone();
             add_url(url, &mut access);
+            access.private.extend(access.hosts.difference(&before).cloned());
         } else if let Some((_, host)) = HOSTS.iter().find(|(provider, _)| *provider == name) {
             access.hosts.insert(((*host).to_owned(), 443));
         } else {
@@ -298,14 +302,12 @@ mod tests {
         assert_eq!(anthropic.auth.keys().collect::<Vec<_>>(), ["anthropic"]);
         assert!(anthropic.variables.contains("ANTHROPIC_API_KEY") && anthropic.variables.contains("LOCAL"));
         assert!(anthropic.files.contains(&path(".config/opencode/key")));
-        assert_eq!(
-            access("own/x").hosts,
-            BTreeSet::from([("llm.example.com".to_owned(), 443)])
-        );
-        assert_eq!(
-            access("zai/x").hosts,
-            BTreeSet::from([("api.z.ai".to_owned(), 443)])
-        );
+        let own = BTreeSet::from([("llm.example.com".to_owned(), 443)]);
+        let found = access("own/x");
+        assert_eq!((&found.hosts, &found.private), (&own, &own));
+        let listed = access("zai/x");
+        assert_eq!(listed.hosts, BTreeSet::from([("api.z.ai".to_owned(), 443)]));
+        assert!(listed.private.is_empty(), "{listed:?}");
         let renewed = access("openai/x");
         assert_eq!((renewed.renewed.len(), renewed.auth.len()), (1, 0));
     }

@@ -14,7 +14,7 @@ use super::session_context::CONTEXT_FILE;
 use super::worktree::BUNDLE;
 use super::{Engine, EngineError, RemovedWorktree, read_database};
 use crate::fsx::{self, FsError};
-use crate::opencode::{Opencode, SessionPatch, commands};
+use crate::opencode::{DatabaseError, Opencode, SessionPatch, commands};
 use crate::operations::points;
 use crate::store::{Lease, RecordKey, StoreError, TrashEntry, this_process};
 use crate::turn::control::SIGNAL_FILE;
@@ -53,7 +53,12 @@ impl Engine {
             &address.into(),
             record.session.as_ref(),
             &record.directory,
-        )?;
+        );
+        let export = match export {
+            // Nobody would read the messages, and the database goes with the sandbox.
+            Err(EngineError::Database(DatabaseError::Tampered { .. })) if force => None,
+            export => export?,
+        };
         let mut worktree = self.remove_worktree(&record, force)?;
         let removed = self.delete(&opencode, record.session.clone(), clone_of(&record), export)?;
         points::DESTROY_DELETED.pass();
@@ -327,7 +332,7 @@ impl Engine {
         export: &Path,
     ) -> Result<(), EngineError> {
         let Some(session) = session else { return Ok(()) };
-        let fresh = opencode.own_database && !opencode.database.exists();
+        let fresh = opencode.own_database && opencode.database_file().is_missing()?;
         if !fresh && read_database(opencode)?.session(session)?.is_some() {
             return Ok(());
         }

@@ -628,6 +628,11 @@ impl EngineError {
                 }
                 Disorder::Ids => "repair the session: kugetsu doctor --fix".to_owned(),
             }),
+            Self::Database(DatabaseError::Tampered { .. }) => Some(
+                "a turn has changed it; to remove the session without its messages, and keep its work in the trash: \
+                 kugetsu destroy REF --force"
+                    .to_owned(),
+            ),
             Self::WrongDatabase { .. } => Some(
                 "check HOME, XDG_DATA_HOME and OPENCODE_DB; to remove a single record: kugetsu destroy"
                     .to_owned(),

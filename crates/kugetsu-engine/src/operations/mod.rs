@@ -240,7 +240,7 @@ impl Engine {
     }
 
     fn write_database(&self, opencode: &Opencode) -> Result<Database, EngineError> {
-        Ok(Database::open_write(&opencode.database, self.database_wait())?)
+        Ok(opencode.database_file().open_write(self.database_wait())?)
     }
 
     /// The containment of programs that are started with this mark.
@@ -363,5 +363,5 @@ impl Engine {
 
 /// Opens opencode's database for reading.
 fn read_database(opencode: &Opencode) -> Result<Database, EngineError> {
-    Ok(Database::open_read(&opencode.database)?)
+    Ok(opencode.database_file().open_read()?)
 }

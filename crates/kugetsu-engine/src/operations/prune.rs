@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Engine, EngineError};
-use crate::opencode::{Database, Opencode};
+use crate::opencode::Opencode;
 use crate::store::{RecordKey, this_process};
 use kugetsu_api::{Address, SessionId, SessionRecord};
 
@@ -59,7 +59,9 @@ impl Engine {
             .collect();
         let none_recorded = ids.is_empty();
         ids.extend(self.store.bases()?.found.into_iter().map(|base| base.session));
-        let existing = Database::open_read(&opencode.database)
+        let existing = opencode
+            .database_file()
+            .open_read()
             .and_then(|database| database.sessions_exist(&ids))
             .map_err(EngineError::Unknown)?;
         if !none_recorded && existing.is_empty() {
@@ -139,6 +141,9 @@ impl Engine {
 }
 
 fn known_to_be_gone(opencode: &Opencode, session: &SessionId) -> Result<bool, EngineError> {
-    let row = Database::open_read(&opencode.database).and_then(|database| database.session(session));
+    let row = opencode
+        .database_file()
+        .open_read()
+        .and_then(|database| database.session(session));
     Ok(row.map_err(EngineError::Unknown)?.is_none())
 }

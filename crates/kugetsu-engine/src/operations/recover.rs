@@ -29,6 +29,7 @@ impl Engine {
         let opencode = opencode.as_ref();
         if let Some(live) = &record.live {
             process::sweep_marked(live.turn)?;
+            self.remove_planted_links(record);
         }
         if let Some(intent) = record.fork.clone() {
             if record.session.is_none() {

@@ -16,7 +16,7 @@ use crate::fsx;
 use crate::opencode::Opencode;
 use crate::process::Containment;
 use crate::process::cgroup::limitable;
-use crate::process::sandbox::{Available, Backend, available};
+use crate::process::sandbox::{Available, Backend, HOW_TO_INSTALL, available};
 use crate::store::StoreError;
 use kugetsu_api::{BaseRecord, Check, Health, SandboxKind, SandboxMode, SessionRecord, SessionSandbox};
 
@@ -70,8 +70,14 @@ impl Engine {
         available(&containment, &self.cancel)
     }
 
+    /// kugetsu's home without links: below it, none is accepted.
+    fn real_home(&self) -> PathBuf {
+        let home = self.store.home();
+        home.canonicalize().unwrap_or_else(|_| home.to_owned())
+    }
+
     fn sandbox_folder(&self, sandbox: &SessionSandbox) -> PathBuf {
-        self.store.home().join(FOLDER).join(sandbox.home.to_string())
+        self.real_home().join(FOLDER).join(sandbox.home.to_string())
     }
 
     /// The opencode of a session, with the session's own database if it is sandboxed.
@@ -102,9 +108,10 @@ impl Engine {
             home: Uuid::new_v4(),
             strict,
         };
-        match self.backend(&sandbox) {
+        let found = self.sandboxes_available();
+        match found.backend(strict) {
             Ok(backend) => {
-                if !backend.gaps().is_empty() {
+                if !found.gaps(&backend).is_empty() {
                     notes.push(format!(
                         "the session is sandboxed by {} alone, which leaves gaps: see kugetsu doctor",
                         backend.name()
@@ -112,11 +119,11 @@ impl Engine {
                 }
                 Ok(Some(sandbox))
             }
-            Err(EngineError::NoSandbox { why }) if !strict => {
+            Err(why) if !strict => {
                 notes.push(format!("the session is not sandboxed: {why}"));
                 Ok(None)
             }
-            Err(error) => Err(error),
+            Err(why) => Err(EngineError::NoSandbox { why }),
         }
     }
 
@@ -142,51 +149,36 @@ impl Engine {
         let bases = self.store.bases().map(|bases| bases.found).unwrap_or_default();
         let needed = bases.iter().map(sandbox_of).chain([self.settings.sandbox]);
         let needed = needed.max_by_key(|mode| *mode as u8).unwrap_or_default();
-        let mut text = match (&found.bubblewrap, found.landlock) {
-            (Ok(program), _) => format!("bubblewrap {}", program.display()),
-            (Err(why), true) => {
-                let gaps = Backend::Landlock.gaps().join("; ");
-                format!("{why} (on Debian: apt install bubblewrap); Landlock alone leaves gaps: {gaps}")
-            }
-            (Err(why), false) => {
-                format!(
-                    "{why} (on Debian: apt install bubblewrap), and the kernel has no Landlock for files and TCP"
-                )
-            }
+        let backend = found.backend(false);
+        let mut text = match (&found.bubblewrap, &backend) {
+            (Ok(bubblewrap), _) => format!("bubblewrap {}", bubblewrap.program.display()),
+            (Err(why), Ok(_)) => format!("{why} ({HOW_TO_INSTALL}); Landlock alone"),
+            (Err(_), Err(why)) => why.clone(),
         };
-        if needed != SandboxMode::Off && found.bubblewrap.is_ok() && !found.landlock {
-            text.push_str(
-                "; without Landlock, a session's tools can read its own database and its provider's key",
-            );
+        if let Ok(backend) = &backend {
+            let gaps = found.gaps(backend);
+            if !gaps.is_empty() {
+                text.push_str(&format!(" leaves gaps: {}", gaps.join("; ")));
+            }
         }
-        let (memory, processes) = limitable();
-        if needed != SandboxMode::Off && !(memory && processes) {
-            text.push_str(match (memory, processes) {
-                (true, _) => "; no cgroup limits processes",
-                (_, true) => "; no cgroup limits memory",
-                _ => "; no cgroup limits memory and processes",
-            });
-        }
-        let health = match needed {
-            SandboxMode::Required if found.bubblewrap.is_err() => Health::Bad,
-            SandboxMode::Auto if found.backend(false).is_none() => Health::Bad,
+        let strict = needed == SandboxMode::Required;
+        let health = match found.backend(strict) {
+            Err(_) if needed != SandboxMode::Off => Health::Bad,
             _ => Health::Good,
         };
+        if needed != SandboxMode::Off
+            && let Some(missing) = limitable().missing()
+        {
+            text.push_str(&format!("; no cgroup can limit {missing}"));
+        }
         checks.push(check("sandbox", health, text));
     }
 
     /// The mechanism for a session. A session that began in a sandbox never runs without one.
     fn backend(&self, sandbox: &SessionSandbox) -> Result<Backend, EngineError> {
-        let found = self.sandboxes_available();
-        found
+        self.sandboxes_available()
             .backend(sandbox.strict)
-            .ok_or_else(|| EngineError::NoSandbox {
-                why: match found.bubblewrap {
-                    Err(why) if sandbox.strict => why,
-                    Err(why) => format!("{why}, and the kernel has no Landlock for files and TCP"),
-                    Ok(_) => "no mechanism was found".to_owned(),
-                },
-            })
+            .map_err(|why| EngineError::NoSandbox { why })
     }
 
     /// Makes the database of a sandboxed session that has no fork yet, with the base's session. `opencode` is the user's
@@ -254,7 +246,7 @@ impl Engine {
             &place.cache().join("opencode"),
             &place.opencode.join("state"),
         ] {
-            fsx::create_dir_all_durable(self.store.home(), folder).map_err(StoreError::from)?;
+            fsx::create_dir_all_durable(&self.real_home(), folder).map_err(StoreError::from)?;
         }
         Ok(())
     }
@@ -290,14 +282,15 @@ pub(super) fn kind_of(opencode: &Opencode) -> Option<SandboxKind> {
     })
 }
 
-/// Removes the symbolic links in a folder of git's own files, where git makes none: git would follow them.
-fn remove_links(folder: &Path) {
+/// Removes the symbolic links in a folder of git's own files, where git makes none: git would follow them. Looks this many
+/// folders deep.
+fn remove_links(folder: &Path, depth: usize) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         match entry.file_type() {
             Ok(kind) if kind.is_symlink() => {
                 let _ = fsx::remove_file_durable(&entry.path());
             }
-            Ok(kind) if kind.is_dir() => remove_links(&entry.path()),
+            Ok(kind) if kind.is_dir() && depth > 0 => remove_links(&entry.path(), depth - 1),
             _ => {}
         }
     }

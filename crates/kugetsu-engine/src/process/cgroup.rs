@@ -25,12 +25,39 @@ const EMPTYING: Duration = Duration::from_secs(2);
 /// How deep [`sweep`] searches the hierarchy.
 const DEPTH: usize = 16;
 
+/// The limits that [`limitable`] sets. The cgroup stays empty, so any value does.
+const PROBED_MEMORY: u64 = 1 << 30;
+const PROBED_PROCESSES: u64 = 1 << 10;
+
 /// A cgroup that kugetsu created.
 #[derive(Debug)]
 pub(super) struct Cgroup {
     path: PathBuf,
     /// Cgroups of version 1 beside it, which hold limits that version 2 has no controller for.
     limiting: Vec<PathBuf>,
+    /// The limits that could be set.
+    limited: Limitable,
+}
+
+/// What a cgroup limits for a turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Limitable {
+    /// The memory of all processes together.
+    pub(crate) memory: bool,
+    /// The number of processes and threads.
+    pub(crate) processes: bool,
+}
+
+impl Limitable {
+    /// What is not limited; `None` if everything is.
+    pub(crate) fn missing(self) -> Option<&'static str> {
+        match (self.memory, self.processes) {
+            (true, true) => None,
+            (true, false) => Some("processes"),
+            (false, true) => Some("memory"),
+            (false, false) => Some("memory and processes"),
+        }
+    }
 }
 
 impl Cgroup {
@@ -41,11 +68,22 @@ impl Cgroup {
         let name = format!("{PREFIX}{turn}-{}", std::process::id());
         let path = outside.join(&name);
         rustix::fs::mkdir(&path, 0o755.into()).ok()?;
-        let limiting = limits
-            .each()
-            .filter_map(|(controller, most)| limit(&outside, &name, controller, most))
-            .collect();
-        let this = Self { path, limiting };
+        let mut this = Self {
+            path,
+            limiting: Vec::new(),
+            limited: Limitable::default(),
+        };
+        for (controller, most) in limits.each() {
+            match limit(&outside, &name, controller, most) {
+                Some(Where::Here) => {}
+                Some(Where::Beside(path)) => this.limiting.push(path),
+                None => continue,
+            }
+            match controller.kind {
+                Kind::Memory => this.limited.memory = true,
+                Kind::Processes => this.limited.processes = true,
+            }
+        }
         // Kernels before 5.14 have no `cgroup.kill`.
         if this.path.join("cgroup.kill").exists() {
             return Some(this);
@@ -91,20 +129,30 @@ impl Cgroup {
 /// A controller of cgroups, with the names of its file in versions 2 and 1.
 #[derive(Clone, Copy)]
 pub(super) struct Controller {
+    kind: Kind,
     name: &'static str,
     file: &'static str,
     old_file: &'static str,
+}
+
+/// What a controller limits.
+#[derive(Clone, Copy)]
+enum Kind {
+    Memory,
+    Processes,
 }
 
 impl Limits {
     /// The controllers that are asked for, with the most that each allows.
     fn each(&self) -> impl Iterator<Item = (Controller, u64)> {
         let memory = Controller {
+            kind: Kind::Memory,
             name: "memory",
             file: "memory.max",
             old_file: "memory.limit_in_bytes",
         };
         let pids = Controller {
+            kind: Kind::Processes,
             name: "pids",
             file: "pids.max",
             old_file: "pids.max",
@@ -116,35 +164,58 @@ impl Limits {
     }
 }
 
-/// Limits the new cgroup `name` below `outside`. Returns a cgroup of version 1, if the limit had to be set there.
-fn limit(outside: &Path, name: &str, controller: Controller, most: u64) -> Option<PathBuf> {
+/// Where a limit was set.
+enum Where {
+    Here,
+    /// In this cgroup of version 1.
+    Beside(PathBuf),
+}
+
+/// Limits the new cgroup `name` below `outside`. Returns `None` if the limit could not be set.
+fn limit(outside: &Path, name: &str, controller: Controller, most: u64) -> Option<Where> {
     // Fails where the controller is on already, where processes are in the way, and where it belongs to version 1.
     write(
         &outside.join("cgroup.subtree_control"),
         &format!("+{}", controller.name),
     );
     if write(&outside.join(name).join(controller.file), &most.to_string()) {
-        return None;
+        return Some(Where::Here);
     }
     let path = old(controller.name)?.join(name);
     rustix::fs::mkdir(&path, 0o755.into()).ok()?;
     if write(&path.join(controller.old_file), &most.to_string()) {
-        return Some(path);
+        return Some(Where::Beside(path));
     }
     let _ = rustix::fs::rmdir(&path);
     None
 }
 
-/// Which of memory and processes can be limited on this machine.
-pub(crate) fn limitable() -> (bool, bool) {
-    let able = |name: &str| {
-        let Some(own) = own() else { return false };
-        let on = std::fs::read_to_string(own.join("cgroup.controllers"))
-            .is_ok_and(|controllers| controllers.split_whitespace().any(|on| on == name));
-        let writable = |folder: &Path| rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_ok();
-        (on && writable(&own)) || old(name).is_some_and(|folder| writable(&folder))
+/// What a cgroup of this process can limit. Makes one, because permissions do not tell: a cgroup of version 2 that holds
+/// processes cannot pass its controllers on (`EBUSY`), even to its owner.
+pub(crate) fn limitable() -> Limitable {
+    let limits = Limits {
+        memory: Some(PROBED_MEMORY),
+        processes: Some(PROBED_PROCESSES),
     };
-    (able("memory"), able("pids"))
+    let Some(cgroup) = Cgroup::create(Uuid::new_v4(), &limits) else {
+        return Limitable::default();
+    };
+    // To move a process, one must be able to write this file of the cgroup that holds both others (`cgroups(7)`).
+    let enters = cgroup.path.parent().is_some_and(|outside| {
+        rustix::fs::access(outside.join("cgroup.procs"), rustix::fs::Access::WRITE_OK).is_ok()
+    });
+    let mut limited = cgroup.limited;
+    if !enters {
+        // Cgroups of version 1 are entered on their own.
+        let beside = |name: &str| {
+            let Some(folder) = old(name) else { return false };
+            cgroup.limiting.iter().any(|path| path.starts_with(&folder))
+        };
+        limited.memory &= beside("memory");
+        limited.processes &= beside("pids");
+    }
+    cgroup.remove();
+    limited
 }
 
 /// This process's cgroup of a controller of version 1 (`cgroups(7)`).
@@ -190,6 +261,7 @@ pub(super) fn sweep(turn: Uuid) {
         let cgroup = Cgroup {
             path,
             limiting: Vec::new(),
+            limited: Limitable::default(),
         };
         cgroup.kill();
         cgroup.remove();

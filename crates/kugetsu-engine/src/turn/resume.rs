@@ -1,8 +1,6 @@
 //! Finds what the session already holds of this turn after a crash, or when opencode goes on after its answer.
 
-use std::path::Path;
-
-use crate::opencode::{Database, DatabaseError, TurnMessages};
+use crate::opencode::{DatabaseError, DatabaseFile, TurnMessages};
 use kugetsu_api::SessionId;
 
 /// The prompt for a session that holds the original prompt, and whose answer a crash interrupted.
@@ -37,11 +35,11 @@ pub(super) struct Stored {
 impl Stored {
     /// Reads what opencode stored after these messages.
     pub(super) fn read(
-        database: &Path,
+        database: &DatabaseFile,
         session: &SessionId,
         after: &[String],
     ) -> Result<Self, DatabaseError> {
-        let database = Database::open_read(database)?;
+        let database = database.open_read()?;
         let messages = TurnMessages::read(&database, session, after)?;
         let order = database.message_order(session)?;
         Ok(Self {

@@ -2,7 +2,6 @@
 
 mod requests;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -15,7 +14,7 @@ use super::resume::{self, Stored, StoredTurn};
 use super::status::RunState;
 use super::{CLOCK_WENT_BACK, ForkRecorder, INTERRUPTED, Interrupt, Outcome, StreamEnd, Turn};
 use crate::aside::aside;
-use crate::opencode::{Database, DatabaseError};
+use crate::opencode::{DatabaseError, DatabaseFile};
 use crate::transport::{Connector, Request, Target, TransportError, TransportEvent, TurnLink};
 use kugetsu_api::{Answered, SessionId, Verdict};
 
@@ -446,13 +445,13 @@ impl Supervisor<'_> {
             return Ok(false);
         };
         let (database, after) = (self.database(), self.run_after.clone());
-        let runs = move || Database::open_read(&database)?.tool_runs(&session, &after);
+        let runs = move || database.open_read()?.tool_runs(&session, &after);
         let runs = self.in_time(aside(runs)).await?;
         Ok(runs.unwrap_or_else(|error| error.is_locked()))
     }
 
-    fn database(&self) -> PathBuf {
-        self.turn.spec.launch.opencode.database.clone()
+    fn database(&self) -> DatabaseFile {
+        self.turn.spec.launch.opencode.database_file()
     }
 
     async fn take_event(&mut self, event: &TransportEvent) -> Step {

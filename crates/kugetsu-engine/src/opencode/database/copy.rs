@@ -22,11 +22,12 @@ impl Database {
     pub fn copy_session(&self, id: &SessionId, to: &Path) -> Result<(), DatabaseError> {
         let row = self.session(id)?.ok_or_else(|| DatabaseError::NoSession {
             id: id.clone(),
-            path: self.path.clone(),
+            path: self.file.path.clone(),
         })?;
         let failed = |source| classify(to, true, self.wait, source);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let new = Connection::open_with_flags(to, flags).map_err(failed)?;
         new.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;

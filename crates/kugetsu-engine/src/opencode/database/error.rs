@@ -69,6 +69,14 @@ pub enum DatabaseError {
         /// SQLite's error.
         reason: String,
     },
+    /// The database of a sandboxed session is not as opencode makes it, so a turn has changed it.
+    #[error("the sandbox's database {} is not as opencode makes it: {reason}", path.display())]
+    Tampered {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The database is usable and has no such session.
     #[error("opencode has no session {id} in {}", path.display())]
     NoSession {
@@ -124,6 +132,15 @@ pub(super) fn classify(path: &Path, write: bool, waited: Duration, source: rusql
         ErrorCode::ReadOnly | ErrorCode::DiskFull => DatabaseError::Unreadable {
             path,
             write: true,
+            reason: source.to_string(),
+        },
+        // Only the database of a sandbox has these limits.
+        ErrorCode::OperationInterrupted => DatabaseError::Tampered {
+            path,
+            reason: "it takes too long to read".to_owned(),
+        },
+        ErrorCode::TooBig => DatabaseError::Tampered {
+            path,
             reason: source.to_string(),
         },
         _ => DatabaseError::Sqlite { path, source },

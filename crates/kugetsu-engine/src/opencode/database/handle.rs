@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rusqlite::{Connection, OpenFlags};
 
+use super::DatabaseFile;
+use super::confined::{self, Deadline};
 use super::error::{DatabaseError, classify};
 
 /// Columns of `session` that kugetsu needs; 1.18.33 adds `path`, which is used if it exists.
@@ -32,6 +34,8 @@ pub(super) struct Handle {
     pub(super) has_path: bool,
     /// The state of the file when it was opened as immutable; `None` for a normal connection.
     immutable: Option<FileState>,
+    /// Until when this connection may work, if the file belongs to a sandbox.
+    deadline: Deadline,
 }
 
 /// The attributes that change with the file.
@@ -47,45 +51,49 @@ impl Handle {
     /// In WAL mode, even a reader creates `-wal` and `-shm` if they are missing, and cannot remove them. If they are
     /// missing, no process has the database open, so the file is opened as immutable; [`Self::is_outdated`] reports
     /// when the file has changed since.
-    pub(super) fn read(path: &Path, wait: Duration) -> Result<Self, DatabaseError> {
-        check_file(path)?;
+    pub(super) fn read(file: &DatabaseFile, wait: Duration) -> Result<Self, DatabaseError> {
+        let path = file.path.as_path();
+        check_file(file)?;
         let immutable = file_state(path);
-        let opened = Self::open_to_read(path, immutable.is_some(), wait);
+        let opened = Self::open_to_read(file, immutable.is_some(), wait);
         match opened {
             // Another process has just begun to write.
             Err(_) if immutable.is_some() && file_state(path) != immutable => {
-                Self::open_to_read(path, false, wait)
+                Self::open_to_read(file, false, wait)
             }
             opened => opened.map(|handle| Self { immutable, ..handle }),
         }
     }
 
-    fn open_to_read(path: &Path, immutable: bool, wait: Duration) -> Result<Self, DatabaseError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    fn open_to_read(file: &DatabaseFile, immutable: bool, wait: Duration) -> Result<Self, DatabaseError> {
+        let path = file.path.as_path();
+        let flags = flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY);
         let opened = if immutable {
             Connection::open_with_flags(immutable_uri(path), flags | OpenFlags::SQLITE_OPEN_URI)
         } else {
             Connection::open_with_flags(path, flags)
         };
         let failed = |source| classify(path, false, wait, source);
-        let connection = opened.map_err(failed)?;
+        let mut connection = opened.map_err(failed)?;
         connection.busy_timeout(wait).map_err(failed)?;
-        distrust(&connection).map_err(failed)?;
+        let deadline = distrust(&mut connection, file, wait).map_err(failed)?;
         Ok(Self {
-            has_path: check_schema(&connection, path, false, wait)?,
+            has_path: check_schema(&connection, file, false, wait)?,
             connection,
             immutable: None,
+            deadline,
         })
     }
 
     /// Opens for writing.
-    pub(super) fn write(path: &Path, wait: Duration) -> Result<Self, DatabaseError> {
-        check_file(path)?;
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    pub(super) fn write(file: &DatabaseFile, wait: Duration) -> Result<Self, DatabaseError> {
+        let path = file.path.as_path();
+        check_file(file)?;
+        let flags = flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE);
         let failed = |source| classify(path, true, wait, source);
-        let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+        let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
         connection.busy_timeout(wait).map_err(failed)?;
-        distrust(&connection).map_err(failed)?;
+        let deadline = distrust(&mut connection, file, wait).map_err(failed)?;
         if connection.is_readonly("main").map_err(failed)? {
             return Err(DatabaseError::Unreadable {
                 path: path.to_owned(),
@@ -93,7 +101,7 @@ impl Handle {
                 reason: "no permission".to_owned(),
             });
         }
-        let has_path = check_schema(&connection, path, true, wait)?;
+        let has_path = check_schema(&connection, file, true, wait)?;
         // In WAL mode, a commit is then not synced. A power cut may undo the write but never damages the file, and the
         // session is checked again before its next turn.
         connection
@@ -103,7 +111,13 @@ impl Handle {
             connection,
             has_path,
             immutable: None,
+            deadline,
         })
+    }
+
+    /// Starts the time that one reading or writing may take.
+    pub(super) fn begin(&self, wait: Duration) {
+        self.deadline.begin(wait);
     }
 
     /// Whether another process has begun to write since the file was opened as immutable.
@@ -112,9 +126,26 @@ impl Handle {
     }
 }
 
-/// A schema that a turn may have written calls no function with effects.
-fn distrust(connection: &Connection) -> rusqlite::Result<()> {
-    connection.pragma_update(None, "trusted_schema", false)
+/// A schema that a turn may have written calls no function with effects. The file of a sandbox has more limits, and the
+/// time of its opening begins.
+fn distrust(connection: &mut Connection, file: &DatabaseFile, wait: Duration) -> rusqlite::Result<Deadline> {
+    let deadline = Deadline::default();
+    if file.confined {
+        deadline.begin(wait);
+        confined::confine(connection, &deadline)?;
+    }
+    connection.pragma_update(None, "trusted_schema", false)?;
+    Ok(deadline)
+}
+
+fn flags(file: &DatabaseFile, access: OpenFlags) -> OpenFlags {
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if file.confined {
+        // Refuses a link in any part of the path.
+        flags | OpenFlags::SQLITE_OPEN_NOFOLLOW
+    } else {
+        flags
+    }
 }
 
 /// The state of the file; `None` while a process has it open, or if it may need recovery.
@@ -147,10 +178,14 @@ fn immutable_uri(path: &Path) -> String {
 /// Refuses an unknown schema. Returns whether `session` has the column `path`.
 fn check_schema(
     connection: &Connection,
-    path: &Path,
+    file: &DatabaseFile,
     write: bool,
     wait: Duration,
 ) -> Result<bool, DatabaseError> {
+    let path = file.path.as_path();
+    if file.confined {
+        confined::check_objects(connection, path)?;
+    }
     let names = |sql: &str| -> Result<BTreeSet<String>, DatabaseError> {
         let read = || {
             connection
@@ -186,7 +221,11 @@ fn check_schema(
 }
 
 /// Distinguishes a missing file from one that cannot be read, because SQLite calls both "unable to open".
-fn check_file(path: &Path) -> Result<(), DatabaseError> {
+fn check_file(file: &DatabaseFile) -> Result<(), DatabaseError> {
+    let path = file.path.as_path();
+    if file.confined {
+        confined::check_files(path)?;
+    }
     match path.metadata() {
         Ok(metadata) if metadata.is_file() => Ok(()),
         Ok(_) => Err(DatabaseError::NotADatabase {

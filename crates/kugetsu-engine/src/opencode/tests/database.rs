@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::opencode::{Database, DatabaseError, Finish, Role, SessionPatch};
+use crate::opencode::{Database, DatabaseError, DatabaseFile, Finish, Role, SessionPatch};
 use crate::permission::{Policy, Rule};
 use kugetsu_api::{SessionId, TokenCount};
 use rusqlite::{Connection, params};
@@ -71,12 +71,27 @@ impl Db {
         }
     }
 
+    fn file(&self) -> DatabaseFile {
+        DatabaseFile {
+            path: self.path.clone(),
+            confined: false,
+        }
+    }
+
+    /// The same file, as if a sandbox could write it.
+    fn confined(&self) -> DatabaseFile {
+        DatabaseFile {
+            confined: true,
+            ..self.file()
+        }
+    }
+
     fn read(&self) -> Database {
-        Database::open_read(&self.path).unwrap()
+        self.file().open_read().unwrap()
     }
 
     fn write(&self) -> Database {
-        Database::open_write(&self.path, Duration::from_secs(10)).unwrap()
+        self.file().open_write(Duration::from_secs(10)).unwrap()
     }
 
     fn files(&self) -> Vec<String> {
@@ -151,7 +166,7 @@ fn readers_see_what_a_live_opencode_wrote() {
     });
 }
 
-type Open = fn(&Path) -> Result<Database, DatabaseError>;
+type Open = fn(&DatabaseFile) -> Result<Database, DatabaseError>;
 
 #[test]
 fn each_way_of_being_unusable_has_its_own_error() {
@@ -181,10 +196,16 @@ fn each_way_of_being_unusable_has_its_own_error() {
     bytes[100..].fill(0xff);
     fs::write(&damaged.path, bytes).unwrap();
 
-    let opens: [Open; 2] = [Database::open_read, |path| {
-        Database::open_write(path, Duration::from_secs(1))
+    let opens: [Open; 2] = [DatabaseFile::open_read, |file| {
+        file.open_write(Duration::from_secs(1))
     }];
     for open in opens {
+        let open = |path: &Path| {
+            open(&DatabaseFile {
+                path: path.to_owned(),
+                confined: false,
+            })
+        };
         assert!(matches!(open(&missing), Err(DatabaseError::Missing { .. })));
         assert!(matches!(open(&garbage), Err(DatabaseError::NotADatabase { .. })));
         assert!(matches!(
@@ -219,7 +240,7 @@ fn a_locked_database_is_locked_and_nothing_else() {
     each_version(|db, _| {
         let holder = db.raw();
         holder.execute_batch("BEGIN IMMEDIATE").unwrap();
-        let mut database = Database::open_write(&db.path, Duration::from_millis(50)).unwrap();
+        let mut database = db.file().open_write(Duration::from_millis(50)).unwrap();
         let patch = SessionPatch {
             title: Some("x"),
             ..SessionPatch::default()
@@ -583,4 +604,129 @@ fn messages_are_evidence() {
             ["msg_6"]
         );
     });
+}
+
+/// The reason for which the database of a sandbox is refused, by a reader and by a writer.
+fn refusals(db: &Db) -> [String; 2] {
+    let file = db.confined();
+    let read = file.open_read().and_then(|database| database.session(&id(BASE)));
+    let patch = SessionPatch {
+        title: Some("x"),
+        ..SessionPatch::default()
+    };
+    let written = file
+        .open_write(Duration::from_secs(1))
+        .and_then(|mut database| database.patch(&id(BASE), &patch));
+    [read.map(drop), written.map(drop)].map(|result| match result {
+        Err(DatabaseError::Tampered { reason, .. }) => reason,
+        other => panic!("{other:?}"),
+    })
+}
+
+#[test]
+fn the_database_of_a_sandbox_works_as_opencode_makes_it() {
+    each_version(|db, version| {
+        let patch = SessionPatch {
+            title: Some("x"),
+            ..SessionPatch::default()
+        };
+        let mut written = db.confined().open_write(Duration::from_secs(10)).unwrap();
+        assert_eq!(written.patch(&id(BASE), &patch).unwrap().title, "x");
+        let read = db.confined().open_read().unwrap();
+        assert_eq!(read.session(&id(BASE)).unwrap().unwrap().title, "x", "{version}");
+    });
+}
+
+#[test]
+fn the_database_of_a_sandbox_is_no_link_and_nothing_but_files_lies_beside_it() {
+    use std::os::unix::fs::symlink;
+    let beside = |db: &Db, ending: &str| PathBuf::from(format!("{}{ending}", db.path.display()));
+    for ending in ["", "-wal", "-shm", "-journal"] {
+        let (db, other) = (Db::new("1.18.33"), Db::new("1.18.33"));
+        let _ = fs::remove_file(beside(&db, ending));
+        symlink(beside(&other, ending), beside(&db, ending)).unwrap();
+        let before = all_columns(&other, BASE);
+        for reason in refusals(&db) {
+            assert!(reason.contains("opencode.db"), "{ending}: {reason}");
+        }
+        assert_eq!(all_columns(&other, BASE), before);
+    }
+    // To open a pipe would wait for a writer.
+    let db = Db::new("1.18.33");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        beside(&db, "-journal"),
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
+    refusals(&db);
+    // A folder in its path was replaced.
+    let (db, folder) = (Db::new("1.18.33"), tempfile::tempdir().unwrap());
+    symlink(db.path.parent().unwrap(), folder.path().join("link")).unwrap();
+    let file = DatabaseFile {
+        path: folder.path().canonicalize().unwrap().join("link/opencode.db"),
+        confined: true,
+    };
+    assert!(file.open_read().is_err() && file.open_write(Duration::from_secs(1)).is_err());
+}
+
+#[test]
+fn a_journal_in_a_sandbox_removes_no_file_outside() {
+    let db = Db::new("1.18.33");
+    let folder = tempfile::tempdir().unwrap();
+    let victim = folder.path().canonicalize().unwrap().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    fs::write(format!("{}-journal", db.path.display()), hot_journal(&victim)).unwrap();
+    for reason in refusals(&db) {
+        assert!(reason.contains("-journal"), "{reason}");
+    }
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+}
+
+/// A rollback journal that belongs to a transaction over several files, which `super_journal` lists. SQLite removes that
+/// file after it has rolled back (`atomiccommit.html`, "Multi-file commit").
+fn hot_journal(super_journal: &Path) -> Vec<u8> {
+    const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    let mut journal = MAGIC.to_vec();
+    // No page, a nonce, the length of the database in pages, and the sizes of a sector and a page.
+    for number in [0_u32, 0, 1, 512, 4096] {
+        journal.extend(number.to_be_bytes());
+    }
+    journal.resize(512, 0);
+    let name = super_journal.to_str().unwrap().as_bytes();
+    // The page that holds SQLite's locks is never in a journal.
+    let locks: u32 = 0x4000_0000 / 4096 + 1;
+    journal.extend(locks.to_be_bytes());
+    journal.extend(name);
+    journal.extend(u32::try_from(name.len()).unwrap().to_be_bytes());
+    let sum: u32 = name.iter().map(|&byte| u32::from(byte)).sum();
+    journal.extend(sum.to_be_bytes());
+    journal.extend(MAGIC);
+    journal
+}
+
+#[test]
+fn the_database_of_a_sandbox_has_tables_and_indexes_only_and_no_huge_value() {
+    for (schema, word) in [
+        (
+            "CREATE TRIGGER odd AFTER UPDATE ON session BEGIN UPDATE session SET permission = NULL; END",
+            "odd",
+        ),
+        ("CREATE VIEW odd AS SELECT 1", "odd"),
+        (
+            "ALTER TABLE session RENAME TO old; CREATE VIEW session AS WITH RECURSIVE n(i) AS \
+             (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT old.* FROM old, n",
+            "session",
+        ),
+        ("CREATE VIRTUAL TABLE odd USING fts5(text)", "odd"),
+        ("UPDATE session SET title = hex(zeroblob(40000000))", "too big"),
+    ] {
+        let db = Db::new("1.18.33");
+        db.raw().execute_batch(schema).unwrap();
+        for reason in refusals(&db) {
+            assert!(reason.contains(word), "{schema}: {reason}");
+        }
+    }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::cancel::Cancel;
 use crate::environment::Environment;
 use crate::opencode::{
-    Database, Finish, OpencodeError, Role, RunEvent, RunEventKind, RunLine, Search, SessionPatch, ToolStatus,
-    agent_rules_args, parse_agent_rules, parse_line, probe,
+    DatabaseFile, Finish, OpencodeError, Role, RunEvent, RunEventKind, RunLine, Search, SessionPatch,
+    ToolStatus, agent_rules_args, parse_agent_rules, parse_line, probe,
 };
 use crate::permission::{Action, Explained, Policy, Preset, Rule, Source, env_json, evaluate, explain};
 use kugetsu_api::{SessionId, TokenCount};
@@ -21,6 +21,13 @@ fn version(world: &World) -> Version {
     match world.opencode() {
         Opencode::Real(version) => version,
         Opencode::Fake => unreachable!("these worlds have a real one"),
+    }
+}
+
+fn file_of(world: &World) -> DatabaseFile {
+    DatabaseFile {
+        path: world.opencode_db(),
+        confined: false,
     }
 }
 
@@ -224,7 +231,7 @@ on_both_versions! {
         let policy = policy(Preset::Headless, &[
             "bash:printf *=deny", "bash:test ? *=deny", "bash:echo ?=deny", "bash:echo /a=deny",
         ]);
-        let mut database = Database::open_write(&world.opencode_db(), Duration::from_secs(10)).unwrap();
+        let mut database = file_of(world).open_write(Duration::from_secs(10)).unwrap();
         let rules = policy.rules();
         let patch = SessionPatch { permission: Some(&rules), ..SessionPatch::default() };
         database.patch(&session, &patch).unwrap();
@@ -272,7 +279,7 @@ on_both_versions! {
         let prompt = "first \"quoted\"\n  line \u{1f980}\n";
         let first = turn(world, None, None, prompt);
         let id = first.session();
-        let open = || Database::open_read(&world.opencode_db()).unwrap();
+        let open = || file_of(world).open_read().unwrap();
         let before = open().session(&id).unwrap().unwrap();
         assert_eq!(before.directory, world.repo());
         assert_eq!(before.path.as_deref(), (version(world) == Version::V1_18_33).then_some(""));
@@ -312,7 +319,7 @@ on_both_versions! {
         let rules = Policy::default().rules();
         let title = "github.com/shoko/kugetsu#14";
         let patch = SessionPatch { permission: Some(&rules), title: Some(title), ..SessionPatch::default() };
-        let mut database = Database::open_write(&world.opencode_db(), Duration::from_secs(10)).unwrap();
+        let mut database = file_of(world).open_write(Duration::from_secs(10)).unwrap();
         let patched = database.patch(&id, &patch).unwrap();
         drop(database);
         assert_eq!((patched.title.as_str(), patched.rules()), (title, Some(rules)));

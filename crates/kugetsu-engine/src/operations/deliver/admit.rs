@@ -170,19 +170,27 @@ impl Engine {
             .await?
         };
         notes.extend(untold);
-        let (opencode, context) = {
+        let (opencode, context, unlimited) = {
             let (record, model, mut context) = (record.clone(), request.options.model.clone(), context);
+            let mut notes = Vec::new();
             self.interruptible(interrupts, move |engine| {
                 if record.session.is_none() {
                     engine.make_sandbox(&record, &opencode)?;
                 }
                 let opencode = engine.of_session(&opencode, &record);
-                let confined =
-                    engine.confine(opencode, &record, model.as_deref(), !ignore_project, &mut context)?;
-                Ok((confined, context))
+                let confined = engine.confine(
+                    opencode,
+                    &record,
+                    model.as_deref(),
+                    !ignore_project,
+                    &mut context,
+                    &mut notes,
+                )?;
+                Ok((confined, context, notes))
             })
             .await?
         };
+        notes.extend(unlimited);
         let delivery = Delivery {
             engine: self,
             lease,

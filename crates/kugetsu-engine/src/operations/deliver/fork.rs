@@ -162,9 +162,9 @@ impl Engine {
         opencode: &Opencode,
         interrupts: &mut Interrupts,
     ) -> Result<(), EngineError> {
-        let (path, wait) = (opencode.database.clone(), self.database_wait());
+        let (file, wait) = (opencode.database_file(), self.database_wait());
         self.interruptible(interrupts, move |_| {
-            Ok(Database::open_write(&path, wait)?.wait_until_writable()?)
+            Ok(file.open_write(wait)?.wait_until_writable()?)
         })
         .await
     }

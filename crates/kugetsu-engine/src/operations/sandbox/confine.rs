@@ -12,7 +12,10 @@ use crate::git::top_of;
 use crate::opencode::{Confinement, Opencode, ProviderAccess, SessionContext, UserFiles, provider_access};
 use crate::operations::worktree::ROOT;
 use crate::operations::{Engine, EngineError};
-use crate::process::sandbox::{Access, Limits, MOST_PORTS, Mount, Network, Sandbox, ToolBounds, can_forward};
+use crate::process::cgroup::{Limitable, limitable};
+use crate::process::sandbox::{
+    Access, Host, Limits, MOST_PORTS, Mount, Network, Sandbox, ToolBounds, can_forward,
+};
 use crate::store::StoreError;
 use kugetsu_api::{SessionRecord, Worktree};
 
@@ -61,15 +64,17 @@ impl Engine {
         model: Option<&str>,
         project_loaded: bool,
         context: &mut SessionContext,
+        notes: &mut Vec<String>,
     ) -> Result<Opencode, EngineError> {
         let Some(sandbox) = &record.sandbox else {
             return Ok(opencode);
         };
         let backend = self.backend(sandbox)?;
+        let strict = sandbox.strict;
         let place = Place::below(&self.sandbox_folder(sandbox));
         // An earlier turn may have replaced a folder by a link.
         for path in [place.database(), place.cache().join("opencode").join("bin")] {
-            fsx::refuse_symlinks(self.store.home(), &path).map_err(StoreError::from)?;
+            fsx::refuse_symlinks(&self.real_home(), &path).map_err(StoreError::from)?;
         }
         let project = project_loaded.then_some(record.directory.as_path());
         let access = provider_access(&self.environment, model, project);
@@ -105,15 +110,21 @@ impl Engine {
                 .map(Mount::write),
         );
         self.refuse_wide(&mounts)?;
+        let limits = Limits {
+            memory: self.settings.sandbox_memory,
+            processes: self.settings.sandbox_processes,
+        };
         let sandbox = Sandbox {
             backend,
             mounts,
             network,
-            limits: Limits {
-                memory: self.settings.sandbox_memory,
-                processes: self.settings.sandbox_processes,
-            },
+            limits,
         };
+        // In a namespace of its own, the limit of a user's processes holds for all users but root.
+        let counts_processes = sandbox.has_own_network() && !rustix::process::geteuid().is_root();
+        if limits != Limits::default() {
+            notes.extend(without_effect(limits, limitable(), counts_processes));
+        }
         let file = place.fixed.join("tools.json");
         let unset: Vec<String> = access
             .variables
@@ -122,7 +133,7 @@ impl Engine {
             .cloned()
             .chain(OPENCODES_OWN.map(str::to_owned))
             .collect();
-        let bounds = serde_json::to_vec(&ToolBounds::of(&sandbox, unset, &place.home))
+        let bounds = serde_json::to_vec(&ToolBounds::of(&sandbox, unset, &place.home, strict))
             .map_err(|_| EngineError::Internal("bounds are JSON"))?;
         // The program may be named by a link that leads elsewhere inside.
         let own = self.environment.program();
@@ -137,7 +148,8 @@ impl Engine {
 
     /// Refuses to show a folder that holds the user's home, or kugetsu's.
     fn refuse_wide(&self, mounts: &[Mount]) -> Result<(), EngineError> {
-        let homes = [self.environment.home(), self.store.home()];
+        let real = |home: &Path| home.canonicalize().unwrap_or_else(|_| home.to_owned());
+        let homes = [real(self.environment.home()), self.real_home()];
         let wide = mounts.iter().find(|mount| {
             let shown = mount.path.canonicalize().unwrap_or_else(|_| mount.path.clone());
             mount.source.is_none() && homes.iter().any(|home| home.starts_with(&shown))
@@ -200,8 +212,14 @@ impl Engine {
                 hint: "list fewer ports in sandbox_hosts".to_owned(),
             });
         }
+        let private = access.private;
+        let hosts = access.hosts.into_iter().map(|(name, port)| Host {
+            private: private.contains(&(name.clone(), port)),
+            name,
+            port,
+        });
         Ok(Network {
-            hosts: access.hosts.into_iter().collect(),
+            hosts: hosts.collect(),
             loopback: access.loopback.into_iter().collect(),
             serve: None,
         })
@@ -418,6 +436,21 @@ impl Engine {
     }
 }
 
+/// Says which limits cannot be set on this machine.
+fn without_effect(limits: Limits, limitable: Limitable, counts_processes: bool) -> Option<String> {
+    let memory = limits.memory.is_some() && !limitable.memory;
+    let processes = limits.processes.is_some() && !limitable.processes && !counts_processes;
+    let settings = match (memory, processes) {
+        (true, true) => "sandbox_memory and sandbox_processes have",
+        (true, false) => "sandbox_memory has",
+        (false, true) => "sandbox_processes has",
+        (false, false) => return None,
+    };
+    Some(format!(
+        "{settings} no effect on this turn, because kugetsu cannot make a cgroup with a limit here; see kugetsu doctor"
+    ))
+}
+
 /// The folder of a worktree in the clone's `.git`. It is found from the clone's side, because a turn could change the link
 /// in the worktree.
 fn own_folder(common: &Path, worktree: &Path) -> Option<PathBuf> {
@@ -435,8 +468,10 @@ fn own_folder(common: &Path, worktree: &Path) -> Option<PathBuf> {
 
 fn remove_links_of_git(common: &Path, own: &Path) {
     for folder in [own.to_owned(), common.join("refs"), common.join("logs")] {
-        remove_links(&folder);
+        remove_links(&folder, usize::MAX);
     }
+    // git would make a loose object in the folder that a link leads to. It replaces a link that is an object.
+    remove_links(&common.join("objects"), 0);
 }
 
 /// The path, if it is not a symbolic link, which an earlier turn may have put in its place.
@@ -509,4 +544,48 @@ fn config_file(listed: &[u8], passes: impl Fn(&str) -> bool) -> Vec<u8> {
         file.push_str(&format!("[{section}]\n\t{key} = \"{}\"\n", quote(value)));
     }
     file.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_names_the_limits_that_have_no_effect() {
+        let limits = |memory, processes| Limits { memory, processes };
+        let able = |memory, processes| Limitable { memory, processes };
+        let both = limits(Some(1), Some(1));
+        for (limits, able, counts, named) in [
+            (both, able(true, true), false, None),
+            (
+                both,
+                able(false, false),
+                false,
+                Some("sandbox_memory and sandbox_processes have no effect"),
+            ),
+            (
+                both,
+                able(false, false),
+                true,
+                Some("sandbox_memory has no effect"),
+            ),
+            (
+                both,
+                able(true, false),
+                false,
+                Some("sandbox_processes has no effect"),
+            ),
+            (limits(None, Some(1)), able(false, false), true, None),
+            (
+                limits(Some(1), None),
+                able(false, false),
+                false,
+                Some("sandbox_memory has no effect"),
+            ),
+        ] {
+            let note = without_effect(limits, able, counts);
+            assert_eq!(note.is_some(), named.is_some(), "{note:?}");
+            assert!(note.unwrap_or_default().contains(named.unwrap_or_default()));
+        }
+    }
 }

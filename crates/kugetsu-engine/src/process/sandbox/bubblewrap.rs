@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::{Access, INSIDE, Sandbox};
+use super::{Access, Bubblewrap, INSIDE, Sandbox};
+
+/// The flag that keeps programs inside from making user namespaces. It needs `--unshare-user`.
+pub(super) const DISABLE_USERNS: &str = "--disable-userns";
 
 /// System folders that programs need, apart from `/etc`. They hold no secrets of a user.
 const SYSTEM: [&str; 9] = [
@@ -53,7 +56,12 @@ pub(super) fn system() -> impl Iterator<Item = String> {
 }
 
 /// All arguments, up to the program that bubblewrap starts. `own` is our own binary.
-pub(super) fn arguments(sandbox: &Sandbox, own: &Path, directory: &Path) -> Vec<OsString> {
+pub(super) fn arguments(
+    bubblewrap: &Bubblewrap,
+    sandbox: &Sandbox,
+    own: &Path,
+    directory: &Path,
+) -> Vec<OsString> {
     let mut args = Args::default();
     args.add([
         "--unshare-user",
@@ -70,6 +78,9 @@ pub(super) fn arguments(sandbox: &Sandbox, own: &Path, directory: &Path) -> Vec<
         "--hostname",
         "sandbox",
     ]);
+    if bubblewrap.disables_userns {
+        args.add([DISABLE_USERNS]);
+    }
     for path in system() {
         match std::fs::read_link(&path) {
             // `/bin` is a link to `usr/bin` on merged systems. A link in `/etc` may lead to `/run` or `/usr`.

@@ -29,8 +29,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub(super) use outside::Outside;
-pub use probe::Available;
-pub(crate) use probe::available;
+pub use probe::{Available, Landlock};
+pub(crate) use probe::{HOW_TO_INSTALL, available};
 pub use tool::ToolBounds;
 
 use enter::{ENTER_COMMAND, FORWARD_COMMAND};
@@ -86,10 +86,20 @@ impl Sandbox {
 /// The mechanism of a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Backend {
-    /// Namespaces, made by this bubblewrap program.
-    Bubblewrap(PathBuf),
+    /// Namespaces, made by bubblewrap.
+    Bubblewrap(Bubblewrap),
     /// The kernel's Landlock alone.
     Landlock,
+}
+
+/// A bubblewrap that works on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bubblewrap {
+    /// The program.
+    pub program: PathBuf,
+    /// Whether it can keep programs inside from making further user namespaces (version 0.8). In one, they would have
+    /// privileges over parts of the kernel that ordinary users cannot reach.
+    pub disables_userns: bool,
 }
 
 impl Backend {
@@ -111,7 +121,8 @@ impl Backend {
                 "TCP is limited to some ports, but not to hosts, and UDP is not restricted",
                 "a turn can listen on any port",
                 "the names and arguments of all processes of the host are visible",
-                "a turn can change git's own files of its worktree (`.git`, `commondir`)",
+                "a turn can change git's own files of its worktree (`.git`, `commondir`), packed objects, and where the clone borrows \
+                 objects from",
                 "the clone's `.git/config` is visible as it is",
             ],
         }
@@ -178,13 +189,25 @@ pub enum Access {
 /// What a sandboxed program may connect to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
-    /// Hosts and ports that the proxy connects to.
-    pub hosts: Vec<(String, u16)>,
+    /// Hosts that the proxy connects to.
+    pub hosts: Vec<Host>,
     /// Ports of the host's loopback.
     pub loopback: Vec<u16>,
     /// The port on which the program serves HTTP for its supervisor, if it does. [`super::Guarded::port`] says how to
     /// reach it.
     pub serve: Option<u16>,
+}
+
+/// A host that the proxy connects to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// The name, or an address.
+    pub name: String,
+    /// The port.
+    pub port: u16,
+    /// Whether the name may lead into a private network, such as the user's own. An address that is listed may in any
+    /// case, and no name may lead to this machine.
+    pub private: bool,
 }
 
 /// What a program and all its children may use. `None`: no limit.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::enter::{receive, send};
 use super::landlocked::Rules;
-use super::{Backend, ENTER_COMMAND, Entry, INSIDE, PROXY_PORT, Sandbox, bubblewrap, proxy};
+use super::{Backend, ENTER_COMMAND, Entry, Host, INSIDE, PROXY_PORT, Sandbox, bubblewrap, proxy};
 
 /// A sandbox that the guard is about to start.
 pub(in crate::process) struct Outside {
@@ -32,9 +32,9 @@ impl Outside {
         let (ours, theirs) = UnixStream::pair()?;
         let own = std::env::current_exe()?;
         let (mut command, proxy) = match &sandbox.backend {
-            Backend::Bubblewrap(program) => {
-                let mut command = Command::new(program);
-                command.args(bubblewrap::arguments(&sandbox, &own, directory));
+            Backend::Bubblewrap(found) => {
+                let mut command = Command::new(&found.program);
+                command.args(bubblewrap::arguments(found, &sandbox, &own, directory));
                 command.arg(Path::new(INSIDE).join("kugetsu"));
                 (command, None)
             }
@@ -129,7 +129,7 @@ impl Outside {
         thread("feed", move || {
             let _ = feed.write_all(&input);
         })?;
-        let allowed: Arc<[(String, u16)]> = network.hosts.clone().into();
+        let allowed: Arc<[Host]> = network.hosts.clone().into();
         let forwards = network.loopback.clone();
         let (control, proxy) = (self.control, self.proxy);
         thread("network", move || {

@@ -1,14 +1,19 @@
 //! The only way from a sandbox to other hosts: an HTTP proxy that connects to the listed hosts and ports.
 //!
 //! A client asks for `CONNECT host:port` (HTTPS), or for an absolute URL (HTTP). The proxy resolves the name, so the
-//! sandbox needs no DNS. A name that leads to the loopback or to a link-local address is refused, because a listed host
-//! must not become a way to services of this machine.
+//! sandbox needs no DNS. Whoever owns a listed name decides where it leads, so a name must not become a way to services of
+//! this machine or of its network: an address of this machine or a link-local one is refused, and so is one of a private
+//! network, unless the address is listed itself, or the name is that of the model's provider.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+use super::Host;
 
 /// The longest head of a request.
 const MAX_HEAD: usize = 64 << 10;
@@ -72,7 +77,7 @@ pub(super) fn pump(left: &TcpStream, right: &TcpStream) {
 }
 
 /// Serves one client of the proxy.
-pub(super) fn handle(mut client: TcpStream, allowed: &[(String, u16)]) {
+pub(super) fn handle(mut client: TcpStream, allowed: &[Host]) {
     let _ = client.set_read_timeout(Some(PATIENCE));
     let Some(head) = read_head(&mut client) else {
         return;
@@ -148,7 +153,7 @@ enum First {
     Request(Vec<u8>),
 }
 
-fn connect(head: &Head, allowed: &[(String, u16)]) -> Result<(TcpStream, First), (&'static str, String)> {
+fn connect(head: &Head, allowed: &[Host]) -> Result<(TcpStream, First), (&'static str, String)> {
     const BAD: &str = "400 Bad Request";
     let bad = |what: &str| (BAD, format!("kugetsu's sandbox: {what}"));
     if head.method == "CONNECT" {
@@ -209,45 +214,143 @@ fn split(authority: &str, default: Option<u16>) -> Option<(String, u16)> {
     (!host.is_empty()).then(|| (host.to_ascii_lowercase(), port))
 }
 
-fn open(host: &str, port: u16, allowed: &[(String, u16)]) -> Result<TcpStream, (&'static str, String)> {
-    if !allowed
-        .iter()
-        .any(|(name, number)| name.eq_ignore_ascii_case(host) && *number == port)
-    {
-        return Err((
-            "403 Forbidden",
-            format!("kugetsu's sandbox does not allow connections to {host}:{port}; see `sandbox_hosts`"),
-        ));
-    }
-    let unreachable = |why: String| {
-        (
-            "502 Bad Gateway",
-            format!("{host}:{port} cannot be reached: {why}"),
-        )
-    };
-    let addresses = (host, port)
-        .to_socket_addrs()
-        .map_err(|error| unreachable(error.to_string()))?;
-    let literal = host.parse::<IpAddr>().is_ok();
-    let mut why = "it has no address".to_owned();
+fn open(host: &str, port: u16, allowed: &[Host]) -> Result<TcpStream, (&'static str, String)> {
+    let addresses = choose(host, port, allowed, |host, port| {
+        Ok((host, port).to_socket_addrs()?.collect())
+    })?;
+    let mut why = String::new();
     for address in addresses {
-        if !literal && is_of_this_machine(&address) {
-            "its address belongs to this machine".clone_into(&mut why);
-            continue;
-        }
         match TcpStream::connect_timeout(&address, PATIENCE) {
             Ok(server) => return Ok(server),
             Err(error) => why = error.to_string(),
         }
     }
-    Err(unreachable(why))
+    Err(unreachable(host, port, &why))
 }
 
-fn is_of_this_machine(address: &SocketAddr) -> bool {
-    match address.ip().to_canonical() {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
+fn unreachable(host: &str, port: u16, why: &str) -> (&'static str, String) {
+    (
+        "502 Bad Gateway",
+        format!("{host}:{port} cannot be reached: {why}"),
+    )
+}
+
+/// The addresses of a host that may be connected to: at least one.
+fn choose(
+    host: &str,
+    port: u16,
+    allowed: &[Host],
+    resolve: impl Fn(&str, u16) -> std::io::Result<Vec<SocketAddr>>,
+) -> Result<Vec<SocketAddr>, (&'static str, String)> {
+    let mut listed = allowed
+        .iter()
+        .filter(|listed| listed.name.eq_ignore_ascii_case(host) && listed.port == port)
+        .peekable();
+    if listed.peek().is_none() {
+        return Err((
+            "403 Forbidden",
+            format!("kugetsu's sandbox does not allow connections to {host}:{port}; see `sandbox_hosts`"),
+        ));
     }
+    let private = listed.any(|listed| listed.private);
+    let is_listed = |ip: IpAddr| {
+        let mut listed = allowed.iter().filter(|listed| listed.port == port);
+        listed.any(|listed| listed.name.parse() == Ok(ip))
+    };
+    let mut why = "it has no address".to_owned();
+    let found = resolve(host, port).map_err(|error| unreachable(host, port, &error.to_string()))?;
+    let mut chosen = Vec::new();
+    for address in found {
+        let ip = address.ip();
+        let refused = match place_of(ip) {
+            _ if is_listed(ip) => None,
+            Place::ThisMachine => Some("belongs to this machine"),
+            Place::Link => Some("is one of the local link"),
+            Place::PrivateNetwork if !private => Some("is one of a private network"),
+            Place::PrivateNetwork | Place::Internet => None,
+        };
+        match refused {
+            Some(what) => {
+                why = format!("its address {ip} {what}; to allow that, list the address in `sandbox_hosts`");
+            }
+            None => chosen.push(address),
+        }
+    }
+    if chosen.is_empty() {
+        return Err(unreachable(host, port, &why));
+    }
+    Ok(chosen)
+}
+
+/// Where an address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    ThisMachine,
+    /// The link of an interface, where clouds have services that know secrets of the machine, or everybody on it.
+    Link,
+    PrivateNetwork,
+    Internet,
+}
+
+fn place_of(ip: IpAddr) -> Place {
+    let ip = embedded(ip.to_canonical());
+    let place = match ip {
+        IpAddr::V4(ip) => place_of_v4(ip),
+        IpAddr::V6(ip) => place_of_v6(ip),
+    };
+    if is_own(ip) { Place::ThisMachine } else { place }
+}
+
+fn place_of_v4(ip: Ipv4Addr) -> Place {
+    let [first, second, third, _] = ip.octets();
+    match (first, second, third) {
+        // "This host on this network" (RFC 1122); Linux connects to itself.
+        (0 | 127, _, _) => Place::ThisMachine,
+        (169, 254, _) | (224.., _, _) => Place::Link,
+        // Networks of providers (RFC 6598), of protocols (RFC 6890) and of benchmarks (RFC 2544).
+        (100, 64..=127, _) | (192, 0, 0) | (198, 18..=19, _) => Place::PrivateNetwork,
+        _ if ip.is_private() => Place::PrivateNetwork,
+        _ => Place::Internet,
+    }
+}
+
+fn place_of_v6(ip: Ipv6Addr) -> Place {
+    match ip.segments()[0] {
+        _ if ip.is_loopback() || ip.is_unspecified() => Place::ThisMachine,
+        // Link-local (`fe80::/10`) and multicast.
+        0xfe80..=0xfebf | 0xff00.. => Place::Link,
+        // Unique local (`fc00::/7`), and the older site-local (`fec0::/10`).
+        0xfc00..=0xfdff | 0xfec0..=0xfeff => Place::PrivateNetwork,
+        _ => Place::Internet,
+    }
+}
+
+/// The address of version 4 that a gateway turns an address into: of NAT64 (`64:ff9b::/96`) and 6to4 (`2002::/16`).
+fn embedded(ip: IpAddr) -> IpAddr {
+    let IpAddr::V6(six) = ip else { return ip };
+    let four = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    };
+    match six.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => four(high, low),
+        _ => ip,
+    }
+}
+
+/// Whether an interface of this machine has the address. To one of its own, a machine sends from the same address. A
+/// datagram socket that is connected sends nothing.
+fn is_own(ip: IpAddr) -> bool {
+    let any: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let from = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    };
+    from().is_ok_and(|from: SocketAddr| from.ip() == ip)
 }
 
 #[cfg(test)]
@@ -265,22 +368,96 @@ mod tests {
         }
     }
 
+    fn host(name: &str, port: u16, private: bool) -> Host {
+        Host {
+            name: name.to_owned(),
+            port,
+            private,
+        }
+    }
+
     #[test]
     fn only_listed_hosts_and_ports_are_connected_to() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let allowed = [("127.0.0.1".to_owned(), port), ("localhost".to_owned(), port)];
+        let allowed = [host("127.0.0.1", port, false)];
         assert!(open("127.0.0.1", port, &allowed).is_ok());
-        assert_eq!(
-            open("127.0.0.1", port ^ 1, &allowed).unwrap_err().0,
-            "403 Forbidden"
-        );
-        assert_eq!(
-            open("example.com", port, &allowed).unwrap_err().0,
-            "403 Forbidden"
-        );
-        let (status, why) = open("localhost", port, &allowed).unwrap_err();
+        for (name, port) in [("127.0.0.1", port ^ 1), ("example.com", port), ("127.1", port)] {
+            let refused = open(name, port, &allowed).unwrap_err();
+            assert_eq!(refused.0, "403 Forbidden", "{name}:{port}");
+        }
+        let (status, why) = open("localhost", port, &[host("localhost", port, true)]).unwrap_err();
         assert_eq!(status, "502 Bad Gateway");
         assert!(why.contains("belongs to this machine"), "{why}");
+    }
+
+    #[test]
+    fn a_name_leads_to_no_service_of_this_machine_or_of_its_network() {
+        let leads = |private: bool, addresses: &[&str]| {
+            let listed = [
+                host("name.example", 443, private),
+                host("10.0.0.7", 443, false),
+                host("10.0.0.8", 80, false),
+            ];
+            choose("name.example", 443, &listed, |_, port| {
+                Ok(addresses
+                    .iter()
+                    .map(|ip| SocketAddr::new(ip.parse().unwrap(), port))
+                    .collect())
+            })
+        };
+        for ip in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "0.0.0.0",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+        ] {
+            assert!(leads(true, &[ip]).is_err(), "{ip}");
+        }
+        for ip in [
+            "10.0.0.1",
+            "10.0.0.8",
+            "172.31.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "198.18.0.1",
+            "fd00::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "2002:a00:1::",
+        ] {
+            let (status, why) = leads(false, &[ip]).unwrap_err();
+            assert_eq!(status, "502 Bad Gateway", "{ip}");
+            assert!(why.contains("sandbox_hosts"), "{why}");
+            // The user's own provider may be there.
+            assert!(leads(true, &[ip]).is_ok(), "{ip}");
+        }
+        for ip in ["192.0.2.1", "172.32.0.1", "2001:db8::1", "10.0.0.7"] {
+            assert!(leads(false, &[ip]).is_ok(), "{ip}");
+        }
+        let some = leads(false, &["10.0.0.1", "192.0.2.1"]).unwrap();
+        assert_eq!(some, [SocketAddr::new("192.0.2.1".parse().unwrap(), 443)]);
+    }
+
+    #[test]
+    fn an_address_of_an_interface_belongs_to_this_machine() {
+        let own = || {
+            let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+            socket.connect("192.0.2.1:9").ok()?;
+            Some(socket.local_addr().ok()?.ip())
+        };
+        // Without a network, the loopback is the only interface.
+        let own = own().unwrap_or(Ipv4Addr::LOCALHOST.into());
+        assert_eq!(place_of(own), Place::ThisMachine, "{own}");
+        assert_eq!(place_of("192.0.2.1".parse().unwrap()), Place::Internet);
     }
 }

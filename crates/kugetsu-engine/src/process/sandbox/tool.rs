@@ -33,12 +33,14 @@ pub struct ToolBounds {
     unset: Vec<String>,
     /// The folder for temporary files, if the usual one would show a secret path.
     temporary: Option<PathBuf>,
+    /// Whether no command may run without Landlock.
+    strict: bool,
 }
 
 impl ToolBounds {
     /// The bounds for the tools of a program in this sandbox: its paths without the secret ones.
-    /// `own` is a folder that may be written.
-    pub fn of(sandbox: &Sandbox, unset: Vec<String>, own: &Path) -> Self {
+    /// `own` is a folder that may be written. With `strict`, no command runs if Landlock cannot confine it.
+    pub fn of(sandbox: &Sandbox, unset: Vec<String>, own: &Path, strict: bool) -> Self {
         let mut rules = Rules::of(sandbox.mounts.iter().filter(|mount| !mount.secret));
         // Each mount that shows another file has been made, or hides a path that stays hidden.
         let shown = sandbox
@@ -76,6 +78,7 @@ impl ToolBounds {
             rules,
             unset,
             temporary,
+            strict,
         }
     }
 
@@ -100,8 +103,10 @@ pub(super) fn tool_main(mut args: impl Iterator<Item = OsString>) -> u8 {
     let run = || -> std::io::Result<std::convert::Infallible> {
         let file = args.next().unwrap_or_default();
         let bounds: ToolBounds = serde_json::from_slice(&std::fs::read(file)?)?;
-        // Without Landlock, the sandbox around opencode holds all the same. `doctor` says what is missing.
-        bounds.rules.apply()?;
+        // Without Landlock, the sandbox around opencode holds all the same, which is enough for `auto`.
+        if !bounds.rules.apply()? && bounds.strict {
+            return Err(std::io::Error::other("this kernel has no Landlock"));
+        }
         let mut shell = Command::new(SHELL);
         for name in &bounds.unset {
             shell.env_remove(name);

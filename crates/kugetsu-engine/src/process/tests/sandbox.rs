@@ -6,7 +6,9 @@ use std::path::Path;
 
 use super::*;
 use crate::cancel::Cancel;
-use crate::process::sandbox::{Available, Backend, Limits, Mount, Network, Sandbox, available};
+use crate::process::sandbox::{
+    Available, Backend, Host, Landlock, Limits, Mount, Network, Sandbox, ToolBounds, available,
+};
 use crate::process::{Output, run_to_end};
 
 fn machine() -> Available {
@@ -20,7 +22,11 @@ fn bubblewrap() -> Backend {
 }
 
 fn backends() -> [Backend; 2] {
-    assert!(machine().landlock, "these tests need a kernel with Landlock");
+    assert_eq!(
+        machine().landlock,
+        Landlock::FilesAndTcp,
+        "these tests need Linux 6.7"
+    );
     [bubblewrap(), Backend::Landlock]
 }
 
@@ -32,7 +38,11 @@ struct Place {
 impl Place {
     /// A folder with a file that may be written, one that may be read, and one that is not listed.
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::below(&std::env::temp_dir())
+    }
+
+    fn below(folder: &Path) -> Self {
+        let folder = tempfile::tempdir_in(folder).unwrap();
         for name in ["write", "read", "hidden"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
             std::fs::write(folder.path().join(name).join("file"), format!("{name}\n")).unwrap();
@@ -180,7 +190,11 @@ fn only_the_listed_hosts_and_ports_are_reached() {
         let place = Place::new();
         let mut sandbox = place.sandbox(&backend);
         sandbox.network.loopback = vec![listed];
-        sandbox.network.hosts = vec![("127.0.0.1".to_owned(), proxied)];
+        sandbox.network.hosts = vec![Host {
+            name: "127.0.0.1".to_owned(),
+            port: proxied,
+            private: false,
+        }];
         let script = format!(
             "get() {{ exec 3<>/dev/tcp/127.0.0.1/$1 && printf \"$2\" >&3 && cat <&3; exec 3>&-; }}; \
              get {listed} 'GET / HTTP/1.1\\r\\n\\r\\n'; \
@@ -232,4 +246,174 @@ fn the_number_of_processes_is_limited() {
                   echo /proc/[0-9]*/ | wc -w";
     let said = said(&run_to_end(place.spec(sandbox, script), DEADLINE).unwrap());
     assert!(said.contains("fork"), "{said}");
+}
+
+#[test]
+fn bubblewrap_allows_no_further_user_namespace() {
+    let place = Place::new();
+    let output = place.run(&bubblewrap(), "unshare --user true && echo made; echo done");
+    let said = said(&output);
+    assert!(said.contains("done") && !said.contains("made\n"), "{said}");
+}
+
+#[tokio::test]
+async fn nobody_outside_reaches_what_a_program_listens_on() {
+    let place = Place::new();
+    let script = "python3 -c 'import socket, time; \
+        server = socket.create_server((\"0.0.0.0\", 0)); \
+        print(server.getsockname()[1], flush=True); \
+        print(\"ready\", flush=True); \
+        time.sleep(100000)'";
+    let mut process = Guarded::spawn(place.spec(place.sandbox(&bubblewrap()), script))
+        .await
+        .unwrap();
+    let mut said = String::new();
+    let stdout = process.stdout.as_mut().unwrap();
+    while !said.ends_with("ready\n") {
+        said.push(char::from(stdout.read_u8().await.unwrap()));
+    }
+    let port: u16 = said.lines().next().unwrap().parse().unwrap();
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "{port}");
+    process.kill().await;
+    process.wait().await;
+    place.world.until_nothing_left();
+}
+
+#[test]
+fn memory_is_said_to_be_limited_where_it_is() {
+    let place = Place::new();
+    let mut sandbox = place.sandbox(&bubblewrap());
+    sandbox.limits.memory = Some(200 << 20);
+    let script = "python3 -c 'bytearray(b\"x\") * (500 << 20)'; echo status $?";
+    let said = said(&run_to_end(place.spec(sandbox, script), DEADLINE).unwrap());
+    let limited = crate::process::cgroup::limitable().memory;
+    assert_eq!(!said.contains("status 0"), limited, "{said}");
+}
+
+/// Runs a command as the tool of a program in this sandbox would.
+fn run_as_tool(place: &Place, mut sandbox: Sandbox, command: &str) -> Output {
+    use std::os::unix::fs::PermissionsExt as _;
+    let fixed = place.path().join("fixed");
+    std::fs::create_dir(&fixed).unwrap();
+    sandbox.mounts.push(Mount::read(&fixed));
+    let bounds = ToolBounds::of(
+        &sandbox,
+        vec!["TEST_SECRET".into()],
+        &place.path().join("write"),
+        true,
+    );
+    let (file, shell) = (fixed.join("tools.json"), fixed.join("bash"));
+    std::fs::write(&file, serde_json::to_vec(&bounds).unwrap()).unwrap();
+    std::fs::write(&shell, ToolBounds::script(&sandbox, &kugetsu_binary(), &file)).unwrap();
+    std::fs::set_permissions(&shell, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut spec = place.spec(sandbox, "");
+    spec.program = shell;
+    spec.args = vec!["-c".into(), command.into()];
+    spec.set_env.push(("TEST_SECRET".into(), "the key".into()));
+    // kugetsu gives none to a sandbox.
+    spec.remove_env.push("TMPDIR".into());
+    run_to_end(spec, DEADLINE).unwrap()
+}
+
+#[test]
+fn a_tool_does_not_see_what_is_secret_wherever_it_lies() {
+    // Both folders are writable for tools inside bubblewrap.
+    for folder in ["/tmp", "/dev/shm"] {
+        for backend in backends() {
+            let place = Place::below(folder.as_ref());
+            let mut sandbox = place.sandbox(&backend);
+            sandbox
+                .mounts
+                .push(Mount::write(place.path().join("hidden")).secret());
+            if backend == Backend::Landlock {
+                sandbox.mounts.push(Mount::read(kugetsu_binary()));
+            }
+            let command = "cat file; cat ../hidden/file; echo x > ../read/file; echo x > ../hidden/new; env | grep TEST_SECRET; \
+                           echo new > file; file=$(mktemp) && rm $file && echo done";
+            let said = said(&run_as_tool(&place, sandbox, command));
+            assert!(
+                said.contains("write\n") && said.contains("done\n"),
+                "{backend:?}: {said}"
+            );
+            assert!(
+                !said.contains("hidden\n") && !said.contains("the key"),
+                "{backend:?}: {said}"
+            );
+            let read = |name: &str| std::fs::read_to_string(place.path().join(name)).unwrap();
+            assert_eq!(
+                (read("read/file").as_str(), read("write/file").as_str()),
+                ("read\n", "new\n")
+            );
+            assert!(!place.path().join("hidden/new").exists());
+        }
+    }
+}
+
+#[test]
+fn a_tool_of_a_clone_in_a_temporary_folder_changes_no_more_than_elsewhere() {
+    let place = Place::below("/tmp".as_ref());
+    let said = said(&run_as_tool(
+        &place,
+        place.sandbox(&bubblewrap()),
+        "echo x > ../read/file; echo x > ../read/new; mv ../read ../away; mv ../write ../away; cat ../hidden/file; echo done",
+    ));
+    assert!(said.contains("done") && !said.contains("hidden\n"), "{said}");
+    assert_eq!(
+        std::fs::read_to_string(place.path().join("read/file")).unwrap(),
+        "read\n"
+    );
+    assert!(!place.path().join("read/new").exists() && !place.path().join("away").exists());
+}
+
+/// Ordinary users need other ways than root: namespaces of users, no cgroups, privileges that are missing.
+#[test]
+fn all_of_this_holds_for_a_user_who_is_not_root() {
+    const NAME: &str = "process::tests::sandbox::all_of_this_holds_for_a_user_who_is_not_root";
+    use std::os::unix::fs::PermissionsExt as _;
+    if !rustix::process::geteuid().is_root() {
+        // The tests beside this one are run by such a user.
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let open = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(folder.path(), 0o755);
+    let as_user = |program: &Path| {
+        let mut command = std::process::Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(program);
+        command
+    };
+    // Only root may enter the folder of some checkouts.
+    let program = |path: PathBuf, name: &str| {
+        let test = as_user("test".as_ref()).arg("-x").arg(&path).status().unwrap();
+        if test.success() {
+            return path;
+        }
+        let copy = folder.path().join(name);
+        std::fs::copy(&path, &copy).unwrap();
+        open(&copy, 0o755);
+        copy
+    };
+    let tests = program(std::env::current_exe().unwrap(), "tests");
+    let kugetsu = program(kugetsu_binary(), "kugetsu");
+    let tmp = folder.path().join("tmp");
+    std::fs::create_dir(&tmp).unwrap();
+    open(&tmp, 0o1777);
+    let output = as_user(&tests)
+        .args(["process::tests::sandbox::", "--skip", NAME, "--test-threads", "1"])
+        .env("KUGETSU_BIN", kugetsu)
+        .env("TMPDIR", &tmp)
+        .current_dir(&tmp)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{said}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(!said.contains(" 0 passed"), "{said}");
 }

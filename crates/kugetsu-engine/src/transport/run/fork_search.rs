@@ -22,7 +22,7 @@ pub(super) struct ForkSearch {
 impl ForkSearch {
     /// Begins before opencode is started. Blocks.
     pub(super) fn begin(spec: &TurnSpec, base: &SessionId, mark: String) -> Result<Self, TransportError> {
-        let database = Database::open_read(&spec.launch.opencode.database)?;
+        let database = spec.launch.opencode.database_file().open_read()?;
         let base = database
             .session(base)?
             .ok_or_else(|| TransportError::NoSuchSession(base.clone()))?;

@@ -1,10 +1,9 @@
 //! Reads the work of a turn's subagents from the database, because `opencode run` does not print it.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::opencode::{Database, SubagentWork};
+use crate::opencode::{DatabaseFile, SubagentWork};
 use crate::transport::{Target, TransportEvent, TurnSpec};
 use kugetsu_api::SessionId;
 
@@ -13,7 +12,7 @@ const QUERY_PAUSE: Duration = Duration::from_secs(2);
 
 /// The known work of a turn's subagents.
 pub(super) struct Subagents {
-    database: PathBuf,
+    database: DatabaseFile,
     /// The turn's session, once it is known.
     pub(super) session: Option<SessionId>,
     /// The last part that was stored before this run of opencode.
@@ -31,8 +30,8 @@ pub(super) struct Subagents {
 impl Subagents {
     /// Begins before opencode is started. Blocks.
     pub(super) fn begin(spec: &TurnSpec, target: &Target) -> Self {
-        let database = spec.launch.opencode.database.clone();
-        let newest = Database::open_read(&database).and_then(|database| database.newest_part());
+        let database = spec.launch.opencode.database_file();
+        let newest = database.open_read().and_then(|database| database.newest_part());
         Self {
             database,
             // A database that cannot be read may hold older work. It is counted only once the turn has ended.
@@ -91,7 +90,7 @@ impl Subagents {
 
 /// One query of the database.
 pub(super) struct SubagentQuery {
-    database: PathBuf,
+    database: DatabaseFile,
     session: SessionId,
     after_part: i64,
 }
@@ -99,7 +98,7 @@ pub(super) struct SubagentQuery {
 impl SubagentQuery {
     /// Runs the query. Blocks.
     pub(super) fn read(&self) -> Option<SubagentWork> {
-        let database = Database::open_read(&self.database).ok()?;
+        let database = self.database.open_read().ok()?;
         database.subagents(&self.session, self.after_part).ok()
     }
 }
