@@ -30,6 +30,9 @@ impl Engine {
         if let Some(live) = &record.live {
             process::sweep_marked(live.turn)?;
         }
+        if let Some(sandbox) = &record.sandbox {
+            self.remove_keys(sandbox);
+        }
         if let Some(intent) = record.fork.clone() {
             if record.session.is_none() {
                 let probed;

@@ -50,6 +50,11 @@ impl Place {
         self.opencode.join("logs")
     }
 
+    /// The keys of the model's provider. Only there while a turn runs.
+    fn keys(&self) -> PathBuf {
+        self.data().join("opencode").join("auth.json")
+    }
+
     fn cache(&self) -> PathBuf {
         self.opencode.join("cache")
     }
@@ -252,6 +257,15 @@ impl Engine {
             fsx::create_dir_all_durable(self.store.home(), folder).map_err(StoreError::from)?;
         }
         Ok(())
+    }
+
+    /// Removes the keys that the opencode of a turn needed. Blocks.
+    pub(super) fn remove_keys(&self, sandbox: &SessionSandbox) {
+        let keys = Place::below(&self.sandbox_folder(sandbox)).keys();
+        // The turn may have replaced a folder by a link, which must lead to no other file of this name.
+        if fsx::refuse_symlinks(self.store.home(), &keys).is_ok() {
+            let _ = fsx::remove_file_durable(&keys);
+        }
     }
 
     /// Removes the folder of a sandbox whose session is gone.
