@@ -2,6 +2,7 @@
 
 use crate::support::clock::Clock;
 use crate::support::kit::{fake_world, files_below, record_path, run, start};
+use crate::support::terminal::Terminal;
 
 #[test]
 fn a_clock_that_is_ahead_removes_nothing() {
@@ -52,4 +53,28 @@ fn a_base_of_the_future_is_not_forked_until_it_is_repaired() {
     clock
         .run(&["start", "1", "hello", "--transport", "run"])
         .expect_status(0);
+}
+
+#[test]
+fn nobody_attaches_to_a_session_of_the_future_until_it_is_repaired() {
+    let world = fake_world();
+    let clock = Clock::of(&world);
+    start(&world, "1", "hello");
+    clock.set("-400d");
+    let attach = || {
+        Terminal::start(
+            &world,
+            &format!("{}; echo status $?; sleep 600", clock.shell("attach 1")),
+        )
+    };
+    let refused = attach();
+    refused.wait_for("status 69");
+    let screen = refused.unwrapped();
+    assert!(
+        screen.contains("clock") && screen.contains("doctor --fix"),
+        "{screen}"
+    );
+    clock.run(&["doctor", "--fix"]).expect_status(0);
+    // The fake has no interface for people.
+    attach().wait_for("the fake opencode does not know");
 }

@@ -8,4 +8,5 @@ mod homes;
 mod limits;
 mod presets;
 mod repository;
+mod secrets;
 mod terminal;
