@@ -125,6 +125,7 @@ pub(super) fn run(args: PermitArgs, context: &Context, output: Output) -> Outcom
                 Column::prose("").spare(2),
             ];
             output.table(&columns, rows);
+            output.note(format!("kugetsu: {}", explained.reach));
             if let Some(note) = explained.note {
                 output.note(format!("kugetsu: {note}"));
             }

@@ -261,7 +261,7 @@ fn a_rule_for_an_unknown_permission_gets_a_warning() {
         &["permit", "1", "bash:git push *=deny", "github_*=deny", "*=ask"][..],
         &["permit", "1", "--remove", "bsh"],
         &["permit", "1"],
-        &["permit", "1", "--explain"],
+        &["permit", "1", "--explain", "--json"],
     ] {
         let silent = run(&world, arguments.iter().copied());
         assert!(silent.expect_status(0).stderr().is_empty(), "{silent}");

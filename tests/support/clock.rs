@@ -35,6 +35,20 @@ impl<'a> Clock<'a> {
     /// A command with this clock. Reading the clock's file at each look takes many times as long, so only a command during
     /// which the clock changes does it.
     fn kugetsu(&self, arguments: &[&str], changes: bool) -> Command {
+        let mut command = self.world.kugetsu(arguments);
+        command.envs(self.variables(changes));
+        command
+    }
+
+    /// A command of a shell with this clock, which does not change during it.
+    pub(crate) fn shell(&self, words: &str) -> String {
+        let variables = self.variables(false);
+        let variables = variables.map(|(name, value)| format!("{name}='{value}'"));
+        let kugetsu = kugetsu_testing::kugetsu_binary();
+        format!("env {} '{}' {words}", variables.join(" "), kugetsu.display())
+    }
+
+    fn variables(&self, changes: bool) -> [(&'static str, String); 5] {
         let folders = [
             "/usr/lib/x86_64-linux-gnu",
             "/usr/lib/aarch64-linux-gnu",
@@ -46,14 +60,13 @@ impl<'a> Clock<'a> {
             .map(|folder| Path::new(folder).join(LIBRARY))
             .find(|path| path.is_file());
         let library = library.expect("libfaketime is installed (Debian: apt-get install faketime)");
-        let mut command = self.world.kugetsu(arguments);
-        command
-            .env("LD_PRELOAD", library)
-            .env("FAKETIME_TIMESTAMP_FILE", &self.file)
-            .env("FAKETIME_NO_CACHE", if changes { "1" } else { "0" })
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-            .env("NO_FAKE_STAT", "1");
-        command
+        [
+            ("LD_PRELOAD", library.display().to_string()),
+            ("FAKETIME_TIMESTAMP_FILE", self.file.display().to_string()),
+            ("FAKETIME_NO_CACHE", if changes { "1" } else { "0" }.to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+            ("NO_FAKE_STAT", "1".to_owned()),
+        ]
     }
 
     /// Starts a command during which the clock changes.

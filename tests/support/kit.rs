@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use kugetsu_engine::log_file::LogReader;
+use kugetsu_testing::fake::{HOME_VARIABLE, SCRIPT_VARIABLE};
 pub(crate) use kugetsu_testing::files_below;
 use kugetsu_testing::{FakeScript, Opencode, Output, Reply, Running, Stdin, World};
 use serde_json::{Value, json};
@@ -35,6 +37,45 @@ pub(crate) fn start_in(world: &World, environment: &[(&str, &str)], arguments: &
     let mut command: Command = world.kugetsu(arguments);
     command.envs(environment.iter().copied());
     world.start(command, Stdin::Null)
+}
+
+/// [`start_sandboxed`], to the end.
+#[track_caller]
+pub(crate) fn run_sandboxed(world: &World, arguments: &[&str]) -> Output {
+    start_sandboxed(world, arguments).wait(SOON)
+}
+
+/// Starts a turn over `opencode run`, with a sandbox that has what the fake opencode needs.
+pub(crate) fn start_sandboxed(world: &World, arguments: &[&str]) -> Running {
+    let environment = sandbox_of_fake(world);
+    let environment = environment
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    start_in(
+        world,
+        &environment,
+        &[arguments, &["--transport", "run"]].concat(),
+    )
+}
+
+/// The settings of a sandbox that has what the fake opencode needs.
+pub(crate) fn sandbox_of_fake(world: &World) -> [(&'static str, String); 4] {
+    let text = |path: PathBuf| path.display().to_string();
+    [
+        (HOME_VARIABLE, text(world.home())),
+        (
+            "KUGETSU_SANDBOX_ENV",
+            format!("{SCRIPT_VARIABLE}\n{HOME_VARIABLE}"),
+        ),
+        (
+            "KUGETSU_SANDBOX_READ",
+            text(world.root().join("fake-opencode.json")),
+        ),
+        (
+            "KUGETSU_SANDBOX_WRITE",
+            text(world.home().join(".local/share/opencode")),
+        ),
+    ]
 }
 
 /// `PATH` with the tested kugetsu first, for shells and hooks that call it by its name.
@@ -186,10 +227,15 @@ pub(crate) fn state_of(world: &World, issue: &str) -> String {
     text(&shown.json()["state"])
 }
 
-/// Every file below a folder that contains one of these words.
+/// Every file below a folder that contains one of these words, as it is or in compressed form.
 pub(crate) fn files_with(folder: &Path, words: &[impl AsRef<str>]) -> Vec<PathBuf> {
     let holds = |path: &PathBuf| {
-        let bytes = std::fs::read(path).unwrap_or_default();
+        let mut bytes = std::fs::read(path).unwrap_or_default();
+        if path.extension().is_some_and(|ending| ending == "zst") {
+            bytes.clear();
+            let mut log = LogReader::open(&path.with_extension("")).expect("a log");
+            log.read_to_end(&mut bytes).expect("a compressed log");
+        }
         let text = String::from_utf8_lossy(&bytes);
         words.iter().any(|word| text.contains(word.as_ref()))
     };

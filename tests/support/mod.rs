@@ -12,3 +12,4 @@ pub(crate) mod proc;
 pub(crate) mod schema;
 pub(crate) mod sshd;
 pub(crate) mod terminal;
+pub(crate) mod witness;

@@ -10,7 +10,16 @@ use kugetsu_testing::workspace_root;
 
 use crate::step::{Failure, cargo, program};
 
-const TARGETS: [&str; 3] = ["address", "record", "run_events"];
+const TARGETS: [&str; 8] = [
+    "address",
+    "answers",
+    "config",
+    "forge_text",
+    "record",
+    "run_events",
+    "server_events",
+    "ssh_frames",
+];
 
 /// Compiler flags that record which branches an input takes, and that check arithmetic.
 const FLAGS: [&str; 7] = [

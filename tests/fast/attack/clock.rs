@@ -2,6 +2,7 @@
 
 use crate::support::clock::Clock;
 use crate::support::kit::{SOON, fake_world, files_below, record_path, run, start};
+use crate::support::terminal::Terminal;
 use kugetsu_testing::{FakeScript, Step};
 
 #[test]
@@ -78,4 +79,28 @@ fn the_end_of_a_turn_tells_how_long_it_took_whatever_the_clock_did() {
         .and_then(|(_, rest)| rest.split_once(':'))
         .map(|(took, _)| took);
     assert!(took.is_some_and(|took| !took.contains('d')), "{said}");
+}
+
+#[test]
+fn nobody_attaches_to_a_session_of_the_future_until_it_is_repaired() {
+    let world = fake_world();
+    let clock = Clock::of(&world);
+    start(&world, "1", "hello");
+    clock.set("-400d");
+    let attach = || {
+        Terminal::start(
+            &world,
+            &format!("{}; echo status $?; sleep 600", clock.shell("attach 1")),
+        )
+    };
+    let refused = attach();
+    refused.wait_for("status 69");
+    let screen = refused.unwrapped();
+    assert!(
+        screen.contains("clock") && screen.contains("doctor --fix"),
+        "{screen}"
+    );
+    clock.run(&["doctor", "--fix"]).expect_status(0);
+    // The fake has no interface for people.
+    attach().wait_for("the fake opencode does not know");
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use crate::support::kit::{
-    SOON, fake_world, has_lease, record, run, run_in, scripted_world, start_in, state_of, text,
+    SOON, fake_world, has_lease, record, run, run_in, scripted_world, session_of, start_in, state_of, text,
 };
 use kugetsu_testing::{FakeScript, Output, Running, Signal, Step, World, kugetsu_binary};
 use serde_json::{Value, json};
@@ -843,16 +843,11 @@ fn turns_of_tools_count_against_the_budget_of_the_turn() {
     parent.expect_status(1);
     let child = last(&world, "2");
     assert_eq!(child["verdict"], "failed");
-    assert!(
-        text(&child["reason"]).starts_with("budget: 0.0500 USD of at most 0.04 USD"),
-        "{}",
-        child["reason"]
-    );
+    assert_eq!(child["reason"], "budget: 0.0500 USD of at most 0.04 USD");
     let ended = last(&world, "1");
-    let reason = text(&ended["reason"]);
-    assert!(
-        reason.contains("budget: 0.0700 USD of at most 0.06 USD, 0.0500 USD of it by turns that it began"),
-        "{reason}"
+    assert_eq!(
+        ended["reason"],
+        "budget: 0.0700 USD of at most 0.06 USD, 0.0500 USD of it by turns that it began"
     );
     assert!(record(&world, "4").is_none(), "nothing is left for it");
     world.wait_nothing_left(SOON);
@@ -951,6 +946,27 @@ fn a_turn_of_a_tool_has_nothing_of_the_environment_of_the_tool() {
         "a program of the tool ran outside of its turn"
     );
     world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn a_tool_gives_no_base_a_prompt() {
+    let world = fake_world();
+    let base = session_of(&world, "base");
+    let adopt = format!("init --force --adopt {base}");
+    let steps = [
+        noted(&format!("{adopt} --prompt 'learn it'"), "prompted"),
+        noted(&adopt, "without"),
+        done(),
+    ];
+    world.fake(&FakeScript::default().on("delegate", steps));
+    turn(&world, &["start", "1", "delegate"]).expect_status(0);
+    let said = read(&world, "prompted");
+    assert!(
+        said.contains("the turn would not be counted") && said.ends_with("status 64\n"),
+        "{said}"
+    );
+    let said = read(&world, "without");
+    assert!(said.ends_with("status 0\n"), "{said}");
 }
 
 /// The warnings of a turn whose tool does something.

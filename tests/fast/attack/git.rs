@@ -187,6 +187,106 @@ fn the_users_own_filter_has_its_time_and_leaves_nothing() {
     assert!(worktree_of(&world, "15").join("a.lfs").exists());
 }
 
+/// git-lfs runs as a process that git talks to. It runs wherever git needs it, also where the clone names another one.
+#[test]
+fn a_long_running_filter_of_the_user_works() {
+    let world = world();
+    let ground = Ground::new(&world, Vec::new());
+    let journal = world.root().join("filtered");
+    ground.configure_user(&format!(
+        "[filter \"lfs\"]\nprocess = '{}' git-filter '{}'\nrequired = true\n",
+        kugetsu_testing::fake_binary().display(),
+        journal.display()
+    ));
+    let plant = format!(
+        "git config filter.lfs.process '{} process'",
+        ground.evil().display()
+    );
+    ground.shell(&world.repo(), &plant).expect_status(0);
+    let commands = || {
+        let text = fs::read_to_string(&journal).unwrap_or_default();
+        let _ = fs::remove_file(&journal);
+        text
+    };
+    ground.run(&["init"]).expect_status(0);
+    ground.run(&["start", "14", "hi", "--worktree"]).expect_status(0);
+    let tree = worktree_of(&world, "14");
+    let read = || fs::read_to_string(tree.join("a.lfs")).unwrap();
+    assert!(read().contains("worked"), "{}", read());
+    assert!(commands().contains("smudge"));
+
+    // The other branch changes the file.
+    fs::write(
+        world.repo().join("a.lfs"),
+        read().replace("first", "ours, worked"),
+    )
+    .unwrap();
+    let users = "git -c filter.lfs.process=\"$(git config --global filter.lfs.process)\"";
+    let commit = format!("{users} add a.lfs && {users} commit --quiet --message ours");
+    ground.shell(&world.repo(), &commit).expect_status(0);
+    let stored = ground
+        .shell(&world.repo(), "git cat-file blob HEAD:a.lfs")
+        .stdout();
+    assert!(stored.starts_with("ours, stored"), "{stored}");
+    commands();
+    let rebased = ground.run(&["signal", "14", "rebase", "--json"]);
+    assert_eq!(rebased.expect_status(0).json()["result"], "rebased", "{rebased}");
+    assert!(read().starts_with("ours, worked"), "{}", read());
+    assert!(commands().contains("smudge"));
+
+    // The work is saved as git stores it, and comes back as it was.
+    fs::write(tree.join("a.lfs"), read() + "more, worked\n").unwrap();
+    let before = read();
+    ground
+        .run(&["destroy", "14", "--yes", "--force"])
+        .expect_status(0);
+    assert!(commands().contains("clean"));
+    ground.run(&["restore", "14"]).expect_status(0);
+    assert_eq!(read(), before);
+    assert!(commands().contains("smudge"));
+    world.wait_nothing_left(SOON);
+    ground.shell(&tree, "touch a.lfs; git diff");
+    assert_eq!(ground.ran(), ["process"], "plain git runs the one of the clone");
+}
+
+/// A hook that takes long, and leaves a process that holds git's output.
+#[test]
+fn a_slow_hook_of_the_clone_holds_nothing_up() {
+    let world = world();
+    let ground = Ground::new(&world, Vec::new());
+    ground.run(&["init"]).expect_status(0);
+    let begun = world.root().join("begun");
+    let hook = format!(
+        "#!/bin/sh\ntouch '{}'\ntrap '' TERM\nsetsid sleep 100000 &\nsleep 100000\n",
+        begun.display()
+    );
+    for name in ["post-checkout", "reference-transaction"] {
+        let path = world.repo().join(".git/hooks").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, &hook).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    ground.run(&["start", "14", "hi", "--worktree"]).expect_status(0);
+    world.wait_nothing_left(SOON);
+    // A filter of the user may run, and ends with the command. No hook runs while git ends.
+    let hangs = world.root().join("hangs");
+    ground.configure_user(&format!(
+        "[filter \"lfs\"]\nsmudge = touch '{}'; setsid sleep 100000 & trap '' TERM; sleep 100000\nclean = cat\n",
+        hangs.display()
+    ));
+    let running = world.start(ground.kugetsu(&["start", "15", "hi", "--worktree"]), Stdin::Null);
+    world.wait_until("the filter runs", SOON, || hangs.exists());
+    running.signal(Signal::Terminate);
+    running.wait(SOON).expect_status(143);
+    world.wait_nothing_left(SOON);
+    assert!(!begun.exists(), "a hook ran");
+    let mut plain = world.command("git");
+    plain.args(["branch", "other"]);
+    let plain = world.start(plain, Stdin::Null);
+    world.wait_until("the hook runs", SOON, || begun.exists());
+    plain.kill9();
+}
+
 #[test]
 fn the_pager_of_a_clone_shows_no_difference() {
     let world = world();

@@ -9,4 +9,5 @@ mod hooks;
 mod limits;
 mod presets;
 mod repository;
+mod secrets;
 mod terminal;

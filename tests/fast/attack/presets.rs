@@ -1,42 +1,10 @@
 //! The preset for the text of strangers.
 
-use crate::support::kit::{SOON, fake_world, run, run_in};
-use kugetsu_testing::fake::{HOME_VARIABLE, SCRIPT_VARIABLE};
+use crate::support::kit::{
+    SOON, fake_prompts, fake_world, record, record_path, run, run_sandboxed, sandbox_of_fake,
+};
 use kugetsu_testing::{FakeScript, Output, Stdin, Step, World, kugetsu_binary};
-use serde_json::Value;
-
-/// Runs a command whose sandbox has what the fake opencode needs.
-fn run_sandboxed(world: &World, arguments: &[&str]) -> Output {
-    let environment = environment(world);
-    let environment = environment
-        .each_ref()
-        .map(|(name, value)| (*name, value.as_str()));
-    run_in(
-        world,
-        &environment,
-        &[arguments, &["--transport", "run"]].concat(),
-    )
-}
-
-/// What the fake opencode needs inside a sandbox.
-fn environment(world: &World) -> [(&'static str, String); 4] {
-    let text = |path: std::path::PathBuf| path.display().to_string();
-    [
-        (HOME_VARIABLE, text(world.home())),
-        (
-            "KUGETSU_SANDBOX_ENV",
-            format!("{SCRIPT_VARIABLE}\n{HOME_VARIABLE}"),
-        ),
-        (
-            "KUGETSU_SANDBOX_READ",
-            text(world.root().join("fake-opencode.json")),
-        ),
-        (
-            "KUGETSU_SANDBOX_WRITE",
-            text(world.home().join(".local/share/opencode")),
-        ),
-    ]
-}
+use serde_json::{Value, json};
 
 #[test]
 fn the_preset_for_strangers_sets_limits_that_may_be_set_otherwise() {
@@ -155,7 +123,7 @@ fn run_without_landlock(world: &World, arguments: &[&str]) -> Output {
     command
         .arg(kugetsu_binary())
         .args(arguments)
-        .envs(environment(world));
+        .envs(sandbox_of_fake(world));
     world.start(command, Stdin::Null).wait(SOON)
 }
 
@@ -199,4 +167,65 @@ fn a_required_sandbox_needs_landlock_as_well() {
     let doctor = run_without_landlock(&world, &["doctor"]);
     assert!(doctor.stdout().contains("the kernel has no Landlock"), "{doctor}");
     assert_ne!(doctor.code(), 0, "{doctor}");
+}
+
+#[test]
+fn what_no_rule_can_limit_is_explained() {
+    let world = fake_world();
+    run(&world, ["start", "1", "hello", "--transport", "run"]).expect_status(0);
+    let sandboxed = ["start", "2", "hello", "--sandbox"];
+    run_sandboxed(&world, &sandboxed).expect_status(0);
+    run(&world, ["config", "set", "sandbox_hosts", "docs.example.org"]).expect_status(0);
+    let explained = |words: &[&str]| {
+        let output = run(&world, [&["permit"], words, &["--explain"]].concat());
+        output.expect_status(0).stderr().replace('\n', " ")
+    };
+    let open = "without a sandbox, a command reaches any host and all of your files, and a symbolic link";
+    let closed = "in the sandbox, tools and commands reach no host but the model's provider, docs.example.org, and a symbolic link";
+    for (words, says) in [
+        (&["1"][..], open),
+        (&["--base"], open),
+        (
+            &["1", "--preset", "read-only"],
+            "without a sandbox, a symbolic link",
+        ),
+        (&["2"], closed),
+        (&["--base", "--preset", "stranger"], closed),
+    ] {
+        let said = explained(words);
+        assert!(said.contains(says), "{words:?}: {said}");
+    }
+}
+
+/// A stranger may have written the question, so its words are not put into a prompt.
+#[test]
+fn no_answer_to_a_request_reaches_a_prompt_for_strangers() {
+    let world = fake_world();
+    for (issue, preset) in [("1", "headless"), ("2", "stranger")] {
+        run_sandboxed(&world, &["start", issue, "hello", "--sandbox"]).expect_status(0);
+        // The turn ended with a request, which the fake does not have.
+        let path = record_path(&world, issue);
+        let mut changed = record(&world, issue).unwrap();
+        changed["pending"] = json!([{
+            "request": "que_1", "turn": changed["last"]["turn"], "asked": "2026-01-01T00:00:00Z", "kind": "question",
+            "detail": [{"header": "Colour", "question": "Which colour?", "options": ["red", "green"], "multiple": false}],
+        }]);
+        std::fs::write(&path, changed.to_string()).unwrap();
+        run(&world, ["permit", issue, "--preset", preset]).expect_status(0);
+        run(&world, ["answer", issue, "green"]).expect_status(0);
+        let continued = run_sandboxed(&world, &["continue", issue, "go on"]);
+        continued.expect_status(0);
+        let prompt = fake_prompts(&world).pop().unwrap();
+        if preset == "stranger" {
+            assert_eq!(prompt, "go on");
+            let said = continued.stderr().replace('\n', " ");
+            assert!(
+                said.contains("the preset stranger delivers no answers"),
+                "{continued}"
+            );
+        } else {
+            assert_eq!(prompt, "You asked: Which colour? The answer: green.\n\ngo on");
+        }
+        assert_eq!(record(&world, issue).unwrap()["pending"], Value::Null);
+    }
 }

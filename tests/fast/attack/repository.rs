@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::kit::{fake_world, record_path, run};
+use crate::support::kit::{fake_prompts, fake_world, record_path, run};
 use kugetsu_testing::{Output, World};
 use serde_json::{Value, json};
 
@@ -186,4 +186,42 @@ fn a_configuration_that_is_not_json_is_told_before_opencode_starts() {
     write(&config, "{\"model\": \"a/b\"}");
     run(&world, ["permit", "1", "--trust-repo"]).expect_status(0);
     run(&world, ["continue", "1", "hello", "--transport", "run"]).expect_status(0);
+}
+
+/// `hook_before_turn` may bring another branch, for example.
+#[test]
+fn what_a_hook_brings_before_a_turn_is_not_loaded_unless_it_was_trusted() {
+    let world = fake_world();
+    let trusted = "{\"model\": \"a/b\"}";
+    write(&world.repo().join("opencode.json"), trusted);
+    run(&world, ["permit", "--base", "--trust-repo"]).expect_status(0);
+    assert!(!turn(&world, "start", "1").0);
+
+    let hook = |text: &str| {
+        let hook = world.root().join("hook");
+        write(&hook, text);
+        let set = format!("sh '{}'", hook.display());
+        run(&world, ["config", "set", "hook_before_turn", &set]).expect_status(0);
+    };
+    hook("echo '{\"model\": \"a/b\", \"mcp\": {}}' > opencode.json");
+    let (ignored, output) = turn(&world, "continue", "1");
+    let said = output.stderr().replace('\n', " ");
+    assert!(
+        ignored && said.contains("has changed since it was trusted"),
+        "{output}"
+    );
+    // The hook decides in the other direction as well.
+    hook(&format!("echo '{trusted}' > opencode.json"));
+    assert!(!turn(&world, "continue", "1").0);
+
+    // opencode 1.18.33 runs a plugin in any case, so such a turn is refused.
+    hook("mkdir -p .opencode/plugin; echo 'export const evil = 1' > .opencode/plugin/evil.js");
+    let prompts = fake_prompts(&world).len();
+    let refused = run(&world, ["continue", "1", "hello", "--transport", "run"]);
+    refused.expect_status(2);
+    assert!(
+        refused.stderr().contains("plugin .opencode/plugin/evil.js"),
+        "{refused}"
+    );
+    assert_eq!(fake_prompts(&world).len(), prompts, "the prompt was sent");
 }

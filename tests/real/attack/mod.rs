@@ -7,3 +7,4 @@ mod homes;
 mod presets;
 mod repository;
 mod sandbox;
+mod secrets;

@@ -18,6 +18,12 @@ const GH_LIMIT: Duration = Duration::from_secs(10);
 const OF_GITHUB: [&str; 2] = ["GH_TOKEN", "GITHUB_TOKEN"];
 /// The variables with a token for other hosts with GitHub.
 const OF_ENTERPRISE: [&str; 2] = ["GH_ENTERPRISE_TOKEN", "GITHUB_ENTERPRISE_TOKEN"];
+/// The variable with a token for GitLab.
+const OF_GITLAB: [&str; 1] = ["GITLAB_TOKEN"];
+/// The variables with a token for Forgejo and Gitea.
+const OF_FORGEJO: [&str; 2] = ["FORGEJO_TOKEN", "GITEA_TOKEN"];
+/// The shortest value of such a variable that is masked. Real tokens are longer, and a placeholder may be any word.
+const SHORTEST_TOKEN: usize = 16;
 
 impl Engine {
     /// The issue or pull request, with its newest comments if `comments` is true. Blocks.
@@ -57,6 +63,22 @@ impl Engine {
             .map_err(error)
     }
 
+    /// The tokens of forges in settings and environment, which are masked in everything that is written.
+    pub(super) fn forge_tokens(&self) -> Vec<String> {
+        let of_settings = self.settings.forges.values();
+        let of_settings = of_settings.filter_map(|forge| forge.token.clone());
+        let variables = OF_GITHUB
+            .iter()
+            .chain(&OF_ENTERPRISE)
+            .chain(&OF_GITLAB)
+            .chain(&OF_FORGEJO);
+        let of_variables = variables.filter_map(|name| {
+            let token = self.environment.get(name)?.to_str()?.trim();
+            (token.len() >= SHORTEST_TOKEN).then(|| token.to_owned())
+        });
+        of_settings.chain(of_variables).collect()
+    }
+
     /// The token for a host: that of its settings, of the environment, or of `gh`.
     ///
     /// A variable names no host. So a token from a variable is sent only to the public forge of its kind and to hosts
@@ -72,8 +94,8 @@ impl Engine {
             _ if !is_trusted => &[],
             ForgeKind::Github if is_known => &OF_GITHUB,
             ForgeKind::Github => &OF_ENTERPRISE,
-            ForgeKind::Gitlab => &["GITLAB_TOKEN"],
-            ForgeKind::Forgejo => &["FORGEJO_TOKEN", "GITEA_TOKEN"],
+            ForgeKind::Gitlab => &OF_GITLAB,
+            ForgeKind::Forgejo => &OF_FORGEJO,
         };
         let of_variable = variables.iter().find_map(|name| {
             Some(Token {

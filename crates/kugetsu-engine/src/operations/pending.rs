@@ -40,17 +40,25 @@ fn kind(pending: &PendingRequest) -> Option<RequestKind> {
     }
 }
 
-/// Notes about the requests that the next turn drops, because nobody has answered them.
+/// Notes about the requests that the next turn drops, because nobody has answered them or because the preset delivers no
+/// answers.
 pub(super) fn dropped(record: &SessionRecord) -> Vec<String> {
-    let open = record.pending.iter().filter(|request| request.answer.is_none());
-    open.map(|request| {
-        format!(
-            "the turn before waited for an answer, which the prompt of this turn replaces: {}; answer first next time: kugetsu answer {}",
-            describe(request),
-            record.address
-        )
-    })
-    .collect()
+    let preset = record.policy.preset;
+    let dropped = record.pending.iter().filter_map(|request| {
+        let what = describe(request);
+        match &request.answer {
+            None => Some(format!(
+                "the turn before waited for an answer, which the prompt of this turn replaces: {what}; \
+                 answer first next time: kugetsu answer {}",
+                record.address
+            )),
+            Some(_) if !preset.may_ask() => Some(format!(
+                "the preset {preset} delivers no answers, so this one is dropped: {what}"
+            )),
+            Some(_) => None,
+        }
+    });
+    dropped.collect()
 }
 
 /// The prompt with the answers before it, and the rules that the answers grant.

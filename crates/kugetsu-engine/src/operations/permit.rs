@@ -5,7 +5,7 @@ use std::path::Path;
 use super::trust::no_trust;
 use super::{Engine, EngineError};
 use crate::opencode::{SessionPatch, agent_rules_args, parse_agent_rules};
-use crate::permission::{Explained, Policy, Preset, Rule, explain};
+use crate::permission::{Action, Explained, Policy, Preset, Rule, explain};
 use crate::store::this_process;
 use kugetsu_api::{Address, ErrorCode, RepoRef, RepoTrust};
 
@@ -159,14 +159,15 @@ impl Engine {
     /// Explains for every permission class which action applies, which rule decides, and which patterns could still
     /// ask. Starts opencode once, without a model, to read the rules of its agent and its configuration.
     pub fn explain(&self, subject: &Subject) -> Result<Explanation, EngineError> {
-        let (policy, trust, directory) = match subject {
+        let (policy, trust, directory, sandbox) = match subject {
             Subject::Session(address) => {
                 let record = self.record(address)?;
-                (record.policy, record.trust, record.directory)
+                (record.policy, record.trust, record.directory, record.sandbox)
             }
             Subject::Base(repo) => {
                 let base = self.own_base(repo)?;
-                (base.policy, base.trust, base.directory)
+                let sandbox = self.sandbox_of_next(&base);
+                (base.policy, base.trust, base.directory, sandbox)
             }
         };
         let project = self.project_trust(trust.as_ref(), policy.preset, &directory);
@@ -179,8 +180,13 @@ impl Engine {
             command: args.join(" "),
             problem: error.to_string(),
         })?;
+        let permissions = explain(&policy, Some(&rules));
+        let runs_commands = permissions
+            .iter()
+            .any(|row| row.permission == "bash" && row.action == Action::Allow);
         Ok(Explanation {
-            permissions: explain(&policy, Some(&rules)),
+            permissions,
+            reach: self.reach(sandbox.as_ref(), runs_commands),
             note: project.status(subject),
             brings: project.parts.parts.into_iter().collect(),
             loaded: project.loaded,
@@ -199,6 +205,8 @@ pub struct Explanation {
     pub loaded: bool,
     /// Both in one line for people, if the repository brings anything.
     pub note: Option<String>,
+    /// What the permissions cannot limit, and what the sandbox does about it, in one line for people.
+    pub reach: String,
 }
 
 fn not_applied(error: EngineError, then: &'static str) -> EngineError {

@@ -31,6 +31,9 @@ impl Engine {
             process::sweep_marked(live.turn)?;
             self.remove_planted_links(record);
         }
+        if let Some(sandbox) = &record.sandbox {
+            self.remove_keys(sandbox);
+        }
         if let Some(intent) = record.fork.clone() {
             if record.session.is_none() {
                 let probed;

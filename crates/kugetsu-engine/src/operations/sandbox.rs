@@ -51,6 +51,11 @@ impl Place {
         self.opencode.join("logs")
     }
 
+    /// The keys of the model's provider. Only there while a turn runs.
+    fn keys(&self) -> PathBuf {
+        self.data().join("opencode").join("auth.json")
+    }
+
     fn cache(&self) -> PathBuf {
         self.opencode.join("cache")
     }
@@ -141,6 +146,61 @@ impl Engine {
             ),
             hint: format!("begin again: kugetsu destroy {address}, then kugetsu start {address} --sandbox"),
         })
+    }
+
+    /// What the rules of a session cannot limit by themselves, because `bash` and links do not ask opencode: its network and
+    /// the files that a link leads to. In one line for people. Blocks.
+    pub(super) fn reach(&self, sandbox: Option<&SessionSandbox>, runs_commands: bool) -> String {
+        let Some(sandbox) = sandbox else {
+            let links = "a symbolic link in the folder leads past rules that name paths";
+            return if runs_commands {
+                format!("without a sandbox, a command reaches any host and all of your files, and {links}")
+            } else {
+                format!("without a sandbox, {links}")
+            };
+        };
+        match self.backend(sandbox) {
+            Ok(backend) if backend.gaps().is_empty() => {
+                let hosts = self
+                    .settings
+                    .sandbox_hosts
+                    .iter()
+                    .map(|listed| match listed.port {
+                        443 => listed.host.clone(),
+                        port => format!("{}:{port}", listed.host),
+                    });
+                let hosts: Vec<_> = ["the model's provider".to_owned()]
+                    .into_iter()
+                    .chain(hosts)
+                    .collect();
+                format!(
+                    "in the sandbox, tools and commands reach no host but {}, and a symbolic link leads only to what the \
+                     sandbox shows",
+                    hosts.join(", ")
+                )
+            }
+            Ok(backend) => format!(
+                "the sandbox is {} alone, which leaves gaps: {}",
+                backend.name(),
+                backend.gaps().join("; ")
+            ),
+            Err(error) => format!("no turn can run: {error}"),
+        }
+    }
+
+    /// The sandbox that a new session of a base would have. Blocks.
+    pub(super) fn sandbox_of_next(&self, base: &BaseRecord) -> Option<SessionSandbox> {
+        let mode = sandbox_of(base);
+        let sandbox = SessionSandbox {
+            home: Uuid::nil(),
+            strict: mode == SandboxMode::Required,
+        };
+        let runs = match mode {
+            SandboxMode::Off => false,
+            SandboxMode::Auto => self.backend(&sandbox).is_ok(),
+            SandboxMode::Required => true,
+        };
+        runs.then_some(sandbox)
     }
 
     /// Says what the machine has for sandboxes, and whether a base needs more.
@@ -249,6 +309,15 @@ impl Engine {
             fsx::create_dir_all_durable(&self.real_home(), folder).map_err(StoreError::from)?;
         }
         Ok(())
+    }
+
+    /// Removes the keys that the opencode of a turn needed. Blocks.
+    pub(super) fn remove_keys(&self, sandbox: &SessionSandbox) {
+        let keys = Place::below(&self.sandbox_folder(sandbox)).keys();
+        // The turn may have replaced a folder by a link, which must lead to no other file of this name.
+        if fsx::refuse_symlinks(self.store.home(), &keys).is_ok() {
+            let _ = fsx::remove_file_durable(&keys);
+        }
     }
 
     /// Removes the folder of a sandbox whose session is gone.

@@ -5,6 +5,7 @@
     reason = "a program that prints, writes and exits"
 )]
 
+mod filter;
 mod play;
 mod serve;
 mod store;
@@ -42,6 +43,10 @@ fn act(arguments: &[String]) -> Result<i32, Failure> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["orphan", ignore_term] => return orphan(ignore_term == "true"),
+        ["git-filter", journal] => {
+            filter::serve(Path::new(journal))?;
+            return Ok(0);
+        }
         ["sleeper"] => {
             std::thread::sleep(LIFE);
             return Ok(0);

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use super::family::Registered;
 use super::hooks::HookPoint;
-use super::interrupts::Interrupts;
+use super::interrupts::{Interrupts, STOP_WAIT};
 use super::request::{Mode, TurnOptions, TurnReport, TurnRequest};
 use super::spawn::WaitReports;
 use super::{Engine, EngineError};
@@ -113,7 +113,16 @@ impl Engine {
         let lease = Arc::clone(&delivery.lease);
         let _folder_lock = folder_lock;
         self.collect_some_garbage(delivery.subject.key());
-        let mut report = delivery.run(&mut interrupts, feed).await?.into_report()?;
+        let sandbox = delivery.subject.sandbox();
+        let ran = delivery.run(&mut interrupts, feed).await;
+        if let Some(sandbox) = sandbox {
+            let remove = move |engine: &Self| {
+                engine.remove_keys(&sandbox);
+                Ok(())
+            };
+            let _ = self.run_required(STOP_WAIT, &mut interrupts, remove).await;
+        }
+        let mut report = ran?.into_report()?;
         report.adopted = adopted;
         if report.turn.verdict == Verdict::Failed && names_unknown_model(&report.turn.reason) {
             report.notes.push(format!(

@@ -85,13 +85,7 @@ impl Delivery {
                     .answers
                     .as_ref()
                     .map_or_else(Secrets::default, |answers| Secrets::new(&answers.secrets))
-                    .masking(
-                        self.engine
-                            .settings
-                            .forges
-                            .values()
-                            .filter_map(|forge| forge.token.as_ref()),
-                    ),
+                    .masking(&self.engine.forge_tokens()),
                 context: self.context.clone(),
                 ignore_project: self.ignore_project,
             },

@@ -256,7 +256,7 @@ impl Engine {
         }
         let auth = serde_json::to_vec(&Value::Object(access.auth.clone()))
             .map_err(|_| EngineError::Internal("keys are JSON"))?;
-        write(&place.data().join("opencode").join("auth.json"), &auth)?;
+        write(&place.keys(), &auth)?;
         // opencode empties a cache that an unknown version wrote.
         let version = UserFiles::of(&self.environment).cache.join("version");
         if let Ok(bytes) = fsx::read_bounded(&version, 1 << 10) {
