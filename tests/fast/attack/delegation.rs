@@ -719,7 +719,9 @@ fn a_turn_is_stopped_together_with_the_turns_that_it_began() {
     let world = fake_world();
     let gates = three_generations(&world, &[]);
     let parent = begin(&world, &["start", "1", "delegate"]);
-    gates.iter().for_each(|gate| arrived(&world, gate));
+    for gate in &gates {
+        arrived(&world, gate);
+    }
     // A turn that none of them began is not concerned.
     let other = gate(&world, "other");
     world.fake(&FakeScript::default().on("other", [at_gate(&other), done()]));
@@ -762,7 +764,9 @@ fn turns_are_stopped_after_the_turn_that_began_them() {
     let world = fake_world();
     let gates = three_generations(&world, &[noted("stop 2 --with-delegates", "by-tool")]);
     let parent = begin(&world, &["start", "1", "delegate"]);
-    gates.iter().for_each(|gate| arrived(&world, gate));
+    for gate in &gates {
+        arrived(&world, gate);
+    }
     // A tool may end what its turn began, with what that has begun.
     open(&gates[0]);
     parent.wait(SOON).expect_status(0);

@@ -264,7 +264,7 @@ fn a_slow_hook_of_the_clone_holds_nothing_up() {
         let path = world.repo().join(".git/hooks").join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, &hook).unwrap();
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
     ground.run(&["start", "14", "hi", "--worktree"]).expect_status(0);
     world.wait_nothing_left(SOON);

@@ -136,7 +136,7 @@ fn tokens_are_written_nowhere_and_seen_by_nobody() {
     let turn = world.start(start, Stdin::text(format!("show it, the token is {OF_SETTINGS}")));
     world.wait_until("the tool has run", SOON, || world.root().join("there").exists());
     let found = files_with(&world.kugetsu_home(), &ALL);
-    assert_eq!(found, [config.clone()]);
+    assert_eq!(found, std::slice::from_ref(&config));
     fs::write(world.root().join("on"), "").unwrap();
     let ended = turn.wait(SOON);
     unseen(&ended);
