@@ -62,7 +62,7 @@ mod trust;
 mod worktree;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -94,6 +94,7 @@ use crate::git::GitRunner;
 use crate::opencode::{
     ConfigProblem, Database, Launch, Opencode, Search, Secrets, ServerError, SessionContext,
 };
+use crate::process::sandbox::Available;
 use crate::process::{self, Containment, Output};
 use crate::settings::{Origin, Settings};
 pub use crate::store::{Collected, LastingLog, Sizes};
@@ -121,6 +122,8 @@ pub struct Engine {
     turns: spawn::TurnRegistry,
     /// The turn whose tool this engine works for.
     parent: Option<Uuid>,
+    /// What this machine has for sandboxes.
+    sandboxes: Arc<OnceLock<Available>>,
 }
 
 impl Engine {
@@ -136,6 +139,7 @@ impl Engine {
             shared_process: true,
             turns: spawn::TurnRegistry::default(),
             parent: None,
+            sandboxes: Arc::default(),
         }
     }
 

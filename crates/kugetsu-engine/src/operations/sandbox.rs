@@ -66,13 +66,21 @@ impl Place {
 }
 
 impl Engine {
-    /// What this machine has for sandboxes. Blocks.
+    /// What this machine has for sandboxes, found out until there is something. Blocks.
     pub fn sandboxes_available(&self) -> Available {
+        if let Some(found) = self.sandboxes.get() {
+            return found.clone();
+        }
         let containment = Containment {
             cgroup: false,
             ..self.containment(Uuid::now_v7())
         };
-        available(&containment, &self.cancel)
+        let found = available(&containment, &self.cancel);
+        if found.bubblewrap.is_ok() {
+            // Another thread may have found it first.
+            let _ = self.sandboxes.set(found.clone());
+        }
+        found
     }
 
     /// kugetsu's home without links: below it, none is accepted.

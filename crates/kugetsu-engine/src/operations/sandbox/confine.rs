@@ -122,7 +122,8 @@ impl Engine {
         };
         // In a namespace of its own, the limit of a user's processes holds for all users but root.
         let counts_processes = sandbox.has_own_network() && !rustix::process::geteuid().is_root();
-        if limits != Limits::default() {
+        // Said once, because it is as true for every later turn.
+        if limits != Limits::default() && record.session.is_none() {
             notes.extend(without_effect(limits, limitable(), counts_processes));
         }
         let file = place.fixed.join("tools.json");
