@@ -5,7 +5,9 @@ use std::fs;
 use kugetsu_testing::{FakeScript, ForgeServer, Output, ScriptedIssue, Stdin, Step, World};
 use serde_json::json;
 
-use crate::support::kit::{SOON, fake_world, files_with, run_in, run_sandboxed, start_sandboxed};
+use crate::support::kit::{
+    SOON, fake_world, files_with, run_in, run_sandboxed, sandbox_of_fake, start_sandboxed,
+};
 use crate::support::witness::Witness;
 
 /// The token of a forge in the settings.
@@ -237,4 +239,64 @@ fn the_key_of_a_provider_is_in_a_sandbox_only_while_a_turn_runs() {
     world.wait_until("opencode has ended", SOON, || world.processes().is_empty());
     run_in(&world, &[], &["doctor", "--fix"]);
     assert_eq!(files_with(&world.kugetsu_home(), &[used]), Vec::<String>::new());
+}
+
+#[test]
+fn a_sandbox_and_its_key_do_not_outlive_a_start_that_is_refused() {
+    let world = fake_world();
+    let secret = "canary-of-the-provider-5c1f";
+    let keys = world.home().join(".local/share/opencode/auth.json");
+    let key = json!({"scripted": {"type": "api", "key": secret}});
+    fs::write(keys, key.to_string()).unwrap();
+    let sandboxes = || {
+        let entries = fs::read_dir(world.kugetsu_home().join("sandboxes"));
+        entries.map_or(0, Iterator::count)
+    };
+
+    let wide = world.home().display().to_string();
+    let mut environment = sandbox_of_fake(&world);
+    for (name, value) in &mut environment {
+        if *name == "KUGETSU_SANDBOX_READ" {
+            value.push('\n');
+            value.push_str(&wide);
+        }
+    }
+    let environment = environment
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    let words = ["start", "1", "hello", "--sandbox", "--transport", "run"];
+    let refused = run_in(&world, &environment, &words);
+    refused.expect_status(64);
+    assert!(refused.stderr().contains("holds a home folder"), "{refused}");
+    assert_eq!(sandboxes(), 0);
+    assert_eq!(files_with(&world.kugetsu_home(), &[secret]), Vec::<String>::new());
+
+    // Below a link, no part of the path is one that a turn has planted.
+    let real = world.root().join("elsewhere");
+    fs::rename(world.kugetsu_home(), &real).unwrap();
+    std::os::unix::fs::symlink(&real, world.kugetsu_home()).unwrap();
+    run_sandboxed(&world, &["start", "1", "hello", "--sandbox"]).expect_status(0);
+    assert_eq!(files_with(&real, &[secret]), Vec::<String>::new());
+
+    // A process that is killed in between leaves a sandbox without a record.
+    let (left, new) = (
+        real.join("sandboxes/018f6b0e-0000-4000-8000-000000000001"),
+        real.join("sandboxes/018f6b0e-0000-4000-8000-000000000002"),
+    );
+    fs::create_dir_all(left.join("home")).unwrap();
+    fs::create_dir(&new).unwrap();
+    for entry in fs::read_dir(real.join("sandboxes")).unwrap() {
+        let path = entry.unwrap().path();
+        if path != new {
+            let long_ago = std::time::SystemTime::now() - std::time::Duration::from_hours(48);
+            fs::File::open(path).unwrap().set_modified(long_ago).unwrap();
+        }
+    }
+    let found = run_in(&world, &[], &["doctor"]).stdout();
+    assert!(found.contains("no session has the sandbox"), "{found}");
+    assert_eq!(sandboxes(), 3);
+    let fixed = run_in(&world, &[], &["doctor", "--fix"]);
+    let kept = (left.exists(), new.exists(), sandboxes());
+    assert_eq!(kept, (false, true, 2), "{fixed}");
+    run_sandboxed(&world, &["continue", "1", "hello"]).expect_status(0);
 }

@@ -105,6 +105,7 @@ impl ProjectParts {
             hash: Sha256::new(),
             files: 0,
             complete: certain,
+            certain,
         };
         for folder in directory.ancestors() {
             scan.folder(folder, home);
@@ -183,6 +184,8 @@ struct Scan<'a> {
     hash: Sha256,
     files: usize,
     complete: bool,
+    /// Whether `top` is where opencode stops.
+    certain: bool,
 }
 
 impl Scan<'_> {
@@ -226,7 +229,8 @@ impl Scan<'_> {
         self.add(path, &without_schema(&text));
         let shown = self.shown(path);
         let is_tui = shown.ends_with("tui.json") || shown.ends_with("tui.jsonc");
-        if !is_tui && self.found.broken.is_none() {
+        // If opencode stops at a lower folder, it does not read this file.
+        if !is_tui && self.certain && self.found.broken.is_none() {
             self.found.broken = ConfigProblem::of_text(path, &text);
         }
         match jsonc::keys(&text) {

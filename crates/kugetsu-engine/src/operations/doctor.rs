@@ -43,6 +43,9 @@ impl Engine {
         let model = Some(model).filter(|model| !fix || model.ask || model.model.is_some());
         self.check_git(&mut checks);
         self.check_sandbox(&mut checks);
+        if let Err(error) = self.check_left_sandboxes(fix, &mut checks) {
+            checks.push(bad_store(error.in_full()));
+        }
         let database = self.check_opencode(here, model, &mut checks);
         if let Err(error) = self.check_sessions(fix, database, &mut checks) {
             checks.push(bad_store(error.in_full()));

@@ -1,7 +1,7 @@
 //! The evidence that opencode has stored about a turn. A verdict is checked against it, because events can be lost and
 //! rows of a database cannot.
 
-use super::{EngineError, read_database};
+use super::read_database;
 use crate::opencode::{MessageOrder, Opencode, TurnMessages};
 use crate::turn::{CLOCK_WENT_BACK, Counts, Judgement};
 use kugetsu_api::{SessionId, TokenCount, Verdict};
@@ -12,7 +12,7 @@ pub(super) struct StoredEvidence {
     messages: Option<TurnMessages>,
     order: MessageOrder,
     spent: Option<(f64, TokenCount)>,
-    /// Why there are no messages, if they could not be read.
+    /// Why messages or their order could not be read.
     unread: Option<String>,
 }
 
@@ -22,20 +22,27 @@ impl StoredEvidence {
         let (Some(session), Some(after)) = (session, after) else {
             return Self::default();
         };
-        Self::of(opencode, session, after).unwrap_or_else(|error| Self {
-            unread: Some(error.to_string()),
-            ..Self::default()
-        })
-    }
-
-    fn of(opencode: &Opencode, session: &SessionId, after: &[String]) -> Result<Self, EngineError> {
-        let database = read_database(opencode)?;
-        Ok(Self {
-            messages: Some(TurnMessages::read(&database, session, after)?),
-            order: database.message_order(session)?,
-            spent: Some(database.spent(session, after)?),
-            unread: None,
-        })
+        let database = match read_database(opencode) {
+            Ok(database) => database,
+            Err(error) => {
+                return Self {
+                    unread: Some(error.to_string()),
+                    ..Self::default()
+                };
+            }
+        };
+        let (messages, order) = (
+            TurnMessages::read(&database, session, after),
+            database.message_order(session),
+        );
+        let problems = [messages.as_ref().err(), order.as_ref().err()];
+        let unread = problems.into_iter().flatten().next().map(ToString::to_string);
+        Self {
+            messages: messages.ok(),
+            order: order.unwrap_or_default(),
+            spent: database.spent(session, after).ok(),
+            unread,
+        }
     }
 
     /// What a person must know about a verdict that nothing stored could confirm.

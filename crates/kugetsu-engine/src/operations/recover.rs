@@ -22,6 +22,9 @@ impl Engine {
         record: &mut SessionRecord,
         opencode: Option<&Opencode>,
     ) -> Result<Option<TurnRecord>, EngineError> {
+        if let Some(sandbox) = &record.sandbox {
+            self.remove_keys(sandbox);
+        }
         if record.live.is_none() && record.fork.is_none() {
             return Ok(None);
         }
@@ -30,9 +33,6 @@ impl Engine {
         if let Some(live) = &record.live {
             process::sweep_marked(live.turn)?;
             self.remove_planted_links(record);
-        }
-        if let Some(sandbox) = &record.sandbox {
-            self.remove_keys(sandbox);
         }
         if let Some(intent) = record.fork.clone() {
             if record.session.is_none() {

@@ -7,6 +7,7 @@
 mod confine;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -22,6 +23,8 @@ use kugetsu_api::{BaseRecord, Check, Health, SandboxKind, SandboxMode, SessionRe
 
 /// The folder of all sandboxes, in kugetsu's home.
 const FOLDER: &str = "sandboxes";
+/// How long a sandbox may be there before the record of its session is.
+const NOT_YET_RECORDED: Duration = Duration::from_hours(1);
 
 /// The folders of one sandbox.
 struct Place {
@@ -167,8 +170,10 @@ impl Engine {
                 format!("without a sandbox, {links}")
             };
         };
-        match self.backend(sandbox) {
-            Ok(backend) if backend.gaps().is_empty() => {
+        let found = self.sandboxes_available();
+        let backend = found.backend(sandbox.strict);
+        match backend.map(|backend| (found.gaps(&backend), backend)) {
+            Ok((gaps, _)) if gaps.is_empty() => {
                 let hosts = self
                     .settings
                     .sandbox_hosts
@@ -187,12 +192,12 @@ impl Engine {
                     hosts.join(", ")
                 )
             }
-            Ok(backend) => format!(
+            Ok((gaps, backend)) => format!(
                 "the sandbox is {} alone, which leaves gaps: {}",
                 backend.name(),
-                backend.gaps().join("; ")
+                gaps.join("; ")
             ),
-            Err(error) => format!("no turn can run: {error}"),
+            Err(why) => format!("no turn can run: {}", EngineError::NoSandbox { why }),
         }
     }
 
@@ -228,6 +233,11 @@ impl Engine {
             if !gaps.is_empty() {
                 text.push_str(&format!(" leaves gaps: {}", gaps.join("; ")));
             }
+        }
+        if let Ok(bubblewrap) = &found.bubblewrap
+            && !bubblewrap.disables_userns
+        {
+            text.push_str("; it lets a turn make further user namespaces, which bubblewrap 0.8 can forbid");
         }
         let strict = needed == SandboxMode::Required;
         let health = match found.backend(strict) {
@@ -323,9 +333,64 @@ impl Engine {
     pub(super) fn remove_keys(&self, sandbox: &SessionSandbox) {
         let keys = Place::below(&self.sandbox_folder(sandbox)).keys();
         // The turn may have replaced a folder by a link, which must lead to no other file of this name.
-        if fsx::refuse_symlinks(self.store.home(), &keys).is_ok() {
-            let _ = fsx::remove_file_durable(&keys);
+        let removed =
+            fsx::refuse_symlinks(&self.real_home(), &keys).and_then(|()| fsx::remove_file_durable(&keys));
+        if let Err(error) = removed
+            && !error.is_not_found()
+        {
+            tracing::warn!("the provider's key stays in {}: {error}", keys.display());
         }
+    }
+
+    /// Removes the sandbox of a session that could not begin, unless its record is on disk. Blocks.
+    pub(super) fn remove_unrecorded_sandbox(&self, record: &SessionRecord) {
+        let recorded = self.store.session_record(&record.address);
+        if recorded.is_ok_and(|recorded| recorded.is_none_or(|recorded| recorded.sandbox != record.sandbox)) {
+            // What stays is found by `doctor`.
+            let _ = self.remove_sandbox(record);
+        }
+    }
+
+    /// Finds the sandboxes that no session has any more, as a process leaves them that was killed. New
+    /// ones may belong to a session that is about to begin. With `fix`, removes them. Blocks.
+    pub(super) fn check_left_sandboxes(&self, fix: bool, checks: &mut Vec<Check>) -> Result<(), EngineError> {
+        let entries = std::fs::read_dir(self.store.home().join(FOLDER));
+        let old = |folder: &Path| {
+            let modified = folder.symlink_metadata().and_then(|found| found.modified()).ok();
+            modified.is_some_and(|modified| modified.elapsed().is_ok_and(|age| age > NOT_YET_RECORDED))
+        };
+        let mut left: Vec<PathBuf> = entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|folder| old(folder))
+            .collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        let records = self.store.session_records()?;
+        // A record that cannot be read may name any of them.
+        if !records.broken.is_empty() {
+            return Ok(());
+        }
+        let named = |folder: &PathBuf| {
+            let mut sandboxes = records.found.iter().filter_map(|record| record.sandbox.as_ref());
+            sandboxes.any(|sandbox| folder.ends_with(sandbox.home.to_string()))
+        };
+        left.retain(|folder| !named(folder));
+        for folder in left {
+            let text = format!("no session has the sandbox {}", folder.display());
+            checks.push(if !fix {
+                check("sandbox", Health::Fixable, text)
+            } else {
+                match fsx::remove_dir_all_durable(&folder) {
+                    Ok(()) => check("sandbox", Health::Fixed, format!("{text}; it is removed")),
+                    Err(error) => check("sandbox", Health::Bad, format!("{text}: {error}")),
+                }
+            });
+        }
+        Ok(())
     }
 
     /// Removes the folder of a sandbox whose session is gone.
@@ -362,14 +427,32 @@ pub(super) fn kind_of(opencode: &Opencode) -> Option<SandboxKind> {
 /// Removes the symbolic links in a folder of git's own files, where git makes none: git would follow them. Looks this many
 /// folders deep.
 fn remove_links(folder: &Path, depth: usize) {
+    for link in links_in(folder, depth) {
+        let _ = fsx::remove_file_durable(&link);
+    }
+}
+
+fn links_in(folder: &Path, depth: usize) -> Vec<PathBuf> {
+    let mut links = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         match entry.file_type() {
-            Ok(kind) if kind.is_symlink() => {
-                let _ = fsx::remove_file_durable(&entry.path());
-            }
-            Ok(kind) if kind.is_dir() && depth > 0 => remove_links(&entry.path(), depth - 1),
+            Ok(kind) if kind.is_symlink() => links.push(entry.path()),
+            Ok(kind) if kind.is_dir() && depth > 0 => links.append(&mut links_in(&entry.path(), depth - 1)),
             _ => {}
         }
+    }
+    links
+}
+
+/// The keys of a sandboxed opencode. They are removed when this is dropped, which blocks.
+pub(super) struct Keys {
+    engine: Engine,
+    sandbox: SessionSandbox,
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        self.engine.remove_keys(&self.sandbox);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::operations::hooks::HookPoint;
 use crate::operations::interrupts::Interrupts;
 use crate::operations::recover::was_prompted;
 use crate::operations::request::TurnRequest;
-use crate::operations::sandbox::sandbox_of;
+use crate::operations::sandbox::{Keys, sandbox_of};
 use crate::operations::spawn::WaitReports;
 use crate::operations::trust::trust_command;
 use crate::operations::{Engine, EngineError, Subject, pending, points, read_database};
@@ -36,6 +36,8 @@ pub(super) struct Admitted {
     pub(super) adopted: Option<TurnRecord>,
     /// The lock of the working folder, unless the folder is the session's own or another turn holds the lock.
     pub(super) folder_lock: Option<Lock>,
+    /// The keys of a sandboxed opencode, until the turn is over.
+    pub(super) keys: Option<Keys>,
 }
 
 /// The state that was read under the lease.
@@ -170,23 +172,27 @@ impl Engine {
             .await?
         };
         notes.extend(untold);
-        let (opencode, context, unlimited) = {
+        let (opencode, keys, context, unlimited) = {
             let (record, model, mut context) = (record.clone(), request.options.model.clone(), context);
             let mut notes = Vec::new();
             self.interruptible(interrupts, move |engine| {
-                if record.session.is_none() {
-                    engine.make_sandbox(&record, &opencode)?;
-                }
-                let opencode = engine.of_session(&opencode, &record);
-                let confined = engine.confine(
-                    opencode,
-                    &record,
-                    model.as_deref(),
-                    !ignore_project,
-                    &mut context,
-                    &mut notes,
-                )?;
-                Ok((confined, context, notes))
+                let mut confine = || {
+                    if record.session.is_none() {
+                        engine.make_sandbox(&record, &opencode)?;
+                    }
+                    let opencode = engine.of_session(&opencode, &record);
+                    engine.confine(
+                        opencode,
+                        &record,
+                        model.as_deref(),
+                        !ignore_project,
+                        &mut context,
+                        &mut notes,
+                    )
+                };
+                let (opencode, keys) =
+                    confine().inspect_err(|_| engine.remove_unrecorded_sandbox(&record))?;
+                Ok((opencode, keys, context, notes))
             })
             .await?
         };
@@ -219,6 +225,7 @@ impl Engine {
             delivery,
             adopted,
             folder_lock,
+            keys,
         })
     }
 

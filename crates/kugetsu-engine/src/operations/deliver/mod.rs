@@ -105,6 +105,7 @@ impl Engine {
             delivery,
             adopted,
             folder_lock,
+            keys,
         } = Arc::clone(&self)
             .admit(id, request, responder, waits, &mut interrupts)
             .await?;
@@ -113,11 +114,10 @@ impl Engine {
         let lease = Arc::clone(&delivery.lease);
         let _folder_lock = folder_lock;
         self.collect_some_garbage(delivery.subject.key());
-        let sandbox = delivery.subject.sandbox();
         let ran = delivery.run(&mut interrupts, feed).await;
-        if let Some(sandbox) = sandbox {
-            let remove = move |engine: &Self| {
-                engine.remove_keys(&sandbox);
+        if keys.is_some() {
+            let remove = move |_: &Self| {
+                drop(keys);
                 Ok(())
             };
             let _ = self.run_required(STOP_WAIT, &mut interrupts, remove).await;

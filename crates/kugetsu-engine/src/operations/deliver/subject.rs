@@ -4,9 +4,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use kugetsu_api::permission::Policy;
-use kugetsu_api::{
-    BaseRecord, LiveTurn, SessionId, SessionRecord, SessionSandbox, TurnRecord, Verdict, Worktree,
-};
+use kugetsu_api::{BaseRecord, LiveTurn, SessionId, SessionRecord, TurnRecord, Verdict, Worktree};
 
 use crate::operations::points;
 use crate::operations::{Engine, EngineError};
@@ -56,14 +54,6 @@ impl TurnSubject {
     pub(super) fn worktree(&self) -> Option<&Worktree> {
         match self {
             Self::Session(record) => record.worktree.as_ref(),
-            Self::Base(_) => None,
-        }
-    }
-
-    /// The sandbox of a session.
-    pub(super) fn sandbox(&self) -> Option<SessionSandbox> {
-        match self {
-            Self::Session(record) => record.sandbox.clone(),
             Self::Base(_) => None,
         }
     }

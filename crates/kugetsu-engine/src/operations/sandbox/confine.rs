@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Place, remove_links, write};
+use super::{Keys, Place, links_in, remove_links, write};
 use crate::environment::Environment;
 use crate::fsx;
 use crate::git::top_of;
@@ -56,7 +56,8 @@ const OPENCODES_OWN: [&str; 9] = [
 
 impl Engine {
     /// Confines the opencode of a sandboxed session for one turn with this model. Makes it use the tools' shell, and start
-    /// nothing by itself. `project_loaded` says whether it loads what the repository brings. Blocks.
+    /// nothing by itself. `project_loaded` says whether it loads what the repository brings. The keys must be dropped when
+    /// the turn is over. Blocks.
     pub(in crate::operations) fn confine(
         &self,
         opencode: Opencode,
@@ -65,10 +66,11 @@ impl Engine {
         project_loaded: bool,
         context: &mut SessionContext,
         notes: &mut Vec<String>,
-    ) -> Result<Opencode, EngineError> {
+    ) -> Result<(Opencode, Option<Keys>), EngineError> {
         let Some(sandbox) = &record.sandbox else {
-            return Ok(opencode);
+            return Ok((opencode, None));
         };
+        let own_sandbox = sandbox.clone();
         let backend = self.backend(sandbox)?;
         let strict = sandbox.strict;
         let place = Place::below(&self.sandbox_folder(sandbox));
@@ -86,7 +88,7 @@ impl Engine {
             hint: "correct the variable".to_owned(),
         })?;
         let network = self.network(&access)?;
-        self.write_fixed(&place, record, &access)?;
+        self.write_fixed(&place, record)?;
         let mut mounts = vec![
             Mount::write(&place.home),
             Mount::write(&place.opencode).secret(),
@@ -144,7 +146,16 @@ impl Engine {
         write(&place.fixed.join("bash"), shell.as_bytes())?;
         fsx::make_executable(&place.fixed.join("bash")).map_err(StoreError::from)?;
         let environment = self.confined_environment(&place, &sandbox, &access);
-        Ok(opencode.confined(Confinement { sandbox, environment }))
+        // Last, so that no error comes after it.
+        let auth = serde_json::to_vec(&Value::Object(access.auth.clone()))
+            .map_err(|_| EngineError::Internal("keys are JSON"))?;
+        write(&place.keys(), &auth)?;
+        let keys = Keys {
+            engine: self.clone(),
+            sandbox: own_sandbox,
+        };
+        let opencode = opencode.confined(Confinement { sandbox, environment });
+        Ok((opencode, Some(keys)))
     }
 
     /// Refuses to show a folder that holds the user's home, or kugetsu's.
@@ -226,13 +237,8 @@ impl Engine {
         })
     }
 
-    /// Writes the files that the sandbox only reads, and opencode's keys.
-    fn write_fixed(
-        &self,
-        place: &Place,
-        record: &SessionRecord,
-        access: &ProviderAccess,
-    ) -> Result<(), EngineError> {
+    /// Writes the files that the sandbox only reads.
+    fn write_fixed(&self, place: &Place, record: &SessionRecord) -> Result<(), EngineError> {
         let folder = &record.directory;
         let git = self.git().at(folder);
         // Only these: a user's configuration may hold tokens, and name programs that the sandbox does not have.
@@ -255,9 +261,6 @@ impl Engine {
                 &config_file(&all.stdout, is_harmless),
             )?;
         }
-        let auth = serde_json::to_vec(&Value::Object(access.auth.clone()))
-            .map_err(|_| EngineError::Internal("keys are JSON"))?;
-        write(&place.keys(), &auth)?;
         // opencode empties a cache that an unknown version wrote.
         let version = UserFiles::of(&self.environment).cache.join("version");
         if let Ok(bytes) = fsx::read_bounded(&version, 1 << 10) {
@@ -346,7 +349,16 @@ impl Engine {
         if own_config.symlink_metadata().is_err() {
             write(&own_config, b"")?;
         }
-        remove_links_of_git(&common, &own);
+        // Those of a turn were removed at its end.
+        if let Some(link) = link_of_git(&common, &own) {
+            return Err(EngineError::Usage {
+                problem: format!(
+                    "{} is a symbolic link among git's files, through which a sandboxed turn could write elsewhere",
+                    link.display()
+                ),
+                hint: "put what it leads to in its place, or remove it".to_owned(),
+            });
+        }
         mounts.push(Mount::read(&common));
         mounts.push(Mount::read(common.join("config")).showing(place.fixed.join("clone.gitconfig")));
         for name in ["objects", "refs"] {
@@ -391,7 +403,9 @@ impl Engine {
             return;
         };
         if let Ok((common, own)) = self.folders_of_git(worktree) {
-            remove_links_of_git(&common, &own);
+            for (folder, depth) in followed_by_git(&common, &own) {
+                remove_links(&folder, depth);
+            }
         }
     }
 
@@ -448,7 +462,8 @@ fn without_effect(limits: Limits, limitable: Limitable, counts_processes: bool) 
         (false, false) => return None,
     };
     Some(format!(
-        "{settings} no effect on this turn, because kugetsu cannot make a cgroup with a limit here; see kugetsu doctor"
+        "{settings} no effect on the turns of this session, because kugetsu cannot make a cgroup with a limit here; see \
+         kugetsu doctor"
     ))
 }
 
@@ -467,12 +482,21 @@ fn own_folder(common: &Path, worktree: &Path) -> Option<PathBuf> {
     })
 }
 
-fn remove_links_of_git(common: &Path, own: &Path) {
-    for folder in [own.to_owned(), common.join("refs"), common.join("logs")] {
-        remove_links(&folder, usize::MAX);
-    }
-    // git would make a loose object in the folder that a link leads to. It replaces a link that is an object.
-    remove_links(&common.join("objects"), 0);
+/// The folders in which git follows a symbolic link that a turn can plant, and how many folders deep.
+fn followed_by_git(common: &Path, own: &Path) -> [(PathBuf, usize); 4] {
+    [
+        (own.to_owned(), usize::MAX),
+        (common.join("refs"), usize::MAX),
+        (common.join("logs"), usize::MAX),
+        // git would make a loose object in the folder that a link leads to. It replaces a link that is an object.
+        (common.join("objects"), 0),
+    ]
+}
+
+fn link_of_git(common: &Path, own: &Path) -> Option<PathBuf> {
+    followed_by_git(common, own)
+        .iter()
+        .find_map(|(folder, depth)| links_in(folder, *depth).into_iter().next())
 }
 
 /// The path, if it is not a symbolic link, which an earlier turn may have put in its place.

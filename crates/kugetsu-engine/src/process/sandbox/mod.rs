@@ -112,7 +112,7 @@ impl Backend {
     }
 
     /// What the mechanism does not cover, one sentence part each.
-    pub fn gaps(&self) -> &'static [&'static str] {
+    pub(super) fn gaps(&self) -> &'static [&'static str] {
         match self {
             Self::Bubblewrap(_) => &[],
             Self::Landlock => &[

@@ -105,22 +105,24 @@ fn find_bubblewrap(containment: &Containment, cancel: &Cancel) -> Result<Bubblew
         .find(|candidate| rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok())
         .ok_or("bubblewrap (bwrap) is not installed")?;
     let runs = |flags: &[&str]| run(&program, flags, containment, cancel);
-    // A bubblewrap before 0.8, or one that is setuid, refuses the flag.
-    let disables_userns = match runs(&[bubblewrap::DISABLE_USERNS]) {
-        Ok(()) => true,
-        Err(_) => {
-            runs(&[])?;
-            false
-        }
-    };
+    // A bubblewrap before 0.8, or one that is setuid, refuses the flag. One that did not run proves nothing.
+    let disables_userns = runs(&[bubblewrap::DISABLE_USERNS])?.is_ok();
+    if !disables_userns {
+        runs(&[])??;
+    }
     Ok(Bubblewrap {
         program,
         disables_userns,
     })
 }
 
-/// Runs a program in the namespaces of bubblewrap with these further flags.
-fn run(program: &Path, flags: &[&str], containment: &Containment, cancel: &Cancel) -> Result<(), String> {
+/// Runs a program in the namespaces of bubblewrap with these further flags. The inner result is what bubblewrap says.
+fn run(
+    program: &Path,
+    flags: &[&str],
+    containment: &Containment,
+    cancel: &Cancel,
+) -> Result<Result<(), String>, String> {
     let args = [
         "--unshare-user",
         "--unshare-pid",
@@ -147,11 +149,11 @@ fn run(program: &Path, flags: &[&str], containment: &Containment, cancel: &Cance
         stderr: Sink::Piped,
     };
     match run_until_cancelled(spec, LIMIT, cancel) {
-        Ok(output) if output.exit.success() => Ok(()),
+        Ok(output) if output.exit.success() => Ok(Ok(())),
         Ok(output) => {
             let stderr = String::from_utf8_lossy(&output.stderr);
             let why = stderr.lines().next_back().unwrap_or("it printed no error").trim();
-            Err(format!("{} does not work here: {why}", program.display()))
+            Ok(Err(format!("{} does not work here: {why}", program.display())))
         }
         Err(error) => Err(error.to_string()),
     }
