@@ -381,13 +381,13 @@ impl Engine {
         left.retain(|folder| !named(folder));
         for folder in left {
             let text = format!("no session has the sandbox {}", folder.display());
-            checks.push(if !fix {
-                check("sandbox", Health::Fixable, text)
-            } else {
+            checks.push(if fix {
                 match fsx::remove_dir_all_durable(&folder) {
                     Ok(()) => check("sandbox", Health::Fixed, format!("{text}; it is removed")),
                     Err(error) => check("sandbox", Health::Bad, format!("{text}: {error}")),
                 }
+            } else {
+                check("sandbox", Health::Fixable, text)
             });
         }
         Ok(())
