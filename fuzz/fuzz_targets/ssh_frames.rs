@@ -1,4 +1,4 @@
-//! Any bytes from the other end of a connection: no panic, and what was read is written as the same bytes.
+//! Any bytes from the other end of a connection: no panic, and a frame is the same after it is written and read again.
 #![no_main]
 
 use kugetsu::ssh::Frame;
@@ -6,9 +6,9 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let mut rest = data;
-    let mut written = Vec::new();
     while let Ok(Some(frame)) = Frame::read(&mut rest) {
+        let mut written = Vec::new();
         frame.write(&mut written).expect("what was read is short enough");
-        assert_eq!(data[..data.len() - rest.len()], written);
+        assert_eq!(Frame::read(&mut written.as_slice()).ok().flatten(), Some(frame));
     }
 });
