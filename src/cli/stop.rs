@@ -33,7 +33,8 @@ pub(super) fn run(args: &StopArgs, context: &Context, output: Output) -> Outcome
         let mut stopped = stopped.into_iter();
         return for_each(&addresses, output, |address| {
             if let Some(stopped) = stopped.next() {
-                report(address, &stopped?, output);
+                let stopped = stopped.map_err(|error| CommandError::from(error).about(address))?;
+                report(address, &stopped, output);
             }
             Ok(ExitStatus::Ok)
         });

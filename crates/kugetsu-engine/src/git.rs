@@ -20,21 +20,18 @@ use uuid::Uuid;
 const LIMIT: Duration = Duration::from_mins(10);
 /// The same for a command in [`QUICK`].
 const QUICK_LIMIT: Duration = Duration::from_mins(1);
-/// The subcommands that only read settings, names and history. Where one takes longer than a minute, something holds
-/// it. Those that look at every file of a worktree, and may run the user's filters, are not among them.
-const QUICK: [&str; 12] = [
-    "--version",
-    "cat-file",
-    "check-ref-format",
-    "config",
-    "for-each-ref",
-    "log",
-    "merge-base",
-    "remote",
-    "rev-list",
-    "rev-parse",
-    "show-ref",
-    "symbolic-ref",
+/// The commands that only read settings and names. Where one takes longer than a minute, something holds it. Those that
+/// look at every file of a worktree, and may run the user's filters, are not among them, and neither are those that walk
+/// the history, such as `for-each-ref --contains`, which takes long in a large clone on a slow disk.
+const QUICK: [&[&str]; 8] = [
+    &["--version"],
+    &["check-ref-format"],
+    &["config"],
+    &["remote", "get-url"],
+    &["rev-parse"],
+    &["show-ref"],
+    &["symbolic-ref"],
+    &["worktree", "list"],
 ];
 /// How long another git may leave a worktree incomplete.
 const INCOMPLETE_LIMIT: Duration = Duration::from_secs(5);
@@ -499,14 +496,20 @@ fn is_of_user(name: &OsStr) -> bool {
             .any(|start| name.as_encoded_bytes().starts_with(start.as_bytes()))
 }
 
-/// git's subcommand, without arguments that would make a message long.
+/// The usual time limit of a command.
 fn limit_of(args: &[OsString]) -> Duration {
-    let quick = args
-        .first()
-        .is_some_and(|name| QUICK.iter().any(|quick| name == quick));
-    if quick { QUICK_LIMIT } else { LIMIT }
+    let begins = |quick: &&[&str]| {
+        let words = args.iter().take(quick.len());
+        words.eq(quick.iter())
+    };
+    if QUICK.iter().any(begins) {
+        QUICK_LIMIT
+    } else {
+        LIMIT
+    }
 }
 
+/// git's subcommand, without arguments that would make a message long.
 fn subcommand(args: &[OsString]) -> String {
     args.iter()
         .take(2)
@@ -537,10 +540,17 @@ mod tests {
     use super::{LIMIT, QUICK_LIMIT, limit_of};
 
     #[test]
-    fn only_commands_that_look_at_every_file_have_much_time() {
+    fn commands_that_look_at_every_file_or_walk_the_history_have_much_time() {
         for (args, limit) in [
             (["config", "--list"], QUICK_LIMIT),
             (["rev-parse", "HEAD"], QUICK_LIMIT),
+            (["worktree", "list"], QUICK_LIMIT),
+            (["remote", "get-url"], QUICK_LIMIT),
+            (["for-each-ref", "--contains=HEAD"], LIMIT),
+            (["log", "--format=%H"], LIMIT),
+            (["merge-base", "--is-ancestor"], LIMIT),
+            (["rev-list", "--count"], LIMIT),
+            (["remote", "update"], LIMIT),
             (["status", "--porcelain"], LIMIT),
             (["worktree", "add"], LIMIT),
             (["rebase", "main"], LIMIT),

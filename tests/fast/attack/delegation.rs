@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use crate::support::kit::{
-    SOON, fake_world, has_lease, record, run, run_in, scripted_world, session_of, start_in, state_of, text,
+    SOON, fake_world, has_lease, record, run, run_file, run_in, scripted_world, session_of, start_in,
+    state_of, text,
 };
 use kugetsu_testing::{FakeScript, Output, Running, Signal, Step, World, kugetsu_binary};
 use serde_json::{Value, json};
@@ -626,6 +627,9 @@ fn send_streams(connection: &UnixStream) {
     .unwrap();
 }
 
+/// How many commands of a turn's tools are received or run at once where one turn below it may run.
+const PLACES: usize = 33;
+
 #[test]
 fn a_tool_that_connects_and_stalls_holds_up_nothing() {
     let world = fake_world();
@@ -652,37 +656,48 @@ fn a_tool_that_connects_and_stalls_holds_up_nothing() {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     });
-    let mut silent: Vec<UnixStream> = (0..32).map(|_| connect(&world, &turn)).collect();
-    let mut answer = [0];
-    connect(&world, &turn).read_exact(&mut answer).unwrap();
-    assert_eq!(answer, [255], "one too many is told so at once");
-    open(&first);
-    let waits = |mut connection: &UnixStream| {
+    let receiving = || {
+        let processes = world.processes().into_iter();
+        let receiving = processes.filter(|process| process.command.starts_with("kugetsu delegate "));
+        receiving.map(|process| process.pid).collect::<Vec<_>>()
+    };
+    // Each connection has its time, which on a slow machine is over before all places are taken. A process that is
+    // held up keeps its place.
+    let is_held =
+        |pid: &u32| crate::support::proc::field(pid, "State").is_some_and(|state| state.starts_with('T'));
+    let is_open = |mut connection: &UnixStream| {
         connection.set_nonblocking(true).unwrap();
         let read = connection.read(&mut [0]);
         read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
     };
-    world.wait_until("the tool was refused", SOON, || {
-        // On a slow machine, the first of them have had their time.
-        silent.retain(waits);
-        while silent.len() < 32 {
+    let mut silent: Vec<UnixStream> = Vec::new();
+    world.wait_until("every place is taken", SOON, || {
+        silent.retain(is_open);
+        let held = receiving().iter().filter(|pid| is_held(pid)).count();
+        for pid in receiving() {
+            world.signal(pid, Signal::Stop);
+        }
+        // The dripping one may have had its time.
+        while silent.len() < PLACES {
             silent.push(connect(&world, &turn));
         }
-        second.0.exists()
+        held == PLACES
     });
+    let mut answer = [0];
+    connect(&world, &turn).read_exact(&mut answer).unwrap();
+    assert_eq!(answer, [255], "one too many is told so at once");
+    open(&first);
+    arrived(&world, &second);
     let said = read(&world, "refused");
     assert!(
         said.contains("too many commands") && said.ends_with("status 75\n"),
         "{said}"
     );
-    let receiving = || {
-        let processes = world.processes().into_iter();
-        processes
-            .filter(|process| process.command.starts_with("kugetsu delegate "))
-            .count()
-    };
+    for pid in receiving() {
+        world.signal(pid, Signal::Continue);
+    }
     world.wait_until("no command is waited for any more", SOON, || {
-        drip.is_finished() && receiving() == 0
+        drip.is_finished() && receiving().is_empty()
     });
     drip.join().unwrap();
     drop(silent);
@@ -802,6 +817,71 @@ fn turns_are_stopped_after_the_turn_that_began_them() {
     let stopped = run(&world, ["stop", "1", "--with-delegates"]);
     let said = stopped.expect_status(0).stdout();
     assert!(said.starts_with("github.com/shoko/kugetsu#2: turn"), "{said}");
+    assert_eq!(wait_for_end(&world, "2")["reason"], "stopped");
+    world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn turns_are_stopped_after_the_session_that_began_them_is_gone() {
+    let world = fake_world();
+    let gates = three_generations(&world, &[]);
+    let parent = begin(&world, &["start", "1", "delegate"]);
+    for gate in &gates {
+        arrived(&world, gate);
+    }
+    open(&gates[0]);
+    parent.wait(SOON).expect_status(0);
+    run(&world, ["destroy", "1", "--force", "-y"]).expect_status(0);
+    let stopped = run(&world, ["stop", "1", "--with-delegates"]);
+    let said = stopped.expect_status(0).stdout();
+    assert!(said.contains("#2: turn") && said.contains("#3: turn"), "{said}");
+    for issue in ["2", "3"] {
+        assert_eq!(wait_for_end(&world, issue)["reason"], "stopped", "{issue}");
+    }
+    run(&world, ["stop", "1", "--with-delegates"]).expect_status(66);
+    world.wait_nothing_left(SOON);
+}
+
+#[test]
+fn a_turn_that_cannot_be_told_to_stop_keeps_no_other_one_running() {
+    let world = fake_world();
+    let gates = three_generations(&world, &[]);
+    let parent = begin(&world, &["start", "1", "delegate"]);
+    for gate in &gates {
+        arrived(&world, gate);
+    }
+    open(&gates[0]);
+    parent.wait(SOON).expect_status(0);
+    let supervisor = &record(&world, "2").expect("a record")["live"]["supervisor"]["pid"];
+    let supervisor = u32::try_from(supervisor.as_u64().expect("a process")).unwrap();
+    // The supervisor would clear this away.
+    world.signal(supervisor, Signal::Stop);
+    let in_the_way = run_file(&world, "2", ".signal.json");
+    std::fs::create_dir_all(in_the_way.join("full")).unwrap();
+    let stopped = run(&world, ["stop", "1", "--with-delegates", "--json"]);
+    let said = stopped.expect_status(73).json_lines();
+    let about = |one: &Value| {
+        (
+            one["ref"].clone(),
+            one["error"]["ref"].clone(),
+            one["verdict"].clone(),
+        )
+    };
+    let said: Vec<_> = said.iter().map(about).collect();
+    let (second, third) = (
+        json!("github.com/shoko/kugetsu#2"),
+        json!("github.com/shoko/kugetsu#3"),
+    );
+    assert_eq!(
+        said,
+        [
+            (Value::Null, second, Value::Null),
+            (third, Value::Null, json!("aborted"))
+        ]
+    );
+    std::fs::remove_dir_all(&in_the_way).unwrap();
+    world.signal(supervisor, Signal::Continue);
+    run(&world, ["stop", "1", "--with-delegates"]).expect_status(0);
     assert_eq!(wait_for_end(&world, "2")["reason"], "stopped");
     world.wait_nothing_left(SOON);
 }

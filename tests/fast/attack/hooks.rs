@@ -115,6 +115,37 @@ fn a_program_that_a_turn_brings_into_being_does_not_run_after_it() {
 }
 
 #[test]
+fn a_program_is_found_in_a_command_as_a_shell_finds_it() {
+    let hooked = hooked();
+    let spaced = hooked.world.home().join("my hooks/notify.sh");
+    std::fs::create_dir(spaced.parent().unwrap()).unwrap();
+    let config = format!(
+        "hook_after_turn = \"X='a b' exec ~/hook.sh\"\nnotify = \"'{}' now\"\n",
+        spaced.display()
+    );
+    std::fs::write(hooked.world.kugetsu_home().join("config.toml"), config).unwrap();
+    let hooked = Hooked {
+        notify: spaced,
+        ..hooked
+    };
+    restore(&hooked);
+    assert_eq!(
+        after(&hooked, "true"),
+        (vec!["hook-ran", "notify-ran"], Vec::new())
+    );
+    let (ran, warnings) = after(
+        &hooked,
+        &format!(
+            "for file in '{}' '{}'; do {PLANTED} \"$file\"; done",
+            hooked.hook.display(),
+            hooked.notify.display()
+        ),
+    );
+    assert!(ran.is_empty(), "{ran:?}");
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+}
+
+#[test]
 fn a_large_program_is_told_apart_by_more_than_its_size_and_date() {
     let hooked = hooked();
     let (hook, copy) = (hooked.hook.display(), hooked.world.root().join("copy"));

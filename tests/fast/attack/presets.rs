@@ -114,6 +114,8 @@ fn run_without_landlock(world: &World, arguments: &[&str]) -> Output {
         world.tmp().join("without-landlock"),
     );
     if !program.exists() {
+        let has_compiler = std::process::Command::new("cc").arg("--version").output().is_ok();
+        assert!(has_compiler, "cc is needed: apt-get install gcc libc6-dev");
         std::fs::write(&source, WITHOUT_LANDLOCK).unwrap();
         let mut compile = world.command("cc");
         compile.arg("-o").arg(&program).arg(&source);

@@ -69,21 +69,25 @@ impl Engine {
     }
 
     /// Stops the running turns of these sessions with all turns that tools of them began, and that tools of those
-    /// began, also where the first turn has ended. Lets no further turn begin below them. Waits for their ends. The
-    /// result has each turn once.
+    /// began, also where the first turn has ended or its session is gone. Lets no further turn begin below them. Waits
+    /// for their ends. The result has each turn once; one that cannot be told to stop keeps no other one running.
     pub fn stop_with_delegates(&self, addresses: &[Address]) -> Vec<(Address, Result<Stopped, EngineError>)> {
         let mut found: Vec<(Address, Result<Uuid, EngineError>)> = Vec::new();
+        let mut known = Vec::new();
         for address in addresses {
-            match self.tell_to_stop(address) {
-                Ok(turns) => {
-                    for (address, turn) in turns {
-                        let is_this = |other: &Result<Uuid, _>| matches!(other, Ok(id) if *id == turn);
-                        if !found.iter().any(|(_, other)| is_this(other)) {
-                            found.push((address, Ok(turn)));
-                        }
+            let turns = self.turns_to_stop(address);
+            for (address, turn) in turns.unwrap_or_else(|error| vec![(address.clone(), Err(error))]) {
+                if let Ok(turn) = &turn {
+                    if known.contains(turn) {
+                        continue;
                     }
+                    known.push(*turn);
                 }
-                Err(error) => found.push((address.clone(), Err(error))),
+                let told = turn.and_then(|turn| {
+                    control::send(&self.store, &RecordKey::from(&address), turn, Signal::Stop)?;
+                    Ok(turn)
+                });
+                found.push((address, told));
             }
         }
         // All at once, because each may take as long as its grace period.
@@ -106,22 +110,28 @@ impl Engine {
         })
     }
 
-    /// Tells the running turn of a session, and all turns below its turns, to stop. Returns the turns.
-    fn tell_to_stop(&self, address: &Address) -> Result<Vec<(Address, Uuid)>, EngineError> {
+    /// The running turn of a session and all turns below its turns. Lets no further turn begin below them. If there are
+    /// some below, an error about the session's own turn is only one part of the result.
+    fn turns_to_stop(
+        &self,
+        address: &Address,
+    ) -> Result<Vec<(Address, Result<Uuid, EngineError>)>, EngineError> {
         self.refuse_own_family(address)?;
         let below = self.store.close_below(address)?;
         let mut turns: Vec<_> = below
             .into_iter()
-            .map(|member| (member.own.address, member.own.turn))
+            .map(|member| (member.own.address, Ok(member.own.turn)))
             .collect();
-        match self.live_turn(address) {
-            Ok(live) => turns.insert(0, (address.clone(), live.turn)),
-            Err(error) if turns.is_empty() || error.code() != ErrorCode::NotRunning => return Err(error),
-            Err(_) => {}
-        }
-        for (address, turn) in &turns {
-            control::send(&self.store, &RecordKey::from(address), *turn, Signal::Stop)?;
-        }
+        let own = match self.live_turn(address) {
+            Ok(live) => Ok(live.turn),
+            Err(error) if turns.is_empty() => return Err(error),
+            // Those below may outlive the turn and its session.
+            Err(error) if matches!(error.code(), ErrorCode::NotRunning | ErrorCode::NoSession) => {
+                return Ok(turns);
+            }
+            Err(error) => Err(error),
+        };
+        turns.insert(0, (address.clone(), own));
         Ok(turns)
     }
 

@@ -484,7 +484,7 @@ impl EngineError {
             Self::OwnTurn { .. } | Self::WaitsInACircle { .. } => ErrorCode::OwnTurn,
             Self::TooDeep { .. } => ErrorCode::TooDeep,
             Self::TooManyDelegates { .. } => ErrorCode::TooManyDelegates,
-            Self::ParentEnded(_) | Self::StoppedAbove { .. } => ErrorCode::Terminated,
+            Self::ParentEnded(_) | Self::StoppedAbove { .. } => ErrorCode::ParentEnded,
             Self::BudgetSpent { .. } => ErrorCode::BudgetSpent,
             Self::Recorded(_) => ErrorCode::TurnRecorded,
             Self::OtherPrompt { .. } => ErrorCode::TurnIdReused,
@@ -601,6 +601,10 @@ impl EngineError {
             ),
             Self::BudgetSpent { .. } => Some(
                 "end the turn; a person can continue with a higher --max-cost or --max-tokens".to_owned(),
+            ),
+            Self::ParentEnded(_) | Self::StoppedAbove { .. } => Some(
+                "do not repeat the command: no further turn begins below that one; a person can begin it outside"
+                    .to_owned(),
             ),
             Self::Config(error) if error.is_in_file() => Some("mend it: kugetsu config edit".to_owned()),
             Self::NoSession(address) => Some(format!("start one: kugetsu start {address} \"what to do\"")),

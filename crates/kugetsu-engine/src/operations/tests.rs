@@ -1,7 +1,7 @@
 //! Guarantees for a process with many requests: started programs see only the environment of their request, and a
 //! request keeps the settings that it began with.
 
-use kugetsu_api::{Address, RefContext, TransportChoice, TransportKind, Verdict};
+use kugetsu_api::{Address, ErrorCode, RefContext, TransportChoice, TransportKind, Verdict};
 use kugetsu_testing::{FakeScript, Opencode, ServeMode, World, kugetsu_binary};
 
 use super::{Engine, EngineError, Environment, Mode, TurnOptions, TurnRequest, WorktreeRequest};
@@ -222,7 +222,10 @@ fn no_turn_begins_below_one_that_was_stopped_or_is_forgotten() {
     for engine in [&in_tool, &deeper] {
         let refused = join(engine, 3).unwrap_err();
         assert!(matches!(&refused, EngineError::StoppedAbove { of, .. } if of.to_string().ends_with("#1")));
-        assert_eq!(refused.code(), kugetsu_api::ErrorCode::Terminated);
+        assert_eq!(
+            (refused.code(), refused.retryable()),
+            (ErrorCode::ParentEnded, false)
+        );
     }
     // The next turn of the session is another one.
     let next = join(&engine, 1).unwrap();
@@ -230,4 +233,8 @@ fn no_turn_begins_below_one_that_was_stopped_or_is_forgotten() {
     drop((first, second));
     let refused = join(&in_tool, 3).unwrap_err();
     assert!(matches!(refused, EngineError::ParentEnded(_)), "{refused}");
+    assert_eq!(
+        (refused.code(), refused.retryable()),
+        (ErrorCode::ParentEnded, false)
+    );
 }

@@ -175,8 +175,11 @@ impl Store {
 
     /// Removes a family if none of its turns runs.
     pub(crate) fn forget_ended_family(&self, root: Uuid) {
-        // A turn that joins must find the family, or find that it is gone. If the lock fails, a turn is only not counted.
-        let _lock = self.families_lock("forget turns").ok();
+        // A turn that joins must find the family, or find that it is gone. If the lock fails, the family stays until
+        // [`Store::forget_lost_families`].
+        let Ok(_lock) = self.families_lock("forget turns") else {
+            return;
+        };
         if !self.family(root).iter().any(|member| self.runs(member)) {
             let _ = std::fs::remove_dir_all(self.family_folder(root));
         }

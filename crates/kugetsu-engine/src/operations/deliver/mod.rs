@@ -15,6 +15,7 @@ mod changes;
 mod clock;
 mod close;
 mod fork;
+mod program;
 mod run;
 mod subject;
 mod watch;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use kugetsu_api::RepoRef;
 
 use super::TurnSubject;
+use super::program::program_of;
 use crate::fsx;
 use crate::operations::Engine;
 use crate::operations::hooks::HookPoint;
@@ -103,7 +104,7 @@ impl Watched {
         ];
         files.extend(HookPoint::ALL.into_iter().filter_map(|point| {
             let command = point.command(&engine.settings)?;
-            let path = program_of(command, directory, engine.environment.home())?;
+            let path = program_of(command, directory, &engine.environment)?;
             let what = format!("the program of {}, {}", point.setting(), path.display());
             let decides = Decides::Hook(point);
             Some(WatchedFile { what, path, decides })
@@ -159,15 +160,4 @@ fn warning(what: &str, skipped: &[HookPoint]) -> String {
         "{what} changed while the turn ran, so {} {verb} skipped; look at it before the next turn, and {rest}",
         names.join(" and ")
     )
-}
-
-/// The program that a hook's command begins with, if the command names it by a path. It need not exist: a turn can put
-/// one there.
-fn program_of(command: &str, directory: &Path, home: &Path) -> Option<PathBuf> {
-    let word = command.split_whitespace().next()?.trim_matches(['"', '\'']);
-    let in_home = ["~/", "$HOME/", "${HOME}/"]
-        .into_iter()
-        .find_map(|start| word.strip_prefix(start));
-    let path = in_home.map_or_else(|| directory.join(word), |rest| home.join(rest));
-    (word.contains('/') && !path.is_dir()).then_some(path)
 }

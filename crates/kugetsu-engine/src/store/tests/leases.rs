@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::store::{Holder, LeaseError, RecordKey, Store, StoreError};
+use crate::store::{Holder, LeaseError, Member, RecordKey, Store, StoreError, TurnOf};
 
 use super::common::*;
 
@@ -179,6 +179,32 @@ fn a_lease_dies_with_its_holder() {
 
 fn common_other() -> kugetsu_api::Address {
     address("github.com/o/r#2")
+}
+
+#[test]
+fn a_family_of_turns_is_not_removed_while_a_turn_may_join_it() {
+    let (_folder, store) = store();
+    let turn = uuid::Uuid::now_v7();
+    let ended = Member {
+        own: TurnOf {
+            turn,
+            address: address("github.com/o/r#1"),
+        },
+        ancestors: Vec::new(),
+        max_cost: None,
+        max_tokens: None,
+        cost_usd: 0.0,
+        tokens: 0,
+        ended: true,
+    };
+    store.write_member(&ended).unwrap();
+    let joining = store.families_lock("begin a turn").unwrap();
+    let impatient = store.clone().with_lock_wait(Duration::from_millis(60));
+    impatient.forget_ended_family(turn);
+    assert_eq!(store.member(turn), Some(ended));
+    drop(joining);
+    impatient.forget_ended_family(turn);
+    assert_eq!(store.member(turn), None);
 }
 
 #[test]
