@@ -94,7 +94,7 @@ codes! {
     ClockBehind, "clock-behind", Unavailable, false, "messages of the session are newer than the system's clock, so opencode would not see a new prompt";
     OpencodeConfig, "opencode-config", Unavailable, false, "a configuration file of opencode is not valid";
     OpencodeFailed, "opencode-failed", Unavailable, true, "opencode did not start, broke off, or refused a command";
-    DatabaseUnusable, "database-unusable", Unavailable, false, "opencode's database is missing or damaged, or its layout is unknown";
+    DatabaseUnusable, "database-unusable", Unavailable, false, "opencode's database is missing or damaged, holds too large a value, or has an unknown layout";
     WrongDatabase, "wrong-database", Unavailable, false, "opencode's database contains none of the store's sessions";
     ExportIncomplete, "export-incomplete", Unavailable, false, "opencode's export of a session is incomplete, so nothing was deleted";
     ProcessFailed, "process-failed", Unavailable, true, "a process could not be started or ended";
@@ -117,6 +117,7 @@ codes! {
     WaitTimeout, "wait-timeout", TryAgain, true, "the turn still runs after the maximum wait";
     LockTimeout, "lock-timeout", TryAgain, true, "another process held a lock of the store for too long";
     DatabaseLocked, "database-locked", TryAgain, true, "another process held opencode's database for too long";
+    DatabaseSlow, "database-slow", TryAgain, true, "a read or write of a sandboxed session's database took too long";
     Quota, "quota", TryAgain, true, "the model's provider asks to retry later";
     ConnectionLost, "connection-lost", TryAgain, true, "the other host cannot be reached, or the connection was lost";
     ForgeUnreachable, "forge-unreachable", TryAgain, true, "the forge cannot be reached, is too slow, or has an error of its own";

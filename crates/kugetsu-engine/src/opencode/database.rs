@@ -28,6 +28,7 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use self::error::classify;
 use self::handle::Handle;
+use crate::fsx::{self, FsError};
 use crate::permission::{Rule, rules_to_json};
 use kugetsu_api::SessionId;
 
@@ -124,6 +125,15 @@ impl DatabaseFile {
             confined::check_files(&self.path)?;
         }
         Ok(!self.path.exists())
+    }
+
+    /// Removes the file and those that SQLite keeps beside it. Missing files are not an error. Nothing may have it open.
+    pub fn remove(&self) -> Result<(), FsError> {
+        // A file with its changes is worth nothing without them, and changes alone would go into the next file.
+        for ending in ["", "-wal", "-shm", "-journal"] {
+            fsx::remove_file_durable(&confined::beside(&self.path, ending))?;
+        }
+        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ use super::session_context::CONTEXT_FILE;
 use super::worktree::BUNDLE;
 use super::{Engine, EngineError, RemovedWorktree, read_database};
 use crate::fsx::{self, FsError};
-use crate::opencode::{DatabaseError, Opencode, SessionPatch, commands};
+use crate::opencode::{Opencode, SessionPatch, commands};
 use crate::operations::points;
 use crate::store::{Lease, RecordKey, StoreError, TrashEntry, this_process};
 use crate::turn::control::SIGNAL_FILE;
@@ -56,7 +56,9 @@ impl Engine {
         );
         let export = match export {
             // Nobody would read the messages, and the database goes with the sandbox.
-            Err(EngineError::Database(DatabaseError::Tampered { .. })) if force => None,
+            Err(EngineError::Database(error)) if force && record.sandbox.is_some() && error.is_damaged() => {
+                None
+            }
             export => export?,
         };
         let mut worktree = self.remove_worktree(&record, force)?;

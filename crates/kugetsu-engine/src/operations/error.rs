@@ -511,7 +511,7 @@ impl EngineError {
     /// Whether the same request, unchanged, may succeed later.
     pub fn retryable(&self) -> bool {
         match self {
-            Self::Unknown(error) => error.is_locked(),
+            Self::Unknown(error) => error.is_temporary(),
             Self::NotApplied { error, .. } => error.retryable(),
             _ => self.code().retryable(),
         }
@@ -722,10 +722,10 @@ fn code_of_git(error: &GitError) -> ErrorCode {
 }
 
 fn code_of_database(error: &DatabaseError) -> ErrorCode {
-    if error.is_locked() {
-        ErrorCode::DatabaseLocked
-    } else {
-        ErrorCode::DatabaseUnusable
+    match error {
+        DatabaseError::Locked { .. } => ErrorCode::DatabaseLocked,
+        DatabaseError::Slow { .. } => ErrorCode::DatabaseSlow,
+        _ => ErrorCode::DatabaseUnusable,
     }
 }
 
@@ -761,6 +761,33 @@ mod tests {
             (ErrorCode::DatabaseUnusable, true)
         );
         assert!(error.source().is_some());
+    }
+
+    #[test]
+    fn only_a_database_that_a_turn_has_changed_is_called_so() {
+        let (path, limit) = (PathBuf::from("/db"), Duration::from_secs(10));
+        let slow = EngineError::Database(DatabaseError::Slow {
+            path: path.clone(),
+            limit,
+        });
+        assert_eq!((slow.code(), slow.retryable()), (ErrorCode::DatabaseSlow, true));
+        let large = EngineError::Database(DatabaseError::TooLarge { path: path.clone() });
+        assert_eq!(
+            (large.code(), large.retryable()),
+            (ErrorCode::DatabaseUnusable, false)
+        );
+        for error in [slow, large] {
+            assert_eq!(error.hint(), None, "{error}");
+        }
+        let tampered = EngineError::Database(DatabaseError::Tampered {
+            path,
+            reason: String::new(),
+        });
+        assert!(
+            tampered
+                .hint()
+                .is_some_and(|hint| hint.contains("a turn has changed it"))
+        );
     }
 
     #[test]

@@ -296,7 +296,7 @@ impl Engine {
         if let Err(error) = self
             .write_database(opencode)
             .and_then(|mut database| Ok(database.wait_until_writable()?))
-            && matches!(&error, EngineError::Database(error) if error.is_locked())
+            && matches!(&error, EngineError::Database(error) if error.is_temporary())
         {
             return Err(error);
         }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::doctor::check;
 use super::{Engine, EngineError, read_database};
 use crate::fsx;
-use crate::opencode::Opencode;
+use crate::opencode::{DatabaseFile, Opencode};
 use crate::process::Containment;
 use crate::process::cgroup::limitable;
 use crate::process::sandbox::{Available, Backend, HOW_TO_INSTALL, available};
@@ -276,20 +276,23 @@ impl Engine {
             let copied = read_database(&opencode.with_database(database.clone()))?;
             Ok::<_, EngineError>(copied.session(&record.base_session)?.is_some())
         };
-        if database.exists() && has_base()? {
-            return Ok(());
+        if database.exists() {
+            match has_base() {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                // It holds no fork yet, so nothing is lost.
+                Err(EngineError::Database(error)) if error.is_damaged() => {}
+                Err(error) => return Err(error),
+            }
         }
         // A database without the base's session belongs to an attempt with another base, or to one that was cut off.
         let partial = database.with_extension("partial");
-        for file in [&database, &partial] {
-            for ending in ["", "-wal", "-shm"] {
-                let mut name = file.clone().into_os_string();
-                name.push(ending);
-                match fsx::remove_file_durable(Path::new(&name)) {
-                    Err(error) if !error.is_not_found() => return Err(StoreError::from(error).into()),
-                    _ => {}
-                }
-            }
+        for path in [&database, &partial] {
+            let file = DatabaseFile {
+                path: path.clone(),
+                confined: true,
+            };
+            file.remove().map_err(StoreError::from)?;
         }
         read_database(opencode)?.copy_session(&record.base_session, &partial)?;
         Ok(fsx::rename_durable(&partial, &database).map_err(StoreError::from)?)

@@ -334,7 +334,7 @@ impl Supervisor<'_> {
         match self.in_time(link.prompt(&target, prompt)).await {
             Ok(Ok(())) => {}
             Ok(Err(error @ TransportError::Request { .. })) => return RunEnd::Crashed(error.to_string()),
-            Ok(Err(TransportError::Database(error))) if error.is_locked() => {
+            Ok(Err(TransportError::Database(error))) if error.is_temporary() => {
                 return RunEnd::Crashed(error.to_string());
             }
             Ok(Err(error)) => return RunEnd::Judged(Judgement::new(Verdict::Failed, error.to_string())),
@@ -447,7 +447,7 @@ impl Supervisor<'_> {
         let (database, after) = (self.database(), self.run_after.clone());
         let runs = move || database.open_read()?.tool_runs(&session, &after);
         let runs = self.in_time(aside(runs)).await?;
-        Ok(runs.unwrap_or_else(|error| error.is_locked()))
+        Ok(runs.unwrap_or_else(|error| error.is_temporary()))
     }
 
     fn database(&self) -> DatabaseFile {

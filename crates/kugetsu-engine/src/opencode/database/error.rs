@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rusqlite::ErrorCode;
 
+use super::confined::MOST_TIME;
 use kugetsu_api::SessionId;
 
 /// Why the database, or a session in it, cannot be used.
@@ -39,6 +40,21 @@ pub enum DatabaseError {
         path: PathBuf,
         /// How long kugetsu waited.
         waited: Duration,
+    },
+    /// A sandboxed session's database was not read or written within the limit of time, perhaps because the machine is
+    /// busy.
+    #[error("the sandbox's database {} takes more than {} s to use: try again", path.display(), limit.as_secs())]
+    Slow {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        limit: Duration,
+    },
+    /// A sandboxed session's database holds a value above the limit of size.
+    #[error("the sandbox's database {} holds a value that is too large to read", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
     },
     /// The schema lacks tables or columns that kugetsu needs.
     #[error(
@@ -104,9 +120,14 @@ pub enum DatabaseError {
 }
 
 impl DatabaseError {
-    /// Whether the operation may succeed later, because another process holds a lock.
-    pub fn is_locked(&self) -> bool {
-        matches!(self, Self::Locked { .. })
+    /// Whether the operation may succeed later, because another process holds a lock or the machine is busy.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Locked { .. } | Self::Slow { .. })
+    }
+
+    /// Whether the file itself is bad, so that no version of opencode or kugetsu will read its messages.
+    pub fn is_damaged(&self) -> bool {
+        matches!(self, Self::Tampered { .. } | Self::NotADatabase { .. })
     }
 }
 
@@ -135,14 +156,11 @@ pub(super) fn classify(path: &Path, write: bool, waited: Duration, source: rusql
             reason: source.to_string(),
         },
         // Only the database of a sandbox has these limits.
-        ErrorCode::OperationInterrupted => DatabaseError::Tampered {
+        ErrorCode::OperationInterrupted => DatabaseError::Slow {
             path,
-            reason: "it takes too long to read".to_owned(),
+            limit: MOST_TIME,
         },
-        ErrorCode::TooBig => DatabaseError::Tampered {
-            path,
-            reason: source.to_string(),
-        },
+        ErrorCode::TooBig => DatabaseError::TooLarge { path },
         _ => DatabaseError::Sqlite { path, source },
     }
 }

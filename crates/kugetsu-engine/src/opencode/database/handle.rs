@@ -184,7 +184,7 @@ fn check_schema(
 ) -> Result<bool, DatabaseError> {
     let path = file.path.as_path();
     if file.confined {
-        confined::check_objects(connection, path)?;
+        confined::check_objects(connection, path, write, wait)?;
     }
     let names = |sql: &str| -> Result<BTreeSet<String>, DatabaseError> {
         let read = || {

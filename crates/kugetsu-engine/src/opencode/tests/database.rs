@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::opencode::{Database, DatabaseError, DatabaseFile, Finish, Role, SessionPatch};
+use crate::opencode::{Database, DatabaseError, DatabaseFile, Finish, MAX_LINE, Role, SessionPatch};
 use crate::permission::{Policy, Rule};
 use kugetsu_api::{SessionId, TokenCount};
 use rusqlite::{Connection, params};
@@ -708,7 +708,7 @@ fn hot_journal(super_journal: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn the_database_of_a_sandbox_has_tables_and_indexes_only_and_no_huge_value() {
+fn the_database_of_a_sandbox_has_tables_and_indexes_of_stored_columns_only() {
     for (schema, word) in [
         (
             "CREATE TRIGGER odd AFTER UPDATE ON session BEGIN UPDATE session SET permission = NULL; END",
@@ -721,7 +721,27 @@ fn the_database_of_a_sandbox_has_tables_and_indexes_only_and_no_huge_value() {
             "session",
         ),
         ("CREATE VIRTUAL TABLE odd USING fts5(text)", "odd"),
-        ("UPDATE session SET title = hex(zeroblob(40000000))", "too big"),
+        (
+            "ALTER TABLE session ADD COLUMN odd TEXT AS (instr(title, title)) VIRTUAL",
+            "`session` computes",
+        ),
+        (
+            "CREATE TABLE odd (a TEXT, b TEXT GENERATED ALWAYS AS (replace(a, a, a)) STORED)",
+            "`odd` computes",
+        ),
+        (
+            "CREATE INDEX odd ON session (instr(title, title))",
+            "`odd` computes",
+        ),
+        (
+            "CREATE INDEX odd ON session (id) WHERE instr(title, title)",
+            "`session` computes",
+        ),
+        (
+            "CREATE TABLE pragma_table_xinfo (hidden); CREATE TABLE pragma_index_xinfo (cid); \
+             CREATE INDEX odd ON session (instr(title, title))",
+            "`odd` computes",
+        ),
     ] {
         let db = Db::new("1.18.33");
         db.raw().execute_batch(schema).unwrap();
@@ -729,4 +749,86 @@ fn the_database_of_a_sandbox_has_tables_and_indexes_only_and_no_huge_value() {
             assert!(reason.contains(word), "{schema}: {reason}");
         }
     }
+}
+
+#[test]
+fn a_write_into_the_database_of_a_sandbox_computes_nothing_and_changes_no_other_table() {
+    let db = Db::new("1.18.33");
+    let raw = db.raw();
+    raw.execute_batch(
+        "CREATE UNIQUE INDEX titles ON session (title); \
+         CREATE TABLE other (title TEXT REFERENCES session (title) ON UPDATE CASCADE); \
+         INSERT INTO other VALUES ('Base'); \
+         PRAGMA writable_schema = ON; \
+         UPDATE sqlite_schema SET sql = replace(sql, 'REFERENCES', 'CHECK (0) REFERENCES') WHERE name = 'other'; \
+         UPDATE sqlite_schema SET sql = replace(sql, '`title` text', '`title` text CHECK (title <> ''x'')') \
+            WHERE name = 'session'",
+    )
+    .unwrap();
+    drop(raw);
+    let patch = SessionPatch {
+        title: Some("x"),
+        ..SessionPatch::default()
+    };
+    let unconfined = db.write().patch(&id(BASE), &patch);
+    assert!(unconfined.is_err(), "the check works");
+    let mut database = db.confined().open_write(Duration::from_secs(1)).unwrap();
+    assert_eq!(database.patch(&id(BASE), &patch).unwrap().title, "x");
+    let other: String = db
+        .raw()
+        .query_row("SELECT title FROM other", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(other, "Base");
+}
+
+#[test]
+fn a_locked_database_of_a_sandbox_is_locked_and_not_tampered_with() {
+    let db = Db::new("1.18.33");
+    let holder = db.raw();
+    // Otherwise, a writer does not keep readers out of a database with a write-ahead log.
+    holder
+        .execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE; UPDATE session SET title = title")
+        .unwrap();
+    let file = db.confined();
+    for error in [
+        file.open_read().unwrap_err(),
+        file.open_write(Duration::from_millis(50)).unwrap_err(),
+    ] {
+        assert!(matches!(error, DatabaseError::Locked { .. }), "{error:?}");
+        assert!(error.is_temporary() && !error.is_damaged());
+    }
+    drop(holder);
+    assert!(file.open_read().unwrap().session(&id(BASE)).unwrap().is_some());
+}
+
+#[test]
+fn a_huge_value_in_the_database_of_a_sandbox_is_too_large_and_not_tampered_with() {
+    let db = Db::new("1.18.33");
+    // As long as the longest answer that is kept, with room for what stands around it.
+    let title = |bytes: i64| {
+        db.raw()
+            .execute(
+                "UPDATE session SET title = hex(zeroblob(?1)) WHERE id = ?2",
+                params![bytes / 2, BASE],
+            )
+            .unwrap();
+        let read = db.confined().open_read();
+        read.and_then(|database| database.session(&id(BASE)))
+    };
+    assert!(title(2 * i64::try_from(MAX_LINE).unwrap()).unwrap().is_some());
+    let error = title(80 << 20).unwrap_err();
+    assert!(matches!(error, DatabaseError::TooLarge { .. }), "{error:?}");
+    assert!(!error.is_temporary() && !error.is_damaged());
+}
+
+#[test]
+fn a_removed_database_leaves_nothing_for_the_next_one() {
+    let db = Db::new("1.18.33");
+    let beside = |ending: &str| format!("{}{ending}", db.path.display());
+    for ending in ["-wal", "-shm", "-journal", ".other"] {
+        fs::write(beside(ending), "x").unwrap();
+    }
+    db.confined().remove().unwrap();
+    assert_eq!(db.files(), ["opencode.db.other"]);
+    db.confined().remove().unwrap();
 }

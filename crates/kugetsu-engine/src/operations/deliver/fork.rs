@@ -177,7 +177,7 @@ impl Engine {
         interrupts: &mut Interrupts,
     ) -> Result<(), EngineError> {
         match self.database_writable(opencode, interrupts).await {
-            Err(EngineError::Database(error)) if !error.is_locked() => Ok(()),
+            Err(EngineError::Database(error)) if !error.is_temporary() => Ok(()),
             other => other,
         }
     }

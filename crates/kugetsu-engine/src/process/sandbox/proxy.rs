@@ -315,17 +315,19 @@ fn place_of_v4(ip: Ipv4Addr) -> Place {
 }
 
 fn place_of_v6(ip: Ipv6Addr) -> Place {
-    match ip.segments()[0] {
-        _ if ip.is_loopback() || ip.is_unspecified() => Place::ThisMachine,
+    match ip.segments() {
         // Link-local (`fe80::/10`) and multicast.
-        0xfe80..=0xfebf | 0xff00.. => Place::Link,
+        [0xfe80..=0xfebf | 0xff00.., ..] => Place::Link,
         // Unique local (`fc00::/7`), and the older site-local (`fec0::/10`).
-        0xfc00..=0xfdff | 0xfec0..=0xfeff => Place::PrivateNetwork,
+        [0xfc00..=0xfdff | 0xfec0..=0xfeff, ..] => Place::PrivateNetwork,
+        // A network's own NAT64 (RFC 8215) and Teredo (RFC 4380), which can lead to any address behind a gateway.
+        [0x64, 0xff9b, 1, ..] | [0x2001, 0, ..] => Place::PrivateNetwork,
         _ => Place::Internet,
     }
 }
 
-/// The address of version 4 that a gateway turns an address into: of NAT64 (`64:ff9b::/96`) and 6to4 (`2002::/16`).
+/// The address of version 4 that a gateway turns an address into: of NAT64 (`64:ff9b::/96`), 6to4 (`2002::/16`) and automatic
+/// tunnels (`::/96`). `::` and `::1` become addresses of this machine too.
 fn embedded(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(six) = ip else { return ip };
     let four = |high: u16, low: u16| {
@@ -333,7 +335,9 @@ fn embedded(ip: IpAddr) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(a, b, c, d))
     };
     match six.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => four(high, low),
+        [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            four(high, low)
+        }
         _ => ip,
     }
 }
@@ -420,6 +424,8 @@ mod tests {
             "::ffff:127.0.0.1",
             "64:ff9b::7f00:1",
             "2002:7f00:1::",
+            "::127.0.0.1",
+            "::169.254.169.254",
         ] {
             assert!(leads(true, &[ip]).is_err(), "{ip}");
         }
@@ -434,6 +440,10 @@ mod tests {
             "::ffff:10.0.0.1",
             "64:ff9b::a00:1",
             "2002:a00:1::",
+            "::10.0.0.1",
+            "64:ff9b:1::a00:1",
+            "64:ff9b:1:a00:0:100::",
+            "2001:0:c000:201::f5ff:fffe",
         ] {
             let (status, why) = leads(false, &[ip]).unwrap_err();
             assert_eq!(status, "502 Bad Gateway", "{ip}");
@@ -441,7 +451,13 @@ mod tests {
             // The user's own provider may be there.
             assert!(leads(true, &[ip]).is_ok(), "{ip}");
         }
-        for ip in ["192.0.2.1", "172.32.0.1", "2001:db8::1", "10.0.0.7"] {
+        for ip in [
+            "192.0.2.1",
+            "172.32.0.1",
+            "2001:db8::1",
+            "64:ff9b::c000:201",
+            "10.0.0.7",
+        ] {
             assert!(leads(false, &[ip]).is_ok(), "{ip}");
         }
         let some = leads(false, &["10.0.0.1", "192.0.2.1"]).unwrap();

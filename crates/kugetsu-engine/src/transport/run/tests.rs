@@ -199,7 +199,7 @@ fn a_fork_that_a_locked_database_hides_is_asked_for_again() {
     make_fork(&db);
     store_prompt(&db);
     begin("EXCLUSIVE");
-    assert!(search.is_fork(&id(FORK)).unwrap_err().is_locked());
+    assert!(search.is_fork(&id(FORK)).unwrap_err().is_temporary());
     // The next event that names it does not wait again.
     assert!(!search.is_fork(&id(FORK)).unwrap());
     other.execute_batch("COMMIT").unwrap();
