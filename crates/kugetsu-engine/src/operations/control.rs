@@ -31,6 +31,9 @@ pub struct Stopped {
     pub forced: bool,
 }
 
+/// The session of a turn that is to be stopped, and the turn, or why there is none.
+type TurnToStop = (Address, Result<Uuid, EngineError>);
+
 impl Engine {
     /// The running turn of a session.
     pub fn live_turn(&self, address: &Address) -> Result<LiveTurn, EngineError> {
@@ -112,10 +115,7 @@ impl Engine {
 
     /// The running turn of a session and all turns below its turns. Lets no further turn begin below them. If there are
     /// some below, an error about the session's own turn is only one part of the result.
-    fn turns_to_stop(
-        &self,
-        address: &Address,
-    ) -> Result<Vec<(Address, Result<Uuid, EngineError>)>, EngineError> {
+    fn turns_to_stop(&self, address: &Address) -> Result<Vec<TurnToStop>, EngineError> {
         self.refuse_own_family(address)?;
         let below = self.store.close_below(address)?;
         let mut turns: Vec<_> = below
