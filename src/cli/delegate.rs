@@ -216,9 +216,12 @@ impl Read for Received {
     }
 }
 
-/// Sends this process the signals of the command in the tool, and SIGTERM when that command is gone.
+/// Sends this process the signals of the command in the tool, and SIGTERM when that command is gone. opencode ends a tool
+/// with SIGTERM and then SIGKILL: that the command is gone after a signal is no second signal, which would end the turn by
+/// force, without its record.
 fn pass_signals_on(mut requests: impl Read) {
     let mut byte = [0];
+    let mut told = false;
     loop {
         let read = requests.read(&mut byte);
         let gone = match &read {
@@ -228,10 +231,13 @@ fn pass_signals_on(mut requests: impl Read) {
         let passed = [Signal::INT, Signal::TERM]
             .into_iter()
             .find(|signal| !gone && signal.as_raw() == i32::from(byte[0]));
-        let _ = kill_process(getpid(), passed.unwrap_or(Signal::TERM));
+        if !(gone && told) {
+            let _ = kill_process(getpid(), passed.unwrap_or(Signal::TERM));
+        }
         if gone {
             return;
         }
+        told = true;
     }
 }
 

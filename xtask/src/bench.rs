@@ -36,7 +36,7 @@ pub(crate) struct Options {
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
 
-    /// Another kugetsu binary to compare the parts `reading` and `turns` with; the two alternate
+    /// Another kugetsu binary to compare the parts `reading` and `overhead` with; the two alternate
     #[arg(long, value_name = "PROGRAM")]
     against: Option<PathBuf>,
 }
@@ -49,6 +49,8 @@ enum Part {
     Reading,
     /// Memory and events a second
     Memory,
+    /// Turns through a fake opencode that answers at once, with --against
+    Overhead,
     /// Turns on the real opencode
     Turns,
     /// Sandboxed turns on the real opencode against turns without a sandbox
@@ -89,7 +91,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if wanted(Part::Memory) {
         memory(&binary, &mut rows)?;
     }
-    if let Some(compared) = compared.as_ref().filter(|_| wanted(Part::Turns)) {
+    if let Some(compared) = compared.as_ref().filter(|_| wanted(Part::Overhead)) {
         overhead(compared, &mut rows)?;
     }
     if wanted(Part::Turns) {
