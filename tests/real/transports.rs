@@ -134,7 +134,7 @@ on_every_combination! {
         assert_eq!(rules, shown["effective"], "{shown:#}");
         assert!(rules.as_array().unwrap().contains(&json!({"permission": "question", "pattern": "*", "action": "deny"})));
         assert_eq!(row.directory, case.repo().to_str().unwrap());
-        assert_eq!(row.title, "github.com/shoko/kugetsu#7");
+        assert_eq!(case.row(7).title, "github.com/shoko/kugetsu#7");
         assert_eq!(record["live"]["transport"], case.transport);
         // The model is told its issue in the system prompt, and the message is unchanged.
         let asked = &case.model.turn_requests()[0];

@@ -80,8 +80,10 @@ impl Delivery {
             move |_: &Engine| self.close_blocking(outcome, changes, transport, &redactor, status_writer);
         let closed = engine.run_required(TO_RECORD, interrupts, close).await;
         let closed = closed.map_err(|error| unrecorded.or(error))?;
+        // opencode gives a fork that `run` makes a title of its own, at times after kugetsu has.
         if let TurnSubject::Session(record) = &closed.subject
-            && for_this_turn != record.policy.rules()
+            && (for_this_turn != record.policy.rules()
+                || (transport == TransportKind::Run && record.totals.turns == 1))
         {
             let record = record.clone();
             let restore = move |engine: &Engine| {
