@@ -253,13 +253,8 @@ fn in_turn(
 
 /// Whole processes that read records, with 10 and with 10,000 of them.
 fn reading(binary: &Path, compared: Option<&Compared>, rows: &mut Vec<Row>) -> Result<(), Failure> {
-    let world = World::new(Opencode::Fake);
-    world.fake(&FakeScript::steps([Step::Answer("done".to_owned())]));
-    quiet(&mut kugetsu(
-        &world,
-        binary,
-        &["init", "--adopt", &base_of(&world)],
-    ))?;
+    let answer = FakeScript::steps([Step::Answer("done".to_owned())]);
+    let world = with_base(binary, &answer)?;
     quiet(&mut kugetsu(
         &world,
         binary,
@@ -323,17 +318,8 @@ fn reading(binary: &Path, compared: Option<&Compared>, rows: &mut Vec<Row>) -> R
 /// a home and a clone of its own.
 fn overhead(compared: &Compared, rows: &mut Vec<Row>) -> Result<(), Failure> {
     let Compared { own, other, .. } = compared;
-    let prepare = |program: &Path| {
-        let world = World::new(Opencode::Fake);
-        world.fake(&FakeScript::steps([Step::Answer("done".to_owned())]));
-        quiet(&mut kugetsu(
-            &world,
-            program,
-            &["init", "--adopt", &base_of(&world)],
-        ))?;
-        Ok::<_, Failure>(world)
-    };
-    let worlds = [prepare(own)?, prepare(other)?];
+    let answer = FakeScript::steps([Step::Answer("done".to_owned())]);
+    let worlds = [with_base(own, &answer)?, with_base(other, &answer)?];
     let turn = |program: &Path, verb: &str, issue: usize| {
         let world = &worlds[usize::from(program != own)];
         let address = format!("github.com/shoko/kugetsu#{issue}");
@@ -392,6 +378,18 @@ impl Way {
     }
 }
 
+/// A home and a clone with a base, and the fake opencode with this script.
+fn with_base(program: &Path, script: &FakeScript) -> Result<World, Failure> {
+    let world = World::new(Opencode::Fake);
+    world.fake(script);
+    quiet(&mut kugetsu(
+        &world,
+        program,
+        &["init", "--adopt", &base_of(&world)],
+    ))?;
+    Ok(world)
+}
+
 /// A session of the fake opencode to adopt as the base: the fake has no server to make one.
 fn base_of(world: &World) -> String {
     let _ = quiet(world.opencode_command(["db", "path"]).stdin(Stdio::null()));
@@ -429,19 +427,14 @@ fn fill(world: &World, binary: &Path, sessions: u64) -> Result<(), Failure> {
 
 /// The highest memory of kugetsu while opencode prints 100 MB.
 fn memory(binary: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> {
-    let world = World::new(Opencode::Fake);
-    world.fake(&FakeScript::steps([
+    let flood = FakeScript::steps([
         Step::Flood {
             lines: 100_000,
             bytes: 1000,
         },
         Step::Answer("done".to_owned()),
-    ]));
-    quiet(&mut kugetsu(
-        &world,
-        binary,
-        &["init", "--adopt", &base_of(&world)],
-    ))?;
+    ]);
+    let world = with_base(binary, &flood)?;
     let start = Instant::now();
     let mut child = kugetsu(
         &world,

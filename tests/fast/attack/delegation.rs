@@ -708,6 +708,18 @@ fn a_tool_that_connects_and_stalls_holds_up_nothing() {
     world.wait_nothing_left(SOON);
 }
 
+/// The child and the grandchild of a turn run, and the turn itself has ended.
+#[track_caller]
+fn only_delegates_run(world: &World) {
+    let gates = three_generations(world, &[]);
+    let parent = begin(world, &["start", "1", "delegate"]);
+    for gate in &gates {
+        arrived(world, gate);
+    }
+    open(&gates[0]);
+    parent.wait(SOON).expect_status(0);
+}
+
 /// A turn of issue 1 whose tool begins one of issue 2, whose tool begins one of issue 3, all of which go on.
 fn three_generations(world: &World, delegates: &[Step]) -> [(PathBuf, PathBuf); 3] {
     let gates = ["own", "child", "grandchild"].map(|name| gate(world, name));
@@ -824,13 +836,7 @@ fn turns_are_stopped_after_the_turn_that_began_them() {
 #[test]
 fn turns_are_stopped_after_the_session_that_began_them_is_gone() {
     let world = fake_world();
-    let gates = three_generations(&world, &[]);
-    let parent = begin(&world, &["start", "1", "delegate"]);
-    for gate in &gates {
-        arrived(&world, gate);
-    }
-    open(&gates[0]);
-    parent.wait(SOON).expect_status(0);
+    only_delegates_run(&world);
     run(&world, ["destroy", "1", "--force", "-y"]).expect_status(0);
     let stopped = run(&world, ["stop", "1", "--with-delegates"]);
     let said = stopped.expect_status(0).stdout();
@@ -845,13 +851,7 @@ fn turns_are_stopped_after_the_session_that_began_them_is_gone() {
 #[test]
 fn a_turn_that_cannot_be_told_to_stop_keeps_no_other_one_running() {
     let world = fake_world();
-    let gates = three_generations(&world, &[]);
-    let parent = begin(&world, &["start", "1", "delegate"]);
-    for gate in &gates {
-        arrived(&world, gate);
-    }
-    open(&gates[0]);
-    parent.wait(SOON).expect_status(0);
+    only_delegates_run(&world);
     let supervisor = &record(&world, "2").expect("a record")["live"]["supervisor"]["pid"];
     let supervisor = u32::try_from(supervisor.as_u64().expect("a process")).unwrap();
     // The supervisor would clear this away.

@@ -75,7 +75,7 @@ impl Engine {
     /// began, also where the first turn has ended or its session is gone. Lets no further turn begin below them. Waits
     /// for their ends. The result has each turn once; one that cannot be told to stop keeps no other one running.
     pub fn stop_with_delegates(&self, addresses: &[Address]) -> Vec<(Address, Result<Stopped, EngineError>)> {
-        let mut found: Vec<(Address, Result<Uuid, EngineError>)> = Vec::new();
+        let mut found: Vec<TurnToStop> = Vec::new();
         let mut known = Vec::new();
         for address in addresses {
             let turns = self.turns_to_stop(address);

@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::lock::{self, Attempt, Lock, this_process};
-use super::{Store, StoreError, layout};
+use super::lock::Lock;
+use super::{Store, StoreError, layout, lock_file};
 use crate::fsx;
 use crate::process;
 
@@ -107,10 +107,7 @@ impl Store {
     pub(crate) fn families_lock(&self, what: &str) -> Result<Lock, StoreError> {
         let path = self.home().join(layout::RUN).join(LOCK);
         self.create_run_folder_of(&path)?;
-        match Lock::acquire(&path, &this_process(what), self.lock_wait)? {
-            Attempt::Taken(lock) => Ok(lock),
-            Attempt::Held(holder) => Err(lock::timed_out(path, self.lock_wait, holder)),
-        }
+        lock_file(path, what, self.lock_wait)
     }
 
     /// Lets no further turn begin below the turns of a session. Returns those that run below them.

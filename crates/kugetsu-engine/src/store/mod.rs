@@ -242,10 +242,7 @@ impl Store {
     fn lock(&self, name: &str, what: &str, wait: Duration) -> Result<Lock, StoreError> {
         let path = self.home.join(name);
         self.make_folder_of(&path)?;
-        match Lock::acquire(&path, &this_process(what), wait)? {
-            Attempt::Taken(lock) => Ok(lock),
-            Attempt::Held(holder) => Err(lock::timed_out(path, wait, holder)),
-        }
+        lock_file(path, what, wait)
     }
 
     fn sessions(&self) -> PathBuf {
@@ -289,5 +286,13 @@ fn refuse_full(folder: &Path, path: &Path) -> Result<(), StoreError> {
             source: std::io::ErrorKind::StorageFull.into(),
         }),
         _ => Ok(()),
+    }
+}
+
+/// Takes the lock of a file, or says who has held it for all of the time.
+fn lock_file(path: PathBuf, what: &str, wait: Duration) -> Result<Lock, StoreError> {
+    match Lock::acquire(&path, &this_process(what), wait)? {
+        Attempt::Taken(lock) => Ok(lock),
+        Attempt::Held(holder) => Err(lock::timed_out(path, wait, holder)),
     }
 }
