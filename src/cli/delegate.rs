@@ -216,29 +216,19 @@ impl Read for Received {
     }
 }
 
-/// Sends this process the signals of the command in the tool, and SIGTERM when that command is gone. opencode ends a tool
-/// with SIGTERM and then SIGKILL: that the command is gone after a signal is no second signal, which would end the turn by
-/// force, without its record.
+/// Sends this process the first signal of the command in the tool, or SIGTERM when that command is gone. Nothing after that:
+/// opencode ends a tool with SIGTERM and then SIGKILL, and kugetsu's guard of the outer turn may do the same to it, while
+/// a second signal would end the turn by force.
 fn pass_signals_on(mut requests: impl Read) {
     let mut byte = [0];
-    let mut told = false;
-    loop {
-        let read = requests.read(&mut byte);
-        let gone = match &read {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            read => !matches!(read, Ok(1)),
-        };
-        let passed = [Signal::INT, Signal::TERM]
-            .into_iter()
-            .find(|signal| !gone && signal.as_raw() == i32::from(byte[0]));
-        if !(gone && told) {
-            let _ = kill_process(getpid(), passed.unwrap_or(Signal::TERM));
+    let told = loop {
+        match requests.read(&mut byte) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Ok(1) if i32::from(byte[0]) == Signal::INT.as_raw() => break Signal::INT,
+            _ => break Signal::TERM,
         }
-        if gone {
-            return;
-        }
-        told = true;
-    }
+    };
+    let _ = kill_process(getpid(), told);
 }
 
 impl Context {

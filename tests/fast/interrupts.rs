@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::support::kit::{SOON, run, status};
+use crate::support::kit::{SOON, record, run, status};
 use kugetsu_testing::{FakeScript, Opencode, Output, ServeMode, Signal, Stdin, Step, World};
 
 /// A `git` that counts its calls and hangs at the call `$HANG_AT`; all other calls run the real one. It hangs in a
@@ -334,6 +334,36 @@ fn an_interrupted_turn_whose_end_cannot_be_recorded_says_so() {
         run(&world, ["show", "14", "--json"]).json()["last"]["verdict"],
         "completed"
     );
+}
+
+/// `timeout` signals its program and then its process group, so one SIGTERM comes twice.
+#[test]
+fn a_signal_that_comes_twice_while_the_end_is_recorded_loses_nothing() {
+    let world = World::new(Opencode::Fake);
+    world.fake(&FakeScript {
+        serve: ServeMode::Sessions,
+        ..FakeScript::default().on("hang", [Step::step_start(), Step::Hang])
+    });
+    run(&world, ["init"]).expect_status(0);
+    let recording = world.root().join("recording");
+    let mut command = world.kugetsu(["start", "14", "hang", "--transport", "run"]);
+    command.env(
+        "KUGETSU_CRASH_AT",
+        format!("stall:append_written:1:{}", recording.display()),
+    );
+    let running = world.start(command, Stdin::Null);
+    world.wait_until("the turn runs", SOON, || {
+        status(&world, "14").is_some_and(|status| status["state"] == "running")
+    });
+    running.signal(Signal::Terminate);
+    world.wait_until("the turn is being recorded", SOON, || recording.exists());
+    fs::remove_file(&recording).unwrap();
+    running.signal(Signal::Terminate);
+    let ended = running.wait(SOON);
+    assert_eq!(ended.code(), 143, "{ended}");
+    let record = record(&world, "14").expect("a record");
+    assert_eq!(record["last"]["verdict"], "aborted", "{record}");
+    world.wait_nothing_left(SOON);
 }
 
 /// An opencode that never answers, not even which version it is.

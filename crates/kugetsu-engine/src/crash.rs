@@ -9,6 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// A moment that has a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +28,14 @@ macro_rules! crash_points {
 }
 pub(crate) use crash_points;
 
+/// How often a stopped thread looks whether it may go on.
+const STALL_POLL: Duration = Duration::from_millis(10);
+
 /// The effect of passing a crash point.
 enum Armed {
     /// Kills the process when this point has been passed this many more times.
     At(CrashPoint, u64),
-    /// Stops the thread for ever when this point has been passed this many more times, and makes this file then.
+    /// Makes this file when this point has been passed this many more times, and stops the thread until it is removed.
     Stall(CrashPoint, u64, PathBuf),
     /// Appends the point's name to this file.
     Log(File),
@@ -41,7 +45,8 @@ static IS_ARMED: AtomicBool = AtomicBool::new(false);
 static ARMED: Mutex<Option<Armed>> = Mutex::new(None);
 
 /// Arms a crash point. With `name`, or `name:n` for the n-th pass, the process kills itself there as `kill -9` would.
-/// With `stall:name:n:FILE`, the thread of the n-th pass stops there for ever, as on a disk that hangs, and FILE is made.
+/// With `stall:name:n:FILE`, the thread of the n-th pass makes FILE and stops there until somebody removes FILE, as on a
+/// disk that hangs.
 /// With `log:FILE`, the process stays alive and appends the name of each point that it passes to FILE.
 pub(crate) fn arm(spec: &str, points: &[&[CrashPoint]]) -> Result<(), String> {
     let point = |name: &str| {
@@ -127,11 +132,12 @@ impl CrashPoint {
             Some(Armed::Stall(_, left, file)) => {
                 *left -= 1;
                 if *left == 0 {
-                    let _ = make(file);
+                    let file = std::mem::take(file);
+                    let _ = make(&file);
                     *armed = None;
                     drop(armed);
-                    loop {
-                        std::thread::park();
+                    while file.exists() {
+                        std::thread::sleep(STALL_POLL);
                     }
                 }
             }

@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use crate::support::kit::{
     SOON, fake_world, has_lease, record, run, run_file, run_in, scripted_world, session_of, start_in,
@@ -268,6 +269,45 @@ fn a_turn_in_the_foreground_of_a_tool_ends_in_order_with_the_tool() {
         (&ended["verdict"], &ended["reason"]),
         (&json!("aborted"), &json!("terminated"))
     );
+    world.wait_nothing_left(SOON);
+}
+
+/// Both opencode and the guard of the outer turn end a tool, and the second of them may come while the turn of the tool is
+/// being recorded.
+#[test]
+fn a_tool_that_is_ended_twice_leaves_the_record_of_its_turn() {
+    let world = fake_world();
+    let child = gate(&world, "child");
+    let script = FakeScript::default()
+        .on("delegate", [tool("start 2 'the work'"), done()])
+        .on("work", [at_gate(&child), done()]);
+    world.fake(&script);
+    let recording = world.root().join("recording");
+    let stall = format!("stall:append_written:1:{}", recording.display());
+    let environment = [RUN[0], ("KUGETSU_CRASH_AT", &stall)];
+    let parent = start_in(&world, &environment, &["start", "1", "delegate"]);
+    arrived(&world, &child);
+    let follower = follower(&world, "start 2 the work");
+    world.signal(follower, Signal::Terminate);
+    world.wait_until("the turn is being recorded", SOON, || recording.exists());
+    world.signal(follower, Signal::Terminate);
+    // An end by force would come within a second.
+    let until = Instant::now() + Duration::from_millis(1500);
+    while Instant::now() < until {
+        assert!(has_lease(&world, "2"), "the turn ended without its record");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    world.signal(follower, Signal::Kill);
+    std::fs::remove_file(&recording).unwrap();
+    let ended = wait_for_end(&world, "2");
+    assert_eq!(
+        (&ended["verdict"], &ended["reason"]),
+        (&json!("aborted"), &json!("terminated"))
+    );
+    // The first turn has the same environment.
+    world.wait_until("the first turn is being recorded", SOON, || recording.exists());
+    std::fs::remove_file(&recording).unwrap();
+    parent.wait(SOON).expect_status(0);
     world.wait_nothing_left(SOON);
 }
 
@@ -653,7 +693,7 @@ fn a_tool_that_connects_and_stalls_holds_up_nothing() {
     let drip = std::thread::spawn(move || {
         // A byte now and then is not a command.
         while (&dripping).write_all(b" ").is_ok() {
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
     });
     let receiving = || {

@@ -12,6 +12,10 @@ use crate::turn::Interrupt;
 /// How long the engine waits for interrupted work to end before it abandons that work.
 pub(super) const STOP_WAIT: Duration = Duration::from_millis(400);
 
+/// How much of its time interrupted work keeps after a second interrupt. Whoever ends kugetsu may do so twice in one moment,
+/// as `timeout` does, which signals its program and its process group.
+const HURRIED_WAIT: Duration = Duration::from_secs(1);
+
 /// The interrupts of an operation, as the steps of the operation see them.
 #[derive(Clone, Debug)]
 pub(super) struct Interrupts {
@@ -84,8 +88,8 @@ impl Engine {
         }
     }
 
-    /// [`Engine::interruptible`] for work that must be begun in any case. After an interrupt the work has `stop_wait` to end,
-    /// or until a second interrupt. An error that is not due to the interrupt is returned as it is.
+    /// [`Engine::interruptible`] for work that must be begun in any case. After an interrupt the work has `stop_wait` to end.
+    /// A second interrupt leaves it at most [`HURRIED_WAIT`]. An error that is not due to the interrupt is returned as it is.
     pub(super) async fn run_required<T: Send + 'static>(
         &self,
         stop_wait: Duration,
@@ -105,6 +109,10 @@ impl Engine {
         cancel.set();
         let mut later = interrupts.clone();
         later.mark_handled(interrupt);
+        let hurried = async {
+            later.next().await;
+            tokio::time::sleep(HURRIED_WAIT).await;
+        };
         tokio::select! {
             done = work => {
                 if done.is_ok() || !cancel.was_noticed() {
@@ -112,7 +120,7 @@ impl Engine {
                 }
             }
             () = tokio::time::sleep(stop_wait) => {}
-            _ = later.next() => {}
+            () = hurried => {}
         }
         Err(EngineError::Interrupted(interrupt))
     }
