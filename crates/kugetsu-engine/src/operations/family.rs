@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{Engine, EngineError};
 use crate::process::{self, TURN_ENV};
-use crate::store::{Member, RecordKey, Store, TurnOf, WaitEntry};
+use crate::store::{Member, RecordKey, Store, StoreError, TurnOf, WaitEntry};
 use crate::turn::control::{self, Signal};
 use crate::turn::{BudgetWatch, Limits};
 use kugetsu_api::{Address, ParentTurn};
@@ -300,17 +300,14 @@ impl Registered {
         let mut member = self.locked();
         if !member.ended {
             (member.cost_usd, member.tokens, member.ended) = (cost_usd, tokens, true);
-            self.write(&member);
-            self.store.forget_ended_family(member.root());
+            counted(self.store.end_member(&member));
         }
     }
+}
 
-    /// A turn is only not counted if this fails, on a full disk for example.
-    fn write(&self, member: &Member) {
-        if let Err(error) = self.store.write_member(member) {
-            tracing::debug!("the register of turns: {error}");
-        }
-    }
+/// A turn is only not counted if the register cannot be written, on a full disk for example.
+fn counted(written: Result<(), StoreError>) {
+    let _ = written.inspect_err(|error| tracing::debug!("the register of turns: {error}"));
 }
 
 impl Drop for Registered {
@@ -326,16 +323,14 @@ impl Drop for Registered {
 impl BudgetWatch for Registered {
     fn check(&self, cost_usd: f64, tokens: u64) -> Option<String> {
         let mut member = self.locked();
-        if member.ended {
+        // The limits of the turns above it have narrowed its own. Without any, nothing counts what it spends.
+        if member.ended || (member.max_cost.is_none() && member.max_tokens.is_none()) {
             return None;
         }
         // opencode's own numbers, which the supervisor has only added up: any change is one in the bits.
         if member.cost_usd.to_bits() != cost_usd.to_bits() || member.tokens != tokens {
             (member.cost_usd, member.tokens) = (cost_usd, tokens);
-            self.write(&member);
-        }
-        if member.ancestors.is_empty() && member.max_cost.is_none() && member.max_tokens.is_none() {
-            return None;
+            counted(self.store.write_member(&member));
         }
         let family = self.store.family(member.root());
         // The turn's own spending is the state machine's business.

@@ -417,17 +417,17 @@ impl Engine {
                 made
             }
         };
-        self.database_writable(opencode, interrupts).await?;
+        let mut database = self.database_writable(opencode, interrupts).await?;
         let (opencode, request) = (opencode.clone(), Arc::clone(request));
         let (repo, directory) = (repo.clone(), directory.to_owned());
-        self.interruptible(interrupts, move |engine| {
+        self.interruptible(interrupts, move |_| {
             let patch = SessionPatch {
                 permission: Some(&rules),
                 directory: Some(&directory),
                 path: None,
                 title: Some(&title),
             };
-            engine.write_database(&opencode)?.patch(&session, &patch)?;
+            database.patch(&session, &patch)?;
             let now = Timestamp::now();
             Ok(BaseRecord {
                 schema: SCHEMA,

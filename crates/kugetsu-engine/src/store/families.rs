@@ -170,16 +170,28 @@ impl Store {
         !member.ended && holder().flatten().and_then(|holder| holder.turn) == Some(member.own.turn)
     }
 
-    /// Removes a family if none of its turns runs.
-    pub(crate) fn forget_ended_family(&self, root: Uuid) {
+    /// Writes the last entry of a turn, or removes its family if no other turn of it runs.
+    pub(crate) fn end_member(&self, ended: &Member) -> Result<(), StoreError> {
+        if self.forget_family(ended.root(), Some(ended.own.turn)) {
+            return Ok(());
+        }
+        self.write_member(ended)
+    }
+
+    /// Removes a family if none of its turns runs. This turn of it counts as ended. Returns whether the family is gone.
+    fn forget_family(&self, root: Uuid, ended: Option<Uuid>) -> bool {
         // A turn that joins must find the family, or find that it is gone. If the lock fails, the family stays until
         // [`Store::forget_lost_families`].
         let Ok(_lock) = self.families_lock("forget turns") else {
-            return;
+            return false;
         };
-        if !self.family(root).iter().any(|member| self.runs(member)) {
-            let _ = std::fs::remove_dir_all(self.family_folder(root));
+        let runs = |member: &Member| Some(member.own.turn) != ended && self.runs(member);
+        if self.family(root).iter().any(runs) {
+            return false;
         }
+        let folder = self.family_folder(root);
+        let _ = std::fs::remove_dir_all(&folder);
+        !folder.exists()
     }
 
     /// Removes families that killed processes have left.
@@ -191,7 +203,7 @@ impl Store {
                 .and_then(|folder| folder.modified());
             let age = written.ok().and_then(|written| written.elapsed().ok());
             if age.is_some_and(|age| age >= LEFT_BEHIND) {
-                self.forget_ended_family(root);
+                self.forget_family(root, None);
             }
         }
     }

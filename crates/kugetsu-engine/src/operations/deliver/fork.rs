@@ -80,14 +80,14 @@ impl Delivery {
         mark: String,
         interrupts: &mut Interrupts,
     ) -> Result<(), EngineError> {
-        self.engine.database_writable(&self.opencode, interrupts).await?;
-        let (opencode, session) = (self.opencode.clone(), session.clone());
-        let mark = move |engine: &Engine| {
+        let mut database = self.engine.database_writable(&self.opencode, interrupts).await?;
+        let session = session.clone();
+        let mark = move |_: &Engine| {
             let patch = SessionPatch {
                 title: Some(&mark),
                 ..SessionPatch::default()
             };
-            Ok(engine.write_database(&opencode)?.patch(&session, &patch)?)
+            Ok(database.patch(&session, &patch)?)
         };
         self.engine.interruptible(interrupts, mark).await?;
         Ok(())
@@ -141,12 +141,11 @@ impl Delivery {
         let TurnSubject::Session(record) = &self.subject else {
             return Ok(());
         };
-        self.engine.database_writable(&self.opencode, interrupts).await?;
-        let (lease, opencode) = (Arc::clone(&self.lease), self.opencode.clone());
-        let (record, rules) = (record.clone(), self.rules.clone());
+        let mut database = self.engine.database_writable(&self.opencode, interrupts).await?;
+        let (lease, record, rules) = (Arc::clone(&self.lease), record.clone(), self.rules.clone());
         self.engine
-            .interruptible(interrupts, move |engine| {
-                let applied = engine.apply_rules(&opencode, &record, &rules);
+            .interruptible(interrupts, move |_| {
+                let applied = apply_rules(&mut database, &record, &rules);
                 drop(lease);
                 applied
             })
@@ -155,16 +154,18 @@ impl Delivery {
 }
 
 impl Engine {
-    /// Waits until opencode's database is writable. The writes that follow could wait themselves, but an interrupt
-    /// could not end their wait.
+    /// Opens opencode's database and waits until it is writable. The writes that follow could wait themselves, but an
+    /// interrupt could not end their wait.
     pub(in crate::operations) async fn database_writable(
         &self,
         opencode: &Opencode,
         interrupts: &mut Interrupts,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Database, EngineError> {
         let (file, wait) = (opencode.database_file(), self.database_wait());
         self.interruptible(interrupts, move |_| {
-            Ok(file.open_write(wait)?.wait_until_writable()?)
+            let mut database = file.open_write(wait)?;
+            database.wait_until_writable()?;
+            Ok(database)
         })
         .await
     }
@@ -178,7 +179,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         match self.database_writable(opencode, interrupts).await {
             Err(EngineError::Database(error)) if !error.is_temporary() => Ok(()),
-            other => other,
+            other => other.map(drop),
         }
     }
 
@@ -188,36 +189,32 @@ impl Engine {
         opencode: &Opencode,
         record: &SessionRecord,
     ) -> Result<(), EngineError> {
-        self.apply_rules(opencode, record, &record.policy.rules())
-    }
-
-    /// Like [`Engine::apply_policy`], with the rules of one turn instead of the policy's own. Blocks.
-    pub(super) fn apply_rules(
-        &self,
-        opencode: &Opencode,
-        record: &SessionRecord,
-        rules: &[Rule],
-    ) -> Result<(), EngineError> {
-        let Some(session) = &record.session else {
+        if record.session.is_none() {
             return Ok(());
-        };
-        let patch = SessionPatch {
-            permission: Some(rules),
-            directory: Some(&record.directory),
-            path: None,
-            title: Some(&record.title),
-        };
-        match self
-            .write_database(&self.of_session(opencode, record))?
-            .patch(session, &patch)
-        {
-            Ok(_) => Ok(()),
-            Err(DatabaseError::NoSession { .. }) => Err(EngineError::SessionGone {
-                subject: Subject::Session(record.address.clone()),
-                session: session.clone(),
-            }),
-            Err(error) => Err(error.into()),
         }
+        let mut database = self.write_database(&self.of_session(opencode, record))?;
+        apply_rules(&mut database, record, &record.policy.rules())
+    }
+}
+
+/// Writes rules, directory and title into the session's row, and reads them back. Blocks.
+fn apply_rules(database: &mut Database, record: &SessionRecord, rules: &[Rule]) -> Result<(), EngineError> {
+    let Some(session) = &record.session else {
+        return Ok(());
+    };
+    let patch = SessionPatch {
+        permission: Some(rules),
+        directory: Some(&record.directory),
+        path: None,
+        title: Some(&record.title),
+    };
+    match database.patch(session, &patch) {
+        Ok(_) => Ok(()),
+        Err(DatabaseError::NoSession { .. }) => Err(EngineError::SessionGone {
+            subject: Subject::Session(record.address.clone()),
+            session: session.clone(),
+        }),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -200,10 +200,10 @@ fn a_family_of_turns_is_not_removed_while_a_turn_may_join_it() {
     store.write_member(&ended).unwrap();
     let joining = store.families_lock("begin a turn").unwrap();
     let impatient = store.clone().with_lock_wait(Duration::from_millis(60));
-    impatient.forget_ended_family(turn);
-    assert_eq!(store.member(turn), Some(ended));
+    impatient.end_member(&ended).unwrap();
+    assert_eq!(store.member(turn), Some(ended.clone()));
     drop(joining);
-    impatient.forget_ended_family(turn);
+    impatient.end_member(&ended).unwrap();
     assert_eq!(store.member(turn), None);
 }
 
