@@ -314,6 +314,9 @@ fn reading(binary: &Path, compared: Option<&Compared>, rows: &mut Vec<Row>) -> R
     Ok(())
 }
 
+/// The time after which the kernel has forgotten that a process has entered a cgroup, with a margin.
+const CGROUPS_SETTLE: Duration = Duration::from_millis(100);
+
 /// What a turn costs apart from opencode: whole turns through the fake opencode, which answers at once. Each program has
 /// a home and a clone of its own.
 fn overhead(compared: &Compared, rows: &mut Vec<Row>) -> Result<(), Failure> {
@@ -324,6 +327,9 @@ fn overhead(compared: &Compared, rows: &mut Vec<Row>) -> Result<(), Failure> {
         let world = &worlds[usize::from(program != own)];
         let address = format!("github.com/shoko/kugetsu#{issue}");
         let words = [verb, "--transport", "run", &address, "trivial"];
+        // Soon after one process has entered a cgroup, the kernel lets another one in 10 ms faster. Without a pause, a
+        // program would be measured by what the one before it has done.
+        std::thread::sleep(CGROUPS_SETTLE);
         quiet(&mut kugetsu(world, program, &words))
     };
     let mut issue = 1;

@@ -214,6 +214,9 @@ impl World {
             ("OPENCODE_DISABLE_DEFAULT_PLUGINS", "1".into()),
             ("OPENCODE_DISABLE_SHARE", "1".into()),
             ("OPENCODE_DISABLE_CLAUDE_CODE", "1".into()),
+            // Where there are tools of a user, opencode 1.18.33 installs its plugin package before it answers. Without a
+            // network, npm would try again for 70 seconds.
+            ("NPM_CONFIG_FETCH_RETRIES", "0".into()),
             ("HTTP_PROXY", nowhere.clone()),
             ("HTTPS_PROXY", nowhere),
             ("NO_PROXY", "127.0.0.1,localhost".into()),
