@@ -375,6 +375,13 @@ impl World {
         calls
     }
 
+    /// Removes the locks that an opencode has left. 1.18.33 installs its plugin package in the background, under a lock that
+    /// it does not release when it is ended; where there are tools of a user, the next one waits for it for a minute. No
+    /// opencode may run.
+    pub fn forget_opencode_locks(&self) {
+        let _ = std::fs::remove_dir_all(self.home().join(".local/state/opencode/locks"));
+    }
+
     /// The user's own configuration of opencode, which names the model. The repositories bring none.
     pub fn opencode_config_file(&self) -> PathBuf {
         self.home().join(".config/opencode/opencode.json")

@@ -21,6 +21,7 @@ fn add_tool(world: &World) {
 
 /// A turn in which the model calls each of these tools once, whether they are offered or not.
 fn turn(world: &World, issue: &str, tools: &[(&str, Value)]) -> Output {
+    world.forget_opencode_locks();
     let prompt = format!("use your tools {issue}");
     let calls = tools
         .iter()

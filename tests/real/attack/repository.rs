@@ -106,6 +106,7 @@ fn kugetsu(world: &World, arguments: &[&str]) -> Output {
 
 /// A turn that reads and writes a file for which the repository brings a language server and a formatter.
 fn turn(world: &World, arguments: &[&str], folder: &Path) -> Output {
+    world.forget_opencode_locks();
     let prompt = format!("look around {}", arguments.join(" "));
     write(&folder.join("a.zz"), "a\n");
     let replies = vec![
