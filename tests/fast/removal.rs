@@ -283,3 +283,37 @@ fn opencodes_output_is_private() {
         assert_eq!(found, mode, "{}: {found:o}", path.display());
     }
 }
+
+#[test]
+fn a_sandboxed_session_whose_database_is_lost_is_destroyed_by_force() {
+    let world = fake_world();
+    let change_databases = |change: &dyn Fn(&PathBuf)| {
+        for sandbox in std::fs::read_dir(world.kugetsu_home().join("sandboxes")).unwrap() {
+            change(&sandbox.unwrap().path().join("opencode/data/opencode/opencode.db"));
+        }
+    };
+    let destroyed_by_force = || {
+        let refused = run(&world, ["destroy", "1", "--yes"]);
+        assert!(refused.code() != 0 && record(&world, "1").is_some(), "{refused}");
+        run(&world, ["destroy", "1", "--yes", "--force"]).expect_status(0);
+        assert!(record(&world, "1").is_none());
+    };
+
+    kit::run_sandboxed(&world, &["start", "1", "hello", "--sandbox"]).expect_status(0);
+    change_databases(&|database| std::fs::remove_file(database).unwrap());
+    destroyed_by_force();
+
+    // A fork that was asked for and is not on record is looked for first.
+    let sandbox = kit::sandbox_of_fake(&world);
+    let mut environment = sandbox
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()))
+        .to_vec();
+    environment.push(("KUGETSU_CRASH_AT", "fork_intended"));
+    let words = ["start", "1", "hello", "--sandbox", "--transport", "run"];
+    let killed = run_in(&world, &environment, &words);
+    assert_eq!(killed.signal(), Some(9), "{killed}");
+    world.wait_nothing_left(SOON);
+    change_databases(&|database| std::fs::write(database, "not a database").unwrap());
+    destroyed_by_force();
+}

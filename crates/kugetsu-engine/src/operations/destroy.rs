@@ -47,7 +47,13 @@ impl Engine {
         let opencode = self.opencode()?;
         let mut record = self.record(address)?;
         let opencode = self.of_session(&opencode, &record);
-        self.adopt(&lease, &mut record, Some(&opencode))?;
+        // Nobody would read the messages, and the database goes with the sandbox.
+        let is_lost = |error: &EngineError| matches!(error, EngineError::Database(error) if error.is_lost());
+        let gives_up = force && record.sandbox.is_some();
+        match self.adopt(&lease, &mut record, Some(&opencode)) {
+            Err(error) if gives_up && is_lost(&error) => {}
+            adopted => drop(adopted?),
+        }
         let export = self.export(
             &opencode,
             &address.into(),
@@ -55,10 +61,7 @@ impl Engine {
             &record.directory,
         );
         let export = match export {
-            // Nobody would read the messages, and the database goes with the sandbox.
-            Err(EngineError::Database(error)) if force && record.sandbox.is_some() && error.is_damaged() => {
-                None
-            }
+            Err(error) if gives_up && is_lost(&error) => None,
             export => export?,
         };
         let mut worktree = self.remove_worktree(&record, force)?;

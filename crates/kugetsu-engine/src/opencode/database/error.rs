@@ -129,6 +129,11 @@ impl DatabaseError {
     pub fn is_damaged(&self) -> bool {
         matches!(self, Self::Tampered { .. } | Self::NotADatabase { .. })
     }
+
+    /// Whether the file is bad or gone, so that its messages are lost.
+    pub fn is_lost(&self) -> bool {
+        self.is_damaged() || matches!(self, Self::Missing { .. })
+    }
 }
 
 /// Classifies an error of SQLite.
