@@ -2,8 +2,8 @@
 //!
 //! The command asks the supervisor of its turn ([`ask`]), which starts kugetsu again, outside of the turn's processes
 //! ([`delegate_main`]). The new process receives the arguments, the directory and the three standard streams of the
-//! command over a socket, and runs the command line with them. The socket then carries signals in one direction and the
-//! exit status in the other. If the command in the tool dies, however it dies, the socket closes, and the new process
+//! command over a socket, and runs the command line with them. The socket then carries the first signal in one direction and
+//! the exit status in the other. If the command in the tool dies, however it dies, the socket closes, and the new process
 //! ends its turn as after SIGTERM: in order, with a record.
 
 use std::ffi::OsString;
@@ -59,14 +59,15 @@ pub(super) fn ask(context: &Context) -> Outcome {
         connection.set_nonblocking(true)?;
         let (mut answer, mut requests) = tokio::net::UnixStream::from_std(connection)?.into_split();
         let sent = sent.and(requests.write_all(&request).await);
-        let mut status = [0];
+        let (mut status, mut told) = ([0], false);
         loop {
             tokio::select! {
                 read = answer.read_exact(&mut status) => return read.and_then(|_| match status[0] {
                     TOO_MANY => Ok(TOO_MANY),
                     status => sent.map(|()| status),
                 }),
-                Ok(()) = interrupts.changed() => {
+                Ok(()) = interrupts.changed(), if !told => {
+                    told = true;
                     let passed = match *interrupts.borrow_and_update() {
                         Interrupt::Interrupted => Signal::INT,
                         _ => Signal::TERM,

@@ -31,7 +31,8 @@ pub(super) struct DestroyArgs {
     #[arg(short, long)]
     yes: bool,
 
-    /// Also remove a worktree with work that is not committed or not pushed; the trash keeps it
+    /// Also remove a worktree with work that is not committed or not pushed (the trash keeps it), and a sandboxed session
+    /// whose messages are lost
     #[arg(long, conflicts_with = "base")]
     force: bool,
 }
@@ -81,6 +82,7 @@ fn one(subject: &Subject, typed: &str, args: &DestroyArgs, context: &Context, ou
             session: removed.session,
             deleted_from_opencode: removed.deleted,
             messages_exported: removed.messages,
+            messages_lost: removed.messages_lost,
             worktree: removed.worktree.map(|worktree| RemovedWorktreeView {
                 path: worktree.path,
                 branch: worktree.branch,
@@ -100,6 +102,8 @@ fn one(subject: &Subject, typed: &str, args: &DestroyArgs, context: &Context, ou
             "removed {what}: {session} is deleted from opencode, its export of {} is in the trash",
             count(removed.messages as u64, "message")
         )
+    } else if removed.messages_lost {
+        format!("removed {what}: its record is in the trash, its messages are lost with the sandbox's database ({session})")
     } else {
         format!("removed {what}: its record is in the trash, opencode was left alone ({session})")
     });
@@ -118,7 +122,9 @@ fn one(subject: &Subject, typed: &str, args: &DestroyArgs, context: &Context, ou
             format!("removed the worktree {path}; its branch {branch} stays{what}")
         });
     }
-    output.note(format!("bring it back with: kugetsu restore {typed}"));
+    if !removed.messages_lost {
+        output.note(format!("bring it back with: kugetsu restore {typed}"));
+    }
     Ok(ExitStatus::Ok)
 }
 

@@ -1,6 +1,7 @@
-//! Turns signals into interrupts of the operation: the first signal ends the operation, the second one ends it at once.
+//! Turns signals into interrupts of the operation: the first signal ends the operation in order, the second one by force.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -12,7 +13,7 @@ use kugetsu_engine::turn::Interrupt;
 /// Runs an operation that signals interrupt. Returns the status of the first signal, if one came. A detached operation
 /// ignores SIGHUP, because it has no terminal that could hang up.
 ///
-/// A second signal ends the operation at once, and a third one the process: something that cannot be interrupted hangs.
+/// A second signal ends the operation by force, and a third one the process: something that cannot be interrupted hangs.
 ///
 /// After the operation, while its result is printed for instance, a signal ends the process as it would without a handler.
 /// A signal in the operation's last moments, when nothing looks for interrupts any more, has no effect. A process may call
@@ -185,6 +186,21 @@ struct ReceivedSignals {
     count: u32,
     /// The operation is over, so a signal ends the process.
     over: bool,
+    /// The newest one, and when it came.
+    newest: Option<(ExitStatus, Instant)>,
+}
+
+/// The time within which a signal that comes again is the same one. `timeout` signals its program and then its process
+/// group, and a wrapper may pass on what the terminal has sent already.
+const ECHO: Duration = Duration::from_millis(100);
+
+impl ReceivedSignals {
+    /// Notes a signal. Whether it is the one before it once more.
+    fn is_echo(&mut self, status: ExitStatus) -> bool {
+        let now = Instant::now();
+        let before = self.newest.replace((status, now));
+        before.is_some_and(|(before, at)| before == status && now.duration_since(at) < ECHO)
+    }
 }
 
 /// Listens until the process ends, on a thread of its own that no work of another thread can delay.
@@ -202,6 +218,9 @@ fn listen(
         loop {
             let (interrupt, status) = runtime.block_on(signals.next());
             let mut received = locked(&received);
+            if received.is_echo(status) {
+                continue;
+            }
             // The guards of this process end what it has started, and the next command finds what it was doing.
             if received.over || received.count >= 2 {
                 end_process(status);
@@ -237,7 +256,7 @@ pub(super) fn event_loop() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// Longer than any command runs.
-const FOR_EVER: std::time::Duration = std::time::Duration::from_hours(24 * 365);
+const FOR_EVER: Duration = Duration::from_hours(24 * 365);
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

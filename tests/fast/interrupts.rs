@@ -5,9 +5,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
-use crate::support::kit::{SOON, record, run, status};
-use kugetsu_testing::{FakeScript, Opencode, Output, ServeMode, Signal, Stdin, Step, World};
+use crate::support::kit::{SOON, record, run, status, stays};
+use kugetsu_testing::{FakeScript, Opencode, Output, Running, ServeMode, Signal, Stdin, Step, World};
+use serde_json::json;
 
 /// A `git` that counts its calls and hangs at the call `$HANG_AT`; all other calls run the real one. It hangs in a
 /// child, like a git whose hook hangs.
@@ -336,15 +338,13 @@ fn an_interrupted_turn_whose_end_cannot_be_recorded_says_so() {
     );
 }
 
-/// `timeout` signals its program and then its process group, so one SIGTERM comes twice.
-#[test]
-fn a_signal_that_comes_twice_while_the_end_is_recorded_loses_nothing() {
-    let world = World::new(Opencode::Fake);
+/// A turn that hangs and stops, with its thread for disks, when its end is recorded, until the file is removed.
+fn turn_that_stalls_at_its_end(world: &World) -> (Running, PathBuf) {
     world.fake(&FakeScript {
         serve: ServeMode::Sessions,
         ..FakeScript::default().on("hang", [Step::step_start(), Step::Hang])
     });
-    run(&world, ["init"]).expect_status(0);
+    run(world, ["init"]).expect_status(0);
     let recording = world.root().join("recording");
     let mut command = world.kugetsu(["start", "14", "hang", "--transport", "run"]);
     command.env(
@@ -353,17 +353,70 @@ fn a_signal_that_comes_twice_while_the_end_is_recorded_loses_nothing() {
     );
     let running = world.start(command, Stdin::Null);
     world.wait_until("the turn runs", SOON, || {
-        status(&world, "14").is_some_and(|status| status["state"] == "running")
+        status(world, "14").is_some_and(|status| status["state"] == "running")
     });
-    running.signal(Signal::Terminate);
+    (running, recording)
+}
+
+#[track_caller]
+fn ended_with(world: &World, running: Running, reason: &str) {
+    let ended = running.wait(SOON);
+    assert_eq!(ended.code(), 143, "{ended}");
+    let last = record(world, "14").expect("a record")["last"].clone();
+    assert_eq!(
+        (&last["verdict"], &last["reason"]),
+        (&json!("aborted"), &json!(reason))
+    );
+    world.wait_nothing_left(SOON);
+}
+
+/// `timeout` signals its program and then its process group, so one SIGTERM comes twice.
+#[test]
+fn a_signal_that_comes_twice_in_one_moment_counts_once() {
+    let world = World::new(Opencode::Fake);
+    let (running, recording) = turn_that_stalls_at_its_end(&world);
+    for _ in 0..5 {
+        running.signal(Signal::Terminate);
+        std::thread::sleep(Duration::from_millis(10));
+    }
     world.wait_until("the turn is being recorded", SOON, || recording.exists());
     fs::remove_file(&recording).unwrap();
+    // Two signals would have ended the turn by force, and three the process.
+    ended_with(&world, running, "terminated");
+}
+
+#[test]
+fn a_second_signal_while_the_end_is_recorded_loses_nothing() {
+    let world = World::new(Opencode::Fake);
+    let (mut running, recording) = turn_that_stalls_at_its_end(&world);
+    running.signal(Signal::Terminate);
+    world.wait_until("the turn is being recorded", SOON, || recording.exists());
+    // It is not the same signal any more.
+    std::thread::sleep(Duration::from_millis(200));
+    running.signal(Signal::Terminate);
+    stays(Duration::from_millis(100), || running.is_alive());
+    fs::remove_file(&recording).unwrap();
+    ended_with(&world, running, "terminated");
+}
+
+/// Something that hangs is not waited for after a second signal.
+#[test]
+fn a_second_signal_ends_a_recording_that_hangs() {
+    let world = World::new(Opencode::Fake);
+    let (running, recording) = turn_that_stalls_at_its_end(&world);
+    running.signal(Signal::Terminate);
+    world.wait_until("the turn is being recorded", SOON, || recording.exists());
+    std::thread::sleep(Duration::from_millis(200));
     running.signal(Signal::Terminate);
     let ended = running.wait(SOON);
     assert_eq!(ended.code(), 143, "{ended}");
-    let record = record(&world, "14").expect("a record");
-    assert_eq!(record["last"]["verdict"], "aborted", "{record}");
-    world.wait_nothing_left(SOON);
+    assert!(
+        recording.exists()
+            && ended
+                .stderr()
+                .contains("while the end of the turn was being recorded"),
+        "{ended}"
+    );
 }
 
 /// An opencode that never answers, not even which version it is.

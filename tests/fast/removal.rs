@@ -292,16 +292,19 @@ fn a_sandboxed_session_whose_database_is_lost_is_destroyed_by_force() {
             change(&sandbox.unwrap().path().join("opencode/data/opencode/opencode.db"));
         }
     };
-    let destroyed_by_force = || {
+    let destroyed_by_force = |lost: bool| {
         let refused = run(&world, ["destroy", "1", "--yes"]);
-        assert!(refused.code() != 0 && record(&world, "1").is_some(), "{refused}");
-        run(&world, ["destroy", "1", "--yes", "--force"]).expect_status(0);
+        refused.expect_status(69);
+        assert!(refused.stderr().contains("destroy REF --force"), "{refused}");
+        assert!(record(&world, "1").is_some());
+        let destroyed = run(&world, ["destroy", "1", "--yes", "--force", "--json"]).json();
+        assert_eq!(destroyed["messages_lost"], lost, "{destroyed}");
         assert!(record(&world, "1").is_none());
     };
 
     kit::run_sandboxed(&world, &["start", "1", "hello", "--sandbox"]).expect_status(0);
     change_databases(&|database| std::fs::remove_file(database).unwrap());
-    destroyed_by_force();
+    destroyed_by_force(true);
 
     // A fork that was asked for and is not on record is looked for first.
     let sandbox = kit::sandbox_of_fake(&world);
@@ -315,5 +318,12 @@ fn a_sandboxed_session_whose_database_is_lost_is_destroyed_by_force() {
     assert_eq!(killed.signal(), Some(9), "{killed}");
     world.wait_nothing_left(SOON);
     change_databases(&|database| std::fs::write(database, "not a database").unwrap());
-    destroyed_by_force();
+    destroyed_by_force(false);
+    let restored = run(&world, ["restore", "1", "--json"]).json();
+    assert!(
+        restored["live"].is_null() && restored["fork"].is_null(),
+        "{restored}"
+    );
+    run(&world, ["destroy", "1", "--yes"]).expect_status(0);
+    kit::run_sandboxed(&world, &["start", "1", "hello", "--sandbox"]).expect_status(0);
 }

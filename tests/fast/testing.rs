@@ -272,6 +272,7 @@ fn nothing_of_the_callers_environment_but_path_reaches_a_command() {
         "HTTP_PROXY",
         "HTTPS_PROXY",
         "NO_PROXY",
+        "NPM_CONFIG_FETCH_RETRIES",
     ];
     for line in output.expect_status(0).stdout().lines() {
         let (name, value) = line.split_once('=').unwrap();

@@ -5,7 +5,7 @@ use std::fs::{File, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kugetsu_engine::log_file::LogReader;
 use kugetsu_testing::fake::{HOME_VARIABLE, SCRIPT_VARIABLE};
@@ -37,6 +37,16 @@ pub(crate) fn start_in(world: &World, environment: &[(&str, &str)], arguments: &
     let mut command: Command = world.kugetsu(arguments);
     command.envs(environment.iter().copied());
     world.start(command, Stdin::Null)
+}
+
+/// Checks that something stays true for so long.
+#[track_caller]
+pub(crate) fn stays(time: Duration, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        assert!(holds(), "it has changed");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// [`start_sandboxed`], to the end.

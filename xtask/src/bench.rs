@@ -314,7 +314,7 @@ fn reading(binary: &Path, compared: Option<&Compared>, rows: &mut Vec<Row>) -> R
     Ok(())
 }
 
-/// The time after which the kernel has forgotten that a process has entered a cgroup, with a margin.
+/// How long one entry into a cgroup makes the next one faster, with a margin.
 const CGROUPS_SETTLE: Duration = Duration::from_millis(100);
 
 /// What a turn costs apart from opencode: whole turns through the fake opencode, which answers at once. Each program has

@@ -5,11 +5,11 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::kit::{
     SOON, fake_world, has_lease, record, run, run_file, run_in, scripted_world, session_of, start_in,
-    state_of, text,
+    state_of, stays, text,
 };
 use kugetsu_testing::{FakeScript, Output, Running, Signal, Step, World, kugetsu_binary};
 use serde_json::{Value, json};
@@ -292,21 +292,22 @@ fn a_tool_that_is_ended_twice_leaves_the_record_of_its_turn() {
     world.wait_until("the turn is being recorded", SOON, || recording.exists());
     world.signal(follower, Signal::Terminate);
     // An end by force would come within a second.
-    let until = Instant::now() + Duration::from_millis(1500);
-    while Instant::now() < until {
-        assert!(has_lease(&world, "2"), "the turn ended without its record");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    stays(Duration::from_millis(1500), || has_lease(&world, "2"));
     world.signal(follower, Signal::Kill);
-    std::fs::remove_file(&recording).unwrap();
-    let ended = wait_for_end(&world, "2");
+    // The first turn stops at the same file.
+    let go_on = || drop(std::fs::remove_file(&recording));
+    world.wait_until("both turns have ended", SOON, || {
+        go_on();
+        ["1", "2"].iter().all(|issue| {
+            record(&world, issue).is_some_and(|record| record["last"].is_object())
+                && !has_lease(&world, issue)
+        })
+    });
+    let ended = last(&world, "2");
     assert_eq!(
         (&ended["verdict"], &ended["reason"]),
         (&json!("aborted"), &json!("terminated"))
     );
-    // The first turn has the same environment.
-    world.wait_until("the first turn is being recorded", SOON, || recording.exists());
-    std::fs::remove_file(&recording).unwrap();
     parent.wait(SOON).expect_status(0);
     world.wait_nothing_left(SOON);
 }

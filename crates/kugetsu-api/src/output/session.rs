@@ -229,6 +229,8 @@ pub struct DestroyOutput {
     pub deleted_from_opencode: bool,
     /// The number of messages in the export in the trash.
     pub messages_exported: usize,
+    /// Whether there is no export because the database of the session's sandbox is damaged or gone.
+    pub messages_lost: bool,
     /// The removed worktree, if there was one.
     pub worktree: Option<RemovedWorktreeView>,
 }

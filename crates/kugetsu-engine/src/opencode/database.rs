@@ -1,8 +1,8 @@
 //! opencode's database: reads sessions and messages, and makes the few writes that a session needs.
 //!
 //! Writes change only `permission`, `directory`, `path`, `title` and `time_updated` of rows in `session`. A session that
-//! gets another directory takes the sessions of its subagents along. Each write
-//! checks the schema, runs in one short transaction and is read back. Opening never creates a file. Every way in which
+//! gets another directory takes the sessions of its subagents along. The schema is checked when the file is opened. Each write
+//! runs in one short transaction and is read back. Opening never creates a file. Every way in which
 //! a database can be unusable has its own error, so that "cannot be read" is never taken for "the session is gone".
 //!
 //! Measured on 1.3.2 and 1.18.33: the database is in WAL mode. opencode removes `-wal` and `-shm` on a clean exit and
@@ -156,7 +156,7 @@ impl Database {
                 handle.begin(self.wait);
                 let result = read(&handle);
                 if !handle.is_outdated(path) {
-                    return result.map_err(|source| classify(path, false, self.wait, source));
+                    return result.map_err(|source| classify(&self.file, false, self.wait, source));
                 }
                 result
             };
@@ -198,21 +198,21 @@ impl Database {
     /// Waits until the database is writable. opencode's own writes wait as long as opencode decides, and fail with
     /// opencode's own messages.
     pub fn wait_until_writable(&mut self) -> Result<(), DatabaseError> {
-        let (path, wait) = (&self.file.path, self.wait);
+        let wait = self.wait;
         let handle = self.handle.get_mut();
         handle.begin(wait);
         handle
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .and_then(rusqlite::Transaction::rollback)
-            .map_err(|source| classify(path, true, wait, source))
+            .map_err(|source| classify(&self.file, true, wait, source))
     }
 
     /// Changes a session in one transaction and reads it back. Does not write if the session already matches the patch.
     pub fn patch(&mut self, id: &SessionId, patch: &SessionPatch<'_>) -> Result<SessionRow, DatabaseError> {
         let handle = self.handle.get_mut();
         handle.begin(self.wait);
-        let failed = |source| classify(&self.file.path, true, self.wait, source);
+        let failed = |source| classify(&self.file, true, self.wait, source);
         let gone = || DatabaseError::NoSession {
             id: id.clone(),
             path: self.file.path.clone(),

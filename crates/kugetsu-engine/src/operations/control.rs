@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::deliver::TO_RECORD;
 use super::interrupts::Interrupts;
 use super::{Engine, EngineError, TurnReport};
 use crate::process::{self, Liveness};
@@ -17,10 +18,10 @@ use kugetsu_api::{Address, BlockedRebase, ErrorCode, LiveTurn};
 
 /// The interval between two checks of a turn in another process.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// How long git may take to undo an interrupted rebase. A second interrupt cuts the undo off as well.
+/// How long git may take to undo an interrupted rebase. A second interrupt cuts the undo off a second later.
 const REBASE_ABORT: Duration = Duration::from_secs(10);
-/// The time that a turn may take to end after the grace period.
-const SLACK: Duration = Duration::from_secs(10);
+/// The time that a turn may take to end after the grace period, with its record.
+const SLACK: Duration = TO_RECORD.saturating_add(Duration::from_secs(5));
 
 /// The result of `stop`.
 #[derive(Clone, Debug)]

@@ -30,13 +30,17 @@ pub struct Removed {
     pub deleted: bool,
     /// The number of messages in the export in the trash.
     pub messages: usize,
+    /// Whether there is no export because the database of the session's sandbox is damaged or gone.
+    pub messages_lost: bool,
     /// The removed worktree.
     pub worktree: Option<RemovedWorktree>,
 }
 
 impl Engine {
     /// Removes a session from opencode, its worktree, and its record from the store. Everything can be restored.
-    /// `force` also removes a worktree with work that exists nowhere else; the trash keeps that work.
+    ///
+    /// `force` also removes a worktree with work that exists nowhere else; the trash keeps that work. It also removes a
+    /// sandboxed session whose database is damaged or gone; its messages cannot be restored.
     pub fn destroy(&self, address: &Address, force: bool) -> Result<Removed, EngineError> {
         let record = self.record(address)?;
         self.refuse_own_turn(address)?;
@@ -48,20 +52,23 @@ impl Engine {
         let mut record = self.record(address)?;
         let opencode = self.of_session(&opencode, &record);
         // Nobody would read the messages, and the database goes with the sandbox.
-        let is_lost = |error: &EngineError| matches!(error, EngineError::Database(error) if error.is_lost());
-        let gives_up = force && record.sandbox.is_some();
-        match self.adopt(&lease, &mut record, Some(&opencode)) {
-            Err(error) if gives_up && is_lost(&error) => {}
-            adopted => drop(adopted?),
+        let gives_up =
+            |error: &EngineError| force && matches!(error, EngineError::Database(error) if error.is_lost());
+        let mut adopted = self.adopt(&lease, &mut record, Some(&opencode));
+        if adopted.as_ref().is_err_and(gives_up) {
+            record.fork = None;
+            adopted = self.adopt(&lease, &mut record, Some(&opencode));
         }
+        adopted?;
         let export = self.export(
             &opencode,
             &address.into(),
             record.session.as_ref(),
             &record.directory,
         );
+        let messages_lost = record.session.is_some() && export.as_ref().is_err_and(gives_up);
         let export = match export {
-            Err(error) if gives_up && is_lost(&error) => None,
+            Err(error) if gives_up(&error) => None,
             export => export?,
         };
         let mut worktree = self.remove_worktree(&record, force)?;
@@ -72,7 +79,11 @@ impl Engine {
         points::DESTROY_TRASHED.pass();
         self.drop_worktree_branch(&record, &mut worktree)?;
         self.remove_sandbox(&record)?;
-        Ok(Removed { worktree, ..removed })
+        Ok(Removed {
+            messages_lost,
+            worktree,
+            ..removed
+        })
     }
 
     /// Removes the files that the last turn of a session left below `run/`. Comes before the removal of the record, so
@@ -95,6 +106,7 @@ impl Engine {
                 session: Some(record.session),
                 deleted: false,
                 messages: 0,
+                messages_lost: false,
                 worktree: None,
             });
         }
@@ -120,6 +132,7 @@ impl Engine {
                 session,
                 deleted: false,
                 messages: 0,
+                messages_lost: false,
                 worktree: None,
             });
         };
@@ -135,6 +148,7 @@ impl Engine {
             session: Some(session),
             deleted: true,
             messages,
+            messages_lost: false,
             worktree: None,
         })
     }

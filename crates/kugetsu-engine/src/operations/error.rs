@@ -632,8 +632,8 @@ impl EngineError {
                 }
                 Disorder::Ids => "repair the session: kugetsu doctor --fix".to_owned(),
             }),
-            Self::Database(DatabaseError::Tampered { .. }) => Some(
-                "a turn has changed it; to remove the session without its messages, and keep its work in the trash: \
+            Self::Database(error) if error.is_lost() => Some(
+                "a turn may have done that; to remove the session without its messages, and keep its work in the trash: \
                  kugetsu destroy REF --force"
                     .to_owned(),
             ),
@@ -786,7 +786,7 @@ mod tests {
         assert!(
             tampered
                 .hint()
-                .is_some_and(|hint| hint.contains("a turn has changed it"))
+                .is_some_and(|hint| hint.contains("a turn may have done that"))
         );
     }
 

@@ -417,10 +417,9 @@ impl Engine {
                 made
             }
         };
-        let mut database = self.database_writable(opencode, interrupts).await?;
-        let (opencode, request) = (opencode.clone(), Arc::clone(request));
+        let (version, request) = (opencode.version.to_string(), Arc::clone(request));
         let (repo, directory) = (repo.clone(), directory.to_owned());
-        self.interruptible(interrupts, move |_| {
+        self.write_when_writable(opencode, interrupts, move |database| {
             let patch = SessionPatch {
                 permission: Some(&rules),
                 directory: Some(&directory),
@@ -439,7 +438,7 @@ impl Engine {
                 sandbox: request.sandbox,
                 trust: Some(trust),
                 adopted: false,
-                opencode: opencode.version.to_string(),
+                opencode: version,
                 created: now,
                 updated: now,
                 prompted: None,

@@ -12,8 +12,8 @@ use crate::turn::Interrupt;
 /// How long the engine waits for interrupted work to end before it abandons that work.
 pub(super) const STOP_WAIT: Duration = Duration::from_millis(400);
 
-/// How much of its time interrupted work keeps after a second interrupt. Whoever ends kugetsu may do so twice in one moment,
-/// as `timeout` does, which signals its program and its process group.
+/// How much of its time interrupted work keeps after a second interrupt, so that an impatient one loses nothing that is about
+/// to be written.
 const HURRIED_WAIT: Duration = Duration::from_secs(1);
 
 /// The interrupts of an operation, as the steps of the operation see them.
@@ -89,7 +89,8 @@ impl Engine {
     }
 
     /// [`Engine::interruptible`] for work that must be begun in any case. After an interrupt the work has `stop_wait` to end.
-    /// A second interrupt leaves it at most [`HURRIED_WAIT`]. An error that is not due to the interrupt is returned as it is.
+    /// A second interrupt, now or before, leaves it at most [`HURRIED_WAIT`]. An error that is not due to the interrupt is
+    /// returned as it is.
     pub(super) async fn run_required<T: Send + 'static>(
         &self,
         stop_wait: Duration,
@@ -110,7 +111,9 @@ impl Engine {
         let mut later = interrupts.clone();
         later.mark_handled(interrupt);
         let hurried = async {
-            later.next().await;
+            if interrupt != Interrupt::Now {
+                later.next().await;
+            }
             tokio::time::sleep(HURRIED_WAIT).await;
         };
         tokio::select! {

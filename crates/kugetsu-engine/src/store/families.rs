@@ -1,4 +1,5 @@
-//! The register of running turns: which turn began which, what each may spend and has spent, and what it waits for.
+//! The register of running turns: which turn began which, what each may spend, what those with a
+//! limit have spent, and what each waits for.
 //!
 //! Turns that began one another are a family. A family is one folder below `run/turns/`, named by the turn that no other
 //! turn began. Each turn of it has a file there, also after its end, so that what it spent still counts, and a socket
@@ -172,26 +173,26 @@ impl Store {
 
     /// Writes the last entry of a turn, or removes its family if no other turn of it runs.
     pub(crate) fn end_member(&self, ended: &Member) -> Result<(), StoreError> {
-        if self.forget_family(ended.root(), Some(ended.own.turn)) {
-            return Ok(());
+        // Of two turns that end at once, the second one must see the end of the first. If the lock fails, the family
+        // stays until [`Store::forget_lost_families`].
+        let lock = self.families_lock("end a turn");
+        match &lock {
+            Ok(lock) if self.forget_family(ended.root(), Some(ended.own.turn), lock) => Ok(()),
+            _ => self.write_member(ended),
         }
-        self.write_member(ended)
     }
 
     /// Removes a family if none of its turns runs. This turn of it counts as ended. Returns whether the family is gone.
-    fn forget_family(&self, root: Uuid, ended: Option<Uuid>) -> bool {
-        // A turn that joins must find the family, or find that it is gone. If the lock fails, the family stays until
-        // [`Store::forget_lost_families`].
-        let Ok(_lock) = self.families_lock("forget turns") else {
-            return false;
-        };
+    /// A turn that joins must find the family, or find that it is gone, so the lock of the families is held.
+    fn forget_family(&self, root: Uuid, ended: Option<Uuid>, _families: &Lock) -> bool {
         let runs = |member: &Member| Some(member.own.turn) != ended && self.runs(member);
         if self.family(root).iter().any(runs) {
             return false;
         }
-        let folder = self.family_folder(root);
-        let _ = std::fs::remove_dir_all(&folder);
-        !folder.exists()
+        match std::fs::remove_dir_all(self.family_folder(root)) {
+            Ok(()) => true,
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        }
     }
 
     /// Removes families that killed processes have left.
@@ -203,7 +204,10 @@ impl Store {
                 .and_then(|folder| folder.modified());
             let age = written.ok().and_then(|written| written.elapsed().ok());
             if age.is_some_and(|age| age >= LEFT_BEHIND) {
-                self.forget_family(root, None);
+                let Ok(lock) = self.families_lock("forget turns") else {
+                    return;
+                };
+                self.forget_family(root, None, &lock);
             }
         }
     }

@@ -79,7 +79,7 @@ pub enum ControlMessage {
 
 /// Watches what a turn and others together spend.
 pub trait BudgetWatch: std::fmt::Debug + Send + Sync {
-    /// Notes what the turn has spent so far. The reason if it must end. Blocks.
+    /// Notes what the turn has spent so far, if a limit counts it. The reason if it must end. Blocks.
     fn check(&self, cost_usd: f64, tokens: u64) -> Option<String>;
 }
 

@@ -21,6 +21,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, Row};
 
+use super::DatabaseFile;
 use super::error::{DatabaseError, classify};
 
 /// How long one reading or writing may take, apart from waits for locks. Measured: some milliseconds.
@@ -113,14 +114,14 @@ pub(super) fn confine(connection: &mut Connection, deadline: &Deadline) -> rusql
 /// Refuses a schema with anything but tables and indexes of stored columns.
 pub(super) fn check_objects(
     connection: &Connection,
-    path: &Path,
+    file: &DatabaseFile,
     write: bool,
     wait: Duration,
 ) -> Result<(), DatabaseError> {
     match odd_object(connection) {
         Ok(None) => Ok(()),
-        Ok(Some(reason)) => Err(tampered(path, reason)),
-        Err(source) => Err(classify(path, write, wait, source)),
+        Ok(Some(reason)) => Err(tampered(&file.path, reason)),
+        Err(source) => Err(classify(file, write, wait, source)),
     }
 }
 
@@ -215,7 +216,11 @@ mod tests {
         deadline.begin(Duration::from_hours(1));
         assert_eq!(count("LIMIT 100000").unwrap(), 100_000);
         *deadline.0.lock().unwrap() = Some(Instant::now());
-        let error = classify(Path::new("/db"), false, Duration::ZERO, count("").unwrap_err());
+        let file = DatabaseFile {
+            path: "/db".into(),
+            confined: true,
+        };
+        let error = classify(&file, false, Duration::ZERO, count("").unwrap_err());
         assert!(matches!(error, DatabaseError::Slow { .. }), "{error:?}");
         assert!(error.is_temporary() && !error.is_damaged());
     }

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::Database;
 use super::error::{DatabaseError, classify};
+use super::{Database, DatabaseFile};
 use kugetsu_api::SessionId;
 
 /// Tables whose rows all go along: without them, opencode would migrate the schema again.
@@ -24,7 +24,11 @@ impl Database {
             id: id.clone(),
             path: self.file.path.clone(),
         })?;
-        let failed = |source| classify(to, true, self.wait, source);
+        let made = DatabaseFile {
+            path: to.to_owned(),
+            confined: false,
+        };
+        let failed = |source| classify(&made, true, self.wait, source);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NOFOLLOW

@@ -1,10 +1,11 @@
 //! The ways in which the database can be unusable, as distinct errors.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rusqlite::ErrorCode;
 
+use super::DatabaseFile;
 use super::confined::MOST_TIME;
 use kugetsu_api::SessionId;
 
@@ -93,6 +94,12 @@ pub enum DatabaseError {
         /// What is wrong.
         reason: String,
     },
+    /// A sandboxed session's database does not exist.
+    #[error("the sandbox's database {} is gone", path.display())]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
     /// The database is usable and has no such session.
     #[error("opencode has no session {id} in {}", path.display())]
     NoSession {
@@ -130,20 +137,29 @@ impl DatabaseError {
         matches!(self, Self::Tampered { .. } | Self::NotADatabase { .. })
     }
 
-    /// Whether the file is bad or gone, so that its messages are lost.
+    /// Whether the file of a sandbox is bad or gone, so that its messages are lost.
     pub fn is_lost(&self) -> bool {
-        self.is_damaged() || matches!(self, Self::Missing { .. })
+        matches!(self, Self::Tampered { .. } | Self::Gone { .. })
     }
 }
 
 /// Classifies an error of SQLite.
-pub(super) fn classify(path: &Path, write: bool, waited: Duration, source: rusqlite::Error) -> DatabaseError {
-    let path = path.to_owned();
+pub(super) fn classify(
+    file: &DatabaseFile,
+    write: bool,
+    waited: Duration,
+    source: rusqlite::Error,
+) -> DatabaseError {
+    let path = file.path.clone();
     let Some(code) = source.sqlite_error_code() else {
         return DatabaseError::Sqlite { path, source };
     };
     match code {
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => DatabaseError::Locked { path, waited },
+        ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt if file.confined => DatabaseError::Tampered {
+            path,
+            reason: source.to_string(),
+        },
         ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => DatabaseError::NotADatabase {
             path,
             reason: source.to_string(),

@@ -73,7 +73,7 @@ impl Handle {
         } else {
             Connection::open_with_flags(path, flags)
         };
-        let failed = |source| classify(path, false, wait, source);
+        let failed = |source| classify(file, false, wait, source);
         let mut connection = opened.map_err(failed)?;
         connection.busy_timeout(wait).map_err(failed)?;
         let deadline = distrust(&mut connection, file, wait).map_err(failed)?;
@@ -90,7 +90,7 @@ impl Handle {
         let path = file.path.as_path();
         check_file(file)?;
         let flags = flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE);
-        let failed = |source| classify(path, true, wait, source);
+        let failed = |source| classify(file, true, wait, source);
         let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
         connection.busy_timeout(wait).map_err(failed)?;
         let deadline = distrust(&mut connection, file, wait).map_err(failed)?;
@@ -184,7 +184,7 @@ fn check_schema(
 ) -> Result<bool, DatabaseError> {
     let path = file.path.as_path();
     if file.confined {
-        confined::check_objects(connection, path, write, wait)?;
+        confined::check_objects(connection, file, write, wait)?;
     }
     let names = |sql: &str| -> Result<BTreeSet<String>, DatabaseError> {
         let read = || {
@@ -193,7 +193,7 @@ fn check_schema(
                 .query_map([], |row| row.get(0))?
                 .collect::<rusqlite::Result<_>>()
         };
-        read().map_err(|source| classify(path, write, wait, source))
+        read().map_err(|source| classify(file, write, wait, source))
     };
     let tables = names("SELECT name FROM sqlite_master WHERE type = 'table'")?;
     if tables.contains("session_v2") {
@@ -231,6 +231,9 @@ fn check_file(file: &DatabaseFile) -> Result<(), DatabaseError> {
         Ok(_) => Err(DatabaseError::NotADatabase {
             path: path.to_owned(),
             reason: "it is not a file".to_owned(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && file.confined => Err(DatabaseError::Gone {
+            path: path.to_owned(),
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(DatabaseError::Missing {
             path: path.to_owned(),

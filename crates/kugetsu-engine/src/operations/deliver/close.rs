@@ -21,7 +21,7 @@ use crate::turn::{Interrupt, MAX_ANSWER, Outcome};
 use kugetsu_api::{Changes, ErrorCode, Proof, SCHEMA, TransportKind, TurnRecord, Verdict};
 
 /// How long the end of a turn may take to be recorded after an interrupt.
-const TO_RECORD: Duration = Duration::from_secs(10);
+pub(in crate::operations) const TO_RECORD: Duration = Duration::from_secs(10);
 
 /// A turn that is closed on disk.
 pub(in crate::operations) struct Closed {

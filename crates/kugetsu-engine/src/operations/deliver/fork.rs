@@ -12,6 +12,7 @@ use crate::operations::interrupts::Interrupts;
 use crate::operations::{Engine, EngineError, Subject, points, read_database};
 use crate::permission::Rule;
 use crate::transport::{ForkRequest, Target, TurnLink};
+use crate::turn::Interrupt;
 use kugetsu_api::{ForkIntent, SessionId, SessionRecord};
 
 impl Delivery {
@@ -80,17 +81,18 @@ impl Delivery {
         mark: String,
         interrupts: &mut Interrupts,
     ) -> Result<(), EngineError> {
-        let mut database = self.engine.database_writable(&self.opencode, interrupts).await?;
         let session = session.clone();
-        let mark = move |_: &Engine| {
+        let mark = move |database: &mut Database| {
             let patch = SessionPatch {
                 title: Some(&mark),
                 ..SessionPatch::default()
             };
-            Ok(database.patch(&session, &patch)?)
+            database.patch(&session, &patch)?;
+            Ok(())
         };
-        self.engine.interruptible(interrupts, mark).await?;
-        Ok(())
+        self.engine
+            .write_when_writable(&self.opencode, interrupts, mark)
+            .await
     }
 
     /// Writes the fork's id into the record first, then writes the policy to the session.
@@ -141,31 +143,44 @@ impl Delivery {
         let TurnSubject::Session(record) = &self.subject else {
             return Ok(());
         };
-        let mut database = self.engine.database_writable(&self.opencode, interrupts).await?;
         let (lease, record, rules) = (Arc::clone(&self.lease), record.clone(), self.rules.clone());
-        self.engine
-            .interruptible(interrupts, move |_| {
-                let applied = apply_rules(&mut database, &record, &rules);
-                drop(lease);
-                applied
-            })
-            .await
+        // The lease is held until the database is closed.
+        let apply = move |database: &mut Database| Ok((apply_rules(database, &record, &rules), lease));
+        let (applied, _lease) = self
+            .engine
+            .write_when_writable(&self.opencode, interrupts, apply)
+            .await?;
+        applied
     }
 }
 
 impl Engine {
-    /// Opens opencode's database and waits until it is writable. The writes that follow could wait themselves, but an
-    /// interrupt could not end their wait.
+    /// Waits until opencode's database is writable.
     pub(in crate::operations) async fn database_writable(
         &self,
         opencode: &Opencode,
         interrupts: &mut Interrupts,
-    ) -> Result<Database, EngineError> {
+    ) -> Result<(), EngineError> {
+        self.write_when_writable(opencode, interrupts, |_| Ok(())).await
+    }
+
+    /// Writes to opencode's database when it is writable. The write could wait itself, but then an interrupt during the
+    /// wait would leave a write that is still to come.
+    pub(in crate::operations) async fn write_when_writable<T: Send + 'static>(
+        &self,
+        opencode: &Opencode,
+        interrupts: &mut Interrupts,
+        write: impl FnOnce(&mut Database) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
         let (file, wait) = (opencode.database_file(), self.database_wait());
-        self.interruptible(interrupts, move |_| {
+        self.interruptible(interrupts, move |engine| {
             let mut database = file.open_write(wait)?;
             database.wait_until_writable()?;
-            Ok(database)
+            if engine.cancel.is_set() {
+                // The caller gets the interrupt that has come.
+                return Err(EngineError::Interrupted(Interrupt::Terminated));
+            }
+            write(&mut database)
         })
         .await
     }
@@ -179,7 +194,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         match self.database_writable(opencode, interrupts).await {
             Err(EngineError::Database(error)) if !error.is_temporary() => Ok(()),
-            other => other.map(drop),
+            other => other,
         }
     }
 

@@ -44,7 +44,7 @@ use admit::Admitted;
 pub(super) use admit::check_session;
 use changes::Before;
 pub(super) use clock::disorder_of;
-pub(super) use close::Closed;
+pub(super) use close::{Closed, TO_RECORD};
 pub(super) use fork::{forked_after, sha256};
 pub(super) use subject::TurnSubject;
 use watch::Watched;

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::store::{Holder, LeaseError, Member, RecordKey, Store, StoreError, TurnOf};
+use crate::store::{Holder, Lease, LeaseError, Member, RecordKey, Store, StoreError, TurnOf, holder_of_turn};
 
 use super::common::*;
 
@@ -205,6 +205,45 @@ fn a_family_of_turns_is_not_removed_while_a_turn_may_join_it() {
     drop(joining);
     impatient.end_member(&ended).unwrap();
     assert_eq!(store.member(turn), None);
+}
+
+#[test]
+fn a_family_of_turns_is_removed_with_the_last_turn_that_runs() {
+    let (_folder, store) = store();
+    let turn_of = |number: &str| TurnOf {
+        turn: uuid::Uuid::now_v7(),
+        address: address(&format!("github.com/o/r#{number}")),
+    };
+    let member = |own: &TurnOf, ancestors: &[&TurnOf]| Member {
+        own: own.clone(),
+        ancestors: ancestors.iter().copied().cloned().collect(),
+        max_cost: None,
+        max_tokens: None,
+        cost_usd: 0.0,
+        tokens: 0,
+        ended: false,
+    };
+    let (outer, inner) = (turn_of("1"), turn_of("2"));
+    let members = [member(&outer, &[]), member(&inner, &[&outer])];
+    let running: Vec<Lease> = members
+        .iter()
+        .map(|member| {
+            store.write_member(member).unwrap();
+            let holder = holder_of_turn("start", member.own.turn);
+            store.lease_session(&member.own.address, holder, None).unwrap()
+        })
+        .collect();
+    let [outer, inner] = members.map(|member| Member {
+        ended: true,
+        ..member
+    });
+    // Each still has its own lease when it ends.
+    store.end_member(&outer).unwrap();
+    assert_eq!(store.family(outer.root()).len(), 2);
+    assert_eq!(store.member(outer.own.turn), Some(outer.clone()));
+    store.end_member(&inner).unwrap();
+    assert!(store.family(outer.root()).is_empty() && !store.has_families());
+    drop(running);
 }
 
 #[test]
