@@ -124,6 +124,11 @@ fn one(subject: &Subject, typed: &str, args: &DestroyArgs, context: &Context, ou
     }
     if !removed.messages_lost {
         output.note(format!("bring it back with: kugetsu restore {typed}"));
+    } else if let Some(bundle) = &removed.bundle {
+        output.note(format!(
+            "see its work with: git bundle list-heads {}",
+            bundle.display()
+        ));
     }
     Ok(ExitStatus::Ok)
 }

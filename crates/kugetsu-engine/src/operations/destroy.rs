@@ -32,6 +32,8 @@ pub struct Removed {
     pub messages: usize,
     /// Whether there is no export because the database of the session's sandbox is damaged or gone.
     pub messages_lost: bool,
+    /// The git bundle with the work of the worktree, if the session cannot be restored because its messages are lost.
+    pub bundle: Option<PathBuf>,
     /// The removed worktree.
     pub worktree: Option<RemovedWorktree>,
 }
@@ -77,10 +79,17 @@ impl Engine {
         self.clear_run(&address.into());
         self.store.trash_session(&lease, address, "destroy")?;
         points::DESTROY_TRASHED.pass();
+        let bundle = if messages_lost {
+            let entry = self.store.newest_trashed(&address.into())?;
+            Some(self.store.trashed_file(&entry, BUNDLE)).filter(|bundle| bundle.is_file())
+        } else {
+            None
+        };
         self.drop_worktree_branch(&record, &mut worktree)?;
         self.remove_sandbox(&record)?;
         Ok(Removed {
             messages_lost,
+            bundle,
             worktree,
             ..removed
         })
@@ -107,6 +116,7 @@ impl Engine {
                 deleted: false,
                 messages: 0,
                 messages_lost: false,
+                bundle: None,
                 worktree: None,
             });
         }
@@ -133,6 +143,7 @@ impl Engine {
                 deleted: false,
                 messages: 0,
                 messages_lost: false,
+                bundle: None,
                 worktree: None,
             });
         };
@@ -149,6 +160,7 @@ impl Engine {
             deleted: true,
             messages,
             messages_lost: false,
+            bundle: None,
             worktree: None,
         })
     }
