@@ -30,8 +30,11 @@ const DEVICES: [&str; 7] = [
 pub(super) struct Rules {
     /// Paths that may be read.
     pub(super) read: Vec<PathBuf>,
-    /// Paths that may be written.
+    /// Paths that may be written. No named pipe can be made there: whoever reads one later, such as git, would hang.
     pub(super) write: Vec<PathBuf>,
+    /// Paths that may be written, also with named pipes, because nobody outside reads there.
+    #[serde(default)]
+    pub(super) own: Vec<PathBuf>,
     /// The only TCP ports that the process may connect to; `None` for all.
     pub(super) connect: Option<Vec<u16>>,
 }
@@ -65,12 +68,17 @@ impl Rules {
         let mut created = ruleset.create().map_err(failed)?;
         let (read, all) = (AccessFs::from_read(VERSION), AccessFs::from_all(VERSION));
         let readable = self.read.iter().map(|path| (path.clone(), read));
-        let writable = self.write.iter().map(|path| (path.clone(), all));
+        let devices_and_pipes = AccessFs::MakeFifo | AccessFs::MakeChar | AccessFs::MakeBlock;
+        let writable = self
+            .write
+            .iter()
+            .map(|path| (path.clone(), all & !devices_and_pipes));
+        let own = self.own.iter().map(|path| (path.clone(), all));
         let devices = DEVICES
             .iter()
             .map(|path| (PathBuf::from(path), AccessFs::ReadFile | AccessFs::WriteFile));
         let special = [(PathBuf::from("/proc"), read)];
-        for (path, access) in readable.chain(writable).chain(devices).chain(special) {
+        for (path, access) in readable.chain(writable).chain(own).chain(devices).chain(special) {
             // What does not exist needs no rule.
             let Ok(opened) = PathFd::new(&path) else { continue };
             let access = if path.is_dir() { access } else { for_a_file(access) };

@@ -99,6 +99,8 @@ impl Outside {
             listen.extend(&network.loopback);
         } else {
             let mut rules = Rules::of(&self.sandbox.mounts);
+            // The tools have rules of their own below these.
+            rules.own = std::mem::take(&mut rules.write);
             rules.read.extend(bubblewrap::system().map(Into::into));
             rules.read.push(std::env::current_exe()?);
             let proxy = self.proxy.as_ref().map(TcpListener::local_addr).transpose()?;

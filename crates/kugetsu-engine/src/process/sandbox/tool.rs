@@ -62,13 +62,14 @@ impl ToolBounds {
             secrets.any(|mount| mount.path.starts_with(folder))
         };
         let mut temporary = Some(own.to_owned());
+        rules.own.push(own.to_owned());
         if sandbox.has_own_network() {
             // bubblewrap made these folders for this program alone.
             for folder in ["/tmp", "/dev/shm", "/dev/pts"]
                 .into_iter()
                 .filter(|folder| !shows_secret(folder))
             {
-                rules.write.push(folder.into());
+                rules.own.push(folder.into());
                 if folder == "/tmp" {
                     temporary = None;
                 }

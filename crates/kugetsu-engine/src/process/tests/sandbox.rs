@@ -350,6 +350,30 @@ fn a_tool_does_not_see_what_is_secret_wherever_it_lies() {
 }
 
 #[test]
+fn a_tool_makes_named_pipes_only_where_nobody_else_reads() {
+    for backend in backends() {
+        // Below /tmp, everything is the tool's own.
+        let place = Place::below("/var/tmp".as_ref());
+        let mut sandbox = place.sandbox(&backend);
+        let clone = place.path().join("clone");
+        std::fs::create_dir(&clone).unwrap();
+        sandbox.mounts.push(Mount::write(&clone));
+        if backend == Backend::Landlock {
+            sandbox.mounts.push(Mount::read(kugetsu_binary()));
+        }
+        let command = "mkfifo ../clone/pipe; mkfifo pipe && mv pipe ../clone/moved; echo x > ../clone/file; mkfifo own && echo done";
+        let said = said(&run_as_tool(&place, sandbox, command));
+        assert!(said.contains("done"), "{backend:?}: {said}");
+        let there = |name: &str| clone.join(name).symlink_metadata().is_ok();
+        assert_eq!(
+            (there("file"), there("pipe"), there("moved")),
+            (true, false, false),
+            "{backend:?}: {said}"
+        );
+    }
+}
+
+#[test]
 fn a_tool_of_a_clone_in_a_temporary_folder_changes_no_more_than_elsewhere() {
     let place = Place::below("/tmp".as_ref());
     let said = said(&run_as_tool(
