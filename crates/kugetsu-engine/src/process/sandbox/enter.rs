@@ -14,7 +14,7 @@ use rustix::net::{
     SendFlags,
 };
 
-use super::{Entry, proxy};
+use super::{Entry, proxy, syscalls};
 
 /// The first argument that makes our own binary the entrance of a sandbox.
 pub(super) const ENTER_COMMAND: &str = "sandbox-enter";
@@ -78,6 +78,7 @@ fn enter() -> std::io::Result<std::convert::Infallible> {
         };
         let _ = setrlimit(Resource::Nproc, limit);
     }
+    syscalls::restrict()?;
     if let Some(rules) = &entry.landlock
         && !rules.apply()?
     {

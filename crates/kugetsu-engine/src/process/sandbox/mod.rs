@@ -21,6 +21,7 @@ mod landlocked;
 mod outside;
 mod probe;
 mod proxy;
+mod syscalls;
 mod tool;
 
 use std::ffi::{OsStr, OsString};

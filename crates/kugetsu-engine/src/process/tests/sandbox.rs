@@ -350,6 +350,41 @@ fn a_tool_does_not_see_what_is_secret_wherever_it_lies() {
 }
 
 #[test]
+fn calls_that_reach_past_the_sandbox_are_refused() {
+    for backend in backends() {
+        let place = Place::new();
+        let command = format!(
+            "chmod 4755 file; install -m 4755 file other; perl -e 'sysopen(F, \"third\", 0101, 04755)'; \
+             perl -e 'print \"keys \", syscall({keyctl}, 0, -3, 0) < 0 ? $! : \"seen\", \"\\n\"'; \
+             perl -e 'print \"vsock \", socket(F, {vsock}, 1, 0) ? \"made\" : $!, \"\\n\"'; \
+             prlimit --pid $$ --nofile=100:100; ulimit -n 200 && chmod 755 file && echo done",
+            keyctl = libc::SYS_keyctl,
+            vsock = libc::AF_VSOCK,
+        );
+        let said = said(&place.run(&backend, &command));
+        for refused in [
+            "keys Operation not permitted\n",
+            "vsock Operation not permitted\n",
+        ] {
+            assert!(said.contains(refused), "{backend:?}: {said}");
+        }
+        assert!(
+            said.contains("failed to set the NOFILE resource limit"),
+            "{backend:?}: {said}"
+        );
+        assert!(said.contains("done\n"), "{backend:?}: {said}");
+        for name in ["file", "other", "third"] {
+            use std::os::unix::fs::PermissionsExt as _;
+            let metadata = place.path().join("write").join(name).metadata();
+            assert!(
+                !metadata.is_ok_and(|file| file.permissions().mode() & 0o4000 != 0),
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_tool_makes_named_pipes_only_where_nobody_else_reads() {
     for backend in backends() {
         // Below /tmp, everything is the tool's own.
