@@ -466,7 +466,14 @@ pub fn remove_file_durable(path: &Path) -> Result<()> {
 
 /// Removes a folder and its contents. Links inside are removed, not followed. A missing folder is not an error.
 pub fn remove_dir_all_durable(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
+    let removed = fs::remove_dir_all(path).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Err(error),
+        _ => {
+            flatten(path)?;
+            fs::remove_dir_all(path)
+        }
+    });
+    match removed {
         Ok(()) => sync_folder(folder_of(path)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(FsError::new("remove", path, source)),
@@ -520,6 +527,31 @@ pub fn names_in(folder: &Path, except: &str) -> Result<Vec<std::ffi::OsString>> 
         }
     }
     Ok(names)
+}
+
+/// How many folders below another one [`flatten`] leaves: few enough for the longest path that the system takes, and for the
+/// open files of a process, whatever their names.
+const FLAT: usize = 12;
+
+/// Moves folders that are far below this one to this one itself, so that programs can remove them.
+fn flatten(top: &Path) -> io::Result<()> {
+    let mut open = vec![(top.to_owned(), 0)];
+    while let Some((folder, depth)) = open.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                continue;
+            }
+            if depth < FLAT {
+                open.push((entry.path(), depth + 1));
+                continue;
+            }
+            let moved = top.join(format!("flat-{}", uuid::Uuid::new_v4().simple()));
+            fs::rename(entry.path(), &moved)?;
+            open.push((moved, 1));
+        }
+    }
+    Ok(())
 }
 
 /// Removes an empty folder; any other stays.

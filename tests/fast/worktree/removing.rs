@@ -175,3 +175,26 @@ fn prune_keeps_work_as_destroy_does() {
     assert!(!path.exists());
     assert_eq!(branches(&world), "");
 }
+
+/// git cannot remove a path that is longer than the system takes.
+#[test]
+fn a_worktree_with_very_deep_folders_is_destroyed_whole() {
+    let world = world();
+    let worktree = started(&world);
+    let (deep, next) = (worktree.join("deep"), worktree.join("next"));
+    std::fs::create_dir(&deep).unwrap();
+    std::fs::write(deep.join("file"), "x").unwrap();
+    for _ in 0..2500 {
+        std::fs::create_dir(&next).unwrap();
+        std::fs::rename(&deep, next.join("deep")).unwrap();
+        std::fs::rename(&next, &deep).unwrap();
+    }
+    world.run(["destroy", "14", "-y", "--force"]).expect_status(0);
+    assert!(!worktree.exists());
+    assert!(
+        !world
+            .git(&world.repo(), ["worktree", "list"])
+            .stdout()
+            .contains(".worktrees")
+    );
+}

@@ -23,8 +23,8 @@ pub(crate) fn remove(
     }
     // git looks at the worktree's status first.
     let git = runner.at(&worktree.repo_dir).reaching(path);
-    let registered = git.worktrees()?.iter().any(|one| one.path == *path);
-    if registered {
+    let is_registered = || Ok::<_, WorktreeError>(git.worktrees()?.iter().any(|one| one.path == *path));
+    if is_registered()? {
         let mut args: Vec<&OsStr> = vec!["worktree".as_ref(), "remove".as_ref()];
         if force || !is_there(path) {
             // Twice, for a locked worktree.
@@ -33,7 +33,17 @@ pub(crate) fn remove(
             save::take_back(runner, worktree, extras)?;
         }
         args.extend(["--".as_ref(), path.as_os_str()]);
-        git.run(args)?;
+        if let Err(error) = git.run(&args) {
+            // git cannot remove a path that is longer than the system takes, and has removed a part of the worktree.
+            let is_too_long = error.to_string().contains("File name too long");
+            if !(force && is_too_long) {
+                return Err(error.into());
+            }
+            fsx::remove_dir_all_durable(path)?;
+            if is_registered()? {
+                git.run(&args)?;
+            }
+        }
     }
     remove_empty_parents(worktree);
     Ok(())
