@@ -12,6 +12,9 @@ use seccompiler::{
 /// The bit of a file's mode that has a program run as its owner.
 const SET_USER_ID: u64 = 0o4000;
 
+/// The number of `fchmodat2`, which is the same on every architecture (`asm-generic/unistd.h` of Linux).
+const FCHMODAT2: c_long = 452;
+
 /// The index of an argument, and what it must be for a call to be refused.
 type Condition = (u8, SeccompCmpArgLen, SeccompCmpOp, u64);
 
@@ -44,7 +47,7 @@ fn forbidden() -> Vec<Refused> {
         // Whoever runs such a program later would be the user.
         mode(libc::SYS_fchmod, 1),
         mode(libc::SYS_fchmodat, 2),
-        mode(libc::SYS_fchmodat2, 2),
+        mode(FCHMODAT2, 2),
         mode(libc::SYS_mknodat, 2),
         creates(libc::SYS_openat, 2),
     ];
