@@ -359,13 +359,13 @@ fn turn_that_stalls_at_its_end(world: &World) -> (Running, PathBuf) {
 }
 
 #[track_caller]
-fn ended_with(world: &World, running: Running, reason: &str) {
+fn ended_in_order(world: &World, running: Running) {
     let ended = running.wait(SOON);
     assert_eq!(ended.code(), 143, "{ended}");
     let last = record(world, "14").expect("a record")["last"].clone();
     assert_eq!(
         (&last["verdict"], &last["reason"]),
-        (&json!("aborted"), &json!(reason))
+        (&json!("aborted"), &json!("terminated"))
     );
     world.wait_nothing_left(SOON);
 }
@@ -382,7 +382,7 @@ fn a_signal_that_comes_twice_in_one_moment_counts_once() {
     world.wait_until("the turn is being recorded", SOON, || recording.exists());
     fs::remove_file(&recording).unwrap();
     // Two signals would have ended the turn by force, and three the process.
-    ended_with(&world, running, "terminated");
+    ended_in_order(&world, running);
 }
 
 #[test]
@@ -391,22 +391,22 @@ fn a_second_signal_while_the_end_is_recorded_loses_nothing() {
     let (mut running, recording) = turn_that_stalls_at_its_end(&world);
     running.signal(Signal::Terminate);
     world.wait_until("the turn is being recorded", SOON, || recording.exists());
-    // It is not the same signal any more.
-    std::thread::sleep(Duration::from_millis(200));
+    // Later, it is another signal.
+    stays(Duration::from_millis(200), || running.is_alive());
     running.signal(Signal::Terminate);
     stays(Duration::from_millis(100), || running.is_alive());
     fs::remove_file(&recording).unwrap();
-    ended_with(&world, running, "terminated");
+    ended_in_order(&world, running);
 }
 
 /// Something that hangs is not waited for after a second signal.
 #[test]
 fn a_second_signal_ends_a_recording_that_hangs() {
     let world = World::new(Opencode::Fake);
-    let (running, recording) = turn_that_stalls_at_its_end(&world);
+    let (mut running, recording) = turn_that_stalls_at_its_end(&world);
     running.signal(Signal::Terminate);
     world.wait_until("the turn is being recorded", SOON, || recording.exists());
-    std::thread::sleep(Duration::from_millis(200));
+    stays(Duration::from_millis(200), || running.is_alive());
     running.signal(Signal::Terminate);
     let ended = running.wait(SOON);
     assert_eq!(ended.code(), 143, "{ended}");

@@ -75,10 +75,12 @@ fn last(world: &World, issue: &str) -> Value {
     record(world, issue).expect("a record")["last"].clone()
 }
 
+fn has_ended(world: &World, issue: &str) -> bool {
+    record(world, issue).is_some_and(|record| record["last"].is_object()) && !has_lease(world, issue)
+}
+
 fn wait_for_end(world: &World, issue: &str) -> Value {
-    world.wait_until("the turn has ended", SOON, || {
-        record(world, issue).is_some_and(|record| record["last"].is_object()) && !has_lease(world, issue)
-    });
+    world.wait_until("the turn has ended", SOON, || has_ended(world, issue));
     last(world, issue)
 }
 
@@ -295,13 +297,9 @@ fn a_tool_that_is_ended_twice_leaves_the_record_of_its_turn() {
     stays(Duration::from_millis(1500), || has_lease(&world, "2"));
     world.signal(follower, Signal::Kill);
     // The first turn stops at the same file.
-    let go_on = || drop(std::fs::remove_file(&recording));
     world.wait_until("both turns have ended", SOON, || {
-        go_on();
-        ["1", "2"].iter().all(|issue| {
-            record(&world, issue).is_some_and(|record| record["last"].is_object())
-                && !has_lease(&world, issue)
-        })
+        let _ = std::fs::remove_file(&recording);
+        ["1", "2"].iter().all(|issue| has_ended(&world, issue))
     });
     let ended = last(&world, "2");
     assert_eq!(

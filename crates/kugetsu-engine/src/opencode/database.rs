@@ -1,9 +1,9 @@
 //! opencode's database: reads sessions and messages, and makes the few writes that a session needs.
 //!
 //! Writes change only `permission`, `directory`, `path`, `title` and `time_updated` of rows in `session`. A session that
-//! gets another directory takes the sessions of its subagents along. The schema is checked when the file is opened. Each write
-//! runs in one short transaction and is read back. Opening never creates a file. Every way in which
-//! a database can be unusable has its own error, so that "cannot be read" is never taken for "the session is gone".
+//! gets another directory takes the sessions of its subagents along. The schema is checked when the file is opened. Each
+//! write runs in one short transaction and is read back. Opening never creates a file. Every way in which a database can be
+//! unusable has its own error, so that "cannot be read" is never taken for "the session is gone".
 //!
 //! Measured on 1.3.2 and 1.18.33: the database is in WAL mode. opencode removes `-wal` and `-shm` on a clean exit and
 //! leaves them otherwise (`opencode db path` on 1.18.33).

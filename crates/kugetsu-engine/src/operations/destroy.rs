@@ -22,7 +22,7 @@ use crate::turn::status::STATUS_FILE;
 use kugetsu_api::{Address, BaseRecord, ErrorCode, RepoRef, SessionId, SessionRecord};
 
 /// The result of `destroy`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
     /// The session.
     pub session: Option<SessionId>,
@@ -113,11 +113,7 @@ impl Engine {
             self.store.trash_base(&lease, repo, "destroy --base")?;
             return Ok(Removed {
                 session: Some(record.session),
-                deleted: false,
-                messages: 0,
-                messages_lost: false,
-                bundle: None,
-                worktree: None,
+                ..Removed::default()
             });
         }
         let opencode = self.opencode()?;
@@ -140,11 +136,7 @@ impl Engine {
         let Some((session, messages)) = session.clone().zip(messages) else {
             return Ok(Removed {
                 session,
-                deleted: false,
-                messages: 0,
-                messages_lost: false,
-                bundle: None,
-                worktree: None,
+                ..Removed::default()
             });
         };
         let directory = existing(directory, self.environment.home());
@@ -159,9 +151,7 @@ impl Engine {
             session: Some(session),
             deleted: true,
             messages,
-            messages_lost: false,
-            bundle: None,
-            worktree: None,
+            ..Removed::default()
         })
     }
 

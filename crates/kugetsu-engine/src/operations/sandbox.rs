@@ -281,7 +281,7 @@ impl Engine {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 // It holds no fork yet, so nothing is lost.
-                Err(EngineError::Database(error)) if error.is_damaged() => {}
+                Err(EngineError::Database(error)) if error.is_lost() => {}
                 Err(error) => return Err(error),
             }
         }

@@ -1,5 +1,5 @@
-//! The register of running turns: which turn began which, what each may spend, what those with a
-//! limit have spent, and what each waits for.
+//! The register of running turns: which turn began which, what each may spend, what those with a limit
+//! have spent, and what each waits for.
 //!
 //! Turns that began one another are a family. A family is one folder below `run/turns/`, named by the turn that no other
 //! turn began. Each turn of it has a file there, also after its end, so that what it spent still counts, and a socket

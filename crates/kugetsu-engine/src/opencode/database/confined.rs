@@ -222,6 +222,6 @@ mod tests {
         };
         let error = classify(&file, false, Duration::ZERO, count("").unwrap_err());
         assert!(matches!(error, DatabaseError::Slow { .. }), "{error:?}");
-        assert!(error.is_temporary() && !error.is_damaged());
+        assert!(error.is_temporary() && !error.is_lost());
     }
 }

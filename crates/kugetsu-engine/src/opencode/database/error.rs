@@ -132,11 +132,6 @@ impl DatabaseError {
         matches!(self, Self::Locked { .. } | Self::Slow { .. })
     }
 
-    /// Whether the file itself is bad, so that no version of opencode or kugetsu will read its messages.
-    pub fn is_damaged(&self) -> bool {
-        matches!(self, Self::Tampered { .. } | Self::NotADatabase { .. })
-    }
-
     /// Whether the file of a sandbox is bad or gone, so that its messages are lost.
     pub fn is_lost(&self) -> bool {
         matches!(self, Self::Tampered { .. } | Self::Gone { .. })

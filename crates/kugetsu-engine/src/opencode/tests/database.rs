@@ -795,7 +795,7 @@ fn a_locked_database_of_a_sandbox_is_locked_and_not_tampered_with() {
         file.open_write(Duration::from_millis(50)).unwrap_err(),
     ] {
         assert!(matches!(error, DatabaseError::Locked { .. }), "{error:?}");
-        assert!(error.is_temporary() && !error.is_damaged());
+        assert!(error.is_temporary() && !error.is_lost());
     }
     drop(holder);
     assert!(file.open_read().unwrap().session(&id(BASE)).unwrap().is_some());
@@ -818,7 +818,7 @@ fn a_huge_value_in_the_database_of_a_sandbox_is_too_large_and_not_tampered_with(
     assert!(title(2 * i64::try_from(MAX_LINE).unwrap()).unwrap().is_some());
     let error = title(80 << 20).unwrap_err();
     assert!(matches!(error, DatabaseError::TooLarge { .. }), "{error:?}");
-    assert!(!error.is_temporary() && !error.is_damaged());
+    assert!(!error.is_temporary() && !error.is_lost());
 }
 
 #[test]

@@ -42,8 +42,14 @@ fn forbidden() -> Vec<Refused> {
         (libc::SYS_request_key, Vec::new()),
         // Neither namespaces nor Landlock cover the sockets between a virtual machine and its host.
         (libc::SYS_socket, vec![is(0, libc::AF_VSOCK)]),
-        // A command could take files and memory from opencode. A process may limit itself.
-        (libc::SYS_prlimit64, vec![is_not(0), is_not_null(2)]),
+        // A command could take files and memory from opencode. A process may limit itself (0), and read limits (no pointer).
+        (
+            libc::SYS_prlimit64,
+            vec![
+                is_set(0, SeccompCmpArgLen::Dword),
+                is_set(2, SeccompCmpArgLen::Qword),
+            ],
+        ),
         // Whoever runs such a program later would be the user.
         mode(libc::SYS_fchmod, 1),
         mode(libc::SYS_fchmodat, 2),
@@ -69,6 +75,7 @@ fn unreadable() -> Vec<Refused> {
     ]
 }
 
+/// The argument has these bits.
 fn bits(argument: u8, bits: u64) -> Condition {
     (
         argument,
@@ -87,12 +94,9 @@ fn is(argument: u8, value: c_int) -> Condition {
     )
 }
 
-fn is_not(argument: u8) -> Condition {
-    (argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, 0)
-}
-
-fn is_not_null(argument: u8) -> Condition {
-    (argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)
+/// The argument is not zero. A pointer is a `Qword`.
+fn is_set(argument: u8, length: SeccompCmpArgLen) -> Condition {
+    (argument, length, SeccompCmpOp::Ne, 0)
 }
 
 fn apply(calls: Vec<Refused>, error: c_int) -> std::io::Result<()> {

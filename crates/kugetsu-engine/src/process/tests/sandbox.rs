@@ -351,6 +351,7 @@ fn a_tool_does_not_see_what_is_secret_wherever_it_lies() {
 
 #[test]
 fn calls_that_reach_past_the_sandbox_are_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
     for backend in backends() {
         let place = Place::new();
         let command = format!(
@@ -374,7 +375,6 @@ fn calls_that_reach_past_the_sandbox_are_refused() {
         );
         assert!(said.contains("done\n"), "{backend:?}: {said}");
         for name in ["file", "other", "third"] {
-            use std::os::unix::fs::PermissionsExt as _;
             let metadata = place.path().join("write").join(name).metadata();
             assert!(
                 !metadata.is_ok_and(|file| file.permissions().mode() & 0o4000 != 0),
