@@ -299,6 +299,42 @@ fn what_a_killed_git_left_is_made_anew() {
 }
 
 #[test]
+fn files_that_an_interrupted_git_did_not_remove_are_made_anew() {
+    for link in [true, false] {
+        let world = world();
+        let mut first = world.kugetsu(["start", "14", "do it", "--worktree"]);
+        first.env("KUGETSU_CRASH_AT", "worktree_intended");
+        world.finish(first, Stdin::Null).expect_status(137);
+        // git removes its administrative folder first when a signal ends it, then the files.
+        let path = worktree_of(&world, "14");
+        world.git(
+            &world.repo(),
+            ["worktree", "add", "--quiet", "-b", "kugetsu/14", text(&path)],
+        );
+        fs::remove_dir_all(world.repo().join(".git/worktrees")).unwrap();
+        if !link {
+            fs::remove_file(path.join(".git")).unwrap();
+        }
+        fs::write(path.join("README.md"), "half").unwrap();
+        start(&world, &["--worktree"]).expect_status(0);
+        assert_ne!(fs::read_to_string(path.join("README.md")).unwrap(), "half");
+        assert_eq!(worktrees(&world), 1);
+    }
+}
+
+#[test]
+fn a_clone_in_the_place_of_an_unfinished_worktree_is_left_alone() {
+    let world = world();
+    let mut first = world.kugetsu(["start", "14", "do it", "--worktree"]);
+    first.env("KUGETSU_CRASH_AT", "worktree_intended");
+    world.finish(first, Stdin::Null).expect_status(137);
+    let path = worktree_of(&world, "14");
+    world.git(&world.repo(), ["clone", "--quiet", ".", text(&path)]);
+    start(&world, &["--worktree"]).expect_status(64);
+    assert!(path.join(".git").is_dir());
+}
+
+#[test]
 fn untracked_configuration_is_brought_along() {
     let world = world();
     let repo = world.repo();

@@ -122,7 +122,8 @@ pub(crate) fn check_clone(worktree: &Worktree) -> Result<(), WorktreeError> {
 }
 
 /// Creates the worktree that a record names, or finds it. `saved` is the file that [`save`](super::save()) wrote, if
-/// there is one. With `new`, a worktree whose branch is gone may start again from its base commit.
+/// there is one. With `new`, a worktree whose branch is gone may start again from its base commit, and the remains of an
+/// unfinished creation are removed: nothing has worked in them.
 pub(crate) fn make(
     runner: &GitRunner,
     worktree: &Worktree,
@@ -156,6 +157,9 @@ pub(crate) fn make(
             path.as_os_str(),
         ])?;
         all = git.worktrees()?;
+    }
+    if new && worktree.pending && is_occupied(path) && is_forgotten(&all, path) {
+        fsx::remove_dir_all_durable(path)?;
     }
     if is_occupied(path) {
         return Err(occupied(path, repo_dir));
@@ -260,6 +264,21 @@ pub(crate) fn real(path: &Path) -> PathBuf {
 fn is_occupied(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
         && !std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Whether the path holds the remains of a worktree that git no longer knows. An interrupted `git worktree add` removes
+/// its administrative folder before the files, and a kill between the two leaves files that belong to nothing.
+fn is_forgotten(all: &[Listed], path: &Path) -> bool {
+    if all.iter().any(|one| one.path == *path) {
+        return false;
+    }
+    match std::fs::read_to_string(path.join(".git")) {
+        Ok(link) => link
+            .trim_end()
+            .strip_prefix("gitdir: ")
+            .is_some_and(|folder| !Path::new(folder).join("gitdir").exists()),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
 }
 
 /// Refuses anything at the path except a worktree of this clone on this branch.
