@@ -365,11 +365,19 @@ fn a_turn_that_is_ended_by_force_ends_the_detached_turns_below_it() {
         }
         .on(
             "delegate",
-            [tool("start 2 'the child' --detach"), at_gate(&own), done()],
+            [
+                tool("start 2 'the child' --detach --grace 1s"),
+                at_gate(&own),
+                done(),
+            ],
         )
         .on(
             "child",
-            [tool("start 3 'the deepest' --detach"), at_gate(&child), done()],
+            [
+                tool("start 3 'the deepest' --detach --grace 1s"),
+                at_gate(&child),
+                done(),
+            ],
         )
         .on("deepest", [at_gate(&grandchild), done()]),
     );
