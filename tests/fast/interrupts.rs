@@ -358,6 +358,17 @@ fn turn_that_stalls_at_its_end(world: &World) -> (Running, PathBuf) {
     (running, recording)
 }
 
+/// Such a turn after two signals, the second one a while after the first.
+fn turn_signalled_twice_at_its_end(world: &World) -> (Running, PathBuf) {
+    let (mut running, recording) = turn_that_stalls_at_its_end(world);
+    running.signal(Signal::Terminate);
+    world.wait_until("the turn is being recorded", SOON, || recording.exists());
+    // Sooner, it would be the same signal.
+    stays(Duration::from_millis(200), || running.is_alive());
+    running.signal(Signal::Terminate);
+    (running, recording)
+}
+
 #[track_caller]
 fn ended_in_order(world: &World, running: Running) {
     let ended = running.wait(SOON);
@@ -388,12 +399,7 @@ fn a_signal_that_comes_twice_in_one_moment_counts_once() {
 #[test]
 fn a_second_signal_while_the_end_is_recorded_loses_nothing() {
     let world = World::new(Opencode::Fake);
-    let (mut running, recording) = turn_that_stalls_at_its_end(&world);
-    running.signal(Signal::Terminate);
-    world.wait_until("the turn is being recorded", SOON, || recording.exists());
-    // Later, it is another signal.
-    stays(Duration::from_millis(200), || running.is_alive());
-    running.signal(Signal::Terminate);
+    let (mut running, recording) = turn_signalled_twice_at_its_end(&world);
     stays(Duration::from_millis(100), || running.is_alive());
     fs::remove_file(&recording).unwrap();
     ended_in_order(&world, running);
@@ -403,11 +409,7 @@ fn a_second_signal_while_the_end_is_recorded_loses_nothing() {
 #[test]
 fn a_second_signal_ends_a_recording_that_hangs() {
     let world = World::new(Opencode::Fake);
-    let (mut running, recording) = turn_that_stalls_at_its_end(&world);
-    running.signal(Signal::Terminate);
-    world.wait_until("the turn is being recorded", SOON, || recording.exists());
-    stays(Duration::from_millis(200), || running.is_alive());
-    running.signal(Signal::Terminate);
+    let (running, recording) = turn_signalled_twice_at_its_end(&world);
     let ended = running.wait(SOON);
     assert_eq!(ended.code(), 143, "{ended}");
     assert!(

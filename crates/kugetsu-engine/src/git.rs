@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::cancel::Cancel;
 use crate::environment::Environment;
 use crate::process::{self, Containment, GuardSpec, ProcessError, Sink};
+pub(crate) use glance::linked_git_folder;
 use inert::{Entry, Inert};
 use uuid::Uuid;
 

@@ -228,6 +228,23 @@ fn a_worktree_removed_by_hand_is_made_again_from_its_branch() {
     assert_eq!(turn_folders(&world).len(), 2);
 }
 
+/// A start of the issue that is killed at this point.
+fn start_killed_at(world: &World, point: &str) {
+    let mut first = world.kugetsu(["start", "14", "do it", "--worktree"]);
+    first.env("KUGETSU_CRASH_AT", point);
+    world.finish(first, Stdin::Null).expect_status(137);
+}
+
+/// The worktree as git makes it for the issue, on its branch.
+fn worktree_by_git(world: &World) -> PathBuf {
+    let path = worktree_of(world, "14");
+    world.git(
+        &world.repo(),
+        ["worktree", "add", "--quiet", "-b", "kugetsu/14", text(&path)],
+    );
+    path
+}
+
 #[test]
 fn a_start_that_was_killed_is_finished_by_the_next() {
     for point in [
@@ -242,9 +259,7 @@ fn a_start_that_was_killed_is_finished_by_the_next() {
     ] {
         let world = world();
         configure(&world, "hook_after_create = \"echo made >> made\"");
-        let mut first = world.kugetsu(["start", "14", "do it", "--worktree"]);
-        first.env("KUGETSU_CRASH_AT", point);
-        world.finish(first, Stdin::Null).expect_status(137);
+        start_killed_at(&world, point);
         world.wait_nothing_left(Duration::from_secs(30));
         start(&world, &["--worktree"]).expect_status(0);
         assert_eq!(turn_folders(&world), [worktree_of(&world, "14")], "{point}");
@@ -266,9 +281,7 @@ fn a_start_that_was_killed_is_finished_by_the_next() {
 #[test]
 fn a_branch_that_a_killed_git_left_is_the_issues_own() {
     let world = world();
-    let mut first = world.kugetsu(["start", "14", "do it", "--worktree"]);
-    first.env("KUGETSU_CRASH_AT", "worktree_intended");
-    world.finish(first, Stdin::Null).expect_status(137);
+    start_killed_at(&world, "worktree_intended");
     // git creates the branch before the worktree. A branch that belongs to something else would be refused.
     world.git(&world.repo(), ["branch", "kugetsu/14"]);
     start(&world, &["--worktree"]).expect_status(0);
@@ -278,15 +291,9 @@ fn a_branch_that_a_killed_git_left_is_the_issues_own() {
 #[test]
 fn what_a_killed_git_left_is_made_anew() {
     let world = world();
-    let mut first = world.kugetsu(["start", "14", "do it", "--worktree"]);
-    first.env("KUGETSU_CRASH_AT", "worktree_intended");
-    world.finish(first, Stdin::Null).expect_status(137);
+    start_killed_at(&world, "worktree_intended");
     // The state that git leaves when it is killed during checkout.
-    let path = worktree_of(&world, "14");
-    world.git(
-        &world.repo(),
-        ["worktree", "add", "--quiet", "-b", "kugetsu/14", text(&path)],
-    );
+    let path = worktree_by_git(&world);
     world.git(
         &world.repo(),
         ["worktree", "lock", "--reason", "initializing", text(&path)],
@@ -302,15 +309,9 @@ fn what_a_killed_git_left_is_made_anew() {
 fn files_that_an_interrupted_git_did_not_remove_are_made_anew() {
     for link in [true, false] {
         let world = world();
-        let mut first = world.kugetsu(["start", "14", "do it", "--worktree"]);
-        first.env("KUGETSU_CRASH_AT", "worktree_intended");
-        world.finish(first, Stdin::Null).expect_status(137);
+        start_killed_at(&world, "worktree_intended");
         // git removes its administrative folder first when a signal ends it, then the files.
-        let path = worktree_of(&world, "14");
-        world.git(
-            &world.repo(),
-            ["worktree", "add", "--quiet", "-b", "kugetsu/14", text(&path)],
-        );
+        let path = worktree_by_git(&world);
         fs::remove_dir_all(world.repo().join(".git/worktrees")).unwrap();
         if !link {
             fs::remove_file(path.join(".git")).unwrap();
@@ -325,13 +326,19 @@ fn files_that_an_interrupted_git_did_not_remove_are_made_anew() {
 #[test]
 fn a_clone_in_the_place_of_an_unfinished_worktree_is_left_alone() {
     let world = world();
-    let mut first = world.kugetsu(["start", "14", "do it", "--worktree"]);
-    first.env("KUGETSU_CRASH_AT", "worktree_intended");
-    world.finish(first, Stdin::Null).expect_status(137);
+    start_killed_at(&world, "worktree_intended");
     let path = worktree_of(&world, "14");
     world.git(&world.repo(), ["clone", "--quiet", ".", text(&path)]);
     start(&world, &["--worktree"]).expect_status(64);
     assert!(path.join(".git").is_dir());
+
+    // Whoever reads a pipe waits for its writer.
+    fs::remove_dir_all(path.join(".git")).unwrap();
+    let mut pipe = world.command("mkfifo");
+    pipe.arg(path.join(".git"));
+    world.finish(pipe, Stdin::Null).expect_status(0);
+    start(&world, &["--worktree"]).expect_status(64);
+    assert!(path.join("README.md").exists());
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub(super) fn may_name_programs(folder: &Path) -> bool {
         let dot_git = folder.join(".git");
         let linked = match dot_git.metadata() {
             Ok(found) if found.is_dir() => in_git_folder(&dot_git),
-            Ok(_) => pointer(&dot_git, b"gitdir: ").is_none_or(|path| in_git_folder(&folder.join(path))),
+            Ok(_) => linked_git_folder(folder).is_none_or(|git| in_git_folder(&git)),
             Err(error) => error.kind() != ErrorKind::NotFound,
         };
         let is_bare = || folder.join("HEAD").symlink_metadata().is_ok();
@@ -47,6 +47,11 @@ fn in_git_folder(folder: &Path) -> bool {
         }
         Err(error) => error.kind() != ErrorKind::NotFound,
     })
+}
+
+/// The git folder that the `.git` file of a linked worktree or a submodule names. `None` also if it cannot be read.
+pub(crate) fn linked_git_folder(top: &Path) -> Option<PathBuf> {
+    pointer(&top.join(".git"), b"gitdir: ").map(|path| top.join(path))
 }
 
 /// The path that a file of git holds.

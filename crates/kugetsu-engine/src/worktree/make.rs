@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::WorktreeError;
 use super::save::Bundle;
 use crate::fsx;
-use crate::git::{Git, GitRunner, Listed};
+use crate::git::{Git, GitRunner, Listed, linked_git_folder};
 use kugetsu_api::Worktree;
 
 /// How long to wait for a `git worktree add` whose kugetsu died, before its worktree counts as abandoned.
@@ -158,11 +158,11 @@ pub(crate) fn make(
         ])?;
         all = git.worktrees()?;
     }
-    if new && worktree.pending && is_occupied(path) && is_forgotten(&all, path) {
-        fsx::remove_dir_all_durable(path)?;
-    }
     if is_occupied(path) {
-        return Err(occupied(path, repo_dir));
+        if !(new && worktree.pending && is_forgotten(&all, path)) {
+            return Err(occupied(path, repo_dir));
+        }
+        fsx::remove_dir_all_durable(path)?;
     }
     if let Some(other) = all
         .iter()
@@ -272,11 +272,8 @@ fn is_forgotten(all: &[Listed], path: &Path) -> bool {
     if all.iter().any(|one| one.path == *path) {
         return false;
     }
-    match std::fs::read_to_string(path.join(".git")) {
-        Ok(link) => link
-            .trim_end()
-            .strip_prefix("gitdir: ")
-            .is_some_and(|folder| !Path::new(folder).join("gitdir").exists()),
+    match path.join(".git").symlink_metadata() {
+        Ok(_) => linked_git_folder(path).is_some_and(|git| !git.join("gitdir").exists()),
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     }
 }
