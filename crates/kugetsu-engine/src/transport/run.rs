@@ -30,6 +30,10 @@ use crate::opencode::{Launch, Secrets, Server, SessionContext, StderrTail, read_
 use crate::process::Guarded;
 use kugetsu_api::{SessionId, TransportKind};
 
+/// How many events wait between two steps of their way. An event may have the whole output of a tool, so these queues are
+/// most of the memory of a turn with large outputs.
+const QUEUE: usize = 32;
+
 /// Reaches opencode through one `opencode run` for each prompt.
 #[derive(Clone, Copy, Debug)]
 pub struct OpencodeRun;
@@ -145,14 +149,14 @@ impl TurnLink for RunLink {
                 Some(reporter),
             ));
         }
-        let (sender, events) = mpsc::channel(256);
+        let (sender, events) = mpsc::channel(QUEUE);
         let Some(stdout) = process.stdout.take() else {
             return Err(TransportError::NotReady(
                 "its standard output is closed".to_owned(),
             ));
         };
         self.tasks.spawn(read_events(stdout, raw, sender));
-        let (reporter, reports) = mpsc::channel(256);
+        let (reporter, reports) = mpsc::channel(QUEUE);
         let watch = Watch {
             events,
             stderr: stderr_reports,
