@@ -70,6 +70,7 @@ pub(crate) fn turn(verdict: Verdict, ended: Timestamp) -> TurnRecord {
         changes: None,
         refused: kugetsu_api::Refused::default(),
         prompt_sha256: None,
+        prompt_stored: None,
         parent: None,
         warnings: Vec::new(),
     }

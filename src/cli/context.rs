@@ -43,6 +43,8 @@ impl IssueOrBase {
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) engine: Engine,
+    /// kugetsu's home.
+    pub(super) home: PathBuf,
     pub(super) here: PathBuf,
     /// The command line, with the name of the program.
     pub(super) arguments: Vec<OsString>,
@@ -101,10 +103,11 @@ impl Context {
             }
             Err(error) => return Err(unusable(&home, error)),
         };
-        let engine = Engine::open(home, settings, environment).for_one_turn();
+        let engine = Engine::open(home.clone(), settings, environment).for_one_turn();
         let enclosing = engine.enclosing_turn();
         Ok(Self {
             engine: engine.within(enclosing),
+            home,
             here,
             arguments: Vec::new(),
             detached: None,

@@ -147,6 +147,12 @@ impl LiveView {
         self.show();
     }
 
+    /// Takes up what the command waits for before there is a turn.
+    pub(super) fn says(&mut self, activity: &str) {
+        self.activity = activity.to_owned();
+        self.show();
+    }
+
     /// Takes up a line of the stream. Pieces of the answer need not be passed on.
     pub(super) fn line(&mut self, line: &StreamLine) {
         let waiting = || "waiting for the model".to_owned();

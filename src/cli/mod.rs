@@ -7,6 +7,7 @@ mod completions;
 mod config;
 mod context;
 mod continue_;
+mod daemon;
 mod deferred;
 mod delegate;
 mod destroy;
@@ -43,9 +44,14 @@ mod show;
 mod signal;
 mod signals;
 mod start;
+mod start_daemon;
 mod status_line;
 mod stop;
+mod submit;
 mod table;
+mod tail;
+mod task;
+mod through_daemon;
 mod tone;
 mod trash;
 mod turn;
@@ -152,6 +158,14 @@ enum Verb {
     Doctor(Deferred<doctor::DoctorArgs>),
     /// Show the settings and where their values came from, or change them
     Config(Deferred<config::ConfigArgs>),
+    /// Run, inspect or end the daemon, which keeps opencode warm and runs tasks
+    Daemon(Deferred<daemon::DaemonArgs>),
+    /// Give the daemon a task: a turn that runs when its time has come
+    Submit(Deferred<submit::SubmitArgs>),
+    /// Print the events of a task's turn
+    Tail(Deferred<tail::TailArgs>),
+    /// List, show or cancel the daemon's tasks
+    Task(Deferred<task::TaskArgs>),
     /// Print a completion script for a shell
     Completions(Deferred<completions::CompletionsArgs>),
     /// Print the manual page
@@ -374,6 +388,10 @@ fn dispatch(verb: Verb, context: &Context, output: Output) -> Outcome {
         Verb::Gc(Deferred(args)) => gc::run(&args, context, output),
         Verb::Doctor(Deferred(args)) => doctor::run(&args, context, output),
         Verb::Config(Deferred(args)) => config::run(&args, context, output),
+        Verb::Daemon(Deferred(args)) => daemon::run(&args, context, output),
+        Verb::Submit(Deferred(args)) => submit::run(args, context, output),
+        Verb::Tail(Deferred(args)) => tail::run(&args, context, output),
+        Verb::Task(Deferred(args)) => task::run(&args, context, output),
         Verb::Completions(_) | Verb::Man(_) => Ok(ExitStatus::Ok),
     }
 }

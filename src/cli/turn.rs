@@ -19,7 +19,7 @@ use super::printer::{Lines, Printer, Screen, Show, Verbosity};
 use super::prompt::Written;
 use super::signals::with_signals;
 use super::turn_id::ChosenId;
-use super::{CommandError, Outcome, detach, init, issue, prompt, wait};
+use super::{CommandError, Outcome, detach, init, issue, prompt, through_daemon, wait};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{Address, ErrorCode, SandboxMode, TransportChoice};
 use kugetsu_engine::SHORTEST_SECRET;
@@ -164,6 +164,10 @@ pub(super) struct TurnArgs {
 
     #[command(flatten)]
     schema: EventsSchemaArg,
+
+    /// Run the turn without the daemon, also if one runs [config: daemon]
+    #[arg(long)]
+    no_daemon: bool,
 
     /// Write opencode's log at DEBUG and kugetsu's own trace to the session's debug.log
     #[arg(long)]
@@ -483,6 +487,7 @@ fn run_with(
         wait: args.wait,
         worktree,
         sandbox,
+        narrowing: Vec::new(),
         options: TurnOptions {
             transport: args.transport.unwrap_or(settings.transport),
             limits: args.limits.limits(settings),
@@ -507,10 +512,14 @@ fn run_with(
     let shows_notes = show == Show::Text;
     let plain = args.view.plain;
     let mut view = Some(LiveView::beside(&show, progress));
-    let (report, signal) = with_signals(detached.is_some(), async |interrupts| {
-        let turn = engine.spawn(request, responder);
+    let through = through_daemon::Use::of(context, args.no_daemon, output);
+    let (report, signal) = with_signals(detached.is_some(), async |mut interrupts| {
+        let slot = through
+            .place(&address, &mut interrupts, &mut view, output)
+            .await?;
+        let turn = through_daemon::engine(engine, slot.as_ref()).spawn(request, responder);
         let id = turn.id;
-        follow(turn, interrupts, &mut view, |feed, view| {
+        let report = follow(turn, interrupts, &mut view, |feed, view| {
             let verbosity = args.verbose.then_some(Verbosity::Lines);
             printer = Some(Printer::start(feed, Screen::new(show, verbosity, view, plain)));
             if let Some(written) = written {
@@ -520,7 +529,9 @@ fn run_with(
                 detached.ready(id, &address, engine);
             }
         })
-        .await
+        .await;
+        through_daemon::end(slot, &report).await;
+        report
     })?;
     // The view of a turn that never began.
     drop(view);

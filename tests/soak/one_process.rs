@@ -113,6 +113,7 @@ fn request(engine: &Engine, number: u64, id: Uuid) -> TurnRequest {
         wait: None,
         worktree: WorktreeRequest::default(),
         sandbox: None,
+        narrowing: Vec::new(),
         options: TurnOptions {
             // Turns use both transports; the one that panics uses the connector above.
             transport: TransportChoice::Only(if number.is_multiple_of(2) {

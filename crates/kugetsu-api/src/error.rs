@@ -60,6 +60,7 @@ codes! {
     DetachFailed, "detach-failed", Failed, false, "the process of a detached turn did not start, or died before the turn was recorded";
     System, "system", Failed, false, "the operating system refused a thread, an event loop or a signal handler";
     BudgetSpent, "budget-spent", Failed, false, "a tool of a turn would begin another turn, and the budget of the first one is spent";
+    DaemonRunning, "daemon-running", Failed, false, "`daemon start`, and a daemon runs already for this home";
     ParentEnded, "parent-ended", Failed, false, "a tool of a turn would begin another turn, and the first one has ended, or was stopped together with those that it began";
     Internal, "internal", Failed, false, "a bug in kugetsu";
     Blocked, "blocked", Blocked, false, "the prompt of `init` needs a person's answer";
@@ -74,9 +75,11 @@ codes! {
     InitCutOff, "init-cut-off", Usage, false, "an earlier `init` was killed after its prompt reached opencode";
     WorktreeRefused, "worktree-refused", Usage, false, "the requested worktree is not possible";
     TurnIdReused, "turn-id-reused", Usage, false, "a turn with this id is on record, with another message";
+    IdempotencyKeyReused, "idempotency-key-reused", Usage, false, "a task was submitted with this idempotency key, and asks for something else";
     TooDeep, "too-deep", Usage, false, "a turn would be begun inside more turns than `max_depth` allows";
     NoSession, "no-session", NotFound, false, "the address has no session yet";
     NoBase, "no-base", NotFound, false, "the repository has no base session";
+    NoTask, "no-task", NotFound, false, "the daemon has no such task";
     NoTurn, "no-turn", NotFound, false, "the session has had no turn, or no turn with this id";
     NotRunning, "not-running", NotFound, false, "no turn runs on the session";
     NothingPending, "nothing-pending", NotFound, false, "no request of the session waits for an answer";
@@ -87,6 +90,9 @@ codes! {
     WorktreeLost, "worktree-lost", NotFound, false, "the worktree and its branch are gone, and nothing is left to rebuild them from";
     IssueNotFound, "issue-not-found", NotFound, false, "the forge has no such issue, or does not show it without a token";
     NotFound, "not-found", NotFound, false, "something else that was named does not exist";
+    NoDaemon, "no-daemon", Unavailable, false, "no daemon runs for this home";
+    DaemonVersion, "daemon-version", Unavailable, false, "the daemon that runs is another version of kugetsu";
+    DaemonUnusable, "daemon-unusable", Unavailable, false, "the daemon cannot listen, or does not answer as expected";
     OpencodeMissing, "opencode-missing", Unavailable, false, "opencode is not installed, or not where the settings say";
     GitMissing, "git-missing", Unavailable, false, "git is not installed, or not on `PATH`";
     OpencodeUnusable, "opencode-unusable", Unavailable, false, "opencode does not respond as expected, or its version is not supported";
@@ -111,6 +117,8 @@ codes! {
     OutputUnwritable, "output-unwritable", CannotWrite, false, "the output could not be written to stdout; the record shows what was done";
     TurnUnrecorded, "turn-unrecorded", CannotWrite, false, "a signal ended the command while the end of its turn was being recorded; the next command completes the record";
     InUse, "in-use", TryAgain, true, "another process holds the session: a turn, `attach`, or a command that changes it";
+    QueueFull, "queue-full", TryAgain, true, "as many tasks wait in the daemon's queue as may";
+    Draining, "draining", TryAgain, true, "the daemon is ending, and takes nothing new";
     OwnTurn, "own-turn", TryAgain, true, "the command runs in a tool of the turn that it would wait for or end, or that turn waits for the command";
     TooManyDelegates, "too-many-delegates", TryAgain, true, "as many turns that tools began run already as `max_delegates` allows, or as many commands of the turn's tools wait";
     TurnRecorded, "turn-recorded", TryAgain, true, "a turn with this id is already on record";

@@ -8,6 +8,7 @@ mod address;
 mod asking;
 mod changes;
 mod control;
+mod daemon;
 mod doctor;
 pub mod error;
 pub mod exit;
@@ -16,12 +17,14 @@ mod issue_ref;
 pub mod json;
 pub mod output;
 pub mod permission;
+mod pool;
 mod query;
 mod record;
 mod sandbox;
 mod status;
 mod stream;
 mod strings;
+mod task;
 mod trash;
 mod turn;
 mod verdict;
@@ -31,10 +34,15 @@ pub use address::{Address, AddressName};
 pub use asking::{QuestionDetail, RequestAnswer, RequestDetail};
 pub use changes::{ChangedFile, Changes, Commit, Refused, RefusedCall};
 pub use control::{Holder, SIGNAL_SCHEMA, Signal, SignalFile};
+pub use daemon::{
+    API_VERSION, DaemonStatus, LentServer, ProblemDetails, ServerExit, SlotEnd, SlotEvent, SlotRequest,
+    StopRequest, SubmittedTask, TaskContext, TaskList, TaskRequest,
+};
 pub use doctor::{Check, Health};
 pub use error::{ErrorCode, ErrorDetail, ErrorOutput};
 pub use issue::{Issue, IssueComment};
 pub use issue_ref::{IssueRef, RefContext, RefError, RepoRef};
+pub use pool::{PoolCounts, ServerState, ServerView};
 pub use query::{Action, BrokenFile, DayView, LiveState, LiveView, PendingView, Query, RepoView};
 pub use record::{
     BaseRecord, ForkIntent, RepoTrust, SCHEMA, SessionId, SessionRecord, SessionState, SessionSummary, Totals,
@@ -42,6 +50,9 @@ pub use record::{
 pub use sandbox::{SandboxKind, SandboxMode, SessionSandbox};
 pub use status::{RunState, STATUS_SCHEMA, TurnStatus};
 pub use stream::{EventsSchema, STREAM_SCHEMA, StreamEvent, StreamLine};
+pub use task::{
+    NarrowingRule, PRIORITIES, QueueCounts, Task, TaskAnswers, TaskId, TaskLimits, TaskSpec, TaskState,
+};
 pub use trash::{TrashEntry, TrashId};
 pub use turn::{
     Answered, LiveTurn, ParentTurn, PendingRequest, ProcessIdentity, Proof, TokenCount, TransportChoice,

@@ -233,6 +233,9 @@ pub struct TurnRecord {
     /// SHA-256 of the message in hexadecimal, if the caller chose the turn's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_sha256: Option<String>,
+    /// Whether the session has the message of a turn that has not completed. Absent unless the caller chose the turn's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_stored: Option<bool>,
     /// The turn whose tool began this one. Absent if no tool did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<ParentTurn>,
@@ -285,6 +288,7 @@ impl TurnRecord {
             changes: None,
             refused: Refused::default(),
             prompt_sha256: live.prompt_sha256.clone(),
+            prompt_stored: None,
             parent: live.parent.clone(),
             warnings: Vec::new(),
         }

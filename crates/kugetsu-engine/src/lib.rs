@@ -27,6 +27,7 @@ mod git;
 pub mod log_file;
 pub mod money;
 pub mod operations;
+pub mod pool;
 pub mod settings;
 pub mod text;
 pub mod transport;

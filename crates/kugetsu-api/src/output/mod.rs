@@ -2,6 +2,7 @@
 //! programs read or write.
 
 mod control;
+mod daemon;
 mod session;
 mod setup;
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use control::{
     AttachOutput, DetachedOutput, RebaseOutput, RebaseResult, SignalOutput, StopOutput, TurnOutput,
 };
+pub use daemon::{DaemonEndOutput, DaemonStartOutput};
 pub use session::{
     DestroyOutput, DiffOutput, KeptView, LeftView, ListFieldsOutput, ListOutput, ListRest, ListedFields,
     ListedSession, ListedTurn, ListedWorktree, MoveOutput, MovedView, OrphanView, PendingOutput,
@@ -24,8 +26,8 @@ pub use setup::{
 };
 
 use crate::{
-    BaseRecord, ErrorOutput, EventsSchema, Issue, Query, SignalFile, StreamLine, TrashEntry, TurnRecord,
-    TurnStatus,
+    BaseRecord, DaemonStatus, ErrorOutput, EventsSchema, Issue, Query, SignalFile, StreamLine, Task,
+    TaskList, TrashEntry, TurnRecord, TurnStatus,
 };
 
 /// The schema of all `--json` output except records and lines of the stream.
@@ -103,6 +105,11 @@ pub const SCHEMAS: &[NamedSchema] = &[
     of::<Document<OneSettingOutput>>("setting", "`config get`, `config set` and `config unset`"),
     of::<Document<CompletionsOutput>>("completions", "`completions`"),
     of::<Document<ManOutput>>("man", "`man`"),
+    of::<Document<DaemonStartOutput>>("daemon-start", "`daemon start --detach`"),
+    of::<Document<DaemonStatus>>("daemon-status", "`daemon status`"),
+    of::<Document<DaemonEndOutput>>("daemon-stop", "`daemon stop`"),
+    of::<Document<Task>>("task", "`submit`, `task show` and `task cancel`"),
+    of::<Document<TaskList>>("task-list", "`task list`"),
     of::<Document<ErrorOutput>>("error", "every command that fails"),
     readable::<TurnStatus>("status-file", "`14.status.json`"),
     readable::<TrashEntry>("trash-entry", "`entry.json` in the trash"),

@@ -109,8 +109,27 @@ impl Api {
             client,
             url,
             password,
-            directory: utf8_percent_encode(&directory.to_string_lossy(), HEADER).to_string(),
+            directory: header_of(directory),
         }
+    }
+
+    /// The same connection for another directory.
+    #[must_use]
+    pub fn for_directory(&self, directory: &Path) -> Self {
+        Self {
+            directory: header_of(directory),
+            ..self.clone()
+        }
+    }
+
+    /// Where the server listens.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The server's password.
+    pub fn password(&self) -> &str {
+        &self.password
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -292,10 +311,20 @@ impl Api {
         self.send_command(&format!("/question/{id}/reject"), None).await
     }
 
+    /// Ends what the server keeps for the directory: language servers, MCP servers and what it has read from files. The
+    /// next call for the directory makes it anew.
+    pub async fn dispose(&self) -> Result<(), ApiError> {
+        self.send_command("/instance/dispose", None).await
+    }
+
     /// The stream of server-sent events of the directory's instance.
     pub async fn events(&self) -> Result<EventStream, ApiError> {
         self.send(Method::GET, "/event", None).await.map(EventStream::new)
     }
+}
+
+fn header_of(directory: &Path) -> String {
+    utf8_percent_encode(&directory.to_string_lossy(), HEADER).to_string()
 }
 
 /// An answer to a permission request.

@@ -3,23 +3,21 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Opencode;
 use super::config_problem::ErrorPage;
-use super::jsonc;
 use super::log_lines::{failed_attempt, is_log_line, refused_agent, server_failure};
-use super::project::{IGNORE_PROJECT, instructions};
+use super::project::IGNORE_PROJECT;
 use super::run_events::notice;
+use super::session_context::{CONFIG, SessionContext, TOLD};
 use crate::aside::aside;
-use crate::environment::Environment;
 use crate::fsx;
 use crate::permission::{Rule, env_json};
 use crate::process::sandbox::Mount;
@@ -53,113 +51,6 @@ pub struct Launch {
     pub context: SessionContext,
     /// Whether opencode loads nothing of what the repository brings for it.
     pub ignore_project: bool,
-}
-
-/// What a session, and the tools that it runs, are told about the session.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SessionContext {
-    /// The value of `OPENCODE_CONFIG_CONTENT`.
-    config: Option<String>,
-    /// Variables for the environment of tools.
-    variables: Vec<(&'static str, String)>,
-}
-
-impl SessionContext {
-    /// Tells tools which session they belong to, and its branch.
-    pub fn of(reference: &str, branch: Option<&str>) -> Self {
-        let mut variables = vec![("KUGETSU_REF", reference.to_owned())];
-        variables.extend(branch.map(|branch| (BRANCH, branch.to_owned())));
-        Self {
-            config: None,
-            variables,
-        }
-    }
-
-    /// Makes a session that ignores what the repository brings for opencode (`Launch::ignore_project`) start no language
-    /// server and no formatter, which run programs of the repository, and read the repository's instructions
-    /// nevertheless. The error says why that is not possible.
-    pub fn ignore_project(&mut self, environment: &Environment, directory: &Path) -> Result<(), String> {
-        let mut config = own_config(self.config.as_deref(), environment)?;
-        for name in ["lsp", "formatter"] {
-            config.insert(name.to_owned(), Value::Bool(false));
-        }
-        let list = instructions_of(&mut config)?;
-        let files = instructions(directory, environment);
-        list.extend(files.iter().filter_map(|file| file.to_str()).map(Value::from));
-        self.config = Some(Value::Object(config).to_string());
-        Ok(())
-    }
-
-    /// Makes opencode start no language server and no formatter, which would run in its own part of the sandbox, and use the
-    /// tools' shell in any case. The error says why that is not possible.
-    pub fn confine(&mut self, environment: &Environment, shell: Option<&Path>) -> Result<(), String> {
-        let mut config = own_config(self.config.as_deref(), environment)?;
-        for name in ["lsp", "formatter"] {
-            config.insert(name.to_owned(), Value::Bool(false));
-        }
-        if let Some(shell) = shell {
-            config.insert("shell".to_owned(), shell.display().to_string().into());
-        }
-        self.config = Some(Value::Object(config).to_string());
-        Ok(())
-    }
-
-    /// Adds a file to the system prompt. The error says why that is not possible.
-    pub fn instruct(&mut self, environment: &Environment, file: &Path) -> Result<(), String> {
-        self.config = Some(config_with_instructions(
-            self.config.as_deref(),
-            environment,
-            file,
-        )?);
-        self.variables.push((INSTRUCTED, file.display().to_string()));
-        Ok(())
-    }
-}
-
-/// The variable that names the file which kugetsu has added to the instructions.
-const INSTRUCTED: &str = "KUGETSU_CONTEXT_FILE";
-
-/// The variable that names the branch of the session's worktree.
-const BRANCH: &str = "KUGETSU_BRANCH";
-
-/// The variable with a configuration that opencode merges over the configuration files.
-const CONFIG: &str = "OPENCODE_CONFIG_CONTENT";
-
-/// The value of `OPENCODE_CONFIG_CONTENT` that adds a file to the system prompt. opencode adds these files to those that
-/// other configurations name, and to `AGENTS.md`, over `serve` and `run` (measured on both versions). Keeps what the
-/// user has set. The error says why that is not possible.
-fn config_with_instructions(
-    so_far: Option<&str>,
-    environment: &Environment,
-    file: &Path,
-) -> Result<String, String> {
-    let file = file
-        .to_str()
-        .ok_or_else(|| format!("the path {} is not valid UTF-8", file.display()))?;
-    let mut config = own_config(so_far, environment)?;
-    let list = instructions_of(&mut config)?;
-    // A kugetsu that a tool started has the text of the tool's session in its environment.
-    let outer = environment.get(INSTRUCTED).map(|outer| outer.to_string_lossy());
-    list.retain(|entry| outer.is_none() || entry.as_str() != outer.as_deref());
-    list.push(file.into());
-    Ok(Value::Object(config).to_string())
-}
-
-/// The configuration so far, which begins with what the user has set.
-fn own_config(so_far: Option<&str>, environment: &Environment) -> Result<Map<String, Value>, String> {
-    let own = environment.get(CONFIG).map(|own| own.to_string_lossy());
-    match so_far.or(own.as_deref()).map(jsonc::value) {
-        None => Ok(Map::new()),
-        Some(Some(Value::Object(config))) => Ok(config),
-        Some(_) => Err(format!("{CONFIG} is not a JSON object")),
-    }
-}
-
-fn instructions_of(config: &mut Map<String, Value>) -> Result<&mut Vec<Value>, String> {
-    let instructions = config.entry("instructions").or_insert_with(|| json!([]));
-    instructions
-        .as_array_mut()
-        .ok_or_else(|| format!("`instructions` in {CONFIG} is not a list"))
 }
 
 /// Secret variables of opencode, and the redactor that keeps their values out of every log.
@@ -206,12 +97,10 @@ impl Launch {
         if !self.ignore_project {
             return Vec::new();
         }
-        let config = self.context.config.as_deref().map(|config| (CONFIG, config));
-        IGNORE_PROJECT
-            .into_iter()
-            .chain(config)
-            .map(|(name, value)| (name.into(), value.into()))
-            .collect()
+        let config = self.context.config_content();
+        let config = config.map(|config| (CONFIG.into(), config.into()));
+        let ignoring = IGNORE_PROJECT.map(|(name, value)| (name.into(), value.into()));
+        ignoring.into_iter().chain(config).collect()
     }
 
     /// A guard around opencode with these arguments, an empty input, and both outputs piped.
@@ -231,35 +120,32 @@ impl Launch {
             // (both versions).
             set_env.push(("OPENCODE_PERMISSION".into(), env_json(rules).into()));
         }
-        if let Some(config) = &self.context.config {
+        if let Some(config) = self.context.config_content() {
             set_env.push((CONFIG.into(), config.into()));
         }
         if self.ignore_project {
             set_env.extend(IGNORE_PROJECT.map(|(name, value)| (name.into(), value.into())));
         }
-        for (name, value) in &self.context.variables {
+        for (name, value) in self.context.variables() {
             set_env.push((name.into(), value.into()));
         }
         for (name, value) in &self.secrets.variables {
             set_env.push((name.into(), value.into()));
         }
         // If kugetsu itself runs in a tool, these belong to another session.
-        let outer = ["KUGETSU_REF", BRANCH, INSTRUCTED];
-        let told = |name: &&str| self.context.variables.iter().any(|(told, _)| told == name);
+        let told = |name: &&str| self.context.variables().iter().any(|(told, _)| told == name);
         let mut containment = self.containment.clone();
         let sandbox = self.opencode.confinement.as_ref().map(|confinement| {
             containment.environment = confinement.environment.clone();
             let mut sandbox = confinement.sandbox.clone();
-            let told = self.context.variables.iter();
-            let file = told.filter(|(name, _)| *name == INSTRUCTED);
-            sandbox.mounts.extend(file.map(|(_, file)| Mount::read(file)));
+            sandbox.mounts.extend(self.context.text().map(Mount::read));
             sandbox
         });
         GuardSpec {
             program: self.opencode.program.clone(),
             args,
             cwd: self.directory.clone(),
-            remove_env: outer.iter().filter(|name| !told(name)).map(Into::into).collect(),
+            remove_env: TOLD.iter().filter(|name| !told(name)).map(Into::into).collect(),
             set_env,
             stdin: Vec::new().into(),
             sandbox,
@@ -284,6 +170,10 @@ impl StderrTail {
             lines.pop_front();
         }
         lines.push_back(line);
+    }
+
+    pub(super) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The lines, oldest first.
@@ -391,34 +281,5 @@ pub async fn read_stderr(
     }
     if !line.is_empty() {
         take(&line, skipping);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn instructions_are_added_to_the_configuration_of_the_user() {
-        let with = |own: Option<&str>| {
-            let outer = (INSTRUCTED.into(), "/k/outer.md".into());
-            let own = own.map(|own| (CONFIG.into(), own.into()));
-            let variables = own.into_iter().chain([outer]);
-            let environment = Environment::new(variables, "/".into(), "kugetsu".into());
-            config_with_instructions(None, &environment, Path::new("/k/14.context.md"))
-        };
-        let parsed = |own| serde_json::from_str::<Value>(&with(own).unwrap()).unwrap();
-        assert_eq!(parsed(None), json!({"instructions": ["/k/14.context.md"]}));
-        assert_eq!(
-            parsed(Some(
-                r#"{"model": "a/b", "instructions": ["x.md", "/k/outer.md"]}"#
-            )),
-            json!({"model": "a/b", "instructions": ["x.md", "/k/14.context.md"]})
-        );
-        // opencode allows comments here as well.
-        assert_eq!(parsed(Some("{ // comment\n}")), parsed(None));
-        for own in ["{ \"a\" }", "[]", r#"{"instructions": "x.md"}"#] {
-            assert!(with(Some(own)).unwrap_err().contains(CONFIG), "{own}");
-        }
     }
 }

@@ -23,6 +23,7 @@ mod requests;
 mod run_events;
 mod server;
 mod server_events;
+mod session_context;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tolerant;
@@ -38,15 +39,13 @@ pub use database::{
     Database, DatabaseError, DatabaseFile, MessageOrder, SessionPatch, SessionRow, StoredMessage,
     SubagentStep, SubagentWork, TurnMessages,
 };
-pub use environment::{
-    Launch, Secrets, SessionContext, StderrReport, StderrTail, read_stderr, wait_until_read,
-};
+pub use environment::{Launch, Secrets, StderrReport, StderrTail, read_stderr, wait_until_read};
 pub(crate) use ids::is_later_than;
 pub use lines::{LineSplitter, MAX_LINE, MAX_PREFIX, SplitLine};
 pub(crate) use log_lines::found_database_locked;
 pub use message::{Finish, Role, ToolCall, ToolStatus, TurnAnswer};
-pub use project::{ProjectParts, list as list_parts};
-pub use provider::{ProviderAccess, UserFiles, provider_access};
+pub use project::{ProjectParts, list as list_parts, user_configuration};
+pub use provider::{ProviderAccess, UserFiles, chooses_shell, provider_access};
 pub use renumber::{Renumbered, renumbered};
 pub use reported_error::{ErrorKind, ErrorPayload, Refusal, names_unknown_model, refusal};
 pub use requests::{PermissionAsked, QuestionAsked, QuestionOption, QuestionsAsked, Retry, SessionStatus};
@@ -55,4 +54,5 @@ pub use run_events::{
 };
 pub use server::{Server, ServerError};
 pub use server_events::{EventStream, PartState, ServerEvent, ServerEventKind, StreamedEvent, Subagent};
+pub use session_context::SessionContext;
 pub use tool_label::tool_label;

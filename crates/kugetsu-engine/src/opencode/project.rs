@@ -25,6 +25,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::config_problem::ConfigProblem;
 use super::jsonc;
+use super::provider::UserFiles;
 use crate::environment::Environment;
 use crate::fsx;
 use crate::git::top_of;
@@ -124,6 +125,42 @@ impl ProjectParts {
     }
 }
 
+/// SHA-256 over what the user has configured for opencode in files, which a server reads once; `None` if it is too much to
+/// be read whole, or cannot be read.
+pub fn user_configuration(environment: &Environment) -> Option<[u8; 32]> {
+    let files = UserFiles::of(environment);
+    let mut scan = Scan {
+        top: Path::new("/"),
+        found: ProjectParts::default(),
+        hash: Sha256::new(),
+        files: 0,
+        complete: true,
+        certain: false,
+    };
+    let home = environment.home();
+    let mut folders = vec![files.config, home.join(".opencode")];
+    for name in SKILL_FOLDERS {
+        folders.push(home.join(name).join("skills"));
+    }
+    let mut single = vec![files.data.join("auth.json")];
+    for path in UserFiles::further_config(environment) {
+        if path.is_dir() {
+            folders.push(path);
+        } else {
+            single.push(path);
+        }
+    }
+    for folder in folders.iter().filter(|folder| folder.is_dir()) {
+        scan.configuration_folder(folder);
+    }
+    for file in &single {
+        if file.exists() {
+            scan.file(file);
+        }
+    }
+    scan.complete.then(|| scan.hash.finalize().into())
+}
+
 /// The folder up to which opencode looks: the top of the clone, or `/`. False if a `.git` on the way is not a repository,
 /// as a tool may have left it: then git and opencode may look further up.
 fn git_top(directory: &Path) -> (&Path, bool) {
@@ -203,10 +240,15 @@ impl Scan<'_> {
         if folder == home || !own.is_dir() {
             return;
         }
+        self.configuration_folder(&own);
+    }
+
+    /// A folder with configurations, plugins, agents and the like: `.opencode`, or that of the user.
+    fn configuration_folder(&mut self, own: &Path) {
         for name in CONFIGS {
             self.config(&own.join(name));
         }
-        for name in self.names(&own) {
+        for name in self.names(own) {
             let path = own.join(&name);
             let name = name.to_string_lossy();
             if CONFIGS.contains(&&*name) || OF_OPENCODE.contains(&&*name) {

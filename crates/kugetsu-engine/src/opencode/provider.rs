@@ -103,6 +103,27 @@ impl UserFiles {
     }
 }
 
+/// Whether a configuration of the user, or of the project in this folder, chooses the shell of opencode's tools.
+pub fn chooses_shell(environment: &Environment, project: &Path) -> bool {
+    let files = UserFiles::of(environment);
+    let chooses = |config: &Value| config.get("shell").is_some();
+    let own = ["config.json", "opencode.json", "opencode.jsonc"].map(|name| files.config.join(name));
+    let of_project = project
+        .ancestors()
+        .flat_map(|folder| ["", ".opencode"].map(|inner| folder.join(inner)))
+        .flat_map(|folder| ["opencode.json", "opencode.jsonc"].map(|name| folder.join(name)));
+    let named = environment.get("OPENCODE_CONFIG").map(PathBuf::from);
+    let mut texts = own
+        .into_iter()
+        .chain(named)
+        .chain(of_project)
+        .filter_map(|path| read(&path));
+    let content = environment.get("OPENCODE_CONFIG_CONTENT");
+    let content = content.map(|text| text.to_string_lossy().into_owned());
+    texts.any(|text| jsonc::value(&text).as_ref().is_some_and(chooses))
+        || content.is_some_and(|text| jsonc::value(&text).as_ref().is_some_and(chooses))
+}
+
 /// What opencode needs for a turn with this model. `project` is the folder of a project whose configuration opencode reads.
 pub fn provider_access(
     environment: &Environment,

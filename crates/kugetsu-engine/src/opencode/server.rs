@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 use super::environment::{Launch, read_stderr, wait_until_read};
 use super::{Api, ApiError, ConfigProblem, Problem, StderrTail, found_database_locked};
 use crate::process::sandbox::SERVE_PORT;
-use crate::process::{Exit, Guarded, ProcessError};
+use crate::process::{Exit, Guarded, ProcessError, Tree};
 
 /// The text that the server prints when it is ready.
 const LISTENING: &str = "listening on ";
@@ -175,6 +175,21 @@ impl Server {
     /// The server's last lines on standard error.
     pub fn stderr_lines(&self) -> Vec<String> {
         self.stderr.lines()
+    }
+
+    /// Forgets the lines on standard error so far.
+    pub(crate) fn forget_stderr(&self) {
+        self.stderr.clear();
+    }
+
+    /// The processes of the server, as long as it runs.
+    pub(crate) fn tree(&self) -> Option<Tree> {
+        self.process.tree()
+    }
+
+    /// The process id of the server, as long as it runs.
+    pub(crate) fn process_id(&self) -> Option<u32> {
+        self.tree().map(Tree::program)
     }
 
     /// Waits until the server has ended and its standard error has been read. Cancel-safe.

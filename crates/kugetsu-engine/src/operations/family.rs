@@ -31,9 +31,11 @@ impl Engine {
             .environment
             .get(TURN_ENV)
             .and_then(|mark| mark.to_str()?.parse().ok());
-        let mut marks = process::enclosing_marks().into_iter().chain(told);
+        let marks = process::enclosing_marks().into_iter().chain(told);
+        // A warm server has a mark of its own.
+        let mut turns = marks.map(|mark| self.store.served_turn(mark).map_or(mark, |served| served.turn));
         // Other programs than opencode have guards too, and so do turns of other stores.
-        marks.find(|mark| {
+        turns.find(|mark| {
             self.store
                 .member(*mark)
                 .is_some_and(|member| self.store.runs(&member))

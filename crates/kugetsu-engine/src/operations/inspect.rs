@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::deliver::sha256;
 use super::{Engine, EngineError, LastingLog, Subject};
 use crate::store::{Broken, Holder, RecordKey, Sizes};
 use kugetsu_api::{Address, BaseRecord, SessionRecord, SessionSummary, TurnRecord};
@@ -44,6 +46,23 @@ impl Engine {
     /// Every ended turn of a session, oldest first.
     pub fn turns(&self, address: &Address) -> Result<Vec<TurnRecord>, EngineError> {
         Ok(self.store.turns(address)?)
+    }
+
+    /// Whether the session has this message from a turn that a caller began, with an id of its own, at this time or later,
+    /// and that has not completed.
+    pub fn holds_prompt(
+        &self,
+        address: &Address,
+        prompt: &str,
+        since: Timestamp,
+    ) -> Result<bool, EngineError> {
+        let digest = sha256(prompt);
+        let brought = |turn: &TurnRecord| {
+            turn.started >= since
+                && turn.prompt_stored == Some(true)
+                && turn.prompt_sha256.as_deref() == Some(digest.as_str())
+        };
+        Ok(self.store.turns(address)?.iter().any(brought))
     }
 
     /// The addresses that have a record, by the names of the files alone. What cannot be read is left out.

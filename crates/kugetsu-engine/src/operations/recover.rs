@@ -32,6 +32,9 @@ impl Engine {
         let opencode = opencode.as_ref();
         if let Some(live) = &record.live {
             process::sweep_marked(live.turn)?;
+            for server in self.store.servers_of(live.turn) {
+                process::sweep_marked(server)?;
+            }
             self.remove_planted_links(record);
         }
         if let Some(intent) = record.fork.clone() {
@@ -87,6 +90,7 @@ impl Engine {
         let turn = TurnRecord {
             cost_usd,
             tokens,
+            prompt_stored: live.prompt_sha256.is_some().then(|| stored.has_prompt()),
             ..TurnRecord::lost(&live, &record.opencode)
         };
         self.close_turn(lease, record, &turn)?;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::WorktreeRequest;
 use super::hooks::HookPoint;
 use crate::turn::{Interrupt, Limits};
+use kugetsu_api::permission::Rule;
 use kugetsu_api::{Address, SandboxMode, SessionRecord, TransportChoice, TurnRecord};
 
 /// Whether the session must already exist.
@@ -83,6 +84,8 @@ pub struct TurnRequest {
     pub worktree: WorktreeRequest,
     /// Whether a new session is sandboxed; `None`: as its base says.
     pub sandbox: Option<SandboxMode>,
+    /// Rules that are added to the session's for this turn only.
+    pub narrowing: Vec<Rule>,
     /// How the turn runs.
     pub options: TurnOptions,
 }

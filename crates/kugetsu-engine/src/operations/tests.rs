@@ -55,6 +55,7 @@ fn request(engine: &Engine, number: u64) -> TurnRequest {
             ..WorktreeRequest::default()
         },
         sandbox: None,
+        narrowing: Vec::new(),
         options: TurnOptions {
             transport: TransportChoice::Only(TransportKind::Run),
             limits: engine.settings().limits(),

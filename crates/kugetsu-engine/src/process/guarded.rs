@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::launch::{GuardSpec, ended};
 use super::wire::{Inbox, KILL, Report, TERMINATE};
-use super::{Exit, ProcessError, room, sweep};
+use super::{Exit, ProcessError, Tree, room, sweep};
 
 /// A program that runs under a guard. Dropping this value closes the guard's control socket: the tree receives a
 /// request to end and is killed a second later. Call [`Guarded::wait`] to wait for the end of the tree.
@@ -115,6 +115,15 @@ impl Guarded {
     /// port does.
     pub fn port(&self) -> Option<u16> {
         self.port
+    }
+
+    /// The processes of the program, as long as it runs.
+    pub(crate) fn tree(&self) -> Option<Tree> {
+        let guard = self.guard.id()?;
+        Some(Tree {
+            guard,
+            program: self.pid,
+        })
     }
 
     /// The program's process id.

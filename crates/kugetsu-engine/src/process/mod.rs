@@ -28,6 +28,7 @@ mod launch;
 mod procfs;
 mod room;
 pub mod sandbox;
+mod settle;
 mod short;
 mod sweep;
 #[cfg(all(test, target_os = "linux"))]
@@ -44,6 +45,7 @@ pub use identity::{Liveness, current, is_alive, terminate};
 pub use launch::{Containment, GuardSpec, Sink};
 pub(crate) use room::FULL as NO_ROOM;
 pub use room::{WAY_OUT, is_full};
+pub(crate) use settle::Tree;
 pub use short::Output;
 #[cfg(test)]
 pub(crate) use short::run_to_end;
@@ -59,7 +61,8 @@ pub const TURN_ENV: &str = "KUGETSU_TURN";
 
 /// How a guarded program ended. In every case nothing of its tree is left except the processes that [`Guarded::left`]
 /// or [`Output::left`] lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Exit {
     /// It exited with this status.
     Code(i32),

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::values::{
-    HostPort, OnAskSetting, Shape, Shaped, WorktreeSetting, absolute_paths, boolean, choice, count, duration,
-    hosts, names, optional, optional_count, optional_model, optional_usd, paths, positive,
+    DaemonSetting, HostPort, OnAskSetting, Shape, Shaped, WorktreeSetting, absolute_paths, boolean, choice,
+    count, duration, hosts, names, optional, optional_count, optional_model, optional_usd, paths, positive,
     rules as rule_list, time_limit,
 };
 use super::{ForgeSettings, HostSettings, Origin, SettingKey};
@@ -174,6 +174,14 @@ settings! {
         "size of a session's logs above which those of its oldest turns are removed; empty: no limit";
     log_max_total_bytes: Option<u64> = "2000000000", optional_count,
         "size of all logs above which those of the oldest turns are removed; empty: no limit";
+    daemon: DaemonSetting = "auto", choice,
+        "whether start and continue use a daemon: auto (if one runs), never, or spawn (start one if none runs)";
+    daemon_idle: Duration = "10m", time_limit,
+        "how long a daemon that was started on need stays without work";
+    max_concurrent: NonZeroU32 = "4", positive,
+        "how many turns may run at once through the daemon";
+    warm_servers: u32 = "1", count,
+        "how many idle servers the daemon starts ahead of need";
     notify: Option<String> = "", optional,
         "what to do when a turn ends: bell (on a terminal), or a shell command to run in the session's directory; a failure is only a warning";
     forge_timeout: Duration = "30s", duration,

@@ -33,6 +33,30 @@ pub enum WorktreeSetting {
     Never,
 }
 
+/// Whether commands that run a turn use a daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DaemonSetting {
+    /// If one runs.
+    Auto,
+    /// Never.
+    Never,
+    /// Always: one is started if none runs.
+    Spawn,
+}
+
+impl FromStr for DaemonSetting {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "auto" => Ok(Self::Auto),
+            "never" => Ok(Self::Never),
+            "spawn" => Ok(Self::Spawn),
+            _ => Err("expected one of auto, never, spawn".to_owned()),
+        }
+    }
+}
+
 impl FromStr for WorktreeSetting {
     type Err = String;
 
@@ -114,6 +138,7 @@ shapes! {
     PathBuf: Text,
     TransportChoice: Text,
     SandboxMode: Text,
+    DaemonSetting: Text,
     OnAskSetting: Text,
     Strategy: Text,
     Preset: Text,

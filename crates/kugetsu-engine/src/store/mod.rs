@@ -17,6 +17,7 @@ mod lock;
 mod owner;
 mod records;
 mod retention;
+mod servers;
 #[cfg(test)]
 mod tests;
 mod trash;
@@ -63,6 +64,7 @@ pub use listing::{Broken, Listing};
 pub use lock::{Lock, holder_of_turn, this_process};
 pub use owner::refuse_shared_home;
 pub use retention::{Collected, Retention, Sizes};
+pub(crate) use servers::{ServedTurn, ServerFolder};
 pub use trash::Restored;
 
 use crate::fsx::{self, FsError};

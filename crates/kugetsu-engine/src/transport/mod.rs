@@ -1,10 +1,11 @@
-//! How a turn reaches opencode: through an HTTP server (`serve`) or through one process for each prompt (`run`). Both
-//! are a [`Connector`], which makes a [`TurnLink`] for one turn.
+//! How a turn reaches opencode: through an HTTP server (`serve`), its own or a warm one, or through one process for each
+//! prompt (`run`). Each is a [`Connector`], which makes a [`TurnLink`] for one turn.
 //!
 //! A transport turns the output of opencode into [`TransportEvent`]s. It gives no verdict, writes no record and sets no
 //! time limit to a turn: those belong to the turn's supervisor.
 
 mod auto;
+mod pooled;
 mod raw_log;
 mod run;
 mod serve;
@@ -20,6 +21,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use auto::{AutoConnector, Connected};
+pub use pooled::PooledServers;
 pub use raw_log::RawLogFile;
 pub use run::OpencodeRun;
 pub use serve::PrivateServer;
@@ -28,7 +30,8 @@ pub use crate::opencode::{ErrorPayload, Finish, ToolCall, ToolStatus};
 
 use crate::aside::aside;
 use crate::opencode::{ConfigProblem, DatabaseError, Launch};
-use crate::process::{self, Exit, ProcessError};
+pub use crate::process::Exit;
+use crate::process::{self, ProcessError};
 use kugetsu_api::{QuestionDetail, RequestDetail, SessionId, TokenCount, TransportKind};
 
 /// The part of a turn that a transport needs to know.

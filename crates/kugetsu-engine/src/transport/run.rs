@@ -104,7 +104,7 @@ impl TurnLink for RunLink {
             ..self.spec.launch.clone()
         };
         let mut server = Server::start(&launch).await?;
-        let forked = serve::fork(&server, &request.base).await;
+        let forked = serve::fork(server.api(), &request.base).await;
         server.stop(false).await;
         forked
     }

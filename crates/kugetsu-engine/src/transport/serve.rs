@@ -1,13 +1,11 @@
-//! A turn through a private `opencode serve`.
+//! A turn through an `opencode serve` that serves no other turn at the same time.
 //!
 //! Three tasks run side by side and report into one channel: one reads the stream of events, one delivers the prompt
 //! (the response is the evidence of the turn's end), and one polls open requests and retries every two seconds, because
 //! event streams drop (anomalyco/opencode#38458).
 //!
-//! The server belongs to this turn alone. A connector that lends one server to several turns must replace what depends
-//! on this: every question and permission that the poll finds is this turn's ([`poll_waiting`]); the rules and secrets
-//! are in the server's environment ([`TurnSpec::launch`]); the end of the server is the end of everything that the turn
-//! started ([`TurnLink::close`]); the server's standard error is evidence of this turn ([`End::stderr`]).
+//! The server belongs to this turn alone, as long as the turn lasts: every question and permission that the poll finds is
+//! this turn's ([`poll_waiting`]), and what runs below the server is this turn's.
 
 use std::time::Duration;
 
@@ -22,6 +20,7 @@ use super::{
     TurnLink, TurnSpec,
 };
 use crate::opencode::{Api, ApiError, PermissionReply, Problem, Server, ServerError, TurnAnswer};
+use crate::process::Exit;
 use kugetsu_api::{SessionId, TransportKind};
 
 /// How often open requests and retries are polled.
@@ -33,10 +32,45 @@ const STREAM_LAG: Duration = Duration::from_millis(500);
 #[derive(Clone, Copy, Debug)]
 pub struct PrivateServer;
 
-/// The link of [`PrivateServer`].
-struct ServerLink {
+/// The server of one turn.
+#[async_trait]
+pub(super) trait TurnServer: Send {
+    /// A client for the session's directory.
+    fn api(&self) -> &Api;
+
+    /// The last lines that the server has written on standard error in this turn.
+    fn stderr_lines(&self) -> Vec<String>;
+
+    /// Waits until the server has ended. Cancel-safe.
+    async fn ended(&mut self) -> Exit;
+
+    /// Ends everything that the turn started; with `now`, without the grace period.
+    async fn stop(&mut self, now: bool);
+}
+
+#[async_trait]
+impl TurnServer for Server {
+    fn api(&self) -> &Api {
+        Server::api(self)
+    }
+
+    fn stderr_lines(&self) -> Vec<String> {
+        Server::stderr_lines(self)
+    }
+
+    async fn ended(&mut self) -> Exit {
+        Server::ended(self).await
+    }
+
+    async fn stop(&mut self, now: bool) {
+        Server::stop(self, now).await;
+    }
+}
+
+/// The link of a turn to its server.
+pub(super) struct ServerLink {
     spec: TurnSpec,
-    server: Server,
+    server: Box<dyn TurnServer>,
     session: Option<SessionId>,
     sender: mpsc::Sender<ServerReport>,
     reports: mpsc::Receiver<ServerReport>,
@@ -80,8 +114,8 @@ impl From<ApiError> for TransportError {
 }
 
 /// Forks a session through a server.
-pub(super) async fn fork(server: &Server, base: &SessionId) -> Result<SessionId, TransportError> {
-    server.api().fork(base).await.map_err(|error| {
+pub(super) async fn fork(api: &Api, base: &SessionId) -> Result<SessionId, TransportError> {
+    api.fork(base).await.map_err(|error| {
         if error.is_not_found() {
             TransportError::NoSuchSession(base.clone())
         } else {
@@ -91,8 +125,35 @@ pub(super) async fn fork(server: &Server, base: &SessionId) -> Result<SessionId,
 }
 
 impl ServerLink {
+    pub(super) fn boxed(spec: &TurnSpec, server: Box<dyn TurnServer>) -> Box<dyn TurnLink> {
+        let (sender, reports) = mpsc::channel(256);
+        Box::new(Self {
+            spec: spec.clone(),
+            server,
+            session: None,
+            sender,
+            reports,
+            tasks: JoinSet::new(),
+            answer: None,
+            idle: false,
+            idle_deadline: None,
+            streamed_text: false,
+            lost_text: None,
+            ended: false,
+        })
+    }
+
     fn api(&self) -> Api {
         self.server.api().clone()
+    }
+
+    fn stderr_lines(&self) -> Vec<String> {
+        let lines = self.server.stderr_lines();
+        let redactor = &self.spec.launch.secrets.redactor;
+        lines
+            .iter()
+            .map(|line| redactor.clean(line).into_owned())
+            .collect()
     }
 
     /// Takes in one report. Returns the event in it for the caller.
@@ -161,7 +222,7 @@ impl ServerLink {
             }
             Err(error) => Some(TransportEvent::Ended(End {
                 broken: Some(error.to_string()),
-                stderr: self.server.stderr_lines(),
+                stderr: self.stderr_lines(),
                 ..End::default()
             })),
         }
@@ -176,21 +237,7 @@ impl Connector for PrivateServer {
 
     async fn connect(&self, spec: &TurnSpec) -> Result<Box<dyn TurnLink>, TransportError> {
         let server = Server::start(&spec.launch).await?;
-        let (sender, reports) = mpsc::channel(256);
-        Ok(Box::new(ServerLink {
-            spec: spec.clone(),
-            server,
-            session: None,
-            sender,
-            reports,
-            tasks: JoinSet::new(),
-            answer: None,
-            idle: false,
-            idle_deadline: None,
-            streamed_text: false,
-            lost_text: None,
-            ended: false,
-        }))
+        Ok(ServerLink::boxed(spec, Box::new(server)))
     }
 }
 
@@ -201,7 +248,7 @@ impl TurnLink for ServerLink {
     }
 
     async fn fork(&mut self, request: &ForkRequest) -> Result<SessionId, TransportError> {
-        fork(&self.server, &request.base).await
+        fork(self.server.api(), &request.base).await
     }
 
     async fn prompt(&mut self, target: &Target, text: &str) -> Result<(), TransportError> {
@@ -261,7 +308,7 @@ impl TurnLink for ServerLink {
                     return TransportEvent::Ended(End {
                         exit: Some(exit),
                         broken: Some("opencode serve ended during the turn".to_owned()),
-                        stderr: self.server.stderr_lines(),
+                        stderr: self.stderr_lines(),
                         ..End::default()
                     });
                 }

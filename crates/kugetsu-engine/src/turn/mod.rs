@@ -31,6 +31,7 @@ pub use limits::Limits;
 pub(crate) use machine::{Counts, Judgement};
 #[cfg(any(test, feature = "internals"))]
 pub use machine::{Counts, Judgement, Machine, Step};
+pub use resume::GO_ON;
 pub(crate) use supervisor::supervise;
 
 use crate::permission::Rule;

@@ -4,7 +4,7 @@ use crate::opencode::{DatabaseError, DatabaseFile, TurnMessages};
 use kugetsu_api::SessionId;
 
 /// The prompt for a session that holds the original prompt, and whose answer a crash interrupted.
-pub(super) const GO_ON: &str = "The process that ran you ended unexpectedly. Go on where you stopped.";
+pub const GO_ON: &str = "The process that ran you ended unexpectedly. Go on where you stopped.";
 
 /// The prompt for a session that holds the original prompt and was paused.
 pub(super) const RESUMED: &str = "You were paused. Go on where you stopped.";

@@ -126,6 +126,7 @@ impl Engine {
             record.policy.rules()
         };
         rules.extend(once);
+        rules.extend(request.narrowing.iter().cloned());
         let mut notes = early;
         notes.extend(pending::dropped(&record));
         let record = self

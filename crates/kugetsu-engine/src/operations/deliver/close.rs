@@ -165,6 +165,8 @@ impl Delivery {
             changes,
             refused,
             prompt_sha256: self.prompt_sha256.clone(),
+            prompt_stored: (self.prompt_sha256.is_some() && judgement.verdict != Verdict::Completed)
+                .then(|| stored.has_prompt()),
             parent: self.parent(),
             warnings: changed.warnings.into_iter().chain(unread).collect(),
         };

@@ -107,6 +107,7 @@ pub(crate) fn turn(number: u64) -> TurnRecord {
         changes: None,
         refused: kugetsu_api::Refused::default(),
         prompt_sha256: None,
+        prompt_stored: None,
         parent: None,
         warnings: Vec::new(),
     }

@@ -1,0 +1,237 @@
+//! What the daemon says of itself, and how a command gets a place among the turns that may run at once.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{Address, ErrorCode, PoolCounts, QueueCounts, ServerView, Verdict};
+
+/// The version of the daemon's API, which is the first part of every path but those for health.
+pub const API_VERSION: &str = "v1";
+
+/// The state of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DaemonStatus {
+    /// The version of kugetsu that runs as the daemon.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// When it started.
+    pub started: Timestamp,
+    /// Whether it finishes what runs and takes nothing new.
+    pub draining: bool,
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Where it listens for HTTP, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// How many turns may run at once.
+    pub max_concurrent: u32,
+    /// How many run now.
+    pub running: u32,
+    /// How many commands wait for a place.
+    pub waiting: u32,
+    /// The tasks that have not ended.
+    pub queue: QueueCounts,
+    /// The warm servers, oldest first.
+    pub servers: Vec<ServerView>,
+    /// What the pool of servers has done.
+    pub pool: PoolCounts,
+}
+
+/// A command asks for a place among the turns that may run at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SlotRequest {
+    /// The session.
+    #[serde(rename = "ref")]
+    pub address: Address,
+    /// The version of the kugetsu that asks. A daemon of another version lends it no server.
+    pub version: String,
+}
+
+/// A line of the answer to a [`SlotRequest`]. The place belongs to the command as long as it reads the answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum SlotEvent {
+    /// The command has to wait.
+    Waiting {
+        /// How many turns run.
+        running: u32,
+        /// How many may run at once.
+        most: u32,
+    },
+    /// The command has its place.
+    Granted {
+        /// The id of the place.
+        slot: Uuid,
+    },
+    /// The server that was lent to the turn has ended.
+    ServerEnded {
+        /// The server.
+        server: Uuid,
+        /// How it ended.
+        exit: ServerExit,
+        /// Its last lines on standard error.
+        stderr: Vec<String>,
+    },
+    /// Nothing has happened for a while.
+    Alive,
+}
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerExit {
+    /// It exited with this status.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+    /// It is not known how it ended.
+    Unknown,
+}
+
+/// A server that the daemon lends to a turn.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LentServer {
+    /// Its id, which marks its processes.
+    pub server: Uuid,
+    /// Where it listens.
+    pub url: String,
+    /// Its password.
+    pub password: String,
+}
+
+/// A derived `Debug` would show the password.
+impl std::fmt::Debug for LentServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LentServer")
+            .field("server", &self.server)
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the daemon is told of a turn that ran with a place of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SlotEnd {
+    /// The turn.
+    pub turn: Uuid,
+    /// Its verdict.
+    pub verdict: Verdict,
+    /// What it cost, in US dollars.
+    pub cost_usd: f64,
+}
+
+/// A request to end the daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct StopRequest {
+    /// Whether to finish what runs first.
+    pub drain: bool,
+}
+
+/// A task that is submitted over HTTP. One of `ref`, `context` and `repo` says where it runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TaskRequest {
+    /// The message.
+    pub prompt: String,
+    /// The address of the session; one without a session gets one.
+    #[serde(
+        rename = "ref",
+        alias = "address",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub address: Option<String>,
+    /// Where the work comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<TaskContext>,
+    /// The repository in which the task gets a session of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo: Option<String>,
+    /// The model as `provider/model`, instead of the session's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The agent, instead of the session's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Whether a new session gets a git worktree; without it, the setting decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worktree: Option<bool>,
+    /// Rules that narrow the session's policy during this turn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policy: Vec<crate::NarrowingRule>,
+    /// Answers to questions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<crate::TaskAnswers>,
+    /// Limits of the turn, instead of those of the settings.
+    #[serde(default)]
+    pub limits: crate::TaskLimits,
+    /// Tasks with a higher number run first.
+    #[serde(default)]
+    pub priority: i32,
+    /// The tasks whose end it waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<crate::TaskId>,
+    /// It does not begin before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// Whether the answer is the stream of the task's events, instead of the task.
+    #[serde(default)]
+    pub stream: bool,
+}
+
+/// Where the work of a task comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TaskContext {
+    /// The URL of an issue, whose session runs the task.
+    pub issue_url: String,
+}
+
+/// The answer to a task that was submitted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SubmittedTask {
+    /// The id of the task.
+    pub task_id: crate::TaskId,
+    /// False if the task was submitted before with the same idempotency key.
+    pub is_new: bool,
+    /// The task.
+    #[serde(flatten)]
+    pub task: crate::Task,
+}
+
+/// A list of tasks, newest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TaskList {
+    /// The tasks.
+    pub tasks: Vec<crate::Task>,
+    /// The value of `before` for the next page; absent on the last page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<crate::TaskId>,
+}
+
+/// An error of the daemon's API, as in RFC 9457.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProblemDetails {
+    /// A URI for the kind of problem.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What the kind of problem means.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened.
+    pub detail: String,
+    /// The kind of problem, as in the command line's `--json`.
+    pub code: ErrorCode,
+    /// The next steps, most likely first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hints: Vec<String>,
+    /// Whether the same request, unchanged, may succeed later.
+    pub retryable: bool,
+}

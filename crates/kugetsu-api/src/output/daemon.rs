@@ -1,0 +1,22 @@
+//! The output of `daemon`, `submit` and `task`.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// `daemon start --detach`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DaemonStartOutput {
+    /// The process id of the daemon.
+    pub pid: u32,
+    /// Its socket.
+    pub socket: PathBuf,
+}
+
+/// `daemon stop`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DaemonEndOutput {
+    /// Whether it finished what ran first.
+    pub drained: bool,
+}

@@ -1,0 +1,321 @@
+//! The daemon as a whole: what it opens, what it runs, and how it ends.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+use kugetsu_api::{DaemonStatus, TaskId};
+use kugetsu_engine::operations::{Engine, Environment, TurnControl};
+use kugetsu_engine::pool::{Pool, PoolOptions};
+use kugetsu_engine::settings::Settings;
+use kugetsu_engine::transport::PooledServers;
+
+use crate::http;
+use crate::http::slots::SlotCommand;
+use crate::place::{self, Lock};
+use crate::queue::{Queue, QueueError, QueueOptions, SqliteQueue};
+use crate::runner;
+use crate::slots::Slots;
+
+/// How often the pool is tidied.
+const TIDY: Duration = Duration::from_secs(5);
+/// How long turns that are stopped may take to end.
+const END: Duration = Duration::from_secs(30);
+/// How many tasks may wait.
+const MAX_QUEUED: u64 = 100_000;
+/// How often a task is tried before it is parked.
+const MAX_TRIES: u32 = 3;
+
+/// How the daemon runs.
+#[derive(Clone, Debug)]
+pub struct DaemonOptions {
+    /// kugetsu's home.
+    pub home: PathBuf,
+    /// The settings.
+    pub settings: Settings,
+    /// The environment of turns that the daemon runs.
+    pub environment: Environment,
+    /// kugetsu's version.
+    pub version: &'static str,
+    /// How many turns may run at once, instead of what the settings say.
+    pub max_concurrent: Option<u32>,
+    /// The longest time of a task's turn.
+    pub task_timeout: Option<Duration>,
+    /// How long it stays without work; `None`: until it is stopped.
+    pub idle: Option<Duration>,
+    /// The pool of servers.
+    pub pool: PoolOptions,
+}
+
+/// Why the daemon cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Another daemon serves this home.
+    #[error("a daemon runs already for {}", .0.display())]
+    Running(PathBuf),
+    /// The path of the socket is too long for the system.
+    #[error("the path of the daemon's socket is too long: {}", .0.display())]
+    LongSocket(PathBuf),
+    /// A file could not be used.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// The failed action.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The queue could not be opened.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The daemon ended by itself.
+    #[error("the daemon has failed: {0}")]
+    Api(std::io::Error),
+    /// The system has no event loop or signal handler.
+    #[error("the system provides no event loop or signal handler: {0}")]
+    System(std::io::Error),
+}
+
+/// Why a daemon that ran has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// It finished what ran first.
+    Drained,
+}
+
+/// How far the end of the daemon has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ending {
+    /// It goes on.
+    No,
+    /// It finishes what runs.
+    Draining,
+    /// It ends what runs.
+    Now,
+}
+
+/// A daemon that has opened everything and listens.
+pub struct Daemon {
+    app: Arc<App>,
+    socket: tokio::net::UnixListener,
+    _lock: Lock,
+}
+
+/// What all parts of the daemon share.
+pub(crate) struct App {
+    pub(crate) home: PathBuf,
+    pub(crate) version: &'static str,
+    pub(crate) started: Timestamp,
+    pub(crate) task_timeout: Option<Duration>,
+    pub(crate) queue: Arc<dyn Queue>,
+    pub(crate) slots: Slots,
+    /// Whether the number of places does not follow the settings.
+    has_own_most: bool,
+    pub(crate) pool: Pool,
+    engine: Mutex<Engine>,
+    ending: watch::Sender<Ending>,
+    /// The turns of tasks that run.
+    turns: Mutex<HashMap<TaskId, RunningTask>>,
+    /// The places of commands.
+    commands: Mutex<HashMap<Uuid, mpsc::Sender<SlotCommand>>>,
+}
+
+/// The turn of a task that runs.
+#[derive(Clone)]
+pub(crate) struct RunningTask {
+    pub(crate) turn: Uuid,
+    pub(crate) control: TurnControl,
+    /// Whether somebody has cancelled the task.
+    pub(crate) cancelled: bool,
+}
+
+impl Daemon {
+    /// Opens everything, and listens. Blocks; to be called inside a tokio runtime.
+    pub fn open(options: DaemonOptions) -> Result<Self, DaemonError> {
+        let lock = Lock::take(&options.home)?;
+        let limits = QueueOptions {
+            max_queued: MAX_QUEUED,
+            max_tries: MAX_TRIES,
+        };
+        let most = options.max_concurrent;
+        let most = most.unwrap_or(options.settings.max_concurrent.get());
+        let queue = SqliteQueue::open(&options.home.join(place::QUEUE), limits)?;
+        let program = options.environment.program().to_owned();
+        let pool = Pool::open(options.home.clone(), program, options.pool);
+        let engine = Engine::open(options.home.clone(), options.settings, options.environment)
+            .with_server_connector(Arc::new(PooledServers::of(Arc::new(pool.clone()))));
+        let socket = place::listen(&options.home, &lock)?;
+        let app = App {
+            home: options.home,
+            version: options.version,
+            started: Timestamp::now(),
+            task_timeout: options.task_timeout,
+            queue: Arc::new(queue),
+            slots: Slots::new(most),
+            has_own_most: options.max_concurrent.is_some(),
+            pool,
+            engine: Mutex::new(engine),
+            ending: watch::Sender::new(Ending::No),
+            turns: Mutex::default(),
+            commands: Mutex::default(),
+        };
+        Ok(Self {
+            app: Arc::new(app),
+            socket,
+            _lock: lock,
+        })
+    }
+
+    /// A handle that ends the daemon, or changes its settings.
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.app))
+    }
+
+    /// Runs until the daemon is asked to end.
+    pub async fn run(self) -> Result<Ended, DaemonError> {
+        let app = Arc::clone(&self.app);
+        let socket_path = place::socket_path(&app.home);
+        let serving = tokio::spawn(http::serve(Arc::clone(&app), self.socket));
+        let tidying = tokio::spawn({
+            let app = Arc::clone(&app);
+            async move {
+                loop {
+                    tokio::time::sleep(TIDY).await;
+                    app.pool.tidy().await;
+                }
+            }
+        });
+        let dispatching = tokio::spawn(runner::dispatch(Arc::clone(&app)));
+        let ended = app.until_over().await;
+        dispatching.abort();
+        tidying.abort();
+        app.pool.close().await;
+        serving.abort();
+        let _ = std::fs::remove_file(socket_path);
+        Ok(ended)
+    }
+}
+
+/// Controls a daemon from the process that runs it.
+#[derive(Clone)]
+pub struct Handle(Arc<App>);
+
+impl Handle {
+    /// Asks the daemon to end; with `drain`, when what runs is over.
+    pub fn stop(&self, drain: bool) {
+        self.0.stop(drain);
+    }
+
+    /// Whether a turn runs, or something waits.
+    pub fn is_busy(&self) -> bool {
+        let (_, running, waiting) = self.0.slots.counts();
+        let queue = self.0.queue.counts();
+        running + waiting > 0 || queue.queued + queue.running > 0
+    }
+
+    /// Uses other settings for later turns.
+    pub fn reload(&self, settings: Settings) {
+        if !self.0.has_own_most {
+            self.0.slots.set_most(settings.max_concurrent.get());
+        }
+        let mut engine = locked(&self.0.engine);
+        *engine = engine.clone().with_settings(settings);
+    }
+}
+
+impl App {
+    /// The engine with the current settings.
+    pub(crate) fn engine(&self) -> Engine {
+        locked(&self.engine).clone()
+    }
+
+    pub(crate) fn stop(&self, drain: bool) {
+        let wanted = if drain { Ending::Draining } else { Ending::Now };
+        self.ending.send_if_modified(|ending| {
+            let is_more = wanted > *ending;
+            *ending = wanted.max(*ending);
+            is_more
+        });
+    }
+
+    pub(crate) fn ending(&self) -> watch::Receiver<Ending> {
+        self.ending.subscribe()
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        *self.ending.borrow() != Ending::No
+    }
+
+    pub(crate) fn turns(&self) -> MutexGuard<'_, HashMap<TaskId, RunningTask>> {
+        locked(&self.turns)
+    }
+
+    pub(crate) fn commands(&self) -> MutexGuard<'_, HashMap<Uuid, mpsc::Sender<SlotCommand>>> {
+        locked(&self.commands)
+    }
+
+    pub(crate) fn status(&self) -> DaemonStatus {
+        let (max_concurrent, running, waiting) = self.slots.counts();
+        DaemonStatus {
+            version: self.version.to_owned(),
+            pid: std::process::id(),
+            started: self.started,
+            draining: self.is_ending(),
+            socket: place::socket_path(&self.home),
+            listen: None,
+            max_concurrent,
+            running,
+            waiting,
+            queue: self.queue.counts(),
+            servers: self.pool.servers(),
+            pool: self.pool.counts(),
+        }
+    }
+
+    /// Waits until the daemon is to end, and until what it runs is over.
+    async fn until_over(&self) -> Ended {
+        let mut ending = self.ending();
+        loop {
+            let now = *ending.borrow_and_update();
+            match now {
+                Ending::No => {
+                    let _ = ending.changed().await;
+                }
+                Ending::Draining => {
+                    tokio::select! {
+                        () = self.until_idle() => return Ended::Drained,
+                        _ = ending.changed() => {}
+                    }
+                }
+                Ending::Now => {
+                    self.commands().clear();
+                    for task in self.turns().values() {
+                        task.control
+                            .interrupt(kugetsu_engine::turn::Interrupt::Terminated);
+                    }
+                    let _ = tokio::time::timeout(END, self.until_idle()).await;
+                    return Ended::Stopped;
+                }
+            }
+        }
+    }
+
+    /// Waits until no turn runs.
+    async fn until_idle(&self) {
+        while self.slots.counts().1 > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,142 @@
+//! Errors of the API, as RFC 9457 has them, with the codes of the command line.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::{ErrorCode, ProblemDetails, RefError};
+use kugetsu_engine::operations::EngineError;
+
+use crate::queue::QueueError;
+
+/// Where the codes are explained.
+const CODES: &str = "https://github.com/shoko/kugetsu/blob/main/docs/automation.md#";
+
+/// An error of the API.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    code: ErrorCode,
+    detail: String,
+    hints: Vec<String>,
+}
+
+pub(crate) type Answer<T> = Result<T, Problem>;
+
+impl Problem {
+    pub(crate) fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+        Self {
+            status: status_of(code),
+            code,
+            detail: detail.into(),
+            hints: Vec::new(),
+        }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    pub(crate) fn usage(detail: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Usage, detail)
+    }
+
+    fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    pub(crate) fn no_such_path() -> Self {
+        Self::new(ErrorCode::NotFound, "the API has no such path")
+    }
+
+    pub(crate) fn wrong_method() -> Self {
+        Self::usage("the path does not take this method").with_status(StatusCode::METHOD_NOT_ALLOWED)
+    }
+
+    pub(crate) fn draining() -> Self {
+        Self::new(ErrorCode::Draining, "the daemon is ending, and takes nothing new")
+    }
+}
+
+/// The HTTP status of a code. The exit status has the same meaning for a shell.
+fn status_of(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::QueueFull => return StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::IdempotencyKeyReused => return StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorCode::InUse | ErrorCode::AlreadyHasSession | ErrorCode::DaemonVersion => {
+            return StatusCode::CONFLICT;
+        }
+        _ => {}
+    }
+    match code.exit_status() {
+        ExitStatus::Usage => StatusCode::BAD_REQUEST,
+        ExitStatus::NotFound => StatusCode::NOT_FOUND,
+        ExitStatus::Blocked => StatusCode::CONFLICT,
+        ExitStatus::Unavailable | ExitStatus::TryAgain => StatusCode::SERVICE_UNAVAILABLE,
+        ExitStatus::CannotWrite => StatusCode::INSUFFICIENT_STORAGE,
+        ExitStatus::Ok | ExitStatus::Failed | ExitStatus::Interrupted | ExitStatus::Terminated => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let details = ProblemDetails {
+            kind: format!("{CODES}{}", self.code),
+            title: self.code.meaning().to_owned(),
+            status: self.status.as_u16(),
+            detail: self.detail,
+            code: self.code,
+            hints: self.hints,
+            retryable: self.code.retryable(),
+        };
+        let mut response = (self.status, Json(details)).into_response();
+        let kind = header::HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
+    }
+}
+
+impl From<QueueError> for Problem {
+    fn from(error: QueueError) -> Self {
+        let code = match &error {
+            QueueError::KeyReused { .. } => ErrorCode::IdempotencyKeyReused,
+            QueueError::NoSuchDependency(_) => ErrorCode::Usage,
+            QueueError::NoSuchTask(_) => ErrorCode::NoTask,
+            QueueError::Full { .. } => ErrorCode::QueueFull,
+            QueueError::Unavailable { .. } | QueueError::Unusable { .. } => ErrorCode::StoreUnwritable,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<EngineError> for Problem {
+    fn from(error: EngineError) -> Self {
+        Self {
+            hints: error.hints(),
+            ..Self::new(error.code(), error.to_string())
+        }
+    }
+}
+
+impl From<RefError> for Problem {
+    fn from(error: RefError) -> Self {
+        Self::new(ErrorCode::InvalidRef, error.to_string())
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::usage(rejection.body_text()).with_status(rejection.status())
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::usage(rejection.body_text())
+    }
+}

@@ -1,0 +1,290 @@
+//! Tasks: submit, list, show, cancel, and follow the events of their turns.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use kugetsu_api::{
+    Address, AddressName, ErrorCode, PRIORITIES, RefContext, RepoRef, SubmittedTask, Task, TaskId, TaskList,
+    TaskRequest, TaskSpec,
+};
+use kugetsu_engine::settings::{Settings, parse_model};
+use kugetsu_engine::turn::Interrupt;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use uuid::Uuid;
+
+use super::Shared;
+use super::problem::{Answer, Problem};
+use crate::app::App;
+use crate::events::{self, Form};
+use crate::queue::{Cancellation, NewTask, TaskFilter};
+
+/// The header with which a submission can be repeated without making a second task.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// The longest idempotency key.
+const MAX_KEY: usize = 200;
+/// How many tasks a page has unless it says otherwise, and at most.
+const PAGE: usize = 100;
+const MAX_PAGE: usize = 1000;
+
+/// Submits a task.
+pub(super) async fn submit(
+    State(app): Shared,
+    headers: HeaderMap,
+    request: Result<Json<TaskRequest>, JsonRejection>,
+) -> Answer<Response> {
+    let Json(request) = request?;
+    if app.is_ending() {
+        return Err(Problem::draining());
+    }
+    let key = idempotency_key(&headers)?;
+    let id = TaskId(Uuid::now_v7());
+    let streams = request.stream;
+    let engine = app.engine();
+    let task = new_task(id, request, key, engine.settings())?;
+    // A repository that nobody set up has nothing that the task could run in.
+    let repo = task.spec.address.repo().clone();
+    let known = move || engine.base_for(&repo).map(drop);
+    match tokio::task::spawn_blocking(known).await {
+        Ok(known) => known?,
+        Err(_) => {
+            return Err(Problem::new(
+                ErrorCode::Internal,
+                "the repository could not be looked up",
+            ));
+        }
+    }
+    let submitted = app.queue.submit(task).await?;
+    let id = submitted.task.task;
+    if streams {
+        return Ok(streamed(app, submitted.task, &headers, true));
+    }
+    let location = [(header::LOCATION, format!("/v1/tasks/{id}"))];
+    let answer = SubmittedTask {
+        task_id: id,
+        is_new: submitted.is_new,
+        task: submitted.task,
+    };
+    Ok((StatusCode::ACCEPTED, location, Json(answer)).into_response())
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Answer<Option<String>> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    let key = key
+        .to_str()
+        .ok()
+        .filter(|key| !key.is_empty() && key.len() <= MAX_KEY);
+    let problem = || {
+        Problem::usage(format!(
+            "the header {IDEMPOTENCY_KEY} is not a text of 1 to {MAX_KEY} ASCII characters"
+        ))
+    };
+    key.map(|key| Some(key.to_owned())).ok_or_else(problem)
+}
+
+/// Checks a submission, without looking at the store.
+fn new_task(id: TaskId, request: TaskRequest, key: Option<String>, settings: &Settings) -> Answer<NewTask> {
+    if request.prompt.trim().is_empty() {
+        return Err(Problem::usage("`prompt` is empty"));
+    }
+    if !PRIORITIES.contains(&request.priority) {
+        return Err(Problem::usage(format!(
+            "`priority` is not between {} and {}",
+            PRIORITIES.start(),
+            PRIORITIES.end()
+        )));
+    }
+    let model = request.model.as_deref().map(parse_model).transpose();
+    let limits = request.limits;
+    if limits
+        .max_cost_usd
+        .is_some_and(|usd| !usd.is_finite() || usd < 0.0)
+    {
+        return Err(Problem::usage("`limits.max_cost_usd` is not an amount of money"));
+    }
+    if limits.timeout_seconds == Some(0) {
+        return Err(Problem::usage("`limits.timeout_seconds` is 0"));
+    }
+    Ok(NewTask {
+        task: id,
+        spec: TaskSpec {
+            address: address_of(id, &request, settings)?,
+            prompt: request.prompt,
+            model: model.map_err(|problem| Problem::usage(format!("`model`: {problem}")))?,
+            agent: request.agent,
+            worktree: request.worktree,
+            policy: request.policy,
+            answers: request.answers,
+            limits,
+        },
+        priority: request.priority,
+        after: request.after,
+        not_before: request.not_before,
+        idempotency_key: key,
+        submitted: Timestamp::now(),
+    })
+}
+
+/// The session that a task runs in: the one that the request names, or one of its own.
+fn address_of(id: TaskId, request: &TaskRequest, settings: &Settings) -> Answer<Address> {
+    let context = RefContext {
+        default_instance: settings.instance.clone(),
+        origin: None,
+    };
+    match (&request.address, &request.context, &request.repo) {
+        (Some(address), None, None) => Ok(Address::parse(address, &context)?),
+        (None, Some(from), None) => Ok(Address::parse(&from.issue_url, &context)?),
+        (None, None, Some(repo)) => {
+            let name = format!("task-{}", id.0.simple());
+            let name = AddressName::new(&name).map_err(|error| Problem::usage(error.to_string()))?;
+            Ok(Address::Named(RepoRef::parse(repo, &context)?, name))
+        }
+        _ => Err(
+            Problem::usage("one of `ref`, `context.issue_url` and `repo` must say where the task runs")
+                .hint("for a session of its own in a repository, give `repo`"),
+        ),
+    }
+}
+
+/// A query for tasks.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    state: Option<String>,
+    repo: Option<String>,
+    #[serde(rename = "ref")]
+    address: Option<String>,
+    before: Option<TaskId>,
+    limit: Option<usize>,
+}
+
+/// Lists tasks, newest first.
+pub(super) async fn list(
+    State(app): Shared,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Answer<Json<TaskList>> {
+    let Query(query) = query?;
+    let engine = app.engine();
+    let context = RefContext {
+        default_instance: engine.settings().instance.clone(),
+        origin: None,
+    };
+    let states = query.state.iter().flat_map(|states| states.split(','));
+    let states: Result<Vec<_>, String> = states.map(str::parse).collect();
+    let repo = query.repo.map(|repo| RepoRef::parse(&repo, &context));
+    let address = query.address.map(|text| Address::parse(&text, &context));
+    let limit = query.limit.unwrap_or(PAGE).clamp(1, MAX_PAGE);
+    let filter = TaskFilter {
+        states: states.map_err(Problem::usage)?,
+        repo: repo.transpose()?,
+        address: address.transpose()?.map(|address| address.to_string()),
+        before: query.before,
+        limit: limit + 1,
+    };
+    let mut tasks = app.queue.list(filter).await?;
+    let has_more = tasks.len() > limit;
+    tasks.truncate(limit);
+    let next = tasks.last().filter(|_| has_more).map(|task| task.task);
+    Ok(Json(TaskList { tasks, next }))
+}
+
+/// The task with this id, or whose id begins or ends with this text.
+async fn find(app: &App, text: &str) -> Answer<Task> {
+    let missing = || {
+        Problem::new(ErrorCode::NoTask, format!("there is no task `{text}`"))
+            .hint("list the tasks: kugetsu task list")
+    };
+    if let Ok(id) = text.parse() {
+        return app.queue.task(id).await?.ok_or_else(missing);
+    }
+    let found = app.queue.matching(text.to_owned()).await?;
+    match found.as_slice() {
+        [] => Err(missing()),
+        [one] => app.queue.task(*one).await?.ok_or_else(missing),
+        several => {
+            let names: Vec<_> = several.iter().map(ToString::to_string).collect();
+            Err(Problem::usage(format!("several tasks match `{text}`"))
+                .hint(format!("give more of the id: {}", names.join(", "))))
+        }
+    }
+}
+
+/// Shows a task.
+pub(super) async fn show(State(app): Shared, Path(task): Path<String>) -> Answer<Json<Task>> {
+    find(&app, &task).await.map(Json)
+}
+
+/// Cancels a task. The turn of a running one is stopped; the answer does not wait for its end.
+pub(super) async fn cancel(State(app): Shared, Path(task): Path<String>) -> Answer<Json<Task>> {
+    let id = find(&app, &task).await?.task;
+    let task = match app.queue.cancel(id, Timestamp::now()).await? {
+        Cancellation::Cancelled(task) | Cancellation::Over(task) => task,
+        Cancellation::Running(task) => {
+            if let Some(running) = app.turns().get_mut(&id) {
+                running.cancelled = true;
+                running.control.interrupt(Interrupt::Terminated);
+            }
+            task
+        }
+    };
+    Ok(Json(task))
+}
+
+/// How to follow the events of a task.
+#[derive(Deserialize)]
+pub(super) struct EventsQuery {
+    #[serde(default = "yes")]
+    follow: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The events of a task's turn.
+pub(super) async fn events(
+    State(app): Shared,
+    Path(task): Path<String>,
+    headers: HeaderMap,
+    query: Result<Query<EventsQuery>, QueryRejection>,
+) -> Answer<Response> {
+    let Query(query) = query?;
+    let task = find(&app, &task).await?;
+    Ok(streamed(app, task, &headers, query.follow))
+}
+
+/// Streams the events of a task: as server-sent events, or as JSON lines if the request accepts them.
+fn streamed(app: Arc<App>, task: Task, headers: &HeaderMap, follow: bool) -> Response {
+    let accepts = |kind: &str| {
+        let accepted = headers.get_all(header::ACCEPT).iter();
+        accepted
+            .filter_map(|accepted| accepted.to_str().ok())
+            .any(|accepted| accepted.contains(kind))
+    };
+    let form = if accepts("text/event-stream") {
+        Form::ServerSent
+    } else {
+        Form::Lines
+    };
+    let resume = headers
+        .get("last-event-id")
+        .and_then(|id| events::Position::parse(id.to_str().ok()?));
+    let (sender, receiver) = mpsc::channel(16);
+    let id = task.task;
+    tokio::spawn(events::follow_task(app, task, resume, form, follow, sender));
+    let headers = [
+        (header::CONTENT_TYPE, form.content_type().to_owned()),
+        (header::CACHE_CONTROL, "no-cache".to_owned()),
+        (header::LOCATION, format!("/v1/tasks/{id}")),
+    ];
+    (headers, Body::from_stream(ReceiverStream::new(receiver))).into_response()
+}

@@ -1,0 +1,215 @@
+//! The queue of tasks: durable, fair across repositories, one task at a time for each session.
+//!
+//! [`Queue`] is the border. Nothing above it knows how tasks are kept, because a distributed queue will be a second
+//! implementation beside [`SqliteQueue`]. A queue delivers a task at least once: after a crash it hands out a claimed
+//! task again, with the same turn id, and the engine runs no turn twice.
+
+#[cfg(test)]
+mod reference;
+mod schedule;
+mod sqlite;
+#[cfg(test)]
+mod tests;
+mod time;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use kugetsu_api::{QueueCounts, RepoRef, Task, TaskId, TaskSpec, TaskState, Verdict};
+
+pub use sqlite::{QueueOptions, SqliteQueue};
+
+/// A task that is submitted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewTask {
+    /// Its id, which is new.
+    pub task: TaskId,
+    /// What it does.
+    pub spec: TaskSpec,
+    /// Tasks with a higher number run first.
+    pub priority: i32,
+    /// The tasks whose end it waits for, however they end.
+    pub after: Vec<TaskId>,
+    /// It does not begin before this time.
+    pub not_before: Option<Timestamp>,
+    /// The key with which the same submission can be repeated without making a second task.
+    pub idempotency_key: Option<String>,
+    /// The time of submission.
+    pub submitted: Timestamp,
+}
+
+/// The result of a submission.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Submitted {
+    /// The task: the new one, or the one that was submitted before with the same idempotency key.
+    pub task: Task,
+    /// Whether the submission made the task.
+    pub is_new: bool,
+}
+
+/// A task that was claimed. It is on record as running before the claim is returned.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    /// The task.
+    pub task: Task,
+    /// The id of the turn that this attempt runs. The same attempt keeps it after a crash of the daemon.
+    pub turn: Uuid,
+    /// Whether the claim was on record already when the queue was opened, so that the turn may have run.
+    pub resumed: bool,
+}
+
+/// How the attempt of a claimed task ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Settlement {
+    /// The turn has a verdict; the task has ended.
+    Ended {
+        /// The verdict.
+        verdict: Verdict,
+        /// Why, if the verdict is not `completed`.
+        reason: Option<String>,
+        /// What the turn cost, in US dollars.
+        cost_usd: f64,
+    },
+    /// The task is to be run again as a new turn, not before this time.
+    Again {
+        /// The time.
+        not_before: Timestamp,
+        /// Why.
+        reason: String,
+        /// What the turn cost, in US dollars.
+        cost_usd: f64,
+        /// Whether this attempt counts against the limit of tries.
+        counts: bool,
+    },
+    /// The task cannot be run.
+    Parked {
+        /// Why.
+        reason: String,
+    },
+    /// The task was cancelled while its turn ran.
+    Cancelled {
+        /// What the turn cost, in US dollars.
+        cost_usd: f64,
+    },
+}
+
+/// The result of a cancellation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cancellation {
+    /// The task had not begun, and will not.
+    Cancelled(Task),
+    /// The turn of the task runs; its runner has to end it.
+    Running(Task),
+    /// The task had ended before.
+    Over(Task),
+}
+
+/// Which tasks to list.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TaskFilter {
+    /// Only those in one of these states; all if empty.
+    pub states: Vec<TaskState>,
+    /// Only those of this repository.
+    pub repo: Option<RepoRef>,
+    /// Only those of the session with this address.
+    pub address: Option<String>,
+    /// Only those submitted before this one: newest first, a page continues where the last one ended.
+    pub before: Option<TaskId>,
+    /// At most this many.
+    pub limit: usize,
+}
+
+/// Why the queue did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The idempotency key belongs to another submission.
+    #[error("the idempotency key was used for the task {task}, which asks for something else")]
+    KeyReused {
+        /// The task of the first submission.
+        task: TaskId,
+    },
+    /// A task waits for one that the queue does not have.
+    #[error("there is no task {0} to wait for")]
+    NoSuchDependency(TaskId),
+    /// The queue has no such task.
+    #[error("there is no task {0}")]
+    NoSuchTask(TaskId),
+    /// As many tasks wait as may.
+    #[error("the queue is full: {most} tasks wait")]
+    Full {
+        /// The limit.
+        most: u64,
+    },
+    /// The place where tasks are kept cannot be read or written now.
+    #[error("the queue cannot be {what}: {problem}")]
+    Unavailable {
+        /// `read` or `written`.
+        what: &'static str,
+        /// The problem.
+        problem: String,
+    },
+    /// What is kept was written by a newer version or is damaged.
+    #[error("the queue in {place} cannot be used: {problem}")]
+    Unusable {
+        /// Where it is.
+        place: String,
+        /// The problem.
+        problem: String,
+    },
+}
+
+/// A durable queue of tasks.
+///
+/// Invariants, which the tests hold every implementation to:
+/// - a task whose submission was confirmed is never lost;
+/// - a claimed task is not handed out again before it is settled, except to a queue that is opened after a crash, with
+///   the same turn id;
+/// - the tasks of one session are handed out in the order of their submission, one at a time, whatever their priority
+///   (a task that waits for its time or for another task holds back those of its session behind it);
+/// - no repository waits for another one that has more tasks: among repositories whose first task has the same
+///   priority, each gets its share in turn.
+#[async_trait]
+pub trait Queue: Send + Sync {
+    /// Stores a task. It is durable when this returns. The same submission with the same idempotency key, or the same id,
+    /// gives the first task; a different one is an error.
+    async fn submit(&self, task: NewTask) -> Result<Submitted, QueueError>;
+
+    /// Hands out the next task that may run now, with the id of its turn, and records that it runs.
+    async fn claim(&self, now: Timestamp) -> Result<Option<Claim>, QueueError>;
+
+    /// Records how the attempt of a claimed task ended. Settling a task that does not run with this turn does nothing.
+    async fn settle(
+        &self,
+        task: TaskId,
+        turn: Uuid,
+        end: Settlement,
+        now: Timestamp,
+    ) -> Result<Task, QueueError>;
+
+    /// Cancels a task that has not begun.
+    async fn cancel(&self, task: TaskId, now: Timestamp) -> Result<Cancellation, QueueError>;
+
+    /// A task.
+    async fn task(&self, task: TaskId) -> Result<Option<Task>, QueueError>;
+
+    /// Tasks, newest first.
+    async fn list(&self, filter: TaskFilter) -> Result<Vec<Task>, QueueError>;
+
+    /// The ids of tasks that begin or end with this text, at most ten.
+    async fn matching(&self, text: String) -> Result<Vec<TaskId>, QueueError>;
+
+    /// The number of tasks.
+    fn counts(&self) -> QueueCounts;
+
+    /// The time at which a task that waits for its time may run, if nothing else can be claimed before.
+    fn next_due(&self) -> Option<Timestamp>;
+
+    /// Changes whenever there may be something to claim. Closed if nothing can be written any more until the queue is
+    /// opened again.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// Forgets tasks that ended before this time, unless another task waits for them. Returns how many.
+    async fn forget_ended(&self, before: Timestamp) -> Result<u64, QueueError>;
+}

@@ -1,0 +1,289 @@
+//! Gives places to tasks and commands, and runs the turns of tasks.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::{Task, TurnRecord, Verdict};
+use kugetsu_engine::operations::{
+    Engine, EngineError, Mode, TurnOptions, TurnReport, TurnRequest, WorktreeRequest,
+};
+use kugetsu_engine::turn::answers::{Answers, OnAsk};
+use kugetsu_engine::turn::{GO_ON, Responder};
+
+use crate::app::{App, Ending, RunningTask};
+use crate::queue::{Claim, QueueError, Settlement};
+use crate::slots::Place;
+
+/// How soon a task is tried again whose session or database somebody else uses.
+const BUSY_PAUSE: SignedDuration = SignedDuration::from_secs(2);
+/// How soon a task is tried again after an error that may pass.
+const ERROR_PAUSE: SignedDuration = SignedDuration::from_secs(10);
+/// How soon a task is tried again after a quota without a time.
+const QUOTA_PAUSE: SignedDuration = SignedDuration::from_mins(5);
+/// How soon a write to the queue is tried again.
+const QUEUE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Gives out places until the daemon ends.
+pub(crate) async fn dispatch(app: Arc<App>) {
+    let mut changes = app.queue.changes();
+    let mut ending = app.ending();
+    // Tasks and commands take turns if both wait, so neither keeps the other out.
+    let mut command_is_next = true;
+    loop {
+        changes.mark_unchanged();
+        let pause = fill(&app, &mut command_is_next).await;
+        let due = app
+            .queue
+            .next_due()
+            .map(|due| until(due).min(Duration::from_secs(60)));
+        let wake = pause.into_iter().chain(due).min();
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = app.slots.changed() => {}
+            _ = ending.changed() => {}
+            () = async {
+                match wake {
+                    Some(wake) => tokio::time::sleep(wake).await,
+                    None => std::future::pending().await,
+                }
+            } => {}
+        }
+    }
+}
+
+/// Gives away every free place. Returns when to try again, if the queue cannot be read now.
+async fn fill(app: &Arc<App>, command_is_next: &mut bool) -> Option<Duration> {
+    if *app.ending().borrow() == Ending::Now {
+        return None;
+    }
+    while app.slots.has_free() {
+        let awaited = app.slots.is_awaited();
+        // Commands are people's: they may still begin while the daemon finishes what runs.
+        if awaited && *command_is_next {
+            app.slots.grant();
+            *command_is_next = false;
+            continue;
+        }
+        *command_is_next = true;
+        let claimed = if app.is_ending() {
+            Ok(None)
+        } else {
+            app.queue.claim(Timestamp::now()).await
+        };
+        match claimed {
+            Ok(Some(claim)) => {
+                tokio::spawn(run(Arc::clone(app), app.slots.take(), claim));
+            }
+            Ok(None) if awaited => app.slots.grant(),
+            Ok(None) => return None,
+            Err(error) => {
+                tracing::error!("no task can be claimed: {error}");
+                // The commands need no queue.
+                while app.slots.has_free() && app.slots.is_awaited() {
+                    app.slots.grant();
+                }
+                return Some(QUEUE_PAUSE);
+            }
+        }
+    }
+    None
+}
+
+fn until(due: Timestamp) -> Duration {
+    Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default()
+}
+
+/// Runs the turn of a claimed task, and records how it ended.
+async fn run(app: Arc<App>, place: Place, claim: Claim) {
+    let (task, turn) = (claim.task.task, claim.turn);
+    let engine = app.engine();
+    let before = Instant::now();
+    let result = run_turn(&app, &engine, &claim).await;
+    let cancelled = app.turns().remove(&task).is_some_and(|running| running.cancelled);
+    let result = match result {
+        // The turn ran before the daemon's last end.
+        Err(EngineError::Recorded(_)) => {
+            let address = claim.task.spec.address.clone();
+            let engine = engine.clone();
+            let recorded = move || engine.wait_turn(&address, turn, before, None);
+            match tokio::task::spawn_blocking(recorded).await {
+                Ok(recorded) => recorded,
+                Err(_) => Err(EngineError::Internal("the record of a turn could not be read")),
+            }
+        }
+        result => result,
+    };
+    let stopping = *app.ending().borrow() == Ending::Now;
+    let end = settlement(result, cancelled, stopping);
+    drop(place);
+    // Until this is on record, the turn counts as running, and its id keeps it from running twice.
+    while let Err(error) = app.queue.settle(task, turn, end.clone(), Timestamp::now()).await {
+        match error {
+            QueueError::Unavailable { .. } => {
+                tracing::error!("the end of task {task} cannot be recorded: {error}");
+                tokio::time::sleep(QUEUE_PAUSE).await;
+            }
+            error => {
+                tracing::error!("the end of task {task} is not recorded: {error}");
+                return;
+            }
+        }
+    }
+}
+
+async fn run_turn(app: &App, engine: &Engine, claim: &Claim) -> Result<TurnReport, EngineError> {
+    let task = &claim.task;
+    let prompt = prompt(engine, task).await;
+    let request = turn_request(app, engine, claim, prompt);
+    let settings = engine.settings();
+    let answers = task.spec.answers.as_ref().map(|answers| {
+        let questions = serde_json::json!({"questions": answers.questions});
+        serde_json::from_value::<Answers>(questions).unwrap_or_default()
+    });
+    let responder = Responder {
+        answers,
+        supervisor: None,
+        on_ask: match settings.on_ask {
+            kugetsu_engine::settings::OnAskSetting::Block => OnAsk::Block,
+            kugetsu_engine::settings::OnAskSetting::Answer => OnAsk::Answer(settings.on_question),
+        },
+    };
+    let mut handle = engine.spawn(request, responder);
+    let running = RunningTask {
+        turn: claim.turn,
+        control: handle.control.clone(),
+        cancelled: false,
+    };
+    app.turns().insert(task.task, running);
+    if *app.ending().borrow() == Ending::Now {
+        handle
+            .control
+            .interrupt(kugetsu_engine::turn::Interrupt::Terminated);
+    }
+    handle.done.wait().await
+}
+
+/// The message of this attempt: that of the task, or, if an earlier attempt brought it to the session, that the session
+/// should go on.
+async fn prompt(engine: &Engine, task: &Task) -> String {
+    if task.attempts <= 1 {
+        return task.spec.prompt.clone();
+    }
+    let (engine, address, prompt) = (
+        engine.clone(),
+        task.spec.address.clone(),
+        task.spec.prompt.clone(),
+    );
+    let since = task.submitted;
+    let holds = move || engine.holds_prompt(&address, &prompt, since);
+    match tokio::task::spawn_blocking(holds).await {
+        Ok(Ok(true)) => GO_ON.to_owned(),
+        // In doubt, the turn itself finds out what is wrong.
+        _ => task.spec.prompt.clone(),
+    }
+}
+
+fn turn_request(app: &App, engine: &Engine, claim: &Claim, prompt: String) -> TurnRequest {
+    let spec = &claim.task.spec;
+    let settings = engine.settings();
+    let mut limits = settings.limits();
+    if let Some(seconds) = spec.limits.timeout_seconds {
+        limits.timeout = Duration::from_secs(seconds);
+    }
+    if let Some(most) = app.task_timeout {
+        limits.timeout = limits.timeout.min(most);
+    }
+    limits.cost_usd = spec.limits.max_cost_usd.or(limits.cost_usd);
+    limits.tokens = spec.limits.max_tokens.or(limits.tokens);
+    limits.steps = spec.limits.max_steps.or(limits.steps);
+    TurnRequest {
+        address: spec.address.clone(),
+        typed: spec.address.to_string(),
+        turn: Some(claim.turn),
+        prompt,
+        issue_title: None,
+        mode: Mode::ContinueOrStart,
+        wait: None,
+        worktree: WorktreeRequest {
+            requested: spec.worktree,
+            ..WorktreeRequest::default()
+        },
+        sandbox: None,
+        narrowing: spec.policy.iter().map(kugetsu_api::NarrowingRule::rule).collect(),
+        options: TurnOptions {
+            transport: settings.transport,
+            limits,
+            model: spec.model.clone().or_else(|| settings.model.clone()),
+            agent: spec.agent.clone().or_else(|| settings.agent.clone()),
+            keep_prompt: settings.keep_prompt,
+            debug: false,
+        },
+    }
+}
+
+/// What the end of an attempt means for its task.
+fn settlement(result: Result<TurnReport, EngineError>, cancelled: bool, stopping: bool) -> Settlement {
+    let now = Timestamp::now();
+    let after = |pause: SignedDuration| now.checked_add(pause).unwrap_or(now);
+    match result {
+        Ok(report) => of_turn(&report.turn, cancelled, stopping, now, after(QUOTA_PAUSE)),
+        Err(_) if cancelled => Settlement::Cancelled { cost_usd: 0.0 },
+        Err(error) if stopping => Settlement::Again {
+            not_before: now,
+            reason: format!("the daemon was stopped: {error}"),
+            cost_usd: 0.0,
+            counts: false,
+        },
+        Err(error) if error.code().retryable() => {
+            // Somebody else uses what the turn needs: that is not a fault of the task.
+            let is_busy = error.code().exit_status() == ExitStatus::TryAgain;
+            Settlement::Again {
+                not_before: after(if is_busy { BUSY_PAUSE } else { ERROR_PAUSE }),
+                reason: error.to_string(),
+                cost_usd: 0.0,
+                counts: !is_busy,
+            }
+        }
+        Err(error) => Settlement::Parked {
+            reason: error.to_string(),
+        },
+    }
+}
+
+fn of_turn(
+    turn: &TurnRecord,
+    cancelled: bool,
+    stopping: bool,
+    now: Timestamp,
+    later: Timestamp,
+) -> Settlement {
+    let cost_usd = turn.cost_usd;
+    match turn.verdict {
+        Verdict::Aborted if cancelled => Settlement::Cancelled { cost_usd },
+        Verdict::Aborted if stopping => Settlement::Again {
+            not_before: now,
+            reason: "the daemon was stopped while the turn ran".to_owned(),
+            cost_usd,
+            counts: false,
+        },
+        Verdict::Lost => Settlement::Again {
+            not_before: now,
+            reason: "the daemon died while the turn ran".to_owned(),
+            cost_usd,
+            counts: true,
+        },
+        Verdict::Quota => Settlement::Again {
+            not_before: turn.retry_at.unwrap_or(later),
+            reason: turn.reason.clone(),
+            cost_usd,
+            counts: turn.retry_at.is_none(),
+        },
+        verdict => Settlement::Ended {
+            verdict,
+            reason: (!turn.reason.is_empty()).then(|| turn.reason.clone()),
+            cost_usd,
+        },
+    }
+}

@@ -1,0 +1,62 @@
+//! The proof that a turn has left nothing in a server.
+
+use std::time::Duration;
+
+use super::Warm;
+use crate::aside::aside;
+use crate::opencode::{Api, ApiError};
+
+/// How long the session of a turn may stay busy after the turn.
+const IDLE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(10);
+/// How long opencode may take to answer a question about its state.
+const CALL: Duration = Duration::from_secs(2);
+/// How long opencode may take to end what belongs to a directory.
+const DISPOSE: Duration = Duration::from_secs(5);
+
+/// Ends what the turn has left. The error says what is left; then the server must not be lent again.
+pub(super) async fn clean(warm: &Warm, api: &Api) -> Result<(), String> {
+    wait_until_idle(api).await?;
+    let open = limited(CALL, api.permissions()).await?.len() + limited(CALL, api.questions()).await?.len();
+    if open > 0 {
+        return Err(format!("{open} requests are open"));
+    }
+    let tree = warm.server.tree().ok_or("it has ended")?;
+    if aside(move || tree.count_others()).await > 0 {
+        // Language servers, MCP servers and what the turn's tools have left. opencode ends its own in order.
+        limited(DISPOSE, api.dispose()).await?;
+        aside(move || tree.end_others())
+            .await
+            .map_err(|error| error.to_string())?;
+    }
+    let folder = warm.folder.clone();
+    aside(move || {
+        if !folder.is_untouched() {
+            return Err("something else has written into its folder".to_owned());
+        }
+        folder.give_back().map_err(|error| error.to_string())
+    })
+    .await
+}
+
+/// opencode reports the end of a turn a moment before it is idle.
+async fn wait_until_idle(api: &Api) -> Result<(), String> {
+    let until = tokio::time::Instant::now() + IDLE;
+    loop {
+        let busy = limited(CALL, api.status()).await?.len();
+        if busy == 0 {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() >= until {
+            return Err(format!("{busy} sessions are busy"));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn limited<T>(limit: Duration, call: impl Future<Output = Result<T, ApiError>>) -> Result<T, String> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("it does not answer within {} s", limit.as_secs())),
+    }
+}

@@ -1,0 +1,350 @@
+//! `kugetsu daemon`.
+
+use std::io::{Read as _, Seek as _};
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use kugetsu_api::exit::ExitStatus;
+use kugetsu_api::output::{DaemonEndOutput, DaemonStartOutput};
+use kugetsu_api::{DaemonStatus, ErrorCode, ServerState, StopRequest};
+use kugetsu_client::{Client, ClientError};
+use kugetsu_daemon::{DAEMON_LOG, DaemonError, DaemonOptions};
+use kugetsu_engine::pool::PoolOptions;
+use kugetsu_engine::settings::Settings;
+
+use super::context::{Context, duration, time_limit};
+use super::output::{Output, count, size};
+use super::signals::{event_loop, no_runtime};
+use super::table::Column;
+use super::turn_id::short;
+use super::{CommandError, Outcome, start_daemon};
+use crate::daemon;
+use crate::terminal::{Piece, Stream, one_line};
+
+#[derive(Debug, Args)]
+pub(super) struct DaemonArgs {
+    #[command(subcommand)]
+    verb: DaemonVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum DaemonVerb {
+    /// Run the daemon, in the foreground unless --detach is given
+    Start(StartArgs),
+    /// Print what the daemon is doing: turns, queue and servers
+    Status,
+    /// End the daemon; turns of tasks are continued by the next one
+    Stop(StopArgs),
+    /// Print the log of a daemon that runs in the background
+    Logs(LogArgs),
+}
+
+#[derive(Debug, Args)]
+struct StartArgs {
+    /// Run in the background, and return when the daemon listens
+    #[arg(long)]
+    detach: bool,
+
+    /// How many turns may run at once [config: max_concurrent]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_concurrent: Option<u32>,
+
+    /// The longest time of a task's turn [config: timeout]
+    #[arg(long, value_name = "DURATION", value_parser = time_limit)]
+    task_timeout: Option<Duration>,
+
+    /// End after this time without work
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    idle: Option<Duration>,
+
+    /// The process is the background of --detach
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    background: bool,
+}
+
+#[derive(Debug, Args)]
+struct StopArgs {
+    /// Finish what runs first, and take nothing new; the queue stays
+    #[arg(long)]
+    drain: bool,
+}
+
+#[derive(Debug, Args)]
+struct LogArgs {
+    /// Print further lines as they come
+    #[arg(long, short)]
+    follow: bool,
+}
+
+/// How long a daemon may take to end what runs.
+const STOP: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+const LOG_POLL: Duration = Duration::from_millis(200);
+
+pub(super) fn run(args: &DaemonArgs, context: &Context, output: Output) -> Outcome {
+    match &args.verb {
+        DaemonVerb::Start(args) if args.detach => start_detached(args, context, output),
+        DaemonVerb::Start(args) => start(args, context),
+        DaemonVerb::Status => status(context, output),
+        DaemonVerb::Stop(args) => stop(args, context, output),
+        DaemonVerb::Logs(args) => logs(args, context),
+    }
+}
+
+/// The error of a daemon that cannot run.
+fn no_daemon(error: &DaemonError) -> CommandError {
+    let code = match error {
+        DaemonError::Running(_) => ErrorCode::DaemonRunning,
+        DaemonError::Queue(_) => ErrorCode::StoreUnwritable,
+        DaemonError::System(_) => ErrorCode::System,
+        DaemonError::LongSocket(_) | DaemonError::File { .. } | DaemonError::Api(_) => {
+            ErrorCode::DaemonUnusable
+        }
+    };
+    let this = CommandError::new(code, error.to_string());
+    match error {
+        DaemonError::Running(_) => this.hint("see what it does: kugetsu daemon status"),
+        DaemonError::LongSocket(_) => this.hint("set KUGETSU_HOME to a shorter path"),
+        _ => this,
+    }
+}
+
+/// The error of a request that the daemon refused or did not answer.
+pub(super) fn refused(error: ClientError) -> CommandError {
+    match error {
+        ClientError::Problem(problem) => {
+            let this = CommandError::new(problem.code, problem.detail);
+            problem.hints.into_iter().fold(this, CommandError::hint)
+        }
+        ClientError::Unreachable(_) | ClientError::Unexpected(_) => {
+            CommandError::new(ErrorCode::DaemonUnusable, error.to_string())
+                .hint("see its log: kugetsu daemon logs")
+        }
+    }
+}
+
+/// The daemon of this home, or the error that none runs.
+pub(super) fn client(context: &Context) -> Result<Client, CommandError> {
+    daemon::find(&context.home).ok_or_else(|| {
+        CommandError::new(
+            ErrorCode::NoDaemon,
+            format!("no daemon runs for {}", context.home.display()),
+        )
+        .hint("start one: kugetsu daemon start --detach")
+    })
+}
+
+/// Runs a request to the daemon to its end.
+pub(super) fn ask<T>(request: impl Future<Output = Result<T, ClientError>>) -> Result<T, CommandError> {
+    let runtime = event_loop().map_err(no_runtime)?;
+    runtime.block_on(request).map_err(refused)
+}
+
+fn start_detached(args: &StartArgs, context: &Context, output: Output) -> Outcome {
+    if daemon::find(&context.home).is_some() {
+        return Err(no_daemon(&DaemonError::Running(context.home.clone())));
+    }
+    let mut flags = Vec::new();
+    if let Some(most) = args.max_concurrent {
+        flags.extend(["--max-concurrent".to_owned(), most.to_string()]);
+    }
+    let durations = [("--task-timeout", args.task_timeout), ("--idle", args.idle)];
+    for (flag, value) in durations {
+        if let Some(value) = value {
+            flags.extend([flag.to_owned(), format!("{}s", value.as_secs_f64())]);
+        }
+    }
+    let (_, pid) = start_daemon::in_background(context, &flags)?;
+    let socket = kugetsu_daemon::socket_path(&context.home);
+    if output.json {
+        output.object(DaemonStartOutput { pid, socket });
+    } else {
+        output.note(format!("kugetsu: the daemon runs (process {pid})"));
+    }
+    Ok(ExitStatus::Ok)
+}
+
+fn start(args: &StartArgs, context: &Context) -> Outcome {
+    if args.background {
+        // No signal of a terminal reaches it.
+        let _ = rustix::process::setsid();
+    }
+    log_to_stdout();
+    let settings = context.engine.settings().clone();
+    let options = DaemonOptions {
+        home: context.home.clone(),
+        environment: context.engine.environment().clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        max_concurrent: args.max_concurrent,
+        task_timeout: args.task_timeout,
+        idle: args.idle,
+        pool: pool_options(&settings),
+        settings,
+    };
+    let reload_file = context.engine.settings_path();
+    let environment = context.engine.environment().clone();
+    let reload = move || Settings::load(&reload_file, &environment).map_err(|error| error.to_string());
+    kugetsu_daemon::run(options, reload).map_err(|error| no_daemon(&error))?;
+    Ok(ExitStatus::Ok)
+}
+
+fn pool_options(settings: &Settings) -> PoolOptions {
+    let default = PoolOptions::default();
+    let warm = settings.warm_servers as usize;
+    PoolOptions {
+        warm,
+        most: default.most.max(settings.max_concurrent.get() as usize + warm),
+        ..default
+    }
+}
+
+/// Writes the daemon's log to stdout.
+fn log_to_stdout() {
+    struct Log;
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            Stream::Stdout.write(&[Piece::Text(&String::from_utf8_lossy(bytes))])?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::INFO)
+        .with_ansi(false)
+        .with_target(false)
+        .with_writer(|| Log)
+        .try_init();
+}
+
+fn status(context: &Context, output: Output) -> Outcome {
+    let client = client(context)?;
+    let status = ask(client.status())?;
+    if output.json {
+        output.object(status);
+        return Ok(ExitStatus::Ok);
+    }
+    output.text(summary(&status));
+    let columns = [
+        Column::new("SERVER"),
+        Column::new("STATE"),
+        Column::new("TURNS"),
+        Column::new("MEMORY").spare(2),
+        Column::new("PID").spare(1),
+        Column::prose("DIRECTORY").spare(3),
+    ];
+    let rows: Vec<Vec<String>> = status
+        .servers
+        .iter()
+        .map(|server| {
+            let state = match server.state {
+                ServerState::Starting => "starting",
+                ServerState::Idle => "idle",
+                ServerState::Lent => "in use",
+                ServerState::Ending => "ending",
+            };
+            vec![
+                short(server.server),
+                state.to_owned(),
+                server.turns.to_string(),
+                server.memory_bytes.map_or_else(|| "-".to_owned(), size),
+                server.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+                server
+                    .directory
+                    .as_ref()
+                    .map_or_else(|| "-".to_owned(), |path| one_line(&path.display().to_string())),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        output.table(&columns, rows);
+    }
+    Ok(ExitStatus::Ok)
+}
+
+fn summary(status: &DaemonStatus) -> String {
+    let mut lines = vec![format!(
+        "daemon    kugetsu {}, process {}, since {}{}",
+        status.version,
+        status.pid,
+        status.started,
+        if status.draining { ", ending" } else { "" }
+    )];
+    let waiting = match status.waiting {
+        0 => String::new(),
+        waiting => format!(", {} waiting", count(u64::from(waiting), "command")),
+    };
+    lines.push(format!(
+        "turns     {} of {} running{waiting}",
+        status.running, status.max_concurrent
+    ));
+    let queue = status.queue;
+    let oldest = queue.oldest.map(|oldest| format!(", the oldest since {oldest}"));
+    lines.push(format!(
+        "tasks     {} queued, {} running, {} parked{}",
+        queue.queued,
+        queue.running,
+        queue.parked,
+        oldest.unwrap_or_default()
+    ));
+    lines.push(format!(
+        "servers   {}; {} of {} turns began warm",
+        status.servers.len(),
+        status.pool.warm_starts,
+        status.pool.warm_starts + status.pool.cold_starts
+    ));
+    lines.join("\n")
+}
+
+fn stop(args: &StopArgs, context: &Context, output: Output) -> Outcome {
+    let client = client(context)?;
+    ask(client.stop(StopRequest { drain: args.drain }))?;
+    let began = Instant::now();
+    while daemon::find(&context.home).is_some() {
+        if !args.drain && began.elapsed() > STOP {
+            return Err(CommandError::new(
+                ErrorCode::DaemonUnusable,
+                format!("the daemon has not ended within {} s", STOP.as_secs()),
+            )
+            .hint("see what it does: kugetsu daemon status"));
+        }
+        std::thread::sleep(POLL);
+    }
+    if output.json {
+        output.object(DaemonEndOutput { drained: args.drain });
+    } else {
+        output.note("kugetsu: the daemon has ended");
+    }
+    Ok(ExitStatus::Ok)
+}
+
+fn logs(args: &LogArgs, context: &Context) -> Outcome {
+    let path = context.home.join(DAEMON_LOG);
+    let mut file = std::fs::File::open(&path).map_err(|error| {
+        CommandError::new(ErrorCode::NoLog, format!("there is no log {}", path.display()))
+            .caused_by(error)
+            .hint("a daemon that runs in the foreground writes its log to its stdout; under systemd: journalctl -u kugetsu")
+    })?;
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        let read = file.read_to_end(&mut bytes);
+        if read.is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&bytes);
+            if Stream::Stdout.write(&[Piece::Text(&text)]).is_err() {
+                return Ok(ExitStatus::Ok);
+            }
+        }
+        if !args.follow {
+            return Ok(ExitStatus::Ok);
+        }
+        // A new daemon begins the file anew.
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        if file.stream_position().is_ok_and(|at| at > length) {
+            let _ = file.rewind();
+        }
+        std::thread::sleep(LOG_POLL);
+    }
+}

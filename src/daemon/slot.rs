@@ -1,0 +1,179 @@
+//! A place among the turns that a daemon lets run at once, and the servers that it lends to the turn.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kugetsu_api::{ServerExit, SlotEnd, SlotEvent, SlotRequest};
+use kugetsu_client::{Client, ClientError, Lines};
+use kugetsu_engine::pool::{Hold, Lender, Lent, ServerWish};
+use kugetsu_engine::transport::Exit;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+/// How long the daemon may take to answer at first. It answers at once, unless it hangs.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// How long a connection may be silent. The daemon sends a sign of life every 15 seconds.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How long the daemon may take to clean or end a server.
+const GIVE_BACK: Duration = Duration::from_secs(60);
+/// How long the daemon may take to hear of a turn's end.
+const END: Duration = Duration::from_secs(1);
+
+/// A place. It is free again when this is dropped.
+pub(crate) struct Slot {
+    client: Client,
+    id: Uuid,
+    news: watch::Receiver<News>,
+    reader: JoinHandle<()>,
+}
+
+/// What the daemon has said since it gave the place.
+#[derive(Clone, Debug, Default)]
+struct News {
+    /// The server that has ended last, how it ended, and its last lines on standard error.
+    ended: Option<(Uuid, ServerExit, Vec<String>)>,
+    /// Whether the connection has ended.
+    is_over: bool,
+}
+
+impl Slot {
+    /// Asks for a place, and waits for it. `waiting` is called if there is none at once, with the number of turns that
+    /// run, and of those that may.
+    pub(crate) async fn ask(
+        client: Client,
+        request: &SlotRequest,
+        mut waiting: impl FnMut(u32, u32),
+    ) -> Result<Self, ClientError> {
+        let silent = || ClientError::Unreachable("it does not answer".to_owned());
+        let asked = tokio::time::timeout(FIRST_ANSWER, client.slot(request)).await;
+        let mut lines = asked.map_err(|_| silent())??;
+        loop {
+            let event = tokio::time::timeout(SILENCE, lines.next()).await;
+            match event.map_err(|_| silent())?? {
+                Some(SlotEvent::Granted { slot }) => {
+                    let (sender, news) = watch::channel(News::default());
+                    return Ok(Self {
+                        client,
+                        id: slot,
+                        news,
+                        reader: tokio::spawn(read(lines, sender)),
+                    });
+                }
+                Some(SlotEvent::Waiting { running, most }) => waiting(running, most),
+                Some(_) => {}
+                None => return Err(ClientError::Unreachable("it has ended".to_owned())),
+            }
+        }
+    }
+
+    /// Lends servers of the daemon to the turn that has the place.
+    pub(crate) fn lender(&self) -> Arc<dyn Lender> {
+        Arc::new(SlotLender {
+            client: self.client.clone(),
+            slot: self.id,
+            news: self.news.clone(),
+        })
+    }
+
+    /// Tells the daemon how the turn has ended.
+    pub(crate) async fn end(&self, end: &SlotEnd) {
+        // The daemon may have ended meanwhile; the record of the turn has the same.
+        let _ = tokio::time::timeout(END, self.client.end_slot(self.id, end)).await;
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// Reads what the daemon says, until the connection ends.
+async fn read(mut lines: Lines<SlotEvent>, news: watch::Sender<News>) {
+    while let Ok(Ok(Some(event))) = tokio::time::timeout(SILENCE, lines.next()).await {
+        if let SlotEvent::ServerEnded { server, exit, stderr } = event {
+            news.send_modify(|news| news.ended = Some((server, exit, stderr)));
+        }
+    }
+    news.send_modify(|news| news.is_over = true);
+}
+
+struct SlotLender {
+    client: Client,
+    slot: Uuid,
+    news: watch::Receiver<News>,
+}
+
+#[async_trait]
+impl Lender for SlotLender {
+    async fn lend(&self, wish: ServerWish) -> Result<Lent, String> {
+        let lent = self.client.lend(self.slot, &wish).await;
+        let lent = lent.map_err(|error| error.to_string())?;
+        Ok(Lent {
+            server: lent.server,
+            url: lent.url,
+            password: lent.password,
+            hold: Box::new(RemoteHold {
+                client: self.client.clone(),
+                slot: self.slot,
+                server: lent.server,
+                news: self.news.clone(),
+                is_held: true,
+            }),
+        })
+    }
+}
+
+/// The hold on a server of the daemon.
+struct RemoteHold {
+    client: Client,
+    slot: Uuid,
+    server: Uuid,
+    news: watch::Receiver<News>,
+    is_held: bool,
+}
+
+#[async_trait]
+impl Hold for RemoteHold {
+    async fn ended(&mut self) -> Exit {
+        let server = self.server;
+        let ended = |news: &News| news.ended.as_ref().is_some_and(|(ended, ..)| *ended == server);
+        let news = self.news.wait_for(|news| news.is_over || ended(news)).await;
+        match news.as_ref().map(|news| &news.ended) {
+            Ok(Some((ended, exit, _))) if *ended == server => match exit {
+                ServerExit::Code(code) => Exit::Code(*code),
+                ServerExit::Signal(signal) => Exit::Signal(*signal),
+                ServerExit::Unknown => Exit::GuardLost,
+            },
+            // The daemon has died, and its guards end its servers.
+            _ => Exit::GuardLost,
+        }
+    }
+
+    fn stderr_lines(&self) -> Vec<String> {
+        match &self.news.borrow().ended {
+            Some((ended, _, stderr)) if *ended == self.server => stderr.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    async fn give_back(&mut self, now: bool) {
+        self.is_held = false;
+        // If the daemon does not answer, the end of the connection ends the server.
+        let _ = tokio::time::timeout(GIVE_BACK, self.client.give_back(self.slot, now)).await;
+    }
+}
+
+impl Drop for RemoteHold {
+    fn drop(&mut self) {
+        if !self.is_held {
+            return;
+        }
+        let (client, slot) = (self.client.clone(), self.slot);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { client.give_back(slot, true).await });
+        }
+    }
+}
