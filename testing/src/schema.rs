@@ -121,6 +121,13 @@ pub(crate) fn of_command(arguments: &[String], value: &Value) -> Option<&'static
         "config" => "config",
         "completions" => "completions",
         "man" => "man",
+        "daemon" if has("start") => "daemon-start",
+        "daemon" if has("stop") => "daemon-stop",
+        "daemon" => "daemon-status",
+        "submit" => "task",
+        "task" if has("list") => "task-list",
+        "task" => "task",
+        "tail" => event,
         other => panic!("no schema is known for `kugetsu {other}`"),
     })
 }

@@ -1,4 +1,4 @@
-//! Turns one test body into four tests: both transports on both real versions.
+//! Turns one test body into six tests: both transports, and a server that a daemon lends, on both real versions.
 #![allow(clippy::disallowed_macros, reason = "tests say what they ran")]
 
 use std::ops::Deref;
@@ -27,9 +27,17 @@ impl Deref for Case {
 }
 
 impl Case {
-    pub(crate) fn new(version: Version, transport: &'static str) -> Self {
-        println!("opencode {version}, --transport {transport}");
-        let world = World::new(Opencode::Real(version));
+    /// `way` is a transport, or `pooled` for a server that a daemon lends.
+    pub(crate) fn new(version: Version, way: &'static str) -> Self {
+        println!("opencode {version}, {way}");
+        let mut world = World::new(Opencode::Real(version));
+        let transport = match way {
+            "pooled" => {
+                world.start_daemon();
+                "serve"
+            }
+            transport => transport,
+        };
         let case = Self {
             world,
             version,
@@ -106,7 +114,7 @@ pub(crate) fn expect(output: &Output, status: i32, verdict: &str, words: &str) {
     assert!(reason.contains(words), "the reason lacks {words:?}\n{output}");
 }
 
-/// Makes `name::run::v1_3_2`, `name::run::v1_18_33`, `name::serve::v1_3_2` and `name::serve::v1_18_33`.
+/// Makes `name::run::v1_3_2`, `name::run::v1_18_33`, and the same for `serve` and `pooled`.
 #[macro_export]
 macro_rules! on_every_combination {
     ($($(#[$meta:meta])* fn $name:ident($case:ident: &Case) $body:block)*) => {$(
@@ -120,6 +128,7 @@ macro_rules! on_every_combination {
 
             $crate::on_every_combination!(@transport run);
             $crate::on_every_combination!(@transport serve);
+            $crate::on_every_combination!(@transport pooled);
         }
     )*};
     (@transport $transport:ident) => {

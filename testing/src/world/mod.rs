@@ -52,6 +52,8 @@ pub struct World {
     root: PathBuf,
     /// Whether the settings of this world let sessions share the clone.
     shared_folder: bool,
+    /// The process id of the world's daemon.
+    daemon: Option<u32>,
     /// The most recent commands, newest first.
     last: Mutex<VecDeque<Transcript>>,
     _dir: TempDir,
@@ -128,6 +130,7 @@ impl World {
             marker,
             root,
             shared_folder: false,
+            daemon: None,
             last: Mutex::default(),
             _dir: dir,
         };
@@ -144,6 +147,29 @@ impl World {
             .expect("a file in the temporary folder");
         world.make_repository("repo", "https://github.com/shoko/kugetsu.git");
         world
+    }
+
+    /// Starts a daemon that all commands of this world use. It starts no servers ahead of need.
+    #[track_caller]
+    pub fn start_daemon(&mut self) {
+        self.start_daemon_with(&[]);
+    }
+
+    /// [`World::start_daemon`] with these flags.
+    #[track_caller]
+    pub fn start_daemon_with(&mut self, flags: &[&str]) {
+        let words = ["--json", "daemon", "start", "--detach"];
+        let mut command = self.kugetsu(words.iter().chain(flags));
+        command.env("KUGETSU_WARM_SERVERS", "0");
+        let started = self.finish(command, Stdin::Null);
+        started.expect_status(0);
+        let pid = started.json()["pid"].as_u64().expect("a process id");
+        self.daemon = Some(pid as u32);
+    }
+
+    /// The process id of the world's daemon.
+    pub fn daemon(&self) -> Option<u32> {
+        self.daemon
     }
 
     /// The opencode of this world.
@@ -320,8 +346,36 @@ impl World {
         processes::marked(MARKER, &self.marker)
     }
 
-    /// The opencode below a process of this world that serves or runs a turn; not its guard.
+    /// [`World::processes`] without the daemon, its guards and its servers. What turns left below those is included.
+    pub fn turn_processes(&self) -> Vec<ProcessInfo> {
+        let mut all = self.processes();
+        let Some(daemon) = self.daemon else {
+            return all;
+        };
+        let guards: Vec<u32> = all.iter().filter(|one| one.parent == daemon).map(|one| one.pid).collect();
+        all.retain(|one| {
+            let is_server = guards.contains(&one.parent) && one.is_opencode();
+            one.pid != daemon && !guards.contains(&one.pid) && !is_server
+        });
+        all
+    }
+
+    /// The server of the daemon that a turn has, if there is one such turn.
+    fn lent_server(&self) -> Option<u32> {
+        let servers = std::fs::read_dir(self.kugetsu_home().join("run/servers")).ok()?;
+        let lent = servers.flatten().find(|server| server.path().join("turn.json").exists())?;
+        let id = lent.file_name().into_string().ok()?;
+        let all = self.processes();
+        let guard = all.iter().find(|one| one.command.ends_with(&id))?.pid;
+        all.iter().find(|one| one.parent == guard).map(|one| one.pid)
+    }
+
+    /// The opencode below a process of this world that serves or runs a turn; not its guard. With a daemon, the server
+    /// that serves the only turn.
     pub fn opencode_of(&self, pid: u32) -> Option<u32> {
+        if self.daemon.is_some() {
+            return self.lent_server();
+        }
         let all = self.processes();
         let parent_of = |child: u32| all.iter().find(|one| one.pid == child).map(|one| one.parent);
         let is_below = |one: &&ProcessInfo| {
@@ -346,10 +400,10 @@ impl World {
         processes::signal(pid, signal).is_ok()
     }
 
-    /// Waits until no process of this world is alive; panics with a list of the rest if `deadline` passes first.
+    /// Waits until no process of this world is alive, but the daemon with its servers; panics with a list of the rest if `deadline` passes first.
     #[track_caller]
     pub fn wait_nothing_left(&self, deadline: Duration) {
-        self.wait_until("no process is left", deadline, || self.processes().is_empty());
+        self.wait_until("no process is left", deadline, || self.turn_processes().is_empty());
     }
 
     /// Gives the fake opencode its script.
