@@ -18,6 +18,7 @@ mod attack;
 mod concurrency;
 mod control;
 mod crash;
+mod daemon;
 mod forge;
 mod hangs;
 mod keeping;

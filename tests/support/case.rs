@@ -30,7 +30,7 @@ impl Case {
     /// `way` is a transport, or `pooled` for a server that a daemon lends.
     pub(crate) fn new(version: Version, way: &'static str) -> Self {
         println!("opencode {version}, {way}");
-        let mut world = World::new(Opencode::Real(version));
+        let world = World::new(Opencode::Real(version));
         let transport = match way {
             "pooled" => {
                 world.start_daemon();

@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -52,8 +52,8 @@ pub struct World {
     root: PathBuf,
     /// Whether the settings of this world let sessions share the clone.
     shared_folder: bool,
-    /// The process id of the world's daemon.
-    daemon: Option<u32>,
+    /// The process id of the world's daemon; 0: there is none.
+    daemon: AtomicU32,
     /// The most recent commands, newest first.
     last: Mutex<VecDeque<Transcript>>,
     _dir: TempDir,
@@ -130,7 +130,7 @@ impl World {
             marker,
             root,
             shared_folder: false,
-            daemon: None,
+            daemon: AtomicU32::new(0),
             last: Mutex::default(),
             _dir: dir,
         };
@@ -151,25 +151,35 @@ impl World {
 
     /// Starts a daemon that all commands of this world use. It starts no servers ahead of need.
     #[track_caller]
-    pub fn start_daemon(&mut self) {
+    pub fn start_daemon(&self) {
         self.start_daemon_with(&[]);
     }
 
     /// [`World::start_daemon`] with these flags.
     #[track_caller]
-    pub fn start_daemon_with(&mut self, flags: &[&str]) {
+    pub fn start_daemon_with(&self, flags: &[&str]) {
         let words = ["--json", "daemon", "start", "--detach"];
         let mut command = self.kugetsu(words.iter().chain(flags));
         command.env("KUGETSU_WARM_SERVERS", "0");
         let started = self.finish(command, Stdin::Null);
         started.expect_status(0);
         let pid = started.json()["pid"].as_u64().expect("a process id");
-        self.daemon = Some(pid as u32);
+        self.daemon.store(pid as u32, Ordering::SeqCst);
     }
 
     /// The process id of the world's daemon.
     pub fn daemon(&self) -> Option<u32> {
-        self.daemon
+        Some(self.daemon.load(Ordering::SeqCst)).filter(|pid| *pid != 0)
+    }
+
+    /// Kills the daemon, and waits until it is gone.
+    #[track_caller]
+    pub fn kill_daemon(&self) {
+        let pid = self.daemon.swap(0, Ordering::SeqCst);
+        assert!(pid != 0 && self.signal(pid, Signal::Kill), "the daemon runs");
+        self.wait_until("the daemon is gone", DEADLINE, || {
+            !self.processes().iter().any(|process| process.pid == pid)
+        });
     }
 
     /// The opencode of this world.
@@ -349,7 +359,7 @@ impl World {
     /// [`World::processes`] without the daemon, its guards and its servers. What turns left below those is included.
     pub fn turn_processes(&self) -> Vec<ProcessInfo> {
         let mut all = self.processes();
-        let Some(daemon) = self.daemon else {
+        let Some(daemon) = self.daemon() else {
             return all;
         };
         let guards: Vec<u32> = all.iter().filter(|one| one.parent == daemon).map(|one| one.pid).collect();
@@ -373,7 +383,7 @@ impl World {
     /// The opencode below a process of this world that serves or runs a turn; not its guard. With a daemon, the server
     /// that serves the only turn.
     pub fn opencode_of(&self, pid: u32) -> Option<u32> {
-        if self.daemon.is_some() {
+        if self.daemon().is_some() {
             return self.lent_server();
         }
         let all = self.processes();

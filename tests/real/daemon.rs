@@ -1,0 +1,177 @@
+//! Turns and tasks through the daemon, on the real opencode. The contract of the transports runs through the daemon as
+//! well (`on_every_combination`).
+
+use kugetsu_testing::{Gate, Reply, Signal, World, on_both_versions};
+use serde_json::{Value, json};
+
+use crate::support::kit::{ISSUE, REPO, SOON, prompts_of, record, run, session_of, text};
+
+fn daemon_status(world: &World) -> Value {
+    let status = run(world, ["daemon", "status", "--json"]);
+    status.expect_status(0);
+    status.json()
+}
+
+/// What the only tool call of a turn printed.
+fn tool_output(world: &World, prompt: &str) -> String {
+    let requests = world.model.turn_requests_with(prompt);
+    requests.last().unwrap().tool_results().pop().unwrap_or_default()
+}
+
+fn submit(world: &World, words: &[&str]) -> String {
+    let output = run(world, ["submit", "--json"].into_iter().chain(words.iter().copied()));
+    output.expect_status(0);
+    text(&output.json()["task"])
+}
+
+on_both_versions! {
+    fn a_turn_leaves_nothing_to_the_next_one(world: &World) {
+        world.make_base();
+        world.start_daemon();
+        let leave = "(setsid sleep 1000 >/dev/null 2>&1 &); (sleep 1001 >/dev/null 2>&1 &); \
+                     (env -i setsid sleep 1002 >/dev/null 2>&1 &); echo canary-of-one; env";
+        world.model.on("leave it", vec![Reply::bash(leave), Reply::text("left")]);
+        let first = run(world, ["start", "1", "leave it", "--json"]);
+        first.expect_status(0);
+        let turn = text(&record(world, "1").unwrap()["last"]["turn"]);
+        let seen = tool_output(world, "leave it");
+        for variable in [format!("KUGETSU_TURN={turn}"), format!("KUGETSU_REF={REPO}#1"), "SHELL=/bin/sh".to_owned()] {
+            assert!(seen.lines().any(|line| line == variable), "{variable} is not in\n{seen}");
+        }
+        let sleeping = || {
+            std::fs::read_dir("/proc").unwrap().flatten().any(|process| {
+                let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+                let root = std::fs::read_link(process.path().join("cwd")).unwrap_or_default();
+                command.starts_with(b"sleep\x00100") && root.starts_with(world.root())
+            })
+        };
+        assert!(!sleeping(), "a process of the turn is left");
+
+        world.model.on("look around", vec![Reply::bash("env"), Reply::text("seen")]);
+        let second = run(world, ["start", "2", "look around", "--json"]);
+        second.expect_status(0);
+        let status = daemon_status(world);
+        assert_eq!(status["pool"], json!({"cold_starts": 1, "warm_starts": 1}), "{status:#}");
+        assert_eq!(status["servers"][0]["turns"], 2, "{status:#}");
+        let seen = tool_output(world, "look around");
+        assert!(seen.contains(&format!("KUGETSU_REF={REPO}#2\n")), "{seen}");
+        assert!(!seen.contains(&turn) && !seen.contains("#1"), "{seen}");
+        let asked = world.model.turn_requests_with("look around");
+        let asked = asked.first().unwrap().body.to_string();
+        assert!(asked.contains("kugetsu#2") && !asked.contains("kugetsu#1"), "the system prompt is the session's own");
+        assert!(!second.stdout().contains("canary-of-one"), "{second}");
+
+        // Another policy is not that of this server.
+        run(world, ["permit", "2", "--preset", "read-only"]).expect_status(0);
+        world.model.on("write it", vec![Reply::bash("touch canary"), Reply::text("no")]);
+        run(world, ["continue", "2", "write it"]).expect_status(0);
+        assert!(!world.repo().join("canary").exists());
+        assert_eq!(daemon_status(world)["pool"]["cold_starts"], 2);
+
+        // Secrets are in a server that nobody else gets.
+        let answers = world.root().join("answers.json");
+        std::fs::write(&answers, json!({"secrets": {"CANARY": "secret-of-one"}}).to_string()).unwrap();
+        world.model.on("use it", vec![Reply::bash("echo \"<$CANARY>\""), Reply::text("used")]);
+        world.model.on("use it later", vec![Reply::bash("echo \"<$CANARY>\""), Reply::text("used")]);
+        run(world, ["continue", "1", "use it", "--answers", answers.to_str().unwrap()]).expect_status(0);
+        assert_eq!(tool_output(world, "use it"), "<secret-of-one>\n");
+        run(world, ["continue", "1", "use it later"]).expect_status(0);
+        assert_eq!(tool_output(world, "use it later"), "<>\n");
+        assert_eq!(daemon_status(world)["pool"]["cold_starts"], 2);
+        world.wait_nothing_left(SOON);
+        run(world, ["daemon", "stop"]).expect_status(0);
+        world.wait_until("the servers are gone", SOON, || world.processes().is_empty());
+    }
+
+    fn a_turn_outlives_the_daemon(world: &World) {
+        world.make_base();
+        world.start_daemon();
+        let gate = Gate::new();
+        world.model.on("hold on", vec![Reply::text("never seen").behind(&gate), Reply::text("after all")]);
+        let turn = world.spawn(["start", "1", "hold on", "--output", "json"]);
+        gate.wait_arrived(SOON);
+        world.kill_daemon();
+        gate.open();
+        let turn = turn.wait(SOON);
+        turn.expect_status(0);
+        let result = turn.json();
+        assert_eq!((&result["verdict"], &result["restarts"]), (&json!("completed"), &json!(1)), "{turn}");
+        world.wait_until("nothing is left", SOON, || world.processes().is_empty());
+        // Without a daemon, and with the next one.
+        run(world, ["continue", "1", "go on"]).expect_status(0);
+        world.start_daemon();
+        run(world, ["continue", "1", "and on"]).expect_status(0);
+        assert_eq!(daemon_status(world)["pool"]["cold_starts"], 1);
+    }
+
+    fn a_command_that_is_killed_leaves_no_server_behind(world: &World) {
+        world.make_base();
+        world.start_daemon();
+        let gate = Gate::new();
+        world.model.on("hold on", vec![Reply::text("late").behind(&gate)]);
+        let turn = world.spawn(["start", "1", "hold on"]);
+        gate.wait_arrived(SOON);
+        assert_eq!(daemon_status(world)["servers"][0]["state"], "lent");
+        world.signal(turn.pid(), Signal::Kill);
+        world.wait_until("its server is gone", SOON, || {
+            daemon_status(world)["servers"].as_array().is_some_and(Vec::is_empty)
+        });
+        gate.open();
+        let next = run(world, ["continue", "1", "go on", "--output", "json"]);
+        next.expect_status(0);
+        assert!(next.stderr().contains("was lost"), "{next}");
+        world.wait_nothing_left(SOON);
+    }
+
+    fn tasks_run_and_are_followed(world: &World) {
+        world.make_base();
+        world.start_daemon();
+        world.model.on("first task", vec![Reply::bash("echo from the tool"), Reply::text("all done")]);
+        let first = submit(world, &["14", "first task"]);
+        let second = submit(world, &["14", "second task", "--after", &first]);
+        let own = submit(world, &["a session of its own"]);
+        let tail = run(world, ["tail", &first, "-f"]);
+        tail.expect_status(0);
+        assert!(tail.stdout().contains("> bash") && tail.stdout().contains("all done"), "{tail}");
+        run(world, ["tail", &second, "-f"]).expect_status(0);
+        run(world, ["tail", &own, "-f"]).expect_status(0);
+        let task = run(world, ["task", "show", &own, "--json"]).json();
+        assert_eq!((&task["state"], &task["verdict"]), (&json!("ended"), &json!("completed")), "{task:#}");
+        let name = format!("{REPO}~task-{}", own.replace('-', ""));
+        assert_eq!(task["ref"], name);
+        run(world, ["show", &name]).expect_status(0);
+        let order: Vec<String> = ["first task", "second task"]
+            .into_iter()
+            .flat_map(|prompt| world.model.turn_requests_with(prompt).pop())
+            .map(|request| request.user_texts().len().to_string())
+            .collect();
+        assert_eq!(order, ["1", "2"], "one after the other, in one session");
+        // The same session, from a shell.
+        run(world, ["continue", ISSUE, "third"]).expect_status(0);
+        world.wait_nothing_left(SOON);
+    }
+
+    fn a_task_goes_on_after_the_death_of_the_daemon(world: &World) {
+        world.make_base();
+        world.start_daemon();
+        let gate = Gate::new();
+        world.model.on("hold on", vec![Reply::text("never seen").behind(&gate)]);
+        let task = submit(world, &["14", "hold on"]);
+        let queued = submit(world, &["15", "the next one"]);
+        gate.wait_arrived(SOON);
+        world.kill_daemon();
+        gate.open();
+        world.wait_until("nothing is left", SOON, || world.processes().is_empty());
+        world.start_daemon();
+        run(world, ["tail", &task, "-f"]).expect_status(0);
+        run(world, ["tail", &queued, "-f"]).expect_status(0);
+        let shown = run(world, ["task", "show", &task, "--json"]).json();
+        assert_eq!((&shown["verdict"], &shown["attempts"]), (&json!("completed"), &json!(2)), "{shown:#}");
+        // The prompt was sent once; the session was told to go on.
+        let session = session_of(world, "14");
+        let prompts = prompts_of(world, &session);
+        assert_eq!(prompts.len(), 2, "{prompts:?}");
+        assert_eq!(prompts.iter().filter(|prompt| prompt.contains("hold on")).count(), 1, "{prompts:?}");
+        world.wait_nothing_left(SOON);
+    }
+}
