@@ -1,15 +1,16 @@
 //! `kugetsu daemon`.
 
 use std::io::{Read as _, Seek as _};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::output::{DaemonEndOutput, DaemonStartOutput};
-use kugetsu_api::{DaemonStatus, ErrorCode, ServerState, StopRequest};
+use kugetsu_api::output::{DaemonEndOutput, DaemonStartOutput, TokenListOutput, TokenOutput};
+use kugetsu_api::{DaemonStatus, ErrorCode, Scope, ServerState, StopRequest};
 use kugetsu_client::{Client, ClientError};
-use kugetsu_daemon::{DAEMON_LOG, DaemonError, DaemonOptions};
-use kugetsu_engine::pool::PoolOptions;
+use kugetsu_daemon::{DAEMON_LOG, DaemonError, DaemonOptions, TokenError, Tokens};
 use kugetsu_engine::settings::Settings;
 
 use super::context::{Context, duration, time_limit};
@@ -37,6 +38,48 @@ enum DaemonVerb {
     Stop(StopArgs),
     /// Print the log of a daemon that runs in the background
     Logs(LogArgs),
+    /// Make, list or revoke tokens for the daemon's API
+    Token(TokenArgs),
+}
+
+#[derive(Debug, Args)]
+struct TokenArgs {
+    #[command(subcommand)]
+    verb: TokenVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenVerb {
+    /// Make a token, and print it; it cannot be printed again
+    Create(CreateArgs),
+    /// List the tokens, without their secrets
+    List,
+    /// Revoke a token
+    Revoke(RevokeArgs),
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// A name of your choice
+    name: String,
+
+    /// What the token allows: to read; to submit tasks as well; to end the daemon as well
+    #[arg(long, default_value = "submit", value_parser = scopes())]
+    scope: Scope,
+
+    /// Limit the token to this repository; repeatable
+    #[arg(long, value_name = "[INSTANCE/]OWNER/REPO")]
+    repo: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct RevokeArgs {
+    /// The name of the token
+    name: String,
+}
+
+fn scopes() -> impl TypedValueParser<Value = Scope> {
+    PossibleValuesParser::new(Scope::ALL.map(Scope::as_str)).try_map(|name| name.parse())
 }
 
 #[derive(Debug, Args)]
@@ -44,6 +87,14 @@ struct StartArgs {
     /// Run in the background, and return when the daemon listens
     #[arg(long)]
     detach: bool,
+
+    /// Listen for HTTP on this address as well; whoever is not you on this machine needs a token
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+
+    /// Listen on an address that other machines reach, without TLS, because a proxy in front of it has TLS
+    #[arg(long, requires = "listen")]
+    insecure_behind_proxy: bool,
 
     /// How many turns may run at once [config: max_concurrent]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -83,12 +134,46 @@ const LOG_POLL: Duration = Duration::from_millis(200);
 
 pub(super) fn run(args: &DaemonArgs, context: &Context, output: Output) -> Outcome {
     match &args.verb {
+        DaemonVerb::Start(args) => {
+            refuse_tool(context)?;
+            check_listen(args)?;
+        }
+        DaemonVerb::Stop(_) | DaemonVerb::Token(_) => refuse_tool(context)?,
+        _ => {}
+    }
+    match &args.verb {
         DaemonVerb::Start(args) if args.detach => start_detached(args, context, output),
         DaemonVerb::Start(args) => start(args, context),
         DaemonVerb::Status => status(context, output),
         DaemonVerb::Stop(args) => stop(args, context, output),
         DaemonVerb::Logs(args) => logs(args, context),
+        DaemonVerb::Token(args) => token(&args.verb, context, output),
     }
+}
+
+/// Refuses to show the API to other machines in clear text.
+fn check_listen(args: &StartArgs) -> Result<(), CommandError> {
+    match args.listen {
+        Some(address) if !address.ip().is_loopback() && !args.insecure_behind_proxy => {
+            Err(CommandError::usage(
+                format!("other machines reach {address}, and the daemon has no TLS of its own yet"),
+                "listen on 127.0.0.1, or put a proxy with TLS in front and add --insecure-behind-proxy",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what a tool of a turn must not do: its tasks would cost nothing of the turn's budget, and a daemon that it
+/// starts would end with it.
+pub(super) fn refuse_tool(context: &Context) -> Result<(), CommandError> {
+    if context.engine.parent_turn().is_none() {
+        return Ok(());
+    }
+    Err(CommandError::usage(
+        "this command runs in a tool of a turn, which has no say over the daemon and its tasks",
+        "begin a turn instead, which counts as a part of this one: kugetsu start, kugetsu continue",
+    ))
 }
 
 /// The error of a daemon that cannot run.
@@ -97,9 +182,10 @@ fn no_daemon(error: &DaemonError) -> CommandError {
         DaemonError::Running(_) => ErrorCode::DaemonRunning,
         DaemonError::Queue(_) => ErrorCode::StoreUnwritable,
         DaemonError::System(_) => ErrorCode::System,
-        DaemonError::LongSocket(_) | DaemonError::File { .. } | DaemonError::Api(_) => {
-            ErrorCode::DaemonUnusable
-        }
+        DaemonError::LongSocket(_)
+        | DaemonError::File { .. }
+        | DaemonError::Listen { .. }
+        | DaemonError::Api(_) => ErrorCode::DaemonUnusable,
     };
     let this = CommandError::new(code, error.to_string());
     match error {
@@ -148,6 +234,12 @@ fn start_detached(args: &StartArgs, context: &Context, output: Output) -> Outcom
     if let Some(most) = args.max_concurrent {
         flags.extend(["--max-concurrent".to_owned(), most.to_string()]);
     }
+    if let Some(address) = args.listen {
+        flags.extend(["--listen".to_owned(), address.to_string()]);
+    }
+    if args.insecure_behind_proxy {
+        flags.push("--insecure-behind-proxy".to_owned());
+    }
     let durations = [("--task-timeout", args.task_timeout), ("--idle", args.idle)];
     for (flag, value) in durations {
         if let Some(value) = value {
@@ -176,9 +268,9 @@ fn start(args: &StartArgs, context: &Context) -> Outcome {
         environment: context.engine.environment().clone(),
         version: env!("CARGO_PKG_VERSION"),
         max_concurrent: args.max_concurrent,
+        listen: args.listen,
         task_timeout: args.task_timeout,
         idle: args.idle,
-        pool: pool_options(&settings),
         settings,
     };
     let reload_file = context.engine.settings_path();
@@ -186,16 +278,6 @@ fn start(args: &StartArgs, context: &Context) -> Outcome {
     let reload = move || Settings::load(&reload_file, &environment).map_err(|error| error.to_string());
     kugetsu_daemon::run(options, reload).map_err(|error| no_daemon(&error))?;
     Ok(ExitStatus::Ok)
-}
-
-fn pool_options(settings: &Settings) -> PoolOptions {
-    let default = PoolOptions::default();
-    let warm = settings.warm_servers as usize;
-    PoolOptions {
-        warm,
-        most: default.most.max(settings.max_concurrent.get() as usize + warm),
-        ..default
-    }
 }
 
 /// Writes the daemon's log to stdout.
@@ -318,6 +400,77 @@ fn stop(args: &StopArgs, context: &Context, output: Output) -> Outcome {
         output.note("kugetsu: the daemon has ended");
     }
     Ok(ExitStatus::Ok)
+}
+
+fn token(verb: &TokenVerb, context: &Context, output: Output) -> Outcome {
+    let tokens = Tokens::of(&context.home);
+    match verb {
+        TokenVerb::Create(args) => {
+            let repos: Result<Vec<_>, _> = args.repo.iter().map(|repo| context.repo(Some(repo))).collect();
+            let token = tokens
+                .create(&args.name, args.scope, repos?)
+                .map_err(|error| no_token(&error))?;
+            if output.json {
+                output.object(TokenOutput { token });
+            } else {
+                output.text(token);
+                output.note("kugetsu: keep it now; it cannot be printed again");
+            }
+        }
+        TokenVerb::List => {
+            let tokens = tokens.list().map_err(|error| no_token(&error))?;
+            if output.json {
+                output.object(TokenListOutput { tokens });
+                return Ok(ExitStatus::Ok);
+            }
+            if tokens.is_empty() {
+                output.note("kugetsu: there are no tokens");
+                return Ok(ExitStatus::Ok);
+            }
+            let columns = [
+                Column::new("NAME"),
+                Column::new("SCOPE"),
+                Column::prose("REPOSITORIES"),
+                Column::new("CREATED").spare(1),
+            ];
+            let rows = tokens.iter().map(|token| {
+                let repos: Vec<_> = token.repos.iter().map(ToString::to_string).collect();
+                let repos = if repos.is_empty() {
+                    "all".to_owned()
+                } else {
+                    repos.join(" ")
+                };
+                let created = token.created.strftime("%F %T UTC").to_string();
+                vec![token.name.clone(), token.scope.to_string(), repos, created]
+            });
+            output.table(&columns, rows.collect());
+        }
+        TokenVerb::Revoke(args) => {
+            tokens.revoke(&args.name).map_err(|error| no_token(&error))?;
+            if output.json {
+                output.object(TokenListOutput {
+                    tokens: tokens.list().map_err(|error| no_token(&error))?,
+                });
+            } else {
+                output.note(format!("kugetsu: the token {} is revoked", args.name));
+            }
+        }
+    }
+    Ok(ExitStatus::Ok)
+}
+
+fn no_token(error: &TokenError) -> CommandError {
+    let code = match error {
+        TokenError::Exists(_) | TokenError::TooMany => ErrorCode::Usage,
+        TokenError::Missing(_) => ErrorCode::NotFound,
+        TokenError::File { .. } | TokenError::Damaged { .. } => ErrorCode::StoreUnwritable,
+    };
+    let this = CommandError::new(code, error.to_string());
+    match error {
+        TokenError::Exists(name) => this.hint(format!("revoke it first: kugetsu daemon token revoke {name}")),
+        TokenError::Missing(_) => this.hint("list them: kugetsu daemon token list"),
+        _ => this,
+    }
 }
 
 fn logs(args: &LogArgs, context: &Context) -> Outcome {

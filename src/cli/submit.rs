@@ -9,7 +9,7 @@ use kugetsu_engine::settings::parse_model;
 
 use super::complete::References;
 use super::context::{Context, time_limit};
-use super::daemon::{ask, client};
+use super::daemon::{ask, client, refuse_tool};
 use super::output::Output;
 use super::{CommandError, Outcome, prompt};
 
@@ -55,6 +55,7 @@ pub(super) struct SubmitArgs {
 }
 
 pub(super) fn run(args: SubmitArgs, context: &Context, output: Output) -> Outcome {
+    refuse_tool(context)?;
     let (address, message) = split(&args, context)?;
     let prompt = prompt::read(message)?;
     let repo = match &address {
@@ -84,7 +85,7 @@ pub(super) fn run(args: SubmitArgs, context: &Context, output: Output) -> Outcom
     let client = client(context)?;
     let submitted = ask(client.submit(&request, args.idempotency_key.as_deref()))?;
     if output.json {
-        output.object(submitted.task);
+        output.object(submitted);
         return Ok(ExitStatus::Ok);
     }
     output.text(submitted.task_id.to_string());

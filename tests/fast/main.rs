@@ -15,8 +15,8 @@ mod agents;
 mod attack;
 mod commands;
 mod control;
-
 mod crash;
+mod daemon;
 mod dist;
 mod docs;
 mod errors;

@@ -19,7 +19,10 @@ fn tool_output(world: &World, prompt: &str) -> String {
 }
 
 fn submit(world: &World, words: &[&str]) -> String {
-    let output = run(world, ["submit", "--json"].into_iter().chain(words.iter().copied()));
+    let output = run(
+        world,
+        ["submit", "--json"].into_iter().chain(words.iter().copied()),
+    );
     output.expect_status(0);
     text(&output.json()["task"])
 }

@@ -235,3 +235,113 @@ pub struct ProblemDetails {
     /// Whether the same request, unchanged, may succeed later.
     pub retryable: bool,
 }
+
+/// What a token allows. Each scope includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// To read sessions, tasks and their events.
+    Read,
+    /// To submit and cancel tasks, and to answer and signal sessions.
+    Submit,
+    /// To end the daemon.
+    Admin,
+}
+
+impl Scope {
+    /// Every scope.
+    pub const ALL: [Self; 3] = [Self::Read, Self::Submit, Self::Admin];
+
+    /// The name in `--json`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Submit => "submit",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Scope {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|scope| scope.as_str() == name)
+            .ok_or_else(|| format!("`{name}` is not a scope"))
+    }
+}
+
+/// A token for the daemon's API, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenView {
+    /// Its name.
+    pub name: String,
+    /// What it allows.
+    pub scope: Scope,
+    /// The repositories that it is limited to; all of them if there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repos: Vec<crate::RepoRef>,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+/// A session in a list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionView {
+    /// Its address.
+    #[serde(rename = "ref")]
+    pub address: Address,
+    /// What it is doing.
+    pub state: crate::SessionState,
+    /// opencode's session; absent until the fork is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<crate::SessionId>,
+    /// When its record last changed.
+    pub updated: Timestamp,
+    /// The title of the issue, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issue_title: Option<String>,
+    /// Sums over all turns that have ended.
+    pub totals: crate::Totals,
+}
+
+/// A list of sessions, by reference.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionList {
+    /// The sessions.
+    pub sessions: Vec<SessionView>,
+    /// The value of `after` for the next page; absent on the last page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Address>,
+}
+
+/// The turns of a session that have ended, oldest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TurnList {
+    /// The turns.
+    pub turns: Vec<crate::TurnRecord>,
+}
+
+/// An answer to the request that blocked a turn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AnswerRequest {
+    /// `"allow"`, `"deny"`, a label, several labels, or labels for each question.
+    pub answer: serde_json::Value,
+}
+
+/// A signal to a running turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignalRequest {
+    /// The signal.
+    pub signal: crate::Signal,
+}

@@ -91,6 +91,7 @@ codes! {
     IssueNotFound, "issue-not-found", NotFound, false, "the forge has no such issue, or does not show it without a token";
     NotFound, "not-found", NotFound, false, "something else that was named does not exist";
     NoDaemon, "no-daemon", Unavailable, false, "no daemon runs for this home";
+    AccessDenied, "access-denied", Unavailable, false, "the daemon does not know who makes a request over the network, or does not let them do this";
     DaemonVersion, "daemon-version", Unavailable, false, "the daemon that runs is another version of kugetsu";
     DaemonUnusable, "daemon-unusable", Unavailable, false, "the daemon cannot listen, or does not answer as expected";
     OpencodeMissing, "opencode-missing", Unavailable, false, "opencode is not installed, or not where the settings say";

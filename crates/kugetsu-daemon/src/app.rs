@@ -1,11 +1,12 @@
 //! The daemon as a whole: what it opens, what it runs, and how it ends.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
@@ -21,9 +22,12 @@ use crate::place::{self, Lock};
 use crate::queue::{Queue, QueueError, QueueOptions, SqliteQueue};
 use crate::runner;
 use crate::slots::Slots;
+use crate::tokens::Tokens;
 
 /// How often the pool is tidied.
 const TIDY: Duration = Duration::from_secs(5);
+/// How often old tasks are forgotten.
+const FORGET: Duration = Duration::from_hours(1);
 /// How long turns that are stopped may take to end.
 const END: Duration = Duration::from_secs(30);
 /// How many tasks may wait.
@@ -48,8 +52,8 @@ pub struct DaemonOptions {
     pub task_timeout: Option<Duration>,
     /// How long it stays without work; `None`: until it is stopped.
     pub idle: Option<Duration>,
-    /// The pool of servers.
-    pub pool: PoolOptions,
+    /// The address to listen on for HTTP, besides the socket.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Why the daemon cannot run.
@@ -68,6 +72,14 @@ pub enum DaemonError {
         action: &'static str,
         /// The file.
         path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The address could not be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
         /// The system's error.
         source: std::io::Error,
     },
@@ -106,6 +118,7 @@ pub(crate) enum Ending {
 pub struct Daemon {
     app: Arc<App>,
     socket: tokio::net::UnixListener,
+    listener: Option<tokio::net::TcpListener>,
     _lock: Lock,
 }
 
@@ -120,6 +133,9 @@ pub(crate) struct App {
     /// Whether the number of places does not follow the settings.
     has_own_most: bool,
     pub(crate) pool: Pool,
+    pub(crate) tokens: Tokens,
+    /// Where it listens for HTTP.
+    listen: Option<SocketAddr>,
     engine: Mutex<Engine>,
     ending: watch::Sender<Ending>,
     /// The turns of tasks that run.
@@ -149,11 +165,15 @@ impl Daemon {
         let most = most.unwrap_or(options.settings.max_concurrent.get());
         let queue = SqliteQueue::open(&options.home.join(place::QUEUE), limits)?;
         let program = options.environment.program().to_owned();
-        let pool = Pool::open(options.home.clone(), program, options.pool);
+        let pool = Pool::open(options.home.clone(), program, pool_options(&options.settings));
         let engine = Engine::open(options.home.clone(), options.settings, options.environment)
             .with_server_connector(Arc::new(PooledServers::of(Arc::new(pool.clone()))));
+        let listener = options.listen.map(listen).transpose()?;
+        let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let socket = place::listen(&options.home, &lock)?;
         let app = App {
+            tokens: Tokens::of(&options.home),
+            listen: address,
             home: options.home,
             version: options.version,
             started: Timestamp::now(),
@@ -170,6 +190,7 @@ impl Daemon {
         Ok(Self {
             app: Arc::new(app),
             socket,
+            listener,
             _lock: lock,
         })
     }
@@ -183,13 +204,22 @@ impl Daemon {
     pub async fn run(self) -> Result<Ended, DaemonError> {
         let app = Arc::clone(&self.app);
         let socket_path = place::socket_path(&app.home);
-        let serving = tokio::spawn(http::serve(Arc::clone(&app), self.socket));
+        let mut serving = tokio::task::JoinSet::new();
+        serving.spawn(http::serve_socket(Arc::clone(&app), self.socket));
+        if let Some(listener) = self.listener {
+            serving.spawn(http::serve_address(Arc::clone(&app), listener));
+        }
         let tidying = tokio::spawn({
             let app = Arc::clone(&app);
             async move {
+                let mut forgotten = None::<Instant>;
                 loop {
                     tokio::time::sleep(TIDY).await;
                     app.pool.tidy().await;
+                    if forgotten.is_none_or(|at| at.elapsed() >= FORGET) {
+                        forgotten = Some(Instant::now());
+                        app.forget_old_tasks().await;
+                    }
                 }
             }
         });
@@ -198,7 +228,7 @@ impl Daemon {
         dispatching.abort();
         tidying.abort();
         app.pool.close().await;
-        serving.abort();
+        serving.shutdown().await;
         let _ = std::fs::remove_file(socket_path);
         Ok(ended)
     }
@@ -226,6 +256,7 @@ impl Handle {
         if !self.0.has_own_most {
             self.0.slots.set_most(settings.max_concurrent.get());
         }
+        self.0.pool.set_options(pool_options(&settings));
         let mut engine = locked(&self.0.engine);
         *engine = engine.clone().with_settings(settings);
     }
@@ -270,13 +301,29 @@ impl App {
             started: self.started,
             draining: self.is_ending(),
             socket: place::socket_path(&self.home),
-            listen: None,
+            listen: self.listen.map(|address| format!("http://{address}")),
             max_concurrent,
             running,
             waiting,
             queue: self.queue.counts(),
             servers: self.pool.servers(),
             pool: self.pool.counts(),
+        }
+    }
+
+    /// Forgets tasks that ended longer ago than they are kept.
+    async fn forget_old_tasks(&self) {
+        let keep = self.engine().settings().task_keep;
+        let Some(before) = SignedDuration::try_from(keep)
+            .ok()
+            .and_then(|keep| Timestamp::now().checked_sub(keep).ok())
+        else {
+            return;
+        };
+        match self.queue.forget_ended(before).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!("{count} old tasks are forgotten"),
+            Err(error) => tracing::warn!("old tasks cannot be forgotten: {error}"),
         }
     }
 
@@ -314,6 +361,25 @@ impl App {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// What the settings say of the pool.
+fn pool_options(settings: &Settings) -> PoolOptions {
+    let default = PoolOptions::default();
+    let warm = settings.warm_servers as usize;
+    PoolOptions {
+        warm,
+        most: default.most.max(settings.max_concurrent.get() as usize + warm),
+        ..default
+    }
+}
+
+/// Listens on an address. A port that was in use a moment ago may be taken again.
+fn listen(address: SocketAddr) -> Result<tokio::net::TcpListener, DaemonError> {
+    let failed = |source| DaemonError::Listen { address, source };
+    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    tokio::net::TcpListener::from_std(listener).map_err(failed)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -14,6 +14,7 @@ const LOCK: &str = "daemon.lock";
 pub(crate) const QUEUE: &str = "queue.db";
 /// The log of a daemon that was started in the background, below the home.
 pub const DAEMON_LOG: &str = "run/daemon.log";
+const LOG: &str = "daemon.log";
 
 /// The longest path of a socket, in bytes (`unix(7)`).
 const MAX_SOCKET: usize = 107;
@@ -25,20 +26,25 @@ pub fn socket_path(home: &Path) -> PathBuf {
 
 /// Begins the log of a daemon that runs in the background anew.
 pub fn open_log(home: &Path) -> std::io::Result<File> {
-    let path = home.join(DAEMON_LOG);
-    if let Some(folder) = path.parent() {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
-    }
+    let log = open_for_owner(home, LOG)?;
+    log.set_len(0)?;
+    Ok(log)
+}
+
+/// Opens a file below `run/` for writing, which is for the owner alone. Makes it and the folder if they are missing.
+pub(crate) fn open_for_owner(home: &Path, name: &str) -> std::io::Result<File> {
+    let folder = home.join(RUN);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)?;
     File::options()
         .create(true)
+        .truncate(false)
         .write(true)
-        .truncate(true)
         .mode(0o600)
         .custom_flags(NOFOLLOW)
-        .open(path)
+        .open(folder.join(name))
 }
 
 /// The lock of the only daemon of a home. It is free when its process has ended.
@@ -49,26 +55,12 @@ pub(crate) struct Lock {
 impl Lock {
     /// Takes the lock.
     pub(crate) fn take(home: &Path) -> Result<Self, DaemonError> {
-        let folder = home.join(RUN);
-        let path = folder.join(LOCK);
         let failed = |source| DaemonError::File {
             action: "open",
-            path: path.clone(),
+            path: home.join(RUN).join(LOCK),
             source,
         };
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .map_err(failed)?;
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(NOFOLLOW)
-            .open(&path)
-            .map_err(failed)?;
+        let file = open_for_owner(home, LOCK).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
             Err(std::fs::TryLockError::WouldBlock) => Err(DaemonError::Running(home.to_owned())),
@@ -77,7 +69,7 @@ impl Lock {
     }
 }
 
-const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+pub(crate) const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 
 /// Listens on the socket of this home, which the holder of the lock alone may do. Only the owner may connect.
 pub(crate) fn listen(home: &Path, _lock: &Lock) -> Result<tokio::net::UnixListener, DaemonError> {

@@ -161,6 +161,10 @@ impl World {
         let words = ["--json", "daemon", "start", "--detach"];
         let mut command = self.kugetsu(words.iter().chain(flags));
         command.env("KUGETSU_WARM_SERVERS", "0");
+        if self.opencode == Opencode::Fake {
+            // The fake serves no turns.
+            command.env("KUGETSU_TRANSPORT", "run");
+        }
         let started = self.finish(command, Stdin::Null);
         started.expect_status(0);
         let pid = started.json()["pid"].as_u64().expect("a process id");
@@ -362,7 +366,11 @@ impl World {
         let Some(daemon) = self.daemon() else {
             return all;
         };
-        let guards: Vec<u32> = all.iter().filter(|one| one.parent == daemon).map(|one| one.pid).collect();
+        let guards: Vec<u32> = all
+            .iter()
+            .filter(|one| one.parent == daemon)
+            .map(|one| one.pid)
+            .collect();
         all.retain(|one| {
             let is_server = guards.contains(&one.parent) && one.is_opencode();
             one.pid != daemon && !guards.contains(&one.pid) && !is_server
@@ -373,7 +381,9 @@ impl World {
     /// The server of the daemon that a turn has, if there is one such turn.
     fn lent_server(&self) -> Option<u32> {
         let servers = std::fs::read_dir(self.kugetsu_home().join("run/servers")).ok()?;
-        let lent = servers.flatten().find(|server| server.path().join("turn.json").exists())?;
+        let lent = servers
+            .flatten()
+            .find(|server| server.path().join("turn.json").exists())?;
         let id = lent.file_name().into_string().ok()?;
         let all = self.processes();
         let guard = all.iter().find(|one| one.command.ends_with(&id))?.pid;
@@ -413,7 +423,9 @@ impl World {
     /// Waits until no process of this world is alive, but the daemon with its servers; panics with a list of the rest if `deadline` passes first.
     #[track_caller]
     pub fn wait_nothing_left(&self, deadline: Duration) {
-        self.wait_until("no process is left", deadline, || self.turn_processes().is_empty());
+        self.wait_until("no process is left", deadline, || {
+            self.turn_processes().is_empty()
+        });
     }
 
     /// Gives the fake opencode its script.

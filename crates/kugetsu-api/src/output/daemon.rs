@@ -20,3 +20,17 @@ pub struct DaemonEndOutput {
     /// Whether it finished what ran first.
     pub drained: bool,
 }
+
+/// `daemon token create`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenOutput {
+    /// The token.
+    pub token: String,
+}
+
+/// `daemon token list` and `daemon token revoke`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenListOutput {
+    /// The tokens, without their secrets.
+    pub tokens: Vec<crate::TokenView>,
+}

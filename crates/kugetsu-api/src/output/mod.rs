@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use control::{
     AttachOutput, DetachedOutput, RebaseOutput, RebaseResult, SignalOutput, StopOutput, TurnOutput,
 };
-pub use daemon::{DaemonEndOutput, DaemonStartOutput};
+pub use daemon::{DaemonEndOutput, DaemonStartOutput, TokenListOutput, TokenOutput};
 pub use session::{
     DestroyOutput, DiffOutput, KeptView, LeftView, ListFieldsOutput, ListOutput, ListRest, ListedFields,
     ListedSession, ListedTurn, ListedWorktree, MoveOutput, MovedView, OrphanView, PendingOutput,
@@ -25,6 +25,7 @@ pub use setup::{
     OneSettingOutput, PermitOutput, SettingView, SizesView,
 };
 
+use crate::SubmittedTask;
 use crate::{
     BaseRecord, DaemonStatus, ErrorOutput, EventsSchema, Issue, Query, SignalFile, StreamLine, Task,
     TaskList, TrashEntry, TurnRecord, TurnStatus,
@@ -108,7 +109,10 @@ pub const SCHEMAS: &[NamedSchema] = &[
     of::<Document<DaemonStartOutput>>("daemon-start", "`daemon start --detach`"),
     of::<Document<DaemonStatus>>("daemon-status", "`daemon status`"),
     of::<Document<DaemonEndOutput>>("daemon-stop", "`daemon stop`"),
-    of::<Document<Task>>("task", "`submit`, `task show` and `task cancel`"),
+    of::<Document<TokenOutput>>("token", "`daemon token create`"),
+    of::<Document<TokenListOutput>>("token-list", "`daemon token list` and `daemon token revoke`"),
+    of::<Document<SubmittedTask>>("submitted-task", "`submit`"),
+    of::<Document<Task>>("task", "`task show` and `task cancel`"),
     of::<Document<TaskList>>("task-list", "`task list`"),
     of::<Document<ErrorOutput>>("error", "every command that fails"),
     readable::<TurnStatus>("status-file", "`14.status.json`"),

@@ -1,18 +1,22 @@
 //! The HTTP API. One file for each group of paths.
 
+pub(crate) mod access;
 mod problem;
+mod sessions;
 pub(crate) mod slots;
 mod status;
 mod tasks;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post};
-use tokio::net::UnixListener;
+use axum::{Router, middleware};
+use kugetsu_api::Scope;
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::app::App;
+use access::{OwnersSocket, Peer};
 use problem::Problem;
 
 /// The longest body of a request.
@@ -23,33 +27,66 @@ const MAX_LOCAL_BODY: usize = 16 << 20;
 type Shared = axum::extract::State<Arc<App>>;
 
 /// Serves the socket until the daemon ends.
-pub(crate) async fn serve(app: Arc<App>, socket: UnixListener) {
+pub(crate) async fn serve_socket(app: Arc<App>, socket: UnixListener) {
+    let router = shared(&app).merge(slots_of(&app)).with_state(app);
+    let service = router.into_make_service_with_connect_info::<Peer>();
     // `serve` ends only with its task.
-    let _ = axum::serve(socket, local(app)).await;
+    let _ = axum::serve(OwnersSocket(socket), service).await;
 }
 
-/// What the socket serves, which only the owner of the home can reach.
-fn local(app: Arc<App>) -> Router {
+/// Serves an address until the daemon ends.
+pub(crate) async fn serve_address(app: Arc<App>, listener: TcpListener) {
+    let router = shared(&app).with_state(app);
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    let _ = axum::serve(listener, service).await;
+}
+
+/// What only commands on this machine need.
+fn slots_of(app: &Arc<App>) -> Router<Arc<App>> {
     let slots = Router::new()
         .route("/v1/slots", post(slots::ask))
         .route("/v1/slots/{slot}/server", post(slots::lend))
         .route("/v1/slots/{slot}/server", delete(slots::give_back))
         .route("/v1/slots/{slot}/end", post(slots::end))
         .layer(DefaultBodyLimit::max(MAX_LOCAL_BODY));
-    let tasks = Router::new()
-        .route("/v1/tasks", post(tasks::submit).get(tasks::list))
-        .route("/v1/tasks/{task}", get(tasks::show))
-        .route("/v1/tasks/{task}/cancel", post(tasks::cancel))
-        .route("/v1/tasks/{task}/events", get(tasks::events))
-        .layer(DefaultBodyLimit::max(MAX_BODY));
-    Router::new()
+    with_scope(slots, app, Scope::Admin)
+}
+
+/// What everybody may use who has access.
+fn shared(app: &Arc<App>) -> Router<Arc<App>> {
+    // Health tells nothing of content.
+    let health = Router::new()
         .route("/healthz", get(status::healthz))
-        .route("/readyz", get(status::readyz))
+        .route("/readyz", get(status::readyz));
+    let reading = Router::new()
         .route("/v1/status", get(status::status))
-        .route("/v1/stop", post(status::stop))
-        .merge(slots)
-        .merge(tasks)
+        .route("/v1/tasks", get(tasks::list))
+        .route("/v1/tasks/{task}", get(tasks::show))
+        .route("/v1/tasks/{task}/events", get(tasks::events))
+        .route("/v1/sessions", get(sessions::list))
+        .route("/v1/sessions/{session}", get(sessions::show))
+        .route("/v1/sessions/{session}/turns", get(sessions::turns))
+        .route("/v1/sessions/{session}/diff", get(sessions::diff))
+        .route("/v1/query", get(sessions::query));
+    let submitting = Router::new()
+        .route("/v1/tasks", post(tasks::submit))
+        .route("/v1/tasks/{task}/cancel", post(tasks::cancel))
+        .route("/v1/sessions/{session}/answer", post(sessions::answer))
+        .route("/v1/sessions/{session}/signal", post(sessions::signal));
+    let ruling = Router::new().route("/v1/stop", post(status::stop));
+    Router::new()
+        .merge(health)
+        .merge(with_scope(reading, app, Scope::Read))
+        .merge(with_scope(submitting, app, Scope::Submit))
+        .merge(with_scope(ruling, app, Scope::Admin))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .fallback(|| async { Problem::no_such_path() })
         .method_not_allowed_fallback(|| async { Problem::wrong_method() })
-        .with_state(app)
+}
+
+fn with_scope(router: Router<Arc<App>>, app: &Arc<App>, scope: Scope) -> Router<Arc<App>> {
+    router.route_layer(middleware::from_fn_with_state(
+        (Arc::clone(app), scope),
+        access::check,
+    ))
 }

@@ -1,7 +1,7 @@
 //! Errors of the API, as RFC 9457 has them, with the codes of the command line.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use kugetsu_api::exit::ExitStatus;
@@ -10,8 +10,8 @@ use kugetsu_engine::operations::EngineError;
 
 use crate::queue::QueueError;
 
-/// Where the codes are explained.
-const CODES: &str = "https://github.com/shoko/kugetsu/blob/main/docs/automation.md#";
+/// What the kind of an error begins with; its code follows. The codes are explained in docs/automation.md.
+const KIND: &str = "urn:kugetsu:error:";
 
 /// An error of the API.
 #[derive(Debug)]
@@ -56,6 +56,16 @@ impl Problem {
         Self::usage("the path does not take this method").with_status(StatusCode::METHOD_NOT_ALLOWED)
     }
 
+    /// The request says nothing of who makes it, or something untrue.
+    pub(crate) fn unauthorized(detail: impl Into<String>) -> Self {
+        Self::new(ErrorCode::AccessDenied, detail).with_status(StatusCode::UNAUTHORIZED)
+    }
+
+    /// Whoever makes the request may not make it.
+    pub(crate) fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(ErrorCode::AccessDenied, detail).with_status(StatusCode::FORBIDDEN)
+    }
+
     pub(crate) fn draining() -> Self {
         Self::new(ErrorCode::Draining, "the daemon is ending, and takes nothing new")
     }
@@ -86,7 +96,7 @@ fn status_of(code: ErrorCode) -> StatusCode {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let details = ProblemDetails {
-            kind: format!("{CODES}{}", self.code),
+            kind: format!("{KIND}{}", self.code),
             title: self.code.meaning().to_owned(),
             status: self.status.as_u16(),
             detail: self.detail,
@@ -97,6 +107,10 @@ impl IntoResponse for Problem {
         let mut response = (self.status, Json(details)).into_response();
         let kind = header::HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = header::HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
         response
     }
 }
@@ -132,6 +146,12 @@ impl From<RefError> for Problem {
 impl From<JsonRejection> for Problem {
     fn from(rejection: JsonRejection) -> Self {
         Self::usage(rejection.body_text()).with_status(rejection.status())
+    }
+}
+
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self::usage(rejection.body_text())
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -205,9 +205,10 @@ fn no_such_slot() -> Problem {
 /// Lends a server to the command that holds the place.
 pub(super) async fn lend(
     State(app): Shared,
-    Path(slot): Path<Uuid>,
+    slot: Result<Path<Uuid>, PathRejection>,
     wish: Result<Json<ServerWish>, JsonRejection>,
 ) -> Answer<Json<LentServer>> {
+    let Path(slot) = slot?;
     let Json(wish) = wish?;
     let (reply, replied) = oneshot::channel();
     let command = SlotCommand::Lend(Box::new(wish), reply);
@@ -231,9 +232,10 @@ pub(super) struct HowToGiveBack {
 /// Takes a server back. Answers when nothing of the turn is alive.
 pub(super) async fn give_back(
     State(app): Shared,
-    Path(slot): Path<Uuid>,
+    slot: Result<Path<Uuid>, PathRejection>,
     how: Result<Query<HowToGiveBack>, QueryRejection>,
 ) -> Answer<StatusCode> {
+    let Path(slot) = slot?;
     let Query(how) = how?;
     let (done, is_done) = oneshot::channel();
     let command = SlotCommand::GiveBack { now: how.now, done };
@@ -248,9 +250,10 @@ pub(super) async fn give_back(
 /// Takes note of how the turn of a command has ended.
 pub(super) async fn end(
     State(app): Shared,
-    Path(slot): Path<Uuid>,
+    slot: Result<Path<Uuid>, PathRejection>,
     end: Result<Json<SlotEnd>, JsonRejection>,
 ) -> Answer<StatusCode> {
+    let Path(slot) = slot?;
     let Json(end) = end?;
     command_of(&app, slot)?;
     tracing::debug!("turn {} of a command has ended: {}", end.turn, end.verdict);

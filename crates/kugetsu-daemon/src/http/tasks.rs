@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use jiff::Timestamp;
 use kugetsu_api::{
     Address, AddressName, ErrorCode, PRIORITIES, RefContext, RepoRef, SubmittedTask, Task, TaskId, TaskList,
@@ -21,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use super::Shared;
+use super::access::Access;
 use super::problem::{Answer, Problem};
 use crate::app::App;
 use crate::events::{self, Form};
@@ -37,6 +38,7 @@ const MAX_PAGE: usize = 1000;
 /// Submits a task.
 pub(super) async fn submit(
     State(app): Shared,
+    Extension(access): Extension<Access>,
     headers: HeaderMap,
     request: Result<Json<TaskRequest>, JsonRejection>,
 ) -> Answer<Response> {
@@ -49,6 +51,7 @@ pub(super) async fn submit(
     let streams = request.stream;
     let engine = app.engine();
     let task = new_task(id, request, key, engine.settings())?;
+    access.require(task.spec.address.repo())?;
     // A repository that nobody set up has nothing that the task could run in.
     let repo = task.spec.address.repo().clone();
     let known = move || engine.base_for(&repo).map(drop);
@@ -170,6 +173,7 @@ pub(super) struct ListQuery {
 /// Lists tasks, newest first.
 pub(super) async fn list(
     State(app): Shared,
+    Extension(access): Extension<Access>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Answer<Json<TaskList>> {
     let Query(query) = query?;
@@ -180,13 +184,28 @@ pub(super) async fn list(
     };
     let states = query.state.iter().flat_map(|states| states.split(','));
     let states: Result<Vec<_>, String> = states.map(str::parse).collect();
-    let repo = query.repo.map(|repo| RepoRef::parse(&repo, &context));
-    let address = query.address.map(|text| Address::parse(&text, &context));
+    let repo = query
+        .repo
+        .map(|repo| RepoRef::parse(&repo, &context))
+        .transpose()?;
+    let address = query
+        .address
+        .map(|text| Address::parse(&text, &context))
+        .transpose()?;
+    match repo.as_ref().or(address.as_ref().map(Address::repo)) {
+        Some(repo) => access.require(repo)?,
+        None if access.covers_all() => {}
+        None => {
+            return Err(Problem::forbidden(
+                "the token covers some repositories: name one of them with `repo`",
+            ));
+        }
+    }
     let limit = query.limit.unwrap_or(PAGE).clamp(1, MAX_PAGE);
     let filter = TaskFilter {
         states: states.map_err(Problem::usage)?,
-        repo: repo.transpose()?,
-        address: address.transpose()?.map(|address| address.to_string()),
+        repo,
+        address: address.map(|address| address.to_string()),
         before: query.before,
         limit: limit + 1,
     };
@@ -197,19 +216,20 @@ pub(super) async fn list(
     Ok(Json(TaskList { tasks, next }))
 }
 
-/// The task with this id, or whose id begins or ends with this text.
-async fn find(app: &App, text: &str) -> Answer<Task> {
+/// The task with this id, or whose id begins or ends with this text, if the request may see it.
+async fn find(app: &App, access: &Access, text: &str) -> Answer<Task> {
     let missing = || {
         Problem::new(ErrorCode::NoTask, format!("there is no task `{text}`"))
             .hint("list the tasks: kugetsu task list")
     };
+    let seen = |task: Option<Task>| task.filter(|task| access.covers(task.repo())).ok_or_else(missing);
     if let Ok(id) = text.parse() {
-        return app.queue.task(id).await?.ok_or_else(missing);
+        return seen(app.queue.task(id).await?);
     }
     let found = app.queue.matching(text.to_owned()).await?;
     match found.as_slice() {
         [] => Err(missing()),
-        [one] => app.queue.task(*one).await?.ok_or_else(missing),
+        [one] => seen(app.queue.task(*one).await?),
         several => {
             let names: Vec<_> = several.iter().map(ToString::to_string).collect();
             Err(Problem::usage(format!("several tasks match `{text}`"))
@@ -219,13 +239,21 @@ async fn find(app: &App, text: &str) -> Answer<Task> {
 }
 
 /// Shows a task.
-pub(super) async fn show(State(app): Shared, Path(task): Path<String>) -> Answer<Json<Task>> {
-    find(&app, &task).await.map(Json)
+pub(super) async fn show(
+    State(app): Shared,
+    Extension(access): Extension<Access>,
+    task: Result<Path<String>, PathRejection>,
+) -> Answer<Json<Task>> {
+    find(&app, &access, &task?.0).await.map(Json)
 }
 
 /// Cancels a task. The turn of a running one is stopped; the answer does not wait for its end.
-pub(super) async fn cancel(State(app): Shared, Path(task): Path<String>) -> Answer<Json<Task>> {
-    let id = find(&app, &task).await?.task;
+pub(super) async fn cancel(
+    State(app): Shared,
+    Extension(access): Extension<Access>,
+    task: Result<Path<String>, PathRejection>,
+) -> Answer<Json<Task>> {
+    let id = find(&app, &access, &task?.0).await?.task;
     let task = match app.queue.cancel(id, Timestamp::now()).await? {
         Cancellation::Cancelled(task) | Cancellation::Over(task) => task,
         Cancellation::Running(task) => {
@@ -253,12 +281,13 @@ fn yes() -> bool {
 /// The events of a task's turn.
 pub(super) async fn events(
     State(app): Shared,
-    Path(task): Path<String>,
+    Extension(access): Extension<Access>,
+    task: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     query: Result<Query<EventsQuery>, QueryRejection>,
 ) -> Answer<Response> {
     let Query(query) = query?;
-    let task = find(&app, &task).await?;
+    let task = find(&app, &access, &task?.0).await?;
     Ok(streamed(app, task, &headers, query.follow))
 }
 

@@ -11,10 +11,9 @@ use uuid::Uuid;
 
 use crate::environment::Environment;
 use crate::fsx;
-use crate::opencode::{Opencode, SessionContext, Version, chooses_shell, user_configuration};
+use crate::opencode::{Launch, Opencode, SessionContext, Version, chooses_shell, user_configuration};
 use crate::permission::{Rule, env_json};
 use crate::process::Tree;
-use crate::transport::TurnSpec;
 
 /// Variables that tell shells, terminals and logins apart, and that opencode itself does not use. A turn's tools get
 /// their caller's values, although the server may have been started for another caller.
@@ -102,8 +101,7 @@ pub(super) struct ServerKey([u8; 32]);
 impl ServerWish {
     /// What a turn wants; `None` if it must have a server of its own: it has secrets, a log or a database of its own, a
     /// sandbox, or a directory or an environment that is not text. Blocks.
-    pub(crate) fn of(spec: &TurnSpec) -> Option<Self> {
-        let launch = &spec.launch;
+    pub(crate) fn of(launch: &Launch) -> Option<Self> {
         let opencode = &launch.opencode;
         let is_own = !launch.secrets.variables.is_empty()
             || launch.debug_log.is_some()
@@ -128,7 +126,7 @@ impl ServerWish {
             }
         }
         Some(Self {
-            turn: spec.turn(),
+            turn: launch.containment.mark,
             directory: launch.directory.clone(),
             program: opencode.program.clone(),
             version: opencode.version.clone(),

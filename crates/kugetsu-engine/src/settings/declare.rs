@@ -182,6 +182,8 @@ settings! {
         "how many turns may run at once through the daemon";
     warm_servers: u32 = "1", count,
         "how many idle servers the daemon starts ahead of need";
+    task_keep: Duration = "720h", duration,
+        "how long the daemon keeps tasks that have ended";
     notify: Option<String> = "", optional,
         "what to do when a turn ends: bell (on a terminal), or a shell command to run in the session's directory; a failure is only a warning";
     forge_timeout: Duration = "30s", duration,

@@ -57,11 +57,14 @@ impl ServerFolder {
         self.path.join(SHELL).join(name)
     }
 
-    /// The shell gives a tool the variables of the turn, and becomes the caller's shell. Without variables it ends.
+    /// The shell gives a tool the variables of the turn, keeps the server's password from it, and becomes the caller's
+    /// shell. Without variables it ends.
     fn shell_text(&self) -> String {
         let real = quoted(&self.real_shell.to_string_lossy());
         let variables = quoted(&self.path.join(VARIABLES).to_string_lossy());
-        format!("#!/bin/sh\n. {variables} || exit 126\nSHELL={real}\nexport SHELL\nexec {real} \"$@\"\n")
+        format!(
+            "#!/bin/sh\n. {variables} || exit 126\nunset OPENCODE_SERVER_PASSWORD\nSHELL={real}\nexport SHELL\nexec {real} \"$@\"\n"
+        )
     }
 
     /// Makes the folder of a new server.

@@ -36,8 +36,8 @@ impl Connector for PooledServers {
     }
 
     async fn connect(&self, spec: &TurnSpec) -> Result<Box<dyn TurnLink>, TransportError> {
-        let wanted = spec.clone();
-        let Some(wish) = aside(move || ServerWish::of(&wanted)).await else {
+        let launch = spec.launch.clone();
+        let Some(wish) = aside(move || ServerWish::of(&launch)).await else {
             return PrivateServer.connect(spec).await;
         };
         match self.lender.lend(wish).await {

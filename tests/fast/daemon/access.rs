@@ -1,0 +1,124 @@
+//! Who may use the API: the owner over the socket and over loopback, and everybody else with a token.
+
+use reqwest::Method;
+use serde_json::json;
+
+use super::{Request, expect_error, socket, status, submit, world_with};
+use crate::support::kit::{run, text};
+
+const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
+
+fn create_token(world: &kugetsu_testing::World, words: &[&str]) -> String {
+    let words = ["daemon", "token", "create", "--json"]
+        .into_iter()
+        .chain(words.iter().copied());
+    let created = run(world, words);
+    created.expect_status(0);
+    text(&created.json()["token"])
+}
+
+#[test]
+fn a_web_site_cannot_use_the_owners_access() {
+    let world = world_with(&LISTEN);
+    let base = text(&status(&world)["listen"]);
+    let get = || Request::over_http(&world, Method::GET, "/v1/tasks");
+    get().send().expect(200);
+    get().header("origin", &base).send().expect(200);
+    // DNS rebinding, another site, a sandboxed frame.
+    get()
+        .header("host", "evil.example")
+        .send()
+        .problem(403, "access-denied");
+    get()
+        .header("origin", "https://evil.example")
+        .send()
+        .problem(403, "access-denied");
+    get()
+        .header("origin", "null")
+        .send()
+        .problem(403, "access-denied");
+    // What a form can send without asking is not JSON.
+    let task = json!({"prompt": "x", "ref": "1"}).to_string();
+    let post = || Request::over_http(&world, Method::POST, "/v1/tasks");
+    post()
+        .header("content-type", "text/plain")
+        .body(&task)
+        .send()
+        .problem(415, "usage");
+    post().body(&task).send().problem(415, "usage");
+    // Health tells nothing, and is for everybody.
+    Request::over_http(&world, Method::GET, "/healthz")
+        .header("host", "evil.example")
+        .send()
+        .expect(200);
+    // Places and servers are for commands on this machine.
+    let slots = Request::over_http(&world, Method::POST, "/v1/slots")
+        .json(&json!({}))
+        .send();
+    slots.problem(404, "not-found");
+    assert!(socket(&world).exists());
+}
+
+#[test]
+fn a_token_allows_what_it_says_until_it_is_revoked() {
+    let world = world_with(&LISTEN);
+    submit(&world, &["1", "a task"]);
+    let reader = create_token(&world, &["reader", "--scope", "read"]);
+    let submitter = create_token(&world, &["submitter"]);
+    let elsewhere = create_token(&world, &["elsewhere", "--repo", "other/repo"]);
+    let ruler = create_token(&world, &["ruler", "--scope", "admin"]);
+    let kept = std::fs::read_to_string(world.kugetsu_home().join("tokens.json")).unwrap();
+    assert!(!kept.contains(&reader[8..]), "{kept}");
+    let asked = |method: Method, path: &'static str, token: &str| {
+        let request = Request::over_http(&world, method.clone(), path);
+        let request = request.header("authorization", &format!("Bearer {token}"));
+        if method == Method::POST {
+            request
+                .json(&json!({"prompt": "hello", "ref": "github.com/shoko/kugetsu#2"}))
+                .send()
+        } else {
+            request.send()
+        }
+    };
+    asked(Method::GET, "/v1/tasks", &reader).expect(200);
+    asked(Method::POST, "/v1/tasks", &reader).problem(403, "access-denied");
+    asked(Method::POST, "/v1/tasks", &submitter).expect(202);
+    asked(Method::POST, "/v1/stop", &submitter).problem(403, "access-denied");
+    asked(Method::GET, "/v1/tasks", &elsewhere).problem(403, "access-denied");
+    asked(Method::POST, "/v1/tasks", &elsewhere).problem(403, "access-denied");
+    let sessions = asked(Method::GET, "/v1/sessions", &elsewhere);
+    assert_eq!(sessions.expect(200).json()["sessions"], json!([]));
+    asked(Method::GET, "/v1/query", &elsewhere).problem(403, "access-denied");
+    asked(Method::GET, "/v1/tasks", "kugetsu_0").problem(401, "access-denied");
+    // A wrong token is not made good by where it comes from.
+    assert_eq!(
+        asked(Method::GET, "/v1/tasks", "").headers["www-authenticate"],
+        "Bearer"
+    );
+    run(&world, ["daemon", "token", "revoke", "reader"]).expect_status(0);
+    asked(Method::GET, "/v1/tasks", &reader).problem(401, "access-denied");
+    expect_error(
+        &run(&world, ["daemon", "token", "revoke", "reader", "--json"]),
+        66,
+        "not-found",
+    );
+    let list = run(&world, ["daemon", "token", "list", "--json"]).json();
+    assert_eq!(list["tokens"].as_array().unwrap().len(), 3, "{list:#}");
+    assert!(!list.to_string().contains("sha256"), "{list:#}");
+    run(&world, ["daemon", "token", "list"]).expect_status(0);
+    // No token is in the log.
+    let log = std::fs::read_to_string(world.kugetsu_home().join("run/daemon.log")).unwrap();
+    assert!(
+        ![reader, submitter, ruler]
+            .iter()
+            .any(|token| log.contains(&token[8..])),
+        "{log}"
+    );
+}
+
+#[test]
+fn other_machines_reach_it_only_behind_a_proxy() {
+    let world = crate::support::kit::fake_world();
+    let words = ["daemon", "start", "--detach", "--json", "--listen", "0.0.0.0:0"];
+    expect_error(&run(&world, words), 64, "usage");
+}

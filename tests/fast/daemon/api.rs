@@ -1,0 +1,249 @@
+//! The API over HTTP: tasks, events, sessions, and errors.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{Request, has_got, submit, task, wait_for_state, world, world_with};
+use crate::support::kit::{ISSUE, SOON, run, text};
+
+#[test]
+fn a_task_of_an_issues_url_runs_and_streams() {
+    let world = world_with(&["--listen", "127.0.0.1:0"]);
+    let body = json!({
+        "prompt": "Triage this issue and label it.",
+        "context": { "issue_url": "https://github.com/shoko/kugetsu/issues/14" },
+        "stream": true,
+    });
+    let streamed = Request::over_http(&world, Method::POST, "/v1/tasks")
+        .json(&body)
+        .send();
+    streamed.expect(200);
+    assert_eq!(streamed.headers["content-type"], "application/x-ndjson");
+    let lines: Vec<Value> = streamed
+        .body
+        .lines()
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.first().unwrap()["type"], "agent_start", "{lines:#?}");
+    assert_eq!(lines.last().unwrap()["type"], "agent_end", "{lines:#?}");
+    assert_eq!(lines[0]["ref"], ISSUE);
+    // Submit and poll.
+    let mut body = body;
+    body["stream"] = json!(false);
+    let accepted = Request::over_http(&world, Method::POST, "/v1/tasks")
+        .json(&body)
+        .send();
+    let id = text(&accepted.expect(202).json()["task_id"]);
+    assert_eq!(accepted.headers["location"], format!("/v1/tasks/{id}"));
+    wait_for_state(&world, &id, "ended");
+}
+
+#[test]
+fn events_are_numbered_and_go_on_where_a_reader_stopped() {
+    let world = world();
+    let id = submit(&world, &["1", "hello"]);
+    wait_for_state(&world, &id, "ended");
+    let path = format!("/v1/tasks/{id}/events");
+    let events = |last: Option<&str>| {
+        let mut request =
+            Request::over_socket(&world, Method::GET, &path).header("accept", "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let answer = request.send();
+        answer.expect(200);
+        assert_eq!(answer.headers["content-type"], "text/event-stream");
+        let events = answer.body.split("\n\n").filter(|event| event.contains("data: "));
+        let fields = |event: &str| {
+            let of = |name: &str| {
+                let line = event.lines().find_map(|line| line.strip_prefix(name));
+                line.unwrap_or_else(|| panic!("no {name} in {event:?}"))
+                    .to_owned()
+            };
+            (of("id: "), serde_json::from_str::<Value>(&of("data: ")).unwrap())
+        };
+        events.map(fields).collect::<Vec<_>>()
+    };
+    let all = events(None);
+    assert!(all.len() > 2, "{all:?}");
+    for (at, (id, _)) in all.iter().enumerate() {
+        assert_eq!(events(Some(id)), all[at + 1..], "after {id}");
+    }
+    assert_eq!(events(Some("nonsense")), all);
+    assert_eq!(events(Some(&format!("{id}:99999999999"))), all, "another turn's");
+}
+
+#[test]
+fn a_running_task_is_followed_by_several_readers() {
+    let world = world();
+    let id = submit(&world, &["1", "hang"]);
+    world.wait_until("the task runs", SOON, || has_got(&world, "hang"));
+    let tails: Vec<_> = (0..5)
+        .map(|_| world.spawn(["tail", &id, "-f", "--json"]))
+        .collect();
+    run(&world, ["stop", "1"]).expect_status(0);
+    for tail in tails {
+        let tail = tail.wait(SOON);
+        let last = tail.json_lines().pop().unwrap();
+        assert_eq!(
+            (&last["type"], &last["verdict"]),
+            (&json!("agent_end"), &json!("aborted")),
+            "{tail}"
+        );
+    }
+}
+
+#[test]
+fn sessions_are_listed_shown_and_signalled() {
+    let world = world();
+    for issue in ["1", "2", "3"] {
+        let id = submit(&world, &[issue, "hello"]);
+        wait_for_state(&world, &id, "ended");
+    }
+    let get = |path: &str| {
+        let answer = Request::over_socket(&world, Method::GET, path).send();
+        answer.expect(200);
+        answer.json()
+    };
+    let page = get("/v1/sessions?limit=2&state=completed&repo=shoko/kugetsu");
+    let next = text(&page["next"]);
+    assert_eq!(page["sessions"].as_array().unwrap().len(), 2, "{page:#}");
+    let rest = get(&format!(
+        "/v1/sessions?limit=2&after={}",
+        next.replace('#', "%23")
+    ));
+    assert_eq!(rest["sessions"].as_array().unwrap().len(), 1, "{rest:#}");
+    assert!(rest.get("next").is_none(), "{rest:#}");
+    let one = "github.com%2Fshoko%2Fkugetsu%231";
+    let shown = get(&format!("/v1/sessions/{one}"));
+    assert_eq!(
+        (&shown["ref"], &shown["state"]),
+        (&json!("github.com/shoko/kugetsu#1"), &json!("completed"))
+    );
+    assert_eq!(
+        get(&format!("/v1/sessions/{one}/turns"))["turns"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(get("/v1/query")["sessions"]["completed"], 3);
+    let post = |path: &str, body: Value| {
+        Request::over_socket(&world, Method::POST, path)
+            .json(&body)
+            .send()
+    };
+    post(&format!("/v1/sessions/{one}/signal"), json!({"signal": "stop"})).problem(404, "not-running");
+    post(&format!("/v1/sessions/{one}/answer"), json!({"answer": "allow"})).problem(404, "nothing-pending");
+    let id = submit(&world, &["1", "hang"]);
+    world.wait_until("the task runs", SOON, || has_got(&world, "hang"));
+    world.wait_until("it is on record", SOON, || {
+        post(&format!("/v1/sessions/{one}/signal"), json!({"signal": "stop"})).status == 202
+    });
+    assert_eq!(wait_for_state(&world, &id, "ended")["verdict"], "aborted");
+}
+
+#[test]
+fn nonsense_is_refused_with_a_reason() {
+    let world = world();
+    let post = |body: &str| {
+        Request::over_socket(&world, Method::POST, "/v1/tasks")
+            .header("content-type", "application/json")
+            .body(body)
+            .send()
+    };
+    for (body, status) in [
+        ("", 400),
+        ("{", 400),
+        ("[]", 422),
+        ("null", 422),
+        (r#"{"prompt": "x"}"#, 400),
+        (r#"{"prompt": "", "ref": "1"}"#, 400),
+        (r#"{"prompt": " ", "ref": "shoko/kugetsu#1"}"#, 400),
+        (
+            r#"{"prompt": "x", "ref": "shoko/kugetsu#1", "repo": "shoko/kugetsu"}"#,
+            400,
+        ),
+        (r#"{"prompt": "x", "ref": "shoko/kugetsu#0"}"#, 400),
+        (r#"{"prompt": "x", "ref": "../../etc/passwd#1"}"#, 400),
+        (r#"{"prompt": "x", "ref": "--host=x"}"#, 400),
+        (
+            r#"{"prompt": "x", "ref": "shoko/kugetsu#1", "model": "nonsense"}"#,
+            400,
+        ),
+        (
+            r#"{"prompt": "x", "ref": "shoko/kugetsu#1", "priority": 1000}"#,
+            400,
+        ),
+        (
+            r#"{"prompt": "x", "ref": "shoko/kugetsu#1", "limits": {"max_cost_usd": -1}}"#,
+            400,
+        ),
+        (
+            r#"{"prompt": "x", "ref": "shoko/kugetsu#1", "limits": {"timeout_seconds": 0}}"#,
+            400,
+        ),
+        (
+            r#"{"prompt": "x", "ref": "shoko/kugetsu#1", "answers": {"secrets": {"KEY": "value"}}}"#,
+            422,
+        ),
+        (
+            r#"{"prompt": "x", "ref": "shoko/kugetsu#1", "policy": [{"permission": "bash", "action": "allow"}]}"#,
+            422,
+        ),
+        (r#"{"prompt": "x", "ref": "shoko/kugetsu#1", "unknown": 1}"#, 422),
+    ] {
+        let answer = post(body);
+        assert_eq!(answer.status.as_u16(), status, "{body}: {answer:?}");
+        let problem = answer.json();
+        assert_eq!(problem["status"], status, "{body}: {problem:#}");
+        assert!(
+            problem["detail"]
+                .as_str()
+                .is_some_and(|detail| !detail.is_empty()),
+            "{problem:#}"
+        );
+    }
+    let large = json!({"prompt": "x".repeat(2 << 20), "ref": "shoko/kugetsu#1"}).to_string();
+    post(&large).problem(413, "usage");
+    let get = |path: &str| Request::over_socket(&world, Method::GET, path).send();
+    get("/v1/tasks?state=nonsense").problem(400, "usage");
+    get("/v1/tasks?limit=x").problem(400, "usage");
+    get("/v1/tasks/zzz").problem(404, "no-task");
+    get("/v1/sessions/nonsense").problem(400, "invalid-ref");
+    get("/v1/sessions/shoko%2Fkugetsu%2377").problem(404, "no-session");
+    get("/nothing").problem(404, "not-found");
+    Request::over_socket(&world, Method::DELETE, "/v1/tasks")
+        .send()
+        .problem(405, "usage");
+    let key = Request::over_socket(&world, Method::POST, "/v1/tasks")
+        .header("idempotency-key", &"k".repeat(300))
+        .json(&json!({"prompt": "x", "ref": "shoko/kugetsu#1"}));
+    key.send().problem(400, "usage");
+    assert_eq!(run(&world, ["task", "list", "--json"]).json()["tasks"], json!([]));
+}
+
+#[test]
+fn a_policy_only_narrows() {
+    let world = world();
+    let body = json!({
+        "prompt": "hello", "ref": "shoko/kugetsu#1",
+        "policy": [{"permission": "bash", "pattern": "git push *"}],
+    });
+    let accepted = Request::over_socket(&world, Method::POST, "/v1/tasks")
+        .json(&body)
+        .send();
+    let id = text(&accepted.expect(202).json()["task_id"]);
+    wait_for_state(&world, &id, "ended");
+    assert_eq!(task(&world, &id)["policy"][0]["pattern"], "git push *");
+    let call = world
+        .fake_calls()
+        .into_iter()
+        .find(|call| call.prompt.as_deref() == Some("hello"))
+        .unwrap();
+    let rules = call.permission.unwrap_or_default();
+    assert!(rules.contains("git push *"), "{rules}");
+    // The session's own policy is as it was.
+    assert!(!run(&world, ["permit", "1"]).stdout().contains("git push *"));
+}
