@@ -11,6 +11,7 @@ use kugetsu_api::output::{DaemonEndOutput, DaemonStartOutput, TokenListOutput, T
 use kugetsu_api::{DaemonStatus, ErrorCode, Scope, ServerState, StopRequest};
 use kugetsu_client::{Client, ClientError};
 use kugetsu_daemon::{DAEMON_LOG, DaemonError, DaemonOptions, TokenError, Tokens};
+use kugetsu_engine::money::{parse_usd, print_usd};
 use kugetsu_engine::settings::Settings;
 
 use super::context::{Context, duration, time_limit};
@@ -63,7 +64,7 @@ struct CreateArgs {
     /// A name of your choice
     name: String,
 
-    /// What the token allows: to read; to submit tasks as well; to end the daemon as well
+    /// What the token allows: to read; to submit and cancel tasks as well; to answer, signal and end everything as well
     #[arg(long, default_value = "submit", value_parser = scopes())]
     scope: Scope,
 
@@ -95,6 +96,14 @@ struct StartArgs {
     /// Listen on an address that other machines reach, without TLS, because a proxy in front of it has TLS
     #[arg(long, requires = "listen")]
     insecure_behind_proxy: bool,
+
+    /// Serve health and metrics for Prometheus on this address, to everybody
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
+
+    /// What all turns may cost in a day (UTC), in US dollars [config: budget_daily]
+    #[arg(long, value_name = "USD", value_parser = parse_usd)]
+    budget_daily: Option<f64>,
 
     /// How many turns may run at once [config: max_concurrent]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -237,6 +246,12 @@ fn start_detached(args: &StartArgs, context: &Context, output: Output) -> Outcom
     if let Some(address) = args.listen {
         flags.extend(["--listen".to_owned(), address.to_string()]);
     }
+    if let Some(address) = args.metrics {
+        flags.extend(["--metrics".to_owned(), address.to_string()]);
+    }
+    if let Some(budget) = args.budget_daily {
+        flags.extend(["--budget-daily".to_owned(), budget.to_string()]);
+    }
     if args.insecure_behind_proxy {
         flags.push("--insecure-behind-proxy".to_owned());
     }
@@ -246,12 +261,19 @@ fn start_detached(args: &StartArgs, context: &Context, output: Output) -> Outcom
             flags.extend([flag.to_owned(), format!("{}s", value.as_secs_f64())]);
         }
     }
-    let (_, pid) = start_daemon::in_background(context, &flags)?;
+    let (client, pid) = start_daemon::in_background(context, &flags)?;
     let socket = kugetsu_daemon::socket_path(&context.home);
+    let listen = match args.listen {
+        Some(_) => ask(client.status())?.listen,
+        None => None,
+    };
     if output.json {
-        output.object(DaemonStartOutput { pid, socket });
+        output.object(DaemonStartOutput { pid, socket, listen });
     } else {
-        output.note(format!("kugetsu: the daemon runs (process {pid})"));
+        let listens = listen
+            .map(|url| format!(", listens on {url}"))
+            .unwrap_or_default();
+        output.note(format!("kugetsu: the daemon runs (process {pid}){listens}"));
     }
     Ok(ExitStatus::Ok)
 }
@@ -269,6 +291,9 @@ fn start(args: &StartArgs, context: &Context) -> Outcome {
         version: env!("CARGO_PKG_VERSION"),
         max_concurrent: args.max_concurrent,
         listen: args.listen,
+        behind_proxy: args.insecure_behind_proxy,
+        metrics: args.metrics,
+        budget_daily: args.budget_daily,
         task_timeout: args.task_timeout,
         idle: args.idle,
         settings,
@@ -358,6 +383,7 @@ fn summary(status: &DaemonStatus) -> String {
         0 => String::new(),
         waiting => format!(", {} waiting", count(u64::from(waiting), "command")),
     };
+    lines.extend(status.listen.as_ref().map(|url| format!("listens   {url}")));
     lines.push(format!(
         "turns     {} of {} running{waiting}",
         status.running, status.max_concurrent
@@ -376,6 +402,13 @@ fn summary(status: &DaemonStatus) -> String {
         status.servers.len(),
         status.pool.warm_starts,
         status.pool.warm_starts + status.pool.cold_starts
+    ));
+    let budget = &status.budget;
+    let most = budget.daily_usd.map(|most| format!(" of {}", print_usd(most)));
+    lines.push(format!(
+        "spent     {}{} today",
+        print_usd(budget.spent_usd),
+        most.unwrap_or_default()
     ));
     lines.join("\n")
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kugetsu_api::{Address, ErrorCode, SlotEnd, SlotRequest};
 use kugetsu_client::{Client, ClientError};
-use kugetsu_engine::operations::{Engine, EngineError, TurnReport};
+use kugetsu_engine::operations::{Engine, EngineError, TurnReport, TurnRequest};
 use kugetsu_engine::settings::DaemonSetting;
 use kugetsu_engine::transport::PooledServers;
 use kugetsu_engine::turn::Interrupt;
@@ -80,6 +80,13 @@ impl Use {
             Ok(slot) => Ok(Some(slot)),
             // It finishes what runs, and will be gone.
             Err(ClientError::Problem(problem)) if problem.code == ErrorCode::Draining => Ok(None),
+            Err(ClientError::Problem(problem)) if problem.code == ErrorCode::BudgetUsedUp => {
+                Err(EngineError::Refused {
+                    code: problem.code,
+                    problem: problem.detail,
+                    hint: problem.hints.into_iter().next().unwrap_or_default(),
+                })
+            }
             Err(ClientError::Problem(problem)) => {
                 let hint = problem
                     .hints
@@ -94,6 +101,14 @@ impl Use {
                 Ok(None)
             }
         }
+    }
+}
+
+/// Narrows what a turn may cost to what the daemon's budgets have left.
+pub(super) fn limit(request: &mut TurnRequest, slot: Option<&Slot>) {
+    if let Some(left) = slot.and_then(|slot| slot.max_cost_usd) {
+        let own = &mut request.options.limits.cost_usd;
+        *own = Some(own.map_or(left, |own| own.min(left)));
     }
 }
 
@@ -114,6 +129,9 @@ pub(super) async fn end(slot: Option<Slot>, result: &Result<TurnReport, EngineEr
             turn: report.turn.turn,
             verdict: report.turn.verdict,
             cost_usd: report.turn.cost_usd,
+            seconds: report.took.as_secs_f64(),
+            tokens: report.turn.tokens,
+            restarts: report.turn.restarts,
         })
         .await;
     }

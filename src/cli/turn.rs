@@ -517,6 +517,8 @@ fn run_with(
         let slot = through
             .place(&address, &mut interrupts, &mut view, output)
             .await?;
+        let mut request = request;
+        through_daemon::limit(&mut request, slot.as_ref());
         let turn = through_daemon::engine(engine, slot.as_ref()).spawn(request, responder);
         let id = turn.id;
         let report = follow(turn, interrupts, &mut view, |feed, view| {

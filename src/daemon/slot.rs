@@ -25,6 +25,8 @@ const END: Duration = Duration::from_secs(1);
 pub(crate) struct Slot {
     client: Client,
     id: Uuid,
+    /// What the turn may cost, if budgets limit that.
+    pub(crate) max_cost_usd: Option<f64>,
     news: watch::Receiver<News>,
     reader: JoinHandle<()>,
 }
@@ -52,11 +54,12 @@ impl Slot {
         loop {
             let event = tokio::time::timeout(SILENCE, lines.next()).await;
             match event.map_err(|_| silent())?? {
-                Some(SlotEvent::Granted { slot }) => {
+                Some(SlotEvent::Granted { slot, max_cost_usd }) => {
                     let (sender, news) = watch::channel(News::default());
                     return Ok(Self {
                         client,
                         id: slot,
+                        max_cost_usd,
                         news,
                         reader: tokio::spawn(read(lines, sender)),
                     });

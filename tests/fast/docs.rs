@@ -273,6 +273,8 @@ fn every_dependency_has_its_reason() {
     for manifest in [
         "Cargo.toml",
         "crates/kugetsu-api/Cargo.toml",
+        "crates/kugetsu-client/Cargo.toml",
+        "crates/kugetsu-daemon/Cargo.toml",
         "crates/kugetsu-engine/Cargo.toml",
         "crates/kugetsu-forge/Cargo.toml",
         "testing/Cargo.toml",

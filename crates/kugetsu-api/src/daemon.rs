@@ -13,7 +13,7 @@ use crate::{Address, ErrorCode, PoolCounts, QueueCounts, ServerView, Verdict};
 pub const API_VERSION: &str = "v1";
 
 /// The state of the daemon.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DaemonStatus {
     /// The version of kugetsu that runs as the daemon.
     pub version: String,
@@ -40,6 +40,26 @@ pub struct DaemonStatus {
     pub servers: Vec<ServerView>,
     /// What the pool of servers has done.
     pub pool: PoolCounts,
+    /// What was spent today, and what may be.
+    pub budget: BudgetView,
+}
+
+/// What turns have cost today, and what they may cost in a day, in US dollars.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BudgetView {
+    /// The day, UTC.
+    pub day: jiff::civil::Date,
+    /// What all turns have cost.
+    pub spent_usd: f64,
+    /// What all turns together may cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daily_usd: Option<f64>,
+    /// What the turns of one repository may cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daily_per_repo_usd: Option<f64>,
+    /// What the turns of one session may cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daily_per_session_usd: Option<f64>,
 }
 
 /// A command asks for a place among the turns that may run at once.
@@ -53,7 +73,7 @@ pub struct SlotRequest {
 }
 
 /// A line of the answer to a [`SlotRequest`]. The place belongs to the command as long as it reads the answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum SlotEvent {
     /// The command has to wait.
@@ -67,6 +87,9 @@ pub enum SlotEvent {
     Granted {
         /// The id of the place.
         slot: Uuid,
+        /// What the turn may cost, in US dollars, if budgets limit that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_cost_usd: Option<f64>,
     },
     /// The server that was lent to the turn has ended.
     ServerEnded {
@@ -123,6 +146,12 @@ pub struct SlotEnd {
     pub verdict: Verdict,
     /// What it cost, in US dollars.
     pub cost_usd: f64,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// Its tokens.
+    pub tokens: crate::TokenCount,
+    /// How often opencode was started again.
+    pub restarts: u32,
 }
 
 /// A request to end the daemon.
@@ -242,9 +271,9 @@ pub struct ProblemDetails {
 pub enum Scope {
     /// To read sessions, tasks and their events.
     Read,
-    /// To submit and cancel tasks, and to answer and signal sessions.
+    /// To submit and cancel tasks.
     Submit,
-    /// To end the daemon.
+    /// To answer and signal sessions, and to end the daemon.
     Admin,
 }
 

@@ -119,6 +119,7 @@ codes! {
     TurnUnrecorded, "turn-unrecorded", CannotWrite, false, "a signal ended the command while the end of its turn was being recorded; the next command completes the record";
     InUse, "in-use", TryAgain, true, "another process holds the session: a turn, `attach`, or a command that changes it";
     QueueFull, "queue-full", TryAgain, true, "as many tasks wait in the daemon's queue as may";
+    BudgetUsedUp, "budget-used-up", TryAgain, true, "what turns may cost today is used up";
     Draining, "draining", TryAgain, true, "the daemon is ending, and takes nothing new";
     OwnTurn, "own-turn", TryAgain, true, "the command runs in a tool of the turn that it would wait for or end, or that turn waits for the command";
     TooManyDelegates, "too-many-delegates", TryAgain, true, "as many turns that tools began run already as `max_delegates` allows, or as many commands of the turn's tools wait";

@@ -35,9 +35,9 @@ pub use asking::{QuestionDetail, RequestAnswer, RequestDetail};
 pub use changes::{ChangedFile, Changes, Commit, Refused, RefusedCall};
 pub use control::{Holder, SIGNAL_SCHEMA, Signal, SignalFile};
 pub use daemon::{
-    API_VERSION, AnswerRequest, DaemonStatus, LentServer, ProblemDetails, Scope, ServerExit, SessionList,
-    SessionView, SignalRequest, SlotEnd, SlotEvent, SlotRequest, StopRequest, SubmittedTask, TaskContext,
-    TaskList, TaskRequest, TokenView, TurnList,
+    API_VERSION, AnswerRequest, BudgetView, DaemonStatus, LentServer, ProblemDetails, Scope, ServerExit,
+    SessionList, SessionView, SignalRequest, SlotEnd, SlotEvent, SlotRequest, StopRequest, SubmittedTask,
+    TaskContext, TaskList, TaskRequest, TokenView, TurnList,
 };
 pub use doctor::{Check, Health};
 pub use error::{ErrorCode, ErrorDetail, ErrorOutput};

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
-use kugetsu_api::{DaemonStatus, TaskId};
+use kugetsu_api::{Address, DaemonStatus, TaskId};
 use kugetsu_engine::operations::{Engine, Environment, TurnControl};
 use kugetsu_engine::pool::{Pool, PoolOptions};
 use kugetsu_engine::settings::Settings;
@@ -18,6 +18,8 @@ use kugetsu_engine::transport::PooledServers;
 
 use crate::http;
 use crate::http::slots::SlotCommand;
+use crate::ledger::{Budgets, Entry, Ledger};
+use crate::metrics::{CountedTurn, Metrics};
 use crate::place::{self, Lock};
 use crate::queue::{Queue, QueueError, QueueOptions, SqliteQueue};
 use crate::runner;
@@ -54,6 +56,12 @@ pub struct DaemonOptions {
     pub idle: Option<Duration>,
     /// The address to listen on for HTTP, besides the socket.
     pub listen: Option<SocketAddr>,
+    /// Whether a proxy makes the connections to that address, so that they say nothing of who makes a request.
+    pub behind_proxy: bool,
+    /// A further address for health and metrics alone, without access control.
+    pub metrics: Option<SocketAddr>,
+    /// What turns may cost in a day, instead of what the settings say.
+    pub budget_daily: Option<f64>,
 }
 
 /// Why the daemon cannot run.
@@ -119,6 +127,7 @@ pub struct Daemon {
     app: Arc<App>,
     socket: tokio::net::UnixListener,
     listener: Option<tokio::net::TcpListener>,
+    metrics: Option<tokio::net::TcpListener>,
     _lock: Lock,
 }
 
@@ -134,6 +143,10 @@ pub(crate) struct App {
     has_own_most: bool,
     pub(crate) pool: Pool,
     pub(crate) tokens: Tokens,
+    pub(crate) behind_proxy: bool,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) metrics: Metrics,
+    budget_daily: Option<f64>,
     /// Where it listens for HTTP.
     listen: Option<SocketAddr>,
     engine: Mutex<Engine>,
@@ -169,10 +182,20 @@ impl Daemon {
         let engine = Engine::open(options.home.clone(), options.settings, options.environment)
             .with_server_connector(Arc::new(PooledServers::of(Arc::new(pool.clone()))));
         let listener = options.listen.map(listen).transpose()?;
+        let metrics = options.metrics.map(listen).transpose()?;
+        let ledger = Ledger::open(&options.home, Timestamp::now()).map_err(|source| DaemonError::File {
+            action: "read what was spent in",
+            path: options.home.clone(),
+            source,
+        })?;
         let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let socket = place::listen(&options.home, &lock)?;
         let app = App {
             tokens: Tokens::of(&options.home),
+            ledger: Arc::new(ledger),
+            metrics: Metrics::new(),
+            budget_daily: options.budget_daily,
+            behind_proxy: options.behind_proxy,
             listen: address,
             home: options.home,
             version: options.version,
@@ -191,8 +214,14 @@ impl Daemon {
             app: Arc::new(app),
             socket,
             listener,
+            metrics,
             _lock: lock,
         })
+    }
+
+    /// Where it listens for HTTP, besides the socket.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.app.listen
     }
 
     /// A handle that ends the daemon, or changes its settings.
@@ -208,6 +237,9 @@ impl Daemon {
         serving.spawn(http::serve_socket(Arc::clone(&app), self.socket));
         if let Some(listener) = self.listener {
             serving.spawn(http::serve_address(Arc::clone(&app), listener));
+        }
+        if let Some(listener) = self.metrics {
+            serving.spawn(http::serve_metrics(Arc::clone(&app), listener));
         }
         let tidying = tokio::spawn({
             let app = Arc::clone(&app);
@@ -285,6 +317,33 @@ impl App {
         *self.ending.borrow() != Ending::No
     }
 
+    /// What turns may cost.
+    pub(crate) fn budgets(&self) -> Budgets {
+        let engine = self.engine();
+        let settings = engine.settings();
+        Budgets {
+            daily: self.budget_daily.or(settings.budget_daily),
+            daily_per_repo: settings.budget_daily_per_repo,
+            daily_per_session: settings.budget_daily_per_session,
+        }
+    }
+
+    /// Counts a turn that has ended. What it cost is on disk when this returns.
+    pub(crate) async fn count(&self, address: &Address, turn: Uuid, counted: CountedTurn) {
+        self.metrics.turn(&counted);
+        let ledger = Arc::clone(&self.ledger);
+        let entry = Entry {
+            time: Timestamp::now(),
+            turn,
+            address: address.clone(),
+            cost_usd: counted.cost_usd,
+        };
+        let added = tokio::task::spawn_blocking(move || ledger.add(&entry)).await;
+        if let Ok(Err(error)) = added {
+            tracing::error!("what turn {turn} cost cannot be recorded: {error}");
+        }
+    }
+
     pub(crate) fn turns(&self) -> MutexGuard<'_, HashMap<TaskId, RunningTask>> {
         locked(&self.turns)
     }
@@ -308,6 +367,7 @@ impl App {
             queue: self.queue.counts(),
             servers: self.pool.servers(),
             pool: self.pool.counts(),
+            budget: self.ledger.view(self.budgets(), Timestamp::now()),
         }
     }
 

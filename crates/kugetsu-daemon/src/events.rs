@@ -1,13 +1,15 @@
-//! Follows the events of a task's turn. The file of the turn is the only buffer: a reader that stalls costs a small
+//! Follows the events of the turns of a task, or of one turn of a session. The file of the turn is the only buffer: a reader that stalls costs a small
 //! buffer and delays nobody.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
-use kugetsu_api::{Task, TaskId, TaskState};
+use kugetsu_api::{Address, Task, TaskId, TaskState};
+use kugetsu_engine::log_file::LogReader;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::mpsc;
@@ -15,8 +17,9 @@ use uuid::Uuid;
 
 use crate::app::App;
 
-/// How often a file is looked at that may have grown.
-const POLL: Duration = Duration::from_millis(10);
+/// How soon a file is looked at again that may have grown, and how seldom at the most.
+const SOONEST: Duration = Duration::from_millis(5);
+const LATEST: Duration = Duration::from_millis(100);
 /// How often a stream without news gets a sign of life.
 const ALIVE: Duration = Duration::from_secs(15);
 /// How much is read at once.
@@ -60,43 +63,109 @@ impl Position {
 /// The reader has gone.
 struct Gone;
 
-/// Sends the events of a task's turns until the task has ended; without `follow`, those that are there.
-pub(crate) async fn follow_task(
-    app: Arc<App>,
-    task: Task,
-    resume: Option<Position>,
-    form: Form,
-    follow: bool,
-    sender: mpsc::Sender<Result<Bytes, Infallible>>,
-) {
-    let follower = Follower {
-        app,
-        form,
-        follow,
-        sender,
+/// A turn that is followed.
+struct Followed {
+    address: Address,
+    turn: Uuid,
+    /// The task that it is the turn of, if it is followed as such.
+    task: Option<TaskId>,
+}
+
+/// How a stream is sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stream {
+    /// Its form.
+    pub(crate) form: Form,
+    /// Whether to wait for events that are to come.
+    pub(crate) follow: bool,
+    /// Where a reader stopped before.
+    pub(crate) resume: Option<Position>,
+}
+
+pub(crate) type Sender = mpsc::Sender<Result<Bytes, Infallible>>;
+
+/// Sends the events of a task's turns until the task has ended.
+pub(crate) async fn follow_task(app: Arc<App>, task: Task, stream: Stream, sender: Sender) {
+    let follower = Follower { app, stream, sender };
+    let _: Result<(), Gone> = follower.follow_task(task).await;
+}
+
+/// Sends the events of a session's turn until the turn has ended.
+pub(crate) async fn follow_turn(app: Arc<App>, address: Address, turn: Uuid, stream: Stream, sender: Sender) {
+    let follower = Follower { app, stream, sender };
+    let followed = Followed {
+        address,
+        turn,
+        task: None,
     };
-    let _: Result<(), Gone> = follower.follow_task(task, resume).await;
+    let _: Result<(), Gone> = follower.follow_turn(&followed).await;
+}
+
+/// The pauses between two looks at a file, which grow while nothing comes.
+#[derive(Default)]
+struct Pause(Duration);
+
+impl Pause {
+    fn next(&mut self) -> Duration {
+        self.0 = (self.0 * 5 / 4).clamp(SOONEST, LATEST);
+        self.0
+    }
+}
+
+/// The log of a turn's events, which may be compressed.
+enum Log {
+    Plain(File),
+    /// It is complete: only the logs of turns that have ended are compressed.
+    Whole(std::io::Cursor<Vec<u8>>),
+}
+
+impl Log {
+    /// Opens the log at an offset. `None` if there is none.
+    async fn open(path: &Path, offset: u64) -> Option<Self> {
+        if let Ok(mut file) = File::open(path).await {
+            file.seek(std::io::SeekFrom::Start(offset)).await.ok()?;
+            return Some(Self::Plain(file));
+        }
+        let path = path.to_owned();
+        let read = move || {
+            let mut bytes = Vec::new();
+            LogReader::open(&path).ok()?.read_to_end(&mut bytes).ok()?;
+            Some(bytes)
+        };
+        let bytes = tokio::task::spawn_blocking(read).await.ok().flatten()?;
+        let mut whole = std::io::Cursor::new(bytes);
+        whole.set_position(offset);
+        Some(Self::Whole(whole))
+    }
+
+    async fn read(&mut self, chunk: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(file) => file.read(chunk).await,
+            Self::Whole(bytes) => std::io::Read::read(bytes, chunk),
+        }
+    }
 }
 
 struct Follower {
     app: Arc<App>,
-    form: Form,
-    follow: bool,
-    sender: mpsc::Sender<Result<Bytes, Infallible>>,
+    stream: Stream,
+    sender: Sender,
 }
 
 impl Follower {
-    async fn follow_task(&self, mut task: Task, resume: Option<Position>) -> Result<(), Gone> {
-        let mut resume = resume;
+    async fn follow_task(&self, mut task: Task) -> Result<(), Gone> {
         let mut shown = None;
         loop {
             if let Some(turn) = task.turn.filter(|turn| shown != Some(*turn)) {
-                let from = resume.take().filter(|position| position.turn == turn);
-                self.follow_turn(&task, turn, from.map_or(0, |position| position.offset))
-                    .await?;
+                let followed = Followed {
+                    address: task.spec.address.clone(),
+                    turn,
+                    task: Some(task.task),
+                };
+                self.follow_turn(&followed).await?;
                 shown = Some(turn);
             }
-            if !self.follow {
+            if !self.stream.follow {
                 return Ok(());
             }
             task = match self.changed(task.task, shown).await? {
@@ -129,7 +198,7 @@ impl Follower {
     }
 
     async fn alive(&self) -> Result<(), Gone> {
-        match self.form {
+        match self.stream.form {
             Form::ServerSent => self.send(b": alive\n\n".to_vec()).await,
             // A blank line is not an event.
             Form::Lines => self.send(b"\n".to_vec()).await,
@@ -140,18 +209,21 @@ impl Follower {
         self.sender.send(Ok(bytes.into())).await.map_err(|_| Gone)
     }
 
-    /// Sends the events of a turn from an offset on, until the turn is over.
-    async fn follow_turn(&self, task: &Task, turn: Uuid, offset: u64) -> Result<(), Gone> {
-        let path = self.app.engine().stream_path(&task.spec.address, turn);
-        let Some(mut file) = self.open(&path, task.task, turn, offset).await? else {
+    /// Sends the events of a turn, from where the reader stopped before, until the turn is over.
+    async fn follow_turn(&self, followed: &Followed) -> Result<(), Gone> {
+        let turn = followed.turn;
+        let path = self.app.engine().stream_path(&followed.address, turn);
+        let resume = self.stream.resume.filter(|position| position.turn == turn);
+        let mut at = resume.map_or(0, |position| position.offset);
+        let Some(mut file) = self.open(&path, followed, at).await? else {
             return Ok(());
         };
-        let mut at = offset;
         let mut pending = Vec::new();
-        let mut quiet = tokio::time::Instant::now();
+        let mut quiet = Instant::now();
+        let mut pause = Pause::default();
         loop {
             // Whether the turn is over is asked before its last lines are read.
-            let over = !self.runs(task.task, turn).await;
+            let over = !self.runs(followed).await;
             let mut chunk = vec![0; CHUNK];
             let mut grown = false;
             while let Ok(count) = file.read(&mut chunk).await {
@@ -162,48 +234,49 @@ impl Follower {
                 pending.extend_from_slice(&chunk[..count]);
                 self.send_lines(&mut pending, &mut at, turn).await?;
             }
-            if over || !self.follow {
+            if over || !self.stream.follow {
                 return Ok(());
             }
             if grown {
-                quiet = tokio::time::Instant::now();
+                quiet = Instant::now();
+                pause = Pause::default();
             } else if quiet.elapsed() >= ALIVE {
-                quiet = tokio::time::Instant::now();
+                quiet = Instant::now();
                 self.alive().await?;
             }
             tokio::select! {
                 () = self.sender.closed() => return Err(Gone),
-                () = tokio::time::sleep(POLL) => {}
+                () = tokio::time::sleep(pause.next()) => {}
             }
         }
     }
 
-    /// Opens the file of a turn when it is there. `None` if the turn ends without one.
-    async fn open(
-        &self,
-        path: &PathBuf,
-        task: TaskId,
-        turn: Uuid,
-        offset: u64,
-    ) -> Result<Option<File>, Gone> {
+    /// Opens the log of a turn when it is there. `None` if the turn ends without one.
+    async fn open(&self, path: &Path, followed: &Followed, offset: u64) -> Result<Option<Log>, Gone> {
+        let mut pause = Pause::default();
         loop {
-            let over = !self.runs(task, turn).await;
-            if let Ok(mut file) = File::open(path).await {
-                let sought = file.seek(std::io::SeekFrom::Start(offset)).await;
-                return Ok(sought.is_ok().then_some(file));
+            let over = !self.runs(followed).await;
+            if let Some(log) = Log::open(path, offset).await {
+                return Ok(Some(log));
             }
-            if over || !self.follow {
+            if over || !self.stream.follow {
                 return Ok(None);
             }
             tokio::select! {
                 () = self.sender.closed() => return Err(Gone),
-                () = tokio::time::sleep(POLL) => {}
+                () = tokio::time::sleep(pause.next()) => {}
             }
         }
     }
 
     /// Whether the turn still runs. It is asked often, so the queue is asked only when the daemon does not run it.
-    async fn runs(&self, task: TaskId, turn: Uuid) -> bool {
+    async fn runs(&self, followed: &Followed) -> bool {
+        let turn = followed.turn;
+        let Some(task) = followed.task else {
+            let (engine, address) = (self.app.engine(), followed.address.clone());
+            let runs = move || engine.is_running(&address, turn);
+            return tokio::task::spawn_blocking(runs).await.unwrap_or(false);
+        };
         let here = self
             .app
             .turns()
@@ -223,7 +296,7 @@ impl Follower {
         };
         let rest = pending.split_off(end + 1);
         let lines = std::mem::replace(pending, rest);
-        let bytes = match self.form {
+        let bytes = match self.stream.form {
             Form::Lines => {
                 *at += lines.len() as u64;
                 lines

@@ -12,6 +12,8 @@
 mod app;
 mod events;
 mod http;
+mod ledger;
+mod metrics;
 mod place;
 pub mod queue;
 mod run;

@@ -13,6 +13,7 @@ use kugetsu_engine::turn::answers::{Answers, OnAsk};
 use kugetsu_engine::turn::{GO_ON, Responder};
 
 use crate::app::{App, Ending, RunningTask};
+use crate::metrics::CountedTurn;
 use crate::queue::{Claim, QueueError, Settlement};
 use crate::slots::Place;
 
@@ -100,7 +101,29 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
     let (task, turn) = (claim.task.task, claim.turn);
     let engine = app.engine();
     let before = Instant::now();
-    let result = run_turn(&app, &engine, &claim).await;
+    if !claim.resumed && claim.task.attempts <= 1 {
+        let since = claim.task.not_before.unwrap_or(claim.task.submitted);
+        app.metrics
+            .waited(since.max(claim.task.submitted), Timestamp::now());
+    }
+    let address = &claim.task.spec.address;
+    let left = match app.ledger.left(app.budgets(), address, Timestamp::now()) {
+        Ok(left) => left,
+        Err(used_up) if !claim.resumed => {
+            drop(place);
+            let again = Settlement::Again {
+                not_before: after(SignedDuration::try_from(used_up.full_in).unwrap_or(QUOTA_PAUSE)),
+                reason: used_up.to_string(),
+                cost_usd: 0.0,
+                counts: false,
+            };
+            settle(&app, &claim, again).await;
+            return;
+        }
+        // The turn may have run.
+        Err(_) => Some(0.0),
+    };
+    let result = run_turn(&app, &engine, &claim, left).await;
     let cancelled = app.turns().remove(&task).is_some_and(|running| running.cancelled);
     let result = match result {
         // The turn ran before the daemon's last end.
@@ -115,10 +138,28 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
         }
         result => result,
     };
+    if let Ok(report) = &result {
+        let ended = &report.turn;
+        let took = ended.ended.duration_since(ended.started).as_secs_f64();
+        let counted = CountedTurn {
+            verdict: ended.verdict,
+            seconds: took.max(0.0),
+            cost_usd: ended.cost_usd,
+            tokens: ended.tokens,
+            restarts: ended.restarts,
+        };
+        app.count(&claim.task.spec.address, turn, counted).await;
+    }
     let stopping = *app.ending().borrow() == Ending::Now;
     let end = settlement(result, cancelled, stopping);
     drop(place);
-    // Until this is on record, the turn counts as running, and its id keeps it from running twice.
+    settle(&app, &claim, end).await;
+}
+
+/// Records how an attempt ended. Until that is on record, the turn counts as running, and its id keeps it from running
+/// twice.
+async fn settle(app: &App, claim: &Claim, end: Settlement) {
+    let (task, turn) = (claim.task.task, claim.turn);
     while let Err(error) = app.queue.settle(task, turn, end.clone(), Timestamp::now()).await {
         match error {
             QueueError::Unavailable { .. } => {
@@ -133,10 +174,19 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
     }
 }
 
-async fn run_turn(app: &App, engine: &Engine, claim: &Claim) -> Result<TurnReport, EngineError> {
+async fn run_turn(
+    app: &App,
+    engine: &Engine,
+    claim: &Claim,
+    left: Option<f64>,
+) -> Result<TurnReport, EngineError> {
     let task = &claim.task;
     let prompt = prompt(engine, task).await;
-    let request = turn_request(app, engine, claim, prompt);
+    let mut request = turn_request(app, engine, claim, prompt);
+    if let Some(left) = left {
+        let own = &mut request.options.limits.cost_usd;
+        *own = Some(own.map_or(left, |own| own.min(left)));
+    }
     let settings = engine.settings();
     let answers = task.spec.answers.as_ref().map(|answers| {
         let questions = serde_json::json!({"questions": answers.questions});
@@ -223,10 +273,15 @@ fn turn_request(app: &App, engine: &Engine, claim: &Claim, prompt: String) -> Tu
     }
 }
 
+/// A time from now on.
+fn after(pause: SignedDuration) -> Timestamp {
+    let now = Timestamp::now();
+    now.checked_add(pause).unwrap_or(now)
+}
+
 /// What the end of an attempt means for its task.
 fn settlement(result: Result<TurnReport, EngineError>, cancelled: bool, stopping: bool) -> Settlement {
     let now = Timestamp::now();
-    let after = |pause: SignedDuration| now.checked_add(pause).unwrap_or(now);
     match result {
         Ok(report) => of_turn(&report.turn, cancelled, stopping, now, after(QUOTA_PAUSE)),
         Err(_) if cancelled => Settlement::Cancelled { cost_usd: 0.0 },

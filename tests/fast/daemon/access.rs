@@ -88,7 +88,9 @@ fn a_token_allows_what_it_says_until_it_is_revoked() {
     asked(Method::POST, "/v1/tasks", &elsewhere).problem(403, "access-denied");
     let sessions = asked(Method::GET, "/v1/sessions", &elsewhere);
     assert_eq!(sessions.expect(200).json()["sessions"], json!([]));
-    asked(Method::GET, "/v1/query", &elsewhere).problem(403, "access-denied");
+    for path in ["/v1/query", "/v1/status"] {
+        asked(Method::GET, path, &elsewhere).problem(403, "access-denied");
+    }
     asked(Method::GET, "/v1/tasks", "kugetsu_0").problem(401, "access-denied");
     // A wrong token is not made good by where it comes from.
     assert_eq!(
@@ -114,6 +116,26 @@ fn a_token_allows_what_it_says_until_it_is_revoked() {
             .any(|token| log.contains(&token[8..])),
         "{log}"
     );
+}
+
+#[test]
+fn a_proxy_of_the_owner_gives_nobody_the_owners_access() {
+    let world = world_with(&LISTEN);
+    for header in ["forwarded", "x-forwarded-for", "via"] {
+        let request = Request::over_http(&world, Method::GET, "/v1/tasks").header(header, "203.0.113.7");
+        request.send().problem(401, "access-denied");
+    }
+    run(&world, ["daemon", "stop"]).expect_status(0);
+    world.start_daemon_with(&["--listen", "127.0.0.1:0", "--insecure-behind-proxy"]);
+    Request::over_http(&world, Method::GET, "/v1/tasks")
+        .send()
+        .problem(401, "access-denied");
+    let token = create_token(&world, &["proxied", "--scope", "read"]);
+    let request = Request::over_http(&world, Method::GET, "/v1/tasks");
+    request
+        .header("authorization", &format!("Bearer {token}"))
+        .send()
+        .expect(200);
 }
 
 #[test]

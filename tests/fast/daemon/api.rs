@@ -1,9 +1,13 @@
 //! The API over HTTP: tasks, events, sessions, and errors.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+
+use kugetsu_testing::World;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Request, has_got, submit, task, wait_for_state, world, world_with};
+use super::{Request, has_got, socket, submit, task, wait_for_state, world, world_with};
 use crate::support::kit::{ISSUE, SOON, run, text};
 
 #[test]
@@ -205,8 +209,7 @@ fn nonsense_is_refused_with_a_reason() {
             "{problem:#}"
         );
     }
-    let large = json!({"prompt": "x".repeat(2 << 20), "ref": "shoko/kugetsu#1"}).to_string();
-    post(&large).problem(413, "usage");
+    too_large(&world);
     let get = |path: &str| Request::over_socket(&world, Method::GET, path).send();
     get("/v1/tasks?state=nonsense").problem(400, "usage");
     get("/v1/tasks?limit=x").problem(400, "usage");
@@ -246,4 +249,22 @@ fn a_policy_only_narrows() {
     assert!(rules.contains("git push *"), "{rules}");
     // The session's own policy is as it was.
     assert!(!run(&world, ["permit", "1"]).stdout().contains("git push *"));
+}
+
+/// A message that is too long is refused before it is read, so the daemon closes the connection while it is sent.
+fn too_large(world: &World) {
+    let body = json!({"prompt": "x".repeat(2 << 20), "ref": "shoko/kugetsu#1"}).to_string();
+    let mut stream = UnixStream::connect(socket(world)).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let head = format!(
+        "POST /v1/tasks HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let _ = stream.write_all(body.as_bytes());
+    let mut answer = [0; 4096];
+    let count = stream.read(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..count]);
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(answer.contains("application/problem+json"), "{answer}");
 }

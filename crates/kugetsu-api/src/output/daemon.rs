@@ -12,6 +12,9 @@ pub struct DaemonStartOutput {
     pub pid: u32,
     /// Its socket.
     pub socket: PathBuf,
+    /// Where it listens for HTTP, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
 }
 
 /// `daemon stop`.

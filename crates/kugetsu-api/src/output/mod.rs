@@ -25,10 +25,9 @@ pub use setup::{
     OneSettingOutput, PermitOutput, SettingView, SizesView,
 };
 
-use crate::SubmittedTask;
 use crate::{
-    BaseRecord, DaemonStatus, ErrorOutput, EventsSchema, Issue, Query, SignalFile, StreamLine, Task,
-    TaskList, TrashEntry, TurnRecord, TurnStatus,
+    BaseRecord, DaemonStatus, ErrorOutput, EventsSchema, Issue, Query, SignalFile, StreamLine, SubmittedTask,
+    Task, TaskList, TrashEntry, TurnRecord, TurnStatus,
 };
 
 /// The schema of all `--json` output except records and lines of the stream.

@@ -2,7 +2,8 @@
 //!
 //! The socket is the owner's: the system tells the user of every connection. A connection over loopback is the owner's
 //! if the system says so too, which it does on Linux; then the names in `Host` and `Origin` are checked as well, because
-//! a browser of the owner sends requests that a web site has written. Everybody else needs a token.
+//! a browser of the owner sends requests that a web site has written. Everybody else needs a token, and so does every
+//! request that came through a proxy, whoever the proxy is.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,6 +19,18 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use super::problem::{Answer, Problem};
 use crate::app::App;
+
+/// The port that a URL need not name.
+const HTTP: u16 = 80;
+
+/// Headers that proxies add.
+const FORWARDED: [&str; 5] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-real-ip",
+];
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +154,16 @@ impl Access {
     pub(crate) fn covers_all(&self) -> bool {
         self.repos.is_empty()
     }
+
+    /// Refuses a request that may see some repositories only what is of all of them.
+    pub(crate) fn require_all(&self) -> Answer<()> {
+        if self.covers_all() {
+            return Ok(());
+        }
+        Err(Problem::forbidden(
+            "the token covers some repositories, and this is of all of them",
+        ))
+    }
 }
 
 /// The access of a group of paths.
@@ -162,7 +185,8 @@ pub(super) async fn check(
 }
 
 async fn access_of(app: &Arc<App>, peer: Peer, headers: &HeaderMap) -> Answer<Access> {
-    if let Some(token) = token_in(headers) {
+    if headers.contains_key(header::AUTHORIZATION) {
+        let token = token_in(headers).unwrap_or_default();
         let (app, token) = (Arc::clone(app), token.to_owned());
         let checked = tokio::task::spawn_blocking(move || app.tokens.check(&token)).await;
         let found = match checked {
@@ -180,23 +204,24 @@ async fn access_of(app: &Arc<App>, peer: Peer, headers: &HeaderMap) -> Answer<Ac
             })
             .ok_or_else(|| Problem::unauthorized("the token is not known, or was revoked"));
     }
+    let is_forwarded = app.behind_proxy || FORWARDED.iter().any(|name| headers.contains_key(*name));
     match peer {
         Peer::Socket => Ok(Access::OWNER),
-        Peer::Loopback(own) => {
+        Peer::Loopback(own) if !is_forwarded => {
             check_names(headers, own)?;
             Ok(Access::OWNER)
         }
-        Peer::Unknown => Err(
-            Problem::unauthorized("a token is needed: authorization: Bearer TOKEN")
-                .hint("make one: kugetsu daemon token create NAME"),
-        ),
+        Peer::Loopback(_) | Peer::Unknown => Err(Problem::unauthorized(
+            "a token is needed: authorization: Bearer TOKEN",
+        )
+        .hint("make one: kugetsu daemon token create NAME")),
     }
 }
 
 fn token_in(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (kind, token) = value.split_once(' ')?;
-    kind.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
 /// Refuses a request that a browser may have been told to make: its `Host` is a name that leads here by an attacker's
@@ -207,7 +232,15 @@ fn check_names(headers: &HeaderMap, own: SocketAddr) -> Answer<()> {
             .get(name)
             .and_then(|value: &header::HeaderValue| value.to_str().ok())
     };
-    let names = [format!("localhost:{}", own.port()), own.to_string()];
+    let mut names = vec![format!("localhost:{}", own.port()), own.to_string()];
+    if own.port() == HTTP {
+        // Clients leave this port out.
+        names.extend([
+            "localhost".to_owned(),
+            own.ip().to_string(),
+            format!("[{}]", own.ip()),
+        ]);
+    }
     let host = text(header::HOST).unwrap_or_default();
     if !names.iter().any(|name| host.eq_ignore_ascii_case(name)) {
         return Err(Problem::forbidden(format!(

@@ -9,7 +9,10 @@ mod tasks;
 
 use std::sync::Arc;
 
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::Response;
 use axum::routing::{delete, get, post};
 use axum::{Router, middleware};
 use kugetsu_api::Scope;
@@ -24,7 +27,7 @@ const MAX_BODY: usize = 1 << 20;
 /// The longest body of what only commands on this machine send: an environment and the text about a session.
 const MAX_LOCAL_BODY: usize = 16 << 20;
 
-type Shared = axum::extract::State<Arc<App>>;
+type Shared = State<Arc<App>>;
 
 /// Serves the socket until the daemon ends.
 pub(crate) async fn serve_socket(app: Arc<App>, socket: UnixListener) {
@@ -41,6 +44,36 @@ pub(crate) async fn serve_address(app: Arc<App>, listener: TcpListener) {
     let _ = axum::serve(listener, service).await;
 }
 
+/// Serves health and metrics, which tell nothing of content, on an address of their own.
+pub(crate) async fn serve_metrics(app: Arc<App>, listener: TcpListener) {
+    let router = health()
+        .route("/metrics", get(status::metrics))
+        .fallback(|| async { Problem::no_such_path() })
+        .with_state(app);
+    let _ = axum::serve(listener, router).await;
+}
+
+fn health() -> Router<Arc<App>> {
+    Router::new()
+        .route("/healthz", get(status::healthz))
+        .route("/readyz", get(status::readyz))
+}
+
+/// Counts a request by the pattern of its path.
+async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>();
+    let route = route.map_or("none", MatchedPath::as_str).to_owned();
+    let method = match *request.method() {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    };
+    let response = next.run(request).await;
+    app.metrics.request(&route, method, response.status().as_u16());
+    response
+}
+
 /// What only commands on this machine need.
 fn slots_of(app: &Arc<App>) -> Router<Arc<App>> {
     let slots = Router::new()
@@ -54,11 +87,8 @@ fn slots_of(app: &Arc<App>) -> Router<Arc<App>> {
 
 /// What everybody may use who has access.
 fn shared(app: &Arc<App>) -> Router<Arc<App>> {
-    // Health tells nothing of content.
-    let health = Router::new()
-        .route("/healthz", get(status::healthz))
-        .route("/readyz", get(status::readyz));
     let reading = Router::new()
+        .route("/metrics", get(status::metrics))
         .route("/v1/status", get(status::status))
         .route("/v1/tasks", get(tasks::list))
         .route("/v1/tasks/{task}", get(tasks::show))
@@ -66,20 +96,24 @@ fn shared(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/v1/sessions", get(sessions::list))
         .route("/v1/sessions/{session}", get(sessions::show))
         .route("/v1/sessions/{session}/turns", get(sessions::turns))
+        .route("/v1/sessions/{session}/events", get(sessions::events))
         .route("/v1/sessions/{session}/diff", get(sessions::diff))
         .route("/v1/query", get(sessions::query));
     let submitting = Router::new()
         .route("/v1/tasks", post(tasks::submit))
-        .route("/v1/tasks/{task}/cancel", post(tasks::cancel))
+        .route("/v1/tasks/{task}/cancel", post(tasks::cancel));
+    // What a person decides, also about turns that others began.
+    let ruling = Router::new()
         .route("/v1/sessions/{session}/answer", post(sessions::answer))
-        .route("/v1/sessions/{session}/signal", post(sessions::signal));
-    let ruling = Router::new().route("/v1/stop", post(status::stop));
+        .route("/v1/sessions/{session}/signal", post(sessions::signal))
+        .route("/v1/stop", post(status::stop));
     Router::new()
-        .merge(health)
+        .merge(health())
         .merge(with_scope(reading, app, Scope::Read))
         .merge(with_scope(submitting, app, Scope::Submit))
         .merge(with_scope(ruling, app, Scope::Admin))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(Arc::clone(app), count))
         .fallback(|| async { Problem::no_such_path() })
         .method_not_allowed_fallback(|| async { Problem::wrong_method() })
 }

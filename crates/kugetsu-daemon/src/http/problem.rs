@@ -1,5 +1,7 @@
 //! Errors of the API, as RFC 9457 has them, with the codes of the command line.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{StatusCode, header};
@@ -8,6 +10,7 @@ use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::{ErrorCode, ProblemDetails, RefError};
 use kugetsu_engine::operations::EngineError;
 
+use crate::ledger::UsedUp;
 use crate::queue::QueueError;
 
 /// What the kind of an error begins with; its code follows. The codes are explained in docs/automation.md.
@@ -20,6 +23,7 @@ pub(crate) struct Problem {
     code: ErrorCode,
     detail: String,
     hints: Vec<String>,
+    retry_after: Option<Duration>,
 }
 
 pub(crate) type Answer<T> = Result<T, Problem>;
@@ -31,6 +35,7 @@ impl Problem {
             code,
             detail: detail.into(),
             hints: Vec::new(),
+            retry_after: None,
         }
     }
 
@@ -74,7 +79,7 @@ impl Problem {
 /// The HTTP status of a code. The exit status has the same meaning for a shell.
 fn status_of(code: ErrorCode) -> StatusCode {
     match code {
-        ErrorCode::QueueFull => return StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::QueueFull | ErrorCode::BudgetUsedUp => return StatusCode::TOO_MANY_REQUESTS,
         ErrorCode::IdempotencyKeyReused => return StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::InUse | ErrorCode::AlreadyHasSession | ErrorCode::DaemonVersion => {
             return StatusCode::CONFLICT;
@@ -107,11 +112,26 @@ impl IntoResponse for Problem {
         let mut response = (self.status, Json(details)).into_response();
         let kind = header::HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        if let Some(wait) = self.retry_after {
+            // Rounded up, so that nobody comes too early.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             let scheme = header::HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         }
         response
+    }
+}
+
+impl From<UsedUp> for Problem {
+    fn from(used_up: UsedUp) -> Self {
+        Self {
+            retry_after: Some(used_up.full_in),
+            ..Self::new(ErrorCode::BudgetUsedUp, used_up.to_string())
+        }
+        .hint("raise the budget: kugetsu config set budget_daily USD, then restart the daemon or send it SIGHUP")
     }
 }
 

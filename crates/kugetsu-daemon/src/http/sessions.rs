@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use axum::{Extension, Json};
 use kugetsu_api::output::{DiffOutput, Document, PendingSession, SessionWithState};
 use kugetsu_api::{
@@ -19,7 +20,9 @@ use tokio::sync::watch;
 use super::Shared;
 use super::access::Access;
 use super::problem::{Answer, Problem};
+use super::tasks::{EventsQuery, respond, stream_of};
 use crate::app::App;
+use crate::events;
 
 /// How many sessions a page has unless it says otherwise, and at most.
 const PAGE: usize = 100;
@@ -152,6 +155,29 @@ pub(super) async fn turns(
     Ok(Json(TurnList { turns: turns.await? }))
 }
 
+/// The events of a session's turn: the one that the query names, or the newest.
+pub(super) async fn events(
+    State(app): Shared,
+    Extension(access): Extension<Access>,
+    session: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    query: Result<Query<EventsQuery>, QueryRejection>,
+) -> Answer<Response> {
+    let address = address_of(&app, &access, session)?;
+    let Query(query) = query?;
+    let turn = match query.turn {
+        Some(turn) => turn,
+        None => {
+            let address = address.clone();
+            blocking(&app, move |engine| engine.newest_turn(&address)).await?
+        }
+    };
+    let stream = stream_of(&headers, query.follow);
+    Ok(respond(stream, |sender| {
+        tokio::spawn(events::follow_turn(app, address, turn, stream, sender));
+    }))
+}
+
 /// What a session has changed since it began.
 pub(super) async fn diff(
     State(app): Shared,
@@ -202,11 +228,7 @@ pub(super) async fn query(
     State(app): Shared,
     Extension(access): Extension<Access>,
 ) -> Answer<Json<Document<kugetsu_api::Query>>> {
-    if !access.covers_all() {
-        return Err(Problem::forbidden(
-            "the token covers some repositories, and the summary has all",
-        ));
-    }
+    access.require_all()?;
     let query = blocking(&app, Engine::query).await?;
     Ok(Json(Document::new(query)))
 }

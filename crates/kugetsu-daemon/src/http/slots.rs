@@ -12,7 +12,8 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use kugetsu_api::{ErrorCode, LentServer, ServerExit, SlotEnd, SlotEvent, SlotRequest};
+use jiff::Timestamp;
+use kugetsu_api::{Address, ErrorCode, LentServer, ServerExit, SlotEnd, SlotEvent, SlotRequest};
 use kugetsu_engine::pool::{Loan, PoolError, ServerWish};
 use kugetsu_engine::transport::Exit;
 use serde::Deserialize;
@@ -24,6 +25,7 @@ use uuid::Uuid;
 use super::Shared;
 use super::problem::{Answer, Problem};
 use crate::app::App;
+use crate::metrics::CountedTurn;
 
 /// How often a connection without news gets a line.
 const ALIVE: Duration = Duration::from_secs(15);
@@ -32,6 +34,7 @@ const ALIVE: Duration = Duration::from_secs(15);
 pub(crate) enum SlotCommand {
     Lend(Box<ServerWish>, oneshot::Sender<Result<LentServer, PoolError>>),
     GiveBack { now: bool, done: oneshot::Sender<()> },
+    End(SlotEnd, oneshot::Sender<()>),
 }
 
 /// Asks for a place.
@@ -53,8 +56,11 @@ pub(super) async fn ask(
     if app.is_ending() {
         return Err(Problem::draining());
     }
+    app.ledger
+        .left(app.budgets(), &request.address, Timestamp::now())?;
     let (lines, receiver) = mpsc::channel(8);
-    tokio::spawn(Holder { app, lines }.hold());
+    let address = request.address;
+    tokio::spawn(Holder { app, address, lines }.hold());
     let stream = ReceiverStream::new(receiver).map(|event| line(&event));
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
     Ok((kind, Body::from_stream(stream)).into_response())
@@ -69,6 +75,7 @@ fn line(event: &SlotEvent) -> Result<Bytes, serde_json::Error> {
 /// Holds a place for a command that reads the lines.
 struct Holder {
     app: Arc<App>,
+    address: Address,
     lines: mpsc::Sender<SlotEvent>,
 }
 
@@ -91,7 +98,13 @@ impl Holder {
         let (commands, mut received) = mpsc::channel(4);
         self.app.commands().insert(slot, commands);
         let _registered = Registered { app: &self.app, slot };
-        self.say(SlotEvent::Granted { slot }).await?;
+        // A budget that was used up meanwhile ends the turn with its first step.
+        let left = self
+            .app
+            .ledger
+            .left(self.app.budgets(), &self.address, Timestamp::now());
+        let max_cost_usd = left.unwrap_or(Some(0.0));
+        self.say(SlotEvent::Granted { slot, max_cost_usd }).await?;
         let mut loan: Option<Loan> = None;
         let mut alive = tokio::time::interval(ALIVE);
         alive.reset();
@@ -122,6 +135,17 @@ impl Holder {
                         if let Some(mut loan) = loan.take() {
                             loan.give_back(now).await;
                         }
+                        let _ = done.send(());
+                    }
+                    Some(SlotCommand::End(end, done)) => {
+                        let counted = CountedTurn {
+                            verdict: end.verdict,
+                            seconds: end.seconds,
+                            cost_usd: end.cost_usd,
+                            tokens: end.tokens,
+                            restarts: end.restarts,
+                        };
+                        self.app.count(&self.address, end.turn, counted).await;
                         let _ = done.send(());
                     }
                 },
@@ -255,7 +279,11 @@ pub(super) async fn end(
 ) -> Answer<StatusCode> {
     let Path(slot) = slot?;
     let Json(end) = end?;
-    command_of(&app, slot)?;
-    tracing::debug!("turn {} of a command has ended: {}", end.turn, end.verdict);
+    let (done, is_done) = oneshot::channel();
+    command_of(&app, slot)?
+        .send(SlotCommand::End(end, done))
+        .await
+        .map_err(|_| no_such_slot())?;
+    is_done.await.map_err(|_| no_such_slot())?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,12 +1,14 @@
 //! Health, state and end of the daemon.
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
+use jiff::Timestamp;
 use kugetsu_api::{DaemonStatus, StopRequest};
 
 use super::Shared;
+use super::access::Access;
 use super::problem::{Answer, Problem};
 
 /// The daemon lives.
@@ -23,8 +25,12 @@ pub(super) async fn readyz(State(app): Shared) -> Result<&'static str, Problem> 
 }
 
 /// What the daemon is doing.
-pub(super) async fn status(State(app): Shared) -> Json<DaemonStatus> {
-    Json(app.status())
+pub(super) async fn status(
+    State(app): Shared,
+    Extension(access): Extension<Access>,
+) -> Answer<Json<DaemonStatus>> {
+    access.require_all()?;
+    Ok(Json(app.status()))
 }
 
 /// Ends the daemon.
@@ -35,4 +41,11 @@ pub(super) async fn stop(
     let Json(request) = request?;
     app.stop(request.drain);
     Ok(StatusCode::ACCEPTED)
+}
+
+/// What the daemon counts, for Prometheus.
+pub(super) async fn metrics(State(app): Shared) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let text = app.metrics.text(&app.status(), Timestamp::now());
+    ([(header::CONTENT_TYPE, kind)], text)
 }

@@ -24,7 +24,7 @@ use super::Shared;
 use super::access::Access;
 use super::problem::{Answer, Problem};
 use crate::app::App;
-use crate::events::{self, Form};
+use crate::events::{self, Form, Stream};
 use crate::queue::{Cancellation, NewTask, TaskFilter};
 
 /// The header with which a submission can be repeated without making a second task.
@@ -52,6 +52,8 @@ pub(super) async fn submit(
     let engine = app.engine();
     let task = new_task(id, request, key, engine.settings())?;
     access.require(task.spec.address.repo())?;
+    app.ledger
+        .left(app.budgets(), &task.spec.address, Timestamp::now())?;
     // A repository that nobody set up has nothing that the task could run in.
     let repo = task.spec.address.repo().clone();
     let known = move || engine.base_for(&repo).map(drop);
@@ -230,6 +232,7 @@ async fn find(app: &App, access: &Access, text: &str) -> Answer<Task> {
     match found.as_slice() {
         [] => Err(missing()),
         [one] => seen(app.queue.task(*one).await?),
+        _ if !access.covers_all() => Err(missing()),
         several => {
             let names: Vec<_> = several.iter().map(ToString::to_string).collect();
             Err(Problem::usage(format!("several tasks match `{text}`"))
@@ -271,7 +274,9 @@ pub(super) async fn cancel(
 #[derive(Deserialize)]
 pub(super) struct EventsQuery {
     #[serde(default = "yes")]
-    follow: bool,
+    pub(super) follow: bool,
+    /// The turn of a session; by default the newest.
+    pub(super) turn: Option<Uuid>,
 }
 
 fn yes() -> bool {
@@ -291,29 +296,44 @@ pub(super) async fn events(
     Ok(streamed(app, task, &headers, query.follow))
 }
 
-/// Streams the events of a task: as server-sent events, or as JSON lines if the request accepts them.
+/// Streams the events of a task.
 fn streamed(app: Arc<App>, task: Task, headers: &HeaderMap, follow: bool) -> Response {
-    let accepts = |kind: &str| {
-        let accepted = headers.get_all(header::ACCEPT).iter();
-        accepted
-            .filter_map(|accepted| accepted.to_str().ok())
-            .any(|accepted| accepted.contains(kind))
-    };
-    let form = if accepts("text/event-stream") {
-        Form::ServerSent
-    } else {
-        Form::Lines
-    };
-    let resume = headers
-        .get("last-event-id")
-        .and_then(|id| events::Position::parse(id.to_str().ok()?));
-    let (sender, receiver) = mpsc::channel(16);
+    let stream = stream_of(headers, follow);
     let id = task.task;
-    tokio::spawn(events::follow_task(app, task, resume, form, follow, sender));
+    let mut response = respond(stream, |sender| {
+        tokio::spawn(events::follow_task(app, task, stream, sender));
+    });
+    if let Ok(location) = header::HeaderValue::from_str(&format!("/v1/tasks/{id}")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// The stream that a request asks for: server-sent events if it accepts them, or JSON lines.
+pub(super) fn stream_of(headers: &HeaderMap, follow: bool) -> Stream {
+    let accepted = headers.get_all(header::ACCEPT).iter();
+    let is_sent_by_server = accepted
+        .filter_map(|accepted| accepted.to_str().ok())
+        .any(|accepted| accepted.contains("text/event-stream"));
+    let resume = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    Stream {
+        form: if is_sent_by_server {
+            Form::ServerSent
+        } else {
+            Form::Lines
+        },
+        follow,
+        resume: resume.and_then(events::Position::parse),
+    }
+}
+
+/// The response whose body the task that `start` begins sends.
+pub(super) fn respond(stream: Stream, start: impl FnOnce(events::Sender)) -> Response {
+    let (sender, receiver) = mpsc::channel(16);
+    start(sender);
     let headers = [
-        (header::CONTENT_TYPE, form.content_type().to_owned()),
-        (header::CACHE_CONTROL, "no-cache".to_owned()),
-        (header::LOCATION, format!("/v1/tasks/{id}")),
+        (header::CONTENT_TYPE, stream.form.content_type()),
+        (header::CACHE_CONTROL, "no-cache"),
     ];
     (headers, Body::from_stream(ReceiverStream::new(receiver))).into_response()
 }

@@ -354,6 +354,16 @@ pub enum EngineError {
         /// What to do instead.
         hint: String,
     },
+    /// A daemon refuses the turn.
+    #[error("{problem}")]
+    Refused {
+        /// Why.
+        code: ErrorCode,
+        /// Why, for people.
+        problem: String,
+        /// What to do instead.
+        hint: String,
+    },
     /// The requested thing does not exist.
     #[error("{problem}")]
     NotFound {
@@ -499,7 +509,7 @@ impl EngineError {
             },
             Self::Panicked { .. } | Self::Internal(_) => ErrorCode::Internal,
             Self::Usage { .. } => ErrorCode::Usage,
-            Self::NotFound { code, .. } => *code,
+            Self::NotFound { code, .. } | Self::Refused { code, .. } => *code,
         }
     }
 
@@ -661,7 +671,11 @@ impl EngineError {
             Self::Worktree { source, .. } => source.hint(),
             Self::Hook { log, .. } => Some(format!("its output is in {}", log.display())),
             Self::StillRunning { hint, .. } => Some(hint.clone()),
-            Self::Usage { hint, .. } | Self::NotFound { hint, .. } if !hint.is_empty() => Some(hint.clone()),
+            Self::Usage { hint, .. } | Self::NotFound { hint, .. } | Self::Refused { hint, .. }
+                if !hint.is_empty() =>
+            {
+                Some(hint.clone())
+            }
             Self::UntrustedRepo { remedy, .. } => Some(remedy.clone()),
             Self::Transport(TransportError::Config(_)) | Self::Server(ServerError::Config(_)) => {
                 Some("correct the file, then run the same command again".to_owned())

@@ -182,6 +182,12 @@ settings! {
         "how many turns may run at once through the daemon";
     warm_servers: u32 = "1", count,
         "how many idle servers the daemon starts ahead of need";
+    budget_daily: Option<f64> = "", optional_usd,
+        "what all turns through the daemon may cost in a day (UTC), in US dollars; empty: no limit";
+    budget_daily_per_repo: Option<f64> = "", optional_usd,
+        "what the turns of one repository may cost in a day (UTC), in US dollars; empty: no limit";
+    budget_daily_per_session: Option<f64> = "", optional_usd,
+        "what the turns of one session may cost in a day (UTC), in US dollars; empty: no limit";
     task_keep: Duration = "720h", duration,
         "how long the daemon keeps tasks that have ended";
     notify: Option<String> = "", optional,
