@@ -41,6 +41,8 @@ enum DaemonVerb {
     Logs(LogArgs),
     /// Make, list or revoke tokens for the daemon's API
     Token(TokenArgs),
+    /// Print the OpenAPI document of the daemon's API
+    Openapi,
 }
 
 #[derive(Debug, Args)]
@@ -157,6 +159,10 @@ pub(super) fn run(args: &DaemonArgs, context: &Context, output: Output) -> Outco
         DaemonVerb::Stop(args) => stop(args, context, output),
         DaemonVerb::Logs(args) => logs(args, context),
         DaemonVerb::Token(args) => token(&args.verb, context, output),
+        DaemonVerb::Openapi => {
+            output.text(format!("{:#}", kugetsu_daemon::openapi()));
+            Ok(ExitStatus::Ok)
+        }
     }
 }
 

@@ -1,9 +1,9 @@
-//! Writes the checked-in JSON Schemas from the types of kugetsu-api.
+//! Writes the checked-in JSON Schemas from the types of kugetsu-api, and the OpenAPI document of the daemon.
 
 use kugetsu_api::output::SCHEMAS;
 use kugetsu_testing::workspace_root;
 
-use crate::step::Failure;
+use crate::step::{Failure, cargo};
 
 pub(crate) fn run() -> Result<(), Failure> {
     let folder = workspace_root().join("docs/schema");
@@ -18,5 +18,15 @@ pub(crate) fn run() -> Result<(), Failure> {
         std::fs::write(path, schema.text()).map_err(failed)?;
     }
     println!("{}: {} files", folder.display(), SCHEMAS.len());
+    let document = workspace_root().join("docs/openapi.json");
+    let failed = |error: std::io::Error| Failure::new(format!("{}: {error}", document.display()));
+    let printed = cargo(&["run", "--quiet", "--", "daemon", "openapi"])
+        .output()
+        .map_err(failed)?;
+    if !printed.status.success() {
+        return Err(Failure::of_status("kugetsu daemon openapi", printed.status));
+    }
+    std::fs::write(&document, printed.stdout).map_err(failed)?;
+    println!("{}", document.display());
     Ok(())
 }

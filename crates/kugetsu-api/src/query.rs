@@ -121,6 +121,7 @@ pub struct RepoView {
 
 /// The next step for one session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "NextStep")]
 pub struct Action {
     /// The session's address.
     #[serde(rename = "ref")]

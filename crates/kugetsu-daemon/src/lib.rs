@@ -22,6 +22,7 @@ mod slots;
 mod tokens;
 
 pub use app::{Daemon, DaemonError, DaemonOptions, Ended};
+pub use http::openapi;
 pub use place::{DAEMON_LOG, open_log, socket_path};
 pub use run::run;
 pub use tokens::{TokenError, Tokens};

@@ -268,3 +268,59 @@ fn too_large(world: &World) {
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     assert!(answer.contains("application/problem+json"), "{answer}");
 }
+
+#[test]
+fn the_document_of_the_api_is_that_of_the_code() {
+    let world = world();
+    let printed = run(&world, ["daemon", "openapi"]);
+    printed.expect_status(0);
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        printed.stdout() == kept,
+        "{} is not what the code makes; write it anew with: cargo xtask schema",
+        path.display()
+    );
+    let served = Request::over_socket(&world, Method::GET, "/v1/openapi.json").send();
+    assert_eq!(
+        served.expect(200).json(),
+        serde_json::from_str::<Value>(&kept).unwrap()
+    );
+}
+
+#[test]
+fn answers_are_what_the_document_says() {
+    let world = world();
+    wait_for_state(&world, &submit(&world, &["1", "hello"]), "ended");
+    let document = Request::over_socket(&world, Method::GET, "/v1/openapi.json")
+        .send()
+        .json();
+    let id = submit(&world, &["1", "again"]);
+    wait_for_state(&world, &id, "ended");
+    let paths = document["paths"].as_object().unwrap();
+    let mut checked = 0;
+    for (path, operations) in paths {
+        let schema = &operations["get"]["responses"]["200"]["content"]["application/json"]["schema"];
+        if schema.is_null() {
+            continue;
+        }
+        let concrete = path
+            .replace("{task}", &id)
+            .replace("{session}", "github.com%2Fshoko%2Fkugetsu%231");
+        let answer = Request::over_socket(&world, Method::GET, &concrete).send();
+        let mut whole = json!({"components": document["components"]});
+        whole
+            .as_object_mut()
+            .unwrap()
+            .extend(schema.as_object().unwrap().clone());
+        let validator = jsonschema::draft202012::new(&whole).unwrap();
+        let value = answer.expect(200).json();
+        let problems: Vec<String> = validator
+            .iter_errors(&value)
+            .map(|error| error.to_string())
+            .collect();
+        assert!(problems.is_empty(), "{path}: {problems:#?}\n{value:#}");
+        checked += 1;
+    }
+    assert!(checked >= 7, "{checked} answers were checked");
+}

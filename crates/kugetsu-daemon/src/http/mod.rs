@@ -1,6 +1,8 @@
 //! The HTTP API. One file for each group of paths.
 
 pub(crate) mod access;
+mod openapi;
+mod operations;
 mod problem;
 mod sessions;
 pub(crate) mod slots;
@@ -20,6 +22,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::app::App;
 use access::{OwnersSocket, Peer};
+pub use openapi::openapi;
 use problem::Problem;
 
 /// The longest body of a request.
@@ -87,31 +90,19 @@ fn slots_of(app: &Arc<App>) -> Router<Arc<App>> {
 
 /// What everybody may use who has access.
 fn shared(app: &Arc<App>) -> Router<Arc<App>> {
-    let reading = Router::new()
-        .route("/metrics", get(status::metrics))
-        .route("/v1/status", get(status::status))
-        .route("/v1/tasks", get(tasks::list))
-        .route("/v1/tasks/{task}", get(tasks::show))
-        .route("/v1/tasks/{task}/events", get(tasks::events))
-        .route("/v1/sessions", get(sessions::list))
-        .route("/v1/sessions/{session}", get(sessions::show))
-        .route("/v1/sessions/{session}/turns", get(sessions::turns))
-        .route("/v1/sessions/{session}/events", get(sessions::events))
-        .route("/v1/sessions/{session}/diff", get(sessions::diff))
-        .route("/v1/query", get(sessions::query));
-    let submitting = Router::new()
-        .route("/v1/tasks", post(tasks::submit))
-        .route("/v1/tasks/{task}/cancel", post(tasks::cancel));
-    // What a person decides, also about turns that others began.
-    let ruling = Router::new()
-        .route("/v1/sessions/{session}/answer", post(sessions::answer))
-        .route("/v1/sessions/{session}/signal", post(sessions::signal))
-        .route("/v1/stop", post(status::stop));
-    Router::new()
-        .merge(health())
-        .merge(with_scope(reading, app, Scope::Read))
-        .merge(with_scope(submitting, app, Scope::Submit))
-        .merge(with_scope(ruling, app, Scope::Admin))
+    let mut router = Router::new();
+    for operation in operations::all() {
+        let handler = match operation.scope {
+            // Health tells nothing of content.
+            None => operation.handler,
+            Some(scope) => operation.handler.route_layer(middleware::from_fn_with_state(
+                (Arc::clone(app), scope),
+                access::check,
+            )),
+        };
+        router = router.route(operation.path, handler);
+    }
+    router
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(Arc::clone(app), count))
         .fallback(|| async { Problem::no_such_path() })

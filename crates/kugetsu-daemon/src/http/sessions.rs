@@ -7,13 +7,14 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::{Extension, Json};
-use kugetsu_api::output::{DiffOutput, Document, PendingSession, SessionWithState};
+use kugetsu_api::output::{DiffOutput, PendingSession, SessionWithState};
 use kugetsu_api::{
     Address, AnswerRequest, RefContext, RepoRef, SessionList, SessionState, SessionView, SignalRequest,
     TurnList,
 };
 use kugetsu_engine::operations::{Engine, EngineError};
 use kugetsu_engine::turn::Interrupt;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::watch;
 
@@ -56,12 +57,16 @@ fn address_of(app: &App, access: &Access, session: Result<Path<String>, PathReje
 }
 
 /// A query for sessions.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
+    /// Only those in one of these states, separated by commas.
     state: Option<String>,
+    /// Only those of this repository.
     repo: Option<String>,
+    /// Only those behind this one: `next` of the page before.
     after: Option<String>,
+    /// At most this many, from 1 to 1000; 100 by default.
     limit: Option<usize>,
 }
 
@@ -183,11 +188,11 @@ pub(super) async fn diff(
     State(app): Shared,
     Extension(access): Extension<Access>,
     session: Result<Path<String>, PathRejection>,
-) -> Answer<Json<Document<DiffOutput>>> {
+) -> Answer<Json<DiffOutput>> {
     let address = address_of(&app, &access, session)?;
     let (_alive, interrupts) = watch::channel(Interrupt::None);
     let changes = app.engine().changes_since_start(&address, interrupts).await?;
-    Ok(Json(Document::new(DiffOutput { address, changes })))
+    Ok(Json(DiffOutput { address, changes }))
 }
 
 /// Answers the request that blocked a session's turn. The next turn delivers the answer.
@@ -196,15 +201,15 @@ pub(super) async fn answer(
     Extension(access): Extension<Access>,
     session: Result<Path<String>, PathRejection>,
     request: Result<Json<AnswerRequest>, JsonRejection>,
-) -> Answer<Json<Document<PendingSession>>> {
+) -> Answer<Json<PendingSession>> {
     let address = address_of(&app, &access, session)?;
     let Json(request) = request?;
     let answered = blocking(&app, move |engine| engine.answer(&address, &request.answer));
     let record = answered.await?;
-    Ok(Json(Document::new(PendingSession {
+    Ok(Json(PendingSession {
         address: record.address,
         requests: record.pending,
-    })))
+    }))
 }
 
 /// Sends a signal to the running turn of a session.
@@ -227,8 +232,7 @@ pub(super) async fn signal(
 pub(super) async fn query(
     State(app): Shared,
     Extension(access): Extension<Access>,
-) -> Answer<Json<Document<kugetsu_api::Query>>> {
+) -> Answer<Json<kugetsu_api::Query>> {
     access.require_all()?;
-    let query = blocking(&app, Engine::query).await?;
-    Ok(Json(Document::new(query)))
+    blocking(&app, Engine::query).await.map(Json)
 }

@@ -49,3 +49,8 @@ pub(super) async fn metrics(State(app): Shared) -> impl IntoResponse {
     let text = app.metrics.text(&app.status(), Timestamp::now());
     ([(header::CONTENT_TYPE, kind)], text)
 }
+
+/// The document of the API.
+pub(super) async fn openapi() -> Json<serde_json::Value> {
+    Json(super::openapi())
+}

@@ -15,6 +15,7 @@ use kugetsu_api::{
 };
 use kugetsu_engine::settings::{Settings, parse_model};
 use kugetsu_engine::turn::Interrupt;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -161,14 +162,19 @@ fn address_of(id: TaskId, request: &TaskRequest, settings: &Settings) -> Answer<
 }
 
 /// A query for tasks.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
+    /// Only those in one of these states, separated by commas.
     state: Option<String>,
+    /// Only those of this repository.
     repo: Option<String>,
+    /// Only those of the session with this address.
     #[serde(rename = "ref")]
     address: Option<String>,
+    /// Only those submitted before this one: `next` of the page before.
     before: Option<TaskId>,
+    /// At most this many, from 1 to 1000; 100 by default.
     limit: Option<usize>,
 }
 
@@ -271,8 +277,9 @@ pub(super) async fn cancel(
 }
 
 /// How to follow the events of a task.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(super) struct EventsQuery {
+    /// Whether to wait for events that are to come; true by default.
     #[serde(default = "yes")]
     pub(super) follow: bool,
     /// The turn of a session; by default the newest.

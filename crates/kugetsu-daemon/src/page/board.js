@@ -205,12 +205,13 @@ function tabKey(event) {
 
 /** Marks the session that is open, and shows its column. */
 export function opened(ref) {
-  if (ref && ref !== openRef) {
-    const own = columns.find((one) => one.items.some((item) => item.ref === ref && one.node.contains(document.activeElement)))
-      ?? columns.find((one) => one.items.some((item) => item.ref === ref));
+  if (ref !== openRef) {
+    const owners = columns.filter((one) => one.items.some((item) => item.ref === ref));
+    const own = owners.find((one) => one.list.node === document.activeElement) ?? owners[0];
     if (own) choose(own.id, true);
+    // A session that is not loaded yet is looked for again.
+    openRef = own || !ref ? ref : null;
   }
-  openRef = ref;
   columns.forEach(({ list }) => list.choose(ref));
 }
 
