@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Seek as _};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -95,8 +96,16 @@ struct StartArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
 
+    /// The certificate of that address with those that sign it, in PEM; it has TLS then
+    #[arg(long, value_name = "FILE", requires_all = ["listen", "tls_key"])]
+    tls_cert: Option<PathBuf>,
+
+    /// The key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
     /// Listen on an address that other machines reach, without TLS, because a proxy in front of it has TLS
-    #[arg(long, requires = "listen")]
+    #[arg(long, requires = "listen", conflicts_with = "tls_cert")]
     insecure_behind_proxy: bool,
 
     /// Serve health and metrics for Prometheus on this address, to everybody
@@ -169,11 +178,15 @@ pub(super) fn run(args: &DaemonArgs, context: &Context, output: Output) -> Outco
 /// Refuses to show the API to other machines in clear text.
 fn check_listen(args: &StartArgs) -> Result<(), CommandError> {
     match args.listen {
-        Some(address) if !address.ip().is_loopback() && !args.insecure_behind_proxy => {
+        Some(address)
+            if !address.ip().is_loopback() && !args.insecure_behind_proxy && args.tls_cert.is_none() =>
+        {
             Err(CommandError::usage(
-                format!("other machines reach {address}, and the daemon has no TLS of its own yet"),
-                "listen on 127.0.0.1, or put a proxy with TLS in front and add --insecure-behind-proxy",
-            ))
+                format!("other machines reach {address}, and everybody between could read what they send"),
+                "give the daemon a certificate: --tls-cert FILE --tls-key FILE",
+            )
+            .hint("or put a proxy with TLS in front of it, and add --insecure-behind-proxy")
+            .hint("or listen on 127.0.0.1"))
         }
         _ => Ok(()),
     }
@@ -199,6 +212,7 @@ fn no_daemon(error: &DaemonError) -> CommandError {
         DaemonError::System(_) => ErrorCode::System,
         DaemonError::LongSocket(_)
         | DaemonError::File { .. }
+        | DaemonError::Tls(_)
         | DaemonError::Listen { .. }
         | DaemonError::Api(_) => ErrorCode::DaemonUnusable,
     };
@@ -258,6 +272,12 @@ fn start_detached(args: &StartArgs, context: &Context, output: Output) -> Outcom
     if let Some(budget) = args.budget_daily {
         flags.extend(["--budget-daily".to_owned(), budget.to_string()]);
     }
+    for (flag, file) in [("--tls-cert", &args.tls_cert), ("--tls-key", &args.tls_key)] {
+        if let Some(file) = file {
+            // The daemon works in another folder.
+            flags.extend([flag.to_owned(), context.here.join(file).display().to_string()]);
+        }
+    }
     if args.insecure_behind_proxy {
         flags.push("--insecure-behind-proxy".to_owned());
     }
@@ -298,6 +318,7 @@ fn start(args: &StartArgs, context: &Context) -> Outcome {
         max_concurrent: args.max_concurrent,
         listen: args.listen,
         behind_proxy: args.insecure_behind_proxy,
+        tls: args.tls_cert.clone().zip(args.tls_key.clone()),
         metrics: args.metrics,
         budget_daily: args.budget_daily,
         task_timeout: args.task_timeout,

@@ -145,7 +145,7 @@ on_both_versions! {
         run(world, ["show", &name]).expect_status(0);
         let order: Vec<String> = ["first task", "second task"]
             .into_iter()
-            .flat_map(|prompt| world.model.turn_requests_with(prompt).pop())
+            .filter_map(|prompt| world.model.turn_requests_with(prompt).pop())
             .map(|request| request.user_texts().len().to_string())
             .collect();
         assert_eq!(order, ["1", "2"], "one after the other, in one session");

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
 use kugetsu_api::{Address, DaemonStatus, TaskId};
@@ -58,6 +59,8 @@ pub struct DaemonOptions {
     pub listen: Option<SocketAddr>,
     /// Whether a proxy makes the connections to that address, so that they say nothing of who makes a request.
     pub behind_proxy: bool,
+    /// The certificate and the key, in PEM, with which that address has TLS.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// A further address for health and metrics alone, without access control.
     pub metrics: Option<SocketAddr>,
     /// What turns may cost in a day, instead of what the settings say.
@@ -91,6 +94,9 @@ pub enum DaemonError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// The certificate or the key cannot be used.
+    #[error("TLS is not possible with these files: {0}")]
+    Tls(String),
     /// The queue could not be opened.
     #[error(transparent)]
     Queue(#[from] QueueError),
@@ -127,6 +133,7 @@ pub struct Daemon {
     app: Arc<App>,
     socket: tokio::net::UnixListener,
     listener: Option<tokio::net::TcpListener>,
+    tls: Option<TlsAcceptor>,
     metrics: Option<tokio::net::TcpListener>,
     _lock: Lock,
 }
@@ -149,6 +156,7 @@ pub(crate) struct App {
     budget_daily: Option<f64>,
     /// Where it listens for HTTP.
     listen: Option<SocketAddr>,
+    has_tls: bool,
     engine: Mutex<Engine>,
     ending: watch::Sender<Ending>,
     /// The turns of tasks that run.
@@ -182,6 +190,12 @@ impl Daemon {
         let engine = Engine::open(options.home.clone(), options.settings, options.environment)
             .with_server_connector(Arc::new(PooledServers::of(Arc::new(pool.clone()))));
         let listener = options.listen.map(listen).transpose()?;
+        let tls = options
+            .tls
+            .as_ref()
+            .map(|(certificate, key)| http::tls::acceptor(certificate, key));
+        let tls = tls.transpose().map_err(DaemonError::Tls)?;
+        let has_tls = tls.is_some();
         let metrics = options.metrics.map(listen).transpose()?;
         let ledger = Ledger::open(&options.home, Timestamp::now()).map_err(|source| DaemonError::File {
             action: "read what was spent in",
@@ -197,6 +211,7 @@ impl Daemon {
             budget_daily: options.budget_daily,
             behind_proxy: options.behind_proxy,
             listen: address,
+            has_tls,
             home: options.home,
             version: options.version,
             started: Timestamp::now(),
@@ -214,14 +229,15 @@ impl Daemon {
             app: Arc::new(app),
             socket,
             listener,
+            tls,
             metrics,
             _lock: lock,
         })
     }
 
     /// Where it listens for HTTP, besides the socket.
-    pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.app.listen
+    pub(crate) fn url(&self) -> Option<String> {
+        self.app.url()
     }
 
     /// A handle that ends the daemon, or changes its settings.
@@ -236,7 +252,7 @@ impl Daemon {
         let mut serving = tokio::task::JoinSet::new();
         serving.spawn(http::serve_socket(Arc::clone(&app), self.socket));
         if let Some(listener) = self.listener {
-            serving.spawn(http::serve_address(Arc::clone(&app), listener));
+            serving.spawn(http::serve_address(Arc::clone(&app), listener, self.tls));
         }
         if let Some(listener) = self.metrics {
             serving.spawn(http::serve_metrics(Arc::clone(&app), listener));
@@ -317,6 +333,12 @@ impl App {
         *self.ending.borrow() != Ending::No
     }
 
+    /// Where it listens for HTTP, besides the socket.
+    fn url(&self) -> Option<String> {
+        let scheme = if self.has_tls { "https" } else { "http" };
+        self.listen.map(|address| format!("{scheme}://{address}"))
+    }
+
     /// What turns may cost.
     pub(crate) fn budgets(&self) -> Budgets {
         let engine = self.engine();
@@ -360,7 +382,7 @@ impl App {
             started: self.started,
             draining: self.is_ending(),
             socket: place::socket_path(&self.home),
-            listen: self.listen.map(|address| format!("http://{address}")),
+            listen: self.url(),
             max_concurrent,
             running,
             waiting,

@@ -29,8 +29,7 @@ pub fn run(
         let mut hangup = signal(SignalKind::hangup()).map_err(DaemonError::System)?;
         let daemon = Daemon::open(options)?;
         let handle = daemon.handle();
-        let address = daemon.address();
-        let listens = address.map(|address| format!(", listens on http://{address}"));
+        let listens = daemon.url().map(|url| format!(", listens on {url}"));
         let listens = listens.unwrap_or_default();
         tracing::info!("the daemon runs (process {}){listens}", std::process::id());
         let running = tokio::spawn(daemon.run());

@@ -181,8 +181,11 @@ impl World {
     pub fn kill_daemon(&self) {
         let pid = self.daemon.swap(0, Ordering::SeqCst);
         assert!(pid != 0 && self.signal(pid, Signal::Kill), "the daemon runs");
+        // A thread that writes to the disk keeps the socket open for a moment after the process counts as dead.
+        let socket = self.kugetsu_home().join("run/daemon.sock");
         self.wait_until("the daemon is gone", DEADLINE, || {
             !self.processes().iter().any(|process| process.pid == pid)
+                && std::os::unix::net::UnixStream::connect(&socket).is_err()
         });
     }
 

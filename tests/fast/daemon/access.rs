@@ -139,6 +139,114 @@ fn a_proxy_of_the_owner_gives_nobody_the_owners_access() {
 }
 
 #[test]
+fn the_page_may_do_nothing_but_talk_to_its_daemon() {
+    let world = world_with(&LISTEN);
+    for path in ["/", "/page/app.js", "/page/style.css"] {
+        let answer = Request::over_http(&world, Method::GET, path).send();
+        answer.expect(200);
+        let policy = answer.headers["content-security-policy"].to_str().unwrap();
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'self';"),
+            "{policy}"
+        );
+        assert!(!policy.contains("unsafe"), "{policy}");
+        assert_eq!(answer.headers["x-content-type-options"], "nosniff");
+    }
+    let page = Request::over_http(&world, Method::GET, "/").send().body;
+    for foreign in ["http://", "https://", "<style", " style=", " onclick="] {
+        assert!(!page.contains(foreign), "{foreign} in\n{page}");
+    }
+    for path in ["/page/nothing.js", "/page/..%2f..%2fapp.rs"] {
+        Request::over_http(&world, Method::GET, path)
+            .send()
+            .problem(404, "not-found");
+    }
+}
+
+#[test]
+fn an_address_with_a_certificate_has_tls_and_needs_a_token() {
+    let world = crate::support::kit::fake_world();
+    let mut make = world.command("openssl");
+    make.current_dir(world.root()).args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+    ]);
+    make.args([
+        "-nodes",
+        "-keyout",
+        "key.pem",
+        "-out",
+        "cert.pem",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]);
+    make.args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
+    world.finish(make, kugetsu_testing::Stdin::Null).expect_status(0);
+    let (certificate, key) = (world.root().join("cert.pem"), world.root().join("key.pem"));
+    let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
+    let wrong = [
+        "daemon",
+        "start",
+        "--json",
+        "--listen",
+        "127.0.0.1:0",
+        "--tls-cert",
+        key,
+        "--tls-key",
+        key,
+    ];
+    expect_error(&run(&world, wrong), 69, "daemon-unusable");
+    world.start_daemon_with(&[
+        "--listen",
+        "0.0.0.0:0",
+        "--tls-cert",
+        certificate,
+        "--tls-key",
+        key,
+    ]);
+    let url = text(&status(&world)["listen"]);
+    let url = url.replace("0.0.0.0", "127.0.0.1");
+    assert!(url.starts_with("https://"), "{url}");
+    let token = create_token(&world, &["remote", "--scope", "read"]);
+    // As any client of the machine would.
+    let ask = |header: Option<&str>| {
+        let mut ask = world.command("openssl");
+        let address = url.strip_prefix("https://").unwrap();
+        ask.args([
+            "s_client",
+            "-quiet",
+            "-verify_return_error",
+            "-verify_hostname",
+            "localhost",
+        ]);
+        ask.args(["-CAfile", certificate, "-connect", address]);
+        let header = header
+            .map(|token| format!("authorization: Bearer {token}\r\n"))
+            .unwrap_or_default();
+        let request =
+            format!("GET /v1/tasks HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{header}\r\n");
+        world.finish(ask, kugetsu_testing::Stdin::text(request)).stdout()
+    };
+    let without = ask(None);
+    assert!(without.starts_with("HTTP/1.1 401 "), "{without}");
+    let with = ask(Some(&token));
+    assert!(with.starts_with("HTTP/1.1 200 "), "{with}");
+    // In clear text, nothing.
+    let clear = std::net::TcpStream::connect(url.strip_prefix("https://").unwrap());
+    let mut clear = clear.unwrap();
+    std::io::Write::write_all(&mut clear, b"GET /v1/tasks HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let _ = std::io::Read::read_to_end(&mut clear, &mut answer);
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+}
+
+#[test]
 fn other_machines_reach_it_only_behind_a_proxy() {
     let world = crate::support::kit::fake_world();
     let words = ["daemon", "start", "--detach", "--json", "--listen", "0.0.0.0:0"];

@@ -68,7 +68,7 @@ fn a_signal_ends_it_and_another_reads_the_settings_again() {
     // Settings that cannot be used change nothing.
     std::fs::write(world.kugetsu_home().join("config.toml"), "max_concurrent = 0\n").unwrap();
     assert!(world.signal(daemon, Signal::Hangup));
-    let logs = || run(&world, ["daemon", "logs"]).stdout().to_owned();
+    let logs = || run(&world, ["daemon", "logs"]).stdout();
     std::fs::write(world.kugetsu_home().join("config.toml"), "max_concurrent = 0\n").unwrap();
     world.wait_until("it says so", SOON, || {
         let path = world.kugetsu_home().join("run/daemon.log");

@@ -119,8 +119,12 @@ fn in_table(address: SocketAddr) -> String {
     };
     let groups = bytes.chunks_exact(4);
     let words = groups.map(|group| u32::from_ne_bytes([group[0], group[1], group[2], group[3]]));
-    let ip: String = words.map(|word| format!("{word:08X}")).collect();
-    format!("{ip}:{:04X}", address.port())
+    let mut text = String::new();
+    for word in words {
+        text.push_str(&format!("{word:08X}"));
+    }
+    text.push_str(&format!(":{:04X}", address.port()));
+    text
 }
 
 /// What a request may do.

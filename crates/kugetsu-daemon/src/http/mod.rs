@@ -3,11 +3,13 @@
 pub(crate) mod access;
 mod openapi;
 mod operations;
+mod page;
 mod problem;
 mod sessions;
 pub(crate) mod slots;
 mod status;
 mod tasks;
+pub(crate) mod tls;
 
 use std::sync::Arc;
 
@@ -19,11 +21,13 @@ use axum::routing::{delete, get, post};
 use axum::{Router, middleware};
 use kugetsu_api::Scope;
 use tokio::net::{TcpListener, UnixListener};
+use tokio_rustls::TlsAcceptor;
 
 use crate::app::App;
 use access::{OwnersSocket, Peer};
 pub use openapi::openapi;
 use problem::Problem;
+use tls::TlsListener;
 
 /// The longest body of a request.
 const MAX_BODY: usize = 1 << 20;
@@ -41,10 +45,19 @@ pub(crate) async fn serve_socket(app: Arc<App>, socket: UnixListener) {
 }
 
 /// Serves an address until the daemon ends.
-pub(crate) async fn serve_address(app: Arc<App>, listener: TcpListener) {
+pub(crate) async fn serve_address(app: Arc<App>, listener: TcpListener, tls: Option<TlsAcceptor>) {
     let router = shared(&app).with_state(app);
     let service = router.into_make_service_with_connect_info::<Peer>();
-    let _ = axum::serve(listener, service).await;
+    let served = match tls {
+        None => axum::serve(listener, service).await,
+        Some(acceptor) => match TlsListener::new(listener, acceptor) {
+            Ok(listener) => axum::serve(listener, service).await,
+            Err(error) => Err(error),
+        },
+    };
+    if let Err(error) = served {
+        tracing::error!("the address cannot be served: {error}");
+    }
 }
 
 /// Serves health and metrics, which tell nothing of content, on an address of their own.
@@ -90,7 +103,9 @@ fn slots_of(app: &Arc<App>) -> Router<Arc<App>> {
 
 /// What everybody may use who has access.
 fn shared(app: &Arc<App>) -> Router<Arc<App>> {
-    let mut router = Router::new();
+    let mut router = Router::new()
+        .route("/", get(page::index))
+        .route("/page/{name}", get(page::file));
     for operation in operations::all() {
         let handler = match operation.scope {
             // Health tells nothing of content.

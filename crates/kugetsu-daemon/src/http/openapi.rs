@@ -5,7 +5,7 @@
 
 use kugetsu_api::{ProblemDetails, Scope};
 use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::operations::{self, Operation, Success};
@@ -147,20 +147,27 @@ fn responses(success: Success, generator: &mut SchemaGenerator) -> Vec<(u16, Val
         })
     };
     match success {
-        Success::Json(status, schema) => vec![(status, document(schema(generator).to_value()))],
+        Success::Json(status, schema) => vec![(status, document(&schema(generator)))],
         Success::JsonOrEvents(status, schema) => {
             let events = events();
-            vec![(status, document(schema(generator).to_value())), (200, events)]
+            vec![(status, document(&schema(generator))), (200, events)]
         }
         Success::Events => vec![(200, events())],
-        Success::Text(what) => vec![(
-            200,
-            json!({"description": what, "content": {"text/plain": {"schema": {"type": "string"}}}}),
-        )],
+        Success::Other(media, what) => {
+            let schema = if media == "application/json" {
+                json!({})
+            } else {
+                json!({"type": "string"})
+            };
+            vec![(
+                200,
+                json!({"description": what, "content": {media: {"schema": schema}}}),
+            )]
+        }
         Success::Empty(status) => vec![(status, json!({"description": "Done, or begun"}))],
     }
 }
 
-fn document(schema: Value) -> Value {
+fn document(schema: &Schema) -> Value {
     json!({"description": "Done", "content": {"application/json": {"schema": schema}}})
 }

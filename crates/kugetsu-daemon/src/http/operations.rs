@@ -41,8 +41,8 @@ pub(super) enum Success {
     JsonOrEvents(u16, Describe),
     /// A stream of events.
     Events,
-    /// Text.
-    Text(&'static str),
+    /// A document of this media type, with its description.
+    Other(&'static str, &'static str),
     /// Nothing but this status.
     Empty(u16),
 }
@@ -74,6 +74,7 @@ pub(super) fn event(generator: &mut SchemaGenerator) -> Schema {
     of::<StreamLine>(generator)
 }
 
+const TEXT: &str = "text/plain";
 const RESUME: (&str, &str) = (
     "last-event-id",
     "The id of the last event that the reader has; the stream begins after it.",
@@ -159,7 +160,7 @@ pub(super) fn all() -> Vec<Operation> {
             "Whether the daemon lives",
         )
         .for_everybody()
-        .answers(Success::Text("`ok`")),
+        .answers(Success::Other(TEXT, "`ok`")),
         Operation::get(
             "/readyz",
             get(status::readyz),
@@ -167,7 +168,7 @@ pub(super) fn all() -> Vec<Operation> {
             "Whether the daemon takes tasks",
         )
         .for_everybody()
-        .answers(Success::Text("`ready`")),
+        .answers(Success::Other(TEXT, "`ready`")),
         Operation::get(
             "/v1/openapi.json",
             get(status::openapi),
@@ -175,14 +176,17 @@ pub(super) fn all() -> Vec<Operation> {
             "This document",
         )
         .for_everybody()
-        .answers(Success::Text("The document")),
+        .answers(Success::Other("application/json", "The document")),
         Operation::get(
             "/metrics",
             get(status::metrics),
             "metrics",
             "What the daemon counts, for Prometheus",
         )
-        .answers(Success::Text("Metrics in the format of OpenMetrics")),
+        .answers(Success::Other(
+            "application/openmetrics-text",
+            "Metrics in the format of OpenMetrics",
+        )),
         Operation::get(
             "/v1/status",
             get(status::status),

@@ -2,7 +2,7 @@
 
 import { taskForm, tokenForm } from './acts.js';
 import * as board from './board.js';
-import { el, fill, money, number, setText } from './dom.js';
+import { ago, el, fill, money, number, setText } from './dom.js';
 import * as inbox from './inbox.js';
 import * as pool from './pool.js';
 import * as session from './session.js';
@@ -222,6 +222,9 @@ store.addEventListener('lists', () => {
   pool.update();
   session.update();
 });
-store.addEventListener('tick', showTrouble);
+store.addEventListener('tick', () => {
+  showTrouble();
+  for (const time of document.querySelectorAll('time')) setText(time, ago(time.dateTime));
+});
 route();
 store.start();

@@ -56,7 +56,8 @@ function column({ id, name, plain, empty }) {
   const tab = el('button', {
     type: 'button', role: 'tab', id: `tab-${id}`, class: `tab tab-${id}`, 'aria-controls': `column-${id}`,
     on: { click: () => choose(id, true) },
-  }, name, ' ', tabCount);
+  }, el('span', {}, name), ' ', tabCount);
+  list.node.addEventListener('focus', () => choose(id, true));
   return { id, node, list, count, nothing, empty, tab, tabCount, items: [] };
 }
 
@@ -182,7 +183,10 @@ function choose(id, byPerson = false) {
     one.tab.setAttribute('aria-selected', String(isChosen));
     one.tab.tabIndex = isChosen ? 0 : -1;
     one.node.hidden = isCompact && !isChosen;
-    if (isChosen) one.list.refresh();
+    if (isChosen) {
+      one.list.refresh();
+      if (isCompact) one.tab.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+    }
   }
 }
 
@@ -217,7 +221,8 @@ export function opened(ref) {
 
 function current() {
   return columns.find(({ list }) => list.node === document.activeElement)
-    ?? columns.find((one) => (isCompact ? one.id === chosenTab : one.items.length > 0));
+    ?? columns.find((one) => one.id === chosenTab && (isCompact || one.items.length > 0))
+    ?? columns.find((one) => one.items.length > 0);
 }
 
 export function focusFilter() {

@@ -4,10 +4,11 @@
 const HIDDEN =
   /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]|[\u{e0000}-\u{e007f}]/gu;
 
+const NAMES = new Map([[0, 'NUL'], [7, 'BEL'], [8, 'BS'], [13, 'CR'], [27, 'ESC'], [127, 'DEL']]);
+
 function mark(char) {
   const code = char.codePointAt(0);
-  if (code < 0x20) return String.fromCodePoint(0x2400 + code);
-  if (code === 0x7f) return '\u2421';
+  if (NAMES.has(code)) return `\u27e8${NAMES.get(code)}\u27e9`;
   return `\u27e8U+${code.toString(16).toUpperCase().padStart(4, '0')}\u27e9`;
 }
 
@@ -114,7 +115,8 @@ export function issueUrl(ref) {
 
 const counts = new Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 1 });
 const whole = new Intl.NumberFormat('en');
-const moment = new Intl.DateTimeFormat('en-GB', {
+// Swedish writes a time as 2026-01-31 23:59:59.
+const moment = new Intl.DateTimeFormat('sv-SE', {
   year: 'numeric', month: '2-digit', day: '2-digit', hour: '2-digit', minute: '2-digit', second: '2-digit',
   hourCycle: 'h23',
 });

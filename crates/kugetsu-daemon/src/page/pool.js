@@ -3,7 +3,7 @@
 import { cancelButton } from './acts.js';
 import { ago, bytes, el, fill, full, keyed, money, number, parts, plural, sessionHash, setText, short, span, tail, tokenTotal, when } from './dom.js';
 import { dayPlot } from './plot.js';
-import { table } from './session.js';
+import { showFacts, table } from './session.js';
 import { store } from './store.js';
 
 const pool = document.getElementById('pool');
@@ -23,7 +23,7 @@ function build() {
     node.querySelector('tbody').replaceWith(rows);
     return node;
   };
-  at.taskTable = filled('Tasks', ['Task', 'State', 'Session', 'Prompt', 'Priority', 'Submitted', 'Tries', ''], at.tasks);
+  at.taskTable = filled('Tasks', ['Task', 'State', 'Session', 'Prompt', 'Priority', 'Submitted', 'Tries', 'Action'], at.tasks);
   at.serverTable = filled('Servers', ['Server', 'State', 'Turn', 'Turns', 'Memory', 'Since', 'Process', 'Folder'], at.servers);
   at.repoTable = filled('Repositories', ['Repository', 'Sessions', 'Turns', 'Tokens', 'Cost'], at.repos);
   fill(pool, el('h2', { id: 'pool-name' }, 'Queue and pool'),
@@ -69,9 +69,8 @@ function showPlaces(status, query) {
     query && ['All sessions', `${number(query.sessions.total)}, ${plural(query.totals.turns, 'turn')}, ${money(query.totals.cost_usd)}`],
     ['Daemon', `kugetsu ${status.version}, process ${status.pid}, up for ${span(Date.now() - Date.parse(status.started))}${status.draining ? ', draining' : ''}`],
     ['Listens on', [status.listen, status.socket].filter(Boolean).join(' and ')],
-  ].filter(Boolean);
-  keyed(at.facts, facts, ([name]) => name, ([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value)),
-    (node, [, value]) => setText(node.lastElementChild, value));
+  ];
+  showFacts(at.facts, facts);
 }
 
 function showTasks() {
@@ -83,7 +82,7 @@ function showTasks() {
   at.taskTable.hidden = tasks.length === 0;
   at.more.hidden = tasks.length <= MOST;
   setText(at.more, `${number(tasks.length - MOST)} more tasks wait.`);
-  keyed(at.tasks, tasks.slice(0, MOST), (task) => `${task.task} ${task.state} ${task.attempts}`, (task) => el('tr', {},
+  keyed(at.tasks, tasks.slice(0, MOST), (task) => JSON.stringify([task.task, task.state, task.attempts, task.reason]), (task) => el('tr', {},
     el('td', { title: task.task }, el('code', {}, tail(task.task))),
     el('td', {}, el('span', { class: `state state-${task.state}` }, task.state)),
     el('td', {}, link(task.ref)),
@@ -112,9 +111,6 @@ function showServers(status) {
     el('td', { title: full(one.since) }, when(one.since)),
     el('td', { class: 'num' }, one.pid ?? '–'),
     el('td', { class: 'wide' }, el('code', {}, one.directory ?? '–'))));
-  // The age changes while the row stays.
-  for (const time of at.servers.querySelectorAll('time')) setText(time, ago(time.dateTime));
-  for (const time of at.tasks.querySelectorAll('time')) setText(time, ago(time.dateTime));
 }
 
 function showCosts(query) {

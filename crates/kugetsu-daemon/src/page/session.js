@@ -74,9 +74,10 @@ class Panel {
     at.turnName = el('h3', { id: 'turn-name' }, 'Newest turn');
     at.back = el('button', { type: 'button', hidden: true, on: { click: () => this.#pick(null) } }, 'Newest turn');
     at.prompt = el('details', { class: 'prompt', hidden: true });
-    at.files = el('div', {});
+    at.files = el('div', { class: 'files' });
     at.cost = el('div', {});
     at.turns = el('div', {});
+    at.details = el('dl', { class: 'facts' });
     fill(panel,
       el('header', { class: 'panel-top' },
         el('h2', { id: 'session-name', tabindex: '-1' }, el('span', { class: 'row-repo' }, address.short), address.name),
@@ -90,7 +91,8 @@ class Panel {
           el('div', { class: 'block-top' }, at.turnName, at.back), at.prompt, this.#view.node),
         block('Submit a task', taskForm(ref)),
         at.tasksBlock,
-        block('Changed files', at.files), block('Cost', at.cost), block('Turns', at.turns)));
+        block('Changed files', at.files), block('Cost', at.cost), block('Turns', at.turns),
+        block('Details', at.details)));
     fill(at.files, el('p', { class: 'quiet' }, 'The page asks git.'));
     this.update();
   }
@@ -171,7 +173,7 @@ class Panel {
     const state = item?.state ?? record?.state ?? (store.waiting(this.ref).length ? 'queued' : '');
     setText(at.state, state);
     at.state.className = `state state-${state}`;
-    setText(at.title, item?.title || record?.issue_title || record?.title || '');
+    setText(at.title, (item?.title || record?.issue_title || record?.title || '').slice(0, 1000));
     at.title.hidden = !at.title.textContent;
     this.#drawNote(state);
 
@@ -192,7 +194,7 @@ class Panel {
     if (at.prompt.dataset.text !== (prompt ?? '')) {
       at.prompt.dataset.text = prompt ?? '';
       at.prompt.hidden = !prompt;
-      fill(at.prompt, el('summary', {}, el('strong', {}, 'Prompt '), (prompt ?? '').slice(0, 160)), el('pre', {}, prompt ?? ''));
+      fill(at.prompt, el('summary', {}, el('strong', {}, 'Prompt '), (prompt ?? '').slice(0, 160)), el('pre', { tabindex: '0', role: 'group', 'aria-label': 'Prompt' }, prompt ?? ''));
     }
   }
 
@@ -220,15 +222,13 @@ class Panel {
         ['Last sign of life', live.heartbeat ? `${ago(live.heartbeat)}${live.stale ? ', too long ago' : ''}` : 'none yet']);
     }
     facts.push(['Turns', number(totals.turns)], ['Cost', money(totals.cost_usd)],
-      ['Tokens', `${short(tokenTotal(tokens))}: ${short(tokens.input)} in, ${short(tokens.output)} out, ${short(tokens.cache_read)} cached`],
-      ['Updated', `${ago(record.updated)} (${full(record.updated)})`],
+      ['Tokens', `${short(tokenTotal(tokens))}: ${short(tokens.input)} in, ${short(tokens.output)} out, ${short(tokens.cache_read)} cached`]);
+    const details = [['Updated', full(record.updated)], ['Created', full(record.created)],
       record.worktree && ['Branch', record.worktree.branch],
       ['Folder', record.directory], ['Policy', record.policy?.preset], record.sandbox && ['Sandbox', 'on'],
-      ['opencode', [record.opencode, record.session].filter(Boolean).join(', ')]);
-    const list = facts.filter((fact) => fact?.[1]);
-    keyed(this.#at.facts, list, ([name]) => name,
-      ([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value)),
-      (node, [, value]) => setText(node.lastElementChild, value));
+      ['opencode', [record.opencode, record.session].filter(Boolean).join(', ')]];
+    showFacts(this.#at.facts, facts);
+    showFacts(this.#at.details, details);
   }
 
   #drawTasks() {
@@ -279,6 +279,13 @@ function block(name, ...content) {
   return el('section', { class: 'block' }, el('h3', {}, name), content);
 }
 
+/** Shows names and values. What has no value is left out. */
+export function showFacts(list, facts) {
+  keyed(list, facts.filter((fact) => fact?.[1]), ([name]) => name,
+    ([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value)),
+    (node, [, value]) => setText(node.lastElementChild, value));
+}
+
 /** A table that scrolls on its own where it is too wide. */
 export function table(name, heads, rows) {
   return el('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': name }, el('table', {},
@@ -292,7 +299,7 @@ function changes(found) {
   return el('div', {},
     el('p', { class: 'quiet' }, `${plural(found.file_count, 'file')}, `, el('span', { class: 'plus' }, `+${number(found.lines_added)}`), ' ',
       el('span', { class: 'minus' }, `−${number(found.lines_removed)}`), `, ${plural(found.commit_count, 'commit')}`),
-    el('ul', { class: 'plain files' }, files.map((file) => el('li', { class: 'line' },
+    el('ul', { class: 'plain scroller', tabindex: '0', 'aria-label': 'Changed files' }, files.map((file) => el('li', { class: 'line' },
       el('code', { class: 'grow' }, file.path),
       file.added === undefined || file.added === null ? el('span', { class: 'quiet' }, 'binary') : [
         el('span', { class: 'plus num' }, `+${file.added}`), el('span', { class: 'minus num' }, `−${file.removed ?? 0}`)]))),

@@ -160,7 +160,8 @@ export class TurnView {
         break;
       case 'step_end':
         this.#add(el('p', { class: 'ev ev-cost' },
-          `${money(event.cost_usd)} · ${short(tokenTotal(event.tokens))} tokens · ${event.reason}`));
+          `${money(event.cost_usd)} · ${short(tokenTotal(event.tokens))} tokens`,
+          ['tool-calls', 'stop'].includes(event.reason) ? '' : ` · ${event.reason}`));
         break;
       case 'agent_end':
         this.#isOver = true;
@@ -218,7 +219,7 @@ function toolBlock() {
   const state = el('span', { class: 'tool-state' });
   const name = el('span', { class: 'tool-name' });
   const title = el('span', { class: 'tool-title' });
-  const body = el('div', { class: 'tool-body' });
+  const body = el('div', { class: 'tool-body', tabindex: '0', role: 'group', 'aria-label': 'Arguments and output' });
   const node = el('details', { class: 'ev ev-tool tool-runs' }, el('summary', {}, state, ' ', name, ' ', title), body);
   const known = { input: {}, title: '' };
   const draw = () => {
