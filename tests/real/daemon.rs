@@ -1,10 +1,10 @@
 //! Turns and tasks through the daemon, on the real opencode. The contract of the transports runs through the daemon as
 //! well (`on_every_combination`).
 
-use kugetsu_testing::{Gate, Reply, Signal, World, on_both_versions};
+use kugetsu_testing::{Gate, Opencode, Reply, Signal, Version, World, on_both_versions};
 use serde_json::{Value, json};
 
-use crate::support::kit::{ISSUE, REPO, SOON, prompts_of, record, run, session_of, text};
+use crate::support::kit::{ISSUE, REPO, SOON, prompts_of, record, run, run_in, session_of, text};
 
 fn daemon_status(world: &World) -> Value {
     let status = run(world, ["daemon", "status", "--json"]);
@@ -177,4 +177,34 @@ on_both_versions! {
         assert_eq!(prompts.iter().filter(|prompt| prompt.contains("hold on")).count(), 1, "{prompts:?}");
         world.wait_nothing_left(SOON);
     }
+}
+
+/// An upgrade replaces the program in its place.
+#[test]
+fn an_opencode_that_was_replaced_serves_the_next_turn() {
+    let world = World::new(Opencode::Real(Version::V1_3_2));
+    let program = world.root().join("opencode");
+    let install = |version: Version| {
+        let new = world.root().join("new");
+        std::os::unix::fs::symlink(Opencode::Real(version).binary(), &new).unwrap();
+        std::fs::rename(new, &program).unwrap();
+    };
+    install(Version::V1_3_2);
+    let words = [("KUGETSU_OPENCODE", program.to_str().unwrap())];
+    run_in(&world, &words, &["init"]).expect_status(0);
+    world.start_daemon();
+    let version = |command: &str| {
+        let turn = run_in(&world, &words, &[command, "1", "hello", "--output", "json"]);
+        turn.expect_status(0);
+        text(&turn.json()["opencode"])
+    };
+    assert_eq!(version("start"), "1.3.2");
+    install(Version::V1_18_33);
+    assert_eq!(version("continue"), "1.18.33");
+    assert_eq!(version("continue"), "1.18.33");
+    assert_eq!(
+        daemon_status(&world)["pool"],
+        json!({"cold_starts": 2, "warm_starts": 1})
+    );
+    world.wait_nothing_left(SOON);
 }

@@ -3,6 +3,8 @@
 //! Where two things are compared they take turns, and their ratio is what counts: absolute times belong to the
 //! machine.
 
+mod daemon;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -55,6 +57,8 @@ enum Part {
     Turns,
     /// Sandboxed turns on the real opencode against turns without a sandbox
     Sandbox,
+    /// The daemon: its start, its memory, its queue, and turns through it on the real opencode
+    Daemon,
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
@@ -106,6 +110,13 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         packages::install_missing(&packages::FOR_TESTS)?;
         for version in Version::ALL {
             sandboxed(&binary, version, &mut rows)?;
+        }
+    }
+    if wanted(Part::Daemon) {
+        daemon::alone(&binary, &mut rows)?;
+        opencode::install_all()?;
+        for version in Version::ALL {
+            daemon::turns(&binary, version, &mut rows)?;
         }
     }
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
@@ -734,11 +745,21 @@ fn bare(world: &World, calls: impl FnOnce(&Bare) -> Result<(), Failure>) -> Resu
 }
 
 impl Bare {
-    fn fork_and_prompt(&self, base: &str) -> Result<(), Failure> {
-        let fork = self.post(&format!("/session/{base}/fork"), &json!({}))?;
-        let id = fork["id"].as_str().unwrap_or_default().to_owned();
+    fn fork(&self, session: &str) -> Result<String, Failure> {
+        let fork = self.post(&format!("/session/{session}/fork"), &json!({}))?;
+        Ok(fork["id"].as_str().unwrap_or_default().to_owned())
+    }
+
+    fn prompt(&self, session: &str) -> Result<Duration, Failure> {
+        let begun = Instant::now();
         let prompt = json!({"parts": [{"type": "text", "text": "trivial"}]});
-        self.post(&format!("/session/{id}/message"), &prompt).map(drop)
+        self.post(&format!("/session/{session}/message"), &prompt)?;
+        Ok(begun.elapsed())
+    }
+
+    fn fork_and_prompt(&self, base: &str) -> Result<(), Failure> {
+        let id = self.fork(base)?;
+        self.prompt(&id).map(drop)
     }
 
     fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {

@@ -110,7 +110,7 @@ function lineOf(item) {
   }
   const asked = item.column === 'needs' && store.pending.get(item.ref)?.[0];
   if (asked) return asks(asked);
-  if (item.column === 'failed') return [store.actions.get(item.ref)?.why, item.title].filter(Boolean).join(' · ');
+  if (item.column === 'failed' || item.column === 'needs') return [store.actions.get(item.ref)?.why, item.title].filter(Boolean).join(' · ');
   return item.title;
 }
 
@@ -211,7 +211,8 @@ function tabKey(event) {
 export function opened(ref) {
   if (ref !== openRef) {
     const owners = columns.filter((one) => one.items.some((item) => item.ref === ref));
-    const own = owners.find((one) => one.list.node === document.activeElement) ?? owners[0];
+    const own = owners.find((one) => one.list.node === document.activeElement)
+      ?? owners.find((one) => one.id === store.sessions.get(ref)?.column) ?? owners[0];
     if (own) choose(own.id, true);
     // A session that is not loaded yet is looked for again.
     openRef = own || !ref ? ref : null;

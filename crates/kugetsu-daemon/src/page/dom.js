@@ -64,9 +64,13 @@ export function svg(tag, attributes, ...children) {
   return node;
 }
 
-/** Updates the children of a list by key: elements that stay are not touched, so they keep focus and state. */
+/**
+ * Updates the children of a list by key. Elements that stay are not touched, so they keep focus and state. The focus of
+ * an element that goes moves to what has replaced it, or to its neighbour.
+ */
 export function keyed(parent, entries, keyOf, make, update) {
   const known = new Map([...parent.children].map((node) => [node.dataset.key, node]));
+  const made = new Set();
   let at = parent.firstElementChild;
   for (const entry of entries) {
     const key = keyOf(entry);
@@ -77,11 +81,18 @@ export function keyed(parent, entries, keyOf, make, update) {
     } else {
       node = make(entry);
       node.dataset.key = key;
+      made.add(node);
     }
     if (node === at) at = at.nextElementSibling;
     else parent.insertBefore(node, at);
   }
-  for (const node of known.values()) node.remove();
+  for (const node of known.values()) {
+    const before = node.previousElementSibling;
+    const near = made.has(before) ? before : node.nextElementSibling ?? before;
+    const had = node.contains(document.activeElement);
+    node.remove();
+    if (had) near?.querySelector('a, button')?.focus();
+  }
 }
 
 // ---- addresses

@@ -177,12 +177,15 @@ class Panel {
     at.title.hidden = !at.title.textContent;
     this.#drawNote(state);
 
-    const buttons = record ? JSON.stringify([state, store.waiting(this.ref).length > 0]) : '';
-    if (at.actions.dataset.state !== buttons && !at.actions.contains(document.activeElement)) {
-      at.actions.dataset.state = buttons;
-      fill(at.actions, record ? stateButtons(this.ref, state) : null);
-    }
     const requests = store.pending.get(this.ref) ?? [];
+    // A task without an answer would drop the question.
+    const buttons = record && !requests.length ? JSON.stringify([state, store.waiting(this.ref).length > 0]) : '';
+    if (at.actions.dataset.state !== buttons) {
+      at.actions.dataset.state = buttons;
+      const had = at.actions.contains(document.activeElement);
+      fill(at.actions, buttons ? stateButtons(this.ref, state) : null);
+      if (had) (at.actions.querySelector('button') ?? document.getElementById('session-name')).focus();
+    }
     keyed(at.requests, requests.slice(0, 1), (request) => request.request, (request) => block('The agent asks', requestForm(this.ref, request)));
     this.#drawTasks();
     if (record) this.#drawFacts(record, live);
@@ -204,7 +207,7 @@ class Panel {
     let text = '';
     if (this.#missing?.status === 404) text = 'The session does not exist yet. It begins with its first task.';
     else if (this.#missing) text = `The session cannot be read: ${problem(this.#missing)}.`;
-    else if (!['running', 'paused', 'completed', 'new', ''].includes(state)) {
+    else if (!store.pending.has(this.ref) && !['running', 'paused', 'completed', 'new', ''].includes(state)) {
       text = store.actions.get(this.ref)?.why || last?.reason || '';
       if (last?.retry_at) text += ` (not before ${full(last.retry_at)})`;
     }

@@ -48,7 +48,8 @@ class Store extends EventTarget {
 
   #timer = 0;
   #failures = 0;
-  #mark = '';
+  #sessionsMark = '';
+  #queueMark = '';
   #listed = 0;
   #listedWhole = 0;
   #running = false;
@@ -64,7 +65,7 @@ class Store extends EventTarget {
 
   /** Asks the daemon now. `lists`: also for the lists. */
   refresh(lists = false) {
-    if (lists) this.#listed = 0;
+    if (lists) this.#listed = -LISTS;
     if (this.#running) {
       this.#again = true;
       return;
@@ -116,16 +117,21 @@ class Store extends EventTarget {
     }
     this.#tell('summary');
 
-    const mark = JSON.stringify([query?.sessions, query?.totals?.turns, status.queue]);
+    // Numbers that change whenever a session or a task has become another one.
+    const sessionsMark = JSON.stringify([query?.sessions, query?.totals?.turns]);
+    const queueMark = JSON.stringify(status.queue);
     const now = performance.now();
-    const changed = mark !== this.#mark;
     const first = this.#listedWhole === 0;
-    if (!first && !(changed && now - this.#listed >= POLL) && now - this.#listed < LISTS) return;
-    const whole = first || changed || now - this.#listedWhole >= WHOLE;
+    const age = now - this.#listedWhole;
+    const whole = first || age >= WHOLE || (sessionsMark !== this.#sessionsMark && age >= LISTS);
+    if (!whole && queueMark === this.#queueMark && now - this.#listed < LISTS) return;
     await Promise.all([this.#loadSessions(whole, first), this.#loadTasks()]);
-    this.#mark = mark;
+    this.#queueMark = queueMark;
     this.#listed = performance.now();
-    if (whole) this.#listedWhole = this.#listed;
+    if (whole) {
+      this.#listedWhole = this.#listed;
+      this.#sessionsMark = sessionsMark;
+    }
     this.isComplete = true;
     this.#tell('lists');
   }

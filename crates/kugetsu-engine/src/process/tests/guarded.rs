@@ -378,3 +378,29 @@ async fn a_program_that_cannot_be_started_is_an_error_with_the_reason() {
     };
     assert!(matches!(error, ProcessError::GuardEnded { .. }), "{error}");
 }
+
+#[tokio::test]
+async fn everything_below_a_program_that_runs_on_is_ended() {
+    let world = World::new();
+    let folder = tempfile::tempdir().unwrap();
+    let go = folder.path().join("go");
+    let mut spec = world.spec(&wild(
+        "echo ready; while ! test -e \"$GO\"; do :; done; exit 3",
+    ));
+    spec.set_env.push(("GO".into(), go.clone().into()));
+    let mut guarded = Guarded::spawn(spec).await.unwrap();
+    ready(&mut guarded).await;
+    world.until_found(WILD_COUNT + 1);
+    let tree = guarded.tree().unwrap();
+    assert_eq!(tree.program(), guarded.pid());
+    assert!(tree.count_others() >= WILD_COUNT);
+    tokio::task::spawn_blocking(move || tree.end_others())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(tree.count_others(), 0);
+    // The program itself lives, and ends as it likes.
+    std::fs::write(go, "").unwrap();
+    assert_eq!(wait(&mut guarded).await, Exit::Code(3));
+    world.nothing_left();
+}
