@@ -147,6 +147,8 @@ struct LogArgs {
     follow: bool,
 }
 
+/// How long the daemon may take to answer.
+const ANSWER: Duration = Duration::from_secs(30);
 /// How long a daemon may take to end what runs.
 const STOP: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
@@ -252,7 +254,15 @@ pub(super) fn client(context: &Context) -> Result<Client, CommandError> {
 /// Runs a request to the daemon to its end.
 pub(super) fn ask<T>(request: impl Future<Output = Result<T, ClientError>>) -> Result<T, CommandError> {
     let runtime = event_loop().map_err(no_runtime)?;
-    runtime.block_on(request).map_err(refused)
+    let answer = runtime.block_on(async { tokio::time::timeout(ANSWER, request).await });
+    let silent = || {
+        CommandError::new(
+            ErrorCode::DaemonUnusable,
+            format!("the daemon does not answer within {} s", ANSWER.as_secs()),
+        )
+        .hint("see its log: kugetsu daemon logs")
+    };
+    answer.map_err(|_| silent())?.map_err(refused)
 }
 
 fn start_detached(args: &StartArgs, context: &Context, output: Output) -> Outcome {

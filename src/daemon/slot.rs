@@ -162,10 +162,10 @@ impl Hold for RemoteHold {
         }
     }
 
-    async fn give_back(&mut self, now: bool) {
+    async fn give_back(&mut self, now: bool) -> bool {
         self.is_held = false;
-        // If the daemon does not answer, the end of the connection ends the server.
-        let _ = tokio::time::timeout(GIVE_BACK, self.client.give_back(self.slot, now)).await;
+        let given = tokio::time::timeout(GIVE_BACK, self.client.give_back(self.slot, now)).await;
+        matches!(given, Ok(Ok(())))
     }
 }
 

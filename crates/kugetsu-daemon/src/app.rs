@@ -1,6 +1,6 @@
 //! The daemon as a whole: what it opens, what it runs, and how it ends.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +33,8 @@ const TIDY: Duration = Duration::from_secs(5);
 const FORGET: Duration = Duration::from_hours(1);
 /// How long turns that are stopped may take to end.
 const END: Duration = Duration::from_secs(30);
+/// How long requests may take to be answered when the daemon ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How many tasks may wait.
 const MAX_QUEUED: u64 = 100_000;
 /// How often a task is tried before it is parked.
@@ -159,6 +161,10 @@ pub(crate) struct App {
     has_tls: bool,
     engine: Mutex<Engine>,
     ending: watch::Sender<Ending>,
+    /// Whether connections are to end with the requests that they carry.
+    closing: watch::Sender<bool>,
+    /// Tasks that somebody has cancelled while they ran.
+    cancelled: Mutex<HashSet<TaskId>>,
     /// The turns of tasks that run.
     turns: Mutex<HashMap<TaskId, RunningTask>>,
     /// The places of commands.
@@ -170,8 +176,6 @@ pub(crate) struct App {
 pub(crate) struct RunningTask {
     pub(crate) turn: Uuid,
     pub(crate) control: TurnControl,
-    /// Whether somebody has cancelled the task.
-    pub(crate) cancelled: bool,
 }
 
 impl Daemon {
@@ -222,6 +226,8 @@ impl Daemon {
             pool,
             engine: Mutex::new(engine),
             ending: watch::Sender::new(Ending::No),
+            closing: watch::Sender::new(false),
+            cancelled: Mutex::default(),
             turns: Mutex::default(),
             commands: Mutex::default(),
         };
@@ -276,6 +282,12 @@ impl Daemon {
         dispatching.abort();
         tidying.abort();
         app.pool.close().await;
+        // The request to end the daemon is still answered.
+        let _ = app.closing.send(true);
+        let _ = tokio::time::timeout(LAST_ANSWERS, async {
+            while serving.join_next().await.is_some() {}
+        })
+        .await;
         serving.shutdown().await;
         let _ = std::fs::remove_file(socket_path);
         Ok(ended)
@@ -329,6 +341,14 @@ impl App {
         self.ending.subscribe()
     }
 
+    /// Waits until connections are to end.
+    pub(crate) fn closing(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut closing = self.closing.subscribe();
+        async move {
+            let _ = closing.wait_for(|closing| *closing).await;
+        }
+    }
+
     pub(crate) fn is_ending(&self) -> bool {
         *self.ending.borrow() != Ending::No
     }
@@ -351,11 +371,11 @@ impl App {
     }
 
     /// Counts a turn that has ended. What it cost is on disk when this returns.
-    pub(crate) async fn count(&self, address: &Address, turn: Uuid, counted: CountedTurn) {
+    pub(crate) async fn count(&self, address: &Address, turn: Uuid, ended: Timestamp, counted: CountedTurn) {
         self.metrics.turn(&counted);
         let ledger = Arc::clone(&self.ledger);
         let entry = Entry {
-            time: Timestamp::now(),
+            time: ended,
             turn,
             address: address.clone(),
             cost_usd: counted.cost_usd,
@@ -368,6 +388,24 @@ impl App {
 
     pub(crate) fn turns(&self) -> MutexGuard<'_, HashMap<TaskId, RunningTask>> {
         locked(&self.turns)
+    }
+
+    /// Cancels a task that runs: its turn is ended as soon as it can be, and the task is not run again.
+    pub(crate) fn cancel(&self, task: TaskId) {
+        locked(&self.cancelled).insert(task);
+        if let Some(running) = self.turns().get(&task) {
+            running
+                .control
+                .interrupt(kugetsu_engine::turn::Interrupt::Terminated);
+        }
+    }
+
+    pub(crate) fn is_cancelled(&self, task: TaskId) -> bool {
+        locked(&self.cancelled).contains(&task)
+    }
+
+    pub(crate) fn forget_cancelled(&self, task: TaskId) {
+        locked(&self.cancelled).remove(&task);
     }
 
     pub(crate) fn commands(&self) -> MutexGuard<'_, HashMap<Uuid, mpsc::Sender<SlotCommand>>> {

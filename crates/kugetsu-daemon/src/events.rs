@@ -2,16 +2,17 @@
 //! buffer and delays nobody.
 
 use std::convert::Infallible;
-use std::io::Read as _;
+use std::io::{Read as _, Seek as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use kugetsu_api::{Address, Task, TaskId, TaskState};
-use kugetsu_engine::log_file::LogReader;
+use kugetsu_engine::log_file::{self, LogReader};
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -23,7 +24,7 @@ const LATEST: Duration = Duration::from_millis(100);
 /// How often a stream without news gets a sign of life.
 const ALIVE: Duration = Duration::from_secs(15);
 /// How much is read at once.
-const CHUNK: usize = 64 << 10;
+const CHUNK: usize = 16 << 10;
 
 /// The form of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,19 +121,32 @@ enum Log {
 }
 
 impl Log {
-    /// Opens the log at an offset. `None` if there is none.
+    /// Opens the log at an offset. `None` if there is none. What a tool may have put in its place, such as a link to a file
+    /// of the user or a pipe, is not a log.
     async fn open(path: &Path, offset: u64) -> Option<Self> {
-        if let Ok(mut file) = File::open(path).await {
-            file.seek(std::io::SeekFrom::Start(offset)).await.ok()?;
-            return Some(Self::Plain(file));
-        }
         let path = path.to_owned();
-        let read = move || {
-            let mut bytes = Vec::new();
-            LogReader::open(&path).ok()?.read_to_end(&mut bytes).ok()?;
-            Some(bytes)
-        };
-        let bytes = tokio::task::spawn_blocking(read).await.ok().flatten()?;
+        tokio::task::spawn_blocking(move || Self::open_now(&path, offset))
+            .await
+            .ok()
+            .flatten()
+    }
+
+    fn open_now(path: &Path, offset: u64) -> Option<Self> {
+        let is_log = |path: &Path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
+        if is_log(path) {
+            let mut file = std::fs::File::options()
+                .read(true)
+                .custom_flags(crate::place::NOFOLLOW)
+                .open(path)
+                .ok()?;
+            file.seek(std::io::SeekFrom::Start(offset)).ok()?;
+            return Some(Self::Plain(File::from_std(file)));
+        }
+        if path.symlink_metadata().is_ok() || !is_log(&log_file::compressed(path)) {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        LogReader::open(path).ok()?.read_to_end(&mut bytes).ok()?;
         let mut whole = std::io::Cursor::new(bytes);
         whole.set_position(offset);
         Some(Self::Whole(whole))
@@ -221,10 +235,10 @@ impl Follower {
         let mut pending = Vec::new();
         let mut quiet = Instant::now();
         let mut pause = Pause::default();
+        let mut chunk = vec![0; CHUNK];
         loop {
             // Whether the turn is over is asked before its last lines are read.
             let over = !self.runs(followed).await;
-            let mut chunk = vec![0; CHUNK];
             let mut grown = false;
             while let Ok(count) = file.read(&mut chunk).await {
                 if count == 0 {

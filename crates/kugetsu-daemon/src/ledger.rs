@@ -1,7 +1,7 @@
 //! What turns have cost today, and what they may cost: one file of JSON lines for each day.
 //!
-//! A line is on disk before a turn counts as settled, so no restart forgets money that was spent. A turn that is told
-//! twice counts once.
+//! A line is on disk before a turn counts as settled, unless the disk is full, so no restart forgets money that was
+//! spent. A turn that is told twice counts once.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -58,7 +58,10 @@ pub(crate) struct UsedUp {
 /// The money that was spent. Blocks where it writes.
 pub(crate) struct Ledger {
     folder: PathBuf,
+    /// Held for a moment only, because the event loop waits for it.
     day: Mutex<Day>,
+    /// Held while a line is written.
+    writing: Mutex<()>,
 }
 
 struct Day {
@@ -116,6 +119,7 @@ impl Ledger {
         let date = date_of(now);
         let this = Self {
             day: Mutex::new(Day::new(date)),
+            writing: Mutex::default(),
             folder,
         };
         this.read(&mut this.day(), date)?;
@@ -164,15 +168,21 @@ impl Ledger {
         day
     }
 
-    /// Counts what a turn has cost. It is on disk when this returns.
+    /// Counts what a turn has cost. It is on disk when this returns without an error; it counts in any case until the
+    /// daemon ends.
     pub(crate) fn add(&self, entry: &Entry) -> std::io::Result<()> {
-        let mut day = self.today(entry.time);
-        if entry.cost_usd <= 0.0 || day.turns.contains(&entry.turn) {
-            return Ok(());
-        }
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let date = {
+            let mut day = self.today(entry.time);
+            // The turn of a day that is over counts for today, where a limit still holds something up.
+            if entry.cost_usd <= 0.0 || !day.add(entry) {
+                return Ok(());
+            }
+            day.date
+        };
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
-        let path = self.file(day.date);
+        let path = self.file(date);
         let mut file = File::options()
             .create(true)
             .append(true)
@@ -185,9 +195,7 @@ impl Ledger {
             line.insert(0, b'\n');
         }
         file.write_all(&line)?;
-        file.sync_data()?;
-        day.add(entry);
-        Ok(())
+        file.sync_data()
     }
 
     /// What a turn of this session may still cost today; `None` without a limit. The error names a budget that is used

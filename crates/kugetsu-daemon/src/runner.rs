@@ -12,9 +12,11 @@ use kugetsu_engine::operations::{
 use kugetsu_engine::turn::answers::{Answers, OnAsk};
 use kugetsu_engine::turn::{GO_ON, Responder};
 
+use uuid::Uuid;
+
 use crate::app::{App, Ending, RunningTask};
 use crate::metrics::CountedTurn;
-use crate::queue::{Claim, QueueError, Settlement};
+use crate::queue::{Claim, QueueError, Settlement, turn_of};
 use crate::slots::Place;
 
 /// How soon a task is tried again whose session or database somebody else uses.
@@ -35,10 +37,10 @@ pub(crate) async fn dispatch(app: Arc<App>) {
     loop {
         changes.mark_unchanged();
         let pause = fill(&app, &mut command_is_next).await;
-        let due = app
-            .queue
-            .next_due()
-            .map(|due| until(due).min(Duration::from_secs(60)));
+        // Without a free place nothing is claimed, whatever is due.
+        let may_claim = app.slots.has_free() && !app.is_ending();
+        let due = app.queue.next_due().filter(|_| may_claim);
+        let due = due.map(|due| until(due).min(Duration::from_secs(60)));
         let wake = pause.into_iter().chain(due).min();
         tokio::select! {
             _ = changes.changed() => {}
@@ -110,7 +112,6 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
     let left = match app.ledger.left(app.budgets(), address, Timestamp::now()) {
         Ok(left) => left,
         Err(used_up) if !claim.resumed => {
-            drop(place);
             let again = Settlement::Again {
                 not_before: after(SignedDuration::try_from(used_up.full_in).unwrap_or(QUOTA_PAUSE)),
                 reason: used_up.to_string(),
@@ -118,13 +119,15 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
                 counts: false,
             };
             settle(&app, &claim, again).await;
+            drop(place);
             return;
         }
         // The turn may have run.
         Err(_) => Some(0.0),
     };
     let result = run_turn(&app, &engine, &claim, left).await;
-    let cancelled = app.turns().remove(&task).is_some_and(|running| running.cancelled);
+    app.turns().remove(&task);
+    let ran_before = matches!(result, Err(EngineError::Recorded(_)));
     let result = match result {
         // The turn ran before the daemon's last end.
         Err(EngineError::Recorded(_)) => {
@@ -148,12 +151,15 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
             tokens: ended.tokens,
             restarts: ended.restarts,
         };
-        app.count(&claim.task.spec.address, turn, counted).await;
+        app.count(&claim.task.spec.address, turn, ended.ended, counted)
+            .await;
     }
     let stopping = *app.ending().borrow() == Ending::Now;
-    let end = settlement(result, cancelled, stopping);
-    drop(place);
+    let end = settlement(result, app.is_cancelled(task), stopping || ran_before);
+    // A place is free again only when the end is on record, so the daemon does not end before.
     settle(&app, &claim, end).await;
+    app.forget_cancelled(task);
+    drop(place);
 }
 
 /// Records how an attempt ended. Until that is on record, the turn counts as running, and its id keeps it from running
@@ -183,10 +189,8 @@ async fn run_turn(
     let task = &claim.task;
     let prompt = prompt(engine, task).await;
     let mut request = turn_request(app, engine, claim, prompt);
-    if let Some(left) = left {
-        let own = &mut request.options.limits.cost_usd;
-        *own = Some(own.map_or(left, |own| own.min(left)));
-    }
+    let limits = &mut request.options.limits;
+    limits.cost_usd = narrower(limits.cost_usd, left);
     let settings = engine.settings();
     let answers = task.spec.answers.as_ref().map(|answers| {
         let questions = serde_json::json!({"questions": answers.questions});
@@ -204,10 +208,9 @@ async fn run_turn(
     let running = RunningTask {
         turn: claim.turn,
         control: handle.control.clone(),
-        cancelled: false,
     };
     app.turns().insert(task.task, running);
-    if *app.ending().borrow() == Ending::Now {
+    if *app.ending().borrow() == Ending::Now || app.is_cancelled(task.task) {
         handle
             .control
             .interrupt(kugetsu_engine::turn::Interrupt::Terminated);
@@ -221,17 +224,24 @@ async fn prompt(engine: &Engine, task: &Task) -> String {
     if task.attempts <= 1 {
         return task.spec.prompt.clone();
     }
-    let (engine, address, prompt) = (
-        engine.clone(),
-        task.spec.address.clone(),
-        task.spec.prompt.clone(),
-    );
-    let since = task.submitted;
-    let holds = move || engine.holds_prompt(&address, &prompt, since);
+    let (engine, address) = (engine.clone(), task.spec.address.clone());
+    let earlier: Vec<Uuid> = (1..task.attempts)
+        .map(|attempt| turn_of(task.task, attempt))
+        .collect();
+    let holds = move || engine.holds_prompt(&address, &earlier);
     match tokio::task::spawn_blocking(holds).await {
         Ok(Ok(true)) => GO_ON.to_owned(),
         // In doubt, the turn itself finds out what is wrong.
         _ => task.spec.prompt.clone(),
+    }
+}
+
+/// The lower of two limits.
+fn narrower<T: PartialOrd>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) if other < one => Some(other),
+        (None, other) => other,
+        (one, _) => one,
     }
 }
 
@@ -240,14 +250,14 @@ fn turn_request(app: &App, engine: &Engine, claim: &Claim, prompt: String) -> Tu
     let settings = engine.settings();
     let mut limits = settings.limits();
     if let Some(seconds) = spec.limits.timeout_seconds {
-        limits.timeout = Duration::from_secs(seconds);
+        limits.timeout = limits.timeout.min(Duration::from_secs(seconds));
     }
     if let Some(most) = app.task_timeout {
         limits.timeout = limits.timeout.min(most);
     }
-    limits.cost_usd = spec.limits.max_cost_usd.or(limits.cost_usd);
-    limits.tokens = spec.limits.max_tokens.or(limits.tokens);
-    limits.steps = spec.limits.max_steps.or(limits.steps);
+    limits.cost_usd = narrower(limits.cost_usd, spec.limits.max_cost_usd);
+    limits.tokens = narrower(limits.tokens, spec.limits.max_tokens);
+    limits.steps = narrower(limits.steps, spec.limits.max_steps);
     TurnRequest {
         address: spec.address.clone(),
         typed: spec.address.to_string(),
@@ -279,11 +289,12 @@ fn after(pause: SignedDuration) -> Timestamp {
     now.checked_add(pause).unwrap_or(now)
 }
 
-/// What the end of an attempt means for its task.
+/// What the end of an attempt means for its task. `stopping`: the daemon is ended, or was while the turn ran.
 fn settlement(result: Result<TurnReport, EngineError>, cancelled: bool, stopping: bool) -> Settlement {
     let now = Timestamp::now();
     match result {
         Ok(report) => of_turn(&report.turn, cancelled, stopping, now, after(QUOTA_PAUSE)),
+        // Whatever comes of it, it is not run again.
         Err(_) if cancelled => Settlement::Cancelled { cost_usd: 0.0 },
         Err(error) if stopping => Settlement::Again {
             not_before: now,
@@ -323,6 +334,7 @@ fn of_turn(
             cost_usd,
             counts: false,
         },
+        Verdict::Lost | Verdict::Quota if cancelled => Settlement::Cancelled { cost_usd },
         Verdict::Lost => Settlement::Again {
             not_before: now,
             reason: "the daemon died while the turn ran".to_owned(),

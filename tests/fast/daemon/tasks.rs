@@ -44,6 +44,15 @@ fn a_repeated_submission_makes_one_task() {
     expect_error(&other, 64, "idempotency-key-reused");
     wait_for_state(&world, &first, "ended");
     assert_eq!(submit(&world, &words), first);
+    // Also for a task with a session of its own.
+    let own = [
+        "a session of its own",
+        "--repo",
+        "shoko/kugetsu",
+        "--idempotency-key",
+        "own",
+    ];
+    assert_eq!(submit(&world, &own), submit(&world, &own));
     assert_eq!(
         fake_prompts(&world)
             .iter()
@@ -96,19 +105,20 @@ fn what_cannot_run_is_refused_or_parked() {
         64,
         "usage",
     );
-    // The base's clone is gone.
-    let moved = world.root().join("moved");
-    std::fs::rename(world.repo(), &moved).unwrap();
-    std::fs::create_dir(world.root().join("elsewhere")).unwrap();
-    let mut command = world.kugetsu(["submit", "--json", "github.com/shoko/kugetsu#1", "hello"]);
-    command.current_dir(world.root().join("elsewhere"));
-    let submitted = world.finish(command, kugetsu_testing::Stdin::Null);
-    std::fs::rename(&moved, world.repo()).unwrap();
-    submitted.expect_status(0);
-    let id = crate::support::kit::text(&submitted.json()["task"]);
-    world.wait_until("it has come to its end", SOON, || {
-        ["parked", "ended"].contains(&task(&world, &id)["state"].as_str().unwrap())
+    // What cannot run now will not run later either, so it is not tried again.
+    let hook = "exit 3";
+    run(&world, ["config", "set", "hook_before_turn", hook]).expect_status(0);
+    assert!(world.signal(world.daemon().unwrap(), kugetsu_testing::Signal::Hangup));
+    world.wait_until("the settings were read again", SOON, || {
+        let log = world.kugetsu_home().join("run/daemon.log");
+        std::fs::read_to_string(log).unwrap().contains("read again")
     });
+    let parked = wait_for_state(&world, &submit(&world, &["1", "hello"]), "parked");
+    assert!(
+        parked["reason"].as_str().unwrap().contains("hook_before_turn"),
+        "{parked:#}"
+    );
+    run(&world, ["tail", parked["task"].as_str().unwrap(), "-f"]).expect_status(1);
 }
 
 #[test]

@@ -220,7 +220,7 @@ fn burst(daemon: &Daemon<'_>, rows: &mut Vec<Row>) -> Result<(), Failure> {
 
 /// Turns on the real opencode.
 pub(super) fn turns(program: &Path, version: Version, rows: &mut Vec<Row>) -> Result<(), Failure> {
-    let world = World::with_worktrees(Opencode::Real(version));
+    let world = World::new(Opencode::Real(version));
     world.model.otherwise(Reply::text("done"));
     quiet(&mut kugetsu(&world, program, &["init"]))?;
     let daemon = Daemon::start(&world, program, &[])?;
@@ -232,14 +232,12 @@ pub(super) fn turns(program: &Path, version: Version, rows: &mut Vec<Row>) -> Re
             &["continue", &issue(number), "trivial"],
         ))
     };
-    let start = |number: usize| {
-        quiet(&mut kugetsu(
-            &world,
-            program,
-            &["start", &issue(number), "trivial"],
-        ))
+    let start = |number: usize, more: &[&str]| {
+        let issue = issue(number);
+        let words = [&["start", issue.as_str(), "trivial"], more].concat();
+        quiet(&mut kugetsu(&world, program, &words))
     };
-    start(1)?;
+    start(1, &[])?;
     let session = session_of(&world, 1)?;
     let run = |words: &[&str]| {
         let mut command = world.opencode_command([&["run", "--format", "json"], words].concat());
@@ -253,7 +251,7 @@ pub(super) fn turns(program: &Path, version: Version, rows: &mut Vec<Row>) -> Re
                 go_on(1)?,
                 server.prompt(&own)?,
                 run(&["--session", &session])?,
-                start(round + 2)?,
+                start(round + 2, &["--worktree"])?,
                 run(&[])?,
             ];
             // The first round warms everything.

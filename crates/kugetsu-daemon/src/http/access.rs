@@ -103,11 +103,12 @@ fn user_in(table: &str, other: SocketAddr, own: SocketAddr) -> Option<u32> {
     table.lines().skip(1).find_map(|line| {
         let mut fields = line.split_whitespace().skip(1);
         let (local, remote) = (fields.next()?, fields.next()?);
-        if local != other || remote != own {
+        // The system forgets the user of a connection that its process has closed.
+        if local != other || remote != own || fields.next()? != ESTABLISHED {
             return None;
         }
-        // State, queues, timer and retransmissions are between.
-        fields.nth(4)?.parse().ok()
+        // Queues, timer and retransmissions are between.
+        fields.nth(3)?.parse().ok()
     })
 }
 
@@ -126,6 +127,9 @@ fn in_table(address: SocketAddr) -> String {
     text.push_str(&format!(":{:04X}", address.port()));
     text
 }
+
+/// The state of a connection that both ends have open.
+const ESTABLISHED: &str = "01";
 
 /// What a request may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -273,7 +277,8 @@ mod tests {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
              0: 0100007F:1EC6 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0\n\
              1: 0100007F:1EC6 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 2 1 0 20 4 30 10 -1\n\
-             2: 0100007F:C350 0100007F:1EC6 01 00000000:00000000 00:00000000 00000000  1000        0 3 1 0 20 4 30 10 -1\n";
+             2: 0100007F:C350 0100007F:1EC6 01 00000000:00000000 00:00000000 00000000  1000        0 3 1 0 20 4 30 10 -1\n\
+             3: 0100007F:C351 0100007F:1EC6 05 00000000:00000000 00:00000000 00000000     0        0 0 1 0 20 4 30 10 -1\n";
         let own: SocketAddr = "127.0.0.1:7878".parse().unwrap();
         let found = |port: u16| user_in(table, SocketAddr::new(own.ip(), port), own);
         assert_eq!(found(50000), Some(1000));

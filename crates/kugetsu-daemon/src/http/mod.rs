@@ -38,20 +38,31 @@ type Shared = State<Arc<App>>;
 
 /// Serves the socket until the daemon ends.
 pub(crate) async fn serve_socket(app: Arc<App>, socket: UnixListener) {
+    let closing = app.closing();
     let router = shared(&app).merge(slots_of(&app)).with_state(app);
     let service = router.into_make_service_with_connect_info::<Peer>();
-    // `serve` ends only with its task.
-    let _ = axum::serve(OwnersSocket(socket), service).await;
+    let _ = axum::serve(OwnersSocket(socket), service)
+        .with_graceful_shutdown(closing)
+        .await;
 }
 
 /// Serves an address until the daemon ends.
 pub(crate) async fn serve_address(app: Arc<App>, listener: TcpListener, tls: Option<TlsAcceptor>) {
+    let closing = app.closing();
     let router = shared(&app).with_state(app);
     let service = router.into_make_service_with_connect_info::<Peer>();
     let served = match tls {
-        None => axum::serve(listener, service).await,
+        None => {
+            axum::serve(listener, service)
+                .with_graceful_shutdown(closing)
+                .await
+        }
         Some(acceptor) => match TlsListener::new(listener, acceptor) {
-            Ok(listener) => axum::serve(listener, service).await,
+            Ok(listener) => {
+                axum::serve(listener, service)
+                    .with_graceful_shutdown(closing)
+                    .await
+            }
             Err(error) => Err(error),
         },
     };
@@ -65,8 +76,10 @@ pub(crate) async fn serve_metrics(app: Arc<App>, listener: TcpListener) {
     let router = health()
         .route("/metrics", get(status::metrics))
         .fallback(|| async { Problem::no_such_path() })
-        .with_state(app);
-    let _ = axum::serve(listener, router).await;
+        .with_state(Arc::clone(&app));
+    let _ = axum::serve(listener, router)
+        .with_graceful_shutdown(app.closing())
+        .await;
 }
 
 fn health() -> Router<Arc<App>> {

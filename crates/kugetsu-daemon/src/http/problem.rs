@@ -71,6 +71,14 @@ impl Problem {
         Self::new(ErrorCode::AccessDenied, detail).with_status(StatusCode::FORBIDDEN)
     }
 
+    /// Nothing more may be spent for this long.
+    pub(crate) fn budget_used_up(full_in: Duration, detail: impl Into<String>) -> Self {
+        Self {
+            retry_after: Some(full_in),
+            ..Self::new(ErrorCode::BudgetUsedUp, detail)
+        }
+    }
+
     pub(crate) fn draining() -> Self {
         Self::new(ErrorCode::Draining, "the daemon is ending, and takes nothing new")
     }
@@ -127,11 +135,7 @@ impl IntoResponse for Problem {
 
 impl From<UsedUp> for Problem {
     fn from(used_up: UsedUp) -> Self {
-        Self {
-            retry_after: Some(used_up.full_in),
-            ..Self::new(ErrorCode::BudgetUsedUp, used_up.to_string())
-        }
-        .hint("raise the budget: kugetsu config set budget_daily USD, then restart the daemon or send it SIGHUP")
+        Self::budget_used_up(used_up.full_in, used_up.to_string()).hint("raise the budget: kugetsu config set budget_daily USD, then restart the daemon or send it SIGHUP")
     }
 }
 

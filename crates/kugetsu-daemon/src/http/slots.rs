@@ -145,7 +145,7 @@ impl Holder {
                             tokens: end.tokens,
                             restarts: end.restarts,
                         };
-                        self.app.count(&self.address, end.turn, counted).await;
+                        self.app.count(&self.address, end.turn, Timestamp::now(), counted).await;
                         let _ = done.send(());
                     }
                 },

@@ -36,18 +36,27 @@ pub(super) async fn status(
 /// Ends the daemon.
 pub(super) async fn stop(
     State(app): Shared,
+    Extension(access): Extension<Access>,
     request: Result<Json<StopRequest>, axum::extract::rejection::JsonRejection>,
 ) -> Answer<impl IntoResponse> {
+    access.require_all()?;
     let Json(request) = request?;
     app.stop(request.drain);
     Ok(StatusCode::ACCEPTED)
 }
 
 /// What the daemon counts, for Prometheus.
-pub(super) async fn metrics(State(app): Shared) -> impl IntoResponse {
+pub(super) async fn metrics(
+    State(app): Shared,
+    access: Option<Extension<Access>>,
+) -> Answer<impl IntoResponse> {
+    // On an address of their own, metrics are for everybody.
+    if let Some(Extension(access)) = access {
+        access.require_all()?;
+    }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let text = app.metrics.text(&app.status(), Timestamp::now());
-    ([(header::CONTENT_TYPE, kind)], text)
+    Ok(([(header::CONTENT_TYPE, kind)], text))
 }
 
 /// The document of the API.

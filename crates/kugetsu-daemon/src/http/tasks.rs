@@ -14,9 +14,9 @@ use kugetsu_api::{
     TaskRequest, TaskSpec,
 };
 use kugetsu_engine::settings::{Settings, parse_model};
-use kugetsu_engine::turn::Interrupt;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
@@ -26,7 +26,7 @@ use super::access::Access;
 use super::problem::{Answer, Problem};
 use crate::app::App;
 use crate::events::{self, Form, Stream};
-use crate::queue::{Cancellation, NewTask, TaskFilter};
+use crate::queue::{Cancellation, NewTask, QueueError, TaskFilter};
 
 /// The header with which a submission can be repeated without making a second task.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -53,8 +53,16 @@ pub(super) async fn submit(
     let engine = app.engine();
     let task = new_task(id, request, key, engine.settings())?;
     access.require(task.spec.address.repo())?;
-    app.ledger
-        .left(app.budgets(), &task.spec.address, Timestamp::now())?;
+    let left = app
+        .ledger
+        .left(app.budgets(), &task.spec.address, Timestamp::now());
+    if let Err(used_up) = left {
+        return Err(if access.covers_all() {
+            used_up.into()
+        } else {
+            Problem::budget_used_up(used_up.full_in, "what turns may cost today is used up")
+        });
+    }
     // A repository that nobody set up has nothing that the task could run in.
     let repo = task.spec.address.repo().clone();
     let known = move || engine.base_for(&repo).map(drop);
@@ -67,7 +75,17 @@ pub(super) async fn submit(
             ));
         }
     }
-    let submitted = app.queue.submit(task).await?;
+    let submitted = match app.queue.submit(task).await {
+        // It may be the task of a repository that the request may not see.
+        Err(QueueError::KeyReused { .. }) if !access.covers_all() => {
+            return Err(Problem::new(
+                ErrorCode::IdempotencyKeyReused,
+                "the idempotency key was used for a task that asks for something else",
+            ));
+        }
+        submitted => submitted?,
+    };
+    access.require(submitted.task.repo())?;
     let id = submitted.task.task;
     if streams {
         return Ok(streamed(app, submitted.task, &headers, true));
@@ -123,7 +141,7 @@ fn new_task(id: TaskId, request: TaskRequest, key: Option<String>, settings: &Se
     Ok(NewTask {
         task: id,
         spec: TaskSpec {
-            address: address_of(id, &request, settings)?,
+            address: address_of(id, key.as_deref(), &request, settings)?,
             prompt: request.prompt,
             model: model.map_err(|problem| Problem::usage(format!("`model`: {problem}")))?,
             agent: request.agent,
@@ -141,7 +159,7 @@ fn new_task(id: TaskId, request: TaskRequest, key: Option<String>, settings: &Se
 }
 
 /// The session that a task runs in: the one that the request names, or one of its own.
-fn address_of(id: TaskId, request: &TaskRequest, settings: &Settings) -> Answer<Address> {
+fn address_of(id: TaskId, key: Option<&str>, request: &TaskRequest, settings: &Settings) -> Answer<Address> {
     let context = RefContext {
         default_instance: settings.instance.clone(),
         origin: None,
@@ -150,7 +168,12 @@ fn address_of(id: TaskId, request: &TaskRequest, settings: &Settings) -> Answer<
         (Some(address), None, None) => Ok(Address::parse(address, &context)?),
         (None, Some(from), None) => Ok(Address::parse(&from.issue_url, &context)?),
         (None, None, Some(repo)) => {
-            let name = format!("task-{}", id.0.simple());
+            // A repeated submission must name the same session.
+            let name = match key {
+                Some(key) => hex::encode(&Sha256::digest(key)[..16]),
+                None => id.0.simple().to_string(),
+            };
+            let name = format!("task-{name}");
             let name = AddressName::new(&name).map_err(|error| Problem::usage(error.to_string()))?;
             Ok(Address::Named(RepoRef::parse(repo, &context)?, name))
         }
@@ -266,10 +289,7 @@ pub(super) async fn cancel(
     let task = match app.queue.cancel(id, Timestamp::now()).await? {
         Cancellation::Cancelled(task) | Cancellation::Over(task) => task,
         Cancellation::Running(task) => {
-            if let Some(running) = app.turns().get_mut(&id) {
-                running.cancelled = true;
-                running.control.interrupt(Interrupt::Terminated);
-            }
+            app.cancel(id);
             task
         }
     };
@@ -336,7 +356,8 @@ pub(super) fn stream_of(headers: &HeaderMap, follow: bool) -> Stream {
 
 /// The response whose body the task that `start` begins sends.
 pub(super) fn respond(stream: Stream, start: impl FnOnce(events::Sender)) -> Response {
-    let (sender, receiver) = mpsc::channel(16);
+    // A reader that stalls keeps little in memory.
+    let (sender, receiver) = mpsc::channel(1);
     start(sender);
     let headers = [
         (header::CONTENT_TYPE, stream.form.content_type()),

@@ -14,6 +14,7 @@ mod time;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -38,6 +39,16 @@ pub struct NewTask {
     pub idempotency_key: Option<String>,
     /// The time of submission.
     pub submitted: Timestamp,
+}
+
+/// The id of the turn that an attempt of a task runs. It follows from the two, so every earlier attempt can be found.
+pub fn turn_of(task: TaskId, attempt: u32) -> Uuid {
+    let mut hash = Sha256::new();
+    hash.update(task.0);
+    hash.update(attempt.to_be_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash.finalize()[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
 /// The result of a submission.

@@ -119,6 +119,11 @@ impl ProjectParts {
         scan.found
     }
 
+    /// Whether something of it runs inside opencode: plugins, tools, or what a configuration names.
+    pub fn run_inside(&self) -> bool {
+        !self.unstoppable.is_empty() || self.parts.iter().any(|part| runs(part))
+    }
+
     /// At most `max` parts, for one line.
     pub fn summary(&self) -> String {
         list(&self.parts)
@@ -197,13 +202,7 @@ fn is_repository(git: &Path) -> bool {
 /// The first parts of a set, those that run programs before the others, and the number of the rest.
 pub fn list(parts: &BTreeSet<String>) -> String {
     const SHOWN: usize = 6;
-    let runs = |part: &&String| {
-        part.contains(" (")
-            || ["plugin ", "tool ", "packages "]
-                .iter()
-                .any(|kind| part.starts_with(kind))
-    };
-    let (first, rest): (Vec<&String>, Vec<&String>) = parts.iter().partition(runs);
+    let (first, rest): (Vec<&String>, Vec<&String>) = parts.iter().partition(|part| runs(part));
     let all = [first, rest].concat();
     let shown: Vec<_> = all.iter().take(SHOWN).map(|part| part.as_str()).collect();
     let more = all.len() - shown.len();
@@ -213,6 +212,14 @@ pub fn list(parts: &BTreeSet<String>) -> String {
         format!(" and {more} more")
     };
     format!("{}{more}", shown.join(", "))
+}
+
+/// Whether a part runs programs.
+fn runs(part: &str) -> bool {
+    part.contains(" (")
+        || ["plugin ", "tool ", "packages "]
+            .iter()
+            .any(|kind| part.starts_with(kind))
 }
 
 struct Scan<'a> {
@@ -251,7 +258,7 @@ impl Scan<'_> {
         for name in self.names(own) {
             let path = own.join(&name);
             let name = name.to_string_lossy();
-            if CONFIGS.contains(&&*name) || OF_OPENCODE.contains(&&*name) {
+            if CONFIGS.contains(&&*name) || OF_OPENCODE.contains(&&*name) || name == ".git" {
                 continue;
             }
             if name == "package.json" {

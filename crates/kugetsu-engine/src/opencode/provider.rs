@@ -103,11 +103,27 @@ impl UserFiles {
     }
 }
 
-/// Whether a configuration of the user, or of the project in this folder, chooses the shell of opencode's tools.
+/// Whether a configuration of the user, or of the project in this folder, chooses the shell of opencode's tools, or might.
 pub fn chooses_shell(environment: &Environment, project: &Path) -> bool {
     let files = UserFiles::of(environment);
     let chooses = |config: &Value| config.get("shell").is_some();
-    let own = ["config.json", "opencode.json", "opencode.jsonc"].map(|name| files.config.join(name));
+    // A relative path means another file in the folder of a server.
+    let is_relative = |name| {
+        environment
+            .get(name)
+            .is_some_and(|path| Path::new(path).is_relative())
+    };
+    if ["OPENCODE_CONFIG", "OPENCODE_CONFIG_DIR"]
+        .into_iter()
+        .any(is_relative)
+    {
+        return true;
+    }
+    let mut folders = vec![files.config, environment.home().join(".opencode")];
+    folders.extend(environment.get("OPENCODE_CONFIG_DIR").map(PathBuf::from));
+    let own = folders
+        .into_iter()
+        .flat_map(|folder| ["config.json", "opencode.json", "opencode.jsonc"].map(|name| folder.join(name)));
     let of_project = project
         .ancestors()
         .flat_map(|folder| ["", ".opencode"].map(|inner| folder.join(inner)))

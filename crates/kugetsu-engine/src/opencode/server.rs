@@ -187,6 +187,11 @@ impl Server {
         self.process.tree()
     }
 
+    /// Whether the server has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.process.has_ended()
+    }
+
     /// The process id of the server, as long as it runs.
     pub(crate) fn process_id(&self) -> Option<u32> {
         self.tree().map(Tree::program)

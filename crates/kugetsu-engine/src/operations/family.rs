@@ -31,15 +31,24 @@ impl Engine {
             .environment
             .get(TURN_ENV)
             .and_then(|mark| mark.to_str()?.parse().ok());
-        let marks = process::enclosing_marks().into_iter().chain(told);
-        // A warm server has a mark of its own.
-        let mut turns = marks.map(|mark| self.store.served_turn(mark).map_or(mark, |served| served.turn));
         // Other programs than opencode have guards too, and so do turns of other stores.
-        turns.find(|mark| {
-            self.store
-                .member(*mark)
+        for mark in process::enclosing_marks().into_iter().chain(told) {
+            // A warm server has a mark of its own. A tool may have removed what names its turn: then it is the tool of a
+            // turn that is not known, which may begin nothing.
+            let turn = match self.store.served_turn(mark) {
+                Some(served) => served.turn,
+                None if self.store.is_server(mark) => return Some(mark),
+                None => mark,
+            };
+            if self
+                .store
+                .member(turn)
                 .is_some_and(|member| self.store.runs(&member))
-        })
+            {
+                return Some(turn);
+            }
+        }
+        None
     }
 
     /// Makes the turns of this engine turns that a tool of this turn has begun.

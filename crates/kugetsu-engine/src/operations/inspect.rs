@@ -3,10 +3,8 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::deliver::sha256;
 use super::{Engine, EngineError, LastingLog, Subject};
 use crate::store::{Broken, Holder, RecordKey, Sizes};
 use kugetsu_api::{Address, BaseRecord, SessionRecord, SessionSummary, TurnRecord};
@@ -48,20 +46,10 @@ impl Engine {
         Ok(self.store.turns(address)?)
     }
 
-    /// Whether the session has this message from a turn that a caller began, with an id of its own, at this time or later,
-    /// and that has not completed.
-    pub fn holds_prompt(
-        &self,
-        address: &Address,
-        prompt: &str,
-        since: Timestamp,
-    ) -> Result<bool, EngineError> {
-        let digest = sha256(prompt);
-        let brought = |turn: &TurnRecord| {
-            turn.started >= since
-                && turn.prompt_stored == Some(true)
-                && turn.prompt_sha256.as_deref() == Some(digest.as_str())
-        };
+    /// Whether the session has the message of one of these turns, which a caller began with ids of its own and which have
+    /// not completed.
+    pub fn holds_prompt(&self, address: &Address, turns: &[Uuid]) -> Result<bool, EngineError> {
+        let brought = |turn: &TurnRecord| turn.prompt_stored == Some(true) && turns.contains(&turn.turn);
         Ok(self.store.turns(address)?.iter().any(brought))
     }
 

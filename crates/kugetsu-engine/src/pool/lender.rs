@@ -34,9 +34,9 @@ pub trait Hold: Send {
     /// The server's last lines on standard error in this turn.
     fn stderr_lines(&self) -> Vec<String>;
 
-    /// Gives the server back. When this returns, nothing that the turn started is alive. With `now`, the server is ended
-    /// at once.
-    async fn give_back(&mut self, now: bool);
+    /// Gives the server back. When this returns true, nothing that the turn started is alive; false if nobody confirmed
+    /// that. With `now`, the server is ended at once.
+    async fn give_back(&mut self, now: bool) -> bool;
 }
 
 #[async_trait]
@@ -62,7 +62,8 @@ impl Hold for Loan {
         Loan::stderr_lines(self)
     }
 
-    async fn give_back(&mut self, now: bool) {
+    async fn give_back(&mut self, now: bool) -> bool {
         Loan::give_back(self, now).await;
+        true
     }
 }

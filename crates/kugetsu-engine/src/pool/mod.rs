@@ -34,6 +34,9 @@ pub use wish::ServerWish;
 /// How long a warm server may take to say that it is healthy.
 const HEALTH: Duration = Duration::from_secs(1);
 
+/// How often the files of the configuration are looked at while nothing is lent.
+const LOOK: Duration = Duration::from_secs(60);
+
 /// What the pool keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolOptions {
@@ -73,6 +76,9 @@ pub enum PoolError {
     /// The configuration of the caller has no place for what a warm server needs.
     #[error("a warm server cannot be configured: {0}")]
     Configuration(String),
+    /// What a server would read from files is too much to be told apart from what another one has read.
+    #[error("the configuration of opencode is too large to be compared, or cannot be read")]
+    Unknown,
     /// The pool ends.
     #[error("the pool of servers is closed")]
     Closed,
@@ -98,6 +104,8 @@ struct State {
     newest: Option<(ServerKey, ServerWish)>,
     counts: PoolCounts,
     closed: bool,
+    /// When the files of the configuration were looked at last.
+    looked_at: Instant,
 }
 
 /// A server that is in nobody's hands.
@@ -112,6 +120,7 @@ struct Warm {
     last_directory: Option<PathBuf>,
     turns: u32,
     idle_since: Instant,
+    is_dead: bool,
 }
 
 impl Pool {
@@ -132,6 +141,7 @@ impl Pool {
             newest: None,
             counts: PoolCounts::default(),
             closed: false,
+            looked_at: Instant::now(),
         };
         Self(Arc::new(Inner {
             store,
@@ -149,13 +159,24 @@ impl Pool {
         self.state().options = options;
     }
 
-    /// Lends a server to a turn: a warm one that fits, or a new one.
+    /// Lends a server to a turn: a warm one that fits, or a new one. A server that is prepared when this future is dropped
+    /// is ended.
     pub async fn lend(&self, wish: ServerWish) -> Result<Loan, PoolError> {
+        let pool = self.clone();
+        // In a task of its own, so that no server is forgotten half-way.
+        match tokio::spawn(async move { pool.lend_now(wish).await }).await {
+            Ok(lent) => lent,
+            Err(_) => Err(PoolError::Closed),
+        }
+    }
+
+    async fn lend_now(&self, wish: ServerWish) -> Result<Loan, PoolError> {
         let (key, parts, wish) = aside(move || {
-            let parts = ProjectParts::of(&wish.directory, wish.home()).digest;
-            (wish.key(), parts, wish)
+            let parts = ProjectParts::of(&wish.directory, wish.home());
+            (wish.key(&parts), parts.digest, wish)
         })
         .await;
+        let key = key.ok_or(PoolError::Unknown)?;
         let loan = loop {
             let Some(warm) = self.take_idle(key, &wish.directory)? else {
                 break None;
@@ -339,6 +360,7 @@ impl Pool {
             last_directory: None,
             turns: 0,
             idle_since: Instant::now(),
+            is_dead: false,
         })
     }
 
@@ -420,9 +442,12 @@ impl Pool {
             let (limit, warm) = (state.options.idle, state.options.warm);
             let newest = state.newest.as_ref().map(|(key, _)| *key);
             let mut spare = 0;
-            let idle = std::mem::take(&mut state.idle);
+            let mut idle = std::mem::take(&mut state.idle);
+            for one in &mut idle {
+                one.is_dead = one.server.has_ended();
+            }
             let (over, kept) = idle.into_iter().partition(|one: &Warm| {
-                if one.server.tree().is_none() {
+                if one.is_dead {
                     return true;
                 }
                 let is_spare = Some(one.key) == newest && spare < warm;
@@ -435,25 +460,43 @@ impl Pool {
         for warm in over {
             self.end(warm, false).await;
         }
-        // What the newest turn wanted may mean another server by now: opencode or its configuration has changed.
-        let newest = self.state().newest.clone();
-        if let Some((key, wish)) = newest {
-            let (now, wish) = aside(move || (wish.key(), wish)).await;
-            if now != key {
-                let outdated: Vec<Warm> = {
-                    let mut state = self.state();
-                    state.newest = Some((now, wish));
-                    let idle = std::mem::take(&mut state.idle);
-                    let (outdated, kept) = idle.into_iter().partition(|warm| warm.key == key);
-                    state.idle = kept;
-                    outdated
-                };
-                for warm in outdated {
-                    self.end(warm, false).await;
-                }
-            }
-        }
+        self.end_outdated().await;
         self.keep_warm();
+    }
+
+    /// Ends the idle servers of the newest kind of turn if it means another kind by now: opencode or its configuration has
+    /// changed. Looks at the files of the configuration, so not at every call.
+    async fn end_outdated(&self) {
+        let newest = {
+            let mut state = self.state();
+            if state.looked_at.elapsed() < LOOK {
+                return;
+            }
+            state.looked_at = Instant::now();
+            state.newest.clone()
+        };
+        let Some((key, wish)) = newest else {
+            return;
+        };
+        let (now, wish) = aside(move || {
+            let parts = ProjectParts::of(&wish.directory, wish.home());
+            (wish.key(&parts), wish)
+        })
+        .await;
+        if now == Some(key) {
+            return;
+        }
+        let outdated: Vec<Warm> = {
+            let mut state = self.state();
+            state.newest = now.map(|now| (now, wish));
+            let idle = std::mem::take(&mut state.idle);
+            let (outdated, kept) = idle.into_iter().partition(|warm| warm.key == key);
+            state.idle = kept;
+            outdated
+        };
+        for warm in outdated {
+            self.end(warm, false).await;
+        }
     }
 
     /// Ends every idle server, and lends no further one. Servers that are lent end when they are given back.

@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 use crate::environment::Environment;
 use crate::fsx;
-use crate::opencode::{Launch, Opencode, SessionContext, Version, chooses_shell, user_configuration};
+use crate::opencode::{
+    Launch, Opencode, ProjectParts, SessionContext, Version, chooses_shell, user_configuration,
+};
 use crate::permission::{Rule, env_json};
 use crate::process::Tree;
 
@@ -152,8 +154,9 @@ impl ServerWish {
         }
     }
 
-    /// What a server must have in common with this turn. Blocks.
-    pub(super) fn key(&self) -> ServerKey {
+    /// What a server must have in common with this turn, whose project brings these parts; `None` if that cannot be told.
+    /// Blocks.
+    pub(super) fn key(&self, parts: &ProjectParts) -> Option<ServerKey> {
         let mut hash = Sha256::new();
         let mut add = |bytes: &[u8]| {
             hash.update((bytes.len() as u64).to_le_bytes());
@@ -169,13 +172,13 @@ impl ServerWish {
         let config = self.config.clone().map(Value::Object);
         add(config.unwrap_or_default().to_string().as_bytes());
         add(&[u8::from(self.ignore_project)]);
-        // Without a digest, nothing tells whether the configuration is still the one that a server has read.
-        let configured = user_configuration(&self.environment_for(PathBuf::new(), None));
-        match configured {
-            Some(digest) => add(&digest),
-            None => add(Uuid::new_v4().as_bytes()),
+        add(&user_configuration(&self.environment_for(PathBuf::new(), None))?);
+        // What a project runs inside opencode stays there, also for other directories.
+        if !self.ignore_project && parts.run_inside() {
+            add(self.directory.as_os_str().as_encoded_bytes());
+            add(parts.digest.as_ref()?.as_bytes());
         }
-        ServerKey(hash.finalize().into())
+        Some(ServerKey(hash.finalize().into()))
     }
 
     /// The environment of a server, whose guard is this program, and whose tools use this shell.

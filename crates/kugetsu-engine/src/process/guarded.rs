@@ -117,6 +117,11 @@ impl Guarded {
         self.port
     }
 
+    /// Whether the guard has ended, and with it the program. Does not wait.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.exit.is_some() || !matches!(self.guard.try_wait(), Ok(None))
+    }
+
     /// The processes of the program, as long as it runs.
     pub(crate) fn tree(&self) -> Option<Tree> {
         let guard = self.guard.id()?;

@@ -96,14 +96,20 @@ impl ServerFolder {
     /// Makes the server one of no turn.
     pub(crate) fn give_back(&self) -> Result<(), StoreError> {
         fsx::write_atomic_volatile(&self.context(), b"")?;
-        match std::fs::remove_file(self.path.join(TURN)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StoreError::Io {
-                action: "remove",
-                path: self.path.join(TURN),
-                source: error,
-            }),
-            _ => Ok(()),
+        for name in [VARIABLES, TURN] {
+            let path = self.path.join(name);
+            match std::fs::remove_file(&path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StoreError::Io {
+                        action: "remove",
+                        path,
+                        source,
+                    });
+                }
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     /// Whether nothing but kugetsu has written into the folder.
@@ -149,6 +155,11 @@ impl Store {
     pub(crate) fn served_turn(&self, server: Uuid) -> Option<ServedTurn> {
         let path = self.servers().join(server.to_string()).join(TURN);
         serde_json::from_slice(&fsx::read_bounded(&path, MAX_TURN).ok()?).ok()
+    }
+
+    /// Whether this is the mark of a warm server.
+    pub(crate) fn is_server(&self, mark: Uuid) -> bool {
+        self.servers().join(mark.to_string()).is_dir()
     }
 
     /// The warm servers that serve a turn, or did when their owner died.

@@ -13,8 +13,9 @@ use super::{Connector, TransportError, TurnLink, TurnSpec};
 use crate::aside::aside;
 use crate::opencode::Api;
 use crate::pool::{Hold, Lender, Lent, ServerWish};
-use crate::process::Exit;
+use crate::process::{self, Exit};
 use kugetsu_api::TransportKind;
+use uuid::Uuid;
 
 /// Reaches opencode through a server that a pool lends, or through a private one if the turn must have that, or the pool
 /// lends none.
@@ -54,6 +55,8 @@ impl Connector for PooledServers {
 struct LentServer {
     hold: Box<dyn Hold>,
     api: Api,
+    /// The marks of the server's processes and of the turn's tools.
+    marks: [Uuid; 2],
 }
 
 impl LentServer {
@@ -61,6 +64,16 @@ impl LentServer {
         Self {
             api: Api::new(lent.url, lent.password, &spec.launch.directory),
             hold: lent.hold,
+            marks: [lent.server, spec.turn()],
+        }
+    }
+}
+
+/// Ends everything that carries one of these marks, because nobody else has.
+async fn sweep(marks: [Uuid; 2]) {
+    for mark in marks {
+        if let Err(error) = aside(move || process::sweep_marked(mark)).await {
+            tracing::warn!("what server or turn {mark} had started could not be ended: {error}");
         }
     }
 }
@@ -76,10 +89,16 @@ impl TurnServer for LentServer {
     }
 
     async fn ended(&mut self) -> Exit {
-        self.hold.ended().await
+        let exit = self.hold.ended().await;
+        if exit == Exit::GuardLost {
+            sweep(self.marks).await;
+        }
+        exit
     }
 
     async fn stop(&mut self, now: bool) {
-        self.hold.give_back(now).await;
+        if !self.hold.give_back(now).await {
+            sweep(self.marks).await;
+        }
     }
 }

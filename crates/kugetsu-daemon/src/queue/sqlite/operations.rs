@@ -11,7 +11,7 @@ use kugetsu_api::{Task, TaskId, TaskState};
 
 use super::super::schedule::Entry;
 use super::super::time::{ceil, floor, timestamp};
-use super::super::{Cancellation, Claim, NewTask, QueueError, Settlement, Submitted};
+use super::super::{Cancellation, Claim, NewTask, QueueError, Settlement, Submitted, turn_of};
 use super::memory::Memory;
 use super::record::{self, NewRecord, Record};
 use super::{QueueOptions, schema};
@@ -223,9 +223,9 @@ impl Work<'_> {
                 return Ok(None);
             }
         };
-        let turn = Uuid::now_v7();
         record.task.state = TaskState::Running;
         record.task.attempts = record.task.attempts.saturating_add(1);
+        let turn = turn_of(id, record.task.attempts);
         record.task.turn = Some(turn);
         record.task.started = timestamp(floor(now));
         record.task.reason = None;

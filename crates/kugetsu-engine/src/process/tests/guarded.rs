@@ -384,9 +384,7 @@ async fn everything_below_a_program_that_runs_on_is_ended() {
     let world = World::new();
     let folder = tempfile::tempdir().unwrap();
     let go = folder.path().join("go");
-    let mut spec = world.spec(&wild(
-        "echo ready; while ! test -e \"$GO\"; do :; done; exit 3",
-    ));
+    let mut spec = world.spec(&wild("echo ready; while ! test -e \"$GO\"; do :; done; exit 3"));
     spec.set_env.push(("GO".into(), go.clone().into()));
     let mut guarded = Guarded::spawn(spec).await.unwrap();
     ready(&mut guarded).await;
