@@ -129,6 +129,38 @@ pub(super) fn of(verb: &str) -> &'static [Example] {
             ("kugetsu config set timeout 45m", "change one"),
             ("kugetsu config edit", "change many"),
         ],
+        "daemon" => &[
+            ("kugetsu daemon start --detach", "keep opencode warm from now on"),
+            (
+                "kugetsu daemon start --listen 127.0.0.1:7878 --budget-daily 50",
+                "with the page and the API, and a limit on what turns cost",
+            ),
+            ("kugetsu daemon status", "see turns, queue and servers"),
+            ("kugetsu daemon stop --drain", "finish what runs, then end"),
+        ],
+        "submit" => &[
+            ("kugetsu submit 14 'fix the crash'", "a turn when its time has come"),
+            (
+                "kugetsu submit 'write the weekly report' --repo shoko/kugetsu",
+                "in a session of its own",
+            ),
+            (
+                "kugetsu submit 14 'fix it' --idempotency-key nightly-7",
+                "safe to repeat",
+            ),
+        ],
+        "tail" => &[
+            (
+                "kugetsu tail 8f2c91aa -f",
+                "follow a task, and exit with its status",
+            ),
+            ("kugetsu tail 8f2c91aa --json", "what has come so far, for programs"),
+        ],
+        "task" => &[
+            ("kugetsu task list --state queued,running", "what is to be done"),
+            ("kugetsu task show 8f2c91aa", "one task"),
+            ("kugetsu task cancel 8f2c91aa", "cancel it, or stop it"),
+        ],
         "completions" => &[
             (
                 "kugetsu completions bash",

@@ -104,7 +104,7 @@ class Store extends EventTarget {
   }
 
   async #poll() {
-    const [status, query] = await Promise.all([get('/v1/status'), allowed(get('/v1/query'))]);
+    const [status, query] = await Promise.all([allowed(get('/v1/status')), allowed(get('/v1/query'))]);
     this.status = status;
     this.query = query;
     this.live = by(query?.live);
@@ -119,7 +119,7 @@ class Store extends EventTarget {
 
     // Numbers that change whenever a session or a task has become another one.
     const sessionsMark = JSON.stringify([query?.sessions, query?.totals?.turns]);
-    const queueMark = JSON.stringify(status.queue);
+    const queueMark = JSON.stringify(status?.queue);
     const now = performance.now();
     const first = this.#listedWhole === 0;
     const age = now - this.#listedWhole;
