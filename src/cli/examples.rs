@@ -139,7 +139,10 @@ pub(super) fn of(verb: &str) -> &'static [Example] {
             ("kugetsu daemon stop --drain", "finish what runs, then end"),
         ],
         "submit" => &[
-            ("kugetsu submit 14 'fix the crash'", "a turn when its time has come"),
+            (
+                "kugetsu submit 14 'fix the crash'",
+                "a turn when its time has come",
+            ),
             (
                 "kugetsu submit 'write the weekly report' --repo shoko/kugetsu",
                 "in a session of its own",
@@ -154,7 +157,10 @@ pub(super) fn of(verb: &str) -> &'static [Example] {
                 "kugetsu tail 8f2c91aa -f",
                 "follow a task, and exit with its status",
             ),
-            ("kugetsu tail 8f2c91aa --json", "what has come so far, for programs"),
+            (
+                "kugetsu tail 8f2c91aa --json",
+                "what has come so far, for programs",
+            ),
         ],
         "task" => &[
             ("kugetsu task list --state queued,running", "what is to be done"),

@@ -381,23 +381,32 @@ impl World {
         all
     }
 
-    /// The server of the daemon that a turn has, if there is one such turn.
-    fn lent_server(&self) -> Option<u32> {
+    /// The server of the daemon that the turn of this process has.
+    fn lent_server(&self, supervisor: u32) -> Option<u32> {
+        let json = |path: &Path| {
+            let bytes = std::fs::read(path).ok()?;
+            serde_json::from_slice::<serde_json::Value>(&bytes).ok()
+        };
+        let records = crate::files_below(&self.kugetsu_home().join("sessions"));
+        let turn = records.iter().find_map(|record| {
+            let live = json(record)?["live"].take();
+            (live["supervisor"]["pid"] == supervisor).then(|| live["turn"].clone())
+        })?;
         let servers = std::fs::read_dir(self.kugetsu_home().join("run/servers")).ok()?;
-        let lent = servers
-            .flatten()
-            .find(|server| server.path().join("turn.json").exists())?;
-        let id = lent.file_name().into_string().ok()?;
+        let serves = |server: &std::fs::DirEntry| {
+            json(&server.path().join("turn.json")).is_some_and(|served| served["turn"] == turn)
+        };
+        let id = servers.flatten().find(serves)?.file_name().into_string().ok()?;
         let all = self.processes();
         let guard = all.iter().find(|one| one.command.ends_with(&id))?.pid;
         all.iter().find(|one| one.parent == guard).map(|one| one.pid)
     }
 
     /// The opencode below a process of this world that serves or runs a turn; not its guard. With a daemon, the server
-    /// that serves the only turn.
+    /// that serves its turn.
     pub fn opencode_of(&self, pid: u32) -> Option<u32> {
         if self.daemon().is_some() {
-            return self.lent_server();
+            return self.lent_server(pid);
         }
         let all = self.processes();
         let parent_of = |child: u32| all.iter().find(|one| one.pid == child).map(|one| one.parent);
