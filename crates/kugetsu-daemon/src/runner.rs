@@ -101,6 +101,11 @@ fn until(due: Timestamp) -> Duration {
 /// Runs the turn of a claimed task, and records how it ended.
 async fn run(app: Arc<App>, place: Place, claim: Claim) {
     let (task, turn) = (claim.task.task, claim.turn);
+    tracing::info!(
+        "task {task} of {}: attempt {}, turn {turn}",
+        claim.task.spec.address,
+        claim.task.attempts
+    );
     let engine = app.engine();
     let before = Instant::now();
     if !claim.resumed && claim.task.attempts <= 1 {
@@ -166,6 +171,14 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
 /// twice.
 async fn settle(app: &App, claim: &Claim, end: Settlement) {
     let (task, turn) = (claim.task.task, claim.turn);
+    match &end {
+        Settlement::Ended { verdict, .. } => tracing::info!("task {task} has ended: {verdict}"),
+        Settlement::Again { not_before, .. } => {
+            tracing::info!("task {task} is tried again after {not_before}")
+        }
+        Settlement::Parked { .. } => tracing::warn!("task {task} is parked"),
+        Settlement::Cancelled { .. } => tracing::info!("task {task} was cancelled"),
+    }
     while let Err(error) = app.queue.settle(task, turn, end.clone(), Timestamp::now()).await {
         match error {
             QueueError::Unavailable { .. } => {
