@@ -174,7 +174,7 @@ async fn settle(app: &App, claim: &Claim, end: Settlement) {
     match &end {
         Settlement::Ended { verdict, .. } => tracing::info!("task {task} has ended: {verdict}"),
         Settlement::Again { not_before, .. } => {
-            tracing::info!("task {task} is tried again after {not_before}")
+            tracing::info!("task {task} is tried again after {not_before}");
         }
         Settlement::Parked { .. } => tracing::warn!("task {task} is parked"),
         Settlement::Cancelled { .. } => tracing::info!("task {task} was cancelled"),
