@@ -19,7 +19,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use axum::routing::{delete, get, post};
 use axum::{Router, middleware};
-use kugetsu_api::Scope;
+use kugetsu_api::{RefContext, Scope};
+use kugetsu_engine::settings::Settings;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
@@ -35,6 +36,18 @@ const MAX_BODY: usize = 1 << 20;
 const MAX_LOCAL_BODY: usize = 16 << 20;
 
 type Shared = State<Arc<App>>;
+
+/// How many items a page of a list has unless the request says otherwise, and at most.
+const PAGE: usize = 100;
+const MAX_PAGE: usize = 1000;
+
+/// How references of requests are read: the daemon stands in no checkout, so there is no origin.
+fn ref_context(settings: &Settings) -> RefContext {
+    RefContext {
+        default_instance: settings.instance.clone(),
+        origin: None,
+    }
+}
 
 /// Serves the socket until the daemon ends.
 pub(crate) async fn serve_socket(app: Arc<App>, socket: UnixListener) {

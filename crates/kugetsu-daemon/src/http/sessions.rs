@@ -9,8 +9,7 @@ use axum::response::Response;
 use axum::{Extension, Json};
 use kugetsu_api::output::{DiffOutput, PendingSession, SessionWithState};
 use kugetsu_api::{
-    Address, AnswerRequest, RefContext, RepoRef, SessionList, SessionState, SessionView, SignalRequest,
-    TurnList,
+    Address, AnswerRequest, RepoRef, SessionList, SessionState, SessionView, SignalRequest, TurnList,
 };
 use kugetsu_engine::operations::{Engine, EngineError};
 use kugetsu_engine::turn::Interrupt;
@@ -25,10 +24,6 @@ use super::tasks::{EventsQuery, respond, stream_of};
 use crate::app::App;
 use crate::events;
 
-/// How many sessions a page has unless it says otherwise, and at most.
-const PAGE: usize = 100;
-const MAX_PAGE: usize = 1000;
-
 /// Runs blocking work on the store.
 async fn blocking<T: Send + 'static>(
     app: &Arc<App>,
@@ -41,17 +36,10 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn context(engine: &Engine) -> RefContext {
-    RefContext {
-        default_instance: engine.settings().instance.clone(),
-        origin: None,
-    }
-}
-
 /// The session that a path names, if the request may see it.
 fn address_of(app: &App, access: &Access, session: Result<Path<String>, PathRejection>) -> Answer<Address> {
     let Path(text) = session?;
-    let address = Address::parse(&text, &context(&app.engine()))?;
+    let address = Address::parse(&text, &super::ref_context(app.engine().settings()))?;
     access.require(address.repo())?;
     Ok(address)
 }
@@ -77,7 +65,7 @@ pub(super) async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Answer<Json<SessionList>> {
     let Query(query) = query?;
-    let context = context(&app.engine());
+    let context = super::ref_context(app.engine().settings());
     let states = query.state.iter().flat_map(|states| states.split(','));
     let states: Result<Vec<SessionState>, String> = states.map(str::parse).collect();
     let states = states.map_err(Problem::usage)?;
@@ -90,7 +78,7 @@ pub(super) async fn list(
         .map(|text| Address::parse(&text, &context))
         .transpose()?;
     let after = after.map(|address| address.to_string());
-    let limit = query.limit.unwrap_or(PAGE).clamp(1, MAX_PAGE);
+    let limit = query.limit.unwrap_or(super::PAGE).clamp(1, super::MAX_PAGE);
     let found = blocking(&app, move |engine| {
         let mut views: Vec<SessionView> = Vec::new();
         let add = |views: &mut Vec<SessionView>, summary: kugetsu_api::SessionSummary, _: &str| {

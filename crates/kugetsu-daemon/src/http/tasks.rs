@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use jiff::Timestamp;
 use kugetsu_api::{
-    Address, AddressName, ErrorCode, PRIORITIES, RefContext, RepoRef, SubmittedTask, Task, TaskId, TaskList,
-    TaskRequest, TaskSpec,
+    Address, AddressName, ErrorCode, PRIORITIES, RepoRef, SubmittedTask, Task, TaskId, TaskList, TaskRequest,
+    TaskSpec,
 };
 use kugetsu_engine::settings::{Settings, parse_model};
 use schemars::JsonSchema;
@@ -32,9 +32,6 @@ use crate::queue::{Cancellation, NewTask, QueueError, TaskFilter};
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// The longest idempotency key.
 const MAX_KEY: usize = 200;
-/// How many tasks a page has unless it says otherwise, and at most.
-const PAGE: usize = 100;
-const MAX_PAGE: usize = 1000;
 
 /// Submits a task.
 pub(super) async fn submit(
@@ -160,10 +157,7 @@ fn new_task(id: TaskId, request: TaskRequest, key: Option<String>, settings: &Se
 
 /// The session that a task runs in: the one that the request names, or one of its own.
 fn address_of(id: TaskId, key: Option<&str>, request: &TaskRequest, settings: &Settings) -> Answer<Address> {
-    let context = RefContext {
-        default_instance: settings.instance.clone(),
-        origin: None,
-    };
+    let context = super::ref_context(settings);
     match (&request.address, &request.context, &request.repo) {
         (Some(address), None, None) => Ok(Address::parse(address, &context)?),
         (None, Some(from), None) => Ok(Address::parse(&from.issue_url, &context)?),
@@ -209,10 +203,7 @@ pub(super) async fn list(
 ) -> Answer<Json<TaskList>> {
     let Query(query) = query?;
     let engine = app.engine();
-    let context = RefContext {
-        default_instance: engine.settings().instance.clone(),
-        origin: None,
-    };
+    let context = super::ref_context(engine.settings());
     let states = query.state.iter().flat_map(|states| states.split(','));
     let states: Result<Vec<_>, String> = states.map(str::parse).collect();
     let repo = query
@@ -232,7 +223,7 @@ pub(super) async fn list(
             ));
         }
     }
-    let limit = query.limit.unwrap_or(PAGE).clamp(1, MAX_PAGE);
+    let limit = query.limit.unwrap_or(super::PAGE).clamp(1, super::MAX_PAGE);
     let filter = TaskFilter {
         states: states.map_err(Problem::usage)?,
         repo,
