@@ -1,5 +1,7 @@
 //! Health, state and end of the daemon.
 
+use std::sync::LazyLock;
+
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -60,6 +62,7 @@ pub(super) async fn metrics(
 }
 
 /// The document of the API.
-pub(super) async fn openapi() -> Json<serde_json::Value> {
-    Json(super::openapi())
+pub(super) async fn openapi() -> Json<&'static serde_json::Value> {
+    static DOCUMENT: LazyLock<serde_json::Value> = LazyLock::new(super::openapi);
+    Json(&DOCUMENT)
 }

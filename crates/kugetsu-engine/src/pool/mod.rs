@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::aside::aside;
 use crate::opencode::{Api, Launch, ProjectParts, Secrets, Server, ServerError, SessionContext};
-use crate::process::{Containment, ProcessError};
+use crate::process::Containment;
 use crate::store::{ServedTurn, ServerFolder, Store, StoreError};
 use kugetsu_api::{PoolCounts, ServerState, ServerView};
 
@@ -584,11 +584,5 @@ impl Drop for Starting<'_> {
         if !self.is_done {
             self.pool.forget(self.id);
         }
-    }
-}
-
-impl From<ProcessError> for PoolError {
-    fn from(error: ProcessError) -> Self {
-        Self::Server(error.into())
     }
 }
