@@ -43,6 +43,9 @@ impl Sshd {
             assert!(status.success());
         }
         std::fs::copy(folder.join("user.pub"), folder.join("authorized_keys")).unwrap();
+        // An empty home for logins: the shell reads the user's own startup files even for a command, and what these print
+        // would be in the output.
+        std::fs::create_dir(folder.join("login")).unwrap();
         write_wrapper(world, &folder);
         // Another process may take the port before sshd starts; then another port is tried.
         for _ in 0..5 {
@@ -124,10 +127,11 @@ fn serve(folder: &Path, port: u16, more: &str) -> Option<Child> {
     let text = format!(
         "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile {}\nUsePAM no\nStrictModes no\n\
          PasswordAuthentication no\nKbdInteractiveAuthentication no\nPrintMotd no\nPermitRootLogin prohibit-password\n\
-         MaxStartups 100\n{more}\n",
+         MaxStartups 100\nSetEnv HOME={}\n{more}\n",
         file("host"),
         file("authorized_keys"),
         file("pid"),
+        file("login"),
     );
     std::fs::write(&config, text).unwrap();
     let log = std::fs::File::create(folder.join("log")).unwrap();
