@@ -216,6 +216,7 @@ fn no_daemon(error: &DaemonError) -> CommandError {
         | DaemonError::File { .. }
         | DaemonError::Tls(_)
         | DaemonError::Listen { .. }
+        | DaemonError::QueueLost
         | DaemonError::Api(_) => ErrorCode::DaemonUnusable,
     };
     let this = CommandError::new(code, error.to_string());
@@ -359,6 +360,8 @@ fn log_to_stdout() {
         .with_max_level(tracing::Level::INFO)
         .with_ansi(false)
         .with_target(false)
+        // On a full disk, telling of it on stderr, which is the same file, would panic.
+        .log_internal_errors(false)
         .with_writer(|| Log)
         .try_init();
 }

@@ -233,6 +233,8 @@ pub(super) fn trace_to(log: std::fs::File) {
     let _ = fmt()
         .with_max_level(tracing::Level::DEBUG)
         .with_ansi(false)
+        // On a full disk, telling of it on stderr would panic.
+        .log_internal_errors(false)
         .with_writer(std::sync::Mutex::new(log))
         .try_init();
 }

@@ -102,6 +102,9 @@ pub enum DaemonError {
     /// The queue could not be opened.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// What writes to the queue has ended, so that no task can be run any more.
+    #[error("the daemon can no longer use its queue")]
+    QueueLost,
     /// The daemon ended by itself.
     #[error("the daemon has failed: {0}")]
     Api(std::io::Error),
@@ -277,8 +280,12 @@ impl Daemon {
                 }
             }
         });
-        let dispatching = tokio::spawn(runner::dispatch(Arc::clone(&app)));
-        let ended = app.until_over().await;
+        let mut dispatching = tokio::spawn(runner::dispatch(Arc::clone(&app)));
+        let ended = tokio::select! {
+            ended = app.until_over() => Ok(ended),
+            // The next daemon opens the queue anew.
+            _ = &mut dispatching => Err(DaemonError::QueueLost),
+        };
         dispatching.abort();
         tidying.abort();
         app.pool.close().await;
@@ -290,7 +297,7 @@ impl Daemon {
         .await;
         serving.shutdown().await;
         let _ = std::fs::remove_file(socket_path);
-        Ok(ended)
+        ended
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{Task, TurnRecord, Verdict};
+use kugetsu_api::{ErrorCode, Task, TurnRecord, Verdict};
 use kugetsu_engine::operations::{
     Engine, EngineError, Mode, TurnOptions, TurnReport, TurnRequest, WorktreeRequest,
 };
@@ -28,7 +28,7 @@ const QUOTA_PAUSE: SignedDuration = SignedDuration::from_mins(5);
 /// How soon a write to the queue is tried again.
 const QUEUE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Gives out places until the daemon ends.
+/// Gives out places until the daemon ends. Returns if the queue can be used no more.
 pub(crate) async fn dispatch(app: Arc<App>) {
     let mut changes = app.queue.changes();
     let mut ending = app.ending();
@@ -43,7 +43,11 @@ pub(crate) async fn dispatch(app: Arc<App>) {
         let due = due.map(|due| until(due).min(Duration::from_secs(60)));
         let wake = pause.into_iter().chain(due).min();
         tokio::select! {
-            _ = changes.changed() => {}
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
             () = app.slots.changed() => {}
             _ = ending.changed() => {}
             () = async {
@@ -325,6 +329,13 @@ fn settlement(result: Result<TurnReport, EngineError>, cancelled: bool, stopping
                 counts: !is_busy,
             }
         }
+        // A full disk is not a fault of the task either.
+        Err(error) if error.code() == ErrorCode::StoreUnwritable => Settlement::Again {
+            not_before: after(ERROR_PAUSE),
+            reason: error.to_string(),
+            cost_usd: 0.0,
+            counts: false,
+        },
         Err(error) => Settlement::Parked {
             reason: error.to_string(),
         },

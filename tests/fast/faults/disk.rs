@@ -186,6 +186,46 @@ fn a_disk_that_fills_up_in_a_turn_ends_it_with_73() {
 }
 
 #[test]
+fn a_daemon_goes_on_when_its_disk_has_room_again() {
+    let world = world();
+    let (full, room) = (world.root().join("full"), world.root().join("room"));
+    let ended = format!(": > '{}'", world.root().join("ended").display());
+    world.fake(&FakeScript::default().on(
+        "meet",
+        [
+            kugetsu_testing::Step::Meet(full, room),
+            kugetsu_testing::Step::Answer("done".into()),
+            kugetsu_testing::Step::Shell(ended),
+        ],
+    ));
+    // The log of the daemon is on the full disk, too.
+    let output = with_mounts(
+        &world,
+        "cp -a \"$KUGETSU_HOME\" \"$TMPDIR/seed\" && mount -t tmpfs -o size=1m tmpfs \"$KUGETSU_HOME\" \
+         && cp -a \"$TMPDIR/seed/.\" \"$KUGETSU_HOME\" || exit 99\n\
+         export KUGETSU_TRANSPORT=run KUGETSU_WARM_SERVERS=0\n\
+         \"$0\" daemon start --detach >/dev/null || exit 98\n\
+         first=$(\"$0\" submit 1 'meet') || exit 97\n\
+         until [ -e \"$HOME/../full\" ]; do sleep 0.02; done\n\
+         cat /dev/zero > \"$KUGETSU_HOME/filler\" 2>/dev/null\n\
+         \"$0\" submit 2 'while it is full'; echo \"submitted $?\"\n\
+         : > \"$HOME/../room\"\n\
+         \"$0\" daemon status >/dev/null; echo \"status $?\"\n\
+         until [ -e \"$HOME/../ended\" ]; do sleep 0.02; done\n\
+         \"$0\" submit 2 'still full'; echo \"submitted $?\"\n\
+         rm \"$KUGETSU_HOME/filler\"\n\
+         \"$0\" tail -f \"$first\" >/dev/null; echo \"first $?\"\n\
+         second=$(\"$0\" submit 2 'afterwards') && \"$0\" tail -f \"$second\" >/dev/null; echo \"second $?\"\n\
+         \"$0\" daemon stop; echo \"stopped $?\"",
+    );
+    let said = output.stdout();
+    for line in ["submitted 73", "status 0", "first 0", "second 0", "stopped 0"] {
+        assert!(said.lines().any(|said| said == line), "{line}\n{output}");
+    }
+    world.wait_nothing_left(SOON);
+}
+
+#[test]
 fn a_disk_that_is_full_for_a_part_of_a_turn_exits_with_73() {
     let world = world();
     world.fake(&FakeScript::default().on(
