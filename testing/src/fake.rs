@@ -62,6 +62,11 @@ impl FakeScript {
         )
     }
 
+    /// Whether what a call does depends on the calls before it.
+    pub fn counts_calls(&self) -> bool {
+        matches!(self.serve, ServeMode::Locked(_)) || self.runs.iter().any(|run| run.attempts.len() > 1)
+    }
+
     /// A script whose server creates and forks sessions and runs no turns.
     pub fn serving() -> Self {
         Self {

@@ -11,12 +11,14 @@
     reason = "test support reports by panicking, as assertions do"
 )]
 
+mod daemon;
 mod documents;
 pub mod example;
 pub mod fake;
 mod forge;
 mod hangs;
 mod http;
+mod load;
 mod model;
 mod prism;
 pub mod schema;
@@ -24,10 +26,12 @@ mod soak;
 mod tour;
 mod world;
 
+pub use daemon::DaemonConnection;
 pub use documents::{Block, MANUAL, all_documents, blocks, document, files_below, manual, manual_blocks};
 pub use fake::{FakeAttempt, FakeCall, FakeRun, FakeScript, ServeMode, Step};
 pub use forge::{ForgeReply, ForgeRequest, ForgeServer, ScriptedIssue};
 pub use hangs::HangRow;
+pub use load::{Fault, LoadPlan, LoadTally, MemoryPoint, load};
 pub use model::{Gate, ModelServer, Reply, Request, ToolCall, usage};
 pub use prism::Prism;
 pub use soak::{SoakCounts, SoakPlan, SoakTally, soak};

@@ -18,7 +18,9 @@ mod one_process;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use kugetsu_testing::{SoakPlan, SoakTally, on_both_versions, soak};
+use std::time::Duration;
+
+use kugetsu_testing::{Fault, LoadPlan, LoadTally, SoakPlan, SoakTally, load, on_both_versions, soak};
 
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -41,5 +43,21 @@ on_both_versions! {
         // Kills at the model strike on every machine, those at a moment only on some.
         assert!(all.supervisors_killed > 0 && all.opencodes_killed > 0, "{all:?}");
         assert!(all.completed > 0 && tally.by_transport.len() == 2, "{tally:?}");
+    }
+
+    fn tasks_survive_the_death_of_their_daemon(world: &World) {
+        let _alone = alone();
+        let plan = LoadPlan {
+            tasks: 32,
+            issues: 8,
+            clients: 4,
+            max_concurrent: 4,
+            pause: Duration::from_secs(2),
+            fault: Some(Fault::DaemonKilled),
+        };
+        let tally = load(world, &plan);
+        println!("{}\n{}", LoadTally::HEAD, tally.row("the real one", &plan));
+        assert!(tally.problems.is_empty(), "{}", tally.problems.join("\n"));
+        assert!(tally.strikes > 0, "{tally:?}");
     }
 }

@@ -10,6 +10,7 @@ mod demo;
 mod dist;
 mod example;
 mod fuzz;
+mod load;
 mod npm;
 mod opencode;
 mod packages;
@@ -57,6 +58,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Run many concurrent turns with random kills on the real opencode, and print the results as a table
     Soak(soak::Options),
+    /// Run many tasks on the daemon, alone and while faults strike, and print the results as tables
+    Load(load::Options),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Dist(options) => dist::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Soak(options) => soak::run(&options),
+        Command::Load(options) => load::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -101,10 +101,21 @@ impl World {
     /// around some, and without the mark of a fork that was made with its prompt.
     #[track_caller]
     pub fn prompts(&self, session: &str) -> Vec<String> {
+        self.prompts_by(session, "message.time_created, part.id")
+    }
+
+    /// [`World::prompts`] in the order in which opencode has stored them, whatever the clock said.
+    #[track_caller]
+    pub fn prompts_as_stored(&self, session: &str) -> Vec<String> {
+        self.prompts_by(session, "message.rowid, part.rowid")
+    }
+
+    #[track_caller]
+    fn prompts_by(&self, session: &str, order: &str) -> Vec<String> {
         let rows = self.sql(&format!(
             "SELECT part.data FROM part JOIN message ON part.message_id = message.id \
              WHERE part.session_id = '{session}' AND json_extract(message.data, '$.role') = 'user' \
-             ORDER BY message.time_created, part.id"
+             ORDER BY {order}"
         ));
         rows.iter()
             .filter_map(|row| serde_json::from_str::<Value>(row[0].as_str()?).ok())

@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod life;
+mod load;
 mod money;
 mod places;
 mod tasks;
