@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
+use jiff::{SignedDuration, Timestamp};
 use kugetsu_api::exit::ExitStatus;
 use kugetsu_api::output::{DaemonEndOutput, DaemonStartOutput, TokenListOutput, TokenOutput};
 use kugetsu_api::{DaemonStatus, ErrorCode, Scope, ServerState, StopRequest};
 use kugetsu_client::{Client, ClientError};
-use kugetsu_daemon::{DAEMON_LOG, DaemonError, DaemonOptions, TokenError, Tokens};
+use kugetsu_daemon::{DAEMON_LOG, DaemonError, DaemonOptions, NewToken, TokenError, Tokens};
 use kugetsu_engine::money::{parse_usd, print_usd};
 use kugetsu_engine::settings::Settings;
 
@@ -74,6 +75,10 @@ struct CreateArgs {
     /// Limit the token to this repository; repeatable
     #[arg(long, value_name = "[INSTANCE/]OWNER/REPO")]
     repo: Vec<String>,
+
+    /// Refuse the token when this time is over, such as 30d; without it, it does not expire
+    #[arg(long, value_name = "DURATION", value_parser = time_limit)]
+    expires: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -480,9 +485,13 @@ fn token(verb: &TokenVerb, context: &Context, output: Output) -> Outcome {
     match verb {
         TokenVerb::Create(args) => {
             let repos: Result<Vec<_>, _> = args.repo.iter().map(|repo| context.repo(Some(repo))).collect();
-            let token = tokens
-                .create(&args.name, args.scope, repos?)
-                .map_err(|error| no_token(&error))?;
+            let new = NewToken {
+                name: args.name.clone(),
+                scope: args.scope,
+                repos: repos?,
+                expires: args.expires.map(time_in).transpose()?,
+            };
+            let token = tokens.create(new).map_err(|error| no_token(&error))?;
             if output.json {
                 output.object(TokenOutput { token });
             } else {
@@ -504,8 +513,11 @@ fn token(verb: &TokenVerb, context: &Context, output: Output) -> Outcome {
                 Column::new("NAME"),
                 Column::new("SCOPE"),
                 Column::prose("REPOSITORIES"),
-                Column::new("CREATED").spare(1),
+                Column::new("CREATED").spare(2),
+                Column::new("LAST USE").spare(1),
+                Column::new("EXPIRES"),
             ];
+            let now = Timestamp::now();
             let rows = tokens.iter().map(|token| {
                 let repos: Vec<_> = token.repos.iter().map(ToString::to_string).collect();
                 let repos = if repos.is_empty() {
@@ -514,7 +526,21 @@ fn token(verb: &TokenVerb, context: &Context, output: Output) -> Outcome {
                     repos.join(" ")
                 };
                 let created = token.created.strftime("%F %T UTC").to_string();
-                vec![token.name.clone(), token.scope.to_string(), repos, created]
+                let used = token.last_used;
+                let used = used.map_or_else(|| "never".to_owned(), minute);
+                let expires = match token.expires {
+                    None => "never".to_owned(),
+                    Some(at) if at <= now => "expired".to_owned(),
+                    Some(at) => minute(at),
+                };
+                vec![
+                    token.name.clone(),
+                    token.scope.to_string(),
+                    repos,
+                    created,
+                    used,
+                    expires,
+                ]
             });
             output.table(&columns, rows.collect());
         }
@@ -532,11 +558,25 @@ fn token(verb: &TokenVerb, context: &Context, output: Output) -> Outcome {
     Ok(ExitStatus::Ok)
 }
 
+/// The time after this duration.
+fn time_in(duration: Duration) -> Result<Timestamp, CommandError> {
+    let time = SignedDuration::try_from(duration)
+        .ok()
+        .and_then(|duration| Timestamp::now().checked_add(duration).ok());
+    time.ok_or_else(|| CommandError::usage("the time is too far away", "leave --expires out"))
+}
+
+fn minute(time: Timestamp) -> String {
+    time.strftime("%F %R UTC").to_string()
+}
+
 fn no_token(error: &TokenError) -> CommandError {
     let code = match error {
         TokenError::Exists(_) | TokenError::TooMany => ErrorCode::Usage,
         TokenError::Missing(_) => ErrorCode::NotFound,
-        TokenError::File { .. } | TokenError::Damaged { .. } => ErrorCode::StoreUnwritable,
+        TokenError::File { .. } | TokenError::Unwritten(_) | TokenError::Damaged { .. } => {
+            ErrorCode::StoreUnwritable
+        }
     };
     let this = CommandError::new(code, error.to_string());
     match error {

@@ -320,6 +320,12 @@ pub struct TokenView {
     pub repos: Vec<crate::RepoRef>,
     /// When it was made.
     pub created: Timestamp,
+    /// When it expires; absent if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// When a daemon last accepted it, to the minute; absent if it was never used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<Timestamp>,
 }
 
 /// A session in a list.

@@ -120,6 +120,7 @@ codes! {
     InUse, "in-use", TryAgain, true, "another process holds the session: a turn, `attach`, or a command that changes it";
     QueueFull, "queue-full", TryAgain, true, "as many tasks wait in the daemon's queue as may";
     BudgetUsedUp, "budget-used-up", TryAgain, true, "what turns may cost today is used up";
+    TooManyRequests, "too-many-requests", TryAgain, true, "the daemon has had too many requests of one token or address, or has too many streams of events open";
     Draining, "draining", TryAgain, true, "the daemon is ending, and takes nothing new";
     OwnTurn, "own-turn", TryAgain, true, "the command runs in a tool of the turn that it would wait for or end, or that turn waits for the command";
     TooManyDelegates, "too-many-delegates", TryAgain, true, "as many turns that tools began run already as `max_delegates` allows, or as many commands of the turn's tools wait";

@@ -18,6 +18,9 @@ use kugetsu_engine::settings::Settings;
 use kugetsu_engine::transport::PooledServers;
 
 use crate::http;
+use crate::http::rates::{Client, Rates};
+use crate::http::room::{Capacity, Room};
+use crate::http::serve::OpenFiles;
 use crate::http::slots::SlotCommand;
 use crate::ledger::{Budgets, Entry, Ledger};
 use crate::metrics::{CountedTurn, Metrics};
@@ -25,7 +28,7 @@ use crate::place::{self, Lock};
 use crate::queue::{Queue, QueueError, QueueOptions, SqliteQueue};
 use crate::runner;
 use crate::slots::Slots;
-use crate::tokens::Tokens;
+use crate::tokens::KnownTokens;
 
 /// How often the pool is tidied.
 const TIDY: Duration = Duration::from_secs(5);
@@ -140,6 +143,7 @@ pub struct Daemon {
     listener: Option<tokio::net::TcpListener>,
     tls: Option<TlsAcceptor>,
     metrics: Option<tokio::net::TcpListener>,
+    files: OpenFiles,
     _lock: Lock,
 }
 
@@ -154,7 +158,10 @@ pub(crate) struct App {
     /// Whether the number of places does not follow the settings.
     has_own_most: bool,
     pub(crate) pool: Pool,
-    pub(crate) tokens: Tokens,
+    pub(crate) tokens: KnownTokens,
+    pub(crate) rates: Rates,
+    /// Streams of events that are open.
+    pub(crate) streams: Arc<Room<Client>>,
     pub(crate) behind_proxy: bool,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) metrics: Metrics,
@@ -185,6 +192,7 @@ impl Daemon {
     /// Opens everything, and listens. Blocks; to be called inside a tokio runtime.
     pub fn open(options: DaemonOptions) -> Result<Self, DaemonError> {
         let lock = Lock::take(&options.home)?;
+        let files = OpenFiles::raise();
         let limits = QueueOptions {
             max_queued: MAX_QUEUED,
             max_tries: MAX_TRIES,
@@ -212,7 +220,13 @@ impl Daemon {
         let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let socket = place::listen(&options.home, &lock)?;
         let app = App {
-            tokens: Tokens::of(&options.home),
+            tokens: KnownTokens::of(&options.home),
+            rates: Rates::new(),
+            streams: Room::new(Capacity {
+                owner: files.share(8),
+                others: files.share(16),
+                each: 64,
+            }),
             ledger: Arc::new(ledger),
             metrics: Metrics::new(),
             budget_daily: options.budget_daily,
@@ -240,6 +254,7 @@ impl Daemon {
             listener,
             tls,
             metrics,
+            files,
             _lock: lock,
         })
     }
@@ -258,13 +273,14 @@ impl Daemon {
     pub async fn run(self) -> Result<Ended, DaemonError> {
         let app = Arc::clone(&self.app);
         let socket_path = place::socket_path(&app.home);
+        let files = self.files;
         let mut serving = tokio::task::JoinSet::new();
-        serving.spawn(http::serve_socket(Arc::clone(&app), self.socket));
+        serving.spawn(http::serve_socket(Arc::clone(&app), self.socket, files));
         if let Some(listener) = self.listener {
-            serving.spawn(http::serve_address(Arc::clone(&app), listener, self.tls));
+            serving.spawn(http::serve_address(Arc::clone(&app), listener, self.tls, files));
         }
         if let Some(listener) = self.metrics {
-            serving.spawn(http::serve_metrics(Arc::clone(&app), listener));
+            serving.spawn(http::serve_metrics(Arc::clone(&app), listener, files));
         }
         let tidying = tokio::spawn({
             let app = Arc::clone(&app);
@@ -273,6 +289,8 @@ impl Daemon {
                 loop {
                     tokio::time::sleep(TIDY).await;
                     app.pool.tidy().await;
+                    app.rates.tidy();
+                    app.write_token_uses().await;
                     if forgotten.is_none_or(|at| at.elapsed() >= FORGET) {
                         forgotten = Some(Instant::now());
                         app.forget_old_tasks().await;
@@ -296,6 +314,7 @@ impl Daemon {
         })
         .await;
         serving.shutdown().await;
+        app.write_token_uses().await;
         let _ = std::fs::remove_file(socket_path);
         ended
     }
@@ -348,12 +367,9 @@ impl App {
         self.ending.subscribe()
     }
 
-    /// Waits until connections are to end.
-    pub(crate) fn closing(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut closing = self.closing.subscribe();
-        async move {
-            let _ = closing.wait_for(|closing| *closing).await;
-        }
+    /// Tells when connections are to end.
+    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
     }
 
     pub(crate) fn is_ending(&self) -> bool {
@@ -435,6 +451,15 @@ impl App {
             servers: self.pool.servers(),
             pool: self.pool.counts(),
             budget: self.ledger.view(self.budgets(), Timestamp::now()),
+        }
+    }
+
+    /// Records when tokens were used. Requests do not wait for it.
+    async fn write_token_uses(self: &Arc<Self>) {
+        let app = Arc::clone(self);
+        let written = tokio::task::spawn_blocking(move || app.tokens.write_uses()).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!("the use of tokens cannot be recorded: {error}");
         }
     }
 

@@ -25,4 +25,4 @@ pub use app::{Daemon, DaemonError, DaemonOptions, Ended};
 pub use http::openapi;
 pub use place::{DAEMON_LOG, open_log, socket_path};
 pub use run::run;
-pub use tokens::{TokenError, Tokens};
+pub use tokens::{NewToken, TokenError, Tokens};

@@ -1,11 +1,14 @@
 //! Tokens for the API: 256 random bits, of which only a hash is kept.
 
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
+use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 use kugetsu_api::{RepoRef, Scope, TokenView};
+use kugetsu_engine::files::{FsError, write_atomic};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -18,6 +21,8 @@ const LOCK: &str = "tokens.lock";
 const PREFIX: &str = "kugetsu_";
 /// The size limit of the file.
 const MAX_FILE: u64 = 1 << 20;
+/// How exactly the last use of a token is recorded.
+const USE: SignedDuration = SignedDuration::from_mins(1);
 /// How many tokens there may be.
 const MAX_TOKENS: usize = 1000;
 
@@ -40,6 +45,9 @@ pub enum TokenError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// The file cannot be replaced.
+    #[error(transparent)]
+    Unwritten(#[from] FsError),
     /// The file is not what kugetsu writes.
     #[error("{} is damaged: {problem}", path.display())]
     Damaged {
@@ -72,6 +80,19 @@ struct StoredToken {
     sha256: String,
 }
 
+/// A token that is to be made.
+#[derive(Clone, Debug)]
+pub struct NewToken {
+    /// Its name.
+    pub name: String,
+    /// What it allows.
+    pub scope: Scope,
+    /// The repositories that it is limited to; all of them if there is none.
+    pub repos: Vec<RepoRef>,
+    /// When it expires, if ever.
+    pub expires: Option<Timestamp>,
+}
+
 impl Tokens {
     /// The tokens of this home.
     pub fn of(home: &Path) -> Self {
@@ -81,26 +102,31 @@ impl Tokens {
     }
 
     /// Makes a token, and returns it. It cannot be shown again.
-    pub fn create(&self, name: &str, scope: Scope, repos: Vec<RepoRef>) -> Result<String, TokenError> {
+    pub fn create(&self, token: NewToken) -> Result<String, TokenError> {
+        let NewToken {
+            name,
+            scope,
+            repos,
+            expires,
+        } = token;
         let _alone = self.lock()?;
         let mut stored = self.read()?;
         if stored.tokens.iter().any(|token| token.view.name == name) {
-            return Err(TokenError::Exists(name.to_owned()));
+            return Err(TokenError::Exists(name));
         }
         if stored.tokens.len() >= MAX_TOKENS {
             return Err(TokenError::TooMany);
         }
-        let mut random = [0_u8; 32];
-        std::fs::File::open("/dev/urandom")
-            .and_then(|mut source| source.read_exact(&mut random))
-            .map_err(|source| self.failed("make a token for", source))?;
-        let token = format!("{PREFIX}{}", hex::encode(random));
+        let random = random().map_err(|source| self.failed("make a token for", source))?;
+        let token = format!("{PREFIX}{random}");
         stored.tokens.push(StoredToken {
             view: TokenView {
-                name: name.to_owned(),
+                name,
                 scope,
                 repos,
                 created: Timestamp::now(),
+                expires,
+                last_used: None,
             },
             sha256: digest(&token),
         });
@@ -124,19 +150,6 @@ impl Tokens {
             return Err(TokenError::Missing(name.to_owned()));
         }
         self.write(&stored)
-    }
-
-    /// The token that this text is, if it is one.
-    pub(crate) fn check(&self, text: &str) -> Result<Option<TokenView>, TokenError> {
-        let asked = digest(text);
-        let mut found = None;
-        // All are compared, so that the time tells nothing.
-        for token in self.read()?.tokens {
-            if bool::from(token.sha256.as_bytes().ct_eq(asked.as_bytes())) {
-                found = Some(token.view);
-            }
-        }
-        Ok(found)
     }
 
     /// Held while the file is changed.
@@ -168,17 +181,10 @@ impl Tokens {
     }
 
     fn write(&self, stored: &Stored) -> Result<(), TokenError> {
-        let failed = |source| self.failed("write", source);
-        let folder = self.path.parent().unwrap_or(Path::new("/"));
-        let mut text = serde_json::to_vec_pretty(stored).map_err(|error| failed(error.into()))?;
+        let text = serde_json::to_vec_pretty(stored);
+        let mut text = text.map_err(|error| self.failed("write", error.into()))?;
         text.push(b'\n');
-        // It has the mode 0600.
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-        file.write_all(&text).map_err(failed)?;
-        file.as_file().sync_all().map_err(failed)?;
-        file.persist(&self.path).map_err(|error| failed(error.error))?;
-        let folder = std::fs::File::open(folder).map_err(failed)?;
-        folder.sync_all().map_err(failed)
+        Ok(write_atomic(&self.path, &text)?)
     }
 
     fn failed(&self, action: &'static str, source: std::io::Error) -> TokenError {
@@ -190,7 +196,116 @@ impl Tokens {
     }
 }
 
-fn digest(token: &str) -> String {
+/// What the text of a token is.
+#[derive(Debug)]
+pub(crate) enum Checked {
+    /// A token.
+    Known(TokenView),
+    /// A token that has expired at this time.
+    Expired(TokenView, Timestamp),
+    /// Nothing.
+    Unknown,
+}
+
+/// The tokens as a daemon knows them: they are read again when the file has changed, and their use is written some time
+/// after it.
+pub(crate) struct KnownTokens {
+    tokens: Tokens,
+    known: Mutex<Option<(Stamp, Arc<Vec<StoredToken>>)>>,
+    /// The last use by the hash of the token, as far as it is not in the file.
+    uses: Mutex<HashMap<String, Timestamp>>,
+}
+
+/// What changes whenever the file is replaced.
+type Stamp = (u64, i64, i64, u64);
+
+impl KnownTokens {
+    pub(crate) fn of(home: &Path) -> Self {
+        Self {
+            tokens: Tokens::of(home),
+            known: Mutex::default(),
+            uses: Mutex::default(),
+        }
+    }
+
+    /// What this text is. Reads the file if it has changed.
+    pub(crate) fn check(&self, text: &str, now: Timestamp) -> Result<Checked, TokenError> {
+        let asked = digest(text);
+        let mut found = None;
+        let known = self.known()?;
+        // All are compared, so that the time tells nothing.
+        for token in known.iter() {
+            if bool::from(token.sha256.as_bytes().ct_eq(asked.as_bytes())) {
+                found = Some(token);
+            }
+        }
+        let Some(token) = found else {
+            return Ok(Checked::Unknown);
+        };
+        if let Some(at) = token.view.expires.filter(|at| *at <= now) {
+            return Ok(Checked::Expired(token.view.clone(), at));
+        }
+        let recorded = token.view.last_used;
+        if recorded.is_none_or(|recorded| now.duration_since(recorded) >= USE) {
+            locked(&self.uses).insert(asked, now);
+        }
+        Ok(Checked::Known(token.view.clone()))
+    }
+
+    fn known(&self) -> Result<Arc<Vec<StoredToken>>, TokenError> {
+        let stamp = match self.tokens.path.symlink_metadata() {
+            Ok(now) => (now.ino(), now.mtime(), now.mtime_nsec(), now.size()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Arc::default()),
+            Err(source) => return Err(self.tokens.failed("read", source)),
+        };
+        let mut known = locked(&self.known);
+        match known.as_ref() {
+            Some((of, tokens)) if *of == stamp => Ok(Arc::clone(tokens)),
+            _ => {
+                let tokens = Arc::new(self.tokens.read()?.tokens);
+                *known = Some((stamp, Arc::clone(&tokens)));
+                Ok(tokens)
+            }
+        }
+    }
+
+    /// Writes when tokens were used, if there is something new.
+    pub(crate) fn write_uses(&self) -> Result<(), TokenError> {
+        let uses = locked(&self.uses).clone();
+        if uses.is_empty() {
+            return Ok(());
+        }
+        let alone = self.tokens.lock()?;
+        let mut stored = self.tokens.read()?;
+        let minute = TimestampRound::new()
+            .smallest(Unit::Minute)
+            .mode(RoundMode::Trunc);
+        for token in &mut stored.tokens {
+            if let Some(at) = uses.get(&token.sha256) {
+                token.view.last_used = at.round(minute).ok().or(Some(*at));
+            }
+        }
+        self.tokens.write(&stored)?;
+        drop(alone);
+        // A use that came meanwhile stays.
+        locked(&self.uses).retain(|token, at| uses.get(token) != Some(at));
+        Ok(())
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// 256 random bits in hexadecimal.
+pub(crate) fn random() -> std::io::Result<String> {
+    let mut random = [0_u8; 32];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
+    Ok(hex::encode(random))
+}
+
+/// The hash of a token, in hexadecimal.
+pub(crate) fn digest(token: &str) -> String {
     hex::encode(Sha256::digest(token))
 }
 
@@ -198,22 +313,59 @@ fn digest(token: &str) -> String {
 mod tests {
     use super::*;
 
+    fn named(name: &str, expires: Option<Timestamp>) -> NewToken {
+        NewToken {
+            name: name.to_owned(),
+            scope: Scope::Submit,
+            repos: Vec::new(),
+            expires,
+        }
+    }
+
+    fn is_known(tokens: &KnownTokens, text: &str) -> bool {
+        matches!(tokens.check(text, Timestamp::now()).unwrap(), Checked::Known(_))
+    }
+
     #[test]
     fn a_token_is_known_until_it_is_revoked_and_only_its_hash_is_kept() {
         let home = tempfile::tempdir().unwrap();
-        let tokens = Tokens::of(home.path());
-        assert!(tokens.check("kugetsu_").unwrap().is_none());
-        let token = tokens.create("ci", Scope::Submit, Vec::new()).unwrap();
+        let (tokens, known) = (Tokens::of(home.path()), KnownTokens::of(home.path()));
+        assert!(!is_known(&known, "kugetsu_"));
+        let token = tokens.create(named("ci", None)).unwrap();
         assert!(matches!(
-            tokens.create("ci", Scope::Read, Vec::new()),
+            tokens.create(named("ci", None)),
             Err(TokenError::Exists(_))
         ));
         let kept = std::fs::read_to_string(home.path().join(FILE)).unwrap();
         assert!(!kept.contains(&token) && kept.contains("\"ci\""), "{kept}");
-        assert_eq!(tokens.check(&token).unwrap().unwrap().scope, Scope::Submit);
-        assert!(tokens.check(&format!("{token}0")).unwrap().is_none());
+        assert!(is_known(&known, &token));
+        assert!(!is_known(&known, &format!("{token}0")));
         tokens.revoke("ci").unwrap();
-        assert!(tokens.check(&token).unwrap().is_none());
+        assert!(!is_known(&known, &token));
         assert!(matches!(tokens.revoke("ci"), Err(TokenError::Missing(_))));
+    }
+
+    #[test]
+    fn a_token_expires_and_its_last_use_is_written_later() {
+        let home = tempfile::tempdir().unwrap();
+        let (tokens, known) = (Tokens::of(home.path()), KnownTokens::of(home.path()));
+        let end: Timestamp = "2026-11-30T12:00:00Z".parse().unwrap();
+        let token = tokens.create(named("ci", Some(end))).unwrap();
+        let last_used = || tokens.list().unwrap()[0].last_used;
+        let used: Timestamp = "2026-11-30T11:58:42Z".parse().unwrap();
+        assert!(matches!(known.check(&token, used).unwrap(), Checked::Known(_)));
+        assert_eq!(last_used(), None);
+        known.write_uses().unwrap();
+        assert_eq!(
+            last_used().map(|at| at.to_string()).as_deref(),
+            Some("2026-11-30T11:58:00Z")
+        );
+        // Within the minute, nothing is written.
+        let soon = used + SignedDuration::from_secs(10);
+        assert!(matches!(known.check(&token, soon).unwrap(), Checked::Known(_)));
+        assert!(locked(&known.uses).is_empty());
+        // An expired token is not used.
+        assert!(matches!(known.check(&token, end).unwrap(), Checked::Expired(_, at) if at == end));
+        assert!(locked(&known.uses).is_empty());
     }
 }

@@ -74,6 +74,11 @@ pub use redact::{Redactor, SHORTEST as SHORTEST_SECRET};
 pub use store::refuse_shared_home;
 pub use worktree::Rebased;
 
+/// Replaces a file of the home, for front ends that keep files of their own there.
+pub mod files {
+    pub use crate::fsx::{FsError, write_atomic};
+}
+
 /// Arms a crash point, for tests. With `NAME`, or `NAME:N` for the N-th pass, the process kills itself at the point.
 /// With `stall:NAME:N:FILE`, the thread of the N-th pass stops there for ever, and FILE is created. With `log:FILE`,
 /// the name of each passed point is appended to FILE. The error for an unknown name lists the valid names.

@@ -1,10 +1,10 @@
 //! Who may use the API: the owner over the socket and over loopback, and everybody else with a token.
 
-use reqwest::Method;
+use reqwest::{Method, Response};
 use serde_json::json;
 
 use super::{Request, expect_error, socket, status, submit, world_with};
-use crate::support::kit::{run, text};
+use crate::support::kit::{self, run, text};
 
 const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
 
@@ -119,6 +119,104 @@ fn a_token_allows_what_it_says_until_it_is_revoked() {
 }
 
 #[test]
+fn a_token_expires_and_the_list_tells_when_and_when_it_was_used() {
+    let world = world_with(&LISTEN);
+    let asked = |token: &str| {
+        let request = Request::over_http(&world, Method::GET, "/v1/tasks");
+        request.header("authorization", &format!("Bearer {token}")).send()
+    };
+    let kept = create_token(&world, &["kept", "--expires", "30d"]);
+    create_token(&world, &["unused"]);
+    let short = create_token(&world, &["short", "--expires", "10ms"]);
+    asked(&kept).expect(200);
+    let mut refused = asked(&short);
+    world.wait_until("the token expires", kit::SOON, || {
+        refused = asked(&short);
+        refused.status != 200
+    });
+    let problem = refused.problem(401, "access-denied");
+    let detail = text(&problem["detail"]);
+    assert!(detail.starts_with("the token `short` expired at 20"), "{detail}");
+    // The use is written a little later.
+    let list = || run(&world, ["daemon", "token", "list", "--json"]).json()["tokens"].clone();
+    world.wait_until("the use is on record", kit::SOON, || {
+        list()[0]["last_used"].is_string()
+    });
+    let tokens = list();
+    assert!(tokens[0]["expires"].is_string(), "{tokens:#}");
+    assert!(
+        tokens[1]["last_used"].is_null() && tokens[1]["expires"].is_null(),
+        "{tokens:#}"
+    );
+    assert!(tokens[2]["last_used"].is_null(), "{tokens:#}");
+    let table = run(&world, ["daemon", "token", "list"]).stdout();
+    let rows: Vec<_> = table.lines().collect();
+    assert!(
+        rows[1].contains(" UTC") && !rows[1].contains("expired"),
+        "{table}"
+    );
+    assert!(rows[2].matches("never").count() == 2, "{table}");
+    assert!(rows[3].ends_with("expired"), "{table}");
+    let wrong = ["daemon", "token", "create", "none", "--json", "--expires", "0s"];
+    expect_error(&run(&world, wrong), 64, "usage");
+}
+
+#[test]
+fn who_asks_too_often_has_to_wait() {
+    let world = world_with(&["--listen", "127.0.0.1:0", "--insecure-behind-proxy"]);
+    let base = text(&status(&world)["listen"]);
+    let token = create_token(&world, &["eager", "--scope", "read"]);
+    let other = create_token(&world, &["other", "--scope", "read"]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let _inside = runtime.enter();
+    let client = reqwest::Client::builder().no_proxy().timeout(kit::SOON);
+    let client = client.build().unwrap();
+    // Until one of the requests is refused.
+    let refused_of = |token: &str, address: &str| -> Response {
+        let began = std::time::Instant::now();
+        loop {
+            let asking: Vec<_> = (0..50)
+                .map(|_| {
+                    let request = client.get(format!("{base}/v1/tasks"));
+                    let request = request.header("x-forwarded-for", format!("198.51.100.1, {address}"));
+                    runtime.spawn(request.bearer_auth(token).send())
+                })
+                .collect();
+            for asked in asking {
+                let answer = runtime.block_on(asked).unwrap().unwrap();
+                if answer.status() == 429 {
+                    return answer;
+                }
+            }
+            assert!(began.elapsed() < kit::SOON, "nothing is refused");
+        }
+    };
+    let seconds =
+        |answer: &Response| -> u64 { answer.headers()["retry-after"].to_str().unwrap().parse().unwrap() };
+    let refused = refused_of(&token, "192.0.2.1");
+    assert!(seconds(&refused) >= 1, "{refused:?}");
+    let problem: serde_json::Value = runtime.block_on(refused.json()).unwrap();
+    assert_eq!(problem["code"], "too-many-requests", "{problem:#}");
+    assert_eq!(problem["retryable"], true, "{problem:#}");
+    // Others, and the owner, are served.
+    let asked = |token: &str, address: &str| {
+        let request = Request::over_http(&world, Method::GET, "/v1/tasks");
+        let request = request.header("x-forwarded-for", address);
+        request.header("authorization", &format!("Bearer {token}")).send()
+    };
+    asked(&other, "192.0.2.1").expect(200);
+    status(&world);
+    // Wrong tokens are refused sooner, and harm nobody else, not even at the same address.
+    let refused = refused_of("kugetsu_0", "192.0.2.2");
+    assert!(seconds(&refused) >= 1, "{refused:?}");
+    asked("kugetsu_0", "192.0.2.3").problem(401, "access-denied");
+    asked(&other, "192.0.2.2").expect(200);
+}
+
+#[test]
 fn a_proxy_of_the_owner_gives_nobody_the_owners_access() {
     let world = world_with(&LISTEN);
     for header in ["forwarded", "x-forwarded-for", "via"] {
@@ -165,7 +263,7 @@ fn the_page_may_do_nothing_but_talk_to_its_daemon() {
 
 #[test]
 fn an_address_with_a_certificate_has_tls_and_needs_a_token() {
-    let world = crate::support::kit::fake_world();
+    let world = kit::fake_world();
     let mut make = world.command("openssl");
     make.current_dir(world.root()).args([
         "req",
@@ -248,7 +346,7 @@ fn an_address_with_a_certificate_has_tls_and_needs_a_token() {
 
 #[test]
 fn other_machines_reach_it_only_behind_a_proxy() {
-    let world = crate::support::kit::fake_world();
+    let world = kit::fake_world();
     let words = ["daemon", "start", "--detach", "--json", "--listen", "0.0.0.0:0"];
     expect_error(&run(&world, words), 64, "usage");
 }

@@ -5,20 +5,30 @@
 //! a browser of the owner sends requests that a web site has written. Everybody else needs a token, and so does every
 //! request that came through a proxy, whoever the proxy is.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::Extension;
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest as _, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use axum::serve::IncomingStream;
+use jiff::Timestamp;
 use kugetsu_api::{RepoRef, Scope};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpStream, UnixStream};
 
 use super::problem::{Answer, Problem};
+use super::rates::{Client, counted_as};
+use super::room::{Guest, Seat};
 use crate::app::App;
+use crate::tokens::Checked;
+
+/// How long the body of a request may take to arrive.
+const BODY: Duration = Duration::from_secs(30);
+/// When to ask for a stream of events again that there was no room for.
+const NEXT_STREAM: Duration = Duration::from_secs(10);
 
 /// The port that a URL need not name.
 const HTTP: u16 = 80;
@@ -39,51 +49,25 @@ pub(crate) enum Peer {
     Socket,
     /// A process of the owner, over loopback to this address.
     Loopback(SocketAddr),
-    /// Anybody.
-    Unknown,
+    /// Anybody, from this address.
+    Other(IpAddr),
 }
 
-/// The socket, for the owner's processes only.
-pub(crate) struct OwnersSocket(pub(crate) UnixListener);
-
-impl axum::serve::Listener for OwnersSocket {
-    type Io = UnixStream;
-    type Addr = tokio::net::unix::SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            let (stream, address) = axum::serve::Listener::accept(&mut self.0).await;
-            let owner = rustix::process::geteuid().as_raw();
-            if stream
-                .peer_cred()
-                .is_ok_and(|peer| peer.uid() == owner || peer.uid() == 0)
-            {
-                return (stream, address);
-            }
-            tracing::warn!("a connection of another user to the socket is refused");
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<Self::Addr> {
-        self.0.local_addr()
-    }
-}
-
-impl Connected<IncomingStream<'_, OwnersSocket>> for Peer {
-    fn connect_info(_: IncomingStream<'_, OwnersSocket>) -> Self {
-        Self::Socket
-    }
-}
-
-impl Connected<IncomingStream<'_, TcpListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
-        let (Ok(own), other) = (stream.io().local_addr(), *stream.remote_addr()) else {
-            return Self::Unknown;
-        };
+impl Peer {
+    /// Whether a connection over the socket is the owner's. Root may do what the owner may.
+    pub(super) fn is_owners(stream: &UnixStream) -> bool {
         let owner = rustix::process::geteuid().as_raw();
-        match user_of(other, own) {
-            Some(user) if user == owner && other.ip().is_loopback() => Self::Loopback(own),
-            _ => Self::Unknown,
+        stream
+            .peer_cred()
+            .is_ok_and(|peer| peer.uid() == owner || peer.uid() == 0)
+    }
+
+    /// The other end of a connection to an address.
+    pub(super) fn of(stream: &TcpStream, other: SocketAddr) -> Self {
+        let owner = rustix::process::geteuid().as_raw();
+        match stream.local_addr() {
+            Ok(own) if other.ip().is_loopback() && user_of(other, own) == Some(owner) => Self::Loopback(own),
+            _ => Self::Other(other.ip()),
         }
     }
 }
@@ -137,13 +121,23 @@ pub(crate) struct Access {
     scope: Scope,
     /// The repositories that it may see; all of them if there is none.
     repos: Vec<RepoRef>,
+    /// Who makes it, if it is not the owner.
+    client: Option<Client>,
 }
 
 impl Access {
     const OWNER: Self = Self {
         scope: Scope::Admin,
         repos: Vec::new(),
+        client: None,
     };
+
+    /// Room for a stream of events.
+    pub(super) fn stream(&self, app: &App) -> Answer<Seat<Client>> {
+        let guest = self.client.clone().map_or(Guest::Owner, Guest::Other);
+        let seat = app.streams.enter(guest);
+        seat.ok_or_else(|| Problem::too_many(NEXT_STREAM, "as many streams of events are open as may be"))
+    }
 
     /// Whether the request may see this repository.
     pub(crate) fn covers(&self, repo: &RepoRef) -> bool {
@@ -177,8 +171,8 @@ impl Access {
 /// The access of a group of paths.
 pub(super) async fn check(
     State((app, scope)): State<(Arc<App>, Scope)>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    mut request: Request,
+    Extension(peer): Extension<Peer>,
+    request: Request,
     next: Next,
 ) -> Answer<Response> {
     let access = access_of(&app, peer, request.headers()).await?;
@@ -188,42 +182,129 @@ pub(super) async fn check(
             access.scope
         )));
     }
+    // Nothing of the body is read before.
+    let mut request = with_body(request, BODY).await?;
     request.extensions_mut().insert(access);
     Ok(next.run(request).await)
 }
 
+/// Paths that everybody may use, but not without end.
+pub(super) async fn visit(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Answer<Response> {
+    if !is_owners(&app, peer, request.headers()) {
+        let address = address_of(&app, peer, request.headers());
+        count(&app, &Client::Address(address))?;
+    }
+    Ok(next.run(request).await)
+}
+
+/// The request with its whole body, which has to arrive in time.
+async fn with_body(request: Request, limit: Duration) -> Answer<Request> {
+    let (parts, body) = request.into_parts();
+    // The extension that limits the length is among the parts.
+    let whole = Request::from_parts(parts.clone(), body);
+    match tokio::time::timeout(limit, Bytes::from_request(whole, &())).await {
+        Ok(body) => Ok(Request::from_parts(parts, Body::from(body?))),
+        Err(_) => Err(Problem::too_slow(limit)),
+    }
+}
+
 async fn access_of(app: &Arc<App>, peer: Peer, headers: &HeaderMap) -> Answer<Access> {
     if headers.contains_key(header::AUTHORIZATION) {
-        let token = token_in(headers).unwrap_or_default();
-        let (app, token) = (Arc::clone(app), token.to_owned());
-        let checked = tokio::task::spawn_blocking(move || app.tokens.check(&token)).await;
-        let found = match checked {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => {
-                tracing::error!("{error}");
-                None
-            }
-            Err(_) => None,
-        };
-        return found
-            .map(|token| Access {
-                scope: token.scope,
-                repos: token.repos,
-            })
-            .ok_or_else(|| Problem::unauthorized("the token is not known, or was revoked"));
+        return access_by_token(app, peer, headers).await;
     }
-    let is_forwarded = app.behind_proxy || FORWARDED.iter().any(|name| headers.contains_key(*name));
     match peer {
-        Peer::Socket => Ok(Access::OWNER),
-        Peer::Loopback(own) if !is_forwarded => {
+        _ if !is_owners(app, peer, headers) => {
+            count(app, &Client::Address(address_of(app, peer, headers)))?;
+            Err(
+                Problem::unauthorized("a token is needed: authorization: Bearer TOKEN")
+                    .hint("make one: kugetsu daemon token create NAME"),
+            )
+        }
+        Peer::Loopback(own) => {
             check_names(headers, own)?;
             Ok(Access::OWNER)
         }
-        Peer::Loopback(_) | Peer::Unknown => Err(Problem::unauthorized(
-            "a token is needed: authorization: Bearer TOKEN",
-        )
-        .hint("make one: kugetsu daemon token create NAME")),
+        Peer::Socket | Peer::Other(_) => Ok(Access::OWNER),
     }
+}
+
+async fn access_by_token(app: &Arc<App>, peer: Peer, headers: &HeaderMap) -> Answer<Access> {
+    let token = token_in(headers).unwrap_or_default().to_owned();
+    let checking = Arc::clone(app);
+    let checked = tokio::task::spawn_blocking(move || checking.tokens.check(&token, Timestamp::now())).await;
+    let problem = match checked {
+        Ok(Ok(Checked::Known(token))) => {
+            let client = Client::Token(token.name);
+            count(app, &client)?;
+            return Ok(Access {
+                scope: token.scope,
+                repos: token.repos,
+                client: Some(client),
+            });
+        }
+        Ok(Ok(Checked::Expired(token, at))) => Problem::unauthorized(format!(
+            "the token `{}` expired at {}",
+            token.name,
+            at.strftime("%F %T UTC")
+        ))
+        .hint("make another one: kugetsu daemon token create NAME"),
+        other => {
+            if let Ok(Err(error)) = other {
+                tracing::error!("{error}");
+            }
+            Problem::unauthorized("the token is not known, or was revoked")
+        }
+    };
+    if !is_owners(app, peer, headers) {
+        let counted = app.rates.failure(address_of(app, peer, headers));
+        counted.map_err(|wait| Problem::too_many(wait, "too many requests with a wrong token"))?;
+    }
+    Err(problem)
+}
+
+/// Counts a request of somebody else than the owner.
+fn count(app: &App, client: &Client) -> Answer<()> {
+    let counted = app.rates.request(client);
+    counted.map_err(|wait| Problem::too_many(wait, "too many requests"))
+}
+
+/// Whether a request comes through a proxy.
+fn is_forwarded(app: &App, headers: &HeaderMap) -> bool {
+    app.behind_proxy || FORWARDED.iter().any(|name| headers.contains_key(*name))
+}
+
+/// Whether a process of the owner makes the request itself.
+fn is_owners(app: &App, peer: Peer, headers: &HeaderMap) -> bool {
+    match peer {
+        Peer::Socket => true,
+        Peer::Loopback(_) => !is_forwarded(app, headers),
+        Peer::Other(_) => false,
+    }
+}
+
+/// The address that a request counts for. What a proxy says is believed if it is the owner's, or was announced.
+fn address_of(app: &App, peer: Peer, headers: &HeaderMap) -> IpAddr {
+    let (address, is_trusted) = match peer {
+        Peer::Socket => (Ipv4Addr::LOCALHOST.into(), false),
+        Peer::Loopback(own) => (own.ip(), true),
+        Peer::Other(address) => (address, app.behind_proxy),
+    };
+    let told = is_trusted.then(|| told_by_proxy(headers)).flatten();
+    counted_as(told.unwrap_or(address))
+}
+
+/// The address that the nearest proxy has seen. What comes before it in the header may be made up.
+fn told_by_proxy(headers: &HeaderMap) -> Option<IpAddr> {
+    let last = headers.get_all("x-forwarded-for").iter().next_back();
+    let text = last.or_else(|| headers.get("x-real-ip"))?.to_str().ok()?;
+    let text = text.rsplit(',').next()?.trim();
+    let with_port = || text.parse().map(|address: SocketAddr| address.ip());
+    text.parse().or_else(|_| with_port()).ok()
 }
 
 fn token_in(headers: &HeaderMap) -> Option<&str> {
@@ -270,7 +351,41 @@ fn check_names(headers: &HeaderMap, own: SocketAddr) -> Answer<()> {
 
 #[cfg(test)]
 mod tests {
+    use tokio_stream::wrappers::ReceiverStream;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_comes_too_slowly_is_not_waited_for() {
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        let begun: Result<Bytes, std::io::Error> = Ok(Bytes::from_static(b"{"));
+        sender.send(begun).await.unwrap();
+        let request = Request::new(Body::from_stream(ReceiverStream::new(receiver)));
+        let refused = with_body(request, Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!(axum::response::IntoResponse::into_response(refused).status(), 408);
+        // It is there at once.
+        let request = Request::new(Body::from("{}"));
+        assert!(with_body(request, Duration::from_secs(60)).await.is_ok());
+    }
+
+    #[test]
+    fn the_address_of_a_client_is_what_the_nearest_proxy_says() {
+        let told = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("x-forwarded-for", line.parse().unwrap());
+            }
+            told_by_proxy(&headers).map(|address| address.to_string())
+        };
+        assert_eq!(told(&["192.0.2.1"]).as_deref(), Some("192.0.2.1"));
+        assert_eq!(told(&["10.0.0.1, 192.0.2.1"]).as_deref(), Some("192.0.2.1"));
+        assert_eq!(
+            told(&["10.0.0.1", "[2001:db8::1]:443"]).as_deref(),
+            Some("2001:db8::1")
+        );
+        assert_eq!(told(&["unknown"]), None);
+        assert_eq!(told(&[]), None);
+    }
 
     #[test]
     fn the_user_of_a_connection_is_found_in_the_systems_table() {

@@ -5,6 +5,9 @@ mod openapi;
 mod operations;
 mod page;
 mod problem;
+pub(crate) mod rates;
+pub(crate) mod room;
+pub(crate) mod serve;
 mod sessions;
 pub(crate) mod slots;
 mod status;
@@ -25,10 +28,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
 use crate::app::App;
-use access::{OwnersSocket, Peer};
 pub use openapi::openapi;
 use problem::Problem;
-use tls::TlsListener;
+use serve::{Limits, Listener, OpenFiles, serve};
 
 /// The longest body of a request.
 const MAX_BODY: usize = 1 << 20;
@@ -50,49 +52,48 @@ fn ref_context(settings: &Settings) -> RefContext {
 }
 
 /// Serves the socket until the daemon ends.
-pub(crate) async fn serve_socket(app: Arc<App>, socket: UnixListener) {
+pub(crate) async fn serve_socket(app: Arc<App>, socket: UnixListener, files: OpenFiles) {
     let closing = app.closing();
     let router = shared(&app).merge(slots_of(&app)).with_state(app);
-    let service = router.into_make_service_with_connect_info::<Peer>();
-    let _ = axum::serve(OwnersSocket(socket), service)
-        .with_graceful_shutdown(closing)
-        .await;
+    serve(
+        Listener::Socket(socket),
+        router,
+        Limits::of_socket(files),
+        closing,
+    )
+    .await;
 }
 
 /// Serves an address until the daemon ends.
-pub(crate) async fn serve_address(app: Arc<App>, listener: TcpListener, tls: Option<TlsAcceptor>) {
+pub(crate) async fn serve_address(
+    app: Arc<App>,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    files: OpenFiles,
+) {
     let closing = app.closing();
-    let router = shared(&app).with_state(app);
-    let service = router.into_make_service_with_connect_info::<Peer>();
-    let served = match tls {
-        None => {
-            axum::serve(listener, service)
-                .with_graceful_shutdown(closing)
-                .await
-        }
-        Some(acceptor) => match TlsListener::new(listener, acceptor) {
-            Ok(listener) => {
-                axum::serve(listener, service)
-                    .with_graceful_shutdown(closing)
-                    .await
-            }
-            Err(error) => Err(error),
-        },
+    let listener = Listener::Address {
+        listener,
+        tls,
+        is_shared: app.behind_proxy,
     };
-    if let Err(error) = served {
-        tracing::error!("the address cannot be served: {error}");
-    }
+    let router = shared(&app).with_state(app);
+    serve(listener, router, Limits::of_address(files), closing).await;
 }
 
 /// Serves health and metrics, which tell nothing of content, on an address of their own.
-pub(crate) async fn serve_metrics(app: Arc<App>, listener: TcpListener) {
+pub(crate) async fn serve_metrics(app: Arc<App>, listener: TcpListener, files: OpenFiles) {
+    let closing = app.closing();
+    let listener = Listener::Address {
+        listener,
+        tls: None,
+        is_shared: false,
+    };
     let router = health()
         .route("/metrics", get(status::metrics))
         .fallback(|| async { Problem::no_such_path() })
-        .with_state(Arc::clone(&app));
-    let _ = axum::serve(listener, router)
-        .with_graceful_shutdown(app.closing())
-        .await;
+        .with_state(app);
+    serve(listener, router, Limits::of_address(files), closing).await;
 }
 
 fn health() -> Router<Arc<App>> {
@@ -129,13 +130,15 @@ fn slots_of(app: &Arc<App>) -> Router<Arc<App>> {
 
 /// What everybody may use who has access.
 fn shared(app: &Arc<App>) -> Router<Arc<App>> {
+    let visit = middleware::from_fn_with_state(Arc::clone(app), access::visit);
     let mut router = Router::new()
         .route("/", get(page::index))
-        .route("/page/{name}", get(page::file));
+        .route("/page/{name}", get(page::file))
+        .route_layer(visit.clone());
     for operation in operations::all() {
         let handler = match operation.scope {
             // Health tells nothing of content.
-            None => operation.handler,
+            None => operation.handler.route_layer(visit.clone()),
             Some(scope) => operation.handler.route_layer(middleware::from_fn_with_state(
                 (Arc::clone(app), scope),
                 access::check,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use kugetsu_api::exit::ExitStatus;
@@ -79,6 +79,23 @@ impl Problem {
         }
     }
 
+    /// The client has asked too often, or has too much open. It may come again after this time.
+    pub(crate) fn too_many(wait: Duration, detail: impl Into<String>) -> Self {
+        Self {
+            retry_after: Some(wait),
+            ..Self::new(ErrorCode::TooManyRequests, detail)
+        }
+    }
+
+    /// The request did not arrive within this time.
+    pub(crate) fn too_slow(limit: Duration) -> Self {
+        let detail = format!(
+            "the body of the request did not arrive within {} s",
+            limit.as_secs()
+        );
+        Self::usage(detail).with_status(StatusCode::REQUEST_TIMEOUT)
+    }
+
     pub(crate) fn draining() -> Self {
         Self::new(ErrorCode::Draining, "the daemon is ending, and takes nothing new")
     }
@@ -87,7 +104,9 @@ impl Problem {
 /// The HTTP status of a code. The exit status has the same meaning for a shell.
 fn status_of(code: ErrorCode) -> StatusCode {
     match code {
-        ErrorCode::QueueFull | ErrorCode::BudgetUsedUp => return StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::QueueFull | ErrorCode::BudgetUsedUp | ErrorCode::TooManyRequests => {
+            return StatusCode::TOO_MANY_REQUESTS;
+        }
         ErrorCode::IdempotencyKeyReused => return StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::InUse | ErrorCode::AlreadyHasSession | ErrorCode::DaemonVersion => {
             return StatusCode::CONFLICT;
@@ -169,6 +188,12 @@ impl From<RefError> for Problem {
 
 impl From<JsonRejection> for Problem {
     fn from(rejection: JsonRejection) -> Self {
+        Self::usage(rejection.body_text()).with_status(rejection.status())
+    }
+}
+
+impl From<BytesRejection> for Problem {
+    fn from(rejection: BytesRejection) -> Self {
         Self::usage(rejection.body_text()).with_status(rejection.status())
     }
 }

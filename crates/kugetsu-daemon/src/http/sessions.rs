@@ -166,7 +166,8 @@ pub(super) async fn events(
         }
     };
     let stream = stream_of(&headers, query.follow);
-    Ok(respond(stream, |sender| {
+    let seat = access.stream(&app)?;
+    Ok(respond(stream, seat, |sender| {
         tokio::spawn(events::follow_turn(app, address, turn, stream, sender));
     }))
 }

@@ -18,12 +18,15 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use super::Shared;
 use super::access::Access;
 use super::problem::{Answer, Problem};
+use super::rates::Client;
+use super::room::Seat;
 use crate::app::App;
 use crate::events::{self, Form, Stream};
 use crate::queue::{Cancellation, NewTask, QueueError, TaskFilter};
@@ -46,7 +49,8 @@ pub(super) async fn submit(
     }
     let key = idempotency_key(&headers)?;
     let id = TaskId(Uuid::now_v7());
-    let streams = request.stream;
+    // A task is not submitted if its events cannot be sent.
+    let seat = request.stream.then(|| access.stream(&app)).transpose()?;
     let engine = app.engine();
     let task = new_task(id, request, key, engine.settings())?;
     access.require(task.spec.address.repo())?;
@@ -84,8 +88,8 @@ pub(super) async fn submit(
     };
     access.require(submitted.task.repo())?;
     let id = submitted.task.task;
-    if streams {
-        return Ok(streamed(app, submitted.task, &headers, true));
+    if let Some(seat) = seat {
+        return Ok(streamed(app, seat, submitted.task, &headers, true));
     }
     let location = [(header::LOCATION, format!("/v1/tasks/{id}"))];
     let answer = SubmittedTask {
@@ -311,14 +315,15 @@ pub(super) async fn events(
 ) -> Answer<Response> {
     let Query(query) = query?;
     let task = find(&app, &access, &task?.0).await?;
-    Ok(streamed(app, task, &headers, query.follow))
+    let seat = access.stream(&app)?;
+    Ok(streamed(app, seat, task, &headers, query.follow))
 }
 
 /// Streams the events of a task.
-fn streamed(app: Arc<App>, task: Task, headers: &HeaderMap, follow: bool) -> Response {
+fn streamed(app: Arc<App>, seat: Seat<Client>, task: Task, headers: &HeaderMap, follow: bool) -> Response {
     let stream = stream_of(headers, follow);
     let id = task.task;
-    let mut response = respond(stream, |sender| {
+    let mut response = respond(stream, seat, |sender| {
         tokio::spawn(events::follow_task(app, task, stream, sender));
     });
     if let Ok(location) = header::HeaderValue::from_str(&format!("/v1/tasks/{id}")) {
@@ -346,7 +351,7 @@ pub(super) fn stream_of(headers: &HeaderMap, follow: bool) -> Stream {
 }
 
 /// The response whose body the task that `start` begins sends.
-pub(super) fn respond(stream: Stream, start: impl FnOnce(events::Sender)) -> Response {
+pub(super) fn respond(stream: Stream, seat: Seat<Client>, start: impl FnOnce(events::Sender)) -> Response {
     // A reader that stalls keeps little in memory.
     let (sender, receiver) = mpsc::channel(1);
     start(sender);
@@ -354,5 +359,10 @@ pub(super) fn respond(stream: Stream, start: impl FnOnce(events::Sender)) -> Res
         (header::CONTENT_TYPE, stream.form.content_type()),
         (header::CACHE_CONTROL, "no-cache"),
     ];
-    (headers, Body::from_stream(ReceiverStream::new(receiver))).into_response()
+    let events = ReceiverStream::new(receiver).map(move |bytes| {
+        // The stream counts as open until nobody reads it any more.
+        let _open = &seat;
+        bytes
+    });
+    (headers, Body::from_stream(events)).into_response()
 }
