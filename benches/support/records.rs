@@ -57,6 +57,7 @@ pub(crate) fn turn(verdict: Verdict, ended: Timestamp) -> TurnRecord {
         sandbox: None,
         started: ended,
         ended,
+        timings: kugetsu_api::Timings::default(),
         steps: 2,
         tool_calls: 1,
         cost_usd: 0.000_208,

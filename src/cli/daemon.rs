@@ -121,6 +121,10 @@ struct StartArgs {
     #[arg(long, value_name = "USD", value_parser = parse_usd)]
     budget_daily: Option<f64>,
 
+    /// The format of the log
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+
     /// How many turns may run at once [config: max_concurrent]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_concurrent: Option<u32>,
@@ -136,6 +140,15 @@ struct StartArgs {
     /// The process is the background of --detach
     #[arg(long, hide = true, conflicts_with = "detach")]
     background: bool,
+}
+
+/// The format of the daemon's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 #[derive(Debug, Args)]
@@ -294,6 +307,9 @@ fn start_detached(args: &StartArgs, context: &Context, output: Output) -> Outcom
             flags.extend([flag.to_owned(), context.here.join(file).display().to_string()]);
         }
     }
+    if args.log_format == LogFormat::Json {
+        flags.extend(["--log-format", "json"].map(str::to_owned));
+    }
     if args.insecure_behind_proxy {
         flags.push("--insecure-behind-proxy".to_owned());
     }
@@ -325,7 +341,7 @@ fn start(args: &StartArgs, context: &Context) -> Outcome {
         // No signal of a terminal reaches it.
         let _ = rustix::process::setsid();
     }
-    log_to_stdout();
+    log_to_stdout(args.log_format);
     let settings = context.engine.settings().clone();
     let options = DaemonOptions {
         home: context.home.clone(),
@@ -349,7 +365,7 @@ fn start(args: &StartArgs, context: &Context) -> Outcome {
 }
 
 /// Writes the daemon's log to stdout.
-fn log_to_stdout() {
+fn log_to_stdout(format: LogFormat) {
     struct Log;
     impl std::io::Write for Log {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -361,14 +377,17 @@ fn log_to_stdout() {
             Ok(())
         }
     }
-    let _ = tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::INFO)
         .with_ansi(false)
         .with_target(false)
         // On a full disk, telling of it on stderr, which is the same file, would panic.
         .log_internal_errors(false)
-        .with_writer(|| Log)
-        .try_init();
+        .with_writer(|| Log);
+    let _ = match format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
 }
 
 fn status(context: &Context, output: Output) -> Outcome {

@@ -83,7 +83,12 @@ pub(super) fn run(args: SubmitArgs, context: &Context, output: Output) -> Outcom
         stream: false,
     };
     let client = client(context)?;
-    let submitted = ask(client.submit(&request, args.idempotency_key.as_deref()))?;
+    let span = context.engine.environment().get("TRACEPARENT");
+    // A value that no header can have is no span.
+    let span = span
+        .and_then(|span| span.to_str())
+        .filter(|span| span.bytes().all(|byte| byte.is_ascii_graphic()));
+    let submitted = ask(client.submit(&request, args.idempotency_key.as_deref(), span))?;
     if output.json {
         output.object(submitted);
         return Ok(ExitStatus::Ok);

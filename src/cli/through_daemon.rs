@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kugetsu_api::{Address, ErrorCode, SlotEnd, SlotRequest};
+use kugetsu_api::{Address, ErrorCode, SlotRequest, TurnEnd};
 use kugetsu_client::{Client, ClientError};
 use kugetsu_engine::operations::{Engine, EngineError, TurnReport, TurnRequest};
 use kugetsu_engine::settings::DaemonSetting;
@@ -125,14 +125,6 @@ pub(super) fn engine(engine: &Engine, slot: Option<&Slot>) -> Engine {
 /// Gives the place back, and tells the daemon how the turn has ended.
 pub(super) async fn end(slot: Option<Slot>, result: &Result<TurnReport, EngineError>) {
     if let (Some(slot), Ok(report)) = (slot, result) {
-        slot.end(&SlotEnd {
-            turn: report.turn.turn,
-            verdict: report.turn.verdict,
-            cost_usd: report.turn.cost_usd,
-            seconds: report.took.as_secs_f64(),
-            tokens: report.turn.tokens,
-            restarts: report.turn.restarts,
-        })
-        .await;
+        slot.end(&TurnEnd::of(&report.turn, report.took)).await;
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kugetsu_api::{ServerExit, SlotEnd, SlotEvent, SlotRequest};
+use kugetsu_api::{ServerExit, SlotEvent, SlotRequest, TurnEnd};
 use kugetsu_client::{Client, ClientError, Lines};
 use kugetsu_engine::pool::{Hold, Lender, Lent, ServerWish};
 use kugetsu_engine::transport::Exit;
@@ -81,7 +81,7 @@ impl Slot {
     }
 
     /// Tells the daemon how the turn has ended.
-    pub(crate) async fn end(&self, end: &SlotEnd) {
+    pub(crate) async fn end(&self, end: &TurnEnd) {
         // The daemon may have ended meanwhile; the record of the turn has the same.
         let _ = tokio::time::timeout(END, self.client.end_slot(self.id, end)).await;
     }

@@ -5,6 +5,7 @@ use kugetsu_testing::{Gate, Opencode, Reply, Signal, Version, World, on_both_ver
 use serde_json::{Value, json};
 
 use crate::support::kit::{ISSUE, REPO, SOON, prompts_of, record, run, run_in, session_of, text};
+use crate::support::otlp::{Receiver, hex};
 
 fn daemon_status(world: &World) -> Value {
     let status = run(world, ["daemon", "status", "--json"]);
@@ -207,4 +208,49 @@ fn an_opencode_that_was_replaced_serves_the_next_turn() {
         json!({"cold_starts": 2, "warm_starts": 1})
     );
     world.wait_nothing_left(SOON);
+}
+
+on_both_versions! {
+    fn tools_get_the_span_of_their_turn(world: &World) {
+        let receiver = Receiver::start();
+        world.make_base();
+        world.start_daemon_in(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &receiver.endpoint())], &[]);
+        for prompt in ["trace it", "no span", "its own span"] {
+            world.model.on(prompt, vec![Reply::bash("env"), Reply::text("done")]);
+        }
+        let id = submit(world, &["1", "trace it"]);
+        let trace = id.replace('-', "");
+        let spans = || receiver.spans(&trace);
+        world.wait_until("the trace is there", SOON, || spans().iter().any(|span| span.name == "task"));
+        let spans = spans();
+        let one = |name: &str| {
+            let found: Vec<_> = spans.iter().filter(|span| span.name == name).collect();
+            assert_eq!(found.len(), 1, "{name}: {spans:#?}");
+            found[0]
+        };
+        let turn = one("turn");
+        for name in ["connect", "fork", "policy"] {
+            assert_eq!(one(name).parent_span_id, turn.span_id, "{name}");
+        }
+        let steps: Vec<_> = spans.iter().filter(|span| span.name == "step").collect();
+        assert_eq!(steps.len(), 2, "{spans:#?}");
+        let tool = one("tool bash");
+        assert_eq!(tool.parent_span_id, steps[0].span_id, "{spans:#?}");
+        let span = |prompt: &str| {
+            let seen = tool_output(world, prompt);
+            let line = seen.lines().find_map(|line| line.strip_prefix("TRACEPARENT="));
+            line.map(str::to_owned)
+        };
+        assert_eq!(span("trace it"), Some(format!("00-{trace}-{}-01", hex(&turn.span_id))));
+        // A command's turn passes on what it has, and has a warm server nevertheless.
+        run(world, ["start", "2", "no span"]).expect_status(0);
+        assert_eq!(span("no span"), None);
+        let own = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        run_in(world, &[("TRACEPARENT", own)], &["start", "3", "its own span"]).expect_status(0);
+        assert_eq!(span("its own span").as_deref(), Some(own));
+        let status = daemon_status(world);
+        assert_eq!(status["pool"], json!({"cold_starts": 2, "warm_starts": 1}), "{status:#}");
+        let record = record(world, "1").unwrap();
+        assert!(record["last"]["timings"]["first_output_ms"].is_u64(), "{record:#}");
+    }
 }

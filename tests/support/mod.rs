@@ -8,6 +8,7 @@ pub(crate) mod git_attacks;
 pub(crate) mod homes;
 pub(crate) mod http;
 pub(crate) mod kit;
+pub(crate) mod otlp;
 pub(crate) mod proc;
 pub(crate) mod schema;
 pub(crate) mod sshd;

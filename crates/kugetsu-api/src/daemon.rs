@@ -137,9 +137,9 @@ impl std::fmt::Debug for LentServer {
     }
 }
 
-/// What the daemon is told of a turn that ran with a place of its own.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct SlotEnd {
+/// What the daemon counts of a turn that has ended. Commands tell it of theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TurnEnd {
     /// The turn.
     pub turn: Uuid,
     /// Its verdict.
@@ -152,6 +152,24 @@ pub struct SlotEnd {
     pub tokens: crate::TokenCount,
     /// How often opencode was started again.
     pub restarts: u32,
+    /// The time to first token, in seconds ([`Timings`](crate::Timings)); absent if the model gave nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_output_seconds: Option<f64>,
+}
+
+impl TurnEnd {
+    /// What is counted of this turn, which took so long.
+    pub fn of(turn: &crate::TurnRecord, took: std::time::Duration) -> Self {
+        Self {
+            turn: turn.turn,
+            verdict: turn.verdict,
+            cost_usd: turn.cost_usd,
+            seconds: took.as_secs_f64(),
+            tokens: turn.tokens,
+            restarts: turn.restarts,
+            first_output_seconds: turn.timings.first_output_ms.map(|ms| ms as f64 / 1000.0),
+        }
+    }
 }
 
 /// A request to end the daemon.

@@ -36,8 +36,8 @@ pub use changes::{ChangedFile, Changes, Commit, Refused, RefusedCall};
 pub use control::{Holder, SIGNAL_SCHEMA, Signal, SignalFile};
 pub use daemon::{
     API_VERSION, AnswerRequest, BudgetView, DaemonStatus, LentServer, ProblemDetails, Scope, ServerExit,
-    SessionList, SessionView, SignalRequest, SlotEnd, SlotEvent, SlotRequest, StopRequest, SubmittedTask,
-    TaskContext, TaskList, TaskRequest, TokenView, TurnList,
+    SessionList, SessionView, SignalRequest, SlotEvent, SlotRequest, StopRequest, SubmittedTask, TaskContext,
+    TaskList, TaskRequest, TokenView, TurnEnd, TurnList,
 };
 pub use doctor::{Check, Health};
 pub use error::{ErrorCode, ErrorDetail, ErrorOutput};
@@ -56,8 +56,8 @@ pub use task::{
 };
 pub use trash::{TrashEntry, TrashId};
 pub use turn::{
-    Answered, LiveTurn, ParentTurn, PendingRequest, ProcessIdentity, Proof, TokenCount, TransportChoice,
-    TransportKind, TurnRecord,
+    Answered, LiveTurn, ParentTurn, PendingRequest, Phase, ProcessIdentity, Proof, Timings, TokenCount,
+    TransportChoice, TransportKind, TurnRecord,
 };
 pub use verdict::Verdict;
 pub use worktree::{BlockedRebase, Worktree};

@@ -58,6 +58,10 @@ pub struct TaskSpec {
     /// Limits of the turn, instead of those of the settings.
     #[serde(default, skip_serializing_if = "TaskLimits::is_empty")]
     pub limits: TaskLimits,
+    /// The span that the task was submitted with, in the format of W3C Trace Context. It is no part of what the task
+    /// does: a submission that is repeated with another one is the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 /// A permission rule that takes something away.

@@ -171,6 +171,40 @@ impl Proof {
     }
 }
 
+/// A part of a turn before the model works, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Phase {
+    /// When it began, since the turn started.
+    pub at_ms: u64,
+    /// How long it took.
+    pub took_ms: u64,
+}
+
+/// When the parts of a turn happened before the model's first output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Timings {
+    /// opencode was started, or a warm server was lent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect: Option<Phase>,
+    /// The base was forked. Absent if the session existed, and with the transport `run`, which forks with the prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fork: Option<Phase>,
+    /// The policy was written into opencode's database and read back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Phase>,
+    /// The time to first token: from the moment at which the prompt was first sent to the first text, reasoning or tool
+    /// call of the model. Absent if none came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_output_ms: Option<u64>,
+}
+
+impl Timings {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A turn that has ended: a line of `turns.jsonl`, and `last` in the record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TurnRecord {
@@ -198,6 +232,9 @@ pub struct TurnRecord {
     pub started: Timestamp,
     /// When it ended.
     pub ended: Timestamp,
+    /// When its parts happened before the model's first output. Absent in records of older versions.
+    #[serde(default, skip_serializing_if = "Timings::is_empty")]
+    pub timings: Timings,
     /// The number of finished model steps.
     pub steps: u64,
     /// The number of tool calls.
@@ -275,6 +312,7 @@ impl TurnRecord {
             sandbox: None,
             started: live.started,
             ended: Timestamp::now(),
+            timings: Timings::default(),
             steps: 0,
             tool_calls: 0,
             cost_usd: 0.0,

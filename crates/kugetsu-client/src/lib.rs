@@ -5,8 +5,8 @@ mod lines;
 use std::path::Path;
 
 use kugetsu_api::{
-    DaemonStatus, LentServer, ProblemDetails, SlotEnd, SlotEvent, SlotRequest, StopRequest, SubmittedTask,
-    Task, TaskId, TaskList, TaskRequest,
+    DaemonStatus, LentServer, ProblemDetails, SlotEvent, SlotRequest, StopRequest, SubmittedTask, Task,
+    TaskId, TaskList, TaskRequest, TurnEnd,
 };
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;
@@ -142,22 +142,25 @@ impl Client {
     }
 
     /// Tells how the turn of a place has ended.
-    pub async fn end_slot(&self, slot: Uuid, end: &SlotEnd) -> Result<(), ClientError> {
+    pub async fn end_slot(&self, slot: Uuid, end: &TurnEnd) -> Result<(), ClientError> {
         let path = format!("/v1/slots/{slot}/end");
         self.send(self.request(Method::POST, &path).json(end))
             .await
             .map(drop)
     }
 
-    /// Submits a task. It is durable when this returns.
+    /// Submits a task, which belongs to a span in the format of W3C Trace Context. It is durable when this returns.
     pub async fn submit(
         &self,
         task: &TaskRequest,
         idempotency_key: Option<&str>,
+        traceparent: Option<&str>,
     ) -> Result<SubmittedTask, ClientError> {
         let mut request = self.request(Method::POST, "/v1/tasks").json(task);
-        if let Some(key) = idempotency_key {
-            request = request.header("idempotency-key", key);
+        for (name, value) in [("idempotency-key", idempotency_key), ("traceparent", traceparent)] {
+            if let Some(value) = value {
+                request = request.header(name, value);
+            }
         }
         self.call(request).await
     }

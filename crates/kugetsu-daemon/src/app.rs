@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
-use kugetsu_api::{Address, DaemonStatus, TaskId};
+use kugetsu_api::{Address, DaemonStatus, TaskId, TurnEnd};
 use kugetsu_engine::operations::{Engine, Environment, TurnControl};
 use kugetsu_engine::pool::{Pool, PoolOptions};
 use kugetsu_engine::settings::Settings;
@@ -23,12 +23,13 @@ use crate::http::room::{Capacity, Room};
 use crate::http::serve::OpenFiles;
 use crate::http::slots::SlotCommand;
 use crate::ledger::{Budgets, Entry, Ledger};
-use crate::metrics::{CountedTurn, Metrics};
+use crate::metrics::Metrics;
 use crate::place::{self, Lock};
 use crate::queue::{Queue, QueueError, QueueOptions, SqliteQueue};
 use crate::runner;
 use crate::slots::Slots;
 use crate::tokens::KnownTokens;
+use crate::trace::Tracer;
 
 /// How often the pool is tidied.
 const TIDY: Duration = Duration::from_secs(5);
@@ -165,6 +166,7 @@ pub(crate) struct App {
     pub(crate) behind_proxy: bool,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) metrics: Metrics,
+    pub(crate) tracer: Tracer,
     budget_daily: Option<f64>,
     /// Where it listens for HTTP.
     listen: Option<SocketAddr>,
@@ -202,6 +204,7 @@ impl Daemon {
         let queue = SqliteQueue::open(&options.home.join(place::QUEUE), limits)?;
         let program = options.environment.program().to_owned();
         let pool = Pool::open(options.home.clone(), program, pool_options(&options.settings));
+        let tracer = Tracer::open(&options.environment);
         let engine = Engine::open(options.home.clone(), options.settings, options.environment)
             .with_server_connector(Arc::new(PooledServers::of(Arc::new(pool.clone()))));
         let listener = options.listen.map(listen).transpose()?;
@@ -229,6 +232,7 @@ impl Daemon {
             }),
             ledger: Arc::new(ledger),
             metrics: Metrics::new(),
+            tracer,
             budget_daily: options.budget_daily,
             behind_proxy: options.behind_proxy,
             listen: address,
@@ -262,6 +266,12 @@ impl Daemon {
     /// Where it listens for HTTP, besides the socket.
     pub(crate) fn url(&self) -> Option<String> {
         self.app.url()
+    }
+
+    /// Where it serves metrics to everybody.
+    pub(crate) fn metrics_url(&self) -> Option<String> {
+        let address = self.metrics.as_ref()?.local_addr().ok()?;
+        Some(format!("http://{address}/metrics"))
     }
 
     /// A handle that ends the daemon, or changes its settings.
@@ -307,6 +317,8 @@ impl Daemon {
         dispatching.abort();
         tidying.abort();
         app.pool.close().await;
+        let last = Arc::clone(&app);
+        let _ = tokio::task::spawn_blocking(move || last.tracer.close()).await;
         // The request to end the daemon is still answered.
         let _ = app.closing.send(true);
         let _ = tokio::time::timeout(LAST_ANSWERS, async {
@@ -394,18 +406,27 @@ impl App {
     }
 
     /// Counts a turn that has ended. What it cost is on disk when this returns.
-    pub(crate) async fn count(&self, address: &Address, turn: Uuid, ended: Timestamp, counted: CountedTurn) {
-        self.metrics.turn(&counted);
+    pub(crate) async fn count(&self, address: &Address, ended: Timestamp, end: &TurnEnd) {
+        self.metrics.turn(end);
+        let turn = end.turn;
+        tracing::info!(
+            "ref" = %address,
+            %turn,
+            verdict = end.verdict.as_str(),
+            seconds = end.seconds,
+            cost_usd = end.cost_usd,
+            "a turn has ended"
+        );
         let ledger = Arc::clone(&self.ledger);
         let entry = Entry {
             time: ended,
             turn,
             address: address.clone(),
-            cost_usd: counted.cost_usd,
+            cost_usd: end.cost_usd,
         };
         let added = tokio::task::spawn_blocking(move || ledger.add(&entry)).await;
         if let Ok(Err(error)) = added {
-            tracing::error!("what turn {turn} cost cannot be recorded: {error}");
+            tracing::error!(%turn, %error, "what a turn cost cannot be recorded");
         }
     }
 
@@ -474,8 +495,8 @@ impl App {
         };
         match self.queue.forget_ended(before).await {
             Ok(0) => {}
-            Ok(count) => tracing::info!("{count} old tasks are forgotten"),
-            Err(error) => tracing::warn!("old tasks cannot be forgotten: {error}"),
+            Ok(count) => tracing::info!(count, "old tasks are forgotten"),
+            Err(error) => tracing::warn!(%error, "old tasks cannot be forgotten"),
         }
     }
 

@@ -132,7 +132,6 @@ impl Log {
     }
 
     fn open_now(path: &Path, offset: u64) -> Option<Self> {
-        let is_log = |path: &Path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
         if is_log(path) {
             let mut file = std::fs::File::options()
                 .read(true)
@@ -142,11 +141,8 @@ impl Log {
             file.seek(std::io::SeekFrom::Start(offset)).ok()?;
             return Some(Self::Plain(File::from_std(file)));
         }
-        if path.symlink_metadata().is_ok() || !is_log(&log_file::compressed(path)) {
-            return None;
-        }
         let mut bytes = Vec::new();
-        LogReader::open(path).ok()?.read_to_end(&mut bytes).ok()?;
+        read_log(path)?.read_to_end(&mut bytes).ok()?;
         let mut whole = std::io::Cursor::new(bytes);
         whole.set_position(offset);
         Some(Self::Whole(whole))
@@ -158,6 +154,19 @@ impl Log {
             Self::Whole(bytes) => std::io::Read::read(bytes, chunk),
         }
     }
+}
+
+/// Whether this is a file, and not what a tool may have put in its place.
+fn is_log(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
+}
+
+/// Opens the log of a turn that has ended, in either form. Blocks.
+pub(crate) fn read_log(path: &Path) -> Option<LogReader> {
+    let is_compressed = || path.symlink_metadata().is_err() && is_log(&log_file::compressed(path));
+    (is_log(path) || is_compressed())
+        .then(|| LogReader::open(path).ok())
+        .flatten()
 }
 
 struct Follower {

@@ -20,6 +20,7 @@ mod run;
 mod runner;
 mod slots;
 mod tokens;
+mod trace;
 
 pub use app::{Daemon, DaemonError, DaemonOptions, Ended};
 pub use http::openapi;

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kugetsu_api::{DaemonStatus, ServerState, TokenCount, Verdict};
-use prometheus_client::encoding::text::encode;
+use kugetsu_api::{DaemonStatus, ServerState, TurnEnd};
+use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -20,6 +20,7 @@ pub(crate) struct Metrics {
     registry: Arc<Registry>,
     turns: Family<Labels<1>, Counter>,
     turn_seconds: Histogram,
+    first_output_seconds: Histogram,
     wait_seconds: Histogram,
     tokens: Family<Labels<1>, Counter>,
     cost: Counter<f64, std::sync::atomic::AtomicU64>,
@@ -35,14 +36,22 @@ pub(crate) struct Metrics {
     spent_today: Gauge<f64, std::sync::atomic::AtomicU64>,
 }
 
-/// What is counted of a turn.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CountedTurn {
-    pub(crate) verdict: Verdict,
-    pub(crate) seconds: f64,
-    pub(crate) cost_usd: f64,
-    pub(crate) tokens: TokenCount,
-    pub(crate) restarts: u32,
+/// A format of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MetricsFormat {
+    /// That of Prometheus, which every tool reads.
+    Text,
+    /// That of OpenMetrics, which Prometheus asks for.
+    OpenMetrics,
+}
+
+impl MetricsFormat {
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => prometheus_text::CONTENT_TYPE,
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
 }
 
 /// From a tenth of a second to a day.
@@ -72,6 +81,11 @@ impl Metrics {
         }
         let turns = metric!("turns", "Turns that have ended, by verdict", Family::default());
         let turn_seconds = seconds!("turn", "How long turns took", durations());
+        let first_output_seconds = seconds!(
+            "time_to_first_token",
+            "From a turn's prompt to the first text, reasoning or tool call of the model",
+            durations()
+        );
         let wait_seconds = seconds!("queue_wait", "How long tasks waited for their turn", durations());
         let tokens = metric!(
             "tokens",
@@ -121,6 +135,7 @@ impl Metrics {
             registry: Arc::new(registry),
             turns,
             turn_seconds,
+            first_output_seconds,
             wait_seconds,
             tokens,
             cost,
@@ -138,11 +153,14 @@ impl Metrics {
     }
 
     /// Counts a turn that has ended.
-    pub(crate) fn turn(&self, turn: &CountedTurn) {
+    pub(crate) fn turn(&self, turn: &TurnEnd) {
         self.turns
             .get_or_create(&[("verdict", turn.verdict.to_string())])
             .inc();
         self.turn_seconds.observe(turn.seconds);
+        if let Some(seconds) = turn.first_output_seconds {
+            self.first_output_seconds.observe(seconds);
+        }
         if turn.cost_usd.is_finite() && turn.cost_usd > 0.0 {
             self.cost.inc_by(turn.cost_usd);
         }
@@ -177,8 +195,8 @@ impl Metrics {
         self.http.get_or_create(&labels).inc();
     }
 
-    /// Everything, in the format of OpenMetrics.
-    pub(crate) fn text(&self, status: &DaemonStatus, now: Timestamp) -> String {
+    /// Everything.
+    pub(crate) fn text(&self, status: &DaemonStatus, now: Timestamp, format: MetricsFormat) -> String {
         let queue = status.queue;
         for (state, count) in [
             ("queued", queue.queued),
@@ -217,9 +235,12 @@ impl Metrics {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.spent_today.set(status.budget.spent_usd);
-        let mut text = String::new();
+        let mut written = String::new();
         // Writing into memory does not fail.
-        let _ = encode(&mut text, &self.registry);
-        text
+        let _ = match format {
+            MetricsFormat::Text => prometheus_text::encode(&mut written, &self.registry),
+            MetricsFormat::OpenMetrics => text::encode(&mut written, &self.registry),
+        };
+        written
     }
 }

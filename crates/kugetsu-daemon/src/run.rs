@@ -29,9 +29,8 @@ pub fn run(
         let mut hangup = signal(SignalKind::hangup()).map_err(DaemonError::System)?;
         let daemon = Daemon::open(options)?;
         let handle = daemon.handle();
-        let listens = daemon.url().map(|url| format!(", listens on {url}"));
-        let listens = listens.unwrap_or_default();
-        tracing::info!("the daemon runs (process {}){listens}", std::process::id());
+        let (listen, metrics) = (daemon.url(), daemon.metrics_url());
+        tracing::info!(pid = std::process::id(), listen, metrics, "the daemon runs");
         let running = tokio::spawn(daemon.run());
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let resting = tokio::spawn(end_when_idle(handle.clone(), idle));
@@ -46,7 +45,7 @@ pub fn run(
                         handle.reload(settings);
                         tracing::info!("the settings were read again");
                     }
-                    Err(problem) => tracing::error!("the settings stay as they were: {problem}"),
+                    Err(problem) => tracing::error!(problem, "the settings stay as they were"),
                 },
             }
         };
@@ -77,7 +76,7 @@ async fn end_when_idle(handle: Handle, limit: Option<Duration>) {
         if handle.is_busy() {
             since = Instant::now();
         } else if since.elapsed() >= limit {
-            tracing::info!("the daemon has had no work for {} s, and ends", limit.as_secs());
+            tracing::info!(seconds = limit.as_secs(), "the daemon has had no work, and ends");
             handle.stop(true);
             return;
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{ErrorCode, Task, TurnRecord, Verdict};
+use kugetsu_api::{ErrorCode, Task, TurnEnd, TurnRecord, Verdict};
 use kugetsu_engine::operations::{
     Engine, EngineError, Mode, TurnOptions, TurnReport, TurnRequest, WorktreeRequest,
 };
@@ -15,7 +15,6 @@ use kugetsu_engine::turn::{GO_ON, Responder};
 use uuid::Uuid;
 
 use crate::app::{App, Ending, RunningTask};
-use crate::metrics::CountedTurn;
 use crate::queue::{Claim, QueueError, Settlement, turn_of};
 use crate::slots::Place;
 
@@ -86,7 +85,7 @@ async fn fill(app: &Arc<App>, command_is_next: &mut bool) -> Option<Duration> {
             Ok(None) if awaited => app.slots.grant(),
             Ok(None) => return None,
             Err(error) => {
-                tracing::error!("no task can be claimed: {error}");
+                tracing::error!(%error, "no task can be claimed");
                 // The commands need no queue.
                 while app.slots.has_free() && app.slots.is_awaited() {
                     app.slots.grant();
@@ -106,11 +105,14 @@ fn until(due: Timestamp) -> Duration {
 async fn run(app: Arc<App>, place: Place, claim: Claim) {
     let (task, turn) = (claim.task.task, claim.turn);
     tracing::info!(
-        "task {task} of {}: attempt {}, turn {turn}",
-        claim.task.spec.address,
-        claim.task.attempts
+        %task,
+        %turn,
+        "ref" = %claim.task.spec.address,
+        attempt = claim.task.attempts,
+        "the turn of a task begins"
     );
-    let engine = app.engine();
+    let traceparent = app.tracer.parent_of_tools(&claim.task, turn);
+    let engine = app.engine().with_traceparent(traceparent);
     let before = Instant::now();
     if !claim.resumed && claim.task.attempts <= 1 {
         let since = claim.task.not_before.unwrap_or(claim.task.submitted);
@@ -151,17 +153,10 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
         result => result,
     };
     if let Ok(report) = &result {
-        let ended = &report.turn;
-        let took = ended.ended.duration_since(ended.started).as_secs_f64();
-        let counted = CountedTurn {
-            verdict: ended.verdict,
-            seconds: took.max(0.0),
-            cost_usd: ended.cost_usd,
-            tokens: ended.tokens,
-            restarts: ended.restarts,
-        };
-        app.count(&claim.task.spec.address, turn, ended.ended, counted)
-            .await;
+        let end = TurnEnd::of(&report.turn, report.took);
+        app.count(&claim.task.spec.address, report.turn.ended, &end).await;
+        let log = engine.stream_path(&claim.task.spec.address, turn);
+        app.tracer.turn(&claim.task, &report.turn, log);
     }
     let stopping = *app.ending().borrow() == Ending::Now;
     let end = settlement(result, app.is_cancelled(task), stopping || ran_before);
@@ -176,21 +171,24 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
 async fn settle(app: &App, claim: &Claim, end: Settlement) {
     let (task, turn) = (claim.task.task, claim.turn);
     match &end {
-        Settlement::Ended { verdict, .. } => tracing::info!("task {task} has ended: {verdict}"),
-        Settlement::Again { not_before, .. } => {
-            tracing::info!("task {task} is tried again after {not_before}");
+        Settlement::Ended { verdict, .. } => {
+            tracing::info!(%task, %turn, verdict = verdict.as_str(), "a task has ended");
         }
-        Settlement::Parked { .. } => tracing::warn!("task {task} is parked"),
-        Settlement::Cancelled { .. } => tracing::info!("task {task} was cancelled"),
+        Settlement::Again { not_before, .. } => {
+            tracing::info!(%task, %turn, %not_before, "a task is tried again");
+        }
+        Settlement::Parked { .. } => tracing::warn!(%task, %turn, "a task is parked"),
+        Settlement::Cancelled { .. } => tracing::info!(%task, %turn, "a task was cancelled"),
     }
-    while let Err(error) = app.queue.settle(task, turn, end.clone(), Timestamp::now()).await {
-        match error {
-            QueueError::Unavailable { .. } => {
-                tracing::error!("the end of task {task} cannot be recorded: {error}");
+    loop {
+        match app.queue.settle(task, turn, end.clone(), Timestamp::now()).await {
+            Ok(task) => return app.tracer.task(&task),
+            Err(error @ QueueError::Unavailable { .. }) => {
+                tracing::error!(%task, %error, "the end of a task cannot be recorded");
                 tokio::time::sleep(QUEUE_PAUSE).await;
             }
-            error => {
-                tracing::error!("the end of task {task} is not recorded: {error}");
+            Err(error) => {
+                tracing::error!(%task, %error, "the end of a task is not recorded");
                 return;
             }
         }

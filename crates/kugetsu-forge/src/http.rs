@@ -207,7 +207,7 @@ impl Client {
             // Otherwise, it would be read from the environment.
             .proxy(proxy(&connection.proxy)?);
         if address.scheme_str() == Some("https") {
-            config = config.tls_config(TlsConfig::builder().root_certs(roots()).build());
+            config = config.tls_config(TlsConfig::builder().root_certs(trusted_roots()).build());
         }
         Ok(Self {
             agent: config.build().into(),
@@ -340,7 +340,7 @@ fn proxy(settings: &ProxySettings) -> Result<Option<Proxy>, ForgeError> {
 
 /// The certificates that the system trusts, which may include those of a company; without a system's store, those that
 /// browsers trust.
-fn roots() -> RootCerts {
+pub fn trusted_roots() -> RootCerts {
     let trusted: Vec<_> = rustls_native_certs::load_native_certs()
         .certs
         .iter()

@@ -12,7 +12,7 @@ mod kind;
 mod quote;
 
 pub use error::ForgeError;
-pub use http::{Connection, ProxySettings, Token};
+pub use http::{Connection, ProxySettings, Token, trusted_roots};
 pub use kind::ForgeKind;
 pub use quote::{clean, quote};
 

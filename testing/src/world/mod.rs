@@ -161,17 +161,17 @@ impl World {
         self.start_daemon_in(&[], flags);
     }
 
-    /// [`World::start_daemon`] with these flags, and with these variables in its environment.
+    /// [`World::start_daemon`] with these variables and flags.
     #[track_caller]
-    pub fn start_daemon_in(&self, variables: &[(&str, String)], flags: &[&str]) {
+    pub fn start_daemon_in(&self, environment: &[(&str, &str)], flags: &[&str]) {
         let words = ["--json", "daemon", "start", "--detach"];
         let mut command = self.kugetsu(words.iter().chain(flags));
         command.env("KUGETSU_WARM_SERVERS", "0");
+        command.envs(environment.iter().copied());
         if self.opencode == Opencode::Fake {
             // The fake serves no turns.
             command.env("KUGETSU_TRANSPORT", "run");
         }
-        command.envs(variables.iter().map(|(name, value)| (name, value)));
         let started = self.finish(command, Stdin::Null);
         started.expect_status(0);
         let pid = started.json()["pid"].as_u64().expect("a process id");

@@ -1,6 +1,7 @@
 //! Start, status, reload and end.
 
 use kugetsu_testing::{Signal, World};
+use serde_json::Value;
 
 use super::{expect_error, has_got, status, submit, wait_for_state, world, world_with};
 use crate::support::kit::{SOON, fake_world, run};
@@ -129,4 +130,52 @@ fn a_daemon_that_is_started_on_need_ends_by_itself() {
     let flag = [("KUGETSU_DAEMON", "spawn"), ("KUGETSU_TRANSPORT", "run")];
     crate::support::kit::run_in(&world, &flag, &["continue", "1", "four", "--no-daemon"]).expect_status(0);
     assert!(world.processes().is_empty());
+}
+
+#[test]
+fn the_log_can_be_json_and_has_no_content() {
+    let world = world_with(&["--log-format", "json"]);
+    let id = submit(&world, &["1", "a hidden message"]);
+    wait_for_state(&world, &id, "ended");
+    run(
+        &world,
+        ["start", "2", "another hidden message", "--transport", "run"],
+    )
+    .expect_status(0);
+    run(&world, ["daemon", "stop"]).expect_status(0);
+    let logs = run(&world, ["daemon", "logs"]);
+    logs.expect_status(0);
+    let lines = logs.stdout();
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    for line in &lines {
+        for field in ["timestamp", "level", "message"] {
+            assert!(line[field].is_string(), "{line:#}");
+        }
+    }
+    let with = |message: &str| {
+        let found: Vec<_> = lines.iter().filter(|line| line["message"] == message).collect();
+        assert!(!found.is_empty(), "no `{message}` in {logs}");
+        found
+    };
+    with("the daemon runs");
+    let begins = with("the turn of a task begins")[0];
+    assert_eq!(
+        (&begins["task"], &begins["attempt"]),
+        (&id.clone().into(), &1.into()),
+        "{begins:#}"
+    );
+    let turns = with("a turn has ended");
+    assert_eq!(turns.len(), 2, "those of tasks and of commands: {logs}");
+    assert_eq!(turns[0]["turn"], begins["turn"], "{turns:#?}");
+    assert_eq!(turns[0]["ref"], begins["ref"], "{turns:#?}");
+    let ended = with("a task has ended")[0];
+    assert_eq!(
+        (&ended["task"], &ended["verdict"]),
+        (&id.into(), &"completed".into()),
+        "{ended:#}"
+    );
+    assert!(!logs.stdout().contains("hidden"), "{logs}");
 }

@@ -7,6 +7,7 @@ mod load;
 mod money;
 mod places;
 mod tasks;
+mod traces;
 
 use std::path::PathBuf;
 

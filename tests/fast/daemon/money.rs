@@ -71,12 +71,23 @@ fn what_happened_is_counted_without_any_content() {
     let world = world_with(&["--metrics", "127.0.0.1:0", "--listen", "127.0.0.1:0"]);
     wait_for_state(&world, &submit(&world, &["1", "a secret message"]), "ended");
     run(&world, ["start", "2", "another secret", "--transport", "run"]).expect_status(0);
-    let get = || Request::over_http(&world, Method::GET, "/metrics").send();
-    let answer = get();
+    let get = || Request::over_http(&world, Method::GET, "/metrics");
+    let plain = get().send();
+    assert_eq!(
+        plain.expect(200).headers["content-type"],
+        "text/plain; version=0.0.4; charset=utf-8"
+    );
+    let answer = get()
+        .header(
+            "accept",
+            "application/openmetrics-text;version=1.0.0,text/plain;q=0.5",
+        )
+        .send();
     let text = &answer.expect(200).body;
     for line in [
         "kugetsu_turns_total{verdict=\"completed\"} 2",
         "kugetsu_turn_seconds_count 2",
+        "kugetsu_time_to_first_token_seconds_count 2",
         "kugetsu_queue_wait_seconds_count 1",
         "kugetsu_turns_max 4",
         "kugetsu_tasks{state=\"queued\"} 0",

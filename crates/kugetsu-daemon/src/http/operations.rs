@@ -12,6 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::{sessions, status, tasks};
 use crate::app::App;
+use crate::trace::TRACEPARENT;
 
 /// Makes the schema of a type.
 type Describe = fn(&mut SchemaGenerator) -> Schema;
@@ -82,6 +83,10 @@ const RESUME: (&str, &str) = (
 const KEY: (&str, &str) = (
     "idempotency-key",
     "A key of your choice, of up to 200 ASCII characters; a repeated request with the same key and body makes no second task.",
+);
+const PARENT: (&str, &str) = (
+    TRACEPARENT,
+    "The span that the task belongs to, as in W3C Trace Context; one that is not valid is ignored.",
 );
 
 impl Operation {
@@ -184,8 +189,8 @@ pub(super) fn all() -> Vec<Operation> {
             "What the daemon counts, for Prometheus",
         )
         .answers(Success::Other(
-            "application/openmetrics-text",
-            "Metrics in the format of OpenMetrics",
+            TEXT,
+            "Metrics in the text format of Prometheus, or in that of OpenMetrics if the request accepts `application/openmetrics-text`",
         )),
         Operation::get(
             "/v1/status",
@@ -210,7 +215,7 @@ pub(super) fn all() -> Vec<Operation> {
             Some(of::<TaskRequest>),
         )
         .needs(Scope::Submit)
-        .headers(&[KEY, RESUME])
+        .headers(&[KEY, RESUME, PARENT])
         .answers(Success::JsonOrEvents(202, of::<SubmittedTask>)),
         Operation::get("/v1/tasks/{task}", get(tasks::show), "showTask", "Show a task").gives::<Task>(200),
         Operation::post(

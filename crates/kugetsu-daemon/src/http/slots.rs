@@ -13,7 +13,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use kugetsu_api::{Address, ErrorCode, LentServer, ServerExit, SlotEnd, SlotEvent, SlotRequest};
+use kugetsu_api::{Address, ErrorCode, LentServer, ServerExit, SlotEvent, SlotRequest, TurnEnd};
 use kugetsu_engine::pool::{Loan, PoolError, ServerWish};
 use kugetsu_engine::transport::Exit;
 use serde::Deserialize;
@@ -25,7 +25,6 @@ use uuid::Uuid;
 use super::Shared;
 use super::problem::{Answer, Problem};
 use crate::app::App;
-use crate::metrics::CountedTurn;
 
 /// How often a connection without news gets a line.
 const ALIVE: Duration = Duration::from_secs(15);
@@ -34,7 +33,7 @@ const ALIVE: Duration = Duration::from_secs(15);
 pub(crate) enum SlotCommand {
     Lend(Box<ServerWish>, oneshot::Sender<Result<LentServer, PoolError>>),
     GiveBack { now: bool, done: oneshot::Sender<()> },
-    End(SlotEnd, oneshot::Sender<()>),
+    End(TurnEnd, oneshot::Sender<()>),
 }
 
 /// Asks for a place.
@@ -138,14 +137,7 @@ impl Holder {
                         let _ = done.send(());
                     }
                     Some(SlotCommand::End(end, done)) => {
-                        let counted = CountedTurn {
-                            verdict: end.verdict,
-                            seconds: end.seconds,
-                            cost_usd: end.cost_usd,
-                            tokens: end.tokens,
-                            restarts: end.restarts,
-                        };
-                        self.app.count(&self.address, end.turn, Timestamp::now(), counted).await;
+                        self.app.count(&self.address, Timestamp::now(), &end).await;
                         let _ = done.send(());
                     }
                 },
@@ -275,7 +267,7 @@ pub(super) async fn give_back(
 pub(super) async fn end(
     State(app): Shared,
     slot: Result<Path<Uuid>, PathRejection>,
-    end: Result<Json<SlotEnd>, JsonRejection>,
+    end: Result<Json<TurnEnd>, JsonRejection>,
 ) -> Answer<StatusCode> {
     let Path(slot) = slot?;
     let Json(end) = end?;

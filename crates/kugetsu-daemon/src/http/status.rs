@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use kugetsu_api::{DaemonStatus, StopRequest};
 use super::Shared;
 use super::access::Access;
 use super::problem::{Answer, Problem};
+use crate::metrics::MetricsFormat;
 
 /// The daemon lives.
 pub(super) async fn healthz() -> &'static str {
@@ -47,18 +48,28 @@ pub(super) async fn stop(
     Ok(StatusCode::ACCEPTED)
 }
 
+/// What a request accepts that wants the format of OpenMetrics.
+const OPEN: &[u8] = b"application/openmetrics-text";
+
 /// What the daemon counts, for Prometheus.
 pub(super) async fn metrics(
     State(app): Shared,
     access: Option<Extension<Access>>,
+    headers: HeaderMap,
 ) -> Answer<impl IntoResponse> {
     // On an address of their own, metrics are for everybody.
     if let Some(Extension(access)) = access {
         access.require_all()?;
     }
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let text = app.metrics.text(&app.status(), Timestamp::now());
-    Ok(([(header::CONTENT_TYPE, kind)], text))
+    let mut accepted = headers.get_all(header::ACCEPT).iter();
+    let is_open = accepted.any(|accepted| accepted.as_bytes().windows(OPEN.len()).any(|part| part == OPEN));
+    let format = if is_open {
+        MetricsFormat::OpenMetrics
+    } else {
+        MetricsFormat::Text
+    };
+    let text = app.metrics.text(&app.status(), Timestamp::now(), format);
+    Ok(([(header::CONTENT_TYPE, format.content_type())], text))
 }
 
 /// The document of the API.

@@ -30,6 +30,7 @@ use super::room::Seat;
 use crate::app::App;
 use crate::events::{self, Form, Stream};
 use crate::queue::{Cancellation, NewTask, QueueError, TaskFilter};
+use crate::trace::{self, TRACEPARENT};
 
 /// The header with which a submission can be repeated without making a second task.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -52,7 +53,8 @@ pub(super) async fn submit(
     // A task is not submitted if its events cannot be sent.
     let seat = request.stream.then(|| access.stream(&app)).transpose()?;
     let engine = app.engine();
-    let task = new_task(id, request, key, engine.settings())?;
+    let mut task = new_task(id, request, key, engine.settings())?;
+    task.spec.traceparent = traceparent(&headers);
     access.require(task.spec.address.repo())?;
     let left = app
         .ledger
@@ -116,6 +118,12 @@ fn idempotency_key(headers: &HeaderMap) -> Answer<Option<String>> {
     key.map(|key| Some(key.to_owned())).ok_or_else(problem)
 }
 
+/// The span that a submission belongs to. One that is not valid is ignored, as the specification says.
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(TRACEPARENT)?.to_str().ok()?.trim();
+    trace::parse(text).map(|_| text.to_owned())
+}
+
 /// Checks a submission, without looking at the store.
 fn new_task(id: TaskId, request: TaskRequest, key: Option<String>, settings: &Settings) -> Answer<NewTask> {
     if request.prompt.trim().is_empty() {
@@ -150,6 +158,7 @@ fn new_task(id: TaskId, request: TaskRequest, key: Option<String>, settings: &Se
             policy: request.policy,
             answers: request.answers,
             limits,
+            traceparent: None,
         },
         priority: request.priority,
         after: request.after,
@@ -282,7 +291,11 @@ pub(super) async fn cancel(
 ) -> Answer<Json<Task>> {
     let id = find(&app, &access, &task?.0).await?.task;
     let task = match app.queue.cancel(id, Timestamp::now()).await? {
-        Cancellation::Cancelled(task) | Cancellation::Over(task) => task,
+        Cancellation::Cancelled(task) => {
+            app.tracer.task(&task);
+            task
+        }
+        Cancellation::Over(task) => task,
         Cancellation::Running(task) => {
             app.cancel(id);
             task

@@ -151,6 +151,7 @@ fn new_task(address: &str) -> NewTask {
 
 fn spec(address: &str) -> TaskSpec {
     TaskSpec {
+        traceparent: None,
         address: Address::try_from(format!("github.com/acme/{address}")).unwrap(),
         prompt: "fix it".to_owned(),
         model: None,

@@ -55,4 +55,5 @@ pub use run_events::{
 pub use server::{Server, ServerError};
 pub use server_events::{EventStream, PartState, ServerEvent, ServerEventKind, StreamedEvent, Subagent};
 pub use session_context::SessionContext;
+pub(crate) use session_context::TRACEPARENT;
 pub use tool_label::tool_label;

@@ -29,6 +29,8 @@ const REFERENCE: &str = "KUGETSU_REF";
 
 /// The variable that names the branch of the session's worktree.
 const BRANCH: &str = "KUGETSU_BRANCH";
+/// The variable with the span that a program's own spans belong to.
+pub(crate) const TRACEPARENT: &str = "TRACEPARENT";
 
 /// All variables that tell tools about their session.
 pub(super) const TOLD: [&str; 3] = [REFERENCE, BRANCH, INSTRUCTED];
@@ -39,10 +41,11 @@ pub(super) const TOLD: [&str; 3] = [REFERENCE, BRANCH, INSTRUCTED];
 pub(super) const CONFIG: &str = "OPENCODE_CONFIG_CONTENT";
 
 impl SessionContext {
-    /// Tells tools which session they belong to, and its branch.
-    pub fn of(reference: &str, branch: Option<&str>) -> Self {
+    /// Tells tools which session they belong to, its branch, and the span of the turn.
+    pub fn of(reference: &str, branch: Option<&str>, traceparent: Option<&str>) -> Self {
         let mut variables = vec![(REFERENCE, reference.to_owned())];
         variables.extend(branch.map(|branch| (BRANCH, branch.to_owned())));
+        variables.extend(traceparent.map(|span| (TRACEPARENT, span.to_owned())));
         Self {
             variables,
             ..Self::default()

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::interrupts::Interrupts;
 use super::{Engine, EngineError, LastingLog, TurnReport};
+use crate::opencode::TRACEPARENT;
 use crate::process::{self, GuardSpec, Output, ProcessError, Sink};
 use crate::settings::Settings;
 use crate::store::{Lease, RecordKey};
@@ -148,6 +149,8 @@ impl Engine {
             ),
             ("KUGETSU_TURN_ID".into(), text(turn.map(|turn| turn.to_string()))),
         ];
+        let traceparent = self.traceparent.as_ref();
+        set_env.extend(traceparent.map(|span| (TRACEPARENT.into(), span.into())));
         let ended = record.last.as_ref().filter(|last| Some(last.turn) == turn);
         if let Some(ended) = ended {
             set_env.push(("KUGETSU_VERDICT".into(), ended.verdict.as_str().into()));

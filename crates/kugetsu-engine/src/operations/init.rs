@@ -532,7 +532,7 @@ impl Engine {
         let (user, folder) = (record.repo.to_string(), record.directory.clone());
         let folder_lock = self.lock_folder(user, folder, interrupts).await?;
         let notes = folder_lock.as_ref().err().cloned().into_iter().collect();
-        let mut context = SessionContext::of(&record.repo.to_string(), None);
+        let mut context = SessionContext::of(&record.repo.to_string(), None, None);
         let ignore_project = {
             let (record, opencode) = (record.clone(), opencode.clone());
             let decide = move |engine: &Self| {
@@ -571,6 +571,7 @@ impl Engine {
             registered: None,
             watched: None,
             after: None,
+            timings: kugetsu_api::Timings::default(),
             writing: Arc::default(),
         };
         let closed = delivery.run(interrupts, |_| {}).await?;

@@ -122,6 +122,8 @@ pub struct Engine {
     turns: spawn::TurnRegistry,
     /// The turn whose tool this engine works for.
     parent: Option<Uuid>,
+    /// The span that this engine's turns belong to, as hooks and tools get it.
+    traceparent: Option<String>,
     /// What this machine has for sandboxes.
     sandboxes: Arc<OnceLock<Available>>,
 }
@@ -139,6 +141,7 @@ impl Engine {
             shared_process: true,
             turns: spawn::TurnRegistry::default(),
             parent: None,
+            traceparent: None,
             sandboxes: Arc::default(),
         }
     }
@@ -163,6 +166,13 @@ impl Engine {
     pub fn with_settings(mut self, settings: Settings) -> Self {
         self.store = self.store.with_lock_wait(settings.lock_timeout);
         self.settings = Arc::new(settings);
+        self
+    }
+
+    /// Gives the hooks and tools of turns this span as their parent (`TRACEPARENT`), in the format of W3C Trace Context.
+    #[must_use]
+    pub fn with_traceparent(mut self, traceparent: Option<String>) -> Self {
+        self.traceparent = traceparent;
         self
     }
 

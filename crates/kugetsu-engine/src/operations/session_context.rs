@@ -56,7 +56,8 @@ impl Engine {
         notes: &mut Vec<String>,
     ) -> Result<SessionContext, EngineError> {
         let branch = record.worktree.as_ref().map(|worktree| worktree.branch.as_str());
-        let mut context = SessionContext::of(&record.address.to_string(), branch);
+        let mut context =
+            SessionContext::of(&record.address.to_string(), branch, self.traceparent.as_deref());
         if ignore_project {
             self.ignore_project(&mut context, &record.directory)?;
         }

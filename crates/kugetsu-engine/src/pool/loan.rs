@@ -76,7 +76,7 @@ impl Loan {
             match problem {
                 Ok(()) => pool.put(warm).await,
                 Err(problem) => {
-                    tracing::info!("server {} is ended: {problem}", warm.id);
+                    tracing::info!(server = %warm.id, problem, "a server is ended");
                     pool.end(warm, now || grace.is_zero()).await;
                     pool.keep_warm();
                 }

@@ -183,7 +183,7 @@ impl Pool {
             };
             match self.prepare(warm, &wish, parts.as_ref()).await {
                 Ok(loan) => break Some(loan),
-                Err(why) => tracing::info!("a warm server is not used again: {why}"),
+                Err(why) => tracing::info!(%why, "a warm server is not used again"),
             }
         };
         let loan = match loan {
@@ -387,7 +387,7 @@ impl Pool {
             let (key, wish) = wanted;
             match pool.start(key, &wish).await {
                 Ok(warm) => pool.put(warm).await,
-                Err(error) => tracing::warn!("no server could be started ahead: {error}"),
+                Err(error) => tracing::warn!(%error, "no server could be started ahead"),
             }
         });
     }

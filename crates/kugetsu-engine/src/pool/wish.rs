@@ -17,9 +17,9 @@ use crate::opencode::{
 use crate::permission::{Rule, env_json};
 use crate::process::Tree;
 
-/// Variables that tell shells, terminals and logins apart, and that opencode itself does not use. A turn's tools get
+/// Variables that tell shells, terminals, logins and traces apart, and that opencode itself does not use. A turn's tools get
 /// their caller's values, although the server may have been started for another caller.
-const OF_THE_CALLER: [&str; 22] = [
+const OF_THE_CALLER: [&str; 24] = [
     "_",
     "COLUMNS",
     "INVOCATION_ID",
@@ -39,6 +39,8 @@ const OF_THE_CALLER: [&str; 22] = [
     "TERM_SESSION_ID",
     "TMUX",
     "TMUX_PANE",
+    "TRACEPARENT",
+    "TRACESTATE",
     "WINDOW",
     "WINDOWID",
     "XDG_SESSION_ID",
@@ -123,7 +125,7 @@ impl ServerWish {
             let (name, value) = (name.to_str()?, value.to_str()?);
             if !OF_THE_CALLER.contains(&name) {
                 environment.push((name.to_owned(), value.to_owned()));
-            } else if !NOT_FOR_TOOLS.contains(&name) {
+            } else if !NOT_FOR_TOOLS.contains(&name) && !variables.iter().any(|(own, _)| own == name) {
                 variables.push((name.to_owned(), value.to_owned()));
             }
         }

@@ -202,6 +202,13 @@ pub enum TransportEvent {
     Ended(End),
 }
 
+impl TransportEvent {
+    /// Whether the model gave something with it: text, reasoning or a tool call.
+    pub(crate) fn is_output(&self) -> bool {
+        matches!(self, Self::Text { .. } | Self::TextEnded { .. } | Self::Tool(_))
+    }
+}
+
 /// A request of opencode to a person.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {

@@ -105,6 +105,8 @@ pub(crate) struct Outcome {
     pub restarts: u32,
     /// The number of requests that were answered, by source.
     pub answered: Answered,
+    /// From the first prompt to the first text, reasoning or tool call of the model.
+    pub first_output: Option<Duration>,
     /// The tool calls that were refused.
     pub refused: Refused,
     /// The request on which the turn is blocked.

@@ -59,6 +59,8 @@ pub(crate) async fn supervise(
         answered: Answered::default(),
         blocked_on: None,
         restarts: 0,
+        prompted: None,
+        first_output: None,
         turn,
     };
     supervisor.run(connector, link).await
@@ -83,6 +85,10 @@ struct Supervisor<'a> {
     answered: Answered,
     blocked_on: Option<Request>,
     restarts: u32,
+    /// When the prompt was first sent, since the beginning.
+    prompted: Option<Duration>,
+    /// How long after that the model's first output came.
+    first_output: Option<Duration>,
 }
 
 impl Supervisor<'_> {
@@ -128,6 +134,7 @@ impl Supervisor<'_> {
             interrupt: self.interrupt,
             restarts: self.restarts,
             answered: self.answered,
+            first_output: self.first_output,
             refused: self.machine.refused().clone(),
             blocked_on: self.blocked_on,
             proof: self.encoder.proof(self.machine.error()),
@@ -331,6 +338,7 @@ impl Supervisor<'_> {
             }
         }
         let target = self.turn.target.clone();
+        self.prompted.get_or_insert(self.began.elapsed());
         match self.in_time(link.prompt(&target, prompt)).await {
             Ok(Ok(())) => {}
             Ok(Err(error @ TransportError::Request { .. })) => return RunEnd::Crashed(error.to_string()),
@@ -483,6 +491,9 @@ impl Supervisor<'_> {
         }
         self.encoder.encode(event, &mut self.turn.stream);
         let at = self.began.elapsed();
+        if event.is_output() && self.first_output.is_none() {
+            self.first_output = self.prompted.map(|prompted| at.saturating_sub(prompted));
+        }
         let step = self.machine.event(event, at, Timestamp::now());
         self.turn.control.progress.note_event(event, &self.machine.counts);
         // If opencode sends events without a pause, the timers never fire, so the timeout is checked here as well.

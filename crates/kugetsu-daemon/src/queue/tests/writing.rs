@@ -195,6 +195,7 @@ async fn a_full_disk_loses_nothing_that_was_confirmed() {
     let world = World::new();
     let long = || NewTask {
         spec: TaskSpec {
+            traceparent: None,
             prompt: "long ".repeat(4000),
             ..spec("shop#1")
         },

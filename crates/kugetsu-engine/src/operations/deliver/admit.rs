@@ -220,6 +220,7 @@ impl Engine {
             registered: Some(registered),
             watched: None,
             after: None,
+            timings: kugetsu_api::Timings::default(),
             writing: Arc::default(),
         };
         Ok(Admitted {

@@ -17,8 +17,8 @@ use crate::operations::{Engine, EngineError, pending};
 use crate::redact::Redactor;
 use crate::text::one_line;
 use crate::turn::status::StatusWriter;
-use crate::turn::{Interrupt, MAX_ANSWER, Outcome};
-use kugetsu_api::{Changes, ErrorCode, Proof, SCHEMA, TransportKind, TurnRecord, Verdict};
+use crate::turn::{Interrupt, MAX_ANSWER, Outcome, millis};
+use kugetsu_api::{Changes, ErrorCode, Proof, SCHEMA, Timings, TransportKind, TurnRecord, Verdict};
 
 /// How long the end of a turn may take to be recorded after an interrupt.
 pub(in crate::operations) const TO_RECORD: Duration = Duration::from_secs(10);
@@ -152,6 +152,10 @@ impl Delivery {
             sandbox: kind_of(&self.opencode),
             started: self.started,
             ended: Timestamp::now(),
+            timings: Timings {
+                first_output_ms: outcome.first_output.map(millis),
+                ..self.timings
+            },
             steps: outcome.counts.steps,
             tool_calls: outcome.counts.tool_calls,
             cost_usd,

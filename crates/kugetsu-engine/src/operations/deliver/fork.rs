@@ -1,6 +1,7 @@
 //! The session of a turn: forks it if it does not exist yet, and writes its policy.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -65,7 +66,9 @@ impl Delivery {
                 mark,
             });
         }
+        let since = Instant::now();
         let session = interrupts.or(link.fork(&request)).await??;
+        self.timings.fork = Some(self.phase_since(since));
         points::FORK_MADE.pass();
         self.mark_fork(&session, mark, interrupts).await?;
         points::FORK_MARKED.pass();
@@ -139,7 +142,8 @@ impl Delivery {
 
     /// Writes the rules of this turn to the session. A base has had its rules since it was made, and an adopted base
     /// keeps its own.
-    async fn apply_rules(&self, interrupts: &mut Interrupts) -> Result<(), EngineError> {
+    async fn apply_rules(&mut self, interrupts: &mut Interrupts) -> Result<(), EngineError> {
+        let since = Instant::now();
         let TurnSubject::Session(record) = &self.subject else {
             return Ok(());
         };
@@ -150,6 +154,7 @@ impl Delivery {
             .engine
             .write_when_writable(&self.opencode, interrupts, apply)
             .await?;
+        self.timings.policy = Some(self.phase_since(since));
         applied
     }
 }

@@ -36,9 +36,9 @@ use crate::opencode::{Opencode, SessionContext, names_unknown_model};
 use crate::permission::Rule;
 use crate::settings::Origin;
 use crate::store::Lease;
-use crate::turn::Responder;
 use crate::turn::stream::Feed;
-use kugetsu_api::Verdict;
+use crate::turn::{Responder, millis};
+use kugetsu_api::{Phase, Timings, Verdict};
 
 use admit::Admitted;
 pub(super) use admit::check_session;
@@ -86,6 +86,8 @@ pub(super) struct Delivery {
     pub(super) watched: Option<Watched>,
     /// The newest messages of the session before the turn, once the session is known.
     pub(super) after: Option<Vec<String>>,
+    /// When the parts of the turn happened.
+    pub(super) timings: Timings,
     /// Held by each write of the record, because an interrupted write may still be running when the next one begins.
     pub(super) writing: Arc<Mutex<()>>,
 }
@@ -169,6 +171,14 @@ impl Engine {
 }
 
 impl Delivery {
+    /// A part of the turn that began at this moment and ends now.
+    fn phase_since(&self, began: Instant) -> Phase {
+        Phase {
+            at_ms: millis(began.saturating_duration_since(self.began)),
+            took_ms: millis(began.elapsed()),
+        }
+    }
+
     /// Writes the subject's record.
     async fn save(&mut self, interrupts: &mut Interrupts) -> Result<(), EngineError> {
         let write = self.record_write();

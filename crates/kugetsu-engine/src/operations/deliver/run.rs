@@ -1,6 +1,7 @@
 //! The turn itself, from the connection to the outcome.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 
@@ -42,6 +43,7 @@ impl Delivery {
             self.subject.begin_at(commit);
         }
         let connectors = self.engine.connectors.clone();
+        let since = Instant::now();
         let connect = connectors.connect(&spec, self.options.transport);
         let mut connected = match interrupts.or(connect).await {
             Ok(connected) => connected?,
@@ -51,6 +53,7 @@ impl Delivery {
                 return Err(interrupted);
             }
         };
+        self.timings.connect = Some(self.phase_since(since));
         self.fallback = connected.fallback.take();
         if self.fallback.is_some() && self.responder.is_interactive() {
             return Err(needs_serve());

@@ -20,7 +20,7 @@ use crate::store::StoreError;
 use kugetsu_api::{SessionRecord, Worktree};
 
 /// Variables that every program may see.
-const PLAIN_VARIABLES: [&str; 15] = [
+const PLAIN_VARIABLES: [&str; 16] = [
     "COLORTERM",
     "LANG",
     "LANGUAGE",
@@ -31,6 +31,7 @@ const PLAIN_VARIABLES: [&str; 15] = [
     "SSL_CERT_DIR",
     "SSL_CERT_FILE",
     "TERM",
+    "TRACEPARENT",
     "TZ",
     "USER",
     "KUGETSU_REF",

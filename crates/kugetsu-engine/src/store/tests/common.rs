@@ -94,6 +94,7 @@ pub(crate) fn turn(number: u64) -> TurnRecord {
         sandbox: None,
         started: at(0),
         ended: at(1),
+        timings: kugetsu_api::Timings::default(),
         steps: number,
         tool_calls: 0,
         cost_usd: 0.25,
