@@ -1,5 +1,8 @@
 //! Programs that the project needs from the operating system, installed if possible.
 
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Command;
 
 use crate::step::{Failure, program};
@@ -8,7 +11,7 @@ use crate::step::{Failure, program};
 type Needed = (&'static str, &'static str);
 
 /// What the tests run.
-pub(crate) const FOR_TESTS: [Needed; 15] = [
+pub(crate) const FOR_TESTS: [Needed; 17] = [
     ("bwrap", "bubblewrap"),
     ("cc", "gcc"),
     ("faketime", "faketime"),
@@ -24,6 +27,8 @@ pub(crate) const FOR_TESTS: [Needed; 15] = [
     ("openssl", "openssl"),
     ("dpkg", "dpkg"),
     ("xz", "xz-utils"),
+    ("prometheus", "prometheus"),
+    ("promtool", "prometheus"),
 ];
 
 /// What packages are made and checked with.
@@ -59,12 +64,49 @@ pub(crate) fn install_missing(needed: &[Needed]) -> Result<(), Failure> {
             command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
             command
         };
+        let _no_services = NoServices::begin()?;
         program("apt-get update", &mut apt(&["update", "-qq"]))?;
         let mut arguments = vec!["install", "-y", "--no-install-recommends"];
         arguments.extend(missing);
         program(&install, &mut apt(&arguments))?;
     }
     Ok(())
+}
+
+/// Keeps Debian's packages from starting their services while they are installed: tests start the programs that they need.
+struct NoServices {
+    /// Whether the file is ours, and not the administrator's.
+    is_own: bool,
+}
+
+impl NoServices {
+    const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+    fn begin() -> Result<Self, Failure> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o755)
+            .open(Self::POLICY);
+        match file {
+            Ok(mut file) => {
+                let this = Self { is_own: true };
+                file.write_all(b"#!/bin/sh\nexit 101\n")
+                    .map_err(Failure::because(Self::POLICY))?;
+                Ok(this)
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Self { is_own: false }),
+            Err(error) => Err(Failure::because(Self::POLICY)(error)),
+        }
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.is_own {
+            let _ = std::fs::remove_file(Self::POLICY);
+        }
+    }
 }
 
 /// Whether a program is in `PATH` or in Debian's folders for administrators' programs.

@@ -6,6 +6,7 @@ mod life;
 mod load;
 mod money;
 mod places;
+mod prometheus;
 mod tasks;
 mod traces;
 
