@@ -25,6 +25,8 @@ const LATEST: Duration = Duration::from_millis(100);
 const ALIVE: Duration = Duration::from_secs(15);
 /// How much is read at once.
 const CHUNK: usize = 16 << 10;
+/// The longest event, in bytes. opencode's own limits are far below; only what a tool has written into the file is longer.
+const LONGEST: usize = 64 << 20;
 
 /// The form of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,8 +118,8 @@ impl Pause {
 /// The log of a turn's events, which may be compressed.
 enum Log {
     Plain(File),
-    /// It is complete: only the logs of turns that have ended are compressed.
-    Whole(std::io::Cursor<Vec<u8>>),
+    /// It is complete: only the logs of turns that have ended are compressed. `None` if a read was cut off.
+    Packed(Option<Box<LogReader>>),
 }
 
 impl Log {
@@ -141,17 +143,31 @@ impl Log {
             file.seek(std::io::SeekFrom::Start(offset)).ok()?;
             return Some(Self::Plain(File::from_std(file)));
         }
-        let mut bytes = Vec::new();
-        read_log(path)?.read_to_end(&mut bytes).ok()?;
-        let mut whole = std::io::Cursor::new(bytes);
-        whole.set_position(offset);
-        Some(Self::Whole(whole))
+        let mut reader = read_log(path)?;
+        std::io::copy(&mut (&mut reader).take(offset), &mut std::io::sink()).ok()?;
+        Some(Self::Packed(Some(Box::new(reader))))
     }
 
     async fn read(&mut self, chunk: &mut [u8]) -> std::io::Result<usize> {
         match self {
             Self::Plain(file) => file.read(chunk).await,
-            Self::Whole(bytes) => std::io::Read::read(bytes, chunk),
+            Self::Packed(reader) => {
+                let Some(mut opened) = reader.take() else {
+                    return Ok(0);
+                };
+                let mut piece = vec![0; chunk.len()];
+                let read = move || {
+                    let count = opened.read(&mut piece);
+                    (opened, piece, count)
+                };
+                let (opened, piece, count) = tokio::task::spawn_blocking(read)
+                    .await
+                    .map_err(std::io::Error::other)?;
+                *reader = Some(opened);
+                let count = count?;
+                chunk[..count].copy_from_slice(&piece[..count]);
+                Ok(count)
+            }
         }
     }
 }
@@ -256,6 +272,9 @@ impl Follower {
                 grown = true;
                 pending.extend_from_slice(&chunk[..count]);
                 self.send_lines(&mut pending, &mut at, turn).await?;
+                if pending.len() > LONGEST {
+                    return Ok(());
+                }
             }
             if over || !self.stream.follow {
                 return Ok(());

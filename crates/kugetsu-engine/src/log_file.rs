@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use zstd::stream::raw::{Decoder, InBuffer, Operation as _, OutBuffer};
+use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer};
 use zstd::stream::write::Encoder;
 
 use crate::fsx::{self, FsError};
@@ -17,6 +17,8 @@ use crate::fsx::{self, FsError};
 pub(crate) const ENDING: &str = ".zst";
 /// The fastest level: most of the gain comes from repetitions, which every level finds.
 const LEVEL: i32 = 1;
+/// How far back a log may look, as a power of two, and so what a reader needs in memory: more than [`LEVEL`] uses.
+const WINDOW: u32 = 23;
 /// What ends a log that has reached its limit.
 const CUT: &[u8] = b"\n[the rest is not kept: log_max_bytes]\n";
 
@@ -62,10 +64,12 @@ impl LogReader {
     }
 
     fn open_compressed(path: &Path) -> io::Result<Self> {
+        let mut decoder = Decoder::new()?;
+        decoder.set_parameter(DParameter::WindowLogMax(WINDOW))?;
         Ok(Self {
             file: File::open(path)?,
             unpacking: Some(Unpacking {
-                decoder: Decoder::new()?,
+                decoder,
                 input: Vec::new(),
                 used: 0,
                 more: false,

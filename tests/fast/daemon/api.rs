@@ -2,13 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use kugetsu_testing::World;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{Request, has_got, socket, submit, task, wait_for_state, world, world_with};
-use crate::support::kit::{ISSUE, SOON, run, text};
+use crate::support::kit::{self, ISSUE, SOON, run, text};
 
 #[test]
 fn a_task_of_an_issues_url_runs_and_streams() {
@@ -323,4 +324,60 @@ fn answers_are_what_the_document_says() {
         checked += 1;
     }
     assert!(checked >= 7, "{checked} answers were checked");
+}
+
+/// The most memory that a process has had, in bytes.
+fn peak_memory(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}
+
+#[test]
+fn a_compressed_log_of_any_size_is_read_piece_by_piece() {
+    const LARGE: usize = 80 << 20;
+    let world = world();
+    for (verb, message) in [("start", "one"), ("continue", "two")] {
+        run(&world, [verb, "1", message, "--transport", "run"]).expect_status(0);
+    }
+    let shown = run(&world, ["show", "1", "--turns", "--json"]).json();
+    let turn = text(&shown["turn_list"][0]["turn"]);
+    let log = kit::record_path(&world, "1").with_file_name(format!("1/{turn}.events.jsonl"));
+    let mut content = std::fs::read(&log).unwrap();
+    let line = format!("{{\"type\":\"text\",\"text\":\"{}\"}}\n", "word ".repeat(20_000));
+    while content.len() < LARGE {
+        content.extend_from_slice(line.as_bytes());
+    }
+    std::fs::write(&log, &content).unwrap();
+    let file = std::fs::File::options().append(true).open(&log).unwrap();
+    let days = Duration::from_hours(3 * 24);
+    file.set_modified(std::time::SystemTime::now() - days).unwrap();
+    run(&world, ["gc"]).expect_status(0);
+    assert!(
+        !log.exists() && log.with_extension("jsonl.zst").exists(),
+        "it is compressed"
+    );
+
+    let before = peak_memory(world.daemon().unwrap());
+    let path = format!(
+        "/v1/sessions/{}%231/events?turn={turn}&follow=false",
+        kit::REPO.replace('/', "%2F")
+    );
+    let whole = Request::over_socket(&world, Method::GET, &path).send();
+    whole.expect(200);
+    assert!(whole.body.as_bytes() == content, "{} bytes", whole.body.len());
+    let more = peak_memory(world.daemon().unwrap()) - before;
+    assert!(more < LARGE / 3, "{more} bytes more");
+
+    // From the last line on.
+    let at = content.len() - line.len();
+    let rest = Request::over_socket(&world, Method::GET, &path)
+        .header("accept", "text/event-stream")
+        .header("last-event-id", &format!("{turn}:{at}"))
+        .send();
+    rest.expect(200);
+    assert_eq!(rest.body, format!("id: {turn}:{}\ndata: {line}\n", content.len()));
 }
