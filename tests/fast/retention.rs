@@ -296,3 +296,37 @@ fn a_turn_tidies_the_logs_of_its_session_and_gc_leaves_a_running_turn_alone() {
     assert!(run(&world, ["logs", "1", "--json"]).stdout().contains("aborted"));
     world.wait_nothing_left(SOON);
 }
+
+#[test]
+fn a_daemon_removes_by_itself_what_is_old() {
+    let world = talking_world();
+    let turns = aged(&world);
+    start(&world, "2", "first");
+    run(&world, ["destroy", "2", "-y"]).expect_status(0);
+    let newest = readable(&world, &turns[2..]);
+    let home = world.kugetsu_home();
+    std::fs::write(
+        home.join("config.toml"),
+        "log_keep = \"48h\"\ntrash_keep = \"1s\"\n",
+    )
+    .unwrap();
+    // Turns did a part of the work a moment ago.
+    let stamp = std::fs::File::options()
+        .append(true)
+        .open(home.join("run/gc"))
+        .unwrap();
+    stamp
+        .set_modified(SystemTime::now() - Duration::from_hours(48))
+        .unwrap();
+    world.start_daemon();
+    world.wait_until("old logs and the trash are removed", SOON, || {
+        logs(&world, "1", ".events.jsonl").len() == 1
+            && logs(&world, "1", ".raw.log").is_empty()
+            && run(&world, ["trash", "list", "--json"]).json()["entries"] == json!([])
+    });
+    assert_eq!(readable(&world, &turns[2..]), newest);
+    refused(&world, &["logs", "1", "--turn", &turns[0]], 66, &["log_keep"]);
+    world.wait_until("it says so", SOON, || {
+        run(&world, ["daemon", "logs"]).stdout().contains("4 removed")
+    });
+}

@@ -304,6 +304,7 @@ impl Daemon {
                     if forgotten.is_none_or(|at| at.elapsed() >= FORGET) {
                         forgotten = Some(Instant::now());
                         app.forget_old_tasks().await;
+                        app.collect_garbage().await;
                     }
                 }
             }
@@ -497,6 +498,29 @@ impl App {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "old tasks are forgotten"),
             Err(error) => tracing::warn!(%error, "old tasks cannot be forgotten"),
+        }
+    }
+
+    /// Compresses and removes logs, and empties the trash, as the settings say.
+    async fn collect_garbage(&self) {
+        let engine = self.engine();
+        let collect = move || engine.collect_due_garbage();
+        match tokio::task::spawn_blocking(collect).await {
+            Ok(Ok(Some((logs, trash)))) => {
+                tracing::info!(
+                    "looked through all logs: {} compressed, {} removed, {} bytes freed; {} removed from the trash",
+                    logs.compressed.len(),
+                    logs.removed.len(),
+                    logs.freed,
+                    trash.len()
+                );
+                for (path, why) in logs.failed {
+                    tracing::warn!(path = %path.display(), "a log was not compressed or removed: {why}");
+                }
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => tracing::warn!("old logs cannot be removed: {error}"),
+            Err(error) => tracing::warn!("old logs were not looked for: {error}"),
         }
     }
 

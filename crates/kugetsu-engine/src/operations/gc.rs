@@ -20,6 +20,14 @@ impl Engine {
         Ok((logs, trash))
     }
 
+    /// Does it if that is due: once a day, by a clock that can be believed. For a program that runs for long. Blocks.
+    pub fn collect_due_garbage(&self) -> Result<Option<(Collected, Vec<TrashEntry>)>, EngineError> {
+        if !self.store.collection_is_due() {
+            return Ok(None);
+        }
+        self.collect_garbage(false).map(Some)
+    }
+
     /// Does a part of it on a thread of its own, which ends with the process. Nothing waits for it.
     pub(super) fn collect_some_garbage(&self, key: RecordKey) {
         let (store, retention) = (self.store.clone(), self.retention());

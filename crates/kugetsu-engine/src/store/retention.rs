@@ -202,6 +202,11 @@ impl Store {
         }
     }
 
+    /// Whether the logs of all sessions were last looked at more than a day ago, and the clock is believed.
+    pub fn collection_is_due(&self) -> bool {
+        self.believes_clock() && self.collection_age().is_none_or(|age| age > EVERY)
+    }
+
     fn collection_age(&self) -> Option<Duration> {
         self.stamp_age(STAMP)
     }
