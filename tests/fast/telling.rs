@@ -1,5 +1,6 @@
 //! A turn's messages during its run and at its end, for people and for waiting programs, on the fake opencode.
 
+use crate::in_both_modes;
 use std::io::Read as _;
 use std::process::Stdio;
 
@@ -13,7 +14,13 @@ fn last(output: &Output) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-#[test]
+in_both_modes! {
+    a_failed_turn_tells_its_last_five_events_to_everybody,
+    verbose_tells_every_event_and_stdout_is_the_answer_alone,
+    a_turn_that_costs_too_much_is_ended,
+    a_reader_that_reads_nothing_holds_up_no_turn,
+}
+
 fn a_failed_turn_tells_its_last_five_events_to_everybody() {
     let world = fake_world();
     let mut steps: Vec<_> = (0..3)
@@ -51,7 +58,6 @@ fn a_failed_turn_tells_its_last_five_events_to_everybody() {
     assert_eq!(last(done.expect_status(0)), [""; 0], "{done}");
 }
 
-#[test]
 fn verbose_tells_every_event_and_stdout_is_the_answer_alone() {
     let world = fake_world();
     let quiet = run(&world, ["start", "1", "hi", "--transport", "run"]);
@@ -68,7 +74,6 @@ fn verbose_tells_every_event_and_stdout_is_the_answer_alone() {
     }
 }
 
-#[test]
 fn a_turn_that_costs_too_much_is_ended() {
     let world = fake_world();
     let steps = [
@@ -111,7 +116,6 @@ fn a_turn_that_costs_too_much_is_ended() {
     world.wait_nothing_left(SOON);
 }
 
-#[test]
 fn a_reader_that_reads_nothing_holds_up_no_turn() {
     let world = fake_world();
     let flood = Step::Flood {

@@ -1,5 +1,6 @@
 //! Two commands on one issue: refusing, waiting, and giving up a wait.
 
+use crate::in_both_modes;
 use crate::support::kit::{self, SOON, fake_world, hold_lease, record, run, scripted_world, session_of};
 use crate::support::proc::{SIGINT, has_signal};
 use kugetsu_testing::{FakeScript, Running, Signal, Step, World};
@@ -20,7 +21,15 @@ fn world() -> World {
     scripted_world(&FakeScript::default().on("hang", [Step::Hang]))
 }
 
-#[test]
+in_both_modes! {
+    the_holder_of_a_lease_is_named,
+    a_wait_ends_with_the_turn_before_or_with_a_signal,
+    logs_that_follow_a_turn_wait_for_its_beginning,
+    two_starts_of_one_issue_make_one_session,
+    starts_of_different_issues_get_different_sessions,
+    who_asks_for_a_turn_by_its_id_waits_for_turns_alone,
+}
+
 fn the_holder_of_a_lease_is_named() {
     let world = world();
     let mut first = held(&world, &["start", "1", "hang", "--transport", "run"]);
@@ -52,7 +61,6 @@ fn the_holder_of_a_lease_is_named() {
     run(&world, ["continue", "1", "hi", "--transport", "run"]).expect_status(0);
 }
 
-#[test]
 fn a_wait_ends_with_the_turn_before_or_with_a_signal() {
     let world = world();
     run(&world, ["start", "1", "hello", "--transport", "run"]).expect_status(0);
@@ -74,7 +82,6 @@ fn a_wait_ends_with_the_turn_before_or_with_a_signal() {
     assert_eq!(record(&world, "1").unwrap()["totals"]["turns"], 3);
 }
 
-#[test]
 fn logs_that_follow_a_turn_wait_for_its_beginning() {
     let world = world();
     run(&world, ["start", "1", "hi", "--transport", "run"]).expect_status(0);
@@ -107,7 +114,6 @@ fn logs_that_follow_a_turn_wait_for_its_beginning() {
     world.wait_nothing_left(SOON);
 }
 
-#[test]
 fn two_starts_of_one_issue_make_one_session() {
     let world = fake_world();
     let all: Vec<_> = (0..6)
@@ -119,7 +125,6 @@ fn two_starts_of_one_issue_make_one_session() {
     assert_eq!(world.sessions().len(), 2, "the base and one fork");
 }
 
-#[test]
 fn starts_of_different_issues_get_different_sessions() {
     let world = fake_world();
     let numbers = ["1", "2", "3", "4", "5", "6"];
@@ -143,7 +148,6 @@ fn starts_of_different_issues_get_different_sessions() {
     );
 }
 
-#[test]
 fn who_asks_for_a_turn_by_its_id_waits_for_turns_alone() {
     let world = world();
     run(&world, ["start", "1", "hello", "--transport", "run"]).expect_status(0);

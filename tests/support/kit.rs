@@ -1,5 +1,6 @@
 //! Helpers shared by the tests of the whole command.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Write as _};
@@ -115,11 +116,44 @@ pub(crate) fn make_default(world: &World) {
     run(world, ["init", "--force", "--adopt", &session, "--default"]).expect_status(0);
 }
 
+thread_local! {
+    /// Whether [`fake_world`] has a daemon.
+    static WITH_DAEMON: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a test whose [`fake_world`] has a daemon, which its commands use.
+#[track_caller]
+pub(crate) fn beside_a_daemon(test: fn()) {
+    WITH_DAEMON.set(true);
+    test();
+}
+
+/// Makes `name::alone` and `name::beside_a_daemon` of functions that make their world by [`fake_world`].
+#[macro_export]
+macro_rules! in_both_modes {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            #[test]
+            fn alone() {
+                super::$name();
+            }
+
+            #[test]
+            fn beside_a_daemon() {
+                $crate::support::kit::beside_a_daemon(super::$name);
+            }
+        }
+    )*};
+}
+
 /// A world with the fake opencode and an adopted base.
 #[track_caller]
 pub(crate) fn fake_world() -> World {
     let world = World::new(Opencode::Fake);
     with_base(&world);
+    if WITH_DAEMON.get() {
+        world.start_daemon();
+    }
     world
 }
 

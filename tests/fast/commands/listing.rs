@@ -1,5 +1,6 @@
 //! The output of `list` and `logs`.
 
+use crate::in_both_modes;
 use crate::support::kit::{self, SOON, fake_world, record_path, refused, run, run_in, start};
 use kugetsu_testing::{FakeScript, Step};
 use serde_json::{Value, json};
@@ -56,7 +57,10 @@ fn a_list_is_filtered() {
     );
 }
 
-#[test]
+in_both_modes! {
+    logs_report_on_stderr_the_end_of_a_turn_that_did_not_complete,
+}
+
 fn logs_report_on_stderr_the_end_of_a_turn_that_did_not_complete() {
     let world = fake_world();
     let error = || Step::Error {

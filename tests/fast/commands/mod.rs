@@ -1,5 +1,6 @@
 //! Starting and continuing issues, refusals, and the output of `--json`, as far as no real opencode is needed.
 
+use crate::in_both_modes;
 use std::time::Duration;
 
 use crate::support::kit::{
@@ -152,7 +153,10 @@ fn a_length_of_time_after_a_wait_without_a_value_is_not_made_the_message() {
     );
 }
 
-#[test]
+in_both_modes! {
+    an_issue_is_started_once_and_continued_after,
+}
+
 fn an_issue_is_started_once_and_continued_after() {
     let world = fake_world();
     refused(

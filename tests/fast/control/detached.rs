@@ -1,5 +1,6 @@
 //! Turns that outlive their command, and repeated requests for the same turn.
 
+use crate::in_both_modes;
 use std::path::PathBuf;
 
 use crate::support::kit::{ISSUE, REPO, SOON, fake_prompts, make_default, run_file, scripted_world, status};
@@ -8,7 +9,16 @@ use serde_json::json;
 
 use super::*;
 
-#[test]
+in_both_modes! {
+    a_detached_turn_is_recorded_followed_waited_for_and_found,
+    a_detached_turn_outlives_the_session_that_began_it,
+    the_command_reports_why_a_detached_turn_cannot_begin,
+    a_prompt_reaches_a_detached_turn_byte_for_byte_and_no_process_list,
+    a_turn_of_the_same_id_is_not_run_twice,
+    two_retries_at_once_run_one_turn,
+    a_dead_supervisors_turn_is_lost_for_waiters_and_repeated_requests,
+}
+
 fn a_detached_turn_is_recorded_followed_waited_for_and_found() {
     let world = scripted_world(&hanging().on("slow", [Step::Pause(1500), Step::Answer("the answer".into())]));
     let id = detached(&world, &["start", "14", "slow", "--transport", "run", "--detach"]);
@@ -73,7 +83,6 @@ fn a_detached_turn_is_recorded_followed_waited_for_and_found() {
     world.wait_nothing_left(SOON);
 }
 
-#[test]
 fn a_detached_turn_outlives_the_session_that_began_it() {
     let world = scripted_world(&hanging());
     // When a connection drops, the whole process session is killed.
@@ -108,7 +117,6 @@ fn a_detached_turn_outlives_the_session_that_began_it() {
     world.wait_nothing_left(SOON);
 }
 
-#[test]
 fn the_command_reports_why_a_detached_turn_cannot_begin() {
     let world = scripted_world(&hanging());
     make_default(&world);
@@ -145,7 +153,6 @@ fn the_command_reports_why_a_detached_turn_cannot_begin() {
     world.wait_nothing_left(SOON);
 }
 
-#[test]
 fn a_prompt_reaches_a_detached_turn_byte_for_byte_and_no_process_list() {
     let world = scripted_world(&hanging());
     let prompt = "-- hang \"a\" 'b' $(c)\n\u{1f980} secret-word";
@@ -171,7 +178,6 @@ fn a_prompt_reaches_a_detached_turn_byte_for_byte_and_no_process_list() {
     world.run(["stop", "14"]).expect_status(0);
 }
 
-#[test]
 fn a_turn_of_the_same_id_is_not_run_twice() {
     let world = scripted_world(&hanging().on("slow", [Step::Pause(1500), Step::Answer("once".into())]));
     let id = "01900000-0000-7000-8000-000000000001";
@@ -235,7 +241,6 @@ fn a_turn_of_the_same_id_is_not_run_twice() {
     assert_eq!(record_of(&world)["totals"]["turns"], 2);
 }
 
-#[test]
 fn two_retries_at_once_run_one_turn() {
     let world = scripted_world(&hanging().on("slow", [Step::Pause(500), Step::Answer("once".into())]));
     let id = "01900000-0000-7000-8000-000000000003";
@@ -254,7 +259,6 @@ fn two_retries_at_once_run_one_turn() {
     );
 }
 
-#[test]
 fn a_dead_supervisors_turn_is_lost_for_waiters_and_repeated_requests() {
     let world = scripted_world(&hanging());
     let id = "01900000-0000-7000-8000-000000000004";

@@ -1,5 +1,6 @@
 //! The status of a live turn, and stopping, pausing and resuming it.
 
+use crate::in_both_modes;
 use std::time::Duration;
 
 use crate::support::kit::{ISSUE, SOON, fake_prompts, run_file, scripted_world, status};
@@ -9,7 +10,19 @@ use serde_json::json;
 
 use super::*;
 
-#[test]
+in_both_modes! {
+    a_live_turn_keeps_its_status_and_leaves_it_behind,
+    a_stop_ends_the_turn_and_its_command_exits_as_terminated,
+    a_supervisor_that_ignores_the_signal_file_gets_sigterm,
+    an_invalid_signal_file_is_removed_and_has_no_effect,
+    a_paused_turn_keeps_its_place_and_goes_on_without_its_prompt,
+    a_paused_turn_can_be_stopped_and_interrupted,
+    an_interrupt_counts_while_opencode_is_being_ended_for_a_pause,
+    a_signal_for_a_turn_that_is_just_beginning_is_not_lost,
+    a_wait_for_another_commands_turn_can_be_interrupted,
+    the_time_that_a_turn_is_paused_is_not_counted,
+}
+
 fn a_live_turn_keeps_its_status_and_leaves_it_behind() {
     let world = scripted_world(&hanging());
     let mut turn = hang(&world, &[]);
@@ -57,7 +70,6 @@ fn a_live_turn_keeps_its_status_and_leaves_it_behind() {
     );
 }
 
-#[test]
 fn a_stop_ends_the_turn_and_its_command_exits_as_terminated() {
     let world = scripted_world(&hanging());
     let turn = hang(&world, &[]);
@@ -92,7 +104,6 @@ fn a_stop_ends_the_turn_and_its_command_exits_as_terminated() {
         .expect_status(0);
 }
 
-#[test]
 fn a_supervisor_that_ignores_the_signal_file_gets_sigterm() {
     let world = scripted_world(&hanging());
     let turn = hang(&world, &[]);
@@ -113,7 +124,6 @@ fn a_supervisor_that_ignores_the_signal_file_gets_sigterm() {
     turn.wait(SOON).expect_status(143);
 }
 
-#[test]
 fn an_invalid_signal_file_is_removed_and_has_no_effect() {
     let world = scripted_world(&hanging());
     let mut turn = hang(&world, &[]);
@@ -139,7 +149,6 @@ fn an_invalid_signal_file_is_removed_and_has_no_effect() {
     turn.wait(SOON).expect_status(143);
 }
 
-#[test]
 fn a_paused_turn_keeps_its_place_and_goes_on_without_its_prompt() {
     let world = scripted_world(&hanging());
     let mut turn = hang(&world, &[]);
@@ -191,7 +200,6 @@ fn a_paused_turn_keeps_its_place_and_goes_on_without_its_prompt() {
     );
 }
 
-#[test]
 fn a_paused_turn_can_be_stopped_and_interrupted() {
     let world = scripted_world(&hanging());
     for (issue, how) in [("14", "stop"), ("14", "interrupt")] {
@@ -215,7 +223,6 @@ fn a_paused_turn_can_be_stopped_and_interrupted() {
     }
 }
 
-#[test]
 fn an_interrupt_counts_while_opencode_is_being_ended_for_a_pause() {
     let mut script = hanging();
     script.ignore_term = true;
@@ -232,7 +239,6 @@ fn an_interrupt_counts_while_opencode_is_being_ended_for_a_pause() {
     world.wait_nothing_left(SOON);
 }
 
-#[test]
 fn a_signal_for_a_turn_that_is_just_beginning_is_not_lost() {
     let world = scripted_world(&hanging());
     let id = "01900000-0000-7000-8000-000000000007";
@@ -253,7 +259,6 @@ fn a_signal_for_a_turn_that_is_just_beginning_is_not_lost() {
     }
 }
 
-#[test]
 fn a_wait_for_another_commands_turn_can_be_interrupted() {
     let world = scripted_world(&hanging());
     let id = "01900000-0000-7000-8000-000000000009";
@@ -278,7 +283,6 @@ fn a_wait_for_another_commands_turn_can_be_interrupted() {
     first.wait(SOON).expect_status(143);
 }
 
-#[test]
 fn the_time_that_a_turn_is_paused_is_not_counted() {
     let world = scripted_world(&hanging());
     let turn = hang(&world, &["--timeout", "8s"]);
