@@ -1,10 +1,10 @@
 //! Start, status, reload and end.
 
-use kugetsu_testing::{Signal, World};
-use serde_json::Value;
+use kugetsu_testing::{FakeScript, Signal, Step, World};
+use serde_json::{Value, json};
 
 use super::{expect_error, has_got, status, submit, wait_for_state, world, world_with};
-use crate::support::kit::{SOON, fake_world, run};
+use crate::support::kit::{SOON, fake_prompts, fake_world, run, scripted_world};
 
 #[test]
 fn one_daemon_serves_a_home() {
@@ -82,6 +82,79 @@ fn a_signal_ends_it_and_another_reads_the_settings_again() {
     assert!(logs().contains("settings were read again"));
     assert!(world.signal(daemon, Signal::Terminate));
     world.wait_until("nothing is left", SOON, || world.processes().is_empty());
+}
+
+#[test]
+fn a_storm_of_reloads_loses_nothing() {
+    const ROUNDS: usize = 300;
+    let work = [Step::Pause(200), Step::Answer("done".to_owned())];
+    let script = (0..10).fold(FakeScript::default(), |script, number| {
+        script.on(format!("work {number}"), work.clone())
+    });
+    let world = scripted_world(&script);
+    world.start_daemon();
+    let daemon = world.daemon().unwrap();
+    let config = world.kugetsu_home().join("config.toml");
+    let reload = |settings: &str| {
+        std::fs::write(&config, settings).unwrap();
+        assert!(world.signal(daemon, Signal::Hangup));
+    };
+    let mut tasks = Vec::new();
+    for round in 0..ROUNDS {
+        if round % (ROUNDS / 10) == 0 {
+            // The command that submits reads the settings as well.
+            reload("max_concurrent = 4\n");
+            let number = tasks.len();
+            tasks.push(submit(
+                &world,
+                &[&(number + 1).to_string(), &format!("work {number}")],
+            ));
+        }
+        reload(
+            [
+                "max_concurrent = 0\n",
+                "max_concurrent = [",
+                "no_such_setting = 1\n",
+            ][round % 3],
+        );
+        reload(&format!("max_concurrent = {}\n", 2 + round % 3));
+    }
+    reload("max_concurrent = 7\n");
+    world.wait_until("the last settings count", SOON, || {
+        status(&world)["max_concurrent"] == 7
+    });
+    let log = world.kugetsu_home().join("run/daemon.log");
+    let refused = || {
+        std::fs::read_to_string(&log)
+            .unwrap()
+            .matches("the settings stay as they were")
+            .count()
+    };
+    let before = refused();
+    reload("max_concurrent = 0\n");
+    world.wait_until("it has refused them", SOON, || refused() > before);
+    std::fs::remove_file(&config).unwrap();
+    let now = status(&world);
+    assert_eq!(
+        (&now["max_concurrent"], &now["pid"]),
+        (&json!(7), &json!(daemon)),
+        "{now:#}"
+    );
+    for task in &tasks {
+        let ended = wait_for_state(&world, task, "ended");
+        assert_eq!(
+            (&ended["verdict"], &ended["attempts"]),
+            (&json!("completed"), &json!(1)),
+            "{ended:#}"
+        );
+    }
+    let mut prompts: Vec<_> = fake_prompts(&world)
+        .into_iter()
+        .filter(|prompt| prompt.starts_with("work"))
+        .collect();
+    prompts.sort();
+    let expected: Vec<_> = (0..tasks.len()).map(|number| format!("work {number}")).collect();
+    assert_eq!(prompts, expected, "each task ran once");
 }
 
 #[test]
