@@ -194,6 +194,23 @@ pub(super) fn of(verb: &str) -> &'static [Example] {
             "kugetsu move --repo shoko/kugetsu --dir .",
             "the clone is here now",
         )],
+        "backup" => &[
+            (
+                "kugetsu backup ~/kugetsu.backup",
+                "everything, also while a daemon runs",
+            ),
+            (
+                "kugetsu backup - | ssh other 'cat > kugetsu.backup'",
+                "to another machine",
+            ),
+        ],
+        "restore-backup" => &[
+            ("kugetsu restore-backup ~/kugetsu.backup", "into an empty home"),
+            (
+                "kugetsu restore-backup ~/kugetsu.backup --force",
+                "in place of the home, which is moved aside",
+            ),
+        ],
         "gc" => &[("kugetsu gc --dry-run", "what it would do")],
         "man" => &[("kugetsu man start", "the page of one command")],
         _ => &[],

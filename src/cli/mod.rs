@@ -1,6 +1,7 @@
 //! The command line: arguments in, text and exit status out. The only place that prints, prompts or exits.
 
 mod attach;
+mod backup;
 mod bounded;
 mod complete;
 mod completions;
@@ -40,6 +41,7 @@ mod prompt;
 mod prune;
 mod query;
 mod restore;
+mod restore_backup;
 mod show;
 mod signal;
 mod signals;
@@ -154,6 +156,10 @@ enum Verb {
     Move(Deferred<move_::MoveArgs>),
     /// Compress old logs and remove the oldest, as the settings say
     Gc(Deferred<gc::GcArgs>),
+    /// Write kugetsu's home and opencode's database into one archive, also while turns run
+    Backup(Deferred<backup::BackupArgs>),
+    /// Make kugetsu's home what it was when an archive was written
+    RestoreBackup(Deferred<restore_backup::RestoreBackupArgs>),
     /// Check the store, opencode, its database and the sessions
     Doctor(Deferred<doctor::DoctorArgs>),
     /// Show the settings and where their values came from, or change them
@@ -386,6 +392,8 @@ fn dispatch(verb: Verb, context: &Context, output: Output) -> Outcome {
         Verb::Trash(Deferred(args)) => trash::run(&args, context, output),
         Verb::Move(Deferred(args)) => move_::run(&args, context, output),
         Verb::Gc(Deferred(args)) => gc::run(&args, context, output),
+        Verb::Backup(Deferred(args)) => backup::run(&args, context, output),
+        Verb::RestoreBackup(Deferred(args)) => restore_backup::run(&args, context, output),
         Verb::Doctor(Deferred(args)) => doctor::run(&args, context, output),
         Verb::Config(Deferred(args)) => config::run(&args, context, output),
         Verb::Daemon(Deferred(args)) => daemon::run(&args, context, output),

@@ -123,6 +123,11 @@ impl Stream {
     }
 }
 
+/// stdout as a file, for bytes that a person has redirected to one. The caller makes sure that it is no terminal.
+pub(crate) fn stdout_file() -> std::io::Result<std::fs::File> {
+    Ok(rustix::stdio::stdout().try_clone_to_owned()?.into())
+}
+
 impl<'a> Piece<'a> {
     fn shown(self, escapes: bool, coloured: bool) -> Cow<'a, [u8]> {
         match self {

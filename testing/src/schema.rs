@@ -115,6 +115,8 @@ pub(crate) fn of_command(arguments: &[String], value: &Value) -> Option<&'static
         "doctor" => "doctor",
         "move" => "move",
         "gc" => "gc",
+        "backup" => "backup",
+        "restore-backup" => "restore-backup",
         "trash" if has("empty") => "trash-empty",
         "trash" => "trash-list",
         "config" if has("get") || has("set") || has("unset") => "setting",

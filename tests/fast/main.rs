@@ -13,6 +13,7 @@ mod support;
 mod addresses;
 mod agents;
 mod attack;
+mod backup;
 mod commands;
 mod control;
 mod crash;

@@ -383,18 +383,22 @@ fn a_backup_works_on_another_machine_as_the_manual_says() {
         output.expect_status(0);
         output
     };
-    shell(&block("tar -czf"), &world.home(), &world.repo(), true);
+    shell(
+        &block("kugetsu backup --force"),
+        &world.home(),
+        &world.repo(),
+        true,
+    );
     let home = world.root().join("another home");
     std::fs::create_dir(&home).unwrap();
-    for archive in ["kugetsu-home.tgz", "opencode-data.tgz"] {
-        std::fs::rename(world.home().join(archive), home.join(archive)).unwrap();
-    }
+    let archive = "kugetsu.backup";
+    std::fs::rename(world.home().join(archive), home.join(archive)).unwrap();
     let clone = world.clone_repo("another clone", "https://github.com/shoko/kugetsu.git");
     // Nothing of the old machine is reachable.
     for folder in [world.kugetsu_home(), world.home(), world.repo()] {
         std::fs::rename(&folder, folder.with_extension("gone")).unwrap();
     }
-    shell(&block("tar -xzf"), &home, &clone, false);
+    shell(&block("kugetsu move --repo"), &home, &clone, false);
     let output = shell("kugetsu continue 1 'and go on'", &home, &clone, false);
     assert!(output.stdout().contains("done"), "{output}");
     let listed = shell("kugetsu show 1 --json", &home, &clone, false).json();

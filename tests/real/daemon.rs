@@ -180,6 +180,54 @@ on_both_versions! {
     }
 }
 
+on_both_versions! {
+    fn a_session_goes_on_from_a_backup_that_was_made_while_a_daemon_runs(world: &World) {
+        world.make_base();
+        world.start_daemon();
+        world.model.on("remember", vec![Reply::bash("echo first > note.txt"), Reply::text("remembered")]);
+        run(world, ["start", "1", "remember"]).expect_status(0);
+        let gate = Gate::new();
+        world.model.on("think", vec![Reply::text("thought").behind(&gate)]);
+        let running = submit(world, &["2", "think"]);
+        gate.wait_arrived(SOON);
+        let archive = world.root().join("kugetsu.backup");
+        let archive = archive.to_str().unwrap();
+        run(world, ["backup", archive]).expect_status(0);
+        gate.open();
+        let followed = run(world, ["tail", &running, "-f"]);
+        assert!(followed.expect_status(0).stdout().contains("thought"), "{followed}");
+
+        // Another machine: neither kugetsu nor opencode was used there, but opencode knows the provider.
+        let folder = world.root().join("elsewhere");
+        let config = world.opencode_config_file();
+        let below = config.strip_prefix(world.home()).unwrap();
+        std::fs::create_dir_all(folder.join(below).parent().unwrap()).unwrap();
+        std::fs::copy(&config, folder.join(below)).unwrap();
+        let home = folder.join("kugetsu");
+        let places = [("KUGETSU_HOME", home.to_str().unwrap()), ("HOME", folder.to_str().unwrap())];
+        let restored = run_in(world, &places, &["restore-backup", archive, "--json"]);
+        let report = restored.expect_status(0).json();
+        assert_eq!(
+            (&report["opencode"], &report["sessions_missing"]),
+            (&json!("restored"), &json!(0)),
+            "{report:#}"
+        );
+        let logs = run_in(world, &places, &["logs", "1"]);
+        assert!(logs.expect_status(0).stdout().contains("remembered"), "{logs}");
+        world.model.on("go on", vec![Reply::bash("cat note.txt"), Reply::text("gone on")]);
+        run_in(world, &places, &["continue", "1", "go on"]).expect_status(0);
+        let asked = world.model.turn_requests_with("go on");
+        assert!(asked[0].user_texts().iter().any(|text| text.trim() == "remember"), "{asked:?}");
+        assert_eq!(tool_output(world, "go on"), "first\n");
+        // The turn that ran during the backup goes on where the backup has it.
+        world.model.on("Go on where you stopped", vec![Reply::text("thought again")]);
+        world.model.on("and then", vec![Reply::text("then")]);
+        run_in(world, &places, &["continue", "2", "and then"]).expect_status(0);
+        run_in(world, &places, &["doctor"]).expect_status(0);
+        world.wait_nothing_left(SOON);
+    }
+}
+
 /// An upgrade replaces the program in its place.
 #[test]
 fn an_opencode_that_was_replaced_serves_the_next_turn() {

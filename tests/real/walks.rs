@@ -208,7 +208,7 @@ mod what_the_walks_show_comes_out {
 
         let home = world.root().join("another-home");
         std::fs::create_dir(&home).unwrap();
-        for archive in ["kugetsu-home.tgz", "opencode-data.tgz", "opencode-config.tgz"] {
+        for archive in ["kugetsu.backup", "opencode-config.tgz"] {
             std::fs::rename(world.home().join(archive), home.join(archive)).unwrap();
         }
         // Nothing of the old machine is reachable.

@@ -60,7 +60,8 @@ codes! {
     DetachFailed, "detach-failed", Failed, false, "the process of a detached turn did not start, or died before the turn was recorded";
     System, "system", Failed, false, "the operating system refused a thread, an event loop or a signal handler";
     BudgetSpent, "budget-spent", Failed, false, "a tool of a turn would begin another turn, and the budget of the first one is spent";
-    DaemonRunning, "daemon-running", Failed, false, "`daemon start`, and a daemon runs already for this home";
+    DaemonRunning, "daemon-running", Failed, false, "`daemon start` or `restore-backup`, and a daemon runs for this home";
+    BackupUnusable, "backup-unusable", Failed, false, "`restore-backup`, and the file is not an archive of `backup`, is damaged, or was written by a newer kugetsu";
     ParentEnded, "parent-ended", Failed, false, "a tool of a turn would begin another turn, and the first one has ended, or was stopped together with those that it began";
     Internal, "internal", Failed, false, "a bug in kugetsu";
     Blocked, "blocked", Blocked, false, "the prompt of `init` needs a person's answer";

@@ -6,6 +6,7 @@
 
 mod address;
 mod asking;
+mod backup;
 mod changes;
 mod control;
 mod daemon;
@@ -32,6 +33,7 @@ mod worktree;
 
 pub use address::{Address, AddressName};
 pub use asking::{QuestionDetail, RequestAnswer, RequestDetail};
+pub use backup::{BACKUP_FORMAT, BackupFile, BackupManifest};
 pub use changes::{ChangedFile, Changes, Commit, Refused, RefusedCall};
 pub use control::{Holder, SIGNAL_SCHEMA, Signal, SignalFile};
 pub use daemon::{

@@ -201,7 +201,7 @@ impl Daemon {
         };
         let most = options.max_concurrent;
         let most = most.unwrap_or(options.settings.max_concurrent.get());
-        let queue = SqliteQueue::open(&options.home.join(place::QUEUE), limits)?;
+        let queue = SqliteQueue::open(&options.home.join(kugetsu_engine::home::QUEUE), limits)?;
         let program = options.environment.program().to_owned();
         let pool = Pool::open(options.home.clone(), program, pool_options(&options.settings));
         let tracer = Tracer::open(&options.environment);

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The folder of the files, below the home.
-const FOLDER: &str = "spending";
+const FOLDER: &str = kugetsu_engine::home::SPENDING;
 /// How many days are kept.
 const KEPT_DAYS: i64 = 90;
 

@@ -4,14 +4,11 @@ use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use kugetsu_engine::home::{DAEMON_LOCK as LOCK, RUN};
+
 use super::DaemonError;
 
-/// The folder of everything that belongs to running processes.
-const RUN: &str = "run";
 const SOCKET: &str = "daemon.sock";
-const LOCK: &str = "daemon.lock";
-/// The file of the queue.
-pub(crate) const QUEUE: &str = "queue.db";
 /// The log of a daemon that was started in the background, below the home.
 pub const DAEMON_LOG: &str = "run/daemon.log";
 const LOG: &str = "daemon.log";

@@ -17,6 +17,9 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+
 /// The crash points of writing files.
 pub(crate) mod points {
     crate::crash::crash_points! {
@@ -91,7 +94,7 @@ impl FsError {
     fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         // The error of O_NOFOLLOW at a symbolic link.
-        if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
+        if source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
             return Self::Symlink { path };
         }
         Self::Io { action, path, source }
@@ -168,6 +171,11 @@ impl Staged {
             .and_then(|file| file.set_modified(modified));
         dated.map_err(|source| FsError::new("write", &self.path, source))?;
         self.commit()
+    }
+
+    /// Gives the file its name, which nothing may have.
+    pub fn commit_new(self) -> Result<()> {
+        place_new(&self.temp, &self.path)
     }
 
     /// Gives the file its name, which replaces a file of that name.
@@ -309,6 +317,18 @@ fn open_append(path: &Path) -> Result<File> {
 pub(crate) fn open_lock(path: &Path) -> Result<File> {
     let opened = options().read(true).write(true).create(true).open(path);
     plain(opened.map_err(|source| FsError::new("open", path, source))?, path)
+}
+
+/// Opens a plain file for reading.
+pub fn open_plain(path: &Path) -> Result<File> {
+    let opened = options().read(true).open(path);
+    plain(opened.map_err(|source| FsError::new("read", path, source))?, path)
+}
+
+/// Makes a file that must not exist, and opens it for writing. Not synced.
+pub fn create_new(path: &Path) -> Result<File> {
+    let opened = options().write(true).create_new(true).open(path);
+    opened.map_err(|source| FsError::new("write", path, source))
 }
 
 fn plain(file: File, path: &Path) -> Result<File> {
@@ -487,6 +507,53 @@ pub fn rename_durable(from: &Path, to: &Path) -> Result<()> {
     points::MOVED.pass();
     sync_folder(folder_of(to))?;
     sync_folder(folder_of(from))
+}
+
+/// Moves a file or folder to a name that nothing may have, and waits until both names are on the disk.
+pub fn place_new(from: &Path, to: &Path) -> Result<()> {
+    let failed = |source| FsError::new("make", to, source);
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => {}
+        // The file system does not know how.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            if to.symlink_metadata().is_ok() {
+                return Err(failed(io::ErrorKind::AlreadyExists.into()));
+            }
+            fs::rename(from, to).map_err(failed)?;
+        }
+        Err(errno) => return Err(failed(errno.into())),
+    }
+    points::MOVED.pass();
+    sync_folder(folder_of(to))?;
+    sync_folder(folder_of(from))
+}
+
+/// Exchanges the names of two folders in one step, and waits until that is on the disk. False if the file system does
+/// not know how.
+pub fn exchange_durable(one: &Path, two: &Path) -> Result<bool> {
+    match rustix::fs::renameat_with(CWD, one, CWD, two, RenameFlags::EXCHANGE) {
+        Ok(()) => {}
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => return Ok(false),
+        Err(errno) => return Err(FsError::new("move", two, errno.into())),
+    }
+    points::MOVED.pass();
+    sync_folder(folder_of(one))?;
+    sync_folder(folder_of(two))?;
+    Ok(true)
+}
+
+/// Waits until everything that was written to the file system of this folder is on the disk.
+pub fn sync_all_of(folder: &Path) -> Result<()> {
+    let failed = |source| FsError::new("sync", folder, source);
+    let opened = File::open(folder).map_err(failed)?;
+    #[cfg(target_os = "linux")]
+    rustix::fs::syncfs(&opened).map_err(|errno| failed(errno.into()))?;
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = opened;
+        rustix::fs::sync();
+    }
+    Ok(())
 }
 
 /// Moves the contents of a folder into another one, which is created below `root` if necessary, and waits until all

@@ -18,17 +18,20 @@
 )]
 
 mod aside;
+mod backup;
 mod cancel;
 mod changes;
 mod crash;
 pub mod duration;
 mod environment;
 mod git;
+pub mod home;
 pub mod log_file;
 pub mod money;
 pub mod operations;
 pub mod pool;
 pub mod settings;
+mod sqlite;
 pub mod text;
 pub mod transport;
 pub mod turn;

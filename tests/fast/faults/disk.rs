@@ -86,6 +86,39 @@ fn a_full_disk_loses_nothing() {
 }
 
 #[test]
+fn a_backup_and_a_restore_on_a_full_disk_leave_nothing_behind() {
+    let world = world();
+    let archive = world.root().join("kugetsu.backup");
+    run(&world, ["backup", archive.to_str().unwrap()]).expect_status(0);
+    let home = world.root().join("small/home");
+    for (command, words) in [
+        ("\"$0\" backup \"$small/archive\"".to_owned(), "small/archive"),
+        (
+            format!(
+                "KUGETSU_HOME='{}' \"$0\" restore-backup '{}' --without-opencode",
+                home.display(),
+                archive.display()
+            ),
+            "disk is full",
+        ),
+    ] {
+        let script = format!(
+            "small=\"$HOME/../small\"; mkdir -p \"$small\" && mount -t tmpfs -o size=1m tmpfs \"$small\" || exit 99\n\
+             cat /dev/zero > \"$small/filler\" 2>/dev/null\n\
+             {command}; status=$?\n\
+             ls -A \"$small\"; rm \"$small/filler\"\n\
+             {command} >&2 || exit 98; exit $status"
+        );
+        let output = with_mounts(&world, &script);
+        output.expect_status(73);
+        for word in ["disk is full", words] {
+            assert!(output.stderr().contains(word), "{word}\n{output}");
+        }
+        assert_eq!(output.stdout(), "filler\n", "{output}");
+    }
+}
+
+#[test]
 fn gc_on_a_full_disk_keeps_what_it_cannot_compress_and_still_makes_room() {
     let world = world();
     let turn = kit::text(&record(&world, "1").unwrap()["last"]["turn"]);

@@ -21,13 +21,14 @@ pub use session::{
     TrashEntryView, TrashListOutput,
 };
 pub use setup::{
-    CompletionsOutput, ConfigOutput, DoctorOutput, ExplainOutput, ForgeView, GcOutput, HostView, ManOutput,
-    OneSettingOutput, PermitOutput, SettingView, SizesView,
+    BackupOutput, CompletionsOutput, ConfigOutput, DoctorOutput, ExplainOutput, ForgeView, GcOutput,
+    HostView, ManOutput, OneSettingOutput, PermitOutput, RestoreBackupOutput, RestoredDatabase, SettingView,
+    SizesView,
 };
 
 use crate::{
-    BaseRecord, DaemonStatus, ErrorOutput, EventsSchema, Issue, Query, SignalFile, StreamLine, SubmittedTask,
-    Task, TaskList, TrashEntry, TurnRecord, TurnStatus,
+    BackupManifest, BaseRecord, DaemonStatus, ErrorOutput, EventsSchema, Issue, Query, SignalFile,
+    StreamLine, SubmittedTask, Task, TaskList, TrashEntry, TurnRecord, TurnStatus,
 };
 
 /// The schema of all `--json` output except records and lines of the stream.
@@ -100,6 +101,8 @@ pub const SCHEMAS: &[NamedSchema] = &[
     of::<Document<TrashListOutput>>("trash-list", "`trash list`"),
     of::<Document<TrashEmptyOutput>>("trash-empty", "`trash empty`"),
     of::<Document<GcOutput>>("gc", "`gc`"),
+    of::<Document<BackupOutput>>("backup", "`backup`"),
+    of::<Document<RestoreBackupOutput>>("restore-backup", "`restore-backup`"),
     of::<Document<DoctorOutput>>("doctor", "`doctor`"),
     of::<Document<ConfigOutput>>("config", "`config`"),
     of::<Document<OneSettingOutput>>("setting", "`config get`, `config set` and `config unset`"),
@@ -115,6 +118,7 @@ pub const SCHEMAS: &[NamedSchema] = &[
     of::<Document<TaskList>>("task-list", "`task list`"),
     of::<Document<ErrorOutput>>("error", "every command that fails"),
     readable::<TurnStatus>("status-file", "`14.status.json`"),
+    readable::<BackupManifest>("backup-manifest", "`manifest.json` in the archive of `backup`"),
     readable::<TrashEntry>("trash-entry", "`entry.json` in the trash"),
     readable::<SignalFile>("signal-file", "`14.signal.json`"),
 ];

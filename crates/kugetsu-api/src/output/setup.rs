@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +52,57 @@ pub struct SizesView {
     pub logs_bytes: u64,
     /// The trash, in bytes.
     pub trash_bytes: u64,
+}
+
+/// The output of `backup`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupOutput {
+    /// The archive.
+    pub file: PathBuf,
+    /// The size of the archive, in bytes.
+    pub archive_bytes: u64,
+    /// How many files it has.
+    pub files: usize,
+    /// The size of these files, in bytes.
+    pub files_bytes: u64,
+    /// Whether it has opencode's database.
+    pub has_opencode: bool,
+    /// What is in kugetsu's home and not in the archive, because it is a link, is not a file, or has a name that is not
+    /// UTF-8.
+    pub skipped: Vec<PathBuf>,
+}
+
+/// The output of `restore-backup`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RestoreBackupOutput {
+    /// kugetsu's home, which has been restored.
+    pub home: PathBuf,
+    /// When the backup was made.
+    pub time: Timestamp,
+    /// How many files the home has got.
+    pub files: usize,
+    /// The size of these files, in bytes.
+    pub files_bytes: u64,
+    /// Where the home of before is; null if there was none.
+    pub moved_to: Option<PathBuf>,
+    /// What became of opencode's database.
+    pub opencode: RestoredDatabase,
+    /// opencode's database, if the archive has one.
+    pub opencode_database: Option<PathBuf>,
+    /// How many sessions of the backup opencode's database does not have; null if it was left alone.
+    pub sessions_missing: Option<usize>,
+}
+
+/// What became of opencode's database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestoredDatabase {
+    /// There was none; that of the backup is in its place.
+    Restored,
+    /// There is one, and it was left as it is.
+    Kept,
+    /// It was left alone, because the backup has none, or because of `--without-opencode`.
+    LeftOut,
 }
 
 /// The output of `gc`.

@@ -354,7 +354,7 @@ pub enum EngineError {
         /// What to do instead.
         hint: String,
     },
-    /// A daemon refuses the turn.
+    /// A daemon refuses the turn, or the state of the home or of a file refuses the operation.
     #[error("{problem}")]
     Refused {
         /// Why.

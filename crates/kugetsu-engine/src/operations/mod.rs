@@ -22,10 +22,12 @@ pub(crate) mod points {
         WORKTREE_READY = "worktree_ready";
         WORKTREE_SAVED = "worktree_saved";
         WORKTREE_REMOVED = "worktree_removed";
+        BACKUP_RECORDS_READ = "backup_records_read";
     }
 }
 
 mod attach;
+mod backup;
 mod broker;
 mod config;
 mod control;
@@ -53,6 +55,7 @@ mod recover;
 mod renumber;
 mod repository;
 mod request;
+mod restore_backup;
 mod sandbox;
 mod session_context;
 mod spawn;
@@ -68,6 +71,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub use attach::{AttachCommand, Attachment};
+pub use backup::{BackedUp, BackupTarget};
 pub use broker::{DELEGATE_COMMAND, TOO_MANY};
 pub use control::Stopped;
 pub use destroy::Removed;
@@ -85,6 +89,7 @@ pub use permit::{Explanation, Permit, Subject};
 pub use prune::{Kept, Orphan, Orphans, Pruned};
 pub use repository::CloneRepo;
 pub use request::{Mode, TurnOptions, TurnReport, TurnRequest, turn_id};
+pub use restore_backup::{RestoreRequest, RestoredBackup};
 pub use spawn::{TurnControl, TurnDone, TurnFeed, TurnHandle, WaitsFor};
 pub use worktree::{RemovedWorktree, WorktreeRequest};
 

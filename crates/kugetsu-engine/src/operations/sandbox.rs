@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::doctor::check;
 use super::{Engine, EngineError, read_database};
 use crate::fsx;
+use crate::home::SANDBOXES as FOLDER;
 use crate::opencode::{DatabaseFile, Opencode};
 use crate::process::Containment;
 use crate::process::cgroup::limitable;
@@ -21,8 +22,6 @@ use crate::process::sandbox::{Available, Backend, HOW_TO_INSTALL, available};
 use crate::store::StoreError;
 use kugetsu_api::{BaseRecord, Check, Health, SandboxKind, SandboxMode, SessionRecord, SessionSandbox};
 
-/// The folder of all sandboxes, in kugetsu's home.
-const FOLDER: &str = "sandboxes";
 /// How long a sandbox may be there before the record of its session is.
 const NOT_YET_RECORDED: Duration = Duration::from_hours(1);
 
@@ -87,7 +86,7 @@ impl Engine {
     }
 
     /// kugetsu's home without links: below it, none is accepted.
-    fn real_home(&self) -> PathBuf {
+    pub(super) fn real_home(&self) -> PathBuf {
         let home = self.store.home();
         home.canonicalize().unwrap_or_else(|_| home.to_owned())
     }

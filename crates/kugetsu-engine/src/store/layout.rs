@@ -25,13 +25,10 @@ use kugetsu_api::{Address, AddressName, IssueRef, RepoRef};
 
 /// The file of the index, in the home folder.
 pub(crate) const INDEX: &str = "index.json";
-/// The folder of the records, in the home folder.
-pub(crate) const SESSIONS: &str = "sessions";
-/// The folder for files of live turns, in the home folder. Other names directly in it contain no dot and no colon, so
-/// no instance has such a name.
-pub(crate) const RUN: &str = "run";
-/// The folder for removed sessions and bases, in the home folder.
-pub(crate) const TRASH: &str = "trash";
+/// The folder for files of live turns. Other names directly in it contain no dot and no colon, so no instance has such a
+/// name.
+pub(crate) use crate::home::RUN;
+pub(crate) use crate::home::{SESSIONS, TRASH};
 
 /// The folder of the roles, in the folder of their issue.
 pub(crate) const ROLES: &str = "at";
@@ -99,6 +96,12 @@ impl RecordKey {
     /// The folder's path below `sessions/`, such as `github.com/shoko/kugetsu/14`.
     pub fn folder(&self) -> PathBuf {
         self.with_ending("")
+    }
+
+    /// Whether this path below `sessions/` is the key's record or another file of it.
+    pub(crate) fn has(&self, path: &Path) -> bool {
+        let folder = self.folder();
+        path == self.record() || (path.starts_with(&folder) && !path.starts_with(folder.join(ROLES)))
     }
 
     /// The path below `run/` of the file with this ending, such as `.lease` or `.status.json`.

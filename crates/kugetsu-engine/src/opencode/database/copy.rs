@@ -1,14 +1,18 @@
-//! A database of its own for the opencode of a sandboxed session: the same schema, and one session.
+//! Copies of a database: the whole one, for a backup, and one for the opencode of a sandboxed session, with the same schema
+//! and one session.
 //!
 //! The tables are not listed by name, because each version has others. Measured on 1.3.2 and 1.18.33: tables of
 //! migrations have no column that names a session or a project; `account`, `control_account` and `credential` hold tokens.
 
+use std::cell::Cell;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::error::{DatabaseError, classify};
 use super::{Database, DatabaseFile};
+use crate::cancel::Cancel;
+use crate::sqlite;
 use kugetsu_api::SessionId;
 
 /// Tables whose rows all go along: without them, opencode would migrate the schema again.
@@ -17,7 +21,49 @@ const MIGRATIONS: [&str; 3] = ["__drizzle_migrations", "migration", "data_migrat
 /// project.
 const LEFT_OUT: [&str; 2] = ["session_share", "permission"];
 
+/// Tables whose rows are worth keeping although there is no session: they have the logins of a user.
+const LOGINS: [&str; 3] = ["account", "control_account", "credential"];
+
 impl Database {
+    /// Whether the database is as opencode makes it: without sessions and without logins.
+    pub(crate) fn is_unused(&self) -> Result<bool, DatabaseError> {
+        self.read(|handle| {
+            for table in ["session"].iter().chain(&LOGINS) {
+                if handle.connection.table_exists(None, *table)?
+                    && handle
+                        .connection
+                        .prepare(&format!("SELECT 1 FROM {table}"))?
+                        .exists([])?
+                {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    /// Copies the whole database, as it is at one moment, into a new file. Nobody waits for it. Not synced. The outer
+    /// error says that there is no room.
+    pub(crate) fn copy_whole(
+        &self,
+        to: &Path,
+        cancel: &Cancel,
+    ) -> std::io::Result<Result<(), DatabaseError>> {
+        let is_full = Cell::new(false);
+        let copied = self.read(|handle| {
+            // Of an attempt that was outdated.
+            let _ = std::fs::remove_file(to);
+            // Whatever a sandbox's file has, its own opencode alone reads it.
+            let copied = sqlite::copy(&handle.connection, to, !self.file.confined, cancel);
+            is_full.set(copied.as_ref().is_err_and(sqlite::is_full));
+            copied
+        });
+        if is_full.get() {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        Ok(copied)
+    }
+
     /// Makes a new database in the file `to`, which must not exist, with a copy of one session and its project.
     pub fn copy_session(&self, id: &SessionId, to: &Path) -> Result<(), DatabaseError> {
         let row = self.session(id)?.ok_or_else(|| DatabaseError::NoSession {
