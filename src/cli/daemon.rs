@@ -9,10 +9,11 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::output::{DaemonEndOutput, DaemonStartOutput, TokenListOutput, TokenOutput};
+use kugetsu_api::output::{DaemonEndOutput, DaemonStartOutput, PageLinkOutput, TokenListOutput, TokenOutput};
 use kugetsu_api::{DaemonStatus, ErrorCode, Scope, ServerState, StopRequest};
 use kugetsu_client::{Client, ClientError};
 use kugetsu_daemon::{DAEMON_LOG, DaemonError, DaemonOptions, NewToken, TokenError, Tokens};
+use kugetsu_engine::files::write_atomic;
 use kugetsu_engine::money::{parse_usd, print_usd};
 use kugetsu_engine::settings::Settings;
 
@@ -37,6 +38,8 @@ enum DaemonVerb {
     Start(StartArgs),
     /// Print what the daemon is doing: turns, queue and servers
     Status,
+    /// Open the daemon's page in a browser, by a link that works once
+    Open(OpenArgs),
     /// End the daemon; turns of tasks are continued by the next one
     Stop(StopArgs),
     /// Print the log of a daemon that runs in the background
@@ -159,6 +162,17 @@ struct StopArgs {
 }
 
 #[derive(Debug, Args)]
+struct OpenArgs {
+    /// Print the link, and open no browser
+    #[arg(long)]
+    print: bool,
+
+    /// The address of the page, if it is not where the daemon listens, as behind a proxy
+    #[arg(long, value_name = "URL", value_parser = page_url)]
+    url: Option<String>,
+}
+
+#[derive(Debug, Args)]
 struct LogArgs {
     /// Print further lines as they come
     #[arg(long, short)]
@@ -170,6 +184,8 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// How long a daemon may take to end what runs.
 const STOP: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
+/// The file that leads the browser to the page, below the home. The daemon has made its folder.
+const PAGE_LINK: &str = "run/open.html";
 const LOG_POLL: Duration = Duration::from_millis(200);
 
 pub(super) fn run(args: &DaemonArgs, context: &Context, output: Output) -> Outcome {
@@ -178,13 +194,14 @@ pub(super) fn run(args: &DaemonArgs, context: &Context, output: Output) -> Outco
             refuse_tool(context)?;
             check_listen(args)?;
         }
-        DaemonVerb::Stop(_) | DaemonVerb::Token(_) => refuse_tool(context)?,
+        DaemonVerb::Open(_) | DaemonVerb::Stop(_) | DaemonVerb::Token(_) => refuse_tool(context)?,
         _ => {}
     }
     match &args.verb {
         DaemonVerb::Start(args) if args.detach => start_detached(args, context, output),
         DaemonVerb::Start(args) => start(args, context),
         DaemonVerb::Status => status(context, output),
+        DaemonVerb::Open(args) => open(args, context, output),
         DaemonVerb::Stop(args) => stop(args, context, output),
         DaemonVerb::Logs(args) => logs(args, context),
         DaemonVerb::Token(args) => token(&args.verb, context, output),
@@ -475,6 +492,79 @@ fn summary(status: &DaemonStatus) -> String {
         most.unwrap_or_default()
     ));
     lines.join("\n")
+}
+
+/// The address of a page on the command line.
+fn page_url(text: &str) -> Result<String, String> {
+    let is_web = text.starts_with("http://") || text.starts_with("https://");
+    if is_web && !text.contains(['#', '?']) {
+        return Ok(text.trim_end_matches('/').to_owned());
+    }
+    Err("expected the address of the page, such as https://kugetsu.example.org".to_owned())
+}
+
+fn open(args: &OpenArgs, context: &Context, output: Output) -> Outcome {
+    let client = client(context)?;
+    let base = match &args.url {
+        Some(url) => url.clone(),
+        None => ask(client.status())?.listen.map(reachable).ok_or_else(|| {
+            CommandError::new(
+                ErrorCode::DaemonUnusable,
+                "the daemon listens on no address, so no browser reaches it",
+            )
+            .hint("restart it with one: kugetsu daemon start --detach --listen 127.0.0.1:7878")
+        })?,
+    };
+    let link = ask(client.page_link())?;
+    // What follows the # is in no request and no log.
+    let url = format!("{base}/#code={}", link.code);
+    if output.json {
+        output.object(PageLinkOutput {
+            url,
+            expires: link.expires,
+        });
+        return Ok(ExitStatus::Ok);
+    }
+    let opened = !args.print && Stream::Stdout.is_terminal() && browse(context, &url);
+    output.text(url);
+    output.note(if opened {
+        "kugetsu: the browser opens the link, which works once, within a minute"
+    } else {
+        "kugetsu: open the link in a browser; it works once, within a minute"
+    });
+    Ok(ExitStatus::Ok)
+}
+
+/// The URL of a daemon that listens on all addresses, for this machine.
+fn reachable(url: String) -> String {
+    ["0.0.0.0", "[::]"].iter().fold(url, |url, all| {
+        url.replacen(&format!("//{all}:"), "//localhost:", 1)
+    })
+}
+
+/// Opens a link in the browser of the desktop, if there is one. Arguments are seen by every user of the machine, so the
+/// browser gets a file that leads to the link.
+fn browse(context: &Context, url: &str) -> bool {
+    let has_desktop = ["DISPLAY", "WAYLAND_DISPLAY"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    let program = match () {
+        () if cfg!(target_os = "macos") => "open",
+        () if has_desktop => "xdg-open",
+        () => return false,
+    };
+    let file = context.home.join(PAGE_LINK);
+    let text = format!("<!doctype html>\n<meta http-equiv=\"refresh\" content=\"0; url={url}\">\n");
+    if write_atomic(&file, text.as_bytes()).is_err() {
+        return false;
+    }
+    let opening = std::process::Command::new(program)
+        .arg(file)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    opening.is_ok()
 }
 
 fn stop(args: &StopArgs, context: &Context, output: Output) -> Outcome {

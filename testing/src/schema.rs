@@ -125,6 +125,7 @@ pub(crate) fn of_command(arguments: &[String], value: &Value) -> Option<&'static
         "man" => "man",
         "daemon" if has("token") && has("create") => "token",
         "daemon" if has("token") => "token-list",
+        "daemon" if has("open") => "page-link",
         "daemon" if has("start") => "daemon-start",
         "daemon" if has("stop") => "daemon-stop",
         "daemon" => "daemon-status",

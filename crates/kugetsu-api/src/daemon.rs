@@ -116,6 +116,15 @@ pub enum ServerExit {
     Unknown,
 }
 
+/// A link to the page of the daemon, which works once.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageLink {
+    /// What opens the page.
+    pub code: String,
+    /// Until when it does.
+    pub expires: Timestamp,
+}
+
 /// A server that the daemon lends to a turn.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LentServer {

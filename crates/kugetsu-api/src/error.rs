@@ -77,6 +77,7 @@ codes! {
     WorktreeRefused, "worktree-refused", Usage, false, "the requested worktree is not possible";
     TurnIdReused, "turn-id-reused", Usage, false, "a turn with this id is on record, with another message";
     IdempotencyKeyReused, "idempotency-key-reused", Usage, false, "a task was submitted with this idempotency key, and asks for something else";
+    NotAllowed, "not-allowed", Usage, false, "a task asks for a model or an agent that the settings of the daemon do not allow";
     TooDeep, "too-deep", Usage, false, "a turn would be begun inside more turns than `max_depth` allows";
     NoSession, "no-session", NotFound, false, "the address has no session yet";
     NoBase, "no-base", NotFound, false, "the repository has no base session";

@@ -5,8 +5,7 @@ mod lines;
 use std::path::Path;
 
 use kugetsu_api::{
-    DaemonStatus, LentServer, ProblemDetails, SlotEvent, SlotRequest, StopRequest, SubmittedTask, Task,
-    TaskId, TaskList, TaskRequest, TurnEnd,
+    DaemonStatus, LentServer, PageLink, ProblemDetails, SlotEvent, SlotRequest, StopRequest, SubmittedTask, Task, TaskId, TaskList, TaskRequest, TurnEnd,
 };
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;
@@ -121,6 +120,11 @@ impl Client {
     pub async fn stop(&self, request: StopRequest) -> Result<(), ClientError> {
         let request = self.request(Method::POST, "/v1/stop").json(&request);
         self.send(request).await.map(drop)
+    }
+
+    /// Makes a link that opens the page once.
+    pub async fn page_link(&self) -> Result<PageLink, ClientError> {
+        self.call(self.request(Method::POST, "/v1/page-links")).await
     }
 
     /// Asks for a place among the turns that may run at once. It is held as long as the lines are read.

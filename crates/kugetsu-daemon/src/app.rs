@@ -18,6 +18,7 @@ use kugetsu_engine::settings::Settings;
 use kugetsu_engine::transport::PooledServers;
 
 use crate::http;
+use crate::http::logins::Logins;
 use crate::http::rates::{Client, Rates};
 use crate::http::room::{Capacity, Room};
 use crate::http::serve::OpenFiles;
@@ -160,6 +161,7 @@ pub(crate) struct App {
     has_own_most: bool,
     pub(crate) pool: Pool,
     pub(crate) tokens: KnownTokens,
+    pub(crate) logins: Logins,
     pub(crate) rates: Rates,
     /// Streams of events that are open.
     pub(crate) streams: Arc<Room<Client>>,
@@ -170,7 +172,7 @@ pub(crate) struct App {
     budget_daily: Option<f64>,
     /// Where it listens for HTTP.
     listen: Option<SocketAddr>,
-    has_tls: bool,
+    pub(crate) has_tls: bool,
     engine: Mutex<Engine>,
     ending: watch::Sender<Ending>,
     /// Whether connections are to end with the requests that they carry.
@@ -224,6 +226,7 @@ impl Daemon {
         let socket = place::listen(&options.home, &lock)?;
         let app = App {
             tokens: KnownTokens::of(&options.home),
+            logins: Logins::default(),
             rates: Rates::new(),
             streams: Room::new(Capacity {
                 owner: files.share(8),

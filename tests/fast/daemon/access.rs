@@ -216,6 +216,146 @@ fn who_asks_too_often_has_to_wait() {
     asked(&other, "192.0.2.2").expect(200);
 }
 
+/// What `daemon open` prints: where the page is, and what opens it.
+fn open(world: &kugetsu_testing::World, words: &[&str]) -> (String, String) {
+    let words = ["daemon", "open", "--json"]
+        .into_iter()
+        .chain(words.iter().copied());
+    let opened = run(world, words);
+    opened.expect_status(0);
+    let url = text(&opened.json()["url"]);
+    let (page, code) = url.split_once("/#code=").unwrap();
+    (page.to_owned(), code.to_owned())
+}
+
+#[test]
+fn a_link_logs_a_browser_in_once() {
+    let world = world_with(&["--listen", "127.0.0.1:0", "--insecure-behind-proxy"]);
+    let (page, code) = open(&world, &["--url", "https://kugetsu.example/"]);
+    assert_eq!(page, "https://kugetsu.example");
+    let post = |path: &'static str, body: &serde_json::Value| {
+        Request::over_http(&world, Method::POST, path)
+            .header("host", "kugetsu.example")
+            .header("origin", "https://kugetsu.example")
+            .json(body)
+    };
+    let log_in = |code: &str| post("/page/login", &json!({ "code": code })).send();
+    log_in("0").problem(401, "access-denied");
+    Request::over_http(&world, Method::POST, "/page/login")
+        .header("origin", "https://evil.example")
+        .json(&json!({ "code": code }))
+        .send()
+        .problem(403, "access-denied");
+    let logged_in = log_in(&code);
+    logged_in.expect(204);
+    log_in(&code).problem(401, "access-denied");
+    let cookie = text(&json!(logged_in.headers["set-cookie"].to_str().unwrap()));
+    let (pair, attributes) = cookie.split_once("; ").unwrap();
+    assert_eq!(
+        attributes,
+        "Max-Age=43200; Path=/; HttpOnly; SameSite=Strict; Secure"
+    );
+    assert!(pair.starts_with("__Host-kugetsu="), "{pair}");
+    let asked = |cookie: &str| {
+        let request = Request::over_http(&world, Method::GET, "/v1/status");
+        request.header("cookie", cookie).send()
+    };
+    asked(&format!("other=1; {pair}")).expect(200);
+    asked("__Host-kugetsu=0").problem(401, "access-denied");
+    asked(&pair.replace("__Host-", "")).problem(401, "access-denied");
+    // What changes something must come from the page.
+    let task = json!({"prompt": "hello", "ref": "github.com/shoko/kugetsu#2"});
+    let submitted = |request: Request| request.header("cookie", pair).send();
+    submitted(post("/v1/tasks", &task)).expect(202);
+    submitted(post("/v1/tasks", &task).header("sec-fetch-site", "cross-site")).problem(403, "access-denied");
+    let without_origin = Request::over_http(&world, Method::POST, "/v1/tasks").json(&task);
+    submitted(without_origin).problem(403, "access-denied");
+    // Places are for commands on this machine, and so are links.
+    submitted(post("/v1/slots", &json!({}))).problem(404, "not-found");
+    submitted(post("/v1/page-links", &json!({}))).problem(404, "not-found");
+    let logged_out = submitted(post("/page/logout", &json!({})));
+    logged_out.expect(204);
+    let gone = logged_out.headers["set-cookie"].to_str().unwrap();
+    assert!(gone.starts_with("__Host-kugetsu=; Max-Age=0;"), "{gone}");
+    asked(pair).problem(401, "access-denied");
+    let log = std::fs::read_to_string(world.kugetsu_home().join("run/daemon.log")).unwrap();
+    let (_, login) = pair.split_once('=').unwrap();
+    assert!(!log.contains(&code) && !log.contains(login), "{log}");
+}
+
+#[test]
+fn a_link_leads_to_where_the_daemon_listens() {
+    let world = world_with(&LISTEN);
+    let (page, code) = open(&world, &[]);
+    assert_eq!(page, text(&status(&world)["listen"]));
+    // The owner is known on Linux and needs no cookie.
+    let own = Request::over_http(&world, Method::POST, "/page/login").header("origin", &page);
+    let logged_in = own.json(&json!({ "code": code })).send();
+    logged_in.expect(204);
+    assert!(!logged_in.headers.contains_key("set-cookie"), "{logged_in:?}");
+    let wrong = ["daemon", "open", "--json", "--url", "kugetsu.example"];
+    expect_error(&run(&world, wrong), 64, "usage");
+    run(&world, ["daemon", "stop"]).expect_status(0);
+    expect_error(&run(&world, ["daemon", "open", "--json"]), 69, "no-daemon");
+    world.start_daemon_with(&[]);
+    expect_error(&run(&world, ["daemon", "open", "--json"]), 69, "daemon-unusable");
+}
+
+#[test]
+fn a_person_gets_the_page_in_the_browser() {
+    let world = world_with(&LISTEN);
+    let bin = world.root().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let (browser, seen) = (bin.join("xdg-open"), world.root().join("seen"));
+    let script = format!(
+        "#!/bin/sh\necho \"$1\" > {0}.new\ncat \"$1\" >> {0}.new\nmv {0}.new {0}\n",
+        seen.display()
+    );
+    std::fs::write(&browser, script).unwrap();
+    std::fs::set_permissions(&browser, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let shell = format!(
+        "PATH='{}':$PATH DISPLAY=:0 '{}' daemon open; echo status $?; exec sleep 600",
+        bin.display(),
+        kugetsu_testing::kugetsu_binary().display()
+    );
+    let terminal = crate::support::terminal::Terminal::start(&world, &shell);
+    terminal.wait_for("status 0");
+    world.wait_until("the browser opens", kit::SOON, || seen.exists());
+    let seen = std::fs::read_to_string(seen).unwrap();
+    let (file, page) = seen.split_once('\n').unwrap();
+    // The link itself is no argument.
+    assert!(file.ends_with("run/open.html"), "{file}");
+    let base = text(&status(&world)["listen"]);
+    assert!(page.contains(&format!("url={base}/#code=")), "{page}");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_task_asks_for_no_model_or_agent_that_is_not_allowed() {
+    let world = kit::fake_world();
+    run(&world, ["config", "set", "task_models", "test/*"]).expect_status(0);
+    run(&world, ["config", "set", "task_agents", "build"]).expect_status(0);
+    world.start_daemon();
+    let words = |model: &'static str, agent: &'static str| {
+        [
+            "submit", "1", "hello", "--json", "--model", model, "--agent", agent,
+        ]
+    };
+    run(&world, words("test/test-model", "build")).expect_status(0);
+    run(&world, ["submit", "1", "hello"]).expect_status(0);
+    let refused = run(&world, words("other/model", "build"));
+    expect_error(&refused, 64, "not-allowed");
+    let hints = refused.json()["error"]["hints"].clone();
+    assert_eq!(hints[0], "ask for one of: test/*", "{hints}");
+    expect_error(&run(&world, words("test/test-model", "plan")), 64, "not-allowed");
+    let task = json!({"prompt": "hello", "ref": "github.com/shoko/kugetsu#2", "model": "other/model"});
+    Request::over_socket(&world, Method::POST, "/v1/tasks")
+        .json(&task)
+        .send()
+        .problem(422, "not-allowed");
+}
+
 #[test]
 fn a_proxy_of_the_owner_gives_nobody_the_owners_access() {
     let world = world_with(&LISTEN);

@@ -24,6 +24,15 @@ pub struct DaemonEndOutput {
     pub drained: bool,
 }
 
+/// `daemon open`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PageLinkOutput {
+    /// The link, which opens the page once.
+    pub url: String,
+    /// Until when it does.
+    pub expires: jiff::Timestamp,
+}
+
 /// `daemon token create`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenOutput {

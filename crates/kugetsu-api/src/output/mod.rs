@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use control::{
     AttachOutput, DetachedOutput, RebaseOutput, RebaseResult, SignalOutput, StopOutput, TurnOutput,
 };
-pub use daemon::{DaemonEndOutput, DaemonStartOutput, TokenListOutput, TokenOutput};
+pub use daemon::{DaemonEndOutput, DaemonStartOutput, PageLinkOutput, TokenListOutput, TokenOutput};
 pub use session::{
     DestroyOutput, DiffOutput, KeptView, LeftView, ListFieldsOutput, ListOutput, ListRest, ListedFields,
     ListedSession, ListedTurn, ListedWorktree, MoveOutput, MovedView, OrphanView, PendingOutput,
@@ -111,6 +111,7 @@ pub const SCHEMAS: &[NamedSchema] = &[
     of::<Document<DaemonStartOutput>>("daemon-start", "`daemon start --detach`"),
     of::<Document<DaemonStatus>>("daemon-status", "`daemon status`"),
     of::<Document<DaemonEndOutput>>("daemon-stop", "`daemon stop`"),
+    of::<Document<PageLinkOutput>>("page-link", "`daemon open`"),
     of::<Document<TokenOutput>>("token", "`daemon token create`"),
     of::<Document<TokenListOutput>>("token-list", "`daemon token list` and `daemon token revoke`"),
     of::<Document<SubmittedTask>>("submitted-task", "`submit`"),

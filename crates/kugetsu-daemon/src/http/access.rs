@@ -12,13 +12,14 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest as _, Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use jiff::Timestamp;
 use kugetsu_api::{RepoRef, Scope};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::logins;
 use super::problem::{Answer, Problem};
 use super::rates::{Client, counted_as};
 use super::room::{Guest, Seat};
@@ -175,7 +176,7 @@ pub(super) async fn check(
     request: Request,
     next: Next,
 ) -> Answer<Response> {
-    let access = access_of(&app, peer, request.headers()).await?;
+    let access = access_of(&app, peer, request.method(), request.headers()).await?;
     if access.scope < scope {
         return Err(Problem::forbidden(format!(
             "the token allows to {}, and this needs one that allows to {scope}",
@@ -183,7 +184,7 @@ pub(super) async fn check(
         )));
     }
     // Nothing of the body is read before.
-    let mut request = with_body(request, BODY).await?;
+    let mut request = with_body(request).await?;
     request.extensions_mut().insert(access);
     Ok(next.run(request).await)
 }
@@ -203,7 +204,11 @@ pub(super) async fn visit(
 }
 
 /// The request with its whole body, which has to arrive in time.
-async fn with_body(request: Request, limit: Duration) -> Answer<Request> {
+pub(super) async fn with_body(request: Request) -> Answer<Request> {
+    with_body_within(request, BODY).await
+}
+
+async fn with_body_within(request: Request, limit: Duration) -> Answer<Request> {
     let (parts, body) = request.into_parts();
     // The extension that limits the length is among the parts.
     let whole = Request::from_parts(parts.clone(), body);
@@ -213,23 +218,34 @@ async fn with_body(request: Request, limit: Duration) -> Answer<Request> {
     }
 }
 
-async fn access_of(app: &Arc<App>, peer: Peer, headers: &HeaderMap) -> Answer<Access> {
+async fn access_of(app: &Arc<App>, peer: Peer, method: &Method, headers: &HeaderMap) -> Answer<Access> {
     if headers.contains_key(header::AUTHORIZATION) {
         return access_by_token(app, peer, headers).await;
     }
     match peer {
         _ if !is_owners(app, peer, headers) => {
+            if logins::is_logged_in(app, method, headers)? {
+                return Ok(Access::OWNER);
+            }
             count(app, &Client::Address(address_of(app, peer, headers)))?;
             Err(
                 Problem::unauthorized("a token is needed: authorization: Bearer TOKEN")
-                    .hint("make one: kugetsu daemon token create NAME"),
+                    .hint("make one: kugetsu daemon token create NAME")
+                    .hint("for the page, make a link instead: kugetsu daemon open"),
             )
         }
-        Peer::Loopback(own) => {
-            check_names(headers, own)?;
+        _ => {
+            check_own_names(app, peer, headers)?;
             Ok(Access::OWNER)
         }
-        Peer::Socket | Peer::Other(_) => Ok(Access::OWNER),
+    }
+}
+
+/// Checks the names of a request that a browser of the owner may have made over loopback.
+pub(super) fn check_own_names(app: &App, peer: Peer, headers: &HeaderMap) -> Answer<()> {
+    match peer {
+        Peer::Loopback(own) if !is_forwarded(app, headers) => check_names(headers, own),
+        _ => Ok(()),
     }
 }
 
@@ -260,11 +276,17 @@ async fn access_by_token(app: &Arc<App>, peer: Peer, headers: &HeaderMap) -> Ans
             Problem::unauthorized("the token is not known, or was revoked")
         }
     };
-    if !is_owners(app, peer, headers) {
-        let counted = app.rates.failure(address_of(app, peer, headers));
-        counted.map_err(|wait| Problem::too_many(wait, "too many requests with a wrong token"))?;
-    }
+    count_failure(app, peer, headers)?;
     Err(problem)
+}
+
+/// Counts a request of somebody else than the owner that has a wrong secret.
+pub(super) fn count_failure(app: &App, peer: Peer, headers: &HeaderMap) -> Answer<()> {
+    if is_owners(app, peer, headers) {
+        return Ok(());
+    }
+    let counted = app.rates.failure(address_of(app, peer, headers));
+    counted.map_err(|wait| Problem::too_many(wait, "too many requests with a wrong token"))
 }
 
 /// Counts a request of somebody else than the owner.
@@ -274,7 +296,7 @@ fn count(app: &App, client: &Client) -> Answer<()> {
 }
 
 /// Whether a request comes through a proxy.
-fn is_forwarded(app: &App, headers: &HeaderMap) -> bool {
+pub(super) fn is_forwarded(app: &App, headers: &HeaderMap) -> bool {
     app.behind_proxy || FORWARDED.iter().any(|name| headers.contains_key(*name))
 }
 
@@ -361,11 +383,13 @@ mod tests {
         let begun: Result<Bytes, std::io::Error> = Ok(Bytes::from_static(b"{"));
         sender.send(begun).await.unwrap();
         let request = Request::new(Body::from_stream(ReceiverStream::new(receiver)));
-        let refused = with_body(request, Duration::from_millis(50)).await.unwrap_err();
+        let refused = with_body_within(request, Duration::from_millis(50))
+            .await
+            .unwrap_err();
         assert_eq!(axum::response::IntoResponse::into_response(refused).status(), 408);
         // It is there at once.
         let request = Request::new(Body::from("{}"));
-        assert!(with_body(request, Duration::from_secs(60)).await.is_ok());
+        assert!(with_body(request).await.is_ok());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The HTTP API. One file for each group of paths.
 
 pub(crate) mod access;
+pub(crate) mod logins;
 mod openapi;
 mod operations;
 mod page;
@@ -29,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::app::App;
 pub use openapi::openapi;
-use problem::Problem;
+use problem::{Answer, Problem};
 use serve::{Limits, Listener, OpenFiles, serve};
 
 /// The longest body of a request.
@@ -42,6 +43,13 @@ type Shared = State<Arc<App>>;
 /// How many items a page of a list has unless the request says otherwise, and at most.
 const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
+
+/// The states that a query names, separated by commas.
+fn states<T: std::str::FromStr<Err = String>>(query: Option<&str>) -> Answer<Vec<T>> {
+    let states = query.into_iter().flat_map(|states| states.split(','));
+    let states: Result<_, String> = states.map(str::parse).collect();
+    states.map_err(Problem::usage)
+}
 
 /// How references of requests are read: the daemon stands in no checkout, so there is no origin.
 fn ref_context(settings: &Settings) -> RefContext {
@@ -125,15 +133,21 @@ fn slots_of(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/v1/slots/{slot}/server", delete(slots::give_back))
         .route("/v1/slots/{slot}/end", post(slots::end))
         .layer(DefaultBodyLimit::max(MAX_LOCAL_BODY));
-    with_scope(slots, app, Scope::Admin)
+    let links = Router::new().route("/v1/page-links", post(logins::new_link));
+    with_scope(slots.merge(links), app, Scope::Admin)
 }
 
 /// What everybody may use who has access.
 fn shared(app: &Arc<App>) -> Router<Arc<App>> {
     let visit = middleware::from_fn_with_state(Arc::clone(app), access::visit);
+    let logins = Router::new()
+        .route("/page/login", post(logins::log_in))
+        .route("/page/logout", post(logins::log_out))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(app), logins::same_site));
     let mut router = Router::new()
         .route("/", get(page::index))
         .route("/page/{name}", get(page::file))
+        .merge(logins)
         .route_layer(visit.clone());
     for operation in operations::all() {
         let handler = match operation.scope {

@@ -48,7 +48,7 @@ impl Problem {
         Self::new(ErrorCode::Usage, detail)
     }
 
-    fn with_status(mut self, status: StatusCode) -> Self {
+    pub(super) fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;
         self
     }
@@ -107,7 +107,9 @@ fn status_of(code: ErrorCode) -> StatusCode {
         ErrorCode::QueueFull | ErrorCode::BudgetUsedUp | ErrorCode::TooManyRequests => {
             return StatusCode::TOO_MANY_REQUESTS;
         }
-        ErrorCode::IdempotencyKeyReused => return StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorCode::IdempotencyKeyReused | ErrorCode::NotAllowed => {
+            return StatusCode::UNPROCESSABLE_ENTITY;
+        }
         ErrorCode::InUse | ErrorCode::AlreadyHasSession | ErrorCode::DaemonVersion => {
             return StatusCode::CONFLICT;
         }

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::Shared;
 use super::access::Access;
-use super::problem::{Answer, Problem};
+use super::problem::Answer;
 use super::tasks::{EventsQuery, respond, stream_of};
 use crate::app::App;
 use crate::events;
@@ -66,9 +66,7 @@ pub(super) async fn list(
 ) -> Answer<Json<SessionList>> {
     let Query(query) = query?;
     let context = super::ref_context(app.engine().settings());
-    let states = query.state.iter().flat_map(|states| states.split(','));
-    let states: Result<Vec<SessionState>, String> = states.map(str::parse).collect();
-    let states = states.map_err(Problem::usage)?;
+    let states: Vec<SessionState> = super::states(query.state.as_deref())?;
     let repo = query
         .repo
         .map(|repo| RepoRef::parse(&repo, &context))

@@ -13,7 +13,7 @@ use kugetsu_api::{
     Address, AddressName, ErrorCode, PRIORITIES, RepoRef, SubmittedTask, Task, TaskId, TaskList, TaskRequest,
     TaskSpec,
 };
-use kugetsu_engine::settings::{Settings, parse_model};
+use kugetsu_engine::settings::{Settings, is_allowed, parse_model};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -137,6 +137,9 @@ fn new_task(id: TaskId, request: TaskRequest, key: Option<String>, settings: &Se
         )));
     }
     let model = request.model.as_deref().map(parse_model).transpose();
+    let model = model.map_err(|problem| Problem::usage(format!("`model`: {problem}")))?;
+    check_allowed("model", model.as_deref(), &settings.task_models)?;
+    check_allowed("agent", request.agent.as_deref(), &settings.task_agents)?;
     let limits = request.limits;
     if limits
         .max_cost_usd
@@ -152,7 +155,7 @@ fn new_task(id: TaskId, request: TaskRequest, key: Option<String>, settings: &Se
         spec: TaskSpec {
             address: address_of(id, key.as_deref(), &request, settings)?,
             prompt: request.prompt,
-            model: model.map_err(|problem| Problem::usage(format!("`model`: {problem}")))?,
+            model,
             agent: request.agent,
             worktree: request.worktree,
             policy: request.policy,
@@ -166,6 +169,21 @@ fn new_task(id: TaskId, request: TaskRequest, key: Option<String>, settings: &Se
         idempotency_key: key,
         submitted: Timestamp::now(),
     })
+}
+
+/// Refuses a model or an agent that tasks may not ask for.
+fn check_allowed(what: &str, asked: Option<&str>, allowed: &[String]) -> Answer<()> {
+    match asked {
+        Some(name) if !is_allowed(allowed, name) => Err(Problem::new(
+            ErrorCode::NotAllowed,
+            format!("tasks may not ask for the {what} `{name}`"),
+        )
+        .hint(format!("ask for one of: {}", allowed.join(", ")))
+        .hint(format!(
+            "or leave it out, and the {what} of the settings or the session is used"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The session that a task runs in: the one that the request names, or one of its own.
@@ -217,8 +235,6 @@ pub(super) async fn list(
     let Query(query) = query?;
     let engine = app.engine();
     let context = super::ref_context(engine.settings());
-    let states = query.state.iter().flat_map(|states| states.split(','));
-    let states: Result<Vec<_>, String> = states.map(str::parse).collect();
     let repo = query
         .repo
         .map(|repo| RepoRef::parse(&repo, &context))
@@ -238,7 +254,7 @@ pub(super) async fn list(
     }
     let limit = query.limit.unwrap_or(super::PAGE).clamp(1, super::MAX_PAGE);
     let filter = TaskFilter {
-        states: states.map_err(Problem::usage)?,
+        states: super::states(query.state.as_deref())?,
         repo,
         address: address.map(|address| address.to_string()),
         before: query.before,

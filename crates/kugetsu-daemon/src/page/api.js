@@ -27,7 +27,7 @@ function headersOf(more) {
 async function send(path, options) {
   let response;
   try {
-    response = await fetch(path, { cache: 'no-store', credentials: 'omit', redirect: 'error', ...options });
+    response = await fetch(path, { cache: 'no-store', credentials: 'same-origin', redirect: 'error', ...options });
   } catch (error) {
     if (options.signal?.reason === GONE) throw error;
     const late = error.name === 'TimeoutError';
@@ -70,6 +70,17 @@ export async function post(path, body, more = {}) {
     signal: AbortSignal.timeout(30000),
   });
   return response.headers.get('content-type')?.includes('json') ? read(response) : null;
+}
+
+/** Uses up the link that has opened the page. The daemon answers with a cookie. */
+export function logIn(code) {
+  return post('/page/login', { code });
+}
+
+/** Forgets the token, and ends the login of this browser. */
+export async function logOut() {
+  useToken('');
+  await post('/page/logout', {});
 }
 
 export function sessionPath(ref, rest = '') {

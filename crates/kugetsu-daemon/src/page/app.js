@@ -1,6 +1,7 @@
 // The page of the daemon: views, keys, and what it says about the daemon itself.
 
-import { taskForm, tokenForm } from './acts.js';
+import { problem, say, taskForm, tokenForm } from './acts.js';
+import { logIn, logOut } from './api.js';
 import * as board from './board.js';
 import { ago, el, fill, money, number, setText } from './dom.js';
 import * as inbox from './inbox.js';
@@ -115,6 +116,7 @@ function showTrouble() {
       el('p', {}, el('strong', {}, `${text[0].toUpperCase()}${text.slice(1)}. `), store.status ? 'The page shows what it knew before. ' : ''),
       // An alert is read aloud when it changes, so what counts down is not part of it.
       el('p', { class: 'quiet', 'aria-hidden': 'true', id: 'countdown' }),
+      asksToken ? el('p', { class: 'quiet' }, 'Run ', el('code', {}, 'kugetsu daemon open'), ' where the daemon runs, or enter a token.') : null,
       asksToken ? tokenForm() : null,
       el('button', { type: 'button', on: { click: () => store.refresh(true) } }, 'Try now'));
   }
@@ -149,8 +151,34 @@ function openKeys() {
     el('dl', { class: 'keys' }, list.map(([key, what]) => el('div', {},
       el('dt', {}, key.split(' ').map((one) => [el('kbd', {}, one), ' '])), el('dd', {}, what)))),
     el('label', { class: 'check' }, box, ' Single letters are keys of the page'),
-    el('div', { class: 'actions' }, el('button', { type: 'button', on: { click: () => keys.close() } }, 'Close')));
+    el('div', { class: 'actions' },
+      el('button', { type: 'button', on: { click: () => keys.close() } }, 'Close'),
+      el('button', { type: 'button', on: { click: leave } }, 'Log out')));
   keys.showModal();
+}
+
+// ---- login
+
+/** Logs out, and asks again, so that nothing stays on the page. */
+async function leave() {
+  try {
+    await logOut();
+    location.reload();
+  } catch (error) {
+    say(problem(error), true);
+  }
+}
+
+/** Uses the link that has opened the page, and takes it out of the history. */
+async function enter() {
+  const code = /^#code=(\w+)$/.exec(location.hash)?.[1];
+  if (!code) return;
+  history.replaceState(null, '', location.pathname);
+  try {
+    await logIn(code);
+  } catch (error) {
+    say(problem(error), true);
+  }
 }
 
 // ---- keys
@@ -226,5 +254,6 @@ store.addEventListener('tick', () => {
   showTrouble();
   for (const time of document.querySelectorAll('time')) setText(time, ago(time.dateTime));
 });
+await enter();
 route();
 store.start();

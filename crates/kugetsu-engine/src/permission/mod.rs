@@ -21,6 +21,8 @@ mod explain;
 mod tests;
 mod wildcard;
 
+pub(crate) use wildcard::matches;
+
 pub use explain::{CLASSES, Explained, OTHER_TOOLS, Source, explain};
 pub use kugetsu_api::permission::{Action, ActionError, Policy, Preset, PresetError, Rule, RuleError};
 
@@ -40,7 +42,8 @@ pub fn rules_to_json(rules: &[Rule]) -> String {
 
 /// The rule that decides about one input of a class: the last matching one. `None` means that opencode would ask.
 pub fn evaluate<'a>(rules: &'a [Rule], permission: &str, input: &str) -> Option<&'a Rule> {
-    rules.iter().rev().find(|rule| {
-        wildcard::matches(permission, &rule.permission) && wildcard::matches(input, &rule.pattern)
-    })
+    rules
+        .iter()
+        .rev()
+        .find(|rule| matches(permission, &rule.permission) && matches(input, &rule.pattern))
 }

@@ -3,7 +3,7 @@
 //! instead. On both sides, `\` is read as `/`.
 
 /// Whether the pattern matches the whole input.
-pub(super) fn matches(input: &str, pattern: &str) -> bool {
+pub(crate) fn matches(input: &str, pattern: &str) -> bool {
     with_optional_tail(input, pattern, |input, pattern| glob(input, pattern, |_| true))
 }
 

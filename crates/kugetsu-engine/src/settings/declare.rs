@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::values::{
     DaemonSetting, HostPort, OnAskSetting, Shape, Shaped, WorktreeSetting, absolute_paths, boolean, choice,
-    count, duration, hosts, names, optional, optional_count, optional_model, optional_usd, paths, positive,
-    rules as rule_list, time_limit,
+    count, duration, hosts, names, optional, optional_count, optional_model, optional_usd, paths, patterns,
+    positive, rules as rule_list, time_limit,
 };
 use super::{ForgeSettings, HostSettings, Origin, SettingKey};
 use crate::turn::answers::Strategy;
@@ -190,6 +190,10 @@ settings! {
         "what the turns of one session may cost in a day (UTC), in US dollars; empty: no limit";
     task_keep: Duration = "720h", duration,
         "how long the daemon keeps tasks that have ended";
+    task_models: Vec<String> = "", patterns,
+        "models that a task may ask for, as a list: [\"anthropic/*\", \"openai/gpt-5\"]; empty: all";
+    task_agents: Vec<String> = "", patterns,
+        "agents that a task may ask for, as a list: [\"build\", \"review-*\"]; empty: all";
     notify: Option<String> = "", optional,
         "what to do when a turn ends: bell (on a terminal), or a shell command to run in the session's directory; a failure is only a warning";
     forge_timeout: Duration = "30s", duration,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::duration::{parse_duration, parse_time_limit};
 use crate::money::parse_usd;
+use crate::permission::matches;
 use crate::turn::answers::Strategy;
 use crate::worktree::parse_extra;
 use kugetsu_api::permission::{Preset, Rule};
@@ -262,6 +263,21 @@ pub(super) fn absolute_paths(text: &str) -> Result<Vec<PathBuf>, String> {
         }
         Ok(path)
     })
+}
+
+/// Names with `*` for any characters, one on each line.
+pub(super) fn patterns(text: &str) -> Result<Vec<String>, String> {
+    lines(text, |line| {
+        if line.contains(char::is_whitespace) {
+            return Err(format!("`{line}` has a space"));
+        }
+        Ok(line.to_owned())
+    })
+}
+
+/// Whether one of these patterns matches a name, or there is none.
+pub fn is_allowed(patterns: &[String], name: &str) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| matches(name, pattern))
 }
 
 /// Names of variables, one on each line.
