@@ -5,7 +5,8 @@ mod lines;
 use std::path::Path;
 
 use kugetsu_api::{
-    DaemonStatus, LentServer, PageLink, ProblemDetails, SlotEvent, SlotRequest, StopRequest, SubmittedTask, Task, TaskId, TaskList, TaskRequest, TurnEnd,
+    DaemonStatus, LentServer, PageLink, ProblemDetails, SlotEvent, SlotRequest, StopRequest, SubmittedTask,
+    Task, TaskId, TaskList, TaskRequest, TurnEnd,
 };
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;

@@ -193,7 +193,11 @@ impl Setting {
 
     pub(super) fn start_daemon(&self, world: &World) {
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
-        let variables: Vec<(&str, &str)> = self.variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let variables: Vec<(&str, &str)> = self
+            .variables
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
         world.start_daemon_in(&variables, &flags);
     }
 
