@@ -120,7 +120,7 @@ struct StartArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
 
-    /// What all turns may cost in a day (UTC), in US dollars [config: budget_daily]
+    /// What all turns may cost in a day, in US dollars [config: budget_daily]
     #[arg(long, value_name = "USD", value_parser = parse_usd)]
     budget_daily: Option<f64>,
 

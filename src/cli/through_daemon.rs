@@ -117,7 +117,8 @@ pub(super) fn engine(engine: &Engine, slot: Option<&Slot>) -> Engine {
     match slot {
         Some(slot) => engine
             .clone()
-            .with_server_connector(Arc::new(PooledServers::of(slot.lender()))),
+            .with_server_connector(Arc::new(PooledServers::of(slot.lender())))
+            .with_shared_budget(slot.budget()),
         None => engine.clone(),
     }
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kugetsu_api::{ServerExit, SlotEvent, SlotRequest, TurnEnd};
+use kugetsu_api::{Address, ServerExit, SlotEvent, SlotRequest, SpendingReport, TurnEnd};
 use kugetsu_client::{Client, ClientError, Lines};
 use kugetsu_engine::pool::{Hold, Lender, Lent, ServerWish};
 use kugetsu_engine::transport::Exit;
+use kugetsu_engine::turn::SharedBudget;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -21,10 +22,14 @@ const GIVE_BACK: Duration = Duration::from_secs(60);
 /// How long the daemon may take to hear of a turn's end.
 const END: Duration = Duration::from_secs(1);
 
+/// How long the daemon may take to hear what a turn has cost. It writes that to the disk.
+const SPENT: Duration = Duration::from_secs(2);
+
 /// A place. It is free again when this is dropped.
 pub(crate) struct Slot {
     client: Client,
     id: Uuid,
+    address: Address,
     /// What the turn may cost, if budgets limit that.
     pub(crate) max_cost_usd: Option<f64>,
     news: watch::Receiver<News>,
@@ -36,6 +41,8 @@ pub(crate) struct Slot {
 struct News {
     /// The server that has ended last, how it ended, and its last lines on standard error.
     ended: Option<(Uuid, ServerExit, Vec<String>)>,
+    /// Why the turn must end, if the turns of the daemon have spent more than a budget allows.
+    over_budget: Option<String>,
     /// Whether the connection has ended.
     is_over: bool,
 }
@@ -59,6 +66,7 @@ impl Slot {
                     return Ok(Self {
                         client,
                         id: slot,
+                        address: request.address.clone(),
                         max_cost_usd,
                         news,
                         reader: tokio::spawn(read(lines, sender)),
@@ -80,6 +88,15 @@ impl Slot {
         })
     }
 
+    /// The daemon's budgets, which the turn shares with others.
+    pub(crate) fn budget(&self) -> Arc<dyn SharedBudget> {
+        Arc::new(SlotBudget {
+            client: self.client.clone(),
+            address: self.address.clone(),
+            news: self.news.clone(),
+        })
+    }
+
     /// Tells the daemon how the turn has ended.
     pub(crate) async fn end(&self, end: &TurnEnd) {
         // The daemon may have ended meanwhile; the record of the turn has the same.
@@ -96,11 +113,58 @@ impl Drop for Slot {
 /// Reads what the daemon says, until the connection ends.
 async fn read(mut lines: Lines<SlotEvent>, news: watch::Sender<News>) {
     while let Ok(Ok(Some(event))) = tokio::time::timeout(SILENCE, lines.next()).await {
-        if let SlotEvent::ServerEnded { server, exit, stderr } = event {
-            news.send_modify(|news| news.ended = Some((server, exit, stderr)));
+        match event {
+            SlotEvent::ServerEnded { server, exit, stderr } => {
+                news.send_modify(|news| news.ended = Some((server, exit, stderr)));
+            }
+            SlotEvent::OverBudget { reason } => news.send_modify(|news| news.over_budget = Some(reason)),
+            _ => {}
         }
     }
     news.send_modify(|news| news.is_over = true);
+}
+
+/// The budgets of the daemon that gave the place. The turn goes on if the daemon has ended, and tells the next one, if
+/// one listens.
+#[derive(Debug)]
+struct SlotBudget {
+    client: Client,
+    address: Address,
+    news: watch::Receiver<News>,
+}
+
+impl SlotBudget {
+    async fn report(&self, turn: Uuid, cost_usd: f64, recovered: bool) -> Option<String> {
+        let report = SpendingReport {
+            turn,
+            address: self.address.clone(),
+            cost_usd,
+            recovered,
+        };
+        let answer = tokio::time::timeout(SPENT, self.client.spent(&report)).await;
+        answer.ok()?.ok()?.over_budget
+    }
+}
+
+#[async_trait]
+impl SharedBudget for SlotBudget {
+    async fn spent(&self, turn: Uuid, cost_usd: f64) -> Option<String> {
+        self.report(turn, cost_usd, false).await
+    }
+
+    async fn recovered(&self, turn: Uuid, cost_usd: f64) {
+        self.report(turn, cost_usd, true).await;
+    }
+
+    async fn used_up(&self) -> String {
+        let mut news = self.news.clone();
+        let told = news.wait_for(|news| news.over_budget.is_some()).await;
+        match told.ok().and_then(|news| news.over_budget.clone()) {
+            Some(reason) => reason,
+            // The connection has ended, and nothing more comes.
+            None => std::future::pending().await,
+        }
+    }
 }
 
 struct SlotLender {

@@ -157,6 +157,11 @@ fn criterion(rows: &mut Vec<Row>) -> Result<(), Failure> {
             "50 ms",
             "query_10000_sessions_100_live",
         ),
+        (
+            "the same in the daemon, from memory, with a record that has changed",
+            "5 ms",
+            "query_10000_sessions_100_live_from_memory",
+        ),
     ] {
         let file = folder.join(path).join("new/estimates.json");
         let text = std::fs::read_to_string(&file).map_err(Failure::because(file.display()))?;

@@ -47,7 +47,7 @@ pub struct DaemonStatus {
 /// What turns have cost today, and what they may cost in a day, in US dollars.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BudgetView {
-    /// The day, UTC.
+    /// The day, in the time zone of the budgets.
     pub day: jiff::civil::Date,
     /// What all turns have cost.
     pub spent_usd: f64,
@@ -100,8 +100,36 @@ pub enum SlotEvent {
         /// Its last lines on standard error.
         stderr: Vec<String>,
     },
+    /// More was spent than a budget that counts the turn allows, so it must end.
+    OverBudget {
+        /// Which budget, and what was spent of it.
+        reason: String,
+    },
     /// Nothing has happened for a while.
     Alive,
+}
+
+/// What a turn that runs in a command has cost so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SpendingReport {
+    /// The turn.
+    pub turn: Uuid,
+    /// Its session.
+    #[serde(rename = "ref")]
+    pub address: Address,
+    /// What it has cost since it began, in US dollars.
+    pub cost_usd: f64,
+    /// Whether the turn was found dead. Then it counts only if it was reported before.
+    #[serde(default)]
+    pub recovered: bool,
+}
+
+/// The answer to a [`SpendingReport`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SpendingAnswer {
+    /// Why the turn must end, if more was spent than a budget that counts it allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_budget: Option<String>,
 }
 
 /// How a server ended.

@@ -38,8 +38,9 @@ pub use changes::{ChangedFile, Changes, Commit, Refused, RefusedCall};
 pub use control::{Holder, SIGNAL_SCHEMA, Signal, SignalFile};
 pub use daemon::{
     API_VERSION, AnswerRequest, BudgetView, DaemonStatus, LentServer, PageLink, ProblemDetails, Scope,
-    ServerExit, SessionList, SessionView, SignalRequest, SlotEvent, SlotRequest, StopRequest, SubmittedTask,
-    TaskContext, TaskList, TaskRequest, TokenView, TurnEnd, TurnList,
+    ServerExit, SessionList, SessionView, SignalRequest, SlotEvent, SlotRequest, SpendingAnswer,
+    SpendingReport, StopRequest, SubmittedTask, TaskContext, TaskList, TaskRequest, TokenView, TurnEnd,
+    TurnList,
 };
 pub use doctor::{Check, Health};
 pub use error::{ErrorCode, ErrorDetail, ErrorOutput};

@@ -136,7 +136,7 @@ pub enum TaskState {
     Ended,
     /// It could not be run, and is not tried again.
     Parked,
-    /// It was cancelled before its turn began.
+    /// It was cancelled before its turn began or while it ran.
     Cancelled,
 }
 

@@ -5,8 +5,8 @@ mod lines;
 use std::path::Path;
 
 use kugetsu_api::{
-    DaemonStatus, LentServer, PageLink, ProblemDetails, SlotEvent, SlotRequest, StopRequest, SubmittedTask,
-    Task, TaskId, TaskList, TaskRequest, TurnEnd,
+    DaemonStatus, LentServer, PageLink, ProblemDetails, SlotEvent, SlotRequest, SpendingAnswer,
+    SpendingReport, StopRequest, SubmittedTask, Task, TaskId, TaskList, TaskRequest, TurnEnd,
 };
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;
@@ -152,6 +152,12 @@ impl Client {
         self.send(self.request(Method::POST, &path).json(end))
             .await
             .map(drop)
+    }
+
+    /// Tells what a turn of this machine has cost so far.
+    pub async fn spent(&self, report: &SpendingReport) -> Result<SpendingAnswer, ClientError> {
+        let request = self.request(Method::POST, "/v1/spending").json(report);
+        self.call(request).await
     }
 
     /// Submits a task, which belongs to a span in the format of W3C Trace Context. It is durable when this returns.

@@ -6,16 +6,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
-use kugetsu_api::{Address, DaemonStatus, TaskId, TurnEnd};
-use kugetsu_engine::operations::{Engine, Environment, TurnControl};
+use kugetsu_api::{Address, DaemonStatus, RepoRef, SpendingReport, TaskId, TurnEnd};
+use kugetsu_engine::operations::{Engine, Environment, QueryCache, TurnControl};
 use kugetsu_engine::pool::{Pool, PoolOptions};
 use kugetsu_engine::settings::Settings;
 use kugetsu_engine::transport::PooledServers;
+use kugetsu_engine::turn::SharedBudget;
 
 use crate::http;
 use crate::http::logins::Logins;
@@ -23,7 +25,7 @@ use crate::http::rates::{Client, Rates};
 use crate::http::room::{Capacity, Room};
 use crate::http::serve::OpenFiles;
 use crate::http::slots::SlotCommand;
-use crate::ledger::{Budgets, Entry, Ledger};
+use crate::ledger::{Budgets, Ledger};
 use crate::metrics::Metrics;
 use crate::place::{self, Lock};
 use crate::queue::{Queue, QueueError, QueueOptions, SqliteQueue};
@@ -174,6 +176,7 @@ pub(crate) struct App {
     listen: Option<SocketAddr>,
     pub(crate) has_tls: bool,
     engine: Mutex<Engine>,
+    pub(crate) query_cache: Arc<QueryCache>,
     ending: watch::Sender<Ending>,
     /// Whether connections are to end with the requests that they carry.
     closing: watch::Sender<bool>,
@@ -207,6 +210,7 @@ impl Daemon {
         let program = options.environment.program().to_owned();
         let pool = Pool::open(options.home.clone(), program, pool_options(&options.settings));
         let tracer = Tracer::open(&options.environment);
+        let budgets = budgets(&options.settings, options.budget_daily);
         let engine = Engine::open(options.home.clone(), options.settings, options.environment)
             .with_server_connector(Arc::new(PooledServers::of(Arc::new(pool.clone()))));
         let listener = options.listen.map(listen).transpose()?;
@@ -217,11 +221,12 @@ impl Daemon {
         let tls = tls.transpose().map_err(DaemonError::Tls)?;
         let has_tls = tls.is_some();
         let metrics = options.metrics.map(listen).transpose()?;
-        let ledger = Ledger::open(&options.home, Timestamp::now()).map_err(|source| DaemonError::File {
-            action: "read what was spent in",
-            path: options.home.clone(),
-            source,
-        })?;
+        let ledger =
+            Ledger::open(&options.home, budgets, Timestamp::now()).map_err(|source| DaemonError::File {
+                action: "read what was spent in",
+                path: options.home.clone(),
+                source,
+            })?;
         let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let socket = place::listen(&options.home, &lock)?;
         let app = App {
@@ -249,6 +254,7 @@ impl Daemon {
             has_own_most: options.max_concurrent.is_some(),
             pool,
             engine: Mutex::new(engine),
+            query_cache: Arc::default(),
             ending: watch::Sender::new(Ending::No),
             closing: watch::Sender::new(false),
             cancelled: Mutex::default(),
@@ -294,6 +300,10 @@ impl Daemon {
         }
         if let Some(listener) = self.metrics {
             serving.spawn(http::serve_metrics(Arc::clone(&app), listener, files));
+        }
+        let weights = weights(app.engine().settings());
+        if let Err(error) = app.queue.set_weights(weights).await {
+            tracing::error!("the weights of repositories are not used: {error}");
         }
         let tidying = tokio::spawn({
             let app = Arc::clone(&app);
@@ -354,13 +364,20 @@ impl Handle {
     }
 
     /// Uses other settings for later turns.
-    pub fn reload(&self, settings: Settings) {
+    pub async fn reload(&self, settings: Settings) {
         if !self.0.has_own_most {
             self.0.slots.set_most(settings.max_concurrent.get());
         }
         self.0.pool.set_options(pool_options(&settings));
-        let mut engine = locked(&self.0.engine);
-        *engine = engine.clone().with_settings(settings);
+        self.0.ledger.set_budgets(budgets(&settings, self.0.budget_daily));
+        let weights = weights(&settings);
+        {
+            let mut engine = locked(&self.0.engine);
+            *engine = engine.clone().with_settings(settings);
+        }
+        if let Err(error) = self.0.queue.set_weights(weights).await {
+            tracing::error!("the weights of repositories stay as they were: {error}");
+        }
     }
 }
 
@@ -398,19 +415,8 @@ impl App {
         self.listen.map(|address| format!("{scheme}://{address}"))
     }
 
-    /// What turns may cost.
-    pub(crate) fn budgets(&self) -> Budgets {
-        let engine = self.engine();
-        let settings = engine.settings();
-        Budgets {
-            daily: self.budget_daily.or(settings.budget_daily),
-            daily_per_repo: settings.budget_daily_per_repo,
-            daily_per_session: settings.budget_daily_per_session,
-        }
-    }
-
     /// Counts a turn that has ended. What it cost is on disk when this returns.
-    pub(crate) async fn count(&self, address: &Address, ended: Timestamp, end: &TurnEnd) {
+    pub(crate) async fn count(&self, address: &Address, end: &TurnEnd) {
         self.metrics.turn(end);
         let turn = end.turn;
         tracing::info!(
@@ -421,17 +427,37 @@ impl App {
             cost_usd = end.cost_usd,
             "a turn has ended"
         );
-        let ledger = Arc::clone(&self.ledger);
-        let entry = Entry {
-            time: ended,
+        self.spent(SpendingReport {
             turn,
             address: address.clone(),
             cost_usd: end.cost_usd,
-        };
-        let added = tokio::task::spawn_blocking(move || ledger.add(&entry)).await;
-        if let Ok(Err(error)) = added {
+            recovered: false,
+        })
+        .await;
+    }
+
+    /// Counts what a turn has cost so far. It is on disk when this returns. The reason if the turn must end.
+    pub(crate) async fn spent(&self, report: SpendingReport) -> Option<String> {
+        let (ledger, turn, address) = (Arc::clone(&self.ledger), report.turn, report.address.clone());
+        let counted = tokio::task::spawn_blocking(move || {
+            let count = if report.recovered {
+                Ledger::recovered
+            } else {
+                Ledger::spent
+            };
+            count(
+                &ledger,
+                report.turn,
+                &report.address,
+                report.cost_usd,
+                Timestamp::now(),
+            )
+        });
+        if let Ok(Err(error)) = counted.await {
             tracing::error!(%turn, %error, "what a turn cost cannot be recorded");
         }
+        let crossed = self.ledger.is_crossed(&address, Timestamp::now());
+        crossed.map(|used_up| used_up.to_string())
     }
 
     pub(crate) fn turns(&self) -> MutexGuard<'_, HashMap<TaskId, RunningTask>> {
@@ -475,7 +501,7 @@ impl App {
             queue: self.queue.counts(),
             servers: self.pool.servers(),
             pool: self.pool.counts(),
-            budget: self.ledger.view(self.budgets(), Timestamp::now()),
+            budget: self.ledger.view(Timestamp::now()),
         }
     }
 
@@ -560,6 +586,62 @@ impl App {
         while self.slots.counts().1 > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+}
+
+/// The budgets, as the turn of a task on this session sees them.
+pub(crate) struct TaskBudget {
+    pub(crate) app: Arc<App>,
+    pub(crate) address: Address,
+}
+
+impl TaskBudget {
+    async fn report(&self, turn: Uuid, cost_usd: f64, recovered: bool) -> Option<String> {
+        let address = self.address.clone();
+        let report = SpendingReport {
+            turn,
+            address,
+            cost_usd,
+            recovered,
+        };
+        self.app.spent(report).await
+    }
+}
+
+impl std::fmt::Debug for TaskBudget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("TaskBudget").field(&self.address).finish()
+    }
+}
+
+#[async_trait]
+impl SharedBudget for TaskBudget {
+    async fn spent(&self, turn: Uuid, cost_usd: f64) -> Option<String> {
+        self.report(turn, cost_usd, false).await
+    }
+
+    async fn recovered(&self, turn: Uuid, cost_usd: f64) {
+        self.report(turn, cost_usd, true).await;
+    }
+
+    async fn used_up(&self) -> String {
+        self.app.ledger.crossed(&self.address).await.to_string()
+    }
+}
+
+/// How many turns repositories have in each rotation, if it is not one.
+fn weights(settings: &Settings) -> HashMap<RepoRef, u32> {
+    let weights = settings.repo_weights.iter();
+    weights.map(|of| (of.repo.clone(), of.weight)).collect()
+}
+
+/// What turns may cost.
+fn budgets(settings: &Settings, daily: Option<f64>) -> Budgets {
+    Budgets {
+        daily: daily.or(settings.budget_daily),
+        daily_per_repo: settings.budget_daily_per_repo,
+        daily_per_session: settings.budget_daily_per_session,
+        zone: settings.budget_timezone.clone(),
     }
 }
 

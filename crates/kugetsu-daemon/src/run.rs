@@ -42,7 +42,7 @@ pub fn run(
                 _ = interrupt.recv() => stop(&handle),
                 _ = hangup.recv() => match reload() {
                     Ok(settings) => {
-                        handle.reload(settings);
+                        handle.reload(settings).await;
                         tracing::info!("the settings were read again");
                     }
                     Err(problem) => tracing::error!(problem, "the settings stay as they were"),

@@ -14,7 +14,7 @@ use kugetsu_engine::turn::{GO_ON, Responder};
 
 use uuid::Uuid;
 
-use crate::app::{App, Ending, RunningTask};
+use crate::app::{App, Ending, RunningTask, TaskBudget};
 use crate::queue::{Claim, QueueError, Settlement, turn_of};
 use crate::slots::Place;
 
@@ -104,6 +104,9 @@ fn until(due: Timestamp) -> Duration {
 /// Runs the turn of a claimed task, and records how it ended.
 async fn run(app: Arc<App>, place: Place, claim: Claim) {
     let (task, turn) = (claim.task.task, claim.turn);
+    if claim.cancelled {
+        app.cancel(task);
+    }
     tracing::info!(
         %task,
         %turn,
@@ -112,7 +115,14 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
         "the turn of a task begins"
     );
     let traceparent = app.tracer.parent_of_tools(&claim.task, turn);
-    let engine = app.engine().with_traceparent(traceparent);
+    let budget = TaskBudget {
+        app: Arc::clone(&app),
+        address: claim.task.spec.address.clone(),
+    };
+    let engine = app
+        .engine()
+        .with_traceparent(traceparent)
+        .with_shared_budget(Arc::new(budget));
     let before = Instant::now();
     if !claim.resumed && claim.task.attempts <= 1 {
         let since = claim.task.not_before.unwrap_or(claim.task.submitted);
@@ -120,7 +130,7 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
             .waited(since.max(claim.task.submitted), Timestamp::now());
     }
     let address = &claim.task.spec.address;
-    let left = match app.ledger.left(app.budgets(), address, Timestamp::now()) {
+    let left = match app.ledger.left(address, Timestamp::now()) {
         Ok(left) => left,
         Err(used_up) if !claim.resumed => {
             let again = Settlement::Again {
@@ -130,16 +140,22 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
                 counts: false,
             };
             settle(&app, &claim, again).await;
+            app.forget_cancelled(task);
             drop(place);
             return;
         }
         // The turn may have run.
         Err(_) => Some(0.0),
     };
-    let result = run_turn(&app, &engine, &claim, left).await;
+    let result = if claim.cancelled {
+        // Only how far an earlier daemon has come is of interest.
+        Err(EngineError::Recorded(turn))
+    } else {
+        run_turn(&app, &engine, &claim, left).await
+    };
     app.turns().remove(&task);
     let ran_before = matches!(result, Err(EngineError::Recorded(_)));
-    let result = match result {
+    let mut result = match result {
         // The turn ran before the daemon's last end.
         Err(EngineError::Recorded(_)) => {
             let address = claim.task.spec.address.clone();
@@ -152,9 +168,14 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
         }
         result => result,
     };
-    if let Ok(report) = &result {
+    if let Ok(report) = &mut result {
+        let ended = &mut report.turn;
+        if ended.verdict == Verdict::Lost {
+            // The record of a turn that was found dead may not have all that it told.
+            ended.cost_usd = ended.cost_usd.max(app.ledger.counted(turn));
+        }
         let end = TurnEnd::of(&report.turn, report.took);
-        app.count(&claim.task.spec.address, report.turn.ended, &end).await;
+        app.count(&claim.task.spec.address, &end).await;
         let log = engine.stream_path(&claim.task.spec.address, turn);
         app.tracer.turn(&claim.task, &report.turn, log);
     }

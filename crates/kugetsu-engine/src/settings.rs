@@ -17,7 +17,9 @@ pub use forges::ForgeSettings;
 pub use hosts::{HostError, HostSettings};
 pub(crate) use load::read_text;
 pub use load::{Place, SettingsError};
-pub use values::{DaemonSetting, HostPort, OnAskSetting, WorktreeSetting, is_allowed, parse_model};
+pub use values::{
+    DaemonSetting, HostPort, OnAskSetting, RepoWeight, WorktreeSetting, is_allowed, parse_model,
+};
 
 use crate::turn::Limits;
 use kugetsu_api::permission::Policy;

@@ -381,3 +381,45 @@ fn a_compressed_log_of_any_size_is_read_piece_by_piece() {
     rest.expect(200);
     assert_eq!(rest.body, format!("id: {turn}:{}\ndata: {line}\n", content.len()));
 }
+
+#[test]
+fn the_query_from_memory_is_that_of_the_files() {
+    let world = world();
+    let same = |what: &str| {
+        let summary = |mut query: Value| {
+            // The rest is of the command, and the time is another one.
+            query
+                .as_object_mut()
+                .unwrap()
+                .retain(|field, _| !["time", "schema", "exit_status"].contains(&field.as_str()));
+            query
+        };
+        let answer = Request::over_socket(&world, Method::GET, "/v1/query").send();
+        let in_memory = summary(answer.expect(200).json());
+        let on_disk = run(&world, ["query"]);
+        on_disk.expect_status(0);
+        assert_eq!(in_memory, summary(on_disk.json()), "{what}");
+        in_memory
+    };
+    same("before the first session");
+    run(&world, ["start", "1", "hello", "--transport", "run"]).expect_status(0);
+    assert_eq!(same("after a turn")["sessions"]["completed"], 1);
+    run(&world, ["start", "1/review", "hello", "--transport", "run"]).expect_status(0);
+    assert_eq!(same("after another one")["sessions"]["completed"], 2);
+    run(&world, ["continue", "1", "more", "--transport", "run"]).expect_status(0);
+    assert_eq!(same("after a second turn")["totals"]["turns"], 3);
+    run(&world, ["destroy", "1/review", "--yes"]).expect_status(0);
+    assert_eq!(same("after one was destroyed")["sessions"]["total"], 1);
+    let path = kit::record_path(&world, "1");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, &text[..text.len() / 2]).unwrap();
+    assert_eq!(
+        same("after a file was spoiled")["broken"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    std::fs::write(&path, &text).unwrap();
+    assert_eq!(same("after it was mended")["totals"]["turns"], 2);
+}

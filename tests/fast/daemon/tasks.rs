@@ -4,7 +4,7 @@ use kugetsu_testing::{FakeScript, Step, World};
 use serde_json::json;
 
 use super::{expect_error, has_got, status, submit, task, wait_for_state, world, world_with};
-use crate::support::kit::{SOON, fake_prompts, run};
+use crate::support::kit::{self, SOON, fake_prompts, run};
 
 #[test]
 fn tasks_of_a_session_run_in_their_order_and_others_beside_them() {
@@ -86,6 +86,37 @@ fn a_task_is_cancelled_before_or_while_it_runs() {
 }
 
 #[test]
+fn a_task_that_was_cancelled_is_not_run_again_after_a_crash() {
+    // What ignores the signal keeps the turn from ending before the daemon is killed.
+    let stays = Step::Orphan {
+        ignore_term: true,
+        holds_stdout: false,
+    };
+    let world = kit::scripted_world(&FakeScript::default().on("hang", [stays, Step::Hang]));
+    run(&world, ["config", "set", "grace", "20s"]).expect_status(0);
+    world.start_daemon_with(&["--max-concurrent", "1"]);
+    let cancelled = submit(&world, &["1", "hang"]);
+    world.wait_until("the task runs", SOON, || has_got(&world, "hang"));
+    let answer = run(&world, ["task", "cancel", &cancelled, "--json"]).json();
+    assert_eq!(answer["state"], "running", "{answer:#}");
+    world.kill_daemon();
+    world.wait_until("nothing is left", SOON, || world.processes().is_empty());
+    world.start_daemon_with(&["--max-concurrent", "1"]);
+    let ended = wait_for_state(&world, &cancelled, "cancelled");
+    assert_eq!(ended["attempts"], 1, "{ended:#}");
+    // The session can be used again.
+    let next = submit(&world, &["1", "something else"]);
+    assert_eq!(wait_for_state(&world, &next, "ended")["verdict"], "completed");
+    assert_eq!(
+        fake_prompts(&world)
+            .iter()
+            .filter(|prompt| *prompt == "hang")
+            .count(),
+        1
+    );
+}
+
+#[test]
 fn what_cannot_run_is_refused_or_parked() {
     let world = world();
     let elsewhere = run(&world, ["submit", "github.com/other/repo#1", "hello", "--json"]);
@@ -155,8 +186,8 @@ fn a_killed_daemon_loses_no_task_and_runs_none_twice() {
     }
     // A message is in a session once, whatever happened: where it was delivered, the session was told to go on.
     for n in 0..12 {
-        let session = crate::support::kit::session_of(&world, &(n % 4 + 1).to_string());
-        let prompts = crate::support::kit::prompts_of(&world, &session);
+        let session = kit::session_of(&world, &(n % 4 + 1).to_string());
+        let prompts = kit::prompts_of(&world, &session);
         let own = prompts
             .iter()
             .filter(|prompt| **prompt == format!("slow {n}"))

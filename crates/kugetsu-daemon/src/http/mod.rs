@@ -132,6 +132,7 @@ fn slots_of(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/v1/slots/{slot}/server", post(slots::lend))
         .route("/v1/slots/{slot}/server", delete(slots::give_back))
         .route("/v1/slots/{slot}/end", post(slots::end))
+        .route("/v1/spending", post(slots::spent))
         .layer(DefaultBodyLimit::max(MAX_LOCAL_BODY));
     let links = Router::new().route("/v1/page-links", post(logins::new_link));
     with_scope(slots.merge(links), app, Scope::Admin)

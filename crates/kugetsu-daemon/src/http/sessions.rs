@@ -221,5 +221,8 @@ pub(super) async fn query(
     Extension(access): Extension<Access>,
 ) -> Answer<Json<kugetsu_api::Query>> {
     access.require_all()?;
-    blocking(&app, Engine::query).await.map(Json)
+    let cache = Arc::clone(&app.query_cache);
+    blocking(&app, move |engine| engine.query_from(&cache))
+        .await
+        .map(Json)
 }

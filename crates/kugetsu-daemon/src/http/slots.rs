@@ -13,7 +13,10 @@ use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use kugetsu_api::{Address, ErrorCode, LentServer, ServerExit, SlotEvent, SlotRequest, TurnEnd};
+use kugetsu_api::{
+    Address, ErrorCode, LentServer, ServerExit, SlotEvent, SlotRequest, SpendingAnswer, SpendingReport,
+    TurnEnd,
+};
 use kugetsu_engine::pool::{Loan, PoolError, ServerWish};
 use kugetsu_engine::transport::Exit;
 use serde::Deserialize;
@@ -55,8 +58,7 @@ pub(super) async fn ask(
     if app.is_ending() {
         return Err(Problem::draining());
     }
-    app.ledger
-        .left(app.budgets(), &request.address, Timestamp::now())?;
+    app.ledger.left(&request.address, Timestamp::now())?;
     let (lines, receiver) = mpsc::channel(8);
     let address = request.address;
     tokio::spawn(Holder { app, address, lines }.hold());
@@ -98,13 +100,11 @@ impl Holder {
         self.app.commands().insert(slot, commands);
         let _registered = Registered { app: &self.app, slot };
         // A budget that was used up meanwhile ends the turn with its first step.
-        let left = self
-            .app
-            .ledger
-            .left(self.app.budgets(), &self.address, Timestamp::now());
+        let left = self.app.ledger.left(&self.address, Timestamp::now());
         let max_cost_usd = left.unwrap_or(Some(0.0));
         self.say(SlotEvent::Granted { slot, max_cost_usd }).await?;
         let mut loan: Option<Loan> = None;
+        let mut is_over_budget = false;
         let mut alive = tokio::time::interval(ALIVE);
         alive.reset();
         loop {
@@ -137,7 +137,7 @@ impl Holder {
                         let _ = done.send(());
                     }
                     Some(SlotCommand::End(end, done)) => {
-                        self.app.count(&self.address, Timestamp::now(), &end).await;
+                        self.app.count(&self.address, &end).await;
                         let _ = done.send(());
                     }
                 },
@@ -151,6 +151,11 @@ impl Holder {
                         loan.give_back(true).await;
                         self.say(event).await?;
                     }
+                }
+                used_up = self.app.ledger.crossed(&self.address), if !is_over_budget => {
+                    is_over_budget = true;
+                    let reason = used_up.to_string();
+                    self.say(SlotEvent::OverBudget { reason }).await?;
                 }
                 _ = alive.tick() => self.say(SlotEvent::Alive).await?,
             }
@@ -278,4 +283,15 @@ pub(super) async fn end(
         .map_err(|_| no_such_slot())?;
     is_done.await.map_err(|_| no_such_slot())?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Counts what the turn of a command has cost so far. It needs no place: the command may have got it from a daemon that
+/// has ended since.
+pub(super) async fn spent(
+    State(app): Shared,
+    report: Result<Json<SpendingReport>, JsonRejection>,
+) -> Answer<Json<SpendingAnswer>> {
+    let Json(report) = report?;
+    let over_budget = app.spent(report).await;
+    Ok(Json(SpendingAnswer { over_budget }))
 }

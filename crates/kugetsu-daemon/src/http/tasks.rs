@@ -56,9 +56,7 @@ pub(super) async fn submit(
     let mut task = new_task(id, request, key, engine.settings())?;
     task.spec.traceparent = traceparent(&headers);
     access.require(task.spec.address.repo())?;
-    let left = app
-        .ledger
-        .left(app.budgets(), &task.spec.address, Timestamp::now());
+    let left = app.ledger.left(&task.spec.address, Timestamp::now());
     if let Err(used_up) = left {
         return Err(if access.covers_all() {
             used_up.into()

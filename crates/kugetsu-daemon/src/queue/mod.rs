@@ -12,6 +12,8 @@ mod sqlite;
 mod tests;
 mod time;
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -69,6 +71,8 @@ pub struct Claim {
     pub turn: Uuid,
     /// Whether the claim was on record already when the queue was opened, so that the turn may have run.
     pub resumed: bool,
+    /// Whether the task was cancelled while its turn ran. The turn is not to run any more.
+    pub cancelled: bool,
 }
 
 /// How the attempt of a claimed task ended.
@@ -83,7 +87,7 @@ pub enum Settlement {
         /// What the turn cost, in US dollars.
         cost_usd: f64,
     },
-    /// The task is to be run again as a new turn, not before this time.
+    /// The task is to be run again as a new turn, not before this time; one that was cancelled is not.
     Again {
         /// The time.
         not_before: Timestamp,
@@ -111,7 +115,8 @@ pub enum Settlement {
 pub enum Cancellation {
     /// The task had not begun, and will not.
     Cancelled(Task),
-    /// The turn of the task runs; its runner has to end it.
+    /// The turn of the task runs; its runner has to end it. That it was cancelled is on record, so the task is not run
+    /// again whatever becomes of the runner.
     Running(Task),
     /// The task had ended before.
     Over(Task),
@@ -180,7 +185,7 @@ pub enum QueueError {
 /// - the tasks of one session are handed out in the order of their submission, one at a time, whatever their priority
 ///   (a task that waits for its time or for another task holds back those of its session behind it);
 /// - no repository waits for another one that has more tasks: among repositories whose first task has the same
-///   priority, each gets its share in turn.
+///   priority, each gets as many turns as its weight says, in turn.
 #[async_trait]
 pub trait Queue: Send + Sync {
     /// Stores a task. It is durable when this returns. The same submission with the same idempotency key, or the same id,
@@ -199,7 +204,7 @@ pub trait Queue: Send + Sync {
         now: Timestamp,
     ) -> Result<Task, QueueError>;
 
-    /// Cancels a task that has not begun.
+    /// Cancels a task that has not begun, and takes note that one that runs is not to be run again.
     async fn cancel(&self, task: TaskId, now: Timestamp) -> Result<Cancellation, QueueError>;
 
     /// A task.
@@ -220,6 +225,9 @@ pub trait Queue: Send + Sync {
     /// Changes whenever there may be something to claim. Closed if nothing can be written any more until the queue is
     /// opened again.
     fn changes(&self) -> watch::Receiver<u64>;
+
+    /// Uses these weights of repositories from now on; one that has none weighs 1. A queue that is opened has none.
+    async fn set_weights(&self, weights: HashMap<RepoRef, u32>) -> Result<(), QueueError>;
 
     /// Forgets tasks that ended before this time, unless another task waits for them. Returns how many.
     async fn forget_ended(&self, before: Timestamp) -> Result<u64, QueueError>;

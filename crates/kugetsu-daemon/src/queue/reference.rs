@@ -24,7 +24,9 @@ pub(super) struct ReferenceTask {
 #[derive(Clone, Debug)]
 pub(super) struct Reference {
     pub(super) tasks: Vec<ReferenceTask>,
-    served: HashMap<RepoRef, (Micros, u64)>,
+    /// When each repository had its last turn of a rotation, the number of that turn, and its turns since.
+    served: HashMap<RepoRef, (Micros, u64, u32)>,
+    pub(super) weights: HashMap<RepoRef, u32>,
     turns: u64,
     pub(super) now: Micros,
 }
@@ -34,6 +36,7 @@ impl Reference {
         Self {
             tasks: Vec::new(),
             served: HashMap::new(),
+            weights: HashMap::new(),
             turns: 0,
             now: 0,
         }
@@ -42,6 +45,7 @@ impl Reference {
     /// What a queue that is opened knows no more.
     pub(super) fn reopen(&mut self) {
         self.served.clear();
+        self.weights.clear();
         self.turns = 0;
         self.now = 0;
     }
@@ -68,12 +72,17 @@ impl Reference {
             }
         }
         let (repo, task) = best_of_repo.into_iter().max_by_key(|(repo, task)| {
-            let (at, turn) = self.served.get(repo).copied().unwrap_or((Micros::MIN, 0));
+            let (at, turn, _) = self.served.get(repo).copied().unwrap_or((Micros::MIN, 0, 0));
             (self.points(task, at), std::cmp::Reverse(turn), -task.seq)
         })?;
         let (repo, task) = (repo.clone(), task.task);
         self.turns += 1;
-        self.served.insert(repo, (self.now, self.turns));
+        let weight = self.weights.get(&repo).copied().unwrap_or(1);
+        let served = self.served.entry(repo).or_insert((Micros::MIN, 0, 0));
+        served.2 += 1;
+        if served.2 >= weight {
+            *served = (self.now, self.turns, 0);
+        }
         self.get(task).state = TaskState::Running;
         Some(task)
     }

@@ -10,6 +10,7 @@
 //!   its repository had its last turn. With equal priorities this is a rotation: the repository that was served longest
 //!   ago is next, and its number of tasks does not matter. With unequal ones, the lower priority gets a turn as soon as
 //!   it has waited long enough. So every candidate runs at last.
+//! - **Weights.** A repository with the weight 3 has three turns before it goes to the end of the rotation.
 //!
 //! All waiting tasks age alike. Therefore the order of two tasks never changes while they wait, it is known when they
 //! become candidates, and a claim looks at no task but the one that it takes.
@@ -67,18 +68,21 @@ fn aged(since: Micros, priority: i32) -> Micros {
     since.saturating_sub(AGEING.saturating_mul(i64::from(priority)))
 }
 
-/// When a repository had its last turn.
+/// When a repository had the last one of the turns that its weight gives it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Served {
     at: Micros,
     /// The number of that turn, for turns at the same time.
     turn: u64,
+    /// The turns that it had since, fewer than its weight.
+    since: u32,
 }
 
 impl Served {
     const NEVER: Self = Self {
         at: Micros::MIN,
         turn: 0,
+        since: 0,
     };
 }
 
@@ -110,6 +114,8 @@ pub(super) struct Schedule {
     order: BTreeSet<Standing>,
     /// Kept also for repositories that have no task now: one that returns must not overtake the others.
     served: HashMap<RepoRef, Served>,
+    /// How many turns a repository has in each rotation, if it is not one.
+    weights: HashMap<RepoRef, u32>,
     /// The number of turns that were given.
     turns: u64,
     /// The latest time that was seen. A clock that is set back does not change the rotation.
@@ -133,12 +139,27 @@ impl Schedule {
         entry.running = true;
         self.change(task, Some(entry));
         self.turns += 1;
-        let served = Served {
-            at: self.now,
-            turn: self.turns,
+        let before = self.served.get(&repo).copied().unwrap_or(Served::NEVER);
+        let weight = self.weights.get(&repo).copied().unwrap_or(1);
+        let served = if before.since + 1 < weight {
+            Served {
+                since: before.since + 1,
+                ..before
+            }
+        } else {
+            Served {
+                at: self.now,
+                turn: self.turns,
+                since: 0,
+            }
         };
         self.set_served(repo, served);
         Some(task)
+    }
+
+    /// Uses other weights for the turns to come.
+    pub(super) fn set_weights(&mut self, weights: HashMap<RepoRef, u32>) {
+        self.weights = weights;
     }
 
     /// Puts a task that runs back to its place in its session.

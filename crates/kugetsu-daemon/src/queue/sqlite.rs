@@ -13,6 +13,7 @@ mod record;
 mod schema;
 mod writer;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use rusqlite::{Connection, ToSql};
 use tokio::sync::{Mutex, watch};
 use uuid::Uuid;
 
-use kugetsu_api::{QueueCounts, Task, TaskId};
+use kugetsu_api::{QueueCounts, RepoRef, Task, TaskId};
 
 use super::{Cancellation, Claim, NewTask, Queue, QueueError, Settlement, Submitted, TaskFilter};
 use memory::{Memory, SharedOverview};
@@ -180,6 +181,14 @@ impl Queue for SqliteQueue {
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
+    }
+
+    async fn set_weights(&self, weights: HashMap<RepoRef, u32>) -> Result<(), QueueError> {
+        self.write(move |work| {
+            work.set_weights(weights);
+            Ok(())
+        })
+        .await
     }
 
     async fn forget_ended(&self, before: Timestamp) -> Result<u64, QueueError> {

@@ -334,14 +334,19 @@ impl Drop for Registered {
 impl BudgetWatch for Registered {
     fn check(&self, cost_usd: f64, tokens: u64) -> Option<String> {
         let mut member = self.locked();
-        // The limits of the turns above it have narrowed its own. Without any, nothing counts what it spends.
-        if member.ended || (member.max_cost.is_none() && member.max_tokens.is_none()) {
+        // The limits of the turns above it have narrowed its own.
+        let has_limits = member.max_cost.is_some() || member.max_tokens.is_some();
+        // Without any, only the turns above it count what it spends.
+        if member.ended || (!has_limits && member.ancestors.is_empty()) {
             return None;
         }
         // opencode's own numbers, which the supervisor has only added up: any change is one in the bits.
         if member.cost_usd.to_bits() != cost_usd.to_bits() || member.tokens != tokens {
             (member.cost_usd, member.tokens) = (cost_usd, tokens);
             counted(self.store.write_member(&member));
+        }
+        if !has_limits {
+            return None;
         }
         let family = self.store.family(member.root());
         // The turn's own spending is the state machine's business.
@@ -360,5 +365,11 @@ impl BudgetWatch for Registered {
                 };
                 format!("budget{whose}: {}", spent.of(above))
             })
+    }
+
+    fn cost_below(&self) -> f64 {
+        let member = self.member();
+        let spent = Spent::within(&self.store.family(member.root()), member.own.turn);
+        spent.cost_usd - spent.own_cost_usd
     }
 }

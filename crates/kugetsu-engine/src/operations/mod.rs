@@ -87,6 +87,7 @@ pub use move_::{Moved, MovedRepo};
 pub use pending::describe;
 pub use permit::{Explanation, Permit, Subject};
 pub use prune::{Kept, Orphan, Orphans, Pruned};
+pub use query::QueryCache;
 pub use repository::CloneRepo;
 pub use request::{Mode, TurnOptions, TurnReport, TurnRequest, turn_id};
 pub use restore_backup::{RestoreRequest, RestoredBackup};
@@ -105,7 +106,7 @@ use crate::settings::{Origin, Settings};
 pub use crate::store::{Collected, LastingLog, Sizes};
 use crate::store::{RecordKey, Store};
 use crate::transport::{AutoConnector, Connector};
-use crate::turn::status;
+use crate::turn::{SharedBudget, status};
 use kugetsu_api::{
     Address, LiveTurn, RepoRef, RunState, SessionRecord, SessionState, SessionSummary, TurnStatus,
 };
@@ -129,6 +130,8 @@ pub struct Engine {
     parent: Option<Uuid>,
     /// The span that this engine's turns belong to, as hooks and tools get it.
     traceparent: Option<String>,
+    /// The budget that its turns share with others.
+    shared_budget: Option<Arc<dyn SharedBudget>>,
     /// What this machine has for sandboxes.
     sandboxes: Arc<OnceLock<Available>>,
 }
@@ -147,6 +150,7 @@ impl Engine {
             turns: spawn::TurnRegistry::default(),
             parent: None,
             traceparent: None,
+            shared_budget: None,
             sandboxes: Arc::default(),
         }
     }
@@ -163,6 +167,13 @@ impl Engine {
     #[must_use]
     pub fn with_server_connector(mut self, connector: Arc<dyn Connector>) -> Self {
         self.connectors.serve = connector;
+        self
+    }
+
+    /// Has turns of this engine share a budget with others.
+    #[must_use]
+    pub fn with_shared_budget(mut self, budget: Arc<dyn SharedBudget>) -> Self {
+        self.shared_budget = Some(budget);
         self
     }
 

@@ -4,6 +4,7 @@
 //! Totals cover the current sessions. The numbers of a destroyed session are in the trash with its record.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use jiff::civil::Date;
 
 use super::{Engine, EngineError};
 use crate::duration::print_duration;
+use crate::store::{Broken, RecordCache};
 use crate::turn::status::{RunState, STALE_AFTER};
 use kugetsu_api::{Action, BrokenFile, DayView, LiveState, LiveView, PendingView, Query, RepoView};
 use kugetsu_api::{LiveTurn, RepoRef, SessionRecord, SessionState, TokenCount, Totals, Verdict};
@@ -29,41 +31,69 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, record: &SessionRecord, state: SessionState, live: Option<LiveView>, now: Timestamp) {
+    fn add(&mut self, share: Share) {
         self.total += 1;
-        *self.sessions.entry(state.as_str()).or_default() += 1;
-        self.totals.merge(&record.totals);
-        for (day, sum) in &record.days {
+        *self.sessions.entry(share.state.as_str()).or_default() += 1;
+        self.totals.merge(&share.totals);
+        for (day, sum) in &share.days {
             self.days.entry(*day).or_default().merge(sum);
         }
-        let (sessions, sum) = self
-            .repositories
-            .entry(record.address.repo().clone())
-            .or_default();
+        let (sessions, sum) = self.repositories.entry(share.repo).or_default();
         *sessions += 1;
-        sum.merge(&record.totals);
-        self.pending.extend(pending(record));
-        self.actions.extend(action(record, state, live.as_ref(), now));
-        self.live.extend(live);
+        sum.merge(&share.totals);
+        self.pending.extend(share.pending);
+        self.actions.extend(share.action);
+        self.live.extend(share.live);
     }
 
-    fn merge(&mut self, other: Self) {
+    fn merge(&mut self, other: &Self) {
         self.total += other.total;
-        for (state, count) in other.sessions {
+        for (state, count) in &other.sessions {
             *self.sessions.entry(state).or_default() += count;
         }
         self.totals.merge(&other.totals);
-        for (day, sum) in other.days {
-            self.days.entry(day).or_default().merge(&sum);
+        for (day, sum) in &other.days {
+            self.days.entry(*day).or_default().merge(sum);
         }
-        for (repo, (sessions, totals)) in other.repositories {
-            let (count, sum) = self.repositories.entry(repo).or_default();
+        for (repo, (sessions, totals)) in &other.repositories {
+            let (count, sum) = self.repositories.entry(repo.clone()).or_default();
             *count += sessions;
-            sum.merge(&totals);
+            sum.merge(totals);
         }
-        self.pending.extend(other.pending);
-        self.live.extend(other.live);
-        self.actions.extend(other.actions);
+        self.pending.extend_from_slice(&other.pending);
+        self.live.extend_from_slice(&other.live);
+        self.actions.extend_from_slice(&other.actions);
+    }
+}
+
+/// What a record adds to the sums.
+#[derive(Clone)]
+struct Share {
+    repo: RepoRef,
+    state: SessionState,
+    totals: Totals,
+    days: Vec<(Date, Totals)>,
+    pending: Vec<PendingView>,
+    action: Option<Action>,
+    live: Option<LiveView>,
+}
+
+/// What is kept in memory of a record.
+enum Kept {
+    /// All that it adds. Nothing but another record changes that.
+    Share(Box<Share>),
+    /// The record, because its turn may be running.
+    Live(Box<SessionRecord>),
+}
+
+/// The records of a store in memory, for a process that asks often. It is kept right by what the system tells of changes
+/// in their folders; where the system does not, the records are read each time.
+#[derive(Default)]
+pub struct QueryCache(Mutex<RecordCache<Kept, Sums>>);
+
+impl std::fmt::Debug for QueryCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueryCache").finish_non_exhaustive()
     }
 }
 
@@ -73,42 +103,59 @@ impl Engine {
         let now = Timestamp::now();
         let mut sums = Sums::default();
         let (_, broken) = self.store.fold_sessions(
-            |sums: &mut Sums, record| {
-                let state = self.state_of(&record);
-                let live = record.live.as_ref();
-                let live = live.map(|live| self.view(&record, live, state, now));
-                sums.add(&record, state, live, now);
+            |sums: &mut Sums, record| sums.add(self.share(&record, now)),
+            |block| sums.merge(&block),
+        )?;
+        Ok(summary(sums, broken, now))
+    }
+
+    /// [`Engine::query`] with what is in memory. The cache belongs to this store alone.
+    pub fn query_from(&self, cache: &QueryCache) -> Result<Query, EngineError> {
+        let now = Timestamp::now();
+        let mut sums = Sums::default();
+        // A panic may have left it half changed.
+        let mut cache = cache.0.lock().unwrap_or_else(|poisoned| {
+            let mut cache = poisoned.into_inner();
+            *cache = RecordCache::default();
+            cache
+        });
+        let broken = cache.fold(
+            &self.store,
+            |record| match &record.live {
+                Some(_) => Kept::Live(Box::new(record)),
+                None => Kept::Share(Box::new(self.share(&record, now))),
+            },
+            |sums: &mut Sums, kept| match kept {
+                Kept::Share(share) => {
+                    sums.add(Share::clone(share));
+                    true
+                }
+                Kept::Live(record) => {
+                    sums.add(self.share(record, now));
+                    false
+                }
             },
             |block| sums.merge(block),
         )?;
-        let mut sessions: BTreeMap<String, u64> = ["new", "running"]
-            .into_iter()
-            .chain(Verdict::ALL.iter().map(|verdict| verdict.as_str()))
-            .map(|state| (state.to_owned(), sums.sessions.get(state).copied().unwrap_or(0)))
-            .collect();
-        sessions.insert("total".to_owned(), sums.total);
-        Ok(Query {
-            time: now,
-            sessions,
-            live: sums.live,
-            pending: sums.pending,
-            totals: sums.totals,
-            days: sums
-                .days
-                .into_iter()
-                .map(|(day, sum)| day_view(day, &sum))
-                .collect(),
-            repositories: sums
-                .repositories
-                .into_iter()
-                .map(|(repo, (sessions, sum))| repo_view(repo, sessions, &sum))
-                .collect(),
-            actions: sums.actions,
-            broken: broken
-                .into_iter()
-                .map(|(path, problem)| BrokenFile { path, problem })
-                .collect(),
-        })
+        match broken {
+            Some(broken) => Ok(summary(sums, broken, now)),
+            None => self.query(),
+        }
+    }
+
+    fn share(&self, record: &SessionRecord, now: Timestamp) -> Share {
+        let state = self.state_of(record);
+        let live = record.live.as_ref();
+        let live = live.map(|live| self.view(record, live, state, now));
+        Share {
+            repo: record.address.repo().clone(),
+            state,
+            totals: record.totals,
+            days: record.days.iter().map(|(day, sum)| (*day, *sum)).collect(),
+            pending: pending(record),
+            action: action(record, state, live.as_ref(), now),
+            live,
+        }
     }
 
     fn view(&self, record: &SessionRecord, live: &LiveTurn, state: SessionState, now: Timestamp) -> LiveView {
@@ -142,6 +189,37 @@ impl Engine {
                 .as_ref()
                 .map_or_else(TokenCount::default, |status| status.tokens),
         }
+    }
+}
+
+fn summary(sums: Sums, broken: Vec<Broken>, now: Timestamp) -> Query {
+    let mut sessions: BTreeMap<String, u64> = ["new", "running"]
+        .into_iter()
+        .chain(Verdict::ALL.iter().map(|verdict| verdict.as_str()))
+        .map(|state| (state.to_owned(), sums.sessions.get(state).copied().unwrap_or(0)))
+        .collect();
+    sessions.insert("total".to_owned(), sums.total);
+    Query {
+        time: now,
+        sessions,
+        live: sums.live,
+        pending: sums.pending,
+        totals: sums.totals,
+        days: sums
+            .days
+            .into_iter()
+            .map(|(day, sum)| day_view(day, &sum))
+            .collect(),
+        repositories: sums
+            .repositories
+            .into_iter()
+            .map(|(repo, (sessions, sum))| repo_view(repo, sessions, &sum))
+            .collect(),
+        actions: sums.actions,
+        broken: broken
+            .into_iter()
+            .map(|(path, problem)| BrokenFile { path, problem })
+            .collect(),
     }
 }
 

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::aside::aside;
-use crate::opencode::{Api, Launch, ProjectParts, Secrets, Server, ServerError, SessionContext};
+use crate::opencode::{Api, Launch, Secrets, Server, ServerError, SessionContext};
 use crate::process::Containment;
 use crate::store::{ServedTurn, ServerFolder, Store, StoreError};
 use kugetsu_api::{PoolCounts, ServerState, ServerView};
@@ -120,7 +120,6 @@ struct Warm {
     last_directory: Option<PathBuf>,
     turns: u32,
     idle_since: Instant,
-    is_dead: bool,
 }
 
 impl Pool {
@@ -172,8 +171,8 @@ impl Pool {
 
     async fn lend_now(&self, wish: ServerWish) -> Result<Loan, PoolError> {
         let (key, parts, wish) = aside(move || {
-            let parts = ProjectParts::of(&wish.directory, wish.home());
-            (wish.key(&parts), parts.digest, wish)
+            let (key, parts) = wish.key();
+            (key, parts, wish)
         })
         .await;
         let key = key.ok_or(PoolError::Unknown)?;
@@ -279,7 +278,7 @@ impl Pool {
             view.turns = warm.turns;
         }
         drop(state);
-        Loan::new(self.clone(), warm, api, wish.grace())
+        Loan::new(self.clone(), warm, api, wish.grace)
     }
 
     async fn lend_new(
@@ -329,24 +328,25 @@ impl Pool {
         let folder = self.0.store.server_folder(id, wish.shell());
         let own = folder.clone();
         aside(move || own.make()).await?;
-        let context = SessionContext::of_warm_server(wish.config(), &folder.context())
-            .map_err(PoolError::Configuration)?;
+        let context =
+            SessionContext::of_warm_server(wish.config.clone().unwrap_or_default(), &folder.context())
+                .map_err(PoolError::Configuration)?;
         let launch = Launch {
             opencode: wish.opencode(),
             containment: Containment {
                 guard_program: self.0.guard.clone(),
                 mark: id,
                 environment: wish.environment_for(self.0.guard.clone(), Some(&folder.shell())),
-                grace: wish.grace(),
+                grace: wish.grace,
                 cgroup: true,
             },
             directory: folder.work(),
-            rules: Some(wish.rules()),
+            rules: Some(wish.rules.clone()),
             debug_log: None,
-            ready: wish.ready(),
+            ready: wish.ready,
             secrets: Secrets::default(),
             context,
-            ignore_project: wish.ignores_project(),
+            ignore_project: wish.ignore_project,
         };
         let server = Server::start(&launch).await?;
         starting.done(server.process_id());
@@ -360,7 +360,6 @@ impl Pool {
             last_directory: None,
             turns: 0,
             idle_since: Instant::now(),
-            is_dead: false,
         })
     }
 
@@ -442,20 +441,15 @@ impl Pool {
             let (limit, warm) = (state.options.idle, state.options.warm);
             let newest = state.newest.as_ref().map(|(key, _)| *key);
             let mut spare = 0;
-            let mut idle = std::mem::take(&mut state.idle);
-            for one in &mut idle {
-                one.is_dead = one.server.has_ended();
-            }
-            let (over, kept) = idle.into_iter().partition(|one: &Warm| {
-                if one.is_dead {
+            let is_over = |one: &mut Warm| {
+                if one.server.has_ended() {
                     return true;
                 }
                 let is_spare = Some(one.key) == newest && spare < warm;
                 spare += usize::from(is_spare);
                 !is_spare && one.idle_since.elapsed() >= limit
-            });
-            state.idle = kept;
-            over
+            };
+            state.idle.extract_if(.., is_over).collect()
         };
         for warm in over {
             self.end(warm, false).await;
@@ -479,8 +473,8 @@ impl Pool {
             return;
         };
         let (now, wish) = aside(move || {
-            let parts = ProjectParts::of(&wish.directory, wish.home());
-            (wish.key(&parts), wish)
+            let (now, _) = wish.key();
+            (now, wish)
         })
         .await;
         if now == Some(key) {
@@ -528,7 +522,7 @@ impl Pool {
 /// Makes a server one of this turn. Blocks.
 fn lend_folder(folder: &ServerFolder, wish: &ServerWish) -> Result<(), StoreError> {
     let turn = ServedTurn { turn: wish.turn };
-    folder.lend(&turn, wish.variables(), wish.context())
+    folder.lend(&turn, &wish.variables, &wish.context)
 }
 
 impl State {

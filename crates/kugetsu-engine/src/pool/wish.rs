@@ -76,15 +76,15 @@ pub struct ServerWish {
     /// The caller's variables, without those of [`OF_THE_CALLER`].
     environment: Vec<(String, String)>,
     home: PathBuf,
-    rules: Vec<Rule>,
-    config: Option<Map<String, Value>>,
-    ignore_project: bool,
+    pub(super) rules: Vec<Rule>,
+    pub(super) config: Option<Map<String, Value>>,
+    pub(super) ignore_project: bool,
     /// The text for the model.
-    context: String,
+    pub(super) context: String,
     /// Variables for the environment of tools.
-    variables: Vec<(String, String)>,
-    ready: Duration,
-    grace: Duration,
+    pub(super) variables: Vec<(String, String)>,
+    pub(super) ready: Duration,
+    pub(super) grace: Duration,
 }
 
 /// The environment may hold keys.
@@ -156,9 +156,14 @@ impl ServerWish {
         }
     }
 
-    /// What a server must have in common with this turn, whose project brings these parts; `None` if that cannot be told.
-    /// Blocks.
-    pub(super) fn key(&self, parts: &ProjectParts) -> Option<ServerKey> {
+    /// What a server must have in common with this turn, if that can be told, and a digest of what the turn's project
+    /// brings. Blocks.
+    pub(super) fn key(&self) -> (Option<ServerKey>, Option<String>) {
+        let parts = ProjectParts::of(&self.directory, &self.home);
+        (self.key_with(&parts), parts.digest)
+    }
+
+    fn key_with(&self, parts: &ProjectParts) -> Option<ServerKey> {
         let mut hash = Sha256::new();
         let mut add = |bytes: &[u8]| {
             hash.update((bytes.len() as u64).to_le_bytes());
@@ -219,38 +224,6 @@ impl ServerWish {
             own_database: false,
             confinement: None,
         }
-    }
-
-    pub(super) fn home(&self) -> &Path {
-        &self.home
-    }
-
-    pub(super) fn rules(&self) -> Vec<Rule> {
-        self.rules.clone()
-    }
-
-    pub(super) fn config(&self) -> Map<String, Value> {
-        self.config.clone().unwrap_or_default()
-    }
-
-    pub(super) fn ignores_project(&self) -> bool {
-        self.ignore_project
-    }
-
-    pub(super) fn context(&self) -> &str {
-        &self.context
-    }
-
-    pub(super) fn variables(&self) -> &[(String, String)] {
-        &self.variables
-    }
-
-    pub(super) fn ready(&self) -> Duration {
-        self.ready
-    }
-
-    pub(super) fn grace(&self) -> Duration {
-        self.grace
     }
 }
 

@@ -5,10 +5,12 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
 use super::values::{
-    DaemonSetting, HostPort, OnAskSetting, Shape, Shaped, WorktreeSetting, absolute_paths, boolean, choice,
-    count, duration, hosts, names, optional, optional_count, optional_model, optional_usd, paths, patterns,
-    positive, rules as rule_list, time_limit,
+    DaemonSetting, HostPort, OnAskSetting, RepoWeight, Shape, Shaped, WorktreeSetting, absolute_paths,
+    boolean, choice, count, duration, hosts, names, optional, optional_count, optional_model, optional_usd,
+    paths, patterns, positive, repo_weights as weights_of_repos, rules as rule_list, time_limit, time_zone,
 };
 use super::{ForgeSettings, HostSettings, Origin, SettingKey};
 use crate::turn::answers::Strategy;
@@ -183,11 +185,15 @@ settings! {
     warm_servers: u32 = "1", count,
         "how many idle servers the daemon starts ahead of need";
     budget_daily: Option<f64> = "", optional_usd,
-        "what all turns through the daemon may cost in a day (UTC), in US dollars; empty: no limit";
+        "what all turns through the daemon may cost in a day, in US dollars; empty: no limit";
     budget_daily_per_repo: Option<f64> = "", optional_usd,
-        "what the turns of one repository may cost in a day (UTC), in US dollars; empty: no limit";
+        "what the turns of one repository may cost in a day, in US dollars; empty: no limit";
     budget_daily_per_session: Option<f64> = "", optional_usd,
-        "what the turns of one session may cost in a day (UTC), in US dollars; empty: no limit";
+        "what the turns of one session may cost in a day, in US dollars; empty: no limit";
+    budget_timezone: TimeZone = "UTC", time_zone,
+        "the time zone whose midnight begins the day of the budgets, such as Europe/Berlin";
+    repo_weights: Vec<RepoWeight> = "", weights_of_repos,
+        "how many turns of tasks a repository gets where others get one, as \"github.com/owner/repo 3\"";
     task_keep: Duration = "720h", duration,
         "how long the daemon keeps tasks that have ended";
     task_models: Vec<String> = "", patterns,

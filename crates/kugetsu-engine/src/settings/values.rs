@@ -6,13 +6,15 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
 use crate::duration::{parse_duration, parse_time_limit};
 use crate::money::parse_usd;
 use crate::permission::matches;
 use crate::turn::answers::Strategy;
 use crate::worktree::parse_extra;
 use kugetsu_api::permission::{Preset, Rule};
-use kugetsu_api::{SandboxMode, TransportChoice};
+use kugetsu_api::{RepoRef, SandboxMode, TransportChoice};
 
 /// What to do with a request of opencode that nobody answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +145,7 @@ shapes! {
     OnAskSetting: Text,
     Strategy: Text,
     Preset: Text,
+    TimeZone: Text,
     Duration: Duration,
     u32: Number,
     NonZeroU32: Number,
@@ -197,6 +200,11 @@ pub(super) fn time_limit(text: &str) -> Result<Duration, String> {
     parse_time_limit(text)
 }
 
+pub(super) fn time_zone(text: &str) -> Result<TimeZone, String> {
+    TimeZone::get(text)
+        .map_err(|_| "expected the name of a time zone, such as Europe/Berlin or UTC".to_owned())
+}
+
 pub(super) fn count(text: &str) -> Result<u32, String> {
     whole(text)
 }
@@ -246,6 +254,34 @@ pub(super) fn hosts(text: &str) -> Result<Vec<HostPort>, String> {
         }
         let host = host.to_ascii_lowercase();
         Ok(HostPort { host, port })
+    })
+}
+
+/// The share of a repository in the turns of tasks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepoWeight {
+    /// The repository.
+    pub repo: RepoRef,
+    /// How many turns it gets where a repository without a weight gets one.
+    pub weight: u32,
+}
+
+/// The highest weight: the others wait for that many turns.
+const MAX_WEIGHT: u32 = 100;
+
+/// Repositories with their weights, one on each line.
+pub(super) fn repo_weights(text: &str) -> Result<Vec<RepoWeight>, String> {
+    lines(text, |line| {
+        let wrong = |problem: String| format!("`{line}` is not a weight: {problem}");
+        let (repo, weight) = line
+            .split_once(char::is_whitespace)
+            .ok_or_else(|| wrong("write INSTANCE/OWNER/REPO and a number".to_owned()))?;
+        let repo = RepoRef::try_from(repo.to_owned()).map_err(|error| wrong(error.to_string()))?;
+        let weight = weight.trim().parse().ok();
+        let weight = weight
+            .filter(|weight| (1..=MAX_WEIGHT).contains(weight))
+            .ok_or_else(|| wrong(format!("its number must be from 1 to {MAX_WEIGHT}")))?;
+        Ok(RepoWeight { repo, weight })
     })
 }
 

@@ -43,11 +43,36 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn repo(&self) -> &RepoRef {
+        &self.repo
+    }
+
+    /// The slots of the records in this folder.
+    pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.base.then_some(&Slot::Base).into_iter().chain(&self.sessions)
+    }
+
     /// The keys of the records in this folder.
     pub(crate) fn keys(&self) -> impl Iterator<Item = RecordKey> {
-        let base = self.base.then_some(&Slot::Base).into_iter();
-        base.chain(&self.sessions).filter_map(|slot| slot.key(&self.repo))
+        self.slots().filter_map(|slot| slot.key(&self.repo))
     }
+}
+
+/// What the names in a folder are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WalkedKind {
+    /// Folders only.
+    Upper,
+    /// Records, and folders.
+    Records,
+    /// The files of an issue, with the folder of its roles.
+    Issue,
+    /// Records of roles.
+    Roles,
 }
 
 /// The names in the folders of the records.
@@ -58,6 +83,10 @@ pub(crate) struct Walk {
     symlinks: Vec<PathBuf>,
     /// Folders that could not be read, and files that are named like a record but are not one.
     pub(crate) broken: Vec<Broken>,
+    /// Whether `dirs` is wanted.
+    notes_dirs: bool,
+    /// Every folder whose names decide what the walk finds.
+    pub(super) dirs: Vec<(PathBuf, WalkedKind)>,
 }
 
 const FOLDER: OFlags = OFlags::RDONLY
@@ -136,7 +165,18 @@ impl Store {
 
     /// Finds the names of all records.
     pub(crate) fn walk(&self) -> Result<Walk, StoreError> {
-        let mut walk = Walk::default();
+        self.walk_into(Walk::default())
+    }
+
+    /// [`Store::walk`] that also tells which folders it depends on.
+    pub(super) fn walk_for_watching(&self) -> Result<Walk, StoreError> {
+        self.walk_into(Walk {
+            notes_dirs: true,
+            ..Walk::default()
+        })
+    }
+
+    fn walk_into(&self, mut walk: Walk) -> Result<Walk, StoreError> {
         let path = self.sessions();
         match rustix::fs::open(&path, FOLDER, Mode::empty()) {
             Ok(open) => {
@@ -181,6 +221,19 @@ impl Walk {
         broken.sort();
     }
 
+    /// The files and folders that the walk could not read.
+    pub(super) fn all_broken(self) -> Vec<Broken> {
+        let mut broken = Vec::new();
+        self.add_broken(&mut broken);
+        broken
+    }
+
+    fn note_dir(&mut self, path: &Path, kind: WalkedKind) {
+        if self.notes_dirs {
+            self.dirs.push((path.to_owned(), kind));
+        }
+    }
+
     fn broken(&mut self, path: PathBuf, errno: rustix::io::Errno) {
         // A missing entry was removed during the walk.
         if errno != rustix::io::Errno::NOENT {
@@ -195,6 +248,9 @@ impl Walk {
 
     /// Finds the records of an issue's roles. Most issues have no roles, which costs one system call.
     fn roles(&mut self, repo: &Path, open: &OwnedFd, number: u64, sessions: &mut Vec<Slot>) {
+        if self.notes_dirs {
+            self.note_dir(&repo.join(number.to_string()), WalkedKind::Issue);
+        }
         let below = format!("{number}/{}", layout::ROLES);
         let entries = match rustix::fs::openat(open, below.as_str(), FOLDER, Mode::empty()) {
             Ok(open) => rustix::fs::Dir::new(open),
@@ -209,6 +265,9 @@ impl Walk {
             }
             Err(errno) => return self.broken(path(), errno),
         };
+        if self.notes_dirs {
+            self.note_dir(&path(), WalkedKind::Roles);
+        }
         for entry in entries {
             let entry = match entry {
                 Ok(entry) => entry,
@@ -246,6 +305,12 @@ impl Walk {
         };
         // The folders of instances and owners hold no records.
         let holds_records = depth >= 3;
+        let kind = if holds_records {
+            WalkedKind::Records
+        } else {
+            WalkedKind::Upper
+        };
+        self.note_dir(&path, kind);
         let (mut base, mut sessions, mut folders) = (false, Vec::new(), Vec::new());
         for entry in entries {
             let entry = match entry {
@@ -317,7 +382,7 @@ impl Walk {
 }
 
 /// The number of records in a block: few enough that no thread waits for another at the end.
-const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 64;
 
 /// The folded records of one block, and the files that could not be read.
 type Block<T> = (T, Vec<Broken>);
@@ -388,12 +453,11 @@ fn read_block<R: Record, T: Default>(
             add(&mut made, record, text);
             continue;
         }
-        match read_with_care(folder, slot) {
+        match read_with_care(&folder.path, &folder.repo, slot) {
             Ok(Some((record, text))) => add(&mut made, record, &text),
             // The file was removed after the walk.
             Ok(None) => {}
-            Err(StoreError::Broken { path, why }) => broken.push((path, why)),
-            Err(error) => broken.push((folder.path.join(slot.record()), error.in_full())),
+            Err(error) => broken.push(error),
         }
     }
     (made, broken)
@@ -416,10 +480,31 @@ fn read_quickly<'a, R: Record>(folder: &Folder, slot: &Slot, buffer: &'a mut [u8
     record.belongs(&folder.repo, slot).then_some((record, text))
 }
 
+/// A record, or what is wrong with its file. `None` if there is no such file.
+pub(super) fn read_file<R: Record>(folder: &Path, repo: &RepoRef, slot: &Slot) -> Result<Option<R>, Broken> {
+    let read = read_with_care(folder, repo, slot)?;
+    Ok(read.map(|(record, _)| record))
+}
+
+fn read_with_care<R: Record>(
+    folder: &Path,
+    repo: &RepoRef,
+    slot: &Slot,
+) -> Result<Option<(R, String)>, Broken> {
+    read_whole(folder, repo, slot).map_err(|error| match error {
+        StoreError::Broken { path, why } => (path, why),
+        error => (folder.join(slot.record()), error.in_full()),
+    })
+}
+
 /// Reads the whole file, and reports what is wrong with it.
-fn read_with_care<R: Record>(folder: &Folder, slot: &Slot) -> Result<Option<(R, String)>, StoreError> {
-    let path = folder.path.join(slot.record());
-    let Some(key) = slot.key(&folder.repo) else {
+fn read_whole<R: Record>(
+    folder: &Path,
+    repo: &RepoRef,
+    slot: &Slot,
+) -> Result<Option<(R, String)>, StoreError> {
+    let path = folder.join(slot.record());
+    let Some(key) = slot.key(repo) else {
         return Err(StoreError::broken(&path, "it has no valid name".to_owned()));
     };
     match fsx::read_bounded(&path, MAX_RECORD) {

@@ -4,6 +4,7 @@
 //! follows from its key alone. Readers take no lock, because every file is replaced as a whole. A record is written
 //! only under its lease, and the index and the trash only under the index's lock, which is held for milliseconds.
 
+mod cached;
 mod check;
 mod encoding;
 mod error;
@@ -50,6 +51,7 @@ use rustix::fs::Access;
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
+pub(crate) use cached::RecordCache;
 pub use check::{Finding, Fixed};
 pub use encoding::record_text;
 pub use error::{LeaseError, StoreError};

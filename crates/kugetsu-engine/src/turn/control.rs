@@ -5,6 +5,9 @@
 //! signal takes effect once, or not at all if the supervisor dies in between. A signal that names another turn arrived
 //! too late for that turn and is dropped.
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -73,14 +76,31 @@ pub enum ControlMessage {
     Signal(Signal),
     /// A description of a file that was not a valid signal.
     Problem(String),
-    /// The turn and the turns that it began have spent too much together; the reason.
+    /// The turn and others with which it shares a budget have spent too much together; the reason.
     OverBudget(String),
+}
+
+/// A budget that a turn shares with turns of other sessions, such as one of the daemon. Without an answer, the turn
+/// goes on.
+#[async_trait]
+pub trait SharedBudget: std::fmt::Debug + Send + Sync {
+    /// Counts what a turn has cost so far, with the turns that it began. The reason if it must end.
+    async fn spent(&self, turn: Uuid, cost_usd: f64) -> Option<String>;
+
+    /// Counts what a turn of a dead supervisor has cost, if it was counted while it ran.
+    async fn recovered(&self, turn: Uuid, cost_usd: f64);
+
+    /// Waits until the turns together have spent too much. The reason.
+    async fn used_up(&self) -> String;
 }
 
 /// Watches what a turn and others together spend.
 pub trait BudgetWatch: std::fmt::Debug + Send + Sync {
     /// Notes what the turn has spent so far, if a limit counts it. The reason if it must end. Blocks.
     fn check(&self, cost_usd: f64, tokens: u64) -> Option<String>;
+
+    /// What the turns that this one began have cost so far. Blocks.
+    fn cost_below(&self) -> f64;
 }
 
 /// The supervisor's receiving end of the control files.
@@ -88,6 +108,8 @@ pub trait BudgetWatch: std::fmt::Debug + Send + Sync {
 pub struct Control {
     pub(super) messages: mpsc::UnboundedReceiver<ControlMessage>,
     pub(super) progress: super::progress::TurnProgress,
+    /// The turn, and the budget that it shares, if there is one.
+    pub(super) shared: Option<(Uuid, Arc<dyn SharedBudget>)>,
 }
 
 impl Control {
@@ -98,9 +120,22 @@ impl Control {
 
     /// The next message. Waits for ever if nothing is watched. Cancelling loses no message.
     pub(super) async fn next(&mut self) -> ControlMessage {
-        match self.messages.recv().await {
-            Some(message) => message,
-            None => std::future::pending().await,
+        tokio::select! {
+            Some(message) = self.messages.recv() => message,
+            Some(reason) = used_up(self.shared.as_ref()) => ControlMessage::OverBudget(reason),
+            else => std::future::pending().await,
         }
     }
+
+    /// Counts what the turn has cost so far. The reason if it must end.
+    pub(super) async fn spent(&self, cost_usd: f64) -> Option<String> {
+        let (turn, budget) = self.shared.as_ref()?;
+        let below = self.progress.notes().cost_below;
+        budget.spent(*turn, cost_usd + below).await
+    }
+}
+
+async fn used_up(shared: Option<&(Uuid, Arc<dyn SharedBudget>)>) -> Option<String> {
+    let (_, budget) = shared?;
+    Some(budget.used_up().await)
 }

@@ -38,6 +38,7 @@ use crate::permission::Rule;
 use crate::transport::{Request, Target, TurnSpec};
 pub(crate) use control::BudgetWatch;
 use control::Control;
+pub use control::SharedBudget;
 pub(crate) use encoder::MAX_ANSWER;
 use encoder::StreamEncoder;
 use kugetsu_api::{Answered, Proof, Refused, SessionId, TurnRecord};

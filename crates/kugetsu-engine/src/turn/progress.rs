@@ -22,6 +22,8 @@ pub(super) struct Notes {
     pub(super) step: u64,
     pub(super) tools: Vec<(String, String)>,
     pub(super) counts: Counts,
+    /// What the turns that this one began have cost, in US dollars.
+    pub(super) cost_below: f64,
     pub(super) changed: bool,
     pub(super) urgent: bool,
 }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::control::{self, BudgetWatch, Control, ControlMessage, SIGNAL_FILE};
+use super::control::{self, BudgetWatch, Control, ControlMessage, SIGNAL_FILE, SharedBudget};
 use super::progress::TurnProgress;
 use crate::aside::aside;
 use crate::process;
@@ -47,6 +47,8 @@ struct StatusFile {
     key: RecordKey,
     progress: TurnProgress,
     budget: Option<Arc<dyn BudgetWatch>>,
+    /// The budget that the turn and those that it began share with others.
+    shared: Option<Arc<dyn SharedBudget>>,
     /// A write that is still in flight when the turn ends must not overwrite the next turn's file.
     _lease: Arc<Lease>,
     /// What does not change while the turn runs.
@@ -85,6 +87,21 @@ impl StatusFile {
             .check(counts.cost_usd, counts.tokens.total())
     }
 
+    /// Counts what the turns that this one began have cost, if that is more than before. The reason if it must end.
+    async fn count_below(&self) -> Option<String> {
+        let (shared, budget) = (self.shared.as_ref()?, Arc::clone(self.budget.as_ref()?));
+        let below = aside(move || budget.cost_below()).await;
+        let total = {
+            let mut notes = self.progress.notes();
+            if below <= notes.cost_below {
+                return None;
+            }
+            notes.cost_below = below;
+            notes.counts.cost_usd + below
+        };
+        shared.spent(self.fixed.turn, total).await
+    }
+
     /// Ignores a failed write, for example on a full disk, so that the turn continues.
     fn write(&self, verdict: Option<Verdict>) {
         let notes = {
@@ -112,6 +129,15 @@ impl StatusFile {
     }
 }
 
+/// The budgets that a turn counts against, apart from its own limits.
+#[derive(Clone, Debug, Default)]
+pub struct TurnBudgets {
+    /// That of the turn above it, for a turn that a tool has begun.
+    pub of_family: Option<Arc<dyn BudgetWatch>>,
+    /// One that it shares with other turns.
+    pub shared: Option<Arc<dyn SharedBudget>>,
+}
+
 /// Writes the status file of one turn, and reads its signal file. If the turn ends without [`StatusWriter::end`], by a
 /// panic, the file reports an error.
 #[derive(Debug)]
@@ -122,9 +148,8 @@ pub struct StatusWriter {
 }
 
 impl StatusWriter {
-    /// Starts to write the status, to read signals and to watch the budget. The folders are those of the session and of its
-    /// worktree. Discards the files of an earlier turn. Needs the event loop of
-    /// the supervisor.
+    /// Starts to write the status, to read signals and to watch the budgets. The folders are those of the session and of
+    /// its worktree. Discards the files of an earlier turn. Needs the event loop of the supervisor.
     pub fn start(
         store: &Store,
         key: RecordKey,
@@ -132,7 +157,7 @@ impl StatusWriter {
         started: Timestamp,
         (directory, worktree): (PathBuf, Option<PathBuf>),
         lease: Arc<Lease>,
-        budget: Option<Arc<dyn BudgetWatch>>,
+        budgets: TurnBudgets,
     ) -> (Self, Control) {
         let progress = TurnProgress::default();
         let file = Arc::new(StatusFile {
@@ -156,7 +181,8 @@ impl StatusWriter {
                 worktree,
             },
             key,
-            budget,
+            budget: budgets.of_family,
+            shared: budgets.shared.clone(),
             _lease: lease,
             progress: progress.clone(),
             closed: Mutex::new(false),
@@ -169,7 +195,12 @@ impl StatusWriter {
             task,
             first_write: Some(first_write),
         };
-        (writer, Control { messages, progress })
+        let control = Control {
+            messages,
+            progress,
+            shared: budgets.shared.map(|budget| (turn, budget)),
+        };
+        (writer, control)
     }
 
     /// Waits until readers can find the status of this turn. Cancel-safe.
@@ -226,6 +257,10 @@ async fn run_status_task(
                 (control::take(&file.store, &file.key, file.fixed.turn), over)
             })
             .await
+        };
+        let over = match over {
+            Some(reason) => Some(reason),
+            None => file.count_below().await,
         };
         if let Some(reason) = over {
             let _ = messages.send(ControlMessage::OverBudget(reason));

@@ -496,6 +496,12 @@ impl Supervisor<'_> {
         }
         let step = self.machine.event(event, at, Timestamp::now());
         self.turn.control.progress.note_event(event, &self.machine.counts);
+        // Before opencode goes on, because the end of its last step is the end of the turn.
+        if let TransportEvent::StepFinished { .. } | TransportEvent::SubagentStep { .. } = event
+            && let Some(reason) = self.turn.control.spent(self.machine.counts.cost_usd).await
+        {
+            return Step::Stop(Judgement::new(Verdict::Failed, reason));
+        }
         // If opencode sends events without a pause, the timers never fire, so the timeout is checked here as well.
         if step == Step::Go && at >= self.turn.limits.timeout {
             return Step::Stop(self.machine.timed_out());

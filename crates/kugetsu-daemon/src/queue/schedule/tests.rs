@@ -216,6 +216,7 @@ enum Step {
     Finish(Index),
     Requeue(Index, i64),
     Cancel(Index),
+    Weigh(usize, u32),
     Keep,
     Undo,
 }
@@ -241,6 +242,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         5 => any::<Index>().prop_map(Step::Finish),
         2 => (any::<Index>(), -5..60_i64).prop_map(|(which, delay)| Step::Requeue(which, delay)),
         1 => any::<Index>().prop_map(Step::Cancel),
+        1 => (0..3_usize, 1..5_u32).prop_map(|(repo, weight)| Step::Weigh(repo, weight)),
         2 => Just(Step::Keep),
         1 => Just(Step::Undo),
     ];
@@ -331,6 +333,11 @@ impl Pair {
                     self.reference.get(task).state = TaskState::Cancelled;
                 }
             }
+            Step::Weigh(repo, weight) => {
+                let repo = address(repo, 0).repo().clone();
+                self.reference.weights.insert(repo, weight);
+                self.schedule.set_weights(self.reference.weights.clone());
+            }
             Step::Keep => {
                 self.schedule.keep();
                 self.kept = (self.schedule.clone(), self.reference.clone());
@@ -351,14 +358,16 @@ impl Pair {
         let mut expected = self.kept.0.clone();
         expected.advance(self.schedule.now);
         expected.turns = self.schedule.turns;
+        // They are a setting, which no failed write takes back.
+        expected.weights.clone_from(&self.schedule.weights);
         let mut schedule = self.schedule.clone();
         for schedule in [&mut schedule, &mut expected] {
             schedule.served.retain(|_, served| *served != Served::NEVER);
         }
         assert_eq!(schedule, expected);
-        let now = self.reference.now;
+        let (now, weights) = (self.reference.now, self.reference.weights.clone());
         self.reference = self.kept.1.clone();
-        self.reference.now = now;
+        (self.reference.now, self.reference.weights) = (now, weights);
     }
 
     fn check(&self) {
@@ -408,8 +417,8 @@ proptest! {
     }
 
     #[test]
-    fn repositories_with_equal_priorities_share_alike(
-        sizes in proptest::collection::vec(1..12_usize, 1..6),
+    fn repositories_with_equal_priorities_share_as_their_weights_say(
+        sizes in proptest::collection::vec((1..12_usize, 1..4_u32), 1..6),
         ages in proptest::collection::vec(0..600_i64, 72),
         pauses in proptest::collection::vec(0..30_i64, 72),
     ) {
@@ -417,7 +426,16 @@ proptest! {
         let mut left: HashMap<String, usize> = HashMap::new();
         let mut clock = 1000 * MINUTE;
         let mut seq = 0;
-        for (repo, size) in sizes.iter().enumerate() {
+        let weights: HashMap<RepoRef, u32> = (0..)
+            .zip(&sizes)
+            .map(|(repo, (_, weight))| (address(repo, 0).repo().clone(), *weight))
+            .collect();
+        schedule.set_weights(weights.clone());
+        let weights: HashMap<_, _> = weights
+            .iter()
+            .map(|(repo, weight)| (repo.as_str().to_owned(), i64::from(*weight)))
+            .collect();
+        for (repo, (size, _)) in sizes.iter().enumerate() {
             for _ in 0..*size {
                 let submitted = clock - ages[seq as usize] * MINUTE;
                 seq += 1;
@@ -431,8 +449,10 @@ proptest! {
             clock += pause * MINUTE;
             let Some(task) = schedule.claim(clock) else { break };
             let repo = repo_of(&schedule, task);
-            let least = left.iter().filter(|(_, left)| **left > 0).map(|(repo, _)| turns[repo]).min();
-            prop_assert_eq!(least, Some(turns[&repo]));
+            // No repository is in a later rotation than another one that has tasks.
+            let rotations = |repo: &String| turns[repo] / weights[repo];
+            let least = left.iter().filter(|(_, left)| **left > 0).map(|(repo, _)| rotations(repo)).min();
+            prop_assert_eq!(least, Some(rotations(&repo)));
             *turns.get_mut(&repo).unwrap() += 1;
             *left.get_mut(&repo).unwrap() -= 1;
         }

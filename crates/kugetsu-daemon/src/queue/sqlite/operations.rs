@@ -2,12 +2,14 @@
 //!
 //! An operation that is refused has changed nothing. One that SQLite fails takes its whole batch with it.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::Value;
 use uuid::Uuid;
 
-use kugetsu_api::{Task, TaskId, TaskState};
+use kugetsu_api::{RepoRef, Task, TaskId, TaskState};
 
 use super::super::schedule::Entry;
 use super::super::time::{ceil, floor, timestamp};
@@ -128,7 +130,11 @@ impl Work<'_> {
         let mut record = self.record(task)?;
         match record.task.state {
             TaskState::Queued => {}
-            TaskState::Running => return Ok(Cancellation::Running(record.task)),
+            TaskState::Running => {
+                record.cancelled = true;
+                record::save(self.connection, &record)?;
+                return Ok(Cancellation::Running(record.task));
+            }
             TaskState::Ended | TaskState::Parked | TaskState::Cancelled => {
                 return Ok(Cancellation::Over(record.task));
             }
@@ -139,6 +145,10 @@ impl Work<'_> {
         self.forget_unfinished(&record.task);
         self.news = true;
         Ok(Cancellation::Cancelled(record.task))
+    }
+
+    pub(in crate::queue) fn set_weights(&mut self, weights: HashMap<RepoRef, u32>) {
+        self.memory.schedule.set_weights(weights);
     }
 
     /// Removes at most `limit` tasks, so that other operations need not wait until a large queue is cleared out.
@@ -190,8 +200,8 @@ impl Work<'_> {
     /// The next of the tasks that ran when the queue was opened.
     fn resume(&mut self, now: Timestamp) -> Outcome<Option<Claim>> {
         while let Some(id) = self.memory.resumed.pop_front() {
-            let task = match record::load(self.connection, id)? {
-                Some(Ok(record)) => record.task,
+            let Record { task, cancelled, .. } = match record::load(self.connection, id)? {
+                Some(Ok(record)) => record,
                 Some(Err(damage)) => {
                     self.park_damaged(id, now, &damage)?;
                     continue;
@@ -204,6 +214,7 @@ impl Work<'_> {
                     task,
                     turn,
                     resumed: true,
+                    cancelled,
                 }));
             }
         }
@@ -234,6 +245,7 @@ impl Work<'_> {
             task: record.task,
             turn,
             resumed: false,
+            cancelled: false,
         }))
     }
 
@@ -251,6 +263,10 @@ impl Work<'_> {
     }
 
     fn apply(&self, record: &mut Record, end: Settlement) {
+        let end = match end {
+            Settlement::Again { cost_usd, .. } if record.cancelled => Settlement::Cancelled { cost_usd },
+            end => end,
+        };
         let task = &mut record.task;
         match end {
             Settlement::Ended {

@@ -18,6 +18,8 @@ pub(super) struct Record {
     pub(super) tries: u32,
     /// The time that the submission asked for, before any attempt changed it.
     pub(super) requested_not_before: Option<Micros>,
+    /// Whether it was cancelled while it ran.
+    pub(super) cancelled: bool,
 }
 
 /// What is new about a task that is submitted.
@@ -34,7 +36,7 @@ pub(super) type Damage = String;
 pub(super) type Found<T> = Result<T, Damage>;
 
 const COLUMNS: &str = "seq, id, state, priority, not_before, requested_not_before, submitted, attempts, tries, turn, \
-     started, ended, verdict, cost, reason, spec, \
+     started, ended, verdict, cost, reason, cancelled, spec, \
      (SELECT group_concat(after, ' ' ORDER BY position) FROM dependencies WHERE task = seq)";
 
 /// The statement that reads the tasks for which the condition holds.
@@ -68,8 +70,9 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Found<Record>> {
         verdict: row.get("verdict")?,
         cost: row.get("cost")?,
         reason: row.get("reason")?,
+        cancelled: row.get("cancelled")?,
         spec: row.get("spec")?,
-        after: row.get(16)?,
+        after: row.get(17)?,
     };
     Ok(fields
         .into_record(&id)
@@ -83,7 +86,7 @@ pub(super) fn save(connection: &Connection, record: &Record) -> rusqlite::Result
         .prepare_cached(
             "UPDATE tasks SET state = :state, not_before = :not_before, attempts = :attempts, tries = :tries,
                  turn = :turn, started = :started, ended = :ended, verdict = :verdict, cost = :cost,
-                 reason = :reason
+                 reason = :reason, cancelled = :cancelled
              WHERE seq = :seq",
         )?
         .execute(named_params! {
@@ -98,6 +101,7 @@ pub(super) fn save(connection: &Connection, record: &Record) -> rusqlite::Result
             ":verdict": task.verdict.map(Verdict::as_str),
             ":cost": task.cost_usd,
             ":reason": task.reason,
+            ":cancelled": record.cancelled,
         })?;
     Ok(())
 }
@@ -147,6 +151,7 @@ struct Fields {
     verdict: Option<String>,
     cost: f64,
     reason: Option<String>,
+    cancelled: bool,
     spec: String,
     after: Option<String>,
 }
@@ -178,6 +183,7 @@ impl Fields {
             task,
             tries: self.tries,
             requested_not_before: self.requested_not_before,
+            cancelled: self.cancelled,
         })
     }
 }

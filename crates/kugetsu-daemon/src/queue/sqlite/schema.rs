@@ -14,7 +14,7 @@ use super::QueueError;
 const APPLICATION: i32 = 0x6b75_6765;
 
 /// The statements that lead from each version of the schema to the next one. The last version is ours.
-const MIGRATIONS: [&str; 1] = [VERSION_1];
+const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
 
 /// `spec` comes last: what is read without it does not touch the pages that a long prompt fills. `requested_not_before`
 /// belongs to the request, which a repeated submission is compared with; `not_before` changes with each new try.
@@ -52,6 +52,9 @@ CREATE TABLE dependencies (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX dependencies_by_after ON dependencies (after);
 ";
+
+/// A running task that was cancelled is on record as such.
+const VERSION_2: &str = "ALTER TABLE tasks ADD COLUMN cancelled INTEGER NOT NULL DEFAULT FALSE";
 
 /// Opens the file for the writer, and makes it if there is none.
 pub(super) fn open_writer(path: &Path, busy: Duration) -> Result<Connection, QueueError> {

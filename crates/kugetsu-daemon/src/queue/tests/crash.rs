@@ -35,6 +35,28 @@ fn what_runs_is_handed_out_once_more_with_the_same_turn() {
 }
 
 #[test]
+fn what_was_cancelled_while_it_ran_is_not_run_again() {
+    for restart in RESTARTS {
+        run(async {
+            let world = World::new();
+            let task = world.submit("shop#1").await;
+            let claim = world.claim().await.unwrap();
+            let cancelled = world.queue.cancel(task, at(0)).await.unwrap();
+            assert_eq!(cancelled, Cancellation::Running(claim.task.clone()));
+            let world = restart(world);
+            let again_claimed = world.claim().await.unwrap();
+            assert!(again_claimed.resumed && again_claimed.cancelled);
+            let task = world.settle(&again_claimed, again(30, false)).await;
+            assert_eq!(
+                (task.state, task.attempts, task.ended),
+                (TaskState::Cancelled, 1, Some(at(1)))
+            );
+            assert_eq!(world.claim().await, None);
+        });
+    }
+}
+
+#[test]
 fn what_was_handed_out_again_is_handed_out_again_after_the_next_crash() {
     run(async {
         let world = World::new();

@@ -26,6 +26,7 @@ enum Step {
     Claim,
     Settle(Index, End),
     Cancel(Index),
+    Weigh(usize, u32),
     Forget,
     Pass(i64),
     /// The commit of the next operation fails.
@@ -68,6 +69,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => Just(Step::Claim),
         6 => (any::<Index>(), end).prop_map(|(which, end)| Step::Settle(which, end)),
         2 => any::<Index>().prop_map(Step::Cancel),
+        1 => (0..2_usize, 1..4_u32).prop_map(|(repo, weight)| Step::Weigh(repo, weight)),
         1 => Just(Step::Forget),
         4 => (-60..2000_i64).prop_map(Step::Pass),
         3 => Just(Step::Spoil),
@@ -84,6 +86,8 @@ struct Known {
     tries: u32,
     requested: Option<Timestamp>,
     key: Option<String>,
+    /// Whether it was cancelled while it ran.
+    cancelled: bool,
 }
 
 /// The queue and the model.
@@ -142,6 +146,7 @@ impl Pair {
                     self.cancel(task).await;
                 }
             }
+            Step::Weigh(repo, weight) => self.weigh(repo, weight).await,
             Step::Forget => self.forget().await,
             Step::Pass(seconds) => self.clock += seconds,
             Step::Spoil => self.spoil = true,
@@ -222,6 +227,7 @@ impl Pair {
             tries: 0,
             requested: new.not_before,
             key: new.idempotency_key,
+            cancelled: false,
         });
     }
 
@@ -244,7 +250,8 @@ impl Pair {
                 Some(Claim {
                     task: known.task.clone(),
                     turn,
-                    resumed: true
+                    resumed: true,
+                    cancelled: known.cancelled,
                 })
             );
             return;
@@ -252,7 +259,7 @@ impl Pair {
         let expected = self.reference.claim(floor(now));
         assert_eq!(claim.as_ref().map(|claim| claim.task.task), expected);
         let Some(claim) = claim else { return };
-        assert!(!claim.resumed);
+        assert!(!claim.resumed && !claim.cancelled);
         assert!(self.known.iter().all(|known| known.task.turn != Some(claim.turn)));
         let known = self.known(claim.task.task);
         known.task.state = TaskState::Running;
@@ -298,7 +305,10 @@ impl Pair {
             End::Again { delay, counts } => {
                 known.tries += u32::from(counts);
                 known.task.cost_usd += 0.5;
-                if counts && known.tries == LIMITS.max_tries {
+                if known.cancelled {
+                    known.tries -= u32::from(counts);
+                    known.task.state = TaskState::Cancelled;
+                } else if counts && known.tries == LIMITS.max_tries {
                     known.task.state = TaskState::Parked;
                     reason.clone_from(&settled.reason);
                     assert!(reason.as_ref().is_some_and(|reason| reason.contains("2 times")));
@@ -340,11 +350,28 @@ impl Pair {
                 known.task.ended = Some(now);
                 Cancellation::Cancelled(known.task.clone())
             }
-            TaskState::Running => Cancellation::Running(known.task.clone()),
+            TaskState::Running => {
+                known.cancelled = true;
+                Cancellation::Running(known.task.clone())
+            }
             _ => Cancellation::Over(known.task.clone()),
         };
         self.reference.get(task).state = self.known(task).task.state;
         assert_eq!(result, expected);
+    }
+
+    async fn weigh(&mut self, repo: usize, weight: u32) {
+        let address = spec(&format!("r{repo}#1")).address;
+        self.reference.weights.insert(address.repo().clone(), weight);
+        let weights = self.reference.weights.clone();
+        // They are a setting, which a failed commit does not take back.
+        let result = self
+            .write(move |work| {
+                work.set_weights(weights);
+                Ok(())
+            })
+            .await;
+        assert!(result.is_none_or(|result| result.is_ok()));
     }
 
     async fn forget(&mut self) {

@@ -80,6 +80,28 @@ async fn repositories_take_turns() {
 }
 
 #[tokio::test]
+async fn a_repository_has_as_many_turns_as_its_weight() {
+    let world = World::new();
+    let weight = |repo: &str, weight| (spec(&format!("{repo}#1")).address.repo().clone(), weight);
+    let weights = HashMap::from([weight("large", 3), weight("small", 2)]);
+    world.queue.set_weights(weights).await.unwrap();
+    for issue in 1..=6 {
+        for repo in ["large", "small", "tiny"] {
+            world.submit(&format!("{repo}#{issue}")).await;
+        }
+    }
+    let mut repos = Vec::new();
+    for second in 0..12 {
+        let claim = world.queue.claim(at(second)).await.unwrap().unwrap();
+        repos.push(claim.task.repo().name().to_owned());
+    }
+    for (repo, turns) in [("large", 6), ("small", 4), ("tiny", 2)] {
+        let had = repos.iter().filter(|had| *had == repo).count();
+        assert_eq!(had, turns, "{repos:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_higher_priority_is_first() {
     let world = World::new();
     world.submit("shop#1").await;

@@ -267,7 +267,7 @@ async fn fifty_thousand_tasks_wait_and_run() {
             claim.task.repo().clone()
         });
     }
-    let mut repos: std::collections::HashMap<RepoRef, usize> = std::collections::HashMap::new();
+    let mut repos: HashMap<RepoRef, usize> = HashMap::new();
     for repo in turns.join_all().await {
         *repos.entry(repo).or_default() += 1;
     }
@@ -326,6 +326,25 @@ fn a_symbolic_link_is_not_followed() {
 fn a_folder_that_is_missing_makes_the_queue_unavailable() {
     let error = open_error(&folder().path().join("missing/queue.db"));
     assert!(matches!(error, QueueError::Unavailable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_of_an_older_version_is_brought_up_to_date() {
+    let world = World::new();
+    let task = world.submit("shop#1").await;
+    let claim = world.claim().await.unwrap();
+    let World { folder, queue } = world;
+    drop(queue);
+    let path = folder.path().join("queue.db");
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("ALTER TABLE tasks DROP COLUMN cancelled; PRAGMA user_version = 1")
+        .unwrap();
+    let queue = open(&path);
+    let world = World { folder, queue };
+    world.queue.cancel(task, at(0)).await.unwrap();
+    let task = world.settle(&claim, again(30, false)).await;
+    assert_eq!(task.state, TaskState::Cancelled);
 }
 
 #[test]

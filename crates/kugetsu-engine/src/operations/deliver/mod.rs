@@ -112,6 +112,9 @@ impl Engine {
         } = Arc::clone(&self)
             .admit(id, request, responder, waits, &mut interrupts)
             .await?;
+        if let (Some(shared), Some(dead)) = (&self.shared_budget, &adopted) {
+            shared.recovered(dead.turn, dead.cost_usd).await;
+        }
         // Lease and lock are held to the end of this function, so that other turns begin after the hook. The lock ends
         // first, so that the session's next turn does not meet it.
         let lease = Arc::clone(&delivery.lease);

@@ -16,7 +16,7 @@ use crate::operations::{DEBUG_LOG, Engine, EngineError, points};
 use crate::process;
 use crate::redact::Redactor;
 use crate::transport::{Connected, Connector, RawLogFile, Target, TurnSpec};
-use crate::turn::status::StatusWriter;
+use crate::turn::status::{StatusWriter, TurnBudgets};
 use crate::turn::stream::{Feed, StreamEvent, StreamWriter};
 use crate::turn::{self, BudgetWatch, ForkRecorder, Interrupt, Turn};
 use kugetsu_api::{LiveTurn, ParentTurn, SessionId, TurnRecord};
@@ -214,9 +214,13 @@ impl Delivery {
                 self.subject.worktree().map(|worktree| worktree.path.clone()),
             ),
             Arc::clone(&self.lease),
-            self.registered
-                .clone()
-                .map(|registered| registered as Arc<dyn BudgetWatch>),
+            TurnBudgets {
+                of_family: self
+                    .registered
+                    .clone()
+                    .map(|registered| registered as Arc<dyn BudgetWatch>),
+                shared: self.engine.shared_budget.clone(),
+            },
         );
         let _broker = self.broker();
         // An interrupt that comes here ends the turn itself.
@@ -248,6 +252,11 @@ impl Delivery {
             self.stop_descendants().await;
         }
         let changes = self.changes(outcome.interrupt, interrupts).await;
+        let shared = self.engine.shared_budget.clone();
+        let below = match self.registered.clone().filter(|_| shared.is_some()) {
+            Some(registered) => aside(move || registered.cost_below()).await,
+            None => 0.0,
+        };
         let closed = self
             .close(
                 outcome,
@@ -258,6 +267,10 @@ impl Delivery {
                 interrupts,
             )
             .await?;
+        if let Some(shared) = shared {
+            // opencode may have stored more than its events told.
+            let _ = shared.spent(closed.turn.turn, closed.turn.cost_usd + below).await;
+        }
         match problem {
             Some(error) => Err(error),
             None => Ok(closed),

@@ -9,6 +9,7 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod cached;
 mod common;
 mod crash;
 mod faults;
