@@ -548,10 +548,12 @@ fn browse(context: &Context, url: &str) -> bool {
     let has_desktop = ["DISPLAY", "WAYLAND_DISPLAY"]
         .iter()
         .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
-    let program = match () {
-        () if cfg!(target_os = "macos") => "open",
-        () if has_desktop => "xdg-open",
-        () => return false,
+    let program = if cfg!(target_os = "macos") {
+        "open"
+    } else if has_desktop {
+        "xdg-open"
+    } else {
+        return false;
     };
     let file = context.home.join(PAGE_LINK);
     let text = format!("<!doctype html>\n<meta http-equiv=\"refresh\" content=\"0; url={url}\">\n");

@@ -216,6 +216,15 @@ fn who_asks_too_often_has_to_wait() {
     asked(&other, "192.0.2.2").expect(200);
 }
 
+#[test]
+fn a_command_may_send_more_than_others() {
+    let world = world_with(&LISTEN);
+    let large = json!({"x": "y".repeat(3 << 20)});
+    let asked = Request::over_socket(&world, Method::POST, "/v1/slots").json(&large);
+    // It is read, and is not a request for a place.
+    asked.send().problem(422, "usage");
+}
+
 /// What `daemon open` prints: where the page is, and what opens it.
 fn open(world: &kugetsu_testing::World, words: &[&str]) -> (String, String) {
     let words = ["daemon", "open", "--json"]

@@ -52,10 +52,10 @@ impl Logins {
     /// Uses a link up, and returns the secret of a new login if the link was good.
     fn redeem(&self, link: &str) -> std::io::Result<Option<String>> {
         let end = locked(&self.links).remove(&digest(link));
-        match end.is_some_and(|end| end > Instant::now()) {
-            true => add(&self.logins, LOGIN).map(Some),
-            false => Ok(None),
+        if end.is_none_or(|end| end <= Instant::now()) {
+            return Ok(None);
         }
+        add(&self.logins, LOGIN).map(Some)
     }
 
     /// Whether this is the secret of a login.
@@ -79,7 +79,9 @@ fn add(secrets: &Mutex<Secrets>, lasts: Duration) -> std::io::Result<String> {
     if secrets.len() >= MOST {
         let oldest = secrets.iter().min_by_key(|(_, end)| **end);
         let oldest = oldest.map(|(hash, _)| hash.clone());
-        oldest.map(|hash| secrets.remove(&hash));
+        if let Some(hash) = oldest {
+            secrets.remove(&hash);
+        }
     }
     secrets.insert(digest(&secret), now + lasts);
     Ok(secret)

@@ -133,9 +133,9 @@ fn slots_of(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/v1/slots/{slot}/server", delete(slots::give_back))
         .route("/v1/slots/{slot}/end", post(slots::end))
         .route("/v1/spending", post(slots::spent))
-        .layer(DefaultBodyLimit::max(MAX_LOCAL_BODY));
-    let links = Router::new().route("/v1/page-links", post(logins::new_link));
-    with_scope(slots.merge(links), app, Scope::Admin)
+        .route("/v1/page-links", post(logins::new_link));
+    // The limit is outside, because whoever checks the access reads the body.
+    with_scope(slots, app, Scope::Admin).layer(DefaultBodyLimit::max(MAX_LOCAL_BODY))
 }
 
 /// What everybody may use who has access.
