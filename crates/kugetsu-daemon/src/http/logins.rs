@@ -161,7 +161,7 @@ pub(super) async fn same_site(
 
 /// Makes a link, over the socket.
 pub(super) async fn new_link(State(app): Shared) -> Answer<Json<PageLink>> {
-    let code = app.logins.new_link().map_err(no_secret)?;
+    let code = app.logins.new_link().map_err(|error| no_secret(&error))?;
     let lasts = SignedDuration::try_from(LINK).unwrap_or_default();
     Ok(Json(PageLink {
         code,
@@ -184,7 +184,7 @@ pub(super) async fn log_in(
     request: Result<Json<Login>, JsonRejection>,
 ) -> Answer<Response> {
     let Json(request) = request?;
-    let Some(login) = app.logins.redeem(&request.code).map_err(no_secret)? else {
+    let Some(login) = app.logins.redeem(&request.code).map_err(|error| no_secret(&error))? else {
         access::count_failure(&app, peer, &headers)?;
         return Err(Problem::unauthorized("the link was used already, or is too old")
             .hint("make another one: kugetsu daemon open"));
@@ -215,7 +215,7 @@ fn with_cookie(name: &str, value: &str, lasts: Duration) -> Response {
     (StatusCode::NO_CONTENT, cookies).into_response()
 }
 
-fn no_secret(error: std::io::Error) -> Problem {
+fn no_secret(error: &std::io::Error) -> Problem {
     Problem::new(
         ErrorCode::System,
         format!("the system gives no random bytes: {error}"),
