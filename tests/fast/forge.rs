@@ -5,11 +5,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::time::Duration;
 
-use kugetsu_testing::{
-    FakeScript, ForgeReply, ForgeServer, Opencode, Output, ScriptedIssue, Signal, Stdin, World,
-};
+use kugetsu_testing::{FakeScript, ForgeReply, ForgeServer, Opencode, Output, ScriptedIssue, Signal, World};
 use serde_json::json;
 
+use crate::support::daemon::certificate;
 use crate::support::kit::{
     ISSUE, SOON, fake_prompts, fake_world, files_below, record, refused, run, run_in, snapshot, start,
 };
@@ -692,33 +691,7 @@ fn a_secure_connection_needs_a_certificate_that_the_system_trusts() {
         format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{issue}"),
     )
     .unwrap();
-    let mut command = world.command("openssl");
-    command.current_dir(&folder).args([
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-    ]);
-    command.args([
-        "-nodes",
-        "-keyout",
-        "key.pem",
-        "-out",
-        "cert.pem",
-        "-days",
-        "30",
-        "-subj",
-        "/CN=kugetsu test",
-    ]);
-    command.args([
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-        "-addext",
-        "basicConstraints=critical,CA:FALSE",
-    ]);
-    world.finish(command, Stdin::Null).expect_status(0);
+    certificate(&world, &folder);
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap().to_string();
     drop(free);

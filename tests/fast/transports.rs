@@ -4,7 +4,7 @@
 use std::io::Read as _;
 
 use crate::support::kit::{SOON, scripted_world};
-use crate::support::proc::field;
+use crate::support::proc::own_memory;
 use kugetsu_engine::log_file::LogReader;
 use kugetsu_testing::{
     FakeAttempt, FakeScript, Opencode, Output, Running, ServeMode, Signal, Stdin, Step, World,
@@ -213,12 +213,6 @@ fn garbage_between_events_loses_nothing() {
         .unwrap_or(0);
     assert!(longest > 64 << 20, "the long line has {longest} bytes");
     world.wait_nothing_left(SOON);
-}
-
-/// The memory of a process that is not a part of its program's file, in KiB. A debug build's file alone takes 30 MB.
-fn own_memory(pid: u32) -> u64 {
-    let now = field(pid, "RssAnon").and_then(|now| now.strip_suffix(" kB")?.trim().parse().ok());
-    now.unwrap_or(0)
 }
 
 #[test]

@@ -2,30 +2,16 @@
 //! well (`on_every_combination`).
 
 use kugetsu_testing::{Gate, Opencode, Reply, Signal, Version, World, on_both_versions};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::support::daemon::{status, submit};
 use crate::support::kit::{ISSUE, REPO, SOON, prompts_of, record, run, run_in, session_of, text};
 use crate::support::otlp::{Receiver, hex};
-
-fn daemon_status(world: &World) -> Value {
-    let status = run(world, ["daemon", "status", "--json"]);
-    status.expect_status(0);
-    status.json()
-}
 
 /// What the only tool call of a turn printed.
 fn tool_output(world: &World, prompt: &str) -> String {
     let requests = world.model.turn_requests_with(prompt);
     requests.last().unwrap().tool_results().pop().unwrap_or_default()
-}
-
-fn submit(world: &World, words: &[&str]) -> String {
-    let output = run(
-        world,
-        ["submit", "--json"].into_iter().chain(words.iter().copied()),
-    );
-    output.expect_status(0);
-    text(&output.json()["task"])
 }
 
 on_both_versions! {
@@ -54,9 +40,9 @@ on_both_versions! {
         world.model.on("look around", vec![Reply::bash("env"), Reply::text("seen")]);
         let second = run(world, ["start", "2", "look around", "--json"]);
         second.expect_status(0);
-        let status = daemon_status(world);
-        assert_eq!(status["pool"], json!({"cold_starts": 1, "warm_starts": 1}), "{status:#}");
-        assert_eq!(status["servers"][0]["turns"], 2, "{status:#}");
+        let pooled = status(world);
+        assert_eq!(pooled["pool"], json!({"cold_starts": 1, "warm_starts": 1}), "{pooled:#}");
+        assert_eq!(pooled["servers"][0]["turns"], 2, "{pooled:#}");
         let seen = tool_output(world, "look around");
         assert!(seen.contains(&format!("KUGETSU_REF={REPO}#2\n")), "{seen}");
         assert!(!seen.contains(&turn) && !seen.contains("#1"), "{seen}");
@@ -70,7 +56,7 @@ on_both_versions! {
         world.model.on("write it", vec![Reply::bash("touch canary"), Reply::text("no")]);
         run(world, ["continue", "2", "write it"]).expect_status(0);
         assert!(!world.repo().join("canary").exists());
-        assert_eq!(daemon_status(world)["pool"]["cold_starts"], 2);
+        assert_eq!(status(world)["pool"]["cold_starts"], 2);
 
         // Secrets are in a server that nobody else gets.
         let answers = world.root().join("answers.json");
@@ -81,7 +67,7 @@ on_both_versions! {
         assert_eq!(tool_output(world, "use it"), "<secret-of-one>\n");
         run(world, ["continue", "1", "use it later"]).expect_status(0);
         assert_eq!(tool_output(world, "use it later"), "<>\n");
-        assert_eq!(daemon_status(world)["pool"]["cold_starts"], 2);
+        assert_eq!(status(world)["pool"]["cold_starts"], 2);
         world.wait_nothing_left(SOON);
         run(world, ["daemon", "stop"]).expect_status(0);
         world.wait_until("the servers are gone", SOON, || world.processes().is_empty());
@@ -105,7 +91,7 @@ on_both_versions! {
         run(world, ["continue", "1", "go on"]).expect_status(0);
         world.start_daemon();
         run(world, ["continue", "1", "and on"]).expect_status(0);
-        assert_eq!(daemon_status(world)["pool"]["cold_starts"], 1);
+        assert_eq!(status(world)["pool"]["cold_starts"], 1);
     }
 
     fn a_command_that_is_killed_leaves_no_server_behind(world: &World) {
@@ -115,10 +101,10 @@ on_both_versions! {
         world.model.on("hold on", vec![Reply::text("late").behind(&gate)]);
         let turn = world.spawn(["start", "1", "hold on"]);
         gate.wait_arrived(SOON);
-        assert_eq!(daemon_status(world)["servers"][0]["state"], "lent");
+        assert_eq!(status(world)["servers"][0]["state"], "lent");
         world.signal(turn.pid(), Signal::Kill);
         world.wait_until("its server is gone", SOON, || {
-            daemon_status(world)["servers"].as_array().is_some_and(Vec::is_empty)
+            status(world)["servers"].as_array().is_some_and(Vec::is_empty)
         });
         gate.open();
         let next = run(world, ["continue", "1", "go on", "--output", "json"]);
@@ -252,7 +238,7 @@ fn an_opencode_that_was_replaced_serves_the_next_turn() {
     assert_eq!(version("continue"), "1.18.33");
     assert_eq!(version("continue"), "1.18.33");
     assert_eq!(
-        daemon_status(&world)["pool"],
+        status(&world)["pool"],
         json!({"cold_starts": 2, "warm_starts": 1})
     );
     world.wait_nothing_left(SOON);

@@ -4,6 +4,7 @@
 #[macro_use]
 pub(crate) mod case;
 pub(crate) mod clock;
+pub(crate) mod daemon;
 pub(crate) mod git_attacks;
 pub(crate) mod homes;
 pub(crate) mod http;

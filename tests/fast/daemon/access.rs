@@ -3,19 +3,11 @@
 use reqwest::{Method, Response};
 use serde_json::json;
 
-use super::{Request, expect_error, socket, status, submit, world_with};
+use super::{Request, create_token, expect_error, socket, status, submit, world_with};
+use crate::support::daemon::certificate;
 use crate::support::kit::{self, run, text};
 
 const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
-
-fn create_token(world: &kugetsu_testing::World, words: &[&str]) -> String {
-    let words = ["daemon", "token", "create", "--json"]
-        .into_iter()
-        .chain(words.iter().copied());
-    let created = run(world, words);
-    created.expect_status(0);
-    text(&created.json()["token"])
-}
 
 #[test]
 fn a_web_site_cannot_use_the_owners_access() {
@@ -413,29 +405,7 @@ fn the_page_may_do_nothing_but_talk_to_its_daemon() {
 #[test]
 fn an_address_with_a_certificate_has_tls_and_needs_a_token() {
     let world = kit::fake_world();
-    let mut make = world.command("openssl");
-    make.current_dir(world.root()).args([
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-    ]);
-    make.args([
-        "-nodes",
-        "-keyout",
-        "key.pem",
-        "-out",
-        "cert.pem",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-    ]);
-    make.args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
-    world.finish(make, kugetsu_testing::Stdin::Null).expect_status(0);
-    let (certificate, key) = (world.root().join("cert.pem"), world.root().join("key.pem"));
+    let (certificate, key) = certificate(&world, world.root());
     let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
     let wrong = [
         "daemon",

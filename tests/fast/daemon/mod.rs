@@ -16,7 +16,8 @@ use kugetsu_testing::{FakeScript, Output, Step, World};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::support::kit::{self, run, text};
+use crate::support::daemon::{create_token, status, submit, task, wait_for_state};
+use crate::support::kit::{self, text};
 
 /// A world with a daemon, whose fake opencode hangs on the prompt `hang`.
 fn world() -> World {
@@ -28,38 +29,6 @@ fn world_with(flags: &[&str]) -> World {
     let world = kit::scripted_world(&FakeScript::default().on("hang", [Step::Hang]));
     world.start_daemon_with(flags);
     world
-}
-
-fn status(world: &World) -> Value {
-    let status = run(world, ["daemon", "status", "--json"]);
-    status.expect_status(0);
-    status.json()
-}
-
-/// Submits a task, and returns its id.
-#[track_caller]
-fn submit(world: &World, words: &[&str]) -> String {
-    let output = run(
-        world,
-        ["submit", "--json"].into_iter().chain(words.iter().copied()),
-    );
-    output.expect_status(0);
-    text(&output.json()["task"])
-}
-
-fn task(world: &World, id: &str) -> Value {
-    let shown = run(world, ["task", "show", id, "--json"]);
-    shown.expect_status(0);
-    shown.json()
-}
-
-/// Waits until a task is in this state.
-#[track_caller]
-fn wait_for_state(world: &World, id: &str, state: &str) -> Value {
-    world.wait_until(&format!("task {id} is {state}"), kit::SOON, || {
-        task(world, id)["state"] == state
-    });
-    task(world, id)
 }
 
 fn socket(world: &World) -> PathBuf {
