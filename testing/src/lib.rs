@@ -11,6 +11,7 @@
     reason = "test support reports by panicking, as assertions do"
 )]
 
+mod clients;
 mod daemon;
 mod documents;
 pub mod example;
@@ -26,6 +27,7 @@ mod soak;
 mod tour;
 mod world;
 
+pub use clients::Clients;
 pub use daemon::DaemonConnection;
 pub use documents::{Block, MANUAL, all_documents, blocks, document, files_below, manual, manual_blocks};
 pub use fake::{FakeAttempt, FakeCall, FakeRun, FakeScript, ServeMode, Step};

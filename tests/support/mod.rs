@@ -1,6 +1,7 @@
 //! Helpers shared by the test programs.
 #![allow(dead_code, reason = "each program uses a part of it")]
 
+pub(crate) mod browser;
 #[macro_use]
 pub(crate) mod case;
 pub(crate) mod clock;

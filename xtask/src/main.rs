@@ -6,6 +6,7 @@
 )]
 
 mod bench;
+mod clients;
 mod demo;
 mod dist;
 mod example;

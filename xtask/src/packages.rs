@@ -31,6 +31,14 @@ pub(crate) const FOR_TESTS: [Needed; 17] = [
     ("promtool", "prometheus"),
 ];
 
+/// What the tests with clients from outside run.
+pub(crate) const FOR_CLIENTS: [Needed; 4] = [
+    ("chromium", "chromium"),
+    ("chromedriver", "chromium-driver"),
+    ("npm", "npm"),
+    ("python3", "python3"),
+];
+
 /// What packages are made and checked with.
 pub(crate) const FOR_PACKAGES: [Needed; 5] = [
     ("git", "git"),
@@ -51,9 +59,14 @@ pub(crate) fn install_missing(needed: &[Needed]) -> Result<(), Failure> {
         .map(|(_, package)| *package)
         .collect();
     missing.dedup();
+    install(&missing)
+}
+
+/// Installs these packages.
+pub(crate) fn install(packages: &[&str]) -> Result<(), Failure> {
     let root = rustix::process::geteuid().is_root();
-    if !missing.is_empty() {
-        let install = format!("apt-get install -y {}", missing.join(" "));
+    if !packages.is_empty() {
+        let install = format!("apt-get install -y {}", packages.join(" "));
         if !root || !installed("apt-get") {
             return Err(Failure::new(format!(
                 "what this command needs is not installed\ninstall it, on Debian as root: {install}"
@@ -67,7 +80,7 @@ pub(crate) fn install_missing(needed: &[Needed]) -> Result<(), Failure> {
         let _no_services = NoServices::begin()?;
         program("apt-get update", &mut apt(&["update", "-qq"]))?;
         let mut arguments = vec!["install", "-y", "--no-install-recommends"];
-        arguments.extend(missing);
+        arguments.extend(packages);
         program(&install, &mut apt(&arguments))?;
     }
     Ok(())

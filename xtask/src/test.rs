@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use kugetsu_testing::{HangRow, QUICK, Version};
 
+use crate::clients;
 use crate::dist;
 use crate::opencode;
 use crate::packages::{self, installed};
@@ -30,6 +31,9 @@ pub(crate) struct Options {
 
 /// Where attacks are, in every test program.
 const ATTACKS: &str = "attack::";
+
+/// Where the tests with clients from outside are.
+const CLIENTS: [&str; 2] = ["daemon::clients::", "daemon::page::"];
 
 /// Runs the tests that attack, and prints a table of them.
 pub(crate) fn attacks() -> Result<(), Failure> {
@@ -69,6 +73,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if runs.iter().any(Run::needs_prism) {
         prism::install()?;
     }
+    if runs.iter().any(Run::needs_clients) {
+        clients::install()?;
+    }
     if runs.iter().any(Run::needs_cargo_deb) {
         dist::install_cargo_deb()?;
     }
@@ -94,6 +101,11 @@ struct Run<'a> {
 impl Run<'_> {
     fn needs_prism(&self) -> bool {
         self.real && self.tests.iter().any(|test| test.starts_with("forge::"))
+    }
+
+    fn needs_clients(&self) -> bool {
+        let needs = |test: &String| CLIENTS.iter().any(|module| test.starts_with(module));
+        self.program.is_called("fast") && self.tests.iter().any(needs)
     }
 
     fn needs_cargo_deb(&self) -> bool {

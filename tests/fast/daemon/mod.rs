@@ -5,6 +5,7 @@ mod api;
 mod life;
 mod load;
 mod money;
+mod page;
 mod places;
 mod prometheus;
 mod tasks;
