@@ -2,6 +2,7 @@
 
 mod access;
 mod api;
+mod clients;
 mod life;
 mod load;
 mod money;

@@ -23,13 +23,22 @@ pub fn openapi() -> Value {
     });
     let mut generator = settings.into_generator();
     let mut paths = Map::new();
+    let mut bodies = Vec::new();
     for operation in operations::all() {
         let described = describe(&operation, &mut generator);
+        let body = described.pointer("/requestBody/content/application~1json/schema/$ref");
+        bodies.extend(body.and_then(Value::as_str).map(str::to_owned));
         let path = paths.entry(operation.path).or_insert_with(|| json!({}));
         path[operation.method.name()] = described;
     }
     let problem = of::<ProblemDetails>(&mut generator);
-    let schemas = generator.take_definitions(true);
+    let mut schemas = generator.take_definitions(true);
+    for body in bodies {
+        let name = body.rsplit('/').next().unwrap_or_default();
+        if let Some(schema) = schemas.get_mut(name) {
+            leave_out_defaults(schema);
+        }
+    }
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -51,6 +60,17 @@ pub fn openapi() -> Value {
             },
         },
     })
+}
+
+/// Takes the defaults from the fields of a request's body. Generators of clients take a field with a default for one that
+/// is always there, as it is in an answer. A request may leave it out.
+fn leave_out_defaults(schema: &mut Value) {
+    let fields = schema.get_mut("properties").and_then(Value::as_object_mut);
+    for field in fields.into_iter().flat_map(Map::values_mut) {
+        if let Some(field) = field.as_object_mut() {
+            field.remove("default");
+        }
+    }
 }
 
 fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
