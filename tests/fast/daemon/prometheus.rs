@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use kugetsu_testing::{FakeScript, World};
 use serde_json::Value;
 
-use super::{Request, run, submit, text, wait_for_state};
-use crate::support::kit::{self, SOON};
+use super::{Request, submit, wait_for_state};
+use crate::support::kit::{self, SOON, run, text};
 
 /// How many tasks are run while Prometheus watches.
 const TURNS: u64 = 3;

@@ -184,7 +184,11 @@ pub(super) async fn log_in(
     request: Result<Json<Login>, JsonRejection>,
 ) -> Answer<Response> {
     let Json(request) = request?;
-    let Some(login) = app.logins.redeem(&request.code).map_err(|error| no_secret(&error))? else {
+    let Some(login) = app
+        .logins
+        .redeem(&request.code)
+        .map_err(|error| no_secret(&error))?
+    else {
         access::count_failure(&app, peer, &headers)?;
         return Err(Problem::unauthorized("the link was used already, or is too old")
             .hint("make another one: kugetsu daemon open"));
