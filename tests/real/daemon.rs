@@ -282,7 +282,7 @@ on_both_versions! {
         let own = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         run_in(world, &[("TRACEPARENT", own)], &["start", "3", "its own span"]).expect_status(0);
         assert_eq!(span("its own span").as_deref(), Some(own));
-        let status = daemon_status(world);
+        let status = status(world);
         assert_eq!(status["pool"], json!({"cold_starts": 2, "warm_starts": 1}), "{status:#}");
         let record = record(world, "1").unwrap();
         assert!(record["last"]["timings"]["first_output_ms"].is_u64(), "{record:#}");
