@@ -199,10 +199,7 @@ pub(super) fn of(verb: &str) -> &'static [Example] {
                 "kugetsu backup ~/kugetsu.backup",
                 "everything, also while a daemon runs",
             ),
-            (
-                "kugetsu backup - | ssh other 'cat > kugetsu.backup'",
-                "to another machine",
-            ),
+            ("kugetsu backup -", "to stdout, such as into ssh"),
         ],
         "restore-backup" => &[
             ("kugetsu restore-backup ~/kugetsu.backup", "into an empty home"),

@@ -352,9 +352,7 @@ fn the_lines_for_ssh_reach_a_real_sshd() {
     let machine = Machine::new();
     let world = &machine.world;
     // On that host, a login shell finds kugetsu in its PATH.
-    let sshd = Sshd::start_with(world, |folder| {
-        format!("SetEnv PATH={}:/usr/bin:/bin", folder.display())
-    });
+    let sshd = Sshd::start_with(world, |folder| format!("PATH={}:/usr/bin:/bin", folder.display()));
     std::fs::create_dir_all(other_home(world)).unwrap();
     std::fs::write(other_home(world).join("config.toml"), "transport = \"run\"\n").unwrap();
     // ssh reads its settings from the home in /etc/passwd, regardless of HOME.

@@ -25,8 +25,8 @@ impl Sshd {
         Self::start_with(world, |_| String::new())
     }
 
-    /// [`Sshd::start`] with additional lines in its configuration. These may name its folder, which contains `kugetsu`.
-    pub(crate) fn start_with(world: &World, more: impl Fn(&Path) -> String) -> Self {
+    /// [`Sshd::start`] with variables for logins, as `NAME=VALUE`. These may name its folder, which contains `kugetsu`.
+    pub(crate) fn start_with(world: &World, variables: impl Fn(&Path) -> String) -> Self {
         // sshd drops its privileges to this folder when root starts it. Debian's service creates it, so it may be
         // missing.
         if rustix::process::geteuid().is_root() {
@@ -54,7 +54,7 @@ impl Sshd {
                 .local_addr()
                 .unwrap()
                 .port();
-            if let Some(child) = serve(&folder, port, &more(&folder)) {
+            if let Some(child) = serve(&folder, port, &variables(&folder)) {
                 let key = std::fs::read_to_string(folder.join("host.pub")).unwrap();
                 std::fs::write(folder.join("known_hosts"), format!("[127.0.0.1]:{port} {key}")).unwrap();
                 return Self { child, folder, port };
@@ -121,13 +121,13 @@ impl Drop for Sshd {
     }
 }
 
-fn serve(folder: &Path, port: u16, more: &str) -> Option<Child> {
+fn serve(folder: &Path, port: u16, variables: &str) -> Option<Child> {
     let config = folder.join("sshd_config");
     let file = |name: &str| folder.join(name).display().to_string();
     let text = format!(
         "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile {}\nUsePAM no\nStrictModes no\n\
          PasswordAuthentication no\nKbdInteractiveAuthentication no\nPrintMotd no\nPermitRootLogin prohibit-password\n\
-         MaxStartups 100\nSetEnv HOME={}\n{more}\n",
+         MaxStartups 100\nSetEnv HOME={} {variables}\n",
         file("host"),
         file("authorized_keys"),
         file("pid"),

@@ -10,15 +10,17 @@ use kugetsu_testing::workspace_root;
 
 use crate::step::{Failure, cargo, program};
 
-const TARGETS: [&str; 8] = [
+const TARGETS: [&str; 10] = [
     "address",
     "answers",
     "config",
     "forge_text",
+    "queue_record",
     "record",
     "run_events",
     "server_events",
     "ssh_frames",
+    "task_request",
 ];
 
 /// Compiler flags that record which branches an input takes, and that check arithmetic.

@@ -20,8 +20,8 @@ use results::Results;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Leave out the tests that run the real opencode (the programs real and soak, the modules tests::real) and those that
-    /// make packages, and kill commands only at the first pass of each crash point
+    /// Leave out the tests that run the real opencode (the programs real and soak, the modules tests::real), a browser or
+    /// other clients, and those that make packages, and kill commands only at the first pass of each crash point
     #[arg(long)]
     quick: bool,
     /// Run only the tests whose name contains this, or those of the program with this name (fast, real, soak,
@@ -104,8 +104,7 @@ impl Run<'_> {
     }
 
     fn needs_clients(&self) -> bool {
-        let needs = |test: &String| CLIENTS.iter().any(|module| test.starts_with(module));
-        self.program.is_called("fast") && self.tests.iter().any(needs)
+        self.program.is_called("fast") && self.tests.iter().any(|test| runs_clients(test))
     }
 
     fn needs_cargo_deb(&self) -> bool {
@@ -128,6 +127,10 @@ fn makes_packages(test: &str) -> bool {
     test.starts_with("dist::")
 }
 
+fn runs_clients(test: &str) -> bool {
+    CLIENTS.iter().any(|module| test.starts_with(module))
+}
+
 /// The runs: everything that needs no real opencode comes first.
 fn plan<'a>(options: &Options, programs: &'a [TestProgram]) -> Result<Vec<Run<'a>>, Failure> {
     let filter = options.filter.as_deref();
@@ -137,7 +140,7 @@ fn plan<'a>(options: &Options, programs: &'a [TestProgram]) -> Result<Vec<Run<'a
     for program in programs.iter().filter(|program| !one || called(program)) {
         let mut tests = program.tests(filter.filter(|_| !one))?;
         if options.quick {
-            tests.retain(|test| !makes_packages(test));
+            tests.retain(|test| !makes_packages(test) && !runs_clients(test));
         }
         let (real, quick): (Vec<_>, Vec<_>) = tests.into_iter().partition(|test| program.is_real(test));
         for (tests, real) in [(quick, false), (real, true)] {

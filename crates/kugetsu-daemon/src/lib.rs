@@ -24,6 +24,10 @@ mod trace;
 
 pub use app::{Daemon, DaemonError, DaemonOptions, Ended};
 pub use http::openapi;
+#[cfg(feature = "internals")]
+pub use http::spec_of_request;
 pub use place::{DAEMON_LOG, open_log, socket_path};
+#[cfg(feature = "internals")]
+pub use queue::task_of_row;
 pub use run::run;
 pub use tokens::{NewToken, TokenError, Tokens};

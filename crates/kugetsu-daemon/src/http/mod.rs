@@ -32,6 +32,8 @@ use crate::app::App;
 pub use openapi::openapi;
 use problem::{Answer, Problem};
 use serve::{Limits, Listener, OpenFiles, serve};
+#[cfg(feature = "internals")]
+pub use tasks::spec_of_request;
 
 /// The longest body of a request.
 const MAX_BODY: usize = 1 << 20;

@@ -184,6 +184,13 @@ fn check_allowed(what: &str, asked: Option<&str>, allowed: &[String]) -> Answer<
     }
 }
 
+/// What a request with this idempotency key would have the queue keep; `None` if it is refused.
+#[cfg(feature = "internals")]
+pub fn spec_of_request(request: TaskRequest, key: Option<&str>, settings: &Settings) -> Option<TaskSpec> {
+    let task = new_task(TaskId(Uuid::now_v7()), request, key.map(str::to_owned), settings);
+    task.ok().map(|task| task.spec)
+}
+
 /// The session that a task runs in: the one that the request names, or one of its own.
 fn address_of(id: TaskId, key: Option<&str>, request: &TaskRequest, settings: &Settings) -> Answer<Address> {
     let context = super::ref_context(settings);

@@ -22,6 +22,8 @@ use uuid::Uuid;
 
 use kugetsu_api::{QueueCounts, RepoRef, Task, TaskId, TaskSpec, TaskState, Verdict};
 
+#[cfg(feature = "internals")]
+pub use sqlite::task_of_row;
 pub use sqlite::{QueueOptions, SqliteQueue};
 
 /// A task that is submitted.

@@ -29,6 +29,8 @@ use kugetsu_api::{QueueCounts, RepoRef, Task, TaskId};
 use super::{Cancellation, Claim, NewTask, Queue, QueueError, Settlement, Submitted, TaskFilter};
 use memory::{Memory, SharedOverview};
 pub(super) use operations::{Problem, Work};
+#[cfg(feature = "internals")]
+pub use record::task_of_row;
 use writer::{Operations, Pending, Writer, WriterThread, writer_ended};
 
 /// How long an operation waits while another program, such as a backup, has locked the file.

@@ -188,6 +188,34 @@ impl Fields {
     }
 }
 
+/// The task of a row with these texts (id, state, turn, verdict, ids of other tasks, spec) and times (not before,
+/// submitted, started, ended), or why there is none.
+#[cfg(feature = "internals")]
+pub fn task_of_row(texts: [&str; 6], times: [i64; 4]) -> Result<Task, String> {
+    let [id, state, turn, verdict, after, spec] = texts;
+    let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let fields = Fields {
+        seq: 1,
+        state: state.to_owned(),
+        priority: 0,
+        not_before: Some(times[0]),
+        requested_not_before: None,
+        submitted: times[1],
+        attempts: 0,
+        tries: 0,
+        turn: given(turn),
+        started: Some(times[2]),
+        ended: Some(times[3]),
+        verdict: given(verdict),
+        cost: 0.0,
+        reason: None,
+        cancelled: false,
+        spec: spec.to_owned(),
+        after: given(after),
+    };
+    Ok(fields.into_record(id)?.task)
+}
+
 fn ids(text: &str) -> Found<Vec<TaskId>> {
     text.split_whitespace()
         .map(|id| id.parse().map_err(damage))
