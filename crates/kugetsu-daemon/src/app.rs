@@ -19,6 +19,7 @@ use kugetsu_engine::settings::Settings;
 use kugetsu_engine::transport::PooledServers;
 use kugetsu_engine::turn::SharedBudget;
 
+use crate::growth::Growth;
 use crate::http;
 use crate::http::logins::Logins;
 use crate::http::rates::{Client, Rates};
@@ -170,6 +171,7 @@ pub(crate) struct App {
     pub(crate) behind_proxy: bool,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) metrics: Metrics,
+    pub(crate) growth: Growth,
     pub(crate) tracer: Tracer,
     budget_daily: Option<f64>,
     /// Where it listens for HTTP.
@@ -240,6 +242,7 @@ impl Daemon {
             }),
             ledger: Arc::new(ledger),
             metrics: Metrics::new(),
+            growth: Growth::new(),
             tracer,
             budget_daily: options.budget_daily,
             behind_proxy: options.behind_proxy,

@@ -257,6 +257,7 @@ impl Follower {
         let Some(mut file) = self.open(&path, followed, at).await? else {
             return Ok(());
         };
+        let mut growth = self.app.growth.watch(&path);
         let mut pending = Vec::new();
         let mut quiet = Instant::now();
         let mut pause = Pause::default();
@@ -288,6 +289,8 @@ impl Follower {
             }
             tokio::select! {
                 () = self.sender.closed() => return Err(Gone),
+                () = growth.grown() => {}
+                // The turn may be over, or the system may not tell.
                 () = tokio::time::sleep(pause.next()) => {}
             }
         }

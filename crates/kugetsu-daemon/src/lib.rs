@@ -11,6 +11,7 @@
 
 mod app;
 mod events;
+mod growth;
 mod http;
 mod ledger;
 mod metrics;

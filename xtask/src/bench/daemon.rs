@@ -1,19 +1,18 @@
 //! What the daemon costs, and what it saves.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use kugetsu_testing::{FakeScript, Opencode, Reply, Version, World};
+use kugetsu_testing::{DaemonConnection, FakeScript, Opencode, Reply, Step, Version, World, files_below};
 use serde_json::{Value, json};
 
 use super::{
     Bare, Row, TURNS, fill, kugetsu, median, milliseconds, opencode_run, quiet, session_of, with_base,
 };
-use super::{as_users_have_it, bare};
+use super::{LIMIT, as_users_have_it, bare};
 use crate::step::Failure;
 
 /// How often the daemon is started.
@@ -26,6 +25,14 @@ const RATE: u32 = 100;
 /// How many tasks are submitted as fast as possible, by how many clients.
 const BURST: usize = 20_000;
 const CLIENTS: usize = 32;
+
+/// How many readers follow one turn, and how many events they get.
+const READERS: usize = 100;
+const EVENTS: usize = 200;
+/// The pause between two events.
+const BETWEEN: Duration = Duration::from_millis(20);
+/// How long readers may take to begin.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// A daemon of this program, which ends with this value.
 struct Daemon<'a> {
@@ -40,16 +47,10 @@ impl<'a> Daemon<'a> {
         Ok(Self { world, program })
     }
 
-    fn connect(&self) -> Result<Connection, Failure> {
-        let socket = self.world.kugetsu_home().join("run/daemon.sock");
-        let stream = UnixStream::connect(socket).map_err(Failure::because("the daemon's socket"))?;
-        let writer = stream
-            .try_clone()
-            .map_err(Failure::because("the daemon's socket"))?;
-        Ok(Connection {
-            reader: BufReader::new(stream),
-            writer,
-        })
+    fn connect(&self) -> Result<DaemonConnection, Failure> {
+        self.world
+            .connect_daemon()
+            .map_err(Failure::because("the daemon's socket"))
     }
 }
 
@@ -59,56 +60,17 @@ impl Drop for Daemon<'_> {
     }
 }
 
-/// A connection to the daemon that is kept.
-struct Connection {
-    reader: BufReader<UnixStream>,
-    writer: UnixStream,
-}
-
-impl Connection {
-    /// Sends a request and reads its answer. Returns the status and the body.
-    fn ask(&mut self, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: kugetsu\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        self.writer.write_all(request.as_bytes())?;
-        let mut line = String::new();
-        self.reader.read_line(&mut line)?;
-        let status = line
-            .split(' ')
-            .nth(1)
-            .and_then(|status| status.parse().ok())
-            .unwrap_or(0);
-        let mut length = 0;
-        loop {
-            line.clear();
-            self.reader.read_line(&mut line)?;
-            let header = line.trim_end().to_ascii_lowercase();
-            if header.is_empty() {
-                break;
-            }
-            if let Some(value) = header.strip_prefix("content-length:") {
-                length = value.trim().parse().unwrap_or(0);
-            }
-        }
-        let mut body = vec![0; length];
-        self.reader.read_exact(&mut body)?;
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
-    }
-
-    /// Submits a task. Returns how long that took.
-    fn submit(&mut self, number: usize) -> Result<Duration, Failure> {
-        let body = json!({
-            "prompt": "trivial", "ref": format!("github.com/shoko/kugetsu#{}", number % 500 + 1),
-            "not_before": "2100-01-01T00:00:00Z",
-        });
-        let begun = Instant::now();
-        match self.ask("POST", "/v1/tasks", &body.to_string()) {
-            Ok((202, _)) => Ok(begun.elapsed()),
-            Ok((status, body)) => Err(Failure::new(format!("a task was not accepted: {status}: {body}"))),
-            Err(error) => Err(Failure::new(format!("a task was not accepted: {error}"))),
-        }
+/// Submits a task that does not begin. Returns how long that took.
+fn submit(connection: &mut DaemonConnection, number: usize) -> Result<Duration, Failure> {
+    let body = json!({
+        "prompt": "trivial", "ref": format!("github.com/shoko/kugetsu#{}", number % 500 + 1),
+        "not_before": "2100-01-01T00:00:00Z",
+    });
+    let begun = Instant::now();
+    match connection.ask("POST", "/v1/tasks", "", &body.to_string()) {
+        Ok((202, _)) => Ok(begun.elapsed()),
+        Ok((status, body)) => Err(Failure::new(format!("a task was not accepted: {status}: {body}"))),
+        Err(error) => Err(Failure::new(format!("a task was not accepted: {error}"))),
     }
 }
 
@@ -124,7 +86,7 @@ pub(super) fn alone(program: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> 
     for _ in 0..STARTS {
         let begun = Instant::now();
         let daemon = Daemon::start(&world, program, &[])?;
-        let ready = daemon.connect()?.ask("GET", "/readyz", "");
+        let ready = daemon.connect()?.ask("GET", "/readyz", "", "");
         if !matches!(ready, Ok((200, _))) {
             return Err(Failure::new(format!("the daemon is not ready: {ready:?}")));
         }
@@ -138,10 +100,9 @@ pub(super) fn alone(program: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> 
     fill(&world, program, SESSIONS)?;
     let daemon = Daemon::start(&world, program, &[])?;
     let mut connection = daemon.connect()?;
-    let (_, status) = connection
-        .ask("GET", "/v1/status", "")
+    let status = connection
+        .json("/v1/status")
         .map_err(Failure::because("the status"))?;
-    let status: Value = serde_json::from_str(&status).map_err(|error| Failure::new(error.to_string()))?;
     let resident = resident(&status);
     rows.push(Row {
         what: format!("memory of an idle daemon, {SESSIONS} sessions on disk"),
@@ -149,7 +110,9 @@ pub(super) fn alone(program: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> 
         measured: format!("{:.1} MB", resident as f64 / 1e6),
     });
     steady(&mut connection, rows)?;
-    burst(&daemon, rows)
+    burst(&daemon, rows)?;
+    drop(daemon);
+    stream(program, rows)
 }
 
 fn resident(status: &Value) -> u64 {
@@ -164,14 +127,14 @@ fn resident(status: &Value) -> u64 {
 }
 
 /// Submits tasks at a steady rate.
-fn steady(connection: &mut Connection, rows: &mut Vec<Row>) -> Result<(), Failure> {
+fn steady(connection: &mut DaemonConnection, rows: &mut Vec<Row>) -> Result<(), Failure> {
     let count = STEADY.as_secs() as u32 * RATE;
     let begun = Instant::now();
     let mut times = Vec::new();
     for number in 0..count {
         let due = begun + STEADY * number / count;
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        times.push(connection.submit(number as usize)?);
+        times.push(submit(connection, number as usize)?);
     }
     times.sort_unstable();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
@@ -197,7 +160,7 @@ fn burst(daemon: &Daemon<'_>, rows: &mut Vec<Row>) -> Result<(), Failure> {
                         if number >= BURST {
                             return Ok(());
                         }
-                        connection.submit(number)?;
+                        submit(&mut connection, number)?;
                     }
                 });
                 if let Err(error) = submitted {
@@ -216,6 +179,90 @@ fn burst(daemon: &Daemon<'_>, rows: &mut Vec<Row>) -> Result<(), Failure> {
         measured: format!("{rate:.0}"),
     });
     Ok(())
+}
+
+/// Writes events into the log of a turn that runs, as its supervisor does, and waits until all readers have them.
+fn stream(program: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> {
+    let world = with_base(program, &FakeScript::steps([Step::Hang]))?;
+    let settings = world.kugetsu_home().join("config.toml");
+    std::fs::write(settings, "transport = \"run\"\n").map_err(Failure::because("the settings"))?;
+    let daemon = Daemon::start(&world, program, &[])?;
+    let failed = || Failure::because("the stream of a task");
+    let body = json!({"prompt": "trivial", "ref": "github.com/shoko/kugetsu#1"}).to_string();
+    let mut connection = daemon.connect()?;
+    let (_, task) = connection.ask("POST", "/v1/tasks", "", &body).map_err(failed())?;
+    let task: Value = serde_json::from_str(&task).map_err(|error| Failure::new(error.to_string()))?;
+    let path = format!(
+        "/v1/tasks/{}/events",
+        task["task_id"].as_str().unwrap_or_default()
+    );
+    let log = log_of_turn(&world)?;
+    let begun = Instant::now();
+    let arrived: Vec<Vec<Duration>> = std::thread::scope(|scope| {
+        let mut readers = Vec::new();
+        for _ in 0..READERS {
+            let mut reader = daemon.connect()?;
+            let headers = "accept: text/event-stream\r\n";
+            reader.send("GET", &path, headers, "").map_err(failed())?;
+            readers.push(scope.spawn(move || {
+                let lines = reader.into_stream().lines().map_while(Result::ok);
+                let events = lines.filter(|line| line.contains("\"measured\""));
+                events.take(EVENTS).map(|_| begun.elapsed()).collect::<Vec<_>>()
+            }));
+        }
+        std::thread::sleep(SETTLE);
+        let mut file = std::fs::File::options()
+            .append(true)
+            .open(&log)
+            .map_err(Failure::because(log.display()))?;
+        let mut written = Vec::new();
+        for _ in 0..EVENTS {
+            std::thread::sleep(BETWEEN);
+            written.push(begun.elapsed());
+            file.write_all(b"{\"type\":\"measured\"}\n").map_err(failed())?;
+        }
+        let mut all = vec![written];
+        for reader in readers {
+            all.push(reader.join().map_err(|_| Failure::new("a reader has panicked"))?);
+        }
+        Ok::<_, Failure>(all)
+    })?;
+    let (written, readers) = arrived
+        .split_first()
+        .ok_or_else(|| Failure::new("nothing was written"))?;
+    let mut times: Vec<Duration> = (0..EVENTS)
+        .map(|event| {
+            let last = readers.iter().filter_map(|times| times.get(event)).max();
+            last.copied().unwrap_or(LIMIT).saturating_sub(written[event])
+        })
+        .collect();
+    times.sort_unstable();
+    rows.push(Row {
+        what: format!("an event in the log of a turn to the last of {READERS} readers, p99"),
+        goal: "20 ms",
+        measured: format!(
+            "{} (median {})",
+            milliseconds(times[(EVENTS - 1) * 99 / 100]),
+            milliseconds(times[EVENTS / 2])
+        ),
+    });
+    Ok(())
+}
+
+/// The log of the only turn of a world, as soon as it is there.
+fn log_of_turn(world: &World) -> Result<PathBuf, Failure> {
+    let end = Instant::now() + LIMIT;
+    while Instant::now() < end {
+        let files = files_below(&world.kugetsu_home().join("sessions"));
+        let log = files
+            .into_iter()
+            .find(|path| path.to_string_lossy().ends_with(".events.jsonl"));
+        if let Some(log) = log {
+            return Ok(log);
+        }
+        std::thread::sleep(BETWEEN);
+    }
+    Err(Failure::new("the turn does not begin"))
 }
 
 /// Turns on the real opencode.
