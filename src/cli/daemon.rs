@@ -132,7 +132,7 @@ struct StartArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_concurrent: Option<u32>,
 
-    /// The longest time of a task's turn [config: timeout]
+    /// The longest time of a task's turn, if it is below the setting timeout
     #[arg(long, value_name = "DURATION", value_parser = time_limit)]
     task_timeout: Option<Duration>,
 

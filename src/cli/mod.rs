@@ -85,7 +85,7 @@ pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
 
-    /// Print JSON on stdout instead of text; start, continue, wait, watch and logs print one line per event
+    /// Print JSON on stdout instead of text; start, continue, wait, watch, logs and tail print one line per event
     #[arg(long, global = true)]
     json: bool,
 

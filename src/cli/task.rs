@@ -11,7 +11,7 @@ use kugetsu_engine::money::print_usd;
 
 use super::Outcome;
 use super::context::Context;
-use super::daemon::{ask, client};
+use super::daemon::{ask, client, refuse_tool};
 use super::output::Output;
 use super::table::Column;
 use super::turn_id::short;
@@ -81,7 +81,10 @@ pub(super) fn run(args: &TaskArgs, context: &Context, output: Output) -> Outcome
             }
         }
         TaskVerb::Show(args) => print(ask(client.task(&args.task))?, output),
-        TaskVerb::Cancel(args) => print(ask(client.cancel(&args.task))?, output),
+        TaskVerb::Cancel(args) => {
+            refuse_tool(context)?;
+            print(ask(client.cancel(&args.task))?, output);
+        }
     }
     Ok(ExitStatus::Ok)
 }

@@ -11,9 +11,10 @@ use crate::step::{Failure, program};
 type Needed = (&'static str, &'static str);
 
 /// What the tests run.
-pub(crate) const FOR_TESTS: [Needed; 17] = [
+pub(crate) const FOR_TESTS: [Needed; 18] = [
     ("bwrap", "bubblewrap"),
     ("cc", "gcc"),
+    ("curl", "curl"),
     ("faketime", "faketime"),
     ("sqlite3", "sqlite3"),
     ("fish", "fish"),

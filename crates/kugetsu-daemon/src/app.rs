@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
@@ -43,6 +43,8 @@ const FORGET: Duration = Duration::from_hours(1);
 const END: Duration = Duration::from_secs(30);
 /// How long requests may take to be answered when the daemon ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// How long a turn waits until what it has spent is on disk.
+const SPENT: Duration = Duration::from_secs(2);
 /// How many tasks may wait.
 const MAX_QUEUED: u64 = 100_000;
 /// How often a task is tried before it is parked.
@@ -311,17 +313,23 @@ impl Daemon {
         let tidying = tokio::spawn({
             let app = Arc::clone(&app);
             async move {
-                let mut forgotten = None::<Instant>;
                 loop {
                     tokio::time::sleep(TIDY).await;
                     app.pool.tidy().await;
                     app.rates.tidy();
-                    app.write_token_uses().await;
-                    if forgotten.is_none_or(|at| at.elapsed() >= FORGET) {
-                        forgotten = Some(Instant::now());
-                        app.forget_old_tasks().await;
-                        app.collect_garbage().await;
-                    }
+                    app.write_what_waits().await;
+                }
+            }
+        });
+        // It may take long, and nothing waits for it.
+        let forgetting = tokio::spawn({
+            let app = Arc::clone(&app);
+            async move {
+                loop {
+                    tokio::time::sleep(TIDY).await;
+                    app.forget_old_tasks().await;
+                    app.collect_garbage().await;
+                    tokio::time::sleep(FORGET).await;
                 }
             }
         });
@@ -333,6 +341,7 @@ impl Daemon {
         };
         dispatching.abort();
         tidying.abort();
+        forgetting.abort();
         app.pool.close().await;
         let last = Arc::clone(&app);
         let _ = tokio::task::spawn_blocking(move || last.tracer.close()).await;
@@ -343,7 +352,7 @@ impl Daemon {
         })
         .await;
         serving.shutdown().await;
-        app.write_token_uses().await;
+        app.write_what_waits().await;
         let _ = std::fs::remove_file(socket_path);
         ended
     }
@@ -509,11 +518,18 @@ impl App {
     }
 
     /// Records when tokens were used. Requests do not wait for it.
-    async fn write_token_uses(self: &Arc<Self>) {
+    async fn write_what_waits(self: &Arc<Self>) {
         let app = Arc::clone(self);
-        let written = tokio::task::spawn_blocking(move || app.tokens.write_uses()).await;
-        if let Ok(Err(error)) = written {
-            tracing::warn!("the use of tokens cannot be recorded: {error}");
+        let written =
+            tokio::task::spawn_blocking(move || (app.tokens.write_uses(), app.ledger.write())).await;
+        let Ok((uses, spent)) = written else {
+            return;
+        };
+        if let Err(error) = uses {
+            tracing::warn!(%error, "the use of tokens cannot be recorded");
+        }
+        if let Err(error) = spent {
+            tracing::error!(%error, "what turns cost cannot be recorded");
         }
     }
 
@@ -607,7 +623,9 @@ impl TaskBudget {
             cost_usd,
             recovered,
         };
-        self.app.spent(report).await
+        // A disk that hangs must not keep the turn from its signals and limits. The money is counted nevertheless.
+        let spent = tokio::time::timeout(SPENT, self.app.spent(report)).await;
+        spent.unwrap_or_default()
     }
 }
 

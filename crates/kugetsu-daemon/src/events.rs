@@ -217,6 +217,8 @@ impl Follower {
     /// Waits until the task has another turn. `None` if it has ended without one.
     async fn changed(&self, task: TaskId, shown: Option<Uuid>) -> Result<Option<Task>, Gone> {
         let mut changes = self.app.queue.changes();
+        let mut alive = tokio::time::interval(ALIVE);
+        alive.reset();
         loop {
             changes.mark_unchanged();
             let Ok(Some(now)) = self.app.queue.task(task).await else {
@@ -231,7 +233,7 @@ impl Follower {
             tokio::select! {
                 _ = changes.changed() => {}
                 () = self.sender.closed() => return Err(Gone),
-                () = tokio::time::sleep(ALIVE) => self.alive().await?,
+                _ = alive.tick() => self.alive().await?,
             }
         }
     }
@@ -258,7 +260,9 @@ impl Follower {
             return Ok(());
         };
         let mut growth = self.app.growth.watch(&path);
+        // The beginning of a line whose end is to come, or is not of interest because the line is too long for an event.
         let mut pending = Vec::new();
+        let mut is_skipping = false;
         let mut quiet = Instant::now();
         let mut pause = Pause::default();
         let mut chunk = vec![0; CHUNK];
@@ -271,10 +275,26 @@ impl Follower {
                     break;
                 }
                 grown = true;
-                pending.extend_from_slice(&chunk[..count]);
-                self.send_lines(&mut pending, &mut at, turn).await?;
+                let mut read = &chunk[..count];
+                if is_skipping {
+                    let skipped = read.iter().position(|byte| *byte == b'\n');
+                    let skipped = skipped.map_or(count, |end| end + 1);
+                    is_skipping = read[skipped - 1] != b'\n';
+                    at += skipped as u64;
+                    read = &read[skipped..];
+                }
+                let end = read.iter().rposition(|byte| *byte == b'\n');
+                let end = end.map(|end| pending.len() + end + 1);
+                pending.extend_from_slice(read);
+                if let Some(end) = end {
+                    let rest = pending.split_off(end);
+                    let lines = std::mem::replace(&mut pending, rest);
+                    self.send_lines(lines, &mut at, turn).await?;
+                }
                 if pending.len() > LONGEST {
-                    return Ok(());
+                    at += pending.len() as u64;
+                    pending.clear();
+                    is_skipping = true;
                 }
             }
             if over || !self.stream.follow {
@@ -334,13 +354,8 @@ impl Follower {
         now.is_some_and(|now| now.state == TaskState::Running && now.turn == Some(turn))
     }
 
-    /// Sends the whole lines of `pending`, and leaves the rest there.
-    async fn send_lines(&self, pending: &mut Vec<u8>, at: &mut u64, turn: Uuid) -> Result<(), Gone> {
-        let Some(end) = pending.iter().rposition(|byte| *byte == b'\n') else {
-            return Ok(());
-        };
-        let rest = pending.split_off(end + 1);
-        let lines = std::mem::replace(pending, rest);
+    /// Sends whole lines, which begin at `at`.
+    async fn send_lines(&self, lines: Vec<u8>, at: &mut u64, turn: Uuid) -> Result<(), Gone> {
         let bytes = match self.stream.form {
             Form::Lines => {
                 *at += lines.len() as u64;

@@ -113,19 +113,22 @@ impl State {
         time.to_zoned(self.budgets.zone.clone()).date()
     }
 
-    /// Begins a new day if it has come. A clock that was set back does not bring an old day back.
+    /// Begins a new day if it has come. A clock that was set back does not bring an old day back. One that had been far
+    /// ahead is corrected: what was spent since counts for the day that it is now.
     fn advance(&mut self, now: Timestamp) {
         let date = self.date_of(now);
         if date > self.day.date {
             self.day = Day::new(date);
             let yesterday = date.saturating_sub(1.day());
             self.turns.retain(|_, (last, _)| *last >= yesterday);
+        } else if date < self.day.date.saturating_sub(1.day()) {
+            self.day.date = date;
         }
     }
 
-    /// How long the day still lasts.
+    /// How long it is until midnight.
     fn rest_of_day(&self, now: Timestamp) -> Duration {
-        let tomorrow = self.day.date.saturating_add(1.day());
+        let tomorrow = self.date_of(now).saturating_add(1.day());
         let midnight = tomorrow.to_zoned(self.budgets.zone.clone());
         let rest = midnight.map(|midnight| midnight.timestamp().duration_since(now));
         rest.ok()
@@ -224,7 +227,7 @@ impl Ledger {
         state
     }
 
-    /// Uses other budgets from now on, for turns that run as well.
+    /// Uses other budgets from now on. A lower one also ends turns that run; a turn keeps what it could cost when it began.
     pub(crate) fn set_budgets(&self, budgets: Budgets) {
         self.locked().budgets = budgets;
         self.changes.send_replace(());
@@ -244,20 +247,20 @@ impl Ledger {
             let date = state.day.date;
             let counted = state.turns.entry(turn).or_insert((date, 0.0));
             let cost_usd = total_usd - counted.1;
-            if !cost_usd.is_finite() || cost_usd < NOTHING {
-                return Ok(());
+            // Whoever tells nothing new may still have told what could not be written.
+            if cost_usd.is_finite() && cost_usd >= NOTHING {
+                *counted = (date, total_usd);
+                state.day.add(address, cost_usd);
+                let entry = Entry {
+                    time: now,
+                    turn,
+                    address: address.clone(),
+                    cost_usd,
+                };
+                let mut line = serde_json::to_vec(&entry)?;
+                line.push(b'\n');
+                state.unwritten.push((date, line));
             }
-            *counted = (date, total_usd);
-            state.day.add(address, cost_usd);
-            let entry = Entry {
-                time: now,
-                turn,
-                address: address.clone(),
-                cost_usd,
-            };
-            let mut line = serde_json::to_vec(&entry)?;
-            line.push(b'\n');
-            state.unwritten.push((date, line));
         }
         self.changes.send_replace(());
         self.write()
@@ -284,7 +287,7 @@ impl Ledger {
     }
 
     /// Writes all lines that wait. Those of an attempt that failed are written by the next one.
-    fn write(&self) -> std::io::Result<()> {
+    pub(crate) fn write(&self) -> std::io::Result<()> {
         let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = std::mem::take(&mut self.locked().unwritten);
         let mut rest = lines.as_slice();
@@ -347,15 +350,15 @@ fn file_of(folder: &Path, date: Date) -> PathBuf {
     folder.join(format!("{date}.jsonl"))
 }
 
-/// What is in the file of a day. A line that was cut by a crash is left out: its turn is told again.
+/// What is in the file of a day. A line that was cut or damaged by a crash is left out.
 fn entries(path: &Path) -> std::io::Result<Vec<Entry>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         file => file?,
     };
     let mut entries = Vec::new();
-    for line in BufReader::new(file).lines() {
-        entries.extend(serde_json::from_str::<Entry>(&line?).ok());
+    for line in BufReader::new(file).split(b'\n') {
+        entries.extend(serde_json::from_slice::<Entry>(&line?).ok());
     }
     Ok(entries)
 }

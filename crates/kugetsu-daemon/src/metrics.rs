@@ -128,7 +128,7 @@ impl Metrics {
         );
         let spent_today = metric!(
             "spent_today_usd",
-            "What turns have cost today (UTC), in US dollars",
+            "What turns have cost today, by budget_timezone, in US dollars",
             Gauge::default()
         );
         Self {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{ErrorCode, Task, TurnEnd, TurnRecord, Verdict};
+use kugetsu_api::{Task, TurnEnd, TurnRecord, Verdict};
 use kugetsu_engine::operations::{
     Engine, EngineError, Mode, TurnOptions, TurnReport, TurnRequest, WorktreeRequest,
 };
@@ -15,6 +15,7 @@ use kugetsu_engine::turn::{GO_ON, Responder};
 use uuid::Uuid;
 
 use crate::app::{App, Ending, RunningTask, TaskBudget};
+use crate::ledger::UsedUp;
 use crate::queue::{Claim, QueueError, Settlement, turn_of};
 use crate::slots::Place;
 
@@ -124,34 +125,24 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
         .with_traceparent(traceparent)
         .with_shared_budget(Arc::new(budget));
     let before = Instant::now();
+    let address = &claim.task.spec.address;
+    let left = app.ledger.left(address, Timestamp::now());
+    let put_off = left.as_ref().err().map(put_off);
+    if let Some(again) = put_off.clone().filter(|_| !claim.resumed) {
+        settle(&app, &claim, again).await;
+        app.forget_cancelled(task);
+        drop(place);
+        return;
+    }
     if !claim.resumed && claim.task.attempts <= 1 {
         let since = claim.task.not_before.unwrap_or(claim.task.submitted);
         app.metrics
             .waited(since.max(claim.task.submitted), Timestamp::now());
     }
-    let address = &claim.task.spec.address;
-    let left = match app.ledger.left(address, Timestamp::now()) {
-        Ok(left) => left,
-        Err(used_up) if !claim.resumed => {
-            let again = Settlement::Again {
-                not_before: after(SignedDuration::try_from(used_up.full_in).unwrap_or(QUOTA_PAUSE)),
-                reason: used_up.to_string(),
-                cost_usd: 0.0,
-                counts: false,
-            };
-            settle(&app, &claim, again).await;
-            app.forget_cancelled(task);
-            drop(place);
-            return;
-        }
-        // The turn may have run.
-        Err(_) => Some(0.0),
-    };
-    let result = if claim.cancelled {
+    let result = match left {
+        Ok(left) if !claim.cancelled => run_turn(&app, &engine, &claim, left).await,
         // Only how far an earlier daemon has come is of interest.
-        Err(EngineError::Recorded(turn))
-    } else {
-        run_turn(&app, &engine, &claim, left).await
+        _ => Err(EngineError::Recorded(turn)),
     };
     app.turns().remove(&task);
     let ran_before = matches!(result, Err(EngineError::Recorded(_)));
@@ -180,11 +171,26 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
         app.tracer.turn(&claim.task, &report.turn, log);
     }
     let stopping = *app.ending().borrow() == Ending::Now;
-    let end = settlement(result, app.is_cancelled(task), stopping || ran_before);
+    let is_cancelled = app.is_cancelled(task);
+    let end = match (&result, put_off) {
+        // The turn had not begun when the earlier daemon died.
+        (Err(_), Some(again)) if !is_cancelled => again,
+        _ => settlement(result, is_cancelled, stopping || ran_before),
+    };
     // A place is free again only when the end is on record, so the daemon does not end before.
     settle(&app, &claim, end).await;
     app.forget_cancelled(task);
     drop(place);
+}
+
+/// A task whose budget is used up waits until it is full again.
+fn put_off(used_up: &UsedUp) -> Settlement {
+    Settlement::Again {
+        not_before: after(SignedDuration::try_from(used_up.full_in).unwrap_or(QUOTA_PAUSE)),
+        reason: used_up.to_string(),
+        cost_usd: 0.0,
+        counts: false,
+    }
 }
 
 /// Records how an attempt ended. Until that is on record, the turn counts as running, and its id keeps it from running
@@ -349,7 +355,7 @@ fn settlement(result: Result<TurnReport, EngineError>, cancelled: bool, stopping
             }
         }
         // A full disk is not a fault of the task either.
-        Err(error) if error.code() == ErrorCode::StoreUnwritable => Settlement::Again {
+        Err(error) if error.is_full_disk() => Settlement::Again {
             not_before: after(ERROR_PAUSE),
             reason: error.to_string(),
             cost_usd: 0.0,

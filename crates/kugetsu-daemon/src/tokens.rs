@@ -154,11 +154,25 @@ impl Tokens {
 
     /// Held while the file is changed.
     fn lock(&self) -> Result<std::fs::File, TokenError> {
-        let home = self.path.parent().unwrap_or(Path::new("/"));
-        let lock = crate::place::open_for_owner(home, LOCK);
-        let lock = lock.map_err(|source| self.failed("lock", source))?;
+        let lock = self.lock_file()?;
         lock.lock().map_err(|source| self.failed("lock", source))?;
         Ok(lock)
+    }
+
+    /// [`Tokens::lock`], or `None` if somebody else holds it.
+    fn try_lock(&self) -> Result<Option<std::fs::File>, TokenError> {
+        let lock = self.lock_file()?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(lock)),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(source)) => Err(self.failed("lock", source)),
+        }
+    }
+
+    fn lock_file(&self) -> Result<std::fs::File, TokenError> {
+        let home = self.path.parent().unwrap_or(Path::new("/"));
+        let lock = crate::place::open_for_owner(home, LOCK);
+        lock.map_err(|source| self.failed("lock", source))
     }
 
     fn read(&self) -> Result<Stored, TokenError> {
@@ -184,6 +198,9 @@ impl Tokens {
         let text = serde_json::to_vec_pretty(stored);
         let mut text = text.map_err(|error| self.failed("write", error.into()))?;
         text.push(b'\n');
+        if text.len() as u64 > MAX_FILE {
+            return Err(TokenError::TooMany);
+        }
         Ok(write_atomic(&self.path, &text)?)
     }
 
@@ -275,7 +292,10 @@ impl KnownTokens {
         if uses.is_empty() {
             return Ok(());
         }
-        let alone = self.tokens.lock()?;
+        // Somebody else changes the tokens: the next time will do.
+        let Some(alone) = self.tokens.try_lock()? else {
+            return Ok(());
+        };
         let mut stored = self.tokens.read()?;
         let minute = TimestampRound::new()
             .smallest(Unit::Minute)

@@ -8,7 +8,7 @@ use kugetsu_testing::World;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Request, has_got, socket, submit, task, wait_for_state, world, world_with};
+use super::{Request, has_got, socket, status, submit, task, wait_for_state, world, world_with};
 use crate::support::kit::{self, ISSUE, SOON, run, text};
 
 #[test]
@@ -42,6 +42,28 @@ fn a_task_of_an_issues_url_runs_and_streams() {
     let id = text(&accepted.expect(202).json()["task_id"]);
     assert_eq!(accepted.headers["location"], format!("/v1/tasks/{id}"));
     wait_for_state(&world, &id, "ended");
+}
+
+#[test]
+fn the_readmes_curl_runs_a_task() {
+    let world = world_with(&["--listen", "127.0.0.1:0"]);
+    let listen = text(&status(&world)["listen"]);
+    let blocks = kugetsu_testing::blocks("README.md", "text");
+    let block = blocks.iter().find(|block| block.text.contains("curl")).unwrap();
+    let line = block.text.replace("http://127.0.0.1:7878", &listen);
+    assert_ne!(line, block.text);
+    let mut shell = world.command("sh");
+    shell.args(["-euc", &line]);
+    let printed = world.finish(shell, kugetsu_testing::Stdin::Null);
+    printed.expect_status(0);
+    let lines = printed.stdout();
+    let lines: Vec<&str> = lines.lines().filter(|line| !line.is_empty()).collect();
+    let ends = (lines.first().unwrap(), lines.last().unwrap());
+    assert!(
+        ends.0.contains("agent_start") && ends.1.contains("agent_end"),
+        "{printed}"
+    );
+    assert!(ends.1.contains("\"completed\""), "{printed}");
 }
 
 #[test]

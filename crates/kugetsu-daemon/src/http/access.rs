@@ -16,7 +16,7 @@ use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use jiff::Timestamp;
-use kugetsu_api::{RepoRef, Scope};
+use kugetsu_api::{ErrorCode, RepoRef, Scope};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::logins;
@@ -269,12 +269,10 @@ async fn access_by_token(app: &Arc<App>, peer: Peer, headers: &HeaderMap) -> Ans
             at.strftime("%F %T UTC")
         ))
         .hint("make another one: kugetsu daemon token create NAME"),
-        other => {
-            if let Ok(Err(error)) = other {
-                tracing::error!("{error}");
-            }
-            Problem::unauthorized("the token is not known, or was revoked")
-        }
+        Ok(Ok(_)) => Problem::unauthorized("the token is not known, or was revoked"),
+        // Whether it is known cannot be told.
+        Ok(Err(error)) => return Err(Problem::new(ErrorCode::StoreUnwritable, error.to_string())),
+        Err(error) => return Err(Problem::new(ErrorCode::Internal, error.to_string())),
     };
     count_failure(app, peer, headers)?;
     Err(problem)
@@ -297,13 +295,17 @@ fn count(app: &App, client: &Client) -> Answer<()> {
 
 /// Whether a request comes through a proxy.
 pub(super) fn is_forwarded(app: &App, headers: &HeaderMap) -> bool {
-    app.behind_proxy || FORWARDED.iter().any(|name| headers.contains_key(*name))
+    app.behind_proxy || names_a_proxy(headers)
+}
+
+fn names_a_proxy(headers: &HeaderMap) -> bool {
+    FORWARDED.iter().any(|name| headers.contains_key(*name))
 }
 
 /// Whether a process of the owner makes the request itself.
 fn is_owners(app: &App, peer: Peer, headers: &HeaderMap) -> bool {
     match peer {
-        Peer::Socket => true,
+        Peer::Socket => !names_a_proxy(headers),
         Peer::Loopback(_) => !is_forwarded(app, headers),
         Peer::Other(_) => false,
     }

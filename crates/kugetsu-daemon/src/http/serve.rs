@@ -126,11 +126,17 @@ impl Listener {
                 }
                 tracing::warn!("a connection of another user to the socket is refused");
             },
-            Self::Address { listener, tls, .. } => {
+            Self::Address {
+                listener,
+                tls,
+                is_shared,
+            } => {
                 let (stream, other) = listener.accept().await?;
-                let peer = match tls {
-                    None => Peer::of(&stream, other),
-                    Some(_) => Peer::Other(other.ip()),
+                // Behind TLS or a proxy, nobody is the owner because of the connection.
+                let peer = if tls.is_some() || *is_shared {
+                    Peer::Other(other.ip())
+                } else {
+                    Peer::of(&stream, other)
                 };
                 Ok((Accepted::Address(stream), peer))
             }

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use super::Shared;
 use super::problem::{Answer, Problem};
-use crate::app::App;
+use crate::app::{App, Ending};
 
 /// How often a connection without news gets a line.
 const ALIVE: Duration = Duration::from_secs(15);
@@ -99,6 +99,10 @@ impl Holder {
         let (commands, mut received) = mpsc::channel(4);
         self.app.commands().insert(slot, commands);
         let _registered = Registered { app: &self.app, slot };
+        // Who comes after all others were sent away leaves as well.
+        if *self.app.ending().borrow() == Ending::Now {
+            return Err(Gone);
+        }
         // A budget that was used up meanwhile ends the turn with its first step.
         let left = self.app.ledger.left(&self.address, Timestamp::now());
         let max_cost_usd = left.unwrap_or(Some(0.0));

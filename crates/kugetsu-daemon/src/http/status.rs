@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use jiff::Timestamp;
-use kugetsu_api::{DaemonStatus, StopRequest};
+use kugetsu_api::{DaemonStatus, ErrorCode, StopRequest};
 
 use super::Shared;
 use super::access::Access;
@@ -23,6 +23,12 @@ pub(super) async fn healthz() -> &'static str {
 pub(super) async fn readyz(State(app): Shared) -> Result<&'static str, Problem> {
     if app.is_ending() {
         return Err(Problem::draining());
+    }
+    if let Some(problem) = app.queue.problem() {
+        let detail = format!("the queue cannot be written: {problem}");
+        return Err(
+            Problem::new(ErrorCode::StoreUnwritable, detail).with_status(StatusCode::SERVICE_UNAVAILABLE)
+        );
     }
     Ok("ready\n")
 }

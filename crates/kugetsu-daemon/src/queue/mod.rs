@@ -221,6 +221,9 @@ pub trait Queue: Send + Sync {
     /// The number of tasks.
     fn counts(&self) -> QueueCounts;
 
+    /// Why nothing can be written, if the last attempt has failed.
+    fn problem(&self) -> Option<String>;
+
     /// The time at which a task that waits for its time may run, if nothing else can be claimed before.
     fn next_due(&self) -> Option<Timestamp>;
 

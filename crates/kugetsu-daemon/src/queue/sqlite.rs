@@ -177,6 +177,10 @@ impl Queue for SqliteQueue {
         self.overview.get().counts
     }
 
+    fn problem(&self) -> Option<String> {
+        self.overview.problem()
+    }
+
     fn next_due(&self) -> Option<Timestamp> {
         self.overview.get().next_due
     }

@@ -688,6 +688,26 @@ impl EngineError {
     }
 }
 
+impl EngineError {
+    /// Whether the cause is a full disk, or a quota of disk space, which may pass by itself.
+    pub fn is_full_disk(&self) -> bool {
+        let mut error: Option<&dyn std::error::Error> = Some(self);
+        while let Some(this) = error {
+            let io = this.downcast_ref::<std::io::Error>();
+            if io.is_some_and(|io| {
+                matches!(
+                    io.kind(),
+                    std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+                )
+            }) {
+                return true;
+            }
+            error = this.source();
+        }
+        false
+    }
+}
+
 fn code_of_store(error: &StoreError) -> ErrorCode {
     match error {
         StoreError::Full { .. }

@@ -125,6 +125,8 @@ impl Engine {
             .filter_map(|record| record.session)
             .collect();
         sessions.extend(staged.store.bases()?.found.into_iter().map(|base| base.session));
+        // Unpacking takes long: a turn may have begun meanwhile.
+        refuse_turns(&home)?;
         let moved_to = staging.take_the_place_of(&home, is_occupied)?;
         let sessions_missing = database.as_ref().and_then(|database| {
             let found = database.open_read().ok()?.sessions_exist(&sessions).ok()?;
@@ -333,14 +335,20 @@ fn refuse_busy(home: &Path) -> Result<Option<File>, EngineError> {
         },
         Err(_) => None,
     };
-    if is_leased(&run) {
+    refuse_turns(home)?;
+    Ok(daemon)
+}
+
+/// Refuses a home in which a turn runs.
+fn refuse_turns(home: &Path) -> Result<(), EngineError> {
+    if is_leased(&home.join(home::RUN)) {
         return Err(EngineError::Refused {
             code: ErrorCode::InUse,
             problem: format!("a turn runs in {}; nothing was changed", home.display()),
             hint: "see which: kugetsu query; wait for its end, or end it: kugetsu stop REF".to_owned(),
         });
     }
-    Ok(daemon)
+    Ok(())
 }
 
 /// Whether a lease below this folder is held.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 
@@ -35,15 +35,24 @@ pub(super) struct Overview {
 
 /// The newest overview.
 #[derive(Clone, Debug, Default)]
-pub(super) struct SharedOverview(Arc<Mutex<Overview>>);
+pub(super) struct SharedOverview(Arc<Mutex<(Overview, Option<String>)>>);
 
 impl SharedOverview {
     pub(super) fn get(&self) -> Overview {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.locked().0
     }
 
-    pub(super) fn set(&self, overview: Overview) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = overview;
+    /// Why the last attempt to write has failed, if it has.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.locked().1.clone()
+    }
+
+    pub(super) fn set(&self, overview: Overview, problem: Option<String>) {
+        *self.locked() = (overview, problem);
+    }
+
+    fn locked(&self) -> MutexGuard<'_, (Overview, Option<String>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

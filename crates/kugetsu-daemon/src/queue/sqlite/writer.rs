@@ -106,7 +106,7 @@ impl Writer {
     /// Starts the thread. It ends when the channel is closed and empty.
     pub(super) fn start(mut self) -> Result<(Operations, WriterThread), QueueError> {
         let (operations, mut waiting) = mpsc::channel(2 * BATCH);
-        self.overview.set(self.memory.overview());
+        self.overview.set(self.memory.overview(), None);
         let thread = std::thread::Builder::new()
             .name("queue-writer".to_owned())
             .spawn(move || {
@@ -133,7 +133,8 @@ impl Writer {
             }
         }
         // After a failure, too: a claim has moved what is due, and that is not taken back.
-        self.overview.set(self.memory.overview());
+        let problem = result.as_ref().err().map(ToString::to_string);
+        self.overview.set(self.memory.overview(), problem);
         if let Ok(true) = result {
             self.changes
                 .send_modify(|change| *change = change.wrapping_add(1));
