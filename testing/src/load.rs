@@ -66,8 +66,8 @@ pub struct LoadTally {
     pub resent: usize,
     /// How often the fault struck.
     pub strikes: usize,
-    /// The most turns that ran at once.
-    pub most_at_once: usize,
+    /// The most turns that ran at once; `None` if the clock moved meanwhile, so that the records cannot tell.
+    pub most_at_once: Option<usize>,
     /// From the first submission until the last task ended.
     pub took: Duration,
     /// The memory of the daemon, in ten steps.
@@ -104,7 +104,7 @@ impl LoadTally {
             plan.tasks,
             self.repeated,
             self.resent,
-            self.most_at_once,
+            self.most_at_once.map_or("-".to_owned(), |most| most.to_string()),
             plan.max_concurrent,
             self.problems.len(),
             self.took.as_secs_f64()

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{Task, TurnEnd, TurnRecord, Verdict};
+use kugetsu_api::{ErrorCode, Task, TurnEnd, TurnRecord, Verdict};
 use kugetsu_engine::operations::{
     Engine, EngineError, Mode, TurnOptions, TurnReport, TurnRequest, WorktreeRequest,
 };
@@ -354,6 +354,13 @@ fn settlement(result: Result<TurnReport, EngineError>, cancelled: bool, stopping
                 counts: !is_busy,
             }
         }
+        // It may be in the middle of an upgrade. An opencode that stays so parks the task.
+        Err(error) if error.code() == ErrorCode::OpencodeUnusable => Settlement::Again {
+            not_before: after(ERROR_PAUSE),
+            reason: error.to_string(),
+            cost_usd: 0.0,
+            counts: true,
+        },
         // A full disk is not a fault of the task either.
         Err(error) if error.is_full_disk() => Settlement::Again {
             not_before: after(ERROR_PAUSE),

@@ -114,10 +114,14 @@ impl Fault {
         self != Self::Upgrade || opencode == Opencode::Real(Version::V1_3_2)
     }
 
-    /// Whether a task may end otherwise than completed by it: a turn fails whose opencode is lost for the third time,
-    /// and opencode ignores new prompts in a session whose messages are of the future, so kugetsu refuses them.
+    /// Whether a task may end otherwise than completed by it. A turn fails whose opencode is lost for the third time.
+    /// opencode waits for its database for 5 s, and then breaks off. It ignores new prompts in a session whose messages
+    /// are of the future, so kugetsu refuses them.
     pub(super) fn may_end_tasks(self) -> bool {
-        matches!(self, Self::OpencodesKilled | Self::GuardsKilled | Self::ClockBack)
+        matches!(
+            self,
+            Self::OpencodesKilled | Self::GuardsKilled | Self::OpencodeLocked | Self::ClockBack
+        )
     }
 
     pub(super) fn moves_the_clock(self) -> bool {
