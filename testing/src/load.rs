@@ -119,6 +119,8 @@ struct Shared<'a> {
     tally: Mutex<LoadTally>,
     /// The number of tasks that were confirmed.
     confirmed: AtomicUsize,
+    /// The number of tasks that have ended.
+    ended: AtomicUsize,
     /// Whether the queue is done, so that nothing strikes any more.
     over: AtomicBool,
 }
@@ -171,6 +173,7 @@ pub fn load(world: &World, plan: &LoadPlan) -> LoadTally {
         plan: *plan,
         tally: Mutex::default(),
         confirmed: AtomicUsize::new(0),
+        ended: AtomicUsize::new(0),
         over: AtomicBool::new(false),
     };
     let setting = Setting::of(world, plan);
@@ -227,6 +230,7 @@ fn watch(shared: &Shared<'_>) {
             if number(&status["running"]) > u64::from(shared.plan.max_concurrent) {
                 shared.problem(format!("{} turns run at once", status["running"]));
             }
+            shared.ended.store(ended as usize, Ordering::SeqCst);
             note_memory(shared, ended, number(&status["pid"]));
             if confirmed == shared.plan.tasks && waiting == 0 {
                 return;

@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -313,6 +314,10 @@ pub(super) fn strike(shared: &Shared<'_>, setting: &Setting) {
         return;
     };
     let mut stalled = Vec::new();
+    // By then, servers have started and sessions have messages.
+    while shared.ended.load(Ordering::SeqCst) < shared.plan.tasks / 10 && !shared.is_over() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     for number in 0..fault.most() {
         wait(shared, fault.pause());
         if shared.is_over() {
