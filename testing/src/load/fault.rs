@@ -132,8 +132,9 @@ impl Fault {
     /// How often it strikes at most.
     fn most(self) -> usize {
         match self {
-            // A task is parked after three attempts that failed, so the same task must not be struck each time.
-            Self::DaemonKilled | Self::OpencodesKilled | Self::GuardsKilled => 6,
+            // A task is parked after three attempts that failed, and nothing else keeps the same task from being struck
+            // each time.
+            Self::DaemonKilled | Self::OpencodesKilled | Self::GuardsKilled => 2,
             Self::OpencodeLocked | Self::QueueLocked | Self::DiskFull => 2,
             Self::ClockForward | Self::ClockBack | Self::Readers | Self::Hangups | Self::Upgrade => 1,
             Self::ConnectionsCut => usize::MAX,
