@@ -12,6 +12,7 @@
 )]
 
 mod clients;
+mod clock;
 mod daemon;
 mod documents;
 pub mod example;
@@ -28,6 +29,7 @@ mod tour;
 mod world;
 
 pub use clients::Clients;
+pub use clock::clock_variables;
 pub use daemon::DaemonConnection;
 pub use documents::{Block, MANUAL, all_documents, blocks, document, files_below, manual, manual_blocks};
 pub use fake::{FakeAttempt, FakeCall, FakeRun, FakeScript, ServeMode, Step};

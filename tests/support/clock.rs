@@ -1,13 +1,11 @@
 //! A clock that a test sets for kugetsu and opencode alone, with libfaketime (Debian: `faketime`).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use kugetsu_testing::{Output, Running, Stdin, World};
+use kugetsu_testing::{Output, Running, Stdin, World, clock_variables};
 
 use super::kit::SOON;
-
-const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
 
 /// A clock for the programs of one test.
 pub(crate) struct Clock<'a> {
@@ -49,24 +47,7 @@ impl<'a> Clock<'a> {
     }
 
     fn variables(&self, changes: bool) -> [(&'static str, String); 5] {
-        let folders = [
-            "/usr/lib/x86_64-linux-gnu",
-            "/usr/lib/aarch64-linux-gnu",
-            "/usr/lib64",
-            "/usr/lib",
-        ];
-        let library = folders
-            .iter()
-            .map(|folder| Path::new(folder).join(LIBRARY))
-            .find(|path| path.is_file());
-        let library = library.expect("libfaketime is installed (Debian: apt-get install faketime)");
-        [
-            ("LD_PRELOAD", library.display().to_string()),
-            ("FAKETIME_TIMESTAMP_FILE", self.file.display().to_string()),
-            ("FAKETIME_NO_CACHE", if changes { "1" } else { "0" }.to_owned()),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-            ("NO_FAKE_STAT", "1".to_owned()),
-        ]
+        clock_variables(&self.file, changes)
     }
 
     /// Starts a command during which the clock changes.

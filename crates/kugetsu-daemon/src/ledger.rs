@@ -260,9 +260,10 @@ impl Ledger {
                 let mut line = serde_json::to_vec(&entry)?;
                 line.push(b'\n');
                 state.unwritten.push((date, line));
+                drop(state);
+                self.changes.send_replace(());
             }
         }
-        self.changes.send_replace(());
         self.write()
     }
 

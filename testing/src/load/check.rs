@@ -62,9 +62,14 @@ fn sessions(tasks: &[Value]) -> BTreeMap<String, Vec<Value>> {
     sessions
 }
 
+/// The path of a session in the API.
+fn path_of(address: &str) -> String {
+    let escaped = address.replace('/', "%2F").replace('#', "%23");
+    format!("/v1/sessions/{escaped}")
+}
+
 fn turns_of(connection: &mut DaemonConnection, address: &str) -> std::io::Result<Vec<Value>> {
-    let path = address.replace('/', "%2F").replace('#', "%23");
-    let turns = connection.json(&format!("/v1/sessions/{path}/turns"))?;
+    let turns = connection.json(&format!("{}/turns", path_of(address)))?;
     Ok(turns["turns"].as_array().cloned().unwrap_or_default())
 }
 
@@ -134,8 +139,7 @@ fn prompts(shared: &Shared<'_>, tasks: &[Value], sessions: &BTreeMap<String, Vec
     };
     let mut found: BTreeMap<usize, usize> = BTreeMap::new();
     for address in sessions.keys() {
-        let path = address.replace('/', "%2F").replace('#', "%23");
-        let session = connection.json(&format!("/v1/sessions/{path}"));
+        let session = connection.json(&path_of(address));
         let Some(id) = session
             .as_ref()
             .ok()

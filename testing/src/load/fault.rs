@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use super::submit::submission;
 use super::{LoadPlan, Shared};
 use crate::daemon::request;
-use crate::{Opencode, ProcessInfo, Signal, Version, World};
+use crate::{Opencode, ProcessInfo, Signal, Version, World, clock_variables};
 
 /// The pause before each strike.
 const PAUSE: Duration = Duration::from_millis(1500);
@@ -184,7 +184,7 @@ impl Setting {
         match plan.fault {
             Some(fault) if fault.moves_the_clock() => {
                 setting.set_clock(if fault == Fault::ClockBack { "+1d" } else { "+0" });
-                setting.variables = clock_variables(&setting.clock);
+                setting.variables = clock_variables(&setting.clock, true).into();
             }
             Some(Fault::Upgrade) => {
                 setting.install(Version::V1_3_2);
@@ -236,28 +236,6 @@ fn write_whole(path: &Path, text: &str) {
     std::fs::write(&new, text)
         .and_then(|()| std::fs::rename(&new, path))
         .expect("a file in the world's folder");
-}
-
-/// The variables that give a program the clock in this file, with libfaketime (Debian: `faketime`).
-fn clock_variables(file: &Path) -> Vec<(&'static str, String)> {
-    let folders = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-        "/usr/lib64",
-        "/usr/lib",
-    ];
-    let library = folders
-        .iter()
-        .map(|folder| Path::new(folder).join("faketime/libfaketimeMT.so.1"))
-        .find(|path| path.is_file())
-        .expect("libfaketime is installed (Debian: apt-get install faketime)");
-    vec![
-        ("LD_PRELOAD", library.display().to_string()),
-        ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
-        ("FAKETIME_NO_CACHE", "1".to_owned()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-        ("NO_FAKE_STAT", "1".to_owned()),
-    ]
 }
 
 /// A small disk in place of kugetsu's home, which is unmounted with this value.
