@@ -481,3 +481,31 @@ fn the_other_host_fetches_the_issue() {
         "{empty}"
     );
 }
+
+#[test]
+fn commands_and_tasks_use_the_daemon_of_the_other_host() {
+    let (world, _sshd) = with_base();
+    let home = other_home(&world);
+    world.start_daemon_in(&[("KUGETSU_HOME", home.to_str().unwrap())], &[]);
+    let status = || over(&world, ["daemon", "status", "--json"]).expect_status(0).json();
+    let pid = status()["pid"].clone();
+    assert_eq!(pid, world.daemon().unwrap());
+
+    let submitted = over(&world, ["submit", "#15", "from afar", "--json"]);
+    let submitted = submitted.expect_status(0).json();
+    let task = submitted["task"].as_str().unwrap();
+    let tail = over(&world, ["tail", task, "-f"]);
+    assert_eq!(tail.expect_status(0).stdout().trim(), "done");
+    let shown = over(&world, ["task", "show", task, "--json"]).json();
+    assert_eq!((&shown["state"], &shown["ref"]), (&json!("ended"), &json!(format!("{REPO}#15"))));
+
+    let running = start_hanging(&world);
+    assert_eq!(status()["running"], 1, "the command has a place of that daemon");
+    running.signal(Signal::Interrupt);
+    running.wait(SOON).expect_status(130);
+    world.wait_until("the place is free", SOON, || status()["running"] == 0);
+
+    over(&world, ["daemon", "stop"]).expect_status(0);
+    over(&world, ["daemon", "status"]).expect_status(1);
+    assert!(!world.kugetsu_home().join("run/daemon.sock").exists());
+}

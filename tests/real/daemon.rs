@@ -1,7 +1,7 @@
 //! Turns and tasks through the daemon, on the real opencode. The contract of the transports runs through the daemon as
 //! well (`on_every_combination`).
 
-use kugetsu_testing::{Gate, Opencode, Reply, Signal, Version, World, on_both_versions};
+use kugetsu_testing::{Gate, Opencode, Reply, Signal, Stdin, Version, World, kugetsu_binary, on_both_versions};
 use serde_json::json;
 
 use crate::support::daemon::{status, submit};
@@ -71,6 +71,38 @@ on_both_versions! {
         world.wait_nothing_left(SOON);
         run(world, ["daemon", "stop"]).expect_status(0);
         world.wait_until("the servers are gone", SOON, || world.processes().is_empty());
+    }
+
+    fn a_turn_has_the_limits_of_its_command(world: &World) {
+        world.make_base();
+        world.start_daemon();
+        let look = "umask; ulimit -Sn; ulimit -Hn; ulimit -Sf; nice; touch made; stat -c %a made; rm made";
+        for prompt in ["as the daemon", "narrower", "as before"] {
+            world.model.on(prompt, vec![Reply::bash(look), Reply::text("seen")]);
+        }
+        let within = |limits: &str, words: &[&str]| {
+            let mut command = world.command("sh");
+            let kugetsu = kugetsu_binary();
+            command.args(["-c", &format!("{limits} \"$@\""), "sh", kugetsu.to_str().unwrap()]).args(words);
+            world.finish(command, Stdin::Null).expect_status(0);
+        };
+        let own = "umask 022; ulimit -Sn 700; ulimit -Hn 4000; exec";
+        within(own, &["start", "1", "as the daemon"]);
+        let seen = tool_output(world, "as the daemon");
+        let lines: Vec<_> = seen.lines().collect();
+        assert_eq!((lines[0], lines[1], lines[2], lines[5]), ("0022", "700", "4000", "644"), "{seen}");
+        let narrow = "umask 077; ulimit -Sn 600; ulimit -Hn 3000; ulimit -Sf 100000; exec nice -n 3";
+        within(narrow, &["continue", "1", "narrower"]);
+        let nice: i32 = lines[4].parse().unwrap();
+        let expected = format!("0077\n600\n3000\n100000\n{}\n600\n", nice + 3);
+        assert_eq!(tool_output(world, "narrower"), expected);
+        within(own, &["continue", "1", "as before"]);
+        assert_eq!(tool_output(world, "as before"), seen);
+        assert_eq!(status(world)["pool"], json!({"cold_starts": 2, "warm_starts": 1}));
+        // A limit of processor time is of one process, and a server has many turns.
+        within("ulimit -t 600; exec", &["continue", "1", "go on"]);
+        assert_eq!(status(world)["pool"]["cold_starts"], 2);
+        world.wait_nothing_left(SOON);
     }
 
     fn a_turn_outlives_the_daemon(world: &World) {

@@ -25,8 +25,9 @@ use uuid::Uuid;
 
 /// The folder of the files, below the home.
 const FOLDER: &str = kugetsu_engine::home::SPENDING;
-/// How many days are kept.
-const KEPT_DAYS: i64 = 90;
+/// Of how many days the files are kept. Days without spending have none. The number does not follow the clock, because
+/// one that is far ahead for a moment would make all files old.
+const KEPT: usize = 90;
 /// A difference that is smaller comes from the addition of fractions: no step costs so little.
 const NOTHING: f64 = 1e-9;
 
@@ -176,7 +177,7 @@ enum Whose {
 }
 
 impl Ledger {
-    /// Reads what was spent today. Removes the files of days long ago.
+    /// Reads what was spent today. Removes the oldest files.
     pub(crate) fn open(home: &Path, budgets: Budgets, now: Timestamp) -> std::io::Result<Self> {
         let folder = home.join(FOLDER);
         std::fs::DirBuilder::new()
@@ -199,15 +200,8 @@ impl Ledger {
                 }
             }
         }
-        let oldest = date.saturating_sub(KEPT_DAYS.days());
-        for file in std::fs::read_dir(&folder)?.flatten() {
-            let name = file.file_name();
-            let of = name
-                .to_str()
-                .and_then(|name| name.strip_suffix(".jsonl")?.parse::<Date>().ok());
-            if of.is_some_and(|of| of < oldest) {
-                let _ = std::fs::remove_file(file.path());
-            }
+        for old in days(&folder)?.iter().rev().skip(KEPT) {
+            let _ = std::fs::remove_file(file_of(&folder, *old));
         }
         Ok(Self {
             folder,
@@ -345,6 +339,16 @@ impl Ledger {
             daily_per_session_usd: state.budgets.daily_per_session,
         }
     }
+}
+
+/// The days that have a file, oldest first.
+fn days(folder: &Path) -> std::io::Result<Vec<Date>> {
+    let names = std::fs::read_dir(folder)?.flatten().map(|file| file.file_name());
+    let mut days: Vec<Date> = names
+        .filter_map(|name| name.to_str()?.strip_suffix(".jsonl")?.parse().ok())
+        .collect();
+    days.sort_unstable();
+    Ok(days)
 }
 
 fn file_of(folder: &Path, date: Date) -> PathBuf {

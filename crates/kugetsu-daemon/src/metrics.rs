@@ -32,7 +32,7 @@ pub(crate) struct Metrics {
     places: Gauge,
     waiting: Gauge,
     servers: Family<Labels<1>, Gauge>,
-    server_starts: Family<Labels<1>, Gauge>,
+    server_starts: Family<Labels<1>, Counter>,
     spent_today: Gauge<f64, std::sync::atomic::AtomicU64>,
 }
 
@@ -231,8 +231,8 @@ impl Metrics {
             ("cold", status.pool.cold_starts),
             ("warm", status.pool.warm_starts),
         ] {
-            let gauge = self.server_starts.get_or_create(&[("kind", name.to_owned())]);
-            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+            let counter = self.server_starts.get_or_create(&[("kind", name.to_owned())]);
+            counter.inner().store(count, std::sync::atomic::Ordering::Relaxed);
         }
         self.spent_today.set(status.budget.spent_usd);
         let mut written = String::new();

@@ -269,6 +269,15 @@ impl KnownTokens {
         Ok(Checked::Known(token.view.clone()))
     }
 
+    /// Whether a token that was known still opens something.
+    pub(crate) fn opens(&self, token: &TokenView, now: Timestamp) -> Result<bool, TokenError> {
+        // Another token may have the name by now.
+        let is_it =
+            |other: &StoredToken| other.view.name == token.name && other.view.created == token.created;
+        let is_known = self.known()?.iter().any(is_it);
+        Ok(is_known && token.expires.is_none_or(|at| at > now))
+    }
+
     fn known(&self) -> Result<Arc<Vec<StoredToken>>, TokenError> {
         let stamp = match self.tokens.path.symlink_metadata() {
             Ok(now) => (now.ino(), now.mtime(), now.mtime_nsec(), now.size()),

@@ -246,6 +246,12 @@ pub(crate) fn parse(traceparent: &str) -> Option<SpanContext> {
     span.is_valid().then_some(span)
 }
 
+/// A span in the form that W3C Trace Context gives to it.
+pub(crate) fn write(span: &SpanContext) -> String {
+    let (trace, id, flags) = (span.trace_id(), span.span_id(), span.trace_flags());
+    format!("00-{trace}-{id}-{flags:02x}")
+}
+
 /// The trace of a task.
 #[derive(Clone, Copy)]
 struct Trace {

@@ -342,6 +342,7 @@ impl Git {
                 mark: Uuid::now_v7(),
                 grace: GRACE,
                 cgroup: false,
+                limits: None,
             },
             stdout: Sink::Piped,
             stderr: Sink::Piped,

@@ -72,7 +72,7 @@ mod documents;
 pub use opencode::{Launch, Secrets};
 pub use permission::CLASSES;
 pub use process::sandbox::sandbox_main;
-pub use process::{Containment, GUARD_COMMAND, WAY_OUT, guard_main, is_full};
+pub use process::{Containment, GUARD_COMMAND, WAY_OUT, guard_main, is_full, raise_open_files};
 pub use redact::{Redactor, SHORTEST as SHORTEST_SECRET};
 pub use store::refuse_shared_home;
 pub use worktree::Rebased;

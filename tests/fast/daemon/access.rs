@@ -3,7 +3,7 @@
 use reqwest::{Method, Response};
 use serde_json::json;
 
-use super::{Request, create_token, expect_error, socket, status, submit, world_with};
+use super::{Request, create_token, expect_error, has_got, socket, status, submit, world_with};
 use crate::support::daemon::certificate;
 use crate::support::kit::{self, run, text};
 
@@ -89,7 +89,23 @@ fn a_token_allows_what_it_says_until_it_is_revoked() {
         asked(Method::GET, "/v1/tasks", "").headers["www-authenticate"],
         "Bearer"
     );
-    run(&world, ["daemon", "token", "revoke", "reader"]).expect_status(0);
+    let hanging = submit(&world, &["2", "hang"]);
+    world.wait_until("the task runs", kit::SOON, || has_got(&world, "hang"));
+    let path = format!("/v1/tasks/{hanging}/events");
+    let stream = std::thread::scope(|scope| {
+        let bearer = format!("Bearer {reader}");
+        let stream = Request::over_http(&world, Method::GET, &path).header("authorization", &bearer);
+        let reading = scope.spawn(|| stream.send());
+        let opened = r#"http_requests_total{route="/v1/tasks/{task}/events",method="GET",status="200"} 1"#;
+        world.wait_until("the stream is open", kit::SOON, || {
+            let metrics = Request::over_socket(&world, Method::GET, "/metrics").send();
+            metrics.body.contains(opened)
+        });
+        run(&world, ["daemon", "token", "revoke", "reader"]).expect_status(0);
+        reading.join().unwrap()
+    });
+    stream.expect(200);
+    assert!(!stream.body.contains("\"verdict\""), "it ended before the turn did: {}", stream.body);
     asked(Method::GET, "/v1/tasks", &reader).problem(401, "access-denied");
     expect_error(
         &run(&world, ["daemon", "token", "revoke", "reader", "--json"]),
@@ -262,6 +278,11 @@ fn a_link_logs_a_browser_in_once() {
         request.header("cookie", cookie).send()
     };
     asked(&format!("other=1; {pair}")).expect(200);
+    // The proxy may have a password of its own, but a token that is wrong stays wrong.
+    for (authorization, status) in [("Basic bWU6c2VjcmV0", 200), ("Bearer kugetsu_0", 401)] {
+        let request = Request::over_http(&world, Method::GET, "/v1/status").header("cookie", pair);
+        request.header("authorization", authorization).send().expect(status);
+    }
     asked("__Host-kugetsu=0").problem(401, "access-denied");
     asked(&pair.replace("__Host-", "")).problem(401, "access-denied");
     // What changes something must come from the page.

@@ -16,7 +16,7 @@ use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use jiff::Timestamp;
-use kugetsu_api::{ErrorCode, RepoRef, Scope};
+use kugetsu_api::{ErrorCode, RepoRef, Scope, TokenView};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::logins;
@@ -30,6 +30,9 @@ use crate::tokens::Checked;
 const BODY: Duration = Duration::from_secs(30);
 /// When to ask for a stream of events again that there was no room for.
 const NEXT_STREAM: Duration = Duration::from_secs(10);
+
+/// How long a stream goes on after its token was revoked.
+const REVOKED: Duration = Duration::from_secs(2);
 
 /// The port that a URL need not name.
 const HTTP: u16 = 80;
@@ -122,22 +125,33 @@ pub(crate) struct Access {
     scope: Scope,
     /// The repositories that it may see; all of them if there is none.
     repos: Vec<RepoRef>,
-    /// Who makes it, if it is not the owner.
-    client: Option<Client>,
+    /// The token that it has, if it is not the owner's.
+    token: Option<TokenView>,
 }
 
 impl Access {
     const OWNER: Self = Self {
         scope: Scope::Admin,
         repos: Vec::new(),
-        client: None,
+        token: None,
     };
 
-    /// Room for a stream of events.
-    pub(super) fn stream(&self, app: &App) -> Answer<Seat<Client>> {
-        let guest = self.client.clone().map_or(Guest::Owner, Guest::Other);
-        let seat = app.streams.enter(guest);
-        seat.ok_or_else(|| Problem::too_many(NEXT_STREAM, "as many streams of events are open as may be"))
+    /// Permits a stream of events, if there is room for one more.
+    pub(super) fn stream(&self, app: &Arc<App>) -> Answer<StreamPermit> {
+        let guest = self.token.as_ref().map_or(Guest::Owner, |token| {
+            Guest::Other(Client::Token(token.name.clone()))
+        });
+        match app.streams.enter(guest) {
+            Some(seat) => Ok(StreamPermit {
+                app: Arc::clone(app),
+                token: self.token.clone(),
+                seat,
+            }),
+            None => Err(Problem::too_many(
+                NEXT_STREAM,
+                "as many streams of events are open as may be",
+            )),
+        }
     }
 
     /// Whether the request may see this repository.
@@ -166,6 +180,34 @@ impl Access {
         Err(Problem::forbidden(
             "the token covers some repositories, and this is of all of them",
         ))
+    }
+}
+
+/// Permits one stream of events, which counts as open until this is dropped.
+pub(super) struct StreamPermit {
+    app: Arc<App>,
+    token: Option<TokenView>,
+    seat: Seat<Client>,
+}
+
+impl StreamPermit {
+    /// The place of the stream, and a future that waits until its token was revoked or has expired.
+    pub(super) fn split(self) -> (Seat<Client>, impl Future<Output = ()> + Send + 'static) {
+        let Self { app, token, seat } = self;
+        (seat, async move {
+            let Some(token) = token else {
+                return std::future::pending().await;
+            };
+            loop {
+                tokio::time::sleep(REVOKED).await;
+                let (app, token) = (Arc::clone(&app), token.clone());
+                let opens = move || app.tokens.opens(&token, Timestamp::now());
+                // In doubt, it does.
+                if let Ok(Ok(false)) = tokio::task::spawn_blocking(opens).await {
+                    return;
+                }
+            }
+        })
     }
 }
 
@@ -219,26 +261,25 @@ async fn with_body_within(request: Request, limit: Duration) -> Answer<Request> 
 }
 
 async fn access_of(app: &Arc<App>, peer: Peer, method: &Method, headers: &HeaderMap) -> Answer<Access> {
-    if headers.contains_key(header::AUTHORIZATION) {
+    let is_owners = is_owners(app, peer, headers);
+    // A proxy in front of the page may have a password of its own, which browsers send on.
+    let is_for_proxy = !is_owners && scheme_in(headers).is_some_and(|(scheme, _)| is(scheme, "basic"));
+    if headers.contains_key(header::AUTHORIZATION) && !is_for_proxy {
         return access_by_token(app, peer, headers).await;
     }
-    match peer {
-        _ if !is_owners(app, peer, headers) => {
-            if logins::is_logged_in(app, method, headers)? {
-                return Ok(Access::OWNER);
-            }
-            count(app, &Client::Address(address_of(app, peer, headers)))?;
-            Err(
-                Problem::unauthorized("a token is needed: authorization: Bearer TOKEN")
-                    .hint("make one: kugetsu daemon token create NAME")
-                    .hint("for the page, make a link instead: kugetsu daemon open"),
-            )
-        }
-        _ => {
-            check_own_names(app, peer, headers)?;
-            Ok(Access::OWNER)
-        }
+    if is_owners {
+        check_own_names(app, peer, headers)?;
+        return Ok(Access::OWNER);
     }
+    if logins::is_logged_in(app, method, headers)? {
+        return Ok(Access::OWNER);
+    }
+    count(app, &Client::Address(address_of(app, peer, headers)))?;
+    Err(
+        Problem::unauthorized("a token is needed: authorization: Bearer TOKEN")
+            .hint("make one: kugetsu daemon token create NAME")
+            .hint("for the page, make a link instead: kugetsu daemon open"),
+    )
 }
 
 /// Checks the names of a request that a browser of the owner may have made over loopback.
@@ -255,12 +296,11 @@ async fn access_by_token(app: &Arc<App>, peer: Peer, headers: &HeaderMap) -> Ans
     let checked = tokio::task::spawn_blocking(move || checking.tokens.check(&token, Timestamp::now())).await;
     let problem = match checked {
         Ok(Ok(Checked::Known(token))) => {
-            let client = Client::Token(token.name);
-            count(app, &client)?;
+            count(app, &Client::Token(token.name.clone()))?;
             return Ok(Access {
                 scope: token.scope,
-                repos: token.repos,
-                client: Some(client),
+                repos: token.repos.clone(),
+                token: Some(token),
             });
         }
         Ok(Ok(Checked::Expired(token, at))) => Problem::unauthorized(format!(
@@ -332,9 +372,18 @@ fn told_by_proxy(headers: &HeaderMap) -> Option<IpAddr> {
 }
 
 fn token_in(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = scheme_in(headers)?;
+    is(scheme, "bearer").then_some(token.trim())
+}
+
+/// How a request tells who makes it, and what it tells.
+fn scheme_in(headers: &HeaderMap) -> Option<(&str, &str)> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    value.split_once(' ')
+}
+
+fn is(scheme: &str, name: &str) -> bool {
+    scheme.eq_ignore_ascii_case(name)
 }
 
 /// Refuses a request that a browser may have been told to make: its `Host` is a name that leads here by an attacker's

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use kugetsu_engine::raise_open_files;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -78,16 +78,7 @@ pub(crate) struct OpenFiles(u64);
 impl OpenFiles {
     /// Raises the number to what the daemon needs, as far as the system lets it.
     pub(crate) fn raise() -> Self {
-        let limit = getrlimit(Resource::Nofile);
-        let wanted = limit.maximum.map_or(OPEN_FILES, |most| most.min(OPEN_FILES));
-        if limit.current.is_some_and(|current| current < wanted) {
-            let more = Rlimit {
-                current: Some(wanted),
-                maximum: limit.maximum,
-            };
-            let _ = setrlimit(Resource::Nofile, more);
-        }
-        let now = getrlimit(Resource::Nofile).current.unwrap_or(OPEN_FILES);
+        let now = raise_open_files(OPEN_FILES).unwrap_or(OPEN_FILES);
         Self(now.clamp(FEW_OPEN_FILES, OPEN_FILES))
     }
 

@@ -164,9 +164,9 @@ pub(super) async fn events(
         }
     };
     let stream = stream_of(&headers, query.follow);
-    let seat = access.stream(&app)?;
-    Ok(respond(stream, seat, |sender| {
-        tokio::spawn(events::follow_turn(app, address, turn, stream, sender));
+    let permit = access.stream(&app)?;
+    Ok(respond(stream, permit, |sender| {
+        events::follow_turn(app, address, turn, stream, sender)
     }))
 }
 

@@ -23,10 +23,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use super::Shared;
-use super::access::Access;
+use super::access::{Access, StreamPermit};
 use super::problem::{Answer, Problem};
-use super::rates::Client;
-use super::room::Seat;
 use crate::app::App;
 use crate::events::{self, Form, Stream};
 use crate::queue::{Cancellation, NewTask, QueueError, TaskFilter};
@@ -51,7 +49,7 @@ pub(super) async fn submit(
     let key = idempotency_key(&headers)?;
     let id = TaskId(Uuid::now_v7());
     // A task is not submitted if its events cannot be sent.
-    let seat = request.stream.then(|| access.stream(&app)).transpose()?;
+    let permit = request.stream.then(|| access.stream(&app)).transpose()?;
     let engine = app.engine();
     let mut task = new_task(id, request, key, engine.settings())?;
     task.spec.traceparent = traceparent(&headers);
@@ -88,8 +86,8 @@ pub(super) async fn submit(
     };
     access.require(submitted.task.repo())?;
     let id = submitted.task.task;
-    if let Some(seat) = seat {
-        return Ok(streamed(app, seat, submitted.task, &headers, true));
+    if let Some(permit) = permit {
+        return Ok(streamed(app, permit, submitted.task, &headers, true));
     }
     let location = [(header::LOCATION, format!("/v1/tasks/{id}"))];
     let answer = SubmittedTask {
@@ -119,7 +117,8 @@ fn idempotency_key(headers: &HeaderMap) -> Answer<Option<String>> {
 /// The span that a submission belongs to. One that is not valid is ignored, as the specification says.
 fn traceparent(headers: &HeaderMap) -> Option<String> {
     let text = headers.get(TRACEPARENT)?.to_str().ok()?.trim();
-    trace::parse(text).map(|_| text.to_owned())
+    // Nothing that a client has made up is kept.
+    trace::parse(text).map(|span| trace::write(&span))
 }
 
 /// Checks a submission, without looking at the store.
@@ -349,16 +348,16 @@ pub(super) async fn events(
 ) -> Answer<Response> {
     let Query(query) = query?;
     let task = find(&app, &access, &task?.0).await?;
-    let seat = access.stream(&app)?;
-    Ok(streamed(app, seat, task, &headers, query.follow))
+    let permit = access.stream(&app)?;
+    Ok(streamed(app, permit, task, &headers, query.follow))
 }
 
 /// Streams the events of a task.
-fn streamed(app: Arc<App>, seat: Seat<Client>, task: Task, headers: &HeaderMap, follow: bool) -> Response {
+fn streamed(app: Arc<App>, permit: StreamPermit, task: Task, headers: &HeaderMap, follow: bool) -> Response {
     let stream = stream_of(headers, follow);
     let id = task.task;
-    let mut response = respond(stream, seat, |sender| {
-        tokio::spawn(events::follow_task(app, task, stream, sender));
+    let mut response = respond(stream, permit, |sender| {
+        events::follow_task(app, task, stream, sender)
     });
     if let Ok(location) = header::HeaderValue::from_str(&format!("/v1/tasks/{id}")) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -384,11 +383,25 @@ pub(super) fn stream_of(headers: &HeaderMap, follow: bool) -> Stream {
     }
 }
 
-/// The response whose body the task that `start` begins sends.
-pub(super) fn respond(stream: Stream, seat: Seat<Client>, start: impl FnOnce(events::Sender)) -> Response {
+/// The response whose body `follow` sends, until nobody may read it any more.
+pub(super) fn respond<F>(
+    stream: Stream,
+    permit: StreamPermit,
+    follow: impl FnOnce(events::Sender) -> F,
+) -> Response
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     // A reader that stalls keeps little in memory.
     let (sender, receiver) = mpsc::channel(1);
-    start(sender);
+    let (seat, revoked) = permit.split();
+    let following = follow(sender);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = following => {}
+            () = revoked => {}
+        }
+    });
     let headers = [
         (header::CONTENT_TYPE, stream.form.content_type()),
         (header::CACHE_CONTROL, "no-cache"),

@@ -393,6 +393,7 @@ fn probe_spec(program: &Path, args: &str, search: &Search<'_>) -> GuardSpec {
             mark: Uuid::now_v7(),
             grace: Duration::ZERO,
             cgroup: false,
+            limits: None,
         },
         stdout: Sink::Piped,
         stderr: Sink::Piped,

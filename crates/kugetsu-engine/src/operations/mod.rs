@@ -281,6 +281,7 @@ impl Engine {
             mark,
             grace: self.settings.grace,
             cgroup: true,
+            limits: None,
         }
     }
 

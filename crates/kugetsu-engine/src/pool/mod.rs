@@ -339,6 +339,7 @@ impl Pool {
                 environment: wish.environment_for(self.0.guard.clone(), Some(&folder.shell())),
                 grace: wish.grace,
                 cgroup: true,
+                limits: Some(wish.limits.clone()),
             },
             directory: folder.work(),
             rules: Some(wish.rules.clone()),

@@ -15,7 +15,7 @@ use crate::opencode::{
     Launch, Opencode, ProjectParts, SessionContext, Version, chooses_shell, user_configuration,
 };
 use crate::permission::{Rule, env_json};
-use crate::process::Tree;
+use crate::process::{ProcessLimits, Tree};
 
 /// Variables that tell shells, terminals, logins and traces apart, and that opencode itself does not use. A turn's tools get
 /// their caller's values, although the server may have been started for another caller.
@@ -76,6 +76,8 @@ pub struct ServerWish {
     /// The caller's variables, without those of [`OF_THE_CALLER`].
     environment: Vec<(String, String)>,
     home: PathBuf,
+    /// The umask, priority and resource limits of the caller.
+    pub(super) limits: ProcessLimits,
     pub(super) rules: Vec<Rule>,
     pub(super) config: Option<Map<String, Value>>,
     pub(super) ignore_project: bool,
@@ -104,7 +106,7 @@ pub(super) struct ServerKey([u8; 32]);
 
 impl ServerWish {
     /// What a turn wants; `None` if it must have a server of its own: it has secrets, a log or a database of its own, a
-    /// sandbox, or a directory or an environment that is not text. Blocks.
+    /// sandbox, a limit of processor time, or a directory or an environment that is not text. Blocks.
     pub(crate) fn of(launch: &Launch) -> Option<Self> {
         let opencode = &launch.opencode;
         let is_own = !launch.secrets.variables.is_empty()
@@ -113,7 +115,8 @@ impl ServerWish {
             || opencode.confinement.is_some()
             // The variables of a turn reach its tools through the shell.
             || chooses_shell(&launch.containment.environment, &launch.directory);
-        if is_own || !Tree::IS_KNOWN {
+        let limits = ProcessLimits::for_children();
+        if is_own || !limits.fit_many_turns() || !Tree::IS_KNOWN {
             return None;
         }
         launch.directory.to_str()?;
@@ -136,6 +139,7 @@ impl ServerWish {
             version: opencode.version.clone(),
             environment,
             home: all.home().to_owned(),
+            limits,
             rules: launch.rules.clone().unwrap_or_default(),
             config: launch.context.configuration().cloned(),
             ignore_project: launch.ignore_project,
@@ -175,6 +179,7 @@ impl ServerWish {
             add(name.as_bytes());
             add(value.as_bytes());
         }
+        add(&serde_json::to_vec(&self.limits).ok()?);
         add(env_json(&self.rules).as_bytes());
         let config = self.config.clone().map(Value::Object);
         add(config.unwrap_or_default().to_string().as_bytes());

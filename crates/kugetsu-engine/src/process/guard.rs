@@ -152,6 +152,9 @@ fn start() -> std::io::Result<Watch> {
     let mut input = vec![0; usize::try_from(header.stdin_len).map_err(std::io::Error::other)?];
     control.read_exact(&mut input)?;
 
+    if let Some(limits) = &header.limits {
+        limits.apply()?;
+    }
     let limits = header
         .sandbox
         .as_ref()

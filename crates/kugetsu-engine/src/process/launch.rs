@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::limits::ProcessLimits;
 use super::sandbox::Sandbox;
 use super::wire::{Header, Report};
 use super::{Exit, GUARD_COMMAND, ProcessError};
@@ -49,6 +50,8 @@ pub struct Containment {
     /// Whether the program gets a cgroup of its own where one can be made. To enter one takes the kernel about 10 ms, and
     /// only a sweep needs it. So nothing that is over in a moment, and that no later command looks for, should have one.
     pub cgroup: bool,
+    /// The umask, priority and resource limits of the guard and the program; `None`: those of this process.
+    pub limits: Option<ProcessLimits>,
 }
 
 /// A program to run under a guard. It has no `Debug`, because `set_env` may hold secrets. These reach the guard through
@@ -90,6 +93,7 @@ impl GuardSpec {
             grace_ms: u64::try_from(self.containment.grace.as_millis()).unwrap_or(u64::MAX),
             turn: self.containment.mark,
             cgroup: self.containment.cgroup,
+            limits: (self.containment.limits.clone()).or_else(ProcessLimits::to_restore),
             sandbox: self.sandbox.clone(),
         };
         let mut line = serde_json::to_vec(&header).map_err(|error| ProcessError::System {

@@ -24,6 +24,7 @@ mod guard;
 mod guarded;
 mod identity;
 mod launch;
+mod limits;
 #[cfg(target_os = "linux")]
 mod procfs;
 mod room;
@@ -43,6 +44,8 @@ pub use identity::enclosing_marks;
 pub(crate) use identity::identity_of;
 pub use identity::{Liveness, current, is_alive, terminate};
 pub use launch::{Containment, GuardSpec, Sink};
+pub(crate) use limits::ProcessLimits;
+pub use limits::raise_open_files;
 pub(crate) use room::FULL as NO_ROOM;
 pub use room::{WAY_OUT, is_full};
 pub(crate) use settle::Tree;

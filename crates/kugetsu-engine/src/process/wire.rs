@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::limits::ProcessLimits;
 use super::sandbox::Sandbox;
 
 /// Requests the program to end; the tree is killed after the grace period.
@@ -35,6 +36,8 @@ pub(super) struct Header {
     pub(super) turn: Uuid,
     /// Whether the program gets a cgroup of its own.
     pub(super) cgroup: bool,
+    /// What the guard and the program have instead of what they inherit.
+    pub(super) limits: Option<ProcessLimits>,
     /// What the program sees and reaches, if that is limited.
     #[serde(default)]
     pub(super) sandbox: Option<Sandbox>,

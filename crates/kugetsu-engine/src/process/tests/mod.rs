@@ -55,6 +55,7 @@ impl World {
                 mark: self.turn,
                 grace: LONG,
                 cgroup: true,
+                limits: None,
             },
             stdout: Sink::Piped,
             stderr: Sink::Null,

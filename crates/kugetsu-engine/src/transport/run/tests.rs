@@ -51,6 +51,7 @@ pub(in crate::transport) fn spec(database: &Path) -> TurnSpec {
                 environment: Environment::new([], "/nonexistent".into(), "/nonexistent/kugetsu".into()),
                 grace: Duration::from_secs(1),
                 cgroup: true,
+                limits: None,
             },
             directory: "/repo".into(),
             rules: None,
