@@ -28,7 +28,7 @@ use kugetsu_engine::operations::{
     EngineError, Mode, Subject, TurnHandle, TurnOptions, TurnReport, TurnRequest, WorktreeRequest,
 };
 use kugetsu_engine::settings::{OnAskSetting, Settings, parse_model};
-use kugetsu_engine::turn::answers::{Answers, OnAsk, Reply};
+use kugetsu_engine::turn::answers::{Answers, Reply};
 use kugetsu_engine::turn::stream::Feed;
 use kugetsu_engine::turn::{Interrupt, Limits, Responder};
 
@@ -210,14 +210,10 @@ impl AskArgs {
     }
 
     fn responder(&self, settings: &Settings) -> Result<Responder, CommandError> {
-        let block = match self.on_ask {
-            Some(form) => form == OnAskForm::Block,
-            None => settings.on_ask == OnAskSetting::Block,
-        };
-        let on_ask = if block {
-            OnAsk::Block
-        } else {
-            OnAsk::Answer(settings.on_question)
+        let on_ask = match self.on_ask {
+            Some(OnAskForm::Answer) => OnAskSetting::Answer,
+            Some(OnAskForm::Block) => OnAskSetting::Block,
+            None => settings.on_ask,
         };
         let answers = self
             .answers
@@ -231,7 +227,7 @@ impl AskArgs {
         Ok(Responder {
             answers,
             supervisor,
-            on_ask,
+            on_ask: on_ask.with(settings.on_question),
         })
     }
 }

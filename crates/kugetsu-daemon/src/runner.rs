@@ -9,7 +9,7 @@ use kugetsu_api::{ErrorCode, Task, TurnEnd, TurnRecord, Verdict};
 use kugetsu_engine::operations::{
     Engine, EngineError, Mode, TurnOptions, TurnReport, TurnRequest, WorktreeRequest,
 };
-use kugetsu_engine::turn::answers::{Answers, OnAsk};
+use kugetsu_engine::turn::answers::Answers;
 use kugetsu_engine::turn::{GO_ON, Responder};
 
 use uuid::Uuid;
@@ -241,10 +241,7 @@ async fn run_turn(
     let responder = Responder {
         answers,
         supervisor: None,
-        on_ask: match settings.on_ask {
-            kugetsu_engine::settings::OnAskSetting::Block => OnAsk::Block,
-            kugetsu_engine::settings::OnAskSetting::Answer => OnAsk::Answer(settings.on_question),
-        },
+        on_ask: settings.on_ask.with(settings.on_question),
     };
     let mut handle = engine.spawn(request, responder);
     let running = RunningTask {
@@ -344,34 +341,34 @@ fn settlement(result: Result<TurnReport, EngineError>, cancelled: bool, stopping
             cost_usd: 0.0,
             counts: false,
         },
-        Err(error) if error.code().retryable() => {
-            // Somebody else uses what the turn needs: that is not a fault of the task.
-            let is_busy = error.code().exit_status() == ExitStatus::TryAgain;
-            Settlement::Again {
-                not_before: after(if is_busy { BUSY_PAUSE } else { ERROR_PAUSE }),
+        Err(error) => match retry_of(&error) {
+            Some((pause, counts)) => Settlement::Again {
+                not_before: after(pause),
                 reason: error.to_string(),
                 cost_usd: 0.0,
-                counts: !is_busy,
-            }
-        }
-        // It may be in the middle of an upgrade. An opencode that stays so parks the task.
-        Err(error) if error.code() == ErrorCode::OpencodeUnusable => Settlement::Again {
-            not_before: after(ERROR_PAUSE),
-            reason: error.to_string(),
-            cost_usd: 0.0,
-            counts: true,
-        },
-        // A full disk is not a fault of the task either.
-        Err(error) if error.is_full_disk() => Settlement::Again {
-            not_before: after(ERROR_PAUSE),
-            reason: error.to_string(),
-            cost_usd: 0.0,
-            counts: false,
-        },
-        Err(error) => Settlement::Parked {
-            reason: error.to_string(),
+                counts,
+            },
+            None => Settlement::Parked {
+                reason: error.to_string(),
+            },
         },
     }
+}
+
+/// How soon to try again after an error, and whether it counts against the limit of tries; `None` if it does not pass.
+fn retry_of(error: &EngineError) -> Option<(SignedDuration, bool)> {
+    let code = error.code();
+    if code.retryable() {
+        // Somebody else uses what the turn needs: that is not a fault of the task.
+        let is_busy = code.exit_status() == ExitStatus::TryAgain;
+        return Some(if is_busy { (BUSY_PAUSE, false) } else { (ERROR_PAUSE, true) });
+    }
+    // It may be in the middle of an upgrade. An opencode that stays so parks the task.
+    if code == ErrorCode::OpencodeUnusable {
+        return Some((ERROR_PAUSE, true));
+    }
+    // A full disk is not a fault of the task either.
+    error.is_full_disk().then_some((ERROR_PAUSE, false))
 }
 
 fn of_turn(
@@ -382,31 +379,29 @@ fn of_turn(
     later: Timestamp,
 ) -> Settlement {
     let cost_usd = turn.cost_usd;
-    match turn.verdict {
-        Verdict::Aborted if cancelled => Settlement::Cancelled { cost_usd },
-        Verdict::Aborted if stopping => Settlement::Again {
-            not_before: now,
-            reason: "the daemon was stopped while the turn ran".to_owned(),
-            cost_usd,
-            counts: false,
-        },
-        Verdict::Lost | Verdict::Quota if cancelled => Settlement::Cancelled { cost_usd },
-        Verdict::Lost => Settlement::Again {
-            not_before: now,
-            reason: "the daemon died while the turn ran".to_owned(),
-            cost_usd,
-            counts: true,
-        },
-        Verdict::Quota => Settlement::Again {
-            not_before: turn.retry_at.unwrap_or(later),
-            reason: turn.reason.clone(),
-            cost_usd,
-            counts: turn.retry_at.is_none(),
-        },
-        verdict => Settlement::Ended {
-            verdict,
-            reason: (!turn.reason.is_empty()).then(|| turn.reason.clone()),
-            cost_usd,
-        },
+    let (not_before, reason, counts) = match turn.verdict {
+        Verdict::Aborted | Verdict::Lost | Verdict::Quota if cancelled => {
+            return Settlement::Cancelled { cost_usd };
+        }
+        Verdict::Aborted if stopping => (now, "the daemon was stopped while the turn ran", false),
+        Verdict::Lost => (now, "the daemon died while the turn ran", true),
+        Verdict::Quota => (
+            turn.retry_at.unwrap_or(later),
+            turn.reason.as_str(),
+            turn.retry_at.is_none(),
+        ),
+        verdict => {
+            return Settlement::Ended {
+                verdict,
+                reason: (!turn.reason.is_empty()).then(|| turn.reason.clone()),
+                cost_usd,
+            };
+        }
+    };
+    Settlement::Again {
+        not_before,
+        reason: reason.to_owned(),
+        cost_usd,
+        counts,
     }
 }

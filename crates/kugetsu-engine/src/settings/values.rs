@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use crate::duration::{parse_duration, parse_time_limit};
 use crate::money::parse_usd;
 use crate::permission::matches;
-use crate::turn::answers::Strategy;
+use crate::turn::answers::{OnAsk, Strategy};
 use crate::worktree::parse_extra;
 use kugetsu_api::permission::{Preset, Rule};
 use kugetsu_api::{RepoRef, SandboxMode, TransportChoice};
@@ -23,6 +23,16 @@ pub enum OnAskSetting {
     Answer,
     /// End the turn as blocked.
     Block,
+}
+
+impl OnAskSetting {
+    /// What it means for a turn that answers questions with this strategy.
+    pub fn with(self, strategy: Strategy) -> OnAsk {
+        match self {
+            Self::Answer => OnAsk::Answer(strategy),
+            Self::Block => OnAsk::Block,
+        }
+    }
 }
 
 /// Whether a new session gets a git worktree of its own.
