@@ -71,7 +71,7 @@ struct CreateArgs {
     /// A name of your choice
     name: String,
 
-    /// What the token allows: to read; to submit and cancel tasks as well; to answer, signal and end everything as well
+    /// What the token allows: to read; to submit, cancel and retry tasks as well; to answer, signal and end everything as well
     #[arg(long, default_value = "submit", value_parser = scopes())]
     scope: Scope,
 

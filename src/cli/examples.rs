@@ -166,6 +166,7 @@ pub(super) fn of(verb: &str) -> &'static [Example] {
             ("kugetsu task list --state queued,running", "what is to be done"),
             ("kugetsu task show 8f2c91aa", "one task"),
             ("kugetsu task cancel 8f2c91aa", "cancel it, or stop it"),
+            ("kugetsu task retry 8f2c91aa", "try a parked task again"),
         ],
         "completions" => &[
             (

@@ -170,7 +170,7 @@ enum Verb {
     Submit(Deferred<submit::SubmitArgs>),
     /// Print the events of a task's turn
     Tail(Deferred<tail::TailArgs>),
-    /// List, show or cancel the daemon's tasks
+    /// List, show, cancel or retry the daemon's tasks
     Task(Deferred<task::TaskArgs>),
     /// Print a completion script for a shell
     Completions(Deferred<completions::CompletionsArgs>),

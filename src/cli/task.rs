@@ -29,8 +29,10 @@ enum TaskVerb {
     List(ListArgs),
     /// Show one task
     Show(OneArgs),
-    /// Cancel a task; its turn is stopped if it runs
+    /// Cancel a task, also a parked one; its turn is stopped if it runs
     Cancel(OneArgs),
+    /// Put a parked task back into the queue
+    Retry(OneArgs),
 }
 
 #[derive(Debug, Args)]
@@ -84,6 +86,10 @@ pub(super) fn run(args: &TaskArgs, context: &Context, output: Output) -> Outcome
         TaskVerb::Cancel(args) => {
             refuse_tool(context)?;
             print(ask(client.cancel(&args.task))?, output);
+        }
+        TaskVerb::Retry(args) => {
+            refuse_tool(context)?;
+            print(ask(client.retry(&args.task))?, output);
         }
     }
     Ok(ExitStatus::Ok)

@@ -188,7 +188,13 @@ impl Client {
         self.call(self.request(Method::GET, &path)).await
     }
 
-    /// Cancels a task; one whose turn runs is stopped.
+    /// Puts a parked task back into the queue. One that waits or runs stays as it is.
+    pub async fn retry(&self, task: &str) -> Result<Task, ClientError> {
+        let path = format!("/v1/tasks/{}/retry", escaped(task));
+        self.call(self.request(Method::POST, &path)).await
+    }
+
+    /// Cancels a task, also one that is parked; one whose turn runs is stopped.
     pub async fn cancel(&self, task: &str) -> Result<Task, ClientError> {
         let path = format!("/v1/tasks/{}/cancel", escaped(task));
         self.call(self.request(Method::POST, &path)).await

@@ -244,6 +244,36 @@ fn the_inbox_answers_what_blocks_a_turn() {
 }
 
 #[test]
+fn the_inbox_tries_parked_tasks_again_or_gives_them_up() {
+    let browsing = Browsing::new();
+    let world = kit::fake_world();
+    let closed = world.root().join("closed");
+    std::fs::write(&closed, "").unwrap();
+    let hook = format!("test ! -e '{}'", closed.display());
+    run(&world, ["config", "set", "hook_before_turn", &hook]).expect_status(0);
+    world.start_daemon_with(&LISTEN);
+    let again = submit(&world, &["1", "try me"]);
+    let never = submit(&world, &["2", "forget me"]);
+    for id in [&again, &never] {
+        wait_for_state(&world, id, "parked");
+    }
+    let mut tab = browsing.tab(&page(&world));
+    tab.until_says("#inbox-count", "2");
+    tab.click(".nav", "Needs you");
+    tab.until_says("#inbox", "hook_before_turn");
+    std::fs::remove_file(&closed).unwrap();
+    tab.click("#inbox .card:has(.state-parked):last-child", "Retry");
+    assert_eq!(wait_for_state(&world, &again, "ended")["verdict"], "completed");
+    tab.until("!document.getElementById('inbox').innerText.includes('try me')");
+    tab.click("#inbox .card:has(.state-parked)", "Cancel");
+    tab.click("#inbox .card:has(.state-parked)", "Cancel it?");
+    wait_for_state(&world, &never, "cancelled");
+    tab.until("document.getElementById('inbox-count').hidden");
+    assert!(tab.inaccessible().is_empty());
+    tab.expect_quiet();
+}
+
+#[test]
 fn text_comes_while_the_turn_runs() {
     let browsing = Browsing::new();
     let world = kit::fake_world();

@@ -137,8 +137,10 @@ fn what_cannot_run_is_refused_or_parked() {
         "usage",
     );
     // What cannot run now will not run later either, so it is not tried again.
-    let hook = "exit 3";
-    run(&world, ["config", "set", "hook_before_turn", hook]).expect_status(0);
+    let closed = world.root().join("closed");
+    std::fs::write(&closed, "").unwrap();
+    let hook = format!("test ! -e '{}'", closed.display());
+    run(&world, ["config", "set", "hook_before_turn", &hook]).expect_status(0);
     assert!(world.signal(world.daemon().unwrap(), kugetsu_testing::Signal::Hangup));
     world.wait_until("the settings were read again", SOON, || {
         let log = world.kugetsu_home().join("run/daemon.log");
@@ -149,7 +151,20 @@ fn what_cannot_run_is_refused_or_parked() {
         parked["reason"].as_str().unwrap().contains("hook_before_turn"),
         "{parked:#}"
     );
-    run(&world, ["tail", parked["task"].as_str().unwrap(), "-f"]).expect_status(1);
+    let id = parked["task"].as_str().unwrap();
+    run(&world, ["tail", id, "-f"]).expect_status(1);
+    let given_up = wait_for_state(&world, &submit(&world, &["2", "hello"]), "parked");
+    let cancel = run(&world, ["task", "cancel", given_up["task"].as_str().unwrap(), "--json"]);
+    assert_eq!(cancel.expect_status(0).json()["state"], "cancelled");
+    // A person mends the cause, and the task runs with a turn of its own.
+    std::fs::remove_file(world.root().join("closed")).unwrap();
+    let retry = ["task", "retry", id, "--json"];
+    assert_eq!(run(&world, retry).expect_status(0).json()["state"], "queued");
+    let ended = wait_for_state(&world, id, "ended");
+    assert_eq!((&ended["verdict"], &ended["attempts"]), (&json!("completed"), &json!(2)), "{ended:#}");
+    expect_error(&run(&world, retry), 64, "usage");
+    let counts = status(&world)["queue"].clone();
+    assert_eq!((&counts["parked"], &counts["queued"]), (&json!(0), &json!(0)), "{counts}");
 }
 
 #[test]

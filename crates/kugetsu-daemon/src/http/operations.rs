@@ -227,6 +227,15 @@ pub(super) fn all() -> Vec<Operation> {
         )
         .needs(Scope::Submit)
         .gives::<Task>(200),
+        Operation::post(
+            "/v1/tasks/{task}/retry",
+            post(tasks::retry),
+            "retryTask",
+            "Put a parked task back into the queue, at its old place; a task that waits or runs stays as it is",
+            None,
+        )
+        .needs(Scope::Submit)
+        .gives::<Task>(200),
         Operation::get(
             "/v1/tasks/{task}/events",
             get(tasks::events),

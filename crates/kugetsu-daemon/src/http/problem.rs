@@ -164,12 +164,16 @@ impl From<QueueError> for Problem {
     fn from(error: QueueError) -> Self {
         let code = match &error {
             QueueError::KeyReused { .. } => ErrorCode::IdempotencyKeyReused,
-            QueueError::NoSuchDependency(_) => ErrorCode::Usage,
+            QueueError::NoSuchDependency(_) | QueueError::NotParked { .. } => ErrorCode::Usage,
             QueueError::NoSuchTask(_) => ErrorCode::NoTask,
             QueueError::Full { .. } => ErrorCode::QueueFull,
             QueueError::Unavailable { .. } | QueueError::Unusable { .. } => ErrorCode::StoreUnwritable,
         };
-        Self::new(code, error.to_string())
+        let problem = Self::new(code, error.to_string());
+        match error {
+            QueueError::NotParked { .. } => problem.hint("submit another task: kugetsu submit REF MESSAGE"),
+            _ => problem,
+        }
     }
 }
 

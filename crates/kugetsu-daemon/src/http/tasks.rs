@@ -303,7 +303,7 @@ pub(super) async fn show(
     find(&app, &access, &task?.0).await.map(Json)
 }
 
-/// Cancels a task. The turn of a running one is stopped; the answer does not wait for its end.
+/// Cancels a task, also one that is parked. The turn of a running one is stopped; the answer does not wait for its end.
 pub(super) async fn cancel(
     State(app): Shared,
     Extension(access): Extension<Access>,
@@ -322,6 +322,19 @@ pub(super) async fn cancel(
         }
     };
     Ok(Json(task))
+}
+
+/// Puts a parked task back into the queue.
+pub(super) async fn retry(
+    State(app): Shared,
+    Extension(access): Extension<Access>,
+    task: Result<Path<String>, PathRejection>,
+) -> Answer<Json<Task>> {
+    let id = find(&app, &access, &task?.0).await?.task;
+    if app.is_ending() {
+        return Err(Problem::draining());
+    }
+    Ok(Json(app.queue.retry(id).await?))
 }
 
 /// How to follow the events of a task.

@@ -100,6 +100,17 @@ export function cancelButton(task) {
   return sureButton('Cancel', question, send, { class: 'danger', title: `Cancels the task ${task.task}.` });
 }
 
+export function retryButton(task) {
+  const send = (node) => act(node, () => post(`/v1/tasks/${task.task}/retry`, {}),
+    `The task ${tail(task.task)} is in the queue again.`);
+  return button('Retry', send, { 'aria-label': `Retry the task for ${shortRef(task.ref)}`, title: `Tries the task ${task.task} again.` });
+}
+
+/** The buttons for a task that is not over. */
+export function taskButtons(task) {
+  return task.state === 'parked' ? [retryButton(task), cancelButton(task)] : [cancelButton(task)];
+}
+
 /** The buttons for what a session may need in this state. */
 export function stateButtons(ref, state) {
   switch (state) {

@@ -1,6 +1,6 @@
 // The inbox: what waits for a person.
 
-import { requestForm, stateButtons } from './acts.js';
+import { requestForm, stateButtons, taskButtons } from './acts.js';
 import { el, fill, keyed, number, parts, plural, sessionHash, setText, when } from './dom.js';
 import { columnOf, store } from './store.js';
 
@@ -14,6 +14,8 @@ function build() {
   at = {
     asked: el('ul', { class: 'plain cards' }), askedCount: el('span', { class: 'count' }),
     noneAsked: el('p', { class: 'empty' }, 'No agent asks anything.'),
+    parked: el('ul', { class: 'plain cards tight' }), parkedCount: el('span', { class: 'count' }),
+    parkedBlock: el('section', { class: 'block', hidden: true }),
     ended: el('ul', { class: 'plain cards tight' }), endedCount: el('span', { class: 'count' }),
     noneEnded: el('p', { class: 'empty' }, 'No session is blocked or has failed.'),
     broken: el('ul', { class: 'plain' }), brokenBlock: el('section', { class: 'block', hidden: true }),
@@ -24,20 +26,27 @@ function build() {
       },
     } }),
   };
+  fill(at.parkedBlock, el('h3', {}, 'Parked tasks ', at.parkedCount), at.parked);
   fill(at.brokenBlock, el('h3', {}, 'Records that cannot be read'), at.broken);
   fill(inbox, el('h2', { id: 'inbox-name' }, 'Needs you'),
     el('section', { class: 'block' }, el('h3', {}, 'Questions ', at.askedCount), at.noneAsked, at.asked),
+    at.parkedBlock,
     el('section', { class: 'block' }, el('h3', {}, 'Blocked and failed ', at.endedCount), at.noneEnded, at.ended, at.more),
     at.brokenBlock);
 }
 
 /** Counts what waits, and shows it if the inbox is open. */
 export function update() {
-  const count = store.query?.pending?.length ?? 0;
+  const count = (store.query?.pending?.length ?? 0) + parkedTasks().length;
   setText(badge, count ? number(count) : '');
   badge.hidden = count === 0;
   document.title = count ? `(${count}) kugetsu` : 'kugetsu';
   if (!inbox.hidden) show();
+}
+
+function parkedTasks() {
+  const tasks = [...store.tasks.values()].map((item) => item.task).filter((task) => task.state === 'parked');
+  return tasks.sort((a, b) => b.submitted.localeCompare(a.submitted));
 }
 
 export function show() {
@@ -47,6 +56,11 @@ export function show() {
   setText(at.askedCount, number(asked.length));
   at.noneAsked.hidden = asked.length > 0;
   keyed(at.asked, asked.slice(0, most), (request) => `${request.ref} ${request.request}`, askedCard);
+
+  const parked = parkedTasks();
+  at.parkedBlock.hidden = parked.length === 0;
+  setText(at.parkedCount, number(parked.length));
+  keyed(at.parked, parked.slice(0, most), (task) => JSON.stringify([task.task, task.reason]), parkedCard);
 
   const ended = (store.query?.actions ?? []).filter((action) =>
     ['needs', 'failed'].includes(columnOf(action.state)) && !store.pending.has(action.ref));
@@ -81,6 +95,15 @@ function askedCard(request) {
   return el('li', { class: 'card card-needs' },
     el('div', { class: 'line' }, el('h4', { class: 'grow' }, link(request.ref)), el('span', { class: 'quiet' }, when(request.asked))),
     titleOf(request.ref), requestForm(request.ref, request));
+}
+
+function parkedCard(task) {
+  return el('li', { class: 'card' },
+    el('div', { class: 'line' }, el('h4', { class: 'grow' }, link(task.ref)),
+      el('span', { class: 'state state-parked' }, 'parked'), el('span', { class: 'quiet' }, when(task.submitted))),
+    el('p', { class: 'card-title' }, task.prompt.slice(0, 300)),
+    task.reason && el('p', { class: 'why' }, task.reason.slice(0, 600)),
+    el('div', { class: 'actions' }, taskButtons(task)));
 }
 
 function endedCard(action) {

@@ -1,6 +1,6 @@
 // The queue, the servers, and what all of it costs.
 
-import { cancelButton } from './acts.js';
+import { taskButtons } from './acts.js';
 import { ago, bytes, el, fill, full, keyed, money, number, parts, plural, sessionHash, setText, short, span, tail, tokenTotal, when } from './dom.js';
 import { dayPlot } from './plot.js';
 import { showFacts, table } from './session.js';
@@ -90,7 +90,7 @@ function showTasks() {
     el('td', { class: 'num' }, number(task.priority)),
     el('td', {}, when(task.submitted)),
     el('td', { class: 'num' }, number(task.attempts)),
-    el('td', {}, cancelButton(task))));
+    el('td', {}, el('div', { class: 'actions' }, taskButtons(task)))));
 }
 
 function link(ref) {

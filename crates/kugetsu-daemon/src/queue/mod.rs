@@ -115,7 +115,7 @@ pub enum Settlement {
 /// The result of a cancellation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cancellation {
-    /// The task had not begun, and will not.
+    /// The task had not begun, or was parked, and will not run.
     Cancelled(Task),
     /// The turn of the task runs; its runner has to end it. That it was cancelled is on record, so the task is not run
     /// again whatever becomes of the runner.
@@ -154,6 +154,14 @@ pub enum QueueError {
     /// The queue has no such task.
     #[error("there is no task {0}")]
     NoSuchTask(TaskId),
+    /// The task is over, and was not parked.
+    #[error("the task {task} is {state}, and only a parked one can be tried again")]
+    NotParked {
+        /// The task.
+        task: TaskId,
+        /// Its state.
+        state: TaskState,
+    },
     /// As many tasks wait as may.
     #[error("the queue is full: {most} tasks wait")]
     Full {
@@ -208,6 +216,10 @@ pub trait Queue: Send + Sync {
 
     /// Cancels a task that has not begun, and takes note that one that runs is not to be run again.
     async fn cancel(&self, task: TaskId, now: Timestamp) -> Result<Cancellation, QueueError>;
+
+    /// Puts a parked task back to its place in its session, with all its attempts. One that waits or runs stays as it
+    /// is.
+    async fn retry(&self, task: TaskId) -> Result<Task, QueueError>;
 
     /// A task.
     async fn task(&self, task: TaskId) -> Result<Option<Task>, QueueError>;

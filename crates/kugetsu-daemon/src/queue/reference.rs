@@ -99,12 +99,16 @@ impl Reference {
                 .iter()
                 .filter(|other| other.address == task.address && !other.state.is_final())
                 .min_by_key(|other| other.seq);
+            let is_busy = self
+                .tasks
+                .iter()
+                .any(|other| other.address == task.address && other.state == TaskState::Running);
             let waits = task.after.iter().any(|other| {
                 self.tasks
                     .iter()
                     .any(|task| task.task == *other && !task.state.is_final())
             });
-            task.state == TaskState::Queued && first.is_some_and(|first| first.task == task.task) && !waits
+            task.state == TaskState::Queued && first.is_some_and(|first| first.task == task.task) && !waits && !is_busy
         })
     }
 

@@ -1,8 +1,9 @@
 //! Which task runs next. This module knows no clock, file or thread: time is an argument.
 //!
 //! The rules:
-//! - **Sessions.** Only the oldest unfinished task of a session is a candidate, so that its tasks run in order and one
-//!   at a time. A task that waits for its time or for other tasks holds back those of its session behind it.
+//! - **Sessions.** Only the oldest unfinished task of a session is a candidate, and only while none of them runs, so that
+//!   they run in order and one at a time. A task that waits for its time or for other tasks holds back those of its
+//!   session behind it. A parked task that is tried again has its old place, also before one that runs.
 //! - **Dependencies.** A task waits until the tasks in its `after` are over, however they ended.
 //! - **Within a repository**, the candidate with the highest effective priority is first: its priority, and one more
 //!   for each [`AGEING`] that it has waited. Waiting counts from the submission, or from `not_before` if that is later.
@@ -21,11 +22,11 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use kugetsu_api::{Address, RepoRef, TaskId};
+use kugetsu_api::{Address, RepoRef, Task, TaskId};
 
-use super::time::Micros;
+use super::time::{Micros, ceil, floor};
 
 /// A task that waits this long gains one point of priority: ten minutes, because a turn takes minutes. A shorter time
 /// would make priorities mean nothing in a queue that is hours long.
@@ -51,6 +52,19 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// That of a task that waits.
+    pub(super) fn queued(seq: i64, task: &Task) -> Self {
+        Self {
+            seq,
+            address: task.spec.address.clone(),
+            priority: task.priority,
+            submitted: floor(task.submitted),
+            not_before: task.not_before.map(ceil),
+            after: task.after.iter().copied().collect(),
+            running: false,
+        }
+    }
+
     /// The time from which its waiting counts.
     fn waits_since(&self) -> Micros {
         self.not_before
@@ -102,6 +116,8 @@ pub(super) struct Schedule {
     tasks: HashMap<TaskId, Entry>,
     /// The unfinished tasks of each session, by `seq`.
     sessions: HashMap<Address, BTreeMap<i64, TaskId>>,
+    /// The sessions of which a task runs.
+    busy: HashSet<Address>,
     /// The tasks that wait for a task.
     dependents: HashMap<TaskId, BTreeSet<TaskId>>,
     /// Queued tasks by submission.
@@ -128,6 +144,14 @@ impl Schedule {
     pub(super) fn add(&mut self, task: TaskId, mut entry: Entry) {
         entry.after.retain(|other| self.tasks.contains_key(other));
         self.change(task, Some(entry));
+    }
+
+    /// Has an unfinished task wait for another one, which was over before.
+    pub(super) fn wait_for(&mut self, task: TaskId, other: TaskId) {
+        if let Some(mut entry) = self.tasks.get(&task).cloned() {
+            entry.after.insert(other);
+            self.change(task, Some(entry));
+        }
     }
 
     /// Takes the next task that may run, which then runs.
@@ -278,7 +302,9 @@ impl Schedule {
             .entry(entry.address.clone())
             .or_default()
             .insert(entry.seq, task);
-        if !entry.running {
+        if entry.running {
+            self.busy.insert(entry.address.clone());
+        } else {
             self.queued.insert((entry.submitted, entry.seq));
         }
         for other in &entry.after {
@@ -292,6 +318,9 @@ impl Schedule {
             if session.is_empty() {
                 self.sessions.remove(&entry.address);
             }
+        }
+        if entry.running {
+            self.busy.remove(&entry.address);
         }
         self.queued.remove(&(entry.submitted, entry.seq));
         for other in &entry.after {
@@ -329,7 +358,7 @@ impl Schedule {
         let Some((task, entry)) = self.first_of(address) else {
             return;
         };
-        if entry.running || !entry.after.is_empty() {
+        if self.busy.contains(address) || !entry.after.is_empty() {
             return;
         }
         let (seq, rank) = (entry.seq, entry.rank());

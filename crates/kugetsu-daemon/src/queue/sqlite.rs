@@ -157,6 +157,10 @@ impl Queue for SqliteQueue {
         self.write(move |work| work.cancel(task, now)).await
     }
 
+    async fn retry(&self, task: TaskId) -> Result<Task, QueueError> {
+        self.write(move |work| work.retry(task)).await
+    }
+
     async fn task(&self, task: TaskId) -> Result<Option<Task>, QueueError> {
         let found = self
             .read(move |connection| record::load(connection, task))

@@ -149,11 +149,12 @@ fn unfinished(connection: &Connection) -> rusqlite::Result<Vec<UnfinishedRow>> {
         .collect()
 }
 
-/// The dependencies of queued tasks.
+/// The dependencies of unfinished tasks. One that runs may have to wait when it is put back, because what it waited for
+/// was tried again meanwhile.
 fn open_dependencies(connection: &Connection) -> rusqlite::Result<HashMap<i64, Vec<String>>> {
     let mut statement = connection.prepare(
         "SELECT dependencies.task, dependencies.after FROM tasks
-         JOIN dependencies ON dependencies.task = tasks.seq WHERE tasks.state = 'queued'",
+         JOIN dependencies ON dependencies.task = tasks.seq WHERE tasks.state IN ('queued', 'running')",
     )?;
     let mut rows = statement.query([])?;
     let mut dependencies: HashMap<i64, Vec<String>> = HashMap::new();

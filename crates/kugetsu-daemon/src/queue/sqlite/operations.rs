@@ -60,10 +60,7 @@ impl Work<'_> {
                 return Err(QueueError::NoSuchDependency(*other).into());
             }
         }
-        let most = self.options.max_queued;
-        if self.memory.schedule.queued() >= most {
-            return Err(QueueError::Full { most }.into());
-        }
+        self.refuse_if_full()?;
         let seq = record::insert(
             self.connection,
             &NewRecord {
@@ -72,16 +69,7 @@ impl Work<'_> {
                 idempotency_key: new.idempotency_key.as_deref(),
             },
         )?;
-        let entry = Entry {
-            seq,
-            address: new.task.spec.address.clone(),
-            priority: new.task.priority,
-            submitted: floor(new.task.submitted),
-            not_before: new.task.not_before.map(ceil),
-            after: new.task.after.iter().copied().collect(),
-            running: false,
-        };
-        self.memory.schedule.add(new.task.task, entry);
+        self.memory.schedule.add(new.task.task, Entry::queued(seq, &new.task));
         self.news = true;
         Ok(Submitted {
             task: new.task,
@@ -135,7 +123,8 @@ impl Work<'_> {
                 record::save(self.connection, &record)?;
                 return Ok(Cancellation::Running(record.task));
             }
-            TaskState::Ended | TaskState::Parked | TaskState::Cancelled => {
+            TaskState::Parked => self.memory.parked = self.memory.parked.saturating_sub(1),
+            TaskState::Ended | TaskState::Cancelled => {
                 return Ok(Cancellation::Over(record.task));
             }
         }
@@ -145,6 +134,39 @@ impl Work<'_> {
         self.forget_unfinished(&record.task);
         self.news = true;
         Ok(Cancellation::Cancelled(record.task))
+    }
+
+    pub(in crate::queue) fn retry(&mut self, task: TaskId) -> Outcome<Task> {
+        let mut record = self.record(task)?;
+        match record.task.state {
+            TaskState::Queued | TaskState::Running => return Ok(record.task),
+            TaskState::Parked => {}
+            state @ (TaskState::Ended | TaskState::Cancelled) => {
+                return Err(QueueError::NotParked { task, state }.into());
+            }
+        }
+        self.refuse_if_full()?;
+        record.task.state = TaskState::Queued;
+        record.task.not_before = None;
+        record.task.ended = None;
+        record.tries = 0;
+        record.cancelled = false;
+        record::save(self.connection, &record)?;
+        self.memory.parked = self.memory.parked.saturating_sub(1);
+        self.memory.schedule.add(task, Entry::queued(record.seq, &record.task));
+        for waiting in record::waiting_for(self.connection, task)? {
+            self.memory.schedule.wait_for(waiting, task);
+        }
+        self.news = true;
+        Ok(record.task)
+    }
+
+    fn refuse_if_full(&self) -> Outcome<()> {
+        let most = self.options.max_queued;
+        if self.memory.schedule.queued() >= most {
+            return Err(QueueError::Full { most }.into());
+        }
+        Ok(())
     }
 
     pub(in crate::queue) fn set_weights(&mut self, weights: HashMap<RepoRef, u32>) {

@@ -135,6 +135,18 @@ pub(super) fn insert(connection: &Connection, new: &NewRecord<'_>) -> rusqlite::
     Ok(seq)
 }
 
+/// The unfinished tasks that were to wait for this one.
+pub(super) fn waiting_for(connection: &Connection, task: TaskId) -> rusqlite::Result<Vec<TaskId>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT tasks.id FROM dependencies JOIN tasks ON tasks.seq = dependencies.task
+         WHERE dependencies.after = ?1 AND tasks.state IN ('queued', 'running')",
+    )?;
+    statement
+        .query_map([task.to_string()], |row| row.get::<_, String>(0))?
+        .filter_map(|id| id.map(|id| id.parse().ok()).transpose())
+        .collect()
+}
+
 /// The columns of a row, before they are understood.
 struct Fields {
     seq: i64,

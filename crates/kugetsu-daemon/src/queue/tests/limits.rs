@@ -147,6 +147,54 @@ async fn a_task_that_fails_too_often_is_parked() {
 }
 
 #[tokio::test]
+async fn a_parked_task_that_is_tried_again_has_its_place_and_all_its_attempts() {
+    let world = World::new();
+    let first = world.submit("shop#1").await;
+    let behind = world.submit("shop#1").await;
+    let mut waiting = new_task("shop#2");
+    waiting.after = vec![first];
+    let waiting = world.submit_task(waiting).await;
+    let claim = world.claim().await.unwrap();
+    let park = Settlement::Parked {
+        reason: "no base".to_owned(),
+    };
+    world.settle(&claim, park).await;
+    // What is behind it has begun when it comes back, and what waits for it waits again.
+    let next = world.claim().await.unwrap();
+    assert_eq!(next.task.task, behind);
+    let again = world.queue.retry(first).await.unwrap();
+    assert_eq!((again.state, again.ended), (TaskState::Queued, None));
+    assert_eq!(world.queue.retry(first).await.unwrap(), again);
+    assert_eq!((world.claimed().await, world.queue.counts().parked), (None, 0));
+    let world = world.after_crash();
+    let resumed = world.claim().await.unwrap();
+    assert_eq!((resumed.task.task, resumed.resumed), (behind, true));
+    assert_eq!(world.claimed().await, None);
+    world.end(&resumed).await;
+    let claim = world.claim().await.unwrap();
+    assert_eq!((claim.task.task, claim.task.attempts), (first, 2));
+    assert_ne!(claim.turn, resumed.turn);
+    let ended = world.end(&claim).await;
+    assert_eq!(world.claimed().await, Some(waiting));
+    let error = world.queue.retry(ended.task).await.unwrap_err();
+    assert!(matches!(error, QueueError::NotParked { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_parked_task_can_be_given_up() {
+    let world = World::new();
+    let task = world.submit("shop#1").await;
+    let claim = world.claim().await.unwrap();
+    let park = Settlement::Parked {
+        reason: "no base".to_owned(),
+    };
+    world.settle(&claim, park).await;
+    let given_up = world.queue.cancel(task, at(2)).await.unwrap();
+    assert!(matches!(given_up, Cancellation::Cancelled(_)), "{given_up:?}");
+    assert_eq!((world.state(task).await, world.queue.counts().parked), (TaskState::Cancelled, 0));
+}
+
+#[tokio::test]
 async fn settling_what_does_not_run_with_this_turn_does_nothing() {
     let world = World::new();
     let task = world.submit("shop#1").await;

@@ -26,6 +26,7 @@ enum Step {
     Claim,
     Settle(Index, End),
     Cancel(Index),
+    Retry(Index),
     Weigh(usize, u32),
     Forget,
     Pass(i64),
@@ -69,6 +70,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => Just(Step::Claim),
         6 => (any::<Index>(), end).prop_map(|(which, end)| Step::Settle(which, end)),
         2 => any::<Index>().prop_map(Step::Cancel),
+        3 => any::<Index>().prop_map(Step::Retry),
         1 => (0..2_usize, 1..4_u32).prop_map(|(repo, weight)| Step::Weigh(repo, weight)),
         1 => Just(Step::Forget),
         4 => (-60..2000_i64).prop_map(Step::Pass),
@@ -144,6 +146,11 @@ impl Pair {
             Step::Cancel(which) => {
                 if let Some(task) = self.any_task(which) {
                     self.cancel(task).await;
+                }
+            }
+            Step::Retry(which) => {
+                if let Some(task) = self.any_task(which) {
+                    self.retry(task).await;
                 }
             }
             Step::Weigh(repo, weight) => self.weigh(repo, weight).await,
@@ -345,7 +352,7 @@ impl Pair {
         let result = result.unwrap();
         let known = self.known(task);
         let expected = match known.task.state {
-            TaskState::Queued => {
+            TaskState::Queued | TaskState::Parked => {
                 known.task.state = TaskState::Cancelled;
                 known.task.ended = Some(now);
                 Cancellation::Cancelled(known.task.clone())
@@ -358,6 +365,37 @@ impl Pair {
         };
         self.reference.get(task).state = self.known(task).task.state;
         assert_eq!(result, expected);
+    }
+
+    async fn retry(&mut self, task: TaskId) {
+        let Some(result) = self.write(move |work| work.retry(task)).await else {
+            return;
+        };
+        let queued = self.reference.in_state(TaskState::Queued).len() as u64;
+        let known = self.known(task);
+        match known.task.state {
+            TaskState::Parked if queued >= LIMITS.max_queued => {
+                assert!(matches!(result, Err(QueueError::Full { most: 8 })), "{result:?}");
+                return;
+            }
+            TaskState::Ended | TaskState::Cancelled => {
+                assert!(matches!(result, Err(QueueError::NotParked { .. })), "{result:?}");
+                return;
+            }
+            TaskState::Parked => {
+                known.task.state = TaskState::Queued;
+                known.task.not_before = None;
+                known.task.ended = None;
+                known.tries = 0;
+                known.cancelled = false;
+            }
+            TaskState::Queued | TaskState::Running => {}
+        }
+        let task = known.task.clone();
+        assert_eq!(result.unwrap(), task);
+        let reference = self.reference.get(task.task);
+        reference.state = task.state;
+        reference.not_before = task.not_before.map(ceil);
     }
 
     async fn weigh(&mut self, repo: usize, weight: u32) {
