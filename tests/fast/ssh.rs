@@ -487,7 +487,11 @@ fn commands_and_tasks_use_the_daemon_of_the_other_host() {
     let (world, _sshd) = with_base();
     let home = other_home(&world);
     world.start_daemon_in(&[("KUGETSU_HOME", home.to_str().unwrap())], &[]);
-    let status = || over(&world, ["daemon", "status", "--json"]).expect_status(0).json();
+    let status = || {
+        over(&world, ["daemon", "status", "--json"])
+            .expect_status(0)
+            .json()
+    };
     let pid = status()["pid"].clone();
     assert_eq!(pid, world.daemon().unwrap());
 
@@ -497,7 +501,10 @@ fn commands_and_tasks_use_the_daemon_of_the_other_host() {
     let tail = over(&world, ["tail", task, "-f"]);
     assert_eq!(tail.expect_status(0).stdout().trim(), "done");
     let shown = over(&world, ["task", "show", task, "--json"]).json();
-    assert_eq!((&shown["state"], &shown["ref"]), (&json!("ended"), &json!(format!("{REPO}#15"))));
+    assert_eq!(
+        (&shown["state"], &shown["ref"]),
+        (&json!("ended"), &json!(format!("{REPO}#15")))
+    );
 
     let running = start_hanging(&world);
     assert_eq!(status()["running"], 1, "the command has a place of that daemon");

@@ -1,7 +1,9 @@
 //! Turns and tasks through the daemon, on the real opencode. The contract of the transports runs through the daemon as
 //! well (`on_every_combination`).
 
-use kugetsu_testing::{Gate, Opencode, Reply, Signal, Stdin, Version, World, kugetsu_binary, on_both_versions};
+use kugetsu_testing::{
+    Gate, Opencode, Reply, Signal, Stdin, Version, World, kugetsu_binary, on_both_versions,
+};
 use serde_json::json;
 
 use crate::support::daemon::{status, submit};

@@ -361,7 +361,11 @@ fn retry_of(error: &EngineError) -> Option<(SignedDuration, bool)> {
     if code.retryable() {
         // Somebody else uses what the turn needs: that is not a fault of the task.
         let is_busy = code.exit_status() == ExitStatus::TryAgain;
-        return Some(if is_busy { (BUSY_PAUSE, false) } else { (ERROR_PAUSE, true) });
+        return Some(if is_busy {
+            (BUSY_PAUSE, false)
+        } else {
+            (ERROR_PAUSE, true)
+        });
     }
     // It may be in the middle of an upgrade. An opencode that stays so parks the task.
     if code == ErrorCode::OpencodeUnusable {

@@ -105,7 +105,11 @@ fn a_token_allows_what_it_says_until_it_is_revoked() {
         reading.join().unwrap()
     });
     stream.expect(200);
-    assert!(!stream.body.contains("\"verdict\""), "it ended before the turn did: {}", stream.body);
+    assert!(
+        !stream.body.contains("\"verdict\""),
+        "it ended before the turn did: {}",
+        stream.body
+    );
     asked(Method::GET, "/v1/tasks", &reader).problem(401, "access-denied");
     expect_error(
         &run(&world, ["daemon", "token", "revoke", "reader", "--json"]),
@@ -281,7 +285,10 @@ fn a_link_logs_a_browser_in_once() {
     // The proxy may have a password of its own, but a token that is wrong stays wrong.
     for (authorization, status) in [("Basic bWU6c2VjcmV0", 200), ("Bearer kugetsu_0", 401)] {
         let request = Request::over_http(&world, Method::GET, "/v1/status").header("cookie", pair);
-        request.header("authorization", authorization).send().expect(status);
+        request
+            .header("authorization", authorization)
+            .send()
+            .expect(status);
     }
     asked("__Host-kugetsu=0").problem(401, "access-denied");
     asked(&pair.replace("__Host-", "")).problem(401, "access-denied");

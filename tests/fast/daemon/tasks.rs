@@ -154,17 +154,28 @@ fn what_cannot_run_is_refused_or_parked() {
     let id = parked["task"].as_str().unwrap();
     run(&world, ["tail", id, "-f"]).expect_status(1);
     let given_up = wait_for_state(&world, &submit(&world, &["2", "hello"]), "parked");
-    let cancel = run(&world, ["task", "cancel", given_up["task"].as_str().unwrap(), "--json"]);
+    let cancel = run(
+        &world,
+        ["task", "cancel", given_up["task"].as_str().unwrap(), "--json"],
+    );
     assert_eq!(cancel.expect_status(0).json()["state"], "cancelled");
     // A person mends the cause, and the task runs with a turn of its own.
     std::fs::remove_file(world.root().join("closed")).unwrap();
     let retry = ["task", "retry", id, "--json"];
     assert_eq!(run(&world, retry).expect_status(0).json()["state"], "queued");
     let ended = wait_for_state(&world, id, "ended");
-    assert_eq!((&ended["verdict"], &ended["attempts"]), (&json!("completed"), &json!(2)), "{ended:#}");
+    assert_eq!(
+        (&ended["verdict"], &ended["attempts"]),
+        (&json!("completed"), &json!(2)),
+        "{ended:#}"
+    );
     expect_error(&run(&world, retry), 64, "usage");
     let counts = status(&world)["queue"].clone();
-    assert_eq!((&counts["parked"], &counts["queued"]), (&json!(0), &json!(0)), "{counts}");
+    assert_eq!(
+        (&counts["parked"], &counts["queued"]),
+        (&json!(0), &json!(0)),
+        "{counts}"
+    );
 }
 
 #[test]

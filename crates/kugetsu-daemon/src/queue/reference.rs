@@ -108,7 +108,10 @@ impl Reference {
                     .iter()
                     .any(|task| task.task == *other && !task.state.is_final())
             });
-            task.state == TaskState::Queued && first.is_some_and(|first| first.task == task.task) && !waits && !is_busy
+            task.state == TaskState::Queued
+                && first.is_some_and(|first| first.task == task.task)
+                && !waits
+                && !is_busy
         })
     }
 

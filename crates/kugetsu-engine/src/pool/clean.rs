@@ -17,10 +17,6 @@ const DISPOSE: Duration = Duration::from_secs(5);
 /// Ends what the turn has left. The error says what is left; then the server must not be lent again.
 pub(super) async fn clean(warm: &Warm, api: &Api) -> Result<(), String> {
     wait_until_idle(api).await?;
-    let open = limited(CALL, api.permissions()).await?.len() + limited(CALL, api.questions()).await?.len();
-    if open > 0 {
-        return Err(format!("{open} requests are open"));
-    }
     let tree = warm.server.tree().ok_or("it has ended")?;
     if aside(move || tree.count_others()).await > 0 {
         // Language servers, MCP servers and what the turn's tools have left. opencode ends its own in order.
@@ -39,13 +35,23 @@ pub(super) async fn clean(warm: &Warm, api: &Api) -> Result<(), String> {
     .await
 }
 
-/// opencode reports the end of a turn a moment before it is idle.
+/// opencode reports the end of a turn a moment before it is idle. A session with an open request is busy, so a request
+/// that is open when no session is busy is open for good.
 async fn wait_until_idle(api: &Api) -> Result<(), String> {
     let until = tokio::time::Instant::now() + IDLE;
     loop {
-        let busy = limited(CALL, api.status()).await?.len();
-        if busy == 0 {
+        // opencode answers them one after the other, but without waiting for the next question in between.
+        let (busy, permissions, questions) = tokio::join!(
+            limited(CALL, api.status()),
+            limited(CALL, api.permissions()),
+            limited(CALL, api.questions()),
+        );
+        let (busy, open) = (busy?.len(), permissions?.len() + questions?.len());
+        if busy == 0 && open == 0 {
             return Ok(());
+        }
+        if busy == 0 {
+            return Err(format!("{open} requests are open"));
         }
         if tokio::time::Instant::now() >= until {
             return Err(format!("{busy} sessions are busy"));

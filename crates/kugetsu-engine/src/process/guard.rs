@@ -23,7 +23,7 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, WaitOptions, WaitStatus};
+use rustix::process::{Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 
 use super::cgroup::Cgroup;
 use super::launch::GUARD_NAME;
@@ -333,6 +333,10 @@ impl Watch {
             return;
         }
         self.status = Some(status);
+        if cfg!(target_os = "linux") && has_no_child() {
+            // `Empty` follows. To look for what is left would only take time.
+            return;
+        }
         if matches!(self.phase, Phase::Running | Phase::Terminating { .. }) {
             for target in tree::below(std::process::id()) {
                 tree::signal(&target, Signal::TERM);
@@ -431,6 +435,12 @@ impl Watch {
             let _ = rustix::process::kill_process_group(group, signal);
         }
     }
+}
+
+/// Whether this process has no child, dead ones included. Takes no child's status.
+fn has_no_child() -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    rustix::process::waitid(WaitId::All, options) == Err(rustix::io::Errno::CHILD)
 }
 
 /// The destination of reports. They are dropped if stdin is not a socket or nobody reads it any more.

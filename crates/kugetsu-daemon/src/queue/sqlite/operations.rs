@@ -69,7 +69,9 @@ impl Work<'_> {
                 idempotency_key: new.idempotency_key.as_deref(),
             },
         )?;
-        self.memory.schedule.add(new.task.task, Entry::queued(seq, &new.task));
+        self.memory
+            .schedule
+            .add(new.task.task, Entry::queued(seq, &new.task));
         self.news = true;
         Ok(Submitted {
             task: new.task,
@@ -153,7 +155,9 @@ impl Work<'_> {
         record.cancelled = false;
         record::save(self.connection, &record)?;
         self.memory.parked = self.memory.parked.saturating_sub(1);
-        self.memory.schedule.add(task, Entry::queued(record.seq, &record.task));
+        self.memory
+            .schedule
+            .add(task, Entry::queued(record.seq, &record.task));
         for waiting in record::waiting_for(self.connection, task)? {
             self.memory.schedule.wait_for(waiting, task);
         }

@@ -191,7 +191,10 @@ async fn a_parked_task_can_be_given_up() {
     world.settle(&claim, park).await;
     let given_up = world.queue.cancel(task, at(2)).await.unwrap();
     assert!(matches!(given_up, Cancellation::Cancelled(_)), "{given_up:?}");
-    assert_eq!((world.state(task).await, world.queue.counts().parked), (TaskState::Cancelled, 0));
+    assert_eq!(
+        (world.state(task).await, world.queue.counts().parked),
+        (TaskState::Cancelled, 0)
+    );
 }
 
 #[tokio::test]
