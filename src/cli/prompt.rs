@@ -25,7 +25,7 @@ pub(super) fn marked(arguments: impl Iterator<Item = OsString>) -> Vec<OsString>
     arguments
         .map(|argument| {
             let bytes = argument.as_bytes();
-            has_message |= bytes == b"start" || bytes == b"continue";
+            has_message |= [&b"start"[..], b"continue", b"submit"].contains(&bytes);
             let is_list = bytes.len() > 1 && bytes[0] == b'-' && bytes[1].is_ascii_whitespace();
             if has_message && is_list {
                 OsString::from_vec([&[MARK], bytes].concat())

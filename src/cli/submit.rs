@@ -3,7 +3,7 @@
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{Address, PRIORITIES, TaskId, TaskLimits, TaskRequest};
+use kugetsu_api::{PRIORITIES, TaskId, TaskLimits, TaskRequest};
 use kugetsu_engine::money::parse_usd;
 use kugetsu_engine::settings::parse_model;
 
@@ -11,13 +11,13 @@ use super::complete::References;
 use super::context::{Context, time_limit};
 use super::daemon::{ask, client, refuse_tool};
 use super::output::Output;
-use super::{CommandError, Outcome, prompt};
+use super::{Outcome, prompt};
 
 #[derive(Debug, Args)]
 pub(super) struct SubmitArgs {
     /// The session, such as 14 or owner/repo#14; without one, the task gets a session of its own. Then the message: words,
     /// or `-` to read it from stdin
-    #[arg(value_name = "[REF] MESSAGE", required = true, add = ArgValueCompleter::new(References))]
+    #[arg(value_name = "[REF] MESSAGE", required = true, value_parser = prompt::word, add = ArgValueCompleter::new(References))]
     words: Vec<String>,
 
     /// The repository in which the task gets a session of its own [default: that of the clone]
@@ -56,7 +56,8 @@ pub(super) struct SubmitArgs {
 
 pub(super) fn run(args: SubmitArgs, context: &Context, output: Output) -> Outcome {
     refuse_tool(context)?;
-    let (address, message) = split(&args, context)?;
+    let (session, message) = session_and_message(&args.words, args.repo.is_some());
+    let address = session.map(|session| context.address(session)).transpose()?;
     let prompt = prompt::read(message)?;
     let repo = match &address {
         Some(_) => None,
@@ -102,15 +103,11 @@ pub(super) fn run(args: SubmitArgs, context: &Context, output: Output) -> Outcom
     Ok(ExitStatus::Ok)
 }
 
-/// The first word is the session if it can be read as one and more words follow.
-fn split<'a>(
-    args: &'a SubmitArgs,
-    context: &Context,
-) -> Result<(Option<Address>, &'a [String]), CommandError> {
-    match args.words.as_slice() {
-        [first, rest @ ..] if !rest.is_empty() && args.repo.is_none() => {
-            Ok((Some(context.address(first)?), rest))
-        }
-        message => Ok((None, message)),
+/// The session, if the words name one, and the message: the first word is the session if more words follow and no
+/// repository is named.
+pub(super) fn session_and_message<T>(words: &[T], has_repo: bool) -> (Option<&T>, &[T]) {
+    match words {
+        [first, rest @ ..] if !rest.is_empty() && !has_repo => (Some(first), rest),
+        message => (None, message),
     }
 }

@@ -506,6 +506,17 @@ fn commands_and_tasks_use_the_daemon_of_the_other_host() {
         (&json!("ended"), &json!(format!("{REPO}#15")))
     );
 
+    // A session of its own in the repository of this clone, with a message that no argument list there shows.
+    let own = over(&world, ["submit", "- say it's \"mine\"", "--json"])
+        .expect_status(0)
+        .json();
+    assert_eq!(own["prompt"], "- say it's \"mine\"", "{own:#}");
+    assert!(
+        own["ref"].as_str().unwrap().starts_with(&format!("{REPO}~task-")),
+        "{own:#}"
+    );
+    over(&world, ["tail", own["task"].as_str().unwrap(), "-f"]).expect_status(0);
+
     let running = start_hanging(&world);
     assert_eq!(status()["running"], 1, "the command has a place of that daemon");
     running.signal(Signal::Interrupt);
@@ -513,6 +524,6 @@ fn commands_and_tasks_use_the_daemon_of_the_other_host() {
     world.wait_until("the place is free", SOON, || status()["running"] == 0);
 
     over(&world, ["daemon", "stop"]).expect_status(0);
-    over(&world, ["daemon", "status"]).expect_status(1);
+    over(&world, ["daemon", "status"]).expect_status(69);
     assert!(!world.kugetsu_home().join("run/daemon.sock").exists());
 }

@@ -11,7 +11,7 @@ use clap::{Arg, ArgMatches, Command};
 use uuid::Uuid;
 
 use crate::cli::prompt::Written;
-use crate::cli::{CommandError, prompt, turn};
+use crate::cli::{CommandError, prompt, submit, turn};
 use crate::ssh::MAX_FRAME;
 use kugetsu_api::Address;
 
@@ -103,7 +103,7 @@ impl Line {
         for arg in positionals {
             let id = arg.get_id().as_str();
             let mut given = values(matches, id);
-            if id == "message" {
+            if id == "message" || id == "words" {
                 given = given.iter().map(|word| prompt::raw_word(word)).collect();
             }
             match (id, given.first().and_then(|value| value.to_str())) {
@@ -137,12 +137,35 @@ impl Line {
                     self.input = Input::Bytes(given.join(OsStr::new(" ")).into_encoded_bytes());
                     self.plain("-");
                 }
+                ("words", _) => self.add_task(&given, on_command_line(matches, "repo"), local)?,
                 _ => self.all(given),
             }
         }
         if live {
             self.input = Input::Live;
         }
+        Ok(())
+    }
+
+    /// The session and the message of `submit`.
+    fn add_task(
+        &mut self,
+        words: &[OsString],
+        has_repo: bool,
+        local: &impl Local,
+    ) -> Result<(), CommandError> {
+        let (session, message) = submit::session_and_message(words, has_repo);
+        if let Some(session) = session {
+            match session.to_str() {
+                Some(text) if Address::needs_clone(text) => self.plain(local.address(text)?),
+                _ => self.plain(session),
+            }
+        }
+        match message {
+            [only] if only == "-" => self.input = Input::Live,
+            message => self.input = Input::Bytes(message.join(OsStr::new(" ")).into_encoded_bytes()),
+        }
+        self.plain("-");
         Ok(())
     }
 
@@ -199,6 +222,12 @@ impl Line {
         // Without `--repo`, the command means the clone that it runs in, which is on this host.
         if has("repo") && has("base") && flag(matches, "base") && !on_command_line(matches, "repo") {
             self.plain(format!("--repo={}", local.repo()?));
+        }
+        if verb == "submit" && !on_command_line(matches, "repo") {
+            let words = values(matches, "words");
+            if submit::session_and_message(&words, false).0.is_none() {
+                self.plain(format!("--repo={}", local.repo()?));
+            }
         }
         if has("turn_id") {
             let given = values(matches, "turn_id").pop();
@@ -410,6 +439,42 @@ mod tests {
             ]
         );
         assert_eq!(line.input, Input::Bytes(b"say 14".to_vec()));
+    }
+
+    #[test]
+    fn the_words_of_a_task_are_a_session_of_this_clone_and_a_message() {
+        let sent = |words: &[&str]| {
+            let words: Vec<_> = words.iter().map(OsString::from).collect();
+            let line = line(&words);
+            (plain(&line).join(" "), line.input)
+        };
+        let message = || Input::Bytes(b"fix it".to_vec());
+        for (words, expected, input) in [
+            (
+                &["submit", "#14", "fix", "it"][..],
+                "submit -- github.com/shoko/kugetsu#14 -",
+                message(),
+            ),
+            (&["submit", "a/b#14", "fix it"], "submit -- a/b#14 -", message()),
+            (
+                &["submit", "fix it"],
+                "submit --repo=github.com/shoko/kugetsu -- -",
+                message(),
+            ),
+            (
+                &["submit", "--repo", "a/b", "fix", "it"],
+                "submit --repo=a/b -- -",
+                message(),
+            ),
+            (
+                &["submit", "14", "-"],
+                "submit -- github.com/shoko/kugetsu#14 -",
+                Input::Live,
+            ),
+        ] {
+            let words = [words, &["--host", "h"]].concat();
+            assert_eq!(sent(&words), (expected.to_owned(), input), "{words:?}");
+        }
     }
 
     /// `Line` writes each value as `--option=value` and requires a long name for every option.

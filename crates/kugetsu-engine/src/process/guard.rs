@@ -440,7 +440,10 @@ impl Watch {
 /// Whether this process has no child, dead ones included. Takes no child's status.
 fn has_no_child() -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    rustix::process::waitid(WaitId::All, options) == Err(rustix::io::Errno::CHILD)
+    matches!(
+        rustix::process::waitid(WaitId::All, options),
+        Err(rustix::io::Errno::CHILD)
+    )
 }
 
 /// The destination of reports. They are dropped if stdin is not a socket or nobody reads it any more.
