@@ -33,7 +33,9 @@ pub(crate) const FOR_TESTS: [Needed; 18] = [
 ];
 
 /// What the tests with clients from outside run.
-pub(crate) const FOR_CLIENTS: [Needed; 4] = [
+pub(crate) const FOR_CLIENTS: [Needed; 6] = [
+    ("caddy", "caddy"),
+    ("nginx", "nginx-light"),
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
     ("npm", "npm"),

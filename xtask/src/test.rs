@@ -33,7 +33,7 @@ pub(crate) struct Options {
 const ATTACKS: &str = "attack::";
 
 /// Where the tests with clients from outside are.
-const CLIENTS: [&str; 2] = ["daemon::clients::", "daemon::page::"];
+const CLIENTS: [&str; 3] = ["daemon::clients::", "daemon::page::", "daemon::proxies::"];
 
 /// Runs the tests that attack, and prints a table of them.
 pub(crate) fn attacks() -> Result<(), Failure> {

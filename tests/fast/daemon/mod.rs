@@ -9,6 +9,7 @@ mod money;
 mod page;
 mod places;
 mod prometheus;
+mod proxies;
 mod tasks;
 mod traces;
 
