@@ -478,6 +478,7 @@ fn run_with(
         typed: reference,
         turn: chosen,
         prompt,
+        earlier: Vec::new(),
         issue_title,
         mode,
         wait: args.wait,

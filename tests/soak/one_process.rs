@@ -105,6 +105,7 @@ fn request(engine: &Engine, number: u64, id: Uuid) -> TurnRequest {
     };
     TurnRequest {
         typed: address.to_string(),
+        earlier: Vec::new(),
         issue_title: None,
         address,
         turn: Some(id),

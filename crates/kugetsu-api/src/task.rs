@@ -134,9 +134,9 @@ pub enum TaskState {
     Running,
     /// Its turn has a verdict.
     Ended,
-    /// It could not be run, and is not tried again.
+    /// It could not be run, and waits for a person.
     Parked,
-    /// It was cancelled before its turn began or while it ran.
+    /// It was cancelled before its turn began, while it ran, or when it was parked.
     Cancelled,
 }
 

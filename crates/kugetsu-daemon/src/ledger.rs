@@ -191,7 +191,8 @@ impl Ledger {
             turns: HashMap::new(),
             unwritten: Vec::new(),
         };
-        for day in [date.saturating_sub(1.day()), date] {
+        let yesterday = date.saturating_sub(1.day());
+        for day in [yesterday, date] {
             for entry in entries(&file_of(&folder, day))? {
                 let counted = state.turns.entry(entry.turn).or_insert((day, 0.0));
                 *counted = (day, counted.1 + entry.cost_usd);
@@ -200,7 +201,10 @@ impl Ledger {
                 }
             }
         }
-        for old in days(&folder)?.iter().rev().skip(KEPT) {
+        let days = days(&folder)?;
+        // A clock that is far behind makes today the oldest.
+        let is_old = |day: &&Date| **day < yesterday || **day > date;
+        for old in days.iter().rev().skip(KEPT).filter(is_old) {
             let _ = std::fs::remove_file(file_of(&folder, *old));
         }
         Ok(Self {
@@ -479,6 +483,33 @@ mod tests {
         let tomorrow = at("2026-01-02T00:00:01Z");
         assert_eq!(once_more.left(&one, tomorrow), Ok(Some(0.6)));
         assert_eq!(once_more.left(&one, now), Ok(Some(0.6)));
+    }
+
+    #[test]
+    fn a_clock_that_is_far_ahead_removes_no_spending() {
+        let home = tempfile::tempdir().unwrap();
+        let session = address("a.b/c/d#1");
+        let first = at("2026-01-01T12:00:00Z");
+        let mut total = 0.0;
+        for day in 0..(KEPT as i32 + 5) {
+            let now = first + jiff::SignedDuration::from_hours(24 * i64::from(day));
+            let ledger = Ledger::open(home.path(), daily(1.0), now).unwrap();
+            total += 0.1;
+            ledger.spent(turn(1), &session, total, now).unwrap();
+        }
+        let days = || days(&home.path().join(FOLDER)).unwrap();
+        assert_eq!(days().len(), KEPT + 1, "the oldest are removed at a start");
+        let kept = days();
+        Ledger::open(home.path(), daily(1.0), at("2099-01-01T12:00:00Z")).unwrap();
+        assert_eq!(days(), kept[1..]);
+        // One that is far behind removes nothing of its own day.
+        let behind = at("1970-01-01T12:00:00Z");
+        let ledger = Ledger::open(home.path(), daily(1.0), behind).unwrap();
+        ledger.spent(turn(2), &session, 0.5, behind).unwrap();
+        let again = Ledger::open(home.path(), daily(1.0), behind).unwrap();
+        assert_eq!(again.left(&session, behind), Ok(Some(0.5)));
+        Ledger::open(home.path(), daily(1.0), behind).unwrap();
+        assert_eq!(days().len(), KEPT + 1);
     }
 
     #[test]

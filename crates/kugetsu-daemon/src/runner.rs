@@ -5,14 +5,12 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use kugetsu_api::exit::ExitStatus;
-use kugetsu_api::{ErrorCode, Task, TurnEnd, TurnRecord, Verdict};
+use kugetsu_api::{ErrorCode, TurnEnd, TurnRecord, Verdict};
 use kugetsu_engine::operations::{
     Engine, EngineError, Mode, TurnOptions, TurnReport, TurnRequest, WorktreeRequest,
 };
+use kugetsu_engine::turn::Responder;
 use kugetsu_engine::turn::answers::Answers;
-use kugetsu_engine::turn::{GO_ON, Responder};
-
-use uuid::Uuid;
 
 use crate::app::{App, Ending, RunningTask, TaskBudget};
 use crate::ledger::UsedUp;
@@ -229,8 +227,7 @@ async fn run_turn(
     left: Option<f64>,
 ) -> Result<TurnReport, EngineError> {
     let task = &claim.task;
-    let prompt = prompt(engine, task).await;
-    let mut request = turn_request(app, engine, claim, prompt);
+    let mut request = turn_request(app, engine, claim);
     let limits = &mut request.options.limits;
     limits.cost_usd = narrower(limits.cost_usd, left);
     let settings = engine.settings();
@@ -257,24 +254,6 @@ async fn run_turn(
     handle.done.wait().await
 }
 
-/// The message of this attempt: that of the task, or, if an earlier attempt brought it to the session, that the session
-/// should go on.
-async fn prompt(engine: &Engine, task: &Task) -> String {
-    if task.attempts <= 1 {
-        return task.spec.prompt.clone();
-    }
-    let (engine, address) = (engine.clone(), task.spec.address.clone());
-    let earlier: Vec<Uuid> = (1..task.attempts)
-        .map(|attempt| turn_of(task.task, attempt))
-        .collect();
-    let holds = move || engine.holds_prompt(&address, &earlier);
-    match tokio::task::spawn_blocking(holds).await {
-        Ok(Ok(true)) => GO_ON.to_owned(),
-        // In doubt, the turn itself finds out what is wrong.
-        _ => task.spec.prompt.clone(),
-    }
-}
-
 /// The lower of two limits.
 fn narrower<T: PartialOrd>(one: Option<T>, other: Option<T>) -> Option<T> {
     match (one, other) {
@@ -284,7 +263,7 @@ fn narrower<T: PartialOrd>(one: Option<T>, other: Option<T>) -> Option<T> {
     }
 }
 
-fn turn_request(app: &App, engine: &Engine, claim: &Claim, prompt: String) -> TurnRequest {
+fn turn_request(app: &App, engine: &Engine, claim: &Claim) -> TurnRequest {
     let spec = &claim.task.spec;
     let settings = engine.settings();
     let mut limits = settings.limits();
@@ -301,7 +280,10 @@ fn turn_request(app: &App, engine: &Engine, claim: &Claim, prompt: String) -> Tu
         address: spec.address.clone(),
         typed: spec.address.to_string(),
         turn: Some(claim.turn),
-        prompt,
+        prompt: spec.prompt.clone(),
+        earlier: (1..claim.task.attempts)
+            .map(|attempt| turn_of(claim.task.task, attempt))
+            .collect(),
         issue_title: None,
         mode: Mode::ContinueOrStart,
         wait: None,

@@ -375,6 +375,25 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_goes_on_with_its_own_token_only() {
+        let home = tempfile::tempdir().unwrap();
+        let (tokens, known) = (Tokens::of(home.path()), KnownTokens::of(home.path()));
+        let end: Timestamp = "2026-11-30T12:00:00Z".parse().unwrap();
+        let before = end - SignedDuration::from_secs(1);
+        tokens.create(named("ci", Some(end))).unwrap();
+        let token = tokens.list().unwrap().remove(0);
+        assert!(known.opens(&token, before).unwrap());
+        assert!(!known.opens(&token, end).unwrap());
+        tokens.revoke("ci").unwrap();
+        assert!(!known.opens(&token, before).unwrap());
+        tokens.create(named("ci", None)).unwrap();
+        assert!(
+            !known.opens(&token, before).unwrap(),
+            "another token has the name"
+        );
+    }
+
+    #[test]
     fn a_token_expires_and_its_last_use_is_written_later() {
         let home = tempfile::tempdir().unwrap();
         let (tokens, known) = (Tokens::of(home.path()), KnownTokens::of(home.path()));

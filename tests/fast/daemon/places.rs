@@ -71,7 +71,8 @@ fn a_daemon_that_hangs_keeps_no_turn_from_running() {
 fn a_tool_has_no_say_over_the_daemon() {
     use kugetsu_testing::{FakeScript, Step};
     let world = world_with(&[]);
-    let words = "kugetsu submit 2 'more work' --json; kugetsu daemon stop; kugetsu daemon token create mine";
+    let words = "kugetsu submit 2 'more work' --json; kugetsu task cancel 0; kugetsu task retry 0; \
+                 kugetsu daemon stop; kugetsu daemon token create mine";
     world.fake(&FakeScript::default().on(
         "use it",
         [Step::Shell(words.to_owned()), Step::Answer("done".to_owned())],

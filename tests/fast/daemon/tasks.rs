@@ -223,6 +223,36 @@ fn a_killed_daemon_loses_no_task_and_runs_none_twice() {
 }
 
 #[test]
+fn a_parked_task_gets_its_message_again_if_the_session_has_gone_on() {
+    let world = world();
+    let hangs = FakeScript::default()
+        .on("hang", [Step::Hang])
+        .on("ended unexpectedly", [Step::Hang]);
+    world.fake(&hangs);
+    let before = fake_prompts(&world).len();
+    let parked = submit(&world, &["1", "hang on this"]);
+    for attempt in 1..=3 {
+        world.wait_until("the attempt runs", SOON, || {
+            fake_prompts(&world).len() == before + attempt
+        });
+        world.kill_daemon();
+        world.wait_until("nothing is left", SOON, || world.processes().is_empty());
+        world.start_daemon();
+    }
+    wait_for_state(&world, &parked, "parked");
+    world.fake(&FakeScript::default());
+    run(&world, ["continue", "1", "something else", "--transport", "run"]).expect_status(0);
+    run(&world, ["task", "retry", &parked]).expect_status(0);
+    assert_eq!(wait_for_state(&world, &parked, "ended")["verdict"], "completed");
+    let prompts = fake_prompts(&world).split_off(before);
+    let go_on = "The process that ran you ended unexpectedly. Go on where you stopped.";
+    assert_eq!(
+        prompts,
+        ["hang on this", go_on, go_on, "something else", "hang on this"]
+    );
+}
+
+#[test]
 fn the_events_of_a_task_are_printed_as_text_or_lines() {
     let world = world();
     let id = submit(&world, &["1", "hello"]);

@@ -334,7 +334,7 @@ pub(super) async fn retry(
     if app.is_ending() {
         return Err(Problem::draining());
     }
-    Ok(Json(app.queue.retry(id).await?))
+    Ok(Json(app.queue.retry(id, Timestamp::now()).await?))
 }
 
 /// How to follow the events of a task.

@@ -1,7 +1,7 @@
 // The inbox: what waits for a person.
 
 import { requestForm, stateButtons, taskButtons } from './acts.js';
-import { el, fill, keyed, number, parts, plural, sessionHash, setText, when } from './dom.js';
+import { el, fill, keyed, number, parts, sessionHash, setText, when } from './dom.js';
 import { columnOf, store } from './store.js';
 
 const inbox = document.getElementById('inbox');
@@ -24,7 +24,7 @@ function build() {
         most += 100;
         show();
       },
-    } }),
+    } }, 'Show more'),
   };
   fill(at.parkedBlock, el('h3', {}, 'Parked tasks ', at.parkedCount), at.parked);
   fill(at.brokenBlock, el('h3', {}, 'Records that cannot be read'), at.broken);
@@ -69,8 +69,7 @@ export function show() {
   at.noneEnded.hidden = ended.length > 0;
   keyed(at.ended, ended.slice(0, most), (action) => JSON.stringify([action.ref, action.state, action.why, store.waiting(action.ref).length > 0]),
     endedCard);
-  at.more.hidden = Math.max(asked.length, ended.length) <= most;
-  setText(at.more, `Show more of ${plural(ended.length, 'session')}`);
+  at.more.hidden = Math.max(asked.length, parked.length, ended.length) <= most;
 
   const broken = store.query?.broken ?? [];
   at.brokenBlock.hidden = broken.length === 0;

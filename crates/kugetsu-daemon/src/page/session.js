@@ -1,6 +1,6 @@
 // The panel of one session.
 
-import { cancelButton, problem, requestForm, stateButtons, taskForm } from './acts.js';
+import { problem, requestForm, stateButtons, taskButtons, taskForm } from './acts.js';
 import { get, sessionPath } from './api.js';
 import {
   ago, el, fill, full, issueUrl, keyed, money, number, parts, plural, setText, short, span, tail, tokenTotal, when,
@@ -241,7 +241,7 @@ class Panel {
       el('span', { class: `state state-${task.state}` }, task.state),
       el('span', { class: 'grow one-line' }, task.reason ? `${task.reason}: ${task.prompt}` : task.prompt),
       el('span', { class: 'quiet' }, when(task.submitted)),
-      cancelButton(task)));
+      el('span', { class: 'actions' }, taskButtons(task))));
   }
 
   #drawTurns() {

@@ -100,7 +100,7 @@ pub enum Settlement {
         /// Whether this attempt counts against the limit of tries.
         counts: bool,
     },
-    /// The task cannot be run.
+    /// The task cannot be run; one that was cancelled is not parked.
     Parked {
         /// Why.
         reason: String,
@@ -219,7 +219,7 @@ pub trait Queue: Send + Sync {
 
     /// Puts a parked task back to its place in its session, with all its attempts. One that waits or runs stays as it
     /// is.
-    async fn retry(&self, task: TaskId) -> Result<Task, QueueError>;
+    async fn retry(&self, task: TaskId, now: Timestamp) -> Result<Task, QueueError>;
 
     /// A task.
     async fn task(&self, task: TaskId) -> Result<Option<Task>, QueueError>;

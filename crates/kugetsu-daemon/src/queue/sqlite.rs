@@ -157,8 +157,8 @@ impl Queue for SqliteQueue {
         self.write(move |work| work.cancel(task, now)).await
     }
 
-    async fn retry(&self, task: TaskId) -> Result<Task, QueueError> {
-        self.write(move |work| work.retry(task)).await
+    async fn retry(&self, task: TaskId, now: Timestamp) -> Result<Task, QueueError> {
+        self.write(move |work| work.retry(task, now)).await
     }
 
     async fn task(&self, task: TaskId) -> Result<Option<Task>, QueueError> {

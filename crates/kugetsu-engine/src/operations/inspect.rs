@@ -45,14 +45,6 @@ impl Engine {
     pub fn turns(&self, address: &Address) -> Result<Vec<TurnRecord>, EngineError> {
         Ok(self.store.turns(address)?)
     }
-
-    /// Whether the session has the message of one of these turns, which a caller began with ids of its own and which have
-    /// not completed.
-    pub fn holds_prompt(&self, address: &Address, turns: &[Uuid]) -> Result<bool, EngineError> {
-        let brought = |turn: &TurnRecord| turn.prompt_stored == Some(true) && turns.contains(&turn.turn);
-        Ok(self.store.turns(address)?.iter().any(brought))
-    }
-
     /// The addresses that have a record, by the names of the files alone. What cannot be read is left out.
     pub fn addresses(&self) -> Vec<Address> {
         self.store.addresses()

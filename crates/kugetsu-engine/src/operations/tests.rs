@@ -44,6 +44,7 @@ fn request(engine: &Engine, number: u64) -> TurnRequest {
     .unwrap();
     TurnRequest {
         typed: address.to_string(),
+        earlier: Vec::new(),
         issue_title: None,
         address,
         turn: None,

@@ -39,6 +39,7 @@ pub(super) async fn clean(warm: &Warm, api: &Api) -> Result<(), String> {
 /// that is open when no session is busy is open for good.
 async fn wait_until_idle(api: &Api) -> Result<(), String> {
     let until = tokio::time::Instant::now() + IDLE;
+    let mut was_open = false;
     loop {
         // opencode answers them one after the other, but without waiting for the next question in between.
         let (busy, permissions, questions) = tokio::join!(
@@ -50,7 +51,8 @@ async fn wait_until_idle(api: &Api) -> Result<(), String> {
         if busy == 0 && open == 0 {
             return Ok(());
         }
-        if busy == 0 {
+        // The answers come in any order, so a request may have been removed meanwhile.
+        if busy == 0 && std::mem::replace(&mut was_open, true) {
             return Err(format!("{open} requests are open"));
         }
         if tokio::time::Instant::now() >= until {

@@ -171,6 +171,7 @@ impl Pool {
 
     async fn lend_now(&self, wish: ServerWish) -> Result<Loan, PoolError> {
         let (key, parts, wish) = aside(move || {
+            let wish = wish.within_own_limits();
             let (key, parts) = wish.key();
             (key, parts, wish)
         })

@@ -150,6 +150,12 @@ impl ServerWish {
         })
     }
 
+    /// The same wish with limits that this process can give to a server.
+    pub(super) fn within_own_limits(mut self) -> Self {
+        self.limits = self.limits.within(&ProcessLimits::for_children());
+        self
+    }
+
     /// The same wish for a server that serves no turn yet.
     pub(super) fn without_turn(&self) -> Self {
         Self {

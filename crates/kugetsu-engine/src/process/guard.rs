@@ -334,7 +334,7 @@ impl Watch {
         }
         self.status = Some(status);
         if cfg!(target_os = "linux") && has_no_child() {
-            // `Empty` follows. To look for what is left would only take time.
+            // This process is the subreaper of everything below the program, so nothing is left, and `Empty` follows.
             return;
         }
         if matches!(self.phase, Phase::Running | Phase::Terminating { .. }) {

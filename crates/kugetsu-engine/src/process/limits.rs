@@ -74,22 +74,35 @@ impl ProcessLimits {
             .all(|(_, limit)| *limit == (None, None))
     }
 
-    /// Gives this process these limits, as far as it may: it cannot raise its own.
-    pub(super) fn apply(&self) -> Result<(), Error> {
-        if let Some(umask) = self.umask {
-            rustix::process::umask(Mode::from_raw_mode(umask as _));
+    /// These limits, as far as a process with the other ones can have them: it can only lower its own.
+    pub(crate) fn within(&self, own: &Self) -> Self {
+        let pairs = self.resources.iter().zip(&own.resources);
+        let resources = pairs.map(|((current, maximum), (_, own))| {
+            let maximum = lower(*maximum, *own);
+            (lower(*current, maximum), maximum)
+        });
+        Self {
+            umask: self.umask,
+            nice: self.nice.max(own.nice),
+            resources: resources.collect(),
         }
-        let own = rustix::process::getpriority_process(None)?;
-        if let Some(nice) = self.nice.filter(|nice| *nice > own) {
+    }
+
+    /// Gives this process these limits, as far as it can have them.
+    pub(super) fn apply(&self) -> Result<(), Error> {
+        let Self {
+            umask,
+            nice,
+            resources,
+        } = self.within(&Self::current());
+        if let Some(umask) = umask {
+            rustix::process::umask(Mode::from_bits_truncate(umask as _));
+        }
+        if let Some(nice) = nice {
             rustix::process::setpriority_process(None, nice)?;
         }
-        for (resource, (current, maximum)) in RESOURCES.into_iter().zip(&self.resources) {
-            let maximum = lower(*maximum, getrlimit(resource).maximum);
-            let limit = Rlimit {
-                current: lower(*current, maximum),
-                maximum,
-            };
-            setrlimit(resource, limit)?;
+        for (resource, (current, maximum)) in RESOURCES.into_iter().zip(resources) {
+            setrlimit(resource, Rlimit { current, maximum })?;
         }
         Ok(())
     }

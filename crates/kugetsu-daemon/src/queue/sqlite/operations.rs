@@ -138,7 +138,7 @@ impl Work<'_> {
         Ok(Cancellation::Cancelled(record.task))
     }
 
-    pub(in crate::queue) fn retry(&mut self, task: TaskId) -> Outcome<Task> {
+    pub(in crate::queue) fn retry(&mut self, task: TaskId, now: Timestamp) -> Outcome<Task> {
         let mut record = self.record(task)?;
         match record.task.state {
             TaskState::Queued | TaskState::Running => return Ok(record.task),
@@ -149,7 +149,8 @@ impl Work<'_> {
         }
         self.refuse_if_full()?;
         record.task.state = TaskState::Queued;
-        record.task.not_before = None;
+        // The time in which it was parked is no time of waiting.
+        record.task.not_before = timestamp(floor(now));
         record.task.ended = None;
         record.tries = 0;
         record.cancelled = false;
@@ -291,6 +292,7 @@ impl Work<'_> {
     fn apply(&self, record: &mut Record, end: Settlement) {
         let end = match end {
             Settlement::Again { cost_usd, .. } if record.cancelled => Settlement::Cancelled { cost_usd },
+            Settlement::Parked { .. } if record.cancelled => Settlement::Cancelled { cost_usd: 0.0 },
             end => end,
         };
         let task = &mut record.task;

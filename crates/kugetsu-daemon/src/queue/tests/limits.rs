@@ -154,17 +154,17 @@ async fn a_parked_task_that_is_tried_again_has_its_place_and_all_its_attempts() 
     let mut waiting = new_task("shop#2");
     waiting.after = vec![first];
     let waiting = world.submit_task(waiting).await;
-    let claim = world.claim().await.unwrap();
+    let parked = world.claim().await.unwrap();
     let park = Settlement::Parked {
         reason: "no base".to_owned(),
     };
-    world.settle(&claim, park).await;
+    world.settle(&parked, park).await;
     // What is behind it has begun when it comes back, and what waits for it waits again.
     let next = world.claim().await.unwrap();
     assert_eq!(next.task.task, behind);
-    let again = world.queue.retry(first).await.unwrap();
+    let again = world.queue.retry(first, at(0)).await.unwrap();
     assert_eq!((again.state, again.ended), (TaskState::Queued, None));
-    assert_eq!(world.queue.retry(first).await.unwrap(), again);
+    assert_eq!(world.queue.retry(first, at(0)).await.unwrap(), again);
     assert_eq!((world.claimed().await, world.queue.counts().parked), (None, 0));
     let world = world.after_crash();
     let resumed = world.claim().await.unwrap();
@@ -173,10 +173,11 @@ async fn a_parked_task_that_is_tried_again_has_its_place_and_all_its_attempts() 
     world.end(&resumed).await;
     let claim = world.claim().await.unwrap();
     assert_eq!((claim.task.task, claim.task.attempts), (first, 2));
-    assert_ne!(claim.turn, resumed.turn);
+    assert_ne!(claim.turn, parked.turn);
+    assert_eq!(world.claimed().await, None, "the other one waits for its end");
     let ended = world.end(&claim).await;
     assert_eq!(world.claimed().await, Some(waiting));
-    let error = world.queue.retry(ended.task).await.unwrap_err();
+    let error = world.queue.retry(ended.task, at(0)).await.unwrap_err();
     assert!(matches!(error, QueueError::NotParked { .. }), "{error}");
 }
 

@@ -325,6 +325,7 @@ impl Pair {
                     reason = Some("the provider is overloaded".to_owned());
                 }
             }
+            End::Parked if known.cancelled => known.task.state = TaskState::Cancelled,
             End::Parked => {
                 known.task.state = TaskState::Parked;
                 reason = Some("no".to_owned());
@@ -368,7 +369,8 @@ impl Pair {
     }
 
     async fn retry(&mut self, task: TaskId) {
-        let Some(result) = self.write(move |work| work.retry(task)).await else {
+        let now = at(self.clock);
+        let Some(result) = self.write(move |work| work.retry(task, now)).await else {
             return;
         };
         let queued = self.reference.in_state(TaskState::Queued).len() as u64;
@@ -384,7 +386,7 @@ impl Pair {
             }
             TaskState::Parked => {
                 known.task.state = TaskState::Queued;
-                known.task.not_before = None;
+                known.task.not_before = Some(now);
                 known.task.ended = None;
                 known.tries = 0;
                 known.cancelled = false;

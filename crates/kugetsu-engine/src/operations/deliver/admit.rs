@@ -20,7 +20,7 @@ use crate::operations::spawn::WaitReports;
 use crate::operations::trust::trust_command;
 use crate::operations::{Engine, EngineError, Subject, pending, points, read_database};
 use crate::store::{Lease, LeaseError, Lock, holder_of_turn};
-use crate::turn::Responder;
+use crate::turn::{GO_ON, Responder};
 use kugetsu_api::{
     Address, BaseRecord, SCHEMA, SandboxMode, SessionRecord, Totals, TransportChoice, TransportKind,
     TurnRecord, Verdict,
@@ -45,6 +45,8 @@ struct AdmissionState {
     opencode: Opencode,
     record: SessionRecord,
     adopted: Option<TurnRecord>,
+    /// The message for the session.
+    message: String,
     notes: Vec<String>,
 }
 
@@ -93,6 +95,7 @@ impl Engine {
             opencode,
             record,
             adopted,
+            message,
             notes: early,
         } = state;
         let mut options = request.options.clone();
@@ -110,9 +113,9 @@ impl Engine {
         };
         let (started, began) = (Timestamp::now(), Instant::now());
         let (prompt, once) = if record.policy.preset.may_ask() {
-            pending::with_answers(&request.prompt, &record.pending)
+            pending::with_answers(&message, &record.pending)
         } else {
-            (request.prompt.clone(), Vec::new())
+            (message, Vec::new())
         };
         if prompt.trim().is_empty() {
             return Err(EngineError::Usage {
@@ -322,6 +325,10 @@ impl Engine {
                 session: session.clone(),
             });
         }
+        let message = match &record {
+            Some(record) if self.has_prompt_of(record, &request.earlier)? => GO_ON.to_owned(),
+            _ => request.prompt.clone(),
+        };
         let mut notes = Vec::new();
         let mut record = match record {
             Some(record) if record.session.is_some() => {
@@ -338,8 +345,22 @@ impl Engine {
             opencode,
             record,
             adopted,
+            message,
             notes,
         })
+    }
+
+    /// Whether the newest message of the session is that of these turns. Turns that brought no message do not count.
+    fn has_prompt_of(&self, record: &SessionRecord, turns: &[Uuid]) -> Result<bool, EngineError> {
+        if turns.is_empty() {
+            return Ok(false);
+        }
+        let ended = self.store.turns(&record.address)?;
+        let newest = record.last.iter().chain(ended.iter().rev());
+        let mut brought = newest.filter(|turn| turn.prompt_stored != Some(false));
+        Ok(brought
+            .next()
+            .is_some_and(|turn| turn.prompt_stored == Some(true) && turns.contains(&turn.turn)))
     }
 
     fn refuse_wrong_mode(
