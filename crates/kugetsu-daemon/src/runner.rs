@@ -145,11 +145,11 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
     app.turns().remove(&task);
     let ran_before = matches!(result, Err(EngineError::Recorded(_)));
     let mut result = match result {
-        // The turn ran before the daemon's last end.
-        Err(EngineError::Recorded(_)) => {
+        // It ran before the daemon's last end, or its end could not be recorded on a full disk.
+        Err(EngineError::Recorded(recorded)) => {
             let address = claim.task.spec.address.clone();
             let engine = engine.clone();
-            let recorded = move || engine.wait_turn(&address, turn, before, None);
+            let recorded = move || engine.wait_turn(&address, recorded, before, None);
             match tokio::task::spawn_blocking(recorded).await {
                 Ok(recorded) => recorded,
                 Err(_) => Err(EngineError::Internal("the record of a turn could not be read")),
@@ -161,11 +161,11 @@ async fn run(app: Arc<App>, place: Place, claim: Claim) {
         let ended = &mut report.turn;
         if ended.verdict == Verdict::Lost {
             // The record of a turn that was found dead may not have all that it told.
-            ended.cost_usd = ended.cost_usd.max(app.ledger.counted(turn));
+            ended.cost_usd = ended.cost_usd.max(app.ledger.counted(ended.turn));
         }
         let end = TurnEnd::of(&report.turn, report.took);
         app.count(&claim.task.spec.address, &end).await;
-        let log = engine.stream_path(&claim.task.spec.address, turn);
+        let log = engine.stream_path(&claim.task.spec.address, report.turn.turn);
         app.tracer.turn(&claim.task, &report.turn, log);
     }
     let stopping = *app.ending().borrow() == Ending::Now;
@@ -378,6 +378,7 @@ fn of_turn(
         ),
         verdict => {
             return Settlement::Ended {
+                turn: turn.turn,
                 verdict,
                 reason: (!turn.reason.is_empty()).then(|| turn.reason.clone()),
                 cost_usd,

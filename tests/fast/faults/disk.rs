@@ -255,6 +255,15 @@ fn a_daemon_goes_on_when_its_disk_has_room_again() {
     for line in ["submitted 73", "status 0", "first 0", "second 0", "stopped 0"] {
         assert!(said.lines().any(|said| said == line), "{line}\n{output}");
     }
+    // There was room for the line of the turn, behind that of the turn before, and not for the record: the turn has come to
+    // its end, and does not run again.
+    let met = |prompt: &String| prompt.contains("meet") || prompt.contains("ended unexpectedly");
+    let prompts = kit::fake_prompts(&world);
+    assert_eq!(
+        prompts.iter().filter(|prompt| met(prompt)).count(),
+        1,
+        "{prompts:?}"
+    );
     world.wait_nothing_left(SOON);
 }
 

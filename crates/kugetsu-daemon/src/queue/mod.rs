@@ -82,6 +82,8 @@ pub struct Claim {
 pub enum Settlement {
     /// The turn has a verdict; the task has ended.
     Ended {
+        /// The turn: that of the claim, or of an earlier attempt whose end was not known.
+        turn: Uuid,
         /// The verdict.
         verdict: Verdict,
         /// Why, if the verdict is not `completed`.

@@ -88,6 +88,7 @@ impl World {
 
     async fn end(&self, claim: &Claim) -> Task {
         let end = Settlement::Ended {
+            turn: claim.turn,
             verdict: Verdict::Completed,
             reason: None,
             cost_usd: 0.25,

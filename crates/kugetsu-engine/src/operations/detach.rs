@@ -167,7 +167,25 @@ impl Engine {
             refuse_other_prompt(&record.address, turn, recorded, request.message())?;
             return Err(EngineError::Recorded(turn));
         }
-        Ok(())
+        match record {
+            Some(record) if !request.earlier.is_empty() => self.refuse_answered(record, &request.earlier),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses to deliver a message again that one of these turns has delivered and come to an end with. Only its caller
+    /// was not told, such as on a full disk.
+    fn refuse_answered(&self, record: &SessionRecord, earlier: &[Uuid]) -> Result<(), EngineError> {
+        let turns = self.store.turns(&record.address)?;
+        let ended = record.last.iter().chain(turns.iter().rev());
+        let calls_for_another =
+            |verdict| matches!(verdict, Verdict::Lost | Verdict::Quota | Verdict::Aborted);
+        let mut answered =
+            ended.filter(|turn| earlier.contains(&turn.turn) && !calls_for_another(turn.verdict));
+        match answered.next() {
+            Some(turn) => Err(EngineError::Recorded(turn.turn)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -74,8 +74,9 @@ pub struct TurnRequest {
     pub turn: Option<Uuid>,
     /// The prompt, byte for byte.
     pub prompt: String,
-    /// The turns that were to deliver the same prompt before. If one of them has brought it to the session, and no other
-    /// turn came after it, the session is told to go on instead.
+    /// The turns that were to deliver the same prompt before. If one of them is on record with a verdict that calls for no
+    /// other attempt (that is, neither lost, quota nor aborted), this turn does not run, as if it had that id. If one of
+    /// them has brought the prompt to the session, and no other turn came after it, the session is told to go on instead.
     pub earlier: Vec<Uuid>,
     /// The title of the issue, if the prompt includes the issue's text. It goes into the record.
     pub issue_title: Option<String>,

@@ -298,11 +298,13 @@ impl Work<'_> {
         let task = &mut record.task;
         match end {
             Settlement::Ended {
+                turn,
                 verdict,
                 reason,
                 cost_usd,
             } => {
                 task.state = TaskState::Ended;
+                task.turn = Some(turn);
                 task.verdict = Some(verdict);
                 task.reason = reason;
                 add_cost(task, cost_usd);

@@ -282,6 +282,7 @@ impl Pair {
         let turn = self.known(task).task.turn.unwrap();
         let settlement = match end {
             End::Ended => Settlement::Ended {
+                turn,
                 verdict: Verdict::Stalled,
                 reason: Some("silence".to_owned()),
                 cost_usd: 0.5,

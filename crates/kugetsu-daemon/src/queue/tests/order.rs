@@ -173,6 +173,7 @@ async fn a_task_waits_for_the_end_of_others_however_they_end() {
     assert_eq!(world.claim().await.map(|claim| claim.resumed), Some(true));
     assert_eq!(world.claim().await, None);
     let failed = Settlement::Ended {
+        turn: Uuid::now_v7(),
         verdict: Verdict::Failed,
         reason: Some("the model gave up".to_owned()),
         cost_usd: 0.0,

@@ -356,11 +356,9 @@ impl Engine {
             return Ok(false);
         }
         let ended = self.store.turns(&record.address)?;
-        let newest = record.last.iter().chain(ended.iter().rev());
-        let mut brought = newest.filter(|turn| turn.prompt_stored != Some(false));
-        Ok(brought
-            .next()
-            .is_some_and(|turn| turn.prompt_stored == Some(true) && turns.contains(&turn.turn)))
+        let mut newest_first = record.last.iter().chain(ended.iter().rev());
+        let newest = newest_first.find(|turn| turn.prompt_stored != Some(false));
+        Ok(newest.is_some_and(|turn| turn.prompt_stored == Some(true) && turns.contains(&turn.turn)))
     }
 
     fn refuse_wrong_mode(
