@@ -95,10 +95,8 @@ impl<'a> Proxy<'a> {
     /// The status of the answer to a request.
     fn status(&self, path: &str, words: &[&str]) -> String {
         let words = [&["--output", "/dev/null", "--write-out", "%{http_code}"], words].concat();
-        self.world
-            .finish(self.curl(path, &words), Stdin::Null)
-            .stdout()
-            .to_owned()
+        let output = self.world.finish(self.curl(path, &words), Stdin::Null);
+        output.stdout().clone()
     }
 }
 
