@@ -211,6 +211,10 @@ pub(super) fn time_limit(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn time_zone(text: &str) -> Result<TimeZone, String> {
+    // The default. jiff would look through all zones of the system for it, in every command.
+    if text == "UTC" {
+        return Ok(TimeZone::UTC);
+    }
     TimeZone::get(text)
         .map_err(|_| "expected the name of a time zone, such as Europe/Berlin or UTC".to_owned())
 }
