@@ -3,9 +3,10 @@
 use reqwest::{Method, Response};
 use serde_json::json;
 
-use super::{Request, create_token, expect_error, has_got, socket, status, submit, world_with};
+use super::{Request, create_token, expect_error, has_got, socket, status, submit, task, world_with};
 use crate::support::daemon::certificate;
 use crate::support::kit::{self, run, text};
+use kugetsu_testing::World;
 
 const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
 
@@ -51,6 +52,31 @@ fn a_web_site_cannot_use_the_owners_access() {
     assert!(socket(&world).exists());
 }
 
+/// Follows a task that runs on, does something, and waits until the stream has ended, although the task has not.
+fn until_stream_ends(world: &World, access: (&'static str, &str), act: impl FnOnce()) {
+    let hanging = submit(world, &["7", "hang"]);
+    world.wait_until("the task runs", kit::SOON, || has_got(world, "hang"));
+    let path = format!("/v1/tasks/{hanging}/events");
+    let stream = std::thread::scope(|scope| {
+        let stream = Request::over_http(world, Method::GET, &path).header(access.0, access.1);
+        let reading = scope.spawn(|| stream.send());
+        let opened = r#"http_requests_total{route="/v1/tasks/{task}/events",method="GET",status="200"} 1"#;
+        world.wait_until("the stream is open", kit::SOON, || {
+            let metrics = Request::over_socket(world, Method::GET, "/metrics").send();
+            metrics.body.contains(opened)
+        });
+        act();
+        reading.join().unwrap()
+    });
+    stream.expect(200);
+    assert!(
+        !stream.body.contains("\"verdict\""),
+        "the task has ended: {}",
+        stream.body
+    );
+    assert_eq!(task(world, &hanging)["state"], "running");
+}
+
 #[test]
 fn a_token_allows_what_it_says_until_it_is_revoked() {
     let world = world_with(&LISTEN);
@@ -89,27 +115,10 @@ fn a_token_allows_what_it_says_until_it_is_revoked() {
         asked(Method::GET, "/v1/tasks", "").headers["www-authenticate"],
         "Bearer"
     );
-    let hanging = submit(&world, &["2", "hang"]);
-    world.wait_until("the task runs", kit::SOON, || has_got(&world, "hang"));
-    let path = format!("/v1/tasks/{hanging}/events");
-    let stream = std::thread::scope(|scope| {
-        let bearer = format!("Bearer {reader}");
-        let stream = Request::over_http(&world, Method::GET, &path).header("authorization", &bearer);
-        let reading = scope.spawn(|| stream.send());
-        let opened = r#"http_requests_total{route="/v1/tasks/{task}/events",method="GET",status="200"} 1"#;
-        world.wait_until("the stream is open", kit::SOON, || {
-            let metrics = Request::over_socket(&world, Method::GET, "/metrics").send();
-            metrics.body.contains(opened)
-        });
+    let bearer = format!("Bearer {reader}");
+    until_stream_ends(&world, ("authorization", &bearer), || {
         run(&world, ["daemon", "token", "revoke", "reader"]).expect_status(0);
-        reading.join().unwrap()
     });
-    stream.expect(200);
-    assert!(
-        !stream.body.contains("\"verdict\""),
-        "it ended before the turn did: {}",
-        stream.body
-    );
     asked(Method::GET, "/v1/tasks", &reader).problem(401, "access-denied");
     expect_error(
         &run(&world, ["daemon", "token", "revoke", "reader", "--json"]),
@@ -302,10 +311,12 @@ fn a_link_logs_a_browser_in_once() {
     // Places are for commands on this machine, and so are links.
     submitted(post("/v1/slots", &json!({}))).problem(404, "not-found");
     submitted(post("/v1/page-links", &json!({}))).problem(404, "not-found");
-    let logged_out = submitted(post("/page/logout", &json!({})));
-    logged_out.expect(204);
-    let gone = logged_out.headers["set-cookie"].to_str().unwrap();
-    assert!(gone.starts_with("__Host-kugetsu=; Max-Age=0;"), "{gone}");
+    until_stream_ends(&world, ("cookie", pair), || {
+        let logged_out = submitted(post("/page/logout", &json!({})));
+        logged_out.expect(204);
+        let gone = logged_out.headers["set-cookie"].to_str().unwrap();
+        assert!(gone.starts_with("__Host-kugetsu=; Max-Age=0;"), "{gone}");
+    });
     asked(pair).problem(401, "access-denied");
     let log = std::fs::read_to_string(world.kugetsu_home().join("run/daemon.log")).unwrap();
     let (_, login) = pair.split_once('=').unwrap();

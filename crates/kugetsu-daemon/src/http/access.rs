@@ -31,7 +31,7 @@ const BODY: Duration = Duration::from_secs(30);
 /// When to ask for a stream of events again that there was no room for.
 const NEXT_STREAM: Duration = Duration::from_secs(10);
 
-/// How long a stream goes on after its token was revoked.
+/// How long a stream goes on after its token was revoked or its login has ended.
 const REVOKED: Duration = Duration::from_secs(2);
 
 /// The port that a URL need not name.
@@ -125,26 +125,37 @@ pub(crate) struct Access {
     scope: Scope,
     /// The repositories that it may see; all of them if there is none.
     repos: Vec<RepoRef>,
-    /// The token that it has, if it is not the owner's.
-    token: Option<TokenView>,
+    credential: Credential,
+}
+
+/// What a request has its access by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Credential {
+    /// The owner's process makes it.
+    Process,
+    /// A browser that the owner has logged in; the hash of its login.
+    Login(String),
+    /// A token.
+    Token(TokenView),
 }
 
 impl Access {
     const OWNER: Self = Self {
         scope: Scope::Admin,
         repos: Vec::new(),
-        token: None,
+        credential: Credential::Process,
     };
 
     /// Permits a stream of events, if there is room for one more.
     pub(super) fn stream(&self, app: &Arc<App>) -> Answer<StreamPermit> {
-        let guest = self.token.as_ref().map_or(Guest::Owner, |token| {
-            Guest::Other(Client::Token(token.name.clone()))
-        });
+        let guest = match &self.credential {
+            Credential::Process | Credential::Login(_) => Guest::Owner,
+            Credential::Token(token) => Guest::Other(Client::Token(token.name.clone())),
+        };
         match app.streams.enter(guest) {
             Some(seat) => Ok(StreamPermit {
                 app: Arc::clone(app),
-                token: self.token.clone(),
+                credential: self.credential.clone(),
                 seat,
             }),
             None => Err(Problem::too_many(
@@ -186,28 +197,38 @@ impl Access {
 /// Permits one stream of events, which counts as open until this is dropped.
 pub(super) struct StreamPermit {
     app: Arc<App>,
-    token: Option<TokenView>,
+    credential: Credential,
     seat: Seat<Client>,
 }
 
 impl StreamPermit {
-    /// The place of the stream, and a future that waits until its token was revoked or has expired.
+    /// The place of the stream, and a future that waits until its token was revoked or has expired, or its login has ended.
     pub(super) fn split(self) -> (Seat<Client>, impl Future<Output = ()> + Send + 'static) {
-        let Self { app, token, seat } = self;
+        let Self {
+            app,
+            credential,
+            seat,
+        } = self;
         (seat, async move {
-            let Some(token) = token else {
-                return std::future::pending().await;
-            };
-            loop {
+            while credential.opens(&app).await {
                 tokio::time::sleep(REVOKED).await;
-                let (app, token) = (Arc::clone(&app), token.clone());
-                let opens = move || app.tokens.opens(&token, Timestamp::now());
-                // In doubt, it does.
-                if let Ok(Ok(false)) = tokio::task::spawn_blocking(opens).await {
-                    return;
-                }
             }
         })
+    }
+}
+
+impl Credential {
+    /// Whether it still gives access. In doubt, it does.
+    async fn opens(&self, app: &Arc<App>) -> bool {
+        match self {
+            Self::Process => true,
+            Self::Login(hash) => app.logins.knows(hash),
+            Self::Token(token) => {
+                let (app, token) = (Arc::clone(app), token.clone());
+                let opens = move || app.tokens.opens(&token, Timestamp::now());
+                !matches!(tokio::task::spawn_blocking(opens).await, Ok(Ok(false)))
+            }
+        }
     }
 }
 
@@ -271,8 +292,11 @@ async fn access_of(app: &Arc<App>, peer: Peer, method: &Method, headers: &Header
         check_own_names(app, peer, headers)?;
         return Ok(Access::OWNER);
     }
-    if logins::is_logged_in(app, method, headers)? {
-        return Ok(Access::OWNER);
+    if let Some(login) = logins::login_of(app, method, headers)? {
+        return Ok(Access {
+            credential: Credential::Login(login),
+            ..Access::OWNER
+        });
     }
     count(app, &Client::Address(address_of(app, peer, headers)))?;
     Err(
@@ -300,7 +324,7 @@ async fn access_by_token(app: &Arc<App>, peer: Peer, headers: &HeaderMap) -> Ans
             return Ok(Access {
                 scope: token.scope,
                 repos: token.repos.clone(),
-                token: Some(token),
+                credential: Credential::Token(token),
             });
         }
         Ok(Ok(Checked::Expired(token, at))) => Problem::unauthorized(format!(

@@ -58,12 +58,10 @@ impl Logins {
         add(&self.logins, LOGIN).map(Some)
     }
 
-    /// Whether this is the secret of a login.
-    fn knows(&self, login: &str) -> bool {
+    /// Whether a login with this hash goes on.
+    pub(super) fn knows(&self, hash: &str) -> bool {
         let logins = locked(&self.logins);
-        logins
-            .get(&digest(login))
-            .is_some_and(|end| *end > Instant::now())
+        logins.get(hash).is_some_and(|end| *end > Instant::now())
     }
 
     fn end(&self, login: &str) {
@@ -110,13 +108,15 @@ fn login_in<'a>(app: &App, headers: &'a HeaderMap) -> Option<&'a str> {
         .find_map(|(own, value)| (own == name).then_some(value))
 }
 
-/// Whether a request comes from a browser that the owner has logged in. Refuses one that another site has made.
-pub(super) fn is_logged_in(app: &App, method: &Method, headers: &HeaderMap) -> Answer<bool> {
-    if !login_in(app, headers).is_some_and(|login| app.logins.knows(login)) {
-        return Ok(false);
-    }
+/// The hash of the login, if a request comes from a browser that the owner has logged in. Refuses one that another site
+/// has made.
+pub(super) fn login_of(app: &App, method: &Method, headers: &HeaderMap) -> Answer<Option<String>> {
+    let hash = login_in(app, headers).map(digest);
+    let Some(hash) = hash.filter(|hash| app.logins.knows(hash)) else {
+        return Ok(None);
+    };
     check_site(method, headers)?;
-    Ok(true)
+    Ok(Some(hash))
 }
 
 /// Refuses a request that the page of another site may have made.
@@ -236,10 +236,11 @@ mod tests {
         let link = logins.new_link().unwrap();
         assert!(logins.redeem("0").unwrap().is_none());
         let login = logins.redeem(&link).unwrap().unwrap();
-        assert!(logins.knows(&login) && !logins.knows(&link));
+        let knows = |secret: &str| logins.knows(&digest(secret));
+        assert!(knows(&login) && !knows(&link));
         assert!(logins.redeem(&link).unwrap().is_none());
         logins.end(&login);
-        assert!(!logins.knows(&login));
+        assert!(!knows(&login));
         let late = add(&logins.links, Duration::ZERO).unwrap();
         assert!(logins.redeem(&late).unwrap().is_none());
         for _ in 0..2 * MOST {
