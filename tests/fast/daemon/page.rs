@@ -131,10 +131,12 @@ fn nothing_is_inaccessible_in_either_colour_scheme_at_any_width() {
     tab.until("document.getElementById('keys').open");
     look("keys");
     tab.keys(ESCAPE);
+    tab.until("!document.getElementById('keys').open");
     tab.keys("n");
     tab.until("document.getElementById('task').open");
     look("task");
     tab.keys(ESCAPE);
+    tab.until("!document.getElementById('task').open");
     tab.keys("i");
     tab.until_says("#inbox", "Which colour?");
     look("inbox");
@@ -573,6 +575,7 @@ fn five_thousand_sessions_stay_usable() {
     tab.keys("b");
     tab.click("#list-done", "#");
     tab.keys(ESCAPE);
+    tab.until("document.getElementById('session').hidden");
     tab.keys(END);
     tab.until("document.querySelector('#list-done .active')?.getAttribute('aria-posinset') === '4500'");
     assert_eq!(

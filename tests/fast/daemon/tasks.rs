@@ -232,8 +232,13 @@ fn a_parked_task_gets_its_message_again_if_the_session_has_gone_on() {
     let before = fake_prompts(&world).len();
     let parked = submit(&world, &["1", "hang on this"]);
     for attempt in 1..=3 {
-        world.wait_until("the attempt runs", SOON, || {
-            fake_prompts(&world).len() == before + attempt
+        let delivered =
+            |prompt: &&String| prompt.contains("hang on") || prompt.contains("ended unexpectedly");
+        world.wait_until("opencode has stored the prompt", SOON, || {
+            let record = kit::record(&world, "1");
+            let session = record.and_then(|record| record["session"].as_str().map(str::to_owned));
+            let stored = session.map(|session| kit::prompts_of(&world, &session));
+            stored.is_some_and(|stored| stored.iter().filter(delivered).count() == attempt)
         });
         world.kill_daemon();
         world.wait_until("nothing is left", SOON, || world.processes().is_empty());

@@ -195,7 +195,7 @@ settings! {
     repo_weights: Vec<RepoWeight> = "", weights_of_repos,
         "how many turns of tasks a repository gets where others get one, as \"github.com/owner/repo 3\"";
     task_keep: Duration = "720h", duration,
-        "how long the daemon keeps tasks that have ended";
+        "how long the daemon keeps tasks that have ended or are parked";
     task_models: Vec<String> = "", patterns,
         "models that a task may ask for, as a list: [\"anthropic/*\", \"openai/gpt-5\"]; empty: all";
     task_agents: Vec<String> = "", patterns,
