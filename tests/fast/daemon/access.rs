@@ -247,7 +247,7 @@ fn a_command_may_send_more_than_others() {
 }
 
 /// What `daemon open` prints: where the page is, and what opens it.
-fn open(world: &kugetsu_testing::World, words: &[&str]) -> (String, String) {
+fn open(world: &World, words: &[&str]) -> (String, String) {
     let words = ["daemon", "open", "--json"]
         .into_iter()
         .chain(words.iter().copied());
