@@ -13,7 +13,8 @@ use crate::support::kit::{self, SOON, run, text};
 /// How many tasks are run while Prometheus watches.
 const TURNS: u64 = 3;
 
-fn contrib(path: &str) -> PathBuf {
+/// A file of contrib.
+pub(super) fn contrib(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib").join(path)
 }
 

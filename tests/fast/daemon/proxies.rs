@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use kugetsu_testing::{Stdin, World};
 use serde_json::json;
 
+use super::prometheus::contrib;
 use super::{create_token, has_got, status, submit, world_with};
 use crate::support::daemon::certificate;
 use crate::support::kit::{SOON, run, text};
@@ -30,10 +31,7 @@ impl Drop for Proxy<'_> {
 }
 
 fn snippet(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("contrib/proxy")
-        .join(name);
-    std::fs::read_to_string(path).unwrap()
+    std::fs::read_to_string(contrib(&format!("proxy/{name}"))).unwrap()
 }
 
 /// The snippet with these values instead of its own, each of which it must have.

@@ -210,6 +210,10 @@ impl StreamPermit {
             seat,
         } = self;
         (seat, async move {
+            // Nothing can end the access of the owner's process, so nothing is asked again and again.
+            if credential == Credential::Process {
+                return std::future::pending().await;
+            }
             while credential.opens(&app).await {
                 tokio::time::sleep(REVOKED).await;
             }

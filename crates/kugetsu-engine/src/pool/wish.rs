@@ -115,8 +115,11 @@ impl ServerWish {
             || opencode.confinement.is_some()
             // The variables of a turn reach its tools through the shell.
             || chooses_shell(&launch.containment.environment, &launch.directory);
+        if is_own || !Tree::IS_KNOWN {
+            return None;
+        }
         let limits = ProcessLimits::for_children();
-        if is_own || !limits.fit_many_turns() || !Tree::IS_KNOWN {
+        if !limits.fit_many_turns() {
             return None;
         }
         launch.directory.to_str()?;
