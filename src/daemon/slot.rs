@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kugetsu_api::{Address, ServerExit, SlotEvent, SlotRequest, SpendingReport, TurnEnd};
+use kugetsu_api::{Address, GiveBack, ServerExit, SlotEvent, SlotRequest, SpendingReport, TurnEnd};
 use kugetsu_client::{Client, ClientError, Lines};
 use kugetsu_engine::pool::{Hold, Lender, Lent, ServerWish};
 use kugetsu_engine::transport::Exit;
@@ -226,9 +226,9 @@ impl Hold for RemoteHold {
         }
     }
 
-    async fn give_back(&mut self, now: bool) -> bool {
+    async fn give_back(&mut self, how: GiveBack) -> bool {
         self.is_held = false;
-        let given = tokio::time::timeout(GIVE_BACK, self.client.give_back(self.slot, now)).await;
+        let given = tokio::time::timeout(GIVE_BACK, self.client.give_back(self.slot, how)).await;
         matches!(given, Ok(Ok(())))
     }
 }
@@ -240,7 +240,7 @@ impl Drop for RemoteHold {
         }
         let (client, slot) = (self.client.clone(), self.slot);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { client.give_back(slot, true).await });
+            runtime.spawn(async move { client.give_back(slot, GiveBack::End).await });
         }
     }
 }

@@ -75,6 +75,31 @@ on_both_versions! {
         world.wait_until("the servers are gone", SOON, || world.processes().is_empty());
     }
 
+    fn a_turn_does_not_wait_for_the_proof_that_its_server_is_clean(world: &World) {
+        world.make_base();
+        let stalled = world.root().join("stalled");
+        let point = format!("stall:server_proven:1:{}", stalled.display());
+        world.start_daemon_in(&[("KUGETSU_CRASH_AT", &point)], &[]);
+        run(world, ["start", "1", "begin"]).expect_status(0);
+        // The next turn waits for this server instead of starting one that does not know the directory.
+        world.wait_until("the server is being proven clean", SOON, || stalled.exists());
+        assert_eq!(status(world)["servers"][0]["state"], "lent");
+        let next = world.spawn(["continue", "1", "go on"]);
+        world.wait_until("the next turn has its place", SOON, || status(world)["running"] == 1);
+        std::fs::remove_file(&stalled).unwrap();
+        next.wait(SOON).expect_status(0);
+        let pooled = status(world);
+        assert_eq!(pooled["pool"], json!({"cold_starts": 1, "warm_starts": 1}), "{pooled:#}");
+
+        // The daemon ends the server that a turn has just given back before it ends itself.
+        let mut last = world.command("sh");
+        last.args(["-c", "\"$0\" continue 1 'the last one' && \"$0\" daemon stop"]).arg(kugetsu_binary());
+        world.finish(last, Stdin::Null).expect_status(0);
+        let servers = std::fs::read_dir(world.kugetsu_home().join("run/servers"));
+        assert_eq!(servers.into_iter().flatten().count(), 0);
+        world.wait_until("nothing is left", SOON, || world.processes().is_empty());
+    }
+
     fn a_turn_has_the_limits_of_its_command(world: &World) {
         world.make_base();
         world.start_daemon();

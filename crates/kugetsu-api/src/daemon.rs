@@ -164,6 +164,31 @@ pub struct LentServer {
     pub password: String,
 }
 
+/// How a turn gives back a server that it was lent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GiveBack {
+    /// opencode has said that everything it did for the turn is over. If no process is left either, the turn does not
+    /// wait for the proof that the server is clean.
+    Idle,
+    /// opencode may still do something for the turn, which waits until the server is clean or has ended.
+    #[default]
+    Busy,
+    /// The server is to be ended at once.
+    End,
+}
+
+impl GiveBack {
+    /// As it is written in a query.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Busy => "busy",
+            Self::End => "end",
+        }
+    }
+}
+
 /// A derived `Debug` would show the password.
 impl std::fmt::Debug for LentServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

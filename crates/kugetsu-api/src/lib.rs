@@ -37,8 +37,8 @@ pub use backup::{BACKUP_FORMAT, BackupFile, BackupManifest};
 pub use changes::{ChangedFile, Changes, Commit, Refused, RefusedCall};
 pub use control::{Holder, SIGNAL_SCHEMA, Signal, SignalFile};
 pub use daemon::{
-    API_VERSION, AnswerRequest, BudgetView, DaemonStatus, LentServer, PageLink, ProblemDetails, Scope,
-    ServerExit, SessionList, SessionView, SignalRequest, SlotEvent, SlotRequest, SpendingAnswer,
+    API_VERSION, AnswerRequest, BudgetView, DaemonStatus, GiveBack, LentServer, PageLink, ProblemDetails,
+    Scope, ServerExit, SessionList, SessionView, SignalRequest, SlotEvent, SlotRequest, SpendingAnswer,
     SpendingReport, StopRequest, SubmittedTask, TaskContext, TaskList, TaskRequest, TokenView, TurnEnd,
     TurnList,
 };

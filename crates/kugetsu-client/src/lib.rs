@@ -5,7 +5,7 @@ mod lines;
 use std::path::Path;
 
 use kugetsu_api::{
-    DaemonStatus, LentServer, PageLink, ProblemDetails, SlotEvent, SlotRequest, SpendingAnswer,
+    DaemonStatus, GiveBack, LentServer, PageLink, ProblemDetails, SlotEvent, SlotRequest, SpendingAnswer,
     SpendingReport, StopRequest, SubmittedTask, Task, TaskId, TaskList, TaskRequest, TurnEnd,
 };
 use reqwest::{Method, RequestBuilder, Response};
@@ -141,8 +141,8 @@ impl Client {
     }
 
     /// Gives a server back. When this returns, nothing that the turn started in it is alive.
-    pub async fn give_back(&self, slot: Uuid, now: bool) -> Result<(), ClientError> {
-        let path = format!("/v1/slots/{slot}/server?now={now}");
+    pub async fn give_back(&self, slot: Uuid, how: GiveBack) -> Result<(), ClientError> {
+        let path = format!("/v1/slots/{slot}/server?how={}", how.as_str());
         self.send(self.request(Method::DELETE, &path)).await.map(drop)
     }
 

@@ -88,6 +88,11 @@ pub mod files {
 pub fn set_crash_point(spec: &str) -> Result<(), String> {
     crash::arm(
         spec,
-        &[fsx::points::ALL, store::points::ALL, operations::points::ALL],
+        &[
+            fsx::points::ALL,
+            store::points::ALL,
+            operations::points::ALL,
+            pool::points::ALL,
+        ],
     )
 }

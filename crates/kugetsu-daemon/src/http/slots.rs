@@ -14,8 +14,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use kugetsu_api::{
-    Address, ErrorCode, LentServer, ServerExit, SlotEvent, SlotRequest, SpendingAnswer, SpendingReport,
-    TurnEnd,
+    Address, ErrorCode, GiveBack, LentServer, ServerExit, SlotEvent, SlotRequest, SpendingAnswer,
+    SpendingReport, TurnEnd,
 };
 use kugetsu_engine::pool::{Loan, PoolError, ServerWish};
 use kugetsu_engine::transport::Exit;
@@ -35,7 +35,7 @@ const ALIVE: Duration = Duration::from_secs(15);
 /// What a command does with its place.
 pub(crate) enum SlotCommand {
     Lend(Box<ServerWish>, oneshot::Sender<Result<LentServer, PoolError>>),
-    GiveBack { now: bool, done: oneshot::Sender<()> },
+    GiveBack(GiveBack, oneshot::Sender<()>),
     End(TurnEnd, oneshot::Sender<()>),
 }
 
@@ -134,9 +134,9 @@ impl Holder {
                             server
                         }));
                     }
-                    Some(SlotCommand::GiveBack { now, done }) => {
+                    Some(SlotCommand::GiveBack(how, done)) => {
                         if let Some(mut loan) = loan.take() {
-                            loan.give_back(now).await;
+                            loan.give_back(how).await;
                         }
                         let _ = done.send(());
                     }
@@ -152,7 +152,7 @@ impl Holder {
                             exit: exit_of(exit),
                             stderr: loan.stderr_lines(),
                         };
-                        loan.give_back(true).await;
+                        loan.give_back(GiveBack::End).await;
                         self.say(event).await?;
                     }
                 }
@@ -251,7 +251,7 @@ pub(super) async fn lend(
 #[derive(Deserialize)]
 pub(super) struct HowToGiveBack {
     #[serde(default)]
-    now: bool,
+    how: GiveBack,
 }
 
 /// Takes a server back. Answers when nothing of the turn is alive.
@@ -261,9 +261,9 @@ pub(super) async fn give_back(
     how: Result<Query<HowToGiveBack>, QueryRejection>,
 ) -> Answer<StatusCode> {
     let Path(slot) = slot?;
-    let Query(how) = how?;
+    let Query(HowToGiveBack { how }) = how?;
     let (done, is_done) = oneshot::channel();
-    let command = SlotCommand::GiveBack { now: how.now, done };
+    let command = SlotCommand::GiveBack(how, done);
     command_of(&app, slot)?
         .send(command)
         .await

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Warm;
+use super::{Warm, points};
 use crate::aside::aside;
 use crate::opencode::{Api, ApiError};
 
@@ -11,14 +11,15 @@ const IDLE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long opencode may take to answer a question about its state.
 const CALL: Duration = Duration::from_secs(2);
+const ENDED: &str = "it has ended";
 /// How long opencode may take to end what belongs to a directory.
 const DISPOSE: Duration = Duration::from_secs(5);
 
 /// Ends what the turn has left. The error says what is left; then the server must not be lent again.
 pub(super) async fn clean(warm: &Warm, api: &Api) -> Result<(), String> {
     wait_until_idle(api).await?;
-    let tree = warm.server.tree().ok_or("it has ended")?;
-    if aside(move || tree.count_others()).await > 0 {
+    if processes_left(warm).await? > 0 {
+        let tree = warm.server.tree().ok_or(ENDED)?;
         // Language servers, MCP servers and what the turn's tools have left. opencode ends its own in order.
         limited(DISPOSE, api.dispose()).await?;
         aside(move || tree.end_others())
@@ -30,9 +31,23 @@ pub(super) async fn clean(warm: &Warm, api: &Api) -> Result<(), String> {
         if !folder.is_untouched() {
             return Err("something else has written into its folder".to_owned());
         }
+        points::SERVER_PROVEN.pass();
         folder.give_back().map_err(|error| error.to_string())
     })
     .await
+}
+
+/// Waits until no process is left below a server that runs. opencode itself starts git for a moment at the end of a turn.
+pub(super) async fn until_nothing_is_left(warm: &Warm) {
+    while processes_left(warm).await != Ok(0) {
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// How many processes run below the server. The error says that the server has ended.
+async fn processes_left(warm: &Warm) -> Result<usize, &'static str> {
+    let tree = warm.server.tree().ok_or(ENDED)?;
+    Ok(aside(move || tree.count_others()).await)
 }
 
 /// opencode reports the end of a turn a moment before it is idle. A session with an open request is busy, so a request

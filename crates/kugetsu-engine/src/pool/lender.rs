@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::{Loan, Pool, ServerWish};
 use crate::process::Exit;
+use kugetsu_api::GiveBack;
 
 /// Lends warm servers.
 #[async_trait]
@@ -35,8 +36,8 @@ pub trait Hold: Send {
     fn stderr_lines(&self) -> Vec<String>;
 
     /// Gives the server back. When this returns true, nothing that the turn started is alive; false if nobody confirmed
-    /// that. With `now`, the server is ended at once.
-    async fn give_back(&mut self, now: bool) -> bool;
+    /// that.
+    async fn give_back(&mut self, how: GiveBack) -> bool;
 }
 
 #[async_trait]
@@ -62,8 +63,8 @@ impl Hold for Loan {
         Loan::stderr_lines(self)
     }
 
-    async fn give_back(&mut self, now: bool) -> bool {
-        Loan::give_back(self, now).await;
+    async fn give_back(&mut self, how: GiveBack) -> bool {
+        Loan::give_back(self, how).await;
         true
     }
 }

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::clean::clean;
+use super::clean::{clean, until_nothing_is_left};
 use super::{Pool, Warm};
 use crate::opencode::{Api, Server};
 use crate::process::Exit;
+use kugetsu_api::GiveBack;
 
 /// A server that is lent to one turn. A loan that is dropped without [`Loan::give_back`] ends its server, within a
 /// second and in the background, because nothing is known of what the turn has left.
@@ -59,30 +61,46 @@ impl Loan {
         }
     }
 
-    /// Gives the server back. When this returns, nothing that the turn started is alive. The server is lent again if it
-    /// is clean; with `now`, it is ended in any case, and at once.
-    pub async fn give_back(&mut self, now: bool) {
+    /// Gives the server back. When this returns, nothing that the turn started is alive. The server is lent again once it
+    /// is proven to be clean.
+    pub async fn give_back(&mut self, how: GiveBack) {
         let Some(warm) = self.warm.take() else {
             return;
         };
         // From here on the work goes on if this future is dropped.
         let (pool, api, grace) = (self.pool.clone(), self.api.clone(), self.grace);
+        let returning = pool.returning(&warm);
+        let (nothing_left, is_nothing_left) = oneshot::channel();
         let done = tokio::spawn(async move {
-            let problem = if now {
-                Err("its turn was ended by force".to_owned())
-            } else {
-                clean(&warm, &api).await
+            let problem = match how {
+                GiveBack::End => Err("its turn was ended by force".to_owned()),
+                GiveBack::Busy => clean(&warm, &api).await,
+                GiveBack::Idle => {
+                    let tell = async {
+                        until_nothing_is_left(&warm).await;
+                        let _ = nothing_left.send(());
+                        std::future::pending().await
+                    };
+                    tokio::select! {
+                        cleaned = clean(&warm, &api) => cleaned,
+                        never = tell => never,
+                    }
+                }
             };
             match problem {
                 Ok(()) => pool.put(warm).await,
                 Err(problem) => {
                     tracing::info!(server = %warm.id, problem, "a server is ended");
-                    pool.end(warm, now || grace.is_zero()).await;
+                    pool.end(warm, how == GiveBack::End || grace.is_zero()).await;
                     pool.keep_warm();
                 }
             }
+            drop(returning);
         });
-        let _ = done.await;
+        tokio::select! {
+            Ok(()) = is_nothing_left => {}
+            _ = done => {}
+        }
     }
 }
 

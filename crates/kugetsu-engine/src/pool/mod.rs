@@ -12,12 +12,22 @@ mod lender;
 mod loan;
 mod wish;
 
+/// The crash points of the pool.
+pub(crate) mod points {
+    crate::crash::crash_points! {
+        SERVER_PROVEN = "server_proven";
+    }
+}
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use uuid::Uuid;
 
 use crate::aside::aside;
@@ -33,6 +43,9 @@ pub use wish::ServerWish;
 
 /// How long a warm server may take to say that it is healthy.
 const HEALTH: Duration = Duration::from_secs(1);
+
+/// How long a turn waits for a server that was just given back, before it takes another one. To start one takes as long.
+const RETURN: Duration = Duration::from_secs(2);
 
 /// How often the files of the configuration are looked at while nothing is lent.
 const LOOK: Duration = Duration::from_secs(60);
@@ -93,11 +106,15 @@ struct Inner {
     /// kugetsu's own binary.
     guard: PathBuf,
     state: Mutex<State>,
+    /// Tells that a server that was given back is idle or has ended.
+    returned: Notify,
 }
 
 struct State {
     options: PoolOptions,
     idle: Vec<Warm>,
+    /// The servers that were given back and are not idle yet.
+    returning: Vec<ReturningServer>,
     /// Every server, with those that are lent or start.
     views: BTreeMap<Uuid, ServerView>,
     /// What the newest turn wanted, for servers that are started ahead.
@@ -122,6 +139,21 @@ struct Warm {
     idle_since: Instant,
 }
 
+/// A server that was given back, while it is cleaned.
+struct ReturningServer {
+    id: Uuid,
+    key: ServerKey,
+    directory: Option<PathBuf>,
+}
+
+/// What the pool has for a turn.
+enum Fitting {
+    Idle(Box<Warm>),
+    /// A better server than any that is idle will be idle in a moment.
+    Soon,
+    None,
+}
+
 impl Pool {
     /// A pool below this home folder. `guard` is kugetsu's own binary. Removes the folders of servers that a killed
     /// owner has left; their guards have ended the servers. Blocks.
@@ -136,6 +168,7 @@ impl Pool {
         let state = State {
             options,
             idle: Vec::new(),
+            returning: Vec::new(),
             views: BTreeMap::new(),
             newest: None,
             counts: PoolCounts::default(),
@@ -146,6 +179,7 @@ impl Pool {
             store,
             guard,
             state: Mutex::new(state),
+            returned: Notify::new(),
         }))
     }
 
@@ -177,13 +211,19 @@ impl Pool {
         })
         .await;
         let key = key.ok_or(PoolError::Unknown)?;
+        let until = tokio::time::Instant::now() + RETURN;
         let loan = loop {
-            let Some(warm) = self.take_idle(key, &wish.directory)? else {
-                break None;
-            };
-            match self.prepare(warm, &wish, parts.as_ref()).await {
-                Ok(loan) => break Some(loan),
-                Err(why) => tracing::info!(%why, "a warm server is not used again"),
+            let returned = self.next_return();
+            let may_wait = tokio::time::Instant::now() < until;
+            match self.take_idle(key, &wish.directory, may_wait)? {
+                Fitting::Idle(warm) => match self.prepare(*warm, &wish, parts.as_ref()).await {
+                    Ok(loan) => break Some(loan),
+                    Err(why) => tracing::info!(%why, "a warm server is not used again"),
+                },
+                Fitting::Soon => {
+                    let _ = tokio::time::timeout_at(until, returned).await;
+                }
+                Fitting::None => break None,
             }
         };
         let loan = match loan {
@@ -198,8 +238,10 @@ impl Pool {
         Ok(loan)
     }
 
-    /// The idle server that fits best: the one that served this directory last, or else the one that was used last.
-    fn take_idle(&self, key: ServerKey, directory: &Path) -> Result<Option<Warm>, PoolError> {
+    /// The idle server that fits best: the one that served this directory last, or else the one that was used last. A
+    /// server that knows the directory and was just given back is worth a short wait, and so is any that fits if none
+    /// is idle.
+    fn take_idle(&self, key: ServerKey, directory: &Path, may_wait: bool) -> Result<Fitting, PoolError> {
         let mut state = self.state();
         if state.closed {
             return Err(PoolError::Closed);
@@ -213,12 +255,42 @@ impl Pool {
                 warm.idle_since,
             )
         });
+        let best = best.map(|(at, warm)| (at, warm.directories.contains_key(directory)));
+        let mut returning = state.returning.iter().filter(|server| server.key == key);
+        let is_better_one_returning = match best {
+            Some((_, true)) => false,
+            Some((_, false)) => returning.any(|server| server.directory.as_deref() == Some(directory)),
+            None => returning.next().is_some(),
+        };
+        if may_wait && is_better_one_returning {
+            return Ok(Fitting::Soon);
+        }
         let Some((at, _)) = best else {
-            return Ok(None);
+            return Ok(Fitting::None);
         };
         let warm = state.idle.swap_remove(at);
         state.set(warm.id, ServerState::Lent);
-        Ok(Some(warm))
+        Ok(Fitting::Idle(Box::new(warm)))
+    }
+
+    /// Keeps a server that is given back in mind until the value is dropped.
+    fn returning(&self, warm: &Warm) -> Returning {
+        self.state().returning.push(ReturningServer {
+            id: warm.id,
+            key: warm.key,
+            directory: warm.last_directory.clone(),
+        });
+        Returning {
+            pool: self.clone(),
+            id: warm.id,
+        }
+    }
+
+    /// Waits for the next server that returns, from the moment of this call on.
+    fn next_return(&self) -> Pin<Box<Notified<'_>>> {
+        let mut returned = Box::pin(self.0.returned.notified());
+        returned.as_mut().enable();
+        returned
     }
 
     /// Makes an idle server one of this turn. A server that cannot be used is ended.
@@ -495,7 +567,8 @@ impl Pool {
         }
     }
 
-    /// Ends every idle server, and lends no further one. Servers that are lent end when they are given back.
+    /// Ends every idle server, and lends no further one. Servers that are lent end when they are given back. Returns when
+    /// those that were given back before have ended as well.
     pub async fn close(&self) {
         let idle = {
             let mut state = self.state();
@@ -508,6 +581,13 @@ impl Pool {
             ending.spawn(async move { pool.end(warm, false).await });
         }
         ending.join_all().await;
+        loop {
+            let returned = self.next_return();
+            if self.state().returning.is_empty() {
+                return;
+            }
+            returned.await;
+        }
     }
 
     /// Every server of the pool, oldest first.
@@ -532,6 +612,19 @@ impl State {
         if let Some(view) = self.views.get_mut(&server) {
             view.state = state;
         }
+    }
+}
+
+/// The entry of a server that is given back. Dropping this value removes it.
+struct Returning {
+    pool: Pool,
+    id: Uuid,
+}
+
+impl Drop for Returning {
+    fn drop(&mut self) {
+        self.pool.state().returning.retain(|server| server.id != self.id);
+        self.pool.0.returned.notify_waiters();
     }
 }
 

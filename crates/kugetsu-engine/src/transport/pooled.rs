@@ -14,7 +14,7 @@ use crate::aside::aside;
 use crate::opencode::Api;
 use crate::pool::{Hold, Lender, Lent, ServerWish};
 use crate::process::{self, Exit};
-use kugetsu_api::TransportKind;
+use kugetsu_api::{GiveBack, TransportKind};
 use uuid::Uuid;
 
 /// Reaches opencode through a server that a pool lends, or through a private one if the turn must have that, or the pool
@@ -96,8 +96,8 @@ impl TurnServer for LentServer {
         exit
     }
 
-    async fn stop(&mut self, now: bool) {
-        if !self.hold.give_back(now).await {
+    async fn stop(&mut self, how: GiveBack) {
+        if !self.hold.give_back(how).await {
             sweep(self.marks).await;
         }
     }

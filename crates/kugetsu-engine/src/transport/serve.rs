@@ -21,7 +21,7 @@ use super::{
 };
 use crate::opencode::{Api, ApiError, PermissionReply, Problem, Server, ServerError, TurnAnswer};
 use crate::process::Exit;
-use kugetsu_api::{SessionId, TransportKind};
+use kugetsu_api::{GiveBack, SessionId, TransportKind};
 
 /// How often open requests and retries are polled.
 const WAITING_POLL: Duration = Duration::from_secs(2);
@@ -44,8 +44,8 @@ pub(super) trait TurnServer: Send {
     /// Waits until the server has ended. Cancel-safe.
     async fn ended(&mut self) -> Exit;
 
-    /// Ends everything that the turn started; with `now`, without the grace period.
-    async fn stop(&mut self, now: bool);
+    /// Ends everything that the turn started; with [`GiveBack::End`], without the grace period.
+    async fn stop(&mut self, how: GiveBack);
 }
 
 #[async_trait]
@@ -62,8 +62,8 @@ impl TurnServer for Server {
         Server::ended(self).await
     }
 
-    async fn stop(&mut self, now: bool) {
-        Server::stop(self, now).await;
+    async fn stop(&mut self, how: GiveBack) {
+        Server::stop(self, how == GiveBack::End).await;
     }
 }
 
@@ -77,6 +77,11 @@ pub(super) struct ServerLink {
     tasks: JoinSet<()>,
     answer: Option<Result<TurnAnswer, ApiError>>,
     idle: bool,
+    /// opencode does nothing for the turn any more: the session has answered and is idle, and had no other one work for
+    /// it.
+    is_over: bool,
+    /// The session has subagents, or may have.
+    has_subagents: bool,
     /// When the session counts as idle without an event. Set once the prompt is answered.
     idle_deadline: Option<tokio::time::Instant>,
     /// The stream has brought text of the answer.
@@ -136,6 +141,8 @@ impl ServerLink {
             tasks: JoinSet::new(),
             answer: None,
             idle: false,
+            is_over: false,
+            has_subagents: false,
             idle_deadline: None,
             streamed_text: false,
             lost_text: None,
@@ -163,8 +170,9 @@ impl ServerLink {
                 self.streamed_text |= matches!(event, TransportEvent::Text { reasoning: false, .. });
                 Some(event)
             }
-            ServerReport::Idle => {
+            ServerReport::Idle { has_subagents } => {
                 self.idle = true;
+                self.has_subagents |= has_subagents;
                 None
             }
             ServerReport::TextLost(what) => {
@@ -215,6 +223,7 @@ impl ServerLink {
                     self.answer = Some(Ok(answer));
                     return Some(TransportEvent::Unread(what));
                 }
+                self.is_over = self.idle && !self.has_subagents;
                 Some(TransportEvent::Ended(End {
                     finish,
                     ..End::default()
@@ -356,6 +365,7 @@ impl TurnLink for ServerLink {
     }
 
     async fn abort(&mut self) {
+        self.is_over = false;
         if let Some(session) = &self.session {
             let api = self.api();
             let _ = tokio::time::timeout(self.spec.launch.containment.grace, api.abort(session)).await;
@@ -365,6 +375,11 @@ impl TurnLink for ServerLink {
     async fn close(&mut self, now: bool) {
         // The raw log is complete when its tasks are gone.
         self.tasks.shutdown().await;
-        self.server.stop(now).await;
+        let how = match (now, self.is_over) {
+            (true, _) => GiveBack::End,
+            (false, true) => GiveBack::Idle,
+            (false, false) => GiveBack::Busy,
+        };
+        self.server.stop(how).await;
     }
 }

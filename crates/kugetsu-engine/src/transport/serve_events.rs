@@ -20,7 +20,10 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(200);
 pub(super) enum ServerReport {
     Event(TransportEvent),
     /// The session went idle.
-    Idle,
+    Idle {
+        /// Subagents worked for it, or may have.
+        has_subagents: bool,
+    },
     /// A piece of the answer was too long to be read.
     TextLost(String),
     /// The request that delivered the prompt was answered.
@@ -42,6 +45,8 @@ pub(super) struct Listener {
     prompts: HashSet<String>,
     parts: HashMap<String, SentPart>,
     raw: RawLog,
+    /// Events may be missing: the stream was opened again.
+    has_gap: bool,
 }
 
 /// How much of a text part has been reported.
@@ -60,6 +65,7 @@ impl Listener {
             prompts: HashSet::new(),
             parts: HashMap::new(),
             raw,
+            has_gap: false,
         }
     }
 
@@ -81,6 +87,7 @@ impl Listener {
             if more {
                 continue;
             }
+            self.has_gap = true;
             loop {
                 tokio::time::sleep(REOPEN_PAUSE).await;
                 if reports.is_closed() {
@@ -137,7 +144,9 @@ impl Listener {
 
     fn own_event(&mut self, kind: ServerEventKind, out: &mut Vec<ServerReport>) {
         match kind {
-            ServerEventKind::Idle => out.push(ServerReport::Idle),
+            ServerEventKind::Idle => out.push(ServerReport::Idle {
+                has_subagents: self.family.len() > 1 || self.has_gap,
+            }),
             ServerEventKind::Retrying(retry) => out.push(retrying(retry).into()),
             ServerEventKind::Error(error) => out.push(TransportEvent::Error(error).into()),
             ServerEventKind::RequestClosed { request } => {
