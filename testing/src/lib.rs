@@ -41,8 +41,8 @@ pub use prism::Prism;
 pub use soak::{SoakCounts, SoakPlan, SoakTally, soak};
 pub use tour::script_tour;
 pub use world::{
-    DatabaseLock, MODELS, Opencode, Output, ProcessInfo, Running, STAMP, SessionRow, Signal, Stdin, Version,
-    World, binaries_in, fake_binary, kugetsu_binary, without_mark, workspace_root,
+    DatabaseLock, MODELS, Opencode, Output, ProcessInfo, Running, SHORT_LIVED, STAMP, SessionRow, Signal,
+    Stdin, Version, World, binaries_in, fake_binary, kugetsu_binary, without_mark, workspace_root,
 };
 
 /// The variable that `cargo xtask test --quick` sets, for tests that can try fewer cases.

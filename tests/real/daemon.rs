@@ -1,6 +1,8 @@
 //! Turns and tasks through the daemon, on the real opencode. The contract of the transports runs through the daemon as
 //! well (`on_every_combination`).
 
+use std::time::{Duration, Instant};
+
 use kugetsu_testing::{
     Gate, Opencode, Reply, Signal, Stdin, Version, World, kugetsu_binary, on_both_versions,
 };
@@ -81,17 +83,21 @@ on_both_versions! {
         let point = format!("stall:server_proven:1:{}", stalled.display());
         world.start_daemon_in(&[("KUGETSU_CRASH_AT", &point)], &[]);
         run(world, ["start", "1", "begin"]).expect_status(0);
-        // The next turn waits for this server instead of starting one that does not know the directory.
         world.wait_until("the server is being proven clean", SOON, || stalled.exists());
         assert_eq!(status(world)["servers"][0]["state"], "lent");
         let next = world.spawn(["continue", "1", "go on"]);
         world.wait_until("the next turn has its place", SOON, || status(world)["running"] == 1);
+        // It waits for this server for up to 2 s instead of starting one that does not know the directory.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(300) {
+            assert_eq!(status(world)["servers"].as_array().unwrap().len(), 1);
+        }
         std::fs::remove_file(&stalled).unwrap();
         next.wait(SOON).expect_status(0);
         let pooled = status(world);
         assert_eq!(pooled["pool"], json!({"cold_starts": 1, "warm_starts": 1}), "{pooled:#}");
 
-        // The daemon ends the server that a turn has just given back before it ends itself.
+        // A daemon that ends leaves no folder of a server that a turn has just given back.
         let mut last = world.command("sh");
         last.args(["-c", "\"$0\" continue 1 'the last one' && \"$0\" daemon stop"]).arg(kugetsu_binary());
         world.finish(last, Stdin::Null).expect_status(0);

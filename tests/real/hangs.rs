@@ -109,14 +109,14 @@ const TABLE: [Row; 12] = [
     Row {
         name: "a tool that ignores SIGTERM",
         cause: Cause::StubbornTool,
-        limit: ["--timeout", "25s"],
-        ends: both("timeout", 1, "25s"),
+        limit: ["--timeout", "50s"],
+        ends: both("timeout", 1, "50s"),
     },
     Row {
         name: "opencode stopped with SIGSTOP",
         cause: Cause::Stopped,
-        limit: ["--stall-timeout", "25s"],
-        ends: both("stalled", 1, "25s"),
+        limit: ["--stall-timeout", "50s"],
+        ends: both("stalled", 1, "50s"),
     },
     Row {
         name: "a second opencode in the same repository",

@@ -12,7 +12,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use kugetsu_testing::{FakeScript, MODELS, Opencode, Reply, Step, Version, World, workspace_root};
+use kugetsu_testing::{
+    FakeScript, MODELS, Opencode, Reply, SHORT_LIVED, Step, Version, World, workspace_root,
+};
 use serde_json::{Value, json};
 
 use crate::opencode;
@@ -212,9 +214,17 @@ fn kugetsu(world: &World, binary: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// With the catalogue of models that is built into opencode.
+/// With the catalogue of models that is built into opencode, and its own settings of the JavaScript engine.
 fn as_users_have_it(command: &mut Command) -> &mut Command {
-    command.env_remove(MODELS)
+    with_own_engine(command).env_remove(MODELS)
+}
+
+/// With opencode's JavaScript engine as it is for users.
+fn with_own_engine(command: &mut Command) -> &mut Command {
+    for (name, _) in SHORT_LIVED {
+        command.env_remove(name);
+    }
+    command
 }
 
 fn quiet(command: &mut Command) -> Result<Duration, Failure> {
@@ -582,8 +592,8 @@ fn turns(binary: &Path, version: Version, rows: &mut Vec<Row>) -> Result<(), Fai
             quiet(&mut kugetsu(&world, binary, &go_on))?,
             opencode_run(as_users_have_it(&mut opencode(&["--session", &session()?])))?,
             opencode_run(as_users_have_it(&mut opencode(&["--fork", "--session", &base])))?,
-            opencode_run(&mut opencode(&["--session", &session()?]))?,
-            quiet(&mut world.opencode_command(["--version"]))?,
+            opencode_run(with_own_engine(&mut opencode(&["--session", &session()?])))?,
+            quiet(with_own_engine(&mut world.opencode_command(["--version"])))?,
         ];
         // The first round warms the disk's cache.
         if turn > 0 {

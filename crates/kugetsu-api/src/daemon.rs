@@ -164,12 +164,22 @@ pub struct LentServer {
     pub password: String,
 }
 
+/// A derived `Debug` would show the password.
+impl std::fmt::Debug for LentServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LentServer")
+            .field("server", &self.server)
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
 /// How a turn gives back a server that it was lent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GiveBack {
-    /// opencode has said that everything it did for the turn is over. If no process is left either, the turn does not
-    /// wait for the proof that the server is clean.
+    /// opencode is done with the turn, and no tool has run in it. The turn waits only until no process is left, not for
+    /// the proof that the server is clean.
     Idle,
     /// opencode may still do something for the turn, which waits until the server is clean or has ended.
     #[default]
@@ -186,16 +196,6 @@ impl GiveBack {
             Self::Busy => "busy",
             Self::End => "end",
         }
-    }
-}
-
-/// A derived `Debug` would show the password.
-impl std::fmt::Debug for LentServer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LentServer")
-            .field("server", &self.server)
-            .field("url", &self.url)
-            .finish_non_exhaustive()
     }
 }
 

@@ -127,11 +127,15 @@ impl Line {
                 }
                 // Prompts go through stdin, because arguments on the other host are visible to everybody and limited in
                 // length. The remote command decides whether to read stdin if there is no prompt.
-                ("message", None | Some("-")) if !live && given.len() < 2 => {
+                ("message", _) if !live && given.is_empty() => {
                     if !std::io::stdin().is_terminal() {
                         self.input = Input::Live;
                     }
-                    self.all(given);
+                }
+                ("message", Some("-")) if !live && given.len() == 1 => {
+                    prompt::tell_how_to_type();
+                    self.input = Input::Live;
+                    self.plain("-");
                 }
                 ("message", _) if !live => {
                     self.input = Input::Bytes(given.join(OsStr::new(" ")).into_encoded_bytes());
@@ -162,7 +166,10 @@ impl Line {
             }
         }
         match message {
-            [only] if only == "-" => self.input = Input::Live,
+            [only] if only == "-" => {
+                prompt::tell_how_to_type();
+                self.input = Input::Live;
+            }
             message => self.input = Input::Bytes(message.join(OsStr::new(" ")).into_encoded_bytes()),
         }
         self.plain("-");

@@ -11,9 +11,9 @@ const IDLE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long opencode may take to answer a question about its state.
 const CALL: Duration = Duration::from_secs(2);
-const ENDED: &str = "it has ended";
 /// How long opencode may take to end what belongs to a directory.
 const DISPOSE: Duration = Duration::from_secs(5);
+const ENDED: &str = "it has ended";
 
 /// Ends what the turn has left. The error says what is left; then the server must not be lent again.
 pub(super) async fn clean(warm: &Warm, api: &Api) -> Result<(), String> {
@@ -37,7 +37,8 @@ pub(super) async fn clean(warm: &Warm, api: &Api) -> Result<(), String> {
     .await
 }
 
-/// Waits until no process is left below a server that runs. opencode itself starts git for a moment at the end of a turn.
+/// Waits until no process is left below a server that runs. Even without tools there are some: language servers, MCP
+/// servers, and git for a moment, with which opencode looks at what a step has changed.
 pub(super) async fn until_nothing_is_left(warm: &Warm) {
     while processes_left(warm).await != Ok(0) {
         tokio::time::sleep(PAUSE).await;

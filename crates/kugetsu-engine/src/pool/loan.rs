@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::clean::{clean, until_nothing_is_left};
@@ -16,6 +17,8 @@ use kugetsu_api::GiveBack;
 pub struct Loan {
     pool: Pool,
     warm: Option<Warm>,
+    /// Takes the server back.
+    taking_back: Option<JoinHandle<()>>,
     api: Api,
     grace: Duration,
     server: Uuid,
@@ -27,6 +30,7 @@ impl Loan {
             server: warm.id,
             pool,
             warm: Some(warm),
+            taking_back: None,
             api,
             grace,
         }
@@ -65,13 +69,17 @@ impl Loan {
     /// is proven to be clean.
     pub async fn give_back(&mut self, how: GiveBack) {
         let Some(warm) = self.warm.take() else {
+            // An earlier future of this method was dropped.
+            if let Some(taking_back) = self.taking_back.take() {
+                let _ = taking_back.await;
+            }
             return;
         };
         // From here on the work goes on if this future is dropped.
         let (pool, api, grace) = (self.pool.clone(), self.api.clone(), self.grace);
         let returning = pool.returning(&warm);
         let (nothing_left, is_nothing_left) = oneshot::channel();
-        let done = tokio::spawn(async move {
+        let taking_back = self.taking_back.insert(tokio::spawn(async move {
             let problem = match how {
                 GiveBack::End => Err("its turn was ended by force".to_owned()),
                 GiveBack::Busy => clean(&warm, &api).await,
@@ -96,11 +104,12 @@ impl Loan {
                 }
             }
             drop(returning);
-        });
+        }));
         tokio::select! {
             Ok(()) = is_nothing_left => {}
-            _ = done => {}
+            _ = taking_back => {}
         }
+        self.taking_back = None;
     }
 }
 
@@ -108,8 +117,10 @@ impl Drop for Loan {
     fn drop(&mut self) {
         if let Some(warm) = self.warm.take() {
             let pool = self.pool.clone();
+            let returning = pool.returning(&warm);
             let end = async move {
                 pool.end(warm, true).await;
+                drop(returning);
                 pool.keep_warm();
             };
             // Without a runtime, the guard ends the server.

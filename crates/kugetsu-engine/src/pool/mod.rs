@@ -21,13 +21,11 @@ pub(crate) mod points {
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
 use uuid::Uuid;
 
 use crate::aside::aside;
@@ -44,7 +42,7 @@ pub use wish::ServerWish;
 /// How long a warm server may take to say that it is healthy.
 const HEALTH: Duration = Duration::from_secs(1);
 
-/// How long a turn waits for a server that was just given back, before it takes another one. To start one takes as long.
+/// How long a turn waits for a server that was just given back, before it takes another one. Starting a server takes about as long.
 const RETURN: Duration = Duration::from_secs(2);
 
 /// How often the files of the configuration are looked at while nothing is lent.
@@ -146,14 +144,6 @@ struct ReturningServer {
     directory: Option<PathBuf>,
 }
 
-/// What the pool has for a turn.
-enum Fitting {
-    Idle(Box<Warm>),
-    /// A better server than any that is idle will be idle in a moment.
-    Soon,
-    None,
-}
-
 impl Pool {
     /// A pool below this home folder. `guard` is kugetsu's own binary. Removes the folders of servers that a killed
     /// owner has left; their guards have ended the servers. Blocks.
@@ -195,15 +185,6 @@ impl Pool {
     /// Lends a server to a turn: a warm one that fits, or a new one. A server that is prepared when this future is dropped
     /// is ended.
     pub async fn lend(&self, wish: ServerWish) -> Result<Loan, PoolError> {
-        let pool = self.clone();
-        // In a task of its own, so that no server is forgotten half-way.
-        match tokio::spawn(async move { pool.lend_now(wish).await }).await {
-            Ok(lent) => lent,
-            Err(_) => Err(PoolError::Closed),
-        }
-    }
-
-    async fn lend_now(&self, wish: ServerWish) -> Result<Loan, PoolError> {
         let (key, parts, wish) = aside(move || {
             let wish = wish.within_own_limits();
             let (key, parts) = wish.key();
@@ -211,19 +192,28 @@ impl Pool {
         })
         .await;
         let key = key.ok_or(PoolError::Unknown)?;
-        let until = tokio::time::Instant::now() + RETURN;
+        self.wait_for_return(key, &wish.directory).await;
+        let pool = self.clone();
+        // In a task of its own, so that no server is forgotten half-way.
+        match tokio::spawn(async move { pool.lend_now(key, parts, wish).await }).await {
+            Ok(lent) => lent,
+            Err(_) => Err(PoolError::Closed),
+        }
+    }
+
+    async fn lend_now(
+        &self,
+        key: ServerKey,
+        parts: Option<String>,
+        wish: ServerWish,
+    ) -> Result<Loan, PoolError> {
         let loan = loop {
-            let returned = self.next_return();
-            let may_wait = tokio::time::Instant::now() < until;
-            match self.take_idle(key, &wish.directory, may_wait)? {
-                Fitting::Idle(warm) => match self.prepare(*warm, &wish, parts.as_ref()).await {
-                    Ok(loan) => break Some(loan),
-                    Err(why) => tracing::info!(%why, "a warm server is not used again"),
-                },
-                Fitting::Soon => {
-                    let _ = tokio::time::timeout_at(until, returned).await;
-                }
-                Fitting::None => break None,
+            let Some(warm) = self.take_idle(key, &wish.directory)? else {
+                break None;
+            };
+            match self.prepare(warm, &wish, parts.as_ref()).await {
+                Ok(loan) => break Some(loan),
+                Err(why) => tracing::info!(%why, "a warm server is not used again"),
             }
         };
         let loan = match loan {
@@ -238,10 +228,8 @@ impl Pool {
         Ok(loan)
     }
 
-    /// The idle server that fits best: the one that served this directory last, or else the one that was used last. A
-    /// server that knows the directory and was just given back is worth a short wait, and so is any that fits if none
-    /// is idle.
-    fn take_idle(&self, key: ServerKey, directory: &Path, may_wait: bool) -> Result<Fitting, PoolError> {
+    /// The idle server that fits best: the one that served this directory last, or else the one that was used last.
+    fn take_idle(&self, key: ServerKey, directory: &Path) -> Result<Option<Warm>, PoolError> {
         let mut state = self.state();
         if state.closed {
             return Err(PoolError::Closed);
@@ -255,22 +243,26 @@ impl Pool {
                 warm.idle_since,
             )
         });
-        let best = best.map(|(at, warm)| (at, warm.directories.contains_key(directory)));
-        let mut returning = state.returning.iter().filter(|server| server.key == key);
-        let is_better_one_returning = match best {
-            Some((_, true)) => false,
-            Some((_, false)) => returning.any(|server| server.directory.as_deref() == Some(directory)),
-            None => returning.next().is_some(),
-        };
-        if may_wait && is_better_one_returning {
-            return Ok(Fitting::Soon);
-        }
         let Some((at, _)) = best else {
-            return Ok(Fitting::None);
+            return Ok(None);
         };
         let warm = state.idle.swap_remove(at);
         state.set(warm.id, ServerState::Lent);
-        Ok(Fitting::Idle(Box::new(warm)))
+        Ok(Some(warm))
+    }
+
+    /// Waits for a server that was just given back, if it fits better than every idle one.
+    async fn wait_for_return(&self, key: ServerKey, directory: &Path) {
+        let until = tokio::time::Instant::now() + RETURN;
+        loop {
+            // Made before the look, so that no return is missed.
+            let returned = self.0.returned.notified();
+            if !self.state().will_return_a_better_one(key, directory)
+                || tokio::time::timeout_at(until, returned).await.is_err()
+            {
+                return;
+            }
+        }
     }
 
     /// Keeps a server that is given back in mind until the value is dropped.
@@ -284,13 +276,6 @@ impl Pool {
             pool: self.clone(),
             id: warm.id,
         }
-    }
-
-    /// Waits for the next server that returns, from the moment of this call on.
-    fn next_return(&self) -> Pin<Box<Notified<'_>>> {
-        let mut returned = Box::pin(self.0.returned.notified());
-        returned.as_mut().enable();
-        returned
     }
 
     /// Makes an idle server one of this turn. A server that cannot be used is ended.
@@ -477,7 +462,9 @@ impl Pool {
             let mut state = self.state();
             let too_old = warm.turns >= state.options.turns;
             let too_large = memory.is_some_and(|memory| memory > state.options.memory);
-            if state.closed || too_old || too_large {
+            // While it was given back, another one may have been started.
+            let too_many = state.views.len() > state.options.most;
+            if state.closed || too_old || too_large || too_many {
                 Some(warm)
             } else {
                 if let Some(view) = state.views.get_mut(&warm.id) {
@@ -499,6 +486,8 @@ impl Pool {
     /// Ends a server and everything below it.
     async fn end(&self, mut warm: Warm, now: bool) {
         self.state().set(warm.id, ServerState::Ending);
+        // Nobody needs to wait for its return.
+        self.0.returned.notify_waiters();
         warm.server.stop(now).await;
         self.forget(warm.id);
     }
@@ -582,7 +571,7 @@ impl Pool {
         }
         ending.join_all().await;
         loop {
-            let returned = self.next_return();
+            let returned = self.0.returned.notified();
             if self.state().returning.is_empty() {
                 return;
             }
@@ -608,6 +597,25 @@ fn lend_folder(folder: &ServerFolder, wish: &ServerWish) -> Result<(), StoreErro
 }
 
 impl State {
+    /// Whether a server that is given back fits better than every idle one: it has just served the directory, and no idle
+    /// one knows that; or none is idle.
+    fn will_return_a_better_one(&self, key: ServerKey, directory: &Path) -> bool {
+        let idle = || self.idle.iter().filter(|warm| warm.key == key);
+        if idle().any(|warm| warm.directories.contains_key(directory)) {
+            return false;
+        }
+        let is_ending = |id| {
+            let view = self.views.get(&id);
+            view.is_none_or(|view| view.state == ServerState::Ending)
+        };
+        let none_is_idle = idle().next().is_none();
+        let mut returning = self.returning.iter();
+        returning.any(|server| {
+            let served_it = server.directory.as_deref() == Some(directory);
+            server.key == key && (served_it || none_is_idle) && !is_ending(server.id)
+        })
+    }
+
     fn set(&mut self, server: Uuid, state: ServerState) {
         if let Some(view) = self.views.get_mut(&server) {
             view.state = state;

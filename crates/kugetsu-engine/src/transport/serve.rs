@@ -77,11 +77,11 @@ pub(super) struct ServerLink {
     tasks: JoinSet<()>,
     answer: Option<Result<TurnAnswer, ApiError>>,
     idle: bool,
-    /// opencode does nothing for the turn any more: the session has answered and is idle, and had no other one work for
-    /// it.
-    is_over: bool,
-    /// The session has subagents, or may have.
-    has_subagents: bool,
+    /// opencode does nothing for the turn any more: the session has answered and is idle, and no tool and no subagent has
+    /// worked for it.
+    opencode_is_done: bool,
+    /// A tool may have run in this turn, or opencode was told to stop.
+    may_have_worked: bool,
     /// When the session counts as idle without an event. Set once the prompt is answered.
     idle_deadline: Option<tokio::time::Instant>,
     /// The stream has brought text of the answer.
@@ -141,8 +141,8 @@ impl ServerLink {
             tasks: JoinSet::new(),
             answer: None,
             idle: false,
-            is_over: false,
-            has_subagents: false,
+            opencode_is_done: false,
+            may_have_worked: false,
             idle_deadline: None,
             streamed_text: false,
             lost_text: None,
@@ -168,11 +168,16 @@ impl ServerLink {
         match report {
             ServerReport::Event(event) => {
                 self.streamed_text |= matches!(event, TransportEvent::Text { reasoning: false, .. });
+                // Subagents are tools as well.
+                self.may_have_worked |= matches!(event, TransportEvent::Tool(_));
                 Some(event)
             }
-            ServerReport::Idle { has_subagents } => {
+            ServerReport::Gap => {
+                self.may_have_worked = true;
+                None
+            }
+            ServerReport::Idle => {
                 self.idle = true;
-                self.has_subagents |= has_subagents;
                 None
             }
             ServerReport::TextLost(what) => {
@@ -223,7 +228,7 @@ impl ServerLink {
                     self.answer = Some(Ok(answer));
                     return Some(TransportEvent::Unread(what));
                 }
-                self.is_over = self.idle && !self.has_subagents;
+                self.opencode_is_done = self.idle && !self.may_have_worked;
                 Some(TransportEvent::Ended(End {
                     finish,
                     ..End::default()
@@ -365,7 +370,8 @@ impl TurnLink for ServerLink {
     }
 
     async fn abort(&mut self) {
-        self.is_over = false;
+        self.opencode_is_done = false;
+        self.may_have_worked = true;
         if let Some(session) = &self.session {
             let api = self.api();
             let _ = tokio::time::timeout(self.spec.launch.containment.grace, api.abort(session)).await;
@@ -375,7 +381,7 @@ impl TurnLink for ServerLink {
     async fn close(&mut self, now: bool) {
         // The raw log is complete when its tasks are gone.
         self.tasks.shutdown().await;
-        let how = match (now, self.is_over) {
+        let how = match (now, self.opencode_is_done) {
             (true, _) => GiveBack::End,
             (false, true) => GiveBack::Idle,
             (false, false) => GiveBack::Busy,

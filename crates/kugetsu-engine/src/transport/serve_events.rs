@@ -20,10 +20,9 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(200);
 pub(super) enum ServerReport {
     Event(TransportEvent),
     /// The session went idle.
-    Idle {
-        /// Subagents worked for it, or may have.
-        has_subagents: bool,
-    },
+    Idle,
+    /// Events may be missing.
+    Gap,
     /// A piece of the answer was too long to be read.
     TextLost(String),
     /// The request that delivered the prompt was answered.
@@ -45,8 +44,6 @@ pub(super) struct Listener {
     prompts: HashSet<String>,
     parts: HashMap<String, SentPart>,
     raw: RawLog,
-    /// Events may be missing: the stream was opened again.
-    has_gap: bool,
 }
 
 /// How much of a text part has been reported.
@@ -65,7 +62,6 @@ impl Listener {
             prompts: HashSet::new(),
             parts: HashMap::new(),
             raw,
-            has_gap: false,
         }
     }
 
@@ -87,7 +83,9 @@ impl Listener {
             if more {
                 continue;
             }
-            self.has_gap = true;
+            if reports.send(ServerReport::Gap).await.is_err() {
+                return;
+            }
             loop {
                 tokio::time::sleep(REOPEN_PAUSE).await;
                 if reports.is_closed() {
@@ -103,11 +101,10 @@ impl Listener {
 
     fn take(&mut self, event: StreamedEvent<'_>, out: &mut Vec<ServerReport>) {
         match event {
-            StreamedEvent::Whole(data) => {
-                if let Some(event) = ServerEvent::parse(data) {
-                    self.event(event, data, out);
-                }
-            }
+            StreamedEvent::Whole(data) => match ServerEvent::parse(data) {
+                Some(event) => self.event(event, data, out),
+                None => out.push(ServerReport::Gap),
+            },
             // The event is not read. A notice reports it, and the raw log keeps the beginning of the event.
             StreamedEvent::TooLong { prefix, length } => {
                 let length_note = format!("[{length} bytes in all]");
@@ -120,6 +117,7 @@ impl Listener {
                     out.push(TransportEvent::Notice(notice).into());
                 }
                 out.push(TransportEvent::Activity.into());
+                out.push(ServerReport::Gap);
             }
         }
     }
@@ -144,9 +142,7 @@ impl Listener {
 
     fn own_event(&mut self, kind: ServerEventKind, out: &mut Vec<ServerReport>) {
         match kind {
-            ServerEventKind::Idle => out.push(ServerReport::Idle {
-                has_subagents: self.family.len() > 1 || self.has_gap,
-            }),
+            ServerEventKind::Idle => out.push(ServerReport::Idle),
             ServerEventKind::Retrying(retry) => out.push(retrying(retry).into()),
             ServerEventKind::Error(error) => out.push(TransportEvent::Error(error).into()),
             ServerEventKind::RequestClosed { request } => {
