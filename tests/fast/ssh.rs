@@ -2,9 +2,10 @@
 
 use crate::support::kit::{self, ISSUE, REPO, SOON, fake_prompts, fake_session};
 use crate::support::sshd::{HOST, Sshd, other_home};
+use crate::support::terminal::Terminal;
 use kugetsu_testing::{
     FakeAttempt, FakeScript, ForgeServer, Opencode, Output, Running, ScriptedIssue, Signal, Stdin, Step,
-    World,
+    World, kugetsu_binary,
 };
 use serde_json::{Value, json};
 
@@ -479,6 +480,28 @@ fn the_other_host_fetches_the_issue() {
     assert!(
         empty.expect_status(64).stderr().contains("--with-issue"),
         "{empty}"
+    );
+}
+
+#[test]
+fn a_message_that_is_typed_here_arrives_there() {
+    let (world, _sshd) = with_base();
+    let kugetsu = kugetsu_binary();
+    let shell = format!(
+        "'{}' --host {HOST} start {ISSUE} - --transport run",
+        kugetsu.display()
+    );
+    let terminal = Terminal::start(&world, &shell);
+    terminal.wait_for("end it with Ctrl-D");
+    terminal.press(&["typed over here", "Enter", "C-d"]);
+    world.wait_until("the turn has ended", SOON, || terminal.ended().is_some());
+    assert_eq!(terminal.ended().as_deref(), Some("0"), "{}", terminal.screen());
+    assert!(
+        fake_prompts(&world)
+            .iter()
+            .any(|prompt| prompt.trim() == "typed over here"),
+        "{:?}",
+        fake_prompts(&world)
     );
 }
 
