@@ -47,13 +47,6 @@ pub(super) fn raw_word(word: &OsStr) -> OsString {
     OsStr::from_bytes(bytes.strip_prefix(&[MARK]).unwrap_or(bytes)).to_owned()
 }
 
-/// Tells a person at a terminal that the message is read from there.
-pub(super) fn tell_how_to_type() {
-    if std::io::stdin().is_terminal() {
-        Output::new(false).note("kugetsu: type the message and end it with Ctrl-D on a line of its own");
-    }
-}
-
 const WITH_ISSUE: &str = "or let the issue say what to do: --with-issue";
 
 /// The prompt, byte for byte.
@@ -73,7 +66,9 @@ pub(super) fn read(words: &[String]) -> Result<String, CommandError> {
         _ => false,
     };
     let text = if from_stdin {
-        tell_how_to_type();
+        if terminal {
+            Output::new(false).note("kugetsu: type the message and end it with Ctrl-D on a line of its own");
+        }
         bounded::read_text(std::io::stdin().lock(), MAX_PROMPT).map_err(|error| {
             CommandError::usage(
                 format!("the message on stdin cannot be used: {error}"),

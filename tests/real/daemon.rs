@@ -87,7 +87,7 @@ on_both_versions! {
         assert_eq!(status(world)["servers"][0]["state"], "lent");
         let next = world.spawn(["continue", "1", "go on"]);
         world.wait_until("the next turn has its place", SOON, || status(world)["running"] == 1);
-        // It waits for this server for up to 2 s instead of starting one that does not know the directory.
+        // It waits for this server for up to 5 s instead of starting one that does not know the directory.
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(300) {
             assert_eq!(status(world)["servers"].as_array().unwrap().len(), 1);

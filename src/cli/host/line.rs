@@ -133,8 +133,7 @@ impl Line {
                     }
                 }
                 ("message", Some("-")) if !live && given.len() == 1 => {
-                    prompt::tell_how_to_type();
-                    self.input = Input::Live;
+                    self.input = message_on_stdin()?;
                     self.plain("-");
                 }
                 ("message", _) if !live => {
@@ -166,10 +165,7 @@ impl Line {
             }
         }
         match message {
-            [only] if only == "-" => {
-                prompt::tell_how_to_type();
-                self.input = Input::Live;
-            }
+            [only] if only == "-" => self.input = message_on_stdin()?,
             message => self.input = Input::Bytes(message.join(OsStr::new(" ")).into_encoded_bytes()),
         }
         self.plain("-");
@@ -280,6 +276,16 @@ fn flag(matches: &ArgMatches, id: &str) -> bool {
 fn on_command_line(matches: &ArgMatches, id: &str) -> bool {
     matches.try_contains_id(id).unwrap_or(false)
         && matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine)
+}
+
+/// A message that is named by `-`. One that a person types is read to its end first, because ssh may ask for a password
+/// on the same terminal.
+fn message_on_stdin() -> Result<Input, CommandError> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(Input::Live);
+    }
+    let typed = prompt::read(&["-".to_owned()])?;
+    Ok(Input::Bytes(typed.into_bytes()))
 }
 
 fn values(matches: &ArgMatches, id: &str) -> Vec<OsString> {

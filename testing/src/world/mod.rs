@@ -542,7 +542,7 @@ impl Drop for World {
 }
 
 /// The file of a program that is named without its folder. If std had to look for it in a `PATH` of the child's own, it
-/// would fork this whole process instead of spawning the program.
+/// would fork this whole process instead of spawning the program. A `PATH` that a test sets later does not choose it.
 fn on_path(program: &OsStr) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_name = Path::new(program).components().count() == 1;

@@ -13,6 +13,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 const CALL: Duration = Duration::from_secs(2);
 /// How long opencode may take to end what belongs to a directory.
 const DISPOSE: Duration = Duration::from_secs(5);
+/// The pause before processes are looked for again.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 const ENDED: &str = "it has ended";
 
 /// Ends what the turn has left. The error says what is left; then the server must not be lent again.
@@ -38,10 +40,18 @@ pub(super) async fn clean(warm: &Warm, api: &Api) -> Result<(), String> {
 }
 
 /// Waits until no process is left below a server that runs. Even without tools there are some: language servers, MCP
-/// servers, and git for a moment, with which opencode looks at what a step has changed.
+/// servers, and for a moment git, which tells opencode what a step has changed.
 pub(super) async fn until_nothing_is_left(warm: &Warm) {
-    while processes_left(warm).await != Ok(0) {
-        tokio::time::sleep(PAUSE).await;
+    // One look may fall between two programs that opencode starts one after the other.
+    let mut looks = 0;
+    while looks < 2 {
+        looks = match processes_left(warm).await {
+            Ok(0) => looks + 1,
+            _ => 0,
+        };
+        if looks < 2 {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
     }
 }
 

@@ -42,8 +42,9 @@ pub use wish::ServerWish;
 /// How long a warm server may take to say that it is healthy.
 const HEALTH: Duration = Duration::from_secs(1);
 
-/// How long a turn waits for a server that was just given back, before it takes another one. Starting a server takes about as long.
-const RETURN: Duration = Duration::from_secs(2);
+/// How long a turn waits for a server that was just given back, before it takes another one. Starting a server takes
+/// seconds as well, and more of them on a busy machine.
+const RETURN: Duration = Duration::from_secs(5);
 
 /// How often the files of the configuration are looked at while nothing is lent.
 const LOOK: Duration = Duration::from_secs(60);
@@ -104,7 +105,7 @@ struct Inner {
     /// kugetsu's own binary.
     guard: PathBuf,
     state: Mutex<State>,
-    /// Tells that a server that was given back is idle or has ended.
+    /// Tells that a server that was given back is idle, or ends, or has ended.
     returned: Notify,
 }
 
@@ -463,7 +464,11 @@ impl Pool {
             let too_old = warm.turns >= state.options.turns;
             let too_large = memory.is_some_and(|memory| memory > state.options.memory);
             // While it was given back, another one may have been started.
-            let too_many = state.views.len() > state.options.most;
+            let staying = state
+                .views
+                .values()
+                .filter(|view| view.state != ServerState::Ending);
+            let too_many = staying.count() > state.options.most;
             if state.closed || too_old || too_large || too_many {
                 Some(warm)
             } else {
