@@ -297,7 +297,7 @@ fn a_command_that_does_not_end_is_killed_and_its_output_reported() {
         running.stderr_so_far().contains("to stderr")
     });
     let text = panic_text(|| drop(running.wait(Duration::from_millis(20))));
-    for part in ["not at its end after 20ms", "/sh -c", "to stdout", "to stderr"] {
+    for part in ["not at its end after 20ms", "$ sh -c", "to stdout", "to stderr"] {
         assert!(text.contains(part), "{text}");
     }
     world.wait_nothing_left(SOON);

@@ -188,17 +188,6 @@ pub enum GiveBack {
     End,
 }
 
-impl GiveBack {
-    /// As it is written in a query.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::Busy => "busy",
-            Self::End => "end",
-        }
-    }
-}
-
 /// What the daemon counts of a turn that has ended. Commands tell it of theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TurnEnd {

@@ -142,8 +142,9 @@ impl Client {
 
     /// Gives a server back. When this returns, nothing that the turn started in it is alive.
     pub async fn give_back(&self, slot: Uuid, how: GiveBack) -> Result<(), ClientError> {
-        let path = format!("/v1/slots/{slot}/server?how={}", how.as_str());
-        self.send(self.request(Method::DELETE, &path)).await.map(drop)
+        let path = format!("/v1/slots/{slot}/server");
+        let request = self.request(Method::DELETE, &path).query(&[("how", how)]);
+        self.send(request).await.map(drop)
     }
 
     /// Tells how the turn of a place has ended.

@@ -196,9 +196,11 @@ pub struct Running {
     readers: Vec<JoinHandle<()>>,
 }
 
-/// The program and its arguments, without the long environment.
+/// The name of the program and its arguments, without the long environment.
 fn described(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let program = command.get_program();
+    let name = Path::new(program).file_name().unwrap_or(program);
+    let words = std::iter::once(name).chain(command.get_args());
     let quote = |word: &OsStr| {
         let word = word.to_string_lossy();
         let plain = !word.is_empty()

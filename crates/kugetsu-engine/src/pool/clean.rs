@@ -44,14 +44,15 @@ pub(super) async fn clean(warm: &Warm, api: &Api) -> Result<(), String> {
 pub(super) async fn until_nothing_is_left(warm: &Warm) {
     // One look may fall between two programs that opencode starts one after the other.
     let mut looks = 0;
-    while looks < 2 {
+    loop {
         looks = match processes_left(warm).await {
             Ok(0) => looks + 1,
             _ => 0,
         };
-        if looks < 2 {
-            tokio::time::sleep(BETWEEN_LOOKS).await;
+        if looks == 2 {
+            return;
         }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
     }
 }
 
